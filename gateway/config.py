@@ -1,0 +1,281 @@
+"""Settings: one TOML file, the environment over it, every fault listed at once.
+
+`PAYOUT_GATEWAY_<NAME>` overrides a setting, with `__` between levels
+(`PAYOUT_GATEWAY_CUSTODIANS__FB_EU__API_KEY`). Any setting may be read from a file by adding `_file` to its
+name: that is how secrets are best given.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import tomllib
+from collections.abc import Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, ValidationError
+
+from gateway.errors import ConfigError
+from gateway.model import Account, Amount, DestinationType, Network
+
+ENV_PREFIX = "PAYOUT_GATEWAY_"
+Mode = Literal["live", "test"]
+InstanceName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class ListenSettings(_Section):
+    """Where the API listens."""
+
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    port: int = Field(
+        default=8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one."
+    )
+
+
+class LogSettings(_Section):
+    """How the gateway logs."""
+
+    format: Literal["json", "console"] = Field(
+        default="json", description="One JSON object per line, or colours."
+    )
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least level shown."
+    )
+
+
+class WebhookSettings(_Section):
+    """How events are delivered."""
+
+    allow_private_addresses: bool = Field(
+        default=False,
+        description="Deliver to addresses that are not public (loopback, private networks). "
+        "For development and closed networks only.",
+    )
+    in_flight: int = Field(default=64, ge=1, le=1000, description="Deliveries under way at once.")
+    retry_plan_s: tuple[float, ...] = Field(
+        default=(5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400),
+        description="Seconds from one try of a delivery to the next; each varies by 20 %.",
+    )
+    timeout_s: float = Field(
+        default=15, gt=0, le=30, description="Total time for one delivery, in seconds."
+    )
+
+
+class EngineSettings(_Section):
+    """How payouts are worked on."""
+
+    lease_s: float = Field(
+        default=60, gt=0, description="Life of a lease on a payout; renewed while it is worked on."
+    )
+    call_deadline_s: float = Field(
+        default=45, gt=0, description="Longest time for one call of an adapter's verb."
+    )
+    sweep_s: float = Field(
+        default=60, gt=0, description="Seconds between two looks for payouts that nobody owns."
+    )
+    idle_s: float = Field(
+        default=5, gt=0, description="Longest sleep of a worker; other processes may add work."
+    )
+
+
+class CustodianSettings(BaseModel):
+    """One custodian instance. Members beyond these are the adapter's own settings."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, hide_input_in_errors=True)
+
+    adapter: str = Field(description="Name of the adapter that speaks to it.")
+    modes: tuple[Mode, ...] = Field(
+        default=("live",),
+        min_length=1,
+        description="Key modes that may use it; `test` only for a sandbox.",
+    )
+
+    @property
+    def adapter_settings(self) -> Mapping[str, Any]:
+        """The members that belong to the adapter."""
+        return dict(self.model_extra or {})
+
+
+class FeeSettings(_Section):
+    """The fee of a route, in the asset that is sent."""
+
+    flat: Amount = Field(default=Decimal(0), description="Fixed part, in units of the asset.")
+    basis_points: Amount = Field(
+        default=Decimal(0),
+        description="Part of the amount, in hundredths of a percent; rounded up to the asset's unit.",
+    )
+
+
+class RouteSettings(_Section):
+    """Which custodian account pays which kind of destination. The first route that fits is taken."""
+
+    destination: DestinationType = Field(description="Destination type.")
+    custodian: InstanceName = Field(description="Name of the custodian instance.")
+    account: Account = Field(
+        description="Account that pays, in the custodian's words: id and type."
+    )
+    assets: tuple[str, ...] | None = Field(
+        default=None, description="Asset codes; all that are known, if not given."
+    )
+    networks: tuple[Network, ...] | None = Field(
+        default=None,
+        description="Networks; all, if not given. The first is the default for custodian accounts.",
+    )
+    orgs: tuple[str, ...] | None = Field(
+        default=None, description="Orgs that may use it; all, if not given."
+    )
+    estimated_seconds: int = Field(
+        default=60, ge=0, description="Usual time to delivery, for the partner's countdown."
+    )
+    fee: FeeSettings = Field(default=FeeSettings(), description="Fee; none, if not given.")
+
+
+class AssetSettings(_Section):
+    """An asset beyond the built-in ones, or another reading of one."""
+
+    code: str = Field(pattern=r"^[A-Z0-9_.]{2,16}$", description="Asset code.")
+    decimals: int = Field(ge=0, le=30, description="Decimals.")
+    usd_pegged: bool = Field(default=False, description="Whether one unit counts as one US dollar.")
+    networks: dict[str, dict[str, Any]] = Field(
+        default={},
+        description="Per network: `contract` (or mint) and, where they differ, `decimals`.",
+    )
+
+
+class Settings(_Section):
+    """The whole configuration."""
+
+    database: Path = Field(
+        default=Path("payout-gateway.db"), description="Path of the SQLite database."
+    )
+    public_url: Annotated[str, StringConstraints(pattern=r"^https?://[^/\s]+(/\S*)?$")] = Field(
+        default="http://127.0.0.1:8080",
+        description="The address under which partners reach the gateway.",
+    )
+    server_key: SecretStr = Field(
+        description="32 random bytes as base64; seals secrets at rest and derives tokens. "
+        "Make one with: head -c 32 /dev/urandom | base64"
+    )
+    listen: ListenSettings = ListenSettings()
+    log: LogSettings = LogSettings()
+    webhooks: WebhookSettings = WebhookSettings()
+    engine: EngineSettings = EngineSettings()
+    custodians: dict[InstanceName, CustodianSettings] = Field(
+        default={}, description="Custodian instances by name."
+    )
+    routes: tuple[RouteSettings, ...] = Field(
+        default=(), description="Routes, in the order of preference."
+    )
+    assets: tuple[AssetSettings, ...] = Field(default=(), description="More assets.")
+    accounts: dict[InstanceName, tuple[Account, ...]] = Field(
+        default={},
+        description="More source accounts per custodian that a partner may name in `route`.",
+    )
+
+    def server_key_bytes(self) -> bytes:
+        """Return the server key. ConfigError where it is not base64."""
+        try:
+            return base64.b64decode(self.server_key.get_secret_value().strip(), validate=True)
+        except (binascii.Error, ValueError):
+            raise ConfigError(
+                ["server_key is not base64. Make one with: head -c 32 /dev/urandom | base64"]
+            ) from None
+
+
+def load(path: Path | None, environ: Mapping[str, str] | None = None) -> Settings:
+    """Read the configuration. ConfigError lists every fault, never a value."""
+    faults: list[str] = []
+    raw: dict[str, Any] = {}
+    base = Path()
+    if path is not None:
+        base = path.resolve().parent
+        try:
+            raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ConfigError(
+                [f"there is no configuration file {path}; `payout-gateway init` writes one"]
+            ) from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError([f"{path} is not valid TOML: {error}"]) from None
+    for name, text in sorted((os.environ if environ is None else environ).items()):
+        if name.startswith(ENV_PREFIX):
+            _put(raw, name.removeprefix(ENV_PREFIX).lower().split("__"), text)
+    raw = _read_files(raw, base, faults, ())
+    try:
+        settings = Settings.model_validate(raw)
+    except ValidationError as error:
+        faults += [
+            _fault_line(each) for each in error.errors(include_input=False, include_url=False)
+        ]
+        raise ConfigError(faults) from None
+    faults += _cross_faults(settings)
+    if faults:
+        raise ConfigError(faults)
+    if not settings.database.is_absolute():
+        settings = settings.model_copy(update={"database": base / settings.database})
+    return settings
+
+
+def _put(raw: dict[str, Any], keys: list[str], text: str) -> None:
+    for key in keys[:-1]:
+        inner = raw.setdefault(key, {})
+        if not isinstance(inner, dict):
+            return
+        raw = inner
+    raw[keys[-1]] = text
+
+
+def _read_files(
+    raw: dict[str, Any], base: Path, faults: list[str], at: tuple[str, ...]
+) -> dict[str, Any]:
+    """Replace each `x_file = "path"` by `x` with the file's text."""
+    read: dict[str, Any] = {}
+    for key, value in raw.items():
+        if isinstance(value, dict):
+            read[key] = _read_files(value, base, faults, (*at, key))
+        elif key.endswith("_file") and isinstance(value, str):
+            try:
+                read[key.removesuffix("_file")] = (base / value).read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                faults.append(
+                    f"{'.'.join((*at, key))}: cannot read the file ({type(error).__name__})"
+                )
+        else:
+            read[key] = value
+    return read
+
+
+def _fault_line(error: Any) -> str:
+    where = ".".join(str(part) for part in error["loc"])
+    env = ENV_PREFIX + "__".join(str(part).upper() for part in error["loc"])
+    if error["type"] == "missing":
+        return f"{where} is not set: set it in the file, or {env} in the environment"
+    return f"{where}: {error['msg']}"
+
+
+def _cross_faults(settings: Settings) -> list[str]:
+    """Return what is wrong between settings that are each right."""
+    known = ", ".join(sorted(settings.custodians)) or "none"
+    faults = [
+        f"routes.{index}.custodian: {route.custodian!r} is not configured; custodians: {known}"
+        for index, route in enumerate(settings.routes)
+        if route.custodian not in settings.custodians
+    ]
+    faults += [
+        f"accounts.{name}: no custodian of that name; custodians: {known}"
+        for name in settings.accounts
+        if name not in settings.custodians
+    ]
+    try:
+        if len(settings.server_key_bytes()) != 32:  # noqa: PLR2004 - AES-256
+            faults.append("server_key has the wrong length: 32 bytes are needed, as base64")
+    except ConfigError as error:
+        faults += error.faults
+    return faults

@@ -1,0 +1,109 @@
+"""Every error the gateway raises.
+
+GatewayError
+├── ConfigError            every fault of the configuration at once; exit code 2
+├── SchemaMismatch         the database is older or newer than this program; exit code 2
+├── Refused                a partner's request is refused; carries the stable problem code
+└── AdapterError           what a custodian adapter may raise (re-exported by `gateway.adapter`)
+    ├── Rejected           the custodian said no, finally; nothing moved
+    ├── NotSent            the call never left; nothing moved; may be tried again
+    ├── OutcomeUnknown     the call may or may not have arrived; never read as a failure
+    ├── LeaseLost          another worker owns the payout now; stop at once
+    ├── Unsupported        this adapter does not have the verb
+    ├── InvalidSignature   a custodian's webhook is not authentic (answered 401)
+    └── CannotVerify       the verification keys are out of reach (answered 503, the sender retries)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+class GatewayError(Exception):
+    """Base of everything the gateway raises on purpose."""
+
+
+class ConfigError(GatewayError):
+    """The configuration has faults; all of them are listed at once, each with what to do."""
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        self.faults = tuple(faults)
+        super().__init__("\n".join(self.faults))
+
+
+class SchemaMismatch(GatewayError):
+    """The database schema does not fit this program; the message says what to run."""
+
+
+class Refused(GatewayError):
+    """A partner's request is refused.
+
+    `code` is the stable machine word (one row of `gateway/api/problems.py`), `detail` is for people,
+    `members` are extra problem members (for example `payout_id`), `errors` name faulty fields.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        detail: str,
+        *,
+        errors: Sequence[dict[str, str]] = (),
+        headers: dict[str, str] | None = None,
+        **members: Any,
+    ) -> None:
+        self.code = code
+        self.detail = detail
+        self.errors = tuple(errors)
+        self.headers = dict(headers or {})
+        self.members = members
+        super().__init__(f"{code}: {detail}")
+
+
+class AdapterError(GatewayError):
+    """Base of the outcomes an adapter reports by raising."""
+
+
+class Rejected(AdapterError):
+    """The custodian refused finally and nothing moved.
+
+    Trusted only for the first moving call of an attempt; after an unknown outcome the engine reads
+    it as unknown, because "already used" may mean that the first call arrived.
+    """
+
+    def __init__(self, code: str, message: str = "", *, custodian_code: str | None = None) -> None:
+        self.code = code
+        self.message = message
+        self.custodian_code = custodian_code
+        super().__init__(f"{code}: {message}" if message else code)
+
+
+class NotSent(AdapterError):
+    """The call did not reach the custodian: nothing moved, and it may be tried again.
+
+    `again_after_s` (seconds) is the custodian's own wish, for example from `Retry-After`.
+    """
+
+    def __init__(self, message: str = "", *, again_after_s: float | None = None) -> None:
+        self.again_after_s = again_after_s
+        super().__init__(message)
+
+
+class OutcomeUnknown(AdapterError):
+    """The call may have arrived: timeout, reset, most 5xx. Settled by looking, never by guessing."""
+
+
+class LeaseLost(AdapterError):
+    """The lease on this payout ended or passed to another worker: no further call may be made."""
+
+
+class Unsupported(AdapterError):
+    """The adapter does not have this verb."""
+
+
+class InvalidSignature(AdapterError):
+    """A custodian's webhook failed verification."""
+
+
+class CannotVerify(AdapterError):
+    """A custodian's webhook cannot be judged now (keys unreachable); the sender should retry."""

@@ -1,0 +1,295 @@
+"""The one payout model: statuses, money, destinations, quotes and payouts.
+
+Frozen values, no I/O. The partner's API, the webhooks and the adapters all speak in these types.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    StringConstraints,
+)
+
+#: A decimal amount on the wire: digits with an optional fraction; no sign, exponent or spaces.
+AMOUNT_PATTERN = r"^(0|[1-9][0-9]{0,29})(\.[0-9]{1,30})?$"
+#: Every string that a partner may choose freely is bounded by this many characters.
+MAX_TEXT = 255
+
+
+class Status(StrEnum):
+    """The partner's word; it only goes forward."""
+
+    PENDING = "pending"  #: accepted; the custodian has not handed the money to the rail
+    BROADCAST = "broadcast"  #: the custodian has handed the money to the rail
+    DELIVERED = "delivered"  #: final: the custodian's own final word for this payout
+    FAILED = "failed"  #: final: everything the payout started has ended
+
+
+class SubStatus(StrEnum):
+    """The operator's word; it may step back within a status."""
+
+    CREATED = "created"  #: accepted, not yet worked on
+    QUEUED = "queued"  #: waits for its turn at the source account
+    AWAITING_FUNDS = "awaiting_funds"  #: the source account does not cover it yet
+    AWAITING_APPROVAL = "awaiting_approval"  #: a person or a policy at the custodian must agree
+    REQUIRES_ACTION = "requires_action"  #: a person on the platform's side must answer
+    SUBMITTING = "submitting"  #: being handed to the custodian; nothing has moved
+    SUBMITTED = "submitted"  #: the custodian has taken it
+    OUTCOME_UNKNOWN = "outcome_unknown"  #: it may have been taken; being found out, never guessed
+    BROADCAST = "broadcast"  #: handed to the rail
+    CONFIRMING = "confirming"  #: on the rail, gathering confirmations
+    SETTLING = "settling"  #: the leg we saw has ended, the payout itself has not
+    DELIVERED = "delivered"  #: final, paid
+    REJECTED = "rejected"  #: final, refused before anything moved
+    FAILED = "failed"  #: final, did not reach the recipient
+    CANCELED = "canceled"  #: final, withdrawn
+    EXPIRED = "expired"  #: final, its time ran out
+
+
+TERMINAL = frozenset({Status.DELIVERED, Status.FAILED})
+
+
+class FundsMoved(StrEnum):
+    """Whether money left the source. Only `no` allows a failover or a partner's re-send."""
+
+    NO = "no"  #: proven: nothing left the source account
+    YES = "yes"  #: money left the source account
+    UNKNOWN = "unknown"  #: not proven either way
+
+
+class FailureCode(StrEnum):
+    """Why a payout failed, in the gateway's words; the custodian's word rides along."""
+
+    INSUFFICIENT_FUNDS = "insufficient_funds"  #: the source did not cover it in time
+    SOURCE_REJECTED = "source_rejected"  #: the source account is unknown, empty or unusable
+    DESTINATION_REJECTED = "destination_rejected"  #: the destination is unknown or unusable
+    POLICY_REJECTED = "policy_rejected"  #: a policy or an approver said no
+    COMPLIANCE_REJECTED = "compliance_rejected"  #: screening said no
+    AMOUNT_REJECTED = "amount_rejected"  #: too small, too large, or too precise for the custodian
+    CHAIN_REJECTED = "chain_rejected"  #: the network refused or dropped the transaction
+    THIRD_PARTY_FAILED = "third_party_failed"  #: a provider behind the custodian failed
+    SUBMISSION_REJECTED = "submission_rejected"  #: the custodian refused the request itself
+    AUTHENTICATION_EXPIRED = (
+        "authentication_expired"  #: nobody answered the required action in time
+    )
+    CANCELED = "canceled"  #: withdrawn before it moved
+    EXPIRED = "expired"  #: the custodian's own time limit ran out
+    CUSTODIAN_ERROR = "custodian_error"  #: the custodian failed for a reason of its own
+    UNKNOWN_REASON = "unknown_reason"  #: final, and the custodian's reason is not in our table
+
+
+def parse_amount(text: object) -> Decimal:
+    """Return the exact amount of a decimal string; numbers, exponents and signs are refused."""
+    if not isinstance(text, str):
+        msg = 'must be a decimal string such as "12.50", not a JSON number'
+        raise ValueError(msg)  # noqa: TRY004 - pydantic turns ValueError into a field error
+    return Decimal(text)
+
+
+def format_amount(amount: Decimal) -> str:
+    """Return the amount without exponent and without trailing zeros: "12.5", "43", "0"."""
+    text = format(amount, "f")
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def format_time(at: datetime) -> str:
+    """Return RFC 3339 in UTC with milliseconds; naive times are refused."""
+    if at.tzinfo is None:
+        msg = "a time without a zone cannot be sent"
+        raise ValueError(msg)
+    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _check_amount_text(text: object) -> object:
+    if isinstance(text, Decimal):
+        return text
+    if isinstance(text, str) and not re.fullmatch(AMOUNT_PATTERN, text, flags=re.ASCII):
+        msg = (
+            'must be a plain decimal such as "12.50": at most 30 digits before and after the '
+            "point, no sign, no exponent, no leading zeros"
+        )
+        raise ValueError(msg)
+    return parse_amount(text)
+
+
+Amount = Annotated[
+    Decimal,
+    BeforeValidator(_check_amount_text, json_schema_input_type=str),
+    PlainSerializer(format_amount, return_type=str, when_used="always"),
+    Field(json_schema_extra={"type": "string", "pattern": AMOUNT_PATTERN, "examples": ["12.50"]}),
+]
+
+
+def _aware(at: datetime) -> datetime:
+    if at.tzinfo is None:
+        msg = "must carry a time zone"
+        raise ValueError(msg)
+    return at.astimezone(UTC)
+
+
+Time = Annotated[
+    datetime,
+    AfterValidator(_aware),
+    PlainSerializer(format_time, return_type=str, when_used="json"),
+]
+Text = Annotated[str, StringConstraints(min_length=1, max_length=MAX_TEXT)]
+#: Network codes are Dfns' words (`Ethereum`, `Solana`); see `gateway.assets` for the known ones.
+Network = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+
+
+class Value(BaseModel):
+    """Base of every frozen value: unknown members are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=False)
+
+
+class Account(Value):
+    """An account at a custodian, in the custodian's own words."""
+
+    id: Text
+    type: Text
+
+
+class AddressDestination(Value):
+    """An address on a public network."""
+
+    type: Literal["address"] = "address"
+    network: Network
+    address: Annotated[str, StringConstraints(min_length=1, max_length=128)]
+    memo: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = None
+
+
+class CustodianAccountDestination(Value):
+    """An account the custodian knows: a vault account, a whitelisted wallet, a network connection."""
+
+    type: Literal["custodian_account"] = "custodian_account"
+    account_type: Text
+    id: Text
+
+
+class PayoutAccountDestination(Value):
+    """A payout account of the card-passcode rail."""
+
+    type: Literal["payout_account"] = "payout_account"
+    payout_account_id: Text
+
+
+class BankAccountDestination(Value):
+    """A bank account reached through an off-ramp."""
+
+    type: Literal["bank_account"] = "bank_account"
+    payment_instructions_id: Text
+    country: Annotated[str, StringConstraints(pattern=r"^[A-Z]{2}$")]
+    fiat_currency: Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")]
+    purpose: Text
+
+
+Destination = Annotated[
+    AddressDestination
+    | CustodianAccountDestination
+    | PayoutAccountDestination
+    | BankAccountDestination,
+    Field(discriminator="type"),
+]
+DestinationType = Literal["address", "custodian_account", "payout_account", "bank_account"]
+
+
+class Route(Value):
+    """The way a payout takes."""
+
+    custodian: str
+    from_network: Network | None
+    to_network: Network | None
+    estimated_seconds: Annotated[int, Field(ge=0)]
+
+
+class QuoteTerms(Value):
+    """What was promised. It is copied into the payout and never changes."""
+
+    quote_id: str
+    expires_at: Time
+    destination: Destination
+    asset: str
+    amount: Amount
+    user_sends: Amount
+    recipient_gets: Amount
+    send_asset: str
+    recipient_asset: str
+    fx_rate: Amount | None = None
+    price: Literal["firm", "indicative"] = "firm"
+    fee_total_usd: Amount | None
+    route: Route
+
+
+class Failure(Value):
+    """Why a payout failed, and whether money left the source."""
+
+    code: FailureCode
+    message: str
+    custodian_code: str | None = None
+    funds_moved: FundsMoved
+
+
+class Transaction(Value):
+    """One transaction of a payout at the custodian; a hash may be replaced by a later one."""
+
+    id: str
+    tx_hash: str | None = None
+    network: str | None = None
+    status: str | None = None
+    explorer_url: str | None = None
+    at: Time
+
+
+class TimelineEntry(Value):
+    """One step of a payout."""
+
+    status: Status
+    sub_status: SubStatus
+    at: Time
+    tx_hash: str | None = None
+    detail: str | None = None
+
+
+class Payout(Value):
+    """A payout as the store holds it; `gateway.views` turns it into what partners see."""
+
+    id: str
+    org: str
+    livemode: bool
+    status: Status
+    sub_status: SubStatus
+    external_ref: str
+    reference: str | None
+    metadata: Mapping[str, str]
+    terms: QuoteTerms
+    custodian: str
+    account: Account
+    custodian_reference: str | None = None
+    batch_id: str | None = None
+    transactions: tuple[Transaction, ...] = ()
+    requires_action: Mapping[str, Any] | None = None
+    failure: Failure | None = None
+    timeline: tuple[TimelineEntry, ...] = ()
+    fees_paid_usd: Amount | None = None
+    final_recipient_amount: Amount | None = None
+    sequence: int = 0
+    created_at: Time
+    updated_at: Time
+
+    @property
+    def final(self) -> bool:
+        """Whether the payout has ended."""
+        return self.status in TERMINAL

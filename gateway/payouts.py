@@ -1,0 +1,317 @@
+"""The two doors of a payout: `accept` lets it in, `apply` brings it news.
+
+Both write status, timeline, event and deliveries in one transaction. Nothing else changes a payout.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+
+from gateway.adapter import Report
+from gateway.assets import explorer_url
+from gateway.errors import Refused
+from gateway.keys import Caller
+from gateway.model import (
+    TERMINAL,
+    Failure,
+    FailureCode,
+    FundsMoved,
+    Payout,
+    Status,
+    SubStatus,
+    format_amount,
+    format_time,
+)
+from gateway.seams import Seams
+from gateway.states import Kind, judge
+from gateway.store import endpoints, events, inbox, work
+from gateway.store import payouts as rows
+from gateway.store import quotes as quote_rows
+from gateway.store.database import Row, Tx
+from gateway.store.rows import from_us, to_us
+from gateway.vault import Vault
+from gateway.views import EVENT_OF, event_body
+
+
+class Attention(StrEnum):
+    """Why an operator should look at a payout."""
+
+    UNKNOWN_WORD = "unknown_word"  #: the custodian used a word that is not in the adapter's table
+    MISMATCH = (
+        "mismatch"  #: the custodian says another asset, amount or destination than was ordered
+    )
+    CONTRADICTION = "contradiction"  #: a final word against another final word
+    FOREIGN_REF = "foreign_ref"  #: an id at the custodian that already belongs to another payout
+    CANNOT_LOOK = "cannot_look"  #: the outcome is unknown and there is nothing to ask by
+    UNRESOLVED = "unresolved"  #: the outcome stays unknown although everything safe was tried
+    CUSTODIAN_UNREACHABLE = "custodian_unreachable"  #: the custodian could not be asked for a while
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What a piece of news did: the judgement, whether it reached an end, and what woke up."""
+
+    kind: Kind
+    final: bool
+    attention: tuple[Attention, ...] = ()
+    woke_inbox: bool = False
+    changed: bool = False
+
+
+class Payouts:
+    """Use cases of payouts. Its methods are store functions: they take a transaction."""
+
+    def __init__(self, seams: Seams, vault: Vault) -> None:
+        self._seams = seams
+        self._vault = vault
+
+    async def accept(
+        self, tx: Tx, caller: Caller, quote_id: str, *, strict: bool = False
+    ) -> Payout:
+        """Turn a quote into a payout: quote, payout, first event and work row in one transaction.
+
+        Live mode, and test mode with `strict`, consume the quote. Otherwise test mode answers a
+        second call with the same payout. Refused: `quote_not_found`, `quote_already_used` (with
+        `payout_id`), `quote_expired`.
+        """
+        now = self._seams.clock.now()
+        quote = await quote_rows.find_quote(tx, quote_id, caller.org, caller.mode)
+        if quote is None:
+            raise Refused(
+                "quote_not_found",
+                f"There is no quote {quote_id}. Ask for one: POST /payouts/quote.",
+            )
+        live = caller.mode == "live"
+        used_by = quote["payout_id"]
+        if used_by is not None:
+            if not live and not strict:
+                return await self.get(tx, caller, used_by)
+            detail = f"The quote {quote_id} has become the payout {used_by}. For another payout, ask for a new quote."
+            raise Refused("quote_already_used", detail, payout_id=used_by)
+        if from_us(quote["expires_at"]) <= now:
+            detail = f"The quote ended at {format_time(from_us(quote['expires_at']))}. Ask for a new one."
+            raise Refused("quote_expired", detail)
+        payout_id = (
+            self._seams.ids.new("pay")
+            if live
+            else self._vault.sandbox_payout_id(caller.org, quote_id)
+        )
+        await quote_rows.consume_quote(tx, quote_id, payout_id)
+        return await self._create(tx, caller, quote, payout_id, now)
+
+    async def _create(
+        self, tx: Tx, caller: Caller, quote: Row, payout_id: str, now: datetime
+    ) -> Payout:
+        custodian = json.loads(quote["terms"])["route"]["custodian"]
+        at = to_us(now)
+        await rows.insert_payout(
+            tx,
+            id=payout_id,
+            org=caller.org,
+            mode=caller.mode,
+            quote_id=quote["id"],
+            status=Status.PENDING,
+            sub_status=SubStatus.CREATED,
+            external_ref=quote["external_ref"],
+            reference=quote["reference"],
+            metadata=quote["metadata"],
+            terms=quote["terms"],
+            custodian=custodian,
+            account=quote["account"],
+            custodian_reference=None,
+            custodian_word=None,
+            requires_action=None,
+            failure=None,
+            fees_paid_usd=None,
+            sequence=1,
+            first_answer=None,
+            created_at=at,
+            updated_at=at,
+        )
+        await self._add_entry(tx, payout_id, Status.PENDING, SubStatus.CREATED, now)
+        await work.add_work(tx, payout_id, custodian, at)
+        payout = await self._load(tx, payout_id)
+        await self._emit(tx, payout, None, now)
+        return payout
+
+    async def get(self, tx: Tx, caller: Caller, payout_id: str) -> Payout:
+        """Return an org's payout. Refused: `payout_not_found`, also for another org's."""
+        payout = await rows.find_payout(tx, payout_id)
+        if payout is None or payout.org != caller.org or payout.livemode != (caller.mode == "live"):
+            raise Refused("payout_not_found", f"There is no payout {payout_id} under this API key.")
+        return payout
+
+    async def apply(self, tx: Tx, payout_id: str, report: Report) -> Applied:
+        """Judge one piece of news and write what follows from it.
+
+        Every door ends here: an adapter's reply, a custodian's webhook, a poll, an operator. May be
+        called with the same news any number of times.
+        """
+        now = self._seams.clock.now()
+        row = await rows.payout_row(tx, payout_id)
+        if row is None:
+            msg = f"news for a payout that does not exist: {payout_id}"
+            raise LookupError(msg)
+        attention = await self._note(tx, row, report, now)
+        woke = await self._learn(tx, row, report, attention, now)
+        if report.sub_status is None:
+            return Applied(Kind.SAME, row["status"] in TERMINAL, tuple(attention), woke)
+        verdict = judge(Status(row["status"]), SubStatus(row["sub_status"]), report.sub_status)
+        if verdict.kind is Kind.CONTRADICTION:
+            detail = f"{row['status']}, and now the custodian says {report.custodian_word}"
+            await rows.add_attention(tx, payout_id, Attention.CONTRADICTION, detail, to_us(now))
+            attention.append(Attention.CONTRADICTION)
+        crosses = any(status != row["status"] for status, _ in verdict.steps)
+        if verdict.kind is not Kind.MOVE or (crosses and Attention.MISMATCH in attention):
+            # Whoever pays something else than was ordered changes no status: an operator looks first.
+            return Applied(verdict.kind, row["status"] in TERMINAL, tuple(attention), woke)
+        await self._move(tx, row, verdict.steps, report, now)
+        final = verdict.steps[-1][0] in TERMINAL
+        if final:
+            await work.drop_work(tx, payout_id)
+            await work.free_account(tx, payout_id, row["custodian"], row["account"], to_us(now))
+        return Applied(verdict.kind, final, tuple(attention), woke, changed=True)
+
+    async def _move(
+        self,
+        tx: Tx,
+        row: Row,
+        steps: tuple[tuple[Status, SubStatus], ...],
+        report: Report,
+        now: datetime,
+    ) -> None:
+        """Write each step: row, timeline entry, and for a new status its event and deliveries."""
+        previous = Status(row["status"])
+        sequence = row["sequence"]
+        tx_hash = next(
+            (each.tx_hash for each in reversed(report.transactions) if each.tx_hash), None
+        )
+        for status, sub_status in steps:
+            changed = status != previous
+            sequence += changed
+            columns: dict[str, object] = {
+                "status": status,
+                "sub_status": sub_status,
+                "sequence": sequence,
+                "updated_at": to_us(now),
+            }
+            if status is Status.FAILED:
+                columns["failure"] = _failure(report, sub_status).model_dump_json()
+            await rows.update_payout(tx, row["id"], **columns)
+            await self._add_entry(tx, row["id"], status, sub_status, now, tx_hash, report.detail)
+            if changed:
+                await self._emit(tx, await self._load(tx, row["id"]), previous, now)
+            previous = status
+
+    async def _note(self, tx: Tx, row: Row, report: Report, now: datetime) -> list[Attention]:
+        """Keep what the custodian said beside the status: its words, its reference, what is odd."""
+        columns: dict[str, object] = {}
+        if report.custodian_word and report.custodian_word != row["custodian_word"]:
+            columns["custodian_word"] = report.custodian_word
+        if report.custodian_reference and report.custodian_reference != row["custodian_reference"]:
+            columns["custodian_reference"] = report.custodian_reference
+        if report.fees_paid_usd is not None:
+            columns["fees_paid_usd"] = format_amount(Decimal(report.fees_paid_usd))
+        if columns:
+            await rows.update_payout(tx, row["id"], **columns)
+        found: list[Attention] = []
+        oddities = [(Attention.UNKNOWN_WORD, word[:200]) for word in report.unknown_words]
+        if report.echo is not None:
+            oddities += [(Attention.MISMATCH, line) for line in report.echo.differences()]
+        for code, detail in oddities:
+            await rows.add_attention(tx, row["id"], code, detail, to_us(now))
+            found.append(code)
+        return found
+
+    async def _learn(
+        self, tx: Tx, row: Row, report: Report, attention: list[Attention], now: datetime
+    ) -> bool:
+        """Store ids and transactions; wake the webhooks that waited for one of the ids."""
+        woke = False
+        for ref in report.refs:
+            owner = await rows.add_ref(tx, row["custodian"], ref.kind, ref.value, row["id"])
+            if owner != row["id"]:
+                detail = f"{ref.kind} {ref.value} already belongs to {owner}"
+                await rows.add_attention(tx, row["id"], Attention.FOREIGN_REF, detail, to_us(now))
+                attention.append(Attention.FOREIGN_REF)
+                continue
+            woke |= await inbox.wake_webhooks(tx, row["custodian"], ref.kind, ref.value)
+        for transaction in report.transactions:
+            known = transaction.explorer_url or explorer_url(
+                transaction.network, transaction.tx_hash
+            )
+            await rows.add_transaction(
+                tx, row["id"], transaction.model_copy(update={"explorer_url": known})
+            )
+        return woke
+
+    async def _emit(self, tx: Tx, payout: Payout, previous: Status | None, now: datetime) -> None:
+        """Write the event of the payout's status, and one delivery per subscribed endpoint."""
+        mode = "live" if payout.livemode else "test"
+        kind = EVENT_OF[payout.status]
+        event_id = self._seams.ids.new("evt")
+        await events.add_event(
+            tx,
+            id=event_id,
+            org=payout.org,
+            mode=mode,
+            type=kind,
+            payout_id=payout.id,
+            sequence=payout.sequence,
+            body=event_body(payout, previous, now),
+            created_at=to_us(now),
+        )
+        for endpoint in await endpoints.subscribed_endpoints(tx, payout.org, mode):
+            if subscribes(json.loads(endpoint["event_types"]), kind):
+                await events.add_delivery(
+                    tx, self._seams.ids.new("whd"), event_id, endpoint["id"], to_us(now)
+                )
+
+    async def _add_entry(  # noqa: PLR0913 - one argument per column
+        self,
+        tx: Tx,
+        payout_id: str,
+        status: Status,
+        sub_status: SubStatus,
+        now: datetime,
+        tx_hash: str | None = None,
+        detail: str | None = None,
+    ) -> None:
+        await rows.add_entry(
+            tx,
+            id=self._seams.ids.new("tle"),
+            payout_id=payout_id,
+            status=status,
+            sub_status=sub_status,
+            tx_hash=tx_hash,
+            detail=detail,
+            at=to_us(now),
+        )
+
+    @staticmethod
+    async def _load(tx: Tx, payout_id: str) -> Payout:
+        payout = await rows.find_payout(tx, payout_id)
+        assert payout is not None  # noqa: S101 - written in this transaction
+        return payout
+
+
+def subscribes(patterns: list[str], event_type: str) -> bool:
+    """Whether an endpoint with these patterns receives an event type; no pattern means all."""
+    return not patterns or any(fnmatch.fnmatchcase(event_type, pattern) for pattern in patterns)
+
+
+def _failure(report: Report, sub_status: SubStatus) -> Failure:
+    """Return the failure to show; an adapter that forgot to name one never claims that nothing moved."""
+    if report.failure is not None:
+        return report.failure
+    code = {SubStatus.CANCELED: FailureCode.CANCELED, SubStatus.EXPIRED: FailureCode.EXPIRED}.get(
+        sub_status, FailureCode.UNKNOWN_REASON
+    )
+    return Failure(
+        code=code, message=report.detail or report.custodian_word, funds_moved=FundsMoved.UNKNOWN
+    )

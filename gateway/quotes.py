@@ -1,0 +1,175 @@
+"""Quotes: a price promise for 60 seconds, consumed once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from decimal import Decimal
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from gateway.assets import EXACT, AssetRegistry, check_address, check_precision, natural_network
+from gateway.errors import Refused
+from gateway.keys import Caller
+from gateway.model import (
+    Account,
+    AddressDestination,
+    Amount,
+    Destination,
+    Network,
+    QuoteTerms,
+    Text,
+)
+from gateway.router import Router, Wish, check_payee
+from gateway.seams import Seams
+from gateway.store import quotes as rows
+from gateway.store.database import Tx
+from gateway.store.rows import to_json, to_us
+
+QUOTE_LIFE = timedelta(seconds=60)
+MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=40)]
+MetadataText = Annotated[str, StringConstraints(max_length=500)]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class RouteWish(_Body):
+    """A custodian and account that the partner asks for."""
+
+    custodian: Text
+    account: Account
+
+
+class QuoteRequest(_Body):
+    """What a quote is asked for."""
+
+    external_ref: Text = Field(
+        description="Your own id of the user or case that this payout is for."
+    )
+    destination: Annotated[str, StringConstraints(min_length=1, max_length=128)] | Destination = (
+        Field(description="An on-chain address, or an object with `type`.")
+    )
+    asset: Annotated[str, StringConstraints(min_length=2, max_length=16)] = Field(
+        description="Asset code, in any case of letters."
+    )
+    amount: Amount = Field(
+        description="What is sent, as a decimal string; the fee is taken from it."
+    )
+    network_hint: Network | None = Field(
+        default=None, description="Tells networks apart where an address fits several."
+    )
+    route: RouteWish | None = Field(
+        default=None, description="A custodian and source account, where you want a certain one."
+    )
+    reference: Text | None = Field(
+        default=None, description="Your own reference; searchable, shown in reports."
+    )
+    metadata: Annotated[dict[MetadataKey, MetadataText], Field(max_length=20)] = Field(
+        default={}, description="Up to 20 pairs of strings, returned as they are."
+    )
+
+
+class Quote(QuoteTerms):
+    """A price promise."""
+
+    external_ref: str
+    reference: str | None
+    metadata: Mapping[str, str]
+    recommendation: None = Field(default=None, description="Not given yet: always null.")
+    insufficient_funds: None = Field(default=None, description="Not given yet: always null.")
+
+
+class Quotes:
+    """Makes quotes."""
+
+    def __init__(self, router: Router, assets: AssetRegistry, seams: Seams) -> None:
+        self._router = router
+        self._assets = assets
+        self._seams = seams
+
+    def draft(self, caller: Caller, request: QuoteRequest) -> tuple[Quote, Account]:
+        """Return the quote and the account that would pay it; nothing is written. Pure but for id and time.
+
+        Refused: every fault of the request that its schema cannot see.
+        """
+        asset = self._assets.find(request.asset)
+        destination = self._destination(request)
+        if isinstance(destination, AddressDestination):
+            destination = check_address(destination, asset)
+        choice = self._router.choose(
+            org=caller.org,
+            mode=caller.mode,
+            destination=destination,
+            asset=asset,
+            amount=request.amount,
+            network_hint=request.network_hint,
+            wish=Wish(request.route.custodian, request.route.account) if request.route else None,
+        )
+        instance = next(
+            each for each in self._router.instances() if each.name == choice.route.custodian
+        )
+        check_payee(destination, instance.capabilities)
+        check_precision(request.amount, asset, choice.route.to_network)
+        quote = Quote(
+            quote_id=self._seams.ids.new("quo"),
+            expires_at=self._seams.clock.now() + QUOTE_LIFE,
+            destination=destination,
+            asset=asset.code,
+            amount=request.amount,
+            user_sends=request.amount,
+            recipient_gets=EXACT.subtract(request.amount, choice.fee),
+            send_asset=asset.code,
+            recipient_asset=asset.code,
+            # Without a price source only a dollar-pegged fee, or none at all, has a known dollar value.
+            fee_total_usd=choice.fee if asset.usd_pegged or not choice.fee else None,
+            route=choice.route,
+            external_ref=request.external_ref,
+            reference=request.reference,
+            metadata=request.metadata,
+        )
+        return quote, choice.account
+
+    async def store(self, tx: Tx, caller: Caller, quote: Quote, account: Account) -> None:
+        """Store a drafted quote."""
+        terms = {name: getattr(quote, name) for name in QuoteTerms.model_fields}
+        await rows.insert_quote(
+            tx,
+            id=quote.quote_id,
+            org=caller.org,
+            mode=caller.mode,
+            external_ref=quote.external_ref,
+            reference=quote.reference,
+            metadata=to_json(dict(quote.metadata)),
+            terms=QuoteTerms(**terms).model_dump_json(),
+            account=account.model_dump_json(),
+            expires_at=to_us(quote.expires_at),
+            created_at=to_us(self._seams.clock.now()),
+        )
+
+    def _destination(self, request: QuoteRequest) -> Destination:
+        """Return the destination object; a bare address gets the network its shape fits."""
+        if not isinstance(request.destination, str):
+            return request.destination
+        asset = self._assets.find(request.asset)
+        network = request.network_hint or natural_network(request.destination, asset)
+        if network is None:
+            detail = (
+                f"The network of this address is not clear from its shape. Give network_hint, one of: "
+                f"{', '.join(sorted(asset.networks)) or 'none'}."
+            )
+            raise Refused(
+                "invalid_destination",
+                detail,
+                errors=[
+                    {"pointer": "/network_hint", "code": "invalid_destination", "detail": detail}
+                ],
+            )
+        return AddressDestination(network=network, address=request.destination)
+
+
+def fee_of(terms: QuoteTerms) -> Decimal:
+    """Return the fee of a quote, in the asset that is sent."""
+    return EXACT.subtract(terms.user_sends, terms.recipient_gets)

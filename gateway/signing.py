@@ -1,0 +1,74 @@
+"""Standard Webhooks 1.0.0, `v1`: HMAC-SHA256 over `id.timestamp.body`. Bytes in, text out; pure.
+
+Source: the Standard Webhooks specification (webhooks protocol notes, §1).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from gateway.errors import InvalidSignature
+
+PREFIX = "whsec_"
+SECRET_BYTES = 32  #: the specification allows 24 to 64
+TOLERANCE_S = 300
+
+
+def secret_text(raw: bytes) -> str:
+    """Return a signing secret in its text form, `whsec_` and base64."""
+    return PREFIX + base64.b64encode(raw).decode()
+
+
+def secret_bytes(text: str) -> bytes:
+    """Return the bytes of a secret in text form. A ValueError where it is none."""
+    if not text.startswith(PREFIX):
+        msg = "a webhook secret begins with whsec_"
+        raise ValueError(msg)
+    return base64.b64decode(text.removeprefix(PREFIX), validate=True)
+
+
+def sign(secret: bytes, message_id: str, at: datetime, body: bytes) -> str:
+    """Return one entry of the `webhook-signature` header for these exact bytes."""
+    return "v1," + _mac(secret, message_id, str(int(at.timestamp())), body)
+
+
+def headers(secrets: Sequence[bytes], message_id: str, at: datetime, body: bytes) -> dict[str, str]:
+    """Return the three headers; several secrets give several signatures (rotation)."""
+    return {
+        "webhook-id": message_id,
+        "webhook-timestamp": str(int(at.timestamp())),
+        "webhook-signature": " ".join(sign(secret, message_id, at, body) for secret in secrets),
+    }
+
+
+def verify(
+    secret: bytes,
+    sent: Mapping[str, str],
+    body: bytes,
+    now: datetime,
+    tolerance_s: int = TOLERANCE_S,
+) -> None:
+    """Check a delivery. Every way to be wrong is one error: InvalidSignature."""
+    try:
+        message_id, stamp = sent["webhook-id"], sent["webhook-timestamp"]
+        entries = sent["webhook-signature"].split()
+        seconds = int(stamp)
+    except (KeyError, ValueError):
+        raise InvalidSignature("a webhook header is missing or malformed") from None  # noqa: EM101, TRY003
+    if abs(now.timestamp() - seconds) > tolerance_s:
+        raise InvalidSignature("the webhook is too old, or from the future")  # noqa: EM101, TRY003
+    expected = ("v1," + _mac(secret, message_id, stamp, body)).encode()
+    if not any(hmac.compare_digest(entry.encode(), expected) for entry in entries):
+        raise InvalidSignature("no signature of the webhook fits this secret")  # noqa: EM101, TRY003
+
+
+def _mac(secret: bytes, message_id: str, stamp: str, body: bytes) -> str:
+    content = f"{message_id}.{stamp}.".encode() + body
+    return binascii.b2a_base64(
+        hmac.new(secret, content, hashlib.sha256).digest(), newline=False
+    ).decode()

@@ -1,0 +1,49 @@
+"""API keys: minted, listed, revoked, looked up by digest."""
+
+from __future__ import annotations
+
+from sqlalchemy import and_, bindparam, insert, select, update
+
+from gateway.store.database import Query, Row, Tx
+from gateway.store.schema import api_keys
+
+_INSERT = Query(insert(api_keys))
+_BY_DIGEST = Query(select(api_keys).where(api_keys.c.digest == bindparam("digest")))
+_ALL = Query(select(api_keys).order_by(api_keys.c.id))
+_REVOKE = Query(
+    update(api_keys)
+    .where(and_(api_keys.c.id == bindparam("key_id"), api_keys.c.revoked_at.is_(None)))
+    .values(revoked_at=bindparam("at"))
+    .returning(api_keys.c.id)
+)
+
+
+async def insert_key(  # noqa: PLR0913 - one argument per column
+    tx: Tx, *, key_id: str, org: str, mode: str, digest: str, hint: str, at: int
+) -> None:
+    """Store a key's digest."""
+    await tx.all(
+        _INSERT,
+        id=key_id,
+        org=org,
+        mode=mode,
+        digest=digest,
+        hint=hint,
+        created_at=at,
+        revoked_at=None,
+    )
+
+
+async def key_by_digest(tx: Tx, digest: str) -> Row | None:
+    """Return the key of a digest, revoked ones too."""
+    return await tx.one(_BY_DIGEST, digest=digest)
+
+
+async def all_keys(tx: Tx) -> list[Row]:
+    """Return every key, oldest first."""
+    return await tx.all(_ALL)
+
+
+async def revoke_key(tx: Tx, key_id: str, at: int) -> bool:
+    """Revoke a key; False where it is unknown or already revoked."""
+    return await tx.one(_REVOKE, key_id=key_id, at=at) is not None

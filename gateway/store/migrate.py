@@ -1,0 +1,86 @@
+"""Migrations: bring a database to this program's schema, or say what to run."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import create_engine, inspect
+
+from gateway.errors import SchemaMismatch
+
+
+def _config(path: Path) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.attributes["path"] = path
+    return config
+
+
+def head_revision() -> str:
+    """Return the newest revision that this program knows."""
+    head = ScriptDirectory.from_config(_config(Path())).get_current_head()
+    assert head is not None  # noqa: S101 - the migrations ship with the program
+    return head
+
+
+def current_revision(path: Path) -> str | None:
+    """Return the revision of a database; None where it has no tables of ours."""
+    if not path.exists():
+        return None
+    engine = create_engine(f"sqlite:///{path}")
+    try:
+        with engine.connect() as connection:
+            if not inspect(connection).get_table_names():
+                return None
+            return MigrationContext.configure(connection).get_current_revision() or "unversioned"
+    finally:
+        engine.dispose()
+
+
+def upgrade(path: Path) -> tuple[str | None, str]:
+    """Bring the database to the newest schema; return (revision before, revision after).
+
+    May be called twice, also by two processes at once: a file lock beside the database orders them.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _only_one(path):
+        before = current_revision(path)
+        head = head_revision()
+        if before != head:
+            command.upgrade(_config(path), "head")
+        return before, head
+
+
+def prepare(path: Path) -> None:
+    """Create an empty database; raise SchemaMismatch where an existing one is of another revision."""
+    revision = current_revision(path)
+    head = head_revision()
+    if revision is None:
+        upgrade(path)
+    elif revision != head:
+        known = {
+            script.revision
+            for script in ScriptDirectory.from_config(_config(path)).walk_revisions()
+        }
+        message = (
+            f"the database {path} has schema {revision}, this program needs {head}. "
+            "Stop every gateway on it, back it up, and run: payout-gateway db upgrade"
+            if revision in known
+            else f"the database {path} has schema {revision}, which this program does not know "
+            "(it is newer, or not a payout-gateway database). Run the program version it was made with."
+        )
+        raise SchemaMismatch(message)
+
+
+@contextmanager
+def _only_one(path: Path) -> Iterator[None]:
+    with path.with_name(path.name + ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

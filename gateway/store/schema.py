@@ -1,0 +1,295 @@
+"""The tables. Times are microseconds since 1970 (UTC), JSON is text, money is decimal text.
+
+Only integers, text and bytes are used, so that one set of statements serves SQLite and PostgreSQL.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+#: API keys: a digest only; the key itself is shown once and kept nowhere.
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("org", Text, nullable=False),
+    Column("mode", Text, nullable=False),
+    Column("digest", Text, nullable=False, unique=True),
+    Column("hint", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("revoked_at", BigInteger),
+)
+
+#: Quotes: a price promise; consumed once in live mode by `payout_id`.
+quotes = Table(
+    "quotes",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("org", Text, nullable=False),
+    Column("mode", Text, nullable=False),
+    Column("external_ref", Text, nullable=False),
+    Column("reference", Text),
+    Column("metadata", Text, nullable=False),
+    Column("terms", Text, nullable=False),
+    Column("account", Text, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("payout_id", Text),
+)
+
+#: Payouts: one row each, the truth about its status.
+payouts = Table(
+    "payouts",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("org", Text, nullable=False),
+    Column("mode", Text, nullable=False),
+    Column("quote_id", Text, ForeignKey("quotes.id"), nullable=False, unique=True),
+    Column("status", Text, nullable=False),
+    Column("sub_status", Text, nullable=False),
+    Column("external_ref", Text, nullable=False),
+    Column("reference", Text),
+    Column("metadata", Text, nullable=False),
+    Column("terms", Text, nullable=False),
+    Column("custodian", Text, nullable=False),
+    Column("account", Text, nullable=False),
+    Column("custodian_reference", Text),
+    Column("custodian_word", Text),
+    Column("requires_action", Text),
+    Column("failure", Text),
+    Column("fees_paid_usd", Text),
+    Column("sequence", Integer, nullable=False),
+    Column("first_answer", LargeBinary),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    Index("ix_payouts_org_mode_created", "org", "mode", "created_at", "id"),
+    Index("ix_payouts_org_mode_external_ref", "org", "mode", "external_ref"),
+    Index("ix_payouts_org_mode_reference", "org", "mode", "reference"),
+    Index("ix_payouts_status", "status"),
+)
+
+#: What happened to a payout, in order; append-only.
+timeline = Table(
+    "timeline",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("payout_id", Text, ForeignKey("payouts.id"), nullable=False),
+    Column("status", Text, nullable=False),
+    Column("sub_status", Text, nullable=False),
+    Column("tx_hash", Text),
+    Column("detail", Text),
+    Column("at", BigInteger, nullable=False),
+    Index("ix_timeline_payout", "payout_id", "id"),
+)
+
+#: Transactions at the custodian, one row per (payout, transaction id, hash): a history.
+transactions = Table(
+    "transactions",
+    metadata,
+    Column("payout_id", Text, ForeignKey("payouts.id"), primary_key=True),
+    Column("id", Text, primary_key=True),
+    Column("tx_hash", Text, primary_key=True),
+    Column("network", Text),
+    Column("status", Text),
+    Column("explorer_url", Text),
+    Column("at", BigInteger, nullable=False),
+)
+
+#: Attempts: intent and outcome of handing one payout to one custodian.
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("payout_id", Text, ForeignKey("payouts.id"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("custodian", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("notes", Text, nullable=False),
+    Column("moving_at", BigInteger),
+    Column("last_call_at", BigInteger),
+    Column("moves", Integer, nullable=False),
+    Column("ever_unknown", Integer, nullable=False),
+    Column("absences", Integer, nullable=False),
+    Column("first_absence_at", BigInteger),
+    Column("last_absence_at", BigInteger),
+    Column("looks", Integer, nullable=False),
+    Column("failures", Integer, nullable=False),
+    Column("outcome", Text),
+    Column("created_at", BigInteger, nullable=False),
+    Column("ended_at", BigInteger),
+)
+
+#: The outbox of the engine: one row per payout that is not final. A lease is a row with a token.
+work = Table(
+    "work",
+    metadata,
+    Column("payout_id", Text, ForeignKey("payouts.id"), primary_key=True),
+    Column("custodian", Text, nullable=False),
+    Column("due_at", BigInteger, nullable=False),
+    Column("lease_token", BigInteger, nullable=False),
+    Column("lease_owner", Text),
+    Column("lease_until", BigInteger, nullable=False),
+    Index("ix_work_custodian_due", "custodian", "due_at"),
+)
+
+#: Who holds a source account that pays one at a time.
+account_locks = Table(
+    "account_locks",
+    metadata,
+    Column("custodian", Text, primary_key=True),
+    Column("account_type", Text, primary_key=True),
+    Column("account_id", Text, primary_key=True),
+    Column("payout_id", Text, ForeignKey("payouts.id"), nullable=False),
+    Column("taken_at", BigInteger, nullable=False),
+)
+
+#: Ids at the custodians, so that news finds its payout.
+refs = Table(
+    "refs",
+    metadata,
+    Column("custodian", Text, primary_key=True),
+    Column("kind", Text, primary_key=True),
+    Column("value", Text, primary_key=True),
+    Column("payout_id", Text, ForeignKey("payouts.id"), nullable=False),
+    Index("ix_refs_payout", "payout_id"),
+)
+
+#: Webhooks of custodians, raw, once per delivery id.
+inbox = Table(
+    "inbox",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("custodian", Text, nullable=False),
+    Column("dedup_key", Text, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("payout_id", Text),
+    Column("received_at", BigInteger, nullable=False),
+    Column("settled_at", BigInteger),
+    UniqueConstraint("custodian", "dedup_key"),
+    Index("ix_inbox_state", "state", "id"),
+    Index("ix_inbox_payout", "payout_id"),
+)
+
+#: The refs of inbox rows that wait for a payout to learn them.
+inbox_refs = Table(
+    "inbox_refs",
+    metadata,
+    Column("inbox_id", Text, ForeignKey("inbox.id"), primary_key=True),
+    Column("custodian", Text, primary_key=True),
+    Column("kind", Text, primary_key=True),
+    Column("value", Text, primary_key=True),
+    Index("ix_inbox_refs_ref", "custodian", "kind", "value"),
+)
+
+#: What an operator should look at; counted, not repeated.
+attention = Table(
+    "attention",
+    metadata,
+    Column("payout_id", Text, ForeignKey("payouts.id"), primary_key=True),
+    Column("code", Text, primary_key=True),
+    Column("detail", Text, primary_key=True),
+    Column("times", Integer, nullable=False),
+    Column("first_at", BigInteger, nullable=False),
+    Column("last_at", BigInteger, nullable=False),
+)
+
+#: Events, their bodies frozen at the moment of the change. `position` orders the feed.
+events = Table(
+    "events",
+    metadata,
+    Column("position", Integer, primary_key=True, autoincrement=True),
+    Column("id", Text, nullable=False, unique=True),
+    Column("org", Text, nullable=False),
+    Column("mode", Text, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("payout_id", Text),
+    Column("sequence", Integer),
+    Column("body", LargeBinary, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    UniqueConstraint("payout_id", "sequence"),
+    Index("ix_events_org_mode_position", "org", "mode", "position"),
+    sqlite_autoincrement=True,
+)
+
+#: Subscriptions. The signing secret is sealed.
+endpoints = Table(
+    "endpoints",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("org", Text, nullable=False),
+    Column("mode", Text, nullable=False),
+    Column("url", Text, nullable=False),
+    Column("description", Text),
+    Column("event_types", Text, nullable=False),
+    Column("secret", LargeBinary, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("deleted_at", BigInteger),
+    Index("ix_endpoints_org_mode", "org", "mode"),
+)
+
+#: One row per event and subscribed endpoint.
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("event_id", Text, ForeignKey("events.id"), nullable=False),
+    Column("endpoint_id", Text, ForeignKey("endpoints.id"), nullable=False),
+    Column("state", Text, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("due_at", BigInteger, nullable=False),
+    Column("lease_token", BigInteger, nullable=False),
+    Column("lease_until", BigInteger, nullable=False),
+    Column("settled_at", BigInteger),
+    UniqueConstraint("event_id", "endpoint_id"),
+    Index("ix_deliveries_state_due", "state", "due_at"),
+    Index("ix_deliveries_endpoint", "endpoint_id"),
+)
+
+#: What each try of a delivery met.
+delivery_attempts = Table(
+    "delivery_attempts",
+    metadata,
+    Column("delivery_id", Text, ForeignKey("deliveries.id"), primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("outcome", Text, nullable=False),
+    Column("http_status", Integer),
+    Column("response_snippet", Text),
+    Column("started_at", BigInteger, nullable=False),
+    Column("duration_ms", Integer, nullable=False),
+    Column("next_attempt_at", BigInteger),
+)
+
+#: Answers kept for repeats of the same request. The answer is sealed.
+idempotency = Table(
+    "idempotency",
+    metadata,
+    Column("org", Text, primary_key=True),
+    Column("mode", Text, primary_key=True),
+    Column("route", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("fingerprint", Text, nullable=False),
+    Column("answer", LargeBinary, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Index("ix_idempotency_expires", "expires_at"),
+)

@@ -1,0 +1,99 @@
+"""Keys derived from the one server key: sealing secrets at rest, tracking tokens, digests of API keys.
+
+The server key is 32 random bytes from the environment or a file; it is never in the database.
+Each use has its own key (HKDF-SHA256, RFC 5869), so that no value of one use can serve another.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from typeid import TypeID
+from uuid_utils import UUID
+
+from gateway.errors import ConfigError
+from gateway.seams import Ids
+
+_KEY_BYTES = 32
+_NONCE_BYTES = 12
+_MAC_BYTES = 16
+
+
+class Vault:
+    """Seals and opens secrets at rest, and derives tokens that are never stored."""
+
+    def __init__(self, server_key: bytes, ids: Ids) -> None:
+        if len(server_key) != _KEY_BYTES:
+            raise ConfigError(
+                [
+                    f"server_key has {len(server_key)} bytes; it needs {_KEY_BYTES}, as base64. "
+                    "Make one with: head -c 32 /dev/urandom | base64"
+                ]
+            )
+        self._ids = ids
+        self._seal = AESGCM(self._derive(server_key, b"seal"))
+        self._track = self._derive(server_key, b"track")
+        self._sandbox = self._derive(server_key, b"sandbox")
+
+    def __repr__(self) -> str:
+        """Show nothing of the keys."""
+        return "Vault(…)"
+
+    @staticmethod
+    def _derive(server_key: bytes, use: bytes) -> bytes:
+        return HKDF(SHA256(), _KEY_BYTES, salt=None, info=b"payout-gateway/" + use).derive(
+            server_key
+        )
+
+    def seal(self, secret: bytes, *, bound_to: str) -> bytes:
+        """Encrypt a secret for the database; it opens only under the same `bound_to` name."""
+        nonce = self._ids.random_bytes(_NONCE_BYTES)
+        return nonce + self._seal.encrypt(nonce, secret, bound_to.encode())
+
+    def open(self, sealed: bytes, *, bound_to: str) -> bytes:
+        """Decrypt a sealed secret. ConfigError: the server key is another one than at sealing."""
+        nonce, rest = sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:]
+        try:
+            return self._seal.decrypt(nonce, rest, bound_to.encode())
+        except InvalidTag:
+            raise ConfigError(
+                [
+                    "a stored secret does not open: server_key is not the one that this database was used with"
+                ]
+            ) from None
+
+    def tracking_token(self, payout_id: str) -> str:
+        """Return the unguessable token of a payout's public page; derived, never stored."""
+        raw = TypeID.from_string(payout_id).uuid_bytes
+        return base64.urlsafe_b64encode(raw + self._mac(self._track, raw)).rstrip(b"=").decode()
+
+    def payout_of_token(self, token: str) -> str | None:
+        """Return the payout id that a tracking token stands for, or None where it is not genuine."""
+        try:
+            raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
+        except ValueError:
+            return None
+        payout, mac = raw[:16], raw[16:]
+        if len(payout) != 16 or not hmac.compare_digest(mac, self._mac(self._track, payout)):  # noqa: PLR2004
+            return None
+        return str(TypeID.from_uuid(UUID(bytes=payout), "pay"))
+
+    def sandbox_payout_id(self, org: str, quote_id: str) -> str:
+        """Return the payout id of a test-mode quote: the same input gives the same answer."""
+        digest = self._mac(self._sandbox, f"{org}|{quote_id}".encode())
+        return str(TypeID.from_uuid(UUID(bytes=digest), "pay"))
+
+    @staticmethod
+    def _mac(key: bytes, message: bytes) -> bytes:
+        return hmac.new(key, message, hashlib.sha256).digest()[:_MAC_BYTES]
+
+
+def digest_of(secret: str) -> str:
+    """Return the SHA-256 of a high-entropy key, as stored; keys are random, so no salt is needed."""
+    return hashlib.sha256(secret.encode()).hexdigest()

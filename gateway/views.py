@@ -1,0 +1,169 @@
+"""What partners and subscribers see of a payout: one object, in the API and in the events."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from gateway.model import (
+    Amount,
+    Failure,
+    Payout,
+    QuoteTerms,
+    Status,
+    SubStatus,
+    Time,
+    TimelineEntry,
+    Transaction,
+    format_time,
+)
+
+API_VERSION = "2026-11-01"
+
+#: The event that tells of a status.
+EVENT_OF: dict[Status, str] = {
+    Status.PENDING: "payout.created",
+    Status.BROADCAST: "payout.broadcast",
+    Status.DELIVERED: "payout.delivered",
+    Status.FAILED: "payout.failed",
+}
+
+#: The share of the quoted time that is left at a stage; it only shrinks from stage to stage.
+_LEFT = {
+    SubStatus.SUBMITTED: 0.8,
+    SubStatus.BROADCAST: 0.4,
+    SubStatus.CONFIRMING: 0.25,
+    SubStatus.SETTLING: 0.15,
+}
+
+
+class PayoutView(BaseModel):
+    """A payout, as partners see it."""
+
+    model_config = ConfigDict(frozen=True, title="Payout")
+
+    id: str
+    object: Literal["payout"] = "payout"
+    livemode: bool
+    status: Status
+    sub_status: SubStatus
+    external_ref: str
+    reference: str | None
+    metadata: Mapping[str, str]
+    quote: QuoteTerms
+    custodian: str
+    custodian_reference: str | None
+    batch_id: str | None
+    transactions: tuple[Transaction, ...]
+    requires_action: Mapping[str, Any] | None
+    failure: Failure | None = Field(
+        description="Set when the payout failed. Only `funds_moved: no` allows paying again elsewhere."
+    )
+    timeline: tuple[TimelineEntry, ...]
+    fees_paid_usd: Amount | None
+    final_recipient_amount: Amount | None
+    estimated_seconds_remaining: int | None
+    estimated_delivery_at: Time | None
+    created_at: Time
+    updated_at: Time
+
+
+class PayoutWithTracking(PayoutView):
+    """A payout with the address of its public page, as shown under an API key."""
+
+    model_config = ConfigDict(frozen=True, title="PayoutWithTracking")
+
+    tracking_url: str
+
+
+class EventPayout(PayoutView):
+    """A payout as it was at an event; bank details left out."""
+
+    model_config = ConfigDict(frozen=True, title="EventPayout")
+
+    previous_status: Status | None
+    sequence: int = Field(
+        description="Number of this event among the payout's events, from 1, no gaps."
+    )
+
+
+class EventView(BaseModel):
+    """An event: the body of a webhook, and an entry of the feed."""
+
+    model_config = ConfigDict(frozen=True, title="Event")
+
+    type: str
+    timestamp: Time
+    api_version: str
+    data: EventPayout
+
+
+def payout_view(payout: Payout) -> PayoutView:
+    """Return what a partner sees of a payout, without its tracking address."""
+    return PayoutView(**_members(payout))
+
+
+def payout_with_tracking(payout: Payout, tracking_url: str) -> PayoutWithTracking:
+    """Return what a partner sees of a payout."""
+    return PayoutWithTracking(**_members(payout), tracking_url=tracking_url)
+
+
+def event_body(payout: Payout, previous_status: Status | None, at: datetime) -> bytes:
+    """Return the bytes of the event that tells of the payout's present status. Frozen from then on."""
+    data = EventPayout(
+        **_members(payout), previous_status=previous_status, sequence=payout.sequence
+    )
+    members = data.model_dump(mode="json")
+    # Bank details and the person's secret never leave in an event.
+    members["quote"]["destination"].pop("payment_instructions_id", None)
+    if members["requires_action"]:
+        members["requires_action"].pop("client_secret", None)
+    body = {
+        "type": EVENT_OF[payout.status],
+        "timestamp": format_time(at),
+        "api_version": API_VERSION,
+        "data": members,
+    }
+    return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _members(payout: Payout) -> dict[str, Any]:
+    left = _seconds_left(payout)
+    return {
+        "id": payout.id,
+        "livemode": payout.livemode,
+        "status": payout.status,
+        "sub_status": payout.sub_status,
+        "external_ref": payout.external_ref,
+        "reference": payout.reference,
+        "metadata": payout.metadata,
+        "quote": payout.terms,
+        "custodian": payout.custodian,
+        "custodian_reference": payout.custodian_reference,
+        "batch_id": payout.batch_id,
+        "transactions": payout.transactions,
+        "requires_action": payout.requires_action,
+        "failure": payout.failure,
+        "timeline": payout.timeline,
+        "fees_paid_usd": payout.fees_paid_usd,
+        "final_recipient_amount": payout.final_recipient_amount,
+        "estimated_seconds_remaining": left,
+        "estimated_delivery_at": None
+        if left is None
+        else payout.updated_at + timedelta(seconds=left),
+        "created_at": payout.created_at,
+        "updated_at": payout.updated_at,
+    }
+
+
+def _seconds_left(payout: Payout) -> int | None:
+    """Return the estimate at the payout's stage, from its last change; None when it has ended."""
+    if payout.final:
+        return None
+    passed = [entry.sub_status for entry in payout.timeline]
+    share = min(_LEFT.get(each, 1.0) for each in (payout.sub_status, *passed))
+    return round(payout.terms.route.estimated_seconds * share)

@@ -1,0 +1,190 @@
+"""The engine of one custodian instance: claim due payouts, call the adapter, settle.
+
+Each instance has its own loop and its own cap on work under way, so that a slow or dead custodian
+costs the others nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import Protocol
+
+from gateway.adapter import Absent, CannotLook, Capabilities, Order, Report
+from gateway.assets import AssetRegistry
+from gateway.config import EngineSettings
+from gateway.errors import LeaseLost
+from gateway.logs import get_logger
+from gateway.payouts import Payouts
+from gateway.recovery import Next, next_step
+from gateway.seams import Seams, Step
+from gateway.store import work
+from gateway.store.database import Database, Row
+from gateway.store.rows import from_us, to_us
+from gateway.worker.order import Lease, LiveOrder
+from gateway.worker.settle import Job, Settled, Settlement
+from gateway.worker.wakeup import Wakeup
+
+_log = get_logger("engine")
+
+
+class Custodian(Protocol):
+    """A custodian instance as the engine uses it; `gateway.registry` builds it."""
+
+    name: str
+    capabilities: Capabilities
+
+    async def submit(self, order: Order) -> Report:
+        """Do the next thing for the order."""
+
+    async def fetch(self, order: Order) -> Report | Absent | CannotLook:
+        """Ask how the order stands."""
+
+
+class Engine:
+    """Works on the payouts of one custodian instance."""
+
+    def __init__(  # noqa: PLR0913 - built in one place
+        self,
+        *,
+        db: Database,
+        seams: Seams,
+        payouts: Payouts,
+        assets: AssetRegistry,
+        custodian: Custodian,
+        settings: EngineSettings,
+        owner: str,
+        wake: Callable[[str], None],
+    ) -> None:
+        self._db = db
+        self._seams = seams
+        self._assets = assets
+        self._custodian = custodian
+        self._settings = settings
+        self._owner = owner
+        self._wake = wake
+        self._settlement = Settlement(seams, payouts, custodian.name, custodian.capabilities)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.wakeup = Wakeup(seams.clock)
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        while True:
+            free = self._custodian.capabilities.in_flight - len(self._tasks)
+            claims = await self._claim(free) if free else []
+            for claim in claims:
+                task = asyncio.create_task(self._work(claim), name=f"work-{claim.payout_id}")
+                self._tasks.add(task)
+                task.add_done_callback(self._done)
+            if not claims or len(claims) < free:
+                await self._rest()
+
+    async def finish(self, grace_s: float) -> None:
+        """Let work under way end, for a bounded time. What is cut off is settled by its next owner."""
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=grace_s)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+    async def _rest(self) -> None:
+        due = await self._db.read(work.next_due, self._custodian.name)
+        busy = len(self._tasks) >= self._custodian.capabilities.in_flight
+        at = None if due is None or busy else from_us(due)
+        await self.wakeup.sleep_until(at, self._settings.idle_s)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self.wakeup.ring()
+        if not task.cancelled() and task.exception() is not None:
+            # The lease ends by itself; the payout is taken up again by whoever is next.
+            _log.error("work_crashed", custodian=self._custodian.name, exc_info=task.exception())
+
+    async def _claim(self, limit: int) -> list[Lease]:
+        now = self._seams.clock.now()
+        until = to_us(now + timedelta(seconds=self._settings.lease_s))
+        rows: list[Row] = await self._db.run(
+            work.claim_work, self._custodian.name, self._owner, to_us(now), until, limit
+        )
+        return [Lease(row["payout_id"], row["lease_token"], row["due_at"]) for row in rows]
+
+    async def _work(self, lease: Lease) -> None:
+        self._seams.step(Step.CLAIMED)
+        job = await self._db.run(self._settlement.begin, lease)
+        if job is None:
+            return
+        self._seams.step(Step.ATTEMPT_COMMITTED)
+        beat = asyncio.create_task(self._keep_lease(lease))
+        try:
+            if next_step(job.attempt) is Next.SUBMIT:
+                settled = await self._submit(job)
+            else:
+                settled = await self._fetch(job)
+        finally:
+            beat.cancel()
+        self._tell(job, settled)
+
+    async def _submit(self, job: Job) -> Settled:
+        order = self._order(job)
+        outcome: Report | Exception
+        try:
+            outcome = await self._custodian.submit(order)
+        except LeaseLost:
+            return Settled(None)
+        except Exception as error:  # noqa: BLE001 - every outcome is settled, none escapes
+            outcome = error
+        self._seams.step(Step.SUBMITTED)
+        settled = await self._db.run(
+            self._settlement.submitted, job, moved_now=order.moved_now, outcome=outcome
+        )
+        self._seams.step(Step.SETTLED)
+        return settled
+
+    async def _fetch(self, job: Job) -> Settled:
+        outcome: Report | Absent | CannotLook | Exception
+        try:
+            outcome = await self._custodian.fetch(self._order(job))
+        except Exception as error:  # noqa: BLE001 - a failed look is an outcome, too
+            outcome = error
+        self._seams.step(Step.FETCHED)
+        settled = await self._db.run(self._settlement.fetched, job, outcome)
+        self._seams.step(Step.APPLIED)
+        return settled
+
+    def _order(self, job: Job) -> LiveOrder:
+        terms = job.payout.terms
+        asset = self._assets.find(terms.recipient_asset)
+        notes: Mapping[str, object] = job.notes
+        return LiveOrder(
+            db=self._db,
+            seams=self._seams,
+            lease=job.lease,
+            lease_s=self._settings.lease_s,
+            payout=job.payout,
+            attempt=job.attempt,
+            notes=notes,
+            decimals=asset.decimals_on(terms.route.to_network),
+        )
+
+    async def _keep_lease(self, lease: Lease) -> None:
+        """Prolong the lease while the work goes on; its length is bounded by the call's deadline."""
+        while True:
+            await self._seams.clock.sleep(self._settings.lease_s / 3)
+            now = self._seams.clock.now()
+            until = now + timedelta(seconds=self._settings.lease_s)
+            if not await self._db.run(
+                work.extend_lease, lease.payout_id, lease.token, to_us(now), to_us(until)
+            ):
+                return
+
+    def _tell(self, job: Job, settled: Settled) -> None:
+        if settled.applied is None:
+            _log.warning("lease_lost", custodian=self._custodian.name, payout_id=job.payout.id)
+            return
+        if settled.applied.changed:
+            self._wake("deliveries")
+        if settled.applied.woke_inbox:
+            self._wake("inbox")
+        if settled.applied.final:
+            self.wakeup.ring()

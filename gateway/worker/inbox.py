@@ -1,0 +1,111 @@
+"""Works off the custodians' webhooks that were stored before they were answered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from gateway.adapter import Notice
+from gateway.config import EngineSettings
+from gateway.logs import get_logger
+from gateway.metrics import Metrics
+from gateway.payouts import Payouts
+from gateway.seams import Seams, Step
+from gateway.store import inbox, work
+from gateway.store import payouts as payout_rows
+from gateway.store.database import Database, Row, Tx
+from gateway.store.rows import to_us
+from gateway.worker.wakeup import Wakeup
+
+_BATCH = 100
+_log = get_logger("inbox")
+
+
+class Parser(Protocol):
+    """What reads a custodian's webhook."""
+
+    def parse(self, body: bytes) -> Sequence[Notice]:
+        """Turn a webhook into notices."""
+
+
+class Inbox:
+    """Matches notices with payouts. Early ones wait until a payout learns their ids."""
+
+    def __init__(  # noqa: PLR0913 - built in one place
+        self,
+        *,
+        db: Database,
+        seams: Seams,
+        payouts: Payouts,
+        custodians: Mapping[str, Parser],
+        settings: EngineSettings,
+        metrics: Metrics,
+        wake: Callable[[str], None],
+    ) -> None:
+        self._db = db
+        self._seams = seams
+        self._payouts = payouts
+        self._custodians = custodians
+        self._settings = settings
+        self._metrics = metrics
+        self._wake = wake
+        self.wakeup = Wakeup(seams.clock)
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        while True:
+            rows = await self._db.read(inbox.new_webhooks, _BATCH)
+            for row in rows:
+                await self._one(row)
+            if len(rows) < _BATCH:
+                await self.wakeup.sleep(self._settings.idle_s)
+
+    async def _one(self, row: Row) -> None:
+        custodian = self._custodians.get(row["custodian"])
+        try:
+            notices = () if custodian is None else custodian.parse(row["body"])
+            state = "unconfigured" if custodian is None else None
+        except ValueError:
+            notices, state = (), "unreadable"
+        if state is not None:
+            # Kept raw: an operator can read it, and a later version may understand it.
+            now = to_us(self._seams.clock.now())
+            await self._db.run(inbox.settle_webhook, row["id"], state, None, now)
+        else:
+            state = await self._db.run(self._apply, row["id"], row["custodian"], notices)
+            self._seams.step(Step.INBOX_APPLIED)
+        self._metrics.inbox(row["custodian"], state)
+        if state in {"unreadable", "unconfigured"}:
+            _log.warning("webhook_kept", custodian=row["custodian"], inbox_id=row["id"], outcome=state)
+        self._wake(row["custodian"])
+        self._wake("deliveries")
+
+    async def _apply(
+        self, tx: Tx, inbox_id: str, custodian: str, notices: Sequence[Notice]
+    ) -> str:
+        """Store function: bring each notice to its payout, or let the webhook wait."""
+        now = to_us(self._seams.clock.now())
+        found: str | None = None
+        waiting = False
+        for notice in notices:
+            payout_id = await self._match(tx, custodian, notice)
+            if payout_id is None:
+                waiting = True
+                for ref in notice.refs:
+                    await inbox.wait_for_ref(tx, inbox_id, custodian, ref.kind, ref.value)
+                continue
+            found = payout_id
+            if notice.report is not None:
+                await self._payouts.apply(tx, payout_id, notice.report)
+            await work.hasten_work(tx, payout_id, now)
+        state = "waiting" if waiting else "applied" if found else "ignored"
+        await inbox.settle_webhook(tx, inbox_id, state, found, now)
+        return state
+
+    @staticmethod
+    async def _match(tx: Tx, custodian: str, notice: Notice) -> str | None:
+        for ref in notice.refs:
+            payout_id = await payout_rows.payout_of_ref(tx, custodian, ref.kind, ref.value)
+            if payout_id is not None:
+                return payout_id
+        return None

@@ -1,0 +1,70 @@
+"""Finds what nobody owns, deletes what has ended, and measures what waits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gateway.config import EngineSettings
+from gateway.logs import get_logger
+from gateway.metrics import Metrics
+from gateway.seams import Seams
+from gateway.store import events, idempotency, work
+from gateway.store import payouts as payout_rows
+from gateway.store.database import Database, Tx
+from gateway.store.rows import to_us
+
+_BATCH = 500
+_log = get_logger("sweeper")
+
+
+class Sweeper:
+    """One look now and then over the whole store, in bounded batches."""
+
+    def __init__(
+        self,
+        *,
+        db: Database,
+        seams: Seams,
+        settings: EngineSettings,
+        metrics: Metrics,
+        wake: Callable[[str], None],
+    ) -> None:
+        self._db = db
+        self._seams = seams
+        self._settings = settings
+        self._metrics = metrics
+        self._wake = wake
+
+    async def run(self) -> None:
+        """Sweep until cancelled."""
+        while True:
+            await self.sweep()
+            await self._seams.clock.sleep(self._settings.sweep_s * self._seams.ids.jitter())
+
+    async def sweep(self) -> None:
+        """Sweep once. May be called any number of times."""
+        owned = await self._db.run(self._own)
+        for payout_id, custodian in owned:
+            _log.error("unowned_payout", payout_id=payout_id, custodian=custodian)
+            self._metrics.unowned()
+            self._wake(custodian)
+        now = to_us(self._seams.clock.now())
+        while await self._db.run(idempotency.purge_answers, now, _BATCH) >= _BATCH:
+            pass
+        await self._measure(now)
+
+    async def _own(self, tx: Tx) -> list[tuple[str, str]]:
+        """Store function: give payouts that nobody would ever work on back to the engine."""
+        now = to_us(self._seams.clock.now())
+        found = [(row["id"], row["custodian"]) for row in await payout_rows.unowned_payouts(tx, _BATCH)]
+        for payout_id, custodian in found:
+            await work.add_work(tx, payout_id, custodian, now)
+        return found
+
+    async def _measure(self, now: int) -> None:
+        due = await self._db.read(work.oldest_due)
+        self._metrics.work_age(0.0 if due is None else max(0.0, (now - due) / 1e6))
+        due = await self._db.read(events.oldest_delivery_due)
+        self._metrics.delivery_age(0.0 if due is None else max(0.0, (now - due) / 1e6))
+        for row in await self._db.read(payout_rows.attention_counts):
+            self._metrics.attention(row["code"], row["rows"])

@@ -1,0 +1,40 @@
+"""Sleeping until there is something to do."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime
+
+from gateway.seams import Clock
+
+
+class Wakeup:
+    """A bell that one loop sleeps by. Ringing twice wakes once; a ring while awake is not lost."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._bell = asyncio.Event()
+
+    def ring(self) -> None:
+        """Wake the sleeper."""
+        self._bell.set()
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleep so many seconds, or until the bell rings."""
+        if seconds > 0 and not self._bell.is_set():
+            waits = {
+                asyncio.ensure_future(self._bell.wait()),
+                asyncio.ensure_future(self._clock.sleep(seconds)),
+            }
+            try:
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for each in waits:
+                    each.cancel()
+        self._bell.clear()
+
+    async def sleep_until(self, at: datetime | None, longest_s: float) -> None:
+        """Sleep until a time, `longest_s` at most, or until the bell rings."""
+        seconds = longest_s if at is None else (at - self._clock.now()).total_seconds()
+        # A time that has passed still yields once, so that a loop can never starve the others.
+        await self.sleep(min(max(seconds, 0.001), longest_s))

@@ -1,0 +1,141 @@
+"""Assets, exact decimals, addresses."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.assets import (
+    BUILT_IN,
+    EXACT,
+    NETWORKS,
+    Asset,
+    AssetNetwork,
+    AssetRegistry,
+    check_address,
+    check_precision,
+    explorer_url,
+    from_minor,
+    natural_network,
+    round_fee,
+    to_minor,
+)
+from gateway.errors import Refused
+from gateway.model import AddressDestination, format_amount
+
+USDC = AssetRegistry().find("usdc")
+GOOD = "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed"
+SOLANA = "4Nd1mBQtrMJVYVfKf2PJy9NZUZdTAsp7D4xWLs4gDB4T"
+TRON = "TJRabPrwbZy45sbavfcjinPJC18kjpRTv8"
+
+
+@pytest.mark.parametrize("asset", BUILT_IN, ids=lambda asset: asset.code)
+def test_built_in_contracts_are_well_formed(asset: Asset) -> None:
+    """Each contract or mint of the table passes the address rules of its network."""
+    other = Asset(code="XX", decimals=0, networks={name: AssetNetwork() for name in NETWORKS})
+    for network, entry in asset.networks.items():
+        assert entry.contract is not None
+        destination = AddressDestination(network=network, address=entry.contract)
+        assert check_address(destination, other).address == entry.contract
+
+
+@pytest.mark.parametrize(
+    ("network", "address"),
+    [
+        ("Ethereum", "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1Beaed"),
+        ("Ethereum", "5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed"),
+        ("Ethereum", "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeA"),
+        ("Ethereum", "0x" + "0" * 40),
+        ("Ethereum", "0xA0b86991c6218b36c1d19D4a2e9Eb0cE3606eB48"),
+        ("Solana", "4Nd1mBQtrMJVYVfKf2PJy9NZUZdTAsp7D4xWLs4gDB"),
+        ("Solana", "0OIl"),
+        ("Solana", "1" * 32),
+        ("Solana", GOOD),
+    ],
+)
+def test_bad_addresses_are_refused(network: str, address: str) -> None:
+    """A wrong checksum, length, alphabet, the zero address and the contract itself are refused."""
+    with pytest.raises(Refused) as caught:
+        check_address(AddressDestination(network=network, address=address), USDC)
+    assert caught.value.code == "invalid_destination"
+    assert caught.value.errors[0]["pointer"] == "/destination/address"
+
+
+def test_good_addresses_become_canonical() -> None:
+    """A lowercase EVM address gets its checksum; the others stay."""
+    lower = check_address(AddressDestination(network="Base", address=GOOD.lower()), USDC)
+    assert lower.address == GOOD
+    assert check_address(AddressDestination(network="Solana", address=SOLANA), USDC).address == SOLANA
+    tether = AssetRegistry().find("USDT")
+    assert check_address(AddressDestination(network="Tron", address=TRON), tether).address == TRON
+    with pytest.raises(Refused):
+        check_address(AddressDestination(network="Tron", address=TRON[:-1] + "9"), tether)
+
+
+def test_a_network_must_carry_the_asset() -> None:
+    """USDC on Tron is not in the table."""
+    with pytest.raises(Refused) as caught:
+        check_address(AddressDestination(network="Tron", address=TRON), USDC)
+    assert caught.value.code == "unsupported_network"
+
+
+def test_the_shape_of_an_address_may_name_its_network() -> None:
+    """One fitting main network is taken; several are ambiguous."""
+    assert natural_network(SOLANA, USDC) == "Solana"
+    assert natural_network(GOOD, USDC) is None
+    assert natural_network(TRON, AssetRegistry().find("USDT")) == "Tron"
+
+
+def test_unknown_assets_are_refused_by_name() -> None:
+    """The answer lists what is known."""
+    with pytest.raises(Refused, match="USDC"):
+        AssetRegistry().find("NOPE")
+    assert AssetRegistry([Asset(code="NOPE", decimals=3)]).find("nope").decimals == 3
+
+
+@pytest.mark.parametrize(("amount", "ok"), [("0.000001", True), ("0.0000001", False), ("1.500000000", True)])
+def test_amounts_are_as_precise_as_the_asset(amount: str, *, ok: bool) -> None:
+    """USDC has six decimals; trailing zeros do not count."""
+    if ok:
+        check_precision(Decimal(amount), USDC, "Ethereum")
+    else:
+        with pytest.raises(Refused) as caught:
+            check_precision(Decimal(amount), USDC, "Ethereum")
+        assert caught.value.code == "amount_too_precise"
+
+
+def test_zero_is_no_amount() -> None:
+    """Nothing is paid for nothing."""
+    with pytest.raises(Refused):
+        check_precision(Decimal(0), USDC, None)
+
+
+@given(st.integers(min_value=0, max_value=10**40), st.integers(min_value=0, max_value=30))
+def test_minor_units_are_exact_both_ways(minor: int, decimals: int) -> None:
+    """No sum is rounded on the way, however long."""
+    amount = from_minor(minor, decimals)
+    assert to_minor(amount, decimals) == minor
+    assert to_minor(Decimal(format_amount(amount)), decimals) == minor
+
+
+def test_what_does_not_fit_is_an_error() -> None:
+    """A part of a minor unit cannot be sent."""
+    with pytest.raises(ValueError, match="does not fit"):
+        to_minor(Decimal("0.5"), 0)
+
+
+@given(st.decimals(min_value=0, max_value=10**12, places=12), st.integers(min_value=0, max_value=6))
+def test_fees_are_rounded_up(fee: Decimal, decimals: int) -> None:
+    """The fee is never below what was configured, and less than one unit above it."""
+    rounded = round_fee(fee, decimals)
+    assert 0 <= EXACT.subtract(rounded, fee) < Decimal(1).scaleb(-decimals)
+
+
+def test_explorers_are_known_for_main_networks() -> None:
+    """A hash without a known network has no link."""
+    assert explorer_url("Ethereum", "0xab") == "https://etherscan.io/tx/0xab"
+    assert explorer_url(None, "0xab") is None
+    assert explorer_url("Ethereum", None) is None
