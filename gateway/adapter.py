@@ -342,10 +342,10 @@ class Adapter(ABC, Generic[SettingsT]):
         """Turn a verified webhook into notices. Pure. A ValueError keeps the body, unread."""
         return ()
 
-    async def confirm(self, order: Order, answer: Mapping[str, Any]) -> Report:
+    async def confirm(self, order: Order, answer: Mapping[str, Any]) -> Report:  # noqa: ARG002
         """Answer a required action. Raises `Unsupported` unless the adapter defines it."""
-        raise Unsupported(f"confirm is not supported by {self.name}")  # noqa: EM102, TRY003
+        raise Unsupported(f"confirm is not supported by {self.name}")
 
-    async def cancel(self, order: Order) -> Report:
+    async def cancel(self, order: Order) -> Report:  # noqa: ARG002
         """Ask the custodian to cancel. Raises `Unsupported` unless the adapter defines it."""
-        raise Unsupported(f"cancel is not supported by {self.name}")  # noqa: EM102, TRY003
+        raise Unsupported(f"cancel is not supported by {self.name}")

@@ -17,7 +17,6 @@ from pydantic import Field
 from gateway.errors import Refused
 from gateway.model import AddressDestination, Value, format_amount
 
-
 #: Python's default of 28 digits would round a long amount in silence; no money sum here needs 100.
 EXACT = Context(prec=100)
 

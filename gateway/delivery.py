@@ -49,9 +49,13 @@ class Tried:
 class Sender:
     """Signs and posts. The same body bytes at every try; id the same, timestamp and signature new."""
 
-    def __init__(self, session: aiohttp.ClientSession, settings: WebhookSettings, seams: Seams) -> None:
+    def __init__(
+        self, session: aiohttp.ClientSession, settings: WebhookSettings, seams: Seams
+    ) -> None:
         self._session = session
-        self._timeout = aiohttp.ClientTimeout(total=settings.timeout_s, connect=min(5, settings.timeout_s))
+        self._timeout = aiohttp.ClientTimeout(
+            total=settings.timeout_s, connect=min(5, settings.timeout_s)
+        )
         self._seams = seams
 
     async def send(self, url: str, secrets: tuple[bytes, ...], event_id: str, body: bytes) -> Tried:
@@ -71,7 +75,9 @@ class Sender:
                 timeout=self._timeout,
             ) as answer:
                 status = answer.status
-                snippet = (await answer.content.read(_READ_BYTES)).decode("utf-8", "replace")[:_SNIPPET_CHARS]
+                snippet = (await answer.content.read(_READ_BYTES)).decode("utf-8", "replace")[
+                    :_SNIPPET_CHARS
+                ]
                 ok = 200 <= status < 300  # noqa: PLR2004 - any 2xx is a receipt, nothing else
                 outcome = DeliveryOutcome.SUCCEEDED if ok else DeliveryOutcome.HTTP_ERROR
         except TimeoutError:

@@ -61,6 +61,7 @@ class Applied:
     attention: tuple[Attention, ...] = ()
     woke_inbox: bool = False
     changed: bool = False
+    sub_status: str = ""
 
 
 class Payouts:
@@ -175,7 +176,14 @@ class Payouts:
         if final:
             await work.drop_work(tx, payout_id)
             await work.free_account(tx, payout_id, row["custodian"], row["account"], to_us(now))
-        return Applied(verdict.kind, final, tuple(attention), woke, changed=True)
+        return Applied(
+            verdict.kind,
+            final,
+            tuple(attention),
+            woke,
+            changed=True,
+            sub_status=verdict.steps[-1][1],
+        )
 
     async def _move(
         self,

@@ -124,7 +124,9 @@ def may_repeat(
     if keys.life_s is None or not keys.repeat_is_safe:
         return keys.repeat_is_safe
     # Half of the life is kept as a margin: a key that ends while a repeat is under way pays twice.
-    return attempt.created_at is not None and now < attempt.created_at + timedelta(seconds=keys.life_s / 2)
+    return attempt.created_at is not None and now < attempt.created_at + timedelta(
+        seconds=keys.life_s / 2
+    )
 
 
 def delay_s(curve: tuple[float, ...], count: int) -> float:

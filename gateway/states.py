@@ -65,7 +65,9 @@ def status_for(sub_status: SubStatus, current: Status) -> Status:
     return STATUS_OF[sub_status] or current
 
 
-def judge(status: Status, sub_status: SubStatus, news: SubStatus) -> Verdict:
+def judge(  # noqa: PLR0911 - one per row of the rule
+    status: Status, sub_status: SubStatus, news: SubStatus
+) -> Verdict:
     """Judge one piece of news about a payout at (`status`, `sub_status`). Pure; total."""
     target = status_for(news, status)
     if status in TERMINAL:

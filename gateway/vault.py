@@ -32,8 +32,10 @@ class Vault:
         if len(server_key) != _KEY_BYTES:
             raise ConfigError(
                 [
-                    f"server_key has {len(server_key)} bytes; it needs {_KEY_BYTES}, as base64. "
-                    "Make one with: head -c 32 /dev/urandom | base64"
+                    (
+                        f"server_key has {len(server_key)} bytes; it needs {_KEY_BYTES}, as base64. "
+                        "Make one with: head -c 32 /dev/urandom | base64"
+                    )
                 ]
             )
         self._ids = ids

@@ -68,7 +68,9 @@ def test_good_addresses_become_canonical() -> None:
     """A lowercase EVM address gets its checksum; the others stay."""
     lower = check_address(AddressDestination(network="Base", address=GOOD.lower()), USDC)
     assert lower.address == GOOD
-    assert check_address(AddressDestination(network="Solana", address=SOLANA), USDC).address == SOLANA
+    assert (
+        check_address(AddressDestination(network="Solana", address=SOLANA), USDC).address == SOLANA
+    )
     tether = AssetRegistry().find("USDT")
     assert check_address(AddressDestination(network="Tron", address=TRON), tether).address == TRON
     with pytest.raises(Refused):
@@ -96,7 +98,9 @@ def test_unknown_assets_are_refused_by_name() -> None:
     assert AssetRegistry([Asset(code="NOPE", decimals=3)]).find("nope").decimals == 3
 
 
-@pytest.mark.parametrize(("amount", "ok"), [("0.000001", True), ("0.0000001", False), ("1.500000000", True)])
+@pytest.mark.parametrize(
+    ("amount", "ok"), [("0.000001", True), ("0.0000001", False), ("1.500000000", True)]
+)
 def test_amounts_are_as_precise_as_the_asset(amount: str, *, ok: bool) -> None:
     """USDC has six decimals; trailing zeros do not count."""
     if ok:

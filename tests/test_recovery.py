@@ -34,7 +34,9 @@ def after(seconds: float) -> datetime:
     return START + timedelta(seconds=seconds)
 
 
-@pytest.mark.parametrize("state", [each for each in AttemptState if each is not AttemptState.PREPARED])
+@pytest.mark.parametrize(
+    "state", [each for each in AttemptState if each is not AttemptState.PREPARED]
+)
 def test_only_a_prepared_attempt_is_submitted(state: AttemptState) -> None:
     """Whatever else stands is looked at first."""
     assert next_step(replace(MOVING, state=state)) is Next.FETCH
@@ -44,7 +46,11 @@ def test_only_a_prepared_attempt_is_submitted(state: AttemptState) -> None:
 def test_a_mark_without_outcome_is_unknown() -> None:
     """A takeover counts from its own time, which is later than the old lease's end."""
     seen = taken_over(MOVING, after(100))
-    assert (seen.state, seen.ever_unknown, seen.last_call_at) == (AttemptState.UNKNOWN, True, after(100))
+    assert (seen.state, seen.ever_unknown, seen.last_call_at) == (
+        AttemptState.UNKNOWN,
+        True,
+        after(100),
+    )
 
 
 @given(st.lists(st.floats(min_value=0, max_value=400), max_size=10))

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, Self, TypeVar
 
 import aiosqlite
 from sqlalchemy.dialects import sqlite
@@ -115,7 +115,7 @@ class Database:
         self._open: list[aiosqlite.Connection] = []
         self._writer: asyncio.Task[None] | None = None
 
-    async def __aenter__(self) -> Database:
+    async def __aenter__(self) -> Self:
         """Open the connections and start the writer."""
         connection = await self._connect()
         for _ in range(self._reader_count):

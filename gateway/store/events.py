@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 
 from sqlalchemy import and_, bindparam, func, insert, select, update
@@ -176,7 +177,7 @@ def _feed(names: tuple[str, ...]) -> Query:
 
 
 async def feed(  # noqa: PLR0913 - the cursor and its scope
-    tx: Tx, org: str, mode: str, after: int, limit: int, **filters: str
+    tx: Tx, org: str, mode: str, after: int, limit: int, filters: Mapping[str, str]
 ) -> list[Row]:
     """Return an org's events after a position, oldest first. Filters: `type`, `payout_id`."""
     return await tx.all(

@@ -14,14 +14,11 @@ _SCOPE = and_(
     idempotency.c.key == bindparam("key"),
 )
 _GET = Query(select(idempotency).where(and_(_SCOPE, idempotency.c.expires_at > bindparam("now"))))
+_INSERT = upsert(idempotency)
 _PUT = Query(
-    upsert(idempotency).on_conflict_do_update(
+    _INSERT.on_conflict_do_update(
         index_elements=["org", "mode", "route", "key"],
-        set_={
-            "fingerprint": bindparam("fingerprint"),
-            "answer": bindparam("answer"),
-            "expires_at": bindparam("expires_at"),
-        },
+        set_={name: _INSERT.excluded[name] for name in ("fingerprint", "answer", "expires_at")},
     )
 )
 _PURGE = Query(
@@ -37,7 +34,9 @@ _PURGE = Query(
 )
 
 
-async def kept_answer(tx: Tx, *, org: str, mode: str, route: str, key: str, now: int) -> Row | None:
+async def kept_answer(  # noqa: PLR0913 - the key has four parts
+    tx: Tx, *, org: str, mode: str, route: str, key: str, now: int
+) -> Row | None:
     """Return what was answered to this key, unless it has ended."""
     return await tx.one(_GET, org=org, mode=mode, route=route, key=key, now=now)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import and_, bindparam, func, insert, select, update
+from sqlalchemy import and_, bindparam, func, select, update
 
 from gateway.store.database import Query, Row, Tx, upsert
 from gateway.store.schema import inbox, inbox_refs

@@ -25,10 +25,11 @@ _TRANSACTIONS = Query(
     .order_by(transactions.c.at, transactions.c.id)
 )
 _ADD_ENTRY = Query(insert(timeline))
+_INSERT_TRANSACTION = upsert(transactions)
 _ADD_TRANSACTION = Query(
-    upsert(transactions).on_conflict_do_update(
+    _INSERT_TRANSACTION.on_conflict_do_update(
         index_elements=["payout_id", "id", "tx_hash"],
-        set_={"status": bindparam("status"), "network": bindparam("network")},
+        set_={name: _INSERT_TRANSACTION.excluded[name] for name in ("status", "network")},
     )
 )
 _ADD_REF = Query(upsert(refs).on_conflict_do_nothing().returning(refs.c.payout_id))
@@ -44,10 +45,11 @@ _REF = Query(
 _REFS_OF = Query(
     select(refs).where(refs.c.payout_id == bindparam("payout_id")).order_by(refs.c.kind)
 )
+_INSERT_ATTENTION = upsert(attention)
 _ADD_ATTENTION = Query(
-    upsert(attention).on_conflict_do_update(
+    _INSERT_ATTENTION.on_conflict_do_update(
         index_elements=["payout_id", "code", "detail"],
-        set_={"times": attention.c.times + 1, "last_at": bindparam("last_at")},
+        set_={"times": attention.c.times + 1, "last_at": _INSERT_ATTENTION.excluded.last_at},
     )
 )
 _ATTENTION_OF = Query(

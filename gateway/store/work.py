@@ -55,7 +55,9 @@ _RELEASE = Query(
     update(work)
     .where(_HELD)
     .values(
-        due_at=case((work.c.due_at == bindparam("claimed_due"), bindparam("due")), else_=work.c.due_at),
+        due_at=case(
+            (work.c.due_at == bindparam("claimed_due"), bindparam("due")), else_=work.c.due_at
+        ),
         lease_until=bindparam("free"),
     )
     .returning(work.c.payout_id)

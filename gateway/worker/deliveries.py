@@ -95,7 +95,9 @@ class Deliveries:
         until = to_us(now + timedelta(seconds=_LEASE_S))
         rows: list[Row] = await self._db.run(events.claim_deliveries, to_us(now), until, limit)
         return [
-            Claim(row["id"], row["event_id"], row["endpoint_id"], row["lease_token"], row["attempts"])
+            Claim(
+                row["id"], row["event_id"], row["endpoint_id"], row["lease_token"], row["attempts"]
+            )
             for row in rows
         ]
 

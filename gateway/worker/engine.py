@@ -11,11 +11,12 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Protocol
 
-from gateway.adapter import Absent, CannotLook, Capabilities, Order, Report
+from gateway.adapter import Absent, CannotLook, Capabilities, Report
 from gateway.assets import AssetRegistry
 from gateway.config import EngineSettings
 from gateway.errors import LeaseLost
 from gateway.logs import get_logger
+from gateway.metrics import Metrics
 from gateway.payouts import Payouts
 from gateway.recovery import Next, next_step
 from gateway.seams import Seams, Step
@@ -33,12 +34,15 @@ class Custodian(Protocol):
     """A custodian instance as the engine uses it; `gateway.registry` builds it."""
 
     name: str
-    capabilities: Capabilities
 
-    async def submit(self, order: Order) -> Report:
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it can do."""
+
+    async def submit(self, order: LiveOrder) -> Report:
         """Do the next thing for the order."""
 
-    async def fetch(self, order: Order) -> Report | Absent | CannotLook:
+    async def fetch(self, order: LiveOrder) -> Report | Absent | CannotLook:
         """Ask how the order stands."""
 
 
@@ -55,6 +59,7 @@ class Engine:
         custodian: Custodian,
         settings: EngineSettings,
         owner: str,
+        metrics: Metrics,
         wake: Callable[[str], None],
     ) -> None:
         self._db = db
@@ -63,6 +68,7 @@ class Engine:
         self._custodian = custodian
         self._settings = settings
         self._owner = owner
+        self._metrics = metrics
         self._wake = wake
         self._settlement = Settlement(seams, payouts, custodian.name, custodian.capabilities)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -184,6 +190,7 @@ class Engine:
             return
         if settled.applied.changed:
             self._wake("deliveries")
+            self._metrics.payout(settled.applied.sub_status)
         if settled.applied.woke_inbox:
             self._wake("inbox")
         if settled.applied.final:

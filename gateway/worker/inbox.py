@@ -76,13 +76,13 @@ class Inbox:
             self._seams.step(Step.INBOX_APPLIED)
         self._metrics.inbox(row["custodian"], state)
         if state in {"unreadable", "unconfigured"}:
-            _log.warning("webhook_kept", custodian=row["custodian"], inbox_id=row["id"], outcome=state)
+            _log.warning(
+                "webhook_kept", custodian=row["custodian"], inbox_id=row["id"], outcome=state
+            )
         self._wake(row["custodian"])
         self._wake("deliveries")
 
-    async def _apply(
-        self, tx: Tx, inbox_id: str, custodian: str, notices: Sequence[Notice]
-    ) -> str:
+    async def _apply(self, tx: Tx, inbox_id: str, custodian: str, notices: Sequence[Notice]) -> str:
         """Store function: bring each notice to its payout, or let the webhook wait."""
         now = to_us(self._seams.clock.now())
         found: str | None = None

@@ -61,7 +61,7 @@ class LiveOrder:
         self._attempt = attempt
         self._notes = dict(notes)
         self._decimals = decimals
-        self.moved_now = False  #: whether the mark was set through this very object
+        self._moved_now = False
 
     @property
     def payout_id(self) -> str:
@@ -118,6 +118,11 @@ class LiveOrder:
         """Whether a moving call of this attempt was begun before this call of the verb."""
         return self._attempt.moves > 0
 
+    @property
+    def moved_now(self) -> bool:
+        """Whether the moving mark was set through this very object."""
+        return self._moved_now
+
     def key(self, step: str) -> str:
         """Return the key of one POST."""
         return step_key(self._payout.id, self._attempt.number, step)
@@ -140,7 +145,7 @@ class LiveOrder:
         # The commit itself may have been slow; past the lease another worker may be at it already.
         if self._seams.clock.now() >= until:
             raise LeaseLost(self._payout.id)
-        self.moved_now = True
+        self._moved_now = True
         self._seams.step(Step.MOVED)
 
     async def _write_notes(self, tx: Tx, notes: str) -> bool:

@@ -63,7 +63,9 @@ class Settled:
 class Settlement:
     """Store functions of the engine for one custodian instance."""
 
-    def __init__(self, seams: Seams, payouts: Payouts, custodian: str, capabilities: Capabilities) -> None:
+    def __init__(
+        self, seams: Seams, payouts: Payouts, custodian: str, capabilities: Capabilities
+    ) -> None:
         self._seams = seams
         self._payouts = payouts
         self._custodian = custodian
@@ -96,7 +98,9 @@ class Settlement:
         seen = taken_over(attempt, now)
         if seen is not attempt:
             await self._write(tx, payout.id, seen, outcome="taken over while moving")
-            await self._payouts.apply(tx, payout.id, _unknown_report("its worker stopped while it was moving"))
+            await self._payouts.apply(
+                tx, payout.id, _unknown_report("its worker stopped while it was moving")
+            )
         return Job(lease, payout, seen, json.loads(row["notes"]))
 
     async def submitted(
@@ -115,7 +119,9 @@ class Settlement:
             # Also after the mark: the adapter vouches that this call never left.
             return await self._not_sent(tx, job, attempt, outcome, now, outcome.again_after_s)
         if moved_now or attempt.ever_unknown:
-            after = unknown(attempt, now) if moved_now else replace(attempt, state=AttemptState.UNKNOWN)
+            after = (
+                unknown(attempt, now) if moved_now else replace(attempt, state=AttemptState.UNKNOWN)
+            )
             reason = f"{type(outcome).__name__}: {outcome}"
             applied = await self._payouts.apply(tx, job.payout.id, _unknown_report(reason))
             return await self._release(tx, job, after, applied, now, self._curve(0), reason)
@@ -171,14 +177,25 @@ class Settlement:
             funds_moved=FundsMoved.NO,
         )
         report = Report(
-            SubStatus.REJECTED, refusal.custodian_code or refusal.code, failure=failure, detail=failure.message
+            SubStatus.REJECTED,
+            refusal.custodian_code or refusal.code,
+            failure=failure,
+            detail=failure.message,
         )
         applied = await self._payouts.apply(tx, job.payout.id, report)
         after = replace(attempt, state=AttemptState.ENDED)
-        return await self._release(tx, job, after, applied, now, self._curve(0), f"rejected: {refusal}")
+        return await self._release(
+            tx, job, after, applied, now, self._curve(0), f"rejected: {refusal}"
+        )
 
     async def _not_sent(  # noqa: PLR0913 - the outcome and its circumstances
-        self, tx: Tx, job: Job, attempt: Attempt, error: Exception, now: datetime, again_after_s: float | None
+        self,
+        tx: Tx,
+        job: Job,
+        attempt: Attempt,
+        error: Exception,
+        now: datetime,
+        again_after_s: float | None,
     ) -> Settled:
         after = replace(attempt, state=AttemptState.PREPARED, failures=attempt.failures + 1)
         reason = f"{type(error).__name__}: {error}"
@@ -189,8 +206,13 @@ class Settlement:
         delay = max(again_after_s or 0.0, self._curve(attempt.failures))
         return await self._release(tx, job, after, applied, now, delay, reason)
 
-    async def _looked(self, tx: Tx, job: Job, attempt: Attempt, report: Report, now: datetime) -> Settled:
-        known = attempt.state is AttemptState.UNKNOWN and report.sub_status is not SubStatus.OUTCOME_UNKNOWN
+    async def _looked(
+        self, tx: Tx, job: Job, attempt: Attempt, report: Report, now: datetime
+    ) -> Settled:
+        known = (
+            attempt.state is AttemptState.UNKNOWN
+            and report.sub_status is not SubStatus.OUTCOME_UNKNOWN
+        )
         applied = await self._payouts.apply(tx, job.payout.id, report)
         after = replace(
             attempt,
@@ -203,12 +225,18 @@ class Settlement:
         )
         return await self._release(tx, job, after, applied, now, self._curve(after.looks), None)
 
-    async def _absent(self, tx: Tx, job: Job, attempt: Attempt, absent: Absent, now: datetime) -> Settled:
+    async def _absent(
+        self, tx: Tx, job: Job, attempt: Attempt, absent: Absent, now: datetime
+    ) -> Settled:
         after = count_absence(attempt, now, self._capabilities)
         after = replace(after, failures=0, looks=attempt.looks + 1)
-        return await self._perhaps_repeat(tx, job, after, now, can_look=True, word=absent.custodian_word)
+        return await self._perhaps_repeat(
+            tx, job, after, now, can_look=True, word=absent.custodian_word
+        )
 
-    async def _blind(self, tx: Tx, job: Job, attempt: Attempt, blind: CannotLook, now: datetime) -> Settled:
+    async def _blind(
+        self, tx: Tx, job: Job, attempt: Attempt, blind: CannotLook, now: datetime
+    ) -> Settled:
         after = replace(attempt, looks=attempt.looks + 1)
         if not self._capabilities.keys.repeat_is_safe and attempt.state is AttemptState.UNKNOWN:
             await self._tell(tx, job, Attention.CANNOT_LOOK, blind.reason, now)
@@ -223,7 +251,9 @@ class Settlement:
         if may_repeat(attempt, now, self._capabilities, can_look=can_look):
             after, delay = replace(attempt, state=AttemptState.PREPARED), 0.0
         elif attempt.state is AttemptState.UNKNOWN and attempt.moves >= MAX_MOVES:
-            detail = f"{attempt.moves} moving calls, none of them settled; last word: {word or 'none'}"
+            detail = (
+                f"{attempt.moves} moving calls, none of them settled; last word: {word or 'none'}"
+            )
             await self._tell(tx, job, Attention.UNRESOLVED, detail, now)
         applied = _NOTHING
         return await self._release(tx, job, after, applied, now, delay, word or None)
@@ -251,7 +281,9 @@ class Settlement:
     ) -> Settled:
         if applied.final:
             ended = {"ended_at": to_us(now)}
-            await self._write(tx, job.payout.id, replace(attempt, state=AttemptState.ENDED), outcome, **ended)
+            await self._write(
+                tx, job.payout.id, replace(attempt, state=AttemptState.ENDED), outcome, **ended
+            )
             return Settled(applied)
         await self._write(tx, job.payout.id, attempt, outcome)
         due = now + timedelta(seconds=delay)
@@ -313,4 +345,6 @@ def _queued(payout: Payout) -> Report:
 
 
 def _unknown_report(reason: str) -> Report:
-    return Report(SubStatus.OUTCOME_UNKNOWN, "", detail=f"outcome unknown, being found out ({reason})"[:500])
+    return Report(
+        SubStatus.OUTCOME_UNKNOWN, "", detail=f"outcome unknown, being found out ({reason})"[:500]
+    )

@@ -56,7 +56,9 @@ class Sweeper:
     async def _own(self, tx: Tx) -> list[tuple[str, str]]:
         """Store function: give payouts that nobody would ever work on back to the engine."""
         now = to_us(self._seams.clock.now())
-        found = [(row["id"], row["custodian"]) for row in await payout_rows.unowned_payouts(tx, _BATCH)]
+        found = [
+            (row["id"], row["custodian"]) for row in await payout_rows.unowned_payouts(tx, _BATCH)
+        ]
         for payout_id, custodian in found:
             await work.add_work(tx, payout_id, custodian, now)
         return found

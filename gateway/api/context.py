@@ -1,0 +1,53 @@
+"""What the API is built from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from gateway.adapter import Capabilities, Notice
+from gateway.config import Settings
+from gateway.endpoints import Endpoints
+from gateway.metrics import Metrics
+from gateway.payouts import Payouts
+from gateway.quotes import Quotes
+from gateway.router import Router
+from gateway.seams import Seams
+from gateway.store.database import Database
+from gateway.vault import Vault
+
+
+class Custodian(Protocol):
+    """A custodian instance as the API uses it."""
+
+    name: str
+    adapter_name: str
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it can do."""
+
+    async def verify(self, headers: Mapping[str, str], body: bytes) -> None:
+        """Check that a webhook is the custodian's."""
+
+    def parse(self, body: bytes) -> Sequence[Notice]:
+        """Turn a verified webhook into notices."""
+
+
+@dataclass(frozen=True)
+class ApiContext:
+    """Everything a request may need."""
+
+    settings: Settings
+    db: Database
+    payouts: Payouts
+    quotes: Quotes
+    endpoints: Endpoints
+    router: Router
+    custodians: Mapping[str, Custodian]
+    vault: Vault
+    seams: Seams
+    metrics: Metrics
+    wake: Callable[[str], None]
+    ready: Callable[[], bool]

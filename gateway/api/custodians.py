@@ -1,0 +1,117 @@
+"""Custodian instances: what there is, and where they call in."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.adapter import Notice
+from gateway.api.requests import caller_of, context_of, read_body
+from gateway.errors import CannotVerify, InvalidSignature, Refused
+from gateway.seams import Step
+from gateway.store import inbox
+from gateway.store.rows import to_us
+
+MAX_WEBHOOK = 1024 * 1024
+
+
+class CustodianView(BaseModel):
+    """A custodian instance and what it can do."""
+
+    name: str
+    adapter: str
+    destination_types: list[str]
+    payee_types: list[str]
+    source_types: list[str]
+    assets: list[str]
+    batch: bool
+    cancel: bool
+    webhooks: bool
+    one_at_a_time: bool
+
+
+class CustodianList(BaseModel):
+    """The custodian instances that this key may use."""
+
+    data: list[CustodianView]
+    next_cursor: None = None
+    has_more: bool = False
+
+
+async def list_custodians(request: Request) -> Response:
+    """`GET /custodians`."""
+    context = context_of(request)
+    caller = await caller_of(request)
+    data = []
+    for instance in context.router.instances():
+        routes = [
+            route
+            for route in context.settings.routes
+            if route.custodian == instance.name and (route.orgs is None or caller.org in route.orgs)
+        ]
+        if caller.mode not in instance.modes or not routes:
+            continue
+        can = instance.capabilities
+        data.append(
+            CustodianView(
+                name=instance.name,
+                adapter=context.custodians[instance.name].adapter_name,
+                destination_types=sorted(
+                    {route.destination for route in routes} & can.destination_types
+                ),
+                payee_types=sorted(can.payee_types),
+                source_types=sorted(can.source_types),
+                assets=sorted({code for route in routes for code in route.assets or ("*",)}),
+                batch=can.batch,
+                cancel=can.cancel,
+                webhooks=can.webhooks,
+                one_at_a_time=can.one_at_a_time,
+            )
+        )
+    return Response(CustodianList(data=data).model_dump_json(), media_type="application/json")
+
+
+async def receive_webhook(request: Request) -> Response:
+    """`POST /custodians/{name}/webhooks`: verify, store raw and once, then answer."""
+    context = context_of(request)
+    name = request.path_params["name"]
+    custodian = context.custodians.get(name)
+    if custodian is None:
+        raise Refused("custodian_not_found", f"There is no custodian instance {name[:64]}.")
+    body = await read_body(request, MAX_WEBHOOK)
+    headers = {key.lower(): value for key, value in request.headers.items()}
+    try:
+        await custodian.verify(headers, body)
+    except InvalidSignature as error:
+        context.metrics.inbox(name, "forged")
+        raise Refused(
+            "invalid_signature", str(error) or "The signature is not the custodian's."
+        ) from None
+    except CannotVerify:
+        context.metrics.inbox(name, "unverifiable")
+        detail = "The verification keys are out of reach."
+        raise Refused("cannot_verify", detail, headers={"Retry-After": "30"}) from None
+    now = to_us(context.seams.clock.now())
+    inbox_id = context.seams.ids.new("inb")
+    fresh = await context.db.run(
+        inbox.store_webhook, inbox_id, name, _dedup_key(custodian.parse, body), body, now
+    )
+    context.seams.step(Step.INBOX_STORED)
+    if fresh:
+        context.wake("inbox")
+    else:
+        context.metrics.inbox(name, "doubled")
+    return Response(b'{"received":true}', media_type="application/json")
+
+
+def _dedup_key(parse: Callable[[bytes], Sequence[Notice]], body: bytes) -> str:
+    """Return the custodian's own id of the delivery; what cannot be read is told apart by its bytes."""
+    try:
+        keys = [notice.dedup_key for notice in parse(body)]
+    except ValueError:
+        keys = []
+    return "|".join(keys) or "sha256:" + hashlib.sha256(body).hexdigest()

@@ -1,0 +1,80 @@
+"""Webhook endpoints over HTTP."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.api.cursors import check_names, decode, encode, limit_of
+from gateway.api.requests import (
+    Answer,
+    caller_of,
+    context_of,
+    idempotency_key,
+    once,
+    read_json,
+    validate,
+)
+from gateway.endpoints import EndpointRequest, EndpointView
+from gateway.store.database import Tx
+
+
+class EndpointList(BaseModel):
+    """A page of webhook endpoints, newest first."""
+
+    data: list[EndpointView]
+    next_cursor: str | None
+    has_more: bool
+
+
+async def create_endpoint(request: Request) -> Response:
+    """`POST /webhook-endpoints`."""
+    context = context_of(request)
+    caller = await caller_of(request)
+    key = idempotency_key(request, required=False)
+    members = await read_json(request)
+    wanted = validate(EndpointRequest, members)
+    # A faulty URL is a faulty request: refused before a key is bound to it.
+    context.endpoints.check(caller, wanted)
+
+    async def work(tx: Tx) -> Answer:
+        made = await context.endpoints.create(tx, caller, wanted)
+        return Answer(
+            201, made.model_dump_json().encode(), location=f"/webhook-endpoints/{made.id}"
+        )
+
+    return await once(request, caller, key, members, work)
+
+
+async def list_endpoints(request: Request) -> Response:
+    """`GET /webhook-endpoints`."""
+    context = context_of(request)
+    caller = await caller_of(request)
+    check_names(request, frozenset({"limit", "cursor"}))
+    limit = limit_of(request)
+    after = None
+    if "cursor" in request.query_params:
+        after = str(decode(request.query_params["cursor"], {}, (str,))[0])
+    found = await context.db.read(context.endpoints.page, caller, after, limit + 1)
+    page, more = found[:limit], len(found) > limit
+    body = EndpointList(
+        data=page, next_cursor=encode([page[-1].id], {}) if more else None, has_more=more
+    )
+    return Response(body.model_dump_json(), media_type="application/json")
+
+
+async def get_endpoint(request: Request) -> Response:
+    """`GET /webhook-endpoints/{id}`."""
+    context = context_of(request)
+    caller = await caller_of(request)
+    view = await context.db.read(context.endpoints.get, caller, request.path_params["endpoint_id"])
+    return Response(view.model_dump_json(), media_type="application/json")
+
+
+async def delete_endpoint(request: Request) -> Response:
+    """`DELETE /webhook-endpoints/{id}`."""
+    context = context_of(request)
+    caller = await caller_of(request)
+    await context.db.run(context.endpoints.delete, caller, request.path_params["endpoint_id"])
+    return Response(status_code=204)

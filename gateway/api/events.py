@@ -1,0 +1,71 @@
+"""The events as a feed: whoever missed a webhook heals with one GET."""
+
+from __future__ import annotations
+
+import json
+
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.api.cursors import check_names, decode, encode, limit_of, query_fault
+from gateway.api.requests import caller_of, context_of
+from gateway.endpoints import EVENT_TYPES
+from gateway.errors import Refused
+from gateway.store import events as rows
+from gateway.store.database import Row
+from gateway.views import EventView
+
+_FILTERS = ("type", "payout_id")
+
+
+class FeedEvent(EventView):
+    """An event with its id, which is the `webhook-id` of its deliveries."""
+
+    id: str
+
+
+class EventList(BaseModel):
+    """A page of events, oldest first. `next_cursor` is never null: keep it, and ask again later."""
+
+    data: list[FeedEvent]
+    next_cursor: str
+    has_more: bool
+
+
+async def list_events(request: Request) -> Response:
+    """`GET /events`."""
+    context = context_of(request)
+    caller = await caller_of(request)
+    check_names(request, frozenset({*_FILTERS, "limit", "cursor"}))
+    limit = limit_of(request)
+    filters = {
+        name: request.query_params[name] for name in _FILTERS if name in request.query_params
+    }
+    if filters.get("type", EVENT_TYPES[0]) not in EVENT_TYPES:
+        raise query_fault("type", f"is one of {', '.join(EVENT_TYPES)}")
+    after = 0
+    if "cursor" in request.query_params:
+        after = int(decode(request.query_params["cursor"], filters, (int,))[0])
+    found = await context.db.read(rows.feed, caller.org, caller.mode, after, limit + 1, filters)
+    page, more = found[:limit], len(found) > limit
+    cursor = encode([page[-1]["position"] if page else after], filters)
+    # The frozen bytes are sent as they are: the feed says exactly what the webhook said.
+    data = b",".join(_body(row) for row in page)
+    tail = json.dumps({"next_cursor": cursor, "has_more": more})[1:].encode()
+    return Response(b'{"data":[' + data + b"]," + tail, media_type="application/json")
+
+
+async def get_event(request: Request) -> Response:
+    """`GET /events/{id}`."""
+    context = context_of(request)
+    caller = await caller_of(request)
+    event_id = request.path_params["event_id"]
+    row = await context.db.read(rows.find_event, event_id, caller.org, caller.mode)
+    if row is None:
+        raise Refused("event_not_found", f"There is no event {event_id[:64]} under this API key.")
+    return Response(_body(row), media_type="application/json")
+
+
+def _body(row: Row) -> bytes:
+    return b'{"id":' + json.dumps(row["id"]).encode() + b"," + bytes(row["body"])[1:]

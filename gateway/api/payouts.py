@@ -1,0 +1,173 @@
+"""Quotes and payouts over HTTP."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, StringConstraints
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.api.cursors import check_names, decode, encode, limit_of, query_fault
+from gateway.api.requests import (
+    Answer,
+    caller_of,
+    context_of,
+    idempotency_key,
+    once,
+    read_json,
+    validate,
+)
+from gateway.errors import Refused
+from gateway.keys import Caller
+from gateway.model import Payout, Status
+from gateway.quotes import QuoteRequest
+from gateway.store import payouts as rows
+from gateway.store.database import Tx
+from gateway.store.rows import to_us
+from gateway.vault import Vault
+from gateway.views import PayoutWithTracking, payout_with_tracking
+
+_FILTERS = ("external_ref", "status", "custodian", "reference", "from", "to")
+
+
+class PayoutRequest(BaseModel):
+    """The whole body of `POST /payouts`: terms cannot be changed between quote and payout."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    quote_id: Annotated[str, StringConstraints(min_length=1, max_length=128)]
+
+
+class PayoutList(BaseModel):
+    """A page of payouts, newest first."""
+
+    data: list[PayoutWithTracking]
+    next_cursor: str | None
+    has_more: bool
+
+
+async def create_quote(request: Request) -> Response:
+    """`POST /payouts/quote`."""
+    context = context_of(request)
+    caller = await caller_of(request)
+    key = idempotency_key(request, required=True)
+    members = await read_json(request)
+    wanted = validate(QuoteRequest, members)
+
+    async def work(tx: Tx) -> Answer:
+        quote, account = context.quotes.draft(caller, wanted)
+        await context.quotes.store(tx, caller, quote, account)
+        return Answer(200, quote.model_dump_json().encode())
+
+    return await once(request, caller, key, members, work)
+
+
+async def create_payout(request: Request) -> Response:
+    """`POST /payouts`."""
+    context = context_of(request)
+    caller = await caller_of(request)
+    key = idempotency_key(request, required=False)
+    members = await read_json(request)
+    quote_id = validate(PayoutRequest, members).quote_id
+    strict = request.headers.get("gateway-sandbox", "").strip().lower() == "strict"
+    custodians: list[str] = []
+
+    async def work(tx: Tx) -> Answer:
+        payout = await context.payouts.accept(tx, caller, quote_id, strict=strict)
+        custodians.append(payout.custodian)
+        if payout.livemode:
+            return _created(context.vault, context.settings.public_url, payout)
+        return await _first_answer(tx, context.vault, context.settings.public_url, payout)
+
+    answer = await once(request, caller, key, members, work)
+    for name in custodians:
+        context.wake(name)
+    context.wake("deliveries")
+    return answer
+
+
+async def get_payout(request: Request) -> Response:
+    """`GET /payouts/{id}`."""
+    context = context_of(request)
+    caller = await caller_of(request)
+    payout = await context.db.read(context.payouts.get, caller, request.path_params["payout_id"])
+    return Response(
+        _view(context.vault, context.settings.public_url, payout), media_type="application/json"
+    )
+
+
+async def list_payouts(request: Request) -> Response:
+    """`GET /payouts`."""
+    context = context_of(request)
+    caller = await caller_of(request)
+    check_names(request, frozenset({*_FILTERS, "limit", "cursor"}))
+    limit = limit_of(request)
+    filters = {
+        name: request.query_params[name] for name in _FILTERS if name in request.query_params
+    }
+    conditions = _conditions(filters, caller)
+    if "cursor" in request.query_params:
+        at, after = decode(request.query_params["cursor"], filters, (int, str))
+        conditions |= {"after_at": at, "after_id": after}
+    found = await context.db.read(rows.list_payouts, conditions, limit + 1)
+    page = found[:limit]
+    more = len(found) > limit
+    views = [
+        payout_with_tracking(each, _tracking_url(context.vault, context.settings.public_url, each))
+        for each in page
+    ]
+    cursor = encode([to_us(page[-1].created_at), page[-1].id], filters) if more else None
+    body = PayoutList(data=views, next_cursor=cursor, has_more=more)
+    return Response(body.model_dump_json(), media_type="application/json")
+
+
+def _conditions(filters: dict[str, str], caller: Caller) -> dict[str, object]:
+    """Return the filters as the store takes them. Refused: `invalid_request`."""
+    conditions: dict[str, object] = {**filters, "org": caller.org, "mode": caller.mode}
+    if "status" in filters and filters["status"] not in set(Status):
+        raise query_fault("status", f"is one of {', '.join(Status)}")
+    for name in ("from", "to"):
+        if name in filters:
+            conditions[name] = _time(name, filters[name])
+    return conditions
+
+
+def _time(name: str, text: str) -> int:
+    try:
+        at = datetime.fromisoformat(text.replace(" ", "+"))
+        # A time without a zone cannot be compared, which the subtraction refuses with TypeError.
+        return max(0, min(to_us(at), 2**62))
+    except (ValueError, OverflowError, TypeError):
+        raise query_fault(
+            name, "is an RFC 3339 time with a zone, such as 2026-03-02T10:00:00Z"
+        ) from None
+
+
+async def _first_answer(tx: Tx, vault: Vault, public_url: str, payout: Payout) -> Answer:
+    """Store function: test mode answers a repeat with the first answer, byte for byte."""
+    row = await rows.payout_row(tx, payout.id)
+    if row is None:
+        raise Refused("payout_not_found", "The payout is gone.")
+    if row["first_answer"] is not None:
+        return Answer.unpack(vault.open(row["first_answer"], bound_to=payout.id))
+    answer = _created(vault, public_url, payout)
+    await rows.set_first_answer(tx, payout.id, vault.seal(answer.pack(), bound_to=payout.id))
+    return answer
+
+
+def _created(vault: Vault, public_url: str, payout: Payout) -> Answer:
+    return Answer(201, _view(vault, public_url, payout), location=f"/payouts/{payout.id}")
+
+
+def _view(vault: Vault, public_url: str, payout: Payout) -> bytes:
+    return (
+        payout_with_tracking(payout, _tracking_url(vault, public_url, payout))
+        .model_dump_json()
+        .encode()
+    )
+
+
+def _tracking_url(vault: Vault, public_url: str, payout: Payout) -> str:
+    return f"{public_url.rstrip('/')}/track/{vault.tracking_token(payout.id)}"

@@ -1,0 +1,161 @@
+"""Every problem code the API answers with: its HTTP status, its title, and what to do about it.
+
+RFC 9457 `application/problem+json`. The code is the contract; the title is for people.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.responses import Response
+
+from gateway.errors import Refused
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One row of the table."""
+
+    status: int
+    title: str
+    advice: str
+    retryable: bool = False
+
+
+PROBLEMS: dict[str, Problem] = {
+    "invalid_json": Problem(
+        400, "Invalid JSON", "Send one JSON object in UTF-8, without NaN or doubled members."
+    ),
+    "invalid_cursor": Problem(
+        400, "Invalid cursor", "Use next_cursor as it came, with the same filters."
+    ),
+    "invalid_idempotency_key": Problem(
+        400, "Invalid idempotency key", "Use 1 to 255 visible ASCII characters."
+    ),
+    "idempotency_key_required": Problem(
+        400,
+        "Idempotency-Key required",
+        "Send an Idempotency-Key header, a new one for each new intent.",
+    ),
+    "missing_api_key": Problem(401, "API key missing", "Send Authorization: Bearer with your key."),
+    "invalid_api_key": Problem(
+        401, "API key not known", "Check the key, or have a new one minted."
+    ),
+    "api_key_revoked": Problem(401, "API key revoked", "Use a key that is alive."),
+    "invalid_signature": Problem(
+        401, "Signature not valid", "Only the custodian may call this address."
+    ),
+    "not_found": Problem(404, "Not found", "Check the path; /openapi.json lists them all."),
+    "quote_not_found": Problem(404, "Quote not found", "Ask for a quote: POST /payouts/quote."),
+    "payout_not_found": Problem(
+        404, "Payout not found", "Check the id, and that the key is of its org and mode."
+    ),
+    "event_not_found": Problem(
+        404, "Event not found", "Check the id, and that the key is of its org and mode."
+    ),
+    "endpoint_not_found": Problem(
+        404, "Webhook endpoint not found", "Check the id; a deleted one is gone."
+    ),
+    "custodian_not_found": Problem(
+        404, "Custodian not found", "Use the name of a configured instance."
+    ),
+    "method_not_allowed": Problem(405, "Method not allowed", "The Allow header lists the methods."),
+    "request_timeout": Problem(408, "Request timed out", "Send the body at once.", retryable=True),
+    "quote_already_used": Problem(
+        409, "Quote already used", "Read the payout in payout_id; do not pay again."
+    ),
+    "idempotency_in_progress": Problem(
+        409, "Request still running", "Repeat it unchanged after Retry-After.", retryable=True
+    ),
+    "payload_too_large": Problem(413, "Body too large", "Send less."),
+    "unsupported_media_type": Problem(
+        415, "Media type not supported", "Send Content-Type: application/json."
+    ),
+    "invalid_request": Problem(
+        422, "Request not valid", "Mend the members that errors[] points to."
+    ),
+    "idempotency_key_reused": Problem(
+        422,
+        "Idempotency key reused",
+        "The key was used with another body: take a new key for a new intent.",
+    ),
+    "quote_expired": Problem(422, "Quote expired", "Ask for a new quote."),
+    "unsupported_asset": Problem(
+        422, "Asset not known", "Use one of the assets that detail lists."
+    ),
+    "unsupported_network": Problem(
+        422, "Network not supported", "Use one of the networks that detail lists."
+    ),
+    "invalid_destination": Problem(
+        422, "Destination not valid", "Check it with its owner; nothing was sent."
+    ),
+    "amount_too_precise": Problem(
+        422, "Amount too precise", "Send no more decimals than the asset has."
+    ),
+    "amount_below_minimum": Problem(
+        422, "Amount too small", "Send more than the fee, and more than zero."
+    ),
+    "unknown_account": Problem(
+        422, "Source account not configured", "Use an account that the operator configured."
+    ),
+    "route_unavailable": Problem(422, "No route", "GET /custodians lists what can be paid."),
+    "internal_error": Problem(
+        500,
+        "Internal error",
+        "Repeat with the same Idempotency-Key; report request_id if it stays.",
+        retryable=True,
+    ),
+    "store_unavailable": Problem(
+        503, "Store not available", "Repeat after Retry-After.", retryable=True
+    ),
+    "cannot_verify": Problem(503, "Cannot verify now", "Deliver it again later.", retryable=True),
+}
+JSON_TYPE = "application/problem+json"
+
+
+def problem_body(  # noqa: PLR0913 - one argument per member
+    code: str,
+    detail: str,
+    *,
+    public_url: str,
+    request_id: str,
+    errors: Sequence[Mapping[str, str]] = (),
+    members: Mapping[str, Any] | None = None,
+) -> bytes:
+    """Return the bytes of a problem document."""
+    problem = PROBLEMS[code]
+    body: dict[str, Any] = {
+        "type": f"{public_url.rstrip('/')}/docs/problems#{code}",
+        "title": problem.title,
+        "status": problem.status,
+        "detail": detail,
+        "instance": f"/requests/{request_id}",
+        "code": code,
+        "request_id": request_id,
+        "retryable": problem.retryable,
+    }
+    if errors:
+        body["errors"] = [dict(each) for each in errors]
+    return json.dumps(
+        {**body, **(members or {})}, ensure_ascii=False, separators=(",", ":")
+    ).encode()
+
+
+def problem_response(refused: Refused, *, public_url: str, request_id: str) -> Response:
+    """Return the answer to a refused request."""
+    headers = dict(refused.headers)
+    status = PROBLEMS[refused.code].status
+    if status == 401:  # noqa: PLR2004 - RFC 9110 wants the challenge
+        headers.setdefault("WWW-Authenticate", "Bearer")
+    body = problem_body(
+        refused.code,
+        refused.detail,
+        public_url=public_url,
+        request_id=request_id,
+        errors=refused.errors,
+        members=refused.members,
+    )
+    return Response(body, status, headers, media_type=JSON_TYPE)

@@ -1,0 +1,304 @@
+"""Wiring: settings in, a running gateway out. The only place where the rooms meet."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import aiohttp
+import uvicorn
+import uvloop
+
+from gateway import __version__, logs, registry
+from gateway.adapter import Tools
+from gateway.api.application import ApiContext, create_api
+from gateway.assets import Asset, AssetRegistry
+from gateway.config import Settings
+from gateway.delivery import Sender
+from gateway.egress import connector
+from gateway.endpoints import Endpoints
+from gateway.errors import ConfigError
+from gateway.metrics import Metrics
+from gateway.payouts import Payouts
+from gateway.quotes import Quotes
+from gateway.router import Instance, Router
+from gateway.seams import Seams, real_seams
+from gateway.store import migrate
+from gateway.store.database import Database
+from gateway.vault import Vault
+from gateway.worker.deliveries import Deliveries
+from gateway.worker.engine import Engine
+from gateway.worker.inbox import Inbox
+from gateway.worker.sweeper import Sweeper
+
+#: How long work under way may go on after the signal to stop.
+GRACE_S = 10
+_log = logs.get_logger("app")
+
+
+@dataclass(frozen=True)
+class Workers:
+    """The loops of one process."""
+
+    engines: dict[str, Engine]
+    inbox: Inbox
+    deliveries: Deliveries
+    sweeper: Sweeper
+
+    def wake(self, name: str) -> None:
+        """Ring the bell of `inbox`, `deliveries` or a custodian instance."""
+        if name == "inbox":
+            self.inbox.wakeup.ring()
+        elif name == "deliveries":
+            self.deliveries.wakeup.ring()
+        elif name in self.engines:
+            self.engines[name].wakeup.ring()
+
+    @asynccontextmanager
+    async def running(self, failed: Callable[[BaseException], None]) -> AsyncIterator[None]:
+        """Run every loop; at the end let work under way finish. A loop that dies calls `failed`."""
+        loops = {
+            "inbox": self.inbox.run(),
+            "deliveries": self.deliveries.run(),
+            "sweeper": self.sweeper.run(),
+            **{f"engine-{name}": engine.run() for name, engine in self.engines.items()},
+        }
+        tasks = [asyncio.create_task(loop, name=name) for name, loop in loops.items()]
+        for task in tasks:
+            task.add_done_callback(
+                lambda done: (
+                    None
+                    if done.cancelled()
+                    else failed(done.exception() or RuntimeError(done.get_name()))
+                )
+            )
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(
+                self.deliveries.finish(GRACE_S),
+                *(engine.finish(GRACE_S) for engine in self.engines.values()),
+            )
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """A wired gateway: its API, its loops and its store."""
+
+    context: ApiContext
+    workers: Workers
+    db: Database
+
+
+def open_database(settings: Settings) -> Database:
+    """Return the store, to be entered with `async with`. A fresh one is made; an old one is refused.
+
+    Raises SchemaMismatch, which says what to run.
+    """
+    migrate.prepare(settings.database)
+    return Database(settings.database)
+
+
+@asynccontextmanager
+async def open_gateway(
+    settings: Settings, *, seams: Seams | None = None, ready: Callable[[], bool] = lambda: True
+) -> AsyncIterator[Gateway]:
+    """Wire everything. ConfigError lists every fault of every custodian at once."""
+    seams = seams or real_seams()
+    metrics = Metrics()
+    vault = Vault(settings.server_key_bytes(), seams.ids)
+    assets = AssetRegistry(Asset.model_validate(each.model_dump()) for each in settings.assets)
+    async with contextlib.AsyncExitStack() as stack:
+        custodian_http = await stack.enter_async_context(
+            aiohttp.ClientSession(trust_env=False, connector=aiohttp.TCPConnector(limit=0))
+        )
+        endpoint_http = await stack.enter_async_context(
+            aiohttp.ClientSession(
+                trust_env=False,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                connector=connector(
+                    allow_private_addresses=settings.webhooks.allow_private_addresses
+                ),
+            )
+        )
+        tools = Tools(custodian_http, seams.clock, seams.ids, seams.offload, assets)
+        custodians = _custodians(settings, tools, metrics)
+        router = Router(
+            [
+                Instance(
+                    name,
+                    frozenset(settings.custodians[name].modes),
+                    custodian.capabilities,
+                    settings.accounts.get(name, ()),
+                )
+                for name, custodian in custodians.items()
+            ],
+            settings.routes,
+        )
+        db = await stack.enter_async_context(open_database(settings))
+        payouts = Payouts(seams, vault)
+        bells: list[Workers] = []
+
+        def wake(name: str) -> None:
+            for workers in bells:
+                workers.wake(name)
+
+        sender = Sender(endpoint_http, settings.webhooks, seams)
+        workers = Workers(
+            engines={
+                name: Engine(
+                    db=db,
+                    seams=seams,
+                    payouts=payouts,
+                    assets=assets,
+                    custodian=custodian,
+                    settings=settings.engine,
+                    metrics=metrics,
+                    owner=f"{socket.gethostname()}-{os.getpid()}",
+                    wake=wake,
+                )
+                for name, custodian in custodians.items()
+            },
+            inbox=Inbox(
+                db=db,
+                seams=seams,
+                payouts=payouts,
+                custodians=custodians,
+                settings=settings.engine,
+                metrics=metrics,
+                wake=wake,
+            ),
+            deliveries=Deliveries(
+                db=db,
+                seams=seams,
+                vault=vault,
+                sender=sender,
+                settings=settings.webhooks,
+                engine=settings.engine,
+                metrics=metrics,
+            ),
+            sweeper=Sweeper(
+                db=db, seams=seams, settings=settings.engine, metrics=metrics, wake=wake
+            ),
+        )
+        bells.append(workers)
+        context = ApiContext(
+            settings=settings,
+            db=db,
+            payouts=payouts,
+            quotes=Quotes(router, assets, seams),
+            endpoints=Endpoints(seams, vault, settings),
+            router=router,
+            custodians=custodians,
+            vault=vault,
+            seams=seams,
+            metrics=metrics,
+            wake=wake,
+            ready=ready,
+        )
+        yield Gateway(context, workers, db)
+
+
+async def serve(
+    settings: Settings,
+    *,
+    port: int | None = None,
+    seams: Seams | None = None,
+    ready: Callable[[str], None] | None = None,
+) -> int:
+    """Serve until SIGTERM or SIGINT; return the exit code. `ready` is called with the base URL."""
+    logs.configure(settings.log.format, settings.log.level)
+    stopping = asyncio.Event()
+    broken: list[BaseException] = []
+
+    def fail(error: BaseException) -> None:
+        # A loop never ends by itself: rather stop, and be started again, than serve without it.
+        _log.error("loop_died", exc_info=error)
+        broken.append(error)
+        stopping.set()
+
+    async with open_gateway(settings, seams=seams, ready=lambda: not stopping.is_set()) as gateway:
+        server = _Server(
+            uvicorn.Config(
+                create_api(gateway.context),
+                host=settings.listen.host,
+                port=settings.listen.port if port is None else port,
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                server_header=False,
+                timeout_graceful_shutdown=GRACE_S,
+            )
+        )
+        loop = asyncio.get_running_loop()
+        for name in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(name, stopping.set)
+        async with gateway.workers.running(fail):
+            serving = asyncio.create_task(server.serve())
+            address = await server.address(serving)
+            if address is not None:
+                _log.info(
+                    "ready",
+                    version=__version__,
+                    url=address,
+                    custodians=sorted(settings.custodians),
+                )
+                if ready is not None:
+                    ready(address)
+                await asyncio.wait(
+                    {serving, asyncio.create_task(stopping.wait())},
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+            server.should_exit = True
+            await serving
+    return 1 if broken or address is None else 0
+
+
+def run(
+    settings: Settings, *, port: int | None = None, ready: Callable[[str], None] | None = None
+) -> int:
+    """Serve on an event loop of its own; for the command line."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(serve(settings, port=port, ready=ready))
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own signal handling: the gateway stops API and loops together."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def address(self, serving: asyncio.Task[None]) -> str | None:
+        """Return the base URL once the server listens; None where it cannot (the port is taken)."""
+        while not self.started:
+            if serving.done():
+                return None
+            await asyncio.sleep(0.01)
+        host, port = self.servers[0].sockets[0].getsockname()[:2]
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _custodians(settings: Settings, tools: Tools, metrics: Metrics) -> dict[str, registry.Wrapped]:
+    """Build every instance; the faults of all of them are listed at once."""
+    built: dict[str, registry.Wrapped] = {}
+    faults: list[str] = []
+    for name, custodian in settings.custodians.items():
+        try:
+            built[name] = registry.build(
+                name, custodian.adapter, custodian.adapter_settings, tools, metrics, settings.engine
+            )
+        except ConfigError as error:
+            faults += error.faults
+    if faults:
+        raise ConfigError(faults)
+    return built

@@ -1,0 +1,133 @@
+"""Metrics for Prometheus, in a registry of their own. Label values are bounded."""
+
+from __future__ import annotations
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
+
+_CALL_SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+#: A custodian that invents words must not fill the memory of the metrics' store.
+_MOST_WORDS = 100
+_WORD_CHARS = 64
+
+
+class Metrics:
+    """Every metric of a process."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._words: set[tuple[str, str]] = set()
+        self._payouts = self._counter("payouts", "Status changes of payouts.", "status")
+        self._calls = self._counter(
+            "custodian_calls", "Calls of adapters' verbs.", "custodian", "verb", "outcome"
+        )
+        self._call_seconds = Histogram(
+            "payout_gateway_custodian_call_seconds",
+            "Time of calls of adapters' verbs.",
+            ("custodian", "verb"),
+            registry=self.registry,
+            buckets=_CALL_SECONDS,
+        )
+        self._unknown = self._counter(
+            "unknown_words", "Words of custodians that no table has.", "custodian", "word"
+        )
+        self._inbox = self._counter("inbox", "Webhooks of custodians.", "custodian", "outcome")
+        self._webhooks = self._counter(
+            "webhook_attempts", "Tries of webhook deliveries.", "outcome"
+        )
+        self._requests = self._counter(
+            "http_requests", "Requests to the API.", "route", "method", "status"
+        )
+        self._request_seconds = Histogram(
+            "payout_gateway_http_seconds",
+            "Time of requests to the API.",
+            ("route",),
+            registry=self.registry,
+            buckets=_CALL_SECONDS,
+        )
+        self._unowned = Counter(
+            "payout_gateway_unowned_rows",
+            "Payouts found that nobody worked on.",
+            registry=self.registry,
+        )
+        self._attention = Gauge(
+            "payout_gateway_attention",
+            "Rows of the operator's list.",
+            ("code",),
+            registry=self.registry,
+        )
+        self._work_age = Gauge(
+            "payout_gateway_work_oldest_due_seconds",
+            "Age of the oldest due work.",
+            registry=self.registry,
+        )
+        self._delivery_age = Gauge(
+            "payout_gateway_webhook_oldest_due_seconds",
+            "Age of the oldest due delivery.",
+            registry=self.registry,
+        )
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"payout_gateway_{name}", text, labels, registry=self.registry)
+
+    def payout(self, status: str) -> None:
+        """Count a payout that has reached a status."""
+        self._payouts.labels(status).inc()
+
+    def call(self, custodian: str, verb: str, outcome: str, seconds: float) -> None:
+        """Count and time a call of an adapter's verb."""
+        self._calls.labels(custodian, verb, outcome).inc()
+        self._call_seconds.labels(custodian, verb).observe(seconds)
+
+    def unknown_word(self, custodian: str, word: str) -> None:
+        """Count a custodian's word that no table has."""
+        label = word[:_WORD_CHARS]
+        if (custodian, label) not in self._words:
+            if sum(known == custodian for known, _ in self._words) >= _MOST_WORDS:
+                label = "other"
+            self._words.add((custodian, label))
+        self._unknown.labels(custodian, label).inc()
+
+    def inbox(self, custodian: str, outcome: str) -> None:
+        """Count what became of a custodian's webhook."""
+        self._inbox.labels(custodian, outcome).inc()
+
+    def webhook_attempt(self, outcome: str) -> None:
+        """Count a try of a delivery."""
+        self._webhooks.labels(outcome).inc()
+
+    def http_request(self, route: str, method: str, status: int, seconds: float) -> None:
+        """Count and time a request."""
+        known = (
+            method
+            if method in {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+            else "other"
+        )
+        self._requests.labels(route, known, str(status)).inc()
+        self._request_seconds.labels(route).observe(seconds)
+
+    def unowned(self) -> None:
+        """Count a payout that was found without an owner."""
+        self._unowned.inc()
+
+    def attention(self, code: str, rows: int) -> None:
+        """Set how many rows of a kind wait for the operator."""
+        self._attention.labels(code).set(rows)
+
+    def work_age(self, seconds: float) -> None:
+        """Set the age of the oldest due work."""
+        self._work_age.set(seconds)
+
+    def delivery_age(self, seconds: float) -> None:
+        """Set the age of the oldest due delivery."""
+        self._delivery_age.set(seconds)
+
+    def render(self) -> tuple[bytes, str]:
+        """Return the exposition and its media type."""
+        return generate_latest(self.registry), CONTENT_TYPE_LATEST

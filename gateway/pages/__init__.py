@@ -1,0 +1,1 @@
+"""Pages for people: plain HTML, nothing loaded from another host, no inline script."""

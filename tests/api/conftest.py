@@ -1,0 +1,245 @@
+"""The API over a real socket, on a real SQLite file, with a clock that the test sets."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import io
+import json
+import secrets
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import uvicorn
+
+from gateway.adapter import Capabilities, Notice, Ref
+from gateway.api.application import ApiContext, create_api
+from gateway.app import open_database
+from gateway.assets import AssetRegistry
+from gateway.config import Mode, Settings
+from gateway.endpoints import Endpoints
+from gateway.errors import CannotVerify, InvalidSignature
+from gateway.keys import mint_key
+from gateway.metrics import Metrics
+from gateway.payouts import Payouts
+from gateway.quotes import Quotes
+from gateway.router import Instance, Router
+from gateway.seams import Ids, Seams, real_seams
+from gateway.vault import Vault
+from tests.clock import SetClock
+
+ADDRESS = "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed"
+WALLET = {"type": "custodian_account", "account_type": "EXTERNAL_WALLET", "id": "w-1"}
+_SECRET = b"a custodian's webhook secret"
+
+
+class HmacCustodian:
+    """A custodian that signs its webhooks by HMAC; only what the API asks of one."""
+
+    name = "acme_eu"
+    adapter_name = "acme"
+    keys_reachable = True
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Pays custodian accounts and addresses."""
+        return Capabilities(
+            frozenset({"custodian_account", "address"}),
+            payee_types=frozenset({"EXTERNAL_WALLET"}),
+            webhooks=True,
+        )
+
+    async def verify(self, headers: Mapping[str, str], body: bytes) -> None:
+        """Check the signature."""
+        if not self.keys_reachable:
+            raise CannotVerify("keys")
+        if not hmac.compare_digest(headers.get("x-signature", ""), self.sign(body)):
+            raise InvalidSignature("the signature does not fit")
+
+    def parse(self, body: bytes) -> Sequence[Notice]:
+        """Read `{"id", "transfer"}`."""
+        told = json.loads(body)
+        if not isinstance(told, dict) or "id" not in told:
+            msg = "no id"
+            raise ValueError(msg)
+        return [Notice((Ref("transfer", str(told.get("transfer"))),), str(told["id"]))]
+
+    @staticmethod
+    def sign(body: bytes) -> str:
+        """Sign as the custodian does."""
+        return hmac.new(_SECRET, body, hashlib.sha256).hexdigest()
+
+
+class Api:
+    """A running API and a client for it."""
+
+    def __init__(
+        self, context: ApiContext, clock: SetClock, custodian: HmacCustodian, path: Path
+    ) -> None:
+        self.context = context
+        self.clock = clock
+        self.custodian = custodian
+        self.path = path
+        self.url = ""
+        self.http: aiohttp.ClientSession
+        self.woken: list[str] = []
+        self.keys: dict[tuple[str, str], str] = {}
+
+    async def key(self, org: str = "acme", mode: Mode = "live") -> str:
+        """Return an API key of an org."""
+        if (org, mode) not in self.keys:
+            minted = await self.context.db.run(mint_key, self.context.seams, org, mode)
+            self.keys[org, mode] = minted.key
+        return self.keys[org, mode]
+
+    async def send(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Any = None,
+        data: bytes | None = None,
+        org: str = "acme",
+        mode: Mode = "live",
+        **headers: str | None,
+    ) -> tuple[aiohttp.ClientResponse, bytes]:
+        """Send a request; return the answer and its bytes. `header=None` leaves a default header out."""
+        sent: dict[str, str | None] = {"authorization": f"Bearer {await self.key(org, mode)}"}
+        if body is not None or data is not None:
+            sent["content-type"] = "application/json"
+        sent |= {name.replace("_", "-"): value for name, value in headers.items()}
+        payload = (
+            data if data is not None else json.dumps(body).encode() if body is not None else None
+        )
+        async with self.http.request(
+            method,
+            self.url + path,
+            data=None if payload is None else io.BytesIO(payload),
+            headers={k: v for k, v in sent.items() if v is not None},
+        ) as answer:
+            return answer, await answer.read()
+
+    async def call(self, method: str, path: str, **options: Any) -> tuple[int, Any]:
+        """Send a request; return status and JSON."""
+        answer, raw = await self.send(method, path, **options)
+        return answer.status, json.loads(raw) if raw else None
+
+    async def problem(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        """Send a request that is refused; check the form of the problem and return it."""
+        answer, raw = await self.send(method, path, **options)
+        problem: dict[str, Any] = json.loads(raw)
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert problem["status"] == answer.status >= 400
+        assert problem["request_id"] == answer.headers["request-id"]
+        assert problem["type"].endswith("/docs/problems#" + problem["code"])
+        return problem
+
+    async def quote(
+        self, *, org: str = "acme", mode: Mode = "live", **members: Any
+    ) -> dict[str, Any]:
+        """Ask for a quote that is given."""
+        body = {
+            "external_ref": "u-1",
+            "destination": WALLET,
+            "asset": "USDC",
+            "amount": "43",
+            **members,
+        }
+        status, quote = await self.call(
+            "POST",
+            "/payouts/quote",
+            body=body,
+            org=org,
+            mode=mode,
+            idempotency_key=secrets.token_hex(8),
+        )
+        assert status == 200, quote
+        return dict(quote)
+
+    async def pay(
+        self, *, org: str = "acme", mode: Mode = "live", **members: Any
+    ) -> dict[str, Any]:
+        """Quote and pay."""
+        quote = await self.quote(org=org, mode=mode, **members)
+        status, payout = await self.call(
+            "POST", "/payouts", body={"quote_id": quote["quote_id"]}, org=org, mode=mode
+        )
+        assert status == 201, payout
+        return dict(payout)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """The configuration."""
+    return Settings.model_validate(
+        {
+            "database": tmp_path / "api.db",
+            "public_url": "https://pay.example/base",
+            "server_key": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
+            "custodians": {"acme_eu": {"adapter": "acme", "modes": ["live", "test"]}},
+            "routes": [
+                {
+                    "destination": "custodian_account",
+                    "custodian": "acme_eu",
+                    "account": {"id": "A1", "type": "VAULT"},
+                    "networks": ["Ethereum"],
+                },
+                {
+                    "destination": "address",
+                    "custodian": "acme_eu",
+                    "account": {"id": "A1", "type": "VAULT"},
+                    "assets": ["USDC", "EURC"],
+                    "fee": {"flat": "0.10", "basis_points": "25"},
+                },
+            ],
+            "accounts": {"acme_eu": [{"id": "A2", "type": "VAULT"}]},
+        }
+    )
+
+
+@pytest.fixture
+async def api(settings: Settings, tmp_path: Path) -> AsyncIterator[Api]:
+    """A running API."""
+    clock = SetClock()
+    seams: Seams = replace(real_seams(), clock=clock, ids=Ids(clock))
+    vault = Vault(settings.server_key_bytes(), seams.ids)
+    custodian = HmacCustodian()
+    accounts = settings.accounts["acme_eu"]
+    instance = Instance("acme_eu", frozenset({"live", "test"}), custodian.capabilities, accounts)
+    router = Router([instance], settings.routes)
+    async with open_database(settings) as db, aiohttp.ClientSession() as http:
+        woken: list[str] = []
+        context = ApiContext(
+            settings=settings,
+            db=db,
+            payouts=Payouts(seams, vault),
+            quotes=Quotes(router, AssetRegistry(), seams),
+            endpoints=Endpoints(seams, vault, settings),
+            router=router,
+            custodians={"acme_eu": custodian},
+            vault=vault,
+            seams=seams,
+            metrics=Metrics(),
+            wake=woken.append,
+            ready=lambda: True,
+        )
+        made = Api(context, clock, custodian, settings.database)
+        made.woken = woken
+        made.http = http
+        server = uvicorn.Server(
+            uvicorn.Config(
+                create_api(context), host="127.0.0.1", port=0, log_config=None, lifespan="off"
+            )
+        )
+        serving = asyncio.create_task(server.serve())
+        while not server.started:
+            await asyncio.sleep(0.005)
+        made.url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+        yield made
+        server.should_exit = True
+        await serving

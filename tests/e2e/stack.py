@@ -1,0 +1,317 @@
+"""A whole stack over real sockets: twin and gateway as processes, a receiver in the test's loop."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import secrets
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import aiohttp
+from aiohttp import web
+from standardwebhooks import Webhook
+
+PAYEE = "bef85a1c-b605-4b2e-bdb5-2d400f4d0bf3"
+NETWORK = "3adc1f92-e791-44a8-9aee-7f31c2108b78"
+_ROOT = Path(__file__).parents[2]
+T = TypeVar("T")
+
+_CONFIG = """
+database = "gateway.db"
+public_url = "http://127.0.0.1:{port}"
+server_key = "{server_key}"
+listen.port = {port}
+webhooks.allow_private_addresses = true
+webhooks.retry_plan_s = [0.3, 0.5, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2]
+engine = {{ lease_s = 1.5, idle_s = 0.5, sweep_s = 1 }}
+
+[custodians.fireblocks]
+adapter = "fireblocks"
+modes = ["live", "test"]
+base_url = "{url}"
+api_key = "{api_key}"
+private_key_file = "fireblocks.pem"
+jwks_url = "{jwks_url}"
+assets = {{ USDC = {{ asset_id = "USDC", network = "Ethereum" }} }}
+
+[[routes]]
+destination = "custodian_account"
+custodian = "fireblocks"
+account = {{ id = "EX_SUB3", type = "EXCHANGE_ACCOUNT" }}
+networks = ["Ethereum"]
+"""
+
+
+def free_port() -> int:
+    """Return a port of 127.0.0.1 that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def eventually(look: Callable[[], Awaitable[T]], seconds: float = 25) -> T:
+    """Ask until the answer is truthy; fail after so many seconds with the last answer."""
+    end = asyncio.get_running_loop().time() + seconds
+    while not (found := await look()):
+        assert asyncio.get_running_loop().time() < end, f"still {found!r} after {seconds} s"
+        await asyncio.sleep(0.05)
+    return found
+
+
+class Process:
+    """A child process that tells its readiness by one line on stdout."""
+
+    def __init__(self, process: asyncio.subprocess.Process, line: str, log: Path) -> None:
+        self._process = process
+        self.line = line
+        self.log = log
+
+    @classmethod
+    async def start(cls, log: Path, *arguments: str) -> Process:
+        """Start `python -m …` and wait for its line."""
+        with log.open("ab") as errors:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                *arguments,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=errors,
+                cwd=_ROOT,
+            )
+        assert process.stdout is not None
+        line = (await asyncio.wait_for(process.stdout.readline(), 30)).decode()
+        assert line, f"{arguments} did not start:\n{log.read_text()[-3000:]}"
+        return cls(process, line, log)
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
+
+    async def died(self, seconds: float = 20) -> int:
+        """Wait for the end; return the exit code."""
+        return await asyncio.wait_for(self._process.wait(), seconds)
+
+    async def stop(self) -> int:
+        """Ask it to stop and wait."""
+        if self._process.returncode is None:
+            os.kill(self.pid, signal.SIGCONT)
+            self._process.terminate()
+        try:
+            return await self.died()
+        except TimeoutError:
+            self._process.kill()
+            raise AssertionError(f"did not stop in time:\n{self.log.read_text()[-3000:]}") from None
+
+
+class Receiver:
+    """A subscriber's endpoint: keeps what verifies with the independent library, counts the rest."""
+
+    def __init__(self) -> None:
+        self.secret = ""
+        self.answer = 204
+        self.received: list[dict[str, Any]] = []
+        self.unverified = 0
+        self.tries = 0
+        self.url = ""
+
+    async def handle(self, request: web.Request) -> web.Response:
+        """Take one delivery."""
+        body = await request.read()
+        self.tries += 1
+        try:
+            event = Webhook(self.secret).verify(body, dict(request.headers))
+        except Exception:  # noqa: BLE001 - whatever it is, it did not verify
+            self.unverified += 1
+            return web.Response(status=400)
+        if self.answer == 204:
+            self.received.append({"id": request.headers["webhook-id"], "body": body, **event})
+        return web.Response(status=self.answer)
+
+    def types(self, payout_id: str) -> list[str]:
+        """Return the event types received for a payout, in the order of their sequence, once each."""
+        events = {each["id"]: each for each in self.received if each["data"]["id"] == payout_id}
+        return [
+            each["type"]
+            for each in sorted(events.values(), key=lambda each: each["data"]["sequence"])
+        ]
+
+
+class Stack:
+    """Twin, gateway, receiver and an API client."""
+
+    def __init__(self, folder: Path, http: aiohttp.ClientSession) -> None:
+        self.folder = folder
+        self.http = http
+        self.receiver = Receiver()
+        self.gateway: Process | None = None
+        self.twin: Process | None = None
+        self.control = ""
+        self.url = ""
+        self.key = ""
+
+    @property
+    def config(self) -> Path:
+        """The configuration file."""
+        return self.folder / "g.toml"
+
+    async def start_gateway(self, *arguments: str) -> Process:
+        """Start the gateway, perhaps one that stops itself somewhere."""
+        self.gateway = await Process.start(
+            self.folder / "gateway.log",
+            "tests.e2e.stopping_gateway",
+            "--config",
+            str(self.config),
+            *arguments,
+        )
+        return self.gateway
+
+    async def run(self, *arguments: str) -> str:
+        """Run a command of the gateway and return what it printed."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "gateway",
+            *arguments,
+            "--config",
+            str(self.config),
+            stdout=asyncio.subprocess.PIPE,
+            cwd=_ROOT,
+        )
+        out, _ = await process.communicate()
+        assert process.returncode == 0, f"{arguments} ended with {process.returncode}"
+        return out.decode()
+
+    async def call(
+        self, method: str, path: str, body: Any = None, **headers: str
+    ) -> tuple[int, Any]:
+        """Call the partner API; return status and JSON."""
+        async with self.http.request(
+            method,
+            self.url + path,
+            json=body,
+            headers={
+                "authorization": f"Bearer {self.key}",
+                **{k.replace("_", "-"): v for k, v in headers.items()},
+            },
+        ) as answer:
+            text = await answer.text()
+            return answer.status, json.loads(text) if text else None
+
+    async def quote(
+        self, amount: str = "43", payee: str = PAYEE, kind: str = "EXTERNAL_WALLET"
+    ) -> str:
+        """Ask for a quote and return its id."""
+        status, quote = await self.call(
+            "POST",
+            "/payouts/quote",
+            {
+                "external_ref": "user-1",
+                "asset": "USDC",
+                "amount": amount,
+                "destination": {"type": "custodian_account", "account_type": kind, "id": payee},
+            },
+            idempotency_key=secrets.token_hex(8),
+        )
+        assert status == 200, quote
+        return str(quote["quote_id"])
+
+    async def pay(self, amount: str = "43") -> str:
+        """Quote and pay; return the payout id."""
+        return await self.execute(await self.quote(amount))
+
+    async def execute(self, quote_id: str) -> str:
+        """Turn a quote into a payout, whatever happens to the gateway meanwhile; return its id."""
+        status, payout = await self.call("POST", "/payouts", {"quote_id": quote_id})
+        assert status in {201, 409}, payout
+        return str(payout["id"] if status == 201 else payout["payout_id"])
+
+    async def payout(self, payout_id: str) -> dict[str, Any]:
+        """Return a payout."""
+        status, payout = await self.call("GET", f"/payouts/{payout_id}")
+        assert status == 200, payout
+        return dict(payout)
+
+    async def reaches(self, payout_id: str, *words: str, seconds: float = 25) -> dict[str, Any]:
+        """Wait until the payout's status or sub-status is one of the words."""
+
+        async def look() -> dict[str, Any] | None:
+            payout = await self.payout(payout_id)
+            return payout if {payout["status"], payout["sub_status"]} & set(words) else None
+
+        try:
+            return await eventually(look, seconds)  # type: ignore[return-value, arg-type]
+        except AssertionError:
+            raise AssertionError(await self.run("payouts", "show", payout_id)) from None
+
+    async def ledger(self) -> list[dict[str, Any]]:
+        """Return every transfer that the custodian made: the witness that money moved once."""
+        async with self.http.get(self.control + "/_twin/ledger") as answer:
+            return list((await answer.json())["transfers"])
+
+    async def steer(self, method: str, what: str, body: Any = None) -> Any:
+        """Use the twin's control API."""
+        async with self.http.request(method, f"{self.control}/_twin/{what}", json=body) as answer:
+            text = await answer.text()
+            assert answer.status < 300, text
+            return json.loads(text) if text else None
+
+
+@asynccontextmanager
+async def stack(
+    folder: Path, *, twin_webhooks: bool = True, mode: str = "live"
+) -> AsyncIterator[Stack]:
+    """Start twin and receiver, write the configuration, mint a key. The gateway is started by the test."""
+    port = free_port()
+    webhook_url = f"http://127.0.0.1:{port}/custodians/fireblocks/webhooks"
+    arguments = ["adapters.fireblocks.sandbox", "--port", "0", "--step-s", "0.1"]
+    arguments += ["--webhook-url", webhook_url] if twin_webhooks else []
+    async with aiohttp.ClientSession() as http:
+        made = Stack(folder, http)
+        made.url = f"http://127.0.0.1:{port}"
+        application = web.Application()
+        application.router.add_post("/hook", made.receiver.handle)
+        runner = web.AppRunner(application)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        made.receiver.url = f"http://127.0.0.1:{runner.addresses[0][1]}/hook"
+        made.twin = await Process.start(folder / "twin.log", *arguments)
+        told = json.loads(made.twin.line)
+        made.control = told["control_url"]
+        (folder / "fireblocks.pem").write_text(told["credentials"]["private_key"])
+        made.config.write_text(
+            _CONFIG.format(
+                port=port,
+                server_key=base64.b64encode(secrets.token_bytes(32)).decode(),
+                url=told["url"],
+                api_key=told["credentials"]["api_key"],
+                jwks_url=told["credentials"]["jwks_url"],
+            )
+        )
+        try:
+            minted = await made.run("keys", "create", "--org", "acme", "--mode", mode, "--json")
+            made.key = json.loads(minted)["key"]
+            yield made
+        finally:
+            for process in (made.gateway, made.twin):
+                if process is not None:
+                    await process.stop()
+            await runner.cleanup()
+
+
+async def subscribe(made: Stack) -> None:
+    """Register the receiver for every event."""
+    status, endpoint = await made.call(
+        "POST", "/webhook-endpoints", {"url": made.receiver.url, "event_types": []}
+    )
+    assert status == 201, endpoint
+    made.receiver.secret = endpoint["secret"]

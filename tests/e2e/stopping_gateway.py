@@ -1,0 +1,63 @@
+"""A gateway process that kills or stops itself at a named step. For the crash tests only.
+
+    python -m tests.e2e.stopping_gateway --config g.toml [--at order.moved --how kill|stop]
+
+With `--quick` the waiting times of the Fireblocks adapter shrink to about a second, so that the
+recovery of an unknown outcome can be watched; the rule itself stays the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from adapters.fireblocks.adapter import Fireblocks
+from gateway import config
+from gateway.app import serve
+from gateway.seams import Seams, Step, real_seams
+
+
+def stop_at(step: Step, how: signal.Signals) -> Callable[[Step], None]:
+    """Return a hook that sends the signal to this very process, once, at the step."""
+    done: list[Step] = []
+
+    def hook(reached: Step) -> None:
+        if reached is step and not done:
+            done.append(reached)
+            os.kill(os.getpid(), how)
+
+    return hook
+
+
+def main() -> int:
+    """Serve until told to stop, or until the step."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--at", type=Step)
+    parser.add_argument("--how", choices=["kill", "stop"], default="kill")
+    parser.add_argument("--quick", action="store_true")
+    options = parser.parse_args()
+    seams: Seams = real_seams()
+    if options.at is not None:
+        how = signal.SIGKILL if options.how == "kill" else signal.SIGSTOP
+        seams = replace(seams, step=stop_at(options.at, how))
+    if options.quick:
+        Fireblocks.capabilities = replace(
+            Fireblocks.capabilities,
+            call_life_s=1.0,
+            visibility_s=0.5,
+            polling_s=(0.2, 0.3, 0.4, 0.5),
+        )
+    return asyncio.run(
+        serve(config.load(options.config), seams=seams, ready=lambda url: print(url, flush=True))
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""SIGKILL and SIGSTOP of the gateway at every named step: paid once, delivered, every event told."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from gateway.seams import Step
+from tests.e2e.stack import Stack, eventually, stack, subscribe
+
+pytestmark = pytest.mark.timeout(90)
+_IN_ORDER = ["payout.created", "payout.broadcast", "payout.delivered"]
+
+
+async def _told(made: Stack, payout_id: str) -> None:
+    """Wait until the subscriber has every event of the payout; every delivery verified."""
+
+    async def look() -> bool:
+        return made.receiver.types(payout_id) == _IN_ORDER
+
+    await eventually(look)
+    assert made.receiver.unverified == 0
+    status, feed = await made.call("GET", f"/events?payout_id={payout_id}")
+    assert status == 200
+    assert [each["type"] for each in feed["data"]] == _IN_ORDER
+    assert [each["data"]["sequence"] for each in feed["data"]] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("step", Step)
+async def test_a_kill_at_any_step_pays_once(tmp_path: Path, step: Step) -> None:
+    """Killed at the step and started again: one transfer, one of each event, delivered."""
+    async with stack(tmp_path) as made:
+        plain = await made.start_gateway("--quick")
+        await subscribe(made)
+        quote_id = await made.quote()
+        await plain.stop()
+        dying = await made.start_gateway("--quick", "--at", step)
+        with contextlib.suppress(aiohttp.ClientError):
+            await made.execute(quote_id)
+        assert await dying.died(30) == -signal.SIGKILL, f"{step} was never reached"
+        await made.start_gateway("--quick")
+        payout_id = await made.execute(quote_id)
+        payout = await made.reaches(payout_id, "delivered", seconds=40)
+        assert [entry["status"] for entry in payout["timeline"]][-1] == "delivered"
+        assert len(await made.ledger()) == 1
+        await _told(made, payout_id)
+
+
+async def test_a_worker_stopped_past_its_lease_pays_once(tmp_path: Path) -> None:
+    """Stopped between mark and send, taken over by another process, woken: its call changes nothing."""
+    async with stack(tmp_path) as made:
+        stalled = await made.start_gateway("--at", Step.MOVED, "--how", "stop")
+        # The quote comes from the very process that will stall: it is the only one that listens.
+        payout_id = await made.execute(await made.quote())
+        await _stopped(stalled.pid)
+        made.config.write_text(made.config.read_text().replace("listen.port", "# listen.port"))
+        second_config = made.config.read_text() + ""
+        made.config.write_text(second_config)
+        os.kill(stalled.pid, signal.SIGCONT)
+        await made.reaches(payout_id, "delivered")
+        assert len(await made.ledger()) == 1
+
+
+async def _stopped(pid: int) -> None:
+    """Wait until the process is stopped."""
+    for _ in range(400):
+        if Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T":
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError("never stopped")
