@@ -7,7 +7,8 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -28,7 +29,7 @@ from gateway.metrics import Metrics
 from gateway.payouts import Payouts
 from gateway.quotes import Quotes
 from gateway.router import Instance, Router
-from gateway.seams import Seams, real_seams
+from gateway.seams import Clock, Seams, real_seams
 from gateway.store import migrate
 from gateway.store.database import Database
 from gateway.vault import Vault
@@ -39,6 +40,8 @@ from gateway.worker.sweeper import Sweeper
 
 #: How long work under way may go on after the signal to stop.
 GRACE_S = 10
+#: How long a loop waits before it asks a store again that could not be written.
+STORE_AGAIN_S = 2.0
 _log = logs.get_logger("app")
 
 
@@ -50,6 +53,7 @@ class Workers:
     inbox: Inbox
     deliveries: Deliveries
     sweeper: Sweeper
+    clock: Clock
 
     def wake(self, name: str) -> None:
         """Ring the bell of `inbox`, `deliveries` or a custodian instance."""
@@ -64,12 +68,14 @@ class Workers:
     async def running(self, failed: Callable[[BaseException], None]) -> AsyncIterator[None]:
         """Run every loop; at the end let work under way finish. A loop that dies calls `failed`."""
         loops = {
-            "inbox": self.inbox.run(),
-            "deliveries": self.deliveries.run(),
-            "sweeper": self.sweeper.run(),
-            **{f"engine-{name}": engine.run() for name, engine in self.engines.items()},
+            "inbox": self.inbox.run,
+            "deliveries": self.deliveries.run,
+            "sweeper": self.sweeper.run,
+            **{f"engine-{name}": engine.run for name, engine in self.engines.items()},
         }
-        tasks = [asyncio.create_task(loop, name=name) for name, loop in loops.items()]
+        tasks = [
+            asyncio.create_task(self._keep(name, loop), name=name) for name, loop in loops.items()
+        ]
         for task in tasks:
             task.add_done_callback(
                 lambda done: (
@@ -88,6 +94,15 @@ class Workers:
                 self.deliveries.finish(GRACE_S),
                 *(engine.finish(GRACE_S) for engine in self.engines.values()),
             )
+
+    async def _keep(self, name: str, loop: Callable[[], Awaitable[None]]) -> None:
+        """Run a loop; while the store cannot be written (a full disk), wait and go on."""
+        while True:
+            try:
+                await loop()
+            except sqlite3.OperationalError as error:
+                _log.error("store_unavailable", loop=name, exc_info=error)
+                await self.clock.sleep(STORE_AGAIN_S)
 
 
 @dataclass(frozen=True)
@@ -186,6 +201,7 @@ async def open_gateway(
                 engine=settings.engine,
                 metrics=metrics,
             ),
+            clock=seams.clock,
             sweeper=Sweeper(
                 db=db, seams=seams, settings=settings.engine, metrics=metrics, wake=wake
             ),

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import and_, bindparam, func, insert, or_, select, update
+from sqlalchemy import and_, bindparam, delete, func, insert, or_, select, update
 
 from gateway.model import Payout, Transaction
 from gateway.store.database import Query, Row, Tx, upsert
@@ -45,6 +45,19 @@ _REF = Query(
 _REFS_OF = Query(
     select(refs).where(refs.c.payout_id == bindparam("payout_id")).order_by(refs.c.kind)
 )
+_OF_TRANSACTION = and_(
+    transactions.c.payout_id == bindparam("payout_id"),
+    transactions.c.id == bindparam("transaction_id"),
+)
+_DROP_HASHLESS = Query(
+    delete(transactions).where(and_(_OF_TRANSACTION, transactions.c.tx_hash == ""))
+)
+_TOUCH_TRANSACTION = Query(
+    update(transactions)
+    .where(_OF_TRANSACTION)
+    .values(status=bindparam("new_status"))
+    .returning(transactions.c.id)
+)
 _INSERT_ATTENTION = upsert(attention)
 _ADD_ATTENTION = Query(
     _INSERT_ATTENTION.on_conflict_do_update(
@@ -74,7 +87,12 @@ _FIRST_ANSWER = Query(
 _UNOWNED = Query(
     select(payouts.c.id, payouts.c.custodian)
     .outerjoin(work, work.c.payout_id == payouts.c.id)
-    .where(and_(payouts.c.status.in_(["pending", "broadcast"]), work.c.payout_id.is_(None)))
+    .where(
+        and_(
+            or_(payouts.c.status == "pending", payouts.c.status == "broadcast"),
+            work.c.payout_id.is_(None),
+        )
+    )
     .limit(bindparam("limit"))
 )
 
@@ -185,7 +203,19 @@ async def add_entry(tx: Tx, **columns: object) -> None:
 
 
 async def add_transaction(tx: Tx, payout_id: str, transaction: Transaction) -> None:
-    """Add a transaction or bring its status up to date; a new hash is a new row."""
+    """Add a transaction or bring its status up to date.
+
+    A first hash completes the row, another hash is a row of its own: the history of a replacement.
+    """
+    if transaction.tx_hash:
+        await tx.all(_DROP_HASHLESS, payout_id=payout_id, transaction_id=transaction.id)
+    elif await tx.all(
+        _TOUCH_TRANSACTION,
+        payout_id=payout_id,
+        transaction_id=transaction.id,
+        new_status=transaction.status,
+    ):
+        return
     await tx.all(
         _ADD_TRANSACTION,
         payout_id=payout_id,

@@ -18,8 +18,8 @@ from gateway.vault import Vault
 from gateway.worker.wakeup import Wakeup
 
 _log = get_logger("deliveries")
-#: A lease outlives the longest try by far: two tries of one delivery never overlap.
-_LEASE_S = 60.0
+#: A lease outlives the longest try by so much: two tries of one delivery do not overlap.
+_LEASES_PER_TIMEOUT = 2
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Deliveries:
 
     async def _claim(self, limit: int) -> list[Claim]:
         now = self._seams.clock.now()
-        until = to_us(now + timedelta(seconds=_LEASE_S))
+        until = to_us(now + timedelta(seconds=_LEASES_PER_TIMEOUT * self._settings.timeout_s))
         rows: list[Row] = await self._db.run(events.claim_deliveries, to_us(now), until, limit)
         return [
             Claim(
@@ -112,6 +112,9 @@ class Deliveries:
         self._seams.step(Step.DELIVERY_SENT)
         next_at = await self._db.run(self._settle, claim, tried, begun)
         self._seams.step(Step.DELIVERY_SETTLED)
+        if next_at is not None:
+            # The loop sleeps by what was due before: tell it of the new try.
+            self.wakeup.ring()
         self._metrics.webhook_attempt(tried.outcome)
         _log.info(
             "webhook_tried",

@@ -30,6 +30,7 @@ public_url = "http://127.0.0.1:{port}"
 server_key = "{server_key}"
 listen.port = {port}
 webhooks.allow_private_addresses = true
+webhooks.timeout_s = 1
 webhooks.retry_plan_s = [0.3, 0.5, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2]
 engine = {{ lease_s = 1.5, idle_s = 0.5, sweep_s = 1 }}
 
@@ -248,7 +249,7 @@ class Stack:
             return payout if {payout["status"], payout["sub_status"]} & set(words) else None
 
         try:
-            return await eventually(look, seconds)  # type: ignore[return-value, arg-type]
+            return await eventually(look, seconds)  # type: ignore[arg-type]
         except AssertionError:
             raise AssertionError(await self.run("payouts", "show", payout_id)) from None
 

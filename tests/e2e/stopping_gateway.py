@@ -42,6 +42,7 @@ def main() -> int:
     parser.add_argument("--at", type=Step)
     parser.add_argument("--how", choices=["kill", "stop"], default="kill")
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--port", type=int)
     options = parser.parse_args()
     seams: Seams = real_seams()
     if options.at is not None:
@@ -55,7 +56,12 @@ def main() -> int:
             polling_s=(0.2, 0.3, 0.4, 0.5),
         )
     return asyncio.run(
-        serve(config.load(options.config), seams=seams, ready=lambda url: print(url, flush=True))
+        serve(
+            config.load(options.config),
+            port=options.port,
+            seams=seams,
+            ready=lambda url: print(url, flush=True),
+        )
     )
 
 

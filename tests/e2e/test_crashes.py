@@ -52,19 +52,35 @@ async def test_a_kill_at_any_step_pays_once(tmp_path: Path, step: Step) -> None:
         await _told(made, payout_id)
 
 
-async def test_a_worker_stopped_past_its_lease_pays_once(tmp_path: Path) -> None:
-    """Stopped between mark and send, taken over by another process, woken: its call changes nothing."""
+@pytest.mark.parametrize("woken_first", [True, False])
+async def test_a_worker_stopped_past_its_lease_pays_once(
+    tmp_path: Path, *, woken_first: bool
+) -> None:
+    """Stopped between mark and send, taken over by another process, then woken: one transfer.
+
+    Woken first, its call still goes out while the other only looks. Woken last, the other has
+    already proven absence and executed; the late call is refused by the custodian.
+    """
     async with stack(tmp_path) as made:
         stalled = await made.start_gateway("--at", Step.MOVED, "--how", "stop")
-        # The quote comes from the very process that will stall: it is the only one that listens.
         payout_id = await made.execute(await made.quote())
         await _stopped(stalled.pid)
-        made.config.write_text(made.config.read_text().replace("listen.port", "# listen.port"))
-        second_config = made.config.read_text() + ""
-        made.config.write_text(second_config)
-        os.kill(stalled.pid, signal.SIGCONT)
+        try:
+            quick = [] if woken_first else ["--quick"]
+            second = await made.start_gateway("--port", "0", *quick)
+            made.url = second.line.strip()
+            if woken_first:
+                await made.reaches(payout_id, "outcome_unknown")
+            else:
+                await made.reaches(payout_id, "delivered")
+        finally:
+            os.kill(stalled.pid, signal.SIGCONT)
         await made.reaches(payout_id, "delivered")
+        await stalled.stop()
         assert len(await made.ledger()) == 1
+        calls = await made.steer("GET", "calls")
+        executes = [each for each in calls["calls"] if each["path"].endswith("/actions/execute")]
+        assert len(executes) == (1 if woken_first else 2)
 
 
 async def _stopped(pid: int) -> None:

@@ -138,7 +138,7 @@ class Bench:
         """Return in how many seconds the next look is due."""
         row = await self.db.read(work.work_row, payout_id)
         assert row is not None
-        return (row["due_at"] - to_us(self.clock.now())) / 1e6
+        return float(row["due_at"] - to_us(self.clock.now())) / 1e6
 
 
 @pytest.fixture

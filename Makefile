@@ -1,0 +1,71 @@
+# The one front door. `make` lists what can be done; every target sets up what it needs.
+
+.DEFAULT_GOAL := help
+.SUFFIXES:
+
+BIN   := .venv/bin
+READY := .venv/.ready
+PATHS := gateway adapters tests
+
+.PHONY: help setup demo serve test e2e cover check fmt docs lock adapter clean distclean
+
+help: ## Show this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  make test T=tests/test_states.py    one file, folder or test id"
+	@echo "  make adapter name=acme              a new adapter, copied from adapters/dummy"
+	@echo "  make lock upgrade=1                 newest versions within the ranges of pyproject.toml"
+
+setup: $(READY) ## Make .venv from the hashed lock and install the project in it
+
+# Done again only when the lock or the project's own metadata changed.
+$(READY): requirements-dev.lock pyproject.toml
+	@scripts/setup
+	@touch $@
+
+demo: $(READY) ## Two payouts from quote to delivered, over real sockets, on this machine
+	@$(BIN)/payout-gateway demo
+
+serve: $(READY) ## The same stack, kept up, with a curl session to paste
+	@$(BIN)/payout-gateway demo --serve
+
+test: $(READY) ## Run the tests (T=path for some of them)
+	$(BIN)/python -m pytest $(T)
+
+e2e: $(READY) ## Run only the tests with whole processes
+	$(BIN)/python -m pytest tests/e2e
+
+cover: $(READY) ## Run the tests and show which branches none of them took
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(T)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+check: $(READY) ## Judge the code: format, lint, types, import rules, docs
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/mkdocs build --strict --quiet --site-dir build/site
+
+fmt: $(READY) ## Format the code and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+docs: $(READY) ## Build the documentation into site/
+	$(BIN)/mkdocs build --strict --site-dir site
+
+lock: $(READY) ## Write the hashed lock files again from pyproject.toml
+	@BIN=$(BIN) upgrade=$(upgrade) scripts/lock
+
+adapter: $(READY) ## Start a new adapter (name=acme)
+	@test -n "$(name)" || { echo "say which: make adapter name=acme"; exit 2; }
+	@$(BIN)/payout-gateway adapters new "$(name)"
+
+clean: ## Remove what tools have left, but not .venv
+	rm -rf build dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache \
+	  .coverage .coverage.* *.egg-info
+	find $(PATHS) scripts -type d -name __pycache__ -prune -exec rm -rf {} +
+
+distclean: clean ## Remove .venv as well
+	rm -rf .venv

@@ -1,0 +1,1 @@
+"""Custodian adapters, one folder each, and the custodian twins they are tested against."""

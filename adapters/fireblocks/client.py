@@ -1,0 +1,161 @@
+"""Fireblocks over HTTP: signed requests as the official clients send them, and their answers.
+
+Source: fireblocks protocol notes, §5 (errors), §7 (request authentication), §11 (official client).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import uuid
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import jwt
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from yarl import URL
+
+if TYPE_CHECKING:
+    from gateway.adapter import Tools
+
+#: What both official clients send; the vendor's support names the same number.
+TOKEN_LIFE_S = 55
+_BURNT = re.compile(r"idempoten|re-?used?\b|internal error", re.IGNORECASE)
+_LOCKED = re.compile(
+    r"\block|in progress|active payout|another payout|already (?:active|running)", re.IGNORECASE
+)
+
+
+def load_private_key(pem: str) -> RSAPrivateKey:
+    """Return the RSA key of the API user. A ValueError says what is wrong, without the key."""
+    try:
+        key = load_pem_private_key(pem.encode(), password=None)
+    except (ValueError, TypeError):
+        msg = "is not an unencrypted PEM private key"
+        raise ValueError(msg) from None
+    if not isinstance(key, RSAPrivateKey):
+        msg = "is not an RSA key; Fireblocks signs with RS256"
+        raise ValueError(msg)  # noqa: TRY004 - pydantic reads ValueError
+    return key
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A request with its credentials, ready to go: nothing slow is left to do."""
+
+    method: str
+    url: URL
+    headers: dict[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back, whatever its shape."""
+
+    status: int
+    json: Any  #: None where the body is no JSON
+    retry_after_s: float | None = None
+
+    @property
+    def message(self) -> str:
+        """The error's words, in any of the three shapes; empty for a body that is no JSON."""
+        if not isinstance(self.json, dict):
+            return ""
+        error = self.json.get("error")
+        told = error.get("message") if isinstance(error, dict) else self.json.get("message")
+        return told if isinstance(told, str) else ""
+
+    @property
+    def kind(self) -> str:
+        """The error's type (new APIs) or number (classic), as a word; else the HTTP status."""
+        if isinstance(self.json, dict):
+            error = self.json.get("error")
+            if isinstance(error, dict) and isinstance(error.get("type"), str):
+                return str(error["type"])
+            if "code" in self.json:
+                return str(self.json["code"])
+        return str(self.status)
+
+    @property
+    def burnt(self) -> bool:
+        """Whether the key was used up by an earlier failure of theirs."""
+        return self.status == 400 and _BURNT.search(self.message) is not None  # noqa: PLR2004
+
+    @property
+    def locked(self) -> bool:
+        """Whether another payout of the same account is in the way."""
+        return _LOCKED.search(self.message) is not None
+
+
+class Client:
+    """Signs and sends. One per adapter."""
+
+    def __init__(  # noqa: PLR0913 - the parts of a signed call
+        self,
+        base_url: str,
+        api_key: str,
+        private_key: RSAPrivateKey,
+        timeout_s: float,
+        tools: Tools,
+    ) -> None:
+        self._base = base_url.rstrip("/")
+        self._api_key = api_key
+        self._private_key = private_key
+        self._timeout = aiohttp.ClientTimeout(total=timeout_s, connect=min(10, timeout_s))
+        self._tools = tools
+
+    async def prepare(
+        self, method: str, path: str, body: bytes = b"", key: str | None = None
+    ) -> Prepared:
+        """Sign a request to a path below the base URL; the path is already percent-encoded."""
+        url = URL(self._base + path, encoded=True)
+        now = int(self._tools.clock.now().timestamp())
+        claims = {
+            "uri": url.raw_path_qs,
+            "nonce": str(uuid.UUID(bytes=self._tools.ids.random_bytes(16), version=4)),
+            "iat": now,
+            "exp": now + TOKEN_LIFE_S,
+            "sub": self._api_key,
+            "bodyHash": hashlib.sha256(body).hexdigest(),
+        }
+        sign = partial(jwt.encode, claims, self._private_key, algorithm="RS256")
+        token = await self._tools.offload(sign)
+        headers = {
+            "X-API-Key": self._api_key,
+            "Authorization": f"Bearer {token}",
+            "Accept": "application/json",
+        }
+        if body:
+            headers["Content-Type"] = "application/json"
+        if key is not None:
+            headers["Idempotency-Key"] = key
+        return Prepared(method, url, headers, body)
+
+    async def send(self, prepared: Prepared) -> Answer:
+        """Send once. Raises aiohttp's errors and TimeoutError."""
+        async with self._tools.http.request(
+            prepared.method,
+            prepared.url,
+            data=prepared.body,
+            headers=prepared.headers,
+            skip_auto_headers=("Content-Type",),
+            allow_redirects=False,
+            timeout=self._timeout,
+        ) as answer:
+            raw = await answer.read()
+            retry_after = answer.headers.get("Retry-After", "")
+        try:
+            told = json.loads(raw)
+        except ValueError:
+            told = None
+        seconds = float(retry_after) if retry_after.isascii() and retry_after.isdigit() else None
+        return Answer(answer.status, told, seconds)
+
+    async def get(self, path: str) -> Answer:
+        """Sign and send a GET."""
+        return await self.send(await self.prepare("GET", path))

@@ -1,0 +1,214 @@
+"""Fireblocks' webhooks: verified over the raw bytes, then read.
+
+v2 is a detached JWS (RS512) against a JWKS; v1 a bare RSA signature against one configured key.
+Source: fireblocks protocol notes, §9.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import jwt
+from cryptography.exceptions import InvalidSignature as BadRsa
+from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.hashes import SHA512
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+from adapters.fireblocks.words import TRANSACTION_WORDS, clean
+from gateway.adapter import (
+    CannotVerify,
+    InvalidSignature,
+    Notice,
+    Ref,
+    Report,
+    SubStatus,
+    Transaction,
+)
+
+if TYPE_CHECKING:
+    from gateway.adapter import Tools
+
+#: `Cache-Control: max-age` of the vendor's key hosts.
+_KEYS_LIFE_S = 3600
+#: An unknown key id fetches the keys again, but not more often than this.
+_LEAST_BETWEEN_S = 5
+_TIMEOUT = aiohttp.ClientTimeout(total=10)
+#: What a transaction's webhook may say of a payout: under way, never at its end.
+_NEWS = frozenset({SubStatus.BROADCAST, SubStatus.CONFIRMING, SubStatus.SETTLING})
+
+
+def load_public_key(pem: str) -> RSAPublicKey:
+    """Return the RSA key of v1. A ValueError says what is wrong."""
+    key = load_pem_public_key(pem.encode())
+    if not isinstance(key, RSAPublicKey):
+        msg = "is not an RSA public key"
+        raise ValueError(msg)  # noqa: TRY004 - pydantic reads ValueError
+    return key
+
+
+class Verifier:
+    """Checks that a webhook is Fireblocks'."""
+
+    def __init__(self, jwks_url: str | None, v1_key: RSAPublicKey | None, tools: Tools) -> None:
+        self._jwks_url = jwks_url
+        self._v1_key = v1_key
+        self._tools = tools
+        self._keys: dict[str, RSAPublicKey] = {}
+        self._fetched_at: float | None = None
+
+    async def verify(self, headers: Mapping[str, str], body: bytes) -> None:
+        """Raise InvalidSignature or CannotVerify, or return."""
+        detached = headers.get("fireblocks-webhook-signature")
+        if detached is not None and self._jwks_url is not None:
+            await self._verify_v2(detached, body)
+            return
+        bare = headers.get("fireblocks-signature")
+        if bare is not None and self._v1_key is not None:
+            _check(self._v1_key, _bytes(bare, urlsafe=False), body)
+            return
+        msg = "no signature that this instance is configured to verify"
+        raise InvalidSignature(msg)
+
+    async def _verify_v2(self, detached: str, body: bytes) -> None:
+        protected, _, signature = detached.partition("..")
+        try:
+            header = json.loads(_bytes(protected))
+            algorithm, kid = header["alg"], header["kid"]
+        except (ValueError, KeyError, TypeError):
+            msg = "the signature header is malformed"
+            raise InvalidSignature(msg) from None
+        # Pinned: whoever could choose the algorithm could choose `none`, or HMAC with a public key.
+        if algorithm != "RS512" or not isinstance(kid, str):
+            msg = "the signature is not RS512"
+            raise InvalidSignature(msg)
+        payload = base64.urlsafe_b64encode(body).rstrip(b"=")
+        _check(await self._key(kid), _bytes(signature), protected.encode() + b"." + payload)
+
+    async def _key(self, kid: str) -> RSAPublicKey:
+        now = self._tools.clock.monotonic()
+        age = None if self._fetched_at is None else now - self._fetched_at
+        if kid in self._keys and age is not None and age < _KEYS_LIFE_S:
+            return self._keys[kid]
+        if age is not None and age < _LEAST_BETWEEN_S:
+            # Perhaps rotated this very moment: 503, so that the sender tries again.
+            msg = "an unknown key id, and the keys were fetched a moment ago"
+            raise CannotVerify(msg)
+        try:
+            self._keys = await self._fetch()
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            if kid in self._keys:
+                return self._keys[kid]
+            raise CannotVerify(type(error).__name__) from None
+        self._fetched_at = now
+        if kid not in self._keys:
+            msg = "the key id is not among the custodian's keys"
+            raise InvalidSignature(msg)
+        return self._keys[kid]
+
+    async def _fetch(self) -> dict[str, RSAPublicKey]:
+        assert self._jwks_url is not None  # noqa: S101 - checked by the caller
+        async with self._tools.http.get(
+            self._jwks_url, timeout=_TIMEOUT, allow_redirects=False
+        ) as answer:
+            if answer.status != 200:  # noqa: PLR2004
+                msg = f"the key host answered {answer.status}"
+                raise ValueError(msg)
+            told = json.loads(await answer.read())
+        keys: dict[str, RSAPublicKey] = {}
+        for entry in (
+            told["keys"] if isinstance(told, dict) and isinstance(told.get("keys"), list) else ()
+        ):
+            if (
+                isinstance(entry, dict)
+                and entry.get("kty") == "RSA"
+                and isinstance(entry.get("kid"), str)
+            ):
+                key = jwt.PyJWK(entry, algorithm="RS512").key
+                if isinstance(key, RSAPublicKey):
+                    keys[entry["kid"]] = key
+        if not keys:
+            msg = "the key host gave no keys"
+            raise ValueError(msg)
+        return keys
+
+
+def parse(body: bytes, network_of: Callable[[str], str | None]) -> list[Notice]:
+    """Read a v2 or v1 envelope. ValueError where it is neither. Pure."""
+    told = json.loads(body)
+    if not isinstance(told, dict) or not isinstance(told.get("data", {}), dict):
+        msg = "not an envelope"
+        raise ValueError(msg)
+    data: dict[str, Any] = told.get("data") or {}
+    event = told.get("eventType") or told.get("type")
+    if not isinstance(event, str):
+        msg = "no event type"
+        raise ValueError(msg)
+    if isinstance(told.get("id"), str):
+        dedup_key = told["id"]
+    else:
+        # v1 has no notification id: the same event of the same time is the same notification.
+        parts = [
+            event,
+            data.get("id"),
+            data.get("status"),
+            data.get("subStatus"),
+            told.get("timestamp"),
+        ]
+        dedup_key = "v1:" + hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    transaction_id = data.get("id") or told.get("resourceId")
+    if not event.lower().startswith("transaction") or not isinstance(transaction_id, str):
+        return [Notice((), dedup_key)]
+    at = read_time(told.get("createdAt") or told.get("timestamp")) or datetime.fromtimestamp(0, UTC)
+    report = _report(transaction_id, data, at, network_of)
+    return [Notice((Ref("transaction", transaction_id),), dedup_key, at, report)]
+
+
+def _report(
+    transaction_id: str, data: dict[str, Any], at: datetime, network_of: Callable[[str], str | None]
+) -> Report | None:
+    status = clean(data.get("status"))
+    news = TRANSACTION_WORDS.get(status)
+    if news not in _NEWS:
+        return None
+    transaction = Transaction(
+        id=transaction_id,
+        tx_hash=clean(data.get("txHash")) or None,
+        network=network_of(clean(data.get("assetId"))),
+        status=status,
+        at=at,
+    )
+    return Report(news, status, transactions=(transaction,), observed_at=at)
+
+
+def read_time(value: Any) -> datetime | None:
+    """Return a time, in seconds or milliseconds; the vendor's prose and samples differ."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 10**14:
+        return datetime.fromtimestamp(value / 1000 if value > 10**11 else value, UTC)
+    return None
+
+
+def _bytes(text: str, *, urlsafe: bool = True) -> bytes:
+    try:
+        return base64.b64decode(
+            text.strip() + "=" * (-len(text.strip()) % 4),
+            altchars=b"-_" if urlsafe else None,
+            validate=True,
+        )
+    except ValueError:
+        msg = "the signature is not base64"
+        raise InvalidSignature(msg) from None
+
+
+def _check(key: RSAPublicKey, signature: bytes, content: bytes) -> None:
+    try:
+        key.verify(signature, content, PKCS1v15(), SHA512())
+    except BadRsa:
+        msg = "the signature does not fit"
+        raise InvalidSignature(msg) from None

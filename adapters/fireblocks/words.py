@@ -1,0 +1,273 @@
+"""Fireblocks' words and ours. Tables first; the one reading of an instruction below them.
+
+Source: fireblocks protocol notes, §3 (payout, instruction and transaction words), §10 (sub-statuses).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from gateway.adapter import Failure, FailureCode, FundsMoved, SubStatus
+
+#: State of a payout while none of its instructions has started. `None`: not executed yet.
+PAYOUT_WORDS: Mapping[str, SubStatus | None] = {
+    "CREATED": None,
+    "FILE_FOUND": None,
+    "REQUESTED": None,
+    "TRANSLATED": SubStatus.SUBMITTED,
+    "PROCESSING": SubStatus.SUBMITTED,
+    "SUBMITTED": SubStatus.SUBMITTED,
+    "FINALIZED": SubStatus.SUBMITTED,
+    "INSUFFICIENT_BALANCE": SubStatus.AWAITING_FUNDS,
+    "FAILED": SubStatus.FAILED,
+}
+
+#: The coarse word beside it. Only `REGISTERED` fits a payout that was not executed.
+COARSE_WORDS = frozenset(
+    {"REGISTERED", "VERIFYING", "IN_PROGRESS", "DONE", "INSUFFICIENT_BALANCE", "FAILED"}
+)
+
+INSTRUCTION_WORDS = frozenset(
+    {"NOT_STARTED", "TRANSACTION_SENT", "COMPLETED", "FAILED", "TRANSLATION_ERROR", "SKIPPED"}
+)
+
+#: State of a transaction whose instruction has not ended. An ended one leaves the payout submitted:
+#: only the instruction's own word is final.
+TRANSACTION_WORDS: Mapping[str, SubStatus] = {
+    "SUBMITTED": SubStatus.SUBMITTED,
+    "QUEUED": SubStatus.SUBMITTED,
+    "PENDING": SubStatus.SUBMITTED,
+    "PENDING_ENRICHMENT": SubStatus.SUBMITTED,
+    "PENDING_SIGNATURE": SubStatus.SUBMITTED,
+    "PENDING_3RD_PARTY": SubStatus.SUBMITTED,
+    "PENDING_AUTHORIZATION": SubStatus.AWAITING_APPROVAL,
+    "PENDING_3RD_PARTY_MANUAL_APPROVAL": SubStatus.AWAITING_APPROVAL,
+    "PENDING_AML_SCREENING": SubStatus.AWAITING_APPROVAL,
+    "BROADCASTING": SubStatus.BROADCAST,
+    "CONFIRMING": SubStatus.CONFIRMING,
+    "CONFIRMED": SubStatus.SETTLING,
+    "COMPLETED": SubStatus.SETTLING,
+    "PARTIALLY_COMPLETED": SubStatus.SETTLING,
+    "CANCELLING": SubStatus.SUBMITTED,
+    "CANCELLED": SubStatus.SUBMITTED,
+    "REJECTED": SubStatus.SUBMITTED,
+    "BLOCKED": SubStatus.SUBMITTED,
+    "FAILED": SubStatus.SUBMITTED,
+    "TIMEOUT": SubStatus.SUBMITTED,
+}
+
+#: Whether money left the source, by the final state of a transaction. What is not here is not final.
+MOVED_BY: Mapping[str, FundsMoved] = {
+    "COMPLETED": FundsMoved.YES,
+    "PARTIALLY_COMPLETED": FundsMoved.YES,
+    "CANCELLED": FundsMoved.NO,
+    "REJECTED": FundsMoved.NO,
+    "BLOCKED": FundsMoved.NO,
+    "FAILED": FundsMoved.NO,
+    # Fireblocks gave up waiting; what the network does with it later nobody says.
+    "TIMEOUT": FundsMoved.UNKNOWN,
+}
+
+#: Sub-statuses after which even a FAILED transaction may still turn up on the network.
+MAY_TURN_UP = frozenset(
+    {
+        "DROPPED_BY_BLOCKCHAIN",
+        "TIMEOUT",
+        "TOO_LONG_MEMPOOL_CHAIN",
+        "CONNECTIVITY_ERROR",
+        "UNKNOWN_ERROR",
+    }
+)
+
+#: Moved on the network, not credited behind it.
+NOT_CREDITED = frozenset({"COMPLETED_BUT_3RD_PARTY_FAILED", "COMPLETED_BUT_3RD_PARTY_REJECTED"})
+
+REASON_WORDS: Mapping[str, FailureCode] = {
+    "INSUFFICIENT_BALANCE": FailureCode.INSUFFICIENT_FUNDS,
+    "SOURCE_TRANSLATION": FailureCode.SOURCE_REJECTED,
+    "SOURCE_NOT_UNIQUE": FailureCode.SOURCE_REJECTED,
+    "SOURCE_NOT_FOUND": FailureCode.SOURCE_REJECTED,
+    "SOURCE_TYPE_NOT_SUPPORTED": FailureCode.SOURCE_REJECTED,
+    "EMPTY_SOURCE": FailureCode.SOURCE_REJECTED,
+    "DESTINATION_TRANSLATION": FailureCode.DESTINATION_REJECTED,
+    "DESTINATION_NOT_UNIQUE": FailureCode.DESTINATION_REJECTED,
+    "DESTINATION_NOT_FOUND": FailureCode.DESTINATION_REJECTED,
+    "EMPTY_DESTINATION": FailureCode.DESTINATION_REJECTED,
+    "PARSING": FailureCode.SUBMISSION_REJECTED,
+    "UNKNOWN": FailureCode.UNKNOWN_REASON,
+    "FIREBLOCKS_CLIENT": FailureCode.CUSTODIAN_ERROR,
+    "TRANSACTION_SUBMISSION": FailureCode.CUSTODIAN_ERROR,
+}
+
+_MONEY = (
+    "INSUFFICIENT_FUNDS",
+    "INSUFFICIENT_FUNDS_FOR_FEE",
+    "INSUFFICIENT_RESERVED_FUNDING",
+)
+_AMOUNT = (
+    "AMOUNT_TOO_SMALL",
+    "MAX_FEE_EXCEEDED",
+    "ACTUAL_FEE_TOO_HIGH",
+    "WITHDRAW_LIMIT",
+    "EXCEEDED_DECIMAL_PRECISION",
+)
+_POLICY = (
+    "BLOCKED_BY_POLICY",
+    "REJECTED_BY_USER",
+    "CANCELLED_BY_USER",
+    "CANCELLED_BY_USER_REQUEST",
+    "AUTHORIZATION_FAILED",
+    "UNAUTHORISED_USER",
+    "UNAUTHORISED_DEVICE",
+)
+_COMPLIANCE = ("REJECTED_AML_SCREENING", "FAILED_AML_SCREENING", "AUTO_FREEZE", "FROZEN_MANUALLY")
+_DESTINATION = (
+    "INVALID_ADDRESS",
+    "ADDRESS_NOT_WHITELISTED",
+    "ADDRESS_WHITELISTING_SUSPENDED",
+    "MISSING_TAG_OR_MEMO",
+    "INVALID_TAG_OR_MEMO",
+    "ASSET_NOT_ENABLED_ON_DESTINATION",
+    "DEST_TYPE_NOT_SUPPORTED",
+    "MISSING_DEPOSIT_ADDRESS",
+    "NO_DEPOSIT_ADDRESS",
+    "PEER_ACCOUNT_DOES_NOT_EXIST",
+)
+_THIRD_PARTY = (
+    "3RD_PARTY_FAILED",
+    "3RD_PARTY_REJECTED",
+    "3RD_PARTY_CANCELLED",
+    "CANCELLED_EXTERNALLY",
+    "API_CALL_LIMIT",
+    "THIRD_PARTY_INTERNAL_ERROR",
+    "INVALID_THIRD_PARTY_RESPONSE",
+    "COMPLETED_BUT_3RD_PARTY_FAILED",
+    "COMPLETED_BUT_3RD_PARTY_REJECTED",
+)
+_CHAIN = (
+    "DROPPED_BY_BLOCKCHAIN",
+    "REJECTED_BY_BLOCKCHAIN",
+    "DOUBLE_SPENDING",
+    "SMART_CONTRACT_EXECUTION_FAILED",
+    "INVALID_SIGNATURE",
+    "TOO_LONG_MEMPOOL_CHAIN",
+    "PARTIALLY_FAILED",
+)
+_INTERNAL = (
+    "TIMEOUT",
+    "SIGNING_ERROR",
+    "CONNECTIVITY_ERROR",
+    "INTERNAL_ERROR",
+    "UNKNOWN_ERROR",
+    "TX_OUTDATED",
+)
+
+SUB_STATUS_WORDS: Mapping[str, FailureCode] = {
+    **dict.fromkeys(_MONEY, FailureCode.INSUFFICIENT_FUNDS),
+    **dict.fromkeys(_AMOUNT, FailureCode.AMOUNT_REJECTED),
+    **dict.fromkeys(_POLICY, FailureCode.POLICY_REJECTED),
+    **dict.fromkeys(_COMPLIANCE, FailureCode.COMPLIANCE_REJECTED),
+    **dict.fromkeys(_DESTINATION, FailureCode.DESTINATION_REJECTED),
+    **dict.fromkeys(_THIRD_PARTY, FailureCode.THIRD_PARTY_FAILED),
+    **dict.fromkeys(_CHAIN, FailureCode.CHAIN_REJECTED),
+    **dict.fromkeys(_INTERNAL, FailureCode.CUSTODIAN_ERROR),
+}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One transaction of an instruction, as far as it is known."""
+
+    state: str
+    sub_status: str = ""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What an instruction's words mean. `executed` False: registered, and nothing more."""
+
+    sub_status: SubStatus | None
+    executed: bool = True
+    failure: Failure | None = None
+    unknown_words: tuple[str, ...] = ()
+
+
+def clean(word: object) -> str:
+    """Return a word without the blanks that the vendor's samples have around some."""
+    return word.strip() if isinstance(word, str) else ""
+
+
+def read(  # noqa: PLR0911 - one per row of the table
+    state: str, status: str, instruction: str, seen: Sequence[Seen], reason: str
+) -> Reading:
+    """Read one instruction of a payout. Pure.
+
+    The end comes from the instruction's own word, and is a failure only when every transaction of
+    it has ended, too.
+    """
+    unknown = tuple(
+        word
+        for word, known in (
+            (state, PAYOUT_WORDS),
+            (status, COARSE_WORDS),
+            (instruction, INSTRUCTION_WORDS),
+            *((each.state, TRANSACTION_WORDS) for each in seen),
+        )
+        if word not in known
+    )
+    if instruction == "COMPLETED" and not any(
+        word in unknown for word in (instruction, *(s.state for s in seen))
+    ):
+        return _completed(seen)
+    if unknown:
+        return Reading(None, unknown_words=unknown)
+    if instruction in {"FAILED", "TRANSLATION_ERROR", "SKIPPED"}:
+        return _failed(instruction, seen, reason)
+    if instruction == "NOT_STARTED" and not seen:
+        if state == "FAILED":
+            return _failed(instruction, seen, reason)
+        executed = PAYOUT_WORDS[state] is not None or status != "REGISTERED"
+        return Reading(PAYOUT_WORDS[state] or SubStatus.SUBMITTED, executed=executed)
+    if not seen:
+        return Reading(SubStatus.SUBMITTED)
+    return Reading(TRANSACTION_WORDS[seen[-1].state])
+
+
+def _completed(seen: Sequence[Seen]) -> Reading:
+    not_credited = next((each.sub_status for each in seen if each.sub_status in NOT_CREDITED), None)
+    if not_credited is None:
+        return Reading(SubStatus.DELIVERED)
+    failure = Failure(
+        code=FailureCode.THIRD_PARTY_FAILED,
+        message="The money moved on the network; the receiving party did not credit it.",
+        custodian_code=not_credited,
+        funds_moved=FundsMoved.YES,
+    )
+    return Reading(SubStatus.FAILED, failure=failure)
+
+
+def _failed(instruction: str, seen: Sequence[Seen], reason: str) -> Reading:
+    if any(each.state not in MOVED_BY for each in seen):
+        # The instruction is given up, a transaction of it is not: it may still pay.
+        return Reading(SubStatus.OUTCOME_UNKNOWN)
+    moved = {MOVED_BY[each.state] for each in seen}
+    if any(each.sub_status in MAY_TURN_UP for each in seen):
+        moved.add(FundsMoved.UNKNOWN)
+    funds_moved = next(
+        (each for each in (FundsMoved.YES, FundsMoved.UNKNOWN) if each in moved), FundsMoved.NO
+    )
+    sub_status = next((each.sub_status for each in reversed(seen) if each.sub_status), "")
+    code = SUB_STATUS_WORDS.get(sub_status) or REASON_WORDS.get(reason)
+    if code is None:
+        code = {"TRANSLATION_ERROR": FailureCode.DESTINATION_REJECTED}.get(
+            instruction, FailureCode.UNKNOWN_REASON
+        )
+    word = sub_status or reason or instruction
+    failure = Failure(
+        code=code,
+        message=f"Fireblocks ended the instruction as {instruction} ({word}).",
+        custodian_code=word,
+        funds_moved=funds_moved,
+    )
+    return Reading(SubStatus.FAILED, failure=failure)

@@ -1,0 +1,243 @@
+"""One try at one webhook, over real sockets, against receivers of every kind."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import aiohttp
+import pytest
+from aiohttp import web
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from standardwebhooks import Webhook
+
+from gateway.config import WebhookSettings
+from gateway.delivery import DeliveryOutcome, Sender, Tried
+from gateway.egress import connector, denied
+from gateway.seams import real_seams
+from gateway.signing import secret_text
+
+SECRET = bytes(range(32))
+BODY = b'{"type":"payout.created","data":{"id":"pay_1"}}'
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@asynccontextmanager
+async def receiver(handle: Handler, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
+    """Run a receiver; give its base URL."""
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", handle)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()
+    scheme = "http" if tls is None else "https"
+    try:
+        yield f"{scheme}://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+async def send(url: str, *, private: bool = True, timeout_s: float = 5) -> Tried:
+    """Send one event."""
+    settings = WebhookSettings(timeout_s=timeout_s)
+    async with aiohttp.ClientSession(
+        connector=connector(allow_private_addresses=private)
+    ) as session:
+        return await Sender(session, settings, real_seams()).send(url, (SECRET,), "evt_1", BODY)
+
+
+async def test_a_receipt(tmp_path: Path) -> None:
+    """Any 2xx is a receipt; what arrives verifies, byte for byte."""
+    seen: list[tuple[bytes, dict[str, str]]] = []
+
+    async def take(request: web.Request) -> web.Response:
+        seen.append((await request.read(), dict(request.headers)))
+        return web.Response(status=202, text="thanks")
+
+    async with receiver(take) as url:
+        tried = await send(url + "/hook?a=b")
+    assert (tried.outcome, tried.http_status, tried.snippet) == (
+        DeliveryOutcome.SUCCEEDED,
+        202,
+        "thanks",
+    )
+    ((body, headers),) = seen
+    assert body == BODY
+    assert Webhook(secret_text(SECRET)).verify(body, headers)["type"] == "payout.created"
+    assert headers["Content-Type"] == "application/json"
+
+
+@pytest.mark.parametrize("status", [301, 400, 404, 410, 429, 500, 503])
+async def test_anything_else_is_no_receipt(status: int) -> None:
+    """Redirects are not followed: the target hears nothing."""
+    paths: list[str] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        paths.append(request.path)
+        return web.Response(status=status, headers={"Location": "/elsewhere"})
+
+    async with receiver(answer) as url:
+        tried = await send(url + "/hook")
+    assert (tried.outcome, tried.http_status) == (DeliveryOutcome.HTTP_ERROR, status)
+    assert paths == ["/hook"]
+
+
+async def test_a_hanging_receiver_times_out() -> None:
+    """One total deadline, however slowly it trickles."""
+    stop = asyncio.Event()
+
+    async def trickle(request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse(status=200)
+        await answer.prepare(request)
+        while not stop.is_set():
+            await answer.write(b"x")
+            await asyncio.sleep(0.05)
+        return answer
+
+    async def hang(_: web.Request) -> web.StreamResponse:
+        await stop.wait()
+        return web.Response()
+
+    async with receiver(hang) as url:
+        assert (await send(url, timeout_s=0.3)).outcome is DeliveryOutcome.TIMEOUT
+        stop.set()
+    stop.clear()
+    async with receiver(trickle) as url:
+        # The status line is the receipt; the body is read no further than it has come.
+        assert (await send(url, timeout_s=0.5)).duration_ms < 2000
+        stop.set()
+
+
+async def test_an_endless_answer_is_cut() -> None:
+    """The body of an answer is neither read to its end nor kept whole."""
+    sent = 0
+
+    async def pour(request: web.Request) -> web.StreamResponse:
+        nonlocal sent
+        answer = web.StreamResponse(status=500)
+        await answer.prepare(request)
+        for _ in range(2000):
+            await answer.write(b"y" * 65536)
+            sent += 65536
+        return answer
+
+    async with receiver(pour) as url:
+        tried = await send(url)
+    assert tried.outcome is DeliveryOutcome.HTTP_ERROR
+    assert tried.snippet is not None
+    assert len(tried.snippet) <= 500
+    assert sent < 2000 * 65536
+
+
+async def test_no_listener_and_a_reset() -> None:
+    """No connection, or one that breaks, is an outcome, too."""
+
+    async def reset(request: web.Request) -> web.StreamResponse:
+        assert request.transport is not None
+        request.transport.abort()
+        return web.Response()
+
+    async with receiver(reset) as url:
+        assert (await send(url)).outcome is DeliveryOutcome.CONNECT_ERROR
+    assert (await send(url)).outcome is DeliveryOutcome.CONNECT_ERROR
+
+
+async def test_a_false_certificate() -> None:
+    """TLS is verified."""
+    async with receiver(_ok, _self_signed()) as url:
+        assert (await send(url)).outcome is DeliveryOutcome.TLS_ERROR
+
+
+async def _ok(_: web.Request) -> web.StreamResponse:
+    return web.Response()
+
+
+async def test_inner_addresses_are_not_dialled() -> None:
+    """Without the setting no byte reaches loopback, by literal or by name."""
+    hits = 0
+
+    async def count(_: web.Request) -> web.StreamResponse:
+        nonlocal hits
+        hits += 1
+        return web.Response()
+
+    async with receiver(count) as url:
+        for address in (url, url.replace("127.0.0.1", "localhost")):
+            assert (await send(address, private=False)).outcome is DeliveryOutcome.BLOCKED
+        assert hits == 0
+        assert (await send(url)).ok
+    assert hits == 1
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "0.0.0.0",
+        "10.1.2.3",
+        "100.64.0.1",
+        "127.0.0.1",
+        "169.254.169.254",
+        "172.31.0.1",
+        "192.168.1.1",
+        "198.19.0.1",
+        "224.0.0.1",
+        "255.255.255.255",
+        "::",
+        "::1",
+        "::7f00:1",
+        "::ffff:127.0.0.1",
+        "64:ff9b::a9fe:a9fe",
+        "2001::1",
+        "2002:7f00:1::",
+        "fc00::1",
+        "fe80::1%eth0",
+        "fec0::1",
+        "ff0e::1",
+    ],
+)
+def test_denied(address: str) -> None:
+    """Inner addresses in every form, also those that a standard library calls global."""
+    assert denied(address)
+
+
+@pytest.mark.parametrize("address", ["1.1.1.1", "93.184.216.34", "2606:4700::1111"])
+def test_not_denied(address: str) -> None:
+    """Public addresses are."""
+    assert not denied(address)
+
+
+def _self_signed() -> ssl.SSLContext:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(
+            key.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.NoEncryption(),
+            )
+        )
+        file.write(certificate.public_bytes(serialization.Encoding.PEM))
+        file.flush()
+        context.load_cert_chain(file.name)
+    return context

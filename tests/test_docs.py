@@ -1,0 +1,150 @@
+"""The programs in the documentation run, and say what the product does."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from standardwebhooks.webhooks import WebhookVerificationError
+
+from gateway.adapter import Adapter
+from gateway.api.openapi import document
+from gateway.pages.render import page
+from gateway.signing import headers, secret_bytes
+
+DOCS = Path(__file__).parent.parent / "docs"
+NOW = 1_760_000_000
+
+
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[Any]]:
+    """Return what imports every Python block of a page, in order."""
+
+    def load(page: str) -> list[Any]:
+        text = (DOCS / page).read_text("utf-8")
+        modules = []
+        for number, block in enumerate(re.findall(r"(?ms)^```python\n(.*?)^```$", text)):
+            path = tmp_path / f"program_{number}.py"
+            path.write_text(block, encoding="utf-8")
+            spec = importlib.util.spec_from_file_location(path.stem, path)
+            assert spec is not None
+            assert spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            monkeypatch.setitem(sys.modules, path.stem, module)
+            spec.loader.exec_module(module)
+            modules.append(module)
+        return modules
+
+    return load
+
+
+def _vector() -> tuple[str, dict[str, str], bytes]:
+    """Return the page's own test vector: secret, headers, body."""
+    page = (DOCS / "how-to/verify-webhooks.md").read_text("utf-8")
+    words = dict(re.findall(r"(?m)^(secret|id|timestamp|body|signature) +(\S+)$", page))
+    sent = {
+        "webhook-id": words["id"],
+        "webhook-timestamp": words["timestamp"],
+        "webhook-signature": words["signature"],
+    }
+    return words["secret"], sent, words["body"].encode()
+
+
+def test_verifying_by_hand_accepts_only_what_we_sign(programs: Callable[[str], list[Any]]) -> None:
+    """The page's function takes its vector, and refuses changes, staleness and broken headers."""
+    authentic = programs("how-to/verify-webhooks.md")[1].authentic
+    secret, sent, body = _vector()
+    assert authentic(secret, sent, body, NOW)
+    assert authentic(
+        secret, {**sent, "webhook-signature": f"v1,xx {sent['webhook-signature']}"}, body, NOW
+    )
+    wrong: list[tuple[Mapping[str, str], bytes, float]] = [
+        (sent, body + b" ", NOW),
+        (sent, body, NOW + 301),
+        (sent, body, NOW - 301),
+        ({**sent, "webhook-id": "msg_other"}, body, NOW),
+        ({**sent, "webhook-timestamp": "soon"}, body, NOW),
+        ({**sent, "webhook-signature": "v1"}, body, NOW),
+        ({}, body, NOW),
+    ]
+    for told, content, now in wrong:
+        assert not authentic(secret, told, content, now)
+
+
+def test_vector_of_the_page_is_what_the_gateway_sends() -> None:
+    """The headers in the documentation are the ones our own signing makes."""
+    secret, sent, body = _vector()
+    made = headers(
+        [secret_bytes(secret)], sent["webhook-id"], datetime.fromtimestamp(NOW, UTC), body
+    )
+    assert sent == made
+
+
+def test_verifying_with_the_library_refuses_an_old_delivery(
+    programs: Callable[[str], list[Any]],
+) -> None:
+    """The page's other function hands everything to the library, which judges the time too."""
+    receive = programs("how-to/verify-webhooks.md")[0].receive
+    secret, sent, body = _vector()
+    with pytest.raises(WebhookVerificationError, match="old"):
+        receive(secret, sent, body)
+
+
+def test_adapter_of_the_page_is_whole(programs: Callable[[str], list[Any]]) -> None:
+    """The adapter in the how-to defines what the contract asks for, and reads its webhook."""
+    (module,) = programs("how-to/add-an-adapter.md")
+    acme = module.Acme
+    assert issubclass(acme, Adapter)
+    assert acme.__abstractmethods__ == frozenset()
+    adapter = acme(acme.Settings(base_url="http://127.0.0.1:1", api_key="k"), None)
+    (notice,) = adapter.parse(b'{"id": "n-1", "transfer": "t-1"}')
+    assert notice.dedup_key == "n-1"
+    assert [(ref.kind, ref.value) for ref in notice.refs] == [("transfer", "t-1")]
+
+
+def test_served_reference_shows_every_call_and_loads_nothing_from_elsewhere() -> None:
+    """`GET /docs` is made of the OpenAPI document alone."""
+    made = document("https://gateway.example")
+    html = bytes(page("reference.html", doc=made).body).decode()
+    for path in made["paths"]:
+        assert path in html
+    assert _foreign(html) == []
+
+
+def test_built_documentation_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
+    """The pages build without a warning, and no font, script or style comes from another host."""
+    command = [
+        sys.executable,
+        "-m",
+        "mkdocs",
+        "build",
+        "--strict",
+        "--quiet",
+        "--site-dir",
+        tmp_path,
+    ]
+    built = subprocess.run(command, cwd=DOCS.parent, capture_output=True, text=True, check=False)
+    assert (built.returncode, built.stderr) == (0, "")
+    pages = [*tmp_path.rglob("*.html"), *tmp_path.rglob("*.css")]
+    assert len(pages) > 10
+    assert {
+        path.name: _foreign(path.read_text("utf-8"))
+        for path in pages
+        if _foreign(path.read_text("utf-8"))
+    } == {}
+
+
+def _foreign(text: str) -> list[str]:
+    """Return what a browser would load from another host: sources, styles, imports, fonts."""
+    return re.findall(
+        r"""<(?:script|img|iframe|link)[^>]*(?:src|href)=["'](?:https?:)?//[^"']+"""
+        r"""|url\(["']?(?:https?:)?//[^)]+|@import\s+["']https?:[^"']+""",
+        text,
+    )

@@ -1,0 +1,196 @@
+"""The delivery loop: by plan, at least once, never two tries at once, nothing lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import aiohttp
+from aiohttp import web
+from standardwebhooks import Webhook
+
+from gateway.adapter import Report, SubStatus
+from gateway.config import EngineSettings, Settings, WebhookSettings
+from gateway.delivery import Sender
+from gateway.egress import connector
+from gateway.endpoints import EndpointCreated, EndpointRequest, Endpoints
+from gateway.metrics import Metrics
+from gateway.seams import Ids
+from gateway.store import events
+from gateway.vault import Vault
+from gateway.worker.deliveries import Deliveries
+from tests.clock import SetClock
+from tests.worker.conftest import Bench
+
+
+class Hook:
+    """A receiver whose answer the test sets."""
+
+    def __init__(self) -> None:
+        self.status = 200
+        self.tries: list[tuple[str, bytes, dict[str, str]]] = []
+        self.url = ""
+
+    async def handle(self, request: web.Request) -> web.Response:
+        """Take a try."""
+        self.tries.append(
+            (request.headers["webhook-id"], await request.read(), dict(request.headers))
+        )
+        return web.Response(status=self.status)
+
+
+@asynccontextmanager
+async def hook() -> AsyncIterator[Hook]:
+    """Run a receiver."""
+    made = Hook()
+    app = web.Application()
+    app.router.add_post("/", made.handle)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    made.url = f"http://127.0.0.1:{runner.addresses[0][1]}/"
+    try:
+        yield made
+    finally:
+        await runner.cleanup()
+
+
+@asynccontextmanager
+async def delivering(bench: Bench, plan: tuple[float, ...] = (5, 300)) -> AsyncIterator[Deliveries]:
+    """Run the delivery loop."""
+    settings = WebhookSettings(allow_private_addresses=True, retry_plan_s=plan)
+    # Signatures carry the wall clock; retries run by the bench's clock.
+    async with aiohttp.ClientSession(connector=connector(allow_private_addresses=True)) as session:
+        deliveries = Deliveries(
+            db=bench.db,
+            seams=bench.seams,
+            vault=Vault(bytes(32), bench.seams.ids),
+            sender=Sender(session, settings, bench.seams),
+            settings=settings,
+            engine=EngineSettings(idle_s=3600),
+            metrics=Metrics(),
+        )
+        task = asyncio.create_task(deliveries.run())
+        try:
+            yield deliveries
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+            await deliveries.finish(1)
+
+
+async def subscribe(bench: Bench, url: str, *patterns: str) -> EndpointCreated:
+    """Create an endpoint for the bench's org."""
+    settings = Settings.model_validate(
+        {
+            "server_key": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
+            "webhooks": {"allow_private_addresses": True},
+            "database": Path("unused"),
+        }
+    )
+    endpoints = Endpoints(bench.seams, Vault(bytes(32), bench.seams.ids), settings)
+    request = EndpointRequest(url=url, event_types=list(patterns))
+    return await bench.db.run(endpoints.create, bench.caller, request)
+
+
+async def until(look: Callable[[], bool]) -> None:
+    """Wait until it is so."""
+    async with asyncio.timeout(10):
+        while not look():
+            await asyncio.sleep(0.005)
+
+
+async def settled(bench: Bench, payout_id: str) -> list[tuple[str, int]]:
+    """Return state and tries of the payout's deliveries."""
+    return [
+        (row["state"], row["attempts"])
+        for row in await bench.db.read(events.deliveries_of, payout_id)
+    ]
+
+
+async def test_a_receiver_that_is_down_gets_it_later(bench: Bench) -> None:
+    """Tried by the plan with the same id and bytes and a new timestamp, until it answers 2xx."""
+    async with hook() as made, delivering(bench) as deliveries:
+        endpoint = await subscribe(bench, made.url)
+        made.status = 500
+        payout_id = await bench.accept()
+        deliveries.wakeup.ring()
+        await until(lambda: len(made.tries) == 1)
+        await _settles(bench, payout_id, ("pending", 1))
+        await bench.clock.advance(3)
+        await asyncio.sleep(0.05)
+        assert len(made.tries) == 1
+        made.status = 204
+        await bench.clock.advance(4)
+        await until(lambda: len(made.tries) == 2)
+        await _settles(bench, payout_id, ("delivered", 2))
+        (first, second) = made.tries
+        assert first[:2] == second[:2]
+        assert int(second[2]["webhook-timestamp"]) - int(first[2]["webhook-timestamp"]) == 7
+        row = (await bench.db.read(events.deliveries_of, payout_id))[0]
+        tries = await bench.db.read(events.delivery_attempts_of, row["id"])
+        assert [(each["outcome"], each["http_status"]) for each in tries] == [
+            ("http_error", 500),
+            ("succeeded", 204),
+        ]
+        assert endpoint.secret.startswith("whsec_")
+
+
+async def test_the_plan_ends(bench: Bench) -> None:
+    """After its last try a delivery is exhausted, and stays in the log."""
+    async with hook() as made, delivering(bench, plan=(5,)) as deliveries:
+        await subscribe(bench, made.url)
+        made.status = 500
+        payout_id = await bench.accept()
+        deliveries.wakeup.ring()
+        await until(lambda: len(made.tries) == 1)
+        await _settles(bench, payout_id, ("pending", 1))
+        await bench.clock.advance(10)
+        await _settles(bench, payout_id, ("exhausted", 2))
+        await bench.clock.advance(10**6)
+        deliveries.wakeup.ring()
+        await asyncio.sleep(0.05)
+        assert len(made.tries) == 2
+
+
+async def test_filters_and_bodies(bench: Bench) -> None:
+    """An endpoint gets what it asked for; the body is that of the event, frozen."""
+    async with hook() as made, delivering(bench) as deliveries:
+        endpoint = await subscribe(bench, made.url, "payout.del*", "payout.failed")
+        payout_id = await bench.accept()
+        await bench.db.run(bench.payouts.apply, payout_id, Report(SubStatus.DELIVERED, "COMPLETED"))
+        deliveries.wakeup.ring()
+        await until(lambda: len(made.tries) == 1)
+        (message_id, body, headers) = made.tries[0]
+        stored = (await bench.db.read(events.events_of, payout_id))[-1]
+        assert (message_id, body) == (stored["id"], stored["body"])
+        # The bench's clock is set, so that the reference library must be told the age itself.
+        assert headers["webhook-signature"].startswith("v1,")
+        assert (
+            Webhook(endpoint.secret).sign(message_id, bench.clock.now(), body.decode())
+            in headers["webhook-signature"]
+        )
+
+
+async def test_a_dead_worker_loses_nothing(bench: Bench) -> None:
+    """A claim whose process died is taken up again after its lease."""
+    async with hook() as made:
+        await subscribe(bench, made.url)
+        payout_id = await bench.accept()
+        clock: SetClock = bench.clock
+        bench.seams = replace(bench.seams, ids=Ids(clock))
+        async with delivering(bench) as dying:
+            await until(lambda: bool(made.tries))
+            await dying.finish(1)
+        await bench.clock.advance(1)
+        await _settles(bench, payout_id, ("delivered", 1))
+
+
+async def _settles(bench: Bench, payout_id: str, expected: tuple[str, int]) -> None:
+    async with asyncio.timeout(10):
+        while await settled(bench, payout_id) != [expected]:
+            await asyncio.sleep(0.005)
