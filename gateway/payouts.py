@@ -129,6 +129,7 @@ class Payouts:
             requires_action=None,
             failure=None,
             fees_paid_usd=None,
+            observed_at=None,
             sequence=1,
             first_answer=None,
             created_at=at,
@@ -168,6 +169,9 @@ class Payouts:
             await rows.add_attention(tx, payout_id, Attention.CONTRADICTION, detail, to_us(now))
             attention.append(Attention.CONTRADICTION)
         crosses = any(status != row["status"] for status, _ in verdict.steps)
+        if not crosses and _older(report, row):
+            # A webhook made before the last look: it may bring a status forward, never step back.
+            return Applied(Kind.LATE, row["status"] in TERMINAL, tuple(attention), woke)
         if verdict.kind is not Kind.MOVE or (crosses and Attention.MISMATCH in attention):
             # Whoever pays something else than was ordered changes no status: an operator looks first.
             return Applied(verdict.kind, row["status"] in TERMINAL, tuple(attention), woke)
@@ -207,6 +211,7 @@ class Payouts:
                 "sub_status": sub_status,
                 "sequence": sequence,
                 "updated_at": to_us(now),
+                "observed_at": max(to_us(report.observed_at or now), row["observed_at"] or 0),
             }
             if status is Status.FAILED:
                 columns["failure"] = _failure(report, sub_status).model_dump_json()
@@ -311,6 +316,13 @@ class Payouts:
 def subscribes(patterns: list[str], event_type: str) -> bool:
     """Whether an endpoint with these patterns receives an event type; no pattern means all."""
     return not patterns or any(fnmatch.fnmatchcase(event_type, pattern) for pattern in patterns)
+
+
+def _older(report: Report, row: Row) -> bool:
+    """Whether the news was made before the newest that was written. A look is as new as it is."""
+    if report.observed_at is None or row["observed_at"] is None:
+        return False
+    return to_us(report.observed_at) < row["observed_at"]
 
 
 def _failure(report: Report, sub_status: SubStatus) -> Failure:

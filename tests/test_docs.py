@@ -120,7 +120,7 @@ def test_served_reference_shows_every_call_and_loads_nothing_from_elsewhere() ->
 
 def test_built_documentation_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
     """The pages build without a warning, and no font, script or style comes from another host."""
-    command = [
+    command: list[str | Path] = [
         sys.executable,
         "-m",
         "mkdocs",

@@ -202,18 +202,18 @@ class Fireblocks(Adapter[FireblocksSettings]):
         except (aiohttp.ClientError, TimeoutError) as error:
             # Lost: perhaps created, never executed. A fresh key makes a set that we know the id of.
             await order.remember(create_step=step + 1)
-            raise NotSent(f"create got no answer ({type(error).__name__})") from None  # noqa: EM102, TRY003
+            raise NotSent(f"create got no answer ({type(error).__name__})") from None
         if (
             answer.status == 200
             and isinstance(answer.json, dict)
             and isinstance(answer.json.get("payoutId"), str)
-        ):  # noqa: PLR2004
+        ):
             return await self._keep(order, answer.json)
         if answer.status in {200, 409} or answer.status >= 500 or answer.burnt:  # noqa: PLR2004
             await order.remember(create_step=step + 1)
         elif answer.status in _FINAL_STATUSES:
             raise Rejected(_refusal(answer), answer.message, custodian_code=answer.kind)
-        raise NotSent(f"create: {_words(answer)}", again_after_s=answer.retry_after_s)  # noqa: EM102, TRY003
+        raise NotSent(f"create: {_words(answer)}", again_after_s=answer.retry_after_s)
 
     async def _keep(self, order: Order, made: dict[str, Any]) -> Report | None:
         """Compare what was created with the order, and remember it as executable only if it fits."""
@@ -250,7 +250,7 @@ class Fireblocks(Adapter[FireblocksSettings]):
         try:
             answer = await self._client.send(prepared)
         except aiohttp.ClientConnectorError as error:
-            raise NotSent(f"no connection ({type(error).__name__})") from None  # noqa: EM102, TRY003
+            raise NotSent(f"no connection ({type(error).__name__})") from None
         if answer.status == 200:  # noqa: PLR2004
             if isinstance(answer.json, dict) and answer.json.get("payoutId") == payout_id:
                 return Report(
@@ -259,14 +259,14 @@ class Fireblocks(Adapter[FireblocksSettings]):
                     refs=(Ref("payout", payout_id),),
                     custodian_reference=payout_id,
                 )
-            raise OutcomeUnknown("execute: an answer that is not understood")  # noqa: EM101, TRY003
+            raise OutcomeUnknown("execute: an answer that is not understood")
         if answer.status in {401, 403, 429}:
             # Refused at the door: credentials or rate, before anything was looked at.
-            raise NotSent(f"execute: {_words(answer)}", again_after_s=answer.retry_after_s)  # noqa: EM102, TRY003
+            raise NotSent(f"execute: {_words(answer)}", again_after_s=answer.retry_after_s)
         # Whatever this was, its key is used up; the payout id stays the same, and is executed once.
         await order.remember(execute_step=step + 1)
         if answer.status >= 500 or answer.burnt or repeated:  # noqa: PLR2004
-            raise OutcomeUnknown(f"execute: {_words(answer)}")  # noqa: EM102, TRY003
+            raise OutcomeUnknown(f"execute: {_words(answer)}")
         return await self._refused(order, answer)
 
     async def _refused(self, order: Order, answer: Answer) -> Report:
@@ -275,13 +275,13 @@ class Fireblocks(Adapter[FireblocksSettings]):
         if isinstance(seen, Report):
             return seen
         if answer.locked:
-            raise NotSent(  # noqa: TRY003
-                f"execute: the account is busy ({answer.kind})",  # noqa: EM102
+            raise NotSent(
+                f"execute: the account is busy ({answer.kind})",
                 again_after_s=_LOCKED_AGAIN_S,
             )
         if answer.status in _FINAL_STATUSES:
             raise Rejected(_refusal(answer), answer.message, custodian_code=answer.kind)
-        raise OutcomeUnknown(f"execute: {_words(answer)}")  # noqa: EM102, TRY003
+        raise OutcomeUnknown(f"execute: {_words(answer)}")
 
     async def _read(self, order: Order, told: dict[str, Any]) -> Report | Absent:
         """Read the one instruction of a set, with its transactions."""

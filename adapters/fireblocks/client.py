@@ -95,7 +95,7 @@ class Answer:
 class Client:
     """Signs and sends. One per adapter."""
 
-    def __init__(  # noqa: PLR0913 - the parts of a signed call
+    def __init__(
         self,
         base_url: str,
         api_key: str,

@@ -42,6 +42,10 @@ _REF = Query(
         )
     )
 )
+_ANY_REF = Query(select(refs.c.payout_id).where(refs.c.value == bindparam("value")).limit(1))
+_ANY_HASH = Query(
+    select(transactions.c.payout_id).where(transactions.c.tx_hash == bindparam("value")).limit(1)
+)
 _REFS_OF = Query(
     select(refs).where(refs.c.payout_id == bindparam("payout_id")).order_by(refs.c.kind)
 )
@@ -129,6 +133,7 @@ _FILTERS = {
     "status": payouts.c.status == bindparam("status"),
     "custodian": payouts.c.custodian == bindparam("custodian"),
     "reference": payouts.c.reference == bindparam("reference"),
+    "sub_status": payouts.c.sub_status == bindparam("sub_status"),
     "from": payouts.c.created_at >= bindparam("from"),
     "to": payouts.c.created_at <= bindparam("to"),
     "org": payouts.c.org == bindparam("org"),
@@ -239,6 +244,12 @@ async def add_ref(tx: Tx, custodian: str, kind: str, value: str, payout_id: str)
 async def payout_of_ref(tx: Tx, custodian: str, kind: str, value: str) -> str | None:
     """Return the payout that an id at a custodian belongs to."""
     row = await tx.one(_REF, custodian=custodian, kind=kind, value=value)
+    return None if row is None else str(row["payout_id"])
+
+
+async def payout_of_any_id(tx: Tx, value: str) -> str | None:
+    """Return the payout that has this id or hash at whichever custodian."""
+    row = await tx.one(_ANY_REF, value=value) or await tx.one(_ANY_HASH, value=value)
     return None if row is None else str(row["payout_id"])
 
 

@@ -78,6 +78,7 @@ payouts = Table(
     Column("requires_action", Text),
     Column("failure", Text),
     Column("fees_paid_usd", Text),
+    Column("observed_at", BigInteger),
     Column("sequence", Integer, nullable=False),
     Column("first_answer", LargeBinary),
     Column("created_at", BigInteger, nullable=False),

@@ -167,6 +167,7 @@ def upgrade() -> None:
         sa.Column("requires_action", sa.Text(), nullable=True),
         sa.Column("failure", sa.Text(), nullable=True),
         sa.Column("fees_paid_usd", sa.Text(), nullable=True),
+        sa.Column("observed_at", sa.BigInteger(), nullable=True),
         sa.Column("sequence", sa.Integer(), nullable=False),
         sa.Column("first_answer", sa.LargeBinary(), nullable=True),
         sa.Column("created_at", sa.BigInteger(), nullable=False),

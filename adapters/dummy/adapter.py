@@ -1,0 +1,223 @@
+"""The dummy adapter: copy this folder to begin a new one (`make adapter name=acme`).
+
+The imaginary custodian "Dummy" has one POST that pays at once, a GET to look by our own key, and
+webhooks signed by HMAC. Its keys are permanent and bound to their body. See README.md for the wire.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import Any, ClassVar
+
+import aiohttp
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+# The contract is the only import from the gateway.
+from gateway.adapter import (
+    Absent,
+    Adapter,
+    AddressDestination,
+    CannotLook,
+    Capabilities,
+    CustodianAccountDestination,
+    Echo,
+    Failure,
+    FailureCode,
+    FundsMoved,
+    InvalidSignature,
+    KeySemantics,
+    Notice,
+    NotSent,
+    Order,
+    OutcomeUnknown,
+    Ref,
+    Rejected,
+    Report,
+    SubStatus,
+    Transaction,
+    format_amount,
+)
+
+# Tables first: the custodian's words and ours. A word that is not here changes no status.
+STATES: Mapping[str, SubStatus] = {
+    "ACCEPTED": SubStatus.SUBMITTED,
+    "SENT": SubStatus.BROADCAST,
+    "DONE": SubStatus.DELIVERED,
+    "REFUSED": SubStatus.FAILED,
+}
+REASONS: Mapping[str, FailureCode] = {
+    "NO_FUNDS": FailureCode.INSUFFICIENT_FUNDS,
+    "BAD_DESTINATION": FailureCode.DESTINATION_REJECTED,
+    "POLICY": FailureCode.POLICY_REJECTED,
+}
+_CREATED, _REPEATED, _CONFLICT, _TOO_MANY, _BROKEN = 201, 200, 409, 429, 500
+
+
+class DummySettings(BaseModel):
+    """Settings. Secrets are `SecretStr`, and there is no default address."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    base_url: str = Field(pattern=r"^https?://[^\s?#]+$", description="API address, with /v1.")
+    api_key: SecretStr = Field(description="API key.")
+    webhook_secret: SecretStr = Field(description="Secret that webhooks are signed with.")
+    timeout_s: float = Field(
+        default=10, gt=0, le=40, description="Longest time for one HTTP call, in seconds."
+    )
+
+
+class Dummy(Adapter[DummySettings]):
+    """Pays through Dummy's transfers."""
+
+    name = "dummy"
+    Settings: ClassVar[type[BaseModel]] = DummySettings
+    capabilities = Capabilities(
+        destination_types=frozenset({"custodian_account", "address"}),
+        webhooks=True,
+        # Say what a key does there: the engine decides by this whether a repeat is safe.
+        keys=KeySemantics(life_s=None, body_bound=True, look_up=True, repeat_is_safe=True),
+        call_life_s=30,
+        visibility_s=10,
+        polling_s=(1, 2, 5, 10, 30, 60, 300),
+    )
+
+    async def submit(self, order: Order) -> Report:
+        """Pay. There is one call, and it moves money: everything is ready before the mark."""
+        body = json.dumps(self._request(order)).encode()
+        # From here on the engine reads every doubt as "it may have arrived".
+        await order.moving()
+        try:
+            status, told = await self._call("POST", "/transfers", body)
+        except aiohttp.ClientConnectorError as error:
+            # No connection was made, so that nothing was sent. Only the adapter can know that.
+            message = f"no connection ({type(error).__name__})"
+            raise NotSent(message) from None
+        if status in {_CREATED, _REPEATED}:
+            return self._report(order, told)
+        if status == _TOO_MANY or status in {401, 403}:
+            message = f"refused at the door: HTTP {status}"
+            raise NotSent(message)
+        if status == _CONFLICT or status >= _BROKEN:
+            # "Key already used" after a lost answer means that the first one arrived.
+            message = f"HTTP {status}"
+            raise OutcomeUnknown(message)
+        reason = str(told.get("reason", "")) if isinstance(told, dict) else ""
+        code = REASONS.get(reason, FailureCode.SUBMISSION_REJECTED)
+        raise Rejected(code, f"Dummy refused the transfer ({status})", custodian_code=reason)
+
+    async def fetch(self, order: Order) -> Report | Absent | CannotLook:
+        """Look by our own key. Read-only."""
+        status, told = await self._call("GET", f"/transfers/{order.key('transfer')}")
+        if status == 404:  # noqa: PLR2004
+            # Not "failed": the engine counts such answers before it believes them.
+            return Absent("404")
+        if status != _REPEATED:
+            message = f"the look failed: HTTP {status}"
+            raise NotSent(message)
+        return self._report(order, told)
+
+    async def verify(self, headers: Mapping[str, str], body: bytes) -> None:
+        """Check the signature over the raw bytes, in constant time."""
+        secret = self.settings.webhook_secret.get_secret_value().encode()
+        expected = hmac.new(secret, body, hashlib.sha256).hexdigest()
+        if not hmac.compare_digest(headers.get("dummy-signature", "").encode(), expected.encode()):
+            message = "the signature does not fit"
+            raise InvalidSignature(message)
+
+    def parse(self, body: bytes) -> Sequence[Notice]:
+        """Read `{"id", "transfer": {"id"}}`. Pure; a ValueError keeps the body unread.
+
+        The notice carries no report: it only brings the next look forward, which is always right.
+        """
+        told = json.loads(body)
+        try:
+            return [Notice((Ref("transfer", str(told["transfer"]["id"])),), str(told["id"]))]
+        except (KeyError, TypeError):
+            message = "not a Dummy webhook"
+            raise ValueError(message) from None
+
+    def _request(self, order: Order) -> dict[str, Any]:
+        """Return the body: the same at every repeat, because everything in it is the order's."""
+        return {
+            "key": order.key("transfer"),
+            "source": order.source.id,
+            "destination": _destination(order),
+            "asset": order.asset,
+            "amount": format_amount(order.amount),
+        }
+
+    def _report(self, order: Order, told: Any) -> Report:
+        """Turn a transfer into a report; what is not understood stays raw."""
+        try:
+            transfer_id, state = str(told["id"]), str(told["state"]).strip()
+            echo = Echo(
+                asset=str(told["asset"]),
+                amount=Decimal(told["amount"]),
+                destination=str(told["destination"]),
+                ordered_asset=order.asset,
+                ordered_amount=order.amount,
+                ordered_destination=_destination(order),
+            )
+        except (KeyError, TypeError, ArithmeticError):
+            message = "an answer that is not understood"
+            raise OutcomeUnknown(message) from None
+        sub_status = STATES.get(state)
+        transaction = Transaction(
+            id=transfer_id,
+            tx_hash=told.get("tx_hash"),
+            network=order.network,
+            status=state,
+            at=self.tools.clock.now(),
+        )
+        return Report(
+            sub_status,
+            state,
+            refs=(Ref("transfer", transfer_id),),
+            transactions=(transaction,),
+            failure=_failure(told) if sub_status is SubStatus.FAILED else None,
+            echo=echo,
+            custodian_reference=transfer_id,
+            unknown_words=() if sub_status else (state,),
+        )
+
+    async def _call(self, method: str, path: str, body: bytes | None = None) -> tuple[int, Any]:
+        """Call Dummy; return status and JSON (None where the body is none)."""
+        async with self.tools.http.request(
+            method,
+            self.settings.base_url.rstrip("/") + path,
+            data=body,
+            headers={
+                "Authorization": f"Bearer {self.settings.api_key.get_secret_value()}",
+                "Content-Type": "application/json",
+            },
+            allow_redirects=False,
+            timeout=aiohttp.ClientTimeout(total=self.settings.timeout_s),
+        ) as answer:
+            raw = await answer.read()
+        try:
+            return answer.status, json.loads(raw)
+        except ValueError:
+            return answer.status, None
+
+
+def _destination(order: Order) -> str:
+    destination = order.destination
+    if isinstance(destination, AddressDestination):
+        return destination.address
+    assert isinstance(destination, CustodianAccountDestination)  # noqa: S101 - declared above
+    return destination.id
+
+
+def _failure(told: Mapping[str, Any]) -> Failure:
+    reason = str(told.get("reason", ""))
+    return Failure(
+        code=REASONS.get(reason, FailureCode.UNKNOWN_REASON),
+        message=f"Dummy refused the transfer ({reason or 'no reason given'}).",
+        custodian_code=reason or None,
+        # Dummy refuses before it sends; a custodian that may have sent says `unknown` here.
+        funds_moved=FundsMoved.NO,
+    )

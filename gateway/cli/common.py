@@ -1,0 +1,84 @@
+"""What the commands share: where the configuration is, how faults end, how results are printed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from gateway.config import Settings
+    from gateway.store.database import Database
+
+T = TypeVar("T")
+DEFAULT_CONFIG = "payout-gateway.toml"
+
+ConfigOption = Annotated[
+    Path, typer.Option("--config", envvar="PAYOUT_GATEWAY_CONFIG", help="The configuration file.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+
+
+def fail(message: str, code: int = 1) -> NoReturn:
+    """End with words on stderr and an exit code: 1 for "no such thing", 2 for a faulty set-up."""
+    sys.stderr.write(message.rstrip() + "\n")
+    raise typer.Exit(code)
+
+
+def settings_of(config: Path) -> Settings:
+    """Read the configuration; end with 2 and every fault of it."""
+    from gateway import config as configuration
+    from gateway.errors import ConfigError
+
+    try:
+        return configuration.load(config)
+    except ConfigError as error:
+        fail("\n".join(f"config: {each}" for each in error.faults), 2)
+
+
+def with_store(config: Path, work: Callable[[Database], Awaitable[T]]) -> T:
+    """Open the configured store, do the work, close it."""
+    from gateway.app import open_database
+    from gateway.errors import SchemaMismatch
+
+    settings = settings_of(config)
+
+    async def run() -> T:
+        async with open_database(settings) as db:
+            return await work(db)
+
+    try:
+        return asyncio.run(run())
+    except SchemaMismatch as error:
+        fail(str(error), 2)
+    except sqlite3.Error as error:
+        fail(f"the database {settings.database} cannot be used: {error}", 2)
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON document on one line."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
+    sys.stdout.flush()
+
+
+def print_table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
+    """Print a table; nothing is cut off where the output is no terminal."""
+    table = Table(title=title, title_justify="left", show_lines=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*("" if each is None else str(each) for each in row))
+    console().print(table)
+
+
+def console() -> Console:
+    """Return the console for people."""
+    return Console(width=None if sys.stdout.isatty() else 160, highlight=False)

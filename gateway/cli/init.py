@@ -1,0 +1,66 @@
+"""`init`: a first configuration."""
+
+from __future__ import annotations
+
+import base64
+import os
+from pathlib import Path
+
+import typer
+
+from gateway.cli.common import fail
+from gateway.seams import real_seams
+
+_TEMPLATE = """# Payout gateway. Every setting is explained in docs/reference/settings.md.
+# Any setting may come from a file (add _file to its name) or from the environment (PAYOUT_GATEWAY_…).
+
+database = "payout-gateway.db"
+public_url = "http://127.0.0.1:8080"
+server_key_file = "{key}"
+
+[listen]
+host = "127.0.0.1"
+port = 8080
+
+# A custodian instance. `payout-gateway sandbox --config-out FILE` writes a whole working example.
+# [custodians.fb_eu]
+# adapter = "fireblocks"
+# modes = ["live"]
+# base_url = "https://eu-api.fireblocks.io/v1"
+# api_key_file = "fireblocks-api-key"
+# private_key_file = "fireblocks-secret.pem"
+# jwks_url = "https://eu-keys.fireblocks.io/.well-known/jwks.json"
+# assets = {{ USDC = {{ asset_id = "USDC", network = "Ethereum" }} }}
+
+# Which account pays which kind of destination. The first route that fits is taken.
+# [[routes]]
+# destination = "custodian_account"
+# custodian = "fb_eu"
+# account = {{ id = "7", type = "VAULT_ACCOUNT" }}
+# networks = ["Ethereum"]
+# fee = {{ flat = "0", basis_points = "0" }}
+"""
+
+
+def write(config: Path) -> None:
+    """Write configuration and key; end with 1 where either exists."""
+    key = config.with_name("server.key")
+    for path in (config, key):
+        if path.exists():
+            fail(
+                f"{path} exists; nothing was written. Move it away, or name another file with --config."
+            )
+    write_private(key, base64.b64encode(real_seams().ids.random_bytes(32)).decode() + "\n")
+    write_private(config, _TEMPLATE.format(key=key.name))
+    typer.echo(
+        f"wrote {config} and {key} (readable by you only); next: payout-gateway serve --config {config}"
+    )
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner can read."""
+    with os.fdopen(
+        os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8"
+    ) as file:
+        file.write(text)
+    path.chmod(0o600)

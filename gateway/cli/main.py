@@ -1,0 +1,103 @@
+"""The commands and their groups. Each imports what it needs when it runs, so that help is quick."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gateway.cli import adapters, db, keys, payouts
+from gateway.cli.common import DEFAULT_CONFIG, ConfigOption, fail, settings_of
+
+app = typer.Typer(
+    name="payout-gateway",
+    help="One model, one API and signed webhooks in front of several custodians.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.add_typer(keys.app, name="keys")
+app.add_typer(payouts.app, name="payouts")
+app.add_typer(db.app, name="db")
+app.add_typer(adapters.app, name="adapters")
+
+
+@app.command()
+def serve(
+    config: ConfigOption = Path(DEFAULT_CONFIG),
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port instead of listen.port.")
+    ] = None,
+) -> None:
+    """Run the gateway: API and workers, until SIGTERM."""
+    from gateway.app import run
+    from gateway.errors import ConfigError, SchemaMismatch
+
+    try:
+        code = run(settings_of(config), port=port)
+    except ConfigError as error:
+        fail("\n".join(f"config: {each}" for each in error.faults), 2)
+    except SchemaMismatch as error:
+        fail(str(error), 2)
+    raise typer.Exit(code)
+
+
+@app.command()
+def sandbox(
+    *,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one line of JSON once every twin answers.")
+    ] = False,
+    config_out: Annotated[
+        Path | None, typer.Option(help="Write a complete configuration for the twins here.")
+    ] = None,
+    with_dummy: Annotated[
+        bool, typer.Option("--with-dummy", help="Start the dummy custodian, too.")
+    ] = False,
+    step_s: Annotated[
+        float, typer.Option(min=0, help="Seconds per life-cycle step of the twins.")
+    ] = 0.5,
+) -> None:
+    """Run simulated custodians on loopback until SIGTERM."""
+    from gateway.sandbox import run
+
+    raise typer.Exit(
+        run(as_json=as_json, config_out=config_out, with_dummy=with_dummy, step_s=step_s)
+    )
+
+
+@app.command()
+def demo(
+    *,
+    keep: Annotated[
+        bool, typer.Option("--serve", help="Keep the stack up and print a session to paste.")
+    ] = False,
+) -> None:
+    """Pay two payees from quote to delivered on this machine, and verify every webhook."""
+    from gateway.demo import run
+
+    raise typer.Exit(run(keep=keep))
+
+
+@app.command()
+def init(
+    config: ConfigOption = Path(DEFAULT_CONFIG),
+) -> None:
+    """Write a commented configuration and a fresh server key; nothing is overwritten."""
+    from gateway.cli.init import write
+
+    write(config)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    from gateway import __version__
+
+    typer.echo(__version__)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

@@ -1,0 +1,162 @@
+"""`payouts`: the whole story of one, and lists of many."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gateway.cli.common import (
+    DEFAULT_CONFIG,
+    ConfigOption,
+    JsonOption,
+    console,
+    fail,
+    print_json,
+    print_table,
+    with_store,
+)
+
+if TYPE_CHECKING:
+    from gateway.model import Payout
+    from gateway.store.database import Database
+
+app = typer.Typer(help="Payouts, for operators.", no_args_is_help=True)
+
+
+@app.command()
+def show(
+    payout_id: Annotated[str, typer.Argument(help="Payout id, or any id or hash at a custodian.")],
+    *,
+    config: ConfigOption = Path(DEFAULT_CONFIG),
+    as_json: JsonOption = False,
+) -> None:
+    """Tell the whole story of a payout from the store."""
+    from gateway.story import tell
+
+    async def work(db: Database) -> dict[str, Any] | None:
+        return await db.read(tell, payout_id)
+
+    story = with_store(config, work)
+    if story is None:
+        fail(f"there is no payout {payout_id}, and no payout with that id or hash at a custodian")
+    if as_json:
+        print_json(story)
+        return
+    payout = story["payout"]
+    failure = payout["failure"]
+    lines = [
+        f"{payout['id']}  {payout['status']} / {payout['sub_status']}",
+        f"  {payout['quote']['recipient_gets']} {payout['quote']['recipient_asset']} to {payout['quote']['destination']}",
+        f"  org {story['org']}  external_ref {payout['external_ref']}  reference {payout['reference'] or '-'}",
+        f"  custodian {payout['custodian']}  from {story['account']['type']} {story['account']['id']}"
+        f"  there known as {payout['custodian_reference'] or '-'}  its last word: {story['custodian_word'] or '-'}",
+        f"  next look {story['next_look_at'] or 'none'}  lease {story['lease'] or 'free'}",
+    ]
+    if failure:
+        lines.append(
+            f"  failed: {failure['code']} ({failure['custodian_code']}), funds moved: {failure['funds_moved']}. "
+            f"{failure['message']}"
+        )
+    console().print("\n".join(lines), markup=False)
+    for title, columns in (
+        ("attention", ["code", "detail", "times", "last_at"]),
+        ("timeline", ["at", "status", "sub_status", "tx_hash", "detail"]),
+        (
+            "attempts",
+            [
+                "number",
+                "state",
+                "moves",
+                "moving_at",
+                "ever_unknown",
+                "absences",
+                "looks",
+                "failures",
+                "outcome",
+                "notes",
+            ],
+        ),
+        ("refs", ["kind", "value"]),
+        ("custodian_webhooks", ["received_at", "state", "dedup_key"]),
+        ("events", ["sequence", "type", "id", "at"]),
+        (
+            "deliveries",
+            [
+                "type",
+                "url",
+                "state",
+                "attempt",
+                "outcome",
+                "http_status",
+                "started_at",
+                "next_attempt_at",
+            ],
+        ),
+    ):
+        rows = story[title]
+        if rows:
+            print_table(
+                title.replace("_", " "),
+                columns,
+                [[row.get(name) for name in columns] for row in rows],
+            )
+
+
+@app.command(name="list")
+def list_(
+    *,
+    status: Annotated[str | None, typer.Option(help="Only this status.")] = None,
+    org: Annotated[str | None, typer.Option(help="Only this org.")] = None,
+    attention: Annotated[
+        bool, typer.Option("--attention", help="Only what an operator should look at.")
+    ] = False,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many at most.")] = 50,
+    config: ConfigOption = Path(DEFAULT_CONFIG),
+    as_json: JsonOption = False,
+) -> None:
+    """List payouts, newest first."""
+    from gateway.store.payouts import list_payouts
+    from gateway.story import needing_attention
+
+    filters = {
+        name: value for name, value in (("status", status), ("org", org)) if value is not None
+    }
+
+    async def notable(db: Database) -> list[dict[str, Any]]:
+        return await db.read(needing_attention, limit)
+
+    async def plain(db: Database) -> list[Payout]:
+        return await db.read(list_payouts, filters, limit)
+
+    if attention:
+        rows = with_store(config, notable)
+        columns = [
+            "payout_id",
+            "status",
+            "sub_status",
+            "custodian",
+            "code",
+            "detail",
+            "times",
+            "last_at",
+        ]
+    else:
+        rows = [
+            {
+                "payout_id": each.id,
+                "org": each.org,
+                "status": each.status.value,
+                "sub_status": each.sub_status.value,
+                "amount": f"{each.terms.recipient_gets} {each.terms.recipient_asset}",
+                "custodian": each.custodian,
+                "created_at": each.created_at.isoformat(),
+            }
+            for each in with_store(config, plain)
+        ]
+        columns = ["payout_id", "org", "status", "sub_status", "amount", "custodian", "created_at"]
+    if as_json:
+        print_json({"data": rows})
+        return
+    print_table("Payouts", columns, [[row.get(name) for name in columns] for row in rows])

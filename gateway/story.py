@@ -1,0 +1,140 @@
+"""The whole story of a payout, read from the store alone, for operators."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from gateway.model import format_time
+from gateway.store import events, inbox, work
+from gateway.store import payouts as rows
+from gateway.store.database import Row, Tx
+from gateway.store.rows import from_us
+from gateway.views import payout_view
+
+
+async def tell(tx: Tx, wanted: str) -> dict[str, Any] | None:
+    """Return everything that is stored about a payout, found by its id or any id at a custodian.
+
+    Store function. No secret is among it: keys are digests, notes never hold secrets.
+    """
+    payout_id = await _find(tx, wanted)
+    payout = None if payout_id is None else await rows.find_payout(tx, payout_id)
+    if payout is None:
+        return None
+    row = await rows.payout_row(tx, payout.id)
+    owned = await work.work_row(tx, payout.id)
+    attention = await rows.attention_of(tx, payout.id)
+    return {
+        "payout": payout_view(payout).model_dump(mode="json"),
+        "org": payout.org,
+        "account": payout.account.model_dump(),
+        "custodian_word": None if row is None else row["custodian_word"],
+        "next_look_at": None if owned is None else _at(owned["due_at"]),
+        "lease": None if owned is None else _lease(owned),
+        "attention": [_times(each, "first_at", "last_at") for each in attention],
+        "timeline": payout_view(payout).model_dump(mode="json")["timeline"],
+        "attempts": [_attempt(each) for each in await work.attempts_of(tx, payout.id)],
+        "refs": [dict(each) for each in await rows.refs_of(tx, payout.id)],
+        "custodian_webhooks": [
+            {
+                "id": each["id"],
+                "dedup_key": each["dedup_key"],
+                "state": each["state"],
+                "received_at": _at(each["received_at"]),
+            }
+            for each in await inbox.webhooks_of(tx, payout.id)
+        ],
+        "events": [
+            {
+                "id": each["id"],
+                "type": each["type"],
+                "sequence": each["sequence"],
+                "at": _at(each["created_at"]),
+            }
+            for each in await events.events_of(tx, payout.id)
+        ],
+        "deliveries": await _deliveries(tx, payout.id),
+    }
+
+
+async def needing_attention(tx: Tx, limit: int) -> list[dict[str, Any]]:
+    """Return the operator's list, newest first, outcomes that are unknown now included."""
+    found = [_times(each, "first_at", "last_at") for each in await rows.attention_list(tx, limit)]
+    told = {each["payout_id"] for each in found}
+    for payout in await rows.list_payouts(tx, {"sub_status": "outcome_unknown"}, limit):
+        if payout.id not in told:
+            found.append(
+                {
+                    "payout_id": payout.id,
+                    "status": payout.status.value,
+                    "sub_status": payout.sub_status.value,
+                    "custodian": payout.custodian,
+                    "code": "outcome_unknown",
+                    "detail": payout.timeline[-1].detail,
+                    "times": 1,
+                    "last_at": format_time(payout.updated_at),
+                }
+            )
+    return found[:limit]
+
+
+async def _find(tx: Tx, wanted: str) -> str | None:
+    if await rows.payout_row(tx, wanted) is not None:
+        return wanted
+    return await rows.payout_of_any_id(tx, wanted)
+
+
+async def _deliveries(tx: Tx, payout_id: str) -> list[dict[str, Any]]:
+    """Return a line per try, and one per delivery that was not tried yet."""
+    lines: list[dict[str, Any]] = []
+    for delivery in await events.deliveries_of(tx, payout_id):
+        head = {
+            name: delivery[name] for name in ("event_id", "endpoint_id", "type", "url", "state")
+        }
+        tries = await events.delivery_attempts_of(tx, delivery["id"])
+        lines += [
+            {
+                **head,
+                **{
+                    name: each[name]
+                    for name in ("attempt", "outcome", "http_status", "duration_ms")
+                },
+                "started_at": _at(each["started_at"]),
+                "next_attempt_at": _at(each["next_attempt_at"]),
+            }
+            for each in tries
+        ]
+        if not tries:
+            lines.append({**head, "attempt": 0, "next_attempt_at": _at(delivery["due_at"])})
+    return lines
+
+
+def _attempt(row: Row) -> dict[str, Any]:
+    times = (
+        "moving_at",
+        "last_call_at",
+        "first_absence_at",
+        "last_absence_at",
+        "created_at",
+        "ended_at",
+    )
+    return {
+        **_times(row, *times),
+        "notes": json.loads(row["notes"]),
+        "ever_unknown": bool(row["ever_unknown"]),
+    }
+
+
+def _times(row: Row, *names: str) -> dict[str, Any]:
+    return {**dict(row), **{name: _at(row[name]) for name in names}}
+
+
+def _lease(row: Row) -> str | None:
+    if not row["lease_until"]:
+        return None
+    return f"{row['lease_owner']} until {_at(row['lease_until'])} (token {row['lease_token']})"
+
+
+def _at(us: int | None) -> str | None:
+    return None if us is None else format_time(from_us(us))
