@@ -155,7 +155,7 @@ class Twin(ABC):
             return act(body)
         return await self._answer_badly(fault, request, body, act, spoil)
 
-    async def _answer_badly(
+    async def _answer_badly(  # noqa: PLR0911 - one per fault
         self,
         fault: Fault,
         request: web.Request,

@@ -56,7 +56,7 @@ class Outbox:
     events run at the same time: no order is promised.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - built in one place
         self,
         clock: TwinClock,
         faults: FaultBook,
@@ -111,7 +111,7 @@ class Outbox:
             await self._session.close()
             self._session = None
 
-    def _new(self, event: str, make: Callable[[int], Message], forged: bool = False) -> Delivery:
+    def _new(self, event: str, make: Callable[[int], Message], *, forged: bool = False) -> Delivery:
         allowed = 1 if forged else len(self._delays_s) + 1
         delivery = Delivery(next(self._ids), event, make, allowed, forged=forged)
         self._deliveries.append(delivery)

@@ -290,9 +290,7 @@ async def _stack(console: Console) -> AsyncIterator[Stack]:
             processes.append(sandbox)
             assert sandbox.stdout is not None  # noqa: S101 - a pipe, see _process
             line = await asyncio.wait_for(sandbox.stdout.readline(), 30)
-            if not line:
-                raise DemoFailedError((folder / "sandbox.log").read_text())
-            twins = json.loads(line)["twins"]
+            twins = _twins_of(line, folder / "sandbox.log")
             processes.append(
                 await _process(folder / "gateway.log", "serve", "--config", str(config))
             )
@@ -305,9 +303,8 @@ async def _stack(console: Console) -> AsyncIterator[Stack]:
                 )
                 yield Stack(folder, config, url, twins["fireblocks"]["control_url"], key, http)
         except (DemoFailedError, TimeoutError, aiohttp.ClientError):
-            for log in sorted(folder.glob("*.log")):
-                tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
-                console.print(f"--- the end of {log.name}\n{tail}", markup=False)
+            for log in (folder / "sandbox.log", folder / "gateway.log"):
+                console.print(f"--- the end of {log.name}\n{_tail(log)}", markup=False)
             raise
         finally:
             await asyncio.gather(*(_end(process) for process in reversed(processes)))
@@ -363,7 +360,7 @@ async def _ready(
 ) -> None:
     for _ in range(300):
         if process.returncode is not None:
-            raise DemoFailedError(log.read_text())
+            raise DemoFailedError(_tail(log))
         with contextlib.suppress(aiohttp.ClientError):
             async with http.get(url + "/readyz") as answer:
                 if answer.status == 200:  # noqa: PLR2004
@@ -371,6 +368,18 @@ async def _ready(
         await asyncio.sleep(0.1)
     message = "the gateway did not become ready"
     raise DemoFailedError(message)
+
+
+def _twins_of(line: bytes, log: Path) -> dict[str, Any]:
+    """Return the twins that the sandbox told of; its log is the reason where it told nothing."""
+    if not line:
+        raise DemoFailedError(_tail(log))
+    twins: dict[str, Any] = json.loads(line)["twins"]
+    return twins
+
+
+def _tail(log: Path) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-15:])
 
 
 def _public_url(config: Path) -> str:

@@ -322,7 +322,7 @@ def _older(report: Report, row: Row) -> bool:
     """Whether the news was made before the newest that was written. A look is as new as it is."""
     if report.observed_at is None or row["observed_at"] is None:
         return False
-    return to_us(report.observed_at) < row["observed_at"]
+    return bool(to_us(report.observed_at) < row["observed_at"])
 
 
 def _failure(report: Report, sub_status: SubStatus) -> Failure:

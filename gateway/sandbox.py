@@ -71,9 +71,10 @@ async def _run(*, as_json: bool, config_out: Path | None, with_dummy: bool, step
     port = free_port()
     twins: list[Twin] = []
     try:
-        for entry in sorted(entry_points(group=GROUP), key=lambda each: each.name):
-            if entry.name != "dummy" or with_dummy:
-                twins.append(await _start(entry.name, entry.module, port, step_s))
+        found = sorted(entry_points(group=GROUP), key=lambda each: each.name)
+        for entry in (each for each in found if each.name != "dummy" or with_dummy):
+            twin = await _start(entry.name, entry.module, port, step_s)
+            twins.append(twin)
         if config_out is not None:
             write_config(config_out, twins, port)
         _announce(twins, config_out, as_json=as_json)

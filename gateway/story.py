@@ -62,20 +62,21 @@ async def needing_attention(tx: Tx, limit: int) -> list[dict[str, Any]]:
     """Return the operator's list, newest first, outcomes that are unknown now included."""
     found = [_times(each, "first_at", "last_at") for each in await rows.attention_list(tx, limit)]
     told = {each["payout_id"] for each in found}
-    for payout in await rows.list_payouts(tx, {"sub_status": "outcome_unknown"}, limit):
-        if payout.id not in told:
-            found.append(
-                {
-                    "payout_id": payout.id,
-                    "status": payout.status.value,
-                    "sub_status": payout.sub_status.value,
-                    "custodian": payout.custodian,
-                    "code": "outcome_unknown",
-                    "detail": payout.timeline[-1].detail,
-                    "times": 1,
-                    "last_at": format_time(payout.updated_at),
-                }
-            )
+    unknown = await rows.list_payouts(tx, {"sub_status": "outcome_unknown"}, limit)
+    found += [
+        {
+            "payout_id": payout.id,
+            "status": payout.status.value,
+            "sub_status": payout.sub_status.value,
+            "custodian": payout.custodian,
+            "code": "outcome_unknown",
+            "detail": payout.timeline[-1].detail,
+            "times": 1,
+            "last_at": format_time(payout.updated_at),
+        }
+        for payout in unknown
+        if payout.id not in told
+    ]
     return found[:limit]
 
 

@@ -54,7 +54,11 @@ REASONS: Mapping[str, FailureCode] = {
     "BAD_DESTINATION": FailureCode.DESTINATION_REJECTED,
     "POLICY": FailureCode.POLICY_REJECTED,
 }
-_CREATED, _REPEATED, _CONFLICT, _TOO_MANY, _BROKEN = 201, 200, 409, 429, 500
+_CREATED, _REPEATED = 201, 200
+#: Refused at the door: nobody has looked at the request.
+_AT_THE_DOOR = frozenset({401, 403, 429})
+#: Dummy has read the request and says no, for good.
+_FINAL = frozenset({400, 422})
 
 
 class DummySettings(BaseModel):
@@ -87,6 +91,9 @@ class Dummy(Adapter[DummySettings]):
 
     async def submit(self, order: Order) -> Report:
         """Pay. There is one call, and it moves money: everything is ready before the mark."""
+        fault = self.check(order)
+        if fault is not None:
+            raise Rejected(FailureCode.DESTINATION_REJECTED, fault)
         body = json.dumps(self._request(order)).encode()
         # From here on the engine reads every doubt as "it may have arrived".
         await order.moving()
@@ -98,11 +105,12 @@ class Dummy(Adapter[DummySettings]):
             raise NotSent(message) from None
         if status in {_CREATED, _REPEATED}:
             return self._report(order, told)
-        if status == _TOO_MANY or status in {401, 403}:
+        if status in _AT_THE_DOOR:
             message = f"refused at the door: HTTP {status}"
             raise NotSent(message)
-        if status == _CONFLICT or status >= _BROKEN:
-            # "Key already used" after a lost answer means that the first one arrived.
+        if status not in _FINAL:
+            # Whatever is no clear no: 409 ("key already used" after a lost answer means that the
+            # first one arrived), 5xx, a redirect, some proxy's own words.
             message = f"HTTP {status}"
             raise OutcomeUnknown(message)
         reason = str(told.get("reason", "")) if isinstance(told, dict) else ""
@@ -119,6 +127,12 @@ class Dummy(Adapter[DummySettings]):
             message = f"the look failed: HTTP {status}"
             raise NotSent(message)
         return self._report(order, told)
+
+    def check(self, order: Order) -> str | None:
+        """Return why Dummy could never pay the order. Nothing is dropped in silence."""
+        if isinstance(order.destination, AddressDestination) and order.destination.memo is not None:
+            return "Dummy cannot carry a memo"
+        return None
 
     async def verify(self, headers: Mapping[str, str], body: bytes) -> None:
         """Check the signature over the raw bytes, in constant time."""
@@ -207,7 +221,8 @@ class Dummy(Adapter[DummySettings]):
 def _destination(order: Order) -> str:
     destination = order.destination
     if isinstance(destination, AddressDestination):
-        return destination.address
+        # The same address on another network is somebody else's.
+        return f"{destination.network}:{destination.address}"
     assert isinstance(destination, CustodianAccountDestination)  # noqa: S101 - declared above
     return destination.id
 

@@ -56,9 +56,7 @@ class DummyTwin(Twin):
         self, settings: DummyTwinSettings | None = None, base_time: Callable[[], float] = time.time
     ) -> None:
         clock = TwinClock(base_time)
-        faults = FaultBook(
-            [*http_faults(["transfer", "status"], moving=["transfer"]), *WEBHOOK_FAULTS]
-        )
+        faults = FaultBook([*http_faults(["transfer", "status"], moving=[]), *WEBHOOK_FAULTS])
         outbox = Outbox(clock, faults, _RETRY_DELAYS_S, lambda status: status != 200, _forge)
         seed = {("MAIN", "USDC"): Decimal(1_000_000)}
         super().__init__(
@@ -126,7 +124,7 @@ class DummyTwin(Twin):
             )
         except (ValueError, KeyError, TypeError, InvalidOperation):
             good, amount, wanted = False, Decimal(0), {}
-        if not good or amount <= 0:
+        if not good or not amount.is_finite() or amount <= 0:
             return self.error(
                 400, "the body must have key, source, destination, asset, amount: strings"
             )

@@ -14,16 +14,18 @@ from typing import Any, ClassVar
 from urllib.parse import quote
 
 import aiohttp
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import BaseModel
 
 from adapters.fireblocks import webhook
 from adapters.fireblocks.client import Answer, Client, load_private_key
+from adapters.fireblocks.settings import FireblocksSettings
 from adapters.fireblocks.words import (
     NOT_CREDITED,
     Reading,
     Seen,
     clean,
     read,
+    refusal_code,
 )
 from gateway.adapter import (
     Absent,
@@ -61,50 +63,6 @@ SOURCE_TYPES = frozenset({"VAULT_ACCOUNT", "EXCHANGE_ACCOUNT", "FIAT_ACCOUNT"})
 #: Refusals of create that are about the request itself, and so final.
 _FINAL_STATUSES = frozenset({400, 404, 422})
 _LOCKED_AGAIN_S = 15.0
-
-
-class AssetMapping(BaseModel):
-    """What Fireblocks calls an asset, and the network that its id implies."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    asset_id: str = Field(min_length=1)
-    network: str | None = None
-
-
-class FireblocksSettings(BaseModel):
-    """Settings of one Fireblocks workspace."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-
-    base_url: str = Field(pattern=r"^https?://[^\s?#]+$", description="API address, with /v1.")
-    api_key: SecretStr = Field(description="API key of the API user.")
-    private_key: SecretStr = Field(description="Its RSA private key, PEM.")
-    jwks_url: str | None = Field(default=None, description="Address of the webhook keys (v2).")
-    webhook_v1_public_key: SecretStr | None = Field(
-        default=None,
-        description="Public key of legacy webhooks (v1), PEM; without it they are refused.",
-    )
-    assets: dict[str, AssetMapping] = Field(
-        min_length=1,
-        description='Asset ids by our code ("USDC"), or by code and network ("USDC:Polygon").',
-    )
-    timeout_s: float = Field(
-        default=20, gt=0, le=40, description="Longest time for one HTTP call, in seconds."
-    )
-
-    @field_validator("private_key")
-    @classmethod
-    def _private_key(cls, value: SecretStr) -> SecretStr:
-        load_private_key(value.get_secret_value())
-        return value
-
-    @field_validator("webhook_v1_public_key")
-    @classmethod
-    def _public_key(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None:
-            webhook.load_public_key(value.get_secret_value())
-        return value
 
 
 class Fireblocks(Adapter[FireblocksSettings]):
@@ -161,7 +119,7 @@ class Fireblocks(Adapter[FireblocksSettings]):
         answer = await self._client.get(f"/payments/payout/{quote(str(payout_id), safe='')}")
         if answer.status == 404:  # noqa: PLR2004
             return Absent(f"404 {answer.kind}")
-        if answer.status != 200 or not isinstance(answer.json, dict):  # noqa: PLR2004
+        if not answer.ok:
             raise NotSent(_words(answer), again_after_s=answer.retry_after_s)
         return await self._read(order, answer.json)
 
@@ -203,16 +161,12 @@ class Fireblocks(Adapter[FireblocksSettings]):
             # Lost: perhaps created, never executed. A fresh key makes a set that we know the id of.
             await order.remember(create_step=step + 1)
             raise NotSent(f"create got no answer ({type(error).__name__})") from None
-        if (
-            answer.status == 200
-            and isinstance(answer.json, dict)
-            and isinstance(answer.json.get("payoutId"), str)
-        ):
+        if answer.ok and isinstance(answer.json.get("payoutId"), str):
             return await self._keep(order, answer.json)
         if answer.status in {200, 409} or answer.status >= 500 or answer.burnt:  # noqa: PLR2004
             await order.remember(create_step=step + 1)
         elif answer.status in _FINAL_STATUSES:
-            raise Rejected(_refusal(answer), answer.message, custodian_code=answer.kind)
+            raise Rejected(refusal_code(answer.message), answer.message, custodian_code=answer.kind)
         raise NotSent(f"create: {_words(answer)}", again_after_s=answer.retry_after_s)
 
     async def _keep(self, order: Order, made: dict[str, Any]) -> Report | None:
@@ -280,7 +234,7 @@ class Fireblocks(Adapter[FireblocksSettings]):
                 again_after_s=_LOCKED_AGAIN_S,
             )
         if answer.status in _FINAL_STATUSES:
-            raise Rejected(_refusal(answer), answer.message, custodian_code=answer.kind)
+            raise Rejected(refusal_code(answer.message), answer.message, custodian_code=answer.kind)
         raise OutcomeUnknown(f"execute: {_words(answer)}")
 
     async def _read(self, order: Order, told: dict[str, Any]) -> Report | Absent:
@@ -367,8 +321,9 @@ class Fireblocks(Adapter[FireblocksSettings]):
             answer = await self._client.get(f"/transactions/{quote(transaction_id, safe='')}")
         except (aiohttp.ClientError, TimeoutError):
             return None
-        if answer.status == 200 and isinstance(answer.json, dict):  # noqa: PLR2004
-            return answer.json
+        if answer.ok:
+            found: dict[str, Any] = answer.json
+            return found
         return {} if answer.status in {403, 404} else None
 
     def _request(self, order: Order) -> dict[str, Any]:
@@ -435,20 +390,6 @@ def _payout_words(told: dict[str, Any]) -> str:
 
 def _words(answer: Answer) -> str:
     return f"HTTP {answer.status} {answer.kind} {answer.message}".strip()[:300]
-
-
-def _refusal(answer: Answer) -> str:
-    """Return our code for a refused request, by what its message speaks of."""
-    text = answer.message.lower()
-    if "insufficient" in text or "balance" in text:
-        return FailureCode.INSUFFICIENT_FUNDS
-    if "payee" in text or "destination" in text:
-        return FailureCode.DESTINATION_REJECTED
-    if "paymentaccount" in text or "payment account" in text or "source" in text:
-        return FailureCode.SOURCE_REJECTED
-    if "amount" in text or "decimal" in text:
-        return FailureCode.AMOUNT_REJECTED
-    return FailureCode.SUBMISSION_REJECTED
 
 
 def _decimal(value: object) -> Decimal | None:

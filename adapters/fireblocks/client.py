@@ -62,6 +62,11 @@ class Answer:
     retry_after_s: float | None = None
 
     @property
+    def ok(self) -> bool:
+        """Whether it is a success with a JSON object; another 2xx is none (notes, §11)."""
+        return self.status == 200 and isinstance(self.json, dict)  # noqa: PLR2004
+
+    @property
     def message(self) -> str:
         """The error's words, in any of the three shapes; empty for a body that is no JSON."""
         if not isinstance(self.json, dict):

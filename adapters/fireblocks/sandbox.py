@@ -165,7 +165,8 @@ class FireblocksTwin(Twin):
 
     def settings_changed(self, settings: TwinSettings) -> None:
         """Hand the switches to the parts they steer."""
-        assert isinstance(settings, FireblocksSettings)
+        if not isinstance(settings, FireblocksSettings):
+            raise TypeError(type(settings).__name__)
         self._book.settings = settings
         self._gate.skew_s = settings.skew_s
         self._keys.scope = settings.key_scope

@@ -58,7 +58,7 @@ class WebhookSigner:
             .decode()
         )
 
-    def rotate(self, keep_old: bool) -> str:
+    def rotate(self, *, keep_old: bool) -> str:
         """Sign with a new key from now on; return its `kid`."""
         kid, key = self._new_kid(), make_key()
         self._keys = {**(self._keys if keep_old else {}), kid: key}

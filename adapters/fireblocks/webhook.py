@@ -49,7 +49,7 @@ def load_public_key(pem: str) -> RSAPublicKey:
     key = load_pem_public_key(pem.encode())
     if not isinstance(key, RSAPublicKey):
         msg = "is not an RSA public key"
-        raise ValueError(msg)  # noqa: TRY004 - pydantic reads ValueError
+        raise ValueError(msg)
     return key
 
 

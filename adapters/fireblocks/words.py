@@ -271,3 +271,17 @@ def _failed(instruction: str, seen: Sequence[Seen], reason: str) -> Reading:
         funds_moved=funds_moved,
     )
     return Reading(SubStatus.FAILED, failure=failure)
+
+
+def refusal_code(message: str) -> FailureCode:
+    """Return our code for a refused request, by what its message speaks of."""
+    text = message.lower()
+    if "insufficient" in text or "balance" in text:
+        return FailureCode.INSUFFICIENT_FUNDS
+    if "payee" in text or "destination" in text:
+        return FailureCode.DESTINATION_REJECTED
+    if "paymentaccount" in text or "payment account" in text or "source" in text:
+        return FailureCode.SOURCE_REJECTED
+    if "amount" in text or "decimal" in text:
+        return FailureCode.AMOUNT_REJECTED
+    return FailureCode.SUBMISSION_REJECTED

@@ -5,44 +5,29 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
 from pydantic.json_schema import models_json_schema
 
 from gateway import __version__
 from gateway.api.custodians import CustodianList
 from gateway.api.endpoints import EndpointList
 from gateway.api.events import EventList, FeedEvent
+from gateway.api.operations import (
+    BODY,
+    KEYED,
+    PARAMETERS,
+    QUOTE,
+    ProblemDocument,
+    as_json,
+    in_path,
+    operation,
+    parameter,
+    query,
+)
 from gateway.api.payouts import PayoutList, PayoutRequest
-from gateway.api.problems import JSON_TYPE, PROBLEMS
+from gateway.api.problems import PROBLEMS
 from gateway.endpoints import EndpointCreated, EndpointRequest, EndpointView
 from gateway.quotes import Quote, QuoteRequest
 from gateway.views import EVENT_OF, EventView, PayoutWithTracking
-
-
-class FieldFault(BaseModel):
-    """One fault of a request."""
-
-    pointer: str
-    code: str
-    detail: str
-
-
-class ProblemDocument(BaseModel):
-    """An error (RFC 9457). `code` is stable; `detail` is for people."""
-
-    model_config = ConfigDict(title="Problem")
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    instance: str
-    code: str
-    request_id: str
-    retryable: bool
-    errors: list[FieldFault] = []
-    payout_id: str | None = None
-
 
 _SENT = (QuoteRequest, PayoutRequest, EndpointRequest)
 _TOLD = (
@@ -57,19 +42,6 @@ _TOLD = (
     FeedEvent,
     EventList,
     ProblemDocument,
-)
-_ALWAYS = ("invalid_api_key", "internal_error", "store_unavailable")
-_BODY = ("invalid_json", "payload_too_large", "unsupported_media_type", "invalid_request")
-_KEYED = ("invalid_idempotency_key", "idempotency_in_progress", "idempotency_key_reused")
-_QUOTE = (
-    "idempotency_key_required",
-    "unsupported_asset",
-    "unsupported_network",
-    "invalid_destination",
-    "amount_too_precise",
-    "amount_below_minimum",
-    "unknown_account",
-    "route_unavailable",
 )
 _EVENT_SUMMARIES = {
     "payout.created": "A payout was accepted",
@@ -111,7 +83,7 @@ def document(public_url: str) -> dict[str, Any]:
                     "description": "sk_live_… or sk_test_…; the prefix picks the mode.",
                 }
             },
-            "parameters": _PARAMETERS,
+            "parameters": PARAMETERS,
         },
     }
 
@@ -125,192 +97,85 @@ _TAGS = {
 }
 
 
-def _query(name: str, description: str, **schema: Any) -> dict[str, Any]:
-    return {
-        "name": name,
-        "in": "query",
-        "description": description,
-        "schema": {"type": "string", **schema},
-    }
-
-
-_PARAMETERS: dict[str, Any] = {
-    "IdempotencyKey": {
-        "name": "Idempotency-Key",
-        "in": "header",
-        "description": "1 to 255 visible ASCII characters, new for each intent; remembered for 24 hours.",
-        "schema": {"type": "string", "minLength": 1, "maxLength": 255},
-    },
-    "RequiredIdempotencyKey": {
-        "name": "Idempotency-Key",
-        "in": "header",
-        "required": True,
-        "description": "1 to 255 visible ASCII characters, new for each intent; remembered for 24 hours.",
-        "schema": {"type": "string", "minLength": 1, "maxLength": 255},
-    },
-    "Sandbox": {
-        "name": "Gateway-Sandbox",
-        "in": "header",
-        "description": "`strict` makes test mode consume quotes as live mode does.",
-        "schema": {"type": "string", "enum": ["strict"]},
-    },
-    "Limit": _query("limit", "Page size.", type="integer", minimum=1, maximum=200, default=50),
-    "Cursor": _query("cursor", "`next_cursor` of the page before, with the same filters."),
-    "WebhookId": {
-        "name": "webhook-id",
-        "in": "header",
-        "required": True,
-        "description": "The event's id; the same at every try. Drop what you have seen.",
-        "schema": {"type": "string"},
-    },
-    "WebhookTimestamp": {
-        "name": "webhook-timestamp",
-        "in": "header",
-        "required": True,
-        "description": "Unix seconds of this try; refuse what is over five minutes away.",
-        "schema": {"type": "string"},
-    },
-    "WebhookSignature": {
-        "name": "webhook-signature",
-        "in": "header",
-        "required": True,
-        "description": "Space-separated `v1,` entries; one that verifies is enough.",
-        "schema": {"type": "string"},
-    },
-}
-
-
-def _ref(name: str) -> dict[str, str]:
-    return {"$ref": f"#/components/parameters/{name}"}
-
-
-def _path(name: str) -> dict[str, Any]:
-    return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-
-
-def _json(schema: Any, description: str) -> dict[str, Any]:
-    return {"description": description, "content": {"application/json": {"schema": schema}}}
-
-
-def _problems(problem: Any, codes: tuple[str, ...]) -> dict[str, Any]:
-    by_status: dict[str, list[str]] = {}
-    for code in codes:
-        by_status.setdefault(str(PROBLEMS[code].status), []).append(code)
-    return {
-        status: {"description": ", ".join(found), "content": {JSON_TYPE: {"schema": problem}}}
-        for status, found in sorted(by_status.items())
-    }
-
-
-def _call(  # noqa: PLR0913 - one argument per part of an operation
-    refs: dict[Any, Any],
-    name: str,
-    tag: str,
-    summary: str,
-    success: tuple[str, dict[str, Any]],
-    codes: tuple[str, ...],
-    *,
-    description: str = "",
-    parameters: tuple[dict[str, Any], ...] = (),
-    body: Any = None,
-    public: bool = False,
-) -> dict[str, Any]:
-    call: dict[str, Any] = {
-        "operationId": name,
-        "tags": [tag],
-        "summary": summary,
-        "responses": {
-            success[0]: success[1],
-            **_problems(refs[ProblemDocument], codes if public else (*codes, *_ALWAYS)),
-        },
-    }
-    if description:
-        call["description"] = description
-    if parameters:
-        call["parameters"] = list(parameters)
-    if body is not None:
-        call["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
-    if public:
-        call["security"] = []
-    return call
-
-
 def _paths(refs: dict[Any, Any]) -> dict[str, Any]:
     created = {"Location": {"description": "Path of what was made.", "schema": {"type": "string"}}}
-    page = (_ref("Limit"), _ref("Cursor"))
+    page = (parameter("Limit"), parameter("Cursor"))
     html = {"description": "A page.", "content": {"text/html": {"schema": {"type": "string"}}}}
     lists = ("invalid_cursor", "invalid_request")
     return {
         "/payouts/quote": {
-            "post": _call(
+            "post": operation(
                 refs,
                 "createQuote",
                 "payouts",
                 "Ask for a price",
-                ("200", _json(refs[Quote], "A price promise for 60 seconds, usable once.")),
-                (*_BODY, *_KEYED, *_QUOTE),
-                parameters=(_ref("RequiredIdempotencyKey"),),
+                ("200", as_json(refs[Quote], "A price promise for 60 seconds, usable once.")),
+                (*BODY, *KEYED, *QUOTE),
+                parameters=(parameter("RequiredIdempotencyKey"),),
                 body=refs[QuoteRequest],
             )
         },
         "/payouts": {
-            "post": _call(
+            "post": operation(
                 refs,
                 "createPayout",
                 "payouts",
                 "Turn a quote into a payout",
                 (
                     "201",
-                    {**_json(refs[PayoutWithTracking], "The payout, pending."), "headers": created},
+                    {
+                        **as_json(refs[PayoutWithTracking], "The payout, pending."),
+                        "headers": created,
+                    },
                 ),
-                (*_BODY, *_KEYED, "quote_not_found", "quote_already_used", "quote_expired"),
+                (*BODY, *KEYED, "quote_not_found", "quote_already_used", "quote_expired"),
                 description="The quote is consumed: a second call answers 409 with the payout's id.",
-                parameters=(_ref("IdempotencyKey"), _ref("Sandbox")),
+                parameters=(parameter("IdempotencyKey"), parameter("Sandbox")),
                 body=refs[PayoutRequest],
             ),
-            "get": _call(
+            "get": operation(
                 refs,
                 "listPayouts",
                 "payouts",
                 "List payouts, newest first",
-                ("200", _json(refs[PayoutList], "A page of payouts.")),
+                ("200", as_json(refs[PayoutList], "A page of payouts.")),
                 lists,
                 parameters=(
-                    _query("external_ref", "Your id of the user or case."),
-                    _query(
+                    query("external_ref", "Your id of the user or case."),
+                    query(
                         "status", "Status.", enum=["pending", "broadcast", "delivered", "failed"]
                     ),
-                    _query("custodian", "Custodian instance."),
-                    _query("reference", "Your reference."),
-                    _query("from", "Created at or after this time.", format="date-time"),
-                    _query("to", "Created at or before this time.", format="date-time"),
+                    query("custodian", "Custodian instance."),
+                    query("reference", "Your reference."),
+                    query("from", "Created at or after this time.", format="date-time"),
+                    query("to", "Created at or before this time.", format="date-time"),
                     *page,
                 ),
             ),
         },
         "/payouts/{payout_id}": {
-            "get": _call(
+            "get": operation(
                 refs,
                 "getPayout",
                 "payouts",
                 "Read a payout",
-                ("200", _json(refs[PayoutWithTracking], "The payout.")),
+                ("200", as_json(refs[PayoutWithTracking], "The payout.")),
                 ("payout_not_found",),
-                parameters=(_path("payout_id"),),
+                parameters=(in_path("payout_id"),),
             )
         },
         "/custodians": {
-            "get": _call(
+            "get": operation(
                 refs,
                 "listCustodians",
                 "custodians",
                 "List the custodian instances you may use",
-                ("200", _json(refs[CustodianList], "Instances with their capabilities.")),
+                ("200", as_json(refs[CustodianList], "Instances with their capabilities.")),
                 (),
             )
         },
         "/custodians/{name}/webhooks": {
-            "post": _call(
+            "post": operation(
                 refs,
                 "receiveCustodianWebhook",
                 "custodians",
@@ -323,13 +188,13 @@ def _paths(refs: dict[Any, Any]) -> dict[str, Any]:
                     },
                 ),
                 ("invalid_signature", "custodian_not_found", "payload_too_large", "cannot_verify"),
-                parameters=(_path("name"),),
+                parameters=(in_path("name"),),
                 body={"type": "object"},
                 public=True,
             )
         },
         "/webhook-endpoints": {
-            "post": _call(
+            "post": operation(
                 refs,
                 "createWebhookEndpoint",
                 "webhooks",
@@ -337,82 +202,82 @@ def _paths(refs: dict[Any, Any]) -> dict[str, Any]:
                 (
                     "201",
                     {
-                        **_json(
+                        **as_json(
                             refs[EndpointCreated], "The endpoint; its secret is shown this once."
                         ),
                         "headers": created,
                     },
                 ),
-                (*_BODY, *_KEYED),
-                parameters=(_ref("IdempotencyKey"),),
+                (*BODY, *KEYED),
+                parameters=(parameter("IdempotencyKey"),),
                 body=refs[EndpointRequest],
             ),
-            "get": _call(
+            "get": operation(
                 refs,
                 "listWebhookEndpoints",
                 "webhooks",
                 "List webhook endpoints, newest first",
-                ("200", _json(refs[EndpointList], "A page of endpoints.")),
+                ("200", as_json(refs[EndpointList], "A page of endpoints.")),
                 lists,
                 parameters=page,
             ),
         },
         "/webhook-endpoints/{endpoint_id}": {
-            "get": _call(
+            "get": operation(
                 refs,
                 "getWebhookEndpoint",
                 "webhooks",
                 "Read a webhook endpoint",
-                ("200", _json(refs[EndpointView], "The endpoint.")),
+                ("200", as_json(refs[EndpointView], "The endpoint.")),
                 ("endpoint_not_found",),
-                parameters=(_path("endpoint_id"),),
+                parameters=(in_path("endpoint_id"),),
             ),
-            "delete": _call(
+            "delete": operation(
                 refs,
                 "deleteWebhookEndpoint",
                 "webhooks",
                 "Delete a webhook endpoint",
                 ("204", {"description": "Deleted; pending deliveries are skipped."}),
                 ("endpoint_not_found",),
-                parameters=(_path("endpoint_id"),),
+                parameters=(in_path("endpoint_id"),),
             ),
         },
         "/events": {
-            "get": _call(
+            "get": operation(
                 refs,
                 "listEvents",
                 "events",
                 "Read events, oldest first",
-                ("200", _json(refs[EventList], "A page of events.")),
+                ("200", as_json(refs[EventList], "A page of events.")),
                 lists,
                 description="Keep next_cursor and ask again: nothing is left out, whatever a webhook missed.",
                 parameters=(
-                    _query("type", "Event type.", enum=sorted(_EVENT_SUMMARIES)),
-                    _query("payout_id", "Payout."),
+                    query("type", "Event type.", enum=sorted(_EVENT_SUMMARIES)),
+                    query("payout_id", "Payout."),
                     *page,
                 ),
             )
         },
         "/events/{event_id}": {
-            "get": _call(
+            "get": operation(
                 refs,
                 "getEvent",
                 "events",
                 "Read an event",
-                ("200", _json(refs[FeedEvent], "The event.")),
+                ("200", as_json(refs[FeedEvent], "The event.")),
                 ("event_not_found",),
-                parameters=(_path("event_id"),),
+                parameters=(in_path("event_id"),),
             )
         },
         "/track/{token}": {
-            "get": _call(
+            "get": operation(
                 refs,
                 "trackPayout",
                 "operation",
                 "Public page of one payout",
                 ("200", html),
                 ("not_found",),
-                parameters=(_path("token"),),
+                parameters=(in_path("token"),),
                 public=True,
             )
         },
@@ -429,22 +294,22 @@ def _plain(refs: dict[Any, Any], name: str, summary: str, codes: tuple[str, ...]
         "properties": {"status": {"type": "string"}},
         "required": ["status"],
     }
-    call = _call(
+    call = operation(
         refs,
         name,
         "operation",
         summary,
-        ("200", _json(answer, "Yes.")),
+        ("200", as_json(answer, "Yes.")),
         ("internal_error",),
         public=True,
     )
     for code in codes:
-        call["responses"][str(PROBLEMS[code].status)] = _json(answer, "No.")
+        call["responses"][str(PROBLEMS[code].status)] = as_json(answer, "No.")
     return call
 
 
 def _webhooks(refs: dict[Any, Any]) -> dict[str, Any]:
-    headers = [_ref("WebhookId"), _ref("WebhookTimestamp"), _ref("WebhookSignature")]
+    headers = [parameter("WebhookId"), parameter("WebhookTimestamp"), parameter("WebhookSignature")]
     return {
         kind: {
             "post": {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import re
@@ -25,6 +26,9 @@ from gateway.store.rows import to_us
 
 MAX_BODY = 64 * 1024
 KEY_LIFE = timedelta(hours=24)
+#: How much of a body that is too large is thrown away before the connection is closed on it.
+_DRAIN_BYTES = 32 * 1024 * 1024
+_BODY_S = 30
 _VISIBLE = re.compile(r"[\x21-\x7e]{1,255}", re.ASCII)
 #: Deeper nesting than any request has; the parser itself would give up at about a thousand.
 _MAX_DEPTH = 32
@@ -79,22 +83,26 @@ async def caller_of(request: Request) -> Caller:
 
 
 async def read_body(request: Request, limit: int = MAX_BODY) -> bytes:
-    """Return the body. Refused: `payload_too_large`, whether or not a length was announced."""
-    announced = request.headers.get("content-length", "")
-    too_large = Refused(
-        "payload_too_large", f"The body may have {limit} bytes.", headers={"Connection": "close"}
-    )
-    if announced.isdigit() and int(announced) > limit:
-        raise too_large
-    chunks, size = [], 0
+    """Return the body. Refused: `payload_too_large`, `request_timeout`.
+
+    What is over the limit is read on for a bounded while and thrown away: a sender that is cut off
+    in the middle would see a broken connection instead of the answer.
+    """
+    chunks: list[bytes] = []
+    size = 0
     try:
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > limit:
-                raise too_large
-            chunks.append(chunk)
-    except ClientDisconnect:
-        raise Refused("request_timeout", "The body did not arrive.") from None
+        async with asyncio.timeout(_BODY_S):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size <= limit:
+                    chunks.append(chunk)
+                elif size > _DRAIN_BYTES:
+                    break
+    except (ClientDisconnect, TimeoutError):
+        raise Refused("request_timeout", "The body did not arrive in time.") from None
+    if size > limit:
+        detail = f"The body may have {limit} bytes."
+        raise Refused("payload_too_large", detail, headers={"Connection": "close"})
     return b"".join(chunks)
 
 

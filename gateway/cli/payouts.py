@@ -50,7 +50,7 @@ def show(
         f"{payout['id']}  {payout['status']} / {payout['sub_status']}",
         f"  {payout['quote']['recipient_gets']} {payout['quote']['recipient_asset']} to {payout['quote']['destination']}",
         f"  org {story['org']}  external_ref {payout['external_ref']}  reference {payout['reference'] or '-'}",
-        f"  custodian {payout['custodian']}  from {story['account']['type']} {story['account']['id']}"
+        f"  custodian {payout['custodian']}  from {story['account']['type']} {story['account']['id']}",
         f"  there known as {payout['custodian_reference'] or '-'}  its last word: {story['custodian_word'] or '-'}",
         f"  next look {story['next_look_at'] or 'none'}  lease {story['lease'] or 'free'}",
     ]
@@ -105,7 +105,7 @@ def show(
 
 
 @app.command(name="list")
-def list_(
+def list_(  # noqa: PLR0913 - one argument per option
     *,
     status: Annotated[str | None, typer.Option(help="Only this status.")] = None,
     org: Annotated[str | None, typer.Option(help="Only this org.")] = None,

@@ -1,0 +1,52 @@
+"""Settings of one Fireblocks workspace."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+
+from adapters.fireblocks import webhook
+from adapters.fireblocks.client import load_private_key
+
+
+class AssetMapping(BaseModel):
+    """What Fireblocks calls an asset, and the network that its id implies."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    asset_id: str = Field(min_length=1)
+    network: str | None = None
+
+
+class FireblocksSettings(BaseModel):
+    """Settings of one Fireblocks workspace."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    base_url: str = Field(pattern=r"^https?://[^\s?#]+$", description="API address, with /v1.")
+    api_key: SecretStr = Field(description="API key of the API user.")
+    private_key: SecretStr = Field(description="Its RSA private key, PEM.")
+    jwks_url: str | None = Field(default=None, description="Address of the webhook keys (v2).")
+    webhook_v1_public_key: SecretStr | None = Field(
+        default=None,
+        description="Public key of legacy webhooks (v1), PEM; without it they are refused.",
+    )
+    assets: dict[str, AssetMapping] = Field(
+        min_length=1,
+        description='Asset ids by our code ("USDC"), or by code and network ("USDC:Polygon").',
+    )
+    timeout_s: float = Field(
+        default=20, gt=0, le=40, description="Longest time for one HTTP call, in seconds."
+    )
+
+    @field_validator("private_key")
+    @classmethod
+    def _private_key(cls, value: SecretStr) -> SecretStr:
+        load_private_key(value.get_secret_value())
+        return value
+
+    @field_validator("webhook_v1_public_key")
+    @classmethod
+    def _public_key(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            webhook.load_public_key(value.get_secret_value())
+        return value

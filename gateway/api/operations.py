@@ -1,0 +1,165 @@
+"""The building blocks of the OpenAPI document: parameters, problems, one operation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from gateway.api.problems import JSON_TYPE, PROBLEMS
+
+
+class FieldFault(BaseModel):
+    """One fault of a request."""
+
+    pointer: str
+    code: str
+    detail: str
+
+
+class ProblemDocument(BaseModel):
+    """An error (RFC 9457). `code` is stable; `detail` is for people."""
+
+    model_config = ConfigDict(title="Problem")
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    code: str
+    request_id: str
+    retryable: bool
+    errors: list[FieldFault] = []
+    payout_id: str | None = None
+
+
+ALWAYS = ("invalid_api_key", "internal_error", "store_unavailable")
+BODY = ("invalid_json", "payload_too_large", "unsupported_media_type", "invalid_request")
+KEYED = ("invalid_idempotency_key", "idempotency_in_progress", "idempotency_key_reused")
+QUOTE = (
+    "idempotency_key_required",
+    "unsupported_asset",
+    "unsupported_network",
+    "invalid_destination",
+    "amount_too_precise",
+    "amount_below_minimum",
+    "unknown_account",
+    "route_unavailable",
+)
+
+
+def query(name: str, description: str, **schema: Any) -> dict[str, Any]:
+    """Return a query parameter."""
+    return {
+        "name": name,
+        "in": "query",
+        "description": description,
+        "schema": {"type": "string", **schema},
+    }
+
+
+PARAMETERS: dict[str, Any] = {
+    "IdempotencyKey": {
+        "name": "Idempotency-Key",
+        "in": "header",
+        "description": "1 to 255 visible ASCII characters, new for each intent; remembered for 24 hours.",
+        "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+    },
+    "RequiredIdempotencyKey": {
+        "name": "Idempotency-Key",
+        "in": "header",
+        "required": True,
+        "description": "1 to 255 visible ASCII characters, new for each intent; remembered for 24 hours.",
+        "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+    },
+    "Sandbox": {
+        "name": "Gateway-Sandbox",
+        "in": "header",
+        "description": "`strict` makes test mode consume quotes as live mode does.",
+        "schema": {"type": "string", "enum": ["strict"]},
+    },
+    "Limit": query("limit", "Page size.", type="integer", minimum=1, maximum=200, default=50),
+    "Cursor": query("cursor", "`next_cursor` of the page before, with the same filters."),
+    "WebhookId": {
+        "name": "webhook-id",
+        "in": "header",
+        "required": True,
+        "description": "The event's id; the same at every try. Drop what you have seen.",
+        "schema": {"type": "string"},
+    },
+    "WebhookTimestamp": {
+        "name": "webhook-timestamp",
+        "in": "header",
+        "required": True,
+        "description": "Unix seconds of this try; refuse what is over five minutes away.",
+        "schema": {"type": "string"},
+    },
+    "WebhookSignature": {
+        "name": "webhook-signature",
+        "in": "header",
+        "required": True,
+        "description": "Space-separated `v1,` entries; one that verifies is enough.",
+        "schema": {"type": "string"},
+    },
+}
+
+
+def parameter(name: str) -> dict[str, str]:
+    """Return a reference to a shared parameter."""
+    return {"$ref": f"#/components/parameters/{name}"}
+
+
+def in_path(name: str) -> dict[str, Any]:
+    """Return a path parameter."""
+    return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+
+
+def as_json(schema: Any, description: str) -> dict[str, Any]:
+    """Return an answer with a JSON body."""
+    return {"description": description, "content": {"application/json": {"schema": schema}}}
+
+
+def problem_answers(problem: Any, codes: tuple[str, ...]) -> dict[str, Any]:
+    """Return the refusals of an operation, grouped by HTTP status."""
+    by_status: dict[str, list[str]] = {}
+    for code in codes:
+        by_status.setdefault(str(PROBLEMS[code].status), []).append(code)
+    return {
+        status: {"description": ", ".join(found), "content": {JSON_TYPE: {"schema": problem}}}
+        for status, found in sorted(by_status.items())
+    }
+
+
+def operation(  # noqa: PLR0913 - one argument per part of an operation
+    refs: dict[Any, Any],
+    name: str,
+    tag: str,
+    summary: str,
+    success: tuple[str, dict[str, Any]],
+    codes: tuple[str, ...],
+    *,
+    description: str = "",
+    parameters: tuple[dict[str, Any], ...] = (),
+    body: Any = None,
+    public: bool = False,
+) -> dict[str, Any]:
+    """Return one operation with all its answers."""
+    call: dict[str, Any] = {
+        "operationId": name,
+        "tags": [tag],
+        "summary": summary,
+        "responses": {
+            success[0]: success[1],
+            **problem_answers(refs[ProblemDocument], codes if public else (*codes, *ALWAYS)),
+        },
+    }
+    if description:
+        call["description"] = description
+    if parameters:
+        call["parameters"] = list(parameters)
+    if body is not None:
+        call["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
+    if public:
+        call["security"] = []
+    return call
