@@ -68,6 +68,11 @@ _HASTEN = Query(
     .values(due_at=bindparam("now"))
     .returning(work.c.custodian)
 )
+_ANEW = Query(
+    update(attempts)
+    .where(and_(attempts.c.payout_id == bindparam("payout_id"), attempts.c.ended_at.is_(None)))
+    .values(looks=0)
+)
 _NEXT_DUE = Query(
     select(func.min(func.max(work.c.due_at, work.c.lease_until)).label("due")).where(
         work.c.custodian == bindparam("custodian")
@@ -168,7 +173,11 @@ async def release_work(tx: Tx, payout_id: str, token: int, claimed_due: int, due
 
 
 async def hasten_work(tx: Tx, payout_id: str, now: int) -> bool:
-    """Bring the next look at a payout forward; False where it was due anyway or is final."""
+    """Bring the next look at a payout forward, and begin its polling curve anew: there is news.
+
+    False where it was due anyway or is final.
+    """
+    await tx.all(_ANEW, payout_id=payout_id)
     return await tx.one(_HASTEN, hastened_id=payout_id, now=now) is not None
 
 
