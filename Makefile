@@ -46,13 +46,15 @@ check: $(READY) ## Judge the code: format, lint, types, import rules, docs
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/python scripts/generate_docs.py --check
 	$(BIN)/mkdocs build --strict --quiet --site-dir build/site
 
 fmt: $(READY) ## Format the code and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: $(READY) ## Build the documentation into site/
+docs: $(READY) ## Fill the generated pages, build the documentation into site/
+	$(BIN)/python scripts/generate_docs.py
 	$(BIN)/mkdocs build --strict --site-dir site
 
 lock: $(READY) ## Write the hashed lock files again from pyproject.toml

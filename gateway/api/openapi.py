@@ -13,6 +13,7 @@ from gateway.api.endpoints import EndpointList
 from gateway.api.events import EventList, FeedEvent
 from gateway.api.operations import (
     BODY,
+    EVENT_SUMMARIES,
     KEYED,
     PARAMETERS,
     QUOTE,
@@ -43,12 +44,6 @@ _TOLD = (
     EventList,
     ProblemDocument,
 )
-_EVENT_SUMMARIES = {
-    "payout.created": "A payout was accepted",
-    "payout.broadcast": "The custodian has handed the money to the rail",
-    "payout.delivered": "The payout is final: delivered",
-    "payout.failed": "The payout is final: failed",
-}
 
 
 @lru_cache(maxsize=4)
@@ -252,7 +247,7 @@ def _paths(refs: dict[Any, Any]) -> dict[str, Any]:
                 lists,
                 description="Keep next_cursor and ask again: nothing is left out, whatever a webhook missed.",
                 parameters=(
-                    query("type", "Event type.", enum=sorted(_EVENT_SUMMARIES)),
+                    query("type", "Event type.", enum=sorted(EVENT_SUMMARIES)),
                     query("payout_id", "Payout."),
                     *page,
                 ),
@@ -315,7 +310,7 @@ def _webhooks(refs: dict[Any, Any]) -> dict[str, Any]:
             "post": {
                 "operationId": "on" + "".join(part.title() for part in kind.split(".")),
                 "tags": ["webhooks"],
-                "summary": _EVENT_SUMMARIES[kind],
+                "summary": EVENT_SUMMARIES[kind],
                 "parameters": headers,
                 "requestBody": {
                     "required": True,

@@ -1,0 +1,251 @@
+"""Fill the generated regions of the documentation; with `--check`, only say whether they are fresh.
+
+A region stands between `<!-- generated: NAME -->` and `<!-- /generated -->`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import typer
+from pydantic import BaseModel
+
+from gateway import model
+from gateway.api.openapi import document
+from gateway.api.operations import EVENT_SUMMARIES
+from gateway.api.problems import PROBLEMS
+from gateway.cli.main import app
+from gateway.config import Settings
+from gateway.payouts import Attention
+from gateway.registry import BrokenAdapter, find_adapters
+from gateway.states import NEXT, STATUS_OF
+
+DOCS = Path(__file__).parent.parent / "docs"
+_REGION = re.compile(r"(<!-- generated: ([a-z-]+) -->\n)(.*?)(<!-- /generated -->)", re.DOTALL)
+
+
+def table(head: list[str], rows: list[list[Any]]) -> str:
+    """Return a Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join("| " + " | ".join(_cell(each) for each in line) + " |\n" for line in lines)
+
+
+def _cell(value: Any) -> str:
+    return str(value).replace("|", "\\|").replace("\n", " ")
+
+
+def meanings(enum: type) -> dict[str, str]:
+    """Return the `#:` line of each member of an enum."""
+    source = inspect.getsource(enum)
+    return dict(re.findall(r'= "([a-z_]+)"  #: (.*)', source))
+
+
+def states() -> str:
+    """Statuses, what may follow them, and the sub-statuses of each."""
+    says = meanings(model.Status)
+    follow = [
+        [
+            f"`{each}`",
+            says[each],
+            ", ".join(f"`{following}`" for following in NEXT[each]) or "nothing: final",
+        ]
+        for each in model.Status
+    ]
+    inner = meanings(model.SubStatus)
+    sub = [
+        [
+            f"`{each}`",
+            f"`{STATUS_OF[each]}`" if STATUS_OF[each] else "the one it is met in",
+            inner[each],
+        ]
+        for each in model.SubStatus
+    ]
+    failures = [[f"`{code}`", text] for code, text in meanings(model.FailureCode).items()]
+    attention = [[f"`{code}`", text] for code, text in meanings(Attention).items()]
+    return "\n".join(
+        [
+            table(["status", "holds when", "may be followed by"], follow),
+            table(["sub-status", "under status", "holds when"], sub),
+            "### Why a payout failed\n",
+            table(["failure code", "meaning"], failures),
+            "### What an operator is told\n",
+            table(["attention code", "meaning"], attention),
+        ]
+    )
+
+
+def problems() -> str:
+    """Every problem code."""
+    rows = [
+        [f"`{code}`", each.status, each.title, each.advice, "yes" if each.retryable else ""]
+        for code, each in PROBLEMS.items()
+    ]
+    return table(["code", "HTTP", "title", "what to do", "retryable"], rows)
+
+
+def events() -> str:
+    """Every event type."""
+    return table(["type", "when"], [[f"`{kind}`", text] for kind, text in EVENT_SUMMARIES.items()])
+
+
+def feature_matrix() -> str:
+    """What each adapter declares."""
+    rows = []
+    for name, found in find_adapters().items():
+        if isinstance(found, BrokenAdapter):
+            message = f"{name}: {found.reason}"
+            raise SystemExit(message)
+        can, keys = found.capabilities, found.capabilities.keys
+        life = "for ever" if keys.life_s is None else f"{keys.life_s / 3600:g} h"
+        rows.append(
+            [
+                f"`{name}`",
+                ", ".join(f"`{each}`" for each in sorted(can.destination_types)),
+                *(
+                    "yes" if each else "no"
+                    for each in (can.batch, can.cancel, can.step_up, can.webhooks)
+                ),
+                "yes" if can.one_at_a_time else "no",
+                life + (", burnt by a failed call" if keys.burnt_by_failure else ""),
+                f"{can.call_life_s:g} s / {can.visibility_s:g} s",
+            ]
+        )
+    head = [
+        "adapter",
+        "destinations",
+        "batch",
+        "cancel",
+        "step-up",
+        "webhooks",
+        "one at a time",
+        "keys",
+    ]
+    return table([*head, "call life / visibility"], rows)
+
+
+def api() -> str:
+    """Every call."""
+    rows = [
+        [f"`{method.upper()} {path}`", call["summary"], ", ".join(call["responses"])]
+        for path, item in document("https://pay.example")["paths"].items()
+        for method, call in item.items()
+    ]
+    return table(["call", "what", "answers"], rows)
+
+
+def settings() -> str:
+    """Every setting of the gateway, then of each adapter."""
+    parts = [table(["setting", "default", "meaning"], _members(Settings, ""))]
+    for name, found in find_adapters().items():
+        if not isinstance(found, BrokenAdapter):
+            parts.append(f"### Adapter `{name}`\n")
+            parts.append(
+                table(
+                    ["setting", "default", "meaning"], _members(found.Settings, "custodians.NAME.")
+                )
+            )
+    return "\n".join(parts)
+
+
+def _members(kind: type[BaseModel], prefix: str) -> list[list[Any]]:
+    rows: list[list[Any]] = []
+    for name, field in kind.model_fields.items():
+        inner = _model_in(field.annotation)
+        path = prefix + name
+        if inner is not None and field.description is None:
+            rows += _members(inner, path + ".")
+            continue
+        default = "required" if field.is_required() else f"`{_plain(field.default)}`"
+        rows.append([f"`{path}`", default, field.description or ""])
+        if inner is not None:
+            key = {
+                "custodians": ".NAME.",
+                "accounts": ".NAME[].",
+                "routes": "[].",
+                "assets": "[].",
+            }.get(name, ".")
+            rows += (
+                _members(inner, path + key) if inner.model_fields.keys() - {"id", "type"} else []
+            )
+    return rows
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return str(value).lower().replace("none", "not set")
+    if isinstance(value, BaseModel):
+        return "none"
+    if isinstance(value, tuple):
+        return "[" + ", ".join(_plain(each) for each in value) + "]"
+    return str(value)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for inner in getattr(annotation, "__args__", ()):
+        found = _model_in(inner)
+        if found is not None:
+            return found
+    return None
+
+
+def cli() -> str:
+    """Every command with its options."""
+    group = typer.main.get_command(app)
+    return "\n".join(_commands(group, "payout-gateway"))
+
+
+def _commands(command: Any, path: str) -> list[str]:
+    inner = getattr(command, "commands", None)
+    if inner:
+        return [part for name in sorted(inner) for part in _commands(inner[name], f"{path} {name}")]
+    rows = []
+    for parameter in command.params:
+        if parameter.name == "help":
+            continue
+        argument = parameter.param_type_name == "argument"
+        names = str(parameter.name).upper() if argument else ", ".join(parameter.opts)
+        text = getattr(parameter, "help", None) or ""
+        rows.append([f"`{names}`", "required" if parameter.required else "", text])
+    parts = [f"### `{path}`\n", (command.help or "").strip() + "\n"]
+    return [*parts, table(["option", "", "meaning"], rows)] if rows else parts
+
+
+GENERATORS: dict[str, Callable[[], str]] = {
+    "api": api,
+    "states": states,
+    "problems": problems,
+    "events": events,
+    "feature-matrix": feature_matrix,
+    "settings": settings,
+    "cli": cli,
+}
+
+
+def main() -> int:
+    """Fill or check every region; 1 where one is stale."""
+    check = "--check" in sys.argv[1:]
+    stale = []
+    for page in sorted(DOCS.rglob("*.md")):
+        text = page.read_text(encoding="utf-8")
+        fresh = _REGION.sub(
+            lambda match: match[1] + "\n" + GENERATORS[match[2]]().strip() + "\n\n" + match[4], text
+        )
+        if fresh != text:
+            stale.append(str(page.relative_to(DOCS.parent)))
+            if not check:
+                page.write_text(fresh, encoding="utf-8")
+    if check and stale:
+        sys.stderr.write(f"stale: {', '.join(stale)}; run: make docs\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
