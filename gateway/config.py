@@ -22,6 +22,7 @@ from gateway.errors import ConfigError
 from gateway.model import Account, Amount, DestinationType, Network
 
 ENV_PREFIX = "PAYOUT_GATEWAY_"
+CONFIG_ENV = ENV_PREFIX + "CONFIG"
 Mode = Literal["live", "test"]
 InstanceName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 
@@ -205,7 +206,8 @@ def load(path: Path | None, environ: Mapping[str, str] | None = None) -> Setting
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError([f"{path} is not valid TOML: {error}"]) from None
     for name, text in sorted((os.environ if environ is None else environ).items()):
-        if name.startswith(ENV_PREFIX):
+        # PAYOUT_GATEWAY_CONFIG names the file itself; the command line reads it.
+        if name.startswith(ENV_PREFIX) and name != CONFIG_ENV:
             _put(raw, name.removeprefix(ENV_PREFIX).lower().split("__"), text)
     raw = _read_files(raw, base, faults, ())
     try:

@@ -1,0 +1,111 @@
+"""The configuration: every fault at once, secrets from files and environment, never shown."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+import pytest
+
+from gateway.config import load
+from gateway.errors import ConfigError
+
+KEY = base64.b64encode(bytes(range(32))).decode()
+GOOD = f"""
+server_key = "{KEY}"
+[custodians.fb_eu]
+adapter = "fireblocks"
+api_key_file = "api-key"
+[[routes]]
+destination = "custodian_account"
+custodian = "fb_eu"
+account = {{ id = "7", type = "VAULT_ACCOUNT" }}
+fee = {{ flat = "0.5", basis_points = "10" }}
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    """Write a configuration and return its path."""
+    path = folder / "g.toml"
+    path.write_text(text)
+    return path
+
+
+def test_a_good_file(tmp_path: Path) -> None:
+    """Secrets from files, relative paths beside the file, the adapter's members kept apart."""
+    (tmp_path / "api-key").write_text("k-123")
+    settings = load(write(tmp_path, GOOD), {})
+    assert settings.custodians["fb_eu"].adapter_settings == {"api_key": "k-123"}
+    assert settings.custodians["fb_eu"].modes == ("live",)
+    assert settings.database == tmp_path / "payout-gateway.db"
+    assert str(settings.routes[0].fee.flat) == "0.5"
+    assert KEY not in repr(settings)
+
+
+def test_the_environment_wins(tmp_path: Path) -> None:
+    """Two underscores between levels; the variable that names the file is no setting."""
+    (tmp_path / "api-key").write_text("k-123")
+    environ = {
+        "PAYOUT_GATEWAY_LISTEN__PORT": "9000",
+        "PAYOUT_GATEWAY_CUSTODIANS__FB_EU__API_KEY": "other",
+        "PAYOUT_GATEWAY_CONFIG": "g.toml",
+        "UNRELATED": "x",
+    }
+    settings = load(write(tmp_path, GOOD.replace("api_key_file", "secret_file")), environ)
+    assert settings.listen.port == 9000
+    assert settings.custodians["fb_eu"].adapter_settings["api_key"] == "other"
+
+
+def test_every_fault_at_once(tmp_path: Path) -> None:
+    """All of them, by name, each with what to do; no value."""
+    text = """
+    surprise = 1
+    public_url = "no-url-at-all"
+    [listen]
+    port = "very-secret-port"
+    [custodians.fb_eu]
+    modes = ["lives"]
+    private_key_file = "nowhere.pem"
+    """
+    with pytest.raises(ConfigError) as caught:
+        load(write(tmp_path, text), {})
+    faults = "\n".join(caught.value.faults)
+    for name in (
+        "server_key is not set",
+        "PAYOUT_GATEWAY_SERVER_KEY",
+        "surprise",
+        "public_url",
+        "listen.port",
+        "custodians.fb_eu.adapter is not set",
+        "custodians.fb_eu.modes",
+        "custodians.fb_eu.private_key_file: cannot read",
+    ):
+        assert name in faults, faults
+    assert "very-secret-port" not in faults
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (('custodian = "fb_eu"', 'custodian = "fb_us"'), "'fb_us' is not configured"),
+        ((KEY, base64.b64encode(b"short").decode()), "wrong length"),
+        ((KEY, "!!"), "not base64"),
+        (
+            ("[[routes]]", '[accounts]\nnobody = [{ id = "1", type = "X" }]\n[[routes]]'),
+            "accounts.nobody",
+        ),
+    ],
+)
+def test_faults_between_settings(tmp_path: Path, change: tuple[str, str], words: str) -> None:
+    """Settings that are each right and do not fit together."""
+    (tmp_path / "api-key").write_text("k")
+    with pytest.raises(ConfigError, match=words):
+        load(write(tmp_path, GOOD.replace(*change)), {})
+
+
+def test_no_file_and_bad_toml(tmp_path: Path) -> None:
+    """Said in words."""
+    with pytest.raises(ConfigError, match="payout-gateway init"):
+        load(tmp_path / "none.toml", {})
+    with pytest.raises(ConfigError, match="not valid TOML"):
+        load(write(tmp_path, "a = = b"), {})
