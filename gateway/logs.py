@@ -30,16 +30,17 @@ _SECRET_FORMS = re.compile(
     r"sk_(?:live|test)_[A-Za-z0-9_-]{20,}"
     r"|whs[eck]c?_[A-Za-z0-9+/=_-]{16,}"
     r"|[Bb]earer\s+[^\s\"',;]{8,}"
-    r"|eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*\.[A-Za-z0-9_-]*"
+    r"|(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*\.[A-Za-z0-9_-]*"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|$)",
     re.DOTALL,
 )
 #: A member within a text: of JSON (also JSON in JSON), of a repr, of a query, of a header. A name that
 #: is not quoted needs a `=`, or a `:` after a header's name: "the token: expired" is plain English.
+#: Bounded, and begun at the edge of a word only: a custodian's answer must not stop the process.
 _SECRET_MEMBERS = re.compile(
     rf"""(?P<head>
-        (?P<quote>\\*["'])(?:[\w-]*[_-])?(?:{_NAMES})(?P=quote)\s*[:=]\s*
-        | \b(?:[\w-]*[_-])?(?:{_NAMES})=
+        (?<!\\)(?P<quote>\\{{0,8}}["'])(?:[\w-]{{0,64}}[_-])?(?:{_NAMES})(?P=quote)\s*[:=]\s*
+        | (?<![\w-])(?:[\w-]{{0,64}}[_-])?(?:{_NAMES})=
         | \b(?:(?:proxy-)?authorization|x-api-key):\s*(?:(?:basic|digest|bearer)\s+)?
     )
     (?!\[removed\]) (?P<value> (?P<open>\\*["']).*?(?:(?P=open)|$) | [^\s,;&}})\]"']+ )""",

@@ -7,13 +7,16 @@ what never connected was not sent; whatever else went wrong may have arrived.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.metadata import entry_points
 from typing import Any, Protocol, TypeVar
 
 import aiohttp
-from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic import BaseModel, SecretBytes, SecretStr, ValidationError
 
 from gateway.adapter import Absent, Adapter, CannotLook, Capabilities, Notice, Order, Report, Tools
 from gateway.config import ENV_PREFIX, EngineSettings
@@ -30,6 +33,8 @@ from gateway.metrics import Metrics
 
 GROUP = "payout_gateway.adapters"
 R = TypeVar("R")
+#: What a custodian says is kept in the store and shown; a whole page of it helps nobody.
+_MOST_CHARS = 300
 _log = get_logger("custodian")
 
 
@@ -67,49 +72,74 @@ def build(  # noqa: PLR0913 - the parts of an instance
 ) -> Wrapped:
     """Return a custodian instance. ConfigError names every fault of its settings, never a value."""
     adapters = find_adapters()
+    where = f"custodians.{instance}"
     kind = adapters.get(adapter)
     if kind is None:
+        known = ", ".join(
+            f"{name} (failed to import)" if isinstance(each, BrokenAdapter) else name
+            for name, each in adapters.items()
+        )
         raise ConfigError(
-            [
-                (
-                    f"custodians.{instance}.adapter: there is no adapter {adapter!r}; "
-                    f"installed: {', '.join(adapters) or 'none'}"
-                )
-            ]
+            [f"{where}.adapter: there is no adapter {adapter!r}; installed: {known or 'none'}"]
         )
     if isinstance(kind, BrokenAdapter):
         raise ConfigError(
-            [
-                f"custodians.{instance}.adapter: {adapter!r} is installed but failed to import: {kind.reason}"
-            ]
+            [f"{where}.adapter: {adapter!r} is installed but failed to import: {kind.reason}"]
         )
     try:
         checked = kind.Settings.model_validate(settings)
     except ValidationError as error:
-        raise ConfigError(
-            [_fault_line(instance, each) for each in error.errors(include_input=False)]
-        ) from None
+        raise ConfigError([_fault_line(where, each) for each in error.errors()]) from None
     _register_secrets(checked)
-    return Wrapped(instance, adapter, kind(checked, tools), tools, metrics, engine.call_deadline_s)
+    try:
+        made = kind(checked, tools)
+    except Exception as error:  # noqa: BLE001 - a stranger's constructor may fail in any way
+        raise ConfigError(
+            [scrub(f"{where}: {adapter!r} cannot start: {type(error).__name__}: {error}")]
+        ) from None
+    return Wrapped(instance, adapter, made, tools, metrics, engine.call_deadline_s)
 
 
-def _fault_line(instance: str, error: Any) -> str:
-    where = ".".join(("custodians", instance, *(str(part) for part in error["loc"])))
+def _fault_line(where: str, error: Any) -> str:
+    where = ".".join((where, *(str(part) for part in error["loc"])))
     if error["type"] == "missing":
         env = ENV_PREFIX + where.upper().replace(".", "__")
         return (
             f"{where} is not set: set it in the file, as {where}_file, or {env} in the environment"
         )
-    return f"{where}: {error['msg']}"
+    message = str(error["msg"])
+    # A validator of the adapter may have put the value into its words.
+    for text in sorted(_texts(error.get("input")), key=len, reverse=True):
+        message = message.replace(text, "…")
+    return scrub(f"{where}: {message}")
 
 
-def _register_secrets(settings: BaseModel) -> None:
-    for name in type(settings).model_fields:
-        value = getattr(settings, name)
-        if isinstance(value, SecretStr):
-            SCRUBBER.register(value.get_secret_value())
-        elif isinstance(value, BaseModel):
-            _register_secrets(value)
+def _texts(value: object) -> set[str]:
+    """Return every text of a value; very short ones are no secrets, and are part of any sentence."""
+    if isinstance(value, Mapping):
+        return {text for each in value.values() for text in _texts(each)}
+    if isinstance(value, list | tuple | set | frozenset):
+        return {text for each in value for text in _texts(each)}
+    if isinstance(value, SecretStr):
+        value = value.get_secret_value()
+    return {value, value.strip()} if isinstance(value, str) and len(value.strip()) > 3 else set()  # noqa: PLR2004
+
+
+def _register_secrets(value: object) -> None:
+    """Register every secret of a settings value, however deep it lies."""
+    if isinstance(value, SecretStr):
+        SCRUBBER.register(value.get_secret_value())
+    elif isinstance(value, SecretBytes):
+        SCRUBBER.register(value.get_secret_value().decode("utf-8", "replace"))
+    elif isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            _register_secrets(getattr(value, name))
+    elif isinstance(value, Mapping):
+        for each in value.values():
+            _register_secrets(each)
+    elif isinstance(value, list | tuple | set | frozenset):
+        for each in value:
+            _register_secrets(each)
 
 
 class TrackedOrder(Order, Protocol):
@@ -118,6 +148,22 @@ class TrackedOrder(Order, Protocol):
     @property
     def moved_now(self) -> bool:
         """Whether it was."""
+
+
+@dataclass
+class _Telling:
+    """What one call's metric and one log line will say."""
+
+    outcome: str = "ok"
+    level: int = logging.INFO
+    keys: dict[str, Any] = field(default_factory=dict)
+
+    def fail(self, outcome: str, error: Exception, *, crashed: bool) -> None:
+        """Tell of an error; of one that nobody foresaw, with the traceback."""
+        self.outcome, self.level = outcome, logging.ERROR if crashed else logging.WARNING
+        self.keys["detail"] = str(error)[:_MOST_CHARS] or type(error).__name__
+        if crashed:
+            self.keys["exc_info"] = error
 
 
 class Wrapped:
@@ -146,99 +192,117 @@ class Wrapped:
 
     async def submit(self, order: TrackedOrder) -> Report:
         """Do the next thing for the order. Raises the typed outcomes and nothing else."""
-        return await self._call("submit", order, self._adapter.submit(order))
+        return await self._call("submit", order, partial(self._adapter.submit, order), Report)
 
     async def fetch(self, order: TrackedOrder) -> Report | Absent | CannotLook:
         """Ask how the order stands. Raises OutcomeUnknown or NotSent where the look failed."""
-        return await self._call("fetch", order, self._adapter.fetch(order))
+        call = partial(self._adapter.fetch, order)
+        return await self._call("fetch", order, call, Report, Absent, CannotLook)
 
     async def confirm(self, order: TrackedOrder, answer: Mapping[str, Any]) -> Report:
         """Answer a required action."""
-        return await self._call("confirm", order, self._adapter.confirm(order, answer))
+        call = partial(self._adapter.confirm, order, answer)
+        return await self._call("confirm", order, call, Report)
 
     async def cancel(self, order: TrackedOrder) -> Report:
         """Ask the custodian to cancel."""
-        return await self._call("cancel", order, self._adapter.cancel(order))
+        return await self._call("cancel", order, partial(self._adapter.cancel, order), Report)
+
+    def check(self, order: Order) -> str | None:
+        """Return why the adapter could never pay such an order, or None. Pure: no metric, no log."""
+        reason = self._adapter.check(order)
+        return None if reason is None else scrub(reason)
 
     async def verify(self, headers: Mapping[str, str], body: bytes) -> None:
         """Check a webhook. Raises InvalidSignature or CannotVerify and nothing else."""
-        begun = self._clock.monotonic()
-        outcome = "ok"
-        try:
-            async with asyncio.timeout(self._deadline_s):
-                await self._adapter.verify(headers, body)
-        except (InvalidSignature, CannotVerify) as error:
-            outcome = type(error).__name__
-            raise
-        except Exception as error:  # noqa: BLE001 - a fault of ours must not lose the custodian's news
-            outcome = type(error).__name__
-            _log.error(
-                "verify_crashed", custodian=self.name, adapter=self.adapter_name, exc_info=error
-            )
-            raise CannotVerify(outcome) from None
-        finally:
-            self._metrics.call(self.name, "verify", outcome, self._clock.monotonic() - begun)
+        with self._telling("verify") as telling:
+            try:
+                async with asyncio.timeout(self._deadline_s):
+                    await self._adapter.verify(headers, body)
+            except (InvalidSignature, CannotVerify) as error:
+                clean = _scrubbed(error)
+                telling.fail(type(error).__name__, clean, crashed=False)
+                raise clean from None
+            except Exception as error:  # noqa: BLE001 - a fault of ours must not lose the custodian's news
+                telling.fail("CannotVerify", error, crashed=not _foreseen(error))
+                raise CannotVerify(type(error).__name__) from None
 
     def parse(self, body: bytes) -> Sequence[Notice]:
         """Read a webhook. Raises ValueError where it cannot be read, whatever the reason."""
-        try:
-            return self._adapter.parse(body)
-        except ValueError:
-            raise
-        except Exception as error:
-            _log.error(
-                "parse_crashed", custodian=self.name, adapter=self.adapter_name, exc_info=error
-            )
-            msg = f"{type(error).__name__} while reading a webhook"
-            raise ValueError(msg) from error
+        with self._telling("parse") as telling:
+            try:
+                notices = list(self._adapter.parse(body))
+                for each in notices:
+                    _expect(each, Notice)
+            except Exception as error:  # noqa: BLE001 - the body is kept; a later version may read it
+                # Not the error's own words: they may be the body's.
+                telling.fail("unreadable", error, crashed=not isinstance(error, ValueError))
+                telling.keys["detail"] = type(error).__name__
+                raise ValueError(f"{type(error).__name__} while reading a webhook") from None
+            telling.keys["notices"] = len(notices)
+            return notices
 
-    async def _call(self, verb: str, order: TrackedOrder, call: Awaitable[R]) -> R:
-        begun = self._clock.monotonic()
-        outcome, word, level = "ok", None, "info"
-        try:
-            async with asyncio.timeout(self._deadline_s):
-                result = await call
+    async def _call(
+        self, verb: str, order: TrackedOrder, call: Callable[[], Awaitable[R]], *kinds: type
+    ) -> R:
+        with self._telling(verb, payout_id=order.payout_id, attempt=order.attempt) as telling:
+            try:
+                async with asyncio.timeout(self._deadline_s):
+                    result = await call()
+                _expect(result, *kinds)
+            except Exception as error:  # noqa: BLE001 - an adapter may fail in any way
+                translated = _translate(error, moved=order.moved_now)
+                crashed = not isinstance(error, AdapterError) and not _foreseen(error)
+                telling.fail(
+                    type(translated).__name__, error if crashed else translated, crashed=crashed
+                )
+                raise translated from None
+            telling.outcome = type(result).__name__
             if isinstance(result, Report):
-                outcome, word = result.sub_status or "unknown_word", result.custodian_word
+                telling.outcome = result.sub_status or "unknown_word"
+                telling.keys |= {
+                    "custodian_word": result.custodian_word,
+                    "custodian_reference": result.custodian_reference,
+                }
                 for unknown in result.unknown_words:
                     self._metrics.unknown_word(self.name, unknown)
-            else:
-                outcome = type(result).__name__
-        except asyncio.CancelledError:
-            outcome = "cancelled"
-            raise
-        except Exception as error:
-            translated = _translate(error, moved=order.moved_now)
-            outcome, word, level = type(translated).__name__, str(translated) or None, "warning"
-            if not isinstance(error, AdapterError | aiohttp.ClientError | TimeoutError | OSError):
-                _log.error(
-                    "adapter_crashed",
-                    custodian=self.name,
-                    adapter=self.adapter_name,
-                    verb=verb,
-                    payout_id=order.payout_id,
-                    exc_info=error,
-                )
-            if translated is error:
-                raise
-            raise translated from None
-        else:
+                return _clean_report(result)  # type: ignore[return-value] # R is a Report here
             return result
+
+    @contextmanager
+    def _telling(self, verb: str, **keys: Any) -> Iterator[_Telling]:
+        """Time a call; at its end count it and write its one log line. Bodies are never in it."""
+        begun = self._clock.monotonic()
+        telling = _Telling()
+        try:
+            yield telling
+        except asyncio.CancelledError:
+            telling.outcome = "cancelled"
+            raise
         finally:
             took = self._clock.monotonic() - begun
-            self._metrics.call(self.name, verb, outcome, took)
+            self._metrics.call(self.name, verb, telling.outcome, took)
             _log.log(
-                {"info": 20, "warning": 30}[level],
+                telling.level,
                 "custodian_call",
                 custodian=self.name,
                 adapter=self.adapter_name,
                 verb=verb,
-                payout_id=order.payout_id,
-                attempt=order.attempt,
-                outcome=outcome,
-                custodian_word=word,
+                outcome=telling.outcome,
                 duration_ms=round(took * 1000, 1),
+                **keys,
+                **telling.keys,
             )
+
+
+def _expect(result: object, *kinds: type) -> None:
+    if not isinstance(result, kinds):
+        raise TypeError(f"the adapter returned a {type(result).__name__}")
+
+
+def _foreseen(error: Exception) -> bool:
+    """Whether it is what networks do, and no bug of the adapter."""
+    return isinstance(error, aiohttp.ClientError | TimeoutError | OSError)
 
 
 def _translate(error: Exception, *, moved: bool) -> AdapterError:
@@ -248,11 +312,36 @@ def _translate(error: Exception, *, moved: bool) -> AdapterError:
     may come from a later call.
     """
     if isinstance(error, AdapterError):
-        error.args = tuple(scrub(each) if isinstance(each, str) else each for each in error.args)
-        return error
+        return _scrubbed(error)
     if isinstance(error, aiohttp.ClientConnectorError | aiohttp.InvalidURL) and not moved:
         # No connection was ever made, so that no byte of the request left.
         return NotSent(f"no connection ({type(error).__name__})")
     if isinstance(error, TimeoutError):
         return OutcomeUnknown("no answer in time")
-    return OutcomeUnknown(scrub(f"{type(error).__name__}: {error}")[:300])
+    return OutcomeUnknown(scrub(f"{type(error).__name__}: {error}")[:_MOST_CHARS])
+
+
+def _scrubbed(error: AdapterError) -> AdapterError:
+    """Return the error, its words and members without secrets."""
+    error.args = tuple(scrub(each) if isinstance(each, str) else each for each in error.args)
+    for name, each in vars(error).items():
+        if isinstance(each, str):
+            setattr(error, name, scrub(each))
+    return error
+
+
+def _clean_report(report: Report) -> Report:
+    """Return the report, the custodian's words in it without secrets: they are kept and shown."""
+    failure = report.failure
+    if failure is not None:
+        words = {"message": scrub(failure.message)}
+        if failure.custodian_code is not None:
+            words["custodian_code"] = scrub(failure.custodian_code)
+        failure = failure.model_copy(update=words)
+    return replace(
+        report,
+        custodian_word=scrub(report.custodian_word),
+        detail=None if report.detail is None else scrub(report.detail),
+        unknown_words=tuple(scrub(word) for word in report.unknown_words),
+        failure=failure,
+    )

@@ -1,0 +1,178 @@
+"""Fireblocks' webhooks: genuine, forged, with keys that rotate or cannot be reached."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import pytest
+
+from adapters.fireblocks.webhook import Verifier, load_public_key, parse
+from gateway.adapter import CannotVerify, InvalidSignature, Ref, SubStatus, Tools
+from gateway.assets import AssetRegistry
+from gateway.seams import Ids, SystemClock, offload
+from tests.adapters.fireblocks.workspace import Workspace, eventually, open_workspace
+from tests.clock import SetClock
+
+Got = list[tuple[dict[str, str], bytes]]
+
+
+def verifier(space: Workspace, clock: SetClock, **members: Any) -> Verifier:
+    """Return a verifier that takes the twin's keys."""
+    tools = Tools(space.http, clock, Ids(SystemClock()), offload, AssetRegistry())
+    jwks_url = members.get("jwks_url", space.twin.credentials(space.root)["jwks_url"])
+    return Verifier(jwks_url, members.get("v1_key"), tools)
+
+
+async def deliveries(space: Workspace, count: int = 2) -> Got:
+    """Return genuine webhooks of a payout."""
+    async with space.receiver() as receiver:
+        await space.started("1")
+        await space.steps(6)
+        await eventually(lambda: len(receiver.got) >= count)
+        return [
+            ({name.lower(): value for name, value in headers.items()}, body)
+            for headers, body in receiver.got
+        ]
+
+
+async def test_genuine_and_forged() -> None:
+    """The twin's own are accepted; any other byte, header or algorithm is not."""
+    async with open_workspace() as space:
+        got = await deliveries(space)
+        check = verifier(space, SetClock())
+        for headers, body in got:
+            await check.verify(headers, body)
+        headers, body = got[0]
+        protected, _, signature = headers["fireblocks-webhook-signature"].partition("..")
+        known = json.loads(base64.urlsafe_b64decode(protected + "=="))
+
+        def header(**change: Any) -> str:
+            changed = json.dumps({**known, **change}).encode()
+            return base64.urlsafe_b64encode(changed).rstrip(b"=").decode()
+
+        for bad, content in (
+            (f"{protected}..{signature}", body + b" "),
+            (f"{protected}..{signature[:-4]}AAAA", body),
+            (f"{header(alg='none')}..", body),
+            (f"{header(alg='HS512')}..{signature}", body),
+            (f"{header(alg='RS256')}..{signature}", body),
+            (f"{header(kid=7)}..{signature}", body),
+            ("nonsense", body),
+            ("", body),
+            ("é..é", body),
+        ):
+            with pytest.raises(InvalidSignature):
+                await check.verify({"fireblocks-webhook-signature": bad}, content)
+        with pytest.raises(InvalidSignature):
+            await check.verify({}, body)
+
+
+async def test_rotated_keys_are_fetched_again() -> None:
+    """An unknown key id brings a new look at the keys, but not in a flood; reached or not is told apart."""
+    async with open_workspace() as space:
+        clock = SetClock()
+        check = verifier(space, clock)
+        for headers, body in await deliveries(space):
+            await check.verify(headers, body)
+        async with space.http.post(
+            space.root + "/_twin/webhook-keys", json={"keep_old": False}
+        ) as answer:
+            assert answer.status == 200
+        async with space.receiver() as receiver:
+            await space.steer("POST", "reset")
+            await space.started("1")
+            await space.steps(6)
+            await eventually(lambda: receiver.got)
+            raw, body = receiver.got[0]
+        headers = {name.lower(): value for name, value in raw.items()}
+        with pytest.raises(CannotVerify):
+            await check.verify(headers, body)
+        await clock.advance(6)
+        fetched = sum(each.call == "jwks" for each in space.twin.calls)
+        await check.verify(headers, body)
+        await check.verify(headers, body)
+        assert sum(each.call == "jwks" for each in space.twin.calls) == fetched + 1
+
+
+async def test_unreachable_keys_are_not_a_forgery() -> None:
+    """503 for the sender, who then tries again."""
+    async with open_workspace() as space:
+        headers, body = (await deliveries(space))[0]
+        gone = verifier(space, SetClock(), jwks_url="http://127.0.0.1:9/jwks.json")
+        with pytest.raises(CannotVerify):
+            await gone.verify(headers, body)
+        await space.fault("jwks", "error_before")
+        with pytest.raises(CannotVerify):
+            await verifier(space, SetClock()).verify(headers, body)
+
+
+async def test_the_legacy_form() -> None:
+    """v1: one static key, and a bare signature; refused unless it is configured."""
+    async with open_workspace(webhook_format="v1") as space:
+        got = await deliveries(space)
+        pem = space.twin.credentials(space.root)["webhook_v1_public_key"]
+        check = verifier(space, SetClock(), jwks_url=None, v1_key=load_public_key(pem))
+        for headers, body in got:
+            assert "fireblocks-signature" in headers
+            await check.verify(headers, body)
+            with pytest.raises(InvalidSignature):
+                await check.verify(headers, body + b" ")
+            with pytest.raises(InvalidSignature):
+                await verifier(space, SetClock()).verify(headers, body)
+            (notice,) = parse(body, lambda _: "Ethereum")
+            assert notice.refs[0].kind == "transaction"
+
+
+def envelope(status: str, **data: Any) -> bytes:
+    """Return a v2 envelope."""
+    return json.dumps(
+        {
+            "id": "n-1",
+            "eventType": "transaction.status.updated",
+            "createdAt": 1790000000123,
+            "data": {"id": "t-1", "status": status, "assetId": "USDC", **data},
+        }
+    ).encode()
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        ("BROADCASTING", SubStatus.BROADCAST),
+        (" CONFIRMING", SubStatus.CONFIRMING),
+        ("COMPLETED", SubStatus.SETTLING),
+        ("FAILED", None),
+        ("REJECTED", None),
+        ("SUBMITTED", None),
+        ("A_NEW_WORD", None),
+    ],
+)
+def test_a_webhook_never_ends_a_payout(status: str, expected: SubStatus | None) -> None:
+    """It brings broadcast, a hash, and an earlier look; the end is read from the instruction."""
+    (notice,) = parse(envelope(status, txHash="0xab"), {"USDC": "Ethereum"}.get)
+    assert notice.refs == (Ref("transaction", "t-1"),)
+    assert notice.dedup_key == "n-1"
+    assert (notice.report.sub_status if notice.report else None) == expected
+    if notice.report is not None:
+        assert notice.report.transactions[0].tx_hash == "0xab"
+        assert notice.report.transactions[0].network == "Ethereum"
+
+
+def test_other_events_are_kept_without_effect() -> None:
+    """They have no payout to speak of."""
+    body = json.dumps(
+        {"id": "n-2", "eventType": "vault_account.created", "data": {"id": "v"}}
+    ).encode()
+    (notice,) = parse(body, lambda _: None)
+    assert (notice.refs, notice.dedup_key) == ((), "n-2")
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b"7", b"{}", b'{"data": 7}', b"\xff", b'{"eventType": 7}']
+)
+def test_what_cannot_be_read_is_a_value_error(body: bytes) -> None:
+    """The engine keeps it, unread."""
+    with pytest.raises(ValueError, match=r"."):
+        parse(body, lambda _: None)
