@@ -87,7 +87,7 @@ class Inbox:
         now = to_us(self._seams.clock.now())
         found: str | None = None
         waiting = False
-        for notice in notices:
+        for notice in (each for each in notices if each.refs):
             payout_id = await self._match(tx, custodian, notice)
             if payout_id is None:
                 waiting = True

@@ -1,0 +1,165 @@
+"""The command line, on a real database: what it prints, how it ends, what it never stores."""
+
+from __future__ import annotations
+
+import base64
+import json
+import sqlite3
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from gateway import __version__
+from gateway.cli.main import app
+from gateway.store import migrate
+
+RUNNER = CliRunner()
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """A configuration without custodians."""
+    path = tmp_path / "g.toml"
+    key = base64.b64encode(bytes(32)).decode()
+    path.write_text(f'server_key = "{key}"\ndatabase = "g.db"\n')
+    return path
+
+
+def run(*arguments: object, code: int = 0) -> str:
+    """Run a command and return what it printed, on either stream."""
+    result = RUNNER.invoke(app, [str(each) for each in arguments])
+    assert result.exit_code == code, (result.output, result.exception)
+    return result.output
+
+
+def create(config: Path, org: str = "acme", mode: str = "live") -> dict[str, Any]:
+    """Mint a key."""
+    made: dict[str, Any] = json.loads(
+        run("keys", "create", "--org", org, "--mode", mode, "--json", "--config", config)
+    )
+    return made
+
+
+def test_version_and_help() -> None:
+    """Every group is named."""
+    assert run("version").strip() == __version__
+    text = run("--help")
+    for name in ("serve", "sandbox", "demo", "init", "keys", "payouts", "db", "adapters"):
+        assert name in text
+
+
+def test_a_key_is_shown_once_and_stored_as_a_digest(config: Path) -> None:
+    """The exact shape for scripts; neither the database nor its log has the key."""
+    made = create(config)
+    assert set(made) == {"id", "key", "org", "mode"}
+    assert made["key"].startswith("sk_live_")
+    assert (made["org"], made["mode"]) == ("acme", "live")
+    stored = b"".join(each.read_bytes() for each in config.parent.glob("g.db*"))
+    assert made["id"].encode() in stored
+    assert made["key"].encode() not in stored
+    assert made["key"] not in run("keys", "list", "--config", config)
+
+
+def test_keys_are_listed_rotated_revoked(config: Path) -> None:
+    """Rotation mints another one of the same org and mode; the old one lives until it is revoked."""
+    first = create(config, mode="test")
+    second = json.loads(run("keys", "rotate", first["id"], "--json", "--config", config))
+    assert (second["org"], second["mode"]) == ("acme", "test")
+    run("keys", "revoke", first["id"], "--config", config)
+    listed = json.loads(run("keys", "list", "--json", "--config", config))["data"]
+    assert [(each["id"], each["revoked_at"] is None) for each in listed] == [
+        (first["id"], False),
+        (second["id"], True),
+    ]
+    assert "no living key" in run("keys", "revoke", first["id"], "--config", config, code=1)
+    assert "no key" in run("keys", "rotate", "key_nope", "--config", config, code=1)
+    assert "org's name" in run(
+        "keys", "create", "--org", "a b", "--mode", "live", "--config", config, code=2
+    )
+
+
+def test_init_writes_once(tmp_path: Path) -> None:
+    """A configuration that works, secrets readable by their owner only; never overwritten."""
+    path = tmp_path / "payout-gateway.toml"
+    run("init", "--config", path)
+    assert stat.S_IMODE((tmp_path / "server.key").stat().st_mode) == 0o600
+    assert "exists" in run("init", "--config", path, code=1)
+    create(path)
+
+
+def test_the_schema_is_kept_in_step(config: Path) -> None:
+    """A fresh database is made; one of another version is refused with what to do."""
+    assert "no schema -> " in run("db", "upgrade", "--config", config)
+    assert "up to date" in run("db", "upgrade", "--config", config)
+    with sqlite3.connect(config.with_name("g.db")) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    connection.close()
+    for command in (("serve",), ("keys", "list"), ("payouts", "list")):
+        assert "schema 9999" in run(*command, "--config", config, code=2)
+    assert "was not changed" in run("db", "upgrade", "--config", config, code=2)
+
+
+def test_an_old_schema_is_refused_by_serve(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the command that upgrades it is named."""
+    run("db", "upgrade", "--config", config)
+    monkeypatch.setattr(migrate, "head_revision", lambda: "0002")
+    assert "payout-gateway db upgrade" in run("serve", "--config", config, code=2)
+
+
+def test_faults_are_listed_and_end_with_2(tmp_path: Path) -> None:
+    """All at once, without a traceback and without values."""
+    path = tmp_path / "bad.toml"
+    path.write_text('listen = { port = "secret-value" }\n[custodians.a]\nadapter = "nope"\n')
+    text = run("serve", "--config", path, code=2)
+    assert "server_key is not set" in text
+    assert "listen.port" in text
+    assert "secret-value" not in text
+    assert "Traceback" not in text
+    path.write_text(
+        f'server_key = "{base64.b64encode(bytes(32)).decode()}"\n[custodians.a]\nadapter = "nope"\n'
+    )
+    text = run("serve", "--config", path, code=2)
+    assert "there is no adapter 'nope'" in text
+    assert "fireblocks" in text
+    path.write_text(
+        f'server_key = "{base64.b64encode(bytes(32)).decode()}"\n[custodians.a]\nadapter = "fireblocks"\nprivate_key = "x"\n'
+    )
+    text = run("serve", "--config", path, code=2)
+    for name in (
+        "custodians.a.base_url",
+        "custodians.a.api_key",
+        "custodians.a.private_key",
+        "custodians.a.assets",
+    ):
+        assert name in text
+    assert "no configuration file" in run("serve", "--config", tmp_path / "none.toml", code=2)
+
+
+def test_payouts_that_do_not_exist(config: Path) -> None:
+    """Said in words, exit 1."""
+    assert "there is no payout pay_x" in run("payouts", "show", "pay_x", "--config", config, code=1)
+    assert json.loads(run("payouts", "list", "--json", "--config", config)) == {"data": []}
+    assert json.loads(run("payouts", "list", "--attention", "--json", "--config", config)) == {
+        "data": []
+    }
+
+
+def test_adapters_are_listed_and_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Installed ones with what they can do; a new one is a copy of the dummy under its own name."""
+    listed = {each["name"]: each for each in json.loads(run("adapters", "list", "--json"))["data"]}
+    assert listed["fireblocks"]["works"]
+    assert listed["dummy"]["works"]
+    assert "fireblocks" in run("adapters", "list")
+    source = tmp_path / "adapters" / "dummy"
+    source.mkdir(parents=True)
+    (source / "adapter.py").write_text('class Dummy:\n    name = "dummy"\n')
+    monkeypatch.chdir(tmp_path)
+    assert "entry-points" in run("adapters", "new", "acme_bank")
+    assert (
+        tmp_path / "adapters/acme_bank/adapter.py"
+    ).read_text() == 'class AcmeBank:\n    name = "acme_bank"\n'
+    assert "exists" in run("adapters", "new", "acme_bank", code=1)
+    assert "lowercase" in run("adapters", "new", "Acme!", code=2)
