@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
     CollectorRegistry,
@@ -23,6 +25,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._words: set[tuple[str, str]] = set()
+        self._attention_codes: set[str] = set()
         self._payouts = self._counter("payouts", "Status changes of payouts.", "status")
         self._calls = self._counter(
             "custodian_calls", "Calls of adapters' verbs.", "custodian", "verb", "outcome"
@@ -116,9 +119,11 @@ class Metrics:
         """Count a payout that was found without an owner."""
         self._unowned.inc()
 
-    def attention(self, code: str, rows: int) -> None:
-        """Set how many rows of a kind wait for the operator."""
-        self._attention.labels(code).set(rows)
+    def attention(self, rows: Mapping[str, int]) -> None:
+        """Set how many rows of each kind wait for the operator; a kind that is not given has none."""
+        self._attention_codes |= set(rows)
+        for code in self._attention_codes:
+            self._attention.labels(code).set(rows.get(code, 0))
 
     def work_age(self, seconds: float) -> None:
         """Set the age of the oldest due work."""

@@ -162,7 +162,18 @@ class Account(Value):
     type: Text
 
 
-class AddressDestination(Value):
+def _require_type(schema: dict[str, Any]) -> None:
+    """Say in the schema that `type` must be sent: it is what tells the destinations apart."""
+    schema["required"] = sorted({*schema.get("required", ()), "type"})
+
+
+class TaggedDestination(Value):
+    """Base of the destinations."""
+
+    model_config = ConfigDict(json_schema_extra=_require_type)
+
+
+class AddressDestination(TaggedDestination):
     """An address on a public network."""
 
     type: Literal["address"] = "address"
@@ -171,7 +182,7 @@ class AddressDestination(Value):
     memo: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = None
 
 
-class CustodianAccountDestination(Value):
+class CustodianAccountDestination(TaggedDestination):
     """An account the custodian knows: a vault account, a whitelisted wallet, a network connection."""
 
     type: Literal["custodian_account"] = "custodian_account"
@@ -179,14 +190,14 @@ class CustodianAccountDestination(Value):
     id: Text
 
 
-class PayoutAccountDestination(Value):
+class PayoutAccountDestination(TaggedDestination):
     """A payout account of the card-passcode rail."""
 
     type: Literal["payout_account"] = "payout_account"
     payout_account_id: Text
 
 
-class BankAccountDestination(Value):
+class BankAccountDestination(TaggedDestination):
     """A bank account reached through an off-ramp."""
 
     type: Literal["bank_account"] = "bank_account"

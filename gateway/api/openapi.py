@@ -265,16 +265,17 @@ def _paths(refs: dict[Any, Any]) -> dict[str, Any]:
             )
         },
         "/track/{token}": {
-            "get": operation(
-                refs,
-                "trackPayout",
-                "operation",
-                "Public page of one payout",
-                ("200", html),
-                ("not_found",),
-                parameters=(in_path("token"),),
-                public=True,
-            )
+            "get": {
+                "operationId": "trackPayout",
+                "tags": ["operation"],
+                "summary": "Public page of one payout",
+                "parameters": [in_path("token")],
+                "responses": {
+                    "200": html,
+                    "404": {**html, "description": "A page: no such payout."},
+                },
+                "security": [],
+            }
         },
         "/healthz": {"get": _plain(refs, "healthz", "Whether the process lives", ())},
         "/readyz": {

@@ -68,5 +68,5 @@ class Sweeper:
         self._metrics.work_age(0.0 if due is None else max(0.0, (now - due) / 1e6))
         due = await self._db.read(events.oldest_delivery_due)
         self._metrics.delivery_age(0.0 if due is None else max(0.0, (now - due) / 1e6))
-        for row in await self._db.read(payout_rows.attention_counts):
-            self._metrics.attention(row["code"], row["rows"])
+        counts = await self._db.read(payout_rows.attention_counts)
+        self._metrics.attention({row["code"]: row["rows"] for row in counts})
