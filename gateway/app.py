@@ -242,12 +242,11 @@ async def serve(
         broken.append(error)
         stopping.set()
 
+    listener = _listen(settings.listen.host, settings.listen.port if port is None else port)
     async with open_gateway(settings, seams=seams, ready=lambda: not stopping.is_set()) as gateway:
         server = _Server(
             uvicorn.Config(
                 create_api(gateway.context),
-                host=settings.listen.host,
-                port=settings.listen.port if port is None else port,
                 log_config=None,
                 access_log=False,
                 lifespan="off",
@@ -259,24 +258,20 @@ async def serve(
         for name in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(name, stopping.set)
         async with gateway.workers.running(fail):
-            serving = asyncio.create_task(server.serve())
-            address = await server.address(serving)
-            if address is not None:
-                _log.info(
-                    "ready",
-                    version=__version__,
-                    url=address,
-                    custodians=sorted(settings.custodians),
-                )
-                if ready is not None:
-                    ready(address)
-                await asyncio.wait(
-                    {serving, asyncio.create_task(stopping.wait())},
-                    return_when=asyncio.FIRST_COMPLETED,
-                )
+            serving = asyncio.create_task(server.serve(sockets=[listener]))
+            await server.listening()
+            address = _address(listener)
+            _log.info(
+                "ready", version=__version__, url=address, custodians=sorted(settings.custodians)
+            )
+            if ready is not None:
+                ready(address)
+            stop = asyncio.create_task(stopping.wait())
+            await asyncio.wait({serving, stop}, return_when=asyncio.FIRST_COMPLETED)
+            stop.cancel()
             server.should_exit = True
             await serving
-    return 1 if broken or address is None else 0
+    return 1 if broken else 0
 
 
 def run(
@@ -294,14 +289,29 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         yield
 
-    async def address(self, serving: asyncio.Task[None]) -> str | None:
-        """Return the base URL once the server listens; None where it cannot (the port is taken)."""
+    async def listening(self) -> None:
+        """Wait until requests are taken."""
         while not self.started:
-            if serving.done():
-                return None
-            await asyncio.sleep(0.01)
-        host, port = self.servers[0].sockets[0].getsockname()[:2]
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+            await asyncio.sleep(0.005)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Return the listening socket. ConfigError where the address cannot be used."""
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise ConfigError(
+            [f"listen: {host}:{port} cannot be used ({error.strerror}); name another with --port"]
+        ) from None
+    return listener
+
+
+def _address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _custodians(settings: Settings, tools: Tools, metrics: Metrics) -> dict[str, registry.Wrapped]:

@@ -188,12 +188,8 @@ def configure(
     renderer: Any = (
         structlog.processors.JSONRenderer(ensure_ascii=False)
         if form == "json"
-        # The traceback is a text by now, because it was scrubbed; another formatter would warn.
-        else structlog.dev.ConsoleRenderer(
-            colors=out.isatty(),
-            timestamp_key="at",
-            exception_formatter=structlog.dev.plain_traceback,
-        )
+        # A traceback is a text by now, because it was scrubbed.
+        else structlog.dev.ConsoleRenderer(colors=out.isatty(), timestamp_key="at")
     )
     handler = logging.StreamHandler(out)
     handler.setFormatter(

@@ -424,8 +424,9 @@ async def test_the_deadline_ends_a_call(bench: Bench) -> None:
         await asyncio.Event().wait()
 
     bench.adapter.act = act
-    with pytest.raises(OutcomeUnknown, match="no answer in time"):
-        await bench.wrapped.submit(OrderForTest())
+    async with asyncio.timeout(10):
+        with pytest.raises(OutcomeUnknown, match="no answer in time"):
+            await bench.wrapped.submit(OrderForTest())
 
 
 @pytest.mark.parametrize("verb", ["submit", "fetch"])
@@ -537,8 +538,9 @@ async def test_verify_has_a_deadline(bench: Bench) -> None:
         await asyncio.Event().wait()
 
     bench.adapter.act = act
-    with pytest.raises(CannotVerify):
-        await bench.wrapped.verify({}, b"{}")
+    async with asyncio.timeout(10):
+        with pytest.raises(CannotVerify):
+            await bench.wrapped.verify({}, b"{}")
 
 
 async def test_parse_returns_notices(bench: Bench) -> None:
@@ -553,6 +555,7 @@ async def test_parse_returns_notices(bench: Bench) -> None:
     ("read", "crashed"),
     [
         (json.loads, False),
+        (int, False),  # its error quotes the body
         (lambda body: 1 / 0, True),
         (lambda body: ["no notice"], True),
         (lambda body: None, True),

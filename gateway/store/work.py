@@ -107,7 +107,7 @@ _LOCK = Query(
 _FREE_LOCK = Query(
     delete(account_locks)
     .where(account_locks.c.payout_id == bindparam("payout_id"))
-    .returning(account_locks.c.custodian)
+    .returning(account_locks.c.custodian, account_locks.c.account_type, account_locks.c.account_id)
 )
 _NEXT_QUEUED = Query(
     select(payouts.c.id)
@@ -264,9 +264,15 @@ async def take_account(  # noqa: PLR0913 - the account has three parts
 
 
 async def free_account(tx: Tx, payout_id: str, custodian: str, account: str, now: int) -> None:
-    """Give the turn at a source account to the payout that has waited longest. Run it any time."""
-    if await tx.one(_FREE_LOCK, payout_id=payout_id) is None:
+    """Hand the turn at a source account to the payout that has waited longest. Run it any time.
+
+    It is handed over, not left free: a payout accepted this moment must not overtake the queue.
+    """
+    freed = await tx.one(_FREE_LOCK, payout_id=payout_id)
+    if freed is None:
         return
     following = await tx.one(_NEXT_QUEUED, custodian=custodian, account=account)
     if following is not None:
+        names = {name: freed[name] for name in ("custodian", "account_type", "account_id")}
+        await tx.all(_TAKE_LOCK, **names, payout_id=following["id"], taken_at=now)
         await hasten_work(tx, following["id"], now)

@@ -84,12 +84,14 @@ class Settlement:
         if payout is None or payout.final:
             await work.drop_work(tx, lease.payout_id)
             return None
-        if not await self._turn(tx, payout, now):
+        row = await work.last_attempt(tx, payout.id)
+        # A parked attempt is only looked at: it needs no turn, and must not keep others from theirs.
+        parked = row is not None and row["state"] == AttemptState.PARKED
+        if not parked and not await self._turn(tx, payout, now):
             await self._payouts.apply(tx, payout.id, _queued(payout))
             due = to_us(now + timedelta(seconds=QUEUE_LOOK_S))
             await work.release_work(tx, lease.payout_id, lease.token, lease.claimed_due, due)
             return None
-        row = await work.last_attempt(tx, payout.id)
         if row is None:
             await work.add_attempt(tx, payout.id, 1, self._custodian, to_us(now))
             row = await work.last_attempt(tx, payout.id)
@@ -162,6 +164,8 @@ class Settlement:
             state, delay = AttemptState.PREPARED, again
         else:
             state, delay = AttemptState.PARKED, self._curve(len(self._capabilities.polling_s))
+            account = job.payout.account.model_dump_json()
+            await work.free_account(tx, job.payout.id, self._custodian, account, to_us(now))
         after = replace(attempt, state=state, failures=0, looks=0)
         applied = await self._payouts.apply(tx, job.payout.id, report)
         return await self._release(tx, job, after, applied, now, delay, report.custodian_word)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import socket
 import sqlite3
 import stat
 from pathlib import Path
@@ -136,6 +137,14 @@ def test_faults_are_listed_and_end_with_2(tmp_path: Path) -> None:
     ):
         assert name in text
     assert "no configuration file" in run("serve", "--config", tmp_path / "none.toml", code=2)
+
+
+def test_a_taken_port_is_said_so(config: Path) -> None:
+    """In words, exit 2."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        text = run("serve", "--config", config, "--port", port, code=2)
+    assert f"127.0.0.1:{port} cannot be used" in text
 
 
 def test_payouts_that_do_not_exist(config: Path) -> None:

@@ -268,6 +268,36 @@ async def test_one_at_a_time_per_account(bench: Bench) -> None:
     assert next_step((await bench.begin()).attempt) is Next.SUBMIT
 
 
+async def test_the_queue_is_not_overtaken(bench: Bench) -> None:
+    """The turn is handed to the one that waited longest, whoever asks first."""
+    first = await bench.accept()
+    job = await bench.begin()
+    await bench.clock.advance(1)
+    waiting = await bench.accept()
+    (lease,) = await bench.claim()
+    assert await bench.db.run(bench.settlement.begin, lease) is None
+    await bench.submitted(job, DONE, moved=True)
+    assert (await bench.payout(first)).final
+    late = await bench.accept()
+    leases = {each.payout_id: each for each in await bench.claim()}
+    assert await bench.db.run(bench.settlement.begin, leases[late]) is None
+    assert await bench.db.run(bench.settlement.begin, leases[waiting]) is not None
+
+
+async def test_a_parked_payout_keeps_no_turn(bench: Bench) -> None:
+    """What waits for a person has moved nothing, and the account goes on paying others."""
+    parked = await bench.accept()
+    await bench.submitted(await bench.begin(), Report(SubStatus.AWAITING_APPROVAL, "MISMATCH"))
+    other = await bench.accept()
+    (lease,) = await bench.claim()
+    assert lease.payout_id == other
+    job = await bench.db.run(bench.settlement.begin, lease)
+    assert job is not None
+    await bench.clock.advance(40)
+    looks = {each.payout_id: each for each in await bench.claim()}
+    assert await bench.db.run(bench.settlement.begin, looks[parked]) is not None
+
+
 async def test_again_means_submit_again(bench: Bench) -> None:
     """An adapter that waits before moving is asked again after so many seconds; else it is parked."""
     payout_id = await bench.accept()
