@@ -242,35 +242,40 @@ async def serve(
         broken.append(error)
         stopping.set()
 
-    listener = _listen(settings.listen.host, settings.listen.port if port is None else port)
-    async with open_gateway(settings, seams=seams, ready=lambda: not stopping.is_set()) as gateway:
-        server = _Server(
-            uvicorn.Config(
-                create_api(gateway.context),
-                log_config=None,
-                access_log=False,
-                lifespan="off",
-                server_header=False,
-                timeout_graceful_shutdown=GRACE_S,
+    with _listen(settings.listen.host, settings.listen.port if port is None else port) as listener:
+        async with open_gateway(
+            settings, seams=seams, ready=lambda: not stopping.is_set()
+        ) as gateway:
+            server = _Server(
+                uvicorn.Config(
+                    create_api(gateway.context),
+                    log_config=None,
+                    access_log=False,
+                    lifespan="off",
+                    server_header=False,
+                    timeout_graceful_shutdown=GRACE_S,
+                )
             )
-        )
-        loop = asyncio.get_running_loop()
-        for name in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(name, stopping.set)
-        async with gateway.workers.running(fail):
-            serving = asyncio.create_task(server.serve(sockets=[listener]))
-            await server.listening()
-            address = _address(listener)
-            _log.info(
-                "ready", version=__version__, url=address, custodians=sorted(settings.custodians)
-            )
-            if ready is not None:
-                ready(address)
-            stop = asyncio.create_task(stopping.wait())
-            await asyncio.wait({serving, stop}, return_when=asyncio.FIRST_COMPLETED)
-            stop.cancel()
-            server.should_exit = True
-            await serving
+            loop = asyncio.get_running_loop()
+            for name in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(name, stopping.set)
+            async with gateway.workers.running(fail):
+                serving = asyncio.create_task(server.serve(sockets=[listener]))
+                await server.listening()
+                address = _address(listener)
+                _log.info(
+                    "ready",
+                    version=__version__,
+                    url=address,
+                    custodians=sorted(settings.custodians),
+                )
+                if ready is not None:
+                    ready(address)
+                stop = asyncio.create_task(stopping.wait())
+                await asyncio.wait({serving, stop}, return_when=asyncio.FIRST_COMPLETED)
+                stop.cancel()
+                server.should_exit = True
+                await serving
     return 1 if broken else 0
 
 
@@ -291,7 +296,7 @@ class _Server(uvicorn.Server):
 
     async def listening(self) -> None:
         """Wait until requests are taken."""
-        while not self.started:
+        while not self.started:  # noqa: ASYNC110 - uvicorn sets a flag, and no event
             await asyncio.sleep(0.005)
 
 
