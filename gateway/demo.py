@@ -251,9 +251,9 @@ QUOTE=$(curl -s $GATEWAY/payouts/quote -H "Authorization: Bearer $KEY" -H "Idemp
   "destination":{{"type":"custodian_account","account_type":"EXTERNAL_WALLET","id":"bef85a1c-b605-4b2e-bdb5-2d400f4d0bf3"}}}}')
 echo "$QUOTE"
 QUOTE_ID=$(echo "$QUOTE" | sed 's/.*"quote_id":"\\([^"]*\\)".*/\\1/')
-curl -s $GATEWAY/payouts -H "Authorization: Bearer $KEY" -H 'Content-Type: application/json' -d "{{\\"quote_id\\":\\"$QUOTE_ID\\"}}"
-curl -s "$GATEWAY/payouts?limit=1" -H "Authorization: Bearer $KEY"
-curl -s $GATEWAY/events -H "Authorization: Bearer $KEY"
+curl -s $GATEWAY/payouts -H "Authorization: Bearer $KEY" -H 'Content-Type: application/json' -d "{{\\"quote_id\\":\\"$QUOTE_ID\\"}}"; echo
+curl -s "$GATEWAY/payouts?limit=1" -H "Authorization: Bearer $KEY"; echo
+curl -s $GATEWAY/events -H "Authorization: Bearer $KEY"; echo
 
 API reference: {url}/docs
 As an operator: payout-gateway payouts list --config {config}
