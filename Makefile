@@ -7,7 +7,7 @@ BIN   := .venv/bin
 READY := .venv/.ready
 PATHS := gateway adapters tests
 
-.PHONY: help setup demo serve test e2e cover check fmt docs lock adapter clean distclean
+.PHONY: help setup demo serve test e2e bench cover check fmt docs lock adapter clean distclean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ test: $(READY) ## Run the tests (T=path for some of them)
 
 e2e: $(READY) ## Run only the tests with whole processes
 	$(BIN)/python -m pytest tests/e2e
+
+bench: $(READY) ## How many payouts a second are accepted, beside the ceiling of this disk
+	$(BIN)/python bench/accept.py
 
 cover: $(READY) ## Run the tests and show which branches none of them took
 	$(BIN)/coverage erase
