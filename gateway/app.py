@@ -128,6 +128,7 @@ async def open_gateway(
     settings: Settings, *, seams: Seams | None = None, ready: Callable[[], bool] = lambda: True
 ) -> AsyncIterator[Gateway]:
     """Wire everything. ConfigError lists every fault of every custodian at once."""
+    logs.SCRUBBER.register(settings.server_key.get_secret_value())
     seams = seams or real_seams()
     metrics = Metrics()
     vault = Vault(settings.server_key_bytes(), seams.ids)

@@ -132,3 +132,23 @@ def may_repeat(
 def delay_s(curve: tuple[float, ...], count: int) -> float:
     """Return the delay before look `count` (from 0); the last one of the curve repeats."""
     return curve[min(count, len(curve) - 1)]
+
+
+def absence_delay_s(attempt: Attempt, now: datetime, capabilities: Capabilities) -> float | None:
+    """Return how soon the next look at an unknown attempt can bring its proof forward.
+
+    The first look that counts is at the end of the call's life, the others are spread over the
+    visibility window: looking more slowly than that would only keep the payee waiting. None where
+    no look can prove anything any more.
+    """
+    if attempt.state is not AttemptState.UNKNOWN or attempt.moves >= MAX_MOVES:
+        return None
+    if attempt.last_call_at is None:
+        return None
+    left = (
+        attempt.last_call_at + timedelta(seconds=capabilities.call_life_s) - now
+    ).total_seconds()
+    if left > 0:
+        return left
+    # A little more than the even share, so that rounding never makes the spread too short.
+    return 1.02 * capabilities.visibility_s / max(1, capabilities.absence_looks - 1)

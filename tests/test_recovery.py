@@ -15,6 +15,7 @@ from gateway.recovery import (
     Attempt,
     AttemptState,
     Next,
+    absence_delay_s,
     absence_proven,
     count_absence,
     delay_s,
@@ -92,6 +93,19 @@ def test_blind_repeats_need_safe_keys() -> None:
     a_day = replace(CAN, keys=KeySemantics(repeat_is_safe=True, life_s=86_400))
     assert may_repeat(attempt, after(3600), a_day, can_look=False)
     assert not may_repeat(attempt, after(50_000), a_day, can_look=False)
+
+
+@given(st.lists(st.floats(min_value=0.1, max_value=500), min_size=1, max_size=6))
+def test_proof_comes_as_early_as_it_may(curve: list[float]) -> None:
+    """Whatever the curve, absence that is there is proven right after life and visibility."""
+    attempt, now, looks = unknown(MOVING, START), START, 0
+    while not absence_proven(attempt, CAN):
+        soon = absence_delay_s(attempt, now, CAN)
+        assert soon is not None
+        now += timedelta(seconds=min(delay_s(tuple(curve), looks), soon) + 0.001)
+        attempt, looks = count_absence(attempt, now, CAN), looks + 1
+    slack = 0.02 * CAN.visibility_s + 0.01 * looks + 2 * min(max(curve), CAN.visibility_s)
+    assert (now - START).total_seconds() <= CAN.call_life_s + CAN.visibility_s + slack
 
 
 def test_the_last_delay_repeats() -> None:

@@ -21,6 +21,7 @@ from gateway.recovery import (
     MAX_MOVES,
     Attempt,
     AttemptState,
+    absence_delay_s,
     count_absence,
     delay_s,
     may_repeat,
@@ -251,6 +252,8 @@ class Settlement:
     ) -> Settled:
         """Submit again where that is proven safe; otherwise go on looking, ever more slowly."""
         delay = self._curve(attempt.looks)
+        soon = absence_delay_s(attempt, now, self._capabilities) if can_look else None
+        delay = delay if soon is None else min(delay, soon)
         after = attempt
         if may_repeat(attempt, now, self._capabilities, can_look=can_look):
             after, delay = replace(attempt, state=AttemptState.PREPARED), 0.0
