@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
+from itertools import pairwise
 
 from gateway.adapter import Report
 from gateway.assets import explorer_url
@@ -61,7 +62,8 @@ class Applied:
     attention: tuple[Attention, ...] = ()
     woke_inbox: bool = False
     changed: bool = False
-    sub_status: str = ""
+    #: the statuses that were newly reached, for the counters
+    reached: tuple[Status, ...] = ()
 
 
 class Payouts:
@@ -180,14 +182,9 @@ class Payouts:
         if final:
             await work.drop_work(tx, payout_id)
             await work.free_account(tx, payout_id, row["custodian"], row["account"], to_us(now))
-        return Applied(
-            verdict.kind,
-            final,
-            tuple(attention),
-            woke,
-            changed=True,
-            sub_status=verdict.steps[-1][1],
-        )
+        passed = (Status(row["status"]), *(status for status, _ in verdict.steps))
+        reached = tuple(after for before, after in pairwise(passed) if before != after)
+        return Applied(verdict.kind, final, tuple(attention), woke, changed=True, reached=reached)
 
     async def _move(
         self,

@@ -190,7 +190,8 @@ class Engine:
             return
         if settled.applied.changed:
             self._wake("deliveries")
-            self._metrics.payout(settled.applied.sub_status)
+        for status in settled.applied.reached:
+            self._metrics.payout(status)
         if settled.applied.woke_inbox:
             self._wake("inbox")
         if settled.applied.final:

@@ -9,6 +9,7 @@ from gateway.adapter import Notice
 from gateway.config import EngineSettings
 from gateway.logs import get_logger
 from gateway.metrics import Metrics
+from gateway.model import Status
 from gateway.payouts import Payouts
 from gateway.seams import Seams, Step
 from gateway.store import inbox, work
@@ -72,7 +73,9 @@ class Inbox:
             now = to_us(self._seams.clock.now())
             await self._db.run(inbox.settle_webhook, row["id"], state, None, now)
         else:
-            state = await self._db.run(self._apply, row["id"], row["custodian"], notices)
+            state, reached = await self._db.run(self._apply, row["id"], row["custodian"], notices)
+            for status in reached:
+                self._metrics.payout(status)
             self._seams.step(Step.INBOX_APPLIED)
         self._metrics.inbox(row["custodian"], state)
         if state in {"unreadable", "unconfigured"}:
@@ -82,8 +85,11 @@ class Inbox:
         self._wake(row["custodian"])
         self._wake("deliveries")
 
-    async def _apply(self, tx: Tx, inbox_id: str, custodian: str, notices: Sequence[Notice]) -> str:
+    async def _apply(
+        self, tx: Tx, inbox_id: str, custodian: str, notices: Sequence[Notice]
+    ) -> tuple[str, list[Status]]:
         """Store function: bring each notice to its payout, or let the webhook wait."""
+        reached: list[Status] = []
         now = to_us(self._seams.clock.now())
         found: str | None = None
         waiting = False
@@ -96,11 +102,11 @@ class Inbox:
                 continue
             found = payout_id
             if notice.report is not None:
-                await self._payouts.apply(tx, payout_id, notice.report)
+                reached += (await self._payouts.apply(tx, payout_id, notice.report)).reached
             await work.hasten_work(tx, payout_id, now)
         state = "waiting" if waiting else "applied" if found else "ignored"
         await inbox.settle_webhook(tx, inbox_id, state, found, now)
-        return state
+        return state, reached
 
     @staticmethod
     async def _match(tx: Tx, custodian: str, notice: Notice) -> str | None:

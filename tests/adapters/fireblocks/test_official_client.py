@@ -26,12 +26,13 @@ from tests.adapters.fireblocks.workspace import (
 def client(space: Workspace, **change: str) -> Fireblocks:
     """Return the official client, configured by address and credentials alone."""
     credentials = space.twin.credentials(space.root)
-    members = {
-        "api_key": credentials["api_key"],
-        "secret_key": credentials["private_key"],
-        **change,
-    }
-    return Fireblocks(ClientConfiguration(base_path=space.root + "/v1", **members))
+    return Fireblocks(
+        ClientConfiguration(
+            base_path=space.root + "/v1",
+            api_key=change.get("api_key", credentials["api_key"]),
+            secret_key=credentials["private_key"],
+        )
+    )
 
 
 def request() -> CreatePayoutRequest:
