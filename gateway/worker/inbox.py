@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -19,6 +20,8 @@ from gateway.store.rows import to_us
 from gateway.worker.wakeup import Wakeup
 
 _BATCH = 100
+#: What a webhook may come to besides `applied`, `waiting` and `ignored`.
+_KEPT = frozenset({"unreadable", "unconfigured", "failed"})
 _log = get_logger("inbox")
 
 
@@ -62,28 +65,37 @@ class Inbox:
                 await self.wakeup.sleep(self._settings.idle_s)
 
     async def _one(self, row: Row) -> None:
-        custodian = self._custodians.get(row["custodian"])
+        custodian, inbox_id = row["custodian"], row["id"]
         try:
-            notices = () if custodian is None else custodian.parse(row["body"])
-            state = "unconfigured" if custodian is None else None
-        except ValueError:
-            notices, state = (), "unreadable"
-        if state is not None:
+            state = await self._read(row)
+        except sqlite3.OperationalError:
+            raise
+        except Exception as error:  # noqa: BLE001 - one bad row must not hold up the others
+            _log.error("webhook_failed", custodian=custodian, inbox_id=inbox_id, exc_info=error)
+            state = "failed"
+        if state in _KEPT:
             # Kept raw: an operator can read it, and a later version may understand it.
             now = to_us(self._seams.clock.now())
-            await self._db.run(inbox.settle_webhook, row["id"], state, None, now)
-        else:
-            state, reached = await self._db.run(self._apply, row["id"], row["custodian"], notices)
-            for status in reached:
-                self._metrics.payout(status)
-            self._seams.step(Step.INBOX_APPLIED)
-        self._metrics.inbox(row["custodian"], state)
-        if state in {"unreadable", "unconfigured"}:
-            _log.warning(
-                "webhook_kept", custodian=row["custodian"], inbox_id=row["id"], outcome=state
-            )
-        self._wake(row["custodian"])
+            await self._db.run(inbox.settle_webhook, inbox_id, state, None, now)
+            _log.warning("webhook_kept", custodian=custodian, inbox_id=inbox_id, outcome=state)
+        self._seams.step(Step.INBOX_APPLIED)
+        self._metrics.inbox(custodian, state)
+        self._wake(custodian)
         self._wake("deliveries")
+
+    async def _read(self, row: Row) -> str:
+        """Read one webhook and apply its notices; return what became of it."""
+        custodian = self._custodians.get(row["custodian"])
+        if custodian is None:
+            return "unconfigured"
+        try:
+            notices = custodian.parse(row["body"])
+        except ValueError:
+            return "unreadable"
+        state, reached = await self._db.run(self._apply, row["id"], row["custodian"], notices)
+        for status in reached:
+            self._metrics.payout(status)
+        return state
 
     async def _apply(
         self, tx: Tx, inbox_id: str, custodian: str, notices: Sequence[Notice]

@@ -28,6 +28,8 @@ class Parser:
         ref, _, word = body.decode().partition("|")
         if word == "broken":
             raise ValueError(word)
+        if word == "bug":
+            raise RuntimeError(word)
         report = BROADCAST if word == "sent" else None
         return [Notice((Ref("transfer", ref),) if ref else (), body.decode(), None, report)]
 
@@ -66,13 +68,16 @@ async def test_news_finds_its_payout(bench: Bench) -> None:
         Report(SubStatus.SUBMITTED, "OK", refs=(Ref("transfer", "t-1"),)),
         moved=True,
     )
-    states = await work_off(bench, b"t-1|sent", b"t-1|other", b"unknown|sent", b"|x", b"t-1|broken")
+    states = await work_off(
+        bench, b"t-1|sent", b"t-1|other", b"unknown|sent", b"|x", b"t-1|broken", b"t-1|bug"
+    )
     assert states == {
         b"t-1|sent": "applied",
         b"t-1|other": "applied",
         b"unknown|sent": "waiting",
         b"|x": "ignored",
         b"t-1|broken": "unreadable",
+        b"t-1|bug": "failed",
     }
     assert (await bench.payout(payout_id)).status == "broadcast"
     assert await bench.due_in(payout_id) == 0
