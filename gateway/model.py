@@ -87,6 +87,7 @@ class FailureCode(StrEnum):
     CANCELED = "canceled"  #: withdrawn before it moved
     EXPIRED = "expired"  #: the custodian's own time limit ran out
     CUSTODIAN_ERROR = "custodian_error"  #: the custodian failed for a reason of its own
+    OPERATOR_DECISION = "operator_decision"  #: an operator settled it, with recorded evidence
     UNKNOWN_REASON = "unknown_reason"  #: final, and the custodian's reason is not in our table
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,8 +16,10 @@ from gateway.cli.common import (
     fail,
     print_json,
     print_table,
+    settings_of,
     with_store,
 )
+from gateway.model import FundsMoved
 
 if TYPE_CHECKING:
     from gateway.model import Payout
@@ -160,3 +163,84 @@ def list_(  # noqa: PLR0913 - one argument per option
         print_json({"data": rows})
         return
     print_table("Payouts", columns, [[row.get(name) for name in columns] for row in rows])
+
+
+class Ending(StrEnum):
+    """How an operator has found a payout to have ended."""
+
+    DELIVERED = "delivered"
+    FAILED = "failed"
+
+
+@app.command()
+def resolve(
+    payout_id: Annotated[str, typer.Argument(help="Payout id.")],
+    *,
+    ending: Annotated[Ending, typer.Option("--as", help="What the custodian's own records say.")],
+    evidence: Annotated[
+        str, typer.Option(help="What you saw, where and when; kept with the payout.")
+    ],
+    funds_moved: Annotated[
+        FundsMoved, typer.Option(help="With --as failed: whether money left the source account.")
+    ] = FundsMoved.UNKNOWN,
+    config: ConfigOption = Path(DEFAULT_CONFIG),
+) -> None:
+    """End a payout by hand, with evidence. Subscribers are told as of any other end."""
+    from gateway.payouts import Payouts
+    from gateway.seams import real_seams
+    from gateway.vault import Vault
+    from gateway.worker.rescue import NotAllowedError
+    from gateway.worker.rescue import resolve as settle
+
+    if not evidence.strip():
+        fail("--evidence must say what you saw", 2)
+    seams, settings = real_seams(), settings_of(config)
+    payouts = Payouts(seams, Vault(settings.server_key_bytes(), seams.ids))
+
+    async def work(db: Database) -> None:
+        await db.run(
+            settle,
+            payouts,
+            seams,
+            payout_id,
+            delivered=ending is Ending.DELIVERED,
+            funds_moved=funds_moved,
+            evidence=evidence.strip(),
+        )
+
+    try:
+        with_store(config, work)
+    except NotAllowedError as error:
+        fail(f"not resolved: {error}")
+    typer.echo(f"{payout_id} is {ending}")
+
+
+@app.command()
+def retry(
+    payout_id: Annotated[str, typer.Argument(help="Payout id.")],
+    config: ConfigOption = Path(DEFAULT_CONFIG),
+) -> None:
+    """Submit a payout again, with the same keys, where it is proven that it did not pay."""
+    from gateway.registry import BrokenAdapter, find_adapters
+    from gateway.seams import real_seams
+    from gateway.store.payouts import payout_row
+    from gateway.worker.rescue import NotAllowedError
+    from gateway.worker.rescue import retry as again
+
+    settings = settings_of(config)
+
+    async def work(db: Database) -> None:
+        row = await db.read(payout_row, payout_id)
+        if row is None:
+            raise NotAllowedError(f"there is no payout {payout_id}")
+        instance = settings.custodians.get(row["custodian"])
+        adapter = None if instance is None else find_adapters().get(instance.adapter)
+        if adapter is None or isinstance(adapter, BrokenAdapter):
+            raise NotAllowedError(f"the custodian {row['custodian']} is not configured here")
+        await db.run(again, real_seams(), payout_id, adapter.capabilities)
+
+    try:
+        with_store(config, work)
+    except NotAllowedError as error:
+        fail(f"not retried; missing: {error}")
+    typer.echo(f"{payout_id} will be submitted again at once")

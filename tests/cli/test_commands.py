@@ -151,6 +151,10 @@ def test_payouts_that_do_not_exist(config: Path) -> None:
     """Said in words, exit 1."""
     assert "there is no payout pay_x" in run("payouts", "show", "pay_x", "--config", config, code=1)
     assert json.loads(run("payouts", "list", "--json", "--config", config)) == {"data": []}
+    assert "no payout pay_x" in run("payouts", "retry", "pay_x", "--config", config, code=1)
+    resolve = ("payouts", "resolve", "pay_x", "--as", "failed", "--config", config, "--evidence")
+    assert "no payout pay_x" in run(*resolve, "seen", code=1)
+    assert "must say" in run(*resolve, " ", code=2)
     assert json.loads(run("payouts", "list", "--attention", "--json", "--config", config)) == {
         "data": []
     }
