@@ -7,6 +7,8 @@ from datetime import datetime
 
 from gateway.seams import Clock
 
+_YIELD_S = 0.001
+
 
 class Wakeup:
     """A bell that one loop sleeps by. Ringing twice wakes once; a ring while awake is not lost."""
@@ -36,5 +38,9 @@ class Wakeup:
     async def sleep_until(self, at: datetime | None, longest_s: float) -> None:
         """Sleep until a time, `longest_s` at most, or until the bell rings."""
         seconds = longest_s if at is None else (at - self._clock.now()).total_seconds()
-        # A time that has passed still yields once, so that a loop can never starve the others.
-        await self.sleep(min(max(seconds, 0.001), longest_s))
+        if seconds <= 0:
+            # Due already: yield a moment to the others, by the loop's time and not by the clock's.
+            await asyncio.sleep(_YIELD_S)
+            self._bell.clear()
+            return
+        await self.sleep(min(seconds, longest_s))
