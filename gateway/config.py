@@ -203,6 +203,8 @@ def load(path: Path | None, environ: Mapping[str, str] | None = None) -> Setting
             raise ConfigError(
                 [f"there is no configuration file {path}; `payout-gateway init` writes one"]
             ) from None
+        except OSError as error:
+            raise ConfigError([f"{path} cannot be read ({error.strerror})"]) from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError([f"{path} is not valid TOML: {error}"]) from None
     for name, text in sorted((os.environ if environ is None else environ).items()):

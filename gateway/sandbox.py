@@ -57,10 +57,16 @@ def run(*, as_json: bool, config_out: Path | None, with_dummy: bool, step_s: flo
 
 
 def free_port() -> int:
-    """Return a port of loopback that is free now."""
-    with socket.socket() as probe:
-        probe.bind((_HOST, 0))
-        return int(probe.getsockname()[1])
+    """Return a port of loopback that is free now, below those that systems hand out by themselves.
+
+    A port from that range could be taken by somebody's outgoing connection while the gateway restarts.
+    """
+    ids = real_seams().ids
+    while True:
+        port = 20_000 + int.from_bytes(ids.random_bytes(2)) % 10_000
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((_HOST, port))
+            return port
 
 
 async def _run(*, as_json: bool, config_out: Path | None, with_dummy: bool, step_s: float) -> int:

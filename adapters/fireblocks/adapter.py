@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from decimal import Decimal, InvalidOperation
 from typing import Any, ClassVar
 from urllib.parse import quote
 
@@ -24,6 +23,7 @@ from adapters.fireblocks.words import (
     Reading,
     Seen,
     clean,
+    decimal_of,
     read,
     refusal_code,
 )
@@ -225,9 +225,17 @@ class Fireblocks(Adapter[FireblocksSettings]):
 
     async def _refused(self, order: Order, answer: Answer) -> Report:
         """Judge a first refusal of execute, by what the set looks like afterwards."""
-        seen = await self.fetch(order)
-        if isinstance(seen, Report):
+        try:
+            seen = await self.fetch(order)
+        except (NotSent, aiohttp.ClientError, TimeoutError) as error:
+            # Unseen is not unexecuted.
+            message = f"execute: {_words(answer)}; then: {error}"
+            raise OutcomeUnknown(message) from None
+        if isinstance(seen, Report) and seen.sub_status is not None:
             return seen
+        if not isinstance(seen, Absent):
+            message = f"execute: {_words(answer)}; then it could not be read"
+            raise OutcomeUnknown(message)
         if answer.locked:
             raise NotSent(
                 f"execute: the account is busy ({answer.kind})",
@@ -349,7 +357,7 @@ class Fireblocks(Adapter[FireblocksSettings]):
         payee, amount = instruction.get("payeeAccount"), instruction.get("amount")
         destination = order.destination
         assert isinstance(destination, CustodianAccountDestination)  # noqa: S101 - checked before
-        told_amount = _decimal(amount.get("amount")) if isinstance(amount, dict) else None
+        told_amount = decimal_of(amount.get("amount")) if isinstance(amount, dict) else None
         return Echo(
             asset=clean(amount.get("assetId")) or None if isinstance(amount, dict) else None,
             amount=told_amount,
@@ -390,10 +398,3 @@ def _payout_words(told: dict[str, Any]) -> str:
 
 def _words(answer: Answer) -> str:
     return f"HTTP {answer.status} {answer.kind} {answer.message}".strip()[:300]
-
-
-def _decimal(value: object) -> Decimal | None:
-    try:
-        return Decimal(value) if isinstance(value, str) else None
-    except InvalidOperation:
-        return None

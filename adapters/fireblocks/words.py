@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 
 from gateway.adapter import Failure, FailureCode, FundsMoved, SubStatus
 
@@ -285,3 +286,11 @@ def refusal_code(message: str) -> FailureCode:
     if "amount" in text or "decimal" in text:
         return FailureCode.AMOUNT_REJECTED
     return FailureCode.SUBMISSION_REJECTED
+
+
+def decimal_of(value: object) -> Decimal | None:
+    """Return an amount; None where it is no decimal string."""
+    try:
+        return Decimal(value) if isinstance(value, str) else None
+    except InvalidOperation:
+        return None

@@ -59,6 +59,8 @@ def create_api(context: ApiContext) -> Starlette:
     """Return the ASGI application."""
     handlers: dict[Any, Any] = dict(HANDLERS)
     app = Starlette(routes=ROUTES, exception_handlers=handlers, middleware=[Middleware(Envelope)])
+    # A redirect would name whatever host the request named; an unknown path is a problem instead.
+    app.router.redirect_slashes = False
     app.state.context = context
     #: (org, mode, route, key) of the requests that run right now in this process.
     app.state.in_progress = set()

@@ -90,6 +90,10 @@ async def read_body(request: Request, limit: int = MAX_BODY) -> bytes:
     """
     chunks: list[bytes] = []
     size = 0
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and int(announced[:20]) > _DRAIN_BYTES:
+        detail = f"The body may have {limit} bytes."
+        raise Refused("payload_too_large", detail, headers={"Connection": "close"})
     try:
         async with asyncio.timeout(_BODY_S):
             async for chunk in request.stream():

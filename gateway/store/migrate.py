@@ -12,6 +12,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, inspect
+from sqlalchemy.exc import DatabaseError
 
 from gateway.errors import SchemaMismatch
 
@@ -40,6 +41,9 @@ def current_revision(path: Path) -> str | None:
             if not inspect(connection).get_table_names():
                 return None
             return MigrationContext.configure(connection).get_current_revision() or "unversioned"
+    except DatabaseError:
+        message = f"{path} is not a database that can be read; name another one, or restore it"
+        raise SchemaMismatch(message) from None
     finally:
         engine.dispose()
 

@@ -246,6 +246,16 @@ async def test_refusals_are_final_and_nothing_moved(
         assert await space.ledger() == []
 
 
+@pytest.mark.parametrize("fault", ["error_before", "bad_json", "rate_limit"])
+async def test_a_refused_execute_that_cannot_be_looked_at_is_unknown(fault: str) -> None:
+    """Unseen is not unexecuted: never a refusal, and never "not sent"."""
+    async with pair() as (adapter, space):
+        await space.fault("execute", "reject")
+        await space.fault("status", fault)
+        with pytest.raises(OutcomeUnknown):
+            await adapter.submit(order())
+
+
 async def test_a_locked_account_waits() -> None:
     """Where execute on a busy account is refused, it is not a failure: later, with a fresh key."""
     async with pair(locked_source="refused") as (adapter, space):
