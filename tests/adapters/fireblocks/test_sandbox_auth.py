@@ -160,8 +160,9 @@ async def test_a_get_may_come_again_with_its_nonce(workspace: Workspace) -> None
     uri, nonce = f"{CREATE}/{(await workspace.create()).json['payoutId']}", str(uuid.uuid4())
     first = await workspace.call("GET", uri, nonce=nonce)
     again = await workspace.call("GET", uri, nonce=nonce)
-    other = await workspace.call("POST", CREATE, payout_body("43"), nonce=nonce)
-    assert (first.status, again.status, other.status) == (200, 200, 401)
+    post = await workspace.call("POST", CREATE, payout_body("43"), nonce=nonce)
+    other = await workspace.call("GET", _UNKNOWN, nonce=nonce)
+    assert (first.status, again.status, post.status, other.status) == (200, 200, 401, 401)
 
 
 async def test_a_refused_request_burns_and_does_nothing(workspace: Workspace) -> None:
