@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 import tomllib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from importlib.resources import files
@@ -23,6 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
+from pydantic import BaseModel, ConfigDict
+from rich.console import Console
+from rich.table import Table
 
 from gateway.seams import real_seams
 
@@ -31,13 +35,23 @@ _START_S = 30
 _HOST = "127.0.0.1"
 
 
+class TwinLine(BaseModel):
+    """The line of a twin that answers. Its `credentials` are named as its adapter's settings are."""
+
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
+
+    url: str
+    control_url: str
+    credentials: dict[str, str]
+
+
 @dataclass(frozen=True)
 class Twin:
     """A running twin."""
 
     name: str
     process: asyncio.subprocess.Process
-    told: dict[str, Any]
+    told: TwinLine
     defaults: dict[str, Any]
 
 
@@ -48,63 +62,114 @@ class TwinFailedError(Exception):
 def run(*, as_json: bool, config_out: Path | None, with_dummy: bool, step_s: float) -> int:
     """Run the twins until SIGTERM; return the exit code."""
     try:
-        return asyncio.run(
-            _run(as_json=as_json, config_out=config_out, with_dummy=with_dummy, step_s=step_s)
-        )
+        with reserved_port() as port:
+            return asyncio.run(
+                _run(
+                    as_json=as_json,
+                    config_out=config_out,
+                    with_dummy=with_dummy,
+                    step_s=step_s,
+                    port=port,
+                )
+            )
     except TwinFailedError as error:
         sys.stderr.write(f"sandbox: {error}\n")
         return 1
+    except OSError as error:
+        sys.stderr.write(f"sandbox: {error.filename or 'the twins'}: {error.strerror}\n")
+        return 2
 
 
-def free_port() -> int:
-    """Return a port of loopback that is free now, below those that systems hand out by themselves.
+@contextlib.contextmanager
+def reserved_port() -> Iterator[int]:
+    """Keep a port of loopback for the gateway, as long as the sandbox runs.
 
-    A port from that range could be taken by somebody's outgoing connection while the gateway restarts.
+    It is below those that systems hand out by themselves: nobody's outgoing connection takes it while
+    the gateway restarts. Nor does another sandbox, which asks for it without SO_REUSEADDR; the gateway
+    does get it, because then both sides have set that and this one never listens.
     """
     ids = real_seams().ids
-    while True:
+    for _ in range(1000):
         port = 20_000 + int.from_bytes(ids.random_bytes(2)) % 10_000
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind((_HOST, port))
-            return port
+        with socket.socket() as holder:
+            try:
+                holder.bind((_HOST, port))
+            except OSError:
+                continue
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            yield port
+            return
+    raise TwinFailedError("no port of 127.0.0.1 between 20000 and 29999 is free for the gateway")
 
 
-async def _run(*, as_json: bool, config_out: Path | None, with_dummy: bool, step_s: float) -> int:
+async def _run(
+    *, as_json: bool, config_out: Path | None, with_dummy: bool, step_s: float, port: int
+) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for sign in (signal.SIGTERM, signal.SIGINT):
+    # SIGHUP: a terminal that is closed must not leave the twins behind.
+    for sign in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(sign, stop.set)
-    port = free_port()
-    twins: list[Twin] = []
+    processes: list[asyncio.subprocess.Process] = []
+    stopping = asyncio.create_task(stop.wait())
+    starting = asyncio.create_task(
+        _start_all(processes, port, with_dummy=with_dummy, step_s=step_s)
+    )
     try:
-        found = sorted(entry_points(group=GROUP), key=lambda each: each.name)
-        for entry in (each for each in found if each.name != "dummy" or with_dummy):
-            twin = await _start(entry.name, entry.module, port, step_s)
-            twins.append(twin)
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            return 0
+        twins = starting.result()
         if config_out is not None:
             write_config(config_out, twins, port)
         _announce(twins, config_out, as_json=as_json)
-        return await _watch(twins, stop)
+        return await _watch(twins, stopping)
     finally:
-        await asyncio.gather(*(_end(twin.process) for twin in twins))
+        starting.cancel()
+        stopping.cancel()
+        await asyncio.gather(starting, stopping, return_exceptions=True)
+        await asyncio.gather(*(_end(process) for process in processes))
 
 
-async def _start(name: str, module: str, gateway_port: int, step_s: float) -> Twin:
-    process = await asyncio.create_subprocess_exec(
+async def _start_all(
+    processes: list[asyncio.subprocess.Process], port: int, *, with_dummy: bool, step_s: float
+) -> list[Twin]:
+    """Start every twin; `processes` has each of them from its first moment, to be ended by."""
+    found = sorted(entry_points(group=GROUP), key=lambda each: each.name)
+    wanted = [each for each in found if each.name != "dummy" or with_dummy]
+    for each in wanted:
+        processes.append(  # noqa: PERF401 - if the next one fails, this one must be known
+            await _spawn(each.name, each.module, port, step_s)
+        )
+    return [
+        await _told(each.name, each.module, process)
+        for each, process in zip(wanted, processes, strict=True)
+    ]
+
+
+async def _spawn(
+    name: str, module: str, gateway_port: int, step_s: float
+) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", module, "--host", _HOST, "--port", "0", "--step-s", str(step_s)),
         *("--webhook-url", f"http://{_HOST}:{gateway_port}/custodians/{name}/webhooks"),
+        stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         # Ctrl-C reaches the whole group of a terminal; the twins are ended by us, in our order.
         start_new_session=True,
     )
-    assert process.stdout is not None  # noqa: S101 - asked for above
+
+
+async def _told(name: str, module: str, process: asyncio.subprocess.Process) -> Twin:
+    """Wait for a twin's line."""
+    assert process.stdout is not None  # noqa: S101 - asked for in _spawn
     try:
         line = await asyncio.wait_for(process.stdout.readline(), _START_S)
-        told = json.loads(line)
+        told = TwinLine.model_validate_json(line)
     except (TimeoutError, ValueError):
-        await _end(process)
-        message = f"the twin of {name} ({module}) did not start; its words are above"
-        raise TwinFailedError(message) from None
+        raise TwinFailedError(
+            f"the twin of {name} ({module}) did not start; its words are above"
+        ) from None
     defaults: dict[str, Any] = {}
     fragment = files(module.rpartition(".")[0]).joinpath("sandbox.toml")
     if fragment.is_file():
@@ -123,32 +188,32 @@ async def _end(process: asyncio.subprocess.Process) -> None:
             await process.wait()
 
 
-async def _watch(twins: list[Twin], stop: asyncio.Event) -> int:
+async def _watch(twins: list[Twin], stopping: asyncio.Task[Any]) -> int:
     """Wait for the signal to stop, or for a twin that ends by itself."""
-    stopping = asyncio.create_task(stop.wait())
     ends = {asyncio.create_task(twin.process.wait()): twin.name for twin in twins}
     done, _ = await asyncio.wait({stopping, *ends}, return_when=asyncio.FIRST_COMPLETED)
-    for task in (stopping, *ends):
+    for task in ends:
         task.cancel()
     if stopping in done:
         return 0
     names = ", ".join(ends[task] for task in done if task in ends)
-    message = f"the twin of {names} ended by itself; the others are stopped"
-    raise TwinFailedError(message)
+    raise TwinFailedError(f"the twin of {names} ended by itself; the others are stopped")
 
 
 def write_config(path: Path, twins: list[Twin], port: int) -> None:
     """Write a complete configuration and the secrets beside it, readable by their owner only."""
     path.parent.mkdir(parents=True, exist_ok=True)
     key = path.with_name(path.stem + ".server-key")
-    _write_private(key, base64.b64encode(real_seams().ids.random_bytes(32)).decode())
+    if not key.exists():
+        # Kept otherwise: what an earlier run sealed in the database beside it stays readable.
+        _write_private(key, base64.b64encode(real_seams().ids.random_bytes(32)).decode() + "\n")
     custodians: dict[str, Any] = {}
     routes: list[dict[str, Any]] = []
     accounts: dict[str, Any] = {}
     for twin in twins:
         settings = dict(twin.defaults.get("settings", {}))
-        settings |= {"adapter": twin.name, "modes": ["live", "test"], "base_url": twin.told["url"]}
-        for name, value in twin.told["credentials"].items():
+        settings |= {"adapter": twin.name, "modes": ["live", "test"], "base_url": twin.told.url}
+        for name, value in twin.told.credentials.items():
             if "\n" in value:
                 secret = path.with_name(f"{path.stem}.{twin.name}.{name}")
                 _write_private(secret, value)
@@ -183,14 +248,34 @@ def _write_private(path: Path, text: str) -> None:
 
 def _announce(twins: list[Twin], config_out: Path | None, *, as_json: bool) -> None:
     if as_json:
-        known = ("url", "control_url", "credentials")
-        told = {twin.name: {name: twin.told[name] for name in known} for twin in twins}
+        told = {twin.name: twin.told.model_dump() for twin in twins}
         sys.stdout.write(json.dumps({"twins": told}) + "\n")
-    else:
-        for twin in twins:
-            sys.stdout.write(f"{twin.name}: {twin.told['url']}\n")
-            sys.stdout.write(f"  what it paid: curl {twin.told['control_url']}/_twin/ledger\n")
-        if config_out is not None:
-            sys.stdout.write(f"\nserve with: payout-gateway serve --config {config_out}\n")
-        sys.stdout.write("Ctrl-C ends it.\n")
+        sys.stdout.flush()
+        return
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    table = Table(title="Simulated custodians", title_justify="left")
+    for column in ("custodian", "base_url", "control_url"):
+        table.add_column(column, overflow="fold")
+    for twin in twins:
+        table.add_row(twin.name, twin.told.url, twin.told.control_url)
+    console.print(table)
+    for twin in twins:
+        console.print(
+            _STEER.format(name=twin.name, control_url=twin.told.control_url),
+            markup=False,
+            soft_wrap=True,
+        )
+    words = "Ctrl-C ends it."
+    if config_out is not None:
+        words = f"Serve with: payout-gateway serve --config {config_out}\n{words}"
+    console.print(words, markup=False, soft_wrap=True)
     sys.stdout.flush()
+
+
+_STEER = """
+Steer {name}:
+  what it paid:         curl -s {control_url}/_twin/ledger
+  what can go wrong:    curl -s {control_url}/_twin/faults
+  move its clock:       curl -s {control_url}/_twin/clock -H 'Content-Type: application/json' -d '{{"advance_s": 3600}}'
+  as at the beginning:  curl -s -X POST {control_url}/_twin/reset
+"""

@@ -77,7 +77,8 @@ async def needing_attention(tx: Tx, limit: int) -> list[dict[str, Any]]:
         for payout in unknown
         if payout.id not in told
     ]
-    return found[:limit]
+    # Cut after both are one list: many old remarks must not hide an outcome that is unknown now.
+    return sorted(found, key=lambda each: each["last_at"], reverse=True)[:limit]
 
 
 async def _find(tx: Tx, wanted: str) -> str | None:

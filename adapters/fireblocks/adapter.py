@@ -17,13 +17,22 @@ from pydantic import BaseModel
 
 from adapters.fireblocks import webhook
 from adapters.fireblocks.client import Answer, Client, load_private_key
+from adapters.fireblocks.instruction import (
+    another_set,
+    echo_of,
+    instructions_of,
+    mine_of,
+    misfits,
+    payout_words,
+    request_of,
+)
 from adapters.fireblocks.settings import FireblocksSettings
 from adapters.fireblocks.words import (
-    NOT_CREDITED,
+    BEFORE_THE_NETWORK,
     Reading,
     Seen,
     clean,
-    decimal_of,
+    not_credited,
     read,
     refusal_code,
 )
@@ -33,7 +42,6 @@ from gateway.adapter import (
     CannotLook,
     Capabilities,
     CustodianAccountDestination,
-    Echo,
     FailureCode,
     KeySemantics,
     Notice,
@@ -46,7 +54,6 @@ from gateway.adapter import (
     SubStatus,
     Tools,
     Transaction,
-    format_amount,
 )
 
 PAYEE_TYPES = frozenset(
@@ -60,8 +67,8 @@ PAYEE_TYPES = frozenset(
     }
 )
 SOURCE_TYPES = frozenset({"VAULT_ACCOUNT", "EXCHANGE_ACCOUNT", "FIAT_ACCOUNT"})
-#: Refusals of create that are about the request itself, and so final.
-_FINAL_STATUSES = frozenset({400, 404, 422})
+#: Stopped at the door, for our credentials or our rate, before anything was looked at.
+_AT_THE_DOOR = frozenset({401, 403, 429})
 _LOCKED_AGAIN_S = 15.0
 
 
@@ -113,14 +120,11 @@ class Fireblocks(Adapter[FireblocksSettings]):
 
     async def fetch(self, order: Order) -> Report | Absent | CannotLook:
         """Read the remembered set. Raises NotSent where the look itself failed."""
-        payout_id = order.notes.get("payout_id")
-        if payout_id is None:
+        if order.notes.get("payout_id") is None:
             return CannotLook("no payout id is remembered")
-        answer = await self._client.get(f"/payments/payout/{quote(str(payout_id), safe='')}")
-        if answer.status == 404:  # noqa: PLR2004
+        answer = await self._look(order)
+        if answer.not_found:
             return Absent(f"404 {answer.kind}")
-        if not answer.ok:
-            raise NotSent(_words(answer), again_after_s=answer.retry_after_s)
         return await self._read(order, answer.json)
 
     def check(self, order: Order) -> str | None:
@@ -145,11 +149,11 @@ class Fireblocks(Adapter[FireblocksSettings]):
 
     async def _create(self, order: Order) -> Report | None:
         """Create and remember the set; the report of a mismatch, which is never executed."""
-        fault = self.check(order)
-        if fault is not None:
-            raise Rejected(FailureCode.SUBMISSION_REJECTED, fault)
+        fault, asset_id = self.check(order), self._asset_id(order)
+        if fault is not None or asset_id is None:
+            raise Rejected(FailureCode.SUBMISSION_REJECTED, fault or "")
         step = int(order.notes.get("create_step", 1))
-        body = json.dumps(self._request(order)).encode()
+        body = json.dumps(request_of(order, asset_id)).encode()
         try:
             prepared = await self._client.prepare(
                 "POST", "/payments/payout", body, order.key(_step("create", step))
@@ -161,105 +165,100 @@ class Fireblocks(Adapter[FireblocksSettings]):
             # Lost: perhaps created, never executed. A fresh key makes a set that we know the id of.
             await order.remember(create_step=step + 1)
             raise NotSent(f"create got no answer ({type(error).__name__})") from None
-        if answer.ok and isinstance(answer.json.get("payoutId"), str):
-            return await self._keep(order, answer.json)
-        if answer.status in {200, 409} or answer.status >= 500 or answer.burnt:  # noqa: PLR2004
-            await order.remember(create_step=step + 1)
-        elif answer.status in _FINAL_STATUSES:
+        if answer.ok and isinstance(answer.json.get("payoutId"), str) and answer.json["payoutId"]:
+            return await self._keep(order, asset_id, answer.json)
+        if answer.refusal:
             raise Rejected(refusal_code(answer.message), answer.message, custodian_code=answer.kind)
+        if answer.status not in {401, 429}:
+            # Whatever the key would replay is of no use; another orphan costs nothing.
+            await order.remember(create_step=step + 1)
         raise NotSent(f"create: {_words(answer)}", again_after_s=answer.retry_after_s)
 
-    async def _keep(self, order: Order, made: dict[str, Any]) -> Report | None:
+    async def _keep(self, order: Order, asset_id: str, made: dict[str, Any]) -> Report | None:
         """Compare what was created with the order, and remember it as executable only if it fits."""
-        instructions = _instructions(made)
-        account = made.get("paymentAccount")
-        echo = self._echo(order, instructions[0] if len(instructions) == 1 else {})
-        fits = (
-            len(instructions) == 1
-            and account == {"id": order.source.id, "type": order.source.type}
-            and not echo.differences()
-            and None not in (echo.asset, echo.amount, echo.destination)
-        )
-        if not fits:
+        mine = next(iter(instructions_of(made)), {})
+        echo = echo_of(order, asset_id, mine)
+        unfit = misfits(order, made, echo)
+        if unfit or echo.differences():
             return Report(
                 SubStatus.AWAITING_APPROVAL,
-                _payout_words(made),
+                payout_words(made),
                 echo=echo,
+                unknown_words=unfit,
                 detail=f"Fireblocks registered something else than was ordered as {made['payoutId']}; not executed",
             )
-        await order.remember(
-            payout_id=made["payoutId"], instruction_id=str(instructions[0].get("id") or "")
-        )
+        await order.remember(payout_id=made["payoutId"], instruction_id=str(mine.get("id") or ""))
         return None
 
     async def _execute(self, order: Order) -> Report:
         payout_id = str(order.notes["payout_id"])
         step = int(order.notes.get("execute_step", 1))
-        path = f"/payments/payout/{quote(payout_id, safe='')}"
         repeated = order.moved
         prepared = await self._client.prepare(
-            "POST", path + "/actions/execute", key=order.key(_step("execute", step))
+            "POST", f"{_path(payout_id)}/actions/execute", key=order.key(_step("execute", step))
         )
         await order.moving()
         try:
             answer = await self._client.send(prepared)
         except aiohttp.ClientConnectorError as error:
             raise NotSent(f"no connection ({type(error).__name__})") from None
-        if answer.status == 200:  # noqa: PLR2004
-            if isinstance(answer.json, dict) and answer.json.get("payoutId") == payout_id:
-                return Report(
-                    SubStatus.SUBMITTED,
-                    "executed",
-                    refs=(Ref("payout", payout_id),),
-                    custodian_reference=payout_id,
-                )
-            raise OutcomeUnknown("execute: an answer that is not understood")
-        if answer.status in {401, 403, 429}:
-            # Refused at the door: credentials or rate, before anything was looked at.
+        if answer.ok and answer.json.get("payoutId") == payout_id:
+            return Report(
+                SubStatus.SUBMITTED,
+                "executed",
+                refs=(Ref("payout", payout_id),),
+                custodian_reference=payout_id,
+            )
+        if answer.status in _AT_THE_DOOR:
             raise NotSent(f"execute: {_words(answer)}", again_after_s=answer.retry_after_s)
         # Whatever this was, its key is used up; the payout id stays the same, and is executed once.
         await order.remember(execute_step=step + 1)
-        if answer.status >= 500 or answer.burnt or repeated:  # noqa: PLR2004
+        # Only a clear no of the documented kind may be one. A repeat's can be the echo of a first
+        # call that arrived, unless it speaks of another payout being in the way.
+        clear = answer.status == 400 and answer.refusal and not answer.done_before  # noqa: PLR2004
+        if not clear or (repeated and not answer.locked):
             raise OutcomeUnknown(f"execute: {_words(answer)}")
         return await self._refused(order, answer)
 
     async def _refused(self, order: Order, answer: Answer) -> Report:
-        """Judge a first refusal of execute, by what the set looks like afterwards."""
+        """Judge a clear refusal of execute, by what the set looks like afterwards."""
         try:
-            seen = await self.fetch(order)
+            look = await self._look(order)
         except (NotSent, aiohttp.ClientError, TimeoutError) as error:
             # Unseen is not unexecuted.
-            message = f"execute: {_words(answer)}; then: {error}"
-            raise OutcomeUnknown(message) from None
+            raise OutcomeUnknown(f"execute: {_words(answer)}; then: {error}") from None
+        seen = None if look.not_found else await self._read(order, look.json)
         if isinstance(seen, Report) and seen.sub_status is not None:
             return seen
         if not isinstance(seen, Absent):
-            message = f"execute: {_words(answer)}; then it could not be read"
-            raise OutcomeUnknown(message)
+            raise OutcomeUnknown(f"execute: {_words(answer)}; then it could not be read")
         if answer.locked:
             raise NotSent(
-                f"execute: the account is busy ({answer.kind})",
-                again_after_s=_LOCKED_AGAIN_S,
+                f"execute: the account is busy ({answer.kind})", again_after_s=_LOCKED_AGAIN_S
             )
-        if answer.status in _FINAL_STATUSES:
-            raise Rejected(refusal_code(answer.message), answer.message, custodian_code=answer.kind)
-        raise OutcomeUnknown(f"execute: {_words(answer)}")
+        raise Rejected(refusal_code(answer.message), answer.message, custodian_code=answer.kind)
+
+    async def _look(self, order: Order) -> Answer:
+        """Ask for the remembered set. Raises NotSent unless it is told, or told to be unknown."""
+        answer = await self._client.get(_path(str(order.notes["payout_id"])))
+        if not answer.ok and not answer.not_found:
+            raise NotSent(_words(answer), again_after_s=answer.retry_after_s)
+        return answer
 
     async def _read(self, order: Order, told: dict[str, Any]) -> Report | Absent:
         """Read the one instruction of a set, with its transactions."""
-        words = _payout_words(told)
-        mine = self._mine(order, told)
-        if mine is None:
+        words = payout_words(told)
+        mine = mine_of(order, told)
+        listed = None if mine is None else mine.get("transactions")
+        if mine is None or another_set(order, told) or not isinstance(listed, list):
             return Report(None, words, unknown_words=("instruction missing or not as ordered",))
-        state, status = clean(told.get("state")), clean(told.get("status"))
-        listed = [
-            each
-            for each in mine.get("transactions") or ()
-            if isinstance(each, dict) and each.get("id")
-        ]
         seen, transactions, blind = await self._transactions(order, listed)
         reading = read(
-            state, status, clean(mine.get("state")), seen, clean(told.get("reasonOfFailure"))
+            clean(told.get("state")),
+            clean(told.get("status")),
+            clean(mine.get("state")),
+            seen,
+            clean(told.get("reasonOfFailure")),
         )
         if not reading.executed:
             return Absent(words)
@@ -268,7 +267,7 @@ class Fireblocks(Adapter[FireblocksSettings]):
             reading = Reading(
                 SubStatus.SETTLING if reading.sub_status is SubStatus.DELIVERED else None
             )
-        payout_id = str(told.get("payoutId") or order.notes["payout_id"])
+        payout_id = str(order.notes["payout_id"])
         refs = [Ref("payout", payout_id)]
         refs += [Ref("instruction", str(mine["id"]))] if mine.get("id") else []
         refs += [Ref("transaction", each.id) for each in transactions]
@@ -281,46 +280,40 @@ class Fireblocks(Adapter[FireblocksSettings]):
             refs=tuple(refs),
             transactions=tuple(transactions),
             failure=reading.failure,
-            echo=self._echo(order, mine),
+            echo=echo_of(order, self._asset_id(order), mine),
             custodian_reference=payout_id,
             unknown_words=reading.unknown_words,
             detail=reading.failure.message if reading.failure else None,
         )
 
-    def _mine(self, order: Order, told: dict[str, Any]) -> dict[str, Any] | None:
-        """Return our instruction: by the remembered id, else the only one there is."""
-        instructions = _instructions(told)
-        wanted = order.notes.get("instruction_id")
-        by_id = [each for each in instructions if wanted and each.get("id") == wanted]
-        found = by_id or instructions
-        return found[0] if len(found) == 1 else None
-
     async def _transactions(
-        self, order: Order, listed: Sequence[dict[str, Any]]
+        self, order: Order, listed: Sequence[Any]
     ) -> tuple[list[Seen], list[Transaction], bool]:
         """Return the instruction's transactions with hash and sub-status; whether a look failed."""
         seen, transactions, blind = [], [], False
-        for each in listed:
+        for each in (one if isinstance(one, dict) else {} for one in listed):
             details: dict[str, Any] = {}
-            state = clean(each.get("state"))
-            if state not in {"SUBMITTED", "QUEUED", "PENDING_AUTHORIZATION", "PENDING_SIGNATURE"}:
-                found = await self._details(str(each["id"]))
+            identifier, state = clean(each.get("id")), clean(each.get("state"))
+            if identifier and state not in BEFORE_THE_NETWORK:
+                found = await self._details(identifier)
                 blind |= found is None
                 details = found or {}
-            sub_status = clean(details.get("subStatus"))
-            if state == "COMPLETED" and sub_status not in NOT_CREDITED:
+            tx_hash, sub_status = clean(details.get("txHash")), clean(details.get("subStatus"))
+            if state == "COMPLETED" and not not_credited(sub_status):
                 sub_status = ""
-            seen.append(Seen(state, sub_status))
-            stamp = each.get("timestamp")
-            transactions.append(
-                Transaction(
-                    id=str(each["id"]),
-                    tx_hash=clean(details.get("txHash")) or None,
-                    network=order.network,
-                    status=state,
-                    at=webhook.read_time(stamp) or self.tools.clock.now(),
+            # One without an id is seen, too: it may move money, whatever it is called.
+            seen.append(Seen(state, sub_status, on_chain=bool(tx_hash)))
+            if identifier:
+                at = webhook.read_time(each.get("timestamp")) or self.tools.clock.now()
+                transactions.append(
+                    Transaction(
+                        id=identifier,
+                        tx_hash=tx_hash or None,
+                        network=order.network,
+                        status=state,
+                        at=at,
+                    )
                 )
-            )
         return seen, transactions, blind
 
     async def _details(self, transaction_id: str) -> dict[str, Any] | None:
@@ -333,41 +326,6 @@ class Fireblocks(Adapter[FireblocksSettings]):
             found: dict[str, Any] = answer.json
             return found
         return {} if answer.status in {403, 404} else None
-
-    def _request(self, order: Order) -> dict[str, Any]:
-        """Return the body of create; the same at every repeat."""
-        payee = order.destination
-        assert isinstance(payee, CustodianAccountDestination)  # noqa: S101 - checked before
-        return {
-            "paymentAccount": {"id": order.source.id, "type": order.source.type},
-            "instructionSet": [
-                {
-                    "id": order.key("instruction"),
-                    "payeeAccount": {"id": payee.id, "type": payee.account_type},
-                    "amount": {
-                        "amount": format_amount(order.amount),
-                        "assetId": self._asset_id(order),
-                    },
-                }
-            ],
-        }
-
-    def _echo(self, order: Order, instruction: dict[str, Any]) -> Echo:
-        """Return what Fireblocks says of the instruction beside what was ordered, in its words."""
-        payee, amount = instruction.get("payeeAccount"), instruction.get("amount")
-        destination = order.destination
-        assert isinstance(destination, CustodianAccountDestination)  # noqa: S101 - checked before
-        told_amount = decimal_of(amount.get("amount")) if isinstance(amount, dict) else None
-        return Echo(
-            asset=clean(amount.get("assetId")) or None if isinstance(amount, dict) else None,
-            amount=told_amount,
-            destination=f"{payee.get('type')} {payee.get('id')}"
-            if isinstance(payee, dict)
-            else None,
-            ordered_asset=self._asset_id(order),
-            ordered_amount=order.amount,
-            ordered_destination=f"{destination.account_type} {destination.id}",
-        )
 
     def _asset_id(self, order: Order) -> str | None:
         """Return Fireblocks' id of the order's asset on its network."""
@@ -385,16 +343,9 @@ def _step(name: str, number: int) -> str:
     return name if number == 1 else f"{name}-{number}"
 
 
-def _instructions(told: dict[str, Any]) -> list[dict[str, Any]]:
-    found = told.get("instructionSet")
-    return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
-
-
-def _payout_words(told: dict[str, Any]) -> str:
-    return "/".join(
-        clean(told.get(name)) for name in ("state", "status", "reasonOfFailure") if told.get(name)
-    )
+def _path(payout_id: str) -> str:
+    return f"/payments/payout/{quote(payout_id, safe='')}"
 
 
 def _words(answer: Answer) -> str:
-    return f"HTTP {answer.status} {answer.kind} {answer.message}".strip()[:300]
+    return f"HTTP {answer.status} {answer.kind} {answer.message}".strip()

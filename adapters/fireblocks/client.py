@@ -9,12 +9,13 @@ import hashlib
 import json
 import re
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import jwt
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from yarl import URL
@@ -24,17 +25,22 @@ if TYPE_CHECKING:
 
 #: What both official clients send; the vendor's support names the same number.
 TOKEN_LIFE_S = 55
+#: What the custodian says is kept and shown; a page of it helps nobody.
+_MOST_CHARS = 300
+#: The longest wish of `Retry-After` that is believed.
+_MOST_WAIT_S = 3600.0
+#: Types of error that are about us or about them, whatever the status; never about the request.
+_NOT_THE_REQUEST = frozenset({"INTERNAL", "AUTHENTICATION", "AUTHORIZATION", "FORBIDDEN"})
 _BURNT = re.compile(r"idempoten|re-?used?\b|internal error", re.IGNORECASE)
-_LOCKED = re.compile(
-    r"\block|in progress|active payout|another payout|already (?:active|running)", re.IGNORECASE
-)
+_LOCKED = re.compile(r"\block|in progress|active payout|another payout", re.IGNORECASE)
+_DONE_BEFORE = re.compile(r"\b(?:already|twice|(?:was|been) executed)\b", re.IGNORECASE)
 
 
 def load_private_key(pem: str) -> RSAPrivateKey:
     """Return the RSA key of the API user. A ValueError says what is wrong, without the key."""
     try:
         key = load_pem_private_key(pem.encode(), password=None)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, UnsupportedAlgorithm):
         msg = "is not an unencrypted PEM private key"
         raise ValueError(msg) from None
     if not isinstance(key, RSAPrivateKey):
@@ -49,8 +55,8 @@ class Prepared:
 
     method: str
     url: URL
-    headers: dict[str, str]
-    body: bytes
+    headers: dict[str, str] = field(repr=False)  #: with the API key and a token
+    body: bytes = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,7 @@ class Answer:
             return ""
         error = self.json.get("error")
         told = error.get("message") if isinstance(error, dict) else self.json.get("message")
-        return told if isinstance(told, str) else ""
+        return told[:_MOST_CHARS] if isinstance(told, str) else ""
 
     @property
     def kind(self) -> str:
@@ -92,9 +98,31 @@ class Answer:
         return self.status == 400 and _BURNT.search(self.message) is not None  # noqa: PLR2004
 
     @property
+    def refusal(self) -> bool:
+        """Whether it is a no to the request itself, in the API's own words, and so final.
+
+        A proxy's page, a path that nobody serves, a burnt key and a lack of rights are none: a
+        wrong configuration of ours must not fail a payout.
+        """
+        if self.burnt or not self.message or self.kind in _NOT_THE_REQUEST:
+            return False
+        return self.status in {400, 422} or (self.status == 404 and self.kind == "NOT_FOUND")  # noqa: PLR2004
+
+    @property
+    def not_found(self) -> bool:
+        """Whether the API itself says that there is no such thing; a proxy's 404 says nothing."""
+        known = isinstance(self.json, dict) and ("code" in self.json or self.kind == "NOT_FOUND")
+        return self.status == 404 and known  # noqa: PLR2004
+
+    @property
     def locked(self) -> bool:
         """Whether another payout of the same account is in the way."""
         return _LOCKED.search(self.message) is not None
+
+    @property
+    def done_before(self) -> bool:
+        """Whether it may mean that an earlier call arrived."""
+        return _DONE_BEFORE.search(self.message) is not None
 
 
 class Client:
@@ -146,7 +174,7 @@ class Client:
         async with self._tools.http.request(
             prepared.method,
             prepared.url,
-            data=prepared.body,
+            data=prepared.body or None,
             headers=prepared.headers,
             skip_auto_headers=("Content-Type",),
             allow_redirects=False,
@@ -156,9 +184,10 @@ class Client:
             retry_after = answer.headers.get("Retry-After", "")
         try:
             told = json.loads(raw)
-        except ValueError:
+        except (ValueError, RecursionError):
             told = None
-        seconds = float(retry_after) if retry_after.isascii() and retry_after.isdigit() else None
+        digits = retry_after.isascii() and retry_after.isdigit()
+        seconds = min(float(retry_after), _MOST_WAIT_S) if digits else None
         return Answer(answer.status, told, seconds)
 
     async def get(self, path: str) -> Answer:

@@ -25,7 +25,11 @@ class FireblocksSettings(BaseModel):
     base_url: str = Field(pattern=r"^https?://[^\s?#]+$", description="API address, with /v1.")
     api_key: SecretStr = Field(description="API key of the API user.")
     private_key: SecretStr = Field(description="Its RSA private key, PEM.")
-    jwks_url: str | None = Field(default=None, description="Address of the webhook keys (v2).")
+    jwks_url: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^\s?#]+$",
+        description="Address of the webhook keys (v2).",
+    )
     webhook_v1_public_key: SecretStr | None = Field(
         default=None,
         description="Public key of legacy webhooks (v1), PEM; without it they are refused.",

@@ -6,16 +6,18 @@ Source: fireblocks protocol notes, §9.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import jwt
 from cryptography.exceptions import InvalidSignature as BadRsa
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.hashes import SHA512
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 
 #: `Cache-Control: max-age` of the vendor's key hosts.
 _KEYS_LIFE_S = 3600
-#: An unknown key id fetches the keys again, but not more often than this.
+#: An unknown key id, or a failed fetch, is followed by the next fetch no sooner than this.
 _LEAST_BETWEEN_S = 5
 _TIMEOUT = aiohttp.ClientTimeout(total=10)
 #: What a transaction's webhook may say of a payout: under way, never at its end.
@@ -46,7 +48,11 @@ _NEWS = frozenset({SubStatus.BROADCAST, SubStatus.CONFIRMING, SubStatus.SETTLING
 
 def load_public_key(pem: str) -> RSAPublicKey:
     """Return the RSA key of v1. A ValueError says what is wrong."""
-    key = load_pem_public_key(pem.encode())
+    try:
+        key = load_pem_public_key(pem.encode())
+    except (ValueError, UnsupportedAlgorithm):
+        msg = "is not a PEM public key"
+        raise ValueError(msg) from None
     if not isinstance(key, RSAPublicKey):
         msg = "is not an RSA public key"
         raise ValueError(msg)
@@ -62,6 +68,8 @@ class Verifier:
         self._tools = tools
         self._keys: dict[str, RSAPublicKey] = {}
         self._fetched_at: float | None = None
+        self._tried_at: float | None = None
+        self._fetching = asyncio.Lock()
 
     async def verify(self, headers: Mapping[str, str], body: bytes) -> None:
         """Raise InvalidSignature or CannotVerify, or return."""
@@ -81,7 +89,7 @@ class Verifier:
         try:
             header = json.loads(_bytes(protected))
             algorithm, kid = header["alg"], header["kid"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             msg = "the signature header is malformed"
             raise InvalidSignature(msg) from None
         # Pinned: whoever could choose the algorithm could choose `none`, or HMAC with a public key.
@@ -92,25 +100,40 @@ class Verifier:
         _check(await self._key(kid), _bytes(signature), protected.encode() + b"." + payload)
 
     async def _key(self, kid: str) -> RSAPublicKey:
-        now = self._tools.clock.monotonic()
-        age = None if self._fetched_at is None else now - self._fetched_at
-        if kid in self._keys and age is not None and age < _KEYS_LIFE_S:
-            return self._keys[kid]
-        if age is not None and age < _LEAST_BETWEEN_S:
+        """Return a key; fetch the keys where it is unknown or old, one fetch at a time."""
+        if not self._is_fresh(kid):
+            async with self._fetching:
+                if not self._is_fresh(kid):
+                    await self._refresh(kid)
+        return self._keys[kid]
+
+    def _is_fresh(self, kid: str) -> bool:
+        if self._fetched_at is None or kid not in self._keys:
+            return False
+        return self._tools.clock.monotonic() - self._fetched_at < _KEYS_LIFE_S
+
+    async def _refresh(self, kid: str) -> None:
+        """Fetch the keys. A key that is only old goes on being used while the host is away."""
+        known, now = kid in self._keys, self._tools.clock.monotonic()
+        if self._tried_at is not None and now - self._tried_at < _LEAST_BETWEEN_S:
+            if known:
+                return
             # Perhaps rotated this very moment: 503, so that the sender tries again.
-            msg = "an unknown key id, and the keys were fetched a moment ago"
+            msg = "an unknown key id, and the keys were asked for a moment ago"
             raise CannotVerify(msg)
+        self._tried_at = now
         try:
             self._keys = await self._fetch()
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-            if kid in self._keys:
-                return self._keys[kid]
+            # Whoever waits behind a host that hangs must not wait for it again.
+            self._tried_at = self._tools.clock.monotonic()
+            if known:
+                return
             raise CannotVerify(type(error).__name__) from None
         self._fetched_at = now
         if kid not in self._keys:
             msg = "the key id is not among the custodian's keys"
             raise InvalidSignature(msg)
-        return self._keys[kid]
 
     async def _fetch(self) -> dict[str, RSAPublicKey]:
         assert self._jwks_url is not None  # noqa: S101 - checked by the caller
@@ -121,22 +144,29 @@ class Verifier:
                 msg = f"the key host answered {answer.status}"
                 raise ValueError(msg)
             told = json.loads(await answer.read())
-        keys: dict[str, RSAPublicKey] = {}
-        for entry in (
-            told["keys"] if isinstance(told, dict) and isinstance(told.get("keys"), list) else ()
-        ):
-            if (
-                isinstance(entry, dict)
-                and entry.get("kty") == "RSA"
-                and isinstance(entry.get("kid"), str)
-            ):
-                key = jwt.PyJWK(entry, algorithm="RS512").key
-                if isinstance(key, RSAPublicKey):
-                    keys[entry["kid"]] = key
+        listed = told.get("keys") if isinstance(told, dict) else None
+        keys = dict(_read_keys(listed if isinstance(listed, list) else ()))
         if not keys:
             msg = "the key host gave no keys"
             raise ValueError(msg)
         return keys
+
+
+def _read_keys(listed: Sequence[object]) -> Iterator[tuple[str, RSAPublicKey]]:
+    """Yield the keys that can verify; one that cannot be read does not spoil the others."""
+    for entry in listed:
+        if not isinstance(entry, dict) or not isinstance(entry.get("kid"), str):
+            continue
+        if entry.get("kty") != "RSA" or entry.get("use", "sig") != "sig":
+            continue
+        if entry.get("alg", "RS512") != "RS512":
+            continue
+        try:
+            key = jwt.PyJWK(entry, algorithm="RS512").key
+        except (jwt.PyJWTError, ValueError, TypeError, AttributeError):
+            continue
+        if isinstance(key, RSAPublicKey):
+            yield entry["kid"], key
 
 
 def parse(body: bytes, network_of: Callable[[str], str | None]) -> list[Notice]:
@@ -150,7 +180,7 @@ def parse(body: bytes, network_of: Callable[[str], str | None]) -> list[Notice]:
     if not isinstance(event, str):
         msg = "no event type"
         raise ValueError(msg)
-    if isinstance(told.get("id"), str):
+    if isinstance(told.get("id"), str) and told["id"]:
         dedup_key = told["id"]
     else:
         # v1 has no notification id: the same event of the same time is the same notification.

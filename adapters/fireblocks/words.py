@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
 
 from gateway.adapter import Failure, FailureCode, FundsMoved, SubStatus
 
@@ -70,19 +69,34 @@ MOVED_BY: Mapping[str, FundsMoved] = {
     "TIMEOUT": FundsMoved.UNKNOWN,
 }
 
-#: Sub-statuses after which even a FAILED transaction may still turn up on the network.
-MAY_TURN_UP = frozenset(
+#: Sub-statuses after which an ended transaction may still turn up on the network, may have been
+#: replaced there by another one of the same payment, may have paid in part, or whose end nobody knows.
+MAY_HAVE_MOVED = frozenset(
     {
         "DROPPED_BY_BLOCKCHAIN",
-        "TIMEOUT",
+        "DOUBLE_SPENDING",
         "TOO_LONG_MEMPOOL_CHAIN",
+        "PARTIALLY_FAILED",
+        "TIMEOUT",
         "CONNECTIVITY_ERROR",
+        "INTERNAL_ERROR",
         "UNKNOWN_ERROR",
+        # An exchange that pays for us answered nonsense, or failed inside.
+        "THIRD_PARTY_INTERNAL_ERROR",
+        "INVALID_THIRD_PARTY_RESPONSE",
     }
 )
 
-#: Moved on the network, not credited behind it.
-NOT_CREDITED = frozenset({"COMPLETED_BUT_3RD_PARTY_FAILED", "COMPLETED_BUT_3RD_PARTY_REJECTED"})
+#: Sub-statuses that prove, also for a transaction with a hash, that the network moved nothing.
+REVERTED = frozenset({"SMART_CONTRACT_EXECUTION_FAILED"})
+
+#: States in which a transaction has no hash yet: there is nothing to look up.
+BEFORE_THE_NETWORK = frozenset(
+    {"SUBMITTED", "QUEUED", "PENDING_AUTHORIZATION", "PENDING_SIGNATURE"}
+)
+
+#: Moved on the network, not credited behind it; with whatever comes after the last underline.
+_NOT_CREDITED = "COMPLETED_BUT_3RD_PARTY_"
 
 REASON_WORDS: Mapping[str, FailureCode] = {
     "INSUFFICIENT_BALANCE": FailureCode.INSUFFICIENT_FUNDS,
@@ -182,6 +196,7 @@ class Seen:
 
     state: str
     sub_status: str = ""
+    on_chain: bool = False  #: it has a hash
 
 
 @dataclass(frozen=True)
@@ -199,6 +214,11 @@ def clean(word: object) -> str:
     return word.strip() if isinstance(word, str) else ""
 
 
+def not_credited(sub_status: str) -> bool:
+    """Whether a completed transaction was not credited by the receiving party."""
+    return sub_status.startswith(_NOT_CREDITED)
+
+
 def read(  # noqa: PLR0911 - one per row of the table
     state: str, status: str, instruction: str, seen: Sequence[Seen], reason: str
 ) -> Reading:
@@ -208,18 +228,17 @@ def read(  # noqa: PLR0911 - one per row of the table
     it has ended, too.
     """
     unknown = tuple(
-        word
+        word or "(none)"
         for word, known in (
             (state, PAYOUT_WORDS),
-            (status, COARSE_WORDS),
+            # The vendor's own sample of a created payout has no status.
+            (status or "REGISTERED", COARSE_WORDS),
             (instruction, INSTRUCTION_WORDS),
             *((each.state, TRANSACTION_WORDS) for each in seen),
         )
         if word not in known
     )
-    if instruction == "COMPLETED" and not any(
-        word in unknown for word in (instruction, *(s.state for s in seen))
-    ):
+    if instruction == "COMPLETED" and all(each.state in TRANSACTION_WORDS for each in seen):
         return _completed(seen)
     if unknown:
         return Reading(None, unknown_words=unknown)
@@ -228,7 +247,7 @@ def read(  # noqa: PLR0911 - one per row of the table
     if instruction == "NOT_STARTED" and not seen:
         if state == "FAILED":
             return _failed(instruction, seen, reason)
-        executed = PAYOUT_WORDS[state] is not None or status != "REGISTERED"
+        executed = PAYOUT_WORDS[state] is not None or status not in {"", "REGISTERED"}
         return Reading(PAYOUT_WORDS[state] or SubStatus.SUBMITTED, executed=executed)
     if not seen:
         return Reading(SubStatus.SUBMITTED)
@@ -236,13 +255,13 @@ def read(  # noqa: PLR0911 - one per row of the table
 
 
 def _completed(seen: Sequence[Seen]) -> Reading:
-    not_credited = next((each.sub_status for each in seen if each.sub_status in NOT_CREDITED), None)
-    if not_credited is None:
+    word = next((each.sub_status for each in seen if not_credited(each.sub_status)), None)
+    if word is None:
         return Reading(SubStatus.DELIVERED)
     failure = Failure(
         code=FailureCode.THIRD_PARTY_FAILED,
         message="The money moved on the network; the receiving party did not credit it.",
-        custodian_code=not_credited,
+        custodian_code=word,
         funds_moved=FundsMoved.YES,
     )
     return Reading(SubStatus.FAILED, failure=failure)
@@ -252,9 +271,7 @@ def _failed(instruction: str, seen: Sequence[Seen], reason: str) -> Reading:
     if any(each.state not in MOVED_BY for each in seen):
         # The instruction is given up, a transaction of it is not: it may still pay.
         return Reading(SubStatus.OUTCOME_UNKNOWN)
-    moved = {MOVED_BY[each.state] for each in seen}
-    if any(each.sub_status in MAY_TURN_UP for each in seen):
-        moved.add(FundsMoved.UNKNOWN)
+    moved = {_moved(each) for each in seen}
     funds_moved = next(
         (each for each in (FundsMoved.YES, FundsMoved.UNKNOWN) if each in moved), FundsMoved.NO
     )
@@ -274,6 +291,18 @@ def _failed(instruction: str, seen: Sequence[Seen], reason: str) -> Reading:
     return Reading(SubStatus.FAILED, failure=failure)
 
 
+def _moved(ended: Seen) -> FundsMoved:
+    """Return whether an ended transaction moved money. `no` is said only where it is proven."""
+    by_state = MOVED_BY[ended.state]
+    if by_state is not FundsMoved.NO or ended.sub_status in REVERTED:
+        return by_state
+    # FAILED says nothing by itself: its reason must be known, and be one that ends it for good.
+    unproven = ended.state == "FAILED" and ended.sub_status not in SUB_STATUS_WORDS
+    if unproven or ended.on_chain or ended.sub_status in MAY_HAVE_MOVED:
+        return FundsMoved.UNKNOWN
+    return FundsMoved.NO
+
+
 def refusal_code(message: str) -> FailureCode:
     """Return our code for a refused request, by what its message speaks of."""
     text = message.lower()
@@ -286,11 +315,3 @@ def refusal_code(message: str) -> FailureCode:
     if "amount" in text or "decimal" in text:
         return FailureCode.AMOUNT_REJECTED
     return FailureCode.SUBMISSION_REJECTED
-
-
-def decimal_of(value: object) -> Decimal | None:
-    """Return an amount; None where it is no decimal string."""
-    try:
-        return Decimal(value) if isinstance(value, str) else None
-    except InvalidOperation:
-        return None

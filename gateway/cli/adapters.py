@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,43 +20,36 @@ def list_(*, as_json: JsonOption = False) -> None:
     """List installed adapters with what they can do."""
     from gateway.registry import BrokenAdapter, find_adapters
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, found in find_adapters().items():
         if isinstance(found, BrokenAdapter):
             rows.append({"name": name, "works": False, "reason": found.reason})
             continue
-        can = found.capabilities
-        rows.append(
-            {
-                "name": name,
-                "works": True,
-                "destination_types": sorted(can.destination_types),
-                "payee_types": sorted(can.payee_types),
-                "source_types": sorted(can.source_types),
-                "batch": can.batch,
-                "cancel": can.cancel,
-                "webhooks": can.webhooks,
-                "one_at_a_time": can.one_at_a_time,
-            }
-        )
+        can = {name: _plain(value) for name, value in asdict(found.capabilities).items()}
+        rows.append({"name": name, "works": True, **can})
     if as_json:
         print_json({"data": rows})
         return
+    columns = ["destination_types", "payee_types", "source_types", "batch", "cancel", "webhooks"]
     print_table(
         "Adapters",
-        ["name", "destinations", "batch", "cancel", "webhooks", "note"],
+        ["name", *(column.replace("_", " ") for column in columns), "note"],
         [
-            [
-                row["name"],
-                ", ".join(row.get("destination_types", ())),  # type: ignore[arg-type]
-                row.get("batch"),
-                row.get("cancel"),
-                row.get("webhooks"),
-                row.get("reason"),
-            ]
+            [row["name"], *(_words(row.get(column)) for column in columns), row.get("reason")]
             for row in rows
         ],
     )
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(value) if value else ""
+
+
+def _plain(value: Any) -> Any:
+    """Return a capability as JSON has it, in the same order each time."""
+    return sorted(value) if isinstance(value, set | frozenset) else value
 
 
 @app.command()
@@ -65,27 +59,39 @@ def new(
     ],
     into: Annotated[Path, typer.Option(help="The folder of the adapters.")] = Path("adapters"),
 ) -> None:
-    """Copy the dummy adapter under a new name, to begin with."""
+    """Copy the dummy adapter and its tests under a new name, to begin with."""
     if not re.fullmatch(r"[a-z][a-z0-9_]{1,40}", name):
         fail("a name has lowercase letters, digits and underscores, and begins with a letter", 2)
-    source, target = into / "dummy", into / name
-    if not source.is_dir():
-        fail(f"there is no {source}; run this in a checkout of the project", 2)
-    if target.exists():
-        fail(f"{target} exists; nothing was written")
+    if not (into / "dummy").is_dir():
+        fail(f"there is no {into / 'dummy'}; run this in a checkout of the project", 2)
+    tests = into.parent / "tests" / into.name
+    for folder in (into / name, tests / name):
+        if folder.exists():
+            fail(f"{folder} exists; nothing was written")
     kind = "".join(part.title() for part in name.split("_"))
-    target.mkdir()
-    for file in sorted(source.iterdir()):
-        if file.is_file():
-            text = file.read_text(encoding="utf-8")
-            text = text.replace("Dummy", kind).replace("DUMMY", name.upper()).replace("dummy", name)
-            (target / file.name).write_text(text, encoding="utf-8")
-            shutil.copymode(file, target / file.name)
-    typer.echo(f"wrote {target}. Next, in pyproject.toml:")
+    written = [_copy(folder, name, kind) for folder in (into, tests) if (folder / "dummy").is_dir()]
+    typer.echo(f"wrote {' and '.join(map(str, written))}. Next, in pyproject.toml:")
     typer.echo(
         f'  [project.entry-points."payout_gateway.adapters"]\n  {name} = "adapters.{name}.adapter:{kind}"'
     )
     typer.echo(
         f'  [project.entry-points."payout_gateway.twins"]\n  {name} = "adapters.{name}.sandbox:main"'
     )
-    typer.echo("then: make setup check test")
+    typer.echo("then: make setup fmt docs check test")
+
+
+def _copy(folder: Path, name: str, kind: str) -> Path:
+    """Copy the dummy's folder beside it, with its names replaced; return the new one."""
+    dashed = name.replace("_", "-")
+    target = folder / name
+    target.mkdir()
+    for file in sorted((folder / "dummy").iterdir()):
+        if not file.is_file():
+            continue
+        text = file.read_text(encoding="utf-8")
+        # Names of headers have dashes; the twin writes them in capitals, the adapter reads them small.
+        text = text.replace("Dummy-", f"{dashed.title()}-").replace("dummy-", f"{dashed}-")
+        text = text.replace("Dummy", kind).replace("DUMMY", name.upper()).replace("dummy", name)
+        (target / file.name).write_text(text, encoding="utf-8")
+        shutil.copymode(file, target / file.name)
+    return target

@@ -6,7 +6,8 @@ import asyncio
 import json
 import sqlite3
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
@@ -15,6 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from gateway.config import Settings
     from gateway.store.database import Database
 
@@ -44,10 +47,25 @@ def settings_of(config: Path) -> Settings:
         fail("\n".join(f"config: {each}" for each in error.faults), 2)
 
 
+@contextmanager
+def store_faults_told(database: Path) -> Iterator[None]:
+    """End with 2 and words where the database is of another schema or cannot be used at all."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from gateway.errors import SchemaMismatch
+
+    try:
+        yield
+    except SchemaMismatch as error:
+        fail(str(error), 2)
+    except (sqlite3.Error, SQLAlchemyError, OSError) as error:
+        cause = getattr(error, "orig", None) or getattr(error, "strerror", None) or error
+        fail(f"the database {database} cannot be used: {cause}", 2)
+
+
 def with_store(config: Path, work: Callable[[Database], Awaitable[T]]) -> T:
     """Open the configured store, do the work, close it."""
     from gateway.app import open_database
-    from gateway.errors import SchemaMismatch
 
     settings = settings_of(config)
 
@@ -55,12 +73,15 @@ def with_store(config: Path, work: Callable[[Database], Awaitable[T]]) -> T:
         async with open_database(settings) as db:
             return await work(db)
 
-    try:
+    with store_faults_told(settings.database):
         return asyncio.run(run())
-    except SchemaMismatch as error:
-        fail(str(error), 2)
-    except sqlite3.Error as error:
-        fail(f"the database {settings.database} cannot be used: {error}", 2)
+
+
+def told_time(at: datetime | None) -> str | None:
+    """Return a time as the API writes it."""
+    from gateway.model import format_time
+
+    return None if at is None else format_time(at)
 
 
 def print_json(value: Any) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sqlite3
 from pathlib import Path
 
 import typer
 
-from gateway.cli.common import DEFAULT_CONFIG, ConfigOption, fail, settings_of
+from gateway.cli.common import DEFAULT_CONFIG, ConfigOption, fail, settings_of, store_faults_told
 
 app = typer.Typer(help="The database.", no_args_is_help=True)
 
@@ -25,10 +24,11 @@ def upgrade(config: ConfigOption = Path(DEFAULT_CONFIG)) -> None:
     from gateway.store import migrate
 
     path = settings_of(config).database
-    try:
-        before, after = migrate.upgrade(path)
-    except (CommandError, sqlite3.Error, OSError) as error:
-        fail(f"the database {path} was not changed: {error}", 2)
+    with store_faults_told(path):
+        try:
+            before, after = migrate.upgrade(path)
+        except CommandError as error:
+            fail(f"the database {path} was not changed: {error}", 2)
     if before == after:
         typer.echo(f"{path} is up to date ({after})")
     else:

@@ -43,24 +43,26 @@ port = 8080
 
 
 def write(config: Path) -> None:
-    """Write configuration and key; end with 1 where either exists."""
+    """Write configuration and key; end with 1 where either exists or the folder takes no file."""
     key = config.with_name("server.key")
     for path in (config, key):
         if path.exists():
             fail(
                 f"{path} exists; nothing was written. Move it away, or name another file with --config."
             )
-    write_private(key, base64.b64encode(real_seams().ids.random_bytes(32)).decode() + "\n")
-    write_private(config, _TEMPLATE.format(key=key.name))
+    try:
+        _write_new(key, base64.b64encode(real_seams().ids.random_bytes(32)).decode() + "\n")
+        _write_new(config, _TEMPLATE.format(key=key.name))
+    except OSError as error:
+        fail(f"{error.filename} cannot be written: {error.strerror}", 2)
     typer.echo(
         f"wrote {config} and {key} (readable by you only); next: payout-gateway serve --config {config}"
     )
 
 
-def write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner can read."""
+def _write_new(path: Path, text: str) -> None:
+    """Write a file that only its owner can read; never over another one."""
     with os.fdopen(
-        os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8"
+        os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8"
     ) as file:
         file.write(text)
-    path.chmod(0o600)

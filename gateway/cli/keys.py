@@ -15,6 +15,7 @@ from gateway.cli.common import (
     fail,
     print_json,
     print_table,
+    told_time,
     with_store,
 )
 
@@ -79,8 +80,8 @@ def list_(*, config: ConfigOption = Path(DEFAULT_CONFIG), as_json: JsonOption = 
             "org": each.org,
             "mode": each.mode,
             "key": each.hint,
-            "created_at": each.created_at.isoformat(),
-            "revoked_at": None if each.revoked_at is None else each.revoked_at.isoformat(),
+            "created_at": told_time(each.created_at),
+            "revoked_at": told_time(each.revoked_at),
         }
         for each in found
     ]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from gateway.cli import adapters, db, keys, payouts
-from gateway.cli.common import DEFAULT_CONFIG, ConfigOption, fail, settings_of
+from gateway.cli.common import DEFAULT_CONFIG, ConfigOption, fail, settings_of, store_faults_told
 
 app = typer.Typer(
     name="payout-gateway",
@@ -31,15 +33,20 @@ def serve(
     ] = None,
 ) -> None:
     """Run the gateway: API and workers, until SIGTERM."""
+    from gateway import logs
     from gateway.app import run
-    from gateway.errors import ConfigError, SchemaMismatch
+    from gateway.errors import ConfigError
+    from gateway.store import migrate
 
+    settings = settings_of(config)
+    logs.configure(settings.log.format, settings.log.level)
+    # Only opening the store is a fault of the set-up; whatever breaks later keeps its traceback.
+    with store_faults_told(settings.database):
+        migrate.prepare(settings.database)
     try:
-        code = run(settings_of(config), port=port)
+        code = run(settings, port=port)
     except ConfigError as error:
         fail("\n".join(f"config: {each}" for each in error.faults), 2)
-    except SchemaMismatch as error:
-        fail(str(error), 2)
     raise typer.Exit(code)
 
 
@@ -75,7 +82,7 @@ def demo(
     ] = False,
 ) -> None:
     """Pay two payees from quote to delivered on this machine, and verify every webhook."""
-    from gateway.demo import run
+    from gateway.demo.case import run
 
     raise typer.Exit(run(keep=keep))
 
@@ -100,4 +107,8 @@ def version() -> None:
 
 def main() -> None:
     """Run the command line."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show a sign gets its escape, not a traceback.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     app()

@@ -12,14 +12,14 @@ from gateway.cli.common import (
     DEFAULT_CONFIG,
     ConfigOption,
     JsonOption,
-    console,
     fail,
     print_json,
     print_table,
     settings_of,
+    told_time,
     with_store,
 )
-from gateway.model import FundsMoved
+from gateway.cli.words import FundsMovedWord, StatusWord
 
 if TYPE_CHECKING:
     from gateway.model import Payout
@@ -47,70 +47,15 @@ def show(
     if as_json:
         print_json(story)
         return
-    payout = story["payout"]
-    failure = payout["failure"]
-    lines = [
-        f"{payout['id']}  {payout['status']} / {payout['sub_status']}",
-        f"  {payout['quote']['recipient_gets']} {payout['quote']['recipient_asset']} to {payout['quote']['destination']}",
-        f"  org {story['org']}  external_ref {payout['external_ref']}  reference {payout['reference'] or '-'}",
-        f"  custodian {payout['custodian']}  from {story['account']['type']} {story['account']['id']}",
-        f"  there known as {payout['custodian_reference'] or '-'}  its last word: {story['custodian_word'] or '-'}",
-        f"  next look {story['next_look_at'] or 'none'}  lease {story['lease'] or 'free'}",
-    ]
-    if failure:
-        lines.append(
-            f"  failed: {failure['code']} ({failure['custodian_code']}), funds moved: {failure['funds_moved']}. "
-            f"{failure['message']}"
-        )
-    console().print("\n".join(lines), markup=False)
-    for title, columns in (
-        ("attention", ["code", "detail", "times", "last_at"]),
-        ("timeline", ["at", "status", "sub_status", "tx_hash", "detail"]),
-        (
-            "attempts",
-            [
-                "number",
-                "state",
-                "moves",
-                "moving_at",
-                "ever_unknown",
-                "absences",
-                "looks",
-                "failures",
-                "outcome",
-                "notes",
-            ],
-        ),
-        ("refs", ["kind", "value"]),
-        ("custodian_webhooks", ["received_at", "state", "dedup_key"]),
-        ("events", ["sequence", "type", "id", "at"]),
-        (
-            "deliveries",
-            [
-                "type",
-                "url",
-                "state",
-                "attempt",
-                "outcome",
-                "http_status",
-                "started_at",
-                "next_attempt_at",
-            ],
-        ),
-    ):
-        rows = story[title]
-        if rows:
-            print_table(
-                title.replace("_", " "),
-                columns,
-                [[row.get(name) for name in columns] for row in rows],
-            )
+    from gateway.cli.story import print_story
+
+    print_story(story)
 
 
 @app.command(name="list")
 def list_(  # noqa: PLR0913 - one argument per option
     *,
-    status: Annotated[str | None, typer.Option(help="Only this status.")] = None,
+    status: Annotated[StatusWord | None, typer.Option(help="Only this status.")] = None,
     org: Annotated[str | None, typer.Option(help="Only this org.")] = None,
     attention: Annotated[
         bool, typer.Option("--attention", help="Only what an operator should look at.")
@@ -123,9 +68,10 @@ def list_(  # noqa: PLR0913 - one argument per option
     from gateway.store.payouts import list_payouts
     from gateway.story import needing_attention
 
-    filters = {
-        name: value for name, value in (("status", status), ("org", org)) if value is not None
-    }
+    if attention and (status or org):
+        fail("--attention is the list of all orgs; give --status or --org without it", 2)
+    wanted = {"status": status.value if status else None, "org": org}
+    filters = {name: value for name, value in wanted.items() if value is not None}
 
     async def notable(db: Database) -> list[dict[str, Any]]:
         return await db.read(needing_attention, limit)
@@ -154,7 +100,7 @@ def list_(  # noqa: PLR0913 - one argument per option
                 "sub_status": each.sub_status.value,
                 "amount": f"{each.terms.recipient_gets} {each.terms.recipient_asset}",
                 "custodian": each.custodian,
-                "created_at": each.created_at.isoformat(),
+                "created_at": told_time(each.created_at),
             }
             for each in with_store(config, plain)
         ]
@@ -181,11 +127,13 @@ def resolve(
         str, typer.Option(help="What you saw, where and when; kept with the payout.")
     ],
     funds_moved: Annotated[
-        FundsMoved, typer.Option(help="With --as failed: whether money left the source account.")
-    ] = FundsMoved.UNKNOWN,
+        FundsMovedWord,
+        typer.Option(help="With --as failed: whether money left the source account."),
+    ] = FundsMovedWord.UNKNOWN,
     config: ConfigOption = Path(DEFAULT_CONFIG),
 ) -> None:
     """End a payout by hand, with evidence. Subscribers are told as of any other end."""
+    from gateway.model import FundsMoved
     from gateway.payouts import Payouts
     from gateway.seams import real_seams
     from gateway.vault import Vault
@@ -204,7 +152,7 @@ def resolve(
             seams,
             payout_id,
             delivered=ending is Ending.DELIVERED,
-            funds_moved=funds_moved,
+            funds_moved=FundsMoved(funds_moved.value),
             evidence=evidence.strip(),
         )
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 import socket
 import sqlite3
 import stat
+import subprocess
+import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +19,13 @@ from typer.testing import CliRunner
 
 from gateway import __version__
 from gateway.cli.main import app
+from gateway.cli.words import FundsMovedWord, StatusWord
+from gateway.model import FundsMoved, Status
+from gateway.registry import find_adapters
 from gateway.store import migrate
 
 RUNNER = CliRunner()
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -87,8 +95,16 @@ def test_init_writes_once(tmp_path: Path) -> None:
     path = tmp_path / "payout-gateway.toml"
     run("init", "--config", path)
     assert stat.S_IMODE((tmp_path / "server.key").stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    before = path.read_text(), (tmp_path / "server.key").read_text()
     assert "exists" in run("init", "--config", path, code=1)
+    path.unlink()
+    assert "exists" in run("init", "--config", path, code=1)  # the key alone is not replaced either
+    path.write_text(before[0])
+    assert (path.read_text(), (tmp_path / "server.key").read_text()) == before
     create(path)
+    nowhere = tmp_path / "no" / "g.toml"
+    assert "cannot be written" in run("init", "--config", nowhere, code=2)
 
 
 def test_the_schema_is_kept_in_step(config: Path) -> None:
@@ -139,6 +155,24 @@ def test_faults_are_listed_and_end_with_2(tmp_path: Path) -> None:
     assert "no configuration file" in run("serve", "--config", tmp_path / "none.toml", code=2)
 
 
+@pytest.mark.parametrize("database", ["junk", "folder", "junk/g.db"])
+def test_a_database_that_cannot_be_used(config: Path, database: str) -> None:
+    """Said in one line of words with its path, exit 2, by every command that opens it."""
+    (config.parent / "junk").write_bytes(b"not a database, but long enough to be read" * 100)
+    (config.parent / "folder").mkdir()
+    config.write_text(config.read_text().replace("g.db", database))
+    for command in (("serve",), ("keys", "list"), ("payouts", "show", "pay_x"), ("db", "upgrade")):
+        text = run(*command, "--config", config, code=2)
+        assert str(config.parent / database) in text
+        assert len(text.splitlines()) == 1
+
+
+def test_a_configuration_that_cannot_be_read(tmp_path: Path) -> None:
+    """Said in words, exit 2."""
+    text = run("serve", "--config", tmp_path, code=2)
+    assert text == f"config: {tmp_path} cannot be read (Is a directory)\n"
+
+
 def test_a_taken_port_is_said_so(config: Path) -> None:
     """In words, exit 2."""
     with socket.create_server(("127.0.0.1", 0)) as other:
@@ -151,6 +185,10 @@ def test_payouts_that_do_not_exist(config: Path) -> None:
     """Said in words, exit 1."""
     assert "there is no payout pay_x" in run("payouts", "show", "pay_x", "--config", config, code=1)
     assert json.loads(run("payouts", "list", "--json", "--config", config)) == {"data": []}
+    assert "'failed'" in run("payouts", "list", "--status", "lost", "--config", config, code=2)
+    assert "of all orgs" in run(
+        "payouts", "list", "--attention", "--org", "acme", "--config", config, code=2
+    )
     assert "no payout pay_x" in run("payouts", "retry", "pay_x", "--config", config, code=1)
     resolve = ("payouts", "resolve", "pay_x", "--as", "failed", "--config", config, "--evidence")
     assert "no payout pay_x" in run(*resolve, "seen", code=1)
@@ -160,19 +198,56 @@ def test_payouts_that_do_not_exist(config: Path) -> None:
     }
 
 
-def test_adapters_are_listed_and_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Installed ones with what they can do; a new one is a copy of the dummy under its own name."""
+def test_adapters_are_listed() -> None:
+    """Installed ones with everything that they declare."""
     listed = {each["name"]: each for each in json.loads(run("adapters", "list", "--json"))["data"]}
     assert listed["fireblocks"]["works"]
     assert listed["dummy"]["works"]
     assert "fireblocks" in run("adapters", "list")
-    source = tmp_path / "adapters" / "dummy"
-    source.mkdir(parents=True)
-    (source / "adapter.py").write_text('class Dummy:\n    name = "dummy"\n')
+    for name, told in listed.items():
+        declared = asdict(find_adapters()[name].capabilities)  # type: ignore[union-attr]
+        assert set(told) == {"name", "works", *declared}, name
+    assert listed["fireblocks"]["keys"]["life_s"] == 86_400
+
+
+def test_an_adapter_is_begun_as_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Code and tests under the new name; the twin's header is still the one that the adapter reads."""
+    for folder in ("adapters/dummy", "tests/adapters/dummy"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
     monkeypatch.chdir(tmp_path)
-    assert "entry-points" in run("adapters", "new", "acme_bank")
-    assert (
-        tmp_path / "adapters/acme_bank/adapter.py"
-    ).read_text() == 'class AcmeBank:\n    name = "acme_bank"\n'
+    text = run("adapters", "new", "acme_bank")
+    assert 'acme_bank = "adapters.acme_bank.adapter:AcmeBank"' in text
+    assert 'acme_bank = "adapters.acme_bank.sandbox:main"' in text
+    copied = {
+        str(path.relative_to(tmp_path)): path.read_text(encoding="utf-8")
+        for path in tmp_path.rglob("acme_bank/*")
+    }
+    assert {path.replace("acme_bank", "dummy") for path in copied} == {
+        str(path.relative_to(tmp_path)) for path in tmp_path.rglob("dummy/*.*")
+    }
+    assert not [path for path, content in copied.items() if "dummy" in content.lower()]
+    assert "class AcmeBank(" in copied["adapters/acme_bank/adapter.py"]
+    assert '"acme-bank-signature"' in copied["adapters/acme_bank/adapter.py"]
+    assert '"Acme-Bank-Signature"' in copied["adapters/acme_bank/sandbox.py"]
+    for path, content in copied.items():
+        if path.endswith(".py"):
+            compile(content, path, "exec")
     assert "exists" in run("adapters", "new", "acme_bank", code=1)
     assert "lowercase" in run("adapters", "new", "Acme!", code=2)
+    assert "checkout" in run("adapters", "new", "acme", "--into", tmp_path / "none", code=2)
+
+
+def test_the_models_words() -> None:
+    """The command line takes the model's own words, though it does not load the model for them."""
+    assert [each.value for each in StatusWord] == [each.value for each in Status]
+    assert {each.value for each in FundsMovedWord} == {each.value for each in FundsMoved}
+
+
+def test_help_is_quick() -> None:
+    """Nothing heavy is loaded before a command runs."""
+    heavy = "pydantic", "sqlalchemy", "aiohttp", "starlette", "alembic", "cryptography"
+    program = f"import sys, gateway.cli.main; print([n for n in {heavy!r} if n in sys.modules])"
+    out = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, check=True, text=True
+    )
+    assert out.stdout.strip() == "[]"

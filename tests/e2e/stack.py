@@ -52,10 +52,18 @@ networks = ["Ethereum"]
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port of 127.0.0.1 that is free now.
+
+    Below the range that the system hands out by itself, so that no connection of the test takes it
+    before the gateway does.
+    """
+    while True:
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", secrets.choice(range(20_000, 30_000))))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
 
 
 async def eventually(look: Callable[[], Awaitable[T]], seconds: float = 25) -> T:

@@ -1,66 +1,110 @@
-"""The demo and the sandbox as a newcomer runs them."""
+"""The demo as a newcomer runs it, and what is left when it is stopped or cannot start."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
+import shutil
 import signal
-import stat
 import sys
 from pathlib import Path
 
-import aiohttp
 import pytest
 
-from gateway.config import load
+from tests.e2e.processes import all_gone, descendants
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(90)]
+_ROOT = Path(__file__).parents[2]
 
 
-async def test_the_demo_delivers() -> None:
-    """Exit 0, every payout delivered and every webhook verified, within its own limit."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "gateway",
-        "demo",
+async def start(folder: Path, *arguments: str, cwd: Path = _ROOT) -> asyncio.subprocess.Process:
+    """Start the demo with its temporary files in a folder of the test."""
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "gateway", "demo", *arguments),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
+        cwd=cwd,
+        env={**os.environ, "TMPDIR": str(folder)},
     )
+
+
+async def read_until(process: asyncio.subprocess.Process, words: str) -> str:
+    """Return what was printed up to the line with those words."""
+    assert process.stdout is not None
+    text = ""
+    while words not in text:
+        line = await asyncio.wait_for(process.stdout.readline(), 40)
+        assert line, f"it ended before {words!r}:\n{text}"
+        text += line.decode()
+    return text
+
+
+async def test_the_demo_delivers(tmp_path: Path) -> None:
+    """Exit 0, every payout delivered and every webhook verified, within its own limit."""
+    process = await start(tmp_path)
     out, _ = await asyncio.wait_for(process.communicate(), 80)
     text = out.decode()
     assert process.returncode == 0, text
     assert text.count("signature verified") == 6
+    assert text.count("timeline delivered/delivered") == 2
+    assert "pending/queued" in text  # they share the account that pays
     assert "paid once, and told by verified webhooks" in text
+    assert "\x1b" not in text  # no colours where nobody can see them
+    assert list(tmp_path.iterdir()) == []
 
 
-async def test_the_sandbox_tells_and_ends(tmp_path: Path) -> None:
-    """One line of JSON once the twins answer, a complete configuration, no process left after SIGTERM."""
-    config = tmp_path / "g.toml"
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "gateway", "sandbox", "--json", "--config-out", str(config)),
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+async def test_a_stopped_demo_leaves_nothing(tmp_path: Path, sign: signal.Signals) -> None:
+    """Ctrl-C or a supervisor's signal in the middle: exit 130, no process, no file."""
+    process = await start(tmp_path)
+    await read_until(process, "quoted")
+    started = descendants(process.pid)
+    assert len(started) >= 3  # sandbox, twin, gateway
+    process.send_signal(sign)
+    await asyncio.wait_for(process.communicate(), 30)
+    assert process.returncode == 130
+    assert await all_gone(started) == set()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the session is pasted with curl")
+async def test_the_stack_is_kept_until_it_is_stopped(tmp_path: Path) -> None:
+    """The session that it prints works when it is pasted, as it is; SIGTERM ends it with 0."""
+    process = await start(tmp_path, "--serve")
+    text = await read_until(process, "Ctrl-C")
+    started = descendants(process.pid)
+    session = text[text.index("export GATEWAY") : text.index("API reference")]
+    assert "sleep 8" in session
+    shell = await asyncio.create_subprocess_exec(
+        *("bash", "-ec", session.replace("sleep 8", "sleep 0.1")),
         stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        cwd=_ROOT,
     )
-    assert process.stdout is not None
-    told = json.loads(await asyncio.wait_for(process.stdout.readline(), 30))
-    assert set(told) == {"twins"}
-    assert set(told["twins"]) == {"fireblocks"}
-    twin = told["twins"]["fireblocks"]
-    assert set(twin) == {"url", "control_url", "credentials"}
-    async with (
-        aiohttp.ClientSession() as http,
-        http.get(twin["control_url"] + "/_twin/ledger") as answer,
-    ):
-        assert await answer.json() == {"transfers": []}
-    for path in tmp_path.iterdir():
-        assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
-    settings = load(config, {})
-    assert settings.custodians["fireblocks"].modes == ("live", "test")
-    assert settings.routes[0].account.id == "EX_SUB3"
-    os.kill(process.pid, signal.SIGTERM)
-    rest, _ = await asyncio.wait_for(process.communicate(), 15)
-    assert (process.returncode, rest) == (0, b"")
-    async with aiohttp.ClientSession() as http:
-        with pytest.raises(aiohttp.ClientConnectorError):
-            await http.get(twin["control_url"] + "/_twin/ledger")
+    out, _ = await asyncio.wait_for(shell.communicate(), 40)
+    told = out.decode()
+    assert shell.returncode == 0, told
+    for word in ('"recipient_gets":"12.5"', '"status":"pending"', "payout.created", "/track/"):
+        assert word in told
+    assert "12.5 USDC to custodian_account EXTERNAL_WALLET" in told
+    process.terminate()
+    await asyncio.wait_for(process.communicate(), 30)
+    assert process.returncode == 0
+    assert await all_gone(started) == set()
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_demo_that_cannot_start_says_why(tmp_path: Path) -> None:
+    """Exit 1 with the end of the log; here the twin in the way of ours does not run."""
+    twin = tmp_path / "here" / "adapters" / "fireblocks" / "sandbox.py"
+    twin.parent.mkdir(parents=True)
+    for folder in (twin.parent, twin.parent.parent):
+        (folder / "__init__.py").touch()
+    twin.write_text("raise SystemExit('no twin today')\n")
+    (tmp_path / "tmp").mkdir()
+    process = await start(tmp_path / "tmp", cwd=tmp_path / "here")
+    out, _ = await asyncio.wait_for(process.communicate(), 40)
+    assert process.returncode == 1
+    assert "missing: the sandbox did not start" in out.decode()
+    assert "no twin today" in out.decode()
+    assert list((tmp_path / "tmp").iterdir()) == []

@@ -1,23 +1,16 @@
-"""The adapter against its twin over real sockets: kinds, faults, echoes, error shapes."""
+"""The adapter against its twin over real sockets: kinds, faults, refusals."""
 
 from __future__ import annotations
 
 import itertools
-import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
 import aiohttp
 import pytest
-from aiohttp import web
-from cryptography.hazmat.primitives import serialization
 
-from adapters.fireblocks.adapter import PAYEE_TYPES, SOURCE_TYPES, Fireblocks
+from adapters.fireblocks.adapter import PAYEE_TYPES, SOURCE_TYPES
 from adapters.fireblocks.sandbox_world import PAYEES, SOURCES
-from adapters.fireblocks.settings import FireblocksSettings
 from gateway.adapter import (
     Absent,
     Account,
@@ -30,71 +23,8 @@ from gateway.adapter import (
     Rejected,
     Report,
     SubStatus,
-    Tools,
 )
-from gateway.assets import AssetRegistry
-from gateway.seams import Ids, SystemClock, offload
-from tests.adapters.fireblocks.workspace import (
-    EXTERNAL_WALLET,
-    Workspace,
-    open_workspace,
-    pooled_keys,
-)
-from tests.adapters.orders import OrderForTest
-
-ASSETS = {"USDC": {"asset_id": "USDC", "network": "Ethereum"}, "USD": {"asset_id": "USD"}}
-
-
-@asynccontextmanager
-async def adapter_for(url: str, clock: Any, **settings: Any) -> AsyncIterator[Fireblocks]:
-    """Return an adapter for an address."""
-    async with aiohttp.ClientSession() as http:
-        tools = Tools(http, clock, Ids(SystemClock()), offload, AssetRegistry())
-        members = {"base_url": url, "assets": ASSETS, "timeout_s": 5, **settings}
-        yield Fireblocks(FireblocksSettings.model_validate(members), tools)
-
-
-class TwinClock:
-    """The twin's time as the gateway's clock: tokens are judged by it."""
-
-    def __init__(self, space: Workspace) -> None:
-        self._space = space
-
-    def now(self) -> Any:
-        """Return the time that both sides share; the twin's life can be advanced without it."""
-        return datetime.fromtimestamp(self._space.twin.clock.shared(), UTC)
-
-    def monotonic(self) -> float:
-        """Return the twin's time in seconds."""
-        return self._space.twin.clock.now()
-
-    async def sleep(self, seconds: float) -> None:
-        """Sleep by the twin's time."""
-        await self._space.twin.clock.sleep(seconds)
-
-
-@asynccontextmanager
-async def pair(**switches: Any) -> AsyncIterator[tuple[Fireblocks, Workspace]]:
-    """Run a twin and an adapter that talks to it."""
-    async with open_workspace(**switches) as space:
-        credentials = space.twin.credentials(space.root)
-        keys = {name: credentials[name] for name in ("api_key", "private_key", "jwks_url")}
-        async with adapter_for(space.root + "/v1", TwinClock(space), **keys) as adapter:
-            yield adapter, space
-
-
-def order(**members: Any) -> OrderForTest:
-    """Return an order that Fireblocks can pay."""
-    payee = CustodianAccountDestination(account_type="EXTERNAL_WALLET", id=EXTERNAL_WALLET)
-    source = Account(id="EX_SUB3", type="EXCHANGE_ACCOUNT")
-    return OrderForTest(
-        **{"amount": Decimal(43), "destination": payee, "source": source, **members}
-    )
-
-
-async def executes(space: Workspace) -> int:
-    """Return how many executes the twin has received."""
-    return sum(each.path.endswith("/actions/execute") for each in space.twin.calls)
+from tests.adapters.fireblocks.rig import executes, order, pair
 
 
 async def test_create_execute_deliver() -> None:
@@ -246,16 +176,6 @@ async def test_refusals_are_final_and_nothing_moved(
         assert await space.ledger() == []
 
 
-@pytest.mark.parametrize("fault", ["error_before", "bad_json", "rate_limit"])
-async def test_a_refused_execute_that_cannot_be_looked_at_is_unknown(fault: str) -> None:
-    """Unseen is not unexecuted: never a refusal, and never "not sent"."""
-    async with pair() as (adapter, space):
-        await space.fault("execute", "reject")
-        await space.fault("status", fault)
-        with pytest.raises(OutcomeUnknown):
-            await adapter.submit(order())
-
-
 async def test_a_locked_account_waits() -> None:
     """Where execute on a busy account is refused, it is not a failure: later, with a fresh key."""
     async with pair(locked_source="refused") as (adapter, space):
@@ -282,96 +202,6 @@ async def test_orders_it_could_never_pay() -> None:
             with pytest.raises(Rejected):
                 await adapter.submit(order(**members))
         assert space.twin.calls == []
-
-
-@pytest.mark.parametrize(
-    ("status", "body", "expected"),
-    [
-        (401, {"message": "JWT is missing", "code": -3}, NotSent),
-        (403, {"error": {"type": "FORBIDDEN", "message": "no"}}, NotSent),
-        (429, {"message": "slow down", "code": 429}, NotSent),
-        (400, {"error": {"type": "VALIDATION", "message": "bad payee account"}}, Rejected),
-        (404, {"error": {"type": "NOT_FOUND", "message": "payment account"}}, Rejected),
-        (
-            400,
-            {"message": "the Idempotency-Key cannot be reused after an internal error", "code": 1},
-            NotSent,
-        ),
-        (409, {"message": "conflict", "code": 2}, NotSent),
-        (502, "<html>bad gateway</html>", NotSent),
-        (201, {"payoutId": "p"}, NotSent),
-        (200, {"no": "id"}, NotSent),
-        (200, [1], NotSent),
-    ],
-)
-async def test_every_answer_to_create(status: int, body: Any, expected: type[Exception]) -> None:
-    """All three error shapes; what is our fault or theirs never fails the payout."""
-    async with _answering({"create": (status, body)}) as (adapter, calls):
-        with pytest.raises(expected):
-            await adapter.submit(order())
-        assert len(calls) == 1
-
-
-@pytest.mark.parametrize(
-    ("status", "body", "expected"),
-    [
-        (200, {"payoutId": "other"}, OutcomeUnknown),
-        (200, "half", OutcomeUnknown),
-        (202, {}, OutcomeUnknown),
-        (302, "", OutcomeUnknown),
-        (401, {"message": "expired", "code": -10}, NotSent),
-        (429, {"message": "slow", "code": 1}, NotSent),
-        (400, {"message": "cannot be reused after an internal error", "code": 1}, OutcomeUnknown),
-        (400, {"error": {"type": "VALIDATION", "message": "payee"}}, Rejected),
-        (500, {"error": {"type": "INTERNAL", "message": "x"}}, OutcomeUnknown),
-        (502, "<html>bad gateway</html>", OutcomeUnknown),
-        (504, "", OutcomeUnknown),
-    ],
-)
-async def test_every_answer_to_execute(status: int, body: Any, expected: type[Exception]) -> None:
-    """A clear no to the first call is one; everything else is unknown, or was stopped at the door."""
-    async with _answering({"execute": (status, body)}) as (adapter, _):
-        with pytest.raises(expected):
-            await adapter.submit(order())
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"amount": {"amount": "430", "assetId": "USDC"}},
-        {"amount": {"amount": "43", "assetId": "USDT"}},
-        {"amount": {"amount": 43, "assetId": "USDC"}},
-        {"payeeAccount": {"id": "another", "type": "EXTERNAL_WALLET"}},
-        {"payeeAccount": {"id": EXTERNAL_WALLET, "type": "VAULT_ACCOUNT"}},
-        {"payeeAccount": None},
-        {"double": True},
-        {"source": "another"},
-    ],
-)
-async def test_another_echo_is_never_executed(change: dict[str, Any]) -> None:
-    """What create registered is compared with the order; a difference waits for a person."""
-    async with _answering({}, change) as (adapter, calls):
-        mine = order()
-        report = await adapter.submit(mine)
-        assert report.sub_status is SubStatus.AWAITING_APPROVAL
-        assert report.detail
-        assert len(calls) == 1
-        assert "payout_id" not in mine.notes
-        assert mine.story == []
-
-
-async def test_what_is_sent_is_fixed() -> None:
-    """A repeat of create is the same bytes; keys differ per step and fit the vendor's 40 characters."""
-    async with _answering({"create": (502, "")}) as (adapter, calls):
-        for _ in range(2):
-            with pytest.raises(NotSent):
-                await adapter.submit(order())
-        (first, second) = calls
-        assert first["body"] == second["body"]
-        assert first["key"] == second["key"]
-        assert len(first["key"]) <= 40
-        sent = json.loads(first["body"])["instructionSet"][0]
-        assert sent["amount"] == {"amount": "43", "assetId": "USDC"}
 
 
 async def test_unknown_words_are_kept_raw() -> None:
@@ -416,75 +246,3 @@ async def test_an_end_waits_for_its_sub_status() -> None:
         assert isinstance(seen, Report)
         assert seen.failure is not None
         assert seen.failure.code is FailureCode.THIRD_PARTY_FAILED
-
-
-@asynccontextmanager
-async def _answering(
-    answers: dict[str, tuple[int, Any]], change: dict[str, Any] | None = None
-) -> AsyncIterator[tuple[Fireblocks, list[dict[str, Any]]]]:
-    """Run a server that answers as told, and otherwise as a custodian that has registered the set."""
-    calls: list[dict[str, Any]] = []
-    registered: dict[str, Any] = {}
-
-    def told(call: str, good: Any) -> web.Response:
-        status, body = answers.get(call, (200, good))
-        text = body if isinstance(body, str) else json.dumps(body)
-        return web.Response(status=status, text=text, content_type="application/json")
-
-    async def create(request: web.Request) -> web.Response:
-        raw = await request.read()
-        calls.append({"body": raw, "key": request.headers["Idempotency-Key"]})
-        wanted = json.loads(raw)
-        instructions = [
-            {**each, "state": "NOT_STARTED", "transactions": []}
-            for each in wanted["instructionSet"]
-        ]
-        account = dict(wanted["paymentAccount"])
-        for name, value in (change or {}).items():
-            if name == "double":
-                instructions.append(instructions[0])
-            elif name == "source":
-                account["id"] = value
-            else:
-                instructions[0][name] = value
-        registered.update(
-            payoutId="p-1",
-            paymentAccount=account,
-            state="REQUESTED",
-            status="REGISTERED",
-            instructionSet=instructions,
-        )
-        return told("create", registered)
-
-    async def execute(_: web.Request) -> web.Response:
-        return told("execute", {"payoutId": "p-1"})
-
-    async def status(_: web.Request) -> web.Response:
-        return web.json_response(registered)
-
-    app = web.Application()
-    app.router.add_post("/v1/payments/payout", create)
-    app.router.add_post("/v1/payments/payout/{id}/actions/execute", execute)
-    app.router.add_get("/v1/payments/payout/{id}", status)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    pem = _pem()
-    url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
-    try:
-        async with adapter_for(url, SystemClock(), api_key="k-123456", private_key=pem) as adapter:
-            yield adapter, calls
-    finally:
-        await runner.cleanup()
-
-
-def _pem() -> str:
-    return (
-        next(pooled_keys())
-        .private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-        .decode()
-    )

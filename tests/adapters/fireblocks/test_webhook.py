@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from adapters.fireblocks.webhook import Verifier, load_public_key, parse
 from gateway.adapter import CannotVerify, InvalidSignature, Ref, SubStatus, Tools
@@ -60,6 +62,8 @@ async def test_genuine_and_forged() -> None:
             (f"{header(alg='RS256')}..{signature}", body),
             (f"{header(kid=7)}..{signature}", body),
             ("nonsense", body),
+            (base64.urlsafe_b64encode(b"[" * 6000).decode() + "..AAAA", body),
+            (base64.urlsafe_b64encode(b"[]").decode() + "..AAAA", body),
             ("", body),
             ("é..é", body),
         ):
@@ -106,6 +110,72 @@ async def test_unreachable_keys_are_not_a_forgery() -> None:
         await space.fault("jwks", "error_before")
         with pytest.raises(CannotVerify):
             await verifier(space, SetClock()).verify(headers, body)
+
+
+async def test_a_silent_key_host_is_not_hammered() -> None:
+    """A failed fetch is not repeated at once, and many at a time ask once; then it heals."""
+    async with open_workspace() as space:
+        headers, body = (await deliveries(space))[0]
+        clock = SetClock()
+        check = verifier(space, clock)
+
+        def fetches() -> int:
+            return sum(each.call == "jwks" for each in space.twin.calls)
+
+        before = fetches()
+        await space.fault("jwks", "error_before")
+        results = await asyncio.gather(
+            *(check.verify(headers, body) for _ in range(20)), return_exceptions=True
+        )
+        assert {type(each) for each in results} == {CannotVerify}
+        assert fetches() == before + 1
+        await clock.advance(6)
+        await asyncio.gather(*(check.verify(headers, body) for _ in range(20)))
+        assert fetches() == before + 2
+        # Old keys go on being used while the host is away, and are asked for again later.
+        await clock.advance(3601)
+        await space.fault("jwks", "error_before")
+        for _ in range(3):
+            await check.verify(headers, body)
+        assert fetches() == before + 3
+        await clock.advance(6)
+        await check.verify(headers, body)
+        await check.verify(headers, body)
+        assert fetches() == before + 4
+
+
+async def test_a_key_that_cannot_be_read_does_not_spoil_the_others() -> None:
+    """Another kind, another use, another algorithm, nonsense: skipped."""
+    async with open_workspace() as space:
+        headers, body = (await deliveries(space))[0]
+        (*_, good) = space.twin._signer.jwks()["keys"]
+        strange = [
+            7,
+            {"kid": 7},
+            {"kid": "a", "kty": "RSA"},
+            {"kid": "b", "kty": "RSA", "n": 7, "e": "AQAB"},
+            {"kid": "c", "kty": "EC", "crv": "P-256"},
+            {**good, "use": "enc"},
+            {**good, "alg": "RS256"},
+        ]
+        listed: dict[str, object] = {"keys": strange}
+
+        async def keys(_: web.Request) -> web.Response:
+            return web.json_response(listed)
+
+        app = web.Application()
+        app.router.add_get("/keys", keys)
+        runner = web.AppRunner(app, shutdown_timeout=1)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            url = f"http://127.0.0.1:{runner.addresses[0][1]}/keys"
+            with pytest.raises(CannotVerify):
+                await verifier(space, SetClock(), jwks_url=url).verify(headers, body)
+            listed["keys"] = [*strange, *space.twin._signer.jwks()["keys"]]
+            await verifier(space, SetClock(), jwks_url=url).verify(headers, body)
+        finally:
+            await runner.cleanup()
 
 
 async def test_the_legacy_form() -> None:
@@ -167,6 +237,15 @@ def test_other_events_are_kept_without_effect() -> None:
     ).encode()
     (notice,) = parse(body, lambda _: None)
     assert (notice.refs, notice.dedup_key) == ((), "n-2")
+
+
+def test_an_empty_id_is_none() -> None:
+    """Else every notification without one would be the same."""
+    first, second = (
+        parse(json.dumps({**json.loads(envelope(status)), "id": ""}).encode(), lambda _: None)[0]
+        for status in ("BROADCASTING", "CONFIRMING")
+    )
+    assert "" != first.dedup_key != second.dedup_key
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.fireblocks.words import (
+    BEFORE_THE_NETWORK,
     COARSE_WORDS,
     INSTRUCTION_WORDS,
+    MAY_HAVE_MOVED,
     MOVED_BY,
-    NOT_CREDITED,
     PAYOUT_WORDS,
     REASON_WORDS,
+    REVERTED,
     SUB_STATUS_WORDS,
     TRANSACTION_WORDS,
     Seen,
@@ -85,13 +87,15 @@ def test_every_word_of_the_official_client_is_in_a_table() -> None:
     assert set(TRANSACTION_WORDS) == set(TRANSACTION_STATES)
     assert set(MOVED_BY) == ENDED
     assert set(REASON_WORDS) == set(REASONS)
-    assert set(SUB_STATUS_WORDS) >= NOT_CREDITED
+    assert set(SUB_STATUS_WORDS) >= MAY_HAVE_MOVED | REVERTED
+    assert set(TRANSACTION_WORDS) >= BEFORE_THE_NETWORK
 
 
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
         (("REQUESTED", "REGISTERED", "NOT_STARTED", []), (SubStatus.SUBMITTED, False)),
+        (("REQUESTED", "", "NOT_STARTED", []), (SubStatus.SUBMITTED, False)),
         (("REQUESTED", "VERIFYING", "NOT_STARTED", []), (SubStatus.SUBMITTED, True)),
         (("TRANSLATED", "VERIFYING", "NOT_STARTED", []), (SubStatus.SUBMITTED, True)),
         (
@@ -178,7 +182,14 @@ def test_a_failure(
     assert (reading.failure.code, reading.failure.funds_moved) == (code, moved)
 
 
-@pytest.mark.parametrize("word", sorted(NOT_CREDITED))
+@pytest.mark.parametrize(
+    "word",
+    [
+        "COMPLETED_BUT_3RD_PARTY_FAILED",
+        "COMPLETED_BUT_3RD_PARTY_REJECTED",
+        "COMPLETED_BUT_3RD_PARTY_SOMETHING_NEW",
+    ],
+)
 def test_moved_but_not_credited(word: str) -> None:
     """Completed on the network and refused behind it is failed, and the money is gone."""
     reading = read("FINALIZED", "DONE", "COMPLETED", [Seen("COMPLETED", word)], "")
@@ -216,10 +227,42 @@ def test_no_end_but_by_the_instructions_word(
         )
         assert reading.failure is not None
         if reading.failure.funds_moved is FundsMoved.NO:
-            assert set(seen) <= {"CANCELLED", "REJECTED", "BLOCKED", "FAILED"}
+            # FAILED alone proves nothing: it needs a reason that does.
+            assert set(seen) <= {"CANCELLED", "REJECTED", "BLOCKED"}
     if "NEW_WORD" in {instruction, *seen}:
         assert reading.sub_status is None
         assert "NEW_WORD" in reading.unknown_words
+
+
+@pytest.mark.parametrize(
+    ("seen", "moved"),
+    [
+        (Seen("FAILED", "BLOCKED_BY_POLICY"), FundsMoved.NO),
+        (Seen("FAILED", "SIGNING_ERROR"), FundsMoved.NO),
+        (Seen("FAILED", "SMART_CONTRACT_EXECUTION_FAILED", on_chain=True), FundsMoved.NO),
+        (Seen("CANCELLED"), FundsMoved.NO),
+        # No reason, one that no table has, a hash, a replaced or partial payment: not proven.
+        (Seen("FAILED"), FundsMoved.UNKNOWN),
+        (Seen("FAILED", "A_NEW_WORD"), FundsMoved.UNKNOWN),
+        (Seen("FAILED", "REJECTED_BY_BLOCKCHAIN", on_chain=True), FundsMoved.UNKNOWN),
+        (Seen("FAILED", "PARTIALLY_FAILED"), FundsMoved.UNKNOWN),
+        (Seen("FAILED", "DOUBLE_SPENDING"), FundsMoved.UNKNOWN),
+        (Seen("FAILED", "INVALID_THIRD_PARTY_RESPONSE"), FundsMoved.UNKNOWN),
+        (Seen("CANCELLED", on_chain=True), FundsMoved.UNKNOWN),
+        (Seen("TIMEOUT", "TIMEOUT"), FundsMoved.UNKNOWN),
+        (Seen("PARTIALLY_COMPLETED", "PARTIALLY_FAILED"), FundsMoved.YES),
+    ],
+)
+def test_that_nothing_moved_is_said_only_where_proven(seen: Seen, moved: FundsMoved) -> None:
+    """`no` lets a partner send again: every doubt is `unknown`."""
+    reading = read("FAILED", "FAILED", "FAILED", [seen], "")
+    assert reading.failure is not None
+    assert reading.failure.funds_moved is moved
+
+
+def test_a_missing_word_is_told() -> None:
+    """As a word that no table has, and not as an empty line."""
+    assert read("", "DONE", "NOT_STARTED", [], "").unknown_words == ("(none)",)
 
 
 def test_blanks_are_stripped() -> None:

@@ -1,0 +1,102 @@
+"""The whole story of a payout, as a person reads it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from gateway.cli.common import console, print_table
+
+#: What each part of a story shows; parts without rows are left out.
+_TABLES: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("attention", ("code", "detail", "times", "first_at", "last_at")),
+    ("timeline", ("at", "status", "sub_status", "detail")),
+    ("transactions", ("at", "network", "status", "tx_hash")),
+    (
+        "attempts",
+        (
+            "number",
+            "state",
+            "moves",
+            "moving_at",
+            "last_call_at",
+            "ever_unknown",
+            "absences",
+            "failures",
+            "outcome",
+        ),
+    ),
+    ("notes", ("attempt", "note", "value")),
+    ("refs", ("kind", "value")),
+    ("custodian_webhooks", ("received_at", "state", "dedup_key")),
+    ("events", ("sequence", "type", "id", "at")),
+    (
+        "deliveries",
+        (
+            "type",
+            "url",
+            "state",
+            "attempt",
+            "outcome",
+            "http_status",
+            "duration_ms",
+            "started_at",
+            "next_attempt_at",
+        ),
+    ),
+)
+
+
+def print_story(story: dict[str, Any]) -> None:
+    """Print what `gateway.story.tell` has told."""
+    console().print("\n".join(_head(story)), markup=False, soft_wrap=True)
+    parts = {
+        **story,
+        "transactions": story["payout"]["transactions"],
+        "notes": [
+            {"attempt": attempt["number"], "note": name, "value": _text(value)}
+            for attempt in story["attempts"]
+            for name, value in attempt["notes"].items()
+        ],
+    }
+    for title, columns in _TABLES:
+        rows = parts[title]
+        if rows:
+            print_table(
+                title.replace("_", " "),
+                list(columns),
+                [[row.get(name) for name in columns] for row in rows],
+            )
+
+
+def _head(story: dict[str, Any]) -> list[str]:
+    payout = story["payout"]
+    terms, failure = payout["quote"], payout["failure"]
+    mode = "" if payout["livemode"] else "  (test mode)"
+    lines = [
+        f"{payout['id']}  {payout['status']} / {payout['sub_status']}{mode}",
+        f"  {terms['recipient_gets']} {terms['recipient_asset']} to {_destination(terms['destination'])}",
+        f"  org {story['org']}  external_ref {payout['external_ref']}  reference {payout['reference'] or '-'}  quote {terms['quote_id']}",
+        f"  custodian {payout['custodian']}  from {story['account']['type']} {story['account']['id']}",
+        f"  there known as {payout['custodian_reference'] or '-'}  its last word: {story['custodian_word'] or '-'}",
+        f"  next look {story['next_look_at'] or 'none'}  lease {story['lease'] or 'free'}",
+    ]
+    if failure:
+        lines.append(
+            f"  failed: {failure['code']} ({failure['custodian_code'] or '-'}), "
+            f"funds moved: {failure['funds_moved']}. {failure['message']}"
+        )
+    return lines
+
+
+def _destination(destination: Any) -> str:
+    """Return a destination on one line: its type, then what it names."""
+    if isinstance(destination, str):
+        return destination
+    told = dict(destination)
+    kind = told.pop("type")
+    return " ".join([kind, *(_text(value) for value in told.values() if value is not None)])
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

@@ -1,0 +1,265 @@
+"""Two payouts from quote to delivered, every webhook verified.
+
+Twins and gateway run as processes of their own; this process is the platform and its subscriber. It
+trusts nobody: webhooks are verified with an independent library, and the custodian's own ledger is
+asked what was paid.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import signal
+import sys
+import tempfile
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from gateway.demo.stack import DemoFailedError, Stack, log_tails, running_stack
+from gateway.demo.subscriber import Subscriber, listening_subscriber
+
+#: The whole run ends after so many seconds, whatever happens.
+LIMIT_S = 60
+#: How long of that the payouts are watched; then the summary says what is missing.
+_WATCH_S = 40
+_EVENTS = ("payout.created", "payout.broadcast", "payout.delivered")
+_ENDED_BY_SIGNAL = 130
+
+
+@dataclass
+class Case:
+    """One payout of the demo: what is asked for, and what became of it."""
+
+    amount: str
+    account_type: str
+    account: str
+    payout: dict[str, Any] | None = None
+
+
+def run(*, keep: bool) -> int:
+    """Run the demo, or with `keep` the stack alone until Ctrl-C; return the exit code."""
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    try:
+        return asyncio.run(_until_signal(_keep(console) if keep else _demo(console), keep=keep))
+    except KeyboardInterrupt:
+        return _ENDED_BY_SIGNAL
+
+
+async def _until_signal(work: Coroutine[Any, Any, int], *, keep: bool) -> int:
+    """Do the work; a signal to stop unwinds it, so that no process of ours is left behind."""
+    task = asyncio.create_task(work)
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(name, task.cancel)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        return 0 if keep else _ENDED_BY_SIGNAL
+
+
+async def _demo(console: Console) -> int:
+    with tempfile.TemporaryDirectory(prefix="payout-gateway-demo-") as name:
+        folder = Path(name)
+        try:
+            async with asyncio.timeout(LIMIT_S):
+                missing = await _deliver(folder, console)
+        except (DemoFailedError, TimeoutError, aiohttp.ClientError) as error:
+            missing = [str(error) or f"not finished after {LIMIT_S} s ({type(error).__name__})"]
+        for line in missing:
+            console.print(f"[red]missing:[/red] {escape(line)}", soft_wrap=True)
+        if missing:
+            console.print(log_tails(folder), markup=False, soft_wrap=True)
+            return 1
+    console.print(
+        "[green]Every payout delivered, paid once, and told by verified webhooks.[/green]"
+    )
+    return 0
+
+
+async def _deliver(folder: Path, console: Console) -> list[str]:
+    """Run the case; return what did not come out as promised."""
+    cases = [
+        Case("43", "EXTERNAL_WALLET", "bef85a1c-b605-4b2e-bdb5-2d400f4d0bf3"),
+        Case("4423", "NETWORK_CONNECTION", "3adc1f92-e791-44a8-9aee-7f31c2108b78"),
+    ]
+    async with running_stack(folder) as stack, listening_subscriber(console) as subscriber:
+        _say(
+            console,
+            f"custodian twins: {', '.join(stack.twins)}; gateway: {stack.url}; "
+            "minted a live key for acme",
+        )
+        endpoint = await stack.call("POST", "/webhook-endpoints", {"url": subscriber.url})
+        subscriber.secret = endpoint["secret"]
+        _say(console, f"registered the receiver {subscriber.url} as {endpoint['id']}\n")
+        for case in cases:
+            case.payout = await _pay(stack, console, case)
+        console.print()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_WATCH_S):
+                await asyncio.gather(*(_follow(stack, console, case) for case in cases))
+                await _all_told(subscriber, cases)
+        return judge(console, subscriber, cases, await stack.transfers())
+
+
+async def _pay(stack: Stack, console: Console, case: Case) -> dict[str, Any]:
+    quote = await stack.call(
+        "POST",
+        "/payouts/quote",
+        {
+            "external_ref": "demo-user",
+            "asset": "USDC",
+            "amount": case.amount,
+            "destination": {
+                "type": "custodian_account",
+                "account_type": case.account_type,
+                "id": case.account,
+            },
+        },
+        **{"Idempotency-Key": secrets.token_hex(16)},
+    )
+    payout: dict[str, Any] = await stack.call("POST", "/payouts", {"quote_id": quote["quote_id"]})
+    _say(
+        console,
+        f"quoted   {quote['user_sends']} USDC by {quote['route']['custodian']}, recipient gets "
+        f"{quote['recipient_gets']} -> payout {payout['id']} to {case.account_type} "
+        f"{case.account[:8]}…",
+    )
+    return payout
+
+
+async def _follow(stack: Stack, console: Console, case: Case) -> None:
+    """Print each timeline entry of a payout as it comes, until it ends."""
+    assert case.payout is not None  # noqa: S101 - paid before it is followed
+    shown = 0
+    while True:
+        seen: dict[str, Any] = await stack.call("GET", f"/payouts/{case.payout['id']}")
+        case.payout = seen
+        for entry in seen["timeline"][shown:]:
+            word = f"{entry['status']}/{entry['sub_status']}"
+            tail = f"  tx {entry['tx_hash'][:18]}…" if entry["tx_hash"] else ""
+            _say(console, f"  timeline {word:<22} {case.amount:>5} USDC  {entry['at']}{tail}")
+        shown = len(seen["timeline"])
+        if seen["status"] in {"delivered", "failed"}:
+            return
+        await asyncio.sleep(0.1)
+
+
+async def _all_told(subscriber: Subscriber, cases: list[Case]) -> None:
+    """Wait for the last webhooks; what is delivered is told at once, so this is short."""
+    for _ in range(100):
+        if all(
+            subscriber.types(case.payout["id"]) >= set(_EVENTS) for case in cases if case.payout
+        ):
+            return
+        await asyncio.sleep(0.1)
+
+
+def judge(
+    console: Console,
+    subscriber: Subscriber,
+    cases: list[Case],
+    transfers: list[dict[str, Any]],
+) -> list[str]:
+    """Print the summary; return what is missing, nothing if everything is as promised."""
+    table = Table(title="Summary", title_justify="left")
+    for column in ("payout", "amount", "status", "custodian's ledger", "webhooks verified"):
+        table.add_column(column)
+    missing: list[str] = []
+    for case in cases:
+        payout = case.payout or {}
+        reference, told = payout["custodian_reference"], subscriber.types(payout["id"])
+        paid = [each for each in transfers if reference and each["reference"].startswith(reference)]
+        if payout["status"] != "delivered":
+            missing.append(
+                f"{payout['id']} is {payout['status']}/{payout['sub_status']}, not delivered; "
+                f"failure: {payout['failure']}"
+            )
+        if [(Decimal(each["amount"]), each["asset"], each["destination"]) for each in paid] != [
+            (Decimal(case.amount), "USDC", case.account)
+        ]:
+            missing.append(
+                f"{payout['id']}: the ledger has {paid} instead of one transfer of "
+                f"{case.amount} USDC to {case.account}"
+            )
+        if told != set(_EVENTS):
+            missing.append(f"{payout['id']}: webhooks missing: {sorted(set(_EVENTS) - told)}")
+        table.add_row(
+            payout["id"],
+            f"{case.amount} USDC",
+            payout["status"],
+            f"{len(paid)} transfer{'' if len(paid) == 1 else 's'}",
+            f"{len(told)} of {len(_EVENTS)}",
+        )
+    if len(transfers) != len(cases):
+        missing.append(f"the ledgers have {len(transfers)} transfers, not {len(cases)}")
+    if subscriber.refused:
+        missing.append(f"{subscriber.refused} webhooks did not verify")
+    console.print()
+    console.print(table)
+    return missing
+
+
+def _say(console: Console, line: str) -> None:
+    """Print a line of the story; nothing in it is markup, and no line is broken in two."""
+    console.print(line, markup=False, soft_wrap=True)
+
+
+async def _keep(console: Console) -> int:
+    with tempfile.TemporaryDirectory(prefix="payout-gateway-demo-") as name:
+        folder = Path(name)
+        try:
+            async with running_stack(folder) as stack:
+                text = _SESSION.format(
+                    url=stack.url, key=stack.key, config=stack.config, program=_program()
+                )
+                _say(console, text + _control(stack))
+                await asyncio.Event().wait()
+        except (DemoFailedError, TimeoutError, aiohttp.ClientError) as error:
+            _say(console, f"the stack did not start: {error}\n{log_tails(folder)}")
+            return 1
+    return 0
+
+
+def _program() -> str:
+    """Return how to call the command line in another terminal, whatever its PATH."""
+    script = Path(sys.executable).with_name("payout-gateway")
+    return str(script) if script.exists() else f"{sys.executable} -m gateway"
+
+
+def _control(stack: Stack) -> str:
+    ledgers = "\n".join(
+        f"What {name} paid: curl -s {twin['control_url']}/_twin/ledger"
+        for name, twin in stack.twins.items()
+    )
+    return f"{ledgers}\nCtrl-C ends it.\n"
+
+
+_SESSION = """
+Paste this in another terminal:
+
+export GATEWAY={url} KEY={key}
+QUOTE=$(curl -s $GATEWAY/payouts/quote -H "Authorization: Bearer $KEY" -H "Idempotency-Key: $(date +%s%N)" \\
+  -H 'Content-Type: application/json' -d '{{"external_ref":"me","asset":"USDC","amount":"12.50",
+  "destination":{{"type":"custodian_account","account_type":"EXTERNAL_WALLET","id":"bef85a1c-b605-4b2e-bdb5-2d400f4d0bf3"}}}}')
+echo "$QUOTE"
+QUOTE_ID=$(echo "$QUOTE" | sed 's/.*"quote_id":"\\([^"]*\\)".*/\\1/')
+PAYOUT=$(curl -s $GATEWAY/payouts -H "Authorization: Bearer $KEY" -H 'Content-Type: application/json' -d "{{\\"quote_id\\":\\"$QUOTE_ID\\"}}")
+echo "$PAYOUT"
+PAYOUT_ID=$(echo "$PAYOUT" | sed 's/^{{"id":"\\([^"]*\\)".*/\\1/')
+sleep 8
+curl -s $GATEWAY/payouts/$PAYOUT_ID -H "Authorization: Bearer $KEY"; echo
+curl -s $GATEWAY/events -H "Authorization: Bearer $KEY"; echo
+echo "$PAYOUT" | sed 's/.*"tracking_url":"\\([^"]*\\)".*/page for the recipient: \\1/'
+{program} payouts show $PAYOUT_ID --config {config}
+
+API reference: {url}/docs
+"""
