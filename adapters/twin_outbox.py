@@ -52,7 +52,8 @@ class Outbox:
     """Sends webhooks to the one receiver named by `url`; without a receiver, events are not sent.
 
     `delays_s` are the waits between attempts, so there is one attempt more than delays. `retries`
-    says for a status (None: no answer) whether the custodian tries again. Deliveries of different
+    says for a status (None: no answer) whether the custodian tries again, `accepts` which one it takes
+    for a receipt. Deliveries of different
     events run at the same time: no order is promised.
     """
 
@@ -64,6 +65,7 @@ class Outbox:
         retries: Callable[[int | None], bool],
         forge: Callable[[Message, str], Message],
         timeout_s: float = 10.0,
+        accepts: Callable[[int], bool] = lambda status: 200 <= status < 300,
     ) -> None:
         self.url: str | None = None
         self._clock = clock
@@ -71,6 +73,7 @@ class Outbox:
         self._delays_s = tuple(delays_s)
         self._retries = retries
         self._forge = forge
+        self._accepts = accepts
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
         self._ids = itertools.count(1)
         self._deliveries: list[Delivery] = []
@@ -152,7 +155,7 @@ class Outbox:
         status = await self._send(delivery.make(len(delivery.attempts) + 1))
         delivery.attempts.append({"status": status, "at": self._clock.stamp()})
         tried = len(delivery.attempts)
-        if status is not None and 200 <= status < 300:
+        if status is not None and self._accepts(status):
             delivery.state = "delivered"
         elif tried < delivery.attempts_allowed and self._retries(status):
             self._clock.call_later(self._delays_s[tried - 1], partial(self._start, delivery))

@@ -29,7 +29,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 import aiohttp
 from pydantic import BaseModel
 
-from gateway.assets import AssetRegistry
+from gateway.assets import AssetRegistry, address_fault, from_minor, to_minor
 from gateway.errors import (
     CannotVerify,
     InvalidSignature,
@@ -52,6 +52,7 @@ from gateway.model import (
     SubStatus,
     Transaction,
     format_amount,
+    read_time,
 )
 from gateway.seams import Clock, Ids, Offload
 
@@ -60,6 +61,7 @@ __all__ = [
     "Account",
     "Adapter",
     "AddressDestination",
+    "AssetRegistry",
     "BankAccountDestination",
     "CannotLook",
     "CannotVerify",
@@ -77,6 +79,7 @@ __all__ = [
     "LeaseLost",
     "NotSent",
     "Notice",
+    "Offer",
     "Offload",
     "Order",
     "OutcomeUnknown",
@@ -85,10 +88,15 @@ __all__ = [
     "Rejected",
     "Report",
     "SubStatus",
+    "Terms",
     "Tools",
     "Transaction",
     "Unsupported",
+    "address_fault",
     "format_amount",
+    "from_minor",
+    "read_time",
+    "to_minor",
 ]
 
 
@@ -199,9 +207,14 @@ class Absent:
 
 @dataclass(frozen=True)
 class CannotLook:
-    """There is nothing to ask the custodian by. Never a proof of anything."""
+    """There is nothing to ask the custodian by. Never a proof of anything.
+
+    `repeat_is_safe` says it of this very attempt, where an adapter has calls of both kinds; None
+    leaves it to the declared key semantics.
+    """
 
     reason: str = ""
+    repeat_is_safe: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -210,25 +223,27 @@ class Notice:
 
     `dedup_key` is the custodian's own id of the notification. `report` may bring `broadcast`, a
     hash, or an end where the protocol says that the webhook's word is final for the payout; without
-    it the notice only brings the next look forward.
+    it the notice only brings the next look forward. `told` is kept with the attempt, for the adapter
+    to compare with what the API says: it is found in `order.notes["told"]`, never acted on by itself.
     """
 
     refs: tuple[Ref, ...]
     dedup_key: str
     observed_at: datetime | None = None
     report: Report | None = None
+    told: Mapping[str, str] = field(default_factory=dict)
 
 
-class Order(Protocol):
-    """One attempt at one payout, as the adapter sees it. Fixed for the life of the attempt."""
+@dataclass(frozen=True)
+class Offer:
+    """What a provider behind the custodian would give. Never a promise: the quote says `indicative`."""
 
-    @property
-    def payout_id(self) -> str:
-        """The gateway's id of the payout."""
+    #: what one unit of the asset is in the recipient's currency, after the provider's fees
+    fx_rate: Decimal
 
-    @property
-    def attempt(self) -> int:
-        """The number of the attempt, from 1."""
+
+class Terms(Protocol):
+    """What is paid to whom from where: all that can be judged before there is a payout."""
 
     @property
     def asset(self) -> str:
@@ -257,6 +272,18 @@ class Order(Protocol):
     @property
     def reference(self) -> str | None:
         """The partner's own reference, where it gave one."""
+
+
+class Order(Terms, Protocol):
+    """One attempt at one payout, as the adapter sees it. Fixed for the life of the attempt."""
+
+    @property
+    def payout_id(self) -> str:
+        """The gateway's id of the payout."""
+
+    @property
+    def attempt(self) -> int:
+        """The number of the attempt, from 1."""
 
     @property
     def notes(self) -> Mapping[str, Any]:
@@ -326,9 +353,16 @@ class Adapter(ABC, Generic[SettingsT]):
     async def fetch(self, order: Order) -> Report | Absent | CannotLook:
         """Ask the custodian how the order stands. Read-only; may be called at any time."""
 
-    def check(self, order: Order) -> str | None:  # noqa: ARG002 - for adapters that can tell early
-        """Return why this adapter could never pay such an order, or None. Pure; no network."""
+    def check(self, terms: Terms) -> str | None:  # noqa: ARG002 - for adapters that can tell early
+        """Return why this adapter could never pay on such terms, or None. Pure; no network.
+
+        Asked at the quote, so that the partner hears it before there is a payout.
+        """
         return None
+
+    async def offers(self, terms: Terms) -> Sequence[Offer]:  # noqa: ARG002
+        """Return what providers would give now. Raises `Unsupported` unless the adapter defines it."""
+        raise Unsupported(f"offers are not supported by {self.name}")
 
     async def verify(self, headers: Mapping[str, str], body: bytes) -> None:  # noqa: ARG002
         """Check that a webhook is the custodian's. Raises `InvalidSignature` or `CannotVerify`.

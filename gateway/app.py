@@ -212,7 +212,7 @@ async def open_gateway(
             settings=settings,
             db=db,
             payouts=payouts,
-            quotes=Quotes(router, assets, seams),
+            quotes=Quotes(router, assets, seams, custodians),
             endpoints=Endpoints(seams, vault, settings),
             router=router,
             custodians=custodians,

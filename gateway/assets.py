@@ -94,6 +94,16 @@ def _asset(code: str, decimals: int, *, usd: bool, **networks: str) -> Asset:
     )
 
 
+def _coin(code: str, decimals: int, *networks: str) -> Asset:
+    """Return a network's own coin, which has no contract."""
+    return Asset(
+        code=code,
+        decimals=decimals,
+        usd_pegged=False,
+        networks={name: AssetNetwork() for name in networks},
+    )
+
+
 BUILT_IN: tuple[Asset, ...] = (
     _asset(
         "USDC",
@@ -125,7 +135,16 @@ BUILT_IN: tuple[Asset, ...] = (
         Ethereum="0x1aBaEA1f7C830bD89Acc67eC4af516284b1bC33c",
         Solana="HzwqbKZw8HxMN6bF2yFZNrht3c2iXXzpKcFu7uBEDKtr",
     ),
-    _asset("PYUSD", 6, usd=True, Ethereum="0x6c3ea9036406852006290770BEdFcAbA0e23A0e8"),
+    _asset(
+        "PYUSD",
+        6,
+        usd=True,
+        Ethereum="0x6c3ea9036406852006290770BEdFcAbA0e23A0e8",
+        Solana="2b1kV6DkPAnxd5ixfnxCpjxmKwqjjaYmCZfHsFu24GXo",
+        SolanaDevnet="CXk2AMBfi3TwaEL2468s6zP8xq9NxTXjp9gjMgzeUynM",
+    ),
+    _coin("ETH", 18, "Ethereum", "EthereumSepolia", "Base", "Optimism", "ArbitrumOne"),
+    _coin("SOL", 9, "Solana", "SolanaDevnet"),
     _asset("DAI", 18, usd=True, Ethereum="0x6B175474E89094C44Da98b954EedeAC495271d0F"),
     _asset("USD", 2, usd=True),
     _asset("EUR", 2, usd=False),
@@ -216,14 +235,9 @@ def check_address(destination: AddressDestination, asset: Asset) -> AddressDesti
             detail,
             errors=[_fault("/destination/network", "unsupported_network", detail)],
         )
-    reason = None
-    if kind is NetworkKind.EVM:
-        reason = _evm_fault(address)
-        address = address if reason else to_checksum_address(address)
-    elif kind is NetworkKind.SOLANA:
-        reason = _solana_fault(address)
-    elif kind is NetworkKind.TRON:
-        reason = _tron_fault(address)
+    reason = address_fault(network, address)
+    if reason is None and kind is NetworkKind.EVM:
+        address = to_checksum_address(address)
     contract = asset.networks[network].contract if network in asset.networks else None
     if reason is None and contract is not None and address == contract:
         reason = f"is the {asset.code} contract or mint itself, not a recipient"
@@ -235,6 +249,17 @@ def check_address(destination: AddressDestination, asset: Asset) -> AddressDesti
             errors=[_fault("/destination/address", "invalid_destination", detail)],
         )
     return destination.model_copy(update={"address": address})
+
+
+def address_fault(network: str, address: str) -> str | None:
+    """Return what is wrong with an address on a network ("fails its checksum"), or None. Pure."""
+    checks = {
+        NetworkKind.EVM: _evm_fault,
+        NetworkKind.SOLANA: _solana_fault,
+        NetworkKind.TRON: _tron_fault,
+    }
+    check = checks.get(NETWORKS.get(network, NetworkKind.OTHER))
+    return None if check is None else check(address)
 
 
 def natural_network(address: str, asset: Asset) -> str | None:
@@ -277,9 +302,28 @@ def _solana_fault(address: str) -> str | None:
         return "is not base58"
     if len(raw) != 32:  # noqa: PLR2004 - an ed25519 public key
         return f"decodes to {len(raw)} bytes; a Solana address has 32"
-    return (
-        "is the system program's address: what is sent there is lost" if raw == bytes(32) else None
-    )
+    if raw == bytes(32):
+        return "is the system program's address: what is sent there is lost"
+    if not _on_curve(raw):
+        return (
+            "belongs to no key: it is a token account or another program's own address. "
+            "Give the address of the wallet that owns it"
+        )
+    return None
+
+
+def _on_curve(raw: bytes) -> bool:
+    """Whether 32 bytes are a point of the curve of Ed25519 (RFC 8032, 5.1.3), as a wallet's key is.
+
+    Token accounts are derived so that they are not (Solana documentation, program derived addresses).
+    """
+    prime = 2**255 - 19
+    y = int.from_bytes(raw, "little") & ((1 << 255) - 1)
+    if y >= prime:
+        return False
+    d = -121665 * pow(121666, -1, prime) % prime
+    x_squared = (y * y - 1) * pow(d * y * y + 1, -1, prime) % prime
+    return x_squared == 0 or pow(x_squared, (prime - 1) // 2, prime) == 1
 
 
 def _tron_fault(address: str) -> str | None:

@@ -113,6 +113,17 @@ def format_time(at: datetime) -> str:
     return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def read_time(value: object) -> datetime | None:
+    """Return the time of RFC 3339 text with a zone; None for anything else."""
+    if not isinstance(value, str):
+        return None
+    try:
+        at = datetime.fromisoformat(value)
+    except ValueError:
+        return None
+    return at.astimezone(UTC) if at.tzinfo is not None else None
+
+
 def _check_amount_text(text: object) -> object:
     if isinstance(text, Decimal):
         return text

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
-from typing import Annotated
+from typing import Annotated, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from gateway.assets import EXACT, AssetRegistry, check_address, check_precision, natural_network
+from gateway.adapter import Offer, Terms
+from gateway.assets import (
+    EXACT,
+    Asset,
+    AssetRegistry,
+    check_address,
+    check_precision,
+    natural_network,
+)
 from gateway.errors import Refused
 from gateway.keys import Caller
 from gateway.model import (
@@ -21,7 +30,7 @@ from gateway.model import (
     QuoteTerms,
     Text,
 )
-from gateway.router import Router, Wish, check_payee
+from gateway.router import Choice, Router, Wish, check_payee
 from gateway.seams import Seams
 from gateway.store import quotes as rows
 from gateway.store.database import Tx
@@ -82,19 +91,83 @@ class Quote(QuoteTerms):
     insufficient_funds: None = Field(default=None, description="Not given yet: always null.")
 
 
+@dataclass(frozen=True)
+class DraftTerms:
+    """What a quote would pay, before there is a payout."""
+
+    asset: str
+    network: str | None
+    decimals: int
+    amount: Decimal
+    source: Account
+    destination: Destination
+    reference: str | None
+
+
+class Pricer(Protocol):
+    """What a custodian instance says of terms that it would be given."""
+
+    def check(self, terms: Terms) -> str | None:
+        """Return why it could never pay, or None."""
+
+    async def offers(self, terms: Terms) -> Sequence[Offer]:
+        """Return what providers behind it would give now."""
+
+
 class Quotes:
     """Makes quotes."""
 
-    def __init__(self, router: Router, assets: AssetRegistry, seams: Seams) -> None:
+    def __init__(
+        self,
+        router: Router,
+        assets: AssetRegistry,
+        seams: Seams,
+        custodians: Mapping[str, Pricer],
+    ) -> None:
         self._router = router
         self._assets = assets
         self._seams = seams
+        self._custodians = custodians
 
-    def draft(self, caller: Caller, request: QuoteRequest) -> tuple[Quote, Account]:
+    async def offers(self, caller: Caller, request: QuoteRequest) -> Sequence[Offer]:
+        """Ask the custodian for offers, before any transaction. Nothing for a faulty request."""
+        try:
+            _, terms, choice = self._plan(caller, request)
+        except Refused:
+            return ()
+        return await self._custodians[choice.route.custodian].offers(terms)
+
+    def draft(
+        self, caller: Caller, request: QuoteRequest, offers: Sequence[Offer] = ()
+    ) -> tuple[Quote, Account]:
         """Return the quote and the account that would pay it; nothing is written. Pure but for id and time.
 
         Refused: every fault of the request that its schema cannot see.
         """
+        asset, terms, choice = self._plan(caller, request)
+        quote = Quote(
+            quote_id=self._seams.ids.new("quo"),
+            expires_at=self._seams.clock.now() + QUOTE_LIFE,
+            destination=terms.destination,
+            asset=asset.code,
+            amount=request.amount,
+            user_sends=request.amount,
+            recipient_gets=terms.amount,
+            send_asset=asset.code,
+            recipient_asset=asset.code,
+            fx_rate=max((each.fx_rate for each in offers), default=None),
+            # A bank pays out in its own currency, at a rate that nobody promises us.
+            price="indicative" if terms.destination.type == "bank_account" else "firm",
+            # Without a price source only a dollar-pegged fee, or none at all, has a known dollar value.
+            fee_total_usd=choice.fee if asset.usd_pegged or not choice.fee else None,
+            route=choice.route,
+            external_ref=request.external_ref,
+            reference=request.reference,
+            metadata=request.metadata,
+        )
+        return quote, choice.account
+
+    def _plan(self, caller: Caller, request: QuoteRequest) -> tuple[Asset, DraftTerms, Choice]:
         asset = self._assets.find(request.asset)
         destination = self._destination(request)
         if isinstance(destination, AddressDestination):
@@ -113,24 +186,21 @@ class Quotes:
         )
         check_payee(destination, instance.capabilities)
         check_precision(request.amount, asset, choice.route.to_network)
-        quote = Quote(
-            quote_id=self._seams.ids.new("quo"),
-            expires_at=self._seams.clock.now() + QUOTE_LIFE,
-            destination=destination,
+        terms = DraftTerms(
             asset=asset.code,
-            amount=request.amount,
-            user_sends=request.amount,
-            recipient_gets=EXACT.subtract(request.amount, choice.fee),
-            send_asset=asset.code,
-            recipient_asset=asset.code,
-            # Without a price source only a dollar-pegged fee, or none at all, has a known dollar value.
-            fee_total_usd=choice.fee if asset.usd_pegged or not choice.fee else None,
-            route=choice.route,
-            external_ref=request.external_ref,
+            network=choice.route.to_network,
+            decimals=asset.decimals_on(choice.route.to_network),
+            amount=EXACT.subtract(request.amount, choice.fee),
+            source=choice.account,
+            destination=destination,
             reference=request.reference,
-            metadata=request.metadata,
         )
-        return quote, choice.account
+        reason = self._custodians[choice.route.custodian].check(terms)
+        if reason is not None:
+            detail = f"The custodian {choice.route.custodian!r} cannot pay this: {reason}."
+            fault = {"pointer": "/destination", "code": "invalid_destination", "detail": detail}
+            raise Refused("invalid_destination", detail, errors=[fault])
+        return asset, terms, choice
 
     async def store(self, tx: Tx, caller: Caller, quote: Quote, account: Account) -> None:
         """Store a drafted quote."""

@@ -16,6 +16,8 @@ from gateway.adapter import Capabilities
 MAX_MOVES = 4
 #: After so many failed calls in a row the operator is told.
 FAILURES_TOLD = 5
+#: After so many looks in a row that do not find what was accepted, too.
+LOOKS_TOLD = 10
 
 
 class AttemptState(StrEnum):
@@ -108,21 +110,27 @@ def absence_proven(attempt: Attempt, capabilities: Capabilities) -> bool:
 
 
 def may_repeat(
-    attempt: Attempt, now: datetime, capabilities: Capabilities, *, can_look: bool
+    attempt: Attempt,
+    now: datetime,
+    capabilities: Capabilities,
+    *,
+    can_look: bool,
+    repeat_is_safe: bool | None = None,
 ) -> bool:
     """Whether an attempt of unknown outcome may be submitted again, with the same keys.
 
     After proven absence; or, where there is nothing to look by, if the custodian's keys make the
-    repeat itself safe and are still remembered there. Never more often than `MAX_MOVES`: then a
-    person decides.
+    repeat itself safe (`repeat_is_safe` says it of one attempt) and are still remembered there. Never
+    more often than `MAX_MOVES`: then a person decides.
     """
     if attempt.state is not AttemptState.UNKNOWN or attempt.moves >= MAX_MOVES:
         return False
     if can_look:
         return absence_proven(attempt, capabilities)
     keys = capabilities.keys
-    if keys.life_s is None or not keys.repeat_is_safe:
-        return keys.repeat_is_safe
+    safe = keys.repeat_is_safe if repeat_is_safe is None else repeat_is_safe
+    if keys.life_s is None or not safe:
+        return safe
     # Half of the life is kept as a margin: a key that ends while a repeat is under way pays twice.
     return attempt.created_at is not None and now < attempt.created_at + timedelta(
         seconds=keys.life_s / 2

@@ -18,7 +18,18 @@ from typing import Any, Protocol, TypeVar
 import aiohttp
 from pydantic import BaseModel, SecretBytes, SecretStr, ValidationError
 
-from gateway.adapter import Absent, Adapter, CannotLook, Capabilities, Notice, Order, Report, Tools
+from gateway.adapter import (
+    Absent,
+    Adapter,
+    CannotLook,
+    Capabilities,
+    Notice,
+    Offer,
+    Order,
+    Report,
+    Terms,
+    Tools,
+)
 from gateway.config import ENV_PREFIX, EngineSettings
 from gateway.errors import (
     AdapterError,
@@ -35,6 +46,8 @@ GROUP = "payout_gateway.adapters"
 R = TypeVar("R")
 #: What a custodian says is kept in the store and shown; a whole page of it helps nobody.
 _MOST_CHARS = 300
+#: A partner waits for its quote meanwhile.
+_OFFERS_S = 3.0
 _log = get_logger("custodian")
 
 
@@ -208,10 +221,26 @@ class Wrapped:
         """Ask the custodian to cancel."""
         return await self._call("cancel", order, partial(self._adapter.cancel, order), Report)
 
-    def check(self, order: Order) -> str | None:
-        """Return why the adapter could never pay such an order, or None. Pure: no metric, no log."""
-        reason = self._adapter.check(order)
+    def check(self, terms: Terms) -> str | None:
+        """Return why the adapter could never pay on such terms, or None. Pure: no metric, no log."""
+        reason = self._adapter.check(terms)
         return None if reason is None else scrub(reason)
+
+    async def offers(self, terms: Terms) -> Sequence[Offer]:
+        """Return what providers would give now; nothing where they are silent, slow or unknown."""
+        if not self.capabilities.quotes:
+            return ()
+        with self._telling("offers") as telling:
+            try:
+                async with asyncio.timeout(_OFFERS_S):
+                    offers = list(await self._adapter.offers(terms))
+                for each in offers:
+                    _expect(each, Offer)
+            except Exception as error:  # noqa: BLE001 - a quote without an offer is still a quote
+                crashed = not isinstance(error, AdapterError) and not _foreseen(error)
+                telling.fail(type(error).__name__, error, crashed=crashed)
+                return ()
+            return offers
 
     async def verify(self, headers: Mapping[str, str], body: bytes) -> None:
         """Check a webhook. Raises InvalidSignature or CannotVerify and nothing else."""

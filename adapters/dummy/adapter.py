@@ -38,6 +38,7 @@ from gateway.adapter import (
     Rejected,
     Report,
     SubStatus,
+    Terms,
     Transaction,
     format_amount,
 )
@@ -128,9 +129,9 @@ class Dummy(Adapter[DummySettings]):
             raise NotSent(message)
         return self._report(order, told)
 
-    def check(self, order: Order) -> str | None:
-        """Return why Dummy could never pay the order. Nothing is dropped in silence."""
-        if isinstance(order.destination, AddressDestination) and order.destination.memo is not None:
+    def check(self, terms: Terms) -> str | None:
+        """Return why Dummy could never pay the terms. Nothing is dropped in silence."""
+        if isinstance(terms.destination, AddressDestination) and terms.destination.memo is not None:
             return "Dummy cannot carry a memo"
         return None
 
@@ -218,8 +219,8 @@ class Dummy(Adapter[DummySettings]):
             return answer.status, None
 
 
-def _destination(order: Order) -> str:
-    destination = order.destination
+def _destination(terms: Terms) -> str:
+    destination = terms.destination
     if isinstance(destination, AddressDestination):
         # The same address on another network is somebody else's.
         return f"{destination.network}:{destination.address}"

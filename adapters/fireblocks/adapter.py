@@ -52,6 +52,7 @@ from gateway.adapter import (
     Rejected,
     Report,
     SubStatus,
+    Terms,
     Tools,
     Transaction,
 )
@@ -127,16 +128,16 @@ class Fireblocks(Adapter[FireblocksSettings]):
             return Absent(f"404 {answer.kind}")
         return await self._read(order, answer.json)
 
-    def check(self, order: Order) -> str | None:
-        """Return why Fireblocks could never pay the order, or None."""
-        if not isinstance(order.destination, CustodianAccountDestination):
-            return f"a {order.destination.type} is no payee of an instruction set"
-        if order.destination.account_type not in PAYEE_TYPES:
-            return f"{order.destination.account_type} is no payee type"
-        if order.source.type not in SOURCE_TYPES:
-            return f"{order.source.type} is no payment account type"
-        if self._asset_id(order) is None:
-            return f"no Fireblocks asset id is configured for {order.asset} on {order.network}"
+    def check(self, terms: Terms) -> str | None:
+        """Return why Fireblocks could never pay on these terms, or None."""
+        if not isinstance(terms.destination, CustodianAccountDestination):
+            return f"a {terms.destination.type} is no payee of an instruction set"
+        if terms.destination.account_type not in PAYEE_TYPES:
+            return f"{terms.destination.account_type} is no payee type"
+        if terms.source.type not in SOURCE_TYPES:
+            return f"{terms.source.type} is no payment account type"
+        if self._asset_id(terms) is None:
+            return f"no Fireblocks asset id is configured for {terms.asset} on {terms.network}"
         return None
 
     async def verify(self, headers: Mapping[str, str], body: bytes) -> None:
@@ -327,14 +328,14 @@ class Fireblocks(Adapter[FireblocksSettings]):
             return found
         return {} if answer.status in {403, 404} else None
 
-    def _asset_id(self, order: Order) -> str | None:
+    def _asset_id(self, terms: Terms) -> str | None:
         """Return Fireblocks' id of the order's asset on its network."""
         assets = self.settings.assets
-        exact = assets.get(f"{order.asset}:{order.network}")
-        plain = assets.get(order.asset)
+        exact = assets.get(f"{terms.asset}:{terms.network}")
+        plain = assets.get(terms.asset)
         if exact is not None:
             return exact.asset_id
-        if plain is not None and (order.network is None or plain.network in {None, order.network}):
+        if plain is not None and (terms.network is None or plain.network in {None, terms.network}):
             return plain.asset_id
         return None
 

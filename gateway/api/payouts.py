@@ -56,8 +56,11 @@ async def create_quote(request: Request) -> Response:
     members = await read_json(request)
     wanted = validate(QuoteRequest, members)
 
+    # Asked before the transaction: nothing is called inside one.
+    offers = await context.quotes.offers(caller, wanted)
+
     async def work(tx: Tx) -> Answer:
-        quote, account = context.quotes.draft(caller, wanted)
+        quote, account = context.quotes.draft(caller, wanted, offers)
         await context.quotes.store(tx, caller, quote, account)
         return Answer(200, quote.model_dump_json().encode())
 

@@ -1,4 +1,4 @@
-"""Two payouts from quote to delivered, every webhook verified.
+"""Payouts over every custodian from quote to delivered, every webhook verified.
 
 Twins and gateway run as processes of their own; this process is the platform and its subscriber. It
 trusts nobody: webhooks are verified with an independent library, and the custodian's own ledger is
@@ -40,9 +40,46 @@ class Case:
     """One payout of the demo: what is asked for, and what became of it."""
 
     amount: str
-    account_type: str
-    account: str
+    payee: str
+    destination: dict[str, str]
+    #: where the custodian's ledger must show it; None: at an address of the provider's choice
+    paid_to: str | None
     payout: dict[str, Any] | None = None
+
+
+def custodian_account(amount: str, kind: str, account: str) -> Case:
+    """Return a payout to an account that the custodian knows."""
+    destination = {"type": "custodian_account", "account_type": kind, "id": account}
+    return Case(amount, f"{kind} {account[:8]}…", destination, account)
+
+
+def address(amount: str, network: str, payee: str) -> Case:
+    """Return a payout to an address."""
+    destination = {"type": "address", "network": network, "address": payee}
+    return Case(amount, f"{network} {payee[:8]}…", destination, payee)
+
+
+def bank_account(amount: str, account: str) -> Case:
+    """Return a payout to a bank account through an off-ramp."""
+    destination = {
+        "type": "bank_account",
+        "payment_instructions_id": account,
+        "country": "DE",
+        "fiat_currency": "EUR",
+        "purpose": "salary payment",
+    }
+    return Case(amount, f"EUR bank account {account[:8]}…", destination, None)
+
+
+def seeded_cases() -> list[Case]:
+    """Return one payout of each kind, to the payees that the twins are seeded with."""
+    return [
+        custodian_account("43", "EXTERNAL_WALLET", "bef85a1c-b605-4b2e-bdb5-2d400f4d0bf3"),
+        custodian_account("4423", "NETWORK_CONNECTION", "3adc1f92-e791-44a8-9aee-7f31c2108b78"),
+        address("120.50", "EthereumSepolia", "0x52908400098527886E0F7030069857D2E4169EE7"),
+        address("75.25", "SolanaDevnet", "7v91N7iZ9mNicL8WfG6cgSCKyRXydQjLh6UYBWwm6y1Q"),
+        bank_account("250", "c2b7a3de-51d0-4c38-8a07-9b1de0a7f302"),
+    ]
 
 
 def run(*, keep: bool) -> int:
@@ -87,10 +124,7 @@ async def _demo(console: Console) -> int:
 
 async def _deliver(folder: Path, console: Console) -> list[str]:
     """Run the case; return what did not come out as promised."""
-    cases = [
-        Case("43", "EXTERNAL_WALLET", "bef85a1c-b605-4b2e-bdb5-2d400f4d0bf3"),
-        Case("4423", "NETWORK_CONNECTION", "3adc1f92-e791-44a8-9aee-7f31c2108b78"),
-    ]
+    cases = seeded_cases()
     async with running_stack(folder) as stack, listening_subscriber(console) as subscriber:
         _say(
             console,
@@ -118,11 +152,7 @@ async def _pay(stack: Stack, console: Console, case: Case) -> dict[str, Any]:
             "external_ref": "demo-user",
             "asset": "USDC",
             "amount": case.amount,
-            "destination": {
-                "type": "custodian_account",
-                "account_type": case.account_type,
-                "id": case.account,
-            },
+            "destination": case.destination,
         },
         **{"Idempotency-Key": secrets.token_hex(16)},
     )
@@ -130,10 +160,17 @@ async def _pay(stack: Stack, console: Console, case: Case) -> dict[str, Any]:
     _say(
         console,
         f"quoted   {quote['user_sends']} USDC by {quote['route']['custodian']}, recipient gets "
-        f"{quote['recipient_gets']} -> payout {payout['id']} to {case.account_type} "
-        f"{case.account[:8]}…",
+        f"{quote['recipient_gets']}{_rate(quote)} -> payout {payout['id']} to {case.payee}",
     )
     return payout
+
+
+def _rate(quote: dict[str, Any]) -> str:
+    if quote["fx_rate"] is None:
+        return ""
+    return (
+        f" ({quote['price']}: 1 USDC is {quote['fx_rate']} {quote['destination']['fiat_currency']})"
+    )
 
 
 async def _follow(stack: Stack, console: Console, case: Case) -> None:
@@ -146,7 +183,7 @@ async def _follow(stack: Stack, console: Console, case: Case) -> None:
         for entry in seen["timeline"][shown:]:
             word = f"{entry['status']}/{entry['sub_status']}"
             tail = f"  tx {entry['tx_hash'][:18]}…" if entry["tx_hash"] else ""
-            _say(console, f"  timeline {word:<22} {case.amount:>5} USDC  {entry['at']}{tail}")
+            _say(console, f"  timeline {word:<22} {case.amount:>6} USDC  {entry['at']}{tail}")
         shown = len(seen["timeline"])
         if seen["status"] in {"delivered", "failed"}:
             return
@@ -176,19 +213,21 @@ def judge(
     missing: list[str] = []
     for case in cases:
         payout = case.payout or {}
-        reference, told = payout["custodian_reference"], subscriber.types(payout["id"])
-        paid = [each for each in transfers if reference and each["reference"].startswith(reference)]
+        told = subscriber.types(payout["id"])
+        paid = [each for each in transfers if _belongs(each, payout)]
         if payout["status"] != "delivered":
             missing.append(
                 f"{payout['id']} is {payout['status']}/{payout['sub_status']}, not delivered; "
                 f"failure: {payout['failure']}"
             )
-        if [(Decimal(each["amount"]), each["asset"], each["destination"]) for each in paid] != [
-            (Decimal(case.amount), "USDC", case.account)
-        ]:
+        facts = [
+            (Decimal(each["amount"]), each["asset"], case.paid_to and each["destination"])
+            for each in paid
+        ]
+        if facts != [(Decimal(case.amount), "USDC", case.paid_to)]:
             missing.append(
                 f"{payout['id']}: the ledger has {paid} instead of one transfer of "
-                f"{case.amount} USDC to {case.account}"
+                f"{case.amount} USDC to {case.paid_to or case.payee}"
             )
         if told != set(_EVENTS):
             missing.append(f"{payout['id']}: webhooks missing: {sorted(set(_EVENTS) - told)}")
@@ -206,6 +245,12 @@ def judge(
     console.print()
     console.print(table)
     return missing
+
+
+def _belongs(transfer: dict[str, Any], payout: dict[str, Any]) -> bool:
+    """Whether a ledger's entry names the payout: by the custodian's id of it, or of its transaction."""
+    known = {payout["custodian_reference"], *(each["id"] for each in payout["transactions"])}
+    return any(name and transfer["reference"].startswith(name) for name in known)
 
 
 def _say(console: Console, line: str) -> None:

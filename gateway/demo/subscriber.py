@@ -37,7 +37,7 @@ class Subscriber:
         payout = event["data"]
         self.verified[message_id] = (payout["id"], event["type"])
         self.console.print(
-            f"  webhook  {event['type']:<22} {payout['quote']['recipient_gets']:>5} "
+            f"  webhook  {event['type']:<22} {payout['quote']['recipient_gets']:>6} "
             f"{payout['quote']['recipient_asset']}  no. {payout['sequence']}  "
             "[green]signature verified[/green]",
             soft_wrap=True,

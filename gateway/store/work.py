@@ -5,11 +5,15 @@ A lease is taken by raising `lease_token`; whoever holds an older token writes n
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from functools import lru_cache
+from typing import Any
 
 from sqlalchemy import and_, bindparam, case, delete, func, insert, select, update
 
 from gateway.store.database import Query, Row, Tx, upsert
+from gateway.store.rows import to_json
 from gateway.store.schema import account_locks, attempts, payouts, work
 
 _ADD = Query(upsert(work).on_conflict_do_nothing())
@@ -251,6 +255,33 @@ async def update_attempt(tx: Tx, payout_id: str, number: int, **columns: object)
     names = tuple(sorted(columns))
     values = {"set_" + name: value for name, value in columns.items()}
     await tx.all(_update_attempt(names), payout_id=payout_id, attempt_number=number, **values)
+
+
+async def add_notes(
+    tx: Tx, payout_id: str, number: int, notes: Mapping[str, object]
+) -> dict[str, Any]:
+    """Add to the notes of the newest attempt, which must be this one; return all of them."""
+    row = await last_attempt(tx, payout_id)
+    if row is None or row["number"] != number:
+        msg = f"attempt {number} of {payout_id} is not the newest"
+        raise LookupError(msg)
+    merged: dict[str, Any] = {**json.loads(row["notes"]), **notes}
+    await update_attempt(tx, payout_id, number, notes=to_json(merged))
+    return merged
+
+
+async def add_told(tx: Tx, payout_id: str, told: Mapping[str, str]) -> None:
+    """Keep what a notice told beside the notes of the newest attempt, every distinct value of it."""
+    row = await last_attempt(tx, payout_id)
+    if row is None or not told:
+        return
+    notes = json.loads(row["notes"])
+    known: dict[str, list[str]] = notes.get("told", {})
+    for name, value in told.items():
+        values = known.setdefault(name, [])
+        if value not in values:
+            values.append(value)
+    await update_attempt(tx, payout_id, row["number"], notes=to_json({**notes, "told": known}))
 
 
 async def take_account(  # noqa: PLR0913 - the account has three parts

@@ -113,6 +113,7 @@ class Inbox:
                     await inbox.wait_for_ref(tx, inbox_id, custodian, ref.kind, ref.value)
                 continue
             found = payout_id
+            await work.add_told(tx, payout_id, notice.told)
             if notice.report is not None:
                 reached += (await self._payouts.apply(tx, payout_id, notice.report)).reached
             await work.hasten_work(tx, payout_id, now)

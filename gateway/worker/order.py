@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,7 +17,7 @@ from gateway.recovery import Attempt, AttemptState
 from gateway.seams import Seams, Step
 from gateway.store import work
 from gateway.store.database import Database, Tx
-from gateway.store.rows import to_json, to_us
+from gateway.store.rows import to_us
 
 
 @dataclass(frozen=True)
@@ -130,10 +129,10 @@ class LiveOrder:
     async def remember(self, **notes: Any) -> None:
         """Add durable notes; committed when this returns. Raises LeaseLost."""
         self._seams.step(Step.REMEMBERING)
-        merged = {**self._notes, **notes}
-        if not await self._db.run(self._write_notes, to_json(merged)):
+        merged = await self._db.run(self._write_notes, notes)
+        if merged is None:
             raise LeaseLost(self._payout.id)
-        self._notes = json.loads(to_json(merged))
+        self._notes = merged
         self._seams.step(Step.REMEMBERED)
 
     async def moving(self) -> None:
@@ -148,11 +147,11 @@ class LiveOrder:
         self._moved_now = True
         self._seams.step(Step.MOVED)
 
-    async def _write_notes(self, tx: Tx, notes: str) -> bool:
+    async def _write_notes(self, tx: Tx, notes: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Store function: add to what is stored, which a webhook may have added to meanwhile."""
         if not await work.holds_lease(tx, self._lease.payout_id, self._lease.token):
-            return False
-        await work.update_attempt(tx, self._payout.id, self._attempt.number, notes=notes)
-        return True
+            return None
+        return await work.add_notes(tx, self._payout.id, self._attempt.number, notes)
 
     async def _write_mark(self, tx: Tx, until: int) -> bool:
         now = to_us(self._seams.clock.now())

@@ -18,6 +18,7 @@ from gateway.model import Failure, FailureCode, FundsMoved, Payout, SubStatus
 from gateway.payouts import Applied, Attention, Payouts
 from gateway.recovery import (
     FAILURES_TOLD,
+    LOOKS_TOLD,
     MAX_MOVES,
     Attempt,
     AttemptState,
@@ -243,24 +244,39 @@ class Settlement:
         self, tx: Tx, job: Job, attempt: Attempt, blind: CannotLook, now: datetime
     ) -> Settled:
         after = replace(attempt, looks=attempt.looks + 1)
-        if not self._capabilities.keys.repeat_is_safe and attempt.state is AttemptState.UNKNOWN:
+        safe = self._capabilities.keys.repeat_is_safe
+        safe = safe if blind.repeat_is_safe is None else blind.repeat_is_safe
+        if not safe and attempt.state is AttemptState.UNKNOWN:
             await self._tell(tx, job, Attention.CANNOT_LOOK, blind.reason, now)
-        return await self._perhaps_repeat(tx, job, after, now, can_look=False, word=blind.reason)
+        return await self._perhaps_repeat(
+            tx, job, after, now, can_look=False, word=blind.reason, safe=safe
+        )
 
     async def _perhaps_repeat(  # noqa: PLR0913 - the outcome and its circumstances
-        self, tx: Tx, job: Job, attempt: Attempt, now: datetime, *, can_look: bool, word: str
+        self,
+        tx: Tx,
+        job: Job,
+        attempt: Attempt,
+        now: datetime,
+        *,
+        can_look: bool,
+        word: str,
+        safe: bool = False,
     ) -> Settled:
         """Submit again where that is proven safe; otherwise go on looking, ever more slowly."""
         delay = self._curve(attempt.looks)
         soon = absence_delay_s(attempt, now, self._capabilities) if can_look else None
         delay = delay if soon is None else min(delay, soon)
         after = attempt
-        if may_repeat(attempt, now, self._capabilities, can_look=can_look):
+        if may_repeat(attempt, now, self._capabilities, can_look=can_look, repeat_is_safe=safe):
             after, delay = replace(attempt, state=AttemptState.PREPARED), 0.0
         elif attempt.state is AttemptState.UNKNOWN and attempt.moves >= MAX_MOVES:
             detail = (
                 f"{attempt.moves} moving calls, none of them settled; last word: {word or 'none'}"
             )
+            await self._tell(tx, job, Attention.UNRESOLVED, detail, now)
+        elif attempt.state is AttemptState.ACCEPTED and attempt.looks >= LOOKS_TOLD:
+            detail = f"the custodian took it and does not show it now; last word: {word or 'none'}"
             await self._tell(tx, job, Attention.UNRESOLVED, detail, now)
         applied = _NOTHING
         return await self._release(tx, job, after, applied, now, delay, word or None)

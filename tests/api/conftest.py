@@ -32,6 +32,7 @@ from gateway.router import Instance, Router
 from gateway.seams import Ids, Seams, real_seams
 from gateway.vault import Vault
 from tests.clock import SetClock
+from tests.pricing import TakesEverything
 
 ADDRESS = "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed"
 WALLET = {"type": "custodian_account", "account_type": "EXTERNAL_WALLET", "id": "w-1"}
@@ -88,6 +89,7 @@ class Api:
         self.url = ""
         self.http: aiohttp.ClientSession
         self.woken: list[str] = []
+        self.pricer: TakesEverything
         self.keys: dict[tuple[str, str], str] = {}
 
     async def key(self, org: str = "acme", mode: Mode = "live") -> str:
@@ -209,6 +211,7 @@ async def api(settings: Settings, tmp_path: Path) -> AsyncIterator[Api]:
     seams: Seams = replace(real_seams(), clock=clock, ids=Ids(clock))
     vault = Vault(settings.server_key_bytes(), seams.ids)
     custodian = HmacCustodian()
+    pricer = TakesEverything()
     accounts = settings.accounts["acme_eu"]
     instance = Instance("acme_eu", frozenset({"live", "test"}), custodian.capabilities, accounts)
     router = Router([instance], settings.routes)
@@ -218,7 +221,7 @@ async def api(settings: Settings, tmp_path: Path) -> AsyncIterator[Api]:
             settings=settings,
             db=db,
             payouts=Payouts(seams, vault),
-            quotes=Quotes(router, AssetRegistry(), seams),
+            quotes=Quotes(router, AssetRegistry(), seams, {"acme_eu": pricer}),
             endpoints=Endpoints(seams, vault, settings),
             router=router,
             custodians={"acme_eu": custodian},
@@ -230,6 +233,7 @@ async def api(settings: Settings, tmp_path: Path) -> AsyncIterator[Api]:
         )
         made = Api(context, clock, custodian, settings.database)
         made.woken = woken
+        made.pricer = pricer
         made.http = http
         server = uvicorn.Server(
             uvicorn.Config(

@@ -21,7 +21,8 @@ def world() -> World:
     cases = [
         Case(
             amount,
-            "EXTERNAL_WALLET",
+            f"EXTERNAL_WALLET payee-{number}",
+            {"type": "custodian_account"},
             f"payee-{number}",
             {
                 "id": f"pay_{number}",
@@ -29,6 +30,7 @@ def world() -> World:
                 "status": "delivered",
                 "sub_status": "delivered",
                 "failure": None,
+                "transactions": [],
             },
         )
         for number, amount in enumerate(("43", "4423"))
@@ -43,7 +45,7 @@ def world() -> World:
             "reference": f"ref-{number}/1",
             "asset": "USDC",
             "amount": f"{case.amount}.00",
-            "destination": case.account,
+            "destination": case.paid_to,
         }
         for number, case in enumerate(cases)
     ]
@@ -58,6 +60,16 @@ def missing(made: World) -> list[str]:
 def test_all_is_well() -> None:
     """Nothing is missing."""
     assert missing(world()) == []
+
+
+def test_an_off_ramp_is_found_by_its_transaction() -> None:
+    """The ledger names the settling transfer, and an address that nobody could know before."""
+    made = world()
+    assert made[1][0].payout is not None
+    made[1][0].paid_to = None
+    made[1][0].payout["transactions"] = [{"id": "xfr-1"}]
+    made[2][0] |= {"reference": "xfr-1", "destination": "0xdeposit"}
+    assert missing(made) == []
 
 
 def _not_delivered(made: World) -> None:

@@ -10,45 +10,72 @@ import secrets
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+import tomllib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import aiohttp
+import tomli_w
 from aiohttp import web
 from standardwebhooks import Webhook
 
 PAYEE = "bef85a1c-b605-4b2e-bdb5-2d400f4d0bf3"
 NETWORK = "3adc1f92-e791-44a8-9aee-7f31c2108b78"
+EVM_PAYEE = "0x52908400098527886E0F7030069857D2E4169EE7"
+SOLANA_PAYEE = "7v91N7iZ9mNicL8WfG6cgSCKyRXydQjLh6UYBWwm6y1Q"
 _ROOT = Path(__file__).parents[2]
 T = TypeVar("T")
 
-_CONFIG = """
-database = "gateway.db"
-public_url = "http://127.0.0.1:{port}"
-server_key = "{server_key}"
-listen.port = {port}
-webhooks.allow_private_addresses = true
-webhooks.timeout_s = 1
-webhooks.retry_plan_s = [0.3, 0.5, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2]
-engine = {{ lease_s = 1.5, idle_s = 0.5, sweep_s = 1 }}
 
-[custodians.fireblocks]
-adapter = "fireblocks"
-modes = ["live", "test"]
-base_url = "{url}"
-api_key = "{api_key}"
-private_key_file = "fireblocks.pem"
-jwks_url = "{jwks_url}"
-assets = {{ USDC = {{ asset_id = "USDC", network = "Ethereum" }} }}
+@dataclass(frozen=True)
+class Rail:
+    """A custodian as the tests use it: its twin, what the configuration needs, whom it pays."""
 
-[[routes]]
-destination = "custodian_account"
-custodian = "fireblocks"
-account = {{ id = "EX_SUB3", type = "EXCHANGE_ACCOUNT" }}
-networks = ["Ethereum"]
-"""
+    name: str
+    #: settings beside the twin's address and credentials
+    settings: Mapping[str, Any]
+    #: credentials of the twin that the adapter takes
+    credentials: tuple[str, ...]
+    destination: Mapping[str, Any]
+    #: switches of the twin
+    switches: Mapping[str, Any] = field(default_factory=dict)
+
+
+FIREBLOCKS = Rail(
+    "fireblocks",
+    {"assets": {"USDC": {"asset_id": "USDC", "network": "Ethereum"}}},
+    ("api_key", "private_key", "jwks_url"),
+    {"type": "custodian_account", "account_type": "EXTERNAL_WALLET", "id": PAYEE},
+)
+_DFNS = Rail(
+    "dfns",
+    # As short as the twin's tokens live: nothing that was signed is accepted after it.
+    {"user_action_life_s": 2, "timeout_s": 2},
+    ("auth_token", "credential_id", "private_key", "webhook_secret", "borderless_account_id"),
+    {},
+    {"token_life_s": 2},
+)
+ERC20 = replace(
+    _DFNS,
+    destination={"type": "address", "network": "EthereumSepolia", "address": EVM_PAYEE},
+)
+SPL = replace(
+    _DFNS,
+    destination={"type": "address", "network": "SolanaDevnet", "address": SOLANA_PAYEE},
+)
+OFF_RAMP = replace(
+    _DFNS,
+    destination={
+        "type": "bank_account",
+        "payment_instructions_id": "c2b7a3de-51d0-4c38-8a07-9b1de0a7f302",
+        "country": "DE",
+        "fiat_currency": "EUR",
+        "purpose": "salary payment",
+    },
+)
 
 
 def free_port() -> int:
@@ -157,8 +184,9 @@ class Receiver:
 class Stack:
     """Twin, gateway, receiver and an API client."""
 
-    def __init__(self, folder: Path, http: aiohttp.ClientSession) -> None:
+    def __init__(self, folder: Path, http: aiohttp.ClientSession, rail: Rail) -> None:
         self.folder = folder
+        self.rail = rail
         self.http = http
         self.receiver = Receiver()
         self.gateway: Process | None = None
@@ -215,10 +243,8 @@ class Stack:
             text = await answer.text()
             return answer.status, json.loads(text) if text else None
 
-    async def quote(
-        self, amount: str = "43", payee: str = PAYEE, kind: str = "EXTERNAL_WALLET"
-    ) -> str:
-        """Ask for a quote and return its id."""
+    async def quote(self, amount: str = "43", **destination: Any) -> str:
+        """Ask for a quote to the rail's payee, or one that differs in some members; return its id."""
         status, quote = await self.call(
             "POST",
             "/payouts/quote",
@@ -226,7 +252,7 @@ class Stack:
                 "external_ref": "user-1",
                 "asset": "USDC",
                 "amount": amount,
-                "destination": {"type": "custodian_account", "account_type": kind, "id": payee},
+                "destination": {**self.rail.destination, **destination},
             },
             idempotency_key=secrets.token_hex(8),
         )
@@ -274,17 +300,53 @@ class Stack:
             return json.loads(text) if text else None
 
 
+def configuration(rail: Rail, told: Any, port: int, base_url: str) -> dict[str, Any]:
+    """Return the gateway's configuration for a twin; what it needs else stands beside the twin."""
+    credentials = {name: told["credentials"][name] for name in rail.credentials}
+    fragment = tomllib.loads((_ROOT / "adapters" / rail.name / "sandbox.toml").read_text())
+    settings = {**fragment.get("settings", {}), **rail.settings, **credentials}
+    return {
+        "database": "gateway.db",
+        "public_url": f"http://127.0.0.1:{port}",
+        "server_key": base64.b64encode(secrets.token_bytes(32)).decode(),
+        "listen": {"port": port},
+        "webhooks": {
+            "allow_private_addresses": True,
+            "timeout_s": 1,
+            "retry_plan_s": [0.3, 0.5, 1, 1, 1, *[2] * 14],
+        },
+        "engine": {"lease_s": 1.5, "idle_s": 0.5, "sweep_s": 1},
+        "custodians": {
+            rail.name: {
+                **settings,
+                "adapter": rail.name,
+                "modes": ["live", "test"],
+                "base_url": base_url,
+            }
+        },
+        "routes": [{**route, "custodian": rail.name} for route in fragment["routes"]],
+    }
+
+
 @asynccontextmanager
 async def stack(
-    folder: Path, *, twin_webhooks: bool = True, mode: str = "live"
+    folder: Path,
+    *,
+    twin_webhooks: bool = True,
+    mode: str = "live",
+    rail: Rail = FIREBLOCKS,
+    through: Callable[[str], Awaitable[str]] | None = None,
 ) -> AsyncIterator[Stack]:
-    """Start twin and receiver, write the configuration, mint a key. The gateway is started by the test."""
+    """Start twin and receiver, write the configuration, mint a key. The gateway is started by the test.
+
+    `through` may put something between gateway and twin: given the twin's address, it returns its own.
+    """
     port = free_port()
-    webhook_url = f"http://127.0.0.1:{port}/custodians/fireblocks/webhooks"
-    arguments = ["adapters.fireblocks.sandbox", "--port", "0", "--step-s", "0.1"]
+    webhook_url = f"http://127.0.0.1:{port}/custodians/{rail.name}/webhooks"
+    arguments = [f"adapters.{rail.name}.sandbox", "--port", "0", "--step-s", "0.1"]
     arguments += ["--webhook-url", webhook_url] if twin_webhooks else []
     async with aiohttp.ClientSession() as http:
-        made = Stack(folder, http)
+        made = Stack(folder, http, rail)
         made.url = f"http://127.0.0.1:{port}"
         application = web.Application()
         application.router.add_post("/hook", made.receiver.handle)
@@ -296,16 +358,10 @@ async def stack(
         made.twin = await Process.start(folder / "twin.log", *arguments)
         told = json.loads(made.twin.line)
         made.control = told["control_url"]
-        (folder / "fireblocks.pem").write_text(told["credentials"]["private_key"])
-        made.config.write_text(
-            _CONFIG.format(
-                port=port,
-                server_key=base64.b64encode(secrets.token_bytes(32)).decode(),
-                url=told["url"],
-                api_key=told["credentials"]["api_key"],
-                jwks_url=told["credentials"]["jwks_url"],
-            )
-        )
+        if rail.switches:
+            await made.steer("PUT", "settings", dict(rail.switches))
+        base_url = told["url"] if through is None else await through(told["url"])
+        made.config.write_text(tomli_w.dumps(configuration(rail, told, port, base_url)))
         try:
             minted = await made.run("keys", "create", "--org", "acme", "--mode", mode, "--json")
             made.key = json.loads(minted)["key"]

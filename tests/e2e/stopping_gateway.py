@@ -2,7 +2,7 @@
 
     python -m tests.e2e.stopping_gateway --config g.toml [--at order.moved --how kill|stop]
 
-With `--quick` the waiting times of the Fireblocks adapter shrink to about a second, so that the
+With `--quick` the waiting times of the adapters shrink to about a second, so that the
 recovery of an unknown outcome can be watched; the rule itself stays the same.
 """
 
@@ -17,8 +17,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from adapters.dfns.adapter import Dfns
 from adapters.fireblocks.adapter import Fireblocks
 from gateway import config
+from gateway.adapter import Capabilities
 from gateway.app import serve
 from gateway.seams import Seams, Step, real_seams
 
@@ -35,6 +37,12 @@ def stop_at(step: Step, how: signal.Signals) -> Callable[[Step], None]:
     return hook
 
 
+def quick(can: Capabilities, call_life_s: float) -> Capabilities:
+    """Return an adapter's capabilities with short waiting times."""
+    curve = (0.2, 0.3, 0.4, 0.5)
+    return replace(can, call_life_s=call_life_s, visibility_s=0.5, polling_s=curve)
+
+
 def main() -> int:
     """Serve until told to stop, or until the step."""
     parser = argparse.ArgumentParser()
@@ -49,12 +57,9 @@ def main() -> int:
         how = signal.SIGKILL if options.how == "kill" else signal.SIGSTOP
         seams = replace(seams, step=stop_at(options.at, how))
     if options.quick:
-        Fireblocks.capabilities = replace(
-            Fireblocks.capabilities,
-            call_life_s=1.0,
-            visibility_s=0.5,
-            polling_s=(0.2, 0.3, 0.4, 0.5),
-        )
+        Fireblocks.capabilities = quick(Fireblocks.capabilities, call_life_s=1.0)
+        # Of Dfns it is a setting, because the vendor does not tell it.
+        Dfns.capabilities = quick(Dfns.capabilities, call_life_s=Dfns.capabilities.call_life_s)
     return asyncio.run(
         serve(
             config.load(options.config),

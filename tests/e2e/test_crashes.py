@@ -64,7 +64,7 @@ async def test_a_worker_stopped_past_its_lease_pays_once(
     async with stack(tmp_path) as made:
         stalled = await made.start_gateway("--at", Step.MOVED, "--how", "stop")
         payout_id = await made.execute(await made.quote())
-        await _stopped(stalled.pid)
+        await stopped(stalled.pid)
         try:
             quick = [] if woken_first else ["--quick"]
             second = await made.start_gateway("--port", "0", *quick)
@@ -83,7 +83,7 @@ async def test_a_worker_stopped_past_its_lease_pays_once(
         assert len(executes) == (1 if woken_first else 2)
 
 
-async def _stopped(pid: int) -> None:
+async def stopped(pid: int) -> None:
     """Wait until the process is stopped."""
     for _ in range(400):
         if Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T":

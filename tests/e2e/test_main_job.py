@@ -26,7 +26,9 @@ async def made(tmp_path: Path) -> AsyncIterator[Stack]:
 async def test_two_payouts_are_delivered_and_told(made: Stack) -> None:
     """The main job: both transfers in the ledger once, every event delivered and verified."""
     first = await made.pay("43")
-    second = await made.execute(await made.quote("4423", NETWORK, "NETWORK_CONNECTION"))
+    second = await made.execute(
+        await made.quote("4423", id=NETWORK, account_type="NETWORK_CONNECTION")
+    )
     for payout_id in (first, second):
         payout = await made.reaches(payout_id, "delivered", "failed")
         assert payout["status"] == "delivered"

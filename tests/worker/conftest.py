@@ -28,6 +28,7 @@ from gateway.vault import Vault
 from gateway.worker.order import Lease, LiveOrder
 from gateway.worker.settle import Job, Settled, Settlement
 from tests.clock import SetClock
+from tests.pricing import TakesEverything
 
 CAN = Capabilities(
     frozenset({"custodian_account"}),
@@ -56,7 +57,7 @@ class Bench:
             destination="custodian_account", custodian="acme", account=Account(id="A", type="VAULT")
         )
         router = Router([Instance("acme", frozenset({"live"}), capabilities)], [route])
-        self.quotes = Quotes(router, AssetRegistry(), seams)
+        self.quotes = Quotes(router, AssetRegistry(), seams, {"acme": TakesEverything()})
 
     async def accept(self, amount: str = "5") -> str:
         """Quote and accept a payout; return its id."""

@@ -1,0 +1,1 @@
+"""Dfns: wallet transfers, and off-ramp payouts confirmed by the caller."""

@@ -1,0 +1,161 @@
+"""HTTP to the Dfns API: one place that knows its headers, its error shape and its rate limit.
+
+Source: dfns protocol notes, §1 (headers), §4 (errors, rate limits).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+import aiohttp
+from yarl import URL
+
+from adapters.dfns.signing import PrivateKey, SignedCall, UserActionSigner
+from gateway.adapter import NotSent, Tools
+
+_MOST_CHARS = 200
+_MOST_WAIT_S = 600.0
+_MOST_BYTES = 2 * 1024 * 1024
+#: The vendor has no code for it; the words of an old page and of a used token.
+_USED = re.compile(r"already\s+(been\s+)?(used|consumed)", re.IGNORECASE)
+_USER_ACTION = re.compile(r"user\s*action|challenge", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back, whatever its shape."""
+
+    status: int
+    json: Any  #: None where the body is no JSON
+    retry_after_s: float | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether it is a success with a JSON object; 202 is one that waits for a policy."""
+        return self.status in {200, 202} and isinstance(self.json, dict)
+
+    @property
+    def message(self) -> str:
+        """The error's words; empty for a body that is none of the API's."""
+        error = self.json.get("error") if isinstance(self.json, dict) else None
+        told = error.get("message") if isinstance(error, dict) else None
+        if told is None and isinstance(self.json, dict):
+            told = self.json.get("message")
+        return told[:_MOST_CHARS] if isinstance(told, str) else ""
+
+    @property
+    def used_token(self) -> bool:
+        """Whether the user action token was used before: an earlier call has arrived."""
+        return self.status in {400, 403} and _USED.search(self.message) is not None
+
+    @property
+    def refusal(self) -> bool:
+        """Whether it is a no to the request itself, in the API's own words, and so final.
+
+        A proxy's page, a lack of rights and a problem with the user action are none: a wrong
+        configuration of ours must not fail a payout.
+        """
+        if not self.message or _USER_ACTION.search(self.message):
+            return False
+        return self.status in {400, 404, 422}
+
+    @property
+    def not_found(self) -> bool:
+        """Whether the API itself says that there is no such thing; a proxy's 404 says nothing."""
+        return self.status == 404 and bool(self.message)  # noqa: PLR2004
+
+    @property
+    def at_the_door(self) -> bool:
+        """Whether it was stopped for our credentials, plan or rate, before it was looked at."""
+        return self.status in {401, 402, 403, 429} and not self.used_token
+
+    def words(self) -> str:
+        """Return one line for the operator."""
+        hint = {
+            401: "the service account's token is not accepted: renew auth_token",
+            402: "this feature is not in the organisation's plan",
+            403: "a permission or the user action is missing",
+        }.get(self.status, "")
+        return " ".join(each for each in (f"HTTP {self.status}", self.message, hint) if each)
+
+
+class Client:
+    """Sends. One per adapter."""
+
+    def __init__(  # noqa: PLR0913 - built in one place
+        self,
+        base_url: str,
+        auth_token: str,
+        credential_id: str,
+        key: PrivateKey,
+        timeout_s: float,
+        tools: Tools,
+    ) -> None:
+        self._base = base_url.rstrip("/")
+        self._token = auth_token
+        self._timeout = aiohttp.ClientTimeout(total=timeout_s, connect=min(5, timeout_s))
+        self._tools = tools
+        self._signer = UserActionSigner(credential_id, key, self._post_signing, tools.offload)
+
+    async def get(self, path: str) -> Answer:
+        """Read something. The path is already percent-encoded. Raises aiohttp's errors."""
+        return await self._request("GET", path, None, None)
+
+    async def post(self, path: str, body: bytes) -> Answer:
+        """Make a call that needs no user action (a quote)."""
+        return await self._request("POST", path, body, None)
+
+    async def sign(self, path: str, body: bytes) -> SignedCall:
+        """Return a state-changing call, signed. Raises NotSent, aiohttp's errors, TimeoutError."""
+        return await self._signer.sign(path, body)
+
+    async def send(self, call: SignedCall) -> Answer:
+        """Send a signed call. Sent twice, at most one of the two is accepted: its token is used once."""
+        return await self._request("POST", call.path, call.body, call.token)
+
+    async def _post_signing(self, path: str, body: bytes) -> dict[str, Any]:
+        answer = await self._request("POST", path, body, None)
+        if answer.status != 200 or not isinstance(answer.json, dict):  # noqa: PLR2004
+            raise NotSent(f"user action: {answer.words()}", again_after_s=answer.retry_after_s)
+        return answer.json
+
+    async def _request(
+        self, method: str, path: str, body: bytes | None, user_action: str | None
+    ) -> Answer:
+        headers = {
+            "Authorization": f"Bearer {self._token}",
+            "Accept": "application/json",
+            "Content-Type": "application/json",
+            "User-Agent": "payout-gateway",
+        }
+        if user_action is not None:
+            headers["X-DFNS-USERACTION"] = user_action
+        async with self._tools.http.request(
+            method,
+            URL(self._base + path, encoded=True),
+            data=body,
+            headers=headers,
+            allow_redirects=False,
+            timeout=self._timeout,
+        ) as answer:
+            raw = b""
+            async for chunk in answer.content.iter_chunked(65_536):
+                raw += chunk
+                if len(raw) > _MOST_BYTES:
+                    raise aiohttp.ClientPayloadError("the answer is too long")
+            retry_after = answer.headers.get("Retry-After", "")
+        digits = retry_after.isascii() and retry_after.isdigit()
+        seconds = min(float(retry_after), _MOST_WAIT_S) if digits else None
+        return Answer(answer.status, _loads(raw), seconds)
+
+
+def _loads(raw: bytes) -> Any:
+    try:
+        # Exact: the vendor writes money of quotes as JSON numbers.
+        return json.loads(raw, parse_float=Decimal)
+    except (ValueError, RecursionError):
+        return None

@@ -1,0 +1,251 @@
+"""How an off-ramp payout is read, together with the wallet transfer that settles it.
+
+Source: dfns protocol notes, §2 (payout object, execution statuses), §5 (transfers). Only `Completed`
+delivers; an end is a failure only once the transfer is final, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from adapters.dfns.client import Client
+from adapters.dfns.settings import DfnsSettings
+from adapters.dfns.terms import payout_echo, same_address, untold
+from adapters.dfns.transfers import (
+    path_id,
+    read_transfer,
+    refs_of,
+    transaction_of,
+    transfer_of,
+)
+from adapters.dfns.words import (
+    AWAITING_CONFIRM,
+    BEFORE_CONFIRM,
+    PAYOUT_ENDS,
+    PAYOUT_WORDS,
+    SETTLING_NEWS,
+    clean,
+    payout_failure,
+)
+from gateway.adapter import (
+    Echo,
+    Failure,
+    FundsMoved,
+    NotSent,
+    Order,
+    Ref,
+    Report,
+    SubStatus,
+    Tools,
+    Transaction,
+    read_time,
+)
+
+#: How soon a payout that is not ready is looked at again: young ones soon, old ones slowly.
+_SOONEST_S, _SLOWEST_S = 1.0, 60.0
+#: A transfer that was made may take so long to be listed.
+_VISIBLE_AFTER = timedelta(seconds=60)
+_MOST_PAGES = 20
+
+
+class PayoutReader:
+    """Reads payouts and says what they mean."""
+
+    def __init__(self, settings: DfnsSettings, client: Client, tools: Tools) -> None:
+        self._settings = settings
+        self._client = client
+        self._tools = tools
+
+    async def read(self, payout_id: str) -> Mapping[str, Any] | None:
+        """Return a payout; None where Dfns says there is none. Raises NotSent where it says nothing."""
+        answer = await self._client.get(f"/payouts/{path_id(payout_id)}")
+        if answer.not_found:
+            return None
+        if not answer.ok:
+            raise NotSent(f"payout: {answer.words()}", again_after_s=answer.retry_after_s)
+        told: Mapping[str, Any] = answer.json
+        return told
+
+    async def judge(self, order: Order, told: Mapping[str, Any]) -> Report:
+        """Read a payout that was confirmed or has ended, together with its settling transfer."""
+        execution = execution_of(told)
+        echo = payout_echo(self._settings, self._tools.assets, order, told)
+        transfer = await self._settling(order, told, ended=execution in PAYOUT_ENDS)
+        transactions = (
+            () if transfer is None else (transaction_of(transfer, order.network, self._tools),)
+        )
+        if untold(echo):
+            return self._tell(order, told, None, echo, transactions, unknown_words=untold(echo))
+        if execution in PAYOUT_ENDS:
+            return await self._ended(order, told, echo, transfer, transactions)
+        sub_status = PAYOUT_WORDS.get(execution)
+        if sub_status is None and execution not in {*BEFORE_CONFIRM, AWAITING_CONFIRM}:
+            unknown = (execution or "no executionStatus",)
+            return self._tell(order, told, None, echo, transactions, unknown_words=unknown)
+        if sub_status in {None, SubStatus.SUBMITTED, SubStatus.SETTLING}:
+            # The settling transfer gives broadcast and a hash at most.
+            news = SETTLING_NEWS.get(transfer_of(transfer).status) if transfer else None
+            sub_status = news or sub_status or SubStatus.SUBMITTED
+        return self._tell(order, told, sub_status, echo, transactions)
+
+    def unfit(self, order: Order, told: Mapping[str, Any]) -> Report | None:
+        """Return the report of a payout that is not the one ordered: it is never confirmed (P7)."""
+        echo = payout_echo(self._settings, self._tools.assets, order, told)
+        lines = (*echo.differences(), *untold(echo))
+        remembered = order.notes.get("payout_id")
+        if remembered is not None and clean(told.get("id")) != remembered:
+            lines = (*lines, f"id: asked for {remembered}, got {clean(told.get('id'))}")
+        return self.park(order, told, "; ".join(lines)) if lines else None
+
+    def park(
+        self, order: Order, told: Mapping[str, Any], why: str, echo: Echo | None = None
+    ) -> Report:
+        """Return the report that stops a payout until an operator has looked; both values in it."""
+        if echo is None:
+            echo = payout_echo(self._settings, self._tools.assets, order, told)
+        odd = () if echo.differences() else (why,)
+        detail = f"not confirmed: {why}"
+        return self._tell(
+            order, told, SubStatus.AWAITING_APPROVAL, echo, unknown_words=odd, detail=detail
+        )
+
+    def wait(self, order: Order, told: Mapping[str, Any], execution: str) -> Report:
+        """Return the report of a payout that cannot be confirmed yet; news of it comes sooner."""
+        if order.moved:
+            # Confirmed once, and shown as before: looked at again, as after any unknown outcome.
+            raise NotSent(f"confirm: not possible while {execution}")
+        payout_id = clean(told.get("id"))
+        made = read_time(told.get("dateCreated"))
+        age_s = (self._tools.clock.now() - made).total_seconds() if made else 0.0
+        return Report(
+            SubStatus.SUBMITTING,
+            execution,
+            refs=(Ref("payout", payout_id),),
+            custodian_reference=payout_id,
+            detail="created at Dfns; waits to be confirmed",
+            again_after_s=min(_SLOWEST_S, max(_SOONEST_S, age_s / 2)),
+        )
+
+    async def _ended(
+        self,
+        order: Order,
+        told: Mapping[str, Any],
+        echo: Echo,
+        settling: Mapping[str, Any] | None,
+        transactions: tuple[Transaction, ...],
+    ) -> Report:
+        """Read a payout that ended unpaid: failed only once whatever it started is final, too."""
+        execution, reason = execution_of(told), clean(data_of(told).get("statusReason"))
+        if settling is None:
+            moved = FundsMoved.NO
+            if not await self._stayed_alone(order):
+                return self._tell(
+                    order,
+                    told,
+                    SubStatus.OUTCOME_UNKNOWN,
+                    echo,
+                    transactions,
+                    detail=f"{execution}; a transfer may still appear",
+                )
+        elif transfer_of(settling).ended:
+            moved = transfer_of(settling).moved
+        else:
+            # A late approval can still move money.
+            return self._tell(
+                order,
+                told,
+                SubStatus.OUTCOME_UNKNOWN,
+                echo,
+                transactions,
+                detail=f"{execution}, but its transfer is {transfer_of(settling).status}",
+            )
+        failure = payout_failure(execution, reason, moved)
+        sub_status = PAYOUT_ENDS[execution][0]
+        return self._tell(order, told, sub_status, echo, transactions, failure=failure)
+
+    async def _stayed_alone(self, order: Order) -> bool:
+        """Whether an ended payout has shown no transfer for so long that none was made."""
+        if not order.moved:
+            return True
+        now = self._tools.clock.now()
+        # By our own clock, from our own first look: the vendor's may differ from it.
+        first = read_time(order.notes.get("ended_seen_at"))
+        if first is None:
+            await order.remember(ended_seen_at=now.isoformat())
+            return False
+        return now - first >= _VISIBLE_AFTER
+
+    async def _settling(
+        self, order: Order, told: Mapping[str, Any], *, ended: bool
+    ) -> Mapping[str, Any] | None:
+        """Return the transfer that settles a payout, named by it or found by its deposit address."""
+        transfer_id, wallet = clean(data_of(told).get("transferId")), order.source.id
+        if transfer_id:
+            found = await read_transfer(self._client, wallet, transfer_id)
+            if found is None:
+                raise NotSent(f"the settling transfer {transfer_id} is not shown")
+            return found
+        deposit = clean(data_of(told).get("depositAddress"))
+        if not (ended and order.moved and deposit):
+            return None
+        return await self._search(wallet, deposit)
+
+    async def _search(self, wallet: str, deposit: str) -> Mapping[str, Any] | None:
+        """Look through the wallet's transfers for one to a deposit address, which is this payout's own."""
+        page = ""
+        for _ in range(_MOST_PAGES):
+            answer = await self._client.get(f"/wallets/{wallet}/transfers?limit=50{page}")
+            if not answer.ok or not isinstance(answer.json.get("items"), list):
+                raise NotSent(f"transfers: {answer.words()}", again_after_s=answer.retry_after_s)
+            for each in answer.json["items"]:
+                request = each.get("requestBody") if isinstance(each, dict) else None
+                to = clean(request.get("to")) if isinstance(request, dict) else ""
+                if to and same_address(to, deposit):
+                    return dict(each)
+            token = clean(answer.json.get("nextPageToken"))
+            if not token:
+                return None
+            page = f"&paginationToken={path_id(token)}"
+        raise NotSent(f"more than {_MOST_PAGES} pages of transfers; none to {deposit} among them")
+
+    def _tell(  # noqa: PLR0913 - the members of a report
+        self,
+        order: Order,
+        told: Mapping[str, Any],
+        sub_status: SubStatus | None,
+        echo: Echo,
+        transactions: tuple[Transaction, ...] = (),
+        *,
+        unknown_words: tuple[str, ...] = (),
+        failure: Failure | None = None,
+        detail: str | None = None,
+    ) -> Report:
+        payout_id = str(order.notes.get("payout_id") or clean(told.get("id")))
+        refs = [Ref("payout", payout_id)]
+        for each in transactions:
+            refs += refs_of(transfer_of({"id": each.id, "txHash": each.tx_hash}))
+        words = "/".join(each for each in (clean(told.get("status")), execution_of(told)) if each)
+        return Report(
+            sub_status,
+            words,
+            refs=tuple(refs),
+            transactions=transactions,
+            failure=failure,
+            echo=echo,
+            custodian_reference=payout_id,
+            unknown_words=unknown_words,
+            detail=detail or (failure.message if failure else None),
+        )
+
+
+def data_of(told: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the provider's part of a payout."""
+    data = told.get("data")
+    return data if isinstance(data, Mapping) else {}
+
+
+def execution_of(told: Mapping[str, Any]) -> str:
+    """Return the execution status of a payout."""
+    return clean(data_of(told).get("executionStatus"))

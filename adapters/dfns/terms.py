@@ -1,0 +1,278 @@
+"""An order in Dfns' words: its token, its bodies, and what Dfns tells of it beside what was ordered.
+
+Source: dfns protocol notes, §2 (asset, create, action), §5 (transfer bodies).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+from adapters.dfns.settings import DfnsSettings
+from adapters.dfns.words import clean
+from gateway.adapter import (
+    AddressDestination,
+    AssetRegistry,
+    BankAccountDestination,
+    Echo,
+    Order,
+    Terms,
+    from_minor,
+    to_minor,
+)
+
+#: Networks whose own coin carries a memo with a transfer; elsewhere a memo would be lost in silence.
+MEMO_NETWORKS = frozenset(
+    {
+        "Algorand",
+        "AlgorandTestnet",
+        "Hedera",
+        "HederaTestnet",
+        "Stellar",
+        "StellarTestnet",
+        "Ton",
+        "TonTestnet",
+        "XrpLedger",
+        "XrpLedgerTestnet",
+    }
+)
+#: (dfns protocol notes, §2: `paymentPurpose`)
+PURPOSES = frozenset(
+    {
+        "advertising expenses",
+        "advisory fees",
+        "business insurance",
+        "construction",
+        "delivery fees",
+        "donation",
+        "education",
+        "exports",
+        "hotel",
+        "loan payment",
+        "maintenance expenses",
+        "medical expense",
+        "office expenses",
+        "other",
+        "owned account abroad",
+        "personal remittance",
+        "property purchase",
+        "rent payment",
+        "royalty fees",
+        "salary payment",
+        "service charge",
+        "shares investment",
+        "tax payment",
+        "transportation fees",
+        "travel",
+        "utility bills",
+    }
+)
+
+
+def place_of(assets: AssetRegistry, terms: Terms) -> str | None:
+    """Return the contract or mint of the asset on its network; None for a network's own coin."""
+    on_network = assets.find(terms.asset).networks.get(terms.network or "")
+    return on_network.contract if on_network else None
+
+
+def token_of(settings: DfnsSettings, assets: AssetRegistry, terms: Terms) -> dict[str, str]:
+    """Return `kind`, and `contract` or `mint`."""
+    place = place_of(assets, terms)
+    if place is None:
+        return {"kind": "Native"}
+    if (terms.network or "").startswith("Solana"):
+        kind = "Spl2022" if terms.asset in settings.spl2022_assets else "Spl"
+        return {"kind": kind, "mint": place}
+    return {"kind": "Erc20", "contract": place}
+
+
+def why_not(settings: DfnsSettings, assets: AssetRegistry, terms: Terms) -> str | None:
+    """Return why these terms can never be paid through Dfns, or None. Pure."""
+    if terms.network is None:
+        return "Dfns pays on a network; name one (network_hint)"
+    if settings.wallets.get(terms.network) != terms.source.id:
+        return f"{terms.source.id} is not the wallet of {terms.network} (setting wallets)"
+    if terms.network not in assets.find(terms.asset).networks:
+        return f"{terms.asset} is not known on {terms.network}"
+    native = place_of(assets, terms) is None
+    if isinstance(terms.destination, AddressDestination):
+        return _why_not_address(terms.destination, terms.network, native=native)
+    if isinstance(terms.destination, BankAccountDestination):
+        return _why_not_bank(settings, terms.destination, native=native)
+    return f"Dfns pays no {terms.destination.type}"
+
+
+def _why_not_address(payee: AddressDestination, network: str, *, native: bool) -> str | None:
+    if payee.network != network:
+        return f"an address on {payee.network} is not paid from {network}"
+    if payee.memo is not None and not (native and network in MEMO_NETWORKS):
+        return f"a transfer of this asset on {network} carries no memo; leave it out"
+    return None
+
+
+def _why_not_bank(
+    settings: DfnsSettings, payee: BankAccountDestination, *, native: bool
+) -> str | None:
+    if native:
+        return "an off-ramp takes tokens, not a network's own coin"
+    if settings.borderless_account_id is None:
+        return "no account at the off-ramp provider is configured (setting borderless_account_id)"
+    if payee.purpose not in PURPOSES:
+        return f"purpose must be one of: {', '.join(sorted(PURPOSES))}"
+    return None
+
+
+def asset_of(settings: DfnsSettings, assets: AssetRegistry, terms: Terms) -> dict[str, str]:
+    """Return the `asset` of a payout: token and amount in its smallest unit."""
+    return {
+        **token_of(settings, assets, terms),
+        "amount": str(to_minor(terms.amount, terms.decimals)),
+    }
+
+
+def quote_body(settings: DfnsSettings, assets: AssetRegistry, terms: Terms) -> dict[str, Any]:
+    """Return the body of the quote call."""
+    payee = _bank_account(terms)
+    return {
+        "walletId": terms.source.id,
+        "asset": asset_of(settings, assets, terms),
+        "fiatCurrency": payee.fiat_currency,
+        "provider": "Borderless",
+        "country": payee.country,
+    }
+
+
+def create_body(
+    settings: DfnsSettings, assets: AssetRegistry, order: Order, external_id: str
+) -> dict[str, Any]:
+    """Return the body of the create call; the same at every repeat."""
+    payee = _bank_account(order)
+    return {
+        **quote_body(settings, assets, order),
+        "borderlessAccountId": settings.borderless_account_id,
+        "paymentInstructionsId": payee.payment_instructions_id,
+        "paymentPurpose": payee.purpose,
+        "externalId": external_id,
+    }
+
+
+def confirm_body(
+    settings: DfnsSettings, assets: AssetRegistry, order: Order, deposit_address: str
+) -> dict[str, Any]:
+    """Return the Confirm: our own order echoed back, to the deposit address."""
+    return {
+        "action": "Confirm",
+        "walletId": order.source.id,
+        "transfer": {**asset_of(settings, assets, order), "to": deposit_address},
+    }
+
+
+def transfer_body(
+    settings: DfnsSettings, assets: AssetRegistry, order: Order, external_id: str
+) -> dict[str, Any]:
+    """Return the body of a wallet transfer; the same at every repeat."""
+    payee = order.destination
+    assert isinstance(payee, AddressDestination)  # noqa: S101 - checked before
+    body = {
+        **token_of(settings, assets, order),
+        "to": payee.address,
+        "amount": str(to_minor(order.amount, order.decimals)),
+        "externalId": external_id,
+    }
+    return body if payee.memo is None else {**body, "memo": payee.memo}
+
+
+def transfer_echo(
+    settings: DfnsSettings, assets: AssetRegistry, order: Order, told: Mapping[str, Any]
+) -> Echo:
+    """Return what Dfns says of a wallet transfer beside what was ordered."""
+    payee = order.destination
+    assert isinstance(payee, AddressDestination)  # noqa: S101 - checked before
+    request = told.get("requestBody")
+    request = request if isinstance(request, Mapping) else {}
+    return Echo(
+        asset=_token_words(request, told),
+        amount=amount_of(request.get("amount"), order.decimals),
+        destination=_address(request.get("to")),
+        ordered_asset=_ordered_token(settings, assets, order),
+        ordered_amount=order.amount,
+        ordered_destination=_address(payee.address),
+    )
+
+
+def payout_echo(
+    settings: DfnsSettings, assets: AssetRegistry, order: Order, told: Mapping[str, Any]
+) -> Echo:
+    """Return what Dfns says of an off-ramp payout beside what was ordered."""
+    payee = _bank_account(order)
+    asset, data = told.get("asset"), told.get("data")
+    asset = asset if isinstance(asset, Mapping) else {}
+    data = data if isinstance(data, Mapping) else {}
+    bank = " ".join(
+        clean(each)
+        for each in (
+            data.get("borderlessAccountId"),
+            data.get("paymentInstructionsId"),
+            data.get("country"),
+            told.get("fiatCurrency"),
+        )
+    )
+    ordered = (
+        f"{settings.borderless_account_id} {payee.payment_instructions_id} "
+        f"{payee.country} {payee.fiat_currency}"
+    )
+    return Echo(
+        asset=_token_words(asset, {**told, "network": asset.get("network")}),
+        amount=amount_of(asset.get("amount"), order.decimals),
+        destination=bank.strip() or None,
+        ordered_asset=_ordered_token(settings, assets, order),
+        ordered_amount=order.amount,
+        ordered_destination=ordered,
+    )
+
+
+def untold(echo: Echo) -> tuple[str, ...]:
+    """Return the members of an echo that were not told: what is not told was not compared."""
+    members = {"asset": echo.asset, "amount": echo.amount, "destination": echo.destination}
+    return tuple(f"{name} is not told" for name, value in members.items() if value is None)
+
+
+def amount_of(units: object, decimals: int) -> Decimal | None:
+    """Return the amount of a whole number of smallest units, exactly."""
+    text = clean(units)
+    return from_minor(int(text), decimals) if text.isascii() and text.isdigit() else None
+
+
+def same_address(one: str, other: str) -> bool:
+    """Whether two addresses are the same; the case of an EVM one is only its checksum."""
+    return _address(one) == _address(other)
+
+
+def _address(value: object) -> str | None:
+    text = clean(value)
+    return (text.lower() if text.startswith("0x") else text) or None
+
+
+def _token_words(token: Mapping[str, Any], told: Mapping[str, Any]) -> str | None:
+    kind = clean(token.get("kind"))
+    if not kind:
+        return None
+    place = _address(token.get("contract") or token.get("mint"))
+    return _words(kind, place, clean(told.get("network")), clean(told.get("walletId")))
+
+
+def _ordered_token(settings: DfnsSettings, assets: AssetRegistry, order: Order) -> str:
+    token = token_of(settings, assets, order)
+    place = _address(token.get("contract") or token.get("mint"))
+    return _words(token["kind"], place, order.network or "", order.source.id)
+
+
+def _words(kind: str, place: str | None, network: str, wallet: str) -> str:
+    return f"{kind} {place or 'coin'} on {network} from {wallet}"
+
+
+def _bank_account(terms: Terms) -> BankAccountDestination:
+    payee = terms.destination
+    assert isinstance(payee, BankAccountDestination)  # noqa: S101 - checked before
+    return payee

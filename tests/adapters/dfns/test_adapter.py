@@ -1,0 +1,453 @@
+"""The Dfns adapter on its twin: both ways, from the order to the ledger."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from adapters.dfns.sandbox_world import EVM_WALLET, SOLANA_WALLET
+from gateway.adapter import (
+    Absent,
+    AddressDestination,
+    BankAccountDestination,
+    CannotLook,
+    FailureCode,
+    FundsMoved,
+    LeaseLost,
+    NotSent,
+    OutcomeUnknown,
+    Ref,
+    Rejected,
+    Report,
+    SubStatus,
+)
+from tests.adapters.dfns.organisation import PAYEE, SOLANA_PAYEE, confirm_body
+from tests.adapters.dfns.rig import (
+    bank_order,
+    confirmed,
+    look,
+    pair,
+    solana_order,
+    transfer_order,
+)
+from tests.adapters.orders import OrderForTest
+
+
+@pytest.mark.parametrize(
+    ("order", "kind", "asset", "amount"),
+    [
+        (transfer_order("43"), "Erc20", "USDC", "43"),
+        (
+            transfer_order("0.000000000000000001", asset="ETH", decimals=18),
+            "Native",
+            "ETH",
+            "1e-18",
+        ),
+        (solana_order("43.5"), "Spl", "USDC", "43.5"),
+        (solana_order("7", asset="PYUSD"), "Spl2022", "PYUSD", "7"),
+        (solana_order("0.000000001", asset="SOL", decimals=9), "Native", "SOL", "1e-9"),
+    ],
+    ids=["erc20", "eth", "spl", "spl2022", "sol"],
+)
+async def test_a_transfer_is_delivered(
+    order: OrderForTest, kind: str, asset: str, amount: str
+) -> None:
+    """Each kind of token, exact to its smallest unit; `Broadcasted` and `Confirmed` are told apart."""
+    async with pair() as (adapter, org):
+        report = await adapter.submit(order)
+        assert report.sub_status is SubStatus.SUBMITTED
+        order = order.again()
+        await org.steps(1)
+        report = await look(adapter, order)
+        assert (report.sub_status, report.custodian_word) == (SubStatus.BROADCAST, "Broadcasted")
+        assert report.transactions[0].tx_hash
+        assert Ref("hash", report.transactions[0].tx_hash) in report.refs
+        await org.steps(1)
+        report = await look(adapter, order)
+        assert report.sub_status is SubStatus.DELIVERED
+        assert report.echo is not None
+        assert report.echo.differences() == ()
+        (entry,) = await org.ledger()
+        assert (entry["asset"], Decimal(entry["amount"])) == (asset, Decimal(amount))
+        transfer = org.twin.transfers.transfers[str(order.notes["transfer_id"])]
+        assert transfer.request["kind"] == kind
+
+
+async def test_an_off_ramp_is_delivered_by_its_own_word_only() -> None:
+    """The settling transfer gives broadcast and a hash; only `Completed` delivers."""
+    async with pair() as (adapter, org):
+        order = await confirmed(adapter, org, bank_order())
+        seen: list[SubStatus | None] = []
+        for _ in range(8):
+            await org.steps(1)
+            report = await look(adapter, order)
+            assert report.echo is not None
+            assert report.echo.differences() == ()
+            if not seen or seen[-1] != report.sub_status:
+                seen.append(report.sub_status)
+        assert seen == [
+            SubStatus.SETTLING,
+            SubStatus.BROADCAST,
+            SubStatus.SETTLING,
+            SubStatus.DELIVERED,
+        ]
+        assert report.transactions[0].tx_hash
+        (entry,) = await org.ledger()
+        assert entry["amount"] == "43"
+
+
+async def test_a_deposit_that_arrived_does_not_deliver() -> None:
+    """While the provider pays out, the payout is settling, although its transfer is confirmed."""
+    async with pair() as (adapter, org):
+        order = await confirmed(adapter, org, bank_order("43.000513"))
+        await org.steps(5)
+        assert len(await org.ledger()) == 1
+        await org.steer("POST", "clock", {"advance_s": 0})
+        report = await look(adapter, order)
+        assert report.sub_status in {SubStatus.SETTLING, SubStatus.DELIVERED}
+
+
+ENDS: list[tuple[str, int, SubStatus, FailureCode, FundsMoved]] = [
+    ("43.000502", 0, SubStatus.EXPIRED, FailureCode.EXPIRED, FundsMoved.NO),
+    ("43.000503", 0, SubStatus.REJECTED, FailureCode.POLICY_REJECTED, FundsMoved.NO),
+    ("43.000504", 0, SubStatus.FAILED, FailureCode.THIRD_PARTY_FAILED, FundsMoved.NO),
+    ("43.000505", 0, SubStatus.CANCELED, FailureCode.CANCELED, FundsMoved.NO),
+    ("43.000509", 0, SubStatus.REJECTED, FailureCode.POLICY_REJECTED, FundsMoved.NO),
+    ("43.000510", 0, SubStatus.FAILED, FailureCode.THIRD_PARTY_FAILED, FundsMoved.NO),
+    ("43.000511", 0, SubStatus.FAILED, FailureCode.THIRD_PARTY_FAILED, FundsMoved.UNKNOWN),
+    ("43.000512", 1, SubStatus.FAILED, FailureCode.THIRD_PARTY_FAILED, FundsMoved.YES),
+]
+
+
+@pytest.mark.parametrize(("amount", "entries", "sub_status", "code", "moved"), ENDS)
+async def test_every_end_of_an_off_ramp(
+    amount: str, entries: int, sub_status: SubStatus, code: FailureCode, moved: FundsMoved
+) -> None:
+    """Each end has its own code, and says whether money left the wallet."""
+    async with pair() as (adapter, org):
+        order = bank_order(amount)
+        report: Any = await adapter.submit(order)
+        for _ in range(12):
+            await org.steps(1)
+            order = order.again()
+            if report.again_after_s is not None:
+                report = await adapter.submit(order)
+            else:
+                report = await look(adapter, order)
+            if report.failure is not None:
+                break
+        assert report.failure is not None, report
+        assert (report.sub_status, report.failure.code) == (sub_status, code)
+        assert report.failure.funds_moved is moved
+        assert len(await org.ledger()) == entries
+
+
+@pytest.mark.parametrize("amount", ["43.000506", "43.000507"])
+async def test_an_end_without_a_transfer_is_believed_after_a_minute(amount: str) -> None:
+    """A transfer may be listed late: until then the outcome is unknown."""
+    async with pair() as (adapter, org):
+        order = await confirmed(adapter, org, bank_order(amount))
+        await org.steps(1)
+        report = await look(adapter, order)
+        assert report.sub_status is SubStatus.OUTCOME_UNKNOWN
+        assert report.failure is None
+        order = order.again()
+        first = order.notes["ended_seen_at"]
+        await order.remember(ended_seen_at=first.replace("T12:", "T11:"))
+        report = await look(adapter, order)
+        assert report.failure is not None
+        assert report.failure.funds_moved is FundsMoved.NO
+
+
+async def test_an_expired_payout_whose_transfer_waits_is_unknown() -> None:
+    """A late policy approval still moves money: failed only when the transfer is final, too."""
+    async with pair() as (adapter, org):
+        order = await confirmed(adapter, org, bank_order("43.000514"))
+        await org.steps(1)
+        await org.steer("POST", "clock", {"advance_s": 61})
+        report = await look(adapter, order)
+        assert report.sub_status is SubStatus.OUTCOME_UNKNOWN
+        assert report.custodian_word == "Expired/Expired"
+        assert await org.ledger() == []
+        await org.steps(5)
+        report = await look(adapter, order)
+        assert report.failure is not None
+        assert (report.sub_status, report.failure.funds_moved) == (
+            SubStatus.EXPIRED,
+            FundsMoved.YES,
+        )
+        assert len(await org.ledger()) == 1
+
+
+TRANSFER_ENDS = [
+    ("43.000602", SubStatus.REJECTED, FailureCode.POLICY_REJECTED, FundsMoved.NO),
+    ("43.000603", SubStatus.FAILED, FailureCode.CUSTODIAN_ERROR, FundsMoved.NO),
+    ("43.000604", SubStatus.FAILED, FailureCode.CHAIN_REJECTED, FundsMoved.UNKNOWN),
+    ("2000000", SubStatus.FAILED, FailureCode.INSUFFICIENT_FUNDS, FundsMoved.NO),
+]
+
+
+@pytest.mark.parametrize(("amount", "sub_status", "code", "moved"), TRANSFER_ENDS)
+async def test_every_end_of_a_transfer(
+    amount: str, sub_status: SubStatus, code: FailureCode, moved: FundsMoved
+) -> None:
+    """With a hash a failed transfer was on the network; without one it never was."""
+    async with pair() as (adapter, org):
+        order = transfer_order(amount)
+        await adapter.submit(order)
+        await org.steps(4)
+        report = await look(adapter, order.again())
+        assert report.failure is not None
+        assert (report.sub_status, report.failure.code, report.failure.funds_moved) == (
+            sub_status,
+            code,
+            moved,
+        )
+        assert await org.ledger() == []
+
+
+@pytest.mark.parametrize("make", [transfer_order, bank_order], ids=["transfer", "off-ramp"])
+async def test_a_policy_waits_for_a_person(make: Any) -> None:
+    """202 and the pending words are `awaiting_approval`, for hours; then the payout goes on."""
+    async with pair() as (adapter, org):
+        order = make("43.000601" if make is transfer_order else "43.000508")
+        if make is transfer_order:
+            report = await adapter.submit(order)
+            order = order.again()
+        else:
+            await adapter.submit(order)
+            await org.steps(1)
+            order = order.again()
+            report = await adapter.submit(order)
+            order = order.again()
+            await org.steps(1)
+        assert report.sub_status is SubStatus.AWAITING_APPROVAL
+        assert (await look(adapter, order)).sub_status is SubStatus.AWAITING_APPROVAL
+        await org.steps(8)
+        assert (await look(adapter, order)).sub_status is SubStatus.DELIVERED
+        assert len(await org.ledger()) == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "amount"), [(transfer_order, "43.000606"), (bank_order, "43.000515")]
+)
+async def test_a_word_that_nobody_knows_changes_nothing(make: Any, amount: str) -> None:
+    """It is kept raw, for the operator."""
+    async with pair() as (adapter, org):
+        order = make(amount)
+        if make is transfer_order:
+            await adapter.submit(order)
+            order = order.again()
+        else:
+            order = await confirmed(adapter, org, order)
+            await org.steps(5)
+        report = await look(adapter, order)
+        assert report.sub_status is None
+        assert report.unknown_words
+
+
+async def test_a_cancel_before_the_confirmation_ends_it() -> None:
+    """Afterwards Dfns refuses, and that is no outcome of the payout."""
+    async with pair() as (adapter, org):
+        order = bank_order()
+        await adapter.submit(order)
+        await org.steps(1)
+        report = await adapter.cancel(order.again())
+        assert report.failure is not None
+        assert (report.sub_status, report.failure.funds_moved) == (
+            SubStatus.CANCELED,
+            FundsMoved.NO,
+        )
+        late = await confirmed(adapter, org, bank_order(payout_id="pay_2"))
+        with pytest.raises(OutcomeUnknown):
+            await adapter.cancel(late)
+
+
+async def test_nothing_is_confirmed_without_the_lease() -> None:
+    """The mark is refused: neither the Confirm nor the transfer is sent."""
+    async with pair() as (adapter, org):
+        order = bank_order()
+        await adapter.submit(order)
+        await org.steps(1)
+        stale = replace(order.again(), lose_lease_at="moving")
+        with pytest.raises(LeaseLost):
+            await adapter.submit(stale)
+        assert await org.calls("confirm") == 0
+        with pytest.raises(LeaseLost):
+            await adapter.submit(replace(transfer_order(), lose_lease_at="moving"))
+        assert await org.calls("transfer") == 0
+
+
+@pytest.mark.parametrize("what", ["deposit_address", "amount", "asset", "wallet"])
+async def test_an_altered_payout_is_never_confirmed(what: str) -> None:
+    """The API tells another deposit address than at first, another amount, token or wallet (P7)."""
+    async with pair() as (adapter, org):
+        order = bank_order()
+        await adapter.submit(order)
+        await org.steps(1)
+        order = order.again()
+        if what == "deposit_address":
+            await order.remember(deposit_address="0x" + "55" * 20)
+        await org.fault("payout", "alter", what=what, times=None)
+        report = await adapter.submit(order)
+        assert report.sub_status is SubStatus.AWAITING_APPROVAL
+        assert report.again_after_s is None
+        assert report.echo is not None
+        (line,) = report.echo.differences()
+        assert "ordered" in line
+        assert report.detail is not None
+        assert await org.calls("confirm") == 0
+        assert order.story == [each for each in order.story if each != "moving"]
+
+
+async def test_a_webhook_with_another_deposit_address_stops_the_confirmation() -> None:
+    """The webhook's word is a witness, too: both values are shown, nothing is signed."""
+    async with pair() as (adapter, org):
+        order = bank_order()
+        await adapter.submit(order)
+        await org.steps(1)
+        order = order.again()
+        await order.remember(told={"deposit_address": ["0x" + "66" * 20]})
+        report = await adapter.submit(order)
+        assert report.sub_status is SubStatus.AWAITING_APPROVAL
+        assert report.echo is not None
+        assert "0x" + "66" * 20 in str(report.echo.differences())
+        assert await org.calls("confirm") == 0
+
+
+async def test_it_can_wait_for_the_webhook() -> None:
+    """With `confirm_after_webhook` the API's word alone is not enough."""
+    async with pair({"confirm_after_webhook": True}) as (adapter, org):
+        order = bank_order()
+        await adapter.submit(order)
+        await org.steps(1)
+        order = order.again()
+        report = await adapter.submit(order)
+        assert report.again_after_s is not None
+        assert await org.calls("confirm") == 0
+        payout = org.twin.payouts.payouts[str(order.notes["payout_id"])]
+        await order.remember(
+            told={"deposit_address": [str(payout.deposit_address).upper().replace("0X", "0x")]}
+        )
+        report = await adapter.submit(order.again())
+        assert report.sub_status is SubStatus.SUBMITTED
+
+
+async def test_a_confirmed_payout_is_looked_at_by_others_too() -> None:
+    """Somebody confirmed it in the vendor's console: it is followed, and not confirmed again."""
+    async with pair() as (adapter, org):
+        order = bank_order()
+        await adapter.submit(order)
+        await org.steps(1)
+        order = order.again()
+        payout = (await org.get(f"/payouts/{order.notes['payout_id']}")).json
+        done = await org.act(f"/payouts/{payout['id']}/action", confirm_body(payout))
+        assert done.status == 200
+        report = await adapter.submit(order)
+        assert report.sub_status is SubStatus.SUBMITTED
+        assert await org.calls("confirm") == 1
+
+
+async def test_offers_are_net_of_fees() -> None:
+    """A rate per unit, from the vendor's number, without a float in between."""
+    async with pair() as (adapter, _):
+        (offer,) = await adapter.offers(bank_order("100"))
+        assert offer.fx_rate == Decimal("0.92")
+        assert await adapter.offers(transfer_order()) == ()
+
+
+BANK = bank_order().destination
+assert isinstance(BANK, BankAccountDestination)
+
+
+@pytest.mark.parametrize(
+    ("order", "why"),
+    [
+        (transfer_order(network=None), "network"),
+        (transfer_order(source=solana_order().source), SOLANA_WALLET),
+        (transfer_order(asset="USDT"), "USDT"),
+        (
+            transfer_order(
+                destination=AddressDestination(network="EthereumSepolia", address=PAYEE, memo="7")
+            ),
+            "memo",
+        ),
+        (
+            transfer_order(
+                destination=AddressDestination(network="SolanaDevnet", address=SOLANA_PAYEE)
+            ),
+            "SolanaDevnet",
+        ),
+        (bank_order(asset="ETH", decimals=18), "coin"),
+        (bank_order(destination=BANK.model_copy(update={"purpose": "fun"})), "purpose"),
+    ],
+)
+async def test_what_can_never_be_paid_is_said_before_anything_is_sent(
+    order: OrderForTest, why: str
+) -> None:
+    """At the quote, and again before the first call."""
+    async with pair() as (adapter, org):
+        assert why in str(adapter.check(order))
+        with pytest.raises(Rejected, match=re.escape(why)):
+            await adapter.submit(order)
+        assert (await org.steer("GET", "calls"))["calls"] == []
+
+
+async def test_no_off_ramp_without_an_account_at_the_provider() -> None:
+    """The setting is named."""
+    async with pair({"borderless_account_id": None}) as (adapter, _):
+        assert "borderless_account_id" in str(adapter.check(bank_order()))
+        assert adapter.check(transfer_order()) is None
+
+
+async def test_nothing_to_look_by() -> None:
+    """A transfer without a known id may be repeated; a payout without one was never confirmed."""
+    async with pair() as (adapter, _):
+        assert await adapter.fetch(transfer_order()) == CannotLook(
+            "the transfer's id is not known yet", repeat_is_safe=True
+        )
+        found = await adapter.fetch(bank_order())
+        assert isinstance(found, CannotLook)
+        assert found.repeat_is_safe is None
+
+
+async def test_a_refused_transfer_is_rejected_and_a_closed_door_is_not() -> None:
+    """A wrong token at the service account never fails a payout."""
+    async with pair() as (adapter, org):
+        await org.fault("transfer", "reject", status=400)
+        with pytest.raises(Rejected):
+            await adapter.submit(transfer_order())
+        for status in (401, 402, 403):
+            await org.fault("transfer", "reject", status=status)
+            with pytest.raises(NotSent):
+                await adapter.submit(transfer_order(payout_id=f"pay_{status}"))
+        await org.fault("transfer", "reject", status=409)
+        with pytest.raises(OutcomeUnknown):
+            await adapter.submit(transfer_order(payout_id="pay_409"))
+    async with pair({"auth_token": "sa-expired"}) as (adapter, _):
+        with pytest.raises(NotSent, match="renew auth_token"):
+            await adapter.submit(transfer_order())
+
+
+async def test_waiting_off_ramps_are_absent_to_a_look() -> None:
+    """What the engine counts before it believes that a Confirm did nothing."""
+    async with pair() as (adapter, org):
+        order = bank_order()
+        await adapter.submit(order)
+        assert await adapter.fetch(order.again()) == Absent("Initializing")
+        await org.steps(1)
+        assert await adapter.fetch(order.again()) == Absent("AwaitingPayoutConfirmation")
+
+
+async def test_the_wallet_of_the_route_pays() -> None:
+    """The wallet is the order's source account."""
+    async with pair() as (adapter, org):
+        report = await adapter.submit(transfer_order())
+        assert isinstance(report, Report)
+        await org.steps(3)
+        (entry,) = await org.ledger()
+        assert (entry["source"], entry["destination"]) == (EVM_WALLET, PAYEE)

@@ -1,0 +1,230 @@
+"""Dfns over real sockets: every way to pay, every fault, a kill at every request: paid once."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.killing_proxy import killing_proxy
+from tests.e2e.stack import ERC20, OFF_RAMP, SPL, Rail, Stack, eventually, stack, subscribe
+from tests.e2e.test_crashes import stopped
+
+pytestmark = pytest.mark.timeout(150)
+ALL_EVENTS = ["payout.created", "payout.broadcast", "payout.delivered"]
+_FAULTS = ("lose_reply", "error_after", "error_before", "half_response", "bad_json", "drop_before")
+
+
+@pytest.fixture
+async def made(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Stack]:
+    """A running stack of the rail that the test names."""
+    async with stack(tmp_path, rail=request.param) as made:
+        await made.start_gateway("--quick")
+        await subscribe(made)
+        yield made
+
+
+@pytest.mark.parametrize("made", [ERC20, SPL, OFF_RAMP], indirect=True)
+async def test_a_payout_is_delivered_and_told(made: Stack) -> None:
+    """One transfer in the ledger, every event verified, the custodian's ids shown."""
+    payout_id = await made.pay("43.25")
+    payout = await made.reaches(payout_id, "delivered", "failed")
+    assert payout["status"] == "delivered"
+    (transaction,) = payout["transactions"]
+    assert transaction["tx_hash"]
+    assert transaction["explorer_url"]
+    (entry,) = await made.ledger()
+    assert entry["amount"] == "43.25"
+    assert entry["reference"] == transaction["id"]
+    is_bank = made.rail is OFF_RAMP
+    assert payout["quote"]["price"] == ("indicative" if is_bank else "firm")
+    assert (payout["quote"]["fx_rate"] is not None) == is_bank
+
+    async def told() -> bool:
+        return made.receiver.types(payout_id) == ALL_EVENTS
+
+    await eventually(told)
+    assert made.receiver.unverified == 0
+
+
+@pytest.mark.parametrize(
+    ("made", "calls"),
+    [
+        (ERC20, ("init", "sign", "transfer", "transfer_status")),
+        (OFF_RAMP, ("init", "sign", "create", "confirm", "payout", "transfer_status")),
+    ],
+    indirect=["made"],
+)
+async def test_every_fault_on_every_call_pays_once(made: Stack, calls: tuple[str, ...]) -> None:
+    """Lost, doubled, half, broken: each payout is delivered, and the ledger has one entry for each."""
+    moving = {"create", "confirm", "transfer"}
+    payouts: dict[str, str] = {}
+    for call in calls:
+        faults: list[dict[str, Any]] = [{"fault": name} for name in _FAULTS]
+        if call in moving:
+            faults += [{"fault": "burn_key"}, {"fault": "burn_key", "done": True}]
+        if call in {"confirm", "transfer"}:
+            faults.append({"fault": "show_old", "seconds": 1})
+        for fault in faults:
+            await made.steer("POST", "faults", {"call": call, "times": 1, **fault})
+            payout_id = await made.pay()
+            payouts[payout_id] = f"{call} {fault}"
+            waiting = (await made.steer("GET", "faults"))["faults"]
+
+            async def happened() -> bool:
+                return not (await made.steer("GET", "faults"))["faults"]
+
+            if waiting:
+                await eventually(happened)
+    for payout_id, what in payouts.items():
+        payout = await made.reaches(payout_id, "delivered", "failed", seconds=40)
+        assert payout["status"] == "delivered", what
+    print(f"\n{len(payouts)} faults, {len(await made.ledger())} transfers")
+    assert len(await made.ledger()) == len(payouts)
+
+
+@pytest.mark.parametrize("made", [ERC20, OFF_RAMP], indirect=True)
+async def test_rate_limits_and_an_expired_token_lose_nothing(made: Stack) -> None:
+    """429 storms are waited for; 401 tells the operator and fails no payout."""
+    call = "transfer" if made.rail is ERC20 else "confirm"
+    await made.steer(
+        "POST", "faults", {"call": "init", "fault": "rate_limit", "retry_after_s": 1, "times": 3}
+    )
+    await made.steer("POST", "faults", {"call": call, "fault": "reject", "status": 401, "times": 3})
+    payout_id = await made.pay()
+    payout = await made.reaches(payout_id, "delivered", "failed", seconds=40)
+    assert payout["status"] == "delivered"
+    assert len(await made.ledger()) == 1
+
+
+@pytest.mark.parametrize("made", [OFF_RAMP], indirect=True)
+async def test_ends_of_the_off_ramp(made: Stack) -> None:
+    """A deposit that arrived and a provider that failed; a policy that says no after hours."""
+    lost = await made.pay("1.000512")
+    refused = await made.pay("1.000509")
+    late = await made.pay("1.000514")
+    payout = await made.reaches(lost, "delivered", "failed")
+    assert payout["failure"]["funds_moved"] == "yes"
+    assert [each["status"] for each in payout["timeline"]][-2:] == ["broadcast", "failed"]
+    await made.reaches(refused, "awaiting_approval")
+    assert len(await made.ledger()) == 1
+    await made.steer("POST", "clock", {"advance_s": 31})
+    payout = await made.reaches(refused, "failed")
+    assert (payout["failure"]["code"], payout["failure"]["funds_moved"]) == (
+        "policy_rejected",
+        "no",
+    )
+    await made.steer("POST", "clock", {"advance_s": 40})
+    await made.reaches(late, "outcome_unknown")
+    assert len(await made.ledger()) == 1
+    await made.steer("POST", "clock", {"advance_s": 60})
+    payout = await made.reaches(late, "failed")
+    assert (payout["failure"]["code"], payout["failure"]["funds_moved"]) == ("expired", "yes")
+
+
+@pytest.mark.parametrize("made", [OFF_RAMP], indirect=True)
+@pytest.mark.parametrize("where", ["webhook", "payout"])
+async def test_another_deposit_address_is_not_paid(made: Stack, where: str) -> None:
+    """Told by a webhook but not by the API, and the reverse: an operator looks, both are shown."""
+    if where == "webhook":
+        await made.steer("POST", "faults", {"call": "webhook", "fault": "alter", "times": 1})
+        # The webhook comes first; the payout is looked at when it is there.
+        await made.steer("POST", "faults", {"call": "payout", "fault": "error_before", "times": 2})
+    else:
+        await made.steer("POST", "faults", {"call": "payout", "fault": "alter", "times": None})
+        await made.steer("POST", "faults", {"call": "payout", "fault": "error_before", "times": 2})
+    payout_id = await made.pay()
+    payout = await made.reaches(payout_id, "awaiting_approval", "delivered")
+    assert payout["sub_status"] == "awaiting_approval"
+    assert "0x" + "66" * 20 in str(payout["timeline"])
+    assert await made.ledger() == []
+    calls = (await made.steer("GET", "calls"))["calls"]
+    assert not [each for each in calls if each["call"] == "confirm"]
+    shown = await made.run("payouts", "show", payout_id)
+    assert "mismatch" in shown
+
+
+@pytest.mark.parametrize("made", [ERC20], indirect=True)
+async def test_forged_doubled_and_reordered_webhooks(made: Stack) -> None:
+    """A forged end moves nothing; doubles and late ones change nothing."""
+    for fault in ("forge", "duplicate", "reorder", "forge"):
+        await made.steer("POST", "faults", {"call": "webhook", "fault": fault, "times": 1})
+    payout_id = await made.pay("43.000605")
+    await made.reaches(payout_id, "broadcast")
+    await asyncio.sleep(0.5)
+    assert (await made.payout(payout_id))["status"] == "broadcast"
+    await made.steer("POST", "clock", {"advance_s": 61})
+    await made.reaches(payout_id, "delivered")
+
+    async def told() -> bool:
+        return made.receiver.types(payout_id) == ALL_EVENTS
+
+    await eventually(told)
+
+
+@pytest.mark.parametrize("rail", [ERC20, OFF_RAMP], ids=["transfer", "off-ramp"])
+async def test_a_kill_at_every_request_pays_once(tmp_path: Path, rail: Rail) -> None:
+    """Killed before and after each request of the flow, and started again: one transfer each time."""
+    async with (
+        killing_proxy() as proxy,
+        stack(tmp_path, rail=rail, through=proxy.in_front_of) as made,
+    ):
+        gateway = await made.start_gateway("--quick")
+        await made.reaches(await made.pay(), "delivered")
+        # The signing requests and the moving call; the polls behind them are all alike.
+        moving = "/action" if rail is OFF_RAMP else "/transfers"
+        length = 1 + max(
+            n
+            for n, each in enumerate(proxy.seen)
+            if each.startswith("POST") and each.endswith(moving)
+        )
+        points = []
+        for number in range(1, length + 2):
+            for after in (False, True):
+                proxy.seen.clear()
+                proxy.killed_at, proxy.after, proxy.pid = None, after, gateway.pid
+                proxy.kill_at = number
+                payout_id = await made.pay()
+                assert await gateway.died(30) == -signal.SIGKILL
+                proxy.kill_at = 0
+                gateway = await made.start_gateway("--quick")
+                await made.reaches(payout_id, "delivered", seconds=40)
+                points.append(str(proxy.killed_at))
+        print(f"\n{len(points)} kill points hit: " + "; ".join(points))
+        assert None not in points
+        assert len(await made.ledger()) == 1 + len(points)
+
+
+@pytest.mark.parametrize("rail", [ERC20, OFF_RAMP], ids=["transfer", "off-ramp"])
+@pytest.mark.parametrize("woken_first", [True, False])
+async def test_a_worker_stopped_before_the_moving_call_pays_once(
+    tmp_path: Path, rail: Rail, *, woken_first: bool
+) -> None:
+    """Stopped after the mark, taken over, woken: a second Confirm would pay again, and none is made.
+
+    Woken first, its token still works and the other only looks. Woken last, the other has proven that
+    nothing happened and has paid; the late call carries a token that has ended.
+    """
+    async with stack(tmp_path, rail=rail, twin_webhooks=False) as made:
+        stalled = await made.start_gateway("--at", "order.moved", "--how", "stop")
+        payout_id = await made.execute(await made.quote())
+        await stopped(stalled.pid)
+        try:
+            quick = [] if woken_first else ["--quick"]
+            second = await made.start_gateway("--port", "0", *quick)
+            made.url = second.line.strip()
+            if woken_first and rail is OFF_RAMP:
+                await made.reaches(payout_id, "outcome_unknown", "delivered")
+            elif not woken_first:
+                await made.reaches(payout_id, "delivered", seconds=40)
+        finally:
+            os.kill(stalled.pid, signal.SIGCONT)
+        await made.reaches(payout_id, "delivered", seconds=60)
+        await asyncio.sleep(1)
+        await stalled.stop()
+        assert len(await made.ledger()) == 1
