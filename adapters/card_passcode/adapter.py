@@ -154,8 +154,8 @@ class CardPasscode(Adapter[CardPasscodeSettings]):
             raise NotSent("the session of this code is over; a new code is needed")
         if isinstance(session, Report):
             return session
-        now = self.tools.clock.now().isoformat()
-        return await self._execute(order, session, given, confirmed_at=now)
+        confirmed_at = self.tools.clock.now().isoformat()
+        return await self._execute(order, session, given, confirmed_at=confirmed_at)
 
     async def fetch(self, order: Order) -> Report | Absent | CannotLook:
         """Ask by the remembered references, the latest first. Raises NotSent where a look failed."""
