@@ -131,8 +131,6 @@ class ExecutionBook:
                 raise Forbidden(_NO_ACCESS)
             # Refused late: the session stays open, as after the other two.
             return self._start(wanted, session, PASSCODE_LATE)
-        if session.challenge is not None:
-            session.challenge.used = True
         session.status = "consumed"
         return self._start(wanted, session, fail_later() or course)
 

@@ -63,7 +63,6 @@ class Challenge:
     code: str
     sent_at: float
     sends: int = 1
-    used: bool = False
 
 
 @dataclass
@@ -223,11 +222,7 @@ class SessionBook:
         if session.account.one_time_code:
             challenge = session.challenge
             expected = "" if challenge is None else challenge.code
-            alive = (
-                challenge is not None
-                and not challenge.used
-                and self._clock.now() < challenge.sent_at + CODE_LIFE_S
-            )
+            alive = challenge is not None and self._clock.now() < challenge.sent_at + CODE_LIFE_S
         right = hmac.compare_digest(token.code.encode(), expected.encode())
         if right and ours and alive:
             return True

@@ -203,6 +203,21 @@ async def test_a_new_session_only_after_the_end_of_the_old_one() -> None:
         ]
 
 
+async def test_a_session_that_nothing_was_sent_in_is_replaced_at_once() -> None:
+    """Stopped at the door, then too old: nothing can arrive in it, so there is nothing to wait for."""
+    async with pair() as both:
+        await both.merchant.fault("execute", "rate_limit")
+        mine = order()
+        with pytest.raises(NotSent):
+            await both.adapter.submit(mine)
+        await both.advance(880)
+        again = mine.again()
+        await both.adapter.submit(again)
+        assert again.notes["reference_id"] == mine.key("execution-2")
+        await both.end(again)
+        assert len(await both.merchant.ledger()) == 1
+
+
 async def test_an_earlier_reference_that_lives_is_found() -> None:
     """Whatever the later one says; two that live are shown to a person."""
     async with pair() as both:
