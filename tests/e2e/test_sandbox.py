@@ -80,7 +80,10 @@ async def test_it_tells_one_line_and_ends_on_sigterm(tmp_path: Path, start: Star
         assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
     settings = load(config, {})
     assert settings.custodians["fireblocks"].modes == ("live", "test")
-    assert settings.routes[0].account.id == "EX_SUB3"
+    by_custodian = {route.custodian: route for route in settings.routes}
+    assert by_custodian["fireblocks"].account.id == "EX_SUB3"
+    assert by_custodian["card_passcode"].destination == "payout_account"
+    assert by_custodian["card_passcode"].account.id == "3"
     assert settings.accounts["fireblocks"][0].id == "7"
     twins = descendants(process.pid)
     assert len(twins) == len(told["twins"])
@@ -94,7 +97,7 @@ async def test_its_configuration_serves_as_it_is(tmp_path: Path, start: Start) -
     """Also with the dummy, and again after a restart: what the database has sealed stays readable."""
     config = tmp_path / "g.toml"
     sandbox = await start("sandbox", "--json", "--with-dummy", "--config-out", str(config))
-    assert {"dummy", "fireblocks"} <= set((await line_of(sandbox))["twins"])
+    assert {"card_passcode", "dummy", "fireblocks"} <= set((await line_of(sandbox))["twins"])
     key = (tmp_path / "g.server-key").read_text()
     gateway = await start("serve", "--config", str(config))
     url = load(config, {}).public_url
@@ -137,7 +140,7 @@ async def test_a_twin_that_dies_ends_it(start: Start) -> None:
     _, errors = await asyncio.wait_for(process.communicate(), 15)
     assert process.returncode == 1
     assert re.fullmatch(
-        r"sandbox: the twin of (dummy|fireblocks) ended by itself; the others are stopped\n",
+        r"sandbox: the twin of (card_passcode|dummy|fireblocks) ended by itself; the others are stopped\n",
         errors.decode(),
     )
     assert await all_gone(twins) == set()

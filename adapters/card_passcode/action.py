@@ -1,0 +1,110 @@
+"""What a person is asked for, and the typed answers to what a person gave."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, ValidationError
+
+from gateway.adapter import NotSent, Report
+
+_Words = Annotated[str, StringConstraints(min_length=1, max_length=255)]
+
+
+@dataclass(frozen=True)
+class Action:
+    """What a payout waits for."""
+
+    type: str = "enter_passcode"
+    channel: str | None = None  #: how the code reaches its owner; None: the owner knows it
+    masked_target: str | None = None  #: where it was sent, for the person's eyes
+    attempts_left: int | None = None
+    expires_at: datetime | None = None  #: None: no clock of the provider's runs yet
+
+
+@dataclass(frozen=True)
+class ActionReport(Report):
+    """A report that asks for an action."""
+
+    action: Action | None = None
+
+
+class WrongPasscode(NotSent):
+    """The provider refused the passcode: nothing moved, and the payout still asks for one.
+
+    `action` is what it asks for now; without attempts left the session is locked, and the next
+    answer gets a new one.
+    """
+
+    def __init__(self, message: str, action: Action) -> None:
+        super().__init__(message)
+        self.action = action
+
+    @property
+    def locked(self) -> bool:
+        """Whether the session takes no further passcode."""
+        return self.action.attempts_left == 0
+
+
+class UnreadableAnswer(NotSent):
+    """The answer lacks something or has too much; nothing was sent. `fields` never holds a value."""
+
+    def __init__(self, fields: tuple[str, ...]) -> None:
+        super().__init__(f"the answer is not usable: {', '.join(fields)}")
+        self.fields = fields
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class _Token(_Strict):
+    code: Annotated[SecretStr, Field(min_length=1, max_length=64)]
+    phone: Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{7,14}$")] | None = None
+    user_id: _Words | None = None
+
+
+class _Device(_Strict):
+    name: _Words | None = None
+    type: _Words | None = None
+    platform: _Words | None = None
+    user_agent: _Words | None = None
+    client_ip: _Words | None = None
+
+
+class _Passcode(_Strict):
+    token: _Token
+    device: _Device = _Device()
+
+
+class _Answer(_Strict):
+    passcode: _Passcode
+    type: Literal["enter_passcode"] = "enter_passcode"
+
+
+@dataclass(frozen=True)
+class Given:
+    """A passcode as it was given: the code for one call only, the rest to be remembered."""
+
+    code: SecretStr
+    owner: Mapping[str, str]
+    device: Mapping[str, str]
+
+
+def read_answer(
+    answer: Mapping[str, Any], owner: Mapping[str, str], device: Mapping[str, str]
+) -> Given:
+    """Read what was given; owner and device default member by member. Raises UnreadableAnswer."""
+    try:
+        given = _Answer.model_validate(answer).passcode
+    except ValidationError as problem:
+        fields = [".".join(str(part) for part in each["loc"]) for each in problem.errors()]
+        raise UnreadableAnswer(tuple(dict.fromkeys(fields))) from None
+    named = given.token.model_dump(include={"phone", "user_id"}, exclude_none=True)
+    whose = named or dict(owner)
+    if len(whose) != 1:
+        raise UnreadableAnswer(("passcode.token: one of phone and user_id",))
+    return Given(given.token.code, whose, {**device, **given.device.model_dump(exclude_none=True)})

@@ -1,0 +1,174 @@
+"""The provider's words and ours; the one reading of an execution.
+
+Source: card-passcode protocol notes, §5 (ExecutionResponse), §6 (status), §7 (errors).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from gateway.adapter import (
+    Absent,
+    Echo,
+    Failure,
+    FailureCode,
+    FundsMoved,
+    Order,
+    Ref,
+    Report,
+    SubStatus,
+    Transaction,
+)
+
+STATUS_WORDS: Mapping[str, SubStatus] = {
+    "PENDING": SubStatus.SUBMITTED,
+    "PROCESSING": SubStatus.BROADCAST,
+    "COMPLETED": SubStatus.DELIVERED,
+    "FAILED": SubStatus.FAILED,
+}
+
+#: What a refused member of a request means, by the first part of its path in the body.
+FIELD_WORDS: Mapping[str, FailureCode] = {
+    "payout_account_id": FailureCode.DESTINATION_REJECTED,
+    "amount": FailureCode.AMOUNT_REJECTED,
+}
+_MOST_CHARS = 200
+
+
+def read_amount(value: object) -> Decimal | None:
+    """Return an amount that is a number or a text; None for anything else.
+
+    The schema leaves the type open; the client reads JSON numbers as Decimal or int.
+    """
+    if isinstance(value, bool) or not isinstance(value, str | int | Decimal):
+        return None
+    try:
+        amount = Decimal(str(value))
+    except InvalidOperation:
+        return None
+    return amount if amount.is_finite() else None
+
+
+def text_of(value: object) -> str:
+    """Return a text of the provider, bounded; empty for anything else."""
+    return value.strip()[:_MOST_CHARS] if isinstance(value, str) else ""
+
+
+def refused_code(fields: frozenset[str]) -> FailureCode:
+    """Return our code for a request whose members were refused."""
+    found = [FIELD_WORDS[each] for each in sorted(fields) if each in FIELD_WORDS]
+    return found[0] if found else FailureCode.SUBMISSION_REJECTED
+
+
+def read_execution(
+    order: Order, reference_id: str, told: Mapping[str, Any], now: datetime, *, young: bool
+) -> Report:
+    """Read how an execution stands. Pure.
+
+    `young`: the passcode came so lately that it may still be refused; PROCESSING is not believed.
+    The two message members are for the operator and never decide anything; that a word about the
+    wallet is there, and none of the provider, does.
+    """
+    status = text_of(told.get("status"))
+    sub_status = STATUS_WORDS.get(status)
+    odd = list(_oddities(reference_id, told))
+    if sub_status is None:
+        odd.append(status or "(none)")
+    if odd:
+        sub_status = None
+    if told.get("requires_action") is True:
+        # A member of card collections; a payout never shows it, and it asks nothing of us.
+        odd.append("requires_action")
+    if sub_status is SubStatus.BROADCAST and young:
+        sub_status = SubStatus.SUBMITTED
+    transaction_id = text_of(told.get("provider_transaction_id"))
+    transactions = (
+        (Transaction(id=transaction_id, status=status, at=now),) if transaction_id else ()
+    )
+    messages = [text_of(told.get(name)) for name in ("gateway_message", "wallet_message")]
+    return Report(
+        sub_status,
+        status,
+        refs=(Ref("payout", reference_id),),
+        transactions=transactions,
+        failure=_failure(told) if sub_status is SubStatus.FAILED else None,
+        echo=Echo(
+            asset=text_of(told.get("payee_currency")) or None,
+            amount=read_amount(told.get("payee_amount")),
+            ordered_asset=order.asset,
+            ordered_amount=order.amount,
+        ),
+        custodian_reference=reference_id,
+        unknown_words=tuple(odd),
+        detail="; ".join(each for each in messages if each) or None,
+        fees_paid_usd=_fees(told) if sub_status is SubStatus.DELIVERED else None,
+    )
+
+
+def ended_unpaid(report: Report) -> bool:
+    """Whether the execution is over for good and nothing moved."""
+    if report.sub_status is SubStatus.REQUIRES_ACTION:
+        return True
+    return report.failure is not None and report.failure.funds_moved is FundsMoved.NO
+
+
+def may_be_the_code(report: Report) -> bool:
+    """Whether nothing but the passcode is known that it could have failed for."""
+    return report.failure is not None and report.failure.code is FailureCode.UNKNOWN_REASON
+
+
+def choose(found: Sequence[Report | Absent]) -> Report | Absent:
+    """Return what counts of an attempt's looks, one per reference, the latest reference first.
+
+    An execution that lives or was paid counts before one that failed, and that before none.
+    """
+    alive = [
+        each
+        for each in found
+        if isinstance(each, Report) and each.sub_status is not SubStatus.FAILED
+    ]
+    if len(alive) > 1:
+        twice = "; ".join(str(each.custodian_reference) for each in alive)
+        return replace(alive[0], unknown_words=(f"more than one execution: {twice}",))
+    return alive[0] if alive else found[0]
+
+
+def _oddities(reference_id: str, told: Mapping[str, Any]) -> list[str]:
+    """Return what shows that this is not our payout."""
+    found = []
+    if text_of(told.get("reference_id")).lower() != reference_id:
+        found.append("reference_id is another")
+    operation = text_of(told.get("operation_type"))
+    if operation != "PAYOUT":
+        found.append(f"operation_type {operation or '(none)'}")
+    return found
+
+
+def _failure(told: Mapping[str, Any]) -> Failure:
+    wallet = bool(text_of(told.get("wallet_message")))
+    gateway = bool(text_of(told.get("gateway_message")))
+    seen_by_network = bool(text_of(told.get("provider_transaction_id")))
+    short = wallet and not gateway and not seen_by_network
+    return Failure(
+        code=FailureCode.INSUFFICIENT_FUNDS if short else FailureCode.UNKNOWN_REASON,
+        message="The provider's wallet did not cover the payout."
+        if short
+        else "The provider ended the execution as FAILED.",
+        custodian_code="FAILED",
+        # The provider calls FAILED final and says to pay anew; a payment that the network has given
+        # an id to is left to a person all the same.
+        funds_moved=FundsMoved.UNKNOWN if seen_by_network else FundsMoved.NO,
+    )
+
+
+def _fees(told: Mapping[str, Any]) -> Decimal | None:
+    """Return what the wallet paid beyond the payout, where both are in US dollars."""
+    payer, payee = read_amount(told.get("payer_amount")), read_amount(told.get("payee_amount"))
+    if payer is None or payee is None or payer < payee:
+        return None
+    both = {told.get("payer_currency"), told.get("payee_currency")}
+    return payer - payee if both == {"USD"} else None

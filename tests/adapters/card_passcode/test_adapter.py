@@ -1,0 +1,474 @@
+"""The adapter with a standing passcode against its twin over real sockets: every end, every fault."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from adapters.card_passcode.sandbox_world import MAGIC
+from gateway.adapter import (
+    Absent,
+    Account,
+    CannotLook,
+    CustodianAccountDestination,
+    FailureCode,
+    FundsMoved,
+    LeaseLost,
+    NotSent,
+    OutcomeUnknown,
+    PayoutAccountDestination,
+    Rejected,
+    Report,
+    SubStatus,
+    Unsupported,
+)
+from gateway.errors import InvalidSignature
+from tests.adapters.card_passcode.rig import order, pair
+
+_SENT = "remember device owner reference_id references sent session_ends_at session_id"
+
+
+async def test_session_execute_deliver() -> None:
+    """Remembered before it moves, executed once, followed to its end with the network's id."""
+    async with pair() as both:
+        mine = order()
+        report = await both.adapter.submit(mine)
+        assert mine.story == [_SENT, "moving"]
+        assert report.sub_status is SubStatus.SUBMITTED
+        words: list[SubStatus | None] = []
+        for _ in range(3):
+            seen = await both.adapter.fetch(mine.again())
+            assert isinstance(seen, Report)
+            assert seen.echo is not None
+            assert seen.echo.differences() == ()
+            words.append(seen.sub_status)
+            await both.merchant.steps(1)
+        assert words == [SubStatus.SUBMITTED, SubStatus.BROADCAST, SubStatus.DELIVERED]
+        assert isinstance(seen, Report)
+        assert seen.transactions[0].id.startswith("MP")
+        assert seen.transactions[0].tx_hash is None
+        assert seen.custodian_reference == mine.key("execution-1")
+        assert seen.fees_paid_usd == Decimal("0.90")
+        (entry,) = await both.merchant.ledger()
+        assert (entry["reference"], entry["amount"]) == (mine.key("execution-1"), "75.00")
+        assert entry["destination"] == "18"
+
+
+async def test_the_passcode_is_not_remembered() -> None:
+    """Nor is any other secret: notes are kept in clear."""
+    async with pair() as both:
+        mine = order()
+        await both.adapter.submit(mine)
+        kept = json.dumps(dict(mine.notes))
+        for name in ("passcode", "client_secret", "client_id"):
+            assert both.merchant.credentials[name] not in kept
+        assert mine.notes["device"]["client_ip"] == "198.51.100.7"
+        assert mine.notes["owner"] == {"phone": "231770000001"}
+
+
+_FAILED = (SubStatus.FAILED, FailureCode.UNKNOWN_REASON, FundsMoved.NO)
+_ENDS: dict[str, tuple[SubStatus | None, FailureCode | None, FundsMoved | None]] = {
+    "4000.02": _FAILED,
+    "4000.03": (SubStatus.FAILED, FailureCode.UNKNOWN_REASON, FundsMoved.UNKNOWN),
+    "4000.04": (SubStatus.FAILED, FailureCode.INSUFFICIENT_FUNDS, FundsMoved.NO),
+    "4000.05": (SubStatus.DELIVERED, None, None),
+    "4000.06": (SubStatus.DELIVERED, None, None),
+    "4000.07": _FAILED,
+    "4000.08": (SubStatus.DELIVERED, None, None),
+    "4000.09": (None, None, None),
+    "4000.10": _FAILED,
+    "4000.11": (SubStatus.DELIVERED, None, None),
+    "4000.12": (SubStatus.DELIVERED, None, None),
+    "4000.13": _FAILED,
+}
+
+
+@pytest.mark.parametrize("amount", _ENDS)
+async def test_every_end(amount: str) -> None:
+    """Each magic amount ends as its table says; what the provider says is kept for the operator."""
+    async with pair() as both:
+        mine = order(amount)
+        await both.adapter.submit(mine)
+        seen = await both.end(mine)
+        failure = seen.failure
+        found = (
+            seen.sub_status,
+            failure.code if failure else None,
+            failure.funds_moved if failure else None,
+        )
+        assert found == _ENDS[amount]
+        paid = _ENDS[amount][1] is None
+        assert len(await both.merchant.ledger()) == int(paid)
+    assert set(_ENDS) == {str(each) for each in MAGIC}
+
+
+async def test_what_is_odd_is_told() -> None:
+    """Another payee amount, another operation, an unknown word, an action of cards: for a person."""
+    async with pair() as both:
+        seen = {}
+        for number, amount in enumerate(("4000.06", "4000.08", "4000.09", "4000.11")):
+            mine = order(amount, payout_id=f"pay_{number}")
+            await both.adapter.submit(mine)
+            await both.merchant.advance(101)
+            report = await both.adapter.fetch(mine.again())
+            assert isinstance(report, Report)
+            seen[amount] = report
+        assert seen["4000.06"].sub_status is None
+        assert seen["4000.06"].unknown_words == ("UNDER_THE_STARS",)
+        assert seen["4000.08"].echo is not None
+        assert seen["4000.08"].echo.differences() == (
+            "amount: ordered 4000.08, custodian says 3999.08",
+        )
+        assert seen["4000.09"].sub_status is None
+        assert seen["4000.09"].unknown_words == ("operation_type TRANSFER",)
+        assert seen["4000.11"].unknown_words == ("requires_action",)
+        assert seen["4000.11"].sub_status is SubStatus.BROADCAST
+
+
+@pytest.mark.parametrize("fault", ["lose_reply", "error_after", "half_response", "bad_json"])
+@pytest.mark.parametrize("repeat", ["session", "reference", "current"])
+async def test_a_lost_execution_is_found_and_paid_once(fault: str, repeat: str) -> None:
+    """Unknown, then found by the reference; a repeat is refused, stays unknown, and pays nothing."""
+    async with pair({"repeat": repeat}) as both:
+        await both.merchant.fault("execute", fault)
+        mine = order()
+        with pytest.raises(OutcomeUnknown):
+            await both.adapter.submit(mine)
+        again = mine.again()
+        if repeat == "current":
+            assert (await both.adapter.submit(again)).sub_status is SubStatus.SUBMITTED
+        else:
+            with pytest.raises(OutcomeUnknown):
+                await both.adapter.submit(again)
+        assert again.notes["reference_id"] == mine.notes["reference_id"]
+        assert both.merchant.calls("session") == 1
+        assert (await both.end(again)).sub_status is SubStatus.DELIVERED
+        assert len(await both.merchant.ledger()) == 1
+
+
+async def test_a_repeat_is_the_same_content() -> None:
+    """After an answer that was lost before anything was done, byte by byte, device included."""
+    async with pair() as both:
+        await both.merchant.fault("execute", "error_before")
+        mine = order()
+        with pytest.raises(OutcomeUnknown):
+            await both.adapter.submit(mine)
+        assert isinstance(await both.adapter.fetch(mine.again()), Absent)
+        before = dict(mine.notes)
+        again = mine.again()
+        await both.adapter.submit(again)
+        assert dict(again.notes) == before
+        assert again.story == ["moving"]
+        assert (await both.end(again)).sub_status is SubStatus.DELIVERED
+        assert len(await both.merchant.ledger()) == 1
+
+
+async def test_a_request_that_arrives_late_pays_once() -> None:
+    """Not found, later found: a repeat meanwhile went under the same reference."""
+    async with pair() as both:
+        await both.merchant.fault("execute", "late_arrival", seconds=50)
+        mine = order()
+        with pytest.raises(OutcomeUnknown):
+            await both.adapter.submit(mine)
+        assert isinstance(await both.adapter.fetch(mine.again()), Absent)
+        await both.adapter.submit(mine.again())
+        await both.advance(51)
+        assert (await both.end(mine)).sub_status is SubStatus.DELIVERED
+        assert len(await both.merchant.ledger()) == 1
+
+
+async def test_a_new_session_only_after_the_end_of_the_old_one() -> None:
+    """Something was sent in it: wait; when it is over, another session and another reference."""
+    async with pair({"session_life_s": 300}) as both:
+        await both.merchant.fault("execute", "drop_before")
+        mine = order()
+        with pytest.raises(OutcomeUnknown):
+            await both.adapter.submit(mine)
+        await both.advance(280)
+        waiting = mine.again()
+        with pytest.raises(NotSent, match="end of a session"):
+            await both.adapter.submit(waiting)
+        assert waiting.story == []
+        await both.advance(300 + 120)
+        again = mine.again()
+        assert (await both.adapter.submit(again)).sub_status is SubStatus.SUBMITTED
+        assert again.notes["reference_id"] == mine.key("execution-2")
+        assert again.notes["earlier_references"] == [mine.key("execution-1")]
+        assert (await both.end(again)).sub_status is SubStatus.DELIVERED
+        assert [each["reference"] for each in await both.merchant.ledger()] == [
+            mine.key("execution-2")
+        ]
+
+
+async def test_a_session_that_nothing_was_sent_in_is_replaced_at_once() -> None:
+    """Stopped at the door, then too old: nothing can arrive in it, so there is nothing to wait for."""
+    async with pair() as both:
+        await both.merchant.fault("execute", "rate_limit")
+        mine = order()
+        with pytest.raises(NotSent):
+            await both.adapter.submit(mine)
+        await both.advance(880)
+        again = mine.again()
+        await both.adapter.submit(again)
+        assert again.notes["reference_id"] == mine.key("execution-2")
+        await both.end(again)
+        assert len(await both.merchant.ledger()) == 1
+
+
+async def test_an_earlier_reference_that_lives_is_found() -> None:
+    """Whatever the later one says; two that live are shown to a person."""
+    async with pair() as both:
+        first = order()
+        await both.adapter.submit(first)
+        mine = order(_notes={"reference_id": order().key("x"), "earlier_references": []})
+        assert isinstance(await both.adapter.fetch(mine), Absent)
+        await mine.remember(earlier_references=[first.notes["reference_id"]])
+        seen = await both.adapter.fetch(mine)
+        assert isinstance(seen, Report)
+        assert seen.custodian_reference == first.notes["reference_id"]
+        other = order(payout_id="pay_other")
+        await both.adapter.submit(other)
+        await other.remember(earlier_references=[first.notes["reference_id"]])
+        twice = await both.adapter.fetch(other)
+        assert isinstance(twice, Report)
+        assert twice.unknown_words[0].startswith("more than one execution")
+
+
+@pytest.mark.parametrize("call", ["token", "session"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "reject",
+        "rate_limit",
+        "drop_before",
+        "error_before",
+        "error_after",
+        "lose_reply",
+        "bad_json",
+    ],
+)
+async def test_nothing_moves_before_the_execution(call: str, fault: str) -> None:
+    """Whatever goes wrong with a token or a session: not sent, no mark; the next try pays once."""
+    async with pair() as both:
+        more = {"status": 503} if fault == "reject" else {}
+        await both.merchant.fault(call, fault, **more)
+        mine = order()
+        with pytest.raises(NotSent):
+            await both.adapter.submit(mine)
+        assert mine.story == []
+        again = mine.again()
+        await both.adapter.submit(again)
+        await both.end(again)
+        assert len(await both.merchant.ledger()) == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "more"),
+    [("reject", {"status": 401}), ("reject", {"status": 403}), ("rate_limit", {})],
+)
+async def test_stopped_at_the_door(fault: str, more: dict[str, Any]) -> None:
+    """Not sent; the same session and reference serve again, and a clear no of that call is one."""
+    async with pair() as both:
+        await both.merchant.fault("execute", fault, **more)
+        mine = order()
+        with pytest.raises(NotSent):
+            await both.adapter.submit(mine)
+        assert mine.story == [_SENT, "moving", "remember sent"]
+        await both.advance(61)
+        again = mine.again()
+        await both.adapter.submit(again)
+        assert again.notes["reference_id"] == mine.notes["reference_id"]
+        assert both.merchant.calls("session") == 1
+        await both.end(again)
+        assert len(await both.merchant.ledger()) == 1
+
+
+async def test_retry_after_is_told() -> None:
+    """The provider's own wish reaches the engine."""
+    async with pair() as both:
+        for call in ("token", "session", "execute"):
+            await both.merchant.fault(call, "rate_limit", retry_after_s=17)
+            with pytest.raises(NotSent) as caught:
+                await both.adapter.submit(order())
+            assert caught.value.again_after_s == 17
+
+
+async def test_an_unverified_merchant_fails_no_payout() -> None:
+    """403 at the session: not sent."""
+    async with pair({"verified": False}) as both:
+        with pytest.raises(NotSent, match="not verified"):
+            await both.adapter.submit(order())
+
+
+@pytest.mark.parametrize("trouble", ["422", "403"])
+async def test_a_wrong_standing_passcode_fails_no_payout(trouble: str) -> None:
+    """Our secret is wrong, not the payout: not sent, and no more tries for a while, for anybody."""
+    async with pair({"passcode_trouble": trouble}, passcode="WRONG") as both:
+        mine = order()
+        with pytest.raises(NotSent) as caught:
+            await both.adapter.submit(mine)
+        assert "WRONG" not in str(caught.value)
+        for other in (mine.again(), order(payout_id="pay_other")):
+            with pytest.raises(NotSent, match="was refused") as caught:
+                await both.adapter.submit(other)
+            assert caught.value.again_after_s is not None
+            assert other.story == []
+        assert both.merchant.calls("execute") == 1
+        await both.advance(301)
+        with pytest.raises(NotSent):
+            await both.adapter.submit(mine.again())
+        assert both.merchant.calls("execute") == 2
+
+
+async def test_a_wrong_standing_passcode_told_late() -> None:
+    """A 200 and then FAILED: nobody can tell it from another failure; nothing moved."""
+    async with pair({"passcode_trouble": "failed"}, passcode="WRONG") as both:
+        mine = order()
+        await both.adapter.submit(mine)
+        seen = await both.end(mine)
+        assert seen.sub_status is SubStatus.FAILED
+        assert seen.failure is not None
+        assert seen.failure.funds_moved is FundsMoved.NO
+        assert seen.detail == "Passcode verification failed"
+        assert "Passcode" not in seen.failure.message
+
+
+async def test_a_session_that_ended_early_is_replaced() -> None:
+    """The provider says it is over, to the first call in it: not sent, another one next time."""
+    async with pair() as both:
+        mine = order()
+        await both.merchant.fault("execute", "rate_limit")
+        with pytest.raises(NotSent):
+            await both.adapter.submit(mine)
+        await both.merchant.advance(901)  # on the provider's side only
+        again = mine.again()
+        with pytest.raises(NotSent, match="session_id"):
+            await both.adapter.submit(again)
+        third = again.again()
+        await both.adapter.submit(third)
+        assert third.notes["reference_id"] == mine.key("execution-2")
+        await both.end(third)
+        assert len(await both.merchant.ledger()) == 1
+
+
+@pytest.mark.parametrize(
+    ("account", "code"),
+    [("17", FailureCode.DESTINATION_REJECTED), ("4711", FailureCode.DESTINATION_REJECTED)],
+)
+async def test_an_account_that_cannot_be_paid(account: str, code: FailureCode) -> None:
+    """Unknown or not active: rejected at the session, nothing was marked."""
+    async with pair() as both:
+        mine = order(account=account)
+        with pytest.raises(Rejected) as caught:
+            await both.adapter.submit(mine)
+        assert caught.value.code == code
+        assert mine.story == []
+
+
+async def test_an_amount_that_cannot_be_paid() -> None:
+    """Too precise for the currency: rejected."""
+    async with pair() as both:
+        with pytest.raises(Rejected) as caught:
+            await both.adapter.submit(order("1.001"))
+        assert caught.value.code == FailureCode.AMOUNT_REJECTED
+
+
+async def test_another_wallet_than_the_routes_is_not_used() -> None:
+    """The server chooses the wallet; one that the route does not name is not executed from."""
+    async with pair() as both:
+        mine = order(source=Account(id="4", type="WALLET"))
+        report = await both.adapter.submit(mine)
+        assert report.sub_status is SubStatus.AWAITING_APPROVAL
+        assert report.unknown_words == ("wallet_id 3",)
+        assert mine.story == []
+        assert both.merchant.calls("execute") == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"destination": PayoutAccountDestination(payout_account_id="18a")}, "whole number"),
+        ({"destination": PayoutAccountDestination(payout_account_id="0")}, "whole number"),
+        ({"destination": CustodianAccountDestination(account_type="X", id="18")}, "no payout"),
+        ({"source": Account(id="3", type="VAULT")}, "no wallet"),
+        ({"asset": "USDC"}, "no currency"),
+    ],
+)
+async def test_what_can_never_be_paid(change: dict[str, Any], word: str) -> None:
+    """Said early, and refused without a call."""
+    async with pair() as both:
+        mine = order(**change)
+        assert word in (both.adapter.check(mine) or "")
+        for attempt in (both.adapter.submit(mine), both.adapter.confirm(mine, {})):
+            with pytest.raises(Rejected):
+                await attempt
+        assert both.merchant.twin.calls == []
+    assert both.adapter.check(order()) is None
+
+
+@pytest.mark.parametrize("moment", ["remember", "moving"])
+async def test_a_lost_lease_stops_everything(moment: str) -> None:
+    """Nothing is executed, and nobody else is confused."""
+    async with pair() as both:
+        with pytest.raises(LeaseLost):
+            await both.adapter.submit(order(lose_lease_at=moment))
+        assert both.merchant.calls("execute") == 0
+
+
+async def test_looks() -> None:
+    """Without a reference nothing can be asked; a failed look is the observer's failure."""
+    async with pair() as both:
+        assert isinstance(await both.adapter.fetch(order()), CannotLook)
+        mine = order()
+        await both.adapter.submit(mine)
+        for fault, times in (("reject", 1), ("error_before", 1), ("lose_reply", 2)):
+            await both.merchant.fault("status", fault, times=times)
+            with pytest.raises(NotSent):
+                await both.adapter.fetch(mine.again())
+        await both.merchant.steer("POST", "revoke-tokens")
+        assert isinstance(await both.adapter.fetch(mine.again()), Report)
+
+
+async def test_a_token_is_kept_refreshed_and_replaced() -> None:
+    """One for many calls; a fresh one with less than five minutes left, or after a 401."""
+    async with pair() as both:
+        for number in range(3):
+            await both.adapter.submit(order(payout_id=f"pay_{number}"))
+        assert both.merchant.calls("token") == 1
+        await both.merchant.steer("POST", "revoke-tokens")
+        await both.adapter.submit(order(payout_id="pay_3"))
+        assert both.merchant.calls("token") == 2
+        await both.advance(54 * 60)
+        await both.adapter.submit(order(payout_id="pay_4"))
+        assert both.merchant.calls("token") == 2
+        await both.advance(62)
+        await both.adapter.submit(order(payout_id="pay_5"))
+        assert both.merchant.calls("token") == 3
+
+
+async def test_a_login_that_is_away_stops_nothing_while_the_token_lives() -> None:
+    """The old one is used until its end; only then is nothing sent."""
+    async with pair() as both:
+        await both.adapter.submit(order())
+        await both.advance(56 * 60)
+        await both.merchant.fault("token", "reject", status=503, times=2)
+        await both.adapter.submit(order(payout_id="pay_2"))
+        await both.adapter.submit(order(payout_id="pay_3"))
+        assert both.merchant.calls("token") == 2  # not asked again at once
+        await both.advance(5 * 60)
+        with pytest.raises(NotSent):
+            await both.adapter.submit(order(payout_id="pay_4"))
+
+
+async def test_no_webhooks_and_no_confirm() -> None:
+    """The provider calls nobody; a standing passcode asks nobody."""
+    async with pair() as both:
+        with pytest.raises(InvalidSignature):
+            await both.adapter.verify({}, b"{}")
+        assert both.adapter.parse(b"{}") == ()
+        assert not both.adapter.capabilities.webhooks
+        with pytest.raises(Unsupported):
+            await both.adapter.confirm(order(), {"passcode": {"token": {"code": "1"}}})
