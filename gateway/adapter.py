@@ -21,8 +21,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
@@ -30,6 +29,7 @@ import aiohttp
 from pydantic import BaseModel
 
 from gateway.assets import AssetRegistry, address_fault, from_minor, to_minor
+from gateway.capabilities import Capabilities, KeySemantics
 from gateway.errors import (
     CannotVerify,
     InvalidSignature,
@@ -37,7 +37,9 @@ from gateway.errors import (
     NotSent,
     OutcomeUnknown,
     Rejected,
+    UnreadableAnswer,
     Unsupported,
+    WrongAnswer,
 )
 from gateway.model import (
     Account,
@@ -54,11 +56,22 @@ from gateway.model import (
     format_amount,
     read_time,
 )
+from gateway.report import (
+    Absent,
+    Action,
+    CannotLook,
+    Echo,
+    Notice,
+    Offer,
+    Ref,
+    Report,
+)
 from gateway.seams import Clock, Ids, Offload
 
 __all__ = [
     "Absent",
     "Account",
+    "Action",
     "Adapter",
     "AddressDestination",
     "AssetRegistry",
@@ -91,155 +104,15 @@ __all__ = [
     "Terms",
     "Tools",
     "Transaction",
+    "UnreadableAnswer",
     "Unsupported",
+    "WrongAnswer",
     "address_fault",
     "format_amount",
     "from_minor",
     "read_time",
     "to_minor",
 ]
-
-
-@dataclass(frozen=True)
-class KeySemantics:
-    """How the custodian treats an idempotency key or external id. Declared, because they differ."""
-
-    life_s: float | None = None  #: how long a key is remembered; None: for ever
-    max_length: int = 36
-    scope: str = "api_user"  #: what shares one space of keys; for the docs and the operator
-    body_bound: bool = False  #: the same key with another body is refused
-    burnt_by_failure: bool = False  #: a failed call may use up the key without an effect
-    look_up: bool = False  #: what a key did can be asked for
-    #: repeating the moving call with the same key and content can never move money a second time
-    repeat_is_safe: bool = False
-
-
-@dataclass(frozen=True)
-class Capabilities:
-    """What an adapter can do. Shown to partners and operators, and obeyed by the engine."""
-
-    destination_types: frozenset[str]
-    #: account types a destination of the type `custodian_account` may have; empty: not checked
-    payee_types: frozenset[str] = frozenset()
-    #: account types that may pay; empty: not checked
-    source_types: frozenset[str] = frozenset()
-    batch: bool = False
-    cancel: bool = False
-    quotes: bool = False
-    step_up: bool = False
-    webhooks: bool = False
-    #: one payout at a time may be executing per source account; the others wait as `queued`
-    one_at_a_time: bool = False
-    keys: KeySemantics = field(default_factory=KeySemantics)
-    call_life_s: float = 120.0  #: how long a request that was already signed can still be accepted
-    visibility_s: float = 60.0  #: how long a done thing may stay invisible to `fetch`
-    absence_looks: int = 3  #: how many times absence must be seen before it is believed
-    polling_s: tuple[float, ...] = (2, 4, 8, 15, 30, 60, 120, 300)  #: delays; the last one repeats
-    in_flight: int = 16  #: how many payouts are worked on at once at this custodian
-
-
-@dataclass(frozen=True)
-class Ref:
-    """An id at the custodian, unique per instance and kind."""
-
-    kind: str  #: payout, instruction, transaction, transfer, hash
-    value: str
-
-
-@dataclass(frozen=True)
-class Echo:
-    """What the custodian says it pays. The engine compares every member given with the order."""
-
-    asset: str | None = None
-    amount: Decimal | None = None
-    destination: str | None = None
-    #: the same three as they were ordered, in the custodian's words
-    ordered_asset: str | None = None
-    ordered_amount: Decimal | None = None
-    ordered_destination: str | None = None
-
-    def differences(self) -> tuple[str, ...]:
-        """Return one line per member that was told and differs from what was ordered."""
-        pairs = (
-            ("asset", self.asset, self.ordered_asset),
-            ("amount", self.amount, self.ordered_amount),
-            ("destination", self.destination, self.ordered_destination),
-        )
-        return tuple(
-            f"{name}: ordered {ordered}, custodian says {told}"
-            for name, told, ordered in pairs
-            if told is not None and ordered is not None and told != ordered
-        )
-
-
-@dataclass(frozen=True)
-class Report:
-    """What the custodian said, in the gateway's words.
-
-    `sub_status` None means that the custodian used no word of the adapter's table: the raw words go
-    into `unknown_words`, and the payout's status does not change.
-    """
-
-    sub_status: SubStatus | None
-    custodian_word: str  #: the custodian's own words, kept raw
-    refs: tuple[Ref, ...] = ()
-    transactions: tuple[Transaction, ...] = ()
-    failure: Failure | None = None  #: required where `sub_status` is one of the failed ones
-    echo: Echo | None = None
-    custodian_reference: str | None = None  #: the id that an operator looks up at the custodian
-    unknown_words: tuple[str, ...] = ()
-    observed_at: datetime | None = None
-    detail: str | None = None  #: one line for the operator; never a secret
-    fees_paid_usd: Decimal | None = None
-    again_after_s: float | None = None  #: from `submit`: call `submit` again after so many seconds
-
-
-@dataclass(frozen=True)
-class Absent:
-    """The custodian was asked by a reference it must know, and does not know it now.
-
-    For a custodian that registers first and executes later: it knows the payout and says that it
-    was not executed. The engine counts such answers; one alone proves nothing.
-    """
-
-    custodian_word: str = ""
-
-
-@dataclass(frozen=True)
-class CannotLook:
-    """There is nothing to ask the custodian by. Never a proof of anything.
-
-    `repeat_is_safe` says it of this very attempt, where an adapter has calls of both kinds; None
-    leaves it to the declared key semantics.
-    """
-
-    reason: str = ""
-    repeat_is_safe: bool | None = None
-
-
-@dataclass(frozen=True)
-class Notice:
-    """One piece of news in a custodian's webhook.
-
-    `dedup_key` is the custodian's own id of the notification. `report` may bring `broadcast`, a
-    hash, or an end where the protocol says that the webhook's word is final for the payout; without
-    it the notice only brings the next look forward. `told` is kept with the attempt, for the adapter
-    to compare with what the API says: it is found in `order.notes["told"]`, never acted on by itself.
-    """
-
-    refs: tuple[Ref, ...]
-    dedup_key: str
-    observed_at: datetime | None = None
-    report: Report | None = None
-    told: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Offer:
-    """What a provider behind the custodian would give. Never a promise: the quote says `indicative`."""
-
-    #: what one unit of the asset is in the recipient's currency, after the provider's fees
-    fx_rate: Decimal
 
 
 class Terms(Protocol):
@@ -377,7 +250,12 @@ class Adapter(ABC, Generic[SettingsT]):
         return ()
 
     async def confirm(self, order: Order, answer: Mapping[str, Any]) -> Report:  # noqa: ARG002
-        """Answer a required action. Raises `Unsupported` unless the adapter defines it."""
+        """Answer a required action, with `{"passcode": {"token", "device"}}` for `enter_passcode`.
+
+        Under the lease, with a moving mark of its own. What is secret in the answer is used for this
+        call only: never remembered, never in an error. Raises `UnreadableAnswer`, `WrongAnswer`, and
+        what `submit` raises; `Unsupported` unless the adapter defines it.
+        """
         raise Unsupported(f"confirm is not supported by {self.name}")
 
     async def cancel(self, order: Order) -> Report:  # noqa: ARG002

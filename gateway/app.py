@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import aiohttp
 import uvicorn
@@ -33,6 +34,7 @@ from gateway.seams import Clock, Seams, real_seams
 from gateway.store import migrate
 from gateway.store.database import Database
 from gateway.vault import Vault
+from gateway.worker.acts import Acts
 from gateway.worker.deliveries import Deliveries
 from gateway.worker.engine import Engine
 from gateway.worker.inbox import Inbox
@@ -161,7 +163,8 @@ async def open_gateway(
             settings.routes,
         )
         db = await stack.enter_async_context(open_database(settings))
-        payouts = Payouts(seams, vault)
+        payouts = Payouts(seams, vault, timedelta(seconds=settings.engine.action_life_s))
+        owner = f"{socket.gethostname()}-{os.getpid()}"
         bells: list[Workers] = []
 
         def wake(name: str) -> None:
@@ -179,7 +182,7 @@ async def open_gateway(
                     custodian=custodian,
                     settings=settings.engine,
                     metrics=metrics,
-                    owner=f"{socket.gethostname()}-{os.getpid()}",
+                    owner=owner,
                     wake=wake,
                 )
                 for name, custodian in custodians.items()
@@ -212,6 +215,14 @@ async def open_gateway(
             settings=settings,
             db=db,
             payouts=payouts,
+            acts=Acts(
+                db=db,
+                seams=seams,
+                payouts=payouts,
+                engines=workers.engines,
+                owner=owner,
+                lease_s=settings.engine.lease_s,
+            ),
             quotes=Quotes(router, assets, seams, custodians),
             endpoints=Endpoints(seams, vault, settings),
             router=router,

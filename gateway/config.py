@@ -78,6 +78,11 @@ class EngineSettings(_Section):
     call_deadline_s: float = Field(
         default=45, gt=0, description="Longest time for one call of an adapter's verb."
     )
+    action_life_s: float = Field(
+        default=86_400,
+        gt=0,
+        description="How long a person may take to answer, where the custodian says nothing of it.",
+    )
     sweep_s: float = Field(
         default=60, gt=0, description="Seconds between two looks for payouts that nobody owns."
     )
@@ -159,6 +164,12 @@ class Settings(_Section):
     public_url: Annotated[str, StringConstraints(pattern=r"^https?://[^/\s]+(/\S*)?$")] = Field(
         default="http://127.0.0.1:8080",
         description="The address under which partners reach the gateway.",
+    )
+    browser_origins: tuple[
+        Annotated[str, StringConstraints(pattern=r"^https?://[^/\s*]+$")], ...
+    ] = Field(
+        default=(),
+        description="Origins whose pages may answer an action with its client secret (CORS).",
     )
     server_key: SecretStr = Field(
         description="32 random bytes as base64; seals secrets at rest and derives tokens. "

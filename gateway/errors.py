@@ -7,6 +7,8 @@ GatewayError
 └── AdapterError           what a custodian adapter may raise (re-exported by `gateway.adapter`)
     ├── Rejected           the custodian said no, finally; nothing moved
     ├── NotSent            the call never left; nothing moved; may be tried again
+    │   ├── UnreadableAnswer   what a person answered lacks something or has too much
+    │   └── WrongAnswer        what a person answered is wrong; the payout asks again
     ├── OutcomeUnknown     the call may or may not have arrived; never read as a failure
     ├── LeaseLost          another worker owns the payout now; stop at once
     ├── Unsupported        this adapter does not have the verb
@@ -86,6 +88,26 @@ class NotSent(AdapterError):
 
     def __init__(self, message: str = "", *, again_after_s: float | None = None) -> None:
         self.again_after_s = again_after_s
+        super().__init__(message)
+
+
+class UnreadableAnswer(NotSent):
+    """What a person answered lacks something or has too much. `fields` name it, without any value."""
+
+    def __init__(self, fields: Sequence[str]) -> None:
+        self.fields = tuple(fields)
+        super().__init__(f"the answer is not usable: {', '.join(self.fields)}")
+
+
+class WrongAnswer(NotSent):
+    """What a person answered was refused: nothing moved, and the payout asks again.
+
+    `attempts_left` None: nobody knows. 0: the custodian takes no more for this action, and the next
+    one begins anew.
+    """
+
+    def __init__(self, message: str, attempts_left: int | None = None) -> None:
+        self.attempts_left = attempts_left
         super().__init__(message)
 
 

@@ -276,6 +276,21 @@ class Transaction(Value):
     at: Time
 
 
+class RequiredAction(Value):
+    """What a payout waits for a person to do."""
+
+    #: which action of the payout it is, from 1; the client secret is bound to it
+    number: Annotated[int, Field(ge=1)]
+    #: false once it was answered, or is no longer asked for
+    open: bool = True
+    type: Literal["enter_passcode", "redirect_to_url", "await_external_approval"]
+    channel: str | None = None
+    masked_target: str | None = None
+    url: str | None = None
+    attempts_left: int | None = None
+    expires_at: Time
+
+
 class TimelineEntry(Value):
     """One step of a payout."""
 
@@ -303,7 +318,7 @@ class Payout(Value):
     custodian_reference: str | None = None
     batch_id: str | None = None
     transactions: tuple[Transaction, ...] = ()
-    requires_action: Mapping[str, Any] | None = None
+    requires_action: RequiredAction | None = None
     failure: Failure | None = None
     timeline: tuple[TimelineEntry, ...] = ()
     fees_paid_usd: Amount | None = None

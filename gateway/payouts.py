@@ -8,7 +8,7 @@ from __future__ import annotations
 import fnmatch
 import json
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 from itertools import pairwise
@@ -23,20 +23,24 @@ from gateway.model import (
     FailureCode,
     FundsMoved,
     Payout,
+    RequiredAction,
     Status,
     SubStatus,
     format_amount,
     format_time,
 )
 from gateway.seams import Seams
-from gateway.states import Kind, judge
+from gateway.states import Kind, Verdict, judge
 from gateway.store import endpoints, events, inbox, work
 from gateway.store import payouts as rows
 from gateway.store import quotes as quote_rows
 from gateway.store.database import Row, Tx
-from gateway.store.rows import from_us, to_us
+from gateway.store.rows import action_of, from_us, to_us
 from gateway.vault import Vault
-from gateway.views import EVENT_OF, event_body
+from gateway.views import ACTION_EVENT, EVENT_OF, event_body
+
+#: How long a person may take where the custodian says nothing of it.
+ACTION_LIFE = timedelta(hours=24)
 
 
 class Attention(StrEnum):
@@ -69,9 +73,10 @@ class Applied:
 class Payouts:
     """Use cases of payouts. Its methods are store functions: they take a transaction."""
 
-    def __init__(self, seams: Seams, vault: Vault) -> None:
+    def __init__(self, seams: Seams, vault: Vault, action_life: timedelta = ACTION_LIFE) -> None:
         self._seams = seams
         self._vault = vault
+        self._action_life = action_life
 
     async def accept(
         self, tx: Tx, caller: Caller, quote_id: str, *, strict: bool = False
@@ -174,6 +179,9 @@ class Payouts:
         if not crosses and _older(report, row):
             # A webhook made before the last look: it may bring a status forward, never step back.
             return Applied(Kind.LATE, row["status"] in TERMINAL, tuple(attention), woke)
+        asked = await self._ask(tx, row, report, verdict, now)
+        if asked and verdict.kind is not Kind.MOVE:
+            return Applied(Kind.MOVE, final=False, attention=tuple(attention), changed=True)
         if verdict.kind is not Kind.MOVE or (crosses and Attention.MISMATCH in attention):
             # Whoever pays something else than was ordered changes no status: an operator looks first.
             return Applied(verdict.kind, row["status"] in TERMINAL, tuple(attention), woke)
@@ -185,6 +193,43 @@ class Payouts:
         passed = (Status(row["status"]), *(status for status, _ in verdict.steps))
         reached = tuple(after for before, after in pairwise(passed) if before != after)
         return Applied(verdict.kind, final, tuple(attention), woke, changed=True, reached=reached)
+
+    async def _ask(self, tx: Tx, row: Row, report: Report, verdict: Verdict, now: datetime) -> bool:
+        """Write what a person is asked for, and the event where it is a new action; or close it.
+
+        A new action begins when the payout comes to ask, and when the one before it was locked.
+        """
+        last = action_of(row)
+        if report.sub_status is not SubStatus.REQUIRES_ACTION:
+            if verdict.kind is Kind.MOVE and last is not None and last.open:
+                closed = last.model_copy(update={"open": False})
+                await rows.update_payout(tx, row["id"], requires_action=closed.model_dump_json())
+            return False
+        if verdict.kind not in {Kind.MOVE, Kind.SAME} or report.action is None:
+            return False
+        asked = report.action
+        anew = last is None or not last.open or last.attempts_left == 0
+        number = 1 if last is None else last.number + anew
+        kept = None if last is None or anew else last.expires_at
+        action = RequiredAction(
+            number=number,
+            type=asked.type,
+            channel=asked.channel,
+            masked_target=asked.masked_target,
+            url=asked.url,
+            attempts_left=asked.attempts_left,
+            expires_at=asked.expires_at or kept or now + self._action_life,
+        )
+        if action == last:
+            return False
+        await rows.update_payout(tx, row["id"], requires_action=action.model_dump_json())
+        if verdict.kind is Kind.SAME and anew:
+            # Asked again without having left: no step of the status tells of it.
+            sequence = row["sequence"] + 1
+            await rows.update_payout(tx, row["id"], sequence=sequence, updated_at=to_us(now))
+            payout = await self._load(tx, row["id"])
+            await self._emit(tx, payout, Status(row["status"]), now, ACTION_EVENT)
+        return True
 
     async def _move(
         self,
@@ -202,7 +247,8 @@ class Payouts:
         )
         for status, sub_status in steps:
             changed = status != previous
-            sequence += changed
+            asks = sub_status is SubStatus.REQUIRES_ACTION
+            sequence += changed or asks
             columns: dict[str, object] = {
                 "status": status,
                 "sub_status": sub_status,
@@ -214,8 +260,9 @@ class Payouts:
                 columns["failure"] = _failure(report, sub_status).model_dump_json()
             await rows.update_payout(tx, row["id"], **columns)
             await self._add_entry(tx, row["id"], status, sub_status, now, tx_hash, report.detail)
-            if changed:
-                await self._emit(tx, await self._load(tx, row["id"]), previous, now)
+            if changed or asks:
+                kind = ACTION_EVENT if asks else None
+                await self._emit(tx, await self._load(tx, row["id"]), previous, now, kind)
             previous = status
 
     async def _note(self, tx: Tx, row: Row, report: Report, now: datetime) -> list[Attention]:
@@ -260,10 +307,17 @@ class Payouts:
             )
         return woke
 
-    async def _emit(self, tx: Tx, payout: Payout, previous: Status | None, now: datetime) -> None:
-        """Write the event of the payout's status, and one delivery per subscribed endpoint."""
+    async def _emit(
+        self,
+        tx: Tx,
+        payout: Payout,
+        previous: Status | None,
+        now: datetime,
+        kind: str | None = None,
+    ) -> None:
+        """Write the event of the payout's status, or of another kind; one delivery per endpoint."""
         mode = "live" if payout.livemode else "test"
-        kind = EVENT_OF[payout.status]
+        kind = kind or EVENT_OF[payout.status]
         event_id = self._seams.ids.new("evt")
         await events.add_event(
             tx,
@@ -273,7 +327,7 @@ class Payouts:
             type=kind,
             payout_id=payout.id,
             sequence=payout.sequence,
-            body=event_body(payout, previous, now),
+            body=event_body(payout, previous, now, kind),
             created_at=to_us(now),
         )
         for endpoint in await endpoints.subscribed_endpoints(tx, payout.org, mode):

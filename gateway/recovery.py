@@ -119,14 +119,14 @@ def may_repeat(
 ) -> bool:
     """Whether an attempt of unknown outcome may be submitted again, with the same keys.
 
-    After proven absence; or, where there is nothing to look by, if the custodian's keys make the
-    repeat itself safe (`repeat_is_safe` says it of one attempt) and are still remembered there. Never
-    more often than `MAX_MOVES`: then a person decides.
+    After proven absence, never more often than `MAX_MOVES`: then a person decides. Or, where there is
+    nothing to look by, if the custodian's keys make the repeat itself safe (`repeat_is_safe` says it
+    of one attempt) and are still remembered there: as often as it takes.
     """
-    if attempt.state is not AttemptState.UNKNOWN or attempt.moves >= MAX_MOVES:
+    if attempt.state is not AttemptState.UNKNOWN:
         return False
     if can_look:
-        return absence_proven(attempt, capabilities)
+        return attempt.moves < MAX_MOVES and absence_proven(attempt, capabilities)
     keys = capabilities.keys
     safe = keys.repeat_is_safe if repeat_is_safe is None else repeat_is_safe
     if keys.life_s is None or not safe:

@@ -23,6 +23,8 @@ from gateway.seams import Ids
 _KEY_BYTES = 32
 _NONCE_BYTES = 12
 _MAC_BYTES = 16
+#: What a client secret begins with.
+CLIENT_PREFIX = "pcs_"
 
 
 class Vault:
@@ -42,6 +44,7 @@ class Vault:
         self._seal = AESGCM(self._derive(server_key, b"seal"))
         self._track = self._derive(server_key, b"track")
         self._sandbox = self._derive(server_key, b"sandbox")
+        self._client = self._derive(server_key, b"client")
 
     def __repr__(self) -> str:
         """Show nothing of the keys."""
@@ -85,6 +88,16 @@ class Vault:
         if len(payout) != 16 or not hmac.compare_digest(mac, self._mac(self._track, payout)):  # noqa: PLR2004
             return None
         return str(TypeID.from_uuid(UUID(bytes=payout), "pay"))
+
+    def client_secret(self, payout_id: str, action: int) -> str:
+        """Return the secret that allows one action of a payout to be answered; derived, never stored."""
+        mac = self._mac(self._client, f"{payout_id}|{action}".encode())
+        return CLIENT_PREFIX + base64.urlsafe_b64encode(mac).rstrip(b"=").decode()
+
+    def is_client_secret(self, secret: str, payout_id: str, action: int) -> bool:
+        """Whether a secret is that of this action of this payout; in constant time."""
+        wanted = self.client_secret(payout_id, action)
+        return hmac.compare_digest(secret.encode(), wanted.encode())
 
     def sandbox_payout_id(self, org: str, quote_id: str) -> str:
         """Return the payout id of a test-mode quote: the same input gives the same answer."""

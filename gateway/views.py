@@ -41,6 +41,28 @@ _LEFT = {
 }
 
 
+#: The event of a person being asked for something.
+ACTION_EVENT = "payout.requires_action"
+
+
+class RequiredActionView(BaseModel):
+    """What a payout waits for a person to do, as long as it does."""
+
+    model_config = ConfigDict(frozen=True, title="RequiredAction")
+
+    type: Literal["enter_passcode", "redirect_to_url", "await_external_approval"]
+    client_secret: str | None = Field(
+        default=None,
+        description="Allows whoever has it to answer this action, and nothing else. Shown only by "
+        "`GET /payouts/{id}` under an API key; never stored, never in events.",
+    )
+    channel: str | None = Field(description="How the code reaches its owner; null: it is known.")
+    masked_target: str | None = Field(description="Where the code was sent, masked.")
+    url: str | None = Field(description="Where the person is to go, for `redirect_to_url`.")
+    attempts_left: int | None = Field(description="Answers left for this action; 0: locked.")
+    expires_at: Time = Field(description="Without an answer by then the payout fails.")
+
+
 class PayoutView(BaseModel):
     """A payout, as partners see it."""
 
@@ -59,7 +81,7 @@ class PayoutView(BaseModel):
     custodian_reference: str | None
     batch_id: str | None
     transactions: tuple[Transaction, ...]
-    requires_action: Mapping[str, Any] | None
+    requires_action: RequiredActionView | None
     failure: Failure | None = Field(
         description="Set when the payout failed. Only `funds_moved: no` allows paying again elsewhere."
     )
@@ -107,13 +129,48 @@ def payout_view(payout: Payout) -> PayoutView:
     return PayoutView(**_members(payout))
 
 
-def payout_with_tracking(payout: Payout, tracking_url: str) -> PayoutWithTracking:
-    """Return what a partner sees of a payout."""
-    return PayoutWithTracking(**_members(payout), tracking_url=tracking_url)
+def payout_with_tracking(
+    payout: Payout, tracking_url: str, client_secret: str | None = None
+) -> PayoutWithTracking:
+    """Return what a partner sees of a payout, with the secret of the action it waits for, if given."""
+    return PayoutWithTracking(**_members(payout, client_secret), tracking_url=tracking_url)
 
 
-def event_body(payout: Payout, previous_status: Status | None, at: datetime) -> bytes:
-    """Return the bytes of the event that tells of the payout's present status. Frozen from then on."""
+class ReducedPayout(BaseModel):
+    """What the holder of a client secret sees: where the payout stands and what it asks for."""
+
+    model_config = ConfigDict(frozen=True, title="ReducedPayout")
+
+    id: str
+    object: Literal["payout"] = "payout"
+    livemode: bool
+    status: Status
+    sub_status: SubStatus
+    recipient_gets: Amount
+    recipient_asset: str
+    requires_action: RequiredActionView | None
+
+
+def reduced_payout(payout: Payout) -> ReducedPayout:
+    """Return what may be shown in the browser of the person who answers an action."""
+    return ReducedPayout(
+        id=payout.id,
+        livemode=payout.livemode,
+        status=payout.status,
+        sub_status=payout.sub_status,
+        recipient_gets=payout.terms.recipient_gets,
+        recipient_asset=payout.terms.recipient_asset,
+        requires_action=_action(payout, None),
+    )
+
+
+def event_body(
+    payout: Payout, previous_status: Status | None, at: datetime, kind: str | None = None
+) -> bytes:
+    """Return the bytes of the event that tells of the payout's present status, or of another kind.
+
+    Frozen from then on.
+    """
     data = EventPayout(
         **_members(payout), previous_status=previous_status, sequence=payout.sequence
     )
@@ -123,7 +180,7 @@ def event_body(payout: Payout, previous_status: Status | None, at: datetime) -> 
     if members["requires_action"]:
         members["requires_action"].pop("client_secret", None)
     body = {
-        "type": EVENT_OF[payout.status],
+        "type": kind or EVENT_OF[payout.status],
         "timestamp": format_time(at),
         "api_version": API_VERSION,
         "data": members,
@@ -131,7 +188,15 @@ def event_body(payout: Payout, previous_status: Status | None, at: datetime) -> 
     return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def _members(payout: Payout) -> dict[str, Any]:
+def _action(payout: Payout, client_secret: str | None) -> RequiredActionView | None:
+    action = payout.requires_action
+    if action is None or not action.open:
+        return None
+    members = action.model_dump(exclude={"number", "open"})
+    return RequiredActionView(**members, client_secret=client_secret)
+
+
+def _members(payout: Payout, client_secret: str | None = None) -> dict[str, Any]:
     left = _seconds_left(payout)
     return {
         "id": payout.id,
@@ -146,7 +211,7 @@ def _members(payout: Payout) -> dict[str, Any]:
         "custodian_reference": payout.custodian_reference,
         "batch_id": payout.batch_id,
         "transactions": payout.transactions,
-        "requires_action": payout.requires_action,
+        "requires_action": _action(payout, client_secret),
         "failure": payout.failure,
         "timeline": payout.timeline,
         "fees_paid_usd": payout.fees_paid_usd,

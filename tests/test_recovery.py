@@ -90,6 +90,11 @@ def test_blind_repeats_need_safe_keys() -> None:
     assert not may_repeat(attempt, after(1), CAN, can_look=False)
     for_ever = replace(CAN, keys=KeySemantics(repeat_is_safe=True))
     assert may_repeat(attempt, after(10**6), for_ever, can_look=False)
+    # A safe repeat is not counted: an outage may last longer than a few of them.
+    often = replace(attempt, moves=10 * MAX_MOVES)
+    assert may_repeat(often, after(10**6), for_ever, can_look=False)
+    assert may_repeat(often, after(10**6), CAN, can_look=False, repeat_is_safe=True)
+    assert not may_repeat(attempt, after(1), for_ever, can_look=False, repeat_is_safe=False)
     a_day = replace(CAN, keys=KeySemantics(repeat_is_safe=True, life_s=86_400))
     assert may_repeat(attempt, after(3600), a_day, can_look=False)
     assert not may_repeat(attempt, after(50_000), a_day, can_look=False)

@@ -17,13 +17,7 @@ from urllib.parse import quote
 import aiohttp
 from pydantic import BaseModel
 
-from adapters.card_passcode.action import (
-    Action,
-    ActionReport,
-    Given,
-    WrongPasscode,
-    read_answer,
-)
+from adapters.card_passcode.answer import Given, read_answer
 from adapters.card_passcode.client import Answer, Client
 from adapters.card_passcode.session import (
     MOST_ATTEMPTS,
@@ -45,6 +39,7 @@ from adapters.card_passcode.words import (
 )
 from gateway.adapter import (
     Absent,
+    Action,
     Adapter,
     CannotLook,
     Capabilities,
@@ -57,8 +52,10 @@ from gateway.adapter import (
     Rejected,
     Report,
     SubStatus,
+    Terms,
     Tools,
     Unsupported,
+    WrongAnswer,
 )
 
 #: Stopped at the door: for our credentials or rights, or for our rate.
@@ -124,7 +121,7 @@ class CardPasscode(Adapter[CardPasscodeSettings]):
     async def confirm(self, order: Order, answer: Mapping[str, Any]) -> Report:
         """Execute with the passcode that a person gave. The code is used for this call only.
 
-        Raises WrongPasscode, UnreadableAnswer; NotSent: the action stays as it was. May be called
+        Raises WrongAnswer, UnreadableAnswer; NotSent: the action stays as it was. May be called
         again after anything: what was sent before is looked for first.
         """
         fault = self.check(order)
@@ -165,16 +162,16 @@ class CardPasscode(Adapter[CardPasscodeSettings]):
             return CannotLook("no reference is remembered")
         return choose([await self._look(order, each) for each in references])
 
-    def check(self, order: Order) -> str | None:
-        """Return why the provider could never pay the order, or None."""
-        if not isinstance(order.destination, PayoutAccountDestination):
-            return f"a {order.destination.type} is no payout account"
-        if not _ACCOUNT.fullmatch(order.destination.payout_account_id):
+    def check(self, terms: Terms) -> str | None:
+        """Return why the provider could never pay on these terms, or None."""
+        if not isinstance(terms.destination, PayoutAccountDestination):
+            return f"a {terms.destination.type} is no payout account"
+        if not _ACCOUNT.fullmatch(terms.destination.payout_account_id):
             return "a payout account id is a whole number"
-        if order.source.type != "WALLET":
-            return f"{order.source.type} is no wallet"
-        if not _CURRENCY.fullmatch(order.asset):
-            return f"{order.asset} is no currency of three letters"
+        if terms.source.type != "WALLET":
+            return f"{terms.source.type} is no wallet"
+        if not _CURRENCY.fullmatch(terms.asset):
+            return f"{terms.asset} is no currency of three letters"
         return None
 
     async def _challenge(self, order: Order) -> Report:
@@ -329,17 +326,16 @@ class CardPasscode(Adapter[CardPasscodeSettings]):
             raise NotSent(f"execution: {words}")
         raise Rejected(refused_code(fields), words, custodian_code="422")
 
-    async def _wrong_code(self, order: Order, session: Session) -> WrongPasscode:
+    async def _wrong_code(self, order: Order, session: Session) -> WrongAnswer:
         """Count a wrong code; the session takes more of them until it is locked."""
         left = int(order.notes.get("attempts_left") or MOST_ATTEMPTS) - 1
-        action = replace(self._action(order), attempts_left=left)
         if left > 0:
             again = replace(session, number=session.number + 1)
             fresh = replace(again, reference_id=order.key(f"execution-{again.number}"))
             await order.remember(**fresh.notes(), attempts_left=left)
         else:
             await self._retire(order)
-        return WrongPasscode("the provider refused the passcode", action)
+        return WrongAnswer("the provider refused the passcode", left)
 
     async def _look(self, order: Order, reference_id: str) -> Report | Absent:
         answer = await self._client.ask("GET", f"/status/payout/{quote(reference_id, safe='')}")
@@ -356,7 +352,7 @@ class CardPasscode(Adapter[CardPasscodeSettings]):
         report = read_execution(order, reference_id, told, now, young=young)
         if young and ended_unpaid(report) and may_be_the_code(report):
             # A passcode may be refused late, by a FAILED: then it is asked for again.
-            return ActionReport(
+            return Report(
                 SubStatus.REQUIRES_ACTION,
                 report.custodian_word,
                 detail=report.detail,
@@ -365,8 +361,8 @@ class CardPasscode(Adapter[CardPasscodeSettings]):
             )
         return report
 
-    def _ask(self, order: Order, word: str) -> ActionReport:
-        return ActionReport(SubStatus.REQUIRES_ACTION, word, action=self._action(order))
+    def _ask(self, order: Order, word: str) -> Report:
+        return Report(SubStatus.REQUIRES_ACTION, word, action=self._action(order))
 
     def _action(self, order: Order) -> Action:
         """Return what a person is asked for now, from what is remembered."""

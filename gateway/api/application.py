@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.api import custodians, docs, endpoints, events, health, payouts
+from gateway.api import actions, custodians, docs, endpoints, events, health, payouts
 from gateway.api.context import ApiContext
 from gateway.api.middleware import HANDLERS, Envelope
 from gateway.pages import track
 
 __all__ = ["ApiContext", "create_api"]
 
+_CONFIRM = "/payouts/{payout_id}/confirm"
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -30,10 +32,10 @@ def _route(path: str, **handlers: Handler) -> Route:
     return Route(path, dispatch, methods=sorted(handlers))
 
 
-ROUTES = [
+_PLAIN = [
     _route("/payouts/quote", POST=payouts.create_quote),
     _route("/payouts", POST=payouts.create_payout, GET=payouts.list_payouts),
-    _route("/payouts/{payout_id}", GET=payouts.get_payout),
+    _route("/payouts/{payout_id}/cancel", POST=actions.cancel_payout),
     _route("/custodians", GET=custodians.list_custodians),
     _route("/custodians/{name}/webhooks", POST=custodians.receive_webhook),
     _route("/webhook-endpoints", POST=endpoints.create_endpoint, GET=endpoints.list_endpoints),
@@ -55,10 +57,39 @@ ROUTES = [
 ]
 
 
+def _browser_routes(origins: Sequence[str]) -> list[Route]:
+    """Return the routes that a page of a configured origin may call, with a client secret."""
+
+    async def read(request: Request) -> Response:
+        return await actions.read_with_secret(request) or await payouts.get_payout(request)
+
+    may = Middleware(
+        CORSMiddleware,
+        allow_origins=list(origins),
+        allow_methods=["GET", "POST"],
+        allow_headers=["Authorization", "Content-Type", "Idempotency-Key"],
+        expose_headers=["Retry-After", "Request-Id"],
+    )
+    return [
+        Route(path, each.endpoint, methods=[*(each.methods or ()), "OPTIONS"], middleware=[may])
+        if origins
+        else each
+        for path, each in (
+            ("/payouts/{payout_id}", _route("/payouts/{payout_id}", GET=read)),
+            (_CONFIRM, _route(_CONFIRM, POST=actions.confirm_payout)),
+        )
+    ]
+
+
+#: Every route there is.
+ROUTES = [*_PLAIN, *_browser_routes(())]
+
+
 def create_api(context: ApiContext) -> Starlette:
     """Return the ASGI application."""
     handlers: dict[Any, Any] = dict(HANDLERS)
-    app = Starlette(routes=ROUTES, exception_handlers=handlers, middleware=[Middleware(Envelope)])
+    routes = [*_PLAIN, *_browser_routes(context.settings.browser_origins)]
+    app = Starlette(routes=routes, exception_handlers=handlers, middleware=[Middleware(Envelope)])
     # A redirect would name whatever host the request named; an unknown path is a problem instead.
     app.router.redirect_slashes = False
     app.state.context = context

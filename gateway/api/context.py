@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from gateway.adapter import Capabilities, Notice
 from gateway.config import Settings
 from gateway.endpoints import Endpoints
 from gateway.metrics import Metrics
+from gateway.model import Payout
 from gateway.payouts import Payouts
 from gateway.quotes import Quotes
 from gateway.router import Router
@@ -35,6 +36,18 @@ class Custodian(Protocol):
         """Turn a verified webhook into notices."""
 
 
+class Acts(Protocol):
+    """What people do to a payout under way."""
+
+    async def confirm(
+        self, payout: Payout, action: int, answer: Mapping[str, Any], filled: Sequence[str] = ()
+    ) -> None:
+        """Answer an action."""
+
+    async def cancel(self, payout: Payout) -> None:
+        """Cancel."""
+
+
 @dataclass(frozen=True)
 class ApiContext:
     """Everything a request may need."""
@@ -42,6 +55,7 @@ class ApiContext:
     settings: Settings
     db: Database
     payouts: Payouts
+    acts: Acts
     quotes: Quotes
     endpoints: Endpoints
     router: Router

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic.json_schema import models_json_schema
 
 from gateway import __version__
+from gateway.api import openapi_actions
 from gateway.api.custodians import CustodianList
 from gateway.api.endpoints import EndpointList
 from gateway.api.events import EventList, FeedEvent
@@ -28,9 +29,9 @@ from gateway.api.payouts import PayoutList, PayoutRequest
 from gateway.api.problems import PROBLEMS
 from gateway.endpoints import EndpointCreated, EndpointRequest, EndpointView
 from gateway.quotes import Quote, QuoteRequest
-from gateway.views import EVENT_OF, EventView, PayoutWithTracking
+from gateway.views import EventView, PayoutWithTracking
 
-_SENT = (QuoteRequest, PayoutRequest, EndpointRequest)
+_SENT = (QuoteRequest, PayoutRequest, EndpointRequest, *openapi_actions.SENT)
 _TOLD = (
     Quote,
     PayoutWithTracking,
@@ -43,6 +44,7 @@ _TOLD = (
     FeedEvent,
     EventList,
     ProblemDocument,
+    *openapi_actions.TOLD,
 )
 
 
@@ -156,9 +158,11 @@ def _paths(refs: dict[Any, Any]) -> dict[str, Any]:
                 "Read a payout",
                 ("200", as_json(refs[PayoutWithTracking], "The payout.")),
                 ("payout_not_found",),
+                description="With a client secret as the bearer: the reduced payout, for a browser.",
                 parameters=(in_path("payout_id"),),
             )
         },
+        **openapi_actions.paths(refs),
         "/custodians": {
             "get": operation(
                 refs,
@@ -324,5 +328,5 @@ def _webhooks(refs: dict[Any, Any]) -> dict[str, Any]:
                 "security": [],
             }
         }
-        for kind in EVENT_OF.values()
+        for kind in EVENT_SUMMARIES
     }

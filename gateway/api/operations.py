@@ -32,10 +32,12 @@ class ProblemDocument(BaseModel):
     retryable: bool
     errors: list[FieldFault] = []
     payout_id: str | None = None
+    attempts_left: int | None = None
 
 
 EVENT_SUMMARIES = {
     "payout.created": "A payout was accepted",
+    "payout.requires_action": "A person must answer, or the payout expires",
     "payout.broadcast": "The custodian has handed the money to the rail",
     "payout.delivered": "The payout is final: delivered",
     "payout.failed": "The payout is final: failed",

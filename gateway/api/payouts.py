@@ -96,9 +96,8 @@ async def get_payout(request: Request) -> Response:
     context = context_of(request)
     caller = await caller_of(request)
     payout = await context.db.read(context.payouts.get, caller, request.path_params["payout_id"])
-    return Response(
-        _view(context.vault, context.settings.public_url, payout), media_type="application/json"
-    )
+    body = payout_answer(context.vault, context.settings.public_url, payout, with_secret=True)
+    return Response(body, media_type="application/json")
 
 
 async def list_payouts(request: Request) -> Response:
@@ -161,15 +160,18 @@ async def _first_answer(tx: Tx, vault: Vault, public_url: str, payout: Payout) -
 
 
 def _created(vault: Vault, public_url: str, payout: Payout) -> Answer:
-    return Answer(201, _view(vault, public_url, payout), location=f"/payouts/{payout.id}")
+    return Answer(201, payout_answer(vault, public_url, payout), location=f"/payouts/{payout.id}")
 
 
-def _view(vault: Vault, public_url: str, payout: Payout) -> bytes:
-    return (
-        payout_with_tracking(payout, _tracking_url(vault, public_url, payout))
-        .model_dump_json()
-        .encode()
-    )
+def payout_answer(
+    vault: Vault, public_url: str, payout: Payout, *, with_secret: bool = False
+) -> bytes:
+    """Return a payout as its partner sees it; the secret of an open action only where asked for."""
+    action, secret = payout.requires_action, None
+    if with_secret and action is not None and action.open:
+        secret = vault.client_secret(payout.id, action.number)
+    tracking = _tracking_url(vault, public_url, payout)
+    return payout_with_tracking(payout, tracking, secret).model_dump_json().encode()
 
 
 def _tracking_url(vault: Vault, public_url: str, payout: Payout) -> str:

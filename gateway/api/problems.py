@@ -70,6 +70,20 @@ PROBLEMS: dict[str, Problem] = {
     "idempotency_in_progress": Problem(
         409, "Request still running", "Repeat it unchanged after Retry-After.", retryable=True
     ),
+    "action_not_required": Problem(
+        409, "Nothing is asked for", "Read the payout; it has gone on, or asks for something else."
+    ),
+    "action_expired": Problem(
+        409, "Too late to answer", "The payout fails without having sent anything; make a new one."
+    ),
+    "confirm_in_progress": Problem(
+        409, "An answer is under way", "Read the payout; repeat after Retry-After.", retryable=True
+    ),
+    "payout_busy": Problem(409, "Payout in hand", "Repeat it after Retry-After.", retryable=True),
+    "cancel_too_late": Problem(409, "Too late to cancel", "Read the payout and wait for its end."),
+    "cancel_unsupported": Problem(
+        409, "Cannot be canceled", "The custodian cannot call it back; wait for its end."
+    ),
     "payload_too_large": Problem(413, "Body too large", "Send less."),
     "unsupported_media_type": Problem(
         415, "Media type not supported", "Send Content-Type: application/json."
@@ -102,6 +116,9 @@ PROBLEMS: dict[str, Problem] = {
         422, "Source account not configured", "Use an account that the operator configured."
     ),
     "route_unavailable": Problem(422, "No route", "GET /custodians lists what can be paid."),
+    "wrong_answer": Problem(
+        422, "Wrong answer", "Ask the person again; attempts_left says how often."
+    ),
     "internal_error": Problem(
         500,
         "Internal error",
@@ -110,6 +127,12 @@ PROBLEMS: dict[str, Problem] = {
     ),
     "store_unavailable": Problem(
         503, "Store not available", "Repeat after Retry-After.", retryable=True
+    ),
+    "confirm_not_sent": Problem(
+        503,
+        "Answer not sent",
+        "Nothing was sent, and the payout still asks: answer again after Retry-After.",
+        retryable=True,
     ),
     "cannot_verify": Problem(503, "Cannot verify now", "Deliver it again later.", retryable=True),
 }

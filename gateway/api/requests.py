@@ -6,7 +6,8 @@ import asyncio
 import hashlib
 import json
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -210,6 +211,68 @@ def idempotency_key(request: Request, *, required: bool) -> str | None:
             "invalid_idempotency_key", "An Idempotency-Key has 1 to 255 visible ASCII characters."
         )
     return raw
+
+
+class Kept:
+    """The kept answer of one idempotency key, for work that cannot run inside a transaction."""
+
+    def __init__(
+        self, context: ApiContext, running: tuple[str, str, str, str], fingerprint: str
+    ) -> None:
+        self._context = context
+        self._running = running
+        self._fingerprint = fingerprint
+
+    @contextmanager
+    def running(self, in_progress: set[tuple[str, ...]]) -> Iterator[None]:
+        """Be the only request with this key in this process. Refused: `idempotency_in_progress`."""
+        if self._running in in_progress:
+            raise Refused(
+                "idempotency_in_progress",
+                "The first request with this key still runs.",
+                headers={"Retry-After": "1"},
+            )
+        in_progress.add(self._running)
+        try:
+            yield
+        finally:
+            in_progress.discard(self._running)
+
+    async def answer(self) -> Answer | None:
+        """Return the kept answer. Refused: `idempotency_key_reused`."""
+        org, mode, route, key = self._running
+        now = to_us(self._context.seams.clock.now())
+        kept = await self._context.db.read(
+            idempotency.kept_answer, org=org, mode=mode, route=route, key=key, now=now
+        )
+        if kept is None:
+            return None
+        if kept["fingerprint"] != self._fingerprint:
+            raise Refused(
+                "idempotency_key_reused", "This Idempotency-Key was used with another body."
+            )
+        bound_to = "|".join(self._running)
+        return Answer.unpack(self._context.vault.open(kept["answer"], bound_to=bound_to))
+
+    async def keep(self, answer: Answer) -> None:
+        """Keep an answer for 24 hours, sealed."""
+        bound_to = "|".join(self._running)
+        await self._context.db.run(
+            self._keep, self._context.vault.seal(answer.pack(), bound_to=bound_to)
+        )
+
+    async def _keep(self, tx: Tx, sealed: bytes) -> None:
+        org, mode, route, key = self._running
+        await idempotency.keep_answer(
+            tx,
+            org=org,
+            mode=mode,
+            route=route,
+            key=key,
+            fingerprint=self._fingerprint,
+            answer=sealed,
+            expires_at=to_us(self._context.seams.clock.now() + KEY_LIFE),
+        )
 
 
 async def once(

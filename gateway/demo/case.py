@@ -32,6 +32,8 @@ LIMIT_S = 60
 #: How long of that the payouts are watched; then the summary says what is missing.
 _WATCH_S = 40
 _EVENTS = ("payout.created", "payout.broadcast", "payout.delivered")
+#: What a payout that needs a person tells besides.
+_ASKED = "payout.requires_action"
 _ENDED_BY_SIGNAL = 130
 
 
@@ -44,6 +46,7 @@ class Case:
     destination: dict[str, str]
     #: where the custodian's ledger must show it; None: at an address of the provider's choice
     paid_to: str | None
+    asset: str = "USDC"
     payout: dict[str, Any] | None = None
 
 
@@ -71,6 +74,12 @@ def bank_account(amount: str, account: str) -> Case:
     return Case(amount, f"EUR bank account {account[:8]}…", destination, None)
 
 
+def payout_account(amount: str, account: str) -> Case:
+    """Return a payout by passcode."""
+    destination = {"type": "payout_account", "payout_account_id": account}
+    return Case(amount, f"payout account {account}", destination, account, asset="USD")
+
+
 def seeded_cases() -> list[Case]:
     """Return one payout of each kind, to the payees that the twins are seeded with."""
     return [
@@ -79,6 +88,8 @@ def seeded_cases() -> list[Case]:
         address("120.50", "EthereumSepolia", "0x52908400098527886E0F7030069857D2E4169EE7"),
         address("75.25", "SolanaDevnet", "7v91N7iZ9mNicL8WfG6cgSCKyRXydQjLh6UYBWwm6y1Q"),
         bank_account("250", "c2b7a3de-51d0-4c38-8a07-9b1de0a7f302"),
+        payout_account("75", "18"),
+        payout_account("90", "19"),
     ]
 
 
@@ -150,7 +161,7 @@ async def _pay(stack: Stack, console: Console, case: Case) -> dict[str, Any]:
         "/payouts/quote",
         {
             "external_ref": "demo-user",
-            "asset": "USDC",
+            "asset": case.asset,
             "amount": case.amount,
             "destination": case.destination,
         },
@@ -159,7 +170,7 @@ async def _pay(stack: Stack, console: Console, case: Case) -> dict[str, Any]:
     payout: dict[str, Any] = await stack.call("POST", "/payouts", {"quote_id": quote["quote_id"]})
     _say(
         console,
-        f"quoted   {quote['user_sends']} USDC by {quote['route']['custodian']}, recipient gets "
+        f"quoted   {quote['user_sends']} {case.asset} by {quote['route']['custodian']}, recipient gets "
         f"{quote['recipient_gets']}{_rate(quote)} -> payout {payout['id']} to {case.payee}",
     )
     return payout
@@ -183,11 +194,33 @@ async def _follow(stack: Stack, console: Console, case: Case) -> None:
         for entry in seen["timeline"][shown:]:
             word = f"{entry['status']}/{entry['sub_status']}"
             tail = f"  tx {entry['tx_hash'][:18]}…" if entry["tx_hash"] else ""
-            _say(console, f"  timeline {word:<22} {case.amount:>6} USDC  {entry['at']}{tail}")
+            _say(
+                console,
+                f"  timeline {word:<22} {case.amount:>6} {case.asset:<4}  {entry['at']}{tail}",
+            )
         shown = len(seen["timeline"])
+        if seen["requires_action"]:
+            await _answer(stack, console, seen)
         if seen["status"] in {"delivered", "failed"}:
             return
         await asyncio.sleep(0.1)
+
+
+async def _answer(stack: Stack, console: Console, payout: dict[str, Any]) -> None:
+    """Be the person: read the code that was sent, and answer with it and the client secret."""
+    action = payout["requires_action"]
+    code = await stack.newest_code(payout["custodian"])
+    _say(
+        console,
+        f"  asked    {action['type']} by {action['channel']} to {action['masked_target']}: "
+        f"answered with the code from the inbox",
+    )
+    body = {"client_secret": action["client_secret"], "passcode": {"token": {"code": code}}}
+    await stack.call("POST", f"/payouts/{payout['id']}/confirm", body)
+
+
+def _was_asked(payout: dict[str, Any]) -> bool:
+    return any(each["sub_status"] == "requires_action" for each in payout.get("timeline", ()))
 
 
 async def _all_told(subscriber: Subscriber, cases: list[Case]) -> None:
@@ -224,19 +257,20 @@ def judge(
             (Decimal(each["amount"]), each["asset"], case.paid_to and each["destination"])
             for each in paid
         ]
-        if facts != [(Decimal(case.amount), "USDC", case.paid_to)]:
+        if facts != [(Decimal(case.amount), case.asset, case.paid_to)]:
             missing.append(
                 f"{payout['id']}: the ledger has {paid} instead of one transfer of "
-                f"{case.amount} USDC to {case.paid_to or case.payee}"
+                f"{case.amount} {case.asset} to {case.paid_to or case.payee}"
             )
-        if told != set(_EVENTS):
-            missing.append(f"{payout['id']}: webhooks missing: {sorted(set(_EVENTS) - told)}")
+        wanted = set(_EVENTS) | ({_ASKED} if _was_asked(payout) else set())
+        if told != wanted:
+            missing.append(f"{payout['id']}: webhooks missing: {sorted(wanted - told)}")
         table.add_row(
             payout["id"],
-            f"{case.amount} USDC",
+            f"{case.amount} {case.asset}",
             payout["status"],
             f"{len(paid)} transfer{'' if len(paid) == 1 else 's'}",
-            f"{len(told)} of {len(_EVENTS)}",
+            f"{len(told)} of {len(wanted)}",
         )
     if len(transfers) != len(cases):
         missing.append(f"the ledgers have {len(transfers)} transfers, not {len(cases)}")

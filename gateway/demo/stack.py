@@ -53,6 +53,12 @@ class Stack:
                 found += (await answer.json())["transfers"]
         return found
 
+    async def newest_code(self, custodian: str) -> str:
+        """Return the one-time code that a custodian sent last."""
+        control_url = self.twins[custodian]["control_url"]
+        async with self.http.get(control_url + "/_twin/inbox") as answer:
+            return str((await answer.json())["messages"][-1]["code"])
+
 
 @asynccontextmanager
 async def running_stack(folder: Path) -> AsyncIterator[Stack]:

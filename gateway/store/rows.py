@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
 from pydantic import TypeAdapter
 
-from gateway.model import Account, Failure, Payout, QuoteTerms, TimelineEntry, Transaction
+from gateway.model import (
+    Account,
+    Failure,
+    Payout,
+    QuoteTerms,
+    RequiredAction,
+    TimelineEntry,
+    Transaction,
+)
 from gateway.store.database import Row
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -60,7 +68,7 @@ def payout_of(row: Row, timeline: Iterable[Row] = (), transactions: Iterable[Row
         account=Account.model_validate_json(row["account"]),
         custodian_reference=row["custodian_reference"],
         transactions=tuple(transaction_of(each) for each in transactions),
-        requires_action=_loads(row["requires_action"]),
+        requires_action=action_of(row),
         failure=Failure.model_validate_json(row["failure"]) if row["failure"] else None,
         timeline=tuple(entry_of(each) for each in timeline),
         fees_paid_usd=Decimal(row["fees_paid_usd"]) if row["fees_paid_usd"] else None,
@@ -94,5 +102,7 @@ def transaction_of(row: Row) -> Transaction:
     )
 
 
-def _loads(text: str | None) -> Mapping[str, Any] | None:
-    return json.loads(text) if text else None
+def action_of(row: Row) -> RequiredAction | None:
+    """Return the last action that a payout asked for, answered or not."""
+    stored = row["requires_action"]
+    return RequiredAction.model_validate_json(stored) if stored else None

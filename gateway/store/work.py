@@ -44,6 +44,19 @@ _CLAIM = Query(
     )
     .returning(work.c.payout_id, work.c.lease_token, work.c.due_at)
 )
+_CLAIM_ONE = Query(
+    update(work)
+    .where(
+        and_(work.c.payout_id == bindparam("claimed_id"), work.c.lease_until <= bindparam("now"))
+    )
+    .values(
+        lease_token=work.c.lease_token + 1,
+        lease_owner=bindparam("owner"),
+        lease_until=bindparam("until"),
+        due_at=bindparam("until"),
+    )
+    .returning(work.c.payout_id, work.c.lease_token, work.c.due_at)
+)
 _HELD = and_(
     work.c.payout_id == bindparam("held_id"),
     work.c.lease_token == bindparam("held_token"),
@@ -151,6 +164,11 @@ async def claim_work(  # noqa: PLR0913 - the terms of a lease
 ) -> list[Row]:
     """Lease due payouts of one custodian: rows with `payout_id`, `lease_token`, `due_at`."""
     return await tx.all(_CLAIM, custodian=custodian, owner=owner, now=now, until=until, limit=limit)
+
+
+async def claim_one(tx: Tx, payout_id: str, owner: str, now: int, until: int) -> Row | None:
+    """Lease one payout, due or not; None where somebody has it in hand, or it is final."""
+    return await tx.one(_CLAIM_ONE, claimed_id=payout_id, owner=owner, now=now, until=until)
 
 
 async def extend_lease(tx: Tx, payout_id: str, token: int, now: int, until: int) -> bool:

@@ -7,9 +7,10 @@ costs the others nothing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import Protocol
+from typing import Any, Protocol
 
 from gateway.adapter import Absent, CannotLook, Capabilities, Report
 from gateway.assets import AssetRegistry
@@ -45,6 +46,12 @@ class Custodian(Protocol):
     async def fetch(self, order: LiveOrder) -> Report | Absent | CannotLook:
         """Ask how the order stands."""
 
+    async def confirm(self, order: LiveOrder, answer: Mapping[str, Any]) -> Report:
+        """Answer a required action."""
+
+    async def cancel(self, order: LiveOrder) -> Report:
+        """Ask to cancel."""
+
 
 class Engine:
     """Works on the payouts of one custodian instance."""
@@ -65,19 +72,19 @@ class Engine:
         self._db = db
         self._seams = seams
         self._assets = assets
-        self._custodian = custodian
+        self.custodian = custodian
         self._settings = settings
         self._owner = owner
         self._metrics = metrics
         self._wake = wake
-        self._settlement = Settlement(seams, payouts, custodian.name, custodian.capabilities)
+        self.settlement = Settlement(seams, payouts, custodian.name, custodian.capabilities)
         self._tasks: set[asyncio.Task[None]] = set()
         self.wakeup = Wakeup(seams.clock)
 
     async def run(self) -> None:
         """Work until cancelled."""
         while True:
-            free = self._custodian.capabilities.in_flight - len(self._tasks)
+            free = self.custodian.capabilities.in_flight - len(self._tasks)
             claims = await self._claim(free) if free else []
             for claim in claims:
                 task = asyncio.create_task(self._work(claim), name=f"work-{claim.payout_id}")
@@ -95,8 +102,8 @@ class Engine:
             await asyncio.gather(*late, return_exceptions=True)
 
     async def _rest(self) -> None:
-        due = await self._db.read(work.next_due, self._custodian.name)
-        busy = len(self._tasks) >= self._custodian.capabilities.in_flight
+        due = await self._db.read(work.next_due, self.custodian.name)
+        busy = len(self._tasks) >= self.custodian.capabilities.in_flight
         at = None if due is None or busy else from_us(due)
         await self.wakeup.sleep_until(at, self._settings.idle_s)
 
@@ -105,44 +112,53 @@ class Engine:
         self.wakeup.ring()
         if not task.cancelled() and task.exception() is not None:
             # The lease ends by itself; the payout is taken up again by whoever is next.
-            _log.error("work_crashed", custodian=self._custodian.name, exc_info=task.exception())
+            _log.error("work_crashed", custodian=self.custodian.name, exc_info=task.exception())
 
     async def _claim(self, limit: int) -> list[Lease]:
         now = self._seams.clock.now()
         until = to_us(now + timedelta(seconds=self._settings.lease_s))
         rows: list[Row] = await self._db.run(
-            work.claim_work, self._custodian.name, self._owner, to_us(now), until, limit
+            work.claim_work, self.custodian.name, self._owner, to_us(now), until, limit
         )
         return [Lease(row["payout_id"], row["lease_token"], row["due_at"]) for row in rows]
 
     async def _work(self, lease: Lease) -> None:
         self._seams.step(Step.CLAIMED)
-        job = await self._db.run(self._settlement.begin, lease)
+        job = await self._db.run(self.settlement.begin, lease)
         if job is None:
             return
+        if isinstance(job, Settled):
+            self.tell(lease.payout_id, job)
+            return
         self._seams.step(Step.ATTEMPT_COMMITTED)
-        beat = asyncio.create_task(self._keep_lease(lease))
-        try:
+        async with self.keeping(lease):
             if next_step(job.attempt) is Next.SUBMIT:
                 settled = await self._submit(job)
             else:
                 settled = await self._fetch(job)
+        self.tell(lease.payout_id, settled)
+
+    @asynccontextmanager
+    async def keeping(self, lease: Lease) -> AsyncIterator[None]:
+        """Prolong a lease meanwhile; its length is bounded by the call's deadline."""
+        beat = asyncio.create_task(self._keep_lease(lease))
+        try:
+            yield
         finally:
             beat.cancel()
-        self._tell(job, settled)
 
     async def _submit(self, job: Job) -> Settled:
-        order = self._order(job)
+        order = self.order(job)
         outcome: Report | Exception
         try:
-            outcome = await self._custodian.submit(order)
+            outcome = await self.custodian.submit(order)
         except LeaseLost:
             return Settled(None)
         except Exception as error:  # noqa: BLE001 - every outcome is settled, none escapes
             outcome = error
         self._seams.step(Step.SUBMITTED)
         settled = await self._db.run(
-            self._settlement.submitted, job, moved_now=order.moved_now, outcome=outcome
+            self.settlement.submitted, job, moved_now=order.moved_now, outcome=outcome
         )
         self._seams.step(Step.SETTLED)
         return settled
@@ -150,15 +166,16 @@ class Engine:
     async def _fetch(self, job: Job) -> Settled:
         outcome: Report | Absent | CannotLook | Exception
         try:
-            outcome = await self._custodian.fetch(self._order(job))
+            outcome = await self.custodian.fetch(self.order(job))
         except Exception as error:  # noqa: BLE001 - a failed look is an outcome, too
             outcome = error
         self._seams.step(Step.FETCHED)
-        settled = await self._db.run(self._settlement.fetched, job, outcome)
+        settled = await self._db.run(self.settlement.fetched, job, outcome)
         self._seams.step(Step.APPLIED)
         return settled
 
-    def _order(self, job: Job) -> LiveOrder:
+    def order(self, job: Job) -> LiveOrder:
+        """Return the order of a job."""
         terms = job.payout.terms
         asset = self._assets.find(terms.recipient_asset)
         notes: Mapping[str, object] = job.notes
@@ -174,7 +191,6 @@ class Engine:
         )
 
     async def _keep_lease(self, lease: Lease) -> None:
-        """Prolong the lease while the work goes on; its length is bounded by the call's deadline."""
         while True:
             await self._seams.clock.sleep(self._settings.lease_s / 3)
             now = self._seams.clock.now()
@@ -184,9 +200,10 @@ class Engine:
             ):
                 return
 
-    def _tell(self, job: Job, settled: Settled) -> None:
+    def tell(self, payout_id: str, settled: Settled) -> None:
+        """Wake whoever waits for what was settled, and count it."""
         if settled.applied is None:
-            _log.warning("lease_lost", custodian=self._custodian.name, payout_id=job.payout.id)
+            _log.warning("lease_lost", custodian=self.custodian.name, payout_id=payout_id)
             return
         if settled.applied.changed:
             self._wake("deliveries")

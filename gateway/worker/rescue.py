@@ -15,7 +15,7 @@ from gateway.store import payouts as payout_rows
 from gateway.store import work
 from gateway.store.database import Tx
 from gateway.store.rows import to_us
-from gateway.worker.settle import attempt_of
+from gateway.worker.says import attempt_of
 
 
 class NotAllowedError(GatewayError):

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from gateway.adapter import Absent, CannotLook, Capabilities, Report
-from gateway.errors import NotSent, Rejected
+from gateway.errors import NotSent, Rejected, WrongAnswer
 from gateway.model import Failure, FailureCode, FundsMoved, Payout, SubStatus
 from gateway.payouts import Applied, Attention, Payouts
 from gateway.recovery import (
@@ -33,9 +33,17 @@ from gateway.seams import Seams
 from gateway.states import Kind
 from gateway.store import payouts as payout_rows
 from gateway.store import work
-from gateway.store.database import Row, Tx
-from gateway.store.rows import from_us, maybe_from_us, to_us
+from gateway.store.database import Tx
+from gateway.store.rows import action_of, to_us
 from gateway.worker.order import Lease
+from gateway.worker.says import (
+    attempt_of,
+    queued_report,
+    unanswered,
+    unanswered_report,
+    unknown_report,
+    wrong_report,
+)
 
 #: How long a payout waits for its turn at an account before it asks again; the turn wakes it sooner.
 QUEUE_LOOK_S = 60.0
@@ -73,8 +81,8 @@ class Settlement:
         self._custodian = custodian
         self._capabilities = capabilities
 
-    async def begin(self, tx: Tx, lease: Lease) -> Job | None:
-        """Return the job of a lease; None where there is nothing to do with it.
+    async def begin(self, tx: Tx, lease: Lease) -> Job | Settled | None:
+        """Return the job of a lease; None where there is nothing to do, Settled where all is done.
 
         Commits the attempt before the custodian is called, and takes the turn at an account that
         pays one at a time.
@@ -89,8 +97,12 @@ class Settlement:
         row = await work.last_attempt(tx, payout.id)
         # A parked attempt is only looked at: it needs no turn, and must not keep others from theirs.
         parked = row is not None and row["state"] == AttemptState.PARKED
+        if parked and row is not None and unanswered(payout, now):
+            job = Job(lease, payout, attempt_of(row), {})
+            applied = await self._payouts.apply(tx, payout.id, unanswered_report())
+            return await self._release(tx, job, job.attempt, applied, now, 0.0, "not answered")
         if not parked and not await self._turn(tx, payout, now):
-            await self._payouts.apply(tx, payout.id, _queued(payout))
+            await self._payouts.apply(tx, payout.id, queued_report(payout))
             due = to_us(now + timedelta(seconds=QUEUE_LOOK_S))
             await work.release_work(tx, lease.payout_id, lease.token, lease.claimed_due, due)
             return None
@@ -103,7 +115,7 @@ class Settlement:
         if seen is not attempt:
             await self._write(tx, payout.id, seen, outcome="taken over while moving")
             await self._payouts.apply(
-                tx, payout.id, _unknown_report("its worker stopped while it was moving")
+                tx, payout.id, unknown_report("its worker stopped while it was moving")
             )
         return Job(lease, payout, seen, json.loads(row["notes"]))
 
@@ -127,7 +139,7 @@ class Settlement:
                 unknown(attempt, now) if moved_now else replace(attempt, state=AttemptState.UNKNOWN)
             )
             reason = f"{type(outcome).__name__}: {outcome}"
-            applied = await self._payouts.apply(tx, job.payout.id, _unknown_report(reason))
+            applied = await self._payouts.apply(tx, job.payout.id, unknown_report(reason))
             return await self._release(tx, job, after, applied, now, self._curve(0), reason)
         # Without the mark nothing has moved, whatever went wrong.
         return await self._not_sent(tx, job, attempt, outcome, now, None)
@@ -148,6 +160,28 @@ class Settlement:
             return await self._blind(tx, job, attempt, outcome, now)
         return await self._failed_look(tx, job, attempt, outcome, now)
 
+    async def confirmed(
+        self, tx: Tx, job: Job, *, moved_now: bool, outcome: Report | Exception
+    ) -> Settled:
+        """Settle a call of `confirm`: what was not sent leaves the payout asking as before."""
+        if not await work.holds_lease(tx, job.lease.payout_id, job.lease.token):
+            return Settled(None)
+        now, parked = self._seams.clock.now(), replace(job.attempt, state=AttemptState.PARKED)
+        if isinstance(outcome, WrongAnswer):
+            # The adapter knows that this answer moved nothing, whatever became of an earlier one.
+            applied = await self._payouts.apply(
+                tx, job.payout.id, wrong_report(job.payout, outcome)
+            )
+            locked = outcome.attempts_left == 0
+            after = replace(parked, state=AttemptState.PREPARED) if locked else parked
+            return await self._release(tx, job, after, applied, now, 0.0, str(outcome))
+        certain = isinstance(outcome, NotSent) and not job.attempt.ever_unknown
+        sent = moved_now and not certain
+        if isinstance(outcome, Report | Rejected) or sent:
+            return await self.submitted(tx, job, moved_now=moved_now, outcome=outcome)
+        reason = f"{type(outcome).__name__}: {outcome}"
+        return await self._release(tx, job, parked, _NOTHING, now, self._curve(0), reason)
+
     async def _turn(self, tx: Tx, payout: Payout, now: datetime) -> bool:
         if not self._capabilities.one_at_a_time:
             return True
@@ -160,9 +194,10 @@ class Settlement:
         self, tx: Tx, job: Job, attempt: Attempt, report: Report, now: datetime, *, moved_now: bool
     ) -> Settled:
         again = report.again_after_s
-        if moved_now or attempt.ever_unknown:
+        asks = report.sub_status is SubStatus.REQUIRES_ACTION
+        if (moved_now or attempt.ever_unknown) and not asks:
             state, delay = AttemptState.ACCEPTED, self._curve(0)
-        elif again is not None:
+        elif again is not None and not asks:
             state, delay = AttemptState.PREPARED, again
         else:
             state, delay = AttemptState.PARKED, self._curve(len(self._capabilities.polling_s))
@@ -219,10 +254,14 @@ class Settlement:
             attempt.state is AttemptState.UNKNOWN
             and report.sub_status is not SubStatus.OUTCOME_UNKNOWN
         )
+        state = AttemptState.ACCEPTED if known else attempt.state
+        if report.sub_status is SubStatus.REQUIRES_ACTION:
+            # Nothing came of what was answered: it is asked again, and waits for the next answer.
+            state = AttemptState.PARKED
         applied = await self._payouts.apply(tx, job.payout.id, report)
         after = replace(
             attempt,
-            state=AttemptState.ACCEPTED if known else attempt.state,
+            state=state,
             failures=0,
             looks=0 if applied.changed else attempt.looks + 1,
             absences=0,
@@ -269,8 +308,10 @@ class Settlement:
         delay = delay if soon is None else min(delay, soon)
         after = attempt
         if may_repeat(attempt, now, self._capabilities, can_look=can_look, repeat_is_safe=safe):
-            after, delay = replace(attempt, state=AttemptState.PREPARED), 0.0
-        elif attempt.state is AttemptState.UNKNOWN and attempt.moves >= MAX_MOVES:
+            after = replace(attempt, state=AttemptState.PREPARED)
+            # Proof has taken its time already; a safe repeat must not become a storm.
+            delay = 0.0 if can_look else self._curve(max(0, attempt.moves - 1))
+        if attempt.state is AttemptState.UNKNOWN and attempt.moves >= MAX_MOVES:
             detail = (
                 f"{attempt.moves} moving calls, none of them settled; last word: {word or 'none'}"
             )
@@ -310,6 +351,11 @@ class Settlement:
             return Settled(applied)
         await self._write(tx, job.payout.id, attempt, outcome)
         due = now + timedelta(seconds=delay)
+        if attempt.state is AttemptState.PARKED:
+            # Looked at again when nobody has answered in time.
+            row = await payout_rows.payout_row(tx, job.payout.id)
+            action = None if row is None else action_of(row)
+            due = min(due, action.expires_at) if action and action.open else due
         lease = job.lease
         await work.release_work(tx, lease.payout_id, lease.token, lease.claimed_due, to_us(due))
         return Settled(applied, due)
@@ -343,31 +389,3 @@ class Settlement:
 
     def _curve(self, count: int) -> float:
         return delay_s(self._capabilities.polling_s, count) * self._seams.ids.jitter()
-
-
-def attempt_of(row: Row) -> Attempt:
-    """Return what the recovery rule needs of an attempt's row."""
-    return Attempt(
-        number=row["number"],
-        state=AttemptState(row["state"]),
-        moves=row["moves"],
-        ever_unknown=bool(row["ever_unknown"]),
-        last_call_at=maybe_from_us(row["last_call_at"]),
-        absences=row["absences"],
-        first_absence_at=maybe_from_us(row["first_absence_at"]),
-        last_absence_at=maybe_from_us(row["last_absence_at"]),
-        looks=row["looks"],
-        failures=row["failures"],
-        created_at=from_us(row["created_at"]),
-    )
-
-
-def _queued(payout: Payout) -> Report:
-    detail = f"waits for its turn at {payout.account.type} {payout.account.id}"
-    return Report(SubStatus.QUEUED, "", detail=detail)
-
-
-def _unknown_report(reason: str) -> Report:
-    return Report(
-        SubStatus.OUTCOME_UNKNOWN, "", detail=f"outcome unknown, being found out ({reason})"[:500]
-    )

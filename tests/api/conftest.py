@@ -17,7 +17,16 @@ import aiohttp
 import pytest
 import uvicorn
 
-from gateway.adapter import Capabilities, Notice, Ref
+from gateway.adapter import (
+    Absent,
+    CannotLook,
+    Capabilities,
+    Notice,
+    Order,
+    Ref,
+    Report,
+    Unsupported,
+)
 from gateway.api.application import ApiContext, create_api
 from gateway.app import open_database
 from gateway.assets import AssetRegistry
@@ -31,6 +40,8 @@ from gateway.quotes import Quotes
 from gateway.router import Instance, Router
 from gateway.seams import Ids, Seams, real_seams
 from gateway.vault import Vault
+from gateway.worker.acts import Acts
+from gateway.worker.engine import Engine
 from tests.clock import SetClock
 from tests.pricing import TakesEverything
 
@@ -69,6 +80,22 @@ class HmacCustodian:
             msg = "no id"
             raise ValueError(msg)
         return [Notice((Ref("transfer", str(told.get("transfer"))),), str(told["id"]))]
+
+    async def submit(self, order: Order) -> Report:
+        """Never called here: no engine runs."""
+        raise Unsupported(order.payout_id)
+
+    async def fetch(self, order: Order) -> Report | Absent | CannotLook:
+        """Never called here: no engine runs."""
+        raise Unsupported(order.payout_id)
+
+    async def confirm(self, order: Order, answer: Mapping[str, Any]) -> Report:
+        """Ask for nothing, ever."""
+        raise Unsupported(f"{order.payout_id} {len(answer)}")
+
+    async def cancel(self, order: Order) -> Report:
+        """Call nothing back."""
+        raise Unsupported(order.payout_id)
 
     @staticmethod
     def sign(body: bytes) -> str:
@@ -217,10 +244,30 @@ async def api(settings: Settings, tmp_path: Path) -> AsyncIterator[Api]:
     router = Router([instance], settings.routes)
     async with open_database(settings) as db, aiohttp.ClientSession() as http:
         woken: list[str] = []
+        payouts = Payouts(seams, vault)
+        engine = Engine(
+            db=db,
+            seams=seams,
+            payouts=payouts,
+            assets=AssetRegistry(),
+            custodian=custodian,
+            settings=settings.engine,
+            owner="test",
+            metrics=Metrics(),
+            wake=woken.append,
+        )
         context = ApiContext(
             settings=settings,
             db=db,
-            payouts=Payouts(seams, vault),
+            payouts=payouts,
+            acts=Acts(
+                db=db,
+                seams=seams,
+                payouts=payouts,
+                engines={"acme_eu": engine},
+                owner="test",
+                lease_s=60,
+            ),
             quotes=Quotes(router, AssetRegistry(), seams, {"acme_eu": pricer}),
             endpoints=Endpoints(seams, vault, settings),
             router=router,

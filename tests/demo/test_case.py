@@ -24,7 +24,7 @@ def world() -> World:
             f"EXTERNAL_WALLET payee-{number}",
             {"type": "custodian_account"},
             f"payee-{number}",
-            {
+            payout={
                 "id": f"pay_{number}",
                 "custodian_reference": f"ref-{number}",
                 "status": "delivered",

@@ -42,6 +42,9 @@ class Rail:
     destination: Mapping[str, Any]
     #: switches of the twin
     switches: Mapping[str, Any] = field(default_factory=dict)
+    asset: str = "USDC"
+    #: settings of the gateway beside those of the custodian
+    gateway: Mapping[str, Any] = field(default_factory=dict)
 
 
 FIREBLOCKS = Rail(
@@ -75,6 +78,15 @@ OFF_RAMP = replace(
         "fiat_currency": "EUR",
         "purpose": "salary payment",
     },
+)
+#: The caller gives the passcode of account 18; a code is sent for account 19.
+PASSCODE = Rail(
+    "card_passcode",
+    {"passcode_mode": "caller", "timeout_s": 3},
+    ("client_id", "client_secret", "phone"),
+    {"type": "payout_account", "payout_account_id": "18"},
+    asset="USD",
+    gateway={"browser_origins": ["https://shop.example"]},
 )
 
 
@@ -192,6 +204,7 @@ class Stack:
         self.gateway: Process | None = None
         self.twin: Process | None = None
         self.control = ""
+        self.credentials: dict[str, str] = {}
         self.url = ""
         self.key = ""
 
@@ -250,7 +263,7 @@ class Stack:
             "/payouts/quote",
             {
                 "external_ref": "user-1",
-                "asset": "USDC",
+                "asset": self.rail.asset,
                 "amount": amount,
                 "destination": {**self.rail.destination, **destination},
             },
@@ -325,6 +338,7 @@ def configuration(rail: Rail, told: Any, port: int, base_url: str) -> dict[str, 
             }
         },
         "routes": [{**route, "custodian": rail.name} for route in fragment["routes"]],
+        **rail.gateway,
     }
 
 
@@ -357,7 +371,7 @@ async def stack(
         made.receiver.url = f"http://127.0.0.1:{runner.addresses[0][1]}/hook"
         made.twin = await Process.start(folder / "twin.log", *arguments)
         told = json.loads(made.twin.line)
-        made.control = told["control_url"]
+        made.control, made.credentials = told["control_url"], told["credentials"]
         if rail.switches:
             await made.steer("PUT", "settings", dict(rail.switches))
         base_url = told["url"] if through is None else await through(told["url"])

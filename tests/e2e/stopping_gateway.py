@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from adapters.card_passcode.adapter import CardPasscode
 from adapters.dfns.adapter import Dfns
 from adapters.fireblocks.adapter import Fireblocks
 from gateway import config
@@ -58,6 +59,7 @@ def main() -> int:
         seams = replace(seams, step=stop_at(options.at, how))
     if options.quick:
         Fireblocks.capabilities = quick(Fireblocks.capabilities, call_life_s=1.0)
+        CardPasscode.capabilities = quick(CardPasscode.capabilities, call_life_s=1.0)
         # Of Dfns it is a setting, because the vendor does not tell it.
         Dfns.capabilities = quick(Dfns.capabilities, call_life_s=Dfns.capabilities.call_life_s)
     return asyncio.run(

@@ -45,8 +45,8 @@ async def test_the_demo_delivers(tmp_path: Path) -> None:
     out, _ = await asyncio.wait_for(process.communicate(), 80)
     text = out.decode()
     assert process.returncode == 0, text
-    assert text.count("signature verified") == 15
-    assert text.count("timeline delivered/delivered") == 5
+    assert text.count("signature verified") == 22
+    assert text.count("timeline delivered/delivered") == 7
     assert "pending/queued" in text  # they share the account that pays
     assert "paid once, and told by verified webhooks" in text
     assert "\x1b" not in text  # no colours where nobody can see them
@@ -59,7 +59,7 @@ async def test_a_stopped_demo_leaves_nothing(tmp_path: Path, sign: signal.Signal
     process = await start(tmp_path)
     await read_until(process, "quoted")
     started = descendants(process.pid)
-    assert len(started) >= 4  # sandbox, two twins, gateway
+    assert len(started) >= 5  # sandbox, three twins, gateway
     process.send_signal(sign)
     await asyncio.wait_for(process.communicate(), 30)
     assert process.returncode == 130

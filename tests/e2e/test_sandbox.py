@@ -82,6 +82,8 @@ async def test_it_tells_one_line_and_ends_on_sigterm(tmp_path: Path, start: Star
     assert settings.custodians["fireblocks"].modes == ("live", "test")
     by_custodian = {route.custodian: route for route in settings.routes}
     assert by_custodian["fireblocks"].account.id == "EX_SUB3"
+    paid = {(each.custodian, each.destination) for each in settings.routes}
+    assert {("dfns", "address"), ("dfns", "bank_account")} <= paid
     assert by_custodian["card_passcode"].destination == "payout_account"
     assert by_custodian["card_passcode"].account.id == "3"
     assert settings.accounts["fireblocks"][0].id == "7"
@@ -97,7 +99,9 @@ async def test_its_configuration_serves_as_it_is(tmp_path: Path, start: Start) -
     """Also with the dummy, and again after a restart: what the database has sealed stays readable."""
     config = tmp_path / "g.toml"
     sandbox = await start("sandbox", "--json", "--with-dummy", "--config-out", str(config))
-    assert {"card_passcode", "dummy", "fireblocks"} <= set((await line_of(sandbox))["twins"])
+    assert {"card_passcode", "dfns", "dummy", "fireblocks"} == set(
+        (await line_of(sandbox))["twins"]
+    )
     key = (tmp_path / "g.server-key").read_text()
     gateway = await start("serve", "--config", str(config))
     url = load(config, {}).public_url
@@ -136,7 +140,10 @@ async def test_a_twin_that_dies_ends_it(start: Start) -> None:
     process = await start("sandbox", "--json", "--with-dummy")
     await line_of(process)
     twins = descendants(process.pid)
-    os.kill(min(twins), signal.SIGKILL)
+    dummy = next(
+        pid for pid in twins if b"adapters.dummy" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    )
+    os.kill(dummy, signal.SIGKILL)
     _, errors = await asyncio.wait_for(process.communicate(), 15)
     assert process.returncode == 1
     assert re.fullmatch(

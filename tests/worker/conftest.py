@@ -84,7 +84,7 @@ class Bench:
         """Claim and begin the one payout that is due."""
         (lease,) = await self.claim()
         job = await self.db.run(self.settlement.begin, lease)
-        assert job is not None
+        assert isinstance(job, Job)
         return job
 
     def order(self, job: Job) -> LiveOrder:

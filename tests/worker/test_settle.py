@@ -25,6 +25,7 @@ from gateway.recovery import MAX_MOVES, Next, next_step
 from gateway.store import inbox, work
 from gateway.store import payouts as rows
 from gateway.store.rows import to_us
+from gateway.worker.settle import Job
 from tests.worker.conftest import LEASE_S, Bench
 
 SENT = Report(SubStatus.SUBMITTED, "REQUESTED", refs=(Ref("payout", "c-1"),))
@@ -258,7 +259,7 @@ async def test_one_at_a_time_per_account(bench: Bench) -> None:
     second = await bench.accept()
     leases = {lease.payout_id: lease for lease in await bench.claim()}
     job = await bench.db.run(bench.settlement.begin, leases[first])
-    assert job is not None
+    assert isinstance(job, Job)
     assert await bench.db.run(bench.settlement.begin, leases[second]) is None
     assert (await bench.payout(second)).sub_status == "queued"
     assert await bench.db.read(work.attempts_of, second) == []

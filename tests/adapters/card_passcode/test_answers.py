@@ -7,7 +7,6 @@ from typing import Any
 import aiohttp
 import pytest
 
-from adapters.card_passcode.action import ActionReport
 from gateway.adapter import (
     Absent,
     FailureCode,
@@ -350,7 +349,7 @@ async def test_a_code_without_an_end_or_a_target() -> None:
         wire.answers["send_code"] = (200, {"masked_target": 5})
         mine = order()
         report = await adapter.submit(mine)
-        assert isinstance(report, ActionReport)
+        assert isinstance(report, Report)
         assert report.action is not None
         assert report.action.masked_target is None
         assert report.action.expires_at is not None

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from adapters.card_passcode.action import ActionReport, UnreadableAnswer, WrongPasscode
 from gateway.adapter import (
     Absent,
     CannotLook,
@@ -18,6 +17,8 @@ from gateway.adapter import (
     OutcomeUnknown,
     Report,
     SubStatus,
+    UnreadableAnswer,
+    WrongAnswer,
 )
 from tests.adapters.card_passcode.rig import Pair, answer, order, pair
 from tests.adapters.orders import OrderForTest
@@ -25,15 +26,15 @@ from tests.adapters.orders import OrderForTest
 _CALLER: dict[str, Any] = {"passcode_mode": "caller", "passcode": None}
 
 
-async def _asked(both: Pair, mine: OrderForTest) -> ActionReport:
+async def _asked(both: Pair, mine: OrderForTest) -> Report:
     report = await both.adapter.submit(mine)
-    assert isinstance(report, ActionReport)
+    assert isinstance(report, Report)
     assert report.sub_status is SubStatus.REQUIRES_ACTION
     return report
 
 
-async def _wrong(attempt: Awaitable[Report]) -> WrongPasscode:
-    with pytest.raises(WrongPasscode) as caught:
+async def _wrong(attempt: Awaitable[Report]) -> WrongAnswer:
+    with pytest.raises(WrongAnswer) as caught:
         await attempt
     return caught.value
 
@@ -127,7 +128,7 @@ async def test_odd_passcodes_are_only_wrong(code: str) -> None:
     """One character, non-ASCII, the longest, control characters: sent as they are."""
     async with pair(**_CALLER) as both:
         error = await _wrong(both.adapter.confirm(order(), answer(code)))
-        assert error.action.attempts_left == 4
+        assert error.attempts_left == 4
 
 
 async def test_wrong_codes_are_counted_and_lock_the_session() -> None:
@@ -136,9 +137,7 @@ async def test_wrong_codes_are_counted_and_lock_the_session() -> None:
         mine = order()
         for left in (4, 3, 2, 1, 0):
             error = await _wrong(both.adapter.confirm(mine, answer("NOPE")))
-            assert error.action.attempts_left == left
-            assert error.locked is (left == 0)
-            assert (error.action.expires_at is None) is False
+            assert error.attempts_left == left
             mine = mine.again()
         assert both.merchant.calls("session") == 1
         report = await _asked(both, mine)
@@ -172,7 +171,7 @@ async def test_403_counts_nothing_down() -> None:
         for _ in range(2):
             with pytest.raises(NotSent) as caught:
                 await both.adapter.confirm(mine, answer("NOPE"))
-            assert not isinstance(caught.value, WrongPasscode)
+            assert not isinstance(caught.value, WrongAnswer)
             mine = mine.again()
         report = await _asked(both, mine)
         assert report.action is not None
@@ -193,7 +192,7 @@ async def test_a_code_that_is_refused_late() -> None:
         assert (seen.sub_status, seen.custodian_word) == (SubStatus.SUBMITTED, "PROCESSING")
         await both.advance(2)
         seen = await both.adapter.fetch(mine.again())
-        assert isinstance(seen, ActionReport)
+        assert isinstance(seen, Report)
         assert seen.sub_status is SubStatus.REQUIRES_ACTION
         again = mine.again()
         await both.adapter.confirm(again, answer(both.merchant.passcode))
@@ -376,7 +375,7 @@ async def test_wrong_one_time_codes_need_a_new_session() -> None:
         await _asked(both, mine)
         for left in (4, 3, 2, 1, 0):
             error = await _wrong(both.adapter.confirm(mine, answer("NOPE")))
-            assert error.action.attempts_left == left
+            assert error.attempts_left == left
             mine = mine.again()
         with pytest.raises(NotSent, match="new code"):
             await both.adapter.confirm(mine, answer(await _inbox_code(both)))

@@ -1,60 +1,16 @@
-"""What a person is asked for, and the typed answers to what a person gave."""
+"""How what a person answered is read."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, ValidationError
 
-from gateway.adapter import NotSent, Report
+from gateway.adapter import UnreadableAnswer
 
 _Words = Annotated[str, StringConstraints(min_length=1, max_length=255)]
-
-
-@dataclass(frozen=True)
-class Action:
-    """What a payout waits for."""
-
-    type: str = "enter_passcode"
-    channel: str | None = None  #: how the code reaches its owner; None: the owner knows it
-    masked_target: str | None = None  #: where it was sent, for the person's eyes
-    attempts_left: int | None = None
-    expires_at: datetime | None = None  #: None: no clock of the provider's runs yet
-
-
-@dataclass(frozen=True)
-class ActionReport(Report):
-    """A report that asks for an action."""
-
-    action: Action | None = None
-
-
-class WrongPasscode(NotSent):
-    """The provider refused the passcode: nothing moved, and the payout still asks for one.
-
-    `action` is what it asks for now; without attempts left the session is locked, and the next
-    answer gets a new one.
-    """
-
-    def __init__(self, message: str, action: Action) -> None:
-        super().__init__(message)
-        self.action = action
-
-    @property
-    def locked(self) -> bool:
-        """Whether the session takes no further passcode."""
-        return self.action.attempts_left == 0
-
-
-class UnreadableAnswer(NotSent):
-    """The answer lacks something or has too much; nothing was sent. `fields` never holds a value."""
-
-    def __init__(self, fields: tuple[str, ...]) -> None:
-        super().__init__(f"the answer is not usable: {', '.join(fields)}")
-        self.fields = fields
 
 
 class _Strict(BaseModel):

@@ -1,0 +1,226 @@
+"""What people do to a payout over HTTP: answer what it asks for, cancel it, look with a client secret."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.api.payouts import payout_answer
+from gateway.api.requests import (
+    Answer,
+    Kept,
+    caller_of,
+    context_of,
+    idempotency_key,
+    read_json,
+    validate,
+)
+from gateway.errors import Refused
+from gateway.keys import Caller
+from gateway.model import Payout, RequiredAction
+from gateway.store import payouts as rows
+from gateway.vault import CLIENT_PREFIX
+from gateway.views import reduced_payout
+
+_Word = Annotated[str, StringConstraints(min_length=1, max_length=255)]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
+
+
+class PasscodeToken(_Body):
+    """The code, and whose it is; without `phone` and `user_id` the operator's setting holds."""
+
+    code: SecretStr = Field(min_length=1, max_length=64, description="Used once, never kept.")
+    phone: Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{7,14}$")] | None = Field(
+        default=None, description="Digits without +."
+    )
+    user_id: _Word | None = None
+
+
+class Device(_Body):
+    """The device of the person; what is left out is filled from the request, and marked as such."""
+
+    name: _Word | None = None
+    type: _Word | None = None
+    platform: _Word | None = None
+    user_agent: _Word | None = None
+    client_ip: _Word | None = None
+
+
+class Passcode(_Body):
+    """The answer to `enter_passcode`."""
+
+    token: PasscodeToken
+    device: Device = Device()
+
+
+class ConfirmRequest(_Body):
+    """The answer to what a payout asks for."""
+
+    client_secret: _Word = Field(description="From `GET /payouts/{id}`, for this very action.")
+    passcode: Passcode | None = Field(default=None, description="For `enter_passcode`.")
+
+
+async def confirm_payout(request: Request) -> Response:
+    """`POST /payouts/{id}/confirm`: under an API key, or with the client secret alone."""
+    context = context_of(request)
+    caller = await _maybe_caller(request)
+    key = idempotency_key(request, required=False)
+    members = await read_json(request)
+    wanted = validate(ConfirmRequest, members)
+    payout = await _payout_of(request, caller)
+    action = _action_of(request, payout, wanted.client_secret, keyed=caller is not None)
+    answer, filled = _answer(request, wanted)
+    if action.type == "enter_passcode" and wanted.passcode is None:
+        fault = {"pointer": "/passcode", "code": "missing", "detail": "is what this action asks"}
+        raise Refused("invalid_request", "The request is not valid; see errors.", errors=[fault])
+
+    async def act() -> Answer:
+        if not action.open:
+            raise Refused("action_not_required", "This action was answered, or is over.")
+        await context.acts.confirm(payout, action.number, answer, filled)
+        return Answer(202, await _shown(request, payout.id, keyed=caller is not None))
+
+    return await _once_around(request, payout, key, _without_code(members), act)
+
+
+async def cancel_payout(request: Request) -> Response:
+    """`POST /payouts/{id}/cancel`."""
+    context = context_of(request)
+    caller = await caller_of(request)
+    key = idempotency_key(request, required=False)
+    payout = await _payout_of(request, caller)
+    if payout.final:
+        detail = f"The payout is {payout.status}: final statuses never change."
+        raise Refused("cancel_too_late", detail)
+
+    async def act() -> Answer:
+        await context.acts.cancel(payout)
+        return Answer(202, await _shown(request, payout.id, keyed=True))
+
+    return await _once_around(request, payout, key, {}, act)
+
+
+async def read_with_secret(request: Request) -> Response | None:
+    """`GET /payouts/{id}` with a client secret as the bearer: the reduced view; None without one."""
+    scheme, _, secret = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not secret.startswith(CLIENT_PREFIX):
+        return None
+    payout = await _payout_of(request, None)
+    last = payout.requires_action
+    genuine = last is not None and context_of(request).vault.is_client_secret(
+        secret.strip(), payout.id, last.number
+    )
+    if not genuine:
+        raise _not_found(payout.id)
+    return Response(reduced_payout(payout).model_dump_json(), media_type="application/json")
+
+
+async def _maybe_caller(request: Request) -> Caller | None:
+    """Return whose API key was sent; None for a browser, which has none."""
+    return await caller_of(request) if "authorization" in request.headers else None
+
+
+async def _payout_of(request: Request, caller: Caller | None) -> Payout:
+    context, payout_id = context_of(request), request.path_params["payout_id"]
+    if caller is not None:
+        return await context.db.read(context.payouts.get, caller, payout_id)
+    payout = await context.db.read(rows.find_payout, payout_id)
+    if payout is None:
+        raise _not_found(payout_id)
+    request.state.org = payout.org
+    return payout
+
+
+def _action_of(request: Request, payout: Payout, secret: str, *, keyed: bool) -> RequiredAction:
+    """Return the action that a secret belongs to, answered or not.
+
+    A wrong secret is answered as a wrong path is.
+    """
+    last = payout.requires_action
+    vault = context_of(request).vault
+    genuine = last is not None and vault.is_client_secret(secret, payout.id, last.number)
+    if last is None or not genuine:
+        if keyed and (last is None or not last.open):
+            raise Refused("action_not_required", "The payout does not ask for anything.")
+        raise _not_found(payout.id)
+    return last
+
+
+def _answer(request: Request, wanted: ConfirmRequest) -> tuple[dict[str, Any], list[str]]:
+    """Return the answer for the adapter, and what was filled in from the request."""
+    if wanted.passcode is None:
+        return {}, []
+    token = wanted.passcode.token
+    device = wanted.passcode.device.model_dump(exclude_none=True)
+    told = {
+        "user_agent": request.headers.get("user-agent", "")[:255],
+        "client_ip": request.client.host if request.client else "",
+    }
+    filled = {name: value for name, value in told.items() if value and name not in device}
+    owner = token.model_dump(include={"phone", "user_id"}, exclude_none=True)
+    answer = {
+        "passcode": {
+            "token": {**owner, "code": token.code.get_secret_value()},
+            "device": {**device, **filled},
+        }
+    }
+    return answer, [f"device.{name}" for name in sorted(filled)]
+
+
+def _without_code(members: Any) -> Any:
+    """Return the request without the passcode and the secret: a fingerprint must not hold them."""
+    left = {name: value for name, value in members.items() if name != "client_secret"}
+    passcode = left.get("passcode")
+    if isinstance(passcode, dict) and isinstance(passcode.get("token"), dict):
+        token = {name: value for name, value in passcode["token"].items() if name != "code"}
+        left["passcode"] = {**passcode, "token": token}
+    return left
+
+
+async def _shown(request: Request, payout_id: str, *, keyed: bool) -> bytes:
+    context = context_of(request)
+    payout = await context.db.read(rows.find_payout, payout_id)
+    assert payout is not None  # noqa: S101 - payouts are never deleted
+    if keyed:
+        return payout_answer(context.vault, context.settings.public_url, payout)
+    return reduced_payout(payout).model_dump_json().encode()
+
+
+async def _once_around(
+    request: Request,
+    payout: Payout,
+    key: str | None,
+    members: Any,
+    act: Callable[[], Awaitable[Answer]],
+) -> Response:
+    """Act once per idempotency key; the network is called outside of any transaction.
+
+    What was refused is not kept: the payout's own state and lease guard against doing it twice.
+    """
+    if key is None:
+        return (await act()).response()
+    route = f"{request.method} {request.scope['route'].path}"
+    mode = "live" if payout.livemode else "test"
+    document = json.dumps([payout.id, members], sort_keys=True, separators=(",", ":"))
+    print_ = hashlib.sha256(document.encode()).hexdigest()
+    kept = Kept(context_of(request), (payout.org, mode, route, key), print_)
+    with kept.running(request.app.state.in_progress):
+        known = await kept.answer()
+        if known is not None:
+            return known.response(replayed=True)
+        answer = await act()
+        await kept.keep(answer)
+        return answer.response()
+
+
+def _not_found(payout_id: str) -> Refused:
+    return Refused("payout_not_found", f"There is no payout {payout_id[:80]} under this secret.")

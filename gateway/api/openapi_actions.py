@@ -1,0 +1,57 @@
+"""What people do to a payout, in the OpenAPI document."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gateway.api.actions import ConfirmRequest
+from gateway.api.operations import BODY, KEYED, as_json, in_path, operation, parameter
+from gateway.views import PayoutWithTracking, ReducedPayout
+
+SENT = (ConfirmRequest,)
+TOLD = (ReducedPayout,)
+_CONFIRM = (
+    "payout_not_found",
+    "action_not_required",
+    "action_expired",
+    "confirm_in_progress",
+    "wrong_answer",
+    "confirm_not_sent",
+)
+_CANCEL = ("payout_not_found", "cancel_too_late", "cancel_unsupported", "payout_busy")
+#: A client secret stands in the body, or is the bearer of a read.
+BY_SECRET: list[dict[str, list[str]]] = [{"apiKey": []}, {}]
+
+
+def paths(refs: dict[Any, Any]) -> dict[str, Any]:
+    """Return the operations."""
+    either = {"oneOf": [refs[PayoutWithTracking], refs[ReducedPayout]]}
+    confirm = operation(
+        refs,
+        "confirmPayout",
+        "payouts",
+        "Answer what a payout asks for",
+        ("202", as_json(either, "The payout, after the answer; reduced without an API key.")),
+        (*BODY, *KEYED, *_CONFIRM),
+        description="Under an API key, or from a browser with the client secret alone. A passcode is "
+        "used for this call only, and kept nowhere. Two at once: one is carried out.",
+        parameters=(in_path("payout_id"), parameter("IdempotencyKey")),
+        body=refs[ConfirmRequest],
+    )
+    confirm["security"] = BY_SECRET
+    return {
+        "/payouts/{payout_id}/confirm": {"post": confirm},
+        "/payouts/{payout_id}/cancel": {
+            "post": operation(
+                refs,
+                "cancelPayout",
+                "payouts",
+                "Cancel a payout",
+                ("202", as_json(refs[PayoutWithTracking], "The payout; failed where it ended.")),
+                ("invalid_idempotency_key", *KEYED, *_CANCEL),
+                description="Nothing under way: it ends as failed with code canceled. Otherwise only "
+                "the custodian can call it back.",
+                parameters=(in_path("payout_id"), parameter("IdempotencyKey")),
+            )
+        },
+    }

@@ -1,0 +1,43 @@
+"""What an adapter declares of its custodian: what it can do, and how it treats keys."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class KeySemantics:
+    """How the custodian treats an idempotency key or external id. Declared, because they differ."""
+
+    life_s: float | None = None  #: how long a key is remembered; None: for ever
+    max_length: int = 36
+    scope: str = "api_user"  #: what shares one space of keys; for the docs and the operator
+    body_bound: bool = False  #: the same key with another body is refused
+    burnt_by_failure: bool = False  #: a failed call may use up the key without an effect
+    look_up: bool = False  #: what a key did can be asked for
+    #: repeating the moving call with the same key and content can never move money a second time
+    repeat_is_safe: bool = False
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What an adapter can do. Shown to partners and operators, and obeyed by the engine."""
+
+    destination_types: frozenset[str]
+    #: account types a destination of the type `custodian_account` may have; empty: not checked
+    payee_types: frozenset[str] = frozenset()
+    #: account types that may pay; empty: not checked
+    source_types: frozenset[str] = frozenset()
+    batch: bool = False
+    cancel: bool = False
+    quotes: bool = False
+    step_up: bool = False
+    webhooks: bool = False
+    #: one payout at a time may be executing per source account; the others wait as `queued`
+    one_at_a_time: bool = False
+    keys: KeySemantics = field(default_factory=KeySemantics)
+    call_life_s: float = 120.0  #: how long a request that was already signed can still be accepted
+    visibility_s: float = 60.0  #: how long a done thing may stay invisible to `fetch`
+    absence_looks: int = 3  #: how many times absence must be seen before it is believed
+    polling_s: tuple[float, ...] = (2, 4, 8, 15, 30, 60, 120, 300)  #: delays; the last one repeats
+    in_flight: int = 16  #: how many payouts are worked on at once at this custodian

@@ -1,0 +1,131 @@
+"""What is said of a payout: reports, notices, and the answers to a look."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from typing import Literal
+
+from gateway.model import Failure, SubStatus, Transaction
+
+
+@dataclass(frozen=True)
+class Ref:
+    """An id at the custodian, unique per instance and kind."""
+
+    kind: str  #: payout, instruction, transaction, transfer, hash
+    value: str
+
+
+@dataclass(frozen=True)
+class Echo:
+    """What the custodian says it pays. The engine compares every member given with the order."""
+
+    asset: str | None = None
+    amount: Decimal | None = None
+    destination: str | None = None
+    #: the same three as they were ordered, in the custodian's words
+    ordered_asset: str | None = None
+    ordered_amount: Decimal | None = None
+    ordered_destination: str | None = None
+
+    def differences(self) -> tuple[str, ...]:
+        """Return one line per member that was told and differs from what was ordered."""
+        pairs = (
+            ("asset", self.asset, self.ordered_asset),
+            ("amount", self.amount, self.ordered_amount),
+            ("destination", self.destination, self.ordered_destination),
+        )
+        return tuple(
+            f"{name}: ordered {ordered}, custodian says {told}"
+            for name, told, ordered in pairs
+            if told is not None and ordered is not None and told != ordered
+        )
+
+
+ActionType = Literal["enter_passcode", "redirect_to_url", "await_external_approval"]
+
+
+@dataclass(frozen=True)
+class Action:
+    """What a payout waits for a person to do. The gateway adds the client secret."""
+
+    type: ActionType = "enter_passcode"
+    channel: str | None = None  #: how the code reaches its owner; None: the owner knows it
+    masked_target: str | None = None  #: where it was sent, for the person's eyes
+    url: str | None = None  #: where the person is to go, for `redirect_to_url`
+    attempts_left: int | None = None  #: 0: locked; the next action begins anew
+    expires_at: datetime | None = None  #: None: the gateway's own limit holds
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the custodian said, in the gateway's words.
+
+    `sub_status` None means that the custodian used no word of the adapter's table: the raw words go
+    into `unknown_words`, and the payout's status does not change.
+    """
+
+    sub_status: SubStatus | None
+    custodian_word: str  #: the custodian's own words, kept raw
+    refs: tuple[Ref, ...] = ()
+    transactions: tuple[Transaction, ...] = ()
+    failure: Failure | None = None  #: required where `sub_status` is one of the failed ones
+    echo: Echo | None = None
+    custodian_reference: str | None = None  #: the id that an operator looks up at the custodian
+    unknown_words: tuple[str, ...] = ()
+    observed_at: datetime | None = None
+    detail: str | None = None  #: one line for the operator; never a secret
+    fees_paid_usd: Decimal | None = None
+    again_after_s: float | None = None  #: from `submit`: call `submit` again after so many seconds
+    action: Action | None = None  #: required where `sub_status` is `requires_action`
+
+
+@dataclass(frozen=True)
+class Absent:
+    """The custodian was asked by a reference it must know, and does not know it now.
+
+    For a custodian that registers first and executes later: it knows the payout and says that it
+    was not executed. The engine counts such answers; one alone proves nothing.
+    """
+
+    custodian_word: str = ""
+
+
+@dataclass(frozen=True)
+class CannotLook:
+    """There is nothing to ask the custodian by. Never a proof of anything.
+
+    `repeat_is_safe` says it of this very attempt, where an adapter has calls of both kinds; None
+    leaves it to the declared key semantics.
+    """
+
+    reason: str = ""
+    repeat_is_safe: bool | None = None
+
+
+@dataclass(frozen=True)
+class Notice:
+    """One piece of news in a custodian's webhook.
+
+    `dedup_key` is the custodian's own id of the notification. `report` may bring `broadcast`, a
+    hash, or an end where the protocol says that the webhook's word is final for the payout; without
+    it the notice only brings the next look forward. `told` is kept with the attempt, for the adapter
+    to compare with what the API says: it is found in `order.notes["told"]`, never acted on by itself.
+    """
+
+    refs: tuple[Ref, ...]
+    dedup_key: str
+    observed_at: datetime | None = None
+    report: Report | None = None
+    told: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What a provider behind the custodian would give. Never a promise: the quote says `indicative`."""
+
+    #: what one unit of the asset is in the recipient's currency, after the provider's fees
+    fx_rate: Decimal
