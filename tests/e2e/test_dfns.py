@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,22 @@ async def test_another_deposit_address_is_not_paid(made: Stack, where: str) -> N
     assert "mismatch" in shown
 
 
+@pytest.mark.parametrize("made", [OFF_RAMP], indirect=True)
+async def test_a_webhook_before_the_create_reply(made: Stack) -> None:
+    """It waits until the payout learns its id there; nothing is created twice."""
+    await made.steer(
+        "POST", "faults", {"call": "create", "fault": "hang_after", "seconds": 30, "times": 1}
+    )
+    payout_id = await made.pay()
+    await made.reaches(payout_id, "delivered", seconds=30)
+    webhooks = (await made.steer("GET", "webhooks"))["deliveries"]
+    assert webhooks[0]["event"] == "payout.action.required"
+    assert {each["state"] for each in webhooks} == {"delivered"}
+    assert len(await made.ledger()) == 1
+    calls = (await made.steer("GET", "calls"))["calls"]
+    assert [each["call"] for each in calls].count("create") == 2
+
+
 @pytest.mark.parametrize("made", [ERC20], indirect=True)
 async def test_forged_doubled_and_reordered_webhooks(made: Stack) -> None:
     """A forged end moves nothing; doubles and late ones change nothing."""
@@ -210,6 +227,9 @@ async def test_a_worker_stopped_before_the_moving_call_pays_once(
     Woken first, its token still works and the other only looks. Woken last, the other has proven that
     nothing happened and has paid; the late call carries a token that has ended.
     """
+    if woken_first:
+        long = {"user_action_life_s": 900}
+        rail = replace(rail, settings={**rail.settings, **long}, switches={"token_life_s": 900})
     async with stack(tmp_path, rail=rail, twin_webhooks=False) as made:
         stalled = await made.start_gateway("--at", "order.moved", "--how", "stop")
         payout_id = await made.execute(await made.quote())
@@ -218,7 +238,7 @@ async def test_a_worker_stopped_before_the_moving_call_pays_once(
             quick = [] if woken_first else ["--quick"]
             second = await made.start_gateway("--port", "0", *quick)
             made.url = second.line.strip()
-            if woken_first and rail is OFF_RAMP:
+            if woken_first and rail.destination["type"] == "bank_account":
                 await made.reaches(payout_id, "outcome_unknown", "delivered")
             elif not woken_first:
                 await made.reaches(payout_id, "delivered", seconds=40)
