@@ -7,10 +7,10 @@ BIN   := .venv/bin
 READY := .venv/.ready
 PATHS := gateway adapters tests
 
-.PHONY: help setup demo serve test e2e bench cover check fmt docs lock adapter clean distclean
+.PHONY: help setup demo serve test e2e e2e-clients bench cover check fmt docs lock adapter clean distclean
 
 help: ## Show this list
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  make test T=tests/test_states.py    one file, folder or test id"
 	@echo "  make adapter name=acme              a new adapter, copied from adapters/dummy"
@@ -23,7 +23,7 @@ $(READY): requirements-dev.lock pyproject.toml
 	@scripts/setup
 	@touch $@
 
-demo: $(READY) ## Two payouts from quote to delivered, over real sockets, on this machine
+demo: $(READY) ## Seven payouts from quote to delivered, over real sockets, on this machine
 	@$(BIN)/payout-gateway demo
 
 serve: $(READY) ## The same stack, kept up, with a curl session to paste
@@ -34,6 +34,9 @@ test: $(READY) ## Run the tests (T=path for some of them)
 
 e2e: $(READY) ## Run only the tests with whole processes
 	$(BIN)/python -m pytest tests/e2e
+
+e2e-clients: $(READY) ## The custodians' JavaScript clients against the twins (needs node and npm)
+	$(BIN)/python -m tests.clients.dfns_javascript
 
 bench: $(READY) ## How many payouts a second are accepted, beside the ceiling of this disk
 	$(BIN)/python bench/accept.py
