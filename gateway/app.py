@@ -22,10 +22,10 @@ from gateway.adapter import Tools
 from gateway.api.application import ApiContext, create_api
 from gateway.assets import Asset, AssetRegistry
 from gateway.config import Settings
-from gateway.delivery import Sender
-from gateway.egress import connector
+from gateway.delivery import Sender, session_for
 from gateway.endpoints import Endpoints
 from gateway.errors import ConfigError
+from gateway.healing import Healing
 from gateway.metrics import Metrics
 from gateway.payouts import Payouts
 from gateway.quotes import Quotes
@@ -38,6 +38,7 @@ from gateway.worker.acts import Acts
 from gateway.worker.deliveries import Deliveries
 from gateway.worker.engine import Engine
 from gateway.worker.inbox import Inbox
+from gateway.worker.recoveries import Recoveries
 from gateway.worker.sweeper import Sweeper
 
 #: How long work under way may go on after the signal to stop.
@@ -54,15 +55,19 @@ class Workers:
     engines: dict[str, Engine]
     inbox: Inbox
     deliveries: Deliveries
+    recoveries: Recoveries
     sweeper: Sweeper
     clock: Clock
 
     def wake(self, name: str) -> None:
-        """Ring the bell of `inbox`, `deliveries` or a custodian instance."""
-        if name == "inbox":
-            self.inbox.wakeup.ring()
-        elif name == "deliveries":
-            self.deliveries.wakeup.ring()
+        """Ring the bell of `inbox`, `deliveries`, `recoveries` or a custodian instance."""
+        own = {
+            "inbox": self.inbox.wakeup,
+            "deliveries": self.deliveries.wakeup,
+            "recoveries": self.recoveries.wakeup,
+        }
+        if name in own:
+            own[name].ring()
         elif name in self.engines:
             self.engines[name].wakeup.ring()
 
@@ -72,6 +77,7 @@ class Workers:
         loops = {
             "inbox": self.inbox.run,
             "deliveries": self.deliveries.run,
+            "recoveries": self.recoveries.run,
             "sweeper": self.sweeper.run,
             **{f"engine-{name}": engine.run for name, engine in self.engines.items()},
         }
@@ -139,15 +145,7 @@ async def open_gateway(
         custodian_http = await stack.enter_async_context(
             aiohttp.ClientSession(trust_env=False, connector=aiohttp.TCPConnector(limit=0))
         )
-        endpoint_http = await stack.enter_async_context(
-            aiohttp.ClientSession(
-                trust_env=False,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                connector=connector(
-                    allow_private_addresses=settings.webhooks.allow_private_addresses
-                ),
-            )
-        )
+        endpoint_http = await stack.enter_async_context(session_for(settings.webhooks))
         tools = Tools(custodian_http, seams.clock, seams.ids, seams.offload, assets)
         custodians = _custodians(settings, tools, metrics)
         router = Router(
@@ -172,6 +170,8 @@ async def open_gateway(
                 workers.wake(name)
 
         sender = Sender(endpoint_http, settings.webhooks, seams)
+        endpoints = Endpoints(seams, vault, settings)
+        healing = Healing(seams, endpoints)
         workers = Workers(
             engines={
                 name: Engine(
@@ -199,16 +199,24 @@ async def open_gateway(
             deliveries=Deliveries(
                 db=db,
                 seams=seams,
-                vault=vault,
+                endpoints=endpoints,
                 sender=sender,
                 settings=settings.webhooks,
                 engine=settings.engine,
                 metrics=metrics,
             ),
-            clock=seams.clock,
-            sweeper=Sweeper(
-                db=db, seams=seams, settings=settings.engine, metrics=metrics, wake=wake
+            recoveries=Recoveries(
+                db=db, seams=seams, healing=healing, engine=settings.engine, wake=wake
             ),
+            sweeper=Sweeper(
+                db=db,
+                seams=seams,
+                settings=settings.engine,
+                webhooks=settings.webhooks,
+                metrics=metrics,
+                wake=wake,
+            ),
+            clock=seams.clock,
         )
         bells.append(workers)
         context = ApiContext(
@@ -224,7 +232,9 @@ async def open_gateway(
                 lease_s=settings.engine.lease_s,
             ),
             quotes=Quotes(router, assets, seams, custodians),
-            endpoints=Endpoints(seams, vault, settings),
+            endpoints=endpoints,
+            healing=healing,
+            sender=sender,
             router=router,
             custodians=custodians,
             vault=vault,

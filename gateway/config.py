@@ -59,13 +59,45 @@ class WebhookSettings(_Section):
         description="Deliver to addresses that are not public (loopback, private networks). "
         "For development and closed networks only.",
     )
-    in_flight: int = Field(default=64, ge=1, le=1000, description="Deliveries under way at once.")
+    egress_proxy: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^/\s@]+/?$",
+        description="Filtering HTTP proxy that every delivery goes through. It resolves the names then, "
+        "and must refuse inner addresses itself.",
+    )
+    in_flight: int = Field(default=128, ge=4, le=1000, description="Deliveries under way at once.")
+    in_flight_per_endpoint: int = Field(
+        default=4, ge=1, le=100, description="Deliveries under way at once to one endpoint."
+    )
     retry_plan_s: tuple[float, ...] = Field(
         default=(5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400),
         description="Seconds from one try of a delivery to the next; each varies by 20 %.",
     )
+    slow_down_s: float = Field(
+        default=60,
+        ge=0,
+        description="Least wait after a timeout or an answer 429, 502, 503 or 504, in seconds.",
+    )
     timeout_s: float = Field(
         default=15, gt=0, le=30, description="Total time for one delivery, in seconds."
+    )
+    warn_after_s: float = Field(
+        default=3 * 86_400,
+        gt=0,
+        description="An endpoint that has failed for so long is warned of, in seconds.",
+    )
+    disable_after_s: float = Field(
+        default=5 * 86_400,
+        gt=0,
+        description="An endpoint that has failed for so long, with an event given up, is disabled.",
+    )
+    keep_attempts_days: float = Field(
+        default=30, gt=0, description="How long tries of deliveries that have ended are kept."
+    )
+    keep_events_days: float = Field(
+        default=90,
+        gt=0,
+        description="How long events are kept. Those of open payouts and pending deliveries stay.",
     )
 
 

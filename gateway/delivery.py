@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
-from dataclasses import dataclass
-from datetime import timedelta
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from enum import StrEnum
 
 import aiohttp
 
 from gateway import __version__
 from gateway.config import WebhookSettings
-from gateway.egress import DeniedAddressError
+from gateway.egress import DeniedAddressError, connector
 from gateway.seams import Seams
 from gateway.signing import headers
 
 #: How much of the answer is read at all; a receiver may answer without end.
-_READ_BYTES = 1024
-_SNIPPET_CHARS = 500
+_READ_BYTES = 16 * 1024
+#: How much of it is kept for the log.
+_SNIPPET_BYTES = 4 * 1024
+#: How long the rest of an answer is waited for once its status is known; only the log gains by it.
+_BODY_S = 1.0
+_CONNECT_S = 5.0
+#: Idle connections are closed before the usual server does it (Node: 5 s): a POST on a connection that
+#: is just being closed fails, and whether it arrived is not known.
+_KEEPALIVE_S = 3.0
+_RETRY_AFTER_CHARS = 40
+#: The answer header by which a receiver has its endpoint disabled (webhooks protocol notes, §2).
+_CONTROL = "webhook-delivery"
 
 
 class DeliveryOutcome(StrEnum):
@@ -25,10 +38,24 @@ class DeliveryOutcome(StrEnum):
 
     SUCCEEDED = "succeeded"  #: answered 2xx
     HTTP_ERROR = "http_error"  #: answered anything else, redirects too
-    TIMEOUT = "timeout"  #: no complete answer in time
+    TIMEOUT = "timeout"  #: no status in time
     CONNECT_ERROR = "connect_error"  #: no connection, or it broke
     TLS_ERROR = "tls_error"  #: the certificate or the handshake failed
     BLOCKED = "blocked"  #: the address is not public
+
+
+#: Answers of a receiver that has too much to do.
+_OVERLOADED = frozenset({429, 502, 503, 504})
+_GONE = 410
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where events go, and what is sent along. `headers` may carry the subscriber's secrets."""
+
+    url: str
+    secrets: Sequence[bytes] = field(repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -39,11 +66,41 @@ class Tried:
     http_status: int | None
     snippet: str | None
     duration_ms: int
+    #: The receiver's `Retry-After`, in seconds.
+    retry_after_s: float | None = None
+    #: The receiver wants nothing more, by `webhook-delivery: disable`.
+    unwanted: bool = False
 
     @property
     def ok(self) -> bool:
         """Whether the receiver has it."""
         return self.outcome is DeliveryOutcome.SUCCEEDED
+
+    @property
+    def overloaded(self) -> bool:
+        """Whether the receiver needs time: 429, 502, 503, 504, or no answer."""
+        return self.outcome is DeliveryOutcome.TIMEOUT or self.http_status in _OVERLOADED
+
+    @property
+    def disabled_reason(self) -> str | None:
+        """Why the endpoint is to be disabled at once: `gone`, `unwanted`, or None."""
+        if self.http_status == _GONE:
+            return "gone"
+        return "unwanted" if self.unwanted else None
+
+
+def session_for(settings: WebhookSettings) -> aiohttp.ClientSession:
+    """Return the session that deliveries go through. Needs a running loop; close it at the end.
+
+    No cookies, no proxy from the environment. Through an egress proxy it is the proxy that resolves
+    names and refuses inner addresses.
+    """
+    private = settings.allow_private_addresses or settings.egress_proxy is not None
+    return aiohttp.ClientSession(
+        trust_env=False,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        connector=connector(allow_private_addresses=private, keepalive_s=_KEEPALIVE_S),
+    )
 
 
 class Sender:
@@ -53,41 +110,100 @@ class Sender:
         self, session: aiohttp.ClientSession, settings: WebhookSettings, seams: Seams
     ) -> None:
         self._session = session
+        self._total_s = settings.timeout_s
+        self._proxy = settings.egress_proxy
+        # The one deadline is ours, and ends with the status; aiohttp's would go on to the body.
         self._timeout = aiohttp.ClientTimeout(
-            total=settings.timeout_s, connect=min(5, settings.timeout_s)
+            total=None, sock_connect=min(_CONNECT_S, settings.timeout_s)
         )
         self._seams = seams
 
-    async def send(self, url: str, secrets: tuple[bytes, ...], event_id: str, body: bytes) -> Tried:
-        """Post an event to an endpoint once. Raises nothing; the outcome tells."""
+    async def send(self, target: Target, event_id: str, body: bytes) -> Tried:
+        """Post an event once. Raises nothing; the outcome tells.
+
+        Where no connection came about, nothing was sent: it is dialled a second time at once.
+        """
         begun = self._seams.clock.monotonic()
-        status, snippet = None, None
+        status, snippet, retry_after, unwanted = None, None, None, False
         try:
-            async with self._session.post(
-                url,
-                data=body,
-                headers={
-                    **headers(secrets, event_id, self._seams.clock.now(), body),
-                    "content-type": "application/json",
-                    "user-agent": f"payout-gateway/{__version__}",
-                },
-                allow_redirects=False,
-                timeout=self._timeout,
-            ) as answer:
-                status = answer.status
-                snippet = (await answer.content.read(_READ_BYTES)).decode("utf-8", "replace")[
-                    :_SNIPPET_CHARS
-                ]
-                ok = 200 <= status < 300  # noqa: PLR2004 - any 2xx is a receipt, nothing else
-                outcome = DeliveryOutcome.SUCCEEDED if ok else DeliveryOutcome.HTTP_ERROR
-        except TimeoutError:
-            outcome = DeliveryOutcome.TIMEOUT
-        except (aiohttp.ClientSSLError, ssl.SSLError):
-            outcome = DeliveryOutcome.TLS_ERROR
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            blocked = isinstance(error, DeniedAddressError) or isinstance(
-                getattr(error, "os_error", None), DeniedAddressError
+            async with asyncio.timeout(self._total_s):
+                answer = await self._twice(target, event_id, body)
+            status, snippet = answer.status, await _snippet(answer)
+            ok = 200 <= status < 300  # noqa: PLR2004 - any 2xx is a receipt, nothing else
+            outcome = DeliveryOutcome.SUCCEEDED if ok else DeliveryOutcome.HTTP_ERROR
+            retry_after = _retry_after(
+                answer.headers.get("retry-after", ""), self._seams.clock.now()
             )
-            outcome = DeliveryOutcome.BLOCKED if blocked else DeliveryOutcome.CONNECT_ERROR
+            unwanted = answer.headers.get(_CONTROL, "").strip().lower() == "disable"
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            outcome = _outcome(error)
         took = timedelta(seconds=self._seams.clock.monotonic() - begun)
-        return Tried(outcome, status, snippet, int(took / timedelta(milliseconds=1)))
+        duration_ms = int(took / timedelta(milliseconds=1))
+        return Tried(outcome, status, snippet, duration_ms, retry_after, unwanted)
+
+    async def _twice(self, target: Target, event_id: str, body: bytes) -> aiohttp.ClientResponse:
+        try:
+            return await self._post(target, event_id, body)
+        except aiohttp.ClientConnectorError as error:
+            if _outcome(error) is not DeliveryOutcome.CONNECT_ERROR:
+                raise
+        return await self._post(target, event_id, body)
+
+    async def _post(self, target: Target, event_id: str, body: bytes) -> aiohttp.ClientResponse:
+        return await self._session.post(
+            target.url,
+            data=body,
+            headers={
+                **target.headers,
+                **headers(target.secrets, event_id, self._seams.clock.now(), body),
+                "content-type": "application/json",
+                "user-agent": f"payout-gateway/{__version__}",
+            },
+            allow_redirects=False,
+            timeout=self._timeout,
+            proxy=self._proxy,
+        )
+
+
+async def _snippet(answer: aiohttp.ClientResponse) -> str:
+    """Read the beginning of an answer, and free it. The status has come; however the body ends, it stands."""
+    got = b""
+    try:
+        async with asyncio.timeout(_BODY_S):
+            while len(got) < _READ_BYTES:
+                chunk = await answer.content.read(_READ_BYTES - len(got))
+                if not chunk:
+                    break
+                got += chunk
+    except (TimeoutError, aiohttp.ClientError, OSError, ValueError):
+        pass
+    if answer.content.at_eof():
+        answer.release()
+    else:
+        # The rest is not read: the connection cannot serve another delivery.
+        answer.close()
+    return got[:_SNIPPET_BYTES].decode("utf-8", "replace")
+
+
+def _retry_after(text: str, now: datetime) -> float | None:
+    """Return the seconds that a `Retry-After` asks for; None where it says nothing sensible."""
+    text = text.strip()[:_RETRY_AFTER_CHARS]
+    if text.isascii() and text.isdigit():
+        return float(text)
+    try:
+        at = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    at = at if at.tzinfo else at.replace(tzinfo=UTC)
+    return max(0.0, (at - now).total_seconds())
+
+
+def _outcome(error: BaseException) -> DeliveryOutcome:
+    if isinstance(error, TimeoutError):
+        return DeliveryOutcome.TIMEOUT
+    if isinstance(error, (aiohttp.ClientSSLError, ssl.SSLError)):
+        return DeliveryOutcome.TLS_ERROR
+    cause = getattr(error, "os_error", None)
+    if isinstance(error, DeniedAddressError) or isinstance(cause, DeniedAddressError):
+        return DeliveryOutcome.BLOCKED
+    return DeliveryOutcome.CONNECT_ERROR

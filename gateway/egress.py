@@ -1,52 +1,62 @@
 """The only way out to addresses that customers name.
 
-Each address is checked when it is dialled, whatever name led to it. `ipaddress.is_global` is not
-the rule: it calls NAT64, 6to4 and multicast forms of inner addresses global. The table is ours.
+Three checks: the URL when it is named, every address that its name resolves to, and the concrete
+address when it is dialled (a resolver never sees a literal host, and names may change between the
+look-up and the call). `ipaddress.is_global` is not the rule: it calls NAT64, 6to4 and multicast forms
+of inner addresses global. The table is ours.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 from typing import Any
+from urllib.parse import SplitResult, urlsplit
 
 import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
 
-_DENIED = tuple(
-    ipaddress.ip_network(text)
-    for text in (
-        "0.0.0.0/8",
-        "10.0.0.0/8",
-        "100.64.0.0/10",
-        "127.0.0.0/8",
-        "169.254.0.0/16",
-        "172.16.0.0/12",
-        "192.0.0.0/24",
-        "192.0.2.0/24",
-        "192.88.99.0/24",
-        "192.168.0.0/16",
-        "198.18.0.0/15",
-        "198.51.100.0/24",
-        "203.0.113.0/24",
-        "224.0.0.0/4",
-        "240.0.0.0/4",
-        "::/96",
-        "::1/128",
-        "::ffff:0:0/96",
-        "64:ff9b::/96",
-        "64:ff9b:1::/48",
-        "100::/64",
-        "2001::/23",
-        "2001:db8::/32",
-        "2002::/16",
-        "3fff::/20",
-        "5f00::/16",
-        "fc00::/7",
-        "fe80::/10",
-        "fec0::/10",
-        "ff00::/8",
-    )
+#: (networks that no delivery goes to, what they are). Each row has a test.
+DENIED: tuple[tuple[str, str], ...] = (
+    ("0.0.0.0/8", "this network"),
+    ("10.0.0.0/8", "private"),
+    ("100.64.0.0/10", "shared by carriers"),
+    ("127.0.0.0/8", "loopback"),
+    ("169.254.0.0/16", "link-local, also cloud metadata"),
+    ("172.16.0.0/12", "private"),
+    ("192.0.0.0/24", "protocol assignments"),
+    ("192.0.2.0/24", "documentation"),
+    ("192.88.99.0/24", "6to4 relays"),
+    ("192.168.0.0/16", "private"),
+    ("198.18.0.0/15", "benchmarks"),
+    ("198.51.100.0/24", "documentation"),
+    ("203.0.113.0/24", "documentation"),
+    ("224.0.0.0/4", "multicast"),
+    ("240.0.0.0/4", "reserved, also broadcast"),
+    ("::/96", "unspecified, loopback, IPv4-compatible"),
+    ("::ffff:0:0/96", "IPv4-mapped"),
+    ("64:ff9b::/96", "NAT64"),
+    ("64:ff9b:1::/48", "local NAT64"),
+    ("100::/64", "discard"),
+    ("2001::/23", "protocol assignments, also Teredo"),
+    ("2001:db8::/32", "documentation"),
+    ("2002::/16", "6to4"),
+    ("3fff::/20", "documentation"),
+    ("5f00::/16", "segment routing"),
+    ("fc00::/7", "unique local"),
+    ("fe80::/10", "link-local"),
+    ("fec0::/10", "site-local"),
+    ("ff00::/8", "multicast"),
 )
+_NETWORKS = tuple(ipaddress.ip_network(text) for text, _ in DENIED)
+MAX_URL = 2048
+PORTS = frozenset({443, 8443})
+#: What libraries take for an address: digits, dots, hexadecimal and octal forms.
+_LITERAL = re.compile(r"(0x[0-9a-f]*|[0-9]+)(\.(0x[0-9a-f]*|[0-9]+))*\.?", re.IGNORECASE)
+_NAME = re.compile(r"([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)+[a-z0-9-]{2,63}", re.IGNORECASE)
+#: Names that mean this machine or this network, whatever they resolve to.
+_INNER_NAMES = (".localhost", ".local", ".internal", ".lan", ".home.arpa", ".onion")
 
 
 class DeniedAddressError(OSError):
@@ -56,13 +66,77 @@ class DeniedAddressError(OSError):
 def denied(address: str) -> bool:
     """Whether deliveries may not go to this address, unless configured."""
     ip = ipaddress.ip_address(address.partition("%")[0])
-    return any(ip in network for network in _DENIED if network.version == ip.version)
+    return any(ip in network for network in _NETWORKS if network.version == ip.version)
 
 
-def connector(*, allow_private_addresses: bool) -> aiohttp.TCPConnector:
+def url_fault(url: str, *, live: bool, allow_private: bool) -> str | None:  # noqa: PLR0911 - one per rule
+    """Return why events can never be posted to a URL ("must be https"), or None. Pure; no look-up."""
+    if len(url) > MAX_URL:
+        return f"has {len(url)} characters; {MAX_URL} are allowed"
+    if not url.isascii() or any(each <= " " or each in "\\\x7f" for each in url):
+        return "has characters that no URL has; encode them (a name in punycode)"
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return "is not a URL"
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        return "must be an absolute https:// URL"
+    if parts.username is not None or parts.password is not None:
+        return "must not carry a user name or password"
+    if "#" in url:
+        return "must not carry a fragment"
+    if allow_private:
+        return None
+    if parts.scheme == "http" and live:
+        return "must be https in live mode"
+    if port is not None and port not in PORTS and not (port == 80 and not live):  # noqa: PLR2004
+        return "must use port 443 or 8443"
+    return _host_fault(parts)
+
+
+def _host_fault(parts: SplitResult) -> str | None:
+    host = (parts.hostname or "").rstrip(".")
+    if ":" in host or _LITERAL.fullmatch(host):
+        return "must name its host; an address is not taken"
+    if not _NAME.fullmatch(host):
+        return "must name its host in full, as in hooks.example.com"
+    if ("." + host.lower()).endswith(_INNER_NAMES):
+        return "names a host of an inner network"
+    return None
+
+
+class PublicResolver(AbstractResolver):
+    """Resolves names; a set with any address that is not public is refused as a whole."""
+
+    def __init__(self, resolver: AbstractResolver) -> None:
+        self._resolver = resolver
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """Return the addresses. DeniedAddressError where one of them is not public."""
+        found = await self._resolver.resolve(host, port, family)
+        if any(denied(each["host"]) for each in found):
+            msg = "the name of this endpoint has an address that is not public"
+            raise DeniedAddressError(msg)
+        return found
+
+    async def close(self) -> None:
+        """Close the resolver below."""
+        await self._resolver.close()
+
+
+def connector(
+    *,
+    allow_private_addresses: bool,
+    resolver: AbstractResolver | None = None,
+    keepalive_s: float = 3.0,
+) -> aiohttp.TCPConnector:
     """Return a connector that dials public addresses only, unless told otherwise.
 
-    The socket factory sees every concrete address, literal hosts too, which no resolver would.
+    The socket factory sees every concrete address, literal hosts too. No look-up
+    is cached: each connection resolves and checks anew. Needs a running loop.
     """
 
     def dial(info: tuple[Any, ...]) -> socket.socket:
@@ -72,4 +146,11 @@ def connector(*, allow_private_addresses: bool) -> aiohttp.TCPConnector:
             raise DeniedAddressError(msg)
         return socket.socket(family, kind, protocol)
 
-    return aiohttp.TCPConnector(socket_factory=dial, use_dns_cache=False, limit=0)
+    below = resolver or aiohttp.ThreadedResolver()
+    return aiohttp.TCPConnector(
+        resolver=below if allow_private_addresses else PublicResolver(below),
+        socket_factory=dial,
+        use_dns_cache=False,
+        keepalive_timeout=keepalive_s,
+        limit=0,
+    )

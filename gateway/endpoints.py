@@ -1,67 +1,46 @@
-"""Webhook endpoints: subscriptions of an org. The signing secret is shown once and sealed at rest."""
+"""Webhook endpoints: subscriptions of an org. Secrets are shown once, and sealed at rest."""
 
 from __future__ import annotations
 
-import fnmatch
 import json
-from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
-
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
 
 from gateway.config import Settings
+from gateway.delivery import Target
 from gateway.errors import Refused
 from gateway.keys import Caller
-from gateway.model import Text, Time
+from gateway.model import format_time
+from gateway.outbox import deliver
 from gateway.seams import Seams
 from gateway.signing import SECRET_BYTES, secret_text
 from gateway.store import endpoints as rows
-from gateway.store import events as event_rows
+from gateway.store import events
 from gateway.store.database import Row, Tx
 from gateway.store.rows import from_us, to_json, to_us
+from gateway.subscriptions import (
+    MAX_OVERLAP_S,
+    EndpointChange,
+    EndpointCreated,
+    EndpointRequest,
+    EndpointView,
+    check,
+)
 from gateway.vault import Vault
-from gateway.views import EVENT_OF
+from gateway.views import API_VERSION
 
-EVENT_TYPES = tuple(EVENT_OF.values())
-MAX_URL = 2048
-EventPattern = Annotated[str, StringConstraints(pattern=r"^[a-z*][a-z_.*]{0,63}$")]
-
-
-class EndpointRequest(BaseModel):
-    """What an endpoint is made of."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    url: Annotated[str, StringConstraints(min_length=1)] = Field(
-        description=f"Where events are posted: https, {MAX_URL} characters at most."
-    )
-    event_types: Annotated[list[EventPattern], Field(max_length=50)] = Field(
-        default=[], description="Event types, `*` allowed; none means all, future ones too."
-    )
-    description: Text | None = Field(default=None, description="Your own words.")
+#: How many secrets may sign at once, the present one among them.
+MAX_SECRETS = 3
 
 
-class EndpointView(BaseModel):
-    """A webhook endpoint."""
+@dataclass(frozen=True)
+class Found:
+    """An enabled endpoint as a delivery needs it."""
 
-    model_config = ConfigDict(frozen=True, title="WebhookEndpoint")
-
-    id: str
-    object: Literal["webhook_endpoint"] = "webhook_endpoint"
-    livemode: bool
-    url: str
-    description: str | None
-    event_types: list[str]
-    status: str
-    created_at: Time
-
-
-class EndpointCreated(EndpointView):
-    """A new endpoint with its signing secret, which is shown this once."""
-
-    model_config = ConfigDict(frozen=True, title="WebhookEndpointCreated")
-
-    secret: str
+    target: Target
+    failing: bool
 
 
 class Endpoints:
@@ -89,83 +68,219 @@ class Endpoints:
             secret=self._vault.seal(secret, bound_to=endpoint_id),
             status="enabled",
             created_at=to_us(now),
+            rate_limit_per_second=request.rate_limit_per_second,
+            **self._header_columns(endpoint_id, request.headers, request.sensitive_headers),
         )
-        row = await rows.find_endpoint(tx, endpoint_id, caller.org, caller.mode)
-        assert row is not None  # noqa: S101 - written in this transaction
-        return EndpointCreated(**_members(row), secret=secret_text(secret))
+        return await self._with_secret(tx, caller, endpoint_id, secret)
 
     async def get(self, tx: Tx, caller: Caller, endpoint_id: str) -> EndpointView:
         """Return an org's endpoint. Refused: `endpoint_not_found`."""
+        return EndpointView(**await self._members(tx, await self.row(tx, caller, endpoint_id)))
+
+    async def row(self, tx: Tx, caller: Caller, endpoint_id: str) -> Row:
+        """Return the row of an org's endpoint. Refused: `endpoint_not_found`."""
         row = await rows.find_endpoint(tx, endpoint_id, caller.org, caller.mode)
         if row is None:
-            raise _unknown(endpoint_id)
-        return EndpointView(**_members(row))
+            raise Refused(
+                "endpoint_not_found",
+                f"There is no webhook endpoint {endpoint_id[:64]} under this API key.",
+            )
+        return row
 
     async def page(
         self, tx: Tx, caller: Caller, after_id: str | None, limit: int
     ) -> list[EndpointView]:
         """Return an org's endpoints, newest first."""
         found = await rows.list_endpoints(tx, caller.org, caller.mode, after_id, limit)
-        return [EndpointView(**_members(row)) for row in found]
+        return [EndpointView(**await self._members(tx, row)) for row in found]
+
+    async def update(
+        self, tx: Tx, caller: Caller, endpoint_id: str, change: EndpointChange
+    ) -> tuple[EndpointView, int | None]:
+        """Change an endpoint. Returns it, and since when it missed events where it is enabled again.
+
+        Refused: `endpoint_not_found`, `invalid_request`.
+        """
+        row = await self.row(tx, caller, endpoint_id)
+        check(change, live=caller.mode == "live", allow_private=self._private)
+        given = change.model_fields_set
+        columns: dict[str, Any] = {}
+        for name in ("url", "rate_limit_per_second"):
+            if getattr(change, name) is not None:
+                columns[name] = getattr(change, name)
+        if change.event_types is not None:
+            columns["event_types"] = to_json(list(change.event_types))
+        if "description" in given:
+            columns["description"] = change.description
+        if change.headers is not None or change.sensitive_headers is not None:
+            shown, sealed = self._headers_of(row)
+            columns |= self._header_columns(
+                endpoint_id,
+                shown if change.headers is None else change.headers,
+                sealed if change.sensitive_headers is None else change.sensitive_headers,
+            )
+        missed_since = None
+        if change.status == "enabled" and row["status"] != "enabled":
+            missed_since = row["failing_since"] or row["disabled_at"]
+            columns |= {"status": "enabled", "disabled_reason": None, "disabled_at": None}
+            columns |= {
+                "failing_since": None,
+                "failing_twice": 0,
+                "exhausted": 0,
+                "warned_at": None,
+            }
+        if change.status == "disabled" and row["status"] == "enabled":
+            columns |= {"status": "disabled", "disabled_reason": "by_you"}
+            columns["disabled_at"] = to_us(self._seams.clock.now())
+        if columns:
+            await rows.update_endpoint(tx, endpoint_id, **columns)
+        return await self.get(tx, caller, endpoint_id), missed_since
+
+    async def rotate(
+        self, tx: Tx, caller: Caller, endpoint_id: str, overlap_s: int
+    ) -> EndpointCreated:
+        """Give an endpoint a new secret; the one before signs for `overlap_s` seconds more.
+
+        Refused: `endpoint_not_found`, `too_many_secrets`.
+        """
+        row = await self.row(tx, caller, endpoint_id)
+        now = to_us(self._seams.clock.now())
+        await rows.drop_previous_secrets(tx, endpoint_id, now)
+        if overlap_s:
+            previous = await rows.previous_secrets_of(tx, endpoint_id, now)
+            if len(previous) + 2 > MAX_SECRETS:
+                raise Refused(
+                    "too_many_secrets",
+                    f"{MAX_SECRETS} secrets sign already. Wait until {format_time(from_us(previous[-1]['expires_at']))}, "
+                    f"rotate with overlap_seconds 0, or end the previous ones: "
+                    f"DELETE /webhook-endpoints/{endpoint_id}/previous-secrets.",
+                )
+            secret_id = self._seams.ids.new("whs")
+            old = self._vault.open(row["secret"], bound_to=endpoint_id)
+            sealed = self._vault.seal(old, bound_to=secret_id)
+            await rows.add_previous_secret(
+                tx, secret_id, endpoint_id, sealed, now + overlap_s * 1_000_000
+            )
+        secret = self._seams.ids.random_bytes(SECRET_BYTES)
+        sealed = self._vault.seal(secret, bound_to=endpoint_id)
+        await rows.update_endpoint(tx, endpoint_id, secret=sealed)
+        return await self._with_secret(tx, caller, endpoint_id, secret)
+
+    async def revoke_previous(self, tx: Tx, caller: Caller, endpoint_id: str) -> None:
+        """End every previous secret now. May be called twice. Refused: `endpoint_not_found`."""
+        await self.row(tx, caller, endpoint_id)
+        far = self._seams.clock.now() + timedelta(seconds=2 * MAX_OVERLAP_S)
+        await rows.drop_previous_secrets(tx, endpoint_id, to_us(far))
 
     async def delete(self, tx: Tx, caller: Caller, endpoint_id: str) -> None:
-        """Delete an endpoint; its pending deliveries are skipped. Refused: `endpoint_not_found`."""
+        """Delete an endpoint; what it waits for is skipped after. Refused: `endpoint_not_found`."""
+        await self.row(tx, caller, endpoint_id)
+        now = self._seams.clock.now()
+        await rows.delete_endpoint(tx, endpoint_id, caller.org, caller.mode, to_us(now))
+
+    async def target(self, tx: Tx, endpoint_id: str) -> Found | None:
+        """Return where an endpoint's events go, with every secret that signs; None: it is disabled."""
+        row = await rows.endpoint_row(tx, endpoint_id)
+        if row is None or row["status"] != "enabled" or row["deleted_at"] is not None:
+            return None
         now = to_us(self._seams.clock.now())
-        if not await rows.delete_endpoint(tx, endpoint_id, caller.org, caller.mode, now):
-            raise _unknown(endpoint_id)
-        await event_rows.skip_deliveries(tx, endpoint_id, now)
+        secrets = [self._vault.open(row["secret"], bound_to=endpoint_id)]
+        secrets += [
+            self._vault.open(each["secret"], bound_to=each["id"])
+            for each in await rows.previous_secrets_of(tx, endpoint_id, now)
+        ]
+        shown, sealed = self._headers_of(row)
+        return Found(
+            Target(row["url"], tuple(secrets), {**shown, **sealed}),
+            row["failing_since"] is not None,
+        )
+
+    async def disable(self, tx: Tx, endpoint_id: str, reason: str) -> None:
+        """Disable an endpoint, and tell the org's other endpoints."""
+        now = self._seams.clock.now()
+        await rows.update_endpoint(
+            tx, endpoint_id, status="disabled", disabled_reason=reason, disabled_at=to_us(now)
+        )
+        await self._tell(tx, endpoint_id, "webhook_endpoint.disabled")
+
+    async def warn(self, tx: Tx, endpoint_id: str) -> None:
+        """Tell the org's other endpoints that this one has been failing for days."""
+        await self._tell(tx, endpoint_id, "webhook_endpoint.failing")
 
     def check(self, caller: Caller, request: EndpointRequest) -> None:
-        """Refuse a URL that could never be delivered to, or event types that do not exist."""
-        reason = self._url_fault(caller, request.url)
-        if reason is not None:
-            raise _invalid("/url", reason)
-        for index, pattern in enumerate(request.event_types):
-            if not any(fnmatch.fnmatchcase(each, pattern) for each in EVENT_TYPES):
-                known = ", ".join(EVENT_TYPES)
-                raise _invalid(f"/event_types/{index}", f"matches no event type; known: {known}")
+        """Refuse what could never be delivered to. Refused: `invalid_request`."""
+        check(request, live=caller.mode == "live", allow_private=self._private)
 
-    def _url_fault(self, caller: Caller, url: str) -> str | None:  # noqa: PLR0911 - one per rule
-        if len(url) > MAX_URL:
-            return f"has {len(url)} characters; {MAX_URL} are allowed"
-        if not url.isascii() or any(each <= " " or each == "\\" for each in url):
-            return "has characters that no URL has; encode them"
-        try:
-            parts = urlsplit(url)
-            _ = parts.port
-        except ValueError:
-            return "is not a URL"
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
-            return "must be an absolute https:// URL"
-        if parts.scheme == "http" and caller.mode == "live" and not self._private:
-            return "must be https in live mode"
-        if parts.username is not None or parts.password is not None:
-            return "must not carry a user name or password"
-        return "must not carry a fragment" if "#" in url else None
+    async def _tell(self, tx: Tx, endpoint_id: str, kind: str) -> None:
+        row = await rows.endpoint_row(tx, endpoint_id)
+        assert row is not None  # noqa: S101 - its foreign key holds
+        view = EndpointView(**await self._members(tx, row))
+        now = self._seams.clock.now()
+        body = {
+            "type": kind,
+            "timestamp": format_time(now),
+            "api_version": API_VERSION,
+            "data": view.model_dump(mode="json"),
+        }
+        event_id = self._seams.ids.new("evt")
+        await events.add_event(
+            tx,
+            id=event_id,
+            org=row["org"],
+            mode=row["mode"],
+            type=kind,
+            payout_id=None,
+            sequence=None,
+            body=json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode(),
+            created_at=to_us(now),
+        )
+        await deliver(tx, self._seams, row["org"], row["mode"], event_id, kind, but=endpoint_id)
+
+    async def _with_secret(
+        self, tx: Tx, caller: Caller, endpoint_id: str, secret: bytes
+    ) -> EndpointCreated:
+        row = await self.row(tx, caller, endpoint_id)
+        return EndpointCreated(**await self._members(tx, row), secret=secret_text(secret))
+
+    def _header_columns(
+        self, endpoint_id: str, shown: Mapping[str, str], sensitive: Mapping[str, str]
+    ) -> dict[str, Any]:
+        """Return the columns: the names of sensitive headers in clear, their values sealed."""
+        sealed = self._vault.seal(
+            json.dumps(dict(sensitive)).encode(), bound_to=f"{endpoint_id}/headers"
+        )
+        names: dict[str, str | None] = {**shown, **dict.fromkeys(sensitive)}
+        return {"headers": to_json(names), "sealed_headers": sealed if sensitive else None}
+
+    def _headers_of(self, row: Row) -> tuple[dict[str, str], dict[str, str]]:
+        names: dict[str, str | None] = json.loads(row["headers"])
+        shown = {name: value for name, value in names.items() if value is not None}
+        if row["sealed_headers"] is None:
+            return shown, {}
+        opened = self._vault.open(row["sealed_headers"], bound_to=f"{row['id']}/headers")
+        return shown, json.loads(opened)
+
+    async def _members(self, tx: Tx, row: Row) -> dict[str, Any]:
+        now = to_us(self._seams.clock.now())
+        previous = await rows.previous_secrets_of(tx, row["id"], now)
+        headers: dict[str, str | None] = json.loads(row["headers"])
+        return {
+            "id": row["id"],
+            "livemode": row["mode"] == "live",
+            "url": row["url"],
+            "description": row["description"],
+            "event_types": json.loads(row["event_types"]),
+            "headers": {name: value for name, value in headers.items() if value is not None},
+            "sensitive_headers": [name for name, value in headers.items() if value is None],
+            "rate_limit_per_second": row["rate_limit_per_second"],
+            "status": row["status"],
+            "disabled_reason": row["disabled_reason"],
+            "disabled_at": _time(row["disabled_at"]),
+            "failing_since": _time(row["failing_since"]),
+            "previous_secret_expires_at": _time(previous[0]["expires_at"]) if previous else None,
+            "created_at": from_us(row["created_at"]),
+        }
 
 
-def _members(row: Row) -> dict[str, Any]:
-    return {
-        "id": row["id"],
-        "livemode": row["mode"] == "live",
-        "url": row["url"],
-        "description": row["description"],
-        "event_types": json.loads(row["event_types"]),
-        "status": row["status"],
-        "created_at": from_us(row["created_at"]),
-    }
-
-
-def _unknown(endpoint_id: str) -> Refused:
-    return Refused(
-        "endpoint_not_found", f"There is no webhook endpoint {endpoint_id[:64]} under this API key."
-    )
-
-
-def _invalid(pointer: str, reason: str) -> Refused:
-    name = pointer.split("/")[1]
-    return Refused(
-        "invalid_request",
-        f"{name} {reason}.",
-        errors=[{"pointer": pointer, "code": "invalid", "detail": f"{name} {reason}"}],
-    )
+def _time(us: int | None) -> Any:
+    return None if us is None else from_us(us)

@@ -76,6 +76,13 @@ class Metrics:
             registry=self.registry,
         )
 
+        self._endpoint_lag = Gauge(
+            "payout_gateway_webhook_endpoint_lag_seconds",
+            "Age of the oldest due delivery of the endpoints that wait longest.",
+            ("endpoint",),
+            registry=self.registry,
+        )
+
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"payout_gateway_{name}", text, labels, registry=self.registry)
 
@@ -132,6 +139,12 @@ class Metrics:
     def delivery_age(self, seconds: float) -> None:
         """Set the age of the oldest due delivery."""
         self._delivery_age.set(seconds)
+
+    def endpoint_lags(self, seconds: Mapping[str, float]) -> None:
+        """Set how long each of these endpoints waits; no other one does."""
+        self._endpoint_lag.clear()
+        for endpoint_id, age in seconds.items():
+            self._endpoint_lag.labels(endpoint_id).set(age)
 
     def render(self) -> tuple[bytes, str]:
         """Return the exposition and its media type."""

@@ -5,7 +5,6 @@ Both write status, timeline, event and deliveries in one transaction. Nothing el
 
 from __future__ import annotations
 
-import fnmatch
 import json
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -29,9 +28,10 @@ from gateway.model import (
     format_amount,
     format_time,
 )
+from gateway.outbox import deliver
 from gateway.seams import Seams
 from gateway.states import Kind, Verdict, judge
-from gateway.store import endpoints, events, inbox, work
+from gateway.store import events, inbox, work
 from gateway.store import payouts as rows
 from gateway.store import quotes as quote_rows
 from gateway.store.database import Row, Tx
@@ -330,11 +330,7 @@ class Payouts:
             body=event_body(payout, previous, now, kind),
             created_at=to_us(now),
         )
-        for endpoint in await endpoints.subscribed_endpoints(tx, payout.org, mode):
-            if subscribes(json.loads(endpoint["event_types"]), kind):
-                await events.add_delivery(
-                    tx, self._seams.ids.new("whd"), event_id, endpoint["id"], to_us(now)
-                )
+        await deliver(tx, self._seams, payout.org, mode, event_id, kind)
 
     async def _add_entry(  # noqa: PLR0913 - one argument per column
         self,
@@ -362,11 +358,6 @@ class Payouts:
         payout = await rows.find_payout(tx, payout_id)
         assert payout is not None  # noqa: S101 - written in this transaction
         return payout
-
-
-def subscribes(patterns: list[str], event_type: str) -> bool:
-    """Whether an endpoint with these patterns receives an event type; no pattern means all."""
-    return not patterns or any(fnmatch.fnmatchcase(event_type, pattern) for pattern in patterns)
 
 
 def _older(report: Report, row: Row) -> bool:

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from gateway.model import format_time
-from gateway.store import events, inbox, work
+from gateway.store import deliveries, events, inbox, work
 from gateway.store import payouts as rows
 from gateway.store.database import Row, Tx
 from gateway.store.rows import from_us
@@ -90,11 +90,11 @@ async def _find(tx: Tx, wanted: str) -> str | None:
 async def _deliveries(tx: Tx, payout_id: str) -> list[dict[str, Any]]:
     """Return a line per try, and one per delivery that was not tried yet."""
     lines: list[dict[str, Any]] = []
-    for delivery in await events.deliveries_of(tx, payout_id):
+    for delivery in await deliveries.deliveries_of(tx, payout_id):
         head = {
             name: delivery[name] for name in ("event_id", "endpoint_id", "type", "url", "state")
         }
-        tries = await events.delivery_attempts_of(tx, delivery["id"])
+        tries = await deliveries.delivery_attempts_of(tx, delivery["id"])
         lines += [
             {
                 **head,

@@ -24,6 +24,21 @@ from gateway.model import (
 
 API_VERSION = "2026-11-01"
 
+#: Every event type of a payout, and when it is sent.
+PAYOUT_EVENTS: dict[str, str] = {
+    "payout.created": "A payout was accepted",
+    "payout.requires_action": "A person must answer, or the payout expires",
+    "payout.broadcast": "The custodian has handed the money to the rail",
+    "payout.delivered": "The payout is final: delivered",
+    "payout.failed": "The payout is final: failed",
+}
+#: Every event type of a webhook endpoint. It is sent to the other endpoints, and is in the feed.
+ENDPOINT_EVENTS: dict[str, str] = {
+    "webhook_endpoint.failing": "An endpoint has failed for days, and will be disabled",
+    "webhook_endpoint.disabled": "An endpoint was disabled; what it misses waits for a recovery",
+}
+EVENT_TYPES: dict[str, str] = {**PAYOUT_EVENTS, **ENDPOINT_EVENTS}
+
 #: The event that tells of a status.
 EVENT_OF: dict[Status, str] = {
     Status.PENDING: "payout.created",

@@ -17,13 +17,13 @@ from pydantic import BaseModel
 
 from gateway import model
 from gateway.api.openapi import document
-from gateway.api.operations import EVENT_SUMMARIES
 from gateway.api.problems import PROBLEMS
 from gateway.cli.main import app
 from gateway.config import Settings
 from gateway.payouts import Attention
 from gateway.registry import BrokenAdapter, find_adapters
 from gateway.states import NEXT, STATUS_OF
+from gateway.views import EVENT_TYPES
 
 DOCS = Path(__file__).parent.parent / "docs"
 _REGION = re.compile(r"(<!-- generated: ([a-z-]+) -->\n)(.*?)(<!-- /generated -->)", re.DOTALL)
@@ -90,7 +90,7 @@ def problems() -> str:
 
 def events() -> str:
     """Every event type."""
-    return table(["type", "when"], [[f"`{kind}`", text] for kind, text in EVENT_SUMMARIES.items()])
+    return table(["type", "when"], [[f"`{kind}`", text] for kind, text in EVENT_TYPES.items()])
 
 
 def feature_matrix() -> str:

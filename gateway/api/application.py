@@ -12,7 +12,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.api import actions, custodians, docs, endpoints, events, health, payouts
+from gateway.api import (
+    actions,
+    custodians,
+    docs,
+    endpoints,
+    events,
+    healing,
+    health,
+    payouts,
+)
 from gateway.api.context import ApiContext
 from gateway.api.middleware import HANDLERS, Envelope
 from gateway.pages import track
@@ -32,6 +41,7 @@ def _route(path: str, **handlers: Handler) -> Route:
     return Route(path, dispatch, methods=sorted(handlers))
 
 
+_ENDPOINT = "/webhook-endpoints/{endpoint_id}"
 _PLAIN = [
     _route("/payouts/quote", POST=payouts.create_quote),
     _route("/payouts", POST=payouts.create_payout, GET=payouts.list_payouts),
@@ -42,10 +52,20 @@ _PLAIN = [
     _route(
         "/webhook-endpoints/{endpoint_id}",
         GET=endpoints.get_endpoint,
+        PATCH=endpoints.update_endpoint,
         DELETE=endpoints.delete_endpoint,
     ),
+    _route(f"{_ENDPOINT}/rotate-secret", POST=endpoints.rotate_secret),
+    _route(f"{_ENDPOINT}/previous-secrets", DELETE=endpoints.revoke_previous_secrets),
+    _route(f"{_ENDPOINT}/test", POST=healing.test_endpoint),
+    _route(f"{_ENDPOINT}/recover", POST=healing.recover),
+    _route(f"{_ENDPOINT}/recoveries", GET=healing.list_recoveries),
+    _route(f"{_ENDPOINT}/recoveries/{{recovery_id}}", GET=healing.get_recovery),
+    _route(f"{_ENDPOINT}/attempts", GET=healing.list_endpoint_attempts),
     _route("/events", GET=events.list_events),
     _route("/events/{event_id}", GET=events.get_event),
+    _route("/events/{event_id}/attempts", GET=healing.list_event_attempts),
+    _route("/events/{event_id}/resend", POST=healing.resend),
     _route("/track/{token}", GET=track.show),
     _route("/healthz", GET=health.healthz),
     _route("/readyz", GET=health.readyz),

@@ -8,7 +8,9 @@ from typing import Any, Protocol
 
 from gateway.adapter import Capabilities, Notice
 from gateway.config import Settings
+from gateway.delivery import Sender
 from gateway.endpoints import Endpoints
+from gateway.healing import Healing
 from gateway.metrics import Metrics
 from gateway.model import Payout
 from gateway.payouts import Payouts
@@ -58,6 +60,8 @@ class ApiContext:
     acts: Acts
     quotes: Quotes
     endpoints: Endpoints
+    healing: Healing
+    sender: Sender
     router: Router
     custodians: Mapping[str, Custodian]
     vault: Vault

@@ -16,8 +16,12 @@ from gateway.api.requests import (
     read_json,
     validate,
 )
-from gateway.endpoints import EndpointRequest, EndpointView
+from gateway.store import deliveries
 from gateway.store.database import Tx
+from gateway.store.rows import from_us, to_us
+from gateway.subscriptions import EndpointChange, EndpointRequest, EndpointView, RotationRequest
+
+_SKIPPED_AT_ONCE = 500
 
 
 class EndpointList(BaseModel):
@@ -72,9 +76,63 @@ async def get_endpoint(request: Request) -> Response:
     return Response(view.model_dump_json(), media_type="application/json")
 
 
+async def update_endpoint(request: Request) -> Response:
+    """`PATCH /webhook-endpoints/{id}`. Enabled again, it is sent what it missed."""
+    context = context_of(request)
+    caller = await caller_of(request)
+    wanted = validate(EndpointChange, await read_json(request))
+    endpoint_id = request.path_params["endpoint_id"]
+
+    async def work(tx: Tx) -> EndpointView:
+        view, missed_since = await context.endpoints.update(tx, caller, endpoint_id, wanted)
+        if missed_since is not None:
+            since = from_us(missed_since)
+            await context.healing.recover(tx, caller, endpoint_id, since, None)
+        return view
+
+    view = await context.db.run(work)
+    await _skip_missed(request)
+    context.wake("deliveries")
+    return Response(view.model_dump_json(), media_type="application/json")
+
+
 async def delete_endpoint(request: Request) -> Response:
     """`DELETE /webhook-endpoints/{id}`."""
     context = context_of(request)
     caller = await caller_of(request)
     await context.db.run(context.endpoints.delete, caller, request.path_params["endpoint_id"])
+    await _skip_missed(request)
     return Response(status_code=204)
+
+
+async def rotate_secret(request: Request) -> Response:
+    """`POST /webhook-endpoints/{id}/rotate-secret`."""
+    context = context_of(request)
+    caller = await caller_of(request)
+    key = idempotency_key(request, required=False)
+    members = await read_json(request)
+    wanted = validate(RotationRequest, members)
+    endpoint_id = request.path_params["endpoint_id"]
+
+    async def work(tx: Tx) -> Answer:
+        made = await context.endpoints.rotate(tx, caller, endpoint_id, wanted.overlap_seconds)
+        return Answer(200, made.model_dump_json().encode())
+
+    return await once(request, caller, key, [endpoint_id, members], work)
+
+
+async def revoke_previous_secrets(request: Request) -> Response:
+    """`DELETE /webhook-endpoints/{id}/previous-secrets`."""
+    context = context_of(request)
+    caller = await caller_of(request)
+    endpoint_id = request.path_params["endpoint_id"]
+    await context.db.run(context.endpoints.revoke_previous, caller, endpoint_id)
+    return Response(status_code=204)
+
+
+async def _skip_missed(request: Request) -> None:
+    """Take what a disabled endpoint waits for out of its queue, in bounded batches."""
+    context = context_of(request)
+    now = to_us(context.seams.clock.now())
+    while await context.db.run(deliveries.skip_deliveries, now, _SKIPPED_AT_ONCE):
+        pass

@@ -10,19 +10,24 @@ from starlette.responses import Response
 
 from gateway.api.cursors import check_names, decode, encode, limit_of, query_fault
 from gateway.api.requests import caller_of, context_of
-from gateway.endpoints import EVENT_TYPES
-from gateway.errors import Refused
+from gateway.healing import unknown_event
+from gateway.model import Time
 from gateway.store import events as rows
 from gateway.store.database import Row
-from gateway.views import EventView
+from gateway.subscriptions import EndpointView
+from gateway.views import EVENT_TYPES, EventPayout
 
 _FILTERS = ("type", "payout_id")
 
 
-class FeedEvent(EventView):
+class FeedEvent(BaseModel):
     """An event with its id, which is the `webhook-id` of its deliveries."""
 
     id: str
+    type: str
+    timestamp: Time
+    api_version: str
+    data: EventPayout | EndpointView
 
 
 class EventList(BaseModel):
@@ -37,14 +42,19 @@ async def list_events(request: Request) -> Response:
     """`GET /events`."""
     context = context_of(request)
     caller = await caller_of(request)
-    check_names(request, frozenset({*_FILTERS, "limit", "cursor"}))
+    check_names(request, frozenset({*_FILTERS, "start", "limit", "cursor"}))
     limit = limit_of(request)
     filters = {
         name: request.query_params[name] for name in _FILTERS if name in request.query_params
     }
-    if filters.get("type", EVENT_TYPES[0]) not in EVENT_TYPES:
+    if "type" in filters and filters["type"] not in EVENT_TYPES:
         raise query_fault("type", f"is one of {', '.join(EVENT_TYPES)}")
+    start = request.query_params.get("start", "beginning")
+    if start not in {"beginning", "now"} or (start == "now" and "cursor" in request.query_params):
+        raise query_fault("start", "is beginning or now, and goes without a cursor")
     after = 0
+    if start == "now":
+        after = await context.db.read(rows.newest_position, caller.org, caller.mode)
     if "cursor" in request.query_params:
         after = int(decode(request.query_params["cursor"], filters, (int,))[0])
     found = await context.db.read(rows.feed, caller.org, caller.mode, after, limit + 1, filters)
@@ -63,7 +73,7 @@ async def get_event(request: Request) -> Response:
     event_id = request.path_params["event_id"]
     row = await context.db.read(rows.find_event, event_id, caller.org, caller.mode)
     if row is None:
-        raise Refused("event_not_found", f"There is no event {event_id[:64]} under this API key.")
+        raise unknown_event(event_id)
     return Response(_body(row), media_type="application/json")
 
 

@@ -8,13 +8,10 @@ from typing import Any
 from pydantic.json_schema import models_json_schema
 
 from gateway import __version__
-from gateway.api import openapi_actions
+from gateway.api import openapi_actions, openapi_webhooks
 from gateway.api.custodians import CustodianList
-from gateway.api.endpoints import EndpointList
-from gateway.api.events import EventList, FeedEvent
 from gateway.api.operations import (
     BODY,
-    EVENT_SUMMARIES,
     KEYED,
     PARAMETERS,
     QUOTE,
@@ -27,24 +24,18 @@ from gateway.api.operations import (
 )
 from gateway.api.payouts import PayoutList, PayoutRequest
 from gateway.api.problems import PROBLEMS
-from gateway.endpoints import EndpointCreated, EndpointRequest, EndpointView
 from gateway.quotes import Quote, QuoteRequest
-from gateway.views import EventView, PayoutWithTracking
+from gateway.views import PayoutWithTracking
 
-_SENT = (QuoteRequest, PayoutRequest, EndpointRequest, *openapi_actions.SENT)
+_SENT = (QuoteRequest, PayoutRequest, *openapi_actions.SENT, *openapi_webhooks.SENT)
 _TOLD = (
     Quote,
     PayoutWithTracking,
     PayoutList,
     CustodianList,
-    EndpointView,
-    EndpointCreated,
-    EndpointList,
-    EventView,
-    FeedEvent,
-    EventList,
     ProblemDocument,
     *openapi_actions.TOLD,
+    *openapi_webhooks.TOLD,
 )
 
 
@@ -70,7 +61,7 @@ def document(public_url: str) -> dict[str, Any]:
         "security": [{"apiKey": []}],
         "tags": [{"name": name, "description": text} for name, text in _TAGS.items()],
         "paths": _paths(refs),
-        "webhooks": _webhooks(refs),
+        "webhooks": openapi_webhooks.webhooks(refs),
         "components": {
             "schemas": schemas["$defs"],
             "securitySchemes": {
@@ -192,82 +183,7 @@ def _paths(refs: dict[Any, Any]) -> dict[str, Any]:
                 public=True,
             )
         },
-        "/webhook-endpoints": {
-            "post": operation(
-                refs,
-                "createWebhookEndpoint",
-                "webhooks",
-                "Subscribe to events",
-                (
-                    "201",
-                    {
-                        **as_json(
-                            refs[EndpointCreated], "The endpoint; its secret is shown this once."
-                        ),
-                        "headers": created,
-                    },
-                ),
-                (*BODY, *KEYED),
-                parameters=(parameter("IdempotencyKey"),),
-                body=refs[EndpointRequest],
-            ),
-            "get": operation(
-                refs,
-                "listWebhookEndpoints",
-                "webhooks",
-                "List webhook endpoints, newest first",
-                ("200", as_json(refs[EndpointList], "A page of endpoints.")),
-                lists,
-                parameters=page,
-            ),
-        },
-        "/webhook-endpoints/{endpoint_id}": {
-            "get": operation(
-                refs,
-                "getWebhookEndpoint",
-                "webhooks",
-                "Read a webhook endpoint",
-                ("200", as_json(refs[EndpointView], "The endpoint.")),
-                ("endpoint_not_found",),
-                parameters=(in_path("endpoint_id"),),
-            ),
-            "delete": operation(
-                refs,
-                "deleteWebhookEndpoint",
-                "webhooks",
-                "Delete a webhook endpoint",
-                ("204", {"description": "Deleted; pending deliveries are skipped."}),
-                ("endpoint_not_found",),
-                parameters=(in_path("endpoint_id"),),
-            ),
-        },
-        "/events": {
-            "get": operation(
-                refs,
-                "listEvents",
-                "events",
-                "Read events, oldest first",
-                ("200", as_json(refs[EventList], "A page of events.")),
-                lists,
-                description="Keep next_cursor and ask again: nothing is left out, whatever a webhook missed.",
-                parameters=(
-                    query("type", "Event type.", enum=sorted(EVENT_SUMMARIES)),
-                    query("payout_id", "Payout."),
-                    *page,
-                ),
-            )
-        },
-        "/events/{event_id}": {
-            "get": operation(
-                refs,
-                "getEvent",
-                "events",
-                "Read an event",
-                ("200", as_json(refs[FeedEvent], "The event.")),
-                ("event_not_found",),
-                parameters=(in_path("event_id"),),
-            )
-        },
+        **openapi_webhooks.paths(refs),
         "/track/{token}": {
             "get": {
                 "operationId": "trackPayout",
@@ -306,27 +222,3 @@ def _plain(refs: dict[Any, Any], name: str, summary: str, codes: tuple[str, ...]
     for code in codes:
         call["responses"][str(PROBLEMS[code].status)] = as_json(answer, "No.")
     return call
-
-
-def _webhooks(refs: dict[Any, Any]) -> dict[str, Any]:
-    headers = [parameter("WebhookId"), parameter("WebhookTimestamp"), parameter("WebhookSignature")]
-    return {
-        kind: {
-            "post": {
-                "operationId": "on" + "".join(part.title() for part in kind.split(".")),
-                "tags": ["webhooks"],
-                "summary": EVENT_SUMMARIES[kind],
-                "parameters": headers,
-                "requestBody": {
-                    "required": True,
-                    "content": {"application/json": {"schema": refs[EventView]}},
-                },
-                "responses": {
-                    "2XX": {"description": "Received."},
-                    "4XX": {"description": "Sent again by the plan."},
-                },
-                "security": [],
-            }
-        }
-        for kind in EVENT_SUMMARIES
-    }

@@ -35,13 +35,6 @@ class ProblemDocument(BaseModel):
     attempts_left: int | None = None
 
 
-EVENT_SUMMARIES = {
-    "payout.created": "A payout was accepted",
-    "payout.requires_action": "A person must answer, or the payout expires",
-    "payout.broadcast": "The custodian has handed the money to the rail",
-    "payout.delivered": "The payout is final: delivered",
-    "payout.failed": "The payout is final: failed",
-}
 ALWAYS = ("invalid_api_key", "internal_error", "store_unavailable")
 BODY = ("invalid_json", "payload_too_large", "unsupported_media_type", "invalid_request")
 KEYED = ("invalid_idempotency_key", "idempotency_in_progress", "idempotency_key_reused")

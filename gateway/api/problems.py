@@ -59,6 +59,9 @@ PROBLEMS: dict[str, Problem] = {
     "endpoint_not_found": Problem(
         404, "Webhook endpoint not found", "Check the id; a deleted one is gone."
     ),
+    "recovery_not_found": Problem(
+        404, "Recovery not found", "GET /webhook-endpoints/{id}/recoveries lists them."
+    ),
     "custodian_not_found": Problem(
         404, "Custodian not found", "Use the name of a configured instance."
     ),
@@ -83,6 +86,12 @@ PROBLEMS: dict[str, Problem] = {
     "cancel_too_late": Problem(409, "Too late to cancel", "Read the payout and wait for its end."),
     "cancel_unsupported": Problem(
         409, "Cannot be canceled", "The custodian cannot call it back; wait for its end."
+    ),
+    "endpoint_disabled": Problem(
+        409, "Webhook endpoint disabled", "Enable it: PATCH it with status enabled."
+    ),
+    "too_many_secrets": Problem(
+        409, "Too many secrets", "End the previous ones, or wait until one has ended."
     ),
     "payload_too_large": Problem(413, "Body too large", "Send less."),
     "unsupported_media_type": Problem(

@@ -246,7 +246,46 @@ endpoints = Table(
     Column("status", Text, nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("deleted_at", BigInteger),
+    Column("headers", Text, nullable=False, server_default="{}"),
+    Column("sealed_headers", LargeBinary),
+    Column("rate_limit_per_second", Integer, nullable=False, server_default="10"),
+    Column("disabled_reason", Text),
+    Column("disabled_at", BigInteger),
+    Column("failing_since", BigInteger),
+    Column("failing_twice", Integer, nullable=False, server_default="0"),
+    Column("exhausted", Integer, nullable=False, server_default="0"),
+    Column("warned_at", BigInteger),
     Index("ix_endpoints_org_mode", "org", "mode"),
+)
+
+#: Signing secrets that were rotated out and still sign for a while. Sealed.
+previous_secrets = Table(
+    "previous_secrets",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("endpoint_id", Text, ForeignKey("endpoints.id"), nullable=False),
+    Column("secret", LargeBinary, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Index("ix_previous_secrets_endpoint", "endpoint_id"),
+)
+
+#: Jobs that send again what an endpoint missed. Resumed where they stopped.
+recoveries = Table(
+    "recoveries",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("org", Text, nullable=False),
+    Column("mode", Text, nullable=False),
+    Column("endpoint_id", Text, ForeignKey("endpoints.id"), nullable=False),
+    Column("since", BigInteger, nullable=False),
+    Column("until", BigInteger, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("position", Integer, nullable=False),
+    Column("looked_at", Integer, nullable=False),
+    Column("recovered", Integer, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("finished_at", BigInteger),
+    Index("ix_recoveries_state", "state"),
 )
 
 #: One row per event and subscribed endpoint.
@@ -262,9 +301,12 @@ deliveries = Table(
     Column("lease_token", BigInteger, nullable=False),
     Column("lease_until", BigInteger, nullable=False),
     Column("settled_at", BigInteger),
+    Column("trigger", Text, nullable=False, server_default="scheduled"),
+    #: How many tries there had been when the retry plan began (anew, after a resend or recovery).
+    Column("plan_from", Integer, nullable=False, server_default="0"),
     UniqueConstraint("event_id", "endpoint_id"),
     Index("ix_deliveries_state_due", "state", "due_at"),
-    Index("ix_deliveries_endpoint", "endpoint_id"),
+    Index("ix_deliveries_endpoint", "endpoint_id", "state", "due_at"),
 )
 
 #: What each try of a delivery met.
@@ -279,6 +321,9 @@ delivery_attempts = Table(
     Column("started_at", BigInteger, nullable=False),
     Column("duration_ms", Integer, nullable=False),
     Column("next_attempt_at", BigInteger),
+    Column("trigger", Text, nullable=False, server_default="scheduled"),
+    Column("endpoint_id", Text),
+    Index("ix_delivery_attempts_endpoint", "endpoint_id", "started_at"),
 )
 
 #: Answers kept for repeats of the same request. The answer is sealed.

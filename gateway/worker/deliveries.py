@@ -1,47 +1,54 @@
-"""Delivers events: claim due deliveries, send, settle by the retry plan."""
+"""Delivers events: claim what is due in fair turns, send, settle by the retry plan."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from gateway.config import EngineSettings, WebhookSettings
-from gateway.delivery import Sender, Tried
+from gateway.delivery import DeliveryOutcome, Sender, Target, Tried
+from gateway.endpoints import Endpoints
 from gateway.logs import get_logger
 from gateway.metrics import Metrics
 from gateway.seams import Seams, Step
-from gateway.store import events
+from gateway.store import deliveries
+from gateway.store import endpoints as endpoint_rows
 from gateway.store.database import Database, Row, Tx
 from gateway.store.rows import from_us, to_us
-from gateway.vault import Vault
+from gateway.worker.health import Health, Verdict, after_failure
+from gateway.worker.lanes import Claim, Lanes, Ready
 from gateway.worker.wakeup import Wakeup
 
 _log = get_logger("deliveries")
-#: A lease outlives the longest try by so much: two tries of one delivery do not overlap.
-_LEASES_PER_TIMEOUT = 2
+#: A lease outlives a full queue and the longest try.
+_LEASES_PER_TIMEOUT = 4
+#: How long what is known of an endpoint is used for further deliveries.
+_TARGET_S = 1.0
+#: However far away a receiver wants the next try.
+_LONGEST_WAIT_S = 86_400.0
+_SKIPPED_AT_ONCE = 500
 
 
 @dataclass(frozen=True)
-class Claim:
-    """A delivery under lease."""
+class _Known:
+    """An endpoint as it was read a moment ago."""
 
-    id: str
-    event_id: str
-    endpoint_id: str
-    token: int
-    attempts: int
+    target: Target
+    failing: bool
+    read_at: float
 
 
 class Deliveries:
-    """Sends what is due, a bounded number at a time."""
+    """Sends what is due: a bounded number at a time, fairly shared."""
 
     def __init__(  # noqa: PLR0913 - built in one place
         self,
         *,
         db: Database,
         seams: Seams,
-        vault: Vault,
+        endpoints: Endpoints,
         sender: Sender,
         settings: WebhookSettings,
         engine: EngineSettings,
@@ -49,25 +56,30 @@ class Deliveries:
     ) -> None:
         self._db = db
         self._seams = seams
-        self._vault = vault
+        self._endpoints = endpoints
         self._sender = sender
         self._settings = settings
         self._engine = engine
         self._metrics = metrics
         self._tasks: set[asyncio.Task[None]] = set()
+        self._lanes = Lanes(settings.in_flight, settings.in_flight_per_endpoint, settings.timeout_s)
+        self._known: dict[str, _Known] = {}
         self.wakeup = Wakeup(seams.clock)
 
     async def run(self) -> None:
         """Deliver until cancelled."""
         while True:
-            free = self._settings.in_flight - len(self._tasks)
-            claims = await self._claim(free) if free else []
-            for claim in claims:
-                task = asyncio.create_task(self._deliver(claim), name=f"deliver-{claim.id}")
-                self._tasks.add(task)
-                task.add_done_callback(self._done)
-            if not claims or len(claims) < free:
-                await self._rest()
+            now = self._seams.clock.now()
+            ready = await self._db.read(deliveries.ready_endpoints, to_us(now))
+            wanted = self._lanes.share(
+                [Ready(row["id"], row["org"], row["rate_limit_per_second"]) for row in ready],
+                self._seams.clock.monotonic(),
+            )
+            if wanted:
+                self._lanes.claimed(wanted, await self._claim(wanted))
+            self._start()
+            if not wanted:
+                await self._rest(to_us(now))
 
     async def finish(self, grace_s: float) -> None:
         """Let tries under way end, for a bounded time. What is cut off is sent again later."""
@@ -77,69 +89,107 @@ class Deliveries:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
 
-    async def _rest(self) -> None:
-        due = await self._db.read(events.next_delivery_due)
-        busy = len(self._tasks) >= self._settings.in_flight
-        at = None if due is None or busy else from_us(due)
-        await self.wakeup.sleep_until(at, self._engine.idle_s)
+    async def _rest(self, now: int) -> None:
+        due = await self._db.read(deliveries.next_delivery_due, now)
+        rate_s = self._lanes.rest_s(self._seams.clock.monotonic())
+        longest = self._engine.idle_s if rate_s is None else min(rate_s, self._engine.idle_s)
+        await self.wakeup.sleep_until(None if due is None else from_us(due), longest)
+
+    def _start(self) -> None:
+        self._lanes.start(self._seams.clock.monotonic(), self._begin)
+
+    def _begin(self, claim: Claim) -> None:
+        task = asyncio.create_task(self._deliver(claim), name=f"deliver-{claim.id}")
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if len(self._tasks) == self._settings.in_flight - 1:
-            self.wakeup.ring()
         if not task.cancelled() and task.exception() is not None:
             _log.error("delivery_crashed", exc_info=task.exception())
 
-    async def _claim(self, limit: int) -> list[Claim]:
-        now = self._seams.clock.now()
-        until = to_us(now + timedelta(seconds=_LEASES_PER_TIMEOUT * self._settings.timeout_s))
-        rows: list[Row] = await self._db.run(events.claim_deliveries, to_us(now), until, limit)
+    async def _claim(self, wanted: Sequence[tuple[str, int]]) -> list[Claim]:
+        life_s = _LEASES_PER_TIMEOUT * self._settings.timeout_s
+        now, until = self._seams.clock.now(), self._seams.clock.monotonic() + life_s
+        rows: list[Row] = await self._db.run(
+            deliveries.claim_deliveries, wanted, to_us(now), to_us(now + timedelta(seconds=life_s))
+        )
         return [
             Claim(
-                row["id"], row["event_id"], row["endpoint_id"], row["lease_token"], row["attempts"]
+                id=row["id"],
+                event_id=row["event_id"],
+                endpoint_id=row["endpoint_id"],
+                token=row["lease_token"],
+                attempts=row["attempts"],
+                plan_from=row["plan_from"],
+                trigger=row["trigger"],
+                type=row["type"],
+                payout_id=row["payout_id"],
+                body=row["body"],
+                until=until,
             )
             for row in rows
         ]
 
     async def _deliver(self, claim: Claim) -> None:
-        self._seams.step(Step.DELIVERY_CLAIMED)
-        target = await self._db.read(events.delivery_target, claim.id)
-        if target is None:
-            return
-        secret = self._vault.open(target["secret"], bound_to=claim.endpoint_id)
-        begun = self._seams.clock.now()
-        tried = await self._sender.send(target["url"], (secret,), claim.event_id, target["body"])
-        self._seams.step(Step.DELIVERY_SENT)
-        next_at = await self._db.run(self._settle, claim, tried, begun)
-        self._seams.step(Step.DELIVERY_SETTLED)
-        if next_at is not None:
-            # The loop sleeps by what was due before: tell it of the new try.
-            self.wakeup.ring()
-        self._metrics.webhook_attempt(tried.outcome)
-        _log.info(
-            "webhook_tried",
-            payout_id=target["payout_id"],
-            endpoint_id=claim.endpoint_id,
-            event_id=claim.event_id,
-            type=target["type"],
-            attempt=claim.attempts + 1,
-            outcome=tried.outcome,
-            http_status=tried.http_status,
-            duration_ms=tried.duration_ms,
-            next_attempt_at=None if next_at is None else next_at.isoformat(),
+        begun_s = self._seams.clock.monotonic()
+        tried: Tried | None = None
+        try:
+            self._seams.step(Step.DELIVERY_CLAIMED)
+            known = await self._target(claim.endpoint_id)
+            if known is None:
+                # Disabled since: the sweeper puts it with what was missed.
+                return
+            begun = self._seams.clock.now()
+            tried = await self._sender.send(known.target, claim.event_id, claim.body)
+            self._seams.step(Step.DELIVERY_SENT)
+        finally:
+            answered = tried is None or tried.outcome is not DeliveryOutcome.TIMEOUT
+            took_s = self._seams.clock.monotonic() - begun_s
+            hungry = self._lanes.ended(claim.endpoint_id, took_s, answered=answered)
+            self._start()
+            if hungry:
+                self.wakeup.ring()
+        next_at, verdict = await self._db.run(
+            self._settle, claim, tried, begun, failing=known.failing
         )
+        self._seams.step(Step.DELIVERY_SETTLED)
+        if verdict is Verdict.DISABLE or (not tried.ok and not known.failing):
+            self._known.pop(claim.endpoint_id, None)
+        if verdict is Verdict.DISABLE:
+            await self._skip_missed()
+        if next_at is not None or verdict is not Verdict.NOTHING:
+            # The loop sleeps by what was due before: tell it of the new try, or of the new event.
+            self.wakeup.ring()
+        self._tell(claim, tried, next_at)
 
-    async def _settle(self, tx: Tx, claim: Claim, tried: Tried, begun: datetime) -> datetime | None:
-        """Store function: write the outcome of a try and plan the next one."""
+    async def _target(self, endpoint_id: str) -> _Known | None:
+        """Return where an endpoint's events go; None where it is disabled or gone."""
+        now = self._seams.clock.monotonic()
+        known = self._known.get(endpoint_id)
+        if known is None or now - known.read_at >= _TARGET_S:
+            found = await self._db.read(self._endpoints.target, endpoint_id)
+            if found is None:
+                self._known.pop(endpoint_id, None)
+                return None
+            if len(self._known) > 10 * self._settings.in_flight:
+                self._known.clear()
+            known = self._known[endpoint_id] = _Known(found.target, found.failing, now)
+        return known
+
+    async def _settle(
+        self, tx: Tx, claim: Claim, tried: Tried, begun: datetime, *, failing: bool
+    ) -> tuple[datetime | None, Verdict]:
+        """Store function: write the outcome of a try, plan the next one, judge the endpoint."""
         now = self._seams.clock.now()
-        next_at = None if tried.ok else self._next(claim.attempts, now)
+        next_at = None if tried.ok else self._next(claim, tried, now)
         state = "delivered" if tried.ok else "exhausted" if next_at is None else "pending"
         settled = to_us(now) if next_at is None else None
         due = to_us(next_at or now)
-        number = await events.settle_delivery(tx, claim.id, claim.token, state, due, settled)
+        number = await deliveries.settle_delivery(tx, claim.id, claim.token, state, due, settled)
         if number is None:
-            return None
-        await events.add_delivery_attempt(
+            return None, Verdict.NOTHING
+        await deliveries.add_delivery_attempt(
             tx,
             delivery_id=claim.id,
             attempt=number,
@@ -149,12 +199,75 @@ class Deliveries:
             started_at=to_us(begun),
             duration_ms=tried.duration_ms,
             next_attempt_at=None if next_at is None else to_us(next_at),
+            trigger=claim.trigger,
+            endpoint_id=claim.endpoint_id,
         )
-        return next_at
+        if tried.ok and not failing:
+            return next_at, Verdict.NOTHING
+        verdict = await self._judge(
+            tx, claim.endpoint_id, tried, to_us(now), gave_up=next_at is None
+        )
+        return next_at, verdict
 
-    def _next(self, tries_before: int, now: datetime) -> datetime | None:
+    async def _judge(
+        self, tx: Tx, endpoint_id: str, tried: Tried, now: int, *, gave_up: bool
+    ) -> Verdict:
+        """Store function: remember the endpoint's health, warn of it or disable it."""
+        row = await endpoint_rows.endpoint_row(tx, endpoint_id)
+        if row is None or row["status"] != "enabled" or row["deleted_at"] is not None:
+            return Verdict.NOTHING
+        if tried.ok:
+            await endpoint_rows.update_endpoint(tx, endpoint_id, **Health().columns)
+            return Verdict.NOTHING
+        health, verdict = after_failure(
+            Health.of(row),
+            now,
+            gave_up=gave_up,
+            warn_after_s=self._settings.warn_after_s,
+            disable_after_s=self._settings.disable_after_s,
+        )
+        await endpoint_rows.update_endpoint(tx, endpoint_id, **health.columns)
+        reason = tried.disabled_reason or ("failing" if verdict is Verdict.DISABLE else None)
+        if reason is not None:
+            await self._endpoints.disable(tx, endpoint_id, reason)
+            return Verdict.DISABLE
+        if verdict is Verdict.WARN:
+            await self._endpoints.warn(tx, endpoint_id)
+        return verdict
+
+    async def _skip_missed(self) -> None:
+        """Put what a disabled endpoint waits for with what it missed, in bounded batches."""
+        now = to_us(self._seams.clock.now())
+        while (
+            await self._db.run(deliveries.skip_deliveries, now, _SKIPPED_AT_ONCE)
+            >= _SKIPPED_AT_ONCE
+        ):
+            pass
+
+    def _next(self, claim: Claim, tried: Tried, now: datetime) -> datetime | None:
         """Return when to try again by the plan, or None where it is exhausted."""
-        plan = self._settings.retry_plan_s
-        if tries_before >= len(plan):
+        plan, done = self._settings.retry_plan_s, claim.attempts - claim.plan_from
+        if done >= len(plan):
             return None
-        return now + timedelta(seconds=plan[tries_before] * self._seams.ids.jitter())
+        least = self._settings.slow_down_s if tried.overloaded else 0.0
+        planned = max(least, max(plan[done], least) * self._seams.ids.jitter())
+        if tried.retry_after_s is not None:
+            # Honoured between once and twice the plan: a receiver may slow us down, not put us off.
+            planned = min(max(planned, tried.retry_after_s), 2 * planned)
+        return now + timedelta(seconds=min(planned, _LONGEST_WAIT_S))
+
+    def _tell(self, claim: Claim, tried: Tried, next_at: datetime | None) -> None:
+        self._metrics.webhook_attempt(tried.outcome)
+        _log.info(
+            "webhook_tried",
+            payout_id=claim.payout_id,
+            endpoint_id=claim.endpoint_id,
+            event_id=claim.event_id,
+            type=claim.type,
+            attempt=claim.attempts + 1,
+            trigger=claim.trigger,
+            outcome=tried.outcome,
+            http_status=tried.http_status,
+            duration_ms=tried.duration_ms,
+            next_attempt_at=None if next_at is None else next_at.isoformat(),
+        )

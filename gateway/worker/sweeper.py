@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 
-from gateway.config import EngineSettings
+from gateway.config import EngineSettings, WebhookSettings
 from gateway.logs import get_logger
 from gateway.metrics import Metrics
 from gateway.seams import Seams
-from gateway.store import events, idempotency, work
+from gateway.store import deliveries, idempotency, work
 from gateway.store import payouts as payout_rows
 from gateway.store.database import Database, Tx
 from gateway.store.rows import to_us
 
 _BATCH = 500
+#: Endpoints whose lag is told one by one; the others are in the oldest of all.
+_MOST_LAGS = 50
 _log = get_logger("sweeper")
 
 
 class Sweeper:
     """One look now and then over the whole store, in bounded batches."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - built in one place
         self,
         *,
         db: Database,
@@ -28,12 +31,14 @@ class Sweeper:
         settings: EngineSettings,
         metrics: Metrics,
         wake: Callable[[str], None],
+        webhooks: WebhookSettings,
     ) -> None:
         self._db = db
         self._seams = seams
         self._settings = settings
         self._metrics = metrics
         self._wake = wake
+        self._webhooks = webhooks
 
     async def run(self) -> None:
         """Sweep until cancelled."""
@@ -51,7 +56,21 @@ class Sweeper:
         now = to_us(self._seams.clock.now())
         while await self._db.run(idempotency.purge_answers, now, _BATCH) >= _BATCH:
             pass
+        # What an endpoint missed while it was disabled waits for a recovery, not for its turn.
+        while await self._db.run(deliveries.skip_deliveries, now, _BATCH) >= _BATCH:
+            pass
+        await self._forget()
         await self._measure(now)
+
+    async def _forget(self) -> None:
+        """Delete what was kept long enough, a batch per transaction."""
+        now = self._seams.clock.now()
+        attempts = to_us(now - timedelta(days=self._webhooks.keep_attempts_days))
+        while await self._db.run(deliveries.purge_attempts, attempts, _BATCH) >= _BATCH:
+            pass
+        told = to_us(now - timedelta(days=self._webhooks.keep_events_days))
+        while await self._db.run(deliveries.purge_events, told, _BATCH) >= _BATCH:
+            pass
 
     async def _own(self, tx: Tx) -> list[tuple[str, str]]:
         """Store function: give payouts that nobody would ever work on back to the engine."""
@@ -66,7 +85,11 @@ class Sweeper:
     async def _measure(self, now: int) -> None:
         due = await self._db.read(work.oldest_due)
         self._metrics.work_age(0.0 if due is None else max(0.0, (now - due) / 1e6))
-        due = await self._db.read(events.oldest_delivery_due)
+        due = await self._db.read(deliveries.oldest_delivery_due)
         self._metrics.delivery_age(0.0 if due is None else max(0.0, (now - due) / 1e6))
+        lags = await self._db.read(deliveries.lags, now, _MOST_LAGS)
+        self._metrics.endpoint_lags(
+            {row["endpoint_id"]: max(0.0, (now - row["due"]) / 1e6) for row in lags}
+        )
         counts = await self._db.read(payout_rows.attention_counts)
         self._metrics.attention({row["code"]: row["rows"] for row in counts})

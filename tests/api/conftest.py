@@ -31,8 +31,10 @@ from gateway.api.application import ApiContext, create_api
 from gateway.app import open_database
 from gateway.assets import AssetRegistry
 from gateway.config import Mode, Settings
+from gateway.delivery import Sender
 from gateway.endpoints import Endpoints
 from gateway.errors import CannotVerify, InvalidSignature
+from gateway.healing import Healing
 from gateway.keys import mint_key
 from gateway.metrics import Metrics
 from gateway.payouts import Payouts
@@ -245,6 +247,7 @@ async def api(settings: Settings, tmp_path: Path) -> AsyncIterator[Api]:
     async with open_database(settings) as db, aiohttp.ClientSession() as http:
         woken: list[str] = []
         payouts = Payouts(seams, vault)
+        endpoints = Endpoints(seams, vault, settings)
         engine = Engine(
             db=db,
             seams=seams,
@@ -269,7 +272,9 @@ async def api(settings: Settings, tmp_path: Path) -> AsyncIterator[Api]:
                 lease_s=60,
             ),
             quotes=Quotes(router, AssetRegistry(), seams, {"acme_eu": pricer}),
-            endpoints=Endpoints(seams, vault, settings),
+            endpoints=endpoints,
+            healing=Healing(seams, endpoints),
+            sender=Sender(http, settings.webhooks, seams),
             router=router,
             custodians={"acme_eu": custodian},
             vault=vault,

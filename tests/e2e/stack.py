@@ -327,6 +327,7 @@ def configuration(rail: Rail, told: Any, port: int, base_url: str) -> dict[str, 
             "allow_private_addresses": True,
             "timeout_s": 1,
             "retry_plan_s": [0.3, 0.5, 1, 1, 1, *[2] * 14],
+            "slow_down_s": 0.3,
         },
         "engine": {"lease_s": 1.5, "idle_s": 0.5, "sweep_s": 1},
         "custodians": {

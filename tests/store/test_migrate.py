@@ -43,7 +43,7 @@ def test_an_old_schema_names_the_command(tmp_path: Path, monkeypatch: pytest.Mon
     """An older, known schema is refused with the command that upgrades it."""
     path = tmp_path / "store.db"
     migrate.prepare(path)
-    monkeypatch.setattr(migrate, "head_revision", lambda: "0002")
+    monkeypatch.setattr(migrate, "head_revision", lambda: "0099")
     with pytest.raises(SchemaMismatch, match="payout-gateway db upgrade"):
         migrate.prepare(path)
 

@@ -16,10 +16,12 @@ from gateway.adapter import Report, SubStatus
 from gateway.config import EngineSettings, Settings, WebhookSettings
 from gateway.delivery import Sender
 from gateway.egress import connector
-from gateway.endpoints import EndpointCreated, EndpointRequest, Endpoints
+from gateway.endpoints import Endpoints
 from gateway.metrics import Metrics
 from gateway.seams import Ids
+from gateway.store import deliveries as rows
 from gateway.store import events
+from gateway.subscriptions import EndpointCreated, EndpointRequest
 from gateway.vault import Vault
 from gateway.worker.deliveries import Deliveries
 from tests.clock import SetClock
@@ -67,7 +69,7 @@ async def delivering(bench: Bench, plan: tuple[float, ...] = (5, 300)) -> AsyncI
         deliveries = Deliveries(
             db=bench.db,
             seams=bench.seams,
-            vault=Vault(bytes(32), bench.seams.ids),
+            endpoints=endpoints_of(bench),
             sender=Sender(session, settings, bench.seams),
             settings=settings,
             engine=EngineSettings(idle_s=3600),
@@ -83,8 +85,8 @@ async def delivering(bench: Bench, plan: tuple[float, ...] = (5, 300)) -> AsyncI
             await deliveries.finish(1)
 
 
-async def subscribe(bench: Bench, url: str, *patterns: str) -> EndpointCreated:
-    """Create an endpoint for the bench's org."""
+def endpoints_of(bench: Bench) -> Endpoints:
+    """Return the use cases of endpoints."""
     settings = Settings.model_validate(
         {
             "server_key": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
@@ -92,9 +94,13 @@ async def subscribe(bench: Bench, url: str, *patterns: str) -> EndpointCreated:
             "database": Path("unused"),
         }
     )
-    endpoints = Endpoints(bench.seams, Vault(bytes(32), bench.seams.ids), settings)
+    return Endpoints(bench.seams, Vault(bytes(32), bench.seams.ids), settings)
+
+
+async def subscribe(bench: Bench, url: str, *patterns: str) -> EndpointCreated:
+    """Create an endpoint for the bench's org."""
     request = EndpointRequest(url=url, event_types=list(patterns))
-    return await bench.db.run(endpoints.create, bench.caller, request)
+    return await bench.db.run(endpoints_of(bench).create, bench.caller, request)
 
 
 async def until(look: Callable[[], bool]) -> None:
@@ -114,7 +120,7 @@ async def settled(bench: Bench, payout_id: str) -> list[tuple[str, int]]:
     """Return state and tries of the payout's deliveries."""
     return [
         (row["state"], row["attempts"])
-        for row in await bench.db.read(events.deliveries_of, payout_id)
+        for row in await bench.db.read(rows.deliveries_of, payout_id)
     ]
 
 
@@ -137,8 +143,8 @@ async def test_a_receiver_that_is_down_gets_it_later(bench: Bench) -> None:
         (first, second) = made.tries
         assert first[:2] == second[:2]
         assert int(second[2]["webhook-timestamp"]) - int(first[2]["webhook-timestamp"]) == 7
-        row = (await bench.db.read(events.deliveries_of, payout_id))[0]
-        tries = await bench.db.read(events.delivery_attempts_of, row["id"])
+        row = (await bench.db.read(rows.deliveries_of, payout_id))[0]
+        tries = await bench.db.read(rows.delivery_attempts_of, row["id"])
         assert [(each["outcome"], each["http_status"]) for each in tries] == [
             ("http_error", 500),
             ("succeeded", 204),

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from gateway.adapter import Notice, Ref, Report, SubStatus
-from gateway.config import EngineSettings
+from gateway.config import EngineSettings, WebhookSettings
 from gateway.metrics import Metrics
 from gateway.store import inbox, work
 from gateway.store.rows import to_us
@@ -121,6 +121,7 @@ async def test_the_sweeper_finds_what_nobody_owns(bench: Bench) -> None:
         db=bench.db,
         seams=bench.seams,
         settings=EngineSettings(),
+        webhooks=WebhookSettings(),
         metrics=metrics,
         wake=woken.append,
     )

@@ -1,0 +1,182 @@
+"""Healing over HTTP: the log of tries, one event again, a span of time again, a test event."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.api.cursors import check_names, decode, encode, limit_of
+from gateway.api.requests import (
+    Answer,
+    caller_of,
+    context_of,
+    idempotency_key,
+    once,
+    read_json,
+    validate,
+)
+from gateway.delivery import Tried
+from gateway.endpoints import Found
+from gateway.errors import Refused
+from gateway.examples import EventType, example_event
+from gateway.healing import AttemptView, Recovery, RecoveryRequest, ResendRequest
+from gateway.store.database import Tx
+
+_NEWEST = (2**61, "~")
+
+
+class AttemptList(BaseModel):
+    """A page of tries, newest first."""
+
+    data: list[AttemptView]
+    next_cursor: str | None
+    has_more: bool
+
+
+class RecoveryList(BaseModel):
+    """The newest recoveries of an endpoint, newest first."""
+
+    data: list[Recovery]
+
+
+class EndpointTestRequest(BaseModel):
+    """Which example is sent."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    type: EventType = "payout.delivered"
+
+
+class EndpointTest(BaseModel):
+    """What an endpoint answered to an example event."""
+
+    model_config = ConfigDict(frozen=True, title="WebhookEndpointTest")
+
+    event_id: str
+    type: EventType
+    outcome: str
+    http_status: int | None
+    response_snippet: str | None
+    duration_ms: int
+
+
+async def resend(request: Request) -> Response:
+    """`POST /events/{id}/resend`."""
+    context = context_of(request)
+    caller = await caller_of(request)
+    key = idempotency_key(request, required=False)
+    members = await read_json(request)
+    wanted = validate(ResendRequest, members)
+    event_id = request.path_params["event_id"]
+
+    async def work(tx: Tx) -> Answer:
+        sent = await context.healing.resend(tx, caller, event_id, wanted.endpoint_id)
+        return Answer(202, sent.model_dump_json().encode())
+
+    answer = await once(request, caller, key, [event_id, members], work)
+    context.wake("deliveries")
+    return answer
+
+
+async def recover(request: Request) -> Response:
+    """`POST /webhook-endpoints/{id}/recover`."""
+    context = context_of(request)
+    caller = await caller_of(request)
+    key = idempotency_key(request, required=False)
+    members = await read_json(request)
+    wanted = validate(RecoveryRequest, members)
+    endpoint_id = request.path_params["endpoint_id"]
+
+    async def work(tx: Tx) -> Answer:
+        job = await context.healing.recover(tx, caller, endpoint_id, wanted.since, wanted.until)
+        place = f"/webhook-endpoints/{endpoint_id}/recoveries/{job.id}"
+        return Answer(202, job.model_dump_json().encode(), location=place)
+
+    answer = await once(request, caller, key, [endpoint_id, members], work)
+    context.wake("recoveries")
+    return answer
+
+
+async def get_recovery(request: Request) -> Response:
+    """`GET /webhook-endpoints/{id}/recoveries/{recovery_id}`."""
+    context = context_of(request)
+    caller = await caller_of(request)
+    path = request.path_params
+    job = await context.db.read(
+        context.healing.recovery, caller, path["endpoint_id"], path["recovery_id"]
+    )
+    return _answer(job)
+
+
+async def list_recoveries(request: Request) -> Response:
+    """`GET /webhook-endpoints/{id}/recoveries`."""
+    context = context_of(request)
+    caller = await caller_of(request)
+    check_names(request, frozenset())
+    jobs = await context.db.read(
+        context.healing.recoveries, caller, request.path_params["endpoint_id"]
+    )
+    return _answer(RecoveryList(data=jobs))
+
+
+async def list_endpoint_attempts(request: Request) -> Response:
+    """`GET /webhook-endpoints/{id}/attempts`."""
+    return await _attempts(request, endpoint_id=request.path_params["endpoint_id"])
+
+
+async def list_event_attempts(request: Request) -> Response:
+    """`GET /events/{id}/attempts`."""
+    return await _attempts(request, event_id=request.path_params["event_id"])
+
+
+async def test_endpoint(request: Request) -> Response:
+    """`POST /webhook-endpoints/{id}/test`: one try, now, of an example marked `"test": true`."""
+    context = context_of(request)
+    caller = await caller_of(request)
+    members = await read_json(request)
+    wanted = validate(EndpointTestRequest, members)
+    endpoint_id = request.path_params["endpoint_id"]
+
+    async def find(tx: Tx) -> Found | None:
+        await context.endpoints.row(tx, caller, endpoint_id)
+        return await context.endpoints.target(tx, endpoint_id)
+
+    found = await context.db.read(find)
+    if found is None:
+        raise Refused("endpoint_disabled", f"The endpoint {endpoint_id} is disabled.")
+    event_id = context.seams.ids.new("evt")
+    body = example_event(wanted.type, context.seams.clock.now(), livemode=caller.mode == "live")
+    tried: Tried = await context.sender.send(found.target, event_id, body)
+    return _answer(
+        EndpointTest(
+            event_id=event_id,
+            type=wanted.type,
+            outcome=tried.outcome,
+            http_status=tried.http_status,
+            response_snippet=tried.snippet,
+            duration_ms=tried.duration_ms,
+        )
+    )
+
+
+async def _attempts(request: Request, **of: Any) -> Response:
+    context = context_of(request)
+    caller = await caller_of(request)
+    check_names(request, frozenset({"limit", "cursor"}))
+    limit, before = limit_of(request), _NEWEST
+    if "cursor" in request.query_params:
+        at, delivery_id = decode(request.query_params["cursor"], of, (int, str))
+        before = (int(at), str(delivery_id))
+    found = await context.db.read(
+        context.healing.attempts, caller, before=before, limit=limit + 1, **of
+    )
+    page, more = found[:limit], len(found) > limit
+    cursor = encode(list(page[-1][1]), of) if more else None
+    return _answer(AttemptList(data=[view for view, _ in page], next_cursor=cursor, has_more=more))
+
+
+def _answer(body: BaseModel) -> Response:
+    return Response(body.model_dump_json(), media_type="application/json")

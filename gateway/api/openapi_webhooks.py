@@ -1,0 +1,323 @@
+"""Webhook endpoints, events and their healing, in the OpenAPI document; the schema of each event."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, create_model
+
+from gateway.api.endpoints import EndpointList
+from gateway.api.events import EventList, FeedEvent
+from gateway.api.healing import AttemptList, EndpointTest, EndpointTestRequest, RecoveryList
+from gateway.api.operations import (
+    BODY,
+    KEYED,
+    as_json,
+    in_path,
+    operation,
+    parameter,
+    query,
+)
+from gateway.healing import Recovery, RecoveryRequest, ResendRequest, Resent
+from gateway.subscriptions import (
+    EndpointChange,
+    EndpointCreated,
+    EndpointEventView,
+    EndpointRequest,
+    EndpointView,
+    RotationRequest,
+)
+from gateway.views import ENDPOINT_EVENTS, EVENT_TYPES, EventView
+
+
+def _event_model(kind: str) -> type[BaseModel]:
+    """Return the model of one event type: its `type` is a constant."""
+    base = EndpointEventView if kind in ENDPOINT_EVENTS else EventView
+    title = "".join(part.title() for part in kind.replace("_", ".").split(".")) + "Event"
+    made: type[BaseModel] = create_model(
+        title,
+        __base__=base,
+        __doc__=f"{EVENT_TYPES[kind]}.",
+        type=(Literal[kind], ...),  # type: ignore[arg-type]
+    )
+    made.model_config = ConfigDict(frozen=True, title=title)
+    made.model_rebuild(force=True)
+    return made
+
+
+#: The model of each event type.
+EVENT_MODELS = {kind: _event_model(kind) for kind in EVENT_TYPES}
+SENT = (
+    EndpointRequest,
+    EndpointChange,
+    RotationRequest,
+    EndpointTestRequest,
+    RecoveryRequest,
+    ResendRequest,
+)
+TOLD = (
+    EndpointView,
+    EndpointCreated,
+    EndpointList,
+    EndpointTest,
+    Recovery,
+    RecoveryList,
+    AttemptList,
+    Resent,
+    FeedEvent,
+    EventList,
+    *EVENT_MODELS.values(),
+)
+_LISTS = ("invalid_cursor", "invalid_request")
+_ENDPOINT = "/webhook-endpoints/{endpoint_id}"
+_CREATED = {"Location": {"description": "Path of what was made.", "schema": {"type": "string"}}}
+
+
+def paths(refs: dict[Any, Any]) -> dict[str, Any]:
+    """Return the operations."""
+    return {**_endpoints(refs), **_healing(refs), **_events(refs)}
+
+
+def _endpoints(refs: dict[Any, Any]) -> dict[str, Any]:
+    endpoint = (in_path("endpoint_id"),)
+    return {
+        "/webhook-endpoints": {
+            "post": operation(
+                refs,
+                "createWebhookEndpoint",
+                "webhooks",
+                "Subscribe to events",
+                (
+                    "201",
+                    {
+                        **as_json(
+                            refs[EndpointCreated], "The endpoint; its secret is shown this once."
+                        ),
+                        "headers": _CREATED,
+                    },
+                ),
+                (*BODY, *KEYED),
+                parameters=(parameter("IdempotencyKey"),),
+                body=refs[EndpointRequest],
+            ),
+            "get": operation(
+                refs,
+                "listWebhookEndpoints",
+                "webhooks",
+                "List webhook endpoints, newest first",
+                ("200", as_json(refs[EndpointList], "A page of endpoints.")),
+                _LISTS,
+                parameters=(parameter("Limit"), parameter("Cursor")),
+            ),
+        },
+        _ENDPOINT: {
+            "get": operation(
+                refs,
+                "getWebhookEndpoint",
+                "webhooks",
+                "Read a webhook endpoint",
+                ("200", as_json(refs[EndpointView], "The endpoint.")),
+                ("endpoint_not_found",),
+                parameters=endpoint,
+            ),
+            "patch": operation(
+                refs,
+                "updateWebhookEndpoint",
+                "webhooks",
+                "Change, disable or enable a webhook endpoint",
+                ("200", as_json(refs[EndpointView], "The endpoint.")),
+                (*BODY, "endpoint_not_found"),
+                description="Enabled again, it is sent what it missed: see its recoveries.",
+                parameters=endpoint,
+                body=refs[EndpointChange],
+            ),
+            "delete": operation(
+                refs,
+                "deleteWebhookEndpoint",
+                "webhooks",
+                "Delete a webhook endpoint",
+                ("204", {"description": "Deleted; pending deliveries are skipped."}),
+                ("endpoint_not_found",),
+                parameters=endpoint,
+            ),
+        },
+        f"{_ENDPOINT}/rotate-secret": {
+            "post": operation(
+                refs,
+                "rotateWebhookSecret",
+                "webhooks",
+                "Replace the signing secret",
+                ("200", as_json(refs[EndpointCreated], "The endpoint with its new secret.")),
+                (*BODY, *KEYED, "endpoint_not_found", "too_many_secrets"),
+                description="For the overlap every delivery carries a signature of each secret.",
+                parameters=(*endpoint, parameter("IdempotencyKey")),
+                body=refs[RotationRequest],
+            )
+        },
+        f"{_ENDPOINT}/previous-secrets": {
+            "delete": operation(
+                refs,
+                "revokePreviousWebhookSecrets",
+                "webhooks",
+                "End the overlap of a rotation now",
+                ("204", {"description": "Only the present secret signs."}),
+                ("endpoint_not_found",),
+                parameters=endpoint,
+            )
+        },
+        f"{_ENDPOINT}/test": {
+            "post": operation(
+                refs,
+                "testWebhookEndpoint",
+                "webhooks",
+                "Send an example event now",
+                ("200", as_json(refs[EndpointTest], "What the endpoint answered.")),
+                (*BODY, "endpoint_not_found", "endpoint_disabled"),
+                description='One try, signed as always, marked `"test": true`; it is no event of the feed.',
+                parameters=endpoint,
+                body=refs[EndpointTestRequest],
+            )
+        },
+    }
+
+
+def _healing(refs: dict[Any, Any]) -> dict[str, Any]:
+    endpoint = (in_path("endpoint_id"),)
+    page = (parameter("Limit"), parameter("Cursor"))
+    return {
+        f"{_ENDPOINT}/recover": {
+            "post": operation(
+                refs,
+                "recoverWebhooks",
+                "webhooks",
+                "Send again what an endpoint missed",
+                ("202", {**as_json(refs[Recovery], "The job."), "headers": _CREATED}),
+                (*BODY, *KEYED, "endpoint_not_found", "endpoint_disabled"),
+                description="Events of the span that it subscribes to and has not received.",
+                parameters=(*endpoint, parameter("IdempotencyKey")),
+                body=refs[RecoveryRequest],
+            )
+        },
+        f"{_ENDPOINT}/recoveries": {
+            "get": operation(
+                refs,
+                "listRecoveries",
+                "webhooks",
+                "List recoveries, newest first",
+                ("200", as_json(refs[RecoveryList], "The newest recoveries.")),
+                ("endpoint_not_found", "invalid_request"),
+                parameters=endpoint,
+            )
+        },
+        f"{_ENDPOINT}/recoveries/{{recovery_id}}": {
+            "get": operation(
+                refs,
+                "getRecovery",
+                "webhooks",
+                "Read how far a recovery is",
+                ("200", as_json(refs[Recovery], "The job.")),
+                ("recovery_not_found",),
+                parameters=(*endpoint, in_path("recovery_id")),
+            )
+        },
+        f"{_ENDPOINT}/attempts": {
+            "get": operation(
+                refs,
+                "listEndpointAttempts",
+                "webhooks",
+                "List the tries at an endpoint, newest first",
+                ("200", as_json(refs[AttemptList], "A page of tries.")),
+                (*_LISTS, "endpoint_not_found"),
+                parameters=(*endpoint, *page),
+            )
+        },
+        "/events/{event_id}/attempts": {
+            "get": operation(
+                refs,
+                "listEventAttempts",
+                "events",
+                "List the tries of an event, newest first",
+                ("200", as_json(refs[AttemptList], "A page of tries.")),
+                (*_LISTS, "event_not_found"),
+                parameters=(in_path("event_id"), *page),
+            )
+        },
+        "/events/{event_id}/resend": {
+            "post": operation(
+                refs,
+                "resendEvent",
+                "events",
+                "Send an event again",
+                ("202", as_json(refs[Resent], "Where it is sent.")),
+                (*BODY, *KEYED, "event_not_found", "endpoint_not_found", "endpoint_disabled"),
+                description="Same webhook-id and body; received, it ends the automatic retries, too.",
+                parameters=(in_path("event_id"), parameter("IdempotencyKey")),
+                body=refs[ResendRequest],
+            )
+        },
+    }
+
+
+def _events(refs: dict[Any, Any]) -> dict[str, Any]:
+    return {
+        "/events": {
+            "get": operation(
+                refs,
+                "listEvents",
+                "events",
+                "Read events, oldest first",
+                ("200", as_json(refs[EventList], "A page of events.")),
+                _LISTS,
+                description="Keep next_cursor and ask again: nothing is left out, whatever a webhook missed.",
+                parameters=(
+                    query("type", "Event type.", enum=sorted(EVENT_TYPES)),
+                    query("payout_id", "Payout."),
+                    query(
+                        "start",
+                        "Without a cursor: `now` begins after the newest event.",
+                        enum=["beginning", "now"],
+                        default="beginning",
+                    ),
+                    parameter("Limit"),
+                    parameter("Cursor"),
+                ),
+            )
+        },
+        "/events/{event_id}": {
+            "get": operation(
+                refs,
+                "getEvent",
+                "events",
+                "Read an event",
+                ("200", as_json(refs[FeedEvent], "The event.")),
+                ("event_not_found",),
+                parameters=(in_path("event_id"),),
+            )
+        },
+    }
+
+
+def webhooks(refs: dict[Any, Any]) -> dict[str, Any]:
+    """Return the requests that the gateway sends to subscribers."""
+    headers = [parameter("WebhookId"), parameter("WebhookTimestamp"), parameter("WebhookSignature")]
+    return {
+        kind: {
+            "post": {
+                "operationId": "on" + model.__name__.removesuffix("Event"),
+                "tags": ["webhooks"],
+                "summary": EVENT_TYPES[kind],
+                "parameters": headers,
+                "requestBody": {
+                    "required": True,
+                    "content": {"application/json": {"schema": refs[model]}},
+                },
+                "responses": {
+                    "2XX": {"description": "Received."},
+                    "410": {"description": "Not wanted any more: the endpoint is disabled."},
+                    "4XX": {"description": "Sent again by the plan."},
+                },
+                "security": [],
+            }
+        }
+        for kind, model in EVENT_MODELS.items()
+    }

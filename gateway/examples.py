@@ -1,0 +1,170 @@
+"""One example of every event type, built from the models: for tests of endpoints and for the docs."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Literal, get_args
+
+from gateway.model import (
+    Account,
+    AddressDestination,
+    Failure,
+    FailureCode,
+    FundsMoved,
+    Payout,
+    QuoteTerms,
+    RequiredAction,
+    Route,
+    Status,
+    SubStatus,
+    TimelineEntry,
+    Transaction,
+    format_time,
+)
+from gateway.states import STATUS_OF
+from gateway.subscriptions import EndpointView
+from gateway.views import API_VERSION, ENDPOINT_EVENTS, EVENT_TYPES, event_body
+
+EventType = Literal[
+    "payout.created",
+    "payout.requires_action",
+    "payout.broadcast",
+    "payout.delivered",
+    "payout.failed",
+    "webhook_endpoint.failing",
+    "webhook_endpoint.disabled",
+]
+assert get_args(EventType) == tuple(EVENT_TYPES)  # noqa: S101 - a type cannot be computed
+
+_PAYOUT_ID = "pay_01k74z3g00e008000000000001"
+_HASH = "0x5c504ed432cb51138bcf09aa5e8a410dd4a1e204ef84bfed1be16dfba1b22060"
+#: The sub-statuses that a payout of each event has met.
+_WAY: dict[str, tuple[SubStatus, ...]] = {
+    "payout.created": (SubStatus.CREATED,),
+    "payout.requires_action": (SubStatus.CREATED, SubStatus.REQUIRES_ACTION),
+    "payout.broadcast": (SubStatus.CREATED, SubStatus.SUBMITTED, SubStatus.BROADCAST),
+    "payout.delivered": (
+        SubStatus.CREATED,
+        SubStatus.SUBMITTED,
+        SubStatus.BROADCAST,
+        SubStatus.DELIVERED,
+    ),
+    "payout.failed": (SubStatus.CREATED, SubStatus.SUBMITTED, SubStatus.REJECTED),
+}
+
+
+def example_event(kind: EventType, at: datetime, *, livemode: bool) -> bytes:
+    """Return the body of an example event, marked `"test": true`. Pure."""
+    if kind in ENDPOINT_EVENTS:
+        body = {
+            "type": kind,
+            "timestamp": format_time(at),
+            "api_version": API_VERSION,
+            "data": _endpoint(kind, at, livemode=livemode).model_dump(mode="json"),
+        }
+    else:
+        way = _WAY[kind]
+        before = STATUS_OF[way[-2]] if len(way) > 1 else None
+        payout = _payout(kind, at, livemode=livemode)
+        body = json.loads(event_body(payout, before, at, kind))
+    return json.dumps({**body, "test": True}, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _payout(kind: str, at: datetime, *, livemode: bool) -> Payout:
+    way = _WAY[kind]
+    begun = at - timedelta(seconds=10 * len(way))
+    amount = Decimal("12.50")
+    sent = SubStatus.BROADCAST in way
+    timeline = tuple(
+        TimelineEntry(
+            status=STATUS_OF[each] or Status.PENDING,
+            sub_status=each,
+            at=begun + timedelta(seconds=10 * number),
+            tx_hash=_HASH if each is SubStatus.BROADCAST else None,
+        )
+        for number, each in enumerate(way)
+    )
+    return Payout(
+        id=_PAYOUT_ID,
+        org="example",
+        livemode=livemode,
+        status=STATUS_OF[way[-1]] or Status.PENDING,
+        sub_status=way[-1],
+        external_ref="user-42",
+        reference="invoice-7",
+        metadata={"run": "october"},
+        terms=QuoteTerms(
+            quote_id="quo_01k74z3g00e008000000000001",
+            expires_at=begun + timedelta(seconds=60),
+            destination=AddressDestination(
+                network="Ethereum", address="0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed"
+            ),
+            asset="USDC",
+            amount=amount,
+            user_sends=amount,
+            recipient_gets=amount,
+            send_asset="USDC",
+            recipient_asset="USDC",
+            fee_total_usd=Decimal(0),
+            route=Route(
+                custodian="treasury",
+                from_network="Ethereum",
+                to_network="Ethereum",
+                estimated_seconds=60,
+            ),
+        ),
+        custodian="treasury",
+        account=Account(id="0", type="VAULT_ACCOUNT"),
+        custodian_reference=None if len(way) == 1 else "7f3c2d9a",
+        transactions=(
+            Transaction(id="tx-1", tx_hash=_HASH, network="Ethereum", status="COMPLETED", at=at),
+        )
+        if sent
+        else (),
+        requires_action=RequiredAction(
+            number=1,
+            type="enter_passcode",
+            channel="sms",
+            masked_target="••• 42",
+            attempts_left=5,
+            expires_at=at + timedelta(minutes=10),
+        )
+        if kind == "payout.requires_action"
+        else None,
+        failure=Failure(
+            code=FailureCode.POLICY_REJECTED,
+            message="A policy of the custodian refused it.",
+            custodian_code="BLOCKED_BY_POLICY",
+            funds_moved=FundsMoved.NO,
+        )
+        if kind == "payout.failed"
+        else None,
+        timeline=timeline,
+        fees_paid_usd=Decimal("0.21") if kind == "payout.delivered" else None,
+        final_recipient_amount=amount if kind == "payout.delivered" else None,
+        sequence=len({STATUS_OF[each] for each in way}),
+        created_at=begun,
+        updated_at=timeline[-1].at,
+    )
+
+
+def _endpoint(kind: str, at: datetime, *, livemode: bool) -> EndpointView:
+    disabled = kind == "webhook_endpoint.disabled"
+    return EndpointView(
+        id="whe_01k74z3g00e008000000000001",
+        livemode=livemode,
+        url="https://hooks.example.com/payouts",
+        description="erp",
+        event_types=["payout.*"],
+        headers={},
+        sensitive_headers=["X-Api-Key"],
+        rate_limit_per_second=10,
+        status="disabled" if disabled else "enabled",
+        disabled_reason="failing" if disabled else None,
+        disabled_at=at if disabled else None,
+        failing_since=at - timedelta(days=5 if disabled else 3),
+        previous_secret_expires_at=None,
+        created_at=at - timedelta(days=30),
+    )

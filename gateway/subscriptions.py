@@ -1,0 +1,166 @@
+"""What a webhook endpoint is made of, and what is shown of it."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from gateway.egress import MAX_URL, url_fault
+from gateway.errors import Refused
+from gateway.model import Text, Time
+from gateway.views import EVENT_TYPES
+
+EventPattern = Annotated[str, StringConstraints(pattern=r"^[a-z*][a-z_.*]{0,63}$")]
+HeaderValue = Annotated[
+    str, StringConstraints(pattern=r"^[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?$", max_length=1024)
+]
+Headers = Annotated[dict[str, HeaderValue], Field(max_length=20)]
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
+#: What the gateway or HTTP itself sets.
+_RESERVED = frozenset(
+    {
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "date",
+        "expect",
+        "host",
+        "keep-alive",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "user-agent",
+    }
+)
+_RESERVED_BEGINNINGS = ("webhook-", "proxy-")
+MAX_OVERLAP_S = 7 * 86_400
+_RATE = Field(ge=1, le=5000, description="Deliveries a second, at most; per process.")
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class EndpointRequest(_Request):
+    """What an endpoint is made of."""
+
+    url: Annotated[str, StringConstraints(min_length=1)] = Field(
+        description=f"Where events are posted: https, {MAX_URL} characters at most."
+    )
+    event_types: Annotated[list[EventPattern], Field(max_length=50)] = Field(
+        default=[], description="Event types, `*` allowed; none means all, future ones too."
+    )
+    description: Text | None = Field(default=None, description="Your own words.")
+    headers: Headers = Field(default={}, description="Headers that are sent along.")
+    sensitive_headers: Headers = Field(
+        default={}, description="Headers that are sent along; only their names are shown again."
+    )
+    rate_limit_per_second: Annotated[int, _RATE] = 10
+
+
+class EndpointChange(_Request):
+    """What is to be changed; a member that is not given stays."""
+
+    url: Annotated[str, StringConstraints(min_length=1)] | None = None
+    event_types: Annotated[list[EventPattern], Field(max_length=50)] | None = None
+    description: Text | None = None
+    headers: Headers | None = None
+    sensitive_headers: Headers | None = None
+    rate_limit_per_second: Annotated[int, _RATE] | None = None
+    status: Literal["enabled", "disabled"] | None = Field(
+        default=None, description="`enabled` again also recovers what was missed."
+    )
+
+
+class RotationRequest(_Request):
+    """How a signing secret is replaced."""
+
+    overlap_seconds: Annotated[int, Field(ge=0, le=MAX_OVERLAP_S)] = Field(
+        default=86_400, description="How long the secret before signs beside the new one."
+    )
+
+
+class EndpointView(BaseModel):
+    """A webhook endpoint."""
+
+    model_config = ConfigDict(frozen=True, title="WebhookEndpoint")
+
+    id: str
+    object: Literal["webhook_endpoint"] = "webhook_endpoint"
+    livemode: bool
+    url: str
+    description: str | None
+    event_types: list[str]
+    headers: dict[str, str]
+    sensitive_headers: list[str] = Field(description="Names only.")
+    rate_limit_per_second: int
+    status: Literal["enabled", "disabled"]
+    disabled_reason: Literal["gone", "unwanted", "failing", "by_you"] | None = Field(
+        description="`gone`: it answered 410. `unwanted`: it answered `webhook-delivery: disable`. "
+        "`failing`: it failed for days."
+    )
+    disabled_at: Time | None
+    failing_since: Time | None = Field(description="The first failure since the last receipt.")
+    previous_secret_expires_at: Time | None = Field(
+        description="Until then a secret before this one signs, too."
+    )
+    created_at: Time
+
+
+class EndpointCreated(EndpointView):
+    """An endpoint with its new signing secret, which is shown this once."""
+
+    model_config = ConfigDict(frozen=True, title="WebhookEndpointCreated")
+
+    secret: str
+
+
+class EndpointEventView(BaseModel):
+    """An event about a webhook endpoint."""
+
+    model_config = ConfigDict(frozen=True, title="WebhookEndpointEvent")
+
+    type: str
+    timestamp: Time
+    api_version: str
+    data: EndpointView
+
+
+def check(request: EndpointRequest | EndpointChange, *, live: bool, allow_private: bool) -> None:
+    """Refuse what could never be delivered to: a URL, event types, headers.
+
+    Refused: `invalid_request`, with a pointer to the fault.
+    """
+    if request.url is not None:
+        fault = url_fault(request.url, live=live, allow_private=allow_private)
+        if fault is not None:
+            raise _invalid("/url", fault)
+    for index, pattern in enumerate(request.event_types or ()):
+        if not any(fnmatch.fnmatchcase(each, pattern) for each in EVENT_TYPES):
+            known = ", ".join(EVENT_TYPES)
+            raise _invalid(f"/event_types/{index}", f"matches no event type; known: {known}")
+    seen: set[str] = set()
+    for member in ("headers", "sensitive_headers"):
+        for name in getattr(request, member) or ():
+            low = name.lower()
+            if not _HEADER_NAME.fullmatch(name):
+                raise _invalid(f"/{member}", "has a name that no header has")
+            if low in _RESERVED or low.startswith(_RESERVED_BEGINNINGS):
+                raise _invalid(f"/{member}", f"may not set {low}: the gateway sets it")
+            if low in seen:
+                raise _invalid(f"/{member}", f"sets {low} twice")
+            seen.add(low)
+
+
+def _invalid(pointer: str, reason: str) -> Refused:
+    name = pointer.split("/")[1]
+    return Refused(
+        "invalid_request",
+        f"{name} {reason}.",
+        errors=[{"pointer": pointer, "code": "invalid", "detail": f"{name} {reason}"}],
+    )

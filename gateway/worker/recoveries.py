@@ -1,0 +1,41 @@
+"""Carries out recoveries: a step per transaction, fairly shared, resumed where they stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gateway.config import EngineSettings
+from gateway.healing import Healing
+from gateway.seams import Seams
+from gateway.store.database import Database
+from gateway.worker.wakeup import Wakeup
+
+
+class Recoveries:
+    """The loop of recoveries."""
+
+    def __init__(
+        self,
+        *,
+        db: Database,
+        seams: Seams,
+        healing: Healing,
+        engine: EngineSettings,
+        wake: Callable[[str], None],
+    ) -> None:
+        self._db = db
+        self._healing = healing
+        self._idle_s = engine.idle_s
+        self._wake = wake
+        self.wakeup = Wakeup(seams.clock)
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        while True:
+            running = await self._db.read(self._healing.running)
+            # One step of each: a long recovery does not hold up a short one.
+            for recovery_id in running:
+                if await self._db.run(self._healing.step, recovery_id):
+                    self._wake("deliveries")
+            if not running:
+                await self.wakeup.sleep(self._idle_s)
