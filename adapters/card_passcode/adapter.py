@@ -7,7 +7,6 @@ before it is sent, so that a repeat is the same content. Source: card-passcode p
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
@@ -22,11 +21,13 @@ from adapters.card_passcode.client import Answer, Client
 from adapters.card_passcode.session import (
     MOST_ATTEMPTS,
     Session,
+    account_of,
     echo_of,
     misfits,
     opened,
     read_time,
     request_of,
+    unpayable,
 )
 from adapters.card_passcode.settings import CardPasscodeSettings, Mode
 from adapters.card_passcode.words import (
@@ -65,8 +66,6 @@ _REFUSED_AGAIN_S = 300.0
 _FORBIDDEN_AGAIN_S = 60.0
 #: A confirm younger than this may still be refused for its code, although PROCESSING was seen.
 _YOUNG = timedelta(seconds=10)
-_CURRENCY = re.compile(r"[A-Z]{3}")
-_ACCOUNT = re.compile(r"[1-9][0-9]{0,17}")
 
 
 class CardPasscode(Adapter[CardPasscodeSettings]):
@@ -156,23 +155,16 @@ class CardPasscode(Adapter[CardPasscodeSettings]):
 
     async def fetch(self, order: Order) -> Report | Absent | CannotLook:
         """Ask by the remembered references, the latest first. Raises NotSent where a look failed."""
-        references = [each for each in (order.notes.get("reference_id"),) if each]
-        references += reversed(order.notes.get("earlier_references", []))
+        current = order.notes.get("reference_id")
+        references = [*order.notes.get("earlier_references", []), *([current] if current else [])]
         if not references:
             return CannotLook("no reference is remembered")
-        return choose([await self._look(order, each) for each in references])
+        chosen = choose([await self._look(order, each) for each in reversed(references)])
+        return chosen if isinstance(chosen, Absent) else await self._unless_late(order, chosen)
 
     def check(self, terms: Terms) -> str | None:
         """Return why the provider could never pay on these terms, or None."""
-        if not isinstance(terms.destination, PayoutAccountDestination):
-            return f"a {terms.destination.type} is no payout account"
-        if not _ACCOUNT.fullmatch(terms.destination.payout_account_id):
-            return "a payout account id is a whole number"
-        if terms.source.type != "WALLET":
-            return f"{terms.source.type} is no wallet"
-        if not _CURRENCY.fullmatch(terms.asset):
-            return f"{terms.asset} is no currency of three letters"
-        return None
+        return unpayable(terms)
 
     async def _challenge(self, order: Order) -> Report:
         """Open a session and let the provider send its code; again where the code is too old."""
@@ -211,7 +203,7 @@ class CardPasscode(Adapter[CardPasscodeSettings]):
             if self._sent(order, known) and not known.over(now, self.capabilities.call_life_s):
                 raise NotSent("waits for the end of a session that something was sent in")
             await self._retire(order)
-        account = _account(order)
+        account = account_of(order)
         answer = await self._client.ask("POST", "/sessions/payout", request_of(order, account))
         if not answer.ok:
             if answer.refused_fields:
@@ -261,7 +253,7 @@ class CardPasscode(Adapter[CardPasscodeSettings]):
         code = given.code.get_secret_value()
         body = {
             "session_id": session.id,
-            "payout_account_id": _account(order),
+            "payout_account_id": account_of(order),
             "reference_id": session.reference_id,
             "passcode": {
                 "token": {**order.notes["owner"], "code": code},
@@ -278,7 +270,7 @@ class CardPasscode(Adapter[CardPasscodeSettings]):
         except (aiohttp.ClientError, TimeoutError) as error:
             raise OutcomeUnknown(f"execution: no answer ({type(error).__name__})") from None
         if answer.ok:
-            return self._accepted(order, session, answer)
+            return await self._accepted(order, session, answer)
         # Never the passcode, should they repeat it.
         words = "(it repeats the passcode)" if code in answer.words else answer.words
         if answer.status in _AT_THE_DOOR:
@@ -293,14 +285,37 @@ class CardPasscode(Adapter[CardPasscodeSettings]):
             raise OutcomeUnknown(f"execution: {words}")
         return await self._refused(order, session, fields, words)
 
-    def _accepted(self, order: Order, session: Session, answer: Answer) -> Report:
+    async def _accepted(self, order: Order, session: Session, answer: Answer) -> Report:
         report = self._read(order, session.reference_id, answer.json)
         if text_of(answer.json.get("reference_id")).lower() != session.reference_id:
             raise OutcomeUnknown("execution: it answered for another reference")
         if report.sub_status is None:
             # Taken, whatever its words are; what they mean an operator will see.
             return replace(report, sub_status=SubStatus.SUBMITTED)
-        return report
+        return await self._unless_late(order, report)
+
+    async def _unless_late(self, order: Order, report: Report) -> Report:
+        """Return a report, or the question anew where it tells of a passcode that was refused late.
+
+        A code may be refused by a FAILED after it was taken. That is remembered of its reference,
+        and of no other one: what is sent later is judged by its own execution.
+        """
+        reference_id = report.custodian_reference
+        refused = order.notes.get("refused_references", [])
+        if reference_id not in refused:
+            if not (
+                self._young(order, reference_id)
+                and ended_unpaid(report)
+                and may_be_the_code(report)
+            ):
+                return report
+            await self._retire(order)
+            await order.remember(refused_references=[*refused, reference_id])
+        return replace(
+            self._ask(order, report.custodian_word),
+            detail=report.detail,
+            custodian_reference=reference_id,
+        )
 
     async def _not_accepted(
         self, order: Order, words: str, *, first: bool, again_after_s: float | None = None
@@ -346,20 +361,15 @@ class CardPasscode(Adapter[CardPasscodeSettings]):
         return self._read(order, reference_id, answer.json)
 
     def _read(self, order: Order, reference_id: str, told: Mapping[str, Any]) -> Report:
-        now = self.tools.clock.now()
+        young = self._young(order, reference_id)
+        return read_execution(order, reference_id, told, self.tools.clock.now(), young=young)
+
+    def _young(self, order: Order, reference_id: str | None) -> bool:
+        """Whether the passcode of this execution came so lately that it may still be refused."""
         confirmed_at = read_time(order.notes.get("confirmed_at"))
-        young = confirmed_at is not None and now < confirmed_at + _YOUNG
-        report = read_execution(order, reference_id, told, now, young=young)
-        if young and ended_unpaid(report) and may_be_the_code(report):
-            # A passcode may be refused late, by a FAILED: then it is asked for again.
-            return Report(
-                SubStatus.REQUIRES_ACTION,
-                report.custodian_word,
-                detail=report.detail,
-                custodian_reference=reference_id,
-                action=self._action(order),
-            )
-        return report
+        if confirmed_at is None or order.notes.get("sent") != reference_id:
+            return False
+        return self.tools.clock.now() < confirmed_at + _YOUNG
 
     def _ask(self, order: Order, word: str) -> Report:
         return Report(SubStatus.REQUIRES_ACTION, word, action=self._action(order))
@@ -385,8 +395,3 @@ class CardPasscode(Adapter[CardPasscodeSettings]):
 
     def _pause(self, seconds: float) -> None:
         self._refused_until = self.tools.clock.monotonic() + seconds
-
-
-def _account(order: Order) -> str:
-    assert isinstance(order.destination, PayoutAccountDestination)  # noqa: S101 - checked before
-    return order.destination.payout_account_id

@@ -62,5 +62,5 @@ def read_answer(
     named = given.token.model_dump(include={"phone", "user_id"}, exclude_none=True)
     whose = named or dict(owner)
     if len(whose) != 1:
-        raise UnreadableAnswer(("passcode.token: one of phone and user_id",))
+        raise UnreadableAnswer(("passcode.token",))
     return Given(given.token.code, whose, {**device, **given.device.model_dump(exclude_none=True)})

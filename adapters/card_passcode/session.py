@@ -6,18 +6,21 @@ reference of its own; the content of an execution is fixed by what is remembered
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from adapters.card_passcode.words import read_amount, text_of
-from gateway.adapter import Echo, Order
+from gateway.adapter import Echo, Order, PayoutAccountDestination, Terms
 
 #: Nothing is begun in a session that has less than this left.
 _LEAST = timedelta(seconds=30)
 #: Wrong passcodes before the provider locks a session.
 MOST_ATTEMPTS = 5
+_CURRENCY = re.compile(r"[A-Z]{3}")
+_ACCOUNT = re.compile(r"[1-9][0-9]{0,17}")
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,25 @@ class Session:
             "session_ends_at": self.ends_at.isoformat(),
             "reference_id": self.reference_id,
         }
+
+
+def unpayable(terms: Terms) -> str | None:
+    """Return why the provider could never pay on these terms, or None."""
+    if not isinstance(terms.destination, PayoutAccountDestination):
+        return f"a {terms.destination.type} is no payout account"
+    if not _ACCOUNT.fullmatch(terms.destination.payout_account_id):
+        return "a payout account id is a whole number"
+    if terms.source.type != "WALLET":
+        return f"{terms.source.type} is no wallet"
+    if not _CURRENCY.fullmatch(terms.asset):
+        return f"{terms.asset} is no currency of three letters"
+    return None
+
+
+def account_of(order: Order) -> str:
+    """Return the payout account of an order that is payable."""
+    assert isinstance(order.destination, PayoutAccountDestination)  # noqa: S101 - checked before
+    return order.destination.payout_account_id
 
 
 def request_of(order: Order, payout_account_id: str) -> dict[str, Any]:

@@ -111,8 +111,6 @@ def read_execution(
 
 def ended_unpaid(report: Report) -> bool:
     """Whether the execution is over for good and nothing moved."""
-    if report.sub_status is SubStatus.REQUIRES_ACTION:
-        return True
     return report.failure is not None and report.failure.funds_moved is FundsMoved.NO
 
 

@@ -40,7 +40,7 @@ def unanswered_report() -> Report:
     """Return the end of a payout that nobody answered for."""
     failure = Failure(
         code=FailureCode.AUTHENTICATION_EXPIRED,
-        message="Nobody answered the required action in time; nothing was sent.",
+        message="Nobody answered the required action in time; nothing was paid.",
         funds_moved=FundsMoved.NO,
     )
     return Report(SubStatus.EXPIRED, "", failure=failure, detail=failure.message)

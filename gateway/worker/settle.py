@@ -97,10 +97,8 @@ class Settlement:
         row = await work.last_attempt(tx, payout.id)
         # A parked attempt is only looked at: it needs no turn, and must not keep others from theirs.
         parked = row is not None and row["state"] == AttemptState.PARKED
-        if parked and row is not None and unanswered(payout, now):
-            job = Job(lease, payout, attempt_of(row), {})
-            applied = await self._payouts.apply(tx, payout.id, unanswered_report())
-            return await self._release(tx, job, job.attempt, applied, now, 0.0, "not answered")
+        if parked and row is not None and unanswered(payout, now) and not row["ever_unknown"]:
+            return await self._expired(tx, Job(lease, payout, attempt_of(row), {}), now)
         if not parked and not await self._turn(tx, payout, now):
             await self._payouts.apply(tx, payout.id, queued_report(payout))
             due = to_us(now + timedelta(seconds=QUEUE_LOOK_S))
@@ -152,6 +150,11 @@ class Settlement:
             return Settled(None)
         now = self._seams.clock.now()
         attempt = job.attempt
+        asks = not isinstance(outcome, Report) or outcome.sub_status is SubStatus.REQUIRES_ACTION
+        looked = isinstance(outcome, Report | Absent | CannotLook)
+        if attempt.state is AttemptState.PARKED and unanswered(job.payout, now) and looked and asks:
+            # A call of unknown outcome was proven absent before it was asked again; it still is.
+            return await self._expired(tx, job, now)
         if isinstance(outcome, Report):
             return await self._looked(tx, job, attempt, outcome, now)
         if isinstance(outcome, Absent):
@@ -181,6 +184,11 @@ class Settlement:
             return await self.submitted(tx, job, moved_now=moved_now, outcome=outcome)
         reason = f"{type(outcome).__name__}: {outcome}"
         return await self._release(tx, job, parked, _NOTHING, now, self._curve(0), reason)
+
+    async def _expired(self, tx: Tx, job: Job, now: datetime) -> Settled:
+        """End a payout that nobody answered for in time, and of which nothing is moving."""
+        applied = await self._payouts.apply(tx, job.payout.id, unanswered_report())
+        return await self._release(tx, job, job.attempt, applied, now, 0.0, "not answered")
 
     async def _turn(self, tx: Tx, payout: Payout, now: datetime) -> bool:
         if not self._capabilities.one_at_a_time:
@@ -355,7 +363,8 @@ class Settlement:
             # Looked at again when nobody has answered in time.
             row = await payout_rows.payout_row(tx, job.payout.id)
             action = None if row is None else action_of(row)
-            due = min(due, action.expires_at) if action and action.open else due
+            ahead = action is not None and action.open and action.expires_at > now
+            due = min(due, action.expires_at) if action and ahead else due
         lease = job.lease
         await work.release_work(tx, lease.payout_id, lease.token, lease.claimed_due, to_us(due))
         return Settled(applied, due)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
 from gateway.adapter import (
     Absent,
+    Action,
     CannotLook,
     Echo,
     Failure,
@@ -30,6 +32,7 @@ from tests.worker.conftest import LEASE_S, Bench
 
 SENT = Report(SubStatus.SUBMITTED, "REQUESTED", refs=(Ref("payout", "c-1"),))
 DONE = Report(SubStatus.DELIVERED, "COMPLETED")
+ASKS = Report(SubStatus.REQUIRES_ACTION, "asks", action=Action())
 
 
 async def test_the_whole_way(bench: Bench) -> None:
@@ -380,3 +383,36 @@ async def _prove_absence(bench: Bench) -> None:
     for seconds in (70, 25, 25):
         await bench.clock.advance(seconds)
         await bench.fetched(await bench.begin(), Absent(""))
+
+
+@pytest.mark.parametrize("outcome", [Absent("404"), CannotLook("nothing to ask by"), ASKS])
+async def test_time_is_over_after_an_unknown_outcome(bench: Bench, outcome: Any) -> None:
+    """Where a call was once unknown, nobody's silence ends the payout before a look has said no."""
+    payout_id = await bench.accept()
+    await bench.submitted(await bench.begin(), OutcomeUnknown("silence"), moved=True)
+    await bench.clock.advance(20)
+    await bench.fetched(await bench.begin(), ASKS)
+    await bench.clock.advance(100_000)
+    await bench.fetched(await bench.begin(), NotSent("the custodian is down"))
+    payout = await bench.payout(payout_id)
+    assert payout.sub_status is SubStatus.REQUIRES_ACTION
+    assert await bench.due_in(payout_id) > 0
+    await bench.clock.advance(100)
+    await bench.fetched(await bench.begin(), outcome)
+    payout = await bench.payout(payout_id)
+    assert payout.failure is not None
+    assert (payout.failure.code, payout.failure.funds_moved) == (
+        FailureCode.AUTHENTICATION_EXPIRED,
+        FundsMoved.NO,
+    )
+
+
+async def test_money_found_when_the_time_is_over_is_told(bench: Bench) -> None:
+    """The last look finds the payment that an unknown call made: it is delivered, not expired."""
+    payout_id = await bench.accept()
+    await bench.submitted(await bench.begin(), OutcomeUnknown("silence"), moved=True)
+    await bench.clock.advance(20)
+    await bench.fetched(await bench.begin(), ASKS)
+    await bench.clock.advance(100_000)
+    await bench.fetched(await bench.begin(), DONE)
+    assert (await bench.payout(payout_id)).status == "delivered"

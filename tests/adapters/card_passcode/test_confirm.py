@@ -201,6 +201,40 @@ async def test_a_code_that_is_refused_late() -> None:
         assert len(await both.merchant.ledger()) == 1
 
 
+async def test_what_was_refused_late_stays_refused() -> None:
+    """A look long after the refusal asks still: it is no end of the payout."""
+    async with pair({"passcode_trouble": "failed", "step_s": 1}, **_CALLER) as both:
+        mine = order()
+        await both.adapter.confirm(mine, answer("NOPE"))
+        await both.advance(5)
+        for wait in (0, 20, 300):
+            await both.advance(wait)
+            mine = mine.again()
+            seen = await both.adapter.fetch(mine)
+            assert isinstance(seen, Report)
+            assert seen.sub_status is SubStatus.REQUIRES_ACTION
+
+
+async def test_after_a_late_refusal_a_lost_reply_is_still_unknown() -> None:
+    """The refused reference says nothing about the one in flight, and is no second execution."""
+    async with pair({"passcode_trouble": "failed", "step_s": 1}, **_CALLER) as both:
+        mine = order()
+        await both.adapter.confirm(mine, answer("NOPE"))
+        await both.advance(5)
+        asked = await both.adapter.fetch(mine.again())
+        assert isinstance(asked, Report)
+        assert asked.sub_status is SubStatus.REQUIRES_ACTION
+        again = mine.again()
+        await both.merchant.fault("execute", "late_arrival", seconds=20)
+        with pytest.raises(OutcomeUnknown):
+            await both.adapter.confirm(again, answer(both.merchant.passcode))
+        assert isinstance(await both.adapter.fetch(again.again()), Absent)
+        await both.advance(21)
+        end = await both.end(again)
+        assert (end.sub_status, end.unknown_words) == (SubStatus.DELIVERED, ())
+        assert len(await both.merchant.ledger()) == 1
+
+
 async def test_a_late_failure_is_one() -> None:
     """After ten seconds FAILED is the payout's end; so is one for lack of money at any time."""
     async with pair({"passcode_trouble": "failed", "step_s": 2}, **_CALLER) as both:
