@@ -16,8 +16,8 @@ from gateway.model import format_time
 from gateway.outbox import deliver
 from gateway.seams import Seams
 from gateway.signing import SECRET_BYTES, secret_text
+from gateway.store import deliveries, events
 from gateway.store import endpoints as rows
-from gateway.store import events
 from gateway.store.database import Row, Tx
 from gateway.store.rows import from_us, to_json, to_us
 from gateway.subscriptions import (
@@ -121,7 +121,12 @@ class Endpoints:
             )
         missed_since = None
         if change.status == "enabled" and row["status"] != "enabled":
-            missed_since = row["failing_since"] or row["disabled_at"]
+            missed = (
+                row["failing_since"],
+                row["disabled_at"],
+                await deliveries.oldest_skipped(tx, endpoint_id),
+            )
+            missed_since = min((at for at in missed if at is not None), default=None)
             columns |= {"status": "enabled", "disabled_reason": None, "disabled_at": None}
             columns |= {
                 "failing_since": None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -134,7 +134,9 @@ class Healing:
         if row["status"] != "enabled":
             raise _disabled(endpoint_id)
         now = self._seams.clock.now()
-        until = min(until or now, now)
+        # What was told in this very microsecond is missed, too.
+        end = now + timedelta(microseconds=1)
+        until = min(until or end, end)
         if since >= until:
             raise Refused(
                 "invalid_request",

@@ -9,10 +9,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
-from aiohttp import web
+from aiohttp import ThreadedResolver, web
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -149,6 +150,127 @@ async def test_no_listener_and_a_reset() -> None:
     async with receiver(reset) as url:
         assert (await send(url)).outcome is DeliveryOutcome.CONNECT_ERROR
     assert (await send(url)).outcome is DeliveryOutcome.CONNECT_ERROR
+
+
+async def test_a_receiver_that_closes_in_the_middle_of_its_answer() -> None:
+    """The status has come: it counts. Before the status nothing has."""
+
+    async def half(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"}}")
+        writer.write(told.pop())
+        await writer.drain()
+        writer.close()
+
+    told = [b"HTTP/1.1 200", b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf"]
+    server = await asyncio.start_server(half, "127.0.0.1", 0)
+    async with server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        tried = await send(url)
+        assert (tried.outcome, tried.http_status, tried.snippet) == (
+            DeliveryOutcome.SUCCEEDED,
+            200,
+            "half",
+        )
+        assert (await send(url)).outcome is DeliveryOutcome.CONNECT_ERROR
+    assert told == []
+
+
+async def test_an_answer_after_the_deadline_is_none() -> None:
+    """A duplicate is allowed then, a loss is not: the try counts as failed."""
+    took: list[bytes] = []
+
+    async def late(request: web.Request) -> web.Response:
+        took.append(await request.read())
+        await asyncio.sleep(0.4)
+        return web.Response()
+
+    async with receiver(late) as url:
+        tried = await send(url, timeout_s=0.2)
+    assert (tried.outcome, tried.ok, tried.overloaded) == (DeliveryOutcome.TIMEOUT, False, True)
+    assert took == [BODY]
+
+
+async def test_a_refused_connection_is_dialled_once_more() -> None:
+    """At once, as nothing was sent; what was sent is never sent again by the same try."""
+    calls: list[str] = []
+
+    class Flaky(ThreadedResolver):
+        fails_at = 0
+
+        async def resolve(self, host: str, *args: Any, **kwargs: Any) -> Any:
+            calls.append(host)
+            if len(calls) == self.fails_at:
+                msg = "no such name just now"
+                raise OSError(msg)
+            return await super().resolve("127.0.0.1", *args, **kwargs)
+
+    got = 0
+
+    async def take(request: web.Request) -> web.StreamResponse:
+        nonlocal got
+        got += 1
+        if got == 2:
+            assert request.transport is not None
+            request.transport.abort()
+        return web.Response()
+
+    async with receiver(take) as url:
+        port = url.rpartition(":")[2]
+        for fails_at, outcome in ((1, DeliveryOutcome.SUCCEEDED), (0, "connect_error")):
+            calls.clear()
+            resolver = Flaky()
+            resolver.fails_at = fails_at
+            kind = connector(allow_private_addresses=True, resolver=resolver)
+            async with aiohttp.ClientSession(connector=kind) as session:
+                sender = Sender(session, WebhookSettings(timeout_s=5), real_seams())
+                target = Target(f"http://hooks.example.com:{port}/", (SECRET,))
+                tried = await sender.send(target, "evt_1", BODY)
+            assert tried.outcome == outcome
+    assert got == 2
+
+
+async def test_names_that_do_not_resolve_heal() -> None:
+    """A try fails without a name, and the next one asks again."""
+    calls: list[str] = []
+
+    class Ill(ThreadedResolver):
+        async def resolve(self, host: str, *args: Any, **kwargs: Any) -> Any:
+            calls.append(host)
+            if len(calls) <= 2:
+                msg = "no such name just now"
+                raise OSError(msg)
+            return await super().resolve("127.0.0.1", *args, **kwargs)
+
+    async with receiver(_ok) as url:
+        kind = connector(allow_private_addresses=True, resolver=Ill())
+        async with aiohttp.ClientSession(connector=kind) as session:
+            sender = Sender(session, WebhookSettings(timeout_s=5), real_seams())
+            target = Target(f"http://hooks.example.com:{url.rpartition(':')[2]}/", (SECRET,))
+            outcomes = [(await sender.send(target, "evt_1", BODY)).outcome for _ in range(2)]
+    assert outcomes == [DeliveryOutcome.CONNECT_ERROR, DeliveryOutcome.SUCCEEDED]
+
+
+async def test_what_the_subscriber_wants_sent_along() -> None:
+    """Custom headers go out; they never replace a signature."""
+    seen: list[dict[str, str]] = []
+
+    async def take(request: web.Request) -> web.Response:
+        seen.append(dict(request.headers))
+        return web.Response(headers={"webhook-delivery": "disable"})
+
+    async with receiver(take) as url:
+        kind = connector(allow_private_addresses=True)
+        async with aiohttp.ClientSession(connector=kind) as session:
+            sender = Sender(session, WebhookSettings(timeout_s=5), real_seams())
+            target = Target(url, (SECRET, bytes(32)), {"X-Team": "pay", "webhook-id": "evil"})
+            tried = await sender.send(target, "evt_1", BODY)
+    (headers,) = seen
+    assert (headers["X-Team"], headers["webhook-id"]) == ("pay", "evt_1")
+    assert len(headers["webhook-signature"].split(" ")) == 2
+    for secret in target.secrets:
+        assert Webhook(secret_text(secret)).verify(BODY, headers)
+    assert (tried.ok, tried.disabled_reason) == (True, "unwanted")
+    assert "evil" not in repr(target)
 
 
 async def test_a_false_certificate() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import and_, bindparam, delete, exists, func, insert, or_, select, update
+from sqlalchemy import and_, bindparam, delete, exists, func, insert, null, or_, select, update
 
 from gateway.store.database import Query, Row, Tx
 from gateway.store.schema import deliveries, delivery_attempts, endpoints, events, payouts
@@ -123,7 +123,7 @@ _AGAIN = Query(
         lease_until=0,
         # Whoever still sends the old try settles nothing.
         lease_token=deliveries.c.lease_token + 1,
-        settled_at=None,
+        settled_at=null(),
         trigger=bindparam("why"),
         plan_from=deliveries.c.attempts,
     )
@@ -216,6 +216,14 @@ _OLD_EVENTS = Query(
     )
     .order_by(events.c.position)
     .limit(bindparam("limit"))
+)
+_OLDEST_SKIPPED = Query(
+    select(func.min(events.c.created_at).label("at"))
+    .select_from(deliveries)
+    .join(events, events.c.id == deliveries.c.event_id)
+    .where(
+        and_(deliveries.c.endpoint_id == bindparam("endpoint_id"), deliveries.c.state == "skipped")
+    )
 )
 _DROP_ATTEMPTS = Query(
     delete(delivery_attempts).where(
@@ -314,6 +322,12 @@ async def lags(tx: Tx, now: int, limit: int) -> list[Row]:
 async def skip_deliveries(tx: Tx, at: int, limit: int) -> int:
     """Stop pending deliveries of endpoints that are disabled or gone, a bounded number."""
     return len(await tx.all(_SKIP, at=at, limit=limit))
+
+
+async def oldest_skipped(tx: Tx, endpoint_id: str) -> int | None:
+    """Return the time of the oldest event that an endpoint was not sent while it was disabled."""
+    row = await tx.one(_OLDEST_SKIPPED, endpoint_id=endpoint_id)
+    return None if row is None else row["at"]
 
 
 async def deliver_again(tx: Tx, event_id: str, endpoint_id: str, due: int, why: str) -> bool:

@@ -202,7 +202,7 @@ class Deliveries:
             trigger=claim.trigger,
             endpoint_id=claim.endpoint_id,
         )
-        if tried.ok and not failing:
+        if tried.ok and not failing and tried.disabled_reason is None:
             return next_at, Verdict.NOTHING
         verdict = await self._judge(
             tx, claim.endpoint_id, tried, to_us(now), gave_up=next_at is None
@@ -216,15 +216,16 @@ class Deliveries:
         row = await endpoint_rows.endpoint_row(tx, endpoint_id)
         if row is None or row["status"] != "enabled" or row["deleted_at"] is not None:
             return Verdict.NOTHING
-        if tried.ok:
-            await endpoint_rows.update_endpoint(tx, endpoint_id, **Health().columns)
-            return Verdict.NOTHING
-        health, verdict = after_failure(
-            Health.of(row),
-            now,
-            gave_up=gave_up,
-            warn_after_s=self._settings.warn_after_s,
-            disable_after_s=self._settings.disable_after_s,
+        health, verdict = (
+            (Health(), Verdict.NOTHING)
+            if tried.ok
+            else after_failure(
+                Health.of(row),
+                now,
+                gave_up=gave_up,
+                warn_after_s=self._settings.warn_after_s,
+                disable_after_s=self._settings.disable_after_s,
+            )
         )
         await endpoint_rows.update_endpoint(tx, endpoint_id, **health.columns)
         reason = tried.disabled_reason or ("failing" if verdict is Verdict.DISABLE else None)

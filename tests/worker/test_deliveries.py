@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 from aiohttp import web
@@ -33,6 +34,7 @@ class Hook:
 
     def __init__(self) -> None:
         self.status = 200
+        self.headers: dict[str, str] = {}
         self.tries: list[tuple[str, bytes, dict[str, str]]] = []
         self.url = ""
 
@@ -41,7 +43,7 @@ class Hook:
         self.tries.append(
             (request.headers["webhook-id"], await request.read(), dict(request.headers))
         )
-        return web.Response(status=self.status)
+        return web.Response(status=self.status, headers=self.headers)
 
 
 @asynccontextmanager
@@ -61,9 +63,11 @@ async def hook() -> AsyncIterator[Hook]:
 
 
 @asynccontextmanager
-async def delivering(bench: Bench, plan: tuple[float, ...] = (5, 300)) -> AsyncIterator[Deliveries]:
+async def delivering(
+    bench: Bench, plan: tuple[float, ...] = (5, 300), **more: Any
+) -> AsyncIterator[Deliveries]:
     """Run the delivery loop."""
-    settings = WebhookSettings(allow_private_addresses=True, retry_plan_s=plan)
+    settings = WebhookSettings(allow_private_addresses=True, retry_plan_s=plan, **more)
     # Signatures carry the wall clock; retries run by the bench's clock.
     async with aiohttp.ClientSession(connector=connector(allow_private_addresses=True)) as session:
         deliveries = Deliveries(
