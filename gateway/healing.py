@@ -18,6 +18,7 @@ from gateway.store import deliveries, events
 from gateway.store import endpoints as rows
 from gateway.store.database import Row, Tx
 from gateway.store.rows import from_us, maybe_from_us, to_us
+from gateway.subscriptions import EndpointChange, EndpointView
 
 #: Events that one step of a recovery looks at; each step is a transaction of its own.
 STEP_EVENTS = 200
@@ -157,6 +158,18 @@ class Healing:
             created_at=to_us(now),
         )
         return await self.recovery(tx, caller, endpoint_id, recovery_id)
+
+    async def change(
+        self, tx: Tx, caller: Caller, endpoint_id: str, change: EndpointChange
+    ) -> tuple[EndpointView, Recovery | None]:
+        """Change an endpoint; enabled again, it is sent what it missed, by the recovery returned.
+
+        Refused: `endpoint_not_found`, `invalid_request`.
+        """
+        view, missed = await self._endpoints.update(tx, caller, endpoint_id, change)
+        if missed is None:
+            return view, None
+        return view, await self.recover(tx, caller, endpoint_id, from_us(missed), None)
 
     async def recovery(
         self, tx: Tx, caller: Caller, endpoint_id: str, recovery_id: str

@@ -18,7 +18,7 @@ from gateway.api.requests import (
 )
 from gateway.store import deliveries
 from gateway.store.database import Tx
-from gateway.store.rows import from_us, to_us
+from gateway.store.rows import to_us
 from gateway.subscriptions import EndpointChange, EndpointRequest, EndpointView, RotationRequest
 
 _SKIPPED_AT_ONCE = 500
@@ -83,14 +83,9 @@ async def update_endpoint(request: Request) -> Response:
     wanted = validate(EndpointChange, await read_json(request))
     endpoint_id = request.path_params["endpoint_id"]
 
-    async def work(tx: Tx) -> EndpointView:
-        view, missed_since = await context.endpoints.update(tx, caller, endpoint_id, wanted)
-        if missed_since is not None:
-            since = from_us(missed_since)
-            await context.healing.recover(tx, caller, endpoint_id, since, None)
-        return view
-
-    view = await context.db.run(work)
+    view, job = await context.db.run(context.healing.change, caller, endpoint_id, wanted)
+    if job is not None:
+        context.wake("recoveries")
     await _skip_missed(request)
     context.wake("deliveries")
     return Response(view.model_dump_json(), media_type="application/json")

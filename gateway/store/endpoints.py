@@ -26,6 +26,12 @@ _SUBSCRIBED = Query(
     select(endpoints.c.id, endpoints.c.event_types, endpoints.c.status).where(_SCOPE)
 )
 _ANY = Query(select(endpoints).where(endpoints.c.id == bindparam("endpoint_id")))
+_EVERY = Query(
+    select(endpoints)
+    .where(endpoints.c.deleted_at.is_(None))
+    .order_by(endpoints.c.id.desc())
+    .limit(bindparam("limit"))
+)
 _ADD_PREVIOUS = Query(insert(previous_secrets))
 _PREVIOUS = Query(
     select(previous_secrets)
@@ -141,6 +147,11 @@ async def update_endpoint(tx: Tx, endpoint_id: str, **columns: object) -> None:
     """Change columns of an endpoint."""
     values = {"set_" + name: value for name, value in columns.items()}
     await tx.all(_update(tuple(sorted(columns))), endpoint_id=endpoint_id, **values)
+
+
+async def every_endpoint(tx: Tx, limit: int) -> list[Row]:
+    """Return the endpoints of all orgs, newest first."""
+    return await tx.all(_EVERY, limit=limit)
 
 
 async def add_previous_secret(

@@ -23,9 +23,15 @@ _GET_EVENT = Query(
         )
     )
 )
+_ANY_EVENT = Query(select(events).where(events.c.id == bindparam("event_id")))
 _OF_PAYOUT = Query(
     select(events).where(events.c.payout_id == bindparam("payout_id")).order_by(events.c.sequence)
 )
+
+
+async def event_row(tx: Tx, event_id: str) -> Row | None:
+    """Return an event of whatever org."""
+    return await tx.one(_ANY_EVENT, event_id=event_id)
 
 
 async def add_event(tx: Tx, **columns: object) -> None:

@@ -1,0 +1,307 @@
+"""`webhooks`: the endpoints of all orgs for operators, and a listener for developers."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from gateway.cli.common import (
+    DEFAULT_CONFIG,
+    ConfigOption,
+    JsonOption,
+    fail,
+    print_json,
+    print_table,
+    settings_of,
+    told_time,
+    with_store,
+)
+
+if TYPE_CHECKING:
+    from gateway.healing import Healing, Recovery
+    from gateway.keys import Caller
+    from gateway.store.database import Database, Row, Tx
+
+T = TypeVar("T")
+app = typer.Typer(help="Webhook endpoints and what they missed.", no_args_is_help=True)
+_COLUMNS = [
+    "id",
+    "org",
+    "mode",
+    "url",
+    "status",
+    "disabled_reason",
+    "failing_since",
+    "due",
+    "oldest_due_at",
+]
+_TRIES = [
+    "started_at",
+    "endpoint_id",
+    "event_id",
+    "event_type",
+    "attempt",
+    "trigger",
+    "outcome",
+    "http_status",
+    "duration_ms",
+    "next_attempt_at",
+]
+
+EndpointArgument = Annotated[str, typer.Argument(help="Endpoint id (whe_...).")]
+
+
+@app.command(name="list")
+def list_(
+    *,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many at most.")] = 100,
+    config: ConfigOption = Path(DEFAULT_CONFIG),
+    as_json: JsonOption = False,
+) -> None:
+    """List the endpoints of all orgs: how they are, and what is due to them."""
+    from gateway.seams import real_seams
+    from gateway.store import deliveries, endpoints
+    from gateway.store.rows import from_us, maybe_from_us, to_us
+
+    now = to_us(real_seams().clock.now())
+
+    async def look(tx: Tx) -> list[dict[str, Any]]:
+        lags = {row["endpoint_id"]: row for row in await deliveries.lags(tx, now, limit)}
+        found = []
+        for row in await endpoints.every_endpoint(tx, limit):
+            lag = lags.get(row["id"])
+            told = {name: row[name] for name in _COLUMNS[:6]}
+            told["failing_since"] = told_time(maybe_from_us(row["failing_since"]))
+            told["due"] = 0 if lag is None else lag["waiting"]
+            told["oldest_due_at"] = None if lag is None else told_time(from_us(lag["due"]))
+            found.append(told)
+        return found
+
+    async def work(db: Database) -> list[dict[str, Any]]:
+        return await db.read(look)
+
+    rows = with_store(config, work)
+    if as_json:
+        print_json({"data": rows})
+        return
+    print_table("Webhook endpoints", _COLUMNS, [[row[name] for name in _COLUMNS] for row in rows])
+
+
+@app.command()
+def tries(
+    of: Annotated[str, typer.Argument(help="Endpoint id (whe_...) or event id (evt_...).")],
+    *,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many at most.")] = 50,
+    config: ConfigOption = Path(DEFAULT_CONFIG),
+    as_json: JsonOption = False,
+) -> None:
+    """Show the tries at an endpoint or of an event, newest first."""
+    member = "event_id" if of.startswith("evt_") else "endpoint_id"
+
+    async def act(tx: Tx, healing: Healing, caller: Caller) -> list[dict[str, Any]]:
+        found = await healing.attempts(tx, caller, before=(2**61, "~"), limit=limit, **{member: of})
+        return [view.model_dump(mode="json") for view, _ in found]
+
+    rows = _heal(config, of, act)
+    if as_json:
+        print_json({"data": rows})
+        return
+    print_table("Tries", _TRIES, [[row[name] for name in _TRIES] for row in rows])
+
+
+@app.command()
+def resend(
+    event_id: Annotated[str, typer.Argument(help="Event id (evt_...).")],
+    *,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(help="One endpoint; every enabled one that subscribes, if not given."),
+    ] = None,
+    config: ConfigOption = Path(DEFAULT_CONFIG),
+) -> None:
+    """Send an event again, with the same id; its retry plan begins anew."""
+
+    async def act(tx: Tx, healing: Healing, caller: Caller) -> list[str]:
+        return (await healing.resend(tx, caller, event_id, endpoint)).endpoint_ids
+
+    sent_to = _heal(config, event_id, act, writes=True)
+    if not sent_to:
+        fail("no enabled endpoint subscribes to this event; nothing is sent")
+    typer.echo(f"{event_id} is due again at {', '.join(sent_to)}")
+
+
+@app.command()
+def recover(
+    endpoint_id: EndpointArgument,
+    *,
+    since: Annotated[
+        datetime,
+        typer.Option(
+            help="Events of this time and later (UTC).", formats=["%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d"]
+        ),
+    ],
+    until: Annotated[
+        datetime | None,
+        typer.Option(
+            help="Events before this time (UTC); now, if not given.",
+            formats=["%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d"],
+        ),
+    ] = None,
+    config: ConfigOption = Path(DEFAULT_CONFIG),
+) -> None:
+    """Send again what an endpoint missed. The running gateway does it, through restarts."""
+    begin = since.replace(tzinfo=UTC)
+    end = None if until is None else until.replace(tzinfo=UTC)
+
+    async def act(tx: Tx, healing: Healing, caller: Caller) -> Recovery:
+        return await healing.recover(tx, caller, endpoint_id, begin, end)
+
+    job = _heal(config, endpoint_id, act, writes=True)
+    typer.echo(f"{job.id}: `payout-gateway webhooks recoveries {endpoint_id}` shows how far it is")
+
+
+@app.command()
+def recoveries(
+    endpoint_id: EndpointArgument,
+    *,
+    config: ConfigOption = Path(DEFAULT_CONFIG),
+    as_json: JsonOption = False,
+) -> None:
+    """Show the recoveries of an endpoint, newest first."""
+    columns = ["id", "state", "since", "until", "events_looked_at", "events_recovered"]
+
+    async def act(tx: Tx, healing: Healing, caller: Caller) -> list[dict[str, Any]]:
+        found = await healing.recoveries(tx, caller, endpoint_id)
+        return [each.model_dump(mode="json") for each in found]
+
+    rows = _heal(config, endpoint_id, act)
+    if as_json:
+        print_json({"data": rows})
+        return
+    print_table("Recoveries", columns, [[row[name] for name in columns] for row in rows])
+
+
+@app.command()
+def enable(
+    endpoint_id: EndpointArgument,
+    config: ConfigOption = Path(DEFAULT_CONFIG),
+) -> None:
+    """Enable an endpoint again; what it missed is recovered."""
+    _switch(config, endpoint_id, "enabled")
+
+
+@app.command()
+def disable(
+    endpoint_id: EndpointArgument,
+    config: ConfigOption = Path(DEFAULT_CONFIG),
+) -> None:
+    """Disable an endpoint; what it misses is kept."""
+    _switch(config, endpoint_id, "disabled")
+
+
+@app.command()
+def listen(  # noqa: PLR0913 - one argument per option
+    *,
+    forward_to: Annotated[str, typer.Option(help="Where every event is posted, signed.")],
+    gateway: Annotated[
+        str, typer.Option(envvar="PAYOUT_GATEWAY_URL", help="Base URL of the gateway.")
+    ] = "http://127.0.0.1:8080",
+    api_key: Annotated[
+        str,
+        typer.Option(
+            envvar="PAYOUT_GATEWAY_API_KEY",
+            help="Better given by the environment.",
+            show_envvar=True,
+        ),
+    ] = "",
+    secret: Annotated[
+        str,
+        typer.Option(
+            envvar="PAYOUT_GATEWAY_WEBHOOK_SECRET", help="whsec_...; a fresh one, if not given."
+        ),
+    ] = "",
+    events: Annotated[str, typer.Option(help="Event types to forward, `*` allowed.")] = "*",
+    every_s: Annotated[
+        float, typer.Option(min=0.1, max=60, help="Seconds between two looks.")
+    ] = 1.0,
+) -> None:
+    """Forward the events of now and later to a program on this machine, without an endpoint.
+
+    Reads the feed: no port is opened and no tunnel is needed. Each event is posted once.
+    """
+    import asyncio
+
+    from gateway.cli.listen import Listener, ListenError
+
+    if not api_key:
+        fail("give an API key: set PAYOUT_GATEWAY_API_KEY", 2)
+    try:
+        listener = Listener(
+            gateway=gateway,
+            api_key=api_key,
+            forward_to=forward_to,
+            secret=secret,
+            events=events,
+            every_s=every_s,
+        )
+        asyncio.run(listener.run())
+    except ListenError as error:
+        fail(str(error), 2)
+    except KeyboardInterrupt:
+        raise typer.Exit(0) from None
+
+
+def _switch(config: Path, endpoint_id: str, status: str) -> None:
+    from gateway.subscriptions import EndpointChange
+
+    async def act(tx: Tx, healing: Healing, caller: Caller) -> bool:
+        change = EndpointChange.model_validate({"status": status})
+        _, job = await healing.change(tx, caller, endpoint_id, change)
+        return job is not None
+
+    recovers = _heal(config, endpoint_id, act, writes=True)
+    more = "; what it missed is being recovered" if recovers else ""
+    typer.echo(f"{endpoint_id} is {status}{more}")
+
+
+def _heal(
+    config: Path,
+    of: str,
+    act: Callable[[Tx, Healing, Caller], Awaitable[T]],
+    *,
+    writes: bool = False,
+) -> T:
+    """Do something as the org that an endpoint or an event belongs to."""
+    from gateway.endpoints import Endpoints
+    from gateway.errors import Refused
+    from gateway.healing import Healing
+    from gateway.keys import Caller
+    from gateway.seams import real_seams
+    from gateway.store import endpoints, events
+    from gateway.vault import Vault
+
+    settings, seams = settings_of(config), real_seams()
+    vault = Vault(settings.server_key_bytes(), seams.ids)
+    healing = Healing(seams, Endpoints(seams, vault, settings))
+
+    async def in_tx(tx: Tx) -> tuple[T] | None:
+        find = events.event_row if of.startswith("evt_") else endpoints.endpoint_row
+        row: Row | None = await find(tx, of)
+        if row is None:
+            return None
+        return (await act(tx, healing, Caller(row["org"], row["mode"], "operator")),)
+
+    async def work(db: Database) -> tuple[T] | None:
+        return await db.run(in_tx) if writes else await db.read(in_tx)
+
+    try:
+        done = with_store(config, work)
+    except Refused as error:
+        fail(error.detail)
+    if done is None:
+        fail(f"there is no endpoint or event {of}")
+    return done[0]
