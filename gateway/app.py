@@ -33,7 +33,7 @@ from gateway.router import Instance, Router
 from gateway.seams import Clock, Seams, real_seams
 from gateway.store import migrate
 from gateway.store.database import Database
-from gateway.vault import Vault
+from gateway.vault import vault_of
 from gateway.worker.acts import Acts
 from gateway.worker.deliveries import Deliveries
 from gateway.worker.engine import Engine
@@ -136,10 +136,12 @@ async def open_gateway(
     settings: Settings, *, seams: Seams | None = None, ready: Callable[[], bool] = lambda: True
 ) -> AsyncIterator[Gateway]:
     """Wire everything. ConfigError lists every fault of every custodian at once."""
-    logs.SCRUBBER.register(settings.server_key.get_secret_value())
+    for key in (settings.server_key, settings.previous_server_key):
+        if key is not None:
+            logs.SCRUBBER.register(key.get_secret_value())
     seams = seams or real_seams()
     metrics = Metrics()
-    vault = Vault(settings.server_key_bytes(), seams.ids)
+    vault = vault_of(settings, seams.ids)
     assets = AssetRegistry(Asset.model_validate(each.model_dump()) for each in settings.assets)
     async with contextlib.AsyncExitStack() as stack:
         custodian_http = await stack.enter_async_context(

@@ -207,6 +207,11 @@ class Settings(_Section):
         description="32 random bytes as base64; seals secrets at rest and derives tokens. "
         "Make one with: head -c 32 /dev/urandom | base64"
     )
+    previous_server_key: SecretStr | None = Field(
+        default=None,
+        description="While the server key is changed: the one before. It still opens and verifies. "
+        "Take it out once `payout-gateway db reseal` is done and its tracking links may end.",
+    )
     listen: ListenSettings = ListenSettings()
     log: LogSettings = LogSettings()
     webhooks: WebhookSettings = WebhookSettings()
@@ -225,12 +230,12 @@ class Settings(_Section):
 
     def server_key_bytes(self) -> bytes:
         """Return the server key. ConfigError where it is not base64."""
-        try:
-            return base64.b64decode(self.server_key.get_secret_value().strip(), validate=True)
-        except (binascii.Error, ValueError):
-            raise ConfigError(
-                ["server_key is not base64. Make one with: head -c 32 /dev/urandom | base64"]
-            ) from None
+        return _key_bytes("server_key", self.server_key)
+
+    def previous_server_key_bytes(self) -> bytes | None:
+        """Return the server key of before, if one is set. ConfigError where it is not base64."""
+        key = self.previous_server_key
+        return None if key is None else _key_bytes("previous_server_key", key)
 
 
 def load(path: Path | None, environ: Mapping[str, str] | None = None) -> Settings:
@@ -320,9 +325,20 @@ def _cross_faults(settings: Settings) -> list[str]:
         for name in settings.accounts
         if name not in settings.custodians
     ]
-    try:
-        if len(settings.server_key_bytes()) != 32:  # noqa: PLR2004 - AES-256
-            faults.append("server_key has the wrong length: 32 bytes are needed, as base64")
-    except ConfigError as error:
-        faults += error.faults
+    keys = {"server_key": settings.server_key, "previous_server_key": settings.previous_server_key}
+    for name, key in keys.items():
+        try:
+            if key is not None and len(_key_bytes(name, key)) != 32:  # noqa: PLR2004 - AES-256
+                faults.append(f"{name} has the wrong length: 32 bytes are needed, as base64")
+        except ConfigError as error:
+            faults += error.faults
     return faults
+
+
+def _key_bytes(name: str, key: SecretStr) -> bytes:
+    try:
+        return base64.b64decode(key.get_secret_value().strip(), validate=True)
+    except (binascii.Error, ValueError):
+        raise ConfigError(
+            [f"{name} is not base64. Make one with: head -c 32 /dev/urandom | base64"]
+        ) from None

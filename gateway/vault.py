@@ -1,6 +1,7 @@
 """Keys derived from the one server key: sealing secrets at rest, tracking tokens, digests of API keys.
 
-The server key is 32 random bytes from the environment or a file; it is never in the database.
+The server key is 32 random bytes from the environment or a file; it is never in the database. While
+it is being changed the one before still opens and verifies; nothing new is made with it.
 Each use has its own key (HKDF-SHA256, RFC 5869), so that no value of one use can serve another.
 """
 
@@ -17,6 +18,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from typeid import TypeID
 from uuid_utils import UUID
 
+from gateway.config import Settings
 from gateway.errors import ConfigError
 from gateway.seams import Ids
 
@@ -30,17 +32,19 @@ CLIENT_PREFIX = "pcs_"
 class Vault:
     """Seals and opens secrets at rest, and derives tokens that are never stored."""
 
-    def __init__(self, server_key: bytes, ids: Ids) -> None:
-        if len(server_key) != _KEY_BYTES:
-            raise ConfigError(
-                [
-                    (
-                        f"server_key has {len(server_key)} bytes; it needs {_KEY_BYTES}, as base64. "
-                        "Make one with: head -c 32 /dev/urandom | base64"
-                    )
-                ]
-            )
+    def __init__(self, server_key: bytes, ids: Ids, previous: bytes | None = None) -> None:
+        for name, key in (("server_key", server_key), ("previous_server_key", previous)):
+            if key is not None and len(key) != _KEY_BYTES:
+                raise ConfigError(
+                    [
+                        (
+                            f"{name} has {len(key)} bytes; it needs {_KEY_BYTES}, as base64. "
+                            "Make one with: head -c 32 /dev/urandom | base64"
+                        )
+                    ]
+                )
         self._ids = ids
+        self._previous = None if previous is None else Vault(previous, ids)
         self._seal = AESGCM(self._derive(server_key, b"seal"))
         self._track = self._derive(server_key, b"track")
         self._sandbox = self._derive(server_key, b"sandbox")
@@ -63,15 +67,30 @@ class Vault:
 
     def open(self, sealed: bytes, *, bound_to: str) -> bytes:
         """Decrypt a sealed secret. ConfigError: the server key is another one than at sealing."""
-        nonce, rest = sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:]
         try:
-            return self._seal.decrypt(nonce, rest, bound_to.encode())
+            return self._seal.decrypt(
+                sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], bound_to.encode()
+            )
         except InvalidTag:
+            if self._previous is not None:
+                return self._previous.open(sealed, bound_to=bound_to)
             raise ConfigError(
                 [
                     "a stored secret does not open: server_key is not the one that this database was used with"
                 ]
             ) from None
+
+    def reseal(self, sealed: bytes, *, bound_to: str) -> bytes | None:
+        """Seal under the present key what opens under the previous one; None: it is already.
+
+        ConfigError where it opens under neither.
+        """
+        secret = self.open(sealed, bound_to=bound_to)
+        try:
+            self._seal.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], bound_to.encode())
+        except InvalidTag:
+            return self.seal(secret, bound_to=bound_to)
+        return None
 
     def tracking_token(self, payout_id: str) -> str:
         """Return the unguessable token of a payout's public page; derived, never stored."""
@@ -86,7 +105,7 @@ class Vault:
             return None
         payout, mac = raw[:16], raw[16:]
         if len(payout) != 16 or not hmac.compare_digest(mac, self._mac(self._track, payout)):  # noqa: PLR2004
-            return None
+            return None if self._previous is None else self._previous.payout_of_token(token)
         return str(TypeID.from_uuid(UUID(bytes=payout), "pay"))
 
     def client_secret(self, payout_id: str, action: int) -> str:
@@ -97,7 +116,10 @@ class Vault:
     def is_client_secret(self, secret: str, payout_id: str, action: int) -> bool:
         """Whether a secret is that of this action of this payout; in constant time."""
         wanted = self.client_secret(payout_id, action)
-        return hmac.compare_digest(secret.encode(), wanted.encode())
+        if hmac.compare_digest(secret.encode(), wanted.encode()):
+            return True
+        before = self._previous
+        return before is not None and before.is_client_secret(secret, payout_id, action)
 
     def sandbox_payout_id(self, org: str, quote_id: str) -> str:
         """Return the payout id of a test-mode quote: the same input gives the same answer."""
@@ -107,6 +129,11 @@ class Vault:
     @staticmethod
     def _mac(key: bytes, message: bytes) -> bytes:
         return hmac.new(key, message, hashlib.sha256).digest()[:_MAC_BYTES]
+
+
+def vault_of(settings: Settings, ids: Ids) -> Vault:
+    """Return the vault of a configuration."""
+    return Vault(settings.server_key_bytes(), ids, settings.previous_server_key_bytes())
 
 
 def digest_of(secret: str) -> str:

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
-from gateway.cli.common import DEFAULT_CONFIG, ConfigOption, fail, settings_of, store_faults_told
+from gateway.cli.common import (
+    DEFAULT_CONFIG,
+    ConfigOption,
+    fail,
+    settings_of,
+    store_faults_told,
+    with_store,
+)
+
+if TYPE_CHECKING:
+    from gateway.store.database import Database
 
 app = typer.Typer(help="The database.", no_args_is_help=True)
+#: Values per transaction: the gateway goes on meanwhile.
+_AT_ONCE = 200
 
 
 @app.callback()
@@ -33,3 +46,38 @@ def upgrade(config: ConfigOption = Path(DEFAULT_CONFIG)) -> None:
         typer.echo(f"{path} is up to date ({after})")
     else:
         typer.echo(f"{path}: {before or 'no schema'} -> {after}")
+
+
+@app.command()
+def reseal(config: ConfigOption = Path(DEFAULT_CONFIG)) -> None:
+    """Seal every stored secret under the present server key. The gateway may run meanwhile.
+
+    Every running gateway must know the new key already, and the one before as previous_server_key.
+    """
+    from gateway.errors import ConfigError
+    from gateway.resealing import reseal_some
+    from gateway.seams import real_seams
+    from gateway.store.sealed import SEALED
+    from gateway.vault import vault_of
+
+    vault = vault_of(settings_of(config), real_seams().ids)
+
+    async def work(db: Database) -> dict[str, tuple[int, int]]:
+        done = {}
+        for what in SEALED:
+            seen, changed, after = 0, 0, None
+            while True:
+                step = await db.run(reseal_some, vault, what, after, _AT_ONCE)
+                seen, changed, after = seen + step.seen, changed + step.changed, step.last
+                if after is None:
+                    break
+            done[what.name] = (seen, changed)
+        return done
+
+    try:
+        done = with_store(config, work)
+    except ConfigError as error:
+        fail("\n".join(error.faults) + "; set previous_server_key to that one", 2)
+    for name, (seen, changed) in done.items():
+        typer.echo(f"{name}: {seen} sealed, {changed} of them anew")
+    typer.echo("previous_server_key is needed for nothing stored any more")

@@ -136,14 +136,14 @@ def resolve(
     from gateway.model import FundsMoved
     from gateway.payouts import Payouts
     from gateway.seams import real_seams
-    from gateway.vault import Vault
+    from gateway.vault import vault_of
     from gateway.worker.rescue import NotAllowedError
     from gateway.worker.rescue import resolve as settle
 
     if not evidence.strip():
         fail("--evidence must say what you saw", 2)
     seams, settings = real_seams(), settings_of(config)
-    payouts = Payouts(seams, Vault(settings.server_key_bytes(), seams.ids))
+    payouts = Payouts(seams, vault_of(settings, seams.ids))
 
     async def work(db: Database) -> None:
         await db.run(

@@ -282,10 +282,10 @@ def _heal(
     from gateway.keys import Caller
     from gateway.seams import real_seams
     from gateway.store import endpoints, events
-    from gateway.vault import Vault
+    from gateway.vault import vault_of
 
     settings, seams = settings_of(config), real_seams()
-    vault = Vault(settings.server_key_bytes(), seams.ids)
+    vault = vault_of(settings, seams.ids)
     healing = Healing(seams, Endpoints(seams, vault, settings))
 
     async def in_tx(tx: Tx) -> tuple[T] | None:

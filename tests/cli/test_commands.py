@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
+import re
 import shutil
 import socket
 import sqlite3
@@ -11,6 +13,7 @@ import stat
 import subprocess
 import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +21,19 @@ import pytest
 from typer.testing import CliRunner
 
 from gateway import __version__
+from gateway.app import open_database
 from gateway.cli.main import app
 from gateway.cli.words import FundsMovedWord, StatusWord
+from gateway.config import load
+from gateway.endpoints import Endpoints
+from gateway.keys import Caller
 from gateway.model import FundsMoved, Status
 from gateway.registry import find_adapters
-from gateway.store import migrate
+from gateway.seams import real_seams
+from gateway.signing import secret_text
+from gateway.store import idempotency, migrate
+from gateway.subscriptions import EndpointRequest
+from gateway.vault import vault_of
 
 RUNNER = CliRunner()
 ROOT = Path(__file__).parents[2]
@@ -251,3 +262,80 @@ def test_help_is_quick() -> None:
         [sys.executable, "-c", program], capture_output=True, check=True, text=True
     )
     assert out.stdout.strip() == "[]"
+
+
+async def _stored(config: Path) -> dict[str, Any]:
+    """Make one of everything that is sealed; return what to look at later."""
+    settings, seams = load(config), real_seams()
+    vault = vault_of(settings, seams.ids)
+    use, caller = Endpoints(seams, vault, settings), Caller("acme", "live", "k")
+    request = EndpointRequest(
+        url="https://hooks.example.com/", sensitive_headers={"X-Token": "a-token"}
+    )
+    async with open_database(settings) as db:
+        made = await db.run(use.create, caller, request)
+        rotated = await db.run(use.rotate, caller, made.id, 3600)
+        keep = partial(
+            idempotency.keep_answer,
+            org="acme",
+            mode="live",
+            route="r",
+            key="k",
+            fingerprint="f",
+            answer=vault.seal(b"an answer", bound_to="acme|live|r|k"),
+            expires_at=2**60,
+        )
+        await db.run(keep)
+    token = vault.tracking_token("pay_01k74z3g00e008000000000001")
+    return {"id": made.id, "secrets": [rotated.secret, made.secret], "token": token}
+
+
+async def _seen(config: Path, endpoint_id: str, token: str) -> dict[str, Any]:
+    settings, seams = load(config), real_seams()
+    vault = vault_of(settings, seams.ids)
+    async with open_database(settings) as db:
+        found = await db.read(Endpoints(seams, vault, settings).target, endpoint_id)
+        kept = await db.read(
+            idempotency.kept_answer, org="acme", mode="live", route="r", key="k", now=0
+        )
+    assert found is not None
+    assert kept is not None
+    return {
+        "secrets": [secret_text(each) for each in found.target.secrets],
+        "headers": dict(found.target.headers),
+        "answer": vault.open(kept["answer"], bound_to="acme|live|r|k"),
+        "token": vault.payout_of_token(token) is not None,
+    }
+
+
+def test_the_server_key_is_changed(config: Path) -> None:
+    """Old and new side by side, all sealed anew, then the new one alone; nothing in between is lost."""
+    run("db", "upgrade", "--config", config)
+    stored = asyncio.run(_stored(config))
+    expected = {
+        "secrets": stored["secrets"],
+        "headers": {"X-Token": "a-token"},
+        "answer": b"an answer",
+        "token": True,
+    }
+    old = load(config).server_key.get_secret_value().strip()
+    new = base64.b64encode(bytes(range(32, 64))).decode()
+    text = re.sub(r"(?m)^server_key(_file)? = .*$", f'server_key = "{new}"', config.read_text())
+    config.write_text(text)
+    assert "does not open" in run("db", "reseal", "--config", config, code=2)
+    both = text.replace("server_key =", f'previous_server_key = "{old}"\nserver_key =', 1)
+    config.write_text(both)
+    assert asyncio.run(_seen(config, stored["id"], stored["token"])) == expected
+    said = run("db", "reseal", "--config", config)
+    assert "endpoints.secret: 1 sealed, 1 of them anew" in said
+    assert "idempotency.answer: 1 sealed, 1 of them anew" in said
+    assert "endpoints.secret: 1 sealed, 0 of them anew" in run("db", "reseal", "--config", config)
+    assert asyncio.run(_seen(config, stored["id"], stored["token"])) == expected
+    config.write_text(text)
+    assert asyncio.run(_seen(config, stored["id"], stored["token"])) == {**expected, "token": False}
+    assert old not in said
+    assert new not in said
+    config.write_text(both.replace(old, "AAAA"))
+    assert "previous_server_key has the wrong length" in run(
+        "db", "reseal", "--config", config, code=2
+    )
