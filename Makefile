@@ -35,8 +35,9 @@ test: $(READY) ## Run the tests (T=path for some of them)
 e2e: $(READY) ## Run only the tests with whole processes
 	$(BIN)/python -m pytest tests/e2e
 
-e2e-clients: $(READY) ## The custodians' JavaScript clients against the twins (needs node and npm)
+e2e-clients: $(READY) ## Clients and verifiers of others, in JavaScript and Go (needs node and npm)
 	$(BIN)/python -m tests.clients.dfns_javascript
+	$(BIN)/python -m tests.clients.webhooks_verifiers
 
 bench: $(READY) ## How many payouts a second are accepted, beside the ceiling of this disk
 	$(BIN)/python bench/accept.py

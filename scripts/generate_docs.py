@@ -1,14 +1,17 @@
 """Fill the generated regions of the documentation; with `--check`, only say whether they are fresh.
 
-A region stands between `<!-- generated: NAME -->` and `<!-- /generated -->`.
+A region stands between `<!-- generated: NAME -->` and `<!-- /generated -->`. The JSON Schemas of the
+events are whole files.
 """
 
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +20,18 @@ from pydantic import BaseModel
 
 from gateway import model
 from gateway.api.openapi import document
+from gateway.api.openapi_webhooks import EVENT_MODELS
 from gateway.api.problems import PROBLEMS
 from gateway.cli.main import app
 from gateway.config import Settings
+from gateway.examples import example_event
 from gateway.payouts import Attention
 from gateway.registry import BrokenAdapter, find_adapters
 from gateway.states import NEXT, STATUS_OF
 from gateway.views import EVENT_TYPES
 
 DOCS = Path(__file__).parent.parent / "docs"
+_EXAMPLE_AT = datetime(2026, 3, 2, 10, tzinfo=UTC)
 _REGION = re.compile(r"(<!-- generated: ([a-z-]+) -->\n)(.*?)(<!-- /generated -->)", re.DOTALL)
 
 
@@ -91,6 +97,36 @@ def problems() -> str:
 def events() -> str:
     """Every event type."""
     return table(["type", "when"], [[f"`{kind}`", text] for kind, text in EVENT_TYPES.items()])
+
+
+def event_catalogue() -> str:
+    """Every event type with its schema and an example."""
+    parts = []
+    for kind, text in EVENT_TYPES.items():
+        body = json.loads(example_event(kind, _EXAMPLE_AT, livemode=True))  # type: ignore[arg-type]
+        del body["test"]
+        example = json.dumps(body, indent=2, ensure_ascii=False)
+        parts.append(
+            f"## `{kind}`\n\n{text}. JSON Schema: [{kind}.json](event-schemas/{kind}.json).\n\n"
+            f"```json\n{example}\n```\n"
+        )
+    return "\n".join(parts)
+
+
+def schemas() -> dict[Path, str]:
+    """The JSON Schema of every event type, by its file."""
+    folder = DOCS / "reference/event-schemas"
+    return {
+        folder / f"{kind}.json": json.dumps(
+            {
+                "$schema": "https://json-schema.org/draft/2020-12/schema",
+                **model.model_json_schema(mode="serialization"),
+            },
+            indent=1,
+        )
+        + "\n"
+        for kind, model in EVENT_MODELS.items()
+    }
 
 
 def feature_matrix() -> str:
@@ -222,6 +258,7 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "states": states,
     "problems": problems,
     "events": events,
+    "event-catalogue": event_catalogue,
     "feature-matrix": feature_matrix,
     "settings": settings,
     "cli": cli,
@@ -232,14 +269,17 @@ def main() -> int:
     """Fill or check every region; 1 where one is stale."""
     check = "--check" in sys.argv[1:]
     stale = []
+    made = schemas()
     for page in sorted(DOCS.rglob("*.md")):
-        text = page.read_text(encoding="utf-8")
-        fresh = _REGION.sub(
-            lambda match: match[1] + "\n" + GENERATORS[match[2]]().strip() + "\n\n" + match[4], text
+        made[page] = _REGION.sub(
+            lambda match: match[1] + "\n" + GENERATORS[match[2]]().strip() + "\n\n" + match[4],
+            page.read_text(encoding="utf-8"),
         )
-        if fresh != text:
+    for page, fresh in made.items():
+        if not page.exists() or fresh != page.read_text(encoding="utf-8"):
             stale.append(str(page.relative_to(DOCS.parent)))
             if not check:
+                page.parent.mkdir(exist_ok=True)
                 page.write_text(fresh, encoding="utf-8")
     if check and stale:
         sys.stderr.write(f"stale: {', '.join(stale)}; run: make docs\n")

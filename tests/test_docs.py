@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 from standardwebhooks.webhooks import WebhookVerificationError
 
 from gateway.adapter import Adapter
 from gateway.api.openapi import document
 from gateway.pages.render import page
 from gateway.signing import headers, secret_bytes
+from gateway.views import EVENT_TYPES
+from tests.vectors import NOW, block, cases, vector
 
 DOCS = Path(__file__).parent.parent / "docs"
-NOW = 1_760_000_000
 
 
 @pytest.fixture
@@ -30,9 +34,9 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
     def load(page: str) -> list[Any]:
         text = (DOCS / page).read_text("utf-8")
         modules = []
-        for number, block in enumerate(re.findall(r"(?ms)^```python\n(.*?)^```$", text)):
+        for number, program in enumerate(re.findall(r"(?ms)^```python\n(.*?)^```$", text)):
             path = tmp_path / f"program_{number}.py"
-            path.write_text(block, encoding="utf-8")
+            path.write_text(program, encoding="utf-8")
             spec = importlib.util.spec_from_file_location(path.stem, path)
             assert spec is not None
             assert spec.loader is not None
@@ -45,42 +49,65 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
     return load
 
 
-def _vector() -> tuple[str, dict[str, str], bytes]:
-    """Return the page's own test vector: secret, headers, body."""
-    page = (DOCS / "how-to/verify-webhooks.md").read_text("utf-8")
-    words = dict(re.findall(r"(?m)^(secret|id|timestamp|body|signature) +(\S+)$", page))
-    sent = {
-        "webhook-id": words["id"],
-        "webhook-timestamp": words["timestamp"],
-        "webhook-signature": words["signature"],
-    }
-    return words["secret"], sent, words["body"].encode()
-
-
-def test_verifying_by_hand_accepts_only_what_we_sign(programs: Callable[[str], list[Any]]) -> None:
-    """The page's function takes its vector, and refuses changes, staleness and broken headers."""
+def test_verifying_by_hand_in_python(programs: Callable[[str], list[Any]]) -> None:
+    """The page's function takes its vectors, and refuses changes, staleness and broken headers."""
     authentic = programs("how-to/verify-webhooks.md")[1].authentic
-    secret, sent, body = _vector()
-    assert authentic(secret, sent, body, NOW)
-    assert authentic(
-        secret, {**sent, "webhook-signature": f"v1,xx {sent['webhook-signature']}"}, body, NOW
+    for expected, secret, sent, body, now in cases():
+        assert authentic(secret, sent, body.encode(), now) is expected, (sent, now)
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
+def test_verifying_by_hand_in_javascript(tmp_path: Path) -> None:
+    """So does the one in JavaScript."""
+    (tmp_path / "page.mjs").write_text(block("javascript"), encoding="utf-8")
+    (tmp_path / "run.mjs").write_text(
+        """
+import { readFileSync } from "node:fs";
+import { authentic } from "./page.mjs";
+const cases = JSON.parse(readFileSync(0, "utf8"));
+const seen = cases.map(([, secret, sent, body, now]) => authentic(secret, sent, Buffer.from(body), now));
+console.log(JSON.stringify(seen));
+""",
+        encoding="utf-8",
     )
-    wrong: list[tuple[Mapping[str, str], bytes, float]] = [
-        (sent, body + b" ", NOW),
-        (sent, body, NOW + 301),
-        (sent, body, NOW - 301),
-        ({**sent, "webhook-id": "msg_other"}, body, NOW),
-        ({**sent, "webhook-timestamp": "soon"}, body, NOW),
-        ({**sent, "webhook-signature": "v1"}, body, NOW),
-        ({}, body, NOW),
-    ]
-    for told, content, now in wrong:
-        assert not authentic(secret, told, content, now)
+    assert _run(["node", "run.mjs"], tmp_path) == [case[0] for case in cases()]
+
+
+def _run(command: list[str], folder: Path) -> Any:
+    ran = subprocess.run(
+        command,
+        cwd=folder,
+        input=json.dumps(cases()),
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    return json.loads(ran.stdout)
+
+
+def test_every_example_fits_its_schema() -> None:
+    """The catalogue's examples are valid by the JSON Schema beside them, and by no other type's."""
+    folder = DOCS / "reference/event-schemas"
+    page = (DOCS / "reference/event-catalogue.md").read_text("utf-8")
+    found = re.findall(r"(?ms)^## `([a-z_.]+)`.*?^```json\n(.*?)^```$", page)
+    assert [kind for kind, _ in found] == list(EVENT_TYPES)
+    schemas = {
+        kind: json.loads((folder / f"{kind}.json").read_text("utf-8")) for kind in EVENT_TYPES
+    }
+    for kind, example in found:
+        fits = [
+            name
+            for name, schema in schemas.items()
+            if Draft202012Validator(schema).is_valid(json.loads(example))
+        ]
+        assert fits == [kind]
 
 
 def test_vector_of_the_page_is_what_the_gateway_sends() -> None:
     """The headers in the documentation are the ones our own signing makes."""
-    secret, sent, body = _vector()
+    secret, sent, body = vector()
     made = headers(
         [secret_bytes(secret)], sent["webhook-id"], datetime.fromtimestamp(NOW, UTC), body
     )
@@ -92,7 +119,7 @@ def test_verifying_with_the_library_refuses_an_old_delivery(
 ) -> None:
     """The page's other function hands everything to the library, which judges the time too."""
     receive = programs("how-to/verify-webhooks.md")[0].receive
-    secret, sent, body = _vector()
+    secret, sent, body = vector()
     with pytest.raises(WebhookVerificationError, match="old"):
         receive(secret, sent, body)
 
