@@ -7,10 +7,10 @@ BIN   := .venv/bin
 READY := .venv/.ready
 PATHS := gateway adapters tests
 
-.PHONY: help setup demo serve test e2e e2e-clients bench cover check fmt docs lock adapter clean distclean
+.PHONY: help setup demo serve test e2e e2e-clients bench bench-webhooks cover check fmt docs lock adapter clean distclean
 
 help: ## Show this list
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  make test T=tests/test_states.py    one file, folder or test id"
 	@echo "  make adapter name=acme              a new adapter, copied from adapters/dummy"
@@ -41,6 +41,9 @@ e2e-clients: $(READY) ## Clients and verifiers of others, in JavaScript and Go (
 
 bench: $(READY) ## How many payouts a second are accepted, beside the ceiling of this disk
 	$(BIN)/python bench/accept.py
+
+bench-webhooks: $(READY) ## Signed deliveries a second, beside a bare client; what is lost (about 6 minutes)
+	$(BIN)/python bench/webhooks.py
 
 cover: $(READY) ## Run the tests and show which branches none of them took
 	$(BIN)/coverage erase

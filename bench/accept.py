@@ -13,10 +13,11 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 
-from gateway.adapter import Capabilities
+from gateway.adapter import Capabilities, Offer, Terms
 from gateway.assets import AssetRegistry
 from gateway.config import RouteSettings
 from gateway.keys import Caller
@@ -34,6 +35,17 @@ ROUNDS = 3
 _TABLES = ("payouts", "timeline", "work", "events")
 
 
+class _Pays:
+    """A custodian that could pay anything."""
+
+    def check(self, terms: Terms) -> str | None:
+        """Find no fault."""
+
+    async def offers(self, terms: Terms) -> Sequence[Offer]:
+        """Offer nothing of its own."""
+        return ()
+
+
 async def ours(path: Path) -> tuple[float, list[float]]:
     """Accept every quote, many callers at once; return the seconds and the callers' latencies."""
     seams = real_seams()
@@ -45,6 +57,7 @@ async def ours(path: Path) -> tuple[float, list[float]]:
         Router([Instance("acme", frozenset({"live"}), capabilities)], [route]),
         AssetRegistry(),
         seams,
+        {"acme": _Pays()},
     )
     payouts = Payouts(seams, Vault(bytes(32), seams.ids))
     caller = Caller("bench", "live", "key")

@@ -58,7 +58,7 @@ class Target:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Tried:
     """One try and what came of it."""
 
@@ -167,6 +167,9 @@ class Sender:
 
 async def _snippet(answer: aiohttp.ClientResponse) -> str:
     """Read the beginning of an answer, and free it. The status has come; however the body ends, it stands."""
+    if answer.content.at_eof():
+        answer.release()
+        return ""
     got = b""
     try:
         async with asyncio.timeout(_BODY_S):

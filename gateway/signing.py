@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import hmac
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -69,6 +68,4 @@ def verify(
 
 def _mac(secret: bytes, message_id: str, stamp: str, body: bytes) -> str:
     content = f"{message_id}.{stamp}.".encode() + body
-    return binascii.b2a_base64(
-        hmac.new(secret, content, hashlib.sha256).digest(), newline=False
-    ).decode()
+    return binascii.b2a_base64(hmac.digest(secret, content, "sha256"), newline=False).decode()

@@ -16,9 +16,11 @@ from gateway.seams import Seams, Step
 from gateway.store import deliveries
 from gateway.store import endpoints as endpoint_rows
 from gateway.store.database import Database, Row, Tx
+from gateway.store.receipts import Receipt
 from gateway.store.rows import from_us, to_us
 from gateway.worker.health import Health, Verdict, after_failure
 from gateway.worker.lanes import Claim, Lanes, Ready
+from gateway.worker.receipts import Receipts
 from gateway.worker.wakeup import Wakeup
 
 _log = get_logger("deliveries")
@@ -64,6 +66,7 @@ class Deliveries:
         self._tasks: set[asyncio.Task[None]] = set()
         self._lanes = Lanes(settings.in_flight, settings.in_flight_per_endpoint, settings.timeout_s)
         self._known: dict[str, _Known] = {}
+        self._receipts = Receipts(db)
         self.wakeup = Wakeup(seams.clock)
 
     async def run(self) -> None:
@@ -99,7 +102,7 @@ class Deliveries:
         self._lanes.start(self._seams.clock.monotonic(), self._begin)
 
     def _begin(self, claim: Claim) -> None:
-        task = asyncio.create_task(self._deliver(claim), name=f"deliver-{claim.id}")
+        task = asyncio.create_task(self._deliver(claim))
         self._tasks.add(task)
         task.add_done_callback(self._done)
 
@@ -150,9 +153,11 @@ class Deliveries:
             self._start()
             if hungry:
                 self.wakeup.ring()
-        next_at, verdict = await self._db.run(
-            self._settle, claim, tried, begun, failing=known.failing
-        )
+        next_at, verdict = None, Verdict.NOTHING
+        if tried.ok and not known.failing and tried.disabled_reason is None:
+            await self._receipts.settle(self._receipt(claim, tried, begun))
+        else:
+            next_at, verdict = await self._db.run(self._settle, claim, tried, begun)
         self._seams.step(Step.DELIVERY_SETTLED)
         if verdict is Verdict.DISABLE or (not tried.ok and not known.failing):
             self._known.pop(claim.endpoint_id, None)
@@ -177,10 +182,25 @@ class Deliveries:
             known = self._known[endpoint_id] = _Known(found.target, found.failing, now)
         return known
 
+    def _receipt(self, claim: Claim, tried: Tried, begun: datetime) -> Receipt:
+        return Receipt(
+            claim.id,
+            claim.token,
+            to_us(self._seams.clock.now()),
+            tried.outcome,
+            tried.http_status,
+            tried.snippet,
+            to_us(begun),
+            tried.duration_ms,
+        )
+
     async def _settle(
-        self, tx: Tx, claim: Claim, tried: Tried, begun: datetime, *, failing: bool
+        self, tx: Tx, claim: Claim, tried: Tried, begun: datetime
     ) -> tuple[datetime | None, Verdict]:
-        """Store function: write the outcome of a try, plan the next one, judge the endpoint."""
+        """Store function: write the outcome of a try, plan the next one, judge the endpoint.
+
+        For whatever is no plain receipt of an endpoint that has been well.
+        """
         now = self._seams.clock.now()
         next_at = None if tried.ok else self._next(claim, tried, now)
         state = "delivered" if tried.ok else "exhausted" if next_at is None else "pending"
@@ -202,8 +222,6 @@ class Deliveries:
             trigger=claim.trigger,
             endpoint_id=claim.endpoint_id,
         )
-        if tried.ok and not failing and tried.disabled_reason is None:
-            return next_at, Verdict.NOTHING
         verdict = await self._judge(
             tx, claim.endpoint_id, tried, to_us(now), gave_up=next_at is None
         )
@@ -259,7 +277,9 @@ class Deliveries:
 
     def _tell(self, claim: Claim, tried: Tried, next_at: datetime | None) -> None:
         self._metrics.webhook_attempt(tried.outcome)
-        _log.info(
+        # A receipt is in the log of tries; what went wrong is in this one, too.
+        tell = _log.debug if tried.ok else _log.info
+        tell(
             "webhook_tried",
             payout_id=claim.payout_id,
             endpoint_id=claim.endpoint_id,

@@ -18,8 +18,7 @@ _SLOW_SHARE = 4
 _MOST_LANES = 10_000
 
 
-@dataclass(frozen=True)
-class Claim:
+class Claim(NamedTuple):
     """A delivery under lease."""
 
     id: str
@@ -31,7 +30,7 @@ class Claim:
     trigger: str
     type: str
     payout_id: str | None
-    body: bytes = field(repr=False)
+    body: bytes
     #: Until when it is ours, on the monotonic clock.
     until: float
 

@@ -151,5 +151,11 @@ def test_nothing_is_lost_or_counted_twice(ends: list[tuple[str, bool, float]]) -
             lanes.ended(name, seconds, answered=fine)
     for name in list(under_way.elements()):
         answered(lanes, name)
+    for _ in range(20):
+        # Those that did not answer take turns, one at a time, until each has answered.
+        now += 100
+        fill(lanes, ready, now)
+        for name in list(begun(lanes, now).elements()):
+            answered(lanes, name)
     fill(lanes, ready, now + 100)
     assert begun(lanes, now + 100).total() == 6
