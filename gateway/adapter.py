@@ -59,6 +59,7 @@ from gateway.model import (
 from gateway.report import (
     Absent,
     Action,
+    BatchReport,
     CannotLook,
     Echo,
     Notice,
@@ -76,6 +77,9 @@ __all__ = [
     "AddressDestination",
     "AssetRegistry",
     "BankAccountDestination",
+    "BatchItem",
+    "BatchOrder",
+    "BatchReport",
     "CannotLook",
     "CannotVerify",
     "Capabilities",
@@ -183,6 +187,51 @@ class Order(Terms, Protocol):
         """
 
 
+class BatchItem(Terms, Protocol):
+    """One payout of a set."""
+
+    @property
+    def payout_id(self) -> str:
+        """The gateway's id of the payout."""
+
+    @property
+    def key(self) -> str:
+        """A key of its own within the set: 36 characters, UUIDv4-shaped."""
+
+
+class BatchOrder(Protocol):
+    """One attempt at one set, as the adapter sees it: notes, keys and mark are the set's."""
+
+    @property
+    def set_id(self) -> str:
+        """The gateway's id of the set."""
+
+    @property
+    def source(self) -> Account:
+        """The account that pays all of it."""
+
+    @property
+    def items(self) -> Sequence[BatchItem]:
+        """Every payout of the set, always in the same order."""
+
+    @property
+    def notes(self) -> Mapping[str, Any]:
+        """What was remembered, by whichever process."""
+
+    @property
+    def moved(self) -> bool:
+        """Whether the moving mark was set before this call of the verb."""
+
+    def key(self, step: str) -> str:
+        """Return the key of one POST: 36 characters, UUIDv4-shaped, stable per set and step."""
+
+    async def remember(self, **notes: Any) -> None:
+        """Add durable notes (JSON values, no secrets). Raises `LeaseLost`."""
+
+    async def moving(self) -> None:
+        """Set the durable mark that the next call may move money. Raises `LeaseLost`."""
+
+
 @dataclass(frozen=True)
 class Tools:
     """What an adapter is handed: it opens no session, reads no clock and draws no number itself."""
@@ -261,3 +310,19 @@ class Adapter(ABC, Generic[SettingsT]):
     async def cancel(self, order: Order) -> Report:  # noqa: ARG002
         """Ask the custodian to cancel. Raises `Unsupported` unless the adapter defines it."""
         raise Unsupported(f"cancel is not supported by {self.name}")
+
+    def set_limit(self) -> int:
+        """Return how many payouts one set may have. Asked where `capabilities.batch` is declared."""
+        return 1
+
+    async def submit_batch(self, batch: BatchOrder) -> BatchReport:  # noqa: ARG002
+        """Do the next thing for a set, as `submit` does for an order; one commit covers it.
+
+        What the custodian made of it is compared item by item before anything moves. A report before
+        the moving mark parks the set: an operator looks. Raises what `submit` raises.
+        """
+        raise Unsupported(f"sets are not supported by {self.name}")
+
+    async def fetch_batch(self, batch: BatchOrder) -> BatchReport | Absent | CannotLook:  # noqa: ARG002
+        """Ask the custodian how a set stands. Read-only; may be called at any time."""
+        raise Unsupported(f"sets are not supported by {self.name}")

@@ -21,6 +21,8 @@ from gateway import __version__, logs, registry
 from gateway.adapter import Tools
 from gateway.api.application import ApiContext, create_api
 from gateway.assets import Asset, AssetRegistry
+from gateway.batch_steps import BatchSteps, Lot
+from gateway.batches import Batches
 from gateway.config import Settings
 from gateway.delivery import Sender, session_for
 from gateway.endpoints import Endpoints
@@ -35,10 +37,12 @@ from gateway.store import migrate
 from gateway.store.database import Database
 from gateway.vault import vault_of
 from gateway.worker.acts import Acts
+from gateway.worker.batches import BatchLoop
 from gateway.worker.deliveries import Deliveries
 from gateway.worker.engine import Engine
 from gateway.worker.inbox import Inbox
 from gateway.worker.recoveries import Recoveries
+from gateway.worker.sets import SetEngine
 from gateway.worker.sweeper import Sweeper
 
 #: How long work under way may go on after the signal to stop.
@@ -56,6 +60,8 @@ class Workers:
     inbox: Inbox
     deliveries: Deliveries
     recoveries: Recoveries
+    batches: BatchLoop
+    sets: dict[str, SetEngine]
     sweeper: Sweeper
     clock: Clock
 
@@ -65,6 +71,8 @@ class Workers:
             "inbox": self.inbox.wakeup,
             "deliveries": self.deliveries.wakeup,
             "recoveries": self.recoveries.wakeup,
+            "batches": self.batches.wakeup,
+            **{f"sets-{each}": engine.wakeup for each, engine in self.sets.items()},
         }
         if name in own:
             own[name].ring()
@@ -78,6 +86,8 @@ class Workers:
             "inbox": self.inbox.run,
             "deliveries": self.deliveries.run,
             "recoveries": self.recoveries.run,
+            "batches": self.batches.run,
+            **{f"sets-{name}": engine.run for name, engine in self.sets.items()},
             "sweeper": self.sweeper.run,
             **{f"engine-{name}": engine.run for name, engine in self.engines.items()},
         }
@@ -173,6 +183,14 @@ async def open_gateway(
 
         sender = Sender(endpoint_http, settings.webhooks, seams)
         endpoints = Endpoints(seams, vault, settings)
+        quotes = Quotes(router, assets, seams, custodians)
+        native = {name: each for name, each in custodians.items() if each.capabilities.batch}
+        batches = Batches(seams, quotes, frozenset(native), settings.public_url)
+        lots = {
+            name: Lot(each.set_limit(), each.capabilities.in_flight)
+            for name, each in custodians.items()
+        }
+        steps = BatchSteps(seams, payouts, quotes, batches, lots)
         healing = Healing(seams, endpoints)
         workers = Workers(
             engines={
@@ -210,6 +228,23 @@ async def open_gateway(
             recoveries=Recoveries(
                 db=db, seams=seams, healing=healing, engine=settings.engine, wake=wake
             ),
+            batches=BatchLoop(
+                db=db, seams=seams, steps=steps, idle_s=settings.engine.idle_s, wake=wake
+            ),
+            sets={
+                name: SetEngine(
+                    db=db,
+                    seams=seams,
+                    payouts=payouts,
+                    assets=assets,
+                    custodian=custodian,
+                    settings=settings.engine,
+                    metrics=metrics,
+                    owner=owner,
+                    wake=wake,
+                )
+                for name, custodian in native.items()
+            },
             sweeper=Sweeper(
                 db=db,
                 seams=seams,
@@ -233,7 +268,8 @@ async def open_gateway(
                 owner=owner,
                 lease_s=settings.engine.lease_s,
             ),
-            quotes=Quotes(router, assets, seams, custodians),
+            batches=batches,
+            quotes=quotes,
             endpoints=endpoints,
             healing=healing,
             sender=sender,

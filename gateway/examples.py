@@ -7,9 +7,12 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Literal, get_args
 
+from gateway.batch_items import BatchSource
+from gateway.batches import AssetTotal, BatchView, StatusTotal
 from gateway.model import (
     Account,
     AddressDestination,
+    BatchState,
     Failure,
     FailureCode,
     FundsMoved,
@@ -25,7 +28,7 @@ from gateway.model import (
 )
 from gateway.states import STATUS_OF
 from gateway.subscriptions import EndpointView
-from gateway.views import API_VERSION, ENDPOINT_EVENTS, EVENT_TYPES, event_body
+from gateway.views import API_VERSION, BATCH_EVENTS, ENDPOINT_EVENTS, EVENT_TYPES, event_body
 
 EventType = Literal[
     "payout.created",
@@ -33,6 +36,10 @@ EventType = Literal[
     "payout.broadcast",
     "payout.delivered",
     "payout.failed",
+    "batch.executing",
+    "batch.finalized",
+    "batch.failed",
+    "batch.canceled",
     "webhook_endpoint.failing",
     "webhook_endpoint.disabled",
 ]
@@ -57,12 +64,13 @@ _WAY: dict[str, tuple[SubStatus, ...]] = {
 
 def example_event(kind: EventType, at: datetime, *, livemode: bool) -> bytes:
     """Return the body of an example event, marked `"test": true`. Pure."""
-    if kind in ENDPOINT_EVENTS:
+    if kind in ENDPOINT_EVENTS or kind in BATCH_EVENTS:
+        make = _endpoint if kind in ENDPOINT_EVENTS else _batch
         body = {
             "type": kind,
             "timestamp": format_time(at),
             "api_version": API_VERSION,
-            "data": _endpoint(kind, at, livemode=livemode).model_dump(mode="json"),
+            "data": make(kind, at, livemode=livemode).model_dump(mode="json"),
         }
     else:
         way = _WAY[kind]
@@ -70,6 +78,54 @@ def example_event(kind: EventType, at: datetime, *, livemode: bool) -> bytes:
         payout = _payout(kind, at, livemode=livemode)
         body = json.loads(event_body(payout, before, at, kind))
     return json.dumps({**body, "test": True}, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _batch(kind: str, at: datetime, *, livemode: bool) -> BatchView:
+    state = BatchState(kind.partition(".")[2])
+    delivered = 2 if state is BatchState.FINALIZED else 0
+    failed = 0 if state is BatchState.EXECUTING else 3 - delivered
+    stands = {
+        Status.PENDING: 3 - delivered - failed,
+        Status.DELIVERED: delivered,
+        Status.FAILED: failed,
+    }
+    failure = Failure(
+        code=FailureCode.INSUFFICIENT_FUNDS,
+        message="Nothing of the batch was sent.",
+        funds_moved=FundsMoved.NO,
+    )
+    batch_id = "bat_01k74z3g00e008000000000001"
+    return BatchView(
+        id=batch_id,
+        livemode=livemode,
+        state=state,
+        source=BatchSource(custodian="treasury", account=Account(id="7", type="VAULT_ACCOUNT")),
+        init_method="file",
+        reference="salaries-march",
+        metadata={},
+        item_count=3,
+        delivered_count=delivered,
+        failed_count=failed,
+        totals=[
+            AssetTotal(
+                asset="USDC",
+                count=3,
+                amount=Decimal("37.5"),
+                by_status={
+                    status: StatusTotal(count=count, amount=count * Decimal("12.5"))
+                    for status, count in stands.items()
+                    if count
+                },
+            )
+        ],
+        parts=[],
+        failure=failure if state is BatchState.FAILED else None,
+        report_url=f"https://gateway.example/payout-batches/{batch_id}/report.csv",
+        created_at=at - timedelta(minutes=5),
+        expires_at=None,
+        executed_at=at - timedelta(minutes=4),
+        finalized_at=None if state is BatchState.EXECUTING else at,
+    )
 
 
 def _payout(kind: str, at: datetime, *, livemode: bool) -> Payout:

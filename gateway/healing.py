@@ -19,6 +19,7 @@ from gateway.store import endpoints as rows
 from gateway.store.database import Row, Tx
 from gateway.store.rows import from_us, maybe_from_us, to_us
 from gateway.subscriptions import EndpointChange, EndpointView
+from gateway.views import ENDPOINT_EVENTS
 
 #: Events that one step of a recovery looks at; each step is a transaction of its own.
 STEP_EVENTS = 200
@@ -220,7 +221,7 @@ class Healing:
         due = 0
         for event in found:
             # An endpoint is not told of itself.
-            if event["payout_id"] is not None and subscribes(patterns, event["type"]):
+            if event["type"] not in ENDPOINT_EVENTS and subscribes(patterns, event["type"]):
                 row = await deliveries.delivery_of(tx, event["id"], endpoint["id"])
                 if row is None or row["state"] in _MISSED:
                     await self._again(tx, event["id"], endpoint["id"], now, "recover")

@@ -69,6 +69,22 @@ class FundsMoved(StrEnum):
     UNKNOWN = "unknown"  #: not proven either way
 
 
+class BatchState(StrEnum):
+    """How a batch stands. It only goes forward."""
+
+    REQUESTED = "requested"  #: accepted; not executed yet, or waiting for its turn at the account
+    VERIFYING = "verifying"  #: its turn has come: checked again and handed over
+    AWAITING_FUNDS = "awaiting_funds"  #: the account does not cover it; it holds its place
+    EXECUTING = "executing"  #: payouts of it are under way
+    FINALIZED = "finalized"  #: every payout has ended, delivered or failed
+    FAILED = "failed"  #: it has ended and nothing was sent
+    CANCELED = "canceled"  #: canceled before anything was sent, or not executed in time
+
+
+#: Batch states that never change again.
+BATCH_ENDS = frozenset({BatchState.FINALIZED, BatchState.FAILED, BatchState.CANCELED})
+
+
 class FailureCode(StrEnum):
     """Why a payout failed, in the gateway's words; the custodian's word rides along."""
 
@@ -241,8 +257,8 @@ class Route(Value):
 class QuoteTerms(Value):
     """What was promised. It is copied into the payout and never changes."""
 
-    quote_id: str
-    expires_at: Time
+    quote_id: str | None = Field(description="Null for a payout of a batch: it has no quote.")
+    expires_at: Time | None
     destination: Destination
     asset: str
     amount: Amount

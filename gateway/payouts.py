@@ -22,6 +22,7 @@ from gateway.model import (
     FailureCode,
     FundsMoved,
     Payout,
+    QuoteTerms,
     RequiredAction,
     Status,
     SubStatus,
@@ -147,6 +148,14 @@ class Payouts:
         payout = await self._load(tx, payout_id)
         await self._emit(tx, payout, None, now)
         return payout
+
+    async def announce(self, tx: Tx, payout_id: str, terms: QuoteTerms) -> None:
+        """Fix the terms of an item whose batch is being executed, and tell of it: `payout.created`."""
+        now = self._seams.clock.now()
+        await rows.update_payout(
+            tx, payout_id, terms=terms.model_dump_json(), sequence=1, updated_at=to_us(now)
+        )
+        await self._emit(tx, await self._load(tx, payout_id), None, now)
 
     async def get(self, tx: Tx, caller: Caller, payout_id: str) -> Payout:
         """Return an org's payout. Refused: `payout_not_found`, also for another org's."""

@@ -29,6 +29,7 @@ from gateway.model import (
     Network,
     QuoteTerms,
     Text,
+    Time,
 )
 from gateway.router import Choice, Router, Wish, check_payee
 from gateway.seams import Seams
@@ -84,6 +85,8 @@ class QuoteRequest(_Body):
 class Quote(QuoteTerms):
     """A price promise."""
 
+    quote_id: str
+    expires_at: Time
     external_ref: str
     reference: str | None
     metadata: Mapping[str, str]
@@ -144,10 +147,28 @@ class Quotes:
 
         Refused: every fault of the request that its schema cannot see.
         """
-        asset, terms, choice = self._plan(caller, request)
+        promised, account = self.terms(caller, request, offers)
+        members = {name: getattr(promised, name) for name in QuoteTerms.model_fields}
         quote = Quote(
-            quote_id=self._seams.ids.new("quo"),
-            expires_at=self._seams.clock.now() + QUOTE_LIFE,
+            **{
+                **members,
+                "quote_id": self._seams.ids.new("quo"),
+                "expires_at": self._seams.clock.now() + QUOTE_LIFE,
+            },
+            external_ref=request.external_ref,
+            reference=request.reference,
+            metadata=request.metadata,
+        )
+        return quote, account
+
+    def terms(
+        self, caller: Caller, request: QuoteRequest, offers: Sequence[Offer] = ()
+    ) -> tuple[QuoteTerms, Account]:
+        """Return what would be paid and from which account, without a quote. Pure. Refused: as `draft`."""
+        asset, terms, choice = self._plan(caller, request)
+        promised = QuoteTerms(
+            quote_id=None,
+            expires_at=None,
             destination=terms.destination,
             asset=asset.code,
             amount=request.amount,
@@ -161,11 +182,8 @@ class Quotes:
             # Without a price source only a dollar-pegged fee, or none at all, has a known dollar value.
             fee_total_usd=choice.fee if asset.usd_pegged or not choice.fee else None,
             route=choice.route,
-            external_ref=request.external_ref,
-            reference=request.reference,
-            metadata=request.metadata,
         )
-        return quote, choice.account
+        return promised, choice.account
 
     def _plan(self, caller: Caller, request: QuoteRequest) -> tuple[Asset, DraftTerms, Choice]:
         asset = self._assets.find(request.asset)

@@ -129,3 +129,16 @@ class Offer:
 
     #: what one unit of the asset is in the recipient's currency, after the provider's fees
     fx_rate: Decimal
+
+
+@dataclass(frozen=True)
+class BatchReport:
+    """How a set stands: what is known of the set, and of each of its items by payout id.
+
+    An item that is not named: nothing is known of it now.
+    """
+
+    custodian_word: str
+    items: Mapping[str, Report]
+    custodian_reference: str | None = None
+    detail: str | None = None

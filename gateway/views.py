@@ -37,7 +37,14 @@ ENDPOINT_EVENTS: dict[str, str] = {
     "webhook_endpoint.failing": "An endpoint has failed for days, and will be disabled",
     "webhook_endpoint.disabled": "An endpoint was disabled; what it misses waits for a recovery",
 }
-EVENT_TYPES: dict[str, str] = {**PAYOUT_EVENTS, **ENDPOINT_EVENTS}
+#: Every event type of a batch, beside those of its payouts.
+BATCH_EVENTS: dict[str, str] = {
+    "batch.executing": "Payouts of a batch are under way",
+    "batch.finalized": "Every payout of a batch has ended; its report is final",
+    "batch.failed": "A batch has ended and nothing was sent",
+    "batch.canceled": "A batch was canceled before anything was sent",
+}
+EVENT_TYPES: dict[str, str] = {**PAYOUT_EVENTS, **BATCH_EVENTS, **ENDPOINT_EVENTS}
 
 #: The event that tells of a status.
 EVENT_OF: dict[Status, str] = {

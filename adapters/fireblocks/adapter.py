@@ -1,4 +1,4 @@
-"""Fireblocks payout instruction sets: create, execute, follow one instruction.
+"""Fireblocks payout instruction sets: create, execute, follow each instruction.
 
 Create registers and moves nothing; execute is the moving call, accepted once per payout id by
 Fireblocks itself. Only what was remembered is executed, so that an orphan of a lost create is
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 from urllib.parse import quote
 
@@ -26,6 +27,7 @@ from adapters.fireblocks.instruction import (
     payout_words,
     request_of,
 )
+from adapters.fireblocks.sets import Sets
 from adapters.fireblocks.settings import FireblocksSettings
 from adapters.fireblocks.words import (
     BEFORE_THE_NETWORK,
@@ -39,6 +41,8 @@ from adapters.fireblocks.words import (
 from gateway.adapter import (
     Absent,
     Adapter,
+    BatchOrder,
+    BatchReport,
     CannotLook,
     Capabilities,
     CustodianAccountDestination,
@@ -74,7 +78,7 @@ _LOCKED_AGAIN_S = 15.0
 
 
 class Fireblocks(Adapter[FireblocksSettings]):
-    """Pays by instruction sets of one instruction."""
+    """Pays by instruction sets: of one instruction, or of a whole part of a batch."""
 
     name = "fireblocks"
     Settings: ClassVar[type[BaseModel]] = FireblocksSettings
@@ -82,6 +86,7 @@ class Fireblocks(Adapter[FireblocksSettings]):
         destination_types=frozenset({"custodian_account"}),
         payee_types=PAYEE_TYPES,
         source_types=SOURCE_TYPES,
+        batch=True,
         webhooks=True,
         one_at_a_time=True,
         # Execute is accepted once per payout id, whatever the key: a repeat on the remembered id
@@ -109,6 +114,7 @@ class Fireblocks(Adapter[FireblocksSettings]):
         v1 = settings.webhook_v1_public_key
         v1_key = None if v1 is None else webhook.load_public_key(v1.get_secret_value())
         self._verifier = webhook.Verifier(settings.jwks_url, v1_key, tools)
+        self._sets = Sets(self._client, self._asset_id, self.check, self._read_one)
         self._networks = {each.asset_id: each.network for each in settings.assets.values()}
 
     async def submit(self, order: Order) -> Report:
@@ -127,6 +133,18 @@ class Fireblocks(Adapter[FireblocksSettings]):
         if answer.not_found:
             return Absent(f"404 {answer.kind}")
         return await self._read(order, answer.json)
+
+    def set_limit(self) -> int:
+        """Return how many instructions a set may have."""
+        return self.settings.set_limit
+
+    async def submit_batch(self, batch: BatchOrder) -> BatchReport:
+        """Create the set unless one is remembered, then execute it."""
+        return await self._sets.submit(batch)
+
+    async def fetch_batch(self, batch: BatchOrder) -> BatchReport | Absent | CannotLook:
+        """Read the remembered set, every instruction of it."""
+        return await self._sets.fetch(batch)
 
     def check(self, terms: Terms) -> str | None:
         """Return why Fireblocks could never pay on these terms, or None."""
@@ -253,7 +271,22 @@ class Fireblocks(Adapter[FireblocksSettings]):
         listed = None if mine is None else mine.get("transactions")
         if mine is None or another_set(order, told) or not isinstance(listed, list):
             return Report(None, words, unknown_words=("instruction missing or not as ordered",))
-        seen, transactions, blind = await self._transactions(order, listed)
+        report = await self._read_one(order, told, mine)
+        if report is None:
+            return Absent(words)
+        payout_id = str(order.notes["payout_id"])
+        refs = (Ref("payout", payout_id), *report.refs)
+        return replace(report, refs=refs, custodian_reference=payout_id)
+
+    async def _read_one(
+        self, terms: Terms, told: Mapping[str, Any], mine: Mapping[str, Any]
+    ) -> Report | None:
+        """Read one instruction of a set; None where the set is registered, and nothing more."""
+        listed = mine.get("transactions")
+        if not isinstance(listed, list):
+            words = payout_words(dict(told))
+            return Report(None, words, unknown_words=("instruction without its transactions",))
+        seen, transactions, blind = await self._transactions(terms, listed)
         reading = read(
             clean(told.get("state")),
             clean(told.get("status")),
@@ -262,33 +295,30 @@ class Fireblocks(Adapter[FireblocksSettings]):
             clean(told.get("reasonOfFailure")),
         )
         if not reading.executed:
-            return Absent(words)
+            return None
         if blind and reading.sub_status in {SubStatus.DELIVERED, SubStatus.FAILED}:
             # Its sub-status decides between delivered and not credited: look again before the end.
             reading = Reading(
                 SubStatus.SETTLING if reading.sub_status is SubStatus.DELIVERED else None
             )
-        payout_id = str(order.notes["payout_id"])
-        refs = [Ref("payout", payout_id)]
-        refs += [Ref("instruction", str(mine["id"]))] if mine.get("id") else []
+        refs = [Ref("instruction", str(mine["id"]))] if mine.get("id") else []
         refs += [Ref("transaction", each.id) for each in transactions]
         instruction_words = " ".join(
             [clean(mine.get("state")), *(f"{s.state}/{s.sub_status}".rstrip("/") for s in seen)]
         )
         return Report(
             reading.sub_status,
-            f"{words} {instruction_words}",
+            f"{payout_words(dict(told))} {instruction_words}",
             refs=tuple(refs),
             transactions=tuple(transactions),
             failure=reading.failure,
-            echo=echo_of(order, self._asset_id(order), mine),
-            custodian_reference=payout_id,
+            echo=echo_of(terms, self._asset_id(terms), dict(mine)),
             unknown_words=reading.unknown_words,
             detail=reading.failure.message if reading.failure else None,
         )
 
     async def _transactions(
-        self, order: Order, listed: Sequence[Any]
+        self, terms: Terms, listed: Sequence[Any]
     ) -> tuple[list[Seen], list[Transaction], bool]:
         """Return the instruction's transactions with hash and sub-status; whether a look failed."""
         seen, transactions, blind = [], [], False
@@ -310,7 +340,7 @@ class Fireblocks(Adapter[FireblocksSettings]):
                     Transaction(
                         id=identifier,
                         tx_hash=tx_hash or None,
-                        network=order.network,
+                        network=terms.network,
                         status=state,
                         at=at,
                     )

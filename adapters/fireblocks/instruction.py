@@ -6,26 +6,42 @@ missing; members that it does not declare (`name`) are ignored.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from adapters.fireblocks.words import clean
-from gateway.adapter import CustodianAccountDestination, Echo, Order, format_amount
+from gateway.adapter import CustodianAccountDestination, Echo, Order, Terms, format_amount
 
 
 def request_of(order: Order, asset_id: str) -> dict[str, Any]:
     """Return the body of create; the same at every repeat."""
-    payee = _payee(order)
     return {
         "paymentAccount": {"id": order.source.id, "type": order.source.type},
-        "instructionSet": [
-            {
-                "id": order.key("instruction"),
-                "payeeAccount": {"id": payee.id, "type": payee.account_type},
-                "amount": {"amount": format_amount(order.amount), "assetId": asset_id},
-            }
-        ],
+        "instructionSet": [instruction_of(order, order.key("instruction"), asset_id)],
     }
+
+
+def instruction_of(terms: Terms, key: str, asset_id: str) -> dict[str, Any]:
+    """Return one instruction of a create."""
+    payee = _payee(terms)
+    return {
+        "id": key,
+        "payeeAccount": {"id": payee.id, "type": payee.account_type},
+        "amount": {"amount": format_amount(terms.amount), "assetId": asset_id},
+    }
+
+
+def content_of(instruction: Mapping[str, Any]) -> tuple[object, ...] | None:
+    """Return what an instruction pays to whom, for comparison; None where a part is not told."""
+    amount = instruction.get("amount")
+    told = amount if isinstance(amount, dict) else {}
+    content = (
+        account_of(instruction.get("payeeAccount")),
+        clean(told.get("assetId")) or None,
+        _decimal(told.get("amount")),
+    )
+    return None if None in content else content
 
 
 def instructions_of(told: dict[str, Any]) -> list[dict[str, Any]]:
@@ -34,14 +50,14 @@ def instructions_of(told: dict[str, Any]) -> list[dict[str, Any]]:
     return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
 
 
-def echo_of(order: Order, asset_id: str | None, instruction: dict[str, Any]) -> Echo:
+def echo_of(order: Terms, asset_id: str | None, instruction: dict[str, Any]) -> Echo:
     """Return what Fireblocks says of the instruction beside what was ordered, in its words."""
     payee, amount = _payee(order), instruction.get("amount")
     told = amount if isinstance(amount, dict) else {}
     return Echo(
         asset=clean(told.get("assetId")) or None,
         amount=_decimal(told.get("amount")),
-        destination=_account(instruction.get("payeeAccount")),
+        destination=account_of(instruction.get("payeeAccount")),
         ordered_asset=asset_id,
         ordered_amount=order.amount,
         ordered_destination=f"{payee.account_type} {payee.id}",
@@ -54,7 +70,7 @@ def misfits(order: Order, told: dict[str, Any], echo: Echo) -> tuple[str, ...]:
     Beside the differences of the echo, which tell of themselves.
     """
     found = []
-    if _account(told.get("paymentAccount")) != _source(order):
+    if account_of(told.get("paymentAccount")) != _source(order):
         found.append("paymentAccount")
     if not (isinstance(told.get("instructionSet"), list) and len(told["instructionSet"]) == 1):
         found.append("instructionSet")
@@ -66,7 +82,7 @@ def misfits(order: Order, told: dict[str, Any], echo: Echo) -> tuple[str, ...]:
 def another_set(order: Order, told: dict[str, Any]) -> bool:
     """Whether a status speaks of another set, or of one that another account pays."""
     told_id = told.get("payoutId")
-    return told_id not in {None, order.notes.get("payout_id")} or _account(
+    return told_id not in {None, order.notes.get("payout_id")} or account_of(
         told.get("paymentAccount")
     ) not in {None, _source(order)}
 
@@ -87,7 +103,7 @@ def payout_words(told: dict[str, Any]) -> str:
     )
 
 
-def _payee(order: Order) -> CustodianAccountDestination:
+def _payee(order: Terms) -> CustodianAccountDestination:
     payee = order.destination
     assert isinstance(payee, CustodianAccountDestination)  # noqa: S101 - checked before
     return payee
@@ -97,7 +113,7 @@ def _source(order: Order) -> str:
     return f"{order.source.type} {order.source.id}"
 
 
-def _account(value: object) -> str | None:
+def account_of(value: object) -> str | None:
     """Return type and id of an account; None where one of them is not told."""
     if not isinstance(value, dict):
         return None

@@ -38,6 +38,12 @@ class FireblocksSettings(BaseModel):
         min_length=1,
         description='Asset ids by our code ("USDC"), or by code and network ("USDC:Polygon").',
     )
+    set_limit: int = Field(
+        default=100,
+        ge=1,
+        le=1000,
+        description="Most instructions in one set; a batch with more is split. The vendor names no limit.",
+    )
     timeout_s: float = Field(
         default=20, gt=0, le=40, description="Longest time for one HTTP call, in seconds."
     )

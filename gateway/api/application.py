@@ -14,6 +14,7 @@ from starlette.routing import Route
 
 from gateway.api import (
     actions,
+    batches,
     custodians,
     docs,
     endpoints,
@@ -41,11 +42,19 @@ def _route(path: str, **handlers: Handler) -> Route:
     return Route(path, dispatch, methods=sorted(handlers))
 
 
+_BATCH = "/payout-batches/{batch_id}"
 _ENDPOINT = "/webhook-endpoints/{endpoint_id}"
 _PLAIN = [
     _route("/payouts/quote", POST=payouts.create_quote),
     _route("/payouts", POST=payouts.create_payout, GET=payouts.list_payouts),
     _route("/payouts/{payout_id}/cancel", POST=actions.cancel_payout),
+    _route("/payout-batches", POST=batches.create_batch, GET=batches.list_batches),
+    _route(_BATCH, GET=batches.get_batch),
+    _route(f"{_BATCH}/payouts", GET=batches.list_batch_payouts),
+    _route(f"{_BATCH}/execute", POST=batches.execute_batch),
+    _route(f"{_BATCH}/cancel", POST=batches.cancel_batch),
+    _route(f"{_BATCH}/report.csv", GET=batches.report_csv),
+    _route(f"{_BATCH}/report.json", GET=batches.report_json),
     _route("/custodians", GET=custodians.list_custodians),
     _route("/custodians/{name}/webhooks", POST=custodians.receive_webhook),
     _route("/webhook-endpoints", POST=endpoints.create_endpoint, GET=endpoints.list_endpoints),

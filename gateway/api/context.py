@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from gateway.adapter import Capabilities, Notice
+from gateway.batches import Batches
 from gateway.config import Settings
 from gateway.delivery import Sender
 from gateway.endpoints import Endpoints
@@ -58,6 +59,7 @@ class ApiContext:
     db: Database
     payouts: Payouts
     acts: Acts
+    batches: Batches
     quotes: Quotes
     endpoints: Endpoints
     healing: Healing

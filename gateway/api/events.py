@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from gateway.api.cursors import check_names, decode, encode, limit_of, query_fault
 from gateway.api.requests import caller_of, context_of
+from gateway.batches import BatchView
 from gateway.healing import unknown_event
 from gateway.model import Time
 from gateway.store import events as rows
@@ -27,7 +28,7 @@ class FeedEvent(BaseModel):
     type: str
     timestamp: Time
     api_version: str
-    data: EventPayout | EndpointView
+    data: EventPayout | BatchView | EndpointView
 
 
 class EventList(BaseModel):

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic.json_schema import models_json_schema
 
 from gateway import __version__
-from gateway.api import openapi_actions, openapi_webhooks
+from gateway.api import openapi_actions, openapi_batches, openapi_webhooks
 from gateway.api.custodians import CustodianList
 from gateway.api.operations import (
     BODY,
@@ -27,7 +27,13 @@ from gateway.api.problems import PROBLEMS
 from gateway.quotes import Quote, QuoteRequest
 from gateway.views import PayoutWithTracking
 
-_SENT = (QuoteRequest, PayoutRequest, *openapi_actions.SENT, *openapi_webhooks.SENT)
+_SENT = (
+    QuoteRequest,
+    PayoutRequest,
+    *openapi_actions.SENT,
+    *openapi_batches.SENT,
+    *openapi_webhooks.SENT,
+)
 _TOLD = (
     Quote,
     PayoutWithTracking,
@@ -35,6 +41,7 @@ _TOLD = (
     CustodianList,
     ProblemDocument,
     *openapi_actions.TOLD,
+    *openapi_batches.TOLD,
     *openapi_webhooks.TOLD,
 )
 
@@ -78,6 +85,7 @@ def document(public_url: str) -> dict[str, Any]:
 
 _TAGS = {
     "payouts": "From a price to money delivered",
+    "batches": "Many payouts out of one account",
     "custodians": "Who pays",
     "webhooks": "Being told",
     "events": "The same events as a feed",
@@ -154,6 +162,7 @@ def _paths(refs: dict[Any, Any]) -> dict[str, Any]:
             )
         },
         **openapi_actions.paths(refs),
+        **openapi_batches.paths(refs),
         "/custodians": {
             "get": operation(
                 refs,

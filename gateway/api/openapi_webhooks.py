@@ -18,6 +18,7 @@ from gateway.api.operations import (
     parameter,
     query,
 )
+from gateway.batches import BatchEventView
 from gateway.healing import Recovery, RecoveryRequest, ResendRequest, Resent
 from gateway.subscriptions import (
     EndpointChange,
@@ -27,12 +28,16 @@ from gateway.subscriptions import (
     EndpointView,
     RotationRequest,
 )
-from gateway.views import ENDPOINT_EVENTS, EVENT_TYPES, EventView
+from gateway.views import BATCH_EVENTS, ENDPOINT_EVENTS, EVENT_TYPES, EventView
 
 
 def _event_model(kind: str) -> type[BaseModel]:
     """Return the model of one event type: its `type` is a constant."""
-    base = EndpointEventView if kind in ENDPOINT_EVENTS else EventView
+    base: type[BaseModel] = EventView
+    if kind in ENDPOINT_EVENTS:
+        base = EndpointEventView
+    elif kind in BATCH_EVENTS:
+        base = BatchEventView
     title = "".join(part.title() for part in kind.replace("_", ".").split(".")) + "Event"
     made: type[BaseModel] = create_model(
         title,

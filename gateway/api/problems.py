@@ -53,6 +53,9 @@ PROBLEMS: dict[str, Problem] = {
     "payout_not_found": Problem(
         404, "Payout not found", "Check the id, and that the key is of its org and mode."
     ),
+    "batch_not_found": Problem(
+        404, "Batch not found", "Check the id, and that the key is of its org and mode."
+    ),
     "event_not_found": Problem(
         404, "Event not found", "Check the id, and that the key is of its org and mode."
     ),
@@ -67,6 +70,12 @@ PROBLEMS: dict[str, Problem] = {
     ),
     "method_not_allowed": Problem(405, "Method not allowed", "The Allow header lists the methods."),
     "request_timeout": Problem(408, "Request timed out", "Send the body at once.", retryable=True),
+    "batch_already_executed": Problem(
+        409, "Batch already executed", "Read it: GET /payout-batches/{id}. Do not create it again."
+    ),
+    "batch_ended": Problem(
+        409, "Batch has ended", "Its report says what became of each payout; create another one."
+    ),
     "quote_already_used": Problem(
         409, "Quote already used", "Read the payout in payout_id; do not pay again."
     ),
@@ -96,6 +105,9 @@ PROBLEMS: dict[str, Problem] = {
     "payload_too_large": Problem(413, "Body too large", "Send less."),
     "unsupported_media_type": Problem(
         415, "Media type not supported", "Send Content-Type: application/json."
+    ),
+    "invalid_batch": Problem(
+        422, "Batch not valid", "Mend the payouts in errors and send the whole batch again."
     ),
     "invalid_request": Problem(
         422, "Request not valid", "Mend the members that errors[] points to."

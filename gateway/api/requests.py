@@ -111,14 +111,14 @@ async def read_body(request: Request, limit: int = MAX_BODY) -> bytes:
     return b"".join(chunks)
 
 
-async def read_json(request: Request) -> Any:
+async def read_json(request: Request, limit: int = MAX_BODY) -> Any:
     """Return the JSON body. Refused: `unsupported_media_type`, `payload_too_large`, `invalid_json`."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
         raise Refused(
             "unsupported_media_type", "Send the body with Content-Type: application/json."
         )
-    return parse_json(await read_body(request))
+    return parse_json(await read_body(request, limit))
 
 
 def parse_json(raw: bytes) -> Any:
@@ -261,6 +261,11 @@ class Kept:
             self._keep, self._context.vault.seal(answer.pack(), bound_to=bound_to)
         )
 
+    async def keep_in(self, tx: Tx, answer: Answer) -> None:
+        """Keep an answer in the transaction of the change that it tells of."""
+        bound_to = "|".join(self._running)
+        await self._keep(tx, self._context.vault.seal(answer.pack(), bound_to=bound_to))
+
     async def _keep(self, tx: Tx, sealed: bytes) -> None:
         org, mode, route, key = self._running
         await idempotency.keep_answer(
@@ -273,6 +278,14 @@ class Kept:
             answer=sealed,
             expires_at=to_us(self._context.seams.clock.now() + KEY_LIFE),
         )
+
+
+def kept_of(request: Request, caller: Caller, key: str, members: Any) -> Kept:
+    """Return the kept answer of a request with a key; `members` is what the key is bound to."""
+    route = f"{request.method} {request.scope['route'].path}"
+    document = json.dumps(members, sort_keys=True, separators=(",", ":"))
+    print_ = hashlib.sha256(document.encode()).hexdigest()
+    return Kept(context_of(request), (caller.org, caller.mode, route, key), print_)
 
 
 async def once(

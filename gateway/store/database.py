@@ -26,7 +26,7 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 from gateway.errors import Refused
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from sqlalchemy.sql import ClauseElement
 
@@ -77,6 +77,9 @@ class Tx(Protocol):
     async def one(self, query: Query, **values: Any) -> Row | None:
         """Run a statement; return its first row or None."""
 
+    async def many(self, query: Query, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Run a statement that returns nothing, once for each row of values, in one call."""
+
 
 StoreFunction = Callable[Concatenate[Tx, P], Awaitable[R]]
 
@@ -94,6 +97,10 @@ class _SqliteTx:
     async def one(self, query: Query, **values: Any) -> Row | None:
         rows = await self.all(query, **values)
         return rows[0] if rows else None
+
+    async def many(self, query: Query, rows: Sequence[Mapping[str, Any]]) -> None:
+        text, fixed = query.compiled()
+        await self._connection.executemany(text, [{**fixed, **row} for row in rows])
 
 
 @dataclass

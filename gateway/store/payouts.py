@@ -6,13 +6,15 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import and_, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy import and_, bindparam, delete, exists, func, insert, or_, select, update
 
 from gateway.model import Payout, Transaction
 from gateway.store.database import Query, Row, Tx, upsert
 from gateway.store.rows import payout_of, to_us
-from gateway.store.schema import attention, payouts, refs, timeline, transactions, work
+from gateway.store.schema import attention, batches, payouts, refs, timeline, transactions, work
 
+#: Beside a batch nothing of it is known.
+_NO_BATCH = {"batch_id": None, "batch_position": None, "name": None}
 _INSERT = Query(insert(payouts))
 _GET = Query(select(payouts).where(payouts.c.id == bindparam("payout_id")))
 _BY_QUOTE = Query(select(payouts).where(payouts.c.quote_id == bindparam("quote_id")))
@@ -94,6 +96,8 @@ _UNOWNED = Query(
     .where(
         and_(
             or_(payouts.c.status == "pending", payouts.c.status == "broadcast"),
+            # What belongs to a batch is handed to the engine by it.
+            payouts.c.batch_id.is_(None),
             work.c.payout_id.is_(None),
         )
     )
@@ -103,7 +107,15 @@ _UNOWNED = Query(
 
 async def insert_payout(tx: Tx, **columns: object) -> None:
     """Store a payout; one argument per column."""
-    await tx.all(_INSERT, **columns)
+    await tx.all(_INSERT, **{**_NO_BATCH, **columns})
+
+
+async def insert_payouts(
+    tx: Tx, rows: Sequence[Mapping[str, object]], entries: Sequence[Mapping[str, object]]
+) -> None:
+    """Store many payouts, one mapping of columns each, with their first timeline entries."""
+    await tx.many(_INSERT, rows)
+    await tx.many(_ADD_ENTRY, entries)
 
 
 async def payout_row(tx: Tx, payout_id: str) -> Row | None:
@@ -127,6 +139,11 @@ async def _whole(tx: Tx, row: Row) -> Payout:
     return payout_of(row, entries, await tx.all(_TRANSACTIONS, payout_id=row["id"]))
 
 
+#: A batch that is being loaded is not there yet.
+_SEEN = or_(
+    payouts.c.batch_id.is_(None),
+    exists().where(and_(batches.c.id == payouts.c.batch_id, batches.c.state != "loading")),
+)
 #: Filters of the list, each a condition on a bound value.
 _FILTERS = {
     "external_ref": payouts.c.external_ref == bindparam("external_ref"),
@@ -149,7 +166,7 @@ _FILTERS = {
 def _list_query(names: tuple[str, ...]) -> Query:
     return Query(
         select(payouts)
-        .where(*(_FILTERS[name] for name in names))
+        .where(*(_FILTERS[name] for name in names), _SEEN)
         .order_by(payouts.c.created_at.desc(), payouts.c.id.desc())
         .limit(bindparam("limit"))
     )
@@ -158,7 +175,11 @@ def _list_query(names: tuple[str, ...]) -> Query:
 async def list_payouts(tx: Tx, filters: Mapping[str, Any], limit: int) -> list[Payout]:
     """Return payouts, newest first. `filters`: names of `_FILTERS`, with `after_id` beside `after_at`."""
     names = tuple(sorted(name for name in filters if name in _FILTERS))
-    rows = await tx.all(_list_query(names), **filters, limit=limit)
+    return await whole_payouts(tx, await tx.all(_list_query(names), **filters, limit=limit))
+
+
+async def whole_payouts(tx: Tx, rows: Sequence[Row]) -> list[Payout]:
+    """Return the payouts of bare rows, with timelines and transactions."""
     ids = [row["id"] for row in rows]
     entries = await _grouped(
         tx, Query(select(timeline).where(timeline.c.payout_id.in_(ids)).order_by(timeline.c.id))

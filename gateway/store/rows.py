@@ -67,6 +67,7 @@ def payout_of(row: Row, timeline: Iterable[Row] = (), transactions: Iterable[Row
         custodian=row["custodian"],
         account=Account.model_validate_json(row["account"]),
         custodian_reference=row["custodian_reference"],
+        batch_id=row["batch_id"],
         transactions=tuple(transaction_of(each) for each in transactions),
         requires_action=action_of(row),
         failure=Failure.model_validate_json(row["failure"]) if row["failure"] else None,

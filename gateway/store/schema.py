@@ -12,20 +12,38 @@ from sqlalchemy import (
     Index,
     Integer,
     LargeBinary,
-    MetaData,
     Table,
     Text,
     UniqueConstraint,
 )
 
-metadata = MetaData(
-    naming_convention={
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
-        "pk": "pk_%(table_name)s",
-    }
-)
+from gateway.store.metadata import metadata
+from gateway.store.schema_batches import batch_sets, batches
+
+__all__ = [
+    "account_locks",
+    "api_keys",
+    "attempts",
+    "attention",
+    "batch_sets",
+    "batches",
+    "deliveries",
+    "delivery_attempts",
+    "endpoints",
+    "events",
+    "idempotency",
+    "inbox",
+    "inbox_refs",
+    "metadata",
+    "payouts",
+    "previous_secrets",
+    "quotes",
+    "recoveries",
+    "refs",
+    "timeline",
+    "transactions",
+    "work",
+]
 
 #: API keys: a digest only; the key itself is shown once and kept nowhere.
 api_keys = Table(
@@ -64,7 +82,8 @@ payouts = Table(
     Column("id", Text, primary_key=True),
     Column("org", Text, nullable=False),
     Column("mode", Text, nullable=False),
-    Column("quote_id", Text, ForeignKey("quotes.id"), nullable=False, unique=True),
+    #: None for an item of a batch, which has no quote
+    Column("quote_id", Text, ForeignKey("quotes.id"), unique=True),
     Column("status", Text, nullable=False),
     Column("sub_status", Text, nullable=False),
     Column("external_ref", Text, nullable=False),
@@ -83,6 +102,11 @@ payouts = Table(
     Column("first_answer", LargeBinary),
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
+    Column("batch_id", Text, ForeignKey("batches.id")),
+    Column("batch_position", Integer),
+    #: what the partner calls the payee, in its batch
+    Column("name", Text),
+    Index("ix_payouts_batch", "batch_id", "batch_position"),
     Index("ix_payouts_org_mode_created", "org", "mode", "created_at", "id"),
     Index("ix_payouts_org_mode_external_ref", "org", "mode", "external_ref"),
     Index("ix_payouts_org_mode_reference", "org", "mode", "reference"),
@@ -159,7 +183,8 @@ account_locks = Table(
     Column("custodian", Text, primary_key=True),
     Column("account_type", Text, primary_key=True),
     Column("account_id", Text, primary_key=True),
-    Column("payout_id", Text, ForeignKey("payouts.id"), nullable=False),
+    #: the payout or the set that holds it
+    Column("payout_id", Text, nullable=False),
     Column("taken_at", BigInteger, nullable=False),
 )
 

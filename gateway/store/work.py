@@ -15,6 +15,7 @@ from sqlalchemy import and_, bindparam, case, delete, func, insert, select, upda
 from gateway.store.database import Query, Row, Tx, upsert
 from gateway.store.rows import to_json
 from gateway.store.schema import account_locks, attempts, payouts, work
+from gateway.store.sets import hasten_set, waiting_set
 
 _ADD = Query(upsert(work).on_conflict_do_nothing())
 _DROP = Query(delete(work).where(work.c.payout_id == bindparam("payout_id")))
@@ -127,7 +128,7 @@ _FREE_LOCK = Query(
     .returning(account_locks.c.custodian, account_locks.c.account_type, account_locks.c.account_id)
 )
 _NEXT_QUEUED = Query(
-    select(payouts.c.id)
+    select(payouts.c.id, payouts.c.created_at)
     .join(work, work.c.payout_id == payouts.c.id)
     .where(
         and_(
@@ -305,7 +306,7 @@ async def add_told(tx: Tx, payout_id: str, told: Mapping[str, str]) -> None:
 async def take_account(  # noqa: PLR0913 - the account has three parts
     tx: Tx, custodian: str, account_type: str, account_id: str, payout_id: str, at: int
 ) -> bool:
-    """Take the turn at a source account; True where it is ours now or already was."""
+    """Take the turn at a source account, for a payout or a set; True where it is ours."""
     names = {"custodian": custodian, "account_type": account_type, "account_id": account_id}
     await tx.all(_TAKE_LOCK, **names, payout_id=payout_id, taken_at=at)
     row = await tx.one(_LOCK, **names)
@@ -313,7 +314,7 @@ async def take_account(  # noqa: PLR0913 - the account has three parts
 
 
 async def free_account(tx: Tx, payout_id: str, custodian: str, account: str, now: int) -> None:
-    """Hand the turn at a source account to the payout that has waited longest. Run it any time.
+    """Hand the turn at a source account to whoever has waited longest, payout or set. Run it any time.
 
     It is handed over, not left free: a payout accepted this moment must not overtake the queue.
     """
@@ -321,7 +322,13 @@ async def free_account(tx: Tx, payout_id: str, custodian: str, account: str, now
     if freed is None:
         return
     following = await tx.one(_NEXT_QUEUED, custodian=custodian, account=account)
-    if following is not None:
-        names = {name: freed[name] for name in ("custodian", "account_type", "account_id")}
+    waiting = await waiting_set(tx, custodian, account)
+    names = {name: freed[name] for name in ("custodian", "account_type", "account_id")}
+    if waiting is not None and (
+        following is None or waiting["waiting_since"] < following["created_at"]
+    ):
+        await tx.all(_TAKE_LOCK, **names, payout_id=waiting["id"], taken_at=now)
+        await hasten_set(tx, waiting["id"], now)
+    elif following is not None:
         await tx.all(_TAKE_LOCK, **names, payout_id=following["id"], taken_at=now)
         await hasten_work(tx, following["id"], now)

@@ -13,7 +13,7 @@ from gateway.metrics import Metrics
 from gateway.model import Status
 from gateway.payouts import Payouts
 from gateway.seams import Seams, Step
-from gateway.store import inbox, work
+from gateway.store import inbox, sets, work
 from gateway.store import payouts as payout_rows
 from gateway.store.database import Database, Row, Tx
 from gateway.store.rows import to_us
@@ -81,6 +81,7 @@ class Inbox:
         self._seams.step(Step.INBOX_APPLIED)
         self._metrics.inbox(custodian, state)
         self._wake(custodian)
+        self._wake(f"sets-{custodian}")
         self._wake("deliveries")
 
     async def _read(self, row: Row) -> str:
@@ -116,7 +117,8 @@ class Inbox:
             await work.add_told(tx, payout_id, notice.told)
             if notice.report is not None:
                 reached += (await self._payouts.apply(tx, payout_id, notice.report)).reached
-            await work.hasten_work(tx, payout_id, now)
+            if not await work.hasten_work(tx, payout_id, now):
+                await sets.hasten_set_of(tx, payout_id, now)
         state = "waiting" if waiting else "applied" if found else "ignored"
         await inbox.settle_webhook(tx, inbox_id, state, found, now)
         return state, reached

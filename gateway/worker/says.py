@@ -5,11 +5,13 @@ from __future__ import annotations
 from datetime import datetime
 
 from gateway.adapter import Action, Report
-from gateway.errors import WrongAnswer
+from gateway.errors import Rejected, WrongAnswer
 from gateway.model import Failure, FailureCode, FundsMoved, Payout, SubStatus
 from gateway.recovery import Attempt, AttemptState
 from gateway.store.database import Row
 from gateway.store.rows import from_us, maybe_from_us
+
+_REFUSED_WORDS = {each.value: each for each in FailureCode}
 
 
 def attempt_of(row: Row) -> Attempt:
@@ -59,6 +61,18 @@ def wrong_report(payout: Payout, wrong: WrongAnswer) -> Report:
         expires_at=last.expires_at,
     )
     return Report(SubStatus.REQUIRES_ACTION, "", action=action)
+
+
+def rejected_report(refusal: Rejected) -> Report:
+    """Return the end of a payout that the custodian refused before anything moved."""
+    failure = Failure(
+        code=_REFUSED_WORDS.get(refusal.code, FailureCode.SUBMISSION_REJECTED),
+        message=refusal.message or refusal.code,
+        custodian_code=refusal.custodian_code or refusal.code,
+        funds_moved=FundsMoved.NO,
+    )
+    word = refusal.custodian_code or refusal.code
+    return Report(SubStatus.REJECTED, word, failure=failure, detail=failure.message)
 
 
 def queued_report(payout: Payout) -> Report:

@@ -14,7 +14,7 @@ from typing import Any
 
 from gateway.adapter import Absent, CannotLook, Capabilities, Report
 from gateway.errors import NotSent, Rejected, WrongAnswer
-from gateway.model import Failure, FailureCode, FundsMoved, Payout, SubStatus
+from gateway.model import Payout, SubStatus
 from gateway.payouts import Applied, Attention, Payouts
 from gateway.recovery import (
     FAILURES_TOLD,
@@ -39,6 +39,7 @@ from gateway.worker.order import Lease
 from gateway.worker.says import (
     attempt_of,
     queued_report,
+    rejected_report,
     unanswered,
     unanswered_report,
     unknown_report,
@@ -49,7 +50,6 @@ from gateway.worker.says import (
 QUEUE_LOOK_S = 60.0
 #: No news: nothing was judged, nothing changed.
 _NOTHING = Applied(Kind.SAME, final=False)
-_REFUSED_WORDS = {each.value: each for each in FailureCode}
 
 
 @dataclass(frozen=True)
@@ -218,19 +218,7 @@ class Settlement:
     async def _rejected(
         self, tx: Tx, job: Job, attempt: Attempt, refusal: Rejected, now: datetime
     ) -> Settled:
-        code = _REFUSED_WORDS.get(refusal.code, FailureCode.SUBMISSION_REJECTED)
-        failure = Failure(
-            code=code,
-            message=refusal.message or refusal.code,
-            custodian_code=refusal.custodian_code or refusal.code,
-            funds_moved=FundsMoved.NO,
-        )
-        report = Report(
-            SubStatus.REJECTED,
-            refusal.custodian_code or refusal.code,
-            failure=failure,
-            detail=failure.message,
-        )
+        report = rejected_report(refusal)
         applied = await self._payouts.apply(tx, job.payout.id, report)
         after = replace(attempt, state=AttemptState.ENDED)
         return await self._release(

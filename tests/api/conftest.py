@@ -30,6 +30,7 @@ from gateway.adapter import (
 from gateway.api.application import ApiContext, create_api
 from gateway.app import open_database
 from gateway.assets import AssetRegistry
+from gateway.batches import Batches
 from gateway.config import Mode, Settings
 from gateway.delivery import Sender
 from gateway.endpoints import Endpoints
@@ -259,8 +260,10 @@ async def api(settings: Settings, tmp_path: Path) -> AsyncIterator[Api]:
             metrics=Metrics(),
             wake=woken.append,
         )
+        quotes = Quotes(router, AssetRegistry(), seams, {"acme_eu": pricer})
         context = ApiContext(
             settings=settings,
+            batches=Batches(seams, quotes, frozenset(), settings.public_url),
             db=db,
             payouts=payouts,
             acts=Acts(
@@ -271,7 +274,7 @@ async def api(settings: Settings, tmp_path: Path) -> AsyncIterator[Api]:
                 owner="test",
                 lease_s=60,
             ),
-            quotes=Quotes(router, AssetRegistry(), seams, {"acme_eu": pricer}),
+            quotes=quotes,
             endpoints=endpoints,
             healing=Healing(seams, endpoints),
             sender=Sender(http, settings.webhooks, seams),

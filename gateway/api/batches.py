@@ -1,0 +1,397 @@
+"""Batches over HTTP: create from JSON or CSV, execute once, follow, cancel, report."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import hashlib
+import io
+import json
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from decimal import Decimal
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response, StreamingResponse
+
+from gateway.api.context import ApiContext
+from gateway.api.cursors import check_names, decode, encode, limit_of, query_fault
+from gateway.api.requests import (
+    Answer,
+    Kept,
+    caller_of,
+    context_of,
+    idempotency_key,
+    kept_of,
+    once,
+    read_json,
+    validate,
+)
+from gateway.batch_items import (
+    MOST_IN_FILE,
+    BatchRequest,
+    BatchSource,
+    Checked,
+    Line,
+    check,
+    csv_lines,
+    json_lines,
+    pages,
+)
+from gateway.batches import BatchCheck, BatchView
+from gateway.errors import Refused
+from gateway.keys import Caller
+from gateway.model import BATCH_ENDS, Payout
+from gateway.store import batches as rows
+from gateway.store import payouts as payout_rows
+from gateway.store.database import Tx
+from gateway.views import PayoutWithTracking, payout_with_tracking
+
+#: A thousand payouts with all that they may carry.
+_MOST_JSON = 4 * 1024 * 1024
+_MOST_BYTES = 64 * 1024 * 1024
+_FILE_S = 300.0
+#: Lines that are checked before others may do something; lines of one transaction.
+_CHECKED_AT_ONCE = 50
+_STORED_AT_ONCE = 500
+_REPORTED_AT_ONCE = 200
+_FILE_QUERY = frozenset({"custodian", "account_id", "account_type", "reference", "validate"})
+REPORT_COLUMNS = (
+    "position",
+    "payout_id",
+    "external_ref",
+    "reference",
+    "name",
+    "init_method",
+    "asset",
+    "amount",
+    "recipient_gets",
+    "status",
+    "sub_status",
+    "failure_code",
+    "failure_message",
+    "funds_moved",
+    "custodian_reference",
+    "tx_hash",
+    "updated_at",
+)
+
+
+class BatchList(BaseModel):
+    """A page of batches, newest first."""
+
+    data: list[BatchView]
+    next_cursor: str | None
+    has_more: bool
+
+
+class BatchPayoutList(BaseModel):
+    """A page of a batch's payouts, in the order in which they were given."""
+
+    data: list[PayoutWithTracking]
+    next_cursor: str | None
+    has_more: bool
+
+
+async def create_batch(request: Request) -> Response:
+    """`POST /payout-batches`, JSON or `text/csv`."""
+    caller = await caller_of(request)
+    key = idempotency_key(request, required=True)
+    assert key is not None  # noqa: S101 - it is required
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "text/csv":
+        check_names(request, frozenset({"validate"}))
+        members = await read_json(request, _MOST_JSON)
+        wanted = validate(BatchRequest, members)
+        kept = kept_of(request, caller, key, members)
+        return await _create(
+            request, caller, kept, wanted.source, lambda: json_lines(wanted), wanted
+        )
+    check_names(request, _FILE_QUERY)
+    source = _source_of(request)
+    with tempfile.TemporaryDirectory(prefix="payout-batch-") as folder:
+        path = Path(folder) / "batch.csv"
+        digest = await _receive(request, path)
+        members = {"file": digest, "query": sorted(request.query_params.items())}
+        kept = kept_of(request, caller, key, members)
+        return await _create(request, caller, kept, source, lambda: csv_lines(path), None)
+
+
+async def _create(  # noqa: PLR0913 - both kinds end here
+    request: Request,
+    caller: Caller,
+    kept: Kept,
+    source: BatchSource,
+    lines: Callable[[], Iterator[Line]],
+    wanted: BatchRequest | None,
+) -> Response:
+    """Check every item, then store them page by page; the last page lets the batch be seen."""
+    context = context_of(request)
+    with kept.running(request.app.state.in_progress):
+        answered = await kept.answer()
+        if answered is not None:
+            return answered.response(replayed=True)
+        found = await _check(context, caller, source, lines)
+        found.refuse()
+        if _flag(request, "validate"):
+            totals = dict(sorted(found.totals.items()))
+            told = BatchCheck(item_count=found.count, totals=totals)
+            return Response(told.model_dump_json(), media_type="application/json")
+        batch_id = await context.db.run(
+            lambda tx: context.batches.begin(
+                tx,
+                caller,
+                source,
+                init_method="file" if wanted is None else "api",
+                reference=request.query_params.get("reference")
+                if wanted is None
+                else wanted.reference,
+                metadata={} if wanted is None else wanted.metadata,
+            )
+        )
+        first = 0
+        for page in pages(lines(), _STORED_AT_ONCE):
+            await context.db.run(context.batches.add, caller, source, batch_id, first, page)
+            first += len(page)
+
+        async def finish(tx: Tx) -> Answer:
+            view = await context.batches.finish(tx, caller, batch_id, first)
+            answer = Answer(
+                201, view.model_dump_json().encode(), location=f"/payout-batches/{batch_id}"
+            )
+            await kept.keep_in(tx, answer)
+            return answer
+
+        return (await context.db.run(finish)).response()
+
+
+async def _check(
+    context: ApiContext, caller: Caller, source: BatchSource, lines: Callable[[], Iterator[Line]]
+) -> Checked:
+    found = Checked()
+    for page in pages(lines(), _CHECKED_AT_ONCE):
+        check(context.quotes, caller, source, page, found)
+        if found.count > MOST_IN_FILE:
+            found.fault("/lines", "too_long", f"a file may have {MOST_IN_FILE} payouts")
+            break
+        await context.db.read(context.batches.references_used, caller, page, found)
+        # Others are served between two pages.
+        await asyncio.sleep(0)
+    if not found.count:
+        found.fault("/lines", "too_short", "the file has no payouts")
+    return found
+
+
+async def _receive(request: Request, path: Path) -> str:
+    """Write the body to a file, in bounded memory; return its digest."""
+    digest, size = hashlib.sha256(), 0
+    offload = context_of(request).seams.offload
+    try:
+        async with asyncio.timeout(_FILE_S):
+            with path.open("wb") as file:
+                async for chunk in request.stream():
+                    size += len(chunk)
+                    if size > _MOST_BYTES:
+                        detail = f"The file may have {_MOST_BYTES} bytes."
+                        raise Refused("payload_too_large", detail, headers={"Connection": "close"})
+                    digest.update(chunk)
+                    await offload(partial(file.write, chunk))
+    except (ClientDisconnect, TimeoutError):
+        raise Refused("request_timeout", "The file did not arrive in time.") from None
+    return digest.hexdigest()
+
+
+def _source_of(request: Request) -> BatchSource:
+    query = request.query_params
+    for name in ("custodian", "account_id", "account_type"):
+        if not query.get(name):
+            raise query_fault(name, "is needed: it names the account that pays")
+    members = {
+        "custodian": query["custodian"],
+        "account": {"id": query["account_id"], "type": query["account_type"]},
+    }
+    return validate(BatchSource, members)
+
+
+def _flag(request: Request, name: str) -> bool:
+    value = request.query_params.get(name, "false")
+    if value not in {"true", "false"}:
+        raise query_fault(name, "is true or false")
+    return value == "true"
+
+
+async def list_batches(request: Request) -> Response:
+    """`GET /payout-batches`."""
+    context = context_of(request)
+    caller = await caller_of(request)
+    check_names(request, frozenset({"limit", "cursor"}))
+    limit, after = limit_of(request), None
+    if "cursor" in request.query_params:
+        after = str(decode(request.query_params["cursor"], {}, (str,))[0])
+    found = await context.db.read(context.batches.page, caller, after, limit + 1)
+    page, more = found[:limit], len(found) > limit
+    cursor = encode([page[-1].id], {}) if more else None
+    return _answer(BatchList(data=page, next_cursor=cursor, has_more=more))
+
+
+async def get_batch(request: Request) -> Response:
+    """`GET /payout-batches/{id}`."""
+    context = context_of(request)
+    caller = await caller_of(request)
+    return _answer(await context.db.read(context.batches.get, caller, _id(request)))
+
+
+async def list_batch_payouts(request: Request) -> Response:
+    """`GET /payout-batches/{id}/payouts`."""
+    context = context_of(request)
+    caller = await caller_of(request)
+    check_names(request, frozenset({"limit", "cursor"}))
+    limit, after, batch_id = limit_of(request), -1, _id(request)
+    of = {"batch_id": batch_id}
+    if "cursor" in request.query_params:
+        after = int(decode(request.query_params["cursor"], of, (int,))[0])
+
+    async def look(tx: Tx) -> tuple[list[Payout], list[Any]]:
+        await context.batches.row(tx, caller, batch_id)
+        found = await rows.items_page(tx, batch_id, after, limit + 1)
+        return await payout_rows.whole_payouts(tx, found[:limit]), found
+
+    payouts, found = await context.db.read(look)
+    more = len(found) > limit
+    base = context.settings.public_url.rstrip("/")
+    data = [
+        payout_with_tracking(each, f"{base}/track/{context.vault.tracking_token(each.id)}")
+        for each in payouts
+    ]
+    cursor = encode([found[limit - 1]["batch_position"]], of) if more else None
+    return _answer(BatchPayoutList(data=data, next_cursor=cursor, has_more=more))
+
+
+async def execute_batch(request: Request) -> Response:
+    """`POST /payout-batches/{id}/execute`."""
+    return await _act(request, context_of(request).batches.execute)
+
+
+async def cancel_batch(request: Request) -> Response:
+    """`POST /payout-batches/{id}/cancel`."""
+    return await _act(request, context_of(request).batches.cancel)
+
+
+async def _act(request: Request, change: Any) -> Response:
+    context = context_of(request)
+    caller = await caller_of(request)
+    key = idempotency_key(request, required=False)
+    batch_id = _id(request)
+
+    async def work(tx: Tx) -> Answer:
+        view = await change(tx, caller, batch_id)
+        return Answer(202, view.model_dump_json().encode())
+
+    answer = await once(request, caller, key, [batch_id], work)
+    context.wake("batches")
+    return answer
+
+
+async def report_csv(request: Request) -> Response:
+    """`GET /payout-batches/{id}/report.csv`, streamed."""
+
+    def text(rows_: list[list[str]]) -> str:
+        out = io.StringIO()
+        csv.writer(out, lineterminator="\r\n").writerows(
+            [[_harmless(cell) for cell in row] for row in rows_]
+        )
+        return out.getvalue()
+
+    async def lines() -> AsyncIterator[str]:
+        yield text([list(REPORT_COLUMNS)])
+        async for page in _report(request, batch_id, init_method):
+            yield text(page)
+
+    batch_id, init_method, final = await _reported(request)
+    name = f'attachment; filename="{batch_id}.csv"'
+    headers = {"Content-Disposition": name, "Report-Final": str(final).lower()}
+    return StreamingResponse(lines(), media_type="text/csv; charset=utf-8", headers=headers)
+
+
+async def report_json(request: Request) -> Response:
+    """`GET /payout-batches/{id}/report.json`, streamed."""
+    batch_id, init_method, final = await _reported(request)
+
+    async def parts() -> AsyncIterator[str]:
+        yield f'{{"batch_id":{json.dumps(batch_id)},"final":{str(final).lower()},"payouts":['
+        begun = False
+        async for page in _report(request, batch_id, init_method):
+            for row in page:
+                members = {
+                    name: cell or None for name, cell in zip(REPORT_COLUMNS, row, strict=True)
+                }
+                yield ("," if begun else "") + json.dumps(members, ensure_ascii=False)
+                begun = True
+        yield "]}"
+
+    return StreamingResponse(parts(), media_type="application/json")
+
+
+async def _reported(request: Request) -> tuple[str, str, bool]:
+    """Return the batch's id, how it came, and whether its report is final."""
+    context = context_of(request)
+    caller = await caller_of(request)
+    row = await context.db.read(context.batches.row, caller, _id(request))
+    return row["id"], row["init_method"], row["state"] in BATCH_ENDS
+
+
+async def _report(
+    request: Request, batch_id: str, init_method: str
+) -> AsyncIterator[list[list[str]]]:
+    """Give the rows of the report, a page at a time, each of one consistent look."""
+    context, after = context_of(request), -1
+
+    async def look(tx: Tx) -> list[tuple[Any, Payout]]:
+        found = await rows.items_page(tx, batch_id, after, _REPORTED_AT_ONCE)
+        return list(zip(found, await payout_rows.whole_payouts(tx, found), strict=True))
+
+    while page := await context.db.read(look):
+        yield [_row(row, payout, init_method) for row, payout in page]
+        after = page[-1][0]["batch_position"]
+
+
+def _row(row: Any, payout: Payout, init_method: str) -> list[str]:
+    failure = payout.failure
+    hashes = [each.tx_hash for each in payout.transactions if each.tx_hash]
+    cells: list[str | int | Decimal | None] = [
+        row["batch_position"] + 1,
+        payout.id,
+        payout.external_ref,
+        payout.reference,
+        row["name"],
+        init_method,
+        payout.terms.asset,
+        f"{payout.terms.amount:f}",
+        f"{payout.terms.recipient_gets:f}",
+        payout.status,
+        payout.sub_status,
+        failure.code if failure else None,
+        failure.message if failure else None,
+        failure.funds_moved if failure else None,
+        payout.custodian_reference,
+        hashes[-1] if hashes else None,
+        payout.updated_at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+    ]
+    return ["" if cell is None else str(cell) for cell in cells]
+
+
+def _harmless(cell: str) -> str:
+    """Return a cell that no spreadsheet takes for a formula."""
+    return "'" + cell if cell[:1] in {"=", "+", "-", "@", "\t", "\r", "\n"} else cell
+
+
+def _id(request: Request) -> str:
+    return str(request.path_params["batch_id"])
+
+
+def _answer(body: BaseModel) -> Response:
+    return Response(body.model_dump_json(), media_type="application/json")

@@ -1,0 +1,132 @@
+"""The OpenAPI operations of batches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gateway.api.batches import BatchList, BatchPayoutList
+from gateway.api.operations import BODY, KEYED, as_json, in_path, operation, parameter, query
+from gateway.batch_items import COLUMNS, BatchRequest
+from gateway.batches import BatchCheck, BatchView
+
+SENT = (BatchRequest,)
+TOLD = (BatchView, BatchList, BatchPayoutList, BatchCheck)
+_ACTS = ("batch_not_found", "batch_ended", *KEYED)
+
+
+def paths(refs: dict[Any, Any]) -> dict[str, Any]:
+    """Return the operations."""
+    batch = (in_path("batch_id"),)
+    created = {"Location": {"description": "Path of what was made.", "schema": {"type": "string"}}}
+    page = (parameter("Limit"), parameter("Cursor"))
+    lists = ("invalid_cursor", "invalid_request")
+    made = as_json(refs[BatchView], "The batch, requested. Nothing moves before it is executed.")
+    create = operation(
+        refs,
+        "createPayoutBatch",
+        "batches",
+        "Create a batch of payouts",
+        ("201", {**made, "headers": created}),
+        (*BODY, *KEYED, "idempotency_key_required", "invalid_batch"),
+        description="Up to 1 000 payouts in JSON, or a CSV file of up to 100 000 lines with its "
+        "source in the query. All are accepted, or none. CSV columns: " + ", ".join(COLUMNS) + ".",
+        parameters=(
+            parameter("RequiredIdempotencyKey"),
+            query("validate", "`true`: check only, and answer 200.", enum=["true", "false"]),
+            query("custodian", "CSV only: the custodian that pays."),
+            query("account_id", "CSV only: the account that pays."),
+            query("account_type", "CSV only: its type."),
+            query("reference", "CSV only: your own reference of the batch.", maxLength=255),
+        ),
+        body=refs[BatchRequest],
+    )
+    create["requestBody"]["content"]["text/csv"] = {"schema": {"type": "string"}}
+    create["responses"]["200"] = as_json(refs[BatchCheck], "What a dry run found.")
+    csv_report = {
+        "description": "One line per payout; `Report-Final: true` once the batch has ended.",
+        "content": {"text/csv": {"schema": {"type": "string"}}},
+    }
+    json_report = {
+        "description": "The same lines; `final` once the batch has ended.",
+        "content": {"application/json": {"schema": {"type": "object"}}},
+    }
+    return {
+        "/payout-batches": {
+            "post": create,
+            "get": operation(
+                refs,
+                "listPayoutBatches",
+                "batches",
+                "List batches, newest first",
+                ("200", as_json(refs[BatchList], "A page of batches.")),
+                lists,
+                parameters=page,
+            ),
+        },
+        "/payout-batches/{batch_id}": {
+            "get": operation(
+                refs,
+                "getPayoutBatch",
+                "batches",
+                "Read a batch",
+                ("200", as_json(refs[BatchView], "The batch with its totals.")),
+                ("batch_not_found",),
+                parameters=batch,
+            )
+        },
+        "/payout-batches/{batch_id}/payouts": {
+            "get": operation(
+                refs,
+                "listPayoutsOfBatch",
+                "batches",
+                "List the payouts of a batch, in their order",
+                ("200", as_json(refs[BatchPayoutList], "A page of payouts.")),
+                (*lists, "batch_not_found"),
+                parameters=(*batch, *page),
+            )
+        },
+        "/payout-batches/{batch_id}/execute": {
+            "post": operation(
+                refs,
+                "executePayoutBatch",
+                "batches",
+                "Execute a batch, once",
+                ("202", as_json(refs[BatchView], "The batch; it begins when its turn comes.")),
+                (*_ACTS, "batch_already_executed"),
+                parameters=(*batch, parameter("IdempotencyKey")),
+            )
+        },
+        "/payout-batches/{batch_id}/cancel": {
+            "post": operation(
+                refs,
+                "cancelPayoutBatch",
+                "batches",
+                "Cancel what was not sent",
+                ("202", as_json(refs[BatchView], "The batch; what was sent stays sent.")),
+                _ACTS,
+                parameters=(*batch, parameter("IdempotencyKey")),
+            )
+        },
+        "/payout-batches/{batch_id}/report.csv": {
+            "get": operation(
+                refs,
+                "getPayoutBatchReport",
+                "batches",
+                "The report as CSV",
+                ("200", csv_report),
+                ("batch_not_found",),
+                parameters=batch,
+            )
+        },
+        "/payout-batches/{batch_id}/report.json": {
+            "get": operation(
+                refs,
+                "getPayoutBatchReportJson",
+                "batches",
+                "The report as JSON",
+                ("200", json_report),
+                ("batch_not_found",),
+                parameters=batch,
+            )
+        },
+    }

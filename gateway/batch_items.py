@@ -1,0 +1,302 @@
+"""What a batch is made of: requests, CSV files, and the check of every item before any is stored."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from gateway.assets import EXACT
+from gateway.errors import Refused
+from gateway.keys import Caller
+from gateway.model import Account, Amount, Destination, Network, QuoteTerms, Text
+from gateway.quotes import MetadataKey, MetadataText, QuoteRequest, Quotes, RouteWish
+
+MOST_IN_JSON = 1000
+MOST_IN_FILE = 100_000
+#: Faults that are told at once; the count says how many there are.
+MOST_FAULTS = 100
+_PLAIN = ("external_ref", "asset", "amount", "reference", "name", "network_hint", "destination")
+_DESTINATION = (
+    "network",
+    "address",
+    "memo",
+    "account_type",
+    "id",
+    "payout_account_id",
+    "payment_instructions_id",
+    "country",
+    "fiat_currency",
+    "purpose",
+)
+COLUMNS = (*_PLAIN, "destination_type", *_DESTINATION)
+_REQUIRED = ("external_ref", "asset", "amount")
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class BatchSource(_Body):
+    """The one account that pays the batch."""
+
+    custodian: Text
+    account: Account
+
+
+class BatchItemRequest(_Body):
+    """One payout of a batch."""
+
+    external_ref: Text
+    destination: Annotated[str, StringConstraints(min_length=1, max_length=128)] | Destination
+    asset: Annotated[str, StringConstraints(min_length=2, max_length=16)]
+    amount: Amount
+    network_hint: Network | None = None
+    reference: Text | None = Field(
+        default=None, description="Your own reference: no two payouts of batches may share one."
+    )
+    name: Text | None = Field(default=None, description="What you call the payee; for reports.")
+    metadata: Annotated[dict[MetadataKey, MetadataText], Field(max_length=20)] = {}
+
+
+class BatchRequest(_Body):
+    """A batch."""
+
+    source: BatchSource
+    payouts: Annotated[list[BatchItemRequest], Field(min_length=1, max_length=MOST_IN_JSON)]
+    reference: Text | None = None
+    metadata: Annotated[dict[MetadataKey, MetadataText], Field(max_length=20)] = {}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One item as it came: where it stands, and what it is or why it cannot be read."""
+
+    where: str  #: JSON pointer or `/lines/17`
+    item: BatchItemRequest | None
+    faults: Sequence[dict[str, str]] = ()
+
+
+@dataclass
+class Checked:
+    """What the check of a batch has found."""
+
+    count: int = 0
+    faults: list[dict[str, str]] = field(default_factory=list)
+    fault_count: int = 0
+    totals: dict[str, Decimal] = field(default_factory=dict)
+    #: where each reference stands
+    references: dict[str, str] = field(default_factory=dict)
+
+    def fault(self, pointer: str, code: str, detail: str) -> None:
+        """Note a fault."""
+        self.fault_count += 1
+        if len(self.faults) < MOST_FAULTS:
+            self.faults.append({"pointer": pointer, "code": code, "detail": detail})
+
+    def refuse(self) -> None:
+        """Refused: `invalid_batch`, if there was any fault."""
+        if self.fault_count:
+            more = (
+                "" if self.fault_count <= MOST_FAULTS else f"; the first {MOST_FAULTS} are listed"
+            )
+            raise Refused(
+                "invalid_batch",
+                f"{self.fault_count} faults in {self.count} payouts{more}. Nothing was stored.",
+                errors=self.faults,
+            )
+
+
+def json_lines(request: BatchRequest) -> Iterator[Line]:
+    """Return the items of a JSON batch."""
+    for index, item in enumerate(request.payouts):
+        yield Line(f"/payouts/{index}", item)
+
+
+def pages(lines: Iterator[Line], size: int) -> Iterator[list[Line]]:
+    """Return the lines in lists of a size."""
+    while page := list(islice(lines, size)):
+        yield page
+
+
+def csv_lines(path: Path) -> Iterator[Line]:
+    """Read the items of a CSV file, one at a time. A fault of the header is the only line then.
+
+    With or without a byte order mark, any line ends, quotes; empty lines are passed over.
+    """
+    with path.open("rb") as raw:
+        text = io.TextIOWrapper(raw, encoding="utf-8-sig", errors="strict", newline="")
+        reader = csv.reader(text, strict=True)
+        try:
+            header = [each.strip().lower() for each in next(reader, [])]
+            fault = _header_fault(header)
+            if fault is not None:
+                yield Line("/lines/1", None, [_fault("/lines/1", "invalid_header", fault)])
+                return
+            for row in reader:
+                if any(cell.strip() for cell in row):
+                    yield _line(f"/lines/{reader.line_num}", header, row)
+        except (csv.Error, UnicodeDecodeError) as error:
+            where = f"/lines/{reader.line_num + 1}"
+            word = (
+                "is not UTF-8" if isinstance(error, UnicodeDecodeError) else f"is no CSV: {error}"
+            )
+            yield Line(where, None, [_fault(where, "invalid_csv", f"the file {word}")])
+
+
+def _header_fault(header: Sequence[str]) -> str | None:
+    known = ", ".join(COLUMNS)
+    if not header or not any(header):
+        return f"the first line must name the columns, of: {known}"
+    unknown = [each[:40] for each in header if each not in COLUMNS]
+    if unknown:
+        return f"no column is called {', '.join(map(repr, unknown[:5]))}; known: {known}"
+    if len(set(header)) != len(header):
+        return "a column is named twice"
+    missing = [each for each in _REQUIRED if each not in header]
+    if missing:
+        return f"missing: {', '.join(missing)}"
+    if "destination" not in header and "destination_type" not in header:
+        return "missing: destination (an address), or destination_type with its columns"
+    return None
+
+
+def _line(where: str, header: Sequence[str], row: Sequence[str]) -> Line:
+    if len(row) != len(header):
+        detail = f"{len(row)} cells, and the header has {len(header)}"
+        return Line(where, None, [_fault(where, "invalid_line", detail)])
+    cells = {name: cell.strip() for name, cell in zip(header, row, strict=True) if cell.strip()}
+    members: dict[str, Any] = {name: cells[name] for name in _PLAIN if name in cells}
+    kind = cells.get("destination_type")
+    if kind is not None:
+        inner = {name: cells[name] for name in _DESTINATION if name in cells}
+        if "destination" in members:
+            detail = "give destination or destination_type, not both"
+            return Line(where, None, [_fault(where + "/destination", "invalid_line", detail)])
+        members["destination"] = {"type": kind, **inner}
+    try:
+        return Line(where, BatchItemRequest.model_validate_json(json.dumps(members)))
+    except ValidationError as error:
+        return Line(where, None, _model_faults(where, error))
+
+
+def _model_faults(where: str, error: ValidationError) -> list[dict[str, str]]:
+    found: dict[str, dict[str, str]] = {}
+    for each in error.errors(include_input=False, include_url=False, include_context=False):
+        name = str(each["loc"][0]) if each["loc"] else ""
+        inner = str(each["loc"][-1])
+        if name == "destination" and inner in _DESTINATION:
+            name = inner
+        found.setdefault(name, _fault(f"{where}/{name}", each["type"], each["msg"]))
+    return list(found.values())
+
+
+def _fault(pointer: str, code: str, detail: str) -> dict[str, str]:
+    return {"pointer": pointer, "code": code, "detail": detail}
+
+
+def plan(
+    quotes: Quotes, caller: Caller, source: BatchSource, item: BatchItemRequest
+) -> tuple[QuoteTerms, Account]:
+    """Return the terms of an item. Pure. Refused: as a quote of it."""
+    request = QuoteRequest(
+        external_ref=item.external_ref,
+        destination=item.destination,
+        asset=item.asset,
+        amount=item.amount,
+        network_hint=item.network_hint,
+        route=RouteWish(custodian=source.custodian, account=source.account),
+        reference=item.reference,
+        metadata=item.metadata,
+    )
+    return quotes.terms(caller, request)
+
+
+def check(
+    quotes: Quotes, caller: Caller, source: BatchSource, lines: Sequence[Line], found: Checked
+) -> None:
+    """Check some lines: each could be paid, and no reference comes twice. Pure."""
+    for line in lines:
+        found.count += 1
+        for fault in line.faults:
+            found.fault(**fault)
+        if line.item is None:
+            continue
+        reference = line.item.reference
+        if reference is not None:
+            first = found.references.setdefault(reference, line.where)
+            if first != line.where:
+                detail = f"the reference is that of {first}, too"
+                found.fault(line.where + "/reference", "duplicate_reference", detail)
+        try:
+            terms, _ = plan(quotes, caller, source, line.item)
+        except Refused as refused:
+            _refused(line.where, refused, found)
+            continue
+        total = found.totals.get(terms.asset, Decimal(0))
+        found.totals[terms.asset] = EXACT.add(total, terms.amount)
+
+
+def _refused(where: str, refused: Refused, found: Checked) -> None:
+    """Note why an item could not be paid; what the source is to blame for is said of the source."""
+    for fault in refused.errors or (
+        {"pointer": "", "code": refused.code, "detail": refused.detail},
+    ):
+        pointer = fault["pointer"]
+        if pointer.startswith("/route/"):
+            source = pointer.replace("/route/", "/source/", 1)
+            if all(each["pointer"] != source for each in found.faults):
+                found.fault(source, fault["code"], fault["detail"])
+            else:
+                found.fault_count += 1
+            continue
+        found.fault(where + pointer, fault["code"], fault["detail"])
+
+
+def item_columns(  # noqa: PLR0913 - one per part of an item
+    *,
+    payout_id: str,
+    caller: Caller,
+    batch_id: str,
+    position: int,
+    item: BatchItemRequest,
+    terms: QuoteTerms,
+    account: Account,
+    at: int,
+) -> Mapping[str, object]:
+    """Return the columns of an item as it is stored."""
+    return {
+        "id": payout_id,
+        "org": caller.org,
+        "mode": caller.mode,
+        "quote_id": None,
+        "status": "pending",
+        "sub_status": "created",
+        "external_ref": item.external_ref,
+        "reference": item.reference,
+        "metadata": json.dumps(dict(item.metadata), separators=(",", ":"), ensure_ascii=False),
+        "terms": terms.model_dump_json(),
+        "custodian": terms.route.custodian,
+        "account": account.model_dump_json(),
+        "custodian_reference": None,
+        "custodian_word": None,
+        "requires_action": None,
+        "failure": None,
+        "fees_paid_usd": None,
+        "observed_at": None,
+        "sequence": 0,
+        "first_answer": None,
+        "created_at": at,
+        "updated_at": at,
+        "batch_id": batch_id,
+        "batch_position": position,
+        "name": item.name,
+    }

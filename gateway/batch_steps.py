@@ -1,0 +1,302 @@
+"""How a batch goes on: one bounded step per transaction, each repeatable by whichever process.
+
+requested, its turn, verifying (terms fixed, `payout.created` told), handed over in sets or one by one,
+executing, ended. Source locking: one active batch per source account, the others wait in the order
+of their execution.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from gateway.adapter import Report
+from gateway.batches import Batches
+from gateway.errors import Refused
+from gateway.keys import Caller
+from gateway.model import (
+    BATCH_ENDS,
+    TERMINAL,
+    BatchState,
+    Failure,
+    FailureCode,
+    FundsMoved,
+    Status,
+    SubStatus,
+)
+from gateway.payouts import Payouts
+from gateway.quotes import QuoteRequest, Quotes, RouteWish
+from gateway.seams import Seams
+from gateway.store import batches as rows
+from gateway.store import sets, work
+from gateway.store.database import Row, Tx
+from gateway.store.rows import payout_of, to_us
+
+#: Items that one step works on.
+_AT_ONCE = 50
+_BEFORE_SENT = frozenset({SubStatus.CREATED, SubStatus.QUEUED, SubStatus.SUBMITTING})
+
+
+@dataclass(frozen=True)
+class Lot:
+    """How a custodian is given the items of a batch."""
+
+    set_size: int  #: items of one set, where it takes sets
+    window: int  #: items in hand at once, where each goes by itself
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """What a step did: whether there is more to do at once, and whom to wake."""
+
+    more: bool = False
+    wake: tuple[str, ...] = ()
+
+
+_NOTHING = Stepped()
+Stage = Callable[[Tx, Row, datetime], Awaitable[Stepped | None]]
+
+
+class BatchSteps:
+    """The steps of batches. Its methods are store functions."""
+
+    def __init__(
+        self,
+        seams: Seams,
+        payouts: Payouts,
+        quotes: Quotes,
+        batches: Batches,
+        lots: Mapping[str, Lot],
+    ) -> None:
+        self._seams = seams
+        self._payouts = payouts
+        self._quotes = quotes
+        self._batches = batches
+        self._lots = lots
+
+    async def step(self, tx: Tx, batch_id: str) -> Stepped:
+        """Take one step of a batch. May be called at any time, any number of times."""
+        row = await rows.batch_row(tx, batch_id)
+        if row is None or row["state"] in BATCH_ENDS or row["state"] == "loading":
+            return _NOTHING
+        now = self._seams.clock.now()
+        for stage in self._stages(row, to_us(now)):
+            stepped = await stage(tx, row, now)
+            if stepped is not None:
+                return stepped
+        return _NOTHING
+
+    def _stages(self, row: Row, now: int) -> Sequence[Stage]:
+        """Return what there is to do, in order; the first that does something ends the step."""
+        if row["executed_at"] is None and row["cancel_at"] is None and row["expires_at"] > now:
+            return ()
+        if row["executed_at"] is None or row["cancel_at"] is not None:
+            return (self._cancel, self._judge)
+        if row["state"] == BatchState.REQUESTED:
+            return (self._begin,)
+        over = row["funds_until"] is not None and row["funds_until"] <= now
+        return (
+            *((self._verify,) if row["state"] == BatchState.VERIFYING else ()),
+            *((self._unfunded,) if over else ()),
+            *(() if row["native"] else (self._hand_over,)),
+            self._judge,
+        )
+
+    async def _begin(self, tx: Tx, row: Row, now: datetime) -> Stepped | None:
+        """Take the turn at the source account, once it has come."""
+        if await rows.waits_for_another(tx, row["id"]):
+            return None
+        await self._move(tx, row, BatchState.VERIFYING, now, worked_off=-1)
+        return Stepped(more=True)
+
+    async def _cancel(self, tx: Tx, row: Row, now: datetime) -> Stepped | None:
+        return await self._drop_unsent(tx, row, now, canceled_report())
+
+    async def _unfunded(self, tx: Tx, row: Row, now: datetime) -> Stepped | None:
+        return await self._drop_unsent(tx, row, now, unfunded_report())
+
+    async def _verify(self, tx: Tx, row: Row, now: datetime) -> Stepped | None:
+        """Fix the terms of some items and tell of them; then make the sets. None: all is done."""
+        page = await rows.items_page(tx, row["id"], row["worked_off"], _AT_ONCE)
+        caller = Caller(row["org"], row["mode"], "batch")
+        for item in page:
+            if item["status"] != Status.PENDING or item["sequence"] > 0:
+                continue
+            payout = payout_of(item)
+            request = QuoteRequest(
+                external_ref=payout.external_ref,
+                destination=payout.terms.destination,
+                asset=payout.terms.asset,
+                amount=payout.terms.amount,
+                network_hint=payout.terms.route.to_network,
+                route=RouteWish(custodian=payout.custodian, account=payout.account),
+                reference=payout.reference,
+                metadata=dict(payout.metadata),
+            )
+            try:
+                terms, _ = self._quotes.terms(caller, request)
+            except Refused as refused:
+                await self._payouts.apply(tx, payout.id, refused_report(refused))
+            else:
+                await self._payouts.announce(tx, payout.id, terms)
+        if page:
+            worked_off = page[-1]["batch_position"]
+            await rows.update_batch(tx, row["id"], worked_off=worked_off)
+            return Stepped(more=True, wake=("deliveries",))
+        if not row["native"]:
+            await self._move(tx, row, BatchState.EXECUTING, now, worked_off=-1)
+            await self._batches.tell(tx, row["id"], "batch.executing")
+            return Stepped(more=True, wake=("deliveries",))
+        if not await sets.sets_of(tx, row["id"]):
+            await self._make_sets(tx, row, now)
+            return Stepped(wake=(f"sets-{row['custodian']}",))
+        return None
+
+    async def _make_sets(self, tx: Tx, row: Row, now: datetime) -> None:
+        """Split the batch into sets, always in the same way."""
+        size = self._lots[row["custodian"]].set_size
+        for number, first in enumerate(range(0, row["items"], size), 1):
+            await sets.add_set(
+                tx,
+                id=self._seams.ids.new("set"),
+                batch_id=row["id"],
+                number=number,
+                custodian=row["custodian"],
+                account=row["account"],
+                first_position=first,
+                last_position=min(first + size, row["items"]) - 1,
+                created_at=to_us(now),
+                due_at=to_us(now),
+            )
+
+    async def _hand_over(self, tx: Tx, row: Row, now: datetime) -> Stepped | None:
+        """Give the engine a few more items, so that single payouts never wait behind a whole batch."""
+        free = self._lots[row["custodian"]].window - await rows.in_hand(tx, row["id"])
+        if free <= 0:
+            return None
+        page = await rows.unhanded_items(tx, row["id"], row["worked_off"], min(free, _AT_ONCE))
+        for item in page:
+            await work.add_work(tx, item["id"], row["custodian"], to_us(now))
+        if not page:
+            return None
+        await rows.update_batch(tx, row["id"], worked_off=page[-1]["batch_position"])
+        return Stepped(more=True, wake=(row["custodian"],))
+
+    async def _drop_unsent(self, tx: Tx, row: Row, now: datetime, report: Report) -> Stepped | None:
+        """End some items of which nothing has moved; None: there are none.
+
+        A set is taken back under its lease row: a worker that has it in hand cannot set its moving
+        mark any more, and the same holds for the work row of a single item.
+        """
+        for each in await sets.sets_of(tx, row["id"]):
+            still = each["state"] in {"prepared", "parked"} and not each["moves"]
+            if each["ended_at"] is None and still and not each["ever_unknown"]:
+                await sets.update_set(
+                    tx, each["id"], state="ended", ended_at=to_us(now), outcome="taken back"
+                )
+                await work.free_account(
+                    tx, each["id"], row["custodian"], row["account"], to_us(now)
+                )
+        unsent = await rows.unsent_items(tx, row["id"], _AT_ONCE)
+        if not unsent:
+            return None
+        for payout_id in unsent:
+            await self._payouts.apply(tx, payout_id, report)
+        return Stepped(more=True, wake=("deliveries",))
+
+    async def _judge(self, tx: Tx, row: Row, now: datetime) -> Stepped:
+        """Bring the batch's state up to that of its items."""
+        counted = {
+            (Status(each["status"]), SubStatus(each["sub_status"])): int(each["n"])
+            for each in await rows.counts(tx, row["id"])
+        }
+        if all(status in TERMINAL for status, _ in counted):
+            await self._end(tx, row, counted, now)
+            return Stepped(wake=("deliveries", "batches"))
+        short = any(sub_status is SubStatus.AWAITING_FUNDS for _, sub_status in counted)
+        sent = any(
+            sub_status not in _BEFORE_SENT and sub_status is not SubStatus.AWAITING_FUNDS
+            for status, sub_status in counted
+            if status not in TERMINAL
+        )
+        if short != (row["funds_until"] is not None):
+            until = to_us(_midnight_after(now)) if short else None
+            await rows.update_batch(tx, row["id"], funds_until=until)
+        state = row["state"]
+        if state in {BatchState.VERIFYING, BatchState.AWAITING_FUNDS} and sent and not short:
+            await self._move(tx, row, BatchState.EXECUTING, now)
+            await self._batches.tell(tx, row["id"], "batch.executing")
+            return Stepped(wake=("deliveries",))
+        if state == BatchState.VERIFYING and short:
+            await self._move(tx, row, BatchState.AWAITING_FUNDS, now)
+        return _NOTHING
+
+    async def _end(
+        self, tx: Tx, row: Row, counted: Mapping[tuple[Status, SubStatus], int], now: datetime
+    ) -> None:
+        """Write the end of a batch all of whose items have ended."""
+        total = sum(counted.values())
+        canceled = counted.get((Status.FAILED, SubStatus.CANCELED), 0)
+        unsent = await rows.failed_unsent(tx, row["id"])
+        failure: str | None = None
+        if canceled == total:
+            state, kind = BatchState.CANCELED, "batch.canceled"
+        elif unsent == total:
+            state, kind = BatchState.FAILED, "batch.failed"
+            failure = (await self._failure(tx, row)).model_dump_json()
+        else:
+            state, kind = BatchState.FINALIZED, "batch.finalized"
+        at = to_us(now)
+        await self._move(tx, row, state, now, finalized_at=at, funds_until=None, failure=failure)
+        await self._batches.tell(tx, row["id"], kind)
+
+    async def _failure(self, tx: Tx, row: Row) -> Failure:
+        """Return what the items failed for, where it is one thing."""
+        page = await rows.items_page(tx, row["id"], -1, _AT_ONCE)
+        codes = {json.loads(each["failure"])["code"] for each in page if each["failure"]}
+        code = FailureCode(codes.pop()) if len(codes) == 1 else FailureCode.SUBMISSION_REJECTED
+        return Failure(
+            code=code, message="Nothing of the batch was sent.", funds_moved=FundsMoved.NO
+        )
+
+    @staticmethod
+    async def _move(tx: Tx, row: Row, state: BatchState, now: datetime, **more: object) -> None:
+        await rows.update_batch(tx, row["id"], state=state, updated_at=to_us(now), **more)
+
+
+def _midnight_after(now: datetime) -> datetime:
+    """Return the next midnight UTC."""
+    return now.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
+
+
+def canceled_report() -> Report:
+    """Return the end of an item whose batch was canceled before it was sent."""
+    failure = Failure(
+        code=FailureCode.CANCELED,
+        message="Its batch was canceled before it was sent.",
+        funds_moved=FundsMoved.NO,
+    )
+    return Report(SubStatus.CANCELED, "", failure=failure, detail=failure.message)
+
+
+def unfunded_report() -> Report:
+    """Return the end of an item that was not handed over before its batch's time for funds was over."""
+    failure = Failure(
+        code=FailureCode.INSUFFICIENT_FUNDS,
+        message="The source account did not cover the batch by midnight UTC; it was not sent.",
+        funds_moved=FundsMoved.NO,
+    )
+    return Report(SubStatus.EXPIRED, "", failure=failure, detail=failure.message)
+
+
+def refused_report(refused: Refused) -> Report:
+    """Return the end of an item that could be paid when the batch was made, and cannot any more."""
+    failure = Failure(
+        code=FailureCode.SUBMISSION_REJECTED,
+        message=refused.detail,
+        custodian_code=refused.code,
+        funds_moved=FundsMoved.NO,
+    )
+    return Report(SubStatus.REJECTED, "", failure=failure, detail=failure.message)

@@ -1,0 +1,380 @@
+"""Batches: created whole or not at all, executed once, canceled as far as nothing was sent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from decimal import Decimal
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from gateway.assets import EXACT
+from gateway.batch_items import (
+    BatchSource,
+    Checked,
+    Line,
+    item_columns,
+    plan,
+)
+from gateway.errors import Refused
+from gateway.keys import Caller
+from gateway.model import (
+    BATCH_ENDS,
+    Account,
+    Amount,
+    BatchState,
+    Failure,
+    Status,
+    SubStatus,
+    Time,
+    format_time,
+)
+from gateway.outbox import deliver
+from gateway.quotes import Quotes
+from gateway.seams import Seams
+from gateway.store import batches as rows
+from gateway.store import events, sets
+from gateway.store import payouts as payout_rows
+from gateway.store.database import Row, Tx
+from gateway.store.rows import from_us, maybe_from_us, to_json, to_us
+from gateway.views import API_VERSION
+
+#: How long a batch may wait to be executed.
+BATCH_LIFE = timedelta(hours=24)
+
+
+class AssetTotal(BaseModel):
+    """How much of one asset, and how it stands."""
+
+    model_config = ConfigDict(frozen=True, title="BatchTotal")
+
+    asset: str
+    count: int
+    amount: Amount
+    by_status: dict[Status, StatusTotal]
+
+
+class StatusTotal(BaseModel):
+    """How many payouts, and how much in all."""
+
+    model_config = ConfigDict(frozen=True, title="BatchStatusTotal")
+
+    count: int
+    amount: Amount
+
+
+class BatchPart(BaseModel):
+    """A set as the custodian was given it."""
+
+    model_config = ConfigDict(frozen=True, title="BatchPart")
+
+    number: int
+    items: int
+    state: Literal["waiting", "submitting", "submitted", "outcome_unknown", "ended"]
+    custodian_reference: str | None
+
+
+class BatchView(BaseModel):
+    """A batch, as partners see it."""
+
+    model_config = ConfigDict(frozen=True, title="PayoutBatch")
+
+    id: str
+    object: Literal["payout_batch"] = "payout_batch"
+    livemode: bool
+    state: BatchState
+    source: BatchSource
+    init_method: Literal["api", "file"]
+    reference: str | None
+    metadata: Mapping[str, str]
+    item_count: int
+    delivered_count: int
+    failed_count: int
+    totals: list[AssetTotal]
+    parts: list[BatchPart] = Field(
+        description="The sets that the custodian was given; empty where each payout goes by itself."
+    )
+    failure: Failure | None
+    report_url: str = Field(description="The report as CSV; final once the batch has ended.")
+    created_at: Time
+    expires_at: Time | None = Field(description="Not executed by then, the batch is canceled.")
+    executed_at: Time | None
+    finalized_at: Time | None
+
+
+class BatchEventView(BaseModel):
+    """An event about a batch."""
+
+    model_config = ConfigDict(frozen=True, title="PayoutBatchEvent")
+
+    type: str
+    timestamp: Time
+    api_version: str
+    data: BatchView
+
+
+class BatchCheck(BaseModel):
+    """What a dry run found: nothing was stored."""
+
+    model_config = ConfigDict(frozen=True, title="PayoutBatchCheck")
+
+    object: Literal["payout_batch_check"] = "payout_batch_check"
+    item_count: int
+    totals: dict[str, Amount]
+
+
+class Batches:
+    """Use cases of batches. Its methods are store functions, but where they say so."""
+
+    def __init__(
+        self, seams: Seams, quotes: Quotes, native: frozenset[str], public_url: str
+    ) -> None:
+        self._seams = seams
+        self._quotes = quotes
+        self._native = native
+        self._public_url = public_url.rstrip("/")
+
+    async def references_used(
+        self, tx: Tx, caller: Caller, lines: Sequence[Line], found: Checked
+    ) -> None:
+        """Note the references that another batch of the org has paid already, or will."""
+        where = {
+            line.item.reference: line.where
+            for line in lines
+            if line.item is not None and line.item.reference is not None
+        }
+        for row in await rows.used_references(tx, caller.org, caller.mode, json.dumps(list(where))):
+            detail = f"the reference is that of {row['id']} in {row['batch_id']}"
+            found.fault(where[row["reference"]] + "/reference", "duplicate_reference", detail)
+
+    async def begin(  # noqa: PLR0913 - what a batch is made of
+        self,
+        tx: Tx,
+        caller: Caller,
+        source: BatchSource,
+        *,
+        init_method: str,
+        reference: str | None,
+        metadata: Mapping[str, str],
+    ) -> str:
+        """Begin to store a batch; nobody sees it before `finish`. Returns its id."""
+        now = self._seams.clock.now()
+        batch_id = self._seams.ids.new("bat")
+        await rows.add_batch(
+            tx,
+            id=batch_id,
+            org=caller.org,
+            mode=caller.mode,
+            custodian=source.custodian,
+            account=source.account.model_dump_json(),
+            native=int(source.custodian in self._native),
+            init_method=init_method,
+            reference=reference,
+            metadata=to_json(dict(metadata)),
+            state="loading",
+            items=0,
+            worked_off=-1,
+            failure=None,
+            created_at=to_us(now),
+            updated_at=to_us(now),
+            expires_at=to_us(now + BATCH_LIFE),
+            executed_at=None,
+            cancel_at=None,
+            funds_until=None,
+            finalized_at=None,
+        )
+        return batch_id
+
+    async def add(  # noqa: PLR0913 - the page and its place
+        self,
+        tx: Tx,
+        caller: Caller,
+        source: BatchSource,
+        batch_id: str,
+        first: int,
+        lines: Sequence[Line],
+    ) -> None:
+        """Store a page of items that were checked."""
+        now = to_us(self._seams.clock.now())
+        items, entries = [], []
+        for position, line in enumerate(lines, first):
+            assert line.item is not None  # noqa: S101 - it was checked
+            terms, account = plan(self._quotes, caller, source, line.item)
+            payout_id = self._seams.ids.new("pay")
+            items.append(
+                item_columns(
+                    payout_id=payout_id,
+                    caller=caller,
+                    batch_id=batch_id,
+                    position=position,
+                    item=line.item,
+                    terms=terms,
+                    account=account,
+                    at=now,
+                )
+            )
+            entries.append(
+                {
+                    "id": self._seams.ids.new("tle"),
+                    "payout_id": payout_id,
+                    "status": Status.PENDING,
+                    "sub_status": SubStatus.CREATED,
+                    "tx_hash": None,
+                    "detail": None,
+                    "at": now,
+                }
+            )
+        await payout_rows.insert_payouts(tx, items, entries)
+
+    async def finish(self, tx: Tx, caller: Caller, batch_id: str, count: int) -> BatchView:
+        """Let a batch be seen: all of its items are stored."""
+        await rows.update_batch(tx, batch_id, state=BatchState.REQUESTED, items=count)
+        return await self.get(tx, caller, batch_id)
+
+    async def get(self, tx: Tx, caller: Caller, batch_id: str) -> BatchView:
+        """Return an org's batch. Refused: `batch_not_found`."""
+        return await self.view(tx, await self.row(tx, caller, batch_id))
+
+    async def row(self, tx: Tx, caller: Caller, batch_id: str) -> Row:
+        """Return the row of an org's batch. Refused: `batch_not_found`."""
+        row = await rows.find_batch(tx, batch_id, caller.org, caller.mode)
+        if row is None:
+            raise Refused(
+                "batch_not_found", f"There is no batch {batch_id[:64]} under this API key."
+            )
+        return row
+
+    async def page(
+        self, tx: Tx, caller: Caller, after_id: str | None, limit: int
+    ) -> list[BatchView]:
+        """Return an org's batches, newest first."""
+        found = await rows.list_batches(tx, caller.org, caller.mode, after_id, limit)
+        return [await self.view(tx, row) for row in found]
+
+    async def execute(self, tx: Tx, caller: Caller, batch_id: str) -> BatchView:
+        """Execute a batch, once. Refused: `batch_not_found`, `batch_already_executed`, `batch_ended`."""
+        row = await self.row(tx, caller, batch_id)
+        now = self._seams.clock.now()
+        if row["executed_at"] is not None:
+            detail = f"The batch was executed at {format_time(from_us(row['executed_at']))}."
+            raise Refused("batch_already_executed", detail)
+        if row["state"] in BATCH_ENDS or row["cancel_at"] is not None:
+            raise Refused("batch_ended", f"The batch is {row['state']} or being canceled.")
+        if row["expires_at"] <= to_us(now):
+            detail = "The batch was not executed in time. Create it again."
+            raise Refused("batch_ended", detail)
+        await rows.update_batch(tx, batch_id, executed_at=to_us(now), updated_at=to_us(now))
+        return await self.get(tx, caller, batch_id)
+
+    async def cancel(self, tx: Tx, caller: Caller, batch_id: str) -> BatchView:
+        """Cancel what was not sent. May be called again. Refused: `batch_not_found`, `batch_ended`."""
+        row = await self.row(tx, caller, batch_id)
+        if row["state"] in BATCH_ENDS:
+            raise Refused("batch_ended", f"The batch is {row['state']}; nothing is left to cancel.")
+        if row["cancel_at"] is None:
+            now = to_us(self._seams.clock.now())
+            await rows.update_batch(tx, batch_id, cancel_at=now, updated_at=now)
+        return await self.get(tx, caller, batch_id)
+
+    async def tell(self, tx: Tx, batch_id: str, kind: str) -> None:
+        """Write an event of a batch, and a delivery for every endpoint that subscribes to it."""
+        row = await rows.batch_row(tx, batch_id)
+        assert row is not None  # noqa: S101 - whoever tells has it in hand
+        now = self._seams.clock.now()
+        body = {
+            "type": kind,
+            "timestamp": format_time(now),
+            "api_version": API_VERSION,
+            "data": (await self.view(tx, row)).model_dump(mode="json"),
+        }
+        event_id = self._seams.ids.new("evt")
+        await events.add_event(
+            tx,
+            id=event_id,
+            org=row["org"],
+            mode=row["mode"],
+            type=kind,
+            payout_id=None,
+            sequence=None,
+            body=json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode(),
+            created_at=to_us(now),
+        )
+        await deliver(tx, self._seams, row["org"], row["mode"], event_id, kind)
+
+    async def view(self, tx: Tx, row: Row) -> BatchView:
+        """Return what a partner sees of a batch."""
+        totals = totals_of(await rows.amounts(tx, row["id"]))
+        ended = {
+            status: sum(each.by_status[status].count for each in totals if status in each.by_status)
+            for status in (Status.DELIVERED, Status.FAILED)
+        }
+        executed = row["executed_at"] is not None
+        return BatchView(
+            id=row["id"],
+            livemode=row["mode"] == "live",
+            state=row["state"],
+            source=BatchSource(
+                custodian=row["custodian"], account=Account.model_validate_json(row["account"])
+            ),
+            init_method=row["init_method"],
+            reference=row["reference"],
+            metadata=json.loads(row["metadata"]),
+            item_count=row["items"],
+            delivered_count=ended[Status.DELIVERED],
+            failed_count=ended[Status.FAILED],
+            totals=totals,
+            parts=[part_of(each) for each in await sets.sets_of(tx, row["id"])],
+            failure=Failure.model_validate_json(row["failure"]) if row["failure"] else None,
+            report_url=f"{self._public_url}/payout-batches/{row['id']}/report.csv",
+            created_at=from_us(row["created_at"]),
+            expires_at=None if executed else from_us(row["expires_at"]),
+            executed_at=maybe_from_us(row["executed_at"]),
+            finalized_at=maybe_from_us(row["finalized_at"]),
+        )
+
+
+def totals_of(counted: Sequence[Row]) -> list[AssetTotal]:
+    """Return the totals per asset and status, exact."""
+    sums: dict[str, dict[Status, tuple[int, Decimal]]] = {}
+    for row in counted:
+        by_status = sums.setdefault(row["asset"], {})
+        count, amount = by_status.get(Status(row["status"]), (0, Decimal(0)))
+        added = EXACT.multiply(Decimal(row["amount"]), Decimal(row["n"]))
+        by_status[Status(row["status"])] = (count + row["n"], EXACT.add(amount, added))
+    return [
+        AssetTotal(
+            asset=asset,
+            count=sum(count for count, _ in by_status.values()),
+            amount=sum((amount for _, amount in by_status.values()), Decimal(0)),
+            by_status={
+                status: StatusTotal(count=by_status[status][0], amount=by_status[status][1])
+                for status in Status
+                if status in by_status
+            },
+        )
+        for asset, by_status in sorted(sums.items())
+    ]
+
+
+_PART_STATES: Mapping[
+    str, Literal["waiting", "submitting", "submitted", "outcome_unknown", "ended"]
+] = {
+    "prepared": "waiting",
+    "parked": "waiting",
+    "moving": "submitting",
+    "unknown": "outcome_unknown",
+    "accepted": "submitted",
+    "ended": "ended",
+}
+
+
+def part_of(row: Row) -> BatchPart:
+    """Return what a partner sees of a set."""
+    return BatchPart(
+        number=row["number"],
+        items=row["last_position"] - row["first_position"] + 1,
+        state=_PART_STATES[row["state"]],
+        custodian_reference=json.loads(row["notes"]).get("payout_id"),
+    )

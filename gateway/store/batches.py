@@ -1,0 +1,336 @@
+"""Batches and their items: one row each; what is done with many items is done in bounded pages."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from sqlalchemy import and_, bindparam, delete, exists, func, insert, or_, select, update
+
+from gateway.store.database import Query, Row, Tx
+from gateway.store.schema import attempts, batch_sets, batches, payouts, timeline, work
+
+_ADD = Query(insert(batches))
+_ROW = Query(select(batches).where(batches.c.id == bindparam("batch_id")))
+_FIND = Query(
+    select(batches).where(
+        and_(
+            batches.c.id == bindparam("batch_id"),
+            batches.c.org == bindparam("org"),
+            batches.c.mode == bindparam("mode"),
+            batches.c.state != "loading",
+        )
+    )
+)
+_OPEN = ("requested", "verifying", "awaiting_funds", "executing")
+_ACTIVE = ("verifying", "awaiting_funds", "executing")
+#: What somebody has to go on with: executed, to be canceled, or not executed in time.
+_TO_DO = Query(
+    select(batches.c.id)
+    .where(
+        and_(
+            or_(*(batches.c.state == each for each in _OPEN)),
+            or_(
+                batches.c.executed_at.is_not(None),
+                batches.c.cancel_at.is_not(None),
+                batches.c.expires_at <= bindparam("now"),
+            ),
+        )
+    )
+    .order_by(batches.c.executed_at, batches.c.id)
+    .limit(bindparam("limit"))
+)
+_STALE = Query(
+    select(batches.c.id)
+    .where(and_(batches.c.state == "loading", batches.c.created_at < bindparam("before")))
+    .limit(1)
+)
+_OTHER = batches.alias("other")
+#: Whether another batch has the turn at the account, or has waited longer for it.
+_BEFORE = Query(
+    select(_OTHER.c.id)
+    .select_from(batches)
+    .join(
+        _OTHER,
+        and_(
+            _OTHER.c.custodian == batches.c.custodian,
+            _OTHER.c.account == batches.c.account,
+            _OTHER.c.id != batches.c.id,
+        ),
+    )
+    .where(
+        and_(
+            batches.c.id == bindparam("batch_id"),
+            or_(
+                *(_OTHER.c.state == each for each in _ACTIVE),
+                and_(
+                    _OTHER.c.state == "requested",
+                    or_(
+                        _OTHER.c.executed_at < batches.c.executed_at,
+                        and_(
+                            _OTHER.c.executed_at == batches.c.executed_at,
+                            _OTHER.c.id < batches.c.id,
+                        ),
+                    ),
+                ),
+            ),
+        )
+    )
+    .limit(1)
+)
+_ITEM = payouts.c.batch_id == bindparam("batch_id")
+_PAGE = Query(
+    select(payouts)
+    .where(and_(_ITEM, payouts.c.batch_position > bindparam("after")))
+    .order_by(payouts.c.batch_position)
+    .limit(bindparam("limit"))
+)
+_RANGE = Query(
+    select(payouts)
+    .where(
+        and_(
+            _ITEM,
+            payouts.c.batch_position >= bindparam("first_position"),
+            payouts.c.batch_position <= bindparam("last_position"),
+        )
+    )
+    .order_by(payouts.c.batch_position)
+)
+_COUNTS = Query(
+    select(payouts.c.status, payouts.c.sub_status, func.count().label("n"))
+    .where(_ITEM)
+    .group_by(payouts.c.status, payouts.c.sub_status)
+)
+_AMOUNT = func.json_extract(payouts.c.terms, "$.amount")
+_ASSET = func.json_extract(payouts.c.terms, "$.asset")
+#: Sums are made of decimal texts by whoever asks: a database would add floats.
+_AMOUNTS = Query(
+    select(
+        payouts.c.status,
+        _ASSET.label("asset"),
+        _AMOUNT.label("amount"),
+        func.count().label("n"),
+    )
+    .where(_ITEM)
+    .group_by(payouts.c.status, _ASSET, _AMOUNT)
+)
+_FAILED_UNSENT = Query(
+    select(func.count().label("n")).where(
+        and_(
+            _ITEM,
+            payouts.c.status == "failed",
+            func.json_extract(payouts.c.failure, "$.funds_moved") == "no",
+        )
+    )
+)
+_ENDED = or_(payouts.c.status == "delivered", payouts.c.status == "failed")
+#: Items that were given to the engine and have not been sent yet.
+_IN_HAND = Query(
+    select(func.count().label("n"))
+    .select_from(payouts)
+    .join(work, work.c.payout_id == payouts.c.id)
+    .where(
+        and_(
+            _ITEM,
+            or_(
+                *(payouts.c.sub_status == each for each in ("created", "submitting", "queued")),
+            ),
+        )
+    )
+)
+_UNHANDED = Query(
+    select(payouts.c.id, payouts.c.batch_position)
+    .where(
+        and_(
+            _ITEM,
+            payouts.c.sub_status == "created",
+            payouts.c.batch_position > bindparam("after"),
+        )
+    )
+    .order_by(payouts.c.batch_position)
+    .limit(bindparam("limit"))
+)
+_LAST = attempts.alias("last")
+#: Items of which nothing has moved, and nothing can any more once their work row is gone.
+_UNSENT = Query(
+    select(payouts.c.id)
+    .select_from(payouts)
+    .outerjoin(
+        attempts,
+        and_(
+            attempts.c.payout_id == payouts.c.id,
+            attempts.c.number
+            == select(func.max(_LAST.c.number))
+            .where(_LAST.c.payout_id == payouts.c.id)
+            .correlate(payouts)
+            .scalar_subquery(),
+        ),
+    )
+    .where(
+        and_(
+            _ITEM,
+            payouts.c.status == "pending",
+            ~exists().where(
+                and_(
+                    batch_sets.c.batch_id == payouts.c.batch_id,
+                    batch_sets.c.first_position <= payouts.c.batch_position,
+                    batch_sets.c.last_position >= payouts.c.batch_position,
+                    batch_sets.c.ended_at.is_(None),
+                )
+            ),
+            or_(
+                attempts.c.payout_id.is_(None),
+                and_(
+                    or_(attempts.c.state == "prepared", attempts.c.state == "parked"),
+                    attempts.c.moves == 0,
+                    attempts.c.ever_unknown == 0,
+                ),
+            ),
+        )
+    )
+    .order_by(payouts.c.batch_position)
+    .limit(bindparam("limit"))
+)
+_REFERENCES = Query(
+    select(payouts.c.reference, payouts.c.id, payouts.c.batch_id)
+    .select_from(payouts)
+    .join(batches, batches.c.id == payouts.c.batch_id)
+    .where(
+        and_(
+            payouts.c.org == bindparam("org"),
+            payouts.c.mode == bindparam("mode"),
+            payouts.c.reference.in_(
+                select(func.json_each(bindparam("references")).table_valued("value").c.value)
+            ),
+            payouts.c.status != "failed",
+            batches.c.state != "loading",
+            batches.c.state != "canceled",
+        )
+    )
+)
+_SOME_LOADED = select(payouts.c.id).where(_ITEM).limit(bindparam("limit"))
+_DROP_ENTRIES = Query(delete(timeline).where(timeline.c.payout_id.in_(_SOME_LOADED)))
+_DROP_ITEMS = Query(delete(payouts).where(payouts.c.id.in_(_SOME_LOADED)).returning(payouts.c.id))
+_DROP = Query(delete(batches).where(batches.c.id == bindparam("batch_id")))
+
+
+async def add_batch(tx: Tx, **columns: object) -> None:
+    """Store a batch; one argument per column."""
+    await tx.all(_ADD, **columns)
+
+
+async def batch_row(tx: Tx, batch_id: str) -> Row | None:
+    """Return a batch of whatever org, being loaded or not."""
+    return await tx.one(_ROW, batch_id=batch_id)
+
+
+async def find_batch(tx: Tx, batch_id: str, org: str, mode: str) -> Row | None:
+    """Return an org's batch."""
+    return await tx.one(_FIND, batch_id=batch_id, org=org, mode=mode)
+
+
+@lru_cache(maxsize=2)
+def _list(after: bool) -> Query:  # noqa: FBT001 - part of the statement's shape
+    query = select(batches).where(
+        and_(
+            batches.c.org == bindparam("org"),
+            batches.c.mode == bindparam("mode"),
+            batches.c.state != "loading",
+        )
+    )
+    if after:
+        query = query.where(batches.c.id < bindparam("after_id"))
+    return Query(query.order_by(batches.c.id.desc()).limit(bindparam("limit")))
+
+
+async def list_batches(tx: Tx, org: str, mode: str, after_id: str | None, limit: int) -> list[Row]:
+    """Return an org's batches, newest first."""
+    cursor = {} if after_id is None else {"after_id": after_id}
+    return await tx.all(_list(after_id is not None), org=org, mode=mode, limit=limit, **cursor)
+
+
+@lru_cache(maxsize=64)
+def _update(names: tuple[str, ...]) -> Query:
+    return Query(
+        update(batches)
+        .where(batches.c.id == bindparam("at_id"))
+        .values({name: bindparam("set_" + name) for name in names})
+    )
+
+
+async def update_batch(tx: Tx, batch_id: str, **columns: object) -> None:
+    """Change columns of a batch."""
+    names = tuple(sorted(columns))
+    values = {"set_" + name: value for name, value in columns.items()}
+    await tx.all(_update(names), at_id=batch_id, **values)
+
+
+async def batches_to_do(tx: Tx, now: int, limit: int) -> list[str]:
+    """Return the batches that somebody has to go on with, in the order of their execution."""
+    return [row["id"] for row in await tx.all(_TO_DO, now=now, limit=limit)]
+
+
+async def waits_for_another(tx: Tx, batch_id: str) -> bool:
+    """Whether another batch of its account is active, or comes first."""
+    return await tx.one(_BEFORE, batch_id=batch_id) is not None
+
+
+async def items_page(tx: Tx, batch_id: str, after: int, limit: int) -> list[Row]:
+    """Return the bare rows of a batch's items after a position."""
+    return await tx.all(_PAGE, batch_id=batch_id, after=after, limit=limit)
+
+
+async def items_of_set(tx: Tx, batch_id: str, first: int, last: int) -> list[Row]:
+    """Return the bare rows of the items of a set."""
+    return await tx.all(_RANGE, batch_id=batch_id, first_position=first, last_position=last)
+
+
+async def counts(tx: Tx, batch_id: str) -> list[Row]:
+    """Return how many items stand how: `status`, `sub_status`, `n`."""
+    return await tx.all(_COUNTS, batch_id=batch_id)
+
+
+async def amounts(tx: Tx, batch_id: str) -> list[Row]:
+    """Return how many items of each status, asset and amount there are: `status`, `asset`, `amount`, `n`."""
+    return await tx.all(_AMOUNTS, batch_id=batch_id)
+
+
+async def failed_unsent(tx: Tx, batch_id: str) -> int:
+    """Return how many items failed without any money moving."""
+    row = await tx.one(_FAILED_UNSENT, batch_id=batch_id)
+    return 0 if row is None else int(row["n"])
+
+
+async def in_hand(tx: Tx, batch_id: str) -> int:
+    """Return how many items the engine has been given and has not sent."""
+    row = await tx.one(_IN_HAND, batch_id=batch_id)
+    return 0 if row is None else int(row["n"])
+
+
+async def unhanded_items(tx: Tx, batch_id: str, after: int, limit: int) -> list[Row]:
+    """Return items that the engine has not been given: `id`, `batch_position`."""
+    return await tx.all(_UNHANDED, batch_id=batch_id, after=after, limit=limit)
+
+
+async def unsent_items(tx: Tx, batch_id: str, limit: int) -> list[str]:
+    """Return items of which nothing has moved and that no open set has."""
+    return [row["id"] for row in await tx.all(_UNSENT, batch_id=batch_id, limit=limit)]
+
+
+async def used_references(tx: Tx, org: str, mode: str, references: str) -> list[Row]:
+    """Return which references (a JSON list) batches of an org have paid or will: with `id`, `batch_id`."""
+    return await tx.all(_REFERENCES, org=org, mode=mode, references=references)
+
+
+async def stale_load(tx: Tx, before: int) -> str | None:
+    """Return a batch whose loading was given up."""
+    row = await tx.one(_STALE, before=before)
+    return None if row is None else str(row["id"])
+
+
+async def drop_loaded(tx: Tx, batch_id: str, limit: int) -> int:
+    """Delete a bounded number of items of a batch that nobody ever saw; the batch after the last."""
+    await tx.all(_DROP_ENTRIES, batch_id=batch_id, limit=limit)
+    gone = len(await tx.all(_DROP_ITEMS, batch_id=batch_id, limit=limit))
+    if gone < limit:
+        await tx.all(_DROP, batch_id=batch_id)
+    return gone

@@ -1,0 +1,60 @@
+"""Goes on with batches: a step per transaction, in turn, so that no batch holds up another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+
+from gateway.batch_steps import BatchSteps
+from gateway.seams import Seams
+from gateway.store import batches as rows
+from gateway.store.database import Database
+from gateway.store.rows import to_us
+from gateway.worker.wakeup import Wakeup
+
+_AT_ONCE = 50
+#: How often an open batch is looked at where nothing rings.
+_LOOK_S = 1.0
+#: A batch whose loading was not finished by then is taken for given up.
+_LOAD_S = 3600.0
+
+
+class BatchLoop:
+    """The loop of batches."""
+
+    def __init__(
+        self,
+        *,
+        db: Database,
+        seams: Seams,
+        steps: BatchSteps,
+        idle_s: float,
+        wake: Callable[[str], None],
+    ) -> None:
+        self._db = db
+        self._seams = seams
+        self._steps = steps
+        self._idle_s = idle_s
+        self._wake = wake
+        self.wakeup = Wakeup(seams.clock)
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        while True:
+            now = self._seams.clock.now()
+            await self._forget(to_us(now - timedelta(seconds=_LOAD_S)))
+            todo = await self._db.read(rows.batches_to_do, to_us(now), _AT_ONCE)
+            more = False
+            for batch_id in todo:
+                stepped = await self._db.run(self._steps.step, batch_id)
+                for name in stepped.wake:
+                    self._wake(name)
+                more = more or stepped.more
+            if not more:
+                await self.wakeup.sleep(_LOOK_S if todo else self._idle_s)
+
+    async def _forget(self, before: int) -> None:
+        """Delete a batch whose loading was given up, a page at a time."""
+        stale = await self._db.read(rows.stale_load, before)
+        while stale is not None and await self._db.run(rows.drop_loaded, stale, 500) == 500:  # noqa: PLR2004
+            pass
