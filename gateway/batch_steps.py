@@ -36,7 +36,6 @@ from gateway.store.rows import payout_of, to_us
 
 #: Items that one step works on.
 _AT_ONCE = 50
-_BEFORE_SENT = frozenset({SubStatus.CREATED, SubStatus.QUEUED, SubStatus.SUBMITTING})
 
 
 @dataclass(frozen=True)
@@ -216,16 +215,13 @@ class BatchSteps:
             await self._end(tx, row, counted, now)
             return Stepped(wake=("deliveries", "batches"))
         short = any(sub_status is SubStatus.AWAITING_FUNDS for _, sub_status in counted)
-        sent = any(
-            sub_status not in _BEFORE_SENT and sub_status is not SubStatus.AWAITING_FUNDS
-            for status, sub_status in counted
-            if status not in TERMINAL
-        )
+        # What a custodian has taken it still verifies: money on its way is what counts.
+        under_way = any(status in {Status.BROADCAST, Status.DELIVERED} for status, _ in counted)
         if short != (row["funds_until"] is not None):
             until = to_us(_midnight_after(now)) if short else None
             await rows.update_batch(tx, row["id"], funds_until=until)
         state = row["state"]
-        if state in {BatchState.VERIFYING, BatchState.AWAITING_FUNDS} and sent and not short:
+        if state in {BatchState.VERIFYING, BatchState.AWAITING_FUNDS} and under_way:
             await self._move(tx, row, BatchState.EXECUTING, now)
             await self._batches.tell(tx, row["id"], "batch.executing")
             return Stepped(wake=("deliveries",))
@@ -248,6 +244,11 @@ class BatchSteps:
             failure = (await self._failure(tx, row)).model_dump_json()
         else:
             state, kind = BatchState.FINALIZED, "batch.finalized"
+        passed = row["state"] in {BatchState.VERIFYING, BatchState.AWAITING_FUNDS}
+        if state is BatchState.FINALIZED and passed:
+            # Between two looks it was executed to its end: the stage is told all the same.
+            await self._move(tx, row, BatchState.EXECUTING, now)
+            await self._batches.tell(tx, row["id"], "batch.executing")
         at = to_us(now)
         await self._move(tx, row, state, now, finalized_at=at, funds_until=None, failure=failure)
         await self._batches.tell(tx, row["id"], kind)

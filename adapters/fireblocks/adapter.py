@@ -292,7 +292,7 @@ class Fireblocks(Adapter[FireblocksSettings]):
             clean(told.get("status")),
             clean(mine.get("state")),
             seen,
-            clean(told.get("reasonOfFailure")),
+            self._reason(told, mine),
         )
         if not reading.executed:
             return None
@@ -316,6 +316,12 @@ class Fireblocks(Adapter[FireblocksSettings]):
             unknown_words=reading.unknown_words,
             detail=reading.failure.message if reading.failure else None,
         )
+
+    @staticmethod
+    def _reason(told: Mapping[str, Any], mine: Mapping[str, Any]) -> str:
+        """Return the set's reason, as far as it is this instruction's: one of many may have another."""
+        alone = len(instructions_of(dict(told))) == 1 or clean(mine.get("state")) == "NOT_STARTED"
+        return clean(told.get("reasonOfFailure")) if alone else ""
 
     async def _transactions(
         self, terms: Terms, listed: Sequence[Any]

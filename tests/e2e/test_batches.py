@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import os
 import secrets
+import signal
+import tomllib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
-from tests.e2e.stack import FIREBLOCKS, NETWORK, PAYEE, Rail, Stack, eventually, stack, subscribe
+from gateway.seams import Step
+from tests.e2e.stack import (
+    ERC20,
+    FIREBLOCKS,
+    NETWORK,
+    PAYEE,
+    Rail,
+    Stack,
+    eventually,
+    stack,
+    subscribe,
+)
 
 _ENDS = {"finalized", "failed", "canceled"}
 WALLET = {"type": "custodian_account", "account_type": "EXTERNAL_WALLET", "id": PAYEE}
@@ -26,8 +44,6 @@ async def made(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[
 
 def source(made: Stack) -> dict[str, Any]:
     """Return the account that pays."""
-    import tomllib  # noqa: PLC0415 - for this one use
-
     route = tomllib.loads(made.config.read_text())["routes"][0]
     return {"custodian": made.rail.name, "account": route["account"]}
 
@@ -128,3 +144,201 @@ async def test_the_sets_of_two_payees(made: Stack) -> None:
 
     await eventually(told)
     assert made.receiver.unverified == 0
+
+
+_SET_STEPS = [
+    Step.CLAIMED,
+    Step.ATTEMPT_COMMITTED,
+    Step.REMEMBERING,
+    Step.REMEMBERED,
+    Step.MOVING,
+    Step.MOVED,
+    Step.SUBMITTED,
+    Step.SETTLED,
+    Step.FETCHED,
+    Step.APPLIED,
+]
+
+
+@pytest.mark.parametrize("step", _SET_STEPS)
+async def test_a_kill_at_any_step_pays_every_item_once(tmp_path: Path, step: Step) -> None:
+    """Three sets of two: killed at the step and started again, the ledger has each payee once."""
+    rail = replace(FIREBLOCKS, settings={**FIREBLOCKS.settings, "set_limit": 2})
+    async with stack(tmp_path, rail=rail) as made:
+        plain = await made.start_gateway("--quick")
+        await subscribe(made)
+        batch = await create(made, [item(f"{n}.25", reference=f"r-{n}") for n in range(1, 6)])
+        await plain.stop()
+        dying = await made.start_gateway("--quick", "--at", step)
+        with contextlib.suppress(aiohttp.ClientError):
+            await execute(made, batch)
+        assert await dying.died(30) == -signal.SIGKILL, f"{step} was never reached"
+        await made.start_gateway("--quick")
+        status, _ = await made.call("POST", f"/payout-batches/{batch['id']}/execute", {})
+        assert status in {202, 409}
+        done = await ends(made, batch, 60)
+        assert (done["state"], done["delivered_count"]) == ("finalized", 5)
+        assert [part["items"] for part in done["parts"]] == [2, 2, 1]
+        amounts = sorted(each["amount"] for each in await made.ledger())
+        assert amounts == [f"{n}.25" for n in range(1, 6)]
+        ids = [each["id"] for each in await payouts(made, batch)]
+
+        async def told() -> bool:
+            return all(
+                made.receiver.types(each)
+                == ["payout.created", "payout.broadcast", "payout.delivered"]
+                for each in ids
+            )
+
+        await eventually(told)
+
+
+@pytest.mark.parametrize("call", ["create", "execute"])
+@pytest.mark.parametrize("fault", ["lose_reply", "error_after", "half_response", "drop_before"])
+async def test_a_lost_reply_pays_once(made: Stack, call: str, fault: str) -> None:
+    """Whatever arrived: looked for, and every item paid once."""
+    await made.start_gateway("--quick")
+    await made.steer("POST", "faults", {"call": call, "fault": fault, "times": 1})
+    batch = await create(made, [item("7"), item("7"), item("8", PARTNER)])
+    await execute(made, batch)
+    done = await ends(made, batch, 40)
+    assert (done["state"], done["delivered_count"]) == ("finalized", 3)
+    assert sorted(each["amount"] for each in await made.ledger()) == ["7", "7", "8"]
+
+
+@pytest.mark.parametrize(
+    "switches",
+    [
+        {"server_instruction_ids": False, "reorder_instructions": True},
+        {"server_instruction_ids": True, "reorder_instructions": True},
+        {"server_instruction_ids": True, "reorder_instructions": False},
+    ],
+)
+async def test_every_item_has_its_own_fate(made: Stack, switches: dict[str, bool]) -> None:
+    """Skipped, untranslated, failed and delivered ones, in whatever order they come back."""
+    await made.start_gateway()
+    await made.steer("PUT", "settings", switches)
+    batch = await create(
+        made,
+        [
+            item("5", reference="a"),
+            item("5.000403", reference="skipped"),
+            item("5", PARTNER, reference="b"),
+            item("5.000404", reference="untranslated"),
+            item("5.000409", reference="policy"),
+            item("5", reference="c"),
+        ],
+    )
+    await execute(made, batch)
+    done = await ends(made, batch)
+    assert (done["state"], done["delivered_count"], done["failed_count"]) == ("finalized", 3, 3)
+    fates = {
+        each["reference"]: each["failure"] and each["failure"]["code"]
+        for each in await payouts(made, batch)
+    }
+    assert fates == {
+        "a": None,
+        "b": None,
+        "c": None,
+        "skipped": "unknown_reason",
+        "untranslated": "destination_rejected",
+        "policy": "policy_rejected",
+    }
+    assert all(
+        each["failure"]["funds_moved"] == "no"
+        for each in await payouts(made, batch)
+        if each["failure"]
+    )
+    assert [each["amount"] for each in await made.ledger()] == ["5", "5", "5"]
+
+
+async def test_short_of_money_until_midnight(made: Stack) -> None:
+    """It holds its place; at the custodian's midnight every item fails, and nothing was sent.
+
+    The batch behind it then begins by itself.
+    """
+    await made.start_gateway("--quick")
+    first = await create(made, [item("9.000401", reference="x"), item("9", reference="y")])
+    second = await create(made, [item("4", reference="z")])
+    await execute(made, first)
+    await execute(made, second)
+    await reaches(made, first, "awaiting_funds")
+    assert {each["sub_status"] for each in await payouts(made, first)} == {"awaiting_funds"}
+    await asyncio.sleep(1.5)
+    assert (await reaches(made, second, "requested"))["executed_at"] is not None
+    await made.steer("POST", "clock", {"advance_s": 86_400})
+    done = await ends(made, first)
+    assert (done["state"], done["failure"]["code"]) == ("failed", "insufficient_funds")
+    for each in await payouts(made, first):
+        assert each["failure"]["code"] == "insufficient_funds"
+        assert each["failure"]["funds_moved"] == "no"
+    assert (await ends(made, second))["state"] == "finalized"
+    assert [each["amount"] for each in await made.ledger()] == ["4"]
+
+
+async def test_a_single_payout_and_a_batch_share_the_account(made: Stack) -> None:
+    """One at a time at Fireblocks: neither starves the other."""
+    await made.start_gateway()
+    batch = await create(made, [item("6"), item("6", PARTNER)])
+    before = await made.pay("1")
+    await execute(made, batch)
+    after = await made.pay("2")
+    assert (await ends(made, batch))["state"] == "finalized"
+    for payout_id in (before, after):
+        assert (await made.reaches(payout_id, "delivered"))["status"] == "delivered"
+    assert sorted(each["amount"] for each in await made.ledger()) == ["1", "2", "6", "6"]
+
+
+async def test_canceled_while_it_waits(made: Stack) -> None:
+    """Nothing was sent: all is canceled. While it runs: what was sent stays sent."""
+    rail_limit = 2
+    text = made.config.read_text().replace(
+        "[custodians.fireblocks]", (f"[custodians.fireblocks]\nset_limit = {rail_limit}")
+    )
+    made.config.write_text(text)
+    await made.start_gateway()
+    await made.steer("PUT", "settings", {"step_s": 1})
+    first = await create(made, [item(f"{n}.5") for n in range(1, 6)])
+    second = await create(made, [item("3")])
+    await execute(made, first)
+    await execute(made, second)
+
+    async def sent() -> bool:
+        return any(part["state"] == "submitted" for part in (await _read(made, first))["parts"])
+
+    await eventually(sent)
+    for each in (first, second):
+        status, told = await made.call("POST", f"/payout-batches/{each['id']}/cancel", {})
+        assert status == 202, told
+    done = await ends(made, first, 40)
+    assert done["state"] == "finalized"
+    assert done["delivered_count"] + done["failed_count"] == 5
+    assert done["delivered_count"] % rail_limit == 0
+    assert done["delivered_count"] >= rail_limit
+    assert len(await made.ledger()) == done["delivered_count"]
+    assert (await ends(made, second))["state"] == "canceled"
+
+
+async def _read(made: Stack, batch: dict[str, Any]) -> dict[str, Any]:
+    status, told = await made.call("GET", f"/payout-batches/{batch['id']}")
+    assert status == 200
+    return dict(told)
+
+
+@pytest.mark.parametrize("made", [ERC20], indirect=True)
+async def test_a_fanned_out_batch_whose_gateway_is_killed(made: Stack) -> None:
+    """Every few moments, in the middle of it: every item is paid once."""
+    gateway = await made.start_gateway("--quick")
+    address = made.rail.destination
+    batch = await create(made, [item(f"{n}.5", address) for n in range(1, 31)])
+    await execute(made, batch)
+    for _ in range(4):
+        await asyncio.sleep(0.7)
+        os.kill(gateway.pid, signal.SIGKILL)
+        await gateway.died()
+        gateway = await made.start_gateway("--quick")
+    done = await ends(made, batch, 60)
+    assert (done["state"], done["delivered_count"]) == ("finalized", 30)
+    assert done["parts"] == []
+    amounts = sorted(float(each["amount"]) for each in await made.ledger())
+    assert amounts == [n + 0.5 for n in range(1, 31)]
