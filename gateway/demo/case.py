@@ -14,16 +14,14 @@ import signal
 import sys
 import tempfile
 from collections.abc import Coroutine
-from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
+from gateway.demo.judge import BATCH_EVENTS, EVENTS, Case, judge, judge_batch
 from gateway.demo.stack import DemoFailedError, Stack, log_tails, running_stack
 from gateway.demo.subscriber import Subscriber, listening_subscriber
 
@@ -31,29 +29,15 @@ from gateway.demo.subscriber import Subscriber, listening_subscriber
 LIMIT_S = 60
 #: How long of that the payouts are watched; then the summary says what is missing.
 _WATCH_S = 40
-_EVENTS = ("payout.created", "payout.broadcast", "payout.delivered")
-#: What a payout that needs a person tells besides.
-_ASKED = "payout.requires_action"
 _ENDED_BY_SIGNAL = 130
-
-
-@dataclass
-class Case:
-    """One payout of the demo: what is asked for, and what became of it."""
-
-    amount: str
-    payee: str
-    destination: dict[str, str]
-    #: where the custodian's ledger must show it; None: at an address of the provider's choice
-    paid_to: str | None
-    asset: str = "USDC"
-    payout: dict[str, Any] | None = None
+#: The account that the twin of the custodian with instruction sets is seeded with.
+_SOURCE = {"id": "EX_SUB3", "type": "EXCHANGE_ACCOUNT"}
 
 
 def custodian_account(amount: str, kind: str, account: str) -> Case:
     """Return a payout to an account that the custodian knows."""
     destination = {"type": "custodian_account", "account_type": kind, "id": account}
-    return Case(amount, f"{kind} {account[:8]}…", destination, account)
+    return Case(amount, f"{kind} {account[:8]}…", destination, account, batched=True)
 
 
 def address(amount: str, network: str, payee: str) -> Case:
@@ -145,14 +129,50 @@ async def _deliver(folder: Path, console: Console) -> list[str]:
         endpoint = await stack.call("POST", "/webhook-endpoints", {"url": subscriber.url})
         subscriber.secret = endpoint["secret"]
         _say(console, f"registered the receiver {subscriber.url} as {endpoint['id']}\n")
-        for case in cases:
+        batch_id = await _pay_together(stack, console, [each for each in cases if each.batched])
+        for case in (each for each in cases if not each.batched):
             case.payout = await _pay(stack, console, case)
         console.print()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_WATCH_S):
                 await asyncio.gather(*(_follow(stack, console, case) for case in cases))
-                await _all_told(subscriber, cases)
-        return judge(console, subscriber, cases, await stack.transfers())
+                await _all_told(subscriber, cases, batch_id)
+        missing = judge(console, subscriber, cases, await stack.transfers())
+        batch = await stack.call("GET", f"/payout-batches/{batch_id}")
+        return [*missing, *judge_batch(subscriber, batch)]
+
+
+async def _pay_together(stack: Stack, console: Console, cases: list[Case]) -> str:
+    """Pay two payees by one instruction set: create a batch, and execute it."""
+    listed = await stack.call("GET", "/custodians")
+    custodian = next(each["name"] for each in listed["data"] if each["batch"])
+    batch = await stack.call(
+        "POST",
+        "/payout-batches",
+        {
+            "source": {"custodian": custodian, "account": _SOURCE},
+            "payouts": [
+                {
+                    "external_ref": "demo-user",
+                    "asset": case.asset,
+                    "amount": case.amount,
+                    "destination": case.destination,
+                }
+                for case in cases
+            ],
+        },
+        **{"Idempotency-Key": secrets.token_hex(16)},
+    )
+    await stack.call("POST", f"/payout-batches/{batch['id']}/execute", {})
+    listed = await stack.call("GET", f"/payout-batches/{batch['id']}/payouts")
+    _say(console, f"executed {batch['id']} by {custodian}, {len(cases)} payouts:")
+    for case, payout in zip(cases, listed["data"], strict=True):
+        case.payout = payout
+        _say(
+            console,
+            f"         {case.amount} {case.asset} -> payout {payout['id']} to {case.payee}",
+        )
+    return str(batch["id"])
 
 
 async def _pay(stack: Stack, console: Console, case: Case) -> dict[str, Any]:
@@ -219,72 +239,14 @@ async def _answer(stack: Stack, console: Console, payout: dict[str, Any]) -> Non
     await stack.call("POST", f"/payouts/{payout['id']}/confirm", body)
 
 
-def _was_asked(payout: dict[str, Any]) -> bool:
-    return any(each["sub_status"] == "requires_action" for each in payout.get("timeline", ()))
-
-
-async def _all_told(subscriber: Subscriber, cases: list[Case]) -> None:
+async def _all_told(subscriber: Subscriber, cases: list[Case], batch_id: str) -> None:
     """Wait for the last webhooks; what is delivered is told at once, so this is short."""
     for _ in range(100):
-        if all(
-            subscriber.types(case.payout["id"]) >= set(_EVENTS) for case in cases if case.payout
+        if subscriber.types(batch_id) >= BATCH_EVENTS and all(
+            subscriber.types(case.payout["id"]) >= set(EVENTS) for case in cases if case.payout
         ):
             return
         await asyncio.sleep(0.1)
-
-
-def judge(
-    console: Console,
-    subscriber: Subscriber,
-    cases: list[Case],
-    transfers: list[dict[str, Any]],
-) -> list[str]:
-    """Print the summary; return what is missing, nothing if everything is as promised."""
-    table = Table(title="Summary", title_justify="left")
-    for column in ("payout", "amount", "status", "custodian's ledger", "webhooks verified"):
-        table.add_column(column)
-    missing: list[str] = []
-    for case in cases:
-        payout = case.payout or {}
-        told = subscriber.types(payout["id"])
-        paid = [each for each in transfers if _belongs(each, payout)]
-        if payout["status"] != "delivered":
-            missing.append(
-                f"{payout['id']} is {payout['status']}/{payout['sub_status']}, not delivered; "
-                f"failure: {payout['failure']}"
-            )
-        facts = [
-            (Decimal(each["amount"]), each["asset"], case.paid_to and each["destination"])
-            for each in paid
-        ]
-        if facts != [(Decimal(case.amount), case.asset, case.paid_to)]:
-            missing.append(
-                f"{payout['id']}: the ledger has {paid} instead of one transfer of "
-                f"{case.amount} {case.asset} to {case.paid_to or case.payee}"
-            )
-        wanted = set(_EVENTS) | ({_ASKED} if _was_asked(payout) else set())
-        if told != wanted:
-            missing.append(f"{payout['id']}: webhooks missing: {sorted(wanted - told)}")
-        table.add_row(
-            payout["id"],
-            f"{case.amount} {case.asset}",
-            payout["status"],
-            f"{len(paid)} transfer{'' if len(paid) == 1 else 's'}",
-            f"{len(told)} of {len(wanted)}",
-        )
-    if len(transfers) != len(cases):
-        missing.append(f"the ledgers have {len(transfers)} transfers, not {len(cases)}")
-    if subscriber.refused:
-        missing.append(f"{subscriber.refused} webhooks did not verify")
-    console.print()
-    console.print(table)
-    return missing
-
-
-def _belongs(transfer: dict[str, Any], payout: dict[str, Any]) -> bool:
-    """Whether a ledger's entry names the payout: by the custodian's id of it, or of its transaction."""
-    known = {payout["custodian_reference"], *(each["id"] for each in payout["transactions"])}
-    return any(name and transfer["reference"].startswith(name) for name in known)
 
 
 def _say(console: Console, line: str) -> None:

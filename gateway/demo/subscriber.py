@@ -36,6 +36,13 @@ class Subscriber:
             return web.Response(status=400)
         payout = event["data"]
         self.verified[message_id] = (payout["id"], event["type"])
+        if event["type"].startswith("batch."):
+            self.console.print(
+                f"  webhook  {event['type']:<22} {payout['delivered_count']} of "
+                f"{payout['item_count']} delivered  [green]signature verified[/green]",
+                soft_wrap=True,
+            )
+            return web.Response(status=204)
         self.console.print(
             f"  webhook  {event['type']:<22} {payout['quote']['recipient_gets']:>6} "
             f"{payout['quote']['recipient_asset']}  no. {payout['sequence']}  "

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from gateway.demo.case import Case, judge
+from gateway.demo.judge import Case, judge, judge_batch
 from gateway.demo.subscriber import Subscriber
 
 EVENTS = ("payout.created", "payout.broadcast", "payout.delivered")
@@ -129,3 +129,30 @@ def test_anything_less_is_said(harm: Callable[[World], None], word: str) -> None
     made = world()
     harm(made)
     assert any(word in line for line in missing(made))
+
+
+def test_a_batch_is_judged_too() -> None:
+    """By its state, its count, and both of its events."""
+    subscriber, _, _ = world()
+    batch = {"id": "bat_1", "state": "finalized", "delivered_count": 2, "item_count": 2}
+    assert "webhooks missing" in judge_batch(subscriber, batch)[0]
+    for kind in ("batch.executing", "batch.finalized"):
+        subscriber.verified[kind] = ("bat_1", kind)
+    assert judge_batch(subscriber, batch) == []
+    (line,) = judge_batch(subscriber, {**batch, "delivered_count": 1})
+    assert "1 of 2" in line
+    (line,) = judge_batch(subscriber, {**batch, "state": "failed"})
+    assert "failed" in line
+
+
+def test_payouts_of_one_set_are_told_apart() -> None:
+    """They have the set's id in common."""
+    subscriber, cases, transfers = world()
+    for case, transfer in zip(cases, transfers, strict=True):
+        assert case.payout is not None
+        case.batched = True
+        case.payout["custodian_reference"] = "set-1"
+        transfer["reference"] = "set-1/" + transfer["reference"]
+    assert missing((subscriber, cases, transfers)) == []
+    transfers[0]["amount"] = "44"
+    assert missing((subscriber, cases, transfers))

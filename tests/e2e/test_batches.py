@@ -146,17 +146,14 @@ async def test_the_sets_of_two_payees(made: Stack) -> None:
     assert made.receiver.unverified == 0
 
 
+#: Those of which the engine of sets has an order of its own; the others are the same code for both.
 _SET_STEPS = [
-    Step.CLAIMED,
-    Step.ATTEMPT_COMMITTED,
     Step.REMEMBERING,
     Step.REMEMBERED,
-    Step.MOVING,
     Step.MOVED,
     Step.SUBMITTED,
     Step.SETTLED,
     Step.FETCHED,
-    Step.APPLIED,
 ]
 
 
@@ -193,8 +190,15 @@ async def test_a_kill_at_any_step_pays_every_item_once(tmp_path: Path, step: Ste
         await eventually(told)
 
 
-@pytest.mark.parametrize("call", ["create", "execute"])
-@pytest.mark.parametrize("fault", ["lose_reply", "error_after", "half_response", "drop_before"])
+@pytest.mark.parametrize(
+    ("call", "fault"),
+    [
+        ("create", "lose_reply"),
+        ("execute", "lose_reply"),
+        ("execute", "error_after"),
+        ("execute", "drop_before"),
+    ],
+)
 async def test_a_lost_reply_pays_once(made: Stack, call: str, fault: str) -> None:
     """Whatever arrived: looked for, and every item paid once."""
     await made.start_gateway("--quick")
@@ -211,7 +215,6 @@ async def test_a_lost_reply_pays_once(made: Stack, call: str, fault: str) -> Non
     [
         {"server_instruction_ids": False, "reorder_instructions": True},
         {"server_instruction_ids": True, "reorder_instructions": True},
-        {"server_instruction_ids": True, "reorder_instructions": False},
     ],
 )
 async def test_every_item_has_its_own_fate(made: Stack, switches: dict[str, bool]) -> None:

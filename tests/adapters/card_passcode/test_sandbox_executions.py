@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
 from decimal import Decimal
 from typing import Any
 
@@ -121,7 +120,10 @@ async def test_acceptance_is_atomic() -> None:
         assert len(await merchant.ledger()) == 1
 
 
-@pytest.mark.parametrize("reference", ["x", str(uuid.uuid1()), uuid.uuid4().hex, "", 5])
+@pytest.mark.parametrize(
+    "reference",
+    ["x", "ea7e56c6-e59b-11f1-a2f2-02fc00000001", "95b0af5f07b84f64994ae757ebe26a1b", "", 5],
+)
 async def test_a_reference_is_a_uuid4(merchant: Merchant, reference: object) -> None:
     """Anything else is refused, and the session stays open."""
     session_id = await merchant.opened()

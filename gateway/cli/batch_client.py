@@ -1,0 +1,157 @@
+"""The partner API as the command line uses it for batches."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import aiohttp
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from gateway.cli.common import console
+
+_TIMEOUT = aiohttp.ClientTimeout(total=600, sock_connect=10)
+_ENDS = frozenset({"finalized", "failed", "canceled"})
+_LOOK_S = 1.0
+_FAULTS_SHOWN = 20
+_OK = 300
+
+
+class CallError(Exception):
+    """A call that was refused or did not come about; the message says what to do."""
+
+
+class BatchClient:
+    """Calls about batches."""
+
+    def __init__(self, gateway: str, api_key: str) -> None:
+        if not gateway.startswith(("http://", "https://")):
+            msg = f"--gateway {gateway}: give a URL with http:// or https://"
+            raise CallError(msg)
+        self._base = gateway.rstrip("/") + "/payout-batches"
+        self._headers = {"Authorization": f"Bearer {api_key}"}
+        self._http: aiohttp.ClientSession
+
+    async def __aenter__(self) -> Self:
+        """Open the session."""
+        self._http = aiohttp.ClientSession(timeout=_TIMEOUT, trust_env=False, headers=self._headers)
+        return self
+
+    async def __aexit__(
+        self,
+        _: type[BaseException] | None,
+        __: BaseException | None,
+        ___: TracebackType | None,
+    ) -> None:
+        """Close the session."""
+        await self._http.close()
+
+    async def create(
+        self, file: Path, source: dict[str, str], *, reference: str, key: str, dry_run: bool
+    ) -> dict[str, Any]:
+        """Upload a file; return the batch, or what a dry run found."""
+        digest = await asyncio.to_thread(_digest, file)
+        query = {**source, **({"reference": reference} if reference else {})}
+        if dry_run:
+            query["validate"] = "true"
+        headers = {"Content-Type": "text/csv", "Idempotency-Key": key or f"file-{digest}"}
+        with file.open("rb") as body:
+            return await self._call("POST", "", params=query, headers=headers, data=body)
+
+    async def get(self, batch_id: str) -> dict[str, Any]:
+        """Return a batch."""
+        return await self._call("GET", f"/{batch_id}")
+
+    async def execute(self, batch_id: str) -> dict[str, Any]:
+        """Execute a batch; one that is executed already is returned as it is."""
+        try:
+            return await self._call("POST", f"/{batch_id}/execute", json={})
+        except CallError as error:
+            if "batch_already_executed" not in str(error):
+                raise
+            return await self.get(batch_id)
+
+    async def cancel(self, batch_id: str) -> dict[str, Any]:
+        """Cancel what was not sent."""
+        return await self._call("POST", f"/{batch_id}/cancel", json={})
+
+    async def watch(self, batch_id: str, *, quiet: bool) -> dict[str, Any]:
+        """Follow a batch to its end, with a bar; a gateway that is away is waited for."""
+        columns = (
+            TextColumn("{task.description:<15}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[failed]} failed"),
+            TimeElapsedColumn(),
+        )
+        with Progress(*columns, console=console(), disable=quiet) as progress:
+            task = progress.add_task("waiting", total=None, failed=0)
+            while True:
+                try:
+                    batch = await self.get(batch_id)
+                except ConnectionError:
+                    progress.update(task, description="no answer")
+                else:
+                    ended = batch["delivered_count"] + batch["failed_count"]
+                    progress.update(
+                        task,
+                        description=batch["state"],
+                        completed=ended,
+                        total=batch["item_count"],
+                        failed=batch["failed_count"],
+                    )
+                    if batch["state"] in _ENDS:
+                        return batch
+                await asyncio.sleep(_LOOK_S)
+
+    async def report(self, batch_id: str, into: Path) -> bool:
+        """Write the report; whether it is final."""
+        url = f"{self._base}/{batch_id}/report.csv"
+        try:
+            async with self._http.get(url) as answer:
+                if answer.status >= _OK:
+                    raise _refused(answer.status, await answer.read())
+                with into.open("wb") as file:
+                    async for chunk in answer.content.iter_chunked(65536):
+                        await asyncio.to_thread(file.write, chunk)
+                return answer.headers.get("Report-Final") == "true"
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            msg = f"the report was not written: {error}"
+            raise CallError(msg) from None
+
+    async def _call(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        try:
+            async with self._http.request(method, self._base + path, **options) as answer:
+                raw = await answer.read()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            if method == "GET" and isinstance(error, aiohttp.ClientConnectionError):
+                raise ConnectionError(str(error)) from None
+            msg = f"{self._base} does not answer ({type(error).__name__}); repeat the command"
+            raise CallError(msg) from None
+        if answer.status >= _OK:
+            raise _refused(answer.status, raw)
+        told: dict[str, Any] = json.loads(raw)
+        return told
+
+
+def _refused(status: int, raw: bytes) -> CallError:
+    """Return what a problem says, with its faults."""
+    try:
+        problem = json.loads(raw)
+        faults = problem.get("errors", [])
+        lines = [f"{problem['code']}: {problem['detail']}"]
+        lines += [f"  {each['pointer']}: {each['detail']}" for each in faults[:_FAULTS_SHOWN]]
+        if len(faults) > _FAULTS_SHOWN:
+            lines.append(f"  and {len(faults) - _FAULTS_SHOWN} more")
+        return CallError("\n".join(lines))
+    except (ValueError, KeyError, TypeError):
+        return CallError(f"HTTP {status}: check --gateway")
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()[:40]

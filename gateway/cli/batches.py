@@ -1,0 +1,163 @@
+"""`batches`: pay many people from a file, over the partner API."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from gateway.cli.common import JsonOption, fail, print_json, print_table
+
+if TYPE_CHECKING:
+    from gateway.cli.batch_client import BatchClient
+
+T = TypeVar("T")
+app = typer.Typer(help="Batches of payouts, over the API.", no_args_is_help=True)
+
+GatewayOption = Annotated[
+    str, typer.Option(envvar="PAYOUT_GATEWAY_URL", help="Base URL of the gateway.")
+]
+KeyOption = Annotated[
+    str, typer.Option(envvar="PAYOUT_GATEWAY_API_KEY", help="Better given by the environment.")
+]
+BatchArgument = Annotated[str, typer.Argument(help="Batch id (bat_...).")]
+_URL = "http://127.0.0.1:8080"
+
+
+@app.command()
+def create(  # noqa: PLR0913 - one argument per option
+    file: Annotated[Path, typer.Argument(help="CSV file; the API's page names its columns.")],
+    *,
+    custodian: Annotated[str, typer.Option(help="The custodian that pays.")],
+    account_id: Annotated[str, typer.Option(help="The account that pays.")],
+    account_type: Annotated[str, typer.Option(help="Its type.")],
+    reference: Annotated[str, typer.Option(help="Your own reference of the batch.")] = "",
+    key: Annotated[
+        str,
+        typer.Option(help="Idempotency key; that of the file's content, if not given."),
+    ] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check only.")] = False,
+    execute_now: Annotated[bool, typer.Option("--execute", help="Execute it, too.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow it to its end.")] = False,
+    report: Annotated[
+        Path | None, typer.Option(help="With --watch: write the report here at the end.")
+    ] = None,
+    gateway: GatewayOption = _URL,
+    api_key: KeyOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Create a batch of a CSV file; all of it is accepted, or nothing.
+
+    Run again with the same file it is the same batch: nothing is paid twice.
+    """
+    if not file.is_file():
+        fail(f"{file} cannot be read", 2)
+    source = {"custodian": custodian, "account_id": account_id, "account_type": account_type}
+
+    async def work(client: BatchClient) -> dict[str, Any]:
+        batch = await client.create(file, source, reference=reference, key=key, dry_run=dry_run)
+        if execute_now and not dry_run:
+            batch = await client.execute(batch["id"])
+        if watch and not dry_run:
+            batch = await client.watch(batch["id"], quiet=as_json)
+            if report is not None:
+                await client.report(batch["id"], report)
+        return batch
+
+    batch = _run(work, gateway, api_key)
+    if as_json:
+        print_json(batch)
+    elif dry_run:
+        typer.echo(f"{batch['item_count']} payouts could be paid: {batch['totals']}")
+    else:
+        _print(batch)
+        if report is not None and watch:
+            typer.echo(f"report: {report}")
+    if watch and batch.get("state") not in {None, "finalized"}:
+        raise typer.Exit(1)
+
+
+@app.command()
+def execute(
+    batch_id: BatchArgument, *, gateway: GatewayOption = _URL, api_key: KeyOption = ""
+) -> None:
+    """Execute a batch, once."""
+    _print(_run(lambda client: client.execute(batch_id), gateway, api_key))
+
+
+@app.command()
+def cancel(
+    batch_id: BatchArgument, *, gateway: GatewayOption = _URL, api_key: KeyOption = ""
+) -> None:
+    """Cancel what was not sent of a batch."""
+    _print(_run(lambda client: client.cancel(batch_id), gateway, api_key))
+
+
+@app.command()
+def show(
+    batch_id: BatchArgument,
+    *,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow it to its end.")] = False,
+    gateway: GatewayOption = _URL,
+    api_key: KeyOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Show a batch with its totals."""
+
+    async def work(client: BatchClient) -> dict[str, Any]:
+        if watch:
+            return await client.watch(batch_id, quiet=as_json)
+        return await client.get(batch_id)
+
+    batch = _run(work, gateway, api_key)
+    if as_json:
+        print_json(batch)
+    else:
+        _print(batch)
+
+
+@app.command()
+def report(
+    batch_id: BatchArgument,
+    into: Annotated[Path, typer.Argument(help="The CSV file to write.")],
+    *,
+    gateway: GatewayOption = _URL,
+    api_key: KeyOption = "",
+) -> None:
+    """Write the report of a batch as CSV."""
+    final = _run(lambda client: client.report(batch_id, into), gateway, api_key)
+    typer.echo(f"{into}: {'final' if final else 'not final yet: payouts are under way'}")
+
+
+def _run(work: Callable[[BatchClient], Awaitable[T]], gateway: str, api_key: str) -> T:
+    import asyncio
+
+    from gateway.cli.batch_client import BatchClient, CallError
+
+    if not api_key:
+        fail("give an API key: set PAYOUT_GATEWAY_API_KEY", 2)
+
+    async def run() -> T:
+        async with BatchClient(gateway, api_key) as client:
+            return await work(client)
+
+    try:
+        return asyncio.run(run())
+    except CallError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+def _print(batch: dict[str, Any]) -> None:
+    typer.echo(f"{batch['id']} is {batch['state']}")
+    rows = [
+        [total["asset"], status, stands["count"], stands["amount"]]
+        for total in batch["totals"]
+        for status, stands in total["by_status"].items()
+    ]
+    print_table("Payouts", ["asset", "status", "count", "amount"], rows)
+    if batch["failure"]:
+        typer.echo(f"{batch['failure']['code']}: {batch['failure']['message']}")
