@@ -6,6 +6,8 @@
 BIN   := .venv/bin
 READY := .venv/.ready
 PATHS := gateway adapters tests
+# Processes that the tests are shared by; 0 for one after the other (to debug).
+WORKERS ?= auto
 
 .PHONY: help setup demo serve test e2e e2e-clients bench bench-webhooks cover check fmt docs lock adapter clean distclean
 
@@ -30,7 +32,7 @@ serve: $(READY) ## The same stack, kept up, with a curl session to paste
 	@$(BIN)/payout-gateway demo --serve
 
 test: $(READY) ## Run the tests (T=path for some of them)
-	$(BIN)/python -m pytest $(T)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(T)
 
 e2e: $(READY) ## Run only the tests with whole processes
 	$(BIN)/python -m pytest tests/e2e
@@ -39,8 +41,9 @@ e2e-clients: $(READY) ## Clients and verifiers of others, in JavaScript and Go (
 	$(BIN)/python -m tests.clients.dfns_javascript
 	$(BIN)/python -m tests.clients.webhooks_verifiers
 
-bench: $(READY) ## How many payouts a second are accepted, beside the ceiling of this disk
+bench: $(READY) ## Payouts and batch items accepted a second, beside the ceiling of this disk
 	$(BIN)/python bench/accept.py
+	$(BIN)/python bench/batches.py
 
 bench-webhooks: $(READY) ## Signed deliveries a second, beside a bare client; what is lost (about 6 minutes)
 	$(BIN)/python bench/webhooks.py

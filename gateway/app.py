@@ -33,8 +33,8 @@ from gateway.payouts import Payouts
 from gateway.quotes import Quotes
 from gateway.router import Instance, Router
 from gateway.seams import Clock, Seams, real_seams
-from gateway.store import migrate
 from gateway.store.database import Database
+from gateway.store.opening import open_database
 from gateway.vault import vault_of
 from gateway.worker.acts import Acts
 from gateway.worker.batches import BatchLoop
@@ -130,15 +130,6 @@ class Gateway:
     context: ApiContext
     workers: Workers
     db: Database
-
-
-def open_database(settings: Settings) -> Database:
-    """Return the store, to be entered with `async with`. A fresh one is made; an old one is refused.
-
-    Raises SchemaMismatch, which says what to run.
-    """
-    migrate.prepare(settings.database)
-    return Database(settings.database)
 
 
 @asynccontextmanager

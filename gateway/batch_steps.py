@@ -75,13 +75,18 @@ class BatchSteps:
         self._batches = batches
         self._lots = lots
 
-    async def step(self, tx: Tx, batch_id: str) -> Stepped:
-        """Take one step of a batch. May be called at any time, any number of times."""
+    async def step(self, tx: Tx, batch_id: str, *, judged: bool = True) -> Stepped:
+        """Take one step of a batch. May be called at any time, any number of times.
+
+        Without `judged` the batch is not compared with its items, which looks at all of them.
+        """
         row = await rows.batch_row(tx, batch_id)
         if row is None or row["state"] in BATCH_ENDS or row["state"] == "loading":
             return _NOTHING
         now = self._seams.clock.now()
         for stage in self._stages(row, to_us(now)):
+            if stage == self._judge and not judged:
+                continue
             stepped = await stage(tx, row, now)
             if stepped is not None:
                 return stepped
@@ -177,7 +182,7 @@ class BatchSteps:
             return None
         page = await rows.unhanded_items(tx, row["id"], row["worked_off"], min(free, _AT_ONCE))
         for item in page:
-            await work.add_work(tx, item["id"], row["custodian"], to_us(now))
+            await work.add_work(tx, item["id"], row["custodian"], to_us(now), rank=1)
         if not page:
             return None
         await rows.update_batch(tx, row["id"], worked_off=page[-1]["batch_position"])

@@ -65,7 +65,7 @@ def store_faults_told(database: Path) -> Iterator[None]:
 
 def with_store(config: Path, work: Callable[[Database], Awaitable[T]]) -> T:
     """Open the configured store, do the work, close it."""
-    from gateway.app import open_database
+    from gateway.store.opening import open_database
 
     settings = settings_of(config)
 

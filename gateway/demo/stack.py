@@ -35,6 +35,8 @@ class Stack:
     twins: dict[str, Any]
     key: str
     http: aiohttp.ClientSession
+    #: the gateway's process
+    pid: int
 
     async def call(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
         """Call the partner API; DemoFailedError with its problem where it refuses."""
@@ -77,7 +79,7 @@ async def running_stack(folder: Path) -> AsyncIterator[Stack]:
         async with aiohttp.ClientSession(trust_env=False, timeout=timeout) as http:
             await _ready(http, url, gateway)
             key = await _mint(processes, folder, config)
-            yield Stack(config, url, json.loads(line)["twins"], key, http)
+            yield Stack(config, url, json.loads(line)["twins"], key, http, gateway.pid)
     finally:
         await asyncio.gather(*(_end(process) for process in reversed(processes)))
 

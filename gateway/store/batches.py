@@ -126,11 +126,12 @@ _ENDED = or_(payouts.c.status == "delivered", payouts.c.status == "failed")
 #: Items that were given to the engine and have not been sent yet.
 _IN_HAND = Query(
     select(func.count().label("n"))
-    .select_from(payouts)
-    .join(work, work.c.payout_id == payouts.c.id)
+    .select_from(work)
+    .join(payouts, work.c.payout_id == payouts.c.id)
     .where(
         and_(
-            _ITEM,
+            # Not the bare column: by its index every item of the batch would be looked at.
+            func.coalesce(payouts.c.batch_id, "") == bindparam("batch_id"),
             or_(
                 *(payouts.c.sub_status == each for each in ("created", "submitting", "queued")),
             ),

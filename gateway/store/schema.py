@@ -173,6 +173,8 @@ work = Table(
     Column("lease_token", BigInteger, nullable=False),
     Column("lease_owner", Text),
     Column("lease_until", BigInteger, nullable=False),
+    #: lower goes first: single payouts before items of batches
+    Column("rank", Integer, nullable=False, server_default="0"),
     Index("ix_work_custodian_due", "custodian", "due_at"),
 )
 

@@ -31,7 +31,7 @@ _CLAIM = Query(
                     work.c.lease_until <= bindparam("now"),
                 )
             )
-            .order_by(work.c.due_at)
+            .order_by(work.c.rank, work.c.due_at)
             .limit(bindparam("limit"))
             .with_for_update(skip_locked=True)
         )
@@ -142,8 +142,8 @@ _NEXT_QUEUED = Query(
 )
 
 
-async def add_work(tx: Tx, payout_id: str, custodian: str, due: int) -> None:
-    """Give the engine a payout; a second time changes nothing."""
+async def add_work(tx: Tx, payout_id: str, custodian: str, due: int, *, rank: int = 0) -> None:
+    """Give the engine a payout; a second time changes nothing. Of a lower rank goes first."""
     await tx.all(
         _ADD,
         payout_id=payout_id,
@@ -152,6 +152,7 @@ async def add_work(tx: Tx, payout_id: str, custodian: str, due: int) -> None:
         lease_token=0,
         lease_owner=None,
         lease_until=0,
+        rank=rank,
     )
 
 

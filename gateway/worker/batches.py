@@ -15,6 +15,8 @@ from gateway.worker.wakeup import Wakeup
 _AT_ONCE = 50
 #: How often an open batch is looked at where nothing rings.
 _LOOK_S = 1.0
+#: However often it rings.
+_PAUSE_S = 0.1
 #: A batch whose loading was not finished by then is taken for given up.
 _LOAD_S = 3600.0
 
@@ -36,6 +38,7 @@ class BatchLoop:
         self._steps = steps
         self._idle_s = idle_s
         self._wake = wake
+        self._judged_at = float("-inf")
         self.wakeup = Wakeup(seams.clock)
 
     async def run(self) -> None:
@@ -45,12 +48,17 @@ class BatchLoop:
             await self._forget(to_us(now - timedelta(seconds=_LOAD_S)))
             todo = await self._db.read(rows.batches_to_do, to_us(now), _AT_ONCE)
             more = False
+            at = self._seams.clock.monotonic()
+            judged = at - self._judged_at >= _LOOK_S
+            self._judged_at = at if judged else self._judged_at
             for batch_id in todo:
-                stepped = await self._db.run(self._steps.step, batch_id)
+                stepped = await self._db.run(self._steps.step, batch_id, judged=judged)
                 for name in stepped.wake:
                     self._wake(name)
                 more = more or stepped.more
             if not more:
+                if todo:
+                    await self._seams.clock.sleep(_PAUSE_S)
                 await self.wakeup.sleep(_LOOK_S if todo else self._idle_s)
 
     async def _forget(self, before: int) -> None:

@@ -137,6 +137,9 @@ class Engine:
             else:
                 settled = await self._fetch(job)
         self.tell(lease.payout_id, settled)
+        if job.payout.batch_id is not None:
+            # There is room for another one of its batch.
+            self._wake("batches")
 
     @asynccontextmanager
     async def keeping(self, lease: Lease) -> AsyncIterator[None]:

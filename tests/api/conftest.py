@@ -28,7 +28,6 @@ from gateway.adapter import (
     Unsupported,
 )
 from gateway.api.application import ApiContext, create_api
-from gateway.app import open_database
 from gateway.assets import AssetRegistry
 from gateway.batches import Batches
 from gateway.config import Mode, Settings
@@ -42,6 +41,7 @@ from gateway.payouts import Payouts
 from gateway.quotes import Quotes
 from gateway.router import Instance, Router
 from gateway.seams import Ids, Seams, real_seams
+from gateway.store.opening import open_database
 from gateway.vault import Vault
 from gateway.worker.acts import Acts
 from gateway.worker.engine import Engine

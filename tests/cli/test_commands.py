@@ -21,7 +21,6 @@ import pytest
 from typer.testing import CliRunner
 
 from gateway import __version__
-from gateway.app import open_database
 from gateway.cli.main import app
 from gateway.cli.words import FundsMovedWord, StatusWord
 from gateway.config import load
@@ -32,6 +31,7 @@ from gateway.registry import find_adapters
 from gateway.seams import real_seams
 from gateway.signing import secret_text
 from gateway.store import idempotency, migrate
+from gateway.store.opening import open_database
 from gateway.subscriptions import EndpointRequest
 from gateway.vault import vault_of
 

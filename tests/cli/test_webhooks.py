@@ -17,7 +17,6 @@ from standardwebhooks import Webhook
 from svix.webhooks import Webhook as SvixWebhook
 from typer.testing import CliRunner
 
-from gateway.app import open_database
 from gateway.cli.listen import Listener, ListenError
 from gateway.cli.main import app
 from gateway.config import load
@@ -27,6 +26,7 @@ from gateway.outbox import deliver
 from gateway.seams import real_seams
 from gateway.store import events
 from gateway.store.database import Tx
+from gateway.store.opening import open_database
 from gateway.store.rows import to_us
 from gateway.subscriptions import EndpointRequest
 from gateway.vault import Vault

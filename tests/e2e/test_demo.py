@@ -45,7 +45,7 @@ async def test_the_demo_delivers(tmp_path: Path) -> None:
     out, _ = await asyncio.wait_for(process.communicate(), 80)
     text = out.decode()
     assert process.returncode == 0, text
-    assert text.count("signature verified") == 22
+    assert text.count("signature verified") == 24
     assert text.count("timeline delivered/delivered") == 7
     assert "pending/queued" in text  # they share the account that pays
     assert "paid once, and told by verified webhooks" in text

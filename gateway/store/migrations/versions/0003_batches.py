@@ -77,6 +77,7 @@ def upgrade() -> None:
         payouts.add_column(sa.Column("batch_position", sa.Integer(), nullable=True))
         payouts.add_column(sa.Column("name", sa.Text(), nullable=True))
         payouts.create_foreign_key(op.f("fk_payouts_batch_id"), "batches", ["batch_id"], ["id"])
+    op.add_column("work", sa.Column("rank", sa.Integer(), nullable=False, server_default="0"))
     op.create_index("ix_payouts_batch", "payouts", ["batch_id", "batch_position"])
     with op.batch_alter_table("account_locks", recreate="always") as locks:
         locks.drop_constraint(op.f("fk_account_locks_payout_id"), type_="foreignkey")
