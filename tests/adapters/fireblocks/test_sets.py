@@ -1,0 +1,281 @@
+"""Sets of many instructions: compared, mapped, executed once, each item with its own fate."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from typing import Any
+
+import aiohttp
+import pytest
+
+from gateway.adapter import (
+    Absent,
+    Account,
+    BatchReport,
+    CannotLook,
+    CustodianAccountDestination,
+    LeaseLost,
+    NotSent,
+    OutcomeUnknown,
+    Rejected,
+    SubStatus,
+)
+from gateway.worker.order import step_key
+from tests.adapters.fireblocks.rig import answering, executes, order, pair
+from tests.adapters.fireblocks.workspace import EXTERNAL_WALLET, NETWORK_CONNECTION
+from tests.adapters.orders import OrderForTest
+
+#: What the engine's wrapper reads as unknown once the mark is set.
+_UNKNOWN = (OutcomeUnknown, aiohttp.ClientError)
+
+
+@dataclass
+class Item(OrderForTest):
+    """One payout of a set."""
+
+    @property
+    def key(self) -> str:  # type: ignore[override]
+        """The key of its own."""
+        return step_key(self.payout_id, 1, "instruction")
+
+
+@dataclass
+class SetForTest:
+    """One attempt at one set."""
+
+    items: Sequence[Item]
+    source: Account = field(default_factory=lambda: Account(id="EX_SUB3", type="EXCHANGE_ACCOUNT"))
+    set_id: str = "set_01hzz0000000000000000000001"
+    moved: bool = False
+    moved_now: bool = False
+    lose_lease_at: str | None = None
+    story: list[str] = field(default_factory=list)
+    _notes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def notes(self) -> Mapping[str, Any]:
+        """What was remembered."""
+        return self._notes
+
+    def key(self, step: str) -> str:
+        """Return the key of one POST."""
+        return step_key(self.set_id, 1, step)
+
+    async def remember(self, **notes: Any) -> None:
+        """Add notes; only JSON survives."""
+        if self.lose_lease_at == "remember":
+            raise LeaseLost(self.set_id)
+        self._notes = json.loads(json.dumps({**self._notes, **notes}))
+        self.story.append("remember " + " ".join(sorted(notes)))
+
+    async def moving(self) -> None:
+        """Set the mark."""
+        if self.lose_lease_at == "moving":
+            raise LeaseLost(self.set_id)
+        self.story.append("moving")
+        self.moved_now = True
+
+    def again(self) -> SetForTest:
+        """Return the set as the next call sees it."""
+        return replace(
+            self, moved=self.moved or self.moved_now, moved_now=False, story=[], lose_lease_at=None
+        )
+
+
+def item(number: int, amount: str, payee: str = EXTERNAL_WALLET) -> Item:
+    """Return one payout."""
+    kind = "EXTERNAL_WALLET" if payee == EXTERNAL_WALLET else "NETWORK_CONNECTION"
+    base = order()
+    return Item(
+        amount=Decimal(amount),
+        destination=CustodianAccountDestination(account_type=kind, id=payee),
+        source=base.source,
+        payout_id=f"pay_01hzz000000000000000000000{number}",
+    )
+
+
+def three() -> SetForTest:
+    """Two equal items, and one to somebody else."""
+    return SetForTest([item(1, "5"), item(2, "5"), item(3, "7", NETWORK_CONNECTION)])
+
+
+async def ends(adapter: Any, space: Any, mine: SetForTest) -> BatchReport:
+    """Follow a set to the end of its items."""
+    for _ in range(20):
+        found = await adapter.fetch_batch(mine.again())
+        done = {SubStatus.DELIVERED, SubStatus.FAILED}
+        if (
+            isinstance(found, BatchReport)
+            and {each.sub_status for each in found.items.values()} <= done
+        ):
+            return found
+        await space.steps(1)
+    raise AssertionError("it did not end")
+
+
+@pytest.mark.parametrize("own_ids", [True, False])
+@pytest.mark.parametrize("reorder", [True, False])
+async def test_one_set_executed_once(*, own_ids: bool, reorder: bool) -> None:
+    """In whatever order and under whatever ids it comes back, every item is its own instruction."""
+    switches = {"server_instruction_ids": not own_ids, "reorder_instructions": reorder}
+    async with pair(**switches) as (adapter, space):
+        mine = three()
+        report = await adapter.submit_batch(mine)
+        assert mine.story == ["remember instructions payout_id positions", "moving"]
+        assert {each.sub_status for each in report.items.values()} == {SubStatus.SUBMITTED}
+        done = await ends(adapter, space, mine)
+        assert {each.sub_status for each in done.items.values()} == {SubStatus.DELIVERED}
+        assert all(
+            each.echo is not None and each.echo.differences() == () for each in done.items.values()
+        )
+        ids = [
+            ref.value
+            for each in done.items.values()
+            for ref in each.refs
+            if ref.kind == "instruction"
+        ]
+        assert len(set(ids)) == 3
+        owners = [
+            key for key, each in done.items.items() if any(r.kind == "payout" for r in each.refs)
+        ]
+        assert owners == [mine.items[0].payout_id]
+        assert sorted(each["amount"] for each in await space.ledger()) == ["5", "5", "7"]
+        assert await executes(space) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"amount": {"amount": "8", "assetId": "USDC"}},
+        {"amount": {"amount": 5, "assetId": "USDC"}},
+        {"amount": {"amount": "5", "assetId": "USD"}},
+        {"payeeAccount": {"id": "evil", "type": "EXTERNAL_WALLET"}},
+        {"payeeAccount": {}},
+        {"double": True},
+        {"paymentAccount": {"id": "8", "type": "VAULT_ACCOUNT"}},
+    ],
+    ids=str,
+)
+async def test_what_is_not_as_ordered_is_not_executed(change: dict[str, Any]) -> None:
+    """Parked, with one row for the operator; never executed."""
+    async with answering(change=change) as (adapter, wire):
+        mine = three()
+        report = await adapter.submit_batch(mine)
+        assert {each.sub_status for each in report.items.values()} == {SubStatus.AWAITING_APPROVAL}
+        assert sum(bool(each.unknown_words) for each in report.items.values()) == 1
+        assert mine.story == []
+        assert wire.made("execute") == []
+        assert isinstance(await adapter.fetch_batch(mine.again()), CannotLook)
+
+
+async def test_a_lost_lease_moves_nothing() -> None:
+    """At the note, and at the mark."""
+    for at in ("remember", "moving"):
+        async with pair() as (adapter, space):
+            mine = three()
+            mine.lose_lease_at = at
+            with pytest.raises(LeaseLost):
+                await adapter.submit_batch(mine)
+            await space.steps(5)
+            assert await executes(space) == 0
+            assert await space.ledger() == []
+
+
+@pytest.mark.parametrize("fault", ["lose_reply", "error_after", "half_response"])
+async def test_a_lost_execute_is_found(fault: str) -> None:
+    """Unknown; then looked for and found; a repeat is never read as a refusal."""
+    async with pair() as (adapter, space):
+        mine = three()
+        await space.fault("execute", fault)
+        with pytest.raises(_UNKNOWN):
+            await adapter.submit_batch(mine)
+        again = mine.again()
+        with pytest.raises(OutcomeUnknown):
+            await adapter.submit_batch(again)
+        done = await ends(adapter, space, again)
+        assert len(done.items) == 3
+        assert len(await space.ledger()) == 3
+
+
+async def test_a_lost_create_is_made_anew() -> None:
+    """Nothing was remembered of the first: it is never executed."""
+    async with pair() as (adapter, space):
+        mine = three()
+        await space.fault("create", "lose_reply")
+        with pytest.raises(NotSent):
+            await adapter.submit_batch(mine)
+        again = mine.again()
+        await adapter.submit_batch(again)
+        await ends(adapter, space, again)
+        assert len(await space.ledger()) == 3
+
+
+async def test_registered_and_not_executed_is_absent() -> None:
+    """Until then nothing has moved."""
+    async with pair() as (adapter, space):
+        mine = three()
+        await space.fault("execute", "drop_before")
+        with pytest.raises(_UNKNOWN):
+            await adapter.submit_batch(mine)
+        assert isinstance(await adapter.fetch_batch(mine.again()), Absent)
+        await adapter.submit_batch(mine.again())
+        await ends(adapter, space, mine)
+        assert len(await space.ledger()) == 3
+
+
+async def test_a_refused_create_is_a_refusal() -> None:
+    """Of the whole set, before anything moved."""
+    async with pair() as (adapter, _):
+        mine = SetForTest([item(1, "5"), item(2, "5", "nobody")])
+        with pytest.raises(Rejected):
+            await adapter.submit_batch(mine)
+        assert mine.story == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        ((401, {"message": "no", "code": -1}), NotSent),
+        ((429, {}), NotSent),
+        ((500, "<html>"), OutcomeUnknown),
+        ((200, {"payoutId": "another"}), OutcomeUnknown),
+        ((403, {}), NotSent),
+    ],
+)
+async def test_answers_to_execute(answer: tuple[int, Any], error: type[Exception]) -> None:
+    """Stopped at the door is not sent; whatever is unclear is unknown."""
+    async with answering({"execute": answer}) as (adapter, _):
+        with pytest.raises(error):
+            await adapter.submit_batch(three())
+
+
+async def test_a_status_of_another_set_changes_nothing() -> None:
+    """It is shown to the operator."""
+    async with answering() as (adapter, wire):
+        mine = three()
+        await adapter.submit_batch(mine)
+        wire.answers["status"] = (200, {**wire.registered, "payoutId": "p-2"})
+        found = await adapter.fetch_batch(mine.again())
+        assert isinstance(found, BatchReport)
+        (report,) = found.items.values()
+        assert (report.sub_status, bool(report.unknown_words)) == (None, True)
+
+
+async def test_an_instruction_that_is_gone_changes_nothing() -> None:
+    """Of that item; the others are read."""
+    async with answering() as (adapter, wire):
+        mine = three()
+        await adapter.submit_batch(mine)
+        left = [
+            {**each, "state": "COMPLETED", "transactions": [{"id": "t", "state": "COMPLETED"}]}
+            for each in wire.registered["instructionSet"][1:]
+        ]
+        told = {**wire.registered, "state": "SUBMITTED", "status": "IN_PROGRESS"}
+        wire.answers["status"] = (200, {**told, "instructionSet": left})
+        found = await adapter.fetch_batch(mine.again())
+        assert isinstance(found, BatchReport)
+        seen = [found.items[each.payout_id].sub_status for each in mine.items]
+        assert seen == [None, SubStatus.DELIVERED, SubStatus.DELIVERED]
