@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import create_engine
@@ -66,3 +67,37 @@ def test_two_processes_may_prepare_at_once(tmp_path: Path) -> None:
         thread.join()
     assert errors == []
     assert migrate.current_revision(path) == migrate.head_revision()
+
+
+def test_rows_of_before_are_kept(tmp_path: Path) -> None:
+    """From the schema before batches: payouts, their children and the account locks stay."""
+    path = tmp_path / "store.db"
+    config = migrate._config(path)
+    command.upgrade(config, "0002")
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA foreign_keys=ON")
+        db.execute(
+            "INSERT INTO quotes (id, org, mode, external_ref, metadata, terms, account, expires_at, "
+            "created_at) VALUES ('quo_1', 'o', 'live', 'u', '{}', '{}', '{}', 1, 1)"
+        )
+        db.execute(
+            "INSERT INTO payouts (id, org, mode, quote_id, status, sub_status, external_ref, metadata, "
+            "terms, custodian, account, sequence, created_at, updated_at) VALUES ('pay_1', 'o', 'live', "
+            "'quo_1', 'pending', 'created', 'u', '{}', '{}', 'c', '{}', 1, 1, 1)"
+        )
+        db.execute(
+            "INSERT INTO timeline VALUES ('t', 'pay_1', 'pending', 'created', NULL, NULL, 1)"
+        )
+        db.execute("INSERT INTO work VALUES ('pay_1', 'c', 1, 0, NULL, 0)")
+        db.execute("INSERT INTO account_locks VALUES ('c', 'V', '7', 'pay_1', 1)")
+    db.close()
+    assert migrate.upgrade(path) == ("0002", migrate.head_revision())
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA foreign_keys=ON")
+        assert db.execute("PRAGMA foreign_key_check").fetchall() == []
+        assert db.execute("SELECT quote_id, batch_id FROM payouts").fetchall() == [("quo_1", None)]
+        assert db.execute("SELECT payout_id, rank FROM work").fetchall() == [("pay_1", 0)]
+        assert db.execute("SELECT payout_id FROM account_locks").fetchall() == [("pay_1",)]
+        with pytest.raises(sqlite3.IntegrityError):
+            db.execute("INSERT INTO timeline VALUES ('x', 'pay_none', 'p', 'c', NULL, NULL, 1)")
+    db.close()
