@@ -162,6 +162,9 @@ class BatchSteps:
         """Split the batch into sets, always in the same way."""
         size = self._lots[row["custodian"]].set_size
         for number, first in enumerate(range(0, row["items"], size), 1):
+            items = await rows.items_of_set(tx, row["id"], first, first + size - 1)
+            # Refused when its terms were fixed: it has ended, and must not be paid with the others.
+            left_out = [each["id"] for each in items if each["status"] in TERMINAL]
             await sets.add_set(
                 tx,
                 id=self._seams.ids.new("set"),
@@ -171,6 +174,7 @@ class BatchSteps:
                 account=row["account"],
                 first_position=first,
                 last_position=min(first + size, row["items"]) - 1,
+                left_out=json.dumps(left_out),
                 created_at=to_us(now),
                 due_at=to_us(now),
             )

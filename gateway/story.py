@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from gateway.model import format_time
-from gateway.store import deliveries, events, inbox, work
+from gateway.store import deliveries, events, inbox, sets, work
 from gateway.store import payouts as rows
 from gateway.store.database import Row, Tx
 from gateway.store.rows import from_us
@@ -35,6 +35,7 @@ async def tell(tx: Tx, wanted: str) -> dict[str, Any] | None:
         "attention": [_times(each, "first_at", "last_at") for each in attention],
         "timeline": payout_view(payout).model_dump(mode="json")["timeline"],
         "attempts": [_attempt(each) for each in await work.attempts_of(tx, payout.id)],
+        "set": await _set(tx, payout.id),
         "refs": [dict(each) for each in await rows.refs_of(tx, payout.id)],
         "custodian_webhooks": [
             {
@@ -55,6 +56,19 @@ async def tell(tx: Tx, wanted: str) -> dict[str, Any] | None:
             for each in await events.events_of(tx, payout.id)
         ],
         "deliveries": await _deliveries(tx, payout.id),
+    }
+
+
+async def _set(tx: Tx, payout_id: str) -> dict[str, Any] | None:
+    """Return the set that an item of a batch was handed over in."""
+    row = await sets.set_of_item(tx, payout_id)
+    if row is None:
+        return None
+    told = ("id", "batch_id", "number", "state", "moves", "absences", "failures", "outcome")
+    return {
+        **{name: row[name] for name in told},
+        "ever_unknown": bool(row["ever_unknown"]),
+        "next_look_at": _at(row["due_at"]) if row["ended_at"] is None else None,
     }
 
 

@@ -25,6 +25,7 @@ from gateway.errors import Refused
 from gateway.keys import Caller
 from gateway.model import Payout, RequiredAction
 from gateway.store import payouts as rows
+from gateway.store import work
 from gateway.vault import CLIENT_PREFIX
 from gateway.views import reduced_payout
 
@@ -101,6 +102,9 @@ async def cancel_payout(request: Request) -> Response:
     if payout.final:
         detail = f"The payout is {payout.status}: final statuses never change."
         raise Refused("cancel_too_late", detail)
+    if payout.batch_id is not None and await context.db.read(work.work_row, payout.id) is None:
+        detail = f"It is part of a batch: POST /payout-batches/{payout.batch_id}/cancel."
+        raise Refused("cancel_unsupported", detail)
 
     async def act() -> Answer:
         await context.acts.cancel(payout)

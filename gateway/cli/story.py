@@ -81,6 +81,12 @@ def _head(story: dict[str, Any]) -> list[str]:
         f"  there known as {payout['custodian_reference'] or '-'}  its last word: {story['custodian_word'] or '-'}",
         f"  next look {story['next_look_at'] or 'none'}  lease {story['lease'] or 'free'}",
     ]
+    if story["set"]:
+        part = story["set"]
+        lines.append(
+            f"  part {part['number']} of {part['batch_id']}: {part['state']}, {part['moves']} moving calls, "
+            f"last outcome {part['outcome'] or '-'}, next look {part['next_look_at'] or 'none'}"
+        )
     if failure:
         lines.append(
             f"  failed: {failure['code']} ({failure['custodian_code'] or '-'}), "

@@ -50,6 +50,8 @@ batch_sets = Table(
     Column("account", Text, nullable=False),
     Column("first_position", Integer, nullable=False),
     Column("last_position", Integer, nullable=False),
+    #: ids of items in its span that had ended before it was made (JSON)
+    Column("left_out", Text, nullable=False),
     Column("state", Text, nullable=False),
     Column("notes", Text, nullable=False),
     Column("moves", Integer, nullable=False),

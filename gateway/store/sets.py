@@ -85,6 +85,7 @@ _OF_ITEM = (
     )
     .where(payouts.c.id == bindparam("item_id"))
 )
+_SET_OF_ITEM = Query(select(sets).where(sets.c.id.in_(_OF_ITEM)))
 _HASTEN = Query(
     update(sets)
     .where(
@@ -148,6 +149,11 @@ async def set_row(tx: Tx, set_id: str) -> Row | None:
 async def sets_of(tx: Tx, batch_id: str) -> list[Row]:
     """Return the sets of a batch, in order."""
     return await tx.all(_OF, batch_id=batch_id)
+
+
+async def set_of_item(tx: Tx, payout_id: str) -> Row | None:
+    """Return the set that an item of a batch is in."""
+    return await tx.one(_SET_OF_ITEM, item_id=payout_id)
 
 
 async def claim_sets(  # noqa: PLR0913 - the terms of a lease

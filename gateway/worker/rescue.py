@@ -12,7 +12,7 @@ from gateway.payouts import Payouts
 from gateway.recovery import Attempt, AttemptState, absence_proven
 from gateway.seams import Seams
 from gateway.store import payouts as payout_rows
-from gateway.store import work
+from gateway.store import sets, work
 from gateway.store.database import Tx
 from gateway.store.rows import to_us
 from gateway.worker.says import attempt_of
@@ -38,6 +38,7 @@ async def resolve(  # noqa: PLR0913 - the decision and its circumstances
     payout is unknown or final, or while a worker has it in hand.
     """
     payout = await _open_payout(tx, seams, payout_id)
+    await _leaves_alone(tx, seams, payout)
     detail = f"resolved by an operator: {evidence}"
     failure = None
     if not delivered:
@@ -96,6 +97,19 @@ def missing_proof(attempt: Attempt | None, capabilities: Capabilities) -> str | 
     if attempt.state is AttemptState.MOVING:
         return "the outcome of the call that is under way"
     return "proof that it did not pay: the custodian has it, and it is being followed"
+
+
+async def _leaves_alone(tx: Tx, seams: Seams, payout: Payout) -> None:
+    """Refuse to end an item of a batch that would still be sent with its set, or by its batch."""
+    if payout.batch_id is None or await work.work_row(tx, payout.id) is not None:
+        return
+    row = await sets.set_of_item(tx, payout.id)
+    if row is None or (not row["moves"] and row["ended_at"] is None):
+        raise NotAllowedError(
+            f"{payout.id} has not been sent; cancel its batch {payout.batch_id} instead"
+        )
+    if row["lease_until"] > to_us(seams.clock.now()):
+        raise NotAllowedError("a worker has its set in hand; try again in a minute")
 
 
 async def _open_payout(tx: Tx, seams: Seams, payout_id: str) -> Payout:

@@ -44,7 +44,8 @@ class SetSettlement:
         rows = await batches.items_of_set(
             tx, row["batch_id"], row["first_position"], row["last_position"]
         )
-        items = [payout_of(each) for each in rows]
+        left_out = set(json.loads(row["left_out"]))
+        items = [payout_of(each) for each in rows if each["id"] not in left_out]
         attempt = attempt_of(row)
         if all(each.final for each in items):
             await self._end(tx, row, attempt, now)

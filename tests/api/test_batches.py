@@ -17,6 +17,8 @@ from gateway.batch_steps import BatchSteps, Lot
 from gateway.model import Failure, FailureCode, FundsMoved, Transaction
 from gateway.store import batches as rows
 from gateway.store import work
+from gateway.story import tell
+from gateway.worker.rescue import NotAllowedError, resolve
 from tests.api.conftest import WALLET, Api
 
 SOURCE = {"custodian": "acme_eu", "account": {"id": "A1", "type": "VAULT"}}
@@ -484,3 +486,87 @@ async def _caller(api: Api) -> Any:
     from gateway.keys import recognise  # noqa: PLC0415
 
     return await api.context.db.read(recognise, await api.key())
+
+
+async def test_an_item_does_not_leave_its_batch_by_itself(api: Api) -> None:
+    """Neither canceled nor resolved before it was sent: the batch is."""
+    made = await create(api, item(1), item(2))
+    first, _ = await ids(api, made["id"])
+    problem = await api.problem("POST", f"/payouts/{first}/cancel", body={})
+    assert (problem["code"], problem["status"]) == ("cancel_unsupported", 409)
+    assert made["id"] in problem["detail"]
+    with pytest.raises(NotAllowedError, match=made["id"]):
+        await _resolve(api, first)
+    story = await api.context.db.read(tell, first)
+    assert story is not None
+    assert (story["set"], story["payout"]["batch_id"]) == (None, made["id"])
+
+
+async def _resolve(api: Api, payout_id: str) -> None:
+    context = api.context
+    await context.db.run(
+        lambda tx: resolve(
+            tx,
+            context.payouts,
+            context.seams,
+            payout_id,
+            delivered=False,
+            funds_moved=FundsMoved.NO,
+            evidence="seen",
+        )
+    )
+
+
+async def test_what_was_not_handed_over_by_midnight(api: Api) -> None:
+    """Short of funds: it holds its place; at midnight UTC the rest fails, and what was sent does not."""
+    made = await create(api, *(item(n) for n in range(5)))
+    await api.call("POST", f"/payout-batches/{made['id']}/execute", body={})
+    await go_on(api, made["id"], window=2)
+    found = await ids(api, made["id"])
+    await apply(api, found[0], Report(SubStatus.AWAITING_FUNDS, "SHORT"))
+    await api.context.db.run(work.add_attempt, found[0], 1, "acme_eu", 1)
+
+    async def moved(tx: Any) -> None:
+        await work.update_attempt(tx, found[0], 1, state="accepted", moves=1)
+
+    await api.context.db.run(moved)
+    await go_on(api, made["id"], window=2)
+    await api.clock.advance(13 * 3600)
+    await go_on(api, made["id"], window=2)
+    assert (await batch(api, made["id"]))["failed_count"] == 0
+    await api.clock.advance(2 * 3600)
+    await go_on(api, made["id"], window=2)
+    told = await batch(api, made["id"])
+    assert (told["failed_count"], told["state"]) == (4, "executing")
+    _, payout = await api.call("GET", f"/payouts/{found[4]}")
+    assert payout["failure"]["code"] == "insufficient_funds"
+    assert payout["failure"]["funds_moved"] == "no"
+    await apply(api, found[0], Report(SubStatus.DELIVERED, "DONE"))
+    await go_on(api, made["id"], window=2)
+    assert (await batch(api, made["id"]))["state"] == "finalized"
+
+
+async def test_terms_that_hold_no_more_fail_that_item_alone(api: Api) -> None:
+    """Between creation and execution the custodian has come to refuse a payee."""
+    made = await create(api, item(1), item(2))
+    api.pricer.refuses = "the payee is closed"
+    await api.call("POST", f"/payout-batches/{made['id']}/execute", body={})
+    await api.context.db.run(steps(api).step, made["id"])
+    await api.context.db.run(steps(api).step, made["id"])
+    api.pricer.refuses = None
+    await go_on(api, made["id"])
+    told = await batch(api, made["id"])
+    assert (told["state"], told["failed_count"]) == ("failed", 2)
+    _, feed = await api.call("GET", "/events?type=payout.failed")
+    assert feed["data"][0]["data"]["failure"]["custodian_code"] == "invalid_destination"
+
+
+async def test_one_fault_among_ten_thousand(api: Api) -> None:
+    """Found, named, and nothing is stored."""
+    rows_ = [_ROW.format(n) for n in range(10_000)]
+    rows_[7_123] = rows_[7_123].replace("1.5", "1.50000000001")
+    status, problem = await upload(api, _HEAD + "".join(rows_))
+    assert (status, len(problem["errors"])) == (422, 1)
+    assert problem["errors"][0]["pointer"] == "/lines/7125/amount"
+    _, page = await api.call("GET", "/payouts")
+    assert page["data"] == []

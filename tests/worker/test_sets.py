@@ -163,6 +163,7 @@ class Sets:
                 account=account,
                 first_position=0,
                 last_position=2,
+                left_out="[]",
                 created_at=now,
                 due_at=now,
             )
@@ -386,3 +387,46 @@ async def test_a_parked_set_frees_the_account(made: Sets) -> None:
     await made.bench.clock.advance(100)
     await made.turn()
     assert made.script.story == ["submit", "look"]
+
+
+async def test_an_item_that_had_ended_is_left_out(made: Sets) -> None:
+    """Refused before its set was made: the set pays the others."""
+    await made.bench.db.run(
+        made.bench.payouts.apply, made.ids[1], Report(SubStatus.REJECTED, "", failure=NO)
+    )
+
+    async def leave_out(tx: Any) -> None:
+        await sets.update_set(tx, made.set_id, left_out=f'["{made.ids[1]}"]')
+
+    await made.bench.db.run(leave_out)
+    seen: list[list[str]] = []
+
+    def submit(batch: SetOrder) -> Outcome:
+        seen.append([each.payout_id for each in batch.items])
+        return TAKEN(batch)
+
+    made.script.submits, made.script.looks = [submit], [DONE]
+    await made.turn()
+    await made.bench.clock.advance(30)
+    await made.turn()
+    assert seen == [[made.ids[0], made.ids[2]]]
+    assert await made.stand() == ["delivered", "rejected", "delivered"]
+    assert (await made.row())["ended_at"] is not None
+
+
+async def test_a_set_that_was_taken_back_is_not_submitted(made: Sets) -> None:
+    """Ended by a cancel while a worker has it in hand: the mark cannot be set any more."""
+
+    async def take_back(batch: SetOrder) -> BatchReport:
+        async def end(tx: Any) -> None:
+            await sets.update_set(tx, made.set_id, state="ended", ended_at=1)
+
+        await made.bench.db.run(end)
+        await batch.moving()
+        made.script.story.append("moved")
+        raise AssertionError("the mark was set")
+
+    made.script.submit_batch = take_back  # type: ignore[method-assign]
+    await made.turn()
+    assert made.script.story == []
+    assert await made.stand() == ["created"] * 3

@@ -48,6 +48,7 @@ def upgrade() -> None:
         sa.Column("account", sa.Text(), nullable=False),
         sa.Column("first_position", sa.Integer(), nullable=False),
         sa.Column("last_position", sa.Integer(), nullable=False),
+        sa.Column("left_out", sa.Text(), nullable=False),
         sa.Column("state", sa.Text(), nullable=False),
         sa.Column("notes", sa.Text(), nullable=False),
         sa.Column("moves", sa.Integer(), nullable=False),
