@@ -22,7 +22,8 @@ from gateway.errors import ConfigError
 from gateway.model import Account, Amount, DestinationType, Network
 
 ENV_PREFIX = "PAYOUT_GATEWAY_"
-CONFIG_ENV = ENV_PREFIX + "CONFIG"
+#: What the command line reads from the environment; no settings, though they are called alike.
+CLIENT_ENV = frozenset(ENV_PREFIX + name for name in ("CONFIG", "URL", "API_KEY", "WEBHOOK_SECRET"))
 Mode = Literal["live", "test"]
 InstanceName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 
@@ -256,8 +257,7 @@ def load(path: Path | None, environ: Mapping[str, str] | None = None) -> Setting
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError([f"{path} is not valid TOML: {error}"]) from None
     for name, text in sorted((os.environ if environ is None else environ).items()):
-        # PAYOUT_GATEWAY_CONFIG names the file itself; the command line reads it.
-        if name.startswith(ENV_PREFIX) and name != CONFIG_ENV:
+        if name.startswith(ENV_PREFIX) and name not in CLIENT_ENV:
             _put(raw, name.removeprefix(ENV_PREFIX).lower().split("__"), text)
     raw = _read_files(raw, base, faults, ())
     try:

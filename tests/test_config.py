@@ -109,3 +109,17 @@ def test_no_file_and_bad_toml(tmp_path: Path) -> None:
         load(tmp_path / "none.toml", {})
     with pytest.raises(ConfigError, match="not valid TOML"):
         load(write(tmp_path, "a = = b"), {})
+
+
+def test_what_the_commands_read_is_no_setting(tmp_path: Path) -> None:
+    """A key for the API in the environment does not make the configuration faulty."""
+    (tmp_path / "api-key").write_text("k-123")
+    environment = {
+        "PAYOUT_GATEWAY_CONFIG": "g.toml",
+        "PAYOUT_GATEWAY_URL": "http://127.0.0.1:1",
+        "PAYOUT_GATEWAY_API_KEY": "sk_live_x",
+        "PAYOUT_GATEWAY_WEBHOOK_SECRET": "whsec_x",
+    }
+    assert load(write(tmp_path, GOOD), environment).public_url
+    with pytest.raises(ConfigError, match="nothing"):
+        load(write(tmp_path, GOOD), {"PAYOUT_GATEWAY_NOTHING": "x"})
