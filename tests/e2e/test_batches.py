@@ -345,3 +345,37 @@ async def test_a_fanned_out_batch_whose_gateway_is_killed(made: Stack) -> None:
     assert done["parts"] == []
     amounts = sorted(float(each["amount"]) for each in await made.ledger())
     assert amounts == [n + 0.5 for n in range(1, 31)]
+
+
+@pytest.mark.parametrize("made", [FIREBLOCKS, ERC20], indirect=True, ids=["sets", "one by one"])
+async def test_two_gateways_on_one_database(made: Stack) -> None:
+    """Both go on with the same batches: every item is paid once, and told of once."""
+    second = await made.start_gateway("--quick", "--port", "0")
+    first = await made.start_gateway("--quick")
+    try:
+        await subscribe(made)
+        payee = made.rail.destination
+        batches = [
+            await create(made, [item(f"{each}{n}.5", payee) for n in range(1, 9)])
+            for each in (1, 2)
+        ]
+        for batch in batches:
+            await execute(made, batch)
+        for batch in batches:
+            done = await ends(made, batch, 60)
+            assert (done["state"], done["delivered_count"]) == ("finalized", 8)
+        amounts = sorted(float(each["amount"]) for each in await made.ledger())
+        assert amounts == sorted(float(f"{each}{n}.5") for each in (1, 2) for n in range(1, 9))
+        ids = [each["id"] for batch in batches for each in await payouts(made, batch)]
+
+        async def told() -> bool:
+            return all(
+                made.receiver.types(each)
+                == ["payout.created", "payout.broadcast", "payout.delivered"]
+                for each in ids
+            )
+
+        await eventually(told)
+    finally:
+        await second.stop()
+    assert first.pid != second.pid
