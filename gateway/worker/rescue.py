@@ -71,6 +71,11 @@ async def retry(tx: Tx, seams: Seams, payout_id: str, capabilities: Capabilities
     """
     payout = await _open_payout(tx, seams, payout_id)
     row = await work.last_attempt(tx, payout.id)
+    if row is None and payout.batch_id is not None:
+        raise NotAllowedError(
+            f"a retry of its own: it goes with its batch {payout.batch_id}, whose set is submitted again "
+            "by the engine once it is proven that it did not pay; `payouts show` tells how it stands"
+        )
     attempt = None if row is None else attempt_of(row)
     missing = missing_proof(attempt, capabilities)
     if missing is not None:

@@ -18,7 +18,7 @@ from gateway.model import Failure, FailureCode, FundsMoved, Transaction
 from gateway.store import batches as rows
 from gateway.store import work
 from gateway.story import tell
-from gateway.worker.rescue import NotAllowedError, resolve
+from gateway.worker.rescue import NotAllowedError, resolve, retry
 from tests.api.conftest import WALLET, Api
 
 SOURCE = {"custodian": "acme_eu", "account": {"id": "A1", "type": "VAULT"}}
@@ -497,6 +497,8 @@ async def test_an_item_does_not_leave_its_batch_by_itself(api: Api) -> None:
     assert made["id"] in problem["detail"]
     with pytest.raises(NotAllowedError, match=made["id"]):
         await _resolve(api, first)
+    with pytest.raises(NotAllowedError, match="goes with its batch"):
+        await api.context.db.run(retry, api.context.seams, first, api.custodian.capabilities)
     story = await api.context.db.read(tell, first)
     assert story is not None
     assert (story["set"], story["payout"]["batch_id"]) == (None, made["id"])
