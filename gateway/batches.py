@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.assets import EXACT
 from gateway.batch_items import (
+    MOST_FAULTS,
     BatchSource,
     Checked,
     Line,
@@ -101,6 +102,9 @@ class BatchView(BaseModel):
     created_at: Time
     expires_at: Time | None = Field(description="Not executed by then, the batch is canceled.")
     executed_at: Time | None
+    cancel_requested_at: Time | None = Field(
+        description="Since when what was not sent is being canceled; what was sent stays sent."
+    )
     finalized_at: Time | None
 
 
@@ -229,7 +233,18 @@ class Batches:
         await payout_rows.insert_payouts(tx, items, entries)
 
     async def finish(self, tx: Tx, caller: Caller, batch_id: str, count: int) -> BatchView:
-        """Let a batch be seen: all of its items are stored."""
+        """Let a batch be seen: all of its items are stored.
+
+        Refused: `invalid_batch`, where a batch that came in between has taken a reference of it.
+        """
+        clashing = await rows.clashes(tx, batch_id, MOST_FAULTS)
+        if clashing:
+            found = Checked(count=count)
+            for row in clashing:
+                where = f"/payouts/{row['batch_position']}/reference"
+                detail = f"the reference is that of {row['other_id']} in {row['other_batch']}"
+                found.fault(where, "duplicate_reference", detail)
+            found.refuse()
         await rows.update_batch(tx, batch_id, state=BatchState.REQUESTED, items=count)
         return await self.get(tx, caller, batch_id)
 
@@ -331,6 +346,7 @@ class Batches:
             created_at=from_us(row["created_at"]),
             expires_at=None if executed else from_us(row["expires_at"]),
             executed_at=maybe_from_us(row["executed_at"]),
+            cancel_requested_at=maybe_from_us(row["cancel_at"]),
             finalized_at=maybe_from_us(row["finalized_at"]),
         )
 

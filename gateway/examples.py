@@ -124,6 +124,7 @@ def _batch(kind: str, at: datetime, *, livemode: bool) -> BatchView:
         created_at=at - timedelta(minutes=5),
         expires_at=None,
         executed_at=at - timedelta(minutes=4),
+        cancel_requested_at=at if state is BatchState.CANCELED else None,
         finalized_at=None if state is BatchState.EXECUTING else at,
     )
 

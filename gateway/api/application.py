@@ -14,6 +14,7 @@ from starlette.routing import Route
 
 from gateway.api import (
     actions,
+    batch_reports,
     batches,
     custodians,
     docs,
@@ -53,8 +54,8 @@ _PLAIN = [
     _route(f"{_BATCH}/payouts", GET=batches.list_batch_payouts),
     _route(f"{_BATCH}/execute", POST=batches.execute_batch),
     _route(f"{_BATCH}/cancel", POST=batches.cancel_batch),
-    _route(f"{_BATCH}/report.csv", GET=batches.report_csv),
-    _route(f"{_BATCH}/report.json", GET=batches.report_json),
+    _route(f"{_BATCH}/report.csv", GET=batch_reports.report_csv),
+    _route(f"{_BATCH}/report.json", GET=batch_reports.report_json),
     _route("/custodians", GET=custodians.list_custodians),
     _route("/custodians/{name}/webhooks", POST=custodians.receive_webhook),
     _route("/webhook-endpoints", POST=endpoints.create_endpoint, GET=endpoints.list_endpoints),

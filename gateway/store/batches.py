@@ -208,6 +208,38 @@ _REFERENCES = Query(
         )
     )
 )
+_TWIN = payouts.alias("twin")
+_ITS_BATCH = batches.alias("its_batch")
+#: Items whose reference another batch has taken since it was checked.
+_CLASHES = Query(
+    select(
+        payouts.c.batch_position,
+        _TWIN.c.id.label("other_id"),
+        _TWIN.c.batch_id.label("other_batch"),
+    )
+    .select_from(payouts)
+    .join(
+        _TWIN,
+        and_(
+            _TWIN.c.org == payouts.c.org,
+            _TWIN.c.mode == payouts.c.mode,
+            _TWIN.c.reference == payouts.c.reference,
+            _TWIN.c.batch_id != payouts.c.batch_id,
+            _TWIN.c.status != "failed",
+        ),
+    )
+    .join(
+        _ITS_BATCH,
+        and_(
+            _ITS_BATCH.c.id == _TWIN.c.batch_id,
+            _ITS_BATCH.c.state != "loading",
+            _ITS_BATCH.c.state != "canceled",
+        ),
+    )
+    .where(_ITEM)
+    .order_by(payouts.c.batch_position)
+    .limit(bindparam("limit"))
+)
 _SOME_LOADED = select(payouts.c.id).where(_ITEM).limit(bindparam("limit"))
 _DROP_ENTRIES = Query(delete(timeline).where(timeline.c.payout_id.in_(_SOME_LOADED)))
 _DROP_ITEMS = Query(delete(payouts).where(payouts.c.id.in_(_SOME_LOADED)).returning(payouts.c.id))
@@ -320,6 +352,11 @@ async def unsent_items(tx: Tx, batch_id: str, limit: int) -> list[str]:
 async def used_references(tx: Tx, org: str, mode: str, references: str) -> list[Row]:
     """Return which references (a JSON list) batches of an org have paid or will: with `id`, `batch_id`."""
     return await tx.all(_REFERENCES, org=org, mode=mode, references=references)
+
+
+async def clashes(tx: Tx, batch_id: str, limit: int) -> list[Row]:
+    """Return items whose reference another batch has: `batch_position`, `other_id`, `other_batch`."""
+    return await tx.all(_CLASHES, batch_id=batch_id, limit=limit)
 
 
 async def stale_load(tx: Tx, before: int) -> str | None:

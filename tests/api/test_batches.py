@@ -572,3 +572,29 @@ async def test_one_fault_among_ten_thousand(api: Api) -> None:
     assert problem["errors"][0]["pointer"] == "/lines/7125/amount"
     _, page = await api.call("GET", "/payouts")
     assert page["data"] == []
+
+
+async def test_eight_at_once_with_one_reference(api: Api) -> None:
+    """One is taken; of the others nothing is left."""
+    answers = await asyncio.gather(
+        *(
+            api.call(
+                "POST",
+                "/payout-batches",
+                body={"source": SOURCE, "payouts": [item(100 + n), item(7)]},
+                idempotency_key=f"k-{n}",
+            )
+            for n in range(8)
+        )
+    )
+    assert sorted(status for status, _ in answers) == [201] + [422] * 7
+    for status, told in answers:
+        if status == 422:
+            (error,) = told["errors"]
+            assert (error["pointer"], error["code"]) == (
+                "/payouts/1/reference",
+                "duplicate_reference",
+            )
+    _, page = await api.call("GET", "/payouts")
+    assert len(page["data"]) == 2
+    assert await api.context.db.read(rows.stale_load, 2**62) is None
