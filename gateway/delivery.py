@@ -56,6 +56,8 @@ class Target:
     url: str
     secrets: Sequence[bytes] = field(repr=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    #: of Ed25519 keys, for endpoints that want `v1a`, too
+    seeds: Sequence[bytes] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +157,7 @@ class Sender:
             data=body,
             headers={
                 **target.headers,
-                **headers(target.secrets, event_id, self._seams.clock.now(), body),
+                **headers(target.secrets, event_id, self._seams.clock.now(), body, target.seeds),
                 "content-type": "application/json",
                 "user-agent": f"payout-gateway/{__version__}",
             },

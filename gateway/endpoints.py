@@ -15,7 +15,7 @@ from gateway.keys import Caller
 from gateway.model import format_time
 from gateway.outbox import deliver
 from gateway.seams import Seams
-from gateway.signing import SECRET_BYTES, secret_text
+from gateway.signing import SECRET_BYTES, public_key_text, secret_text
 from gateway.store import deliveries, events
 from gateway.store import endpoints as rows
 from gateway.store.database import Row, Tx
@@ -69,6 +69,7 @@ class Endpoints:
             status="enabled",
             created_at=to_us(now),
             rate_limit_per_second=request.rate_limit_per_second,
+            ed25519=int(request.ed25519),
             **self._header_columns(endpoint_id, request.headers, request.sensitive_headers),
         )
         return await self._with_secret(tx, caller, endpoint_id, secret)
@@ -110,6 +111,8 @@ class Endpoints:
                 columns[name] = getattr(change, name)
         if change.event_types is not None:
             columns["event_types"] = to_json(list(change.event_types))
+        if change.ed25519 is not None:
+            columns["ed25519"] = int(change.ed25519)
         if "description" in given:
             columns["description"] = change.description
         if change.headers is not None or change.sensitive_headers is not None:
@@ -196,9 +199,16 @@ class Endpoints:
         ]
         shown, sealed = self._headers_of(row)
         return Found(
-            Target(row["url"], tuple(secrets), {**shown, **sealed}),
+            Target(row["url"], tuple(secrets), {**shown, **sealed}, self._seeds(row)),
             row["failing_since"] is not None,
         )
+
+    async def public_keys(self, tx: Tx, endpoint_id: str) -> list[str]:
+        """Return the Ed25519 keys that sign for an endpoint, for whoever asks; none if it wants none."""
+        row = await rows.endpoint_row(tx, endpoint_id)
+        if row is None or row["deleted_at"] is not None:
+            return []
+        return [public_key_text(seed) for seed in self._seeds(row)]
 
     async def disable(self, tx: Tx, endpoint_id: str, reason: str) -> None:
         """Disable an endpoint, and tell the org's other endpoints."""
@@ -247,6 +257,9 @@ class Endpoints:
         row = await self.row(tx, caller, endpoint_id)
         return EndpointCreated(**await self._members(tx, row), secret=secret_text(secret))
 
+    def _seeds(self, row: Row) -> tuple[bytes, ...]:
+        return self._vault.webhook_seeds(row["id"]) if row["ed25519"] else ()
+
     def _header_columns(
         self, endpoint_id: str, shown: Mapping[str, str], sensitive: Mapping[str, str]
     ) -> dict[str, Any]:
@@ -278,6 +291,7 @@ class Endpoints:
             "headers": {name: value for name, value in headers.items() if value is not None},
             "sensitive_headers": [name for name, value in headers.items() if value is None],
             "rate_limit_per_second": row["rate_limit_per_second"],
+            "public_keys": [public_key_text(seed) for seed in self._seeds(row)],
             "status": row["status"],
             "disabled_reason": row["disabled_reason"],
             "disabled_at": _time(row["disabled_at"]),

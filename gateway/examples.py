@@ -218,6 +218,7 @@ def _endpoint(kind: str, at: datetime, *, livemode: bool) -> EndpointView:
         headers={},
         sensitive_headers=["X-Api-Key"],
         rate_limit_per_second=10,
+        public_keys=[],
         status="disabled" if disabled else "enabled",
         disabled_reason="failing" if disabled else None,
         disabled_at=at if disabled else None,

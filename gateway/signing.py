@@ -1,4 +1,4 @@
-"""Standard Webhooks 1.0.0, `v1`: HMAC-SHA256 over `id.timestamp.body`. Bytes in, text out; pure.
+"""Standard Webhooks 1.0.0 over `id.timestamp.body`: `v1` HMAC-SHA256, `v1a` Ed25519. Pure.
 
 Source: the Standard Webhooks specification (webhooks protocol notes, §1).
 """
@@ -11,9 +11,12 @@ import hmac
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from gateway.errors import InvalidSignature
 
 PREFIX = "whsec_"
+PUBLIC_PREFIX = "whpk_"
 SECRET_BYTES = 32  #: the specification allows 24 to 64
 TOLERANCE_S = 300
 
@@ -36,12 +39,36 @@ def sign(secret: bytes, message_id: str, at: datetime, body: bytes) -> str:
     return "v1," + _mac(secret, message_id, str(int(at.timestamp())), body)
 
 
-def headers(secrets: Sequence[bytes], message_id: str, at: datetime, body: bytes) -> dict[str, str]:
-    """Return the three headers; several secrets give several signatures (rotation)."""
+def sign_ed25519(seed: bytes, message_id: str, at: datetime, body: bytes) -> str:
+    """Return one `v1a` entry of the `webhook-signature` header for these exact bytes."""
+    content = f"{message_id}.{int(at.timestamp())}.".encode() + body
+    made = Ed25519PrivateKey.from_private_bytes(seed).sign(content)
+    return "v1a," + base64.b64encode(made).decode()
+
+
+def public_key_text(seed: bytes) -> str:
+    """Return the public key of an Ed25519 seed in its text form, `whpk_` and base64."""
+    key = Ed25519PrivateKey.from_private_bytes(seed).public_key()
+    return PUBLIC_PREFIX + base64.b64encode(key.public_bytes_raw()).decode()
+
+
+def headers(
+    secrets: Sequence[bytes],
+    message_id: str,
+    at: datetime,
+    body: bytes,
+    seeds: Sequence[bytes] = (),
+) -> dict[str, str]:
+    """Return the three headers; several secrets give several signatures (rotation).
+
+    `seeds`: of Ed25519 keys, for endpoints that want `v1a`, too.
+    """
+    entries = [sign(secret, message_id, at, body) for secret in secrets]
+    entries += [sign_ed25519(seed, message_id, at, body) for seed in seeds]
     return {
         "webhook-id": message_id,
         "webhook-timestamp": str(int(at.timestamp())),
-        "webhook-signature": " ".join(sign(secret, message_id, at, body) for secret in secrets),
+        "webhook-signature": " ".join(entries),
     }
 
 

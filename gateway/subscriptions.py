@@ -61,6 +61,10 @@ class EndpointRequest(_Request):
         default={}, description="Headers that are sent along; only their names are shown again."
     )
     rate_limit_per_second: Annotated[int, _RATE] = 10
+    ed25519: bool = Field(
+        default=False,
+        description="Sign with Ed25519 (`v1a`), too: receivers then need a public key only.",
+    )
 
 
 class EndpointChange(_Request):
@@ -72,6 +76,7 @@ class EndpointChange(_Request):
     headers: Headers | None = None
     sensitive_headers: Headers | None = None
     rate_limit_per_second: Annotated[int, _RATE] | None = None
+    ed25519: bool | None = None
     status: Literal["enabled", "disabled"] | None = Field(
         default=None, description="`enabled` again also recovers what was missed."
     )
@@ -99,6 +104,10 @@ class EndpointView(BaseModel):
     headers: dict[str, str]
     sensitive_headers: list[str] = Field(description="Names only.")
     rate_limit_per_second: int
+    public_keys: list[str] = Field(
+        description="`whpk_…`: Ed25519 keys that sign for this endpoint; empty without `ed25519`. "
+        "More than one while the gateway changes its key: any may verify."
+    )
     status: Literal["enabled", "disabled"]
     disabled_reason: Literal["gone", "unwanted", "failing", "by_you"] | None = Field(
         description="`gone`: it answered 410. `unwanted`: it answered `webhook-delivery: disable`. "

@@ -49,6 +49,7 @@ class Vault:
         self._track = self._derive(server_key, b"track")
         self._sandbox = self._derive(server_key, b"sandbox")
         self._client = self._derive(server_key, b"client")
+        self._webhooks = self._derive(server_key, b"webhooks")
 
     def __repr__(self) -> str:
         """Show nothing of the keys."""
@@ -120,6 +121,15 @@ class Vault:
             return True
         before = self._previous
         return before is not None and before.is_client_secret(secret, payout_id, action)
+
+    def webhook_seeds(self, endpoint_id: str) -> tuple[bytes, ...]:
+        """Return the Ed25519 seeds that sign for an endpoint; derived, never stored.
+
+        Two while the server key is changed: receivers may still have the public key of before.
+        """
+        seed = hmac.new(self._webhooks, endpoint_id.encode(), hashlib.sha256).digest()
+        before = () if self._previous is None else self._previous.webhook_seeds(endpoint_id)
+        return (seed, *before)
 
     def sandbox_payout_id(self, org: str, quote_id: str) -> str:
         """Return the payout id of a test-mode quote: the same input gives the same answer."""

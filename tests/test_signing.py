@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from standardwebhooks import Webhook
 
 from gateway.errors import InvalidSignature
-from gateway.signing import headers, secret_bytes, secret_text, sign, verify
+from gateway.signing import (
+    headers,
+    public_key_text,
+    secret_bytes,
+    secret_text,
+    sign,
+    sign_ed25519,
+    verify,
+)
 
 SECRET_A = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 SECRET_B = "whsec_ICEiIyQlJicoKSorLC0uLzAxMjM0NTY3ODk6Ozw9Pj8="
@@ -90,3 +98,17 @@ def test_a_secret_without_its_prefix_is_refused() -> None:
     """Raw base64 read as a secret makes every receiver refuse; so it is an error here."""
     with pytest.raises(ValueError, match="whsec_"):
         secret_bytes("AAEC")
+
+
+def test_ed25519_as_the_specification_has_it() -> None:
+    """The vector of the webhooks protocol notes; an independent library of keys verifies it."""
+    seed = bytes(range(32))
+    at = datetime.fromtimestamp(1_760_000_000, UTC)
+    body = b'{"type":"payout.delivered","timestamp":"2025-10-09T08:53:20Z","data":{"id":"pay_demo0001"}}'
+    assert public_key_text(seed) == "whpk_A6EHv/POEL4dcN0Y50vAmWfk1jCbpQ1fHdyGZBJVMbg="
+    assert sign_ed25519(seed, "msg_demo0001", at, body) == (
+        "v1a,8A4EziWTzGi0zA2rJSMNIOLZGpyD4PDeBDYu7flzRm/Ra2l5qmMVAuoru7jZ9EVZxShmzByirFayyGImjf1+AA=="
+    )
+    both = headers([bytes(range(32))], "msg_demo0001", at, body, [seed])
+    entries = both["webhook-signature"].split(" ")
+    assert [each.partition(",")[0] for each in entries] == ["v1", "v1a"]

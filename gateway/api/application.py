@@ -72,6 +72,7 @@ _PLAIN = [
     _route(f"{_ENDPOINT}/recoveries", GET=healing.list_recoveries),
     _route(f"{_ENDPOINT}/recoveries/{{recovery_id}}", GET=healing.get_recovery),
     _route(f"{_ENDPOINT}/attempts", GET=healing.list_endpoint_attempts),
+    _route("/.well-known/webhook-keys.json", GET=endpoints.webhook_keys),
     _route("/events", GET=events.list_events),
     _route("/events/{event_id}", GET=events.get_event),
     _route("/events/{event_id}/attempts", GET=healing.list_event_attempts),

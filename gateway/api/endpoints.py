@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.api.cursors import check_names, decode, encode, limit_of
+from gateway.api.cursors import check_names, decode, encode, limit_of, query_fault
 from gateway.api.requests import (
     Answer,
     caller_of,
@@ -30,6 +32,20 @@ class EndpointList(BaseModel):
     data: list[EndpointView]
     next_cursor: str | None
     has_more: bool
+
+
+class WebhookKey(BaseModel):
+    """A public key that signs for an endpoint."""
+
+    endpoint_id: str
+    kind: Literal["v1a"] = "v1a"
+    key: str
+
+
+class WebhookKeys(BaseModel):
+    """The public keys that sign for an endpoint; any of them may verify."""
+
+    keys: list[WebhookKey]
 
 
 async def create_endpoint(request: Request) -> Response:
@@ -123,6 +139,22 @@ async def revoke_previous_secrets(request: Request) -> Response:
     endpoint_id = request.path_params["endpoint_id"]
     await context.db.run(context.endpoints.revoke_previous, caller, endpoint_id)
     return Response(status_code=204)
+
+
+async def webhook_keys(request: Request) -> Response:
+    """`GET /.well-known/webhook-keys.json`: public, as public keys are."""
+    context = context_of(request)
+    check_names(request, frozenset({"endpoint_id"}))
+    endpoint_id = request.query_params.get("endpoint_id", "")
+    if not endpoint_id:
+        raise query_fault("endpoint_id", "is needed: it says whose keys")
+    keys = await context.db.read(context.endpoints.public_keys, endpoint_id)
+    body = WebhookKeys(keys=[WebhookKey(endpoint_id=endpoint_id, key=each) for each in keys])
+    return Response(
+        body.model_dump_json(),
+        media_type="application/json",
+        headers={"Cache-Control": "public, max-age=300"},
+    )
 
 
 async def _skip_missed(request: Request) -> None:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, create_model
 
-from gateway.api.endpoints import EndpointList
+from gateway.api.endpoints import EndpointList, WebhookKeys
 from gateway.api.events import EventList, FeedEvent
 from gateway.api.healing import AttemptList, EndpointTest, EndpointTestRequest, RecoveryList
 from gateway.api.operations import (
@@ -64,6 +64,7 @@ TOLD = (
     EndpointView,
     EndpointCreated,
     EndpointList,
+    WebhookKeys,
     EndpointTest,
     Recovery,
     RecoveryList,
@@ -145,6 +146,22 @@ def _endpoints(refs: dict[Any, Any]) -> dict[str, Any]:
                 ("endpoint_not_found",),
                 parameters=endpoint,
             ),
+        },
+        "/.well-known/webhook-keys.json": {
+            "get": {
+                **operation(
+                    refs,
+                    "getWebhookKeys",
+                    "webhooks",
+                    "The public keys that sign for an endpoint",
+                    ("200", as_json(refs[WebhookKeys], "The keys; none unless `ed25519` is on.")),
+                    ("invalid_request",),
+                    parameters=(
+                        {**query("endpoint_id", "The endpoint (whe_…)."), "required": True},
+                    ),
+                ),
+                "security": [],
+            }
         },
         f"{_ENDPOINT}/rotate-secret": {
             "post": operation(

@@ -274,6 +274,8 @@ endpoints = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("deleted_at", BigInteger),
     Column("headers", Text, nullable=False, server_default="{}"),
+    #: whether deliveries carry an Ed25519 signature, too
+    Column("ed25519", Integer, nullable=False, server_default="0"),
     Column("sealed_headers", LargeBinary),
     Column("rate_limit_per_second", Integer, nullable=False, server_default="10"),
     Column("disabled_reason", Text),

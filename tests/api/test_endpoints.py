@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,12 +13,16 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from standardwebhooks import Webhook
 
 from gateway.adapter import Report, SubStatus
 from gateway.egress import MAX_URL
+from gateway.seams import real_seams
 from gateway.store import deliveries, endpoints
 from gateway.store.rows import to_us
+from gateway.vault import Vault
 from gateway.views import EVENT_TYPES
 from tests.api.conftest import Api
 
@@ -390,3 +395,45 @@ async def test_twenty_rotations_at_once(api: Api) -> None:
     answers = await asyncio.gather(*(api.call("POST", path, body={}) for _ in range(20)))
     assert sorted(status for status, _ in answers) == [200] * 2 + [409] * 18
     assert await _signing(api, made["id"]) == 3
+
+
+async def test_ed25519_beside_hmac(api: Api) -> None:
+    """On request; the public key is shown, published without a key of ours, and verifies."""
+    plain = await make(api)
+    assert plain["public_keys"] == []
+    made = await make(api, ed25519=True)
+    (key,) = made["public_keys"]
+    path = "/.well-known/webhook-keys.json"
+    _, told = await api.call("GET", f"{path}?endpoint_id={made['id']}", authorization=None)
+    assert told["keys"] == [{"endpoint_id": made["id"], "kind": "v1a", "key": key}]
+    for other in (plain["id"], "whe_none"):
+        _, none = await api.call("GET", f"{path}?endpoint_id={other}", authorization=None)
+        assert none == {"keys": []}
+    assert (await api.problem("GET", path, authorization=None))["code"] == "invalid_request"
+    async with receiver() as (url, got):
+        await _redirect(api, made["id"], url)
+        await api.call("POST", f"/webhook-endpoints/{made['id']}/test", body={})
+    ((body, headers),) = got
+    entries = dict(each.split(",", 1) for each in headers["webhook-signature"].split(" "))
+    signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
+    public = Ed25519PublicKey.from_public_bytes(base64.b64decode(key.removeprefix("whpk_")))
+    public.verify(base64.b64decode(entries["v1a"]), signed)
+    with pytest.raises(InvalidSignature):
+        public.verify(base64.b64decode(entries["v1a"]), signed + b" ")
+    at = api.clock.now()
+    assert Webhook(made["secret"]).sign(headers["webhook-id"], at, body.decode()) == (
+        "v1," + entries["v1"]
+    )
+    _, seen = await api.call("PATCH", f"/webhook-endpoints/{made['id']}", body={"ed25519": False})
+    assert seen["public_keys"] == []
+
+
+def test_a_change_of_the_server_key_signs_with_both() -> None:
+    """Until the one before is taken out: receivers may still have its public key."""
+    ids = real_seams().ids
+    old, new = bytes(32), bytes(range(32))
+    before = Vault(old, ids).webhook_seeds("whe_1")
+    meanwhile = Vault(new, ids, old).webhook_seeds("whe_1")
+    after = Vault(new, ids).webhook_seeds("whe_1")
+    assert meanwhile == (*after, *before)
+    assert Vault(new, ids).webhook_seeds("whe_2") != after

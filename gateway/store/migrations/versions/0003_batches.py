@@ -1,4 +1,4 @@
-"""Batches: many payouts out of one source account; the sets that a custodian is given."""
+"""Batches and their sets; Ed25519 signatures of webhooks."""
 
 from __future__ import annotations
 
@@ -78,6 +78,9 @@ def upgrade() -> None:
         payouts.add_column(sa.Column("batch_position", sa.Integer(), nullable=True))
         payouts.add_column(sa.Column("name", sa.Text(), nullable=True))
         payouts.create_foreign_key(op.f("fk_payouts_batch_id"), "batches", ["batch_id"], ["id"])
+    op.add_column(
+        "endpoints", sa.Column("ed25519", sa.Integer(), nullable=False, server_default="0")
+    )
     op.add_column("work", sa.Column("rank", sa.Integer(), nullable=False, server_default="0"))
     op.create_index("ix_payouts_batch", "payouts", ["batch_id", "batch_position"])
     with op.batch_alter_table("account_locks", recreate="always") as locks:
