@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -17,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from gateway.assets import EXACT
 from gateway.errors import Refused
 from gateway.keys import Caller
-from gateway.model import Account, Amount, Destination, Network, QuoteTerms, Text
+from gateway.model import MAX_TEXT, Account, Amount, Destination, Network, QuoteTerms, Text
 from gateway.quotes import MetadataKey, MetadataText, QuoteRequest, Quotes, RouteWish
 
 MOST_IN_JSON = 1000
@@ -38,7 +39,15 @@ _DESTINATION = (
     "purpose",
 )
 COLUMNS = (*_PLAIN, "destination_type", *_DESTINATION)
+#: A byte that is no UTF-8, as it is read.
+_RAW = re.compile("[\udc80-\udcff]")
 _REQUIRED = ("external_ref", "asset", "amount")
+
+
+#: A blank around it would make another one of it, and be paid again.
+Reference = Annotated[
+    str, StringConstraints(min_length=1, max_length=MAX_TEXT, pattern=r"^\S([\s\S]*\S)?$")
+]
 
 
 class _Body(BaseModel):
@@ -60,8 +69,9 @@ class BatchItemRequest(_Body):
     asset: Annotated[str, StringConstraints(min_length=2, max_length=16)]
     amount: Amount
     network_hint: Network | None = None
-    reference: Text | None = Field(
-        default=None, description="Your own reference: no two payouts of batches may share one."
+    reference: Reference | None = Field(
+        default=None,
+        description="Your own reference: no two payouts of batches may share one. No blanks around it.",
     )
     name: Text | None = Field(default=None, description="What you call the payee; for reports.")
     metadata: Annotated[dict[MetadataKey, MetadataText], Field(max_length=20)] = {}
@@ -110,9 +120,14 @@ class Checked:
             )
             raise Refused(
                 "invalid_batch",
-                f"{self.fault_count} faults in {self.count} payouts{more}. Nothing was stored.",
+                f"{_many(self.fault_count, 'fault')} in {_many(self.count, 'payout')}{more}. "
+                "Nothing was stored.",
                 errors=self.faults,
             )
+
+
+def _many(count: int, word: str) -> str:
+    return f"{count} {word}" + ("" if count == 1 else "s")
 
 
 def json_lines(request: BatchRequest) -> Iterator[Line]:
@@ -133,23 +148,24 @@ def csv_lines(path: Path) -> Iterator[Line]:
     With or without a byte order mark, any line ends, quotes; empty lines are passed over.
     """
     with path.open("rb") as raw:
-        text = io.TextIOWrapper(raw, encoding="utf-8-sig", errors="strict", newline="")
+        # What is no UTF-8 is found in its own line, and not in the page that was read ahead.
+        text = io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="")
         reader = csv.reader(text, strict=True)
+        began = 1
         try:
             header = [each.strip().lower() for each in next(reader, [])]
             fault = _header_fault(header)
             if fault is not None:
                 yield Line("/lines/1", None, [_fault("/lines/1", "invalid_header", fault)])
                 return
+            began = reader.line_num + 1
             for row in reader:
                 if any(cell.strip() for cell in row):
                     yield _line(f"/lines/{reader.line_num}", header, row)
-        except (csv.Error, UnicodeDecodeError) as error:
-            where = f"/lines/{reader.line_num + 1}"
-            word = (
-                "is not UTF-8" if isinstance(error, UnicodeDecodeError) else f"is no CSV: {error}"
-            )
-            yield Line(where, None, [_fault(where, "invalid_csv", f"the file {word}")])
+                began = reader.line_num + 1
+        except csv.Error as error:
+            where = f"/lines/{began}"
+            yield Line(where, None, [_fault(where, "invalid_csv", f"from here on no CSV: {error}")])
 
 
 def _header_fault(header: Sequence[str]) -> str | None:
@@ -173,6 +189,8 @@ def _line(where: str, header: Sequence[str], row: Sequence[str]) -> Line:
     if len(row) != len(header):
         detail = f"{len(row)} cells, and the header has {len(header)}"
         return Line(where, None, [_fault(where, "invalid_line", detail)])
+    if any(_RAW.search(cell) for cell in row):
+        return Line(where, None, [_fault(where, "invalid_csv", "the line is not UTF-8")])
     cells = {name: cell.strip() for name, cell in zip(header, row, strict=True) if cell.strip()}
     members: dict[str, Any] = {name: cells[name] for name in _PLAIN if name in cells}
     kind = cells.get("destination_type")
@@ -251,7 +269,10 @@ def _refused(where: str, refused: Refused, found: Checked) -> None:
         {"pointer": "", "code": refused.code, "detail": refused.detail},
     ):
         pointer = fault["pointer"]
-        if pointer.startswith("/route/"):
+        if pointer == "/route/custodian":
+            # It has no way to this payee with this asset: the item is to blame.
+            pointer = "/destination"
+        elif pointer.startswith("/route/"):
             source = pointer.replace("/route/", "/source/", 1)
             if all(each["pointer"] != source for each in found.faults):
                 found.fault(source, fault["code"], fault["detail"])

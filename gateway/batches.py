@@ -276,7 +276,8 @@ class Batches:
             detail = f"The batch was executed at {format_time(from_us(row['executed_at']))}."
             raise Refused("batch_already_executed", detail)
         if row["state"] in BATCH_ENDS or row["cancel_at"] is not None:
-            raise Refused("batch_ended", f"The batch is {row['state']} or being canceled.")
+            word = row["state"] if row["state"] in BATCH_ENDS else "being canceled"
+            raise Refused("batch_ended", f"The batch is {word}.")
         if row["expires_at"] <= to_us(now):
             detail = "The batch was not executed in time. Create it again."
             raise Refused("batch_ended", detail)

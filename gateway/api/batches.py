@@ -76,8 +76,8 @@ class BatchPayoutList(BaseModel):
 async def create_batch(request: Request) -> Response:
     """`POST /payout-batches`, JSON or `text/csv`."""
     caller = await caller_of(request)
-    key = idempotency_key(request, required=True)
-    assert key is not None  # noqa: S101 - it is required
+    # A dry run does nothing that could be repeated.
+    key = idempotency_key(request, required=not _flag(request, "validate")) or ""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "text/csv":
         check_names(request, frozenset({"validate"}))
@@ -108,12 +108,13 @@ async def _create(  # noqa: PLR0913 - both kinds end here
     """Check every item, then store them page by page; the last page lets the batch be seen."""
     context = context_of(request)
     with kept.running(request.app.state.in_progress):
-        answered = await kept.answer()
+        dry = _flag(request, "validate")
+        answered = None if dry else await kept.answer()
         if answered is not None:
             return answered.response(replayed=True)
         found = await _check(context, caller, source, lines)
         found.refuse()
-        if _flag(request, "validate"):
+        if dry:
             totals = dict(sorted(found.totals.items()))
             told = BatchCheck(item_count=found.count, totals=totals)
             return Response(told.model_dump_json(), media_type="application/json")
@@ -157,6 +158,11 @@ async def _check(
     context: ApiContext, caller: Caller, source: BatchSource, lines: Callable[[], Iterator[Line]]
 ) -> Checked:
     found = Checked()
+    known = sorted(each.name for each in context.router.instances())
+    if source.custodian not in known:
+        detail = "no custodian is called so; GET /custodians lists them"
+        found.fault("/source/custodian", "unknown_custodian", detail)
+        found.refuse()
     for page in pages(lines(), _CHECKED_AT_ONCE):
         check(context.quotes, caller, source, page, found)
         if found.count > MOST_IN_FILE:

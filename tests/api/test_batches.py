@@ -145,6 +145,13 @@ async def test_a_batch_of_two_assets(api: Api) -> None:
         ({"asset": "NOPE"}, "/payouts/1/asset", "unsupported_asset"),
         ({"destination": "0x1"}, "/payouts/1/network_hint", "invalid_destination"),
         ({"reference": "r-1"}, "/payouts/1/reference", "duplicate_reference"),
+        ({"reference": "r-1 "}, "/payouts/1/reference", None),
+        ({"reference": "\tr-2"}, "/payouts/1/reference", None),
+        (
+            {"destination": {"type": "payout_account", "payout_account_id": "1"}},
+            "/payouts/1/destination",
+            "route_unavailable",
+        ),
         ({"extra": 1}, "/payouts/1/extra", None),
     ],
 )
@@ -169,6 +176,14 @@ async def test_a_source_that_is_none(api: Api) -> None:
     body = {"source": source, "payouts": [item(n) for n in range(50)]}
     problem = await api.problem("POST", "/payout-batches", body=body, idempotency_key="k")
     assert [each["pointer"] for each in problem["errors"]] == ["/source/account"]
+
+
+async def test_a_custodian_that_is_none(api: Api) -> None:
+    """Said of the source, at once."""
+    source = {"custodian": "nobody", "account": {"id": "A1", "type": "VAULT"}}
+    body = {"source": source, "payouts": [item(1), item(2)]}
+    problem = await api.problem("POST", "/payout-batches", body=body, idempotency_key="k")
+    assert [each["pointer"] for each in problem["errors"]] == ["/source/custodian"]
 
 
 async def test_the_bounds_of_a_json_batch(api: Api) -> None:
@@ -208,6 +223,10 @@ async def test_a_dry_run_stores_nothing(api: Api) -> None:
     assert page["data"] == []
     status, _ = await api.call("POST", "/payout-batches", body=body, idempotency_key="k")
     assert status == 201
+    status, told = await api.call(
+        "POST", "/payout-batches?validate=true", body={**body, "payouts": [item(5)]}
+    )
+    assert (status, told["item_count"]) == (200, 1)
     body["payouts"][1]["amount"] = "x"
     problem = await api.problem(
         "POST", "/payout-batches?validate=true", body=body, idempotency_key="k2"
@@ -264,8 +283,12 @@ async def test_a_file(api: Api, text: str) -> None:
         (_HEAD + _ROW.format(1) + _ROW.format(1), "/lines/3/reference", "/lines/2"),
         (_HEAD + _ROW.format(1).replace("EXTERNAL_WALLET", "MOON"), "/account_type", "MOON"),
         (_HEAD + _ROW.format(1).replace("custodian_account", "cash"), "/lines/2/destination", ""),
-        (_HEAD + _ROW.format(1) + 'u-2,"open\n', "/lines", "CSV"),
-        (_HEAD.encode() + b"\xff\xfe,\n", "/lines", "UTF-8"),
+        (_HEAD + 'u-2,"open\n' + _ROW.format(1), "/lines/2", "CSV"),
+        (
+            (_HEAD + _ROW.format(1) + _ROW.format(2)).encode().replace(b"Payee 2", b"Pay\xff"),
+            "/lines/3",
+            "UTF-8",
+        ),
     ],
 )
 async def test_a_file_that_cannot_be(api: Api, text: str | bytes, pointer: str, word: str) -> None:
