@@ -21,7 +21,7 @@ from cryptography.x509.oid import NameOID
 from standardwebhooks import Webhook
 
 from gateway.config import WebhookSettings
-from gateway.delivery import DeliveryOutcome, Sender, Target, Tried
+from gateway.delivery import DeliveryOutcome, Sender, Target, Tried, session_for
 from gateway.egress import connector, denied
 from gateway.seams import real_seams
 from gateway.signing import secret_text
@@ -271,6 +271,32 @@ async def test_what_the_subscriber_wants_sent_along() -> None:
         assert Webhook(secret_text(secret)).verify(BODY, headers)
     assert (tried.ok, tried.disabled_reason) == (True, "unwanted")
     assert "evil" not in repr(target)
+
+
+async def test_through_an_egress_proxy() -> None:
+    """The proxy is given the whole address, signed headers and body; it alone resolves the name."""
+    heads: list[bytes] = []
+
+    async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        heads.append(await reader.readexactly(len(BODY)))
+        writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(proxy, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        settings = WebhookSettings(timeout_s=5, egress_proxy=f"http://127.0.0.1:{port}")
+        async with session_for(settings) as session:
+            sender = Sender(session, settings, real_seams())
+            target = Target("http://hooks.no-such-name.example/in", (SECRET,))
+            tried = await sender.send(target, "evt_1", BODY)
+    assert (tried.outcome, tried.http_status) == (DeliveryOutcome.SUCCEEDED, 204)
+    head, body = heads
+    assert head.startswith(b"POST http://hooks.no-such-name.example/in HTTP/1.1")
+    assert b"webhook-signature: v1," in head.lower()
+    assert body == BODY
 
 
 async def test_a_false_certificate() -> None:

@@ -76,7 +76,7 @@ def _head(story: dict[str, Any]) -> list[str]:
     lines = [
         f"{payout['id']}  {payout['status']} / {payout['sub_status']}{mode}",
         f"  {terms['recipient_gets']} {terms['recipient_asset']} to {_destination(terms['destination'])}",
-        f"  org {story['org']}  external_ref {payout['external_ref']}  reference {payout['reference'] or '-'}  quote {terms['quote_id']}",
+        f"  org {story['org']}  external_ref {payout['external_ref']}  reference {payout['reference'] or '-'}  quote {terms['quote_id'] or '-'}",
         f"  custodian {payout['custodian']}  from {story['account']['type']} {story['account']['id']}",
         f"  there known as {payout['custodian_reference'] or '-'}  its last word: {story['custodian_word'] or '-'}",
         f"  next look {story['next_look_at'] or 'none'}  lease {story['lease'] or 'free'}",

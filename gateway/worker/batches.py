@@ -12,7 +12,8 @@ from gateway.store.database import Database
 from gateway.store.rows import to_us
 from gateway.worker.wakeup import Wakeup
 
-_AT_ONCE = 50
+#: Batches that are looked at in one round: those that wait at one account must not hide others.
+_AT_ONCE = 500
 #: How often an open batch is looked at where nothing rings.
 _LOOK_S = 1.0
 #: However often it rings.

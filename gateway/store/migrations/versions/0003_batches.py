@@ -85,8 +85,3 @@ def upgrade() -> None:
     op.create_index("ix_payouts_batch", "payouts", ["batch_id", "batch_position"])
     with op.batch_alter_table("account_locks", recreate="always") as locks:
         locks.drop_constraint(op.f("fk_account_locks_payout_id"), type_="foreignkey")
-
-
-def downgrade() -> None:
-    """Refuse: batches would be lost."""
-    raise NotImplementedError("restore the backup instead")
