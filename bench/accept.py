@@ -25,7 +25,7 @@ from gateway.model import Account
 from gateway.payouts import Payouts
 from gateway.quotes import QuoteRequest, Quotes
 from gateway.router import Instance, Router
-from gateway.seams import real_seams
+from gateway.runtime import real_runtime
 from gateway.store import migrate
 from gateway.store.database import GROUP_LIMIT, Database
 from gateway.vault import Vault
@@ -48,7 +48,7 @@ class _Pays:
 
 async def ours(path: Path) -> tuple[float, list[float]]:
     """Accept every quote, many callers at once; return the seconds and the callers' latencies."""
-    seams = real_seams()
+    runtime = real_runtime()
     capabilities = Capabilities(frozenset({"custodian_account"}))
     route = RouteSettings(
         destination="custodian_account", custodian="acme", account=Account(id="A", type="VAULT")
@@ -56,10 +56,10 @@ async def ours(path: Path) -> tuple[float, list[float]]:
     quotes = Quotes(
         Router([Instance("acme", frozenset({"live"}), capabilities)], [route]),
         AssetRegistry(),
-        seams,
+        runtime,
         {"acme": _Pays()},
     )
-    payouts = Payouts(seams, Vault(bytes(32), seams.ids))
+    payouts = Payouts(runtime, Vault(bytes(32), runtime.ids))
     caller = Caller("bench", "live", "key")
     request = QuoteRequest.model_validate(
         {

@@ -48,14 +48,14 @@ async def subscribe(gateway: Gateway, base: str, count: int, hanging: int) -> No
 
 async def produce(gateway: Gateway, wanted: dict[str, Any]) -> None:
     """Write events in turn for each org, with their deliveries, as a payout's change does."""
-    seams = gateway.context.seams
+    runtime = gateway.context.runtime
     body = json.loads(example_event("payout.delivered", datetime.now(UTC), livemode=True))
     raw = json.dumps(body, separators=(",", ":")).encode()
     count, rate = wanted["events"], wanted["rate"]
     begun, written = time.monotonic(), 0
 
     async def one(tx: Tx, number: int) -> str:
-        org, event_id = f"org-{number % wanted['endpoints']}", seams.ids.new("evt")
+        org, event_id = f"org-{number % wanted['endpoints']}", runtime.ids.new("evt")
         await events.add_event(
             tx,
             id=event_id,
@@ -65,9 +65,9 @@ async def produce(gateway: Gateway, wanted: dict[str, Any]) -> None:
             payout_id=None,
             sequence=None,
             body=raw,
-            created_at=to_us(seams.clock.now()),
+            created_at=to_us(runtime.clock.now()),
         )
-        await deliver(tx, seams, org, "live", event_id, _KIND)
+        await deliver(tx, runtime, org, "live", event_id, _KIND)
         return event_id
 
     async def written_one(number: int) -> None:

@@ -67,7 +67,7 @@ from gateway.report import (
     Ref,
     Report,
 )
-from gateway.seams import Clock, Ids, Offload
+from gateway.runtime import Clock, Ids, Offload
 
 __all__ = [
     "Absent",

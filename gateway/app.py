@@ -32,7 +32,7 @@ from gateway.metrics import Metrics
 from gateway.payouts import Payouts
 from gateway.quotes import Quotes
 from gateway.router import Instance, Router
-from gateway.seams import Clock, Seams, real_seams
+from gateway.runtime import Clock, Runtime, real_runtime
 from gateway.store.database import Database
 from gateway.store.opening import open_database
 from gateway.vault import vault_of
@@ -134,22 +134,22 @@ class Gateway:
 
 @asynccontextmanager
 async def open_gateway(
-    settings: Settings, *, seams: Seams | None = None, ready: Callable[[], bool] = lambda: True
+    settings: Settings, *, runtime: Runtime | None = None, ready: Callable[[], bool] = lambda: True
 ) -> AsyncIterator[Gateway]:
     """Wire everything. ConfigError lists every fault of every custodian at once."""
     for key in (settings.server_key, settings.previous_server_key):
         if key is not None:
             logs.SCRUBBER.register(key.get_secret_value())
-    seams = seams or real_seams()
+    runtime = runtime or real_runtime()
     metrics = Metrics()
-    vault = vault_of(settings, seams.ids)
+    vault = vault_of(settings, runtime.ids)
     assets = AssetRegistry(Asset.model_validate(each.model_dump()) for each in settings.assets)
     async with contextlib.AsyncExitStack() as stack:
         custodian_http = await stack.enter_async_context(
             aiohttp.ClientSession(trust_env=False, connector=aiohttp.TCPConnector(limit=0))
         )
         endpoint_http = await stack.enter_async_context(session_for(settings.webhooks))
-        tools = Tools(custodian_http, seams.clock, seams.ids, seams.offload, assets)
+        tools = Tools(custodian_http, runtime.clock, runtime.ids, runtime.offload, assets)
         custodians = _custodians(settings, tools, metrics)
         router = Router(
             [
@@ -164,7 +164,7 @@ async def open_gateway(
             settings.routes,
         )
         db = await stack.enter_async_context(open_database(settings))
-        payouts = Payouts(seams, vault, timedelta(seconds=settings.engine.action_life_s))
+        payouts = Payouts(runtime, vault, timedelta(seconds=settings.engine.action_life_s))
         owner = f"{socket.gethostname()}-{os.getpid()}"
         bells: list[Workers] = []
 
@@ -172,22 +172,22 @@ async def open_gateway(
             for workers in bells:
                 workers.wake(name)
 
-        sender = Sender(endpoint_http, settings.webhooks, seams)
-        endpoints = Endpoints(seams, vault, settings)
-        quotes = Quotes(router, assets, seams, custodians)
+        sender = Sender(endpoint_http, settings.webhooks, runtime)
+        endpoints = Endpoints(runtime, vault, settings)
+        quotes = Quotes(router, assets, runtime, custodians)
         native = {name: each for name, each in custodians.items() if each.capabilities.batch}
-        batches = Batches(seams, quotes, frozenset(native), settings.public_url)
+        batches = Batches(runtime, quotes, frozenset(native), settings.public_url)
         lots = {
             name: Lot(each.set_limit(), each.capabilities.in_flight)
             for name, each in custodians.items()
         }
-        steps = BatchSteps(seams, payouts, quotes, batches, lots)
-        healing = Healing(seams, endpoints)
+        steps = BatchSteps(runtime, payouts, quotes, batches, lots)
+        healing = Healing(runtime, endpoints)
         workers = Workers(
             engines={
                 name: Engine(
                     db=db,
-                    seams=seams,
+                    runtime=runtime,
                     payouts=payouts,
                     assets=assets,
                     custodian=custodian,
@@ -200,7 +200,7 @@ async def open_gateway(
             },
             inbox=Inbox(
                 db=db,
-                seams=seams,
+                runtime=runtime,
                 payouts=payouts,
                 custodians=custodians,
                 settings=settings.engine,
@@ -209,7 +209,7 @@ async def open_gateway(
             ),
             deliveries=Deliveries(
                 db=db,
-                seams=seams,
+                runtime=runtime,
                 endpoints=endpoints,
                 sender=sender,
                 settings=settings.webhooks,
@@ -217,15 +217,15 @@ async def open_gateway(
                 metrics=metrics,
             ),
             recoveries=Recoveries(
-                db=db, seams=seams, healing=healing, engine=settings.engine, wake=wake
+                db=db, runtime=runtime, healing=healing, engine=settings.engine, wake=wake
             ),
             batches=BatchLoop(
-                db=db, seams=seams, steps=steps, idle_s=settings.engine.idle_s, wake=wake
+                db=db, runtime=runtime, steps=steps, idle_s=settings.engine.idle_s, wake=wake
             ),
             sets={
                 name: SetEngine(
                     db=db,
-                    seams=seams,
+                    runtime=runtime,
                     payouts=payouts,
                     assets=assets,
                     custodian=custodian,
@@ -238,13 +238,13 @@ async def open_gateway(
             },
             sweeper=Sweeper(
                 db=db,
-                seams=seams,
+                runtime=runtime,
                 settings=settings.engine,
                 webhooks=settings.webhooks,
                 metrics=metrics,
                 wake=wake,
             ),
-            clock=seams.clock,
+            clock=runtime.clock,
         )
         bells.append(workers)
         context = ApiContext(
@@ -253,7 +253,7 @@ async def open_gateway(
             payouts=payouts,
             acts=Acts(
                 db=db,
-                seams=seams,
+                runtime=runtime,
                 payouts=payouts,
                 engines=workers.engines,
                 owner=owner,
@@ -267,7 +267,7 @@ async def open_gateway(
             router=router,
             custodians=custodians,
             vault=vault,
-            seams=seams,
+            runtime=runtime,
             metrics=metrics,
             wake=wake,
             ready=ready,
@@ -279,7 +279,7 @@ async def serve(
     settings: Settings,
     *,
     port: int | None = None,
-    seams: Seams | None = None,
+    runtime: Runtime | None = None,
     ready: Callable[[str], None] | None = None,
 ) -> int:
     """Serve until SIGTERM or SIGINT; return the exit code. `ready` is called with the base URL."""
@@ -295,7 +295,7 @@ async def serve(
 
     with _listen(settings.listen.host, settings.listen.port if port is None else port) as listener:
         async with open_gateway(
-            settings, seams=seams, ready=lambda: not stopping.is_set()
+            settings, runtime=runtime, ready=lambda: not stopping.is_set()
         ) as gateway:
             server = _Server(
                 uvicorn.Config(

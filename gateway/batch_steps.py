@@ -28,7 +28,7 @@ from gateway.model import (
 )
 from gateway.payouts import Payouts
 from gateway.quotes import QuoteRequest, Quotes, RouteWish
-from gateway.seams import Seams
+from gateway.runtime import Runtime
 from gateway.store import batches as rows
 from gateway.store import sets, work
 from gateway.store.database import Row, Tx
@@ -63,13 +63,13 @@ class BatchSteps:
 
     def __init__(
         self,
-        seams: Seams,
+        runtime: Runtime,
         payouts: Payouts,
         quotes: Quotes,
         batches: Batches,
         lots: Mapping[str, Lot],
     ) -> None:
-        self._seams = seams
+        self._runtime = runtime
         self._payouts = payouts
         self._quotes = quotes
         self._batches = batches
@@ -83,7 +83,7 @@ class BatchSteps:
         row = await rows.batch_row(tx, batch_id)
         if row is None or row["state"] in BATCH_ENDS or row["state"] == "loading":
             return _NOTHING
-        now = self._seams.clock.now()
+        now = self._runtime.clock.now()
         for stage in self._stages(row, to_us(now)):
             if stage == self._judge and not judged:
                 continue
@@ -167,7 +167,7 @@ class BatchSteps:
             left_out = [each["id"] for each in items if each["status"] in TERMINAL]
             await sets.add_set(
                 tx,
-                id=self._seams.ids.new("set"),
+                id=self._runtime.ids.new("set"),
                 batch_id=row["id"],
                 number=number,
                 custodian=row["custodian"],

@@ -34,7 +34,7 @@ from gateway.model import (
 )
 from gateway.outbox import deliver
 from gateway.quotes import Quotes
-from gateway.seams import Seams
+from gateway.runtime import Runtime
 from gateway.store import batches as rows
 from gateway.store import events, sets
 from gateway.store import payouts as payout_rows
@@ -133,9 +133,9 @@ class Batches:
     """Use cases of batches. Its methods are store functions, but where they say so."""
 
     def __init__(
-        self, seams: Seams, quotes: Quotes, native: frozenset[str], public_url: str
+        self, runtime: Runtime, quotes: Quotes, native: frozenset[str], public_url: str
     ) -> None:
-        self._seams = seams
+        self._runtime = runtime
         self._quotes = quotes
         self._native = native
         self._public_url = public_url.rstrip("/")
@@ -164,8 +164,8 @@ class Batches:
         metadata: Mapping[str, str],
     ) -> str:
         """Begin to store a batch; nobody sees it before `finish`. Returns its id."""
-        now = self._seams.clock.now()
-        batch_id = self._seams.ids.new("bat")
+        now = self._runtime.clock.now()
+        batch_id = self._runtime.ids.new("bat")
         await rows.add_batch(
             tx,
             id=batch_id,
@@ -201,12 +201,12 @@ class Batches:
         lines: Sequence[Line],
     ) -> None:
         """Store a page of items that were checked."""
-        now = to_us(self._seams.clock.now())
+        now = to_us(self._runtime.clock.now())
         items, entries = [], []
         for position, line in enumerate(lines, first):
             assert line.item is not None  # noqa: S101 - it was checked
             terms, account = plan(self._quotes, caller, source, line.item)
-            payout_id = self._seams.ids.new("pay")
+            payout_id = self._runtime.ids.new("pay")
             items.append(
                 item_columns(
                     payout_id=payout_id,
@@ -221,7 +221,7 @@ class Batches:
             )
             entries.append(
                 {
-                    "id": self._seams.ids.new("tle"),
+                    "id": self._runtime.ids.new("tle"),
                     "payout_id": payout_id,
                     "status": Status.PENDING,
                     "sub_status": SubStatus.CREATED,
@@ -271,7 +271,7 @@ class Batches:
     async def execute(self, tx: Tx, caller: Caller, batch_id: str) -> BatchView:
         """Execute a batch, once. Refused: `batch_not_found`, `batch_already_executed`, `batch_ended`."""
         row = await self.row(tx, caller, batch_id)
-        now = self._seams.clock.now()
+        now = self._runtime.clock.now()
         if row["executed_at"] is not None:
             detail = f"The batch was executed at {format_time(from_us(row['executed_at']))}."
             raise Refused("batch_already_executed", detail)
@@ -290,7 +290,7 @@ class Batches:
         if row["state"] in BATCH_ENDS:
             raise Refused("batch_ended", f"The batch is {row['state']}; nothing is left to cancel.")
         if row["cancel_at"] is None:
-            now = to_us(self._seams.clock.now())
+            now = to_us(self._runtime.clock.now())
             await rows.update_batch(tx, batch_id, cancel_at=now, updated_at=now)
         return await self.get(tx, caller, batch_id)
 
@@ -298,14 +298,14 @@ class Batches:
         """Write an event of a batch, and a delivery for every endpoint that subscribes to it."""
         row = await rows.batch_row(tx, batch_id)
         assert row is not None  # noqa: S101 - whoever tells has it in hand
-        now = self._seams.clock.now()
+        now = self._runtime.clock.now()
         body = {
             "type": kind,
             "timestamp": format_time(now),
             "api_version": API_VERSION,
             "data": (await self.view(tx, row)).model_dump(mode="json"),
         }
-        event_id = self._seams.ids.new("evt")
+        event_id = self._runtime.ids.new("evt")
         await events.add_event(
             tx,
             id=event_id,
@@ -317,7 +317,7 @@ class Batches:
             body=json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode(),
             created_at=to_us(now),
         )
-        await deliver(tx, self._seams, row["org"], row["mode"], event_id, kind)
+        await deliver(tx, self._runtime, row["org"], row["mode"], event_id, kind)
 
     async def view(self, tx: Tx, row: Row) -> BatchView:
         """Return what a partner sees of a batch."""

@@ -15,7 +15,7 @@ import aiohttp
 from gateway import __version__
 from gateway.config import WebhookSettings
 from gateway.egress import DeniedAddressError, connector
-from gateway.seams import Seams
+from gateway.runtime import Runtime
 from gateway.signing import headers
 
 #: How much of the answer is read at all; a receiver may answer without end.
@@ -109,7 +109,7 @@ class Sender:
     """Signs and posts. The same body bytes at every try; id the same, timestamp and signature new."""
 
     def __init__(
-        self, session: aiohttp.ClientSession, settings: WebhookSettings, seams: Seams
+        self, session: aiohttp.ClientSession, settings: WebhookSettings, runtime: Runtime
     ) -> None:
         self._session = session
         self._total_s = settings.timeout_s
@@ -118,14 +118,14 @@ class Sender:
         self._timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=min(_CONNECT_S, settings.timeout_s)
         )
-        self._seams = seams
+        self._runtime = runtime
 
     async def send(self, target: Target, event_id: str, body: bytes) -> Tried:
         """Post an event once. Raises nothing; the outcome tells.
 
         Where no connection came about, nothing was sent: it is dialled a second time at once.
         """
-        begun = self._seams.clock.monotonic()
+        begun = self._runtime.clock.monotonic()
         status, snippet, retry_after, unwanted = None, None, None, False
         try:
             async with asyncio.timeout(self._total_s):
@@ -134,12 +134,12 @@ class Sender:
             ok = 200 <= status < 300  # noqa: PLR2004 - any 2xx is a receipt, nothing else
             outcome = DeliveryOutcome.SUCCEEDED if ok else DeliveryOutcome.HTTP_ERROR
             retry_after = _retry_after(
-                answer.headers.get("retry-after", ""), self._seams.clock.now()
+                answer.headers.get("retry-after", ""), self._runtime.clock.now()
             )
             unwanted = answer.headers.get(_CONTROL, "").strip().lower() == "disable"
         except (aiohttp.ClientError, OSError, ValueError) as error:
             outcome = _outcome(error)
-        took = timedelta(seconds=self._seams.clock.monotonic() - begun)
+        took = timedelta(seconds=self._runtime.clock.monotonic() - begun)
         duration_ms = int(took / timedelta(milliseconds=1))
         return Tried(outcome, status, snippet, duration_ms, retry_after, unwanted)
 
@@ -157,7 +157,7 @@ class Sender:
             data=body,
             headers={
                 **target.headers,
-                **headers(target.secrets, event_id, self._seams.clock.now(), body, target.seeds),
+                **headers(target.secrets, event_id, self._runtime.clock.now(), body, target.seeds),
                 "content-type": "application/json",
                 "user-agent": f"payout-gateway/{__version__}",
             },

@@ -14,7 +14,7 @@ from gateway.errors import Refused
 from gateway.keys import Caller
 from gateway.model import format_time
 from gateway.outbox import deliver
-from gateway.seams import Seams
+from gateway.runtime import Runtime
 from gateway.signing import SECRET_BYTES, public_key_text, secret_text
 from gateway.store import deliveries, events
 from gateway.store import endpoints as rows
@@ -46,17 +46,17 @@ class Found:
 class Endpoints:
     """Use cases of webhook endpoints. Its methods are store functions."""
 
-    def __init__(self, seams: Seams, vault: Vault, settings: Settings) -> None:
-        self._seams = seams
+    def __init__(self, runtime: Runtime, vault: Vault, settings: Settings) -> None:
+        self._runtime = runtime
         self._vault = vault
         self._private = settings.webhooks.allow_private_addresses
 
     async def create(self, tx: Tx, caller: Caller, request: EndpointRequest) -> EndpointCreated:
         """Create an endpoint. Refused: `invalid_request`, with what is wrong."""
         self.check(caller, request)
-        now = self._seams.clock.now()
-        endpoint_id = self._seams.ids.new("whe")
-        secret = self._seams.ids.random_bytes(SECRET_BYTES)
+        now = self._runtime.clock.now()
+        endpoint_id = self._runtime.ids.new("whe")
+        secret = self._runtime.ids.random_bytes(SECRET_BYTES)
         await rows.insert_endpoint(
             tx,
             id=endpoint_id,
@@ -139,7 +139,7 @@ class Endpoints:
             }
         if change.status == "disabled" and row["status"] == "enabled":
             columns |= {"status": "disabled", "disabled_reason": "by_you"}
-            columns["disabled_at"] = to_us(self._seams.clock.now())
+            columns["disabled_at"] = to_us(self._runtime.clock.now())
         if columns:
             await rows.update_endpoint(tx, endpoint_id, **columns)
         return await self.get(tx, caller, endpoint_id), missed_since
@@ -152,7 +152,7 @@ class Endpoints:
         Refused: `endpoint_not_found`, `too_many_secrets`.
         """
         row = await self.row(tx, caller, endpoint_id)
-        now = to_us(self._seams.clock.now())
+        now = to_us(self._runtime.clock.now())
         await rows.drop_previous_secrets(tx, endpoint_id, now)
         if overlap_s:
             previous = await rows.previous_secrets_of(tx, endpoint_id, now)
@@ -163,13 +163,13 @@ class Endpoints:
                     f"rotate with overlap_seconds 0, or end the previous ones: "
                     f"DELETE /webhook-endpoints/{endpoint_id}/previous-secrets.",
                 )
-            secret_id = self._seams.ids.new("whs")
+            secret_id = self._runtime.ids.new("whs")
             old = self._vault.open(row["secret"], bound_to=endpoint_id)
             sealed = self._vault.seal(old, bound_to=secret_id)
             await rows.add_previous_secret(
                 tx, secret_id, endpoint_id, sealed, now + overlap_s * 1_000_000
             )
-        secret = self._seams.ids.random_bytes(SECRET_BYTES)
+        secret = self._runtime.ids.random_bytes(SECRET_BYTES)
         sealed = self._vault.seal(secret, bound_to=endpoint_id)
         await rows.update_endpoint(tx, endpoint_id, secret=sealed)
         return await self._with_secret(tx, caller, endpoint_id, secret)
@@ -177,13 +177,13 @@ class Endpoints:
     async def revoke_previous(self, tx: Tx, caller: Caller, endpoint_id: str) -> None:
         """End every previous secret now. May be called twice. Refused: `endpoint_not_found`."""
         await self.row(tx, caller, endpoint_id)
-        far = self._seams.clock.now() + timedelta(seconds=2 * MAX_OVERLAP_S)
+        far = self._runtime.clock.now() + timedelta(seconds=2 * MAX_OVERLAP_S)
         await rows.drop_previous_secrets(tx, endpoint_id, to_us(far))
 
     async def delete(self, tx: Tx, caller: Caller, endpoint_id: str) -> None:
         """Delete an endpoint; what it waits for is skipped after. Refused: `endpoint_not_found`."""
         await self.row(tx, caller, endpoint_id)
-        now = self._seams.clock.now()
+        now = self._runtime.clock.now()
         await rows.delete_endpoint(tx, endpoint_id, caller.org, caller.mode, to_us(now))
 
     async def target(self, tx: Tx, endpoint_id: str) -> Found | None:
@@ -191,7 +191,7 @@ class Endpoints:
         row = await rows.endpoint_row(tx, endpoint_id)
         if row is None or row["status"] != "enabled" or row["deleted_at"] is not None:
             return None
-        now = to_us(self._seams.clock.now())
+        now = to_us(self._runtime.clock.now())
         secrets = [self._vault.open(row["secret"], bound_to=endpoint_id)]
         secrets += [
             self._vault.open(each["secret"], bound_to=each["id"])
@@ -212,7 +212,7 @@ class Endpoints:
 
     async def disable(self, tx: Tx, endpoint_id: str, reason: str) -> None:
         """Disable an endpoint, and tell the org's other endpoints."""
-        now = self._seams.clock.now()
+        now = self._runtime.clock.now()
         await rows.update_endpoint(
             tx, endpoint_id, status="disabled", disabled_reason=reason, disabled_at=to_us(now)
         )
@@ -230,14 +230,14 @@ class Endpoints:
         row = await rows.endpoint_row(tx, endpoint_id)
         assert row is not None  # noqa: S101 - its foreign key holds
         view = EndpointView(**await self._members(tx, row))
-        now = self._seams.clock.now()
+        now = self._runtime.clock.now()
         body = {
             "type": kind,
             "timestamp": format_time(now),
             "api_version": API_VERSION,
             "data": view.model_dump(mode="json"),
         }
-        event_id = self._seams.ids.new("evt")
+        event_id = self._runtime.ids.new("evt")
         await events.add_event(
             tx,
             id=event_id,
@@ -249,7 +249,7 @@ class Endpoints:
             body=json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode(),
             created_at=to_us(now),
         )
-        await deliver(tx, self._seams, row["org"], row["mode"], event_id, kind, but=endpoint_id)
+        await deliver(tx, self._runtime, row["org"], row["mode"], event_id, kind, but=endpoint_id)
 
     async def _with_secret(
         self, tx: Tx, caller: Caller, endpoint_id: str, secret: bytes
@@ -279,7 +279,7 @@ class Endpoints:
         return shown, json.loads(opened)
 
     async def _members(self, tx: Tx, row: Row) -> dict[str, Any]:
-        now = to_us(self._seams.clock.now())
+        now = to_us(self._runtime.clock.now())
         previous = await rows.previous_secrets_of(tx, row["id"], now)
         headers: dict[str, str | None] = json.loads(row["headers"])
         return {

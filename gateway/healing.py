@@ -13,7 +13,7 @@ from gateway.errors import Refused
 from gateway.keys import Caller
 from gateway.model import Time
 from gateway.outbox import subscribes
-from gateway.seams import Seams
+from gateway.runtime import Runtime
 from gateway.store import deliveries, events
 from gateway.store import endpoints as rows
 from gateway.store.database import Row, Tx
@@ -97,8 +97,8 @@ class AttemptView(BaseModel):
 class Healing:
     """Use cases of healing. Its methods are store functions."""
 
-    def __init__(self, seams: Seams, endpoints: Endpoints) -> None:
-        self._seams = seams
+    def __init__(self, runtime: Runtime, endpoints: Endpoints) -> None:
+        self._runtime = runtime
         self._endpoints = endpoints
 
     async def resend(
@@ -123,7 +123,7 @@ class Healing:
                 if each["status"] == "enabled"
                 and subscribes(json.loads(each["event_types"]), event["type"])
             ]
-        now = to_us(self._seams.clock.now())
+        now = to_us(self._runtime.clock.now())
         for each in wanted:
             await self._again(tx, event_id, each, now, "manual")
         return Resent(event_id=event_id, endpoint_ids=wanted)
@@ -135,7 +135,7 @@ class Healing:
         row = await self._endpoints.row(tx, caller, endpoint_id)
         if row["status"] != "enabled":
             raise _disabled(endpoint_id)
-        now = self._seams.clock.now()
+        now = self._runtime.clock.now()
         # What was told in this very microsecond is missed, too.
         end = now + timedelta(microseconds=1)
         until = min(until or end, end)
@@ -147,7 +147,7 @@ class Healing:
                     {"pointer": "/since", "code": "invalid", "detail": "since is not before until"}
                 ],
             )
-        recovery_id = self._seams.ids.new("rec")
+        recovery_id = self._runtime.ids.new("rec")
         await rows.add_recovery(
             tx,
             id=recovery_id,
@@ -202,7 +202,7 @@ class Healing:
             return 0
         endpoint = await rows.endpoint_row(tx, job["endpoint_id"])
         assert endpoint is not None  # noqa: S101 - its foreign key holds
-        now = to_us(self._seams.clock.now())
+        now = to_us(self._runtime.clock.now())
         gone = endpoint["deleted_at"] is not None
         found = (
             []
@@ -268,7 +268,7 @@ class Healing:
     async def _again(self, tx: Tx, event_id: str, endpoint_id: str, now: int, why: str) -> None:
         if not await deliveries.deliver_again(tx, event_id, endpoint_id, now, why):
             await deliveries.add_delivery(
-                tx, self._seams.ids.new("whd"), event_id, endpoint_id, now, trigger=why
+                tx, self._runtime.ids.new("whd"), event_id, endpoint_id, now, trigger=why
             )
 
 

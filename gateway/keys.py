@@ -9,7 +9,7 @@ from datetime import datetime
 
 from gateway.config import Mode
 from gateway.errors import Refused
-from gateway.seams import Seams
+from gateway.runtime import Runtime
 from gateway.store import keys as rows
 from gateway.store.database import Tx
 from gateway.store.rows import from_us, maybe_from_us, to_us
@@ -50,14 +50,14 @@ class KeyInfo:
     revoked_at: datetime | None
 
 
-async def mint_key(tx: Tx, seams: Seams, org: str, mode: Mode) -> MintedKey:
+async def mint_key(tx: Tx, runtime: Runtime, org: str, mode: Mode) -> MintedKey:
     """Mint a key. ValueError where the org's name is not usable."""
     if not _ORG.fullmatch(org):
         msg = "an org's name has 1 to 63 letters, digits, dots, dashes or underscores"
         raise ValueError(msg)
-    secret = base64.urlsafe_b64encode(seams.ids.random_bytes(32)).rstrip(b"=").decode()
+    secret = base64.urlsafe_b64encode(runtime.ids.random_bytes(32)).rstrip(b"=").decode()
     key = f"sk_{mode}_{secret}"
-    key_id = seams.ids.new("key")
+    key_id = runtime.ids.new("key")
     await rows.insert_key(
         tx,
         key_id=key_id,
@@ -65,7 +65,7 @@ async def mint_key(tx: Tx, seams: Seams, org: str, mode: Mode) -> MintedKey:
         mode=mode,
         digest=digest_of(key),
         hint=f"sk_{mode}_…{key[-4:]}",
-        at=to_us(seams.clock.now()),
+        at=to_us(runtime.clock.now()),
     )
     return MintedKey(id=key_id, key=key, org=org, mode=mode)
 
@@ -85,9 +85,9 @@ async def list_keys(tx: Tx) -> list[KeyInfo]:
     ]
 
 
-async def revoke_key(tx: Tx, seams: Seams, key_id: str) -> bool:
+async def revoke_key(tx: Tx, runtime: Runtime, key_id: str) -> bool:
     """Revoke a key; False where there is none of that id, or it is revoked."""
-    return await rows.revoke_key(tx, key_id, to_us(seams.clock.now()))
+    return await rows.revoke_key(tx, key_id, to_us(runtime.clock.now()))
 
 
 async def recognise(tx: Tx, key: str) -> Caller:

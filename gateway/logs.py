@@ -16,7 +16,7 @@ from urllib.parse import quote, quote_plus
 
 import structlog
 
-from gateway.seams import Clock, SystemClock
+from gateway.runtime import Clock, SystemClock
 
 #: What stands where a secret stood.
 REMOVED = "[removed]"

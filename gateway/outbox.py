@@ -6,7 +6,7 @@ import fnmatch
 import json
 from collections.abc import Sequence
 
-from gateway.seams import Seams
+from gateway.runtime import Runtime
 from gateway.store import deliveries, endpoints
 from gateway.store.database import Tx
 from gateway.store.rows import to_us
@@ -14,7 +14,7 @@ from gateway.store.rows import to_us
 
 async def deliver(  # noqa: PLR0913 - the event and its scope
     tx: Tx,
-    seams: Seams,
+    runtime: Runtime,
     org: str,
     mode: str,
     event_id: str,
@@ -26,12 +26,12 @@ async def deliver(  # noqa: PLR0913 - the event and its scope
 
     For a disabled endpoint it is stored as skipped, so that it can be recovered.
     """
-    now = to_us(seams.clock.now())
+    now = to_us(runtime.clock.now())
     for endpoint in await endpoints.subscribed_endpoints(tx, org, mode):
         if endpoint["id"] != but and subscribes(json.loads(endpoint["event_types"]), kind):
             skipped = endpoint["status"] != "enabled"
             await deliveries.add_delivery(
-                tx, seams.ids.new("whd"), event_id, endpoint["id"], now, skipped=skipped
+                tx, runtime.ids.new("whd"), event_id, endpoint["id"], now, skipped=skipped
             )
 
 

@@ -30,7 +30,7 @@ from gateway.model import (
     format_time,
 )
 from gateway.outbox import deliver
-from gateway.seams import Seams
+from gateway.runtime import Runtime
 from gateway.states import Kind, Verdict, judge
 from gateway.store import events, inbox, work
 from gateway.store import payouts as rows
@@ -74,8 +74,10 @@ class Applied:
 class Payouts:
     """Use cases of payouts. Its methods are store functions: they take a transaction."""
 
-    def __init__(self, seams: Seams, vault: Vault, action_life: timedelta = ACTION_LIFE) -> None:
-        self._seams = seams
+    def __init__(
+        self, runtime: Runtime, vault: Vault, action_life: timedelta = ACTION_LIFE
+    ) -> None:
+        self._runtime = runtime
         self._vault = vault
         self._action_life = action_life
 
@@ -88,7 +90,7 @@ class Payouts:
         second call with the same payout. Refused: `quote_not_found`, `quote_already_used` (with
         `payout_id`), `quote_expired`.
         """
-        now = self._seams.clock.now()
+        now = self._runtime.clock.now()
         quote = await quote_rows.find_quote(tx, quote_id, caller.org, caller.mode)
         if quote is None:
             raise Refused(
@@ -106,7 +108,7 @@ class Payouts:
             detail = f"The quote ended at {format_time(from_us(quote['expires_at']))}. Ask for a new one."
             raise Refused("quote_expired", detail)
         payout_id = (
-            self._seams.ids.new("pay")
+            self._runtime.ids.new("pay")
             if live
             else self._vault.sandbox_payout_id(caller.org, quote_id)
         )
@@ -151,7 +153,7 @@ class Payouts:
 
     async def announce(self, tx: Tx, payout_id: str, terms: QuoteTerms) -> None:
         """Fix the terms of an item whose batch is being executed, and tell of it: `payout.created`."""
-        now = self._seams.clock.now()
+        now = self._runtime.clock.now()
         await rows.update_payout(
             tx, payout_id, terms=terms.model_dump_json(), sequence=1, updated_at=to_us(now)
         )
@@ -170,7 +172,7 @@ class Payouts:
         Every door ends here: an adapter's reply, a custodian's webhook, a poll, an operator. May be
         called with the same news any number of times.
         """
-        now = self._seams.clock.now()
+        now = self._runtime.clock.now()
         row = await rows.payout_row(tx, payout_id)
         if row is None:
             msg = f"news for a payout that does not exist: {payout_id}"
@@ -327,7 +329,7 @@ class Payouts:
         """Write the event of the payout's status, or of another kind; one delivery per endpoint."""
         mode = "live" if payout.livemode else "test"
         kind = kind or EVENT_OF[payout.status]
-        event_id = self._seams.ids.new("evt")
+        event_id = self._runtime.ids.new("evt")
         await events.add_event(
             tx,
             id=event_id,
@@ -339,7 +341,7 @@ class Payouts:
             body=event_body(payout, previous, now, kind),
             created_at=to_us(now),
         )
-        await deliver(tx, self._seams, payout.org, mode, event_id, kind)
+        await deliver(tx, self._runtime, payout.org, mode, event_id, kind)
 
     async def _add_entry(  # noqa: PLR0913 - one argument per column
         self,
@@ -353,7 +355,7 @@ class Payouts:
     ) -> None:
         await rows.add_entry(
             tx,
-            id=self._seams.ids.new("tle"),
+            id=self._runtime.ids.new("tle"),
             payout_id=payout_id,
             status=status,
             sub_status=sub_status,

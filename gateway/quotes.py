@@ -32,7 +32,7 @@ from gateway.model import (
     Time,
 )
 from gateway.router import Choice, Router, Wish, check_payee
-from gateway.seams import Seams
+from gateway.runtime import Runtime
 from gateway.store import quotes as rows
 from gateway.store.database import Tx
 from gateway.store.rows import to_json, to_us
@@ -124,12 +124,12 @@ class Quotes:
         self,
         router: Router,
         assets: AssetRegistry,
-        seams: Seams,
+        runtime: Runtime,
         custodians: Mapping[str, Pricer],
     ) -> None:
         self._router = router
         self._assets = assets
-        self._seams = seams
+        self._runtime = runtime
         self._custodians = custodians
 
     async def offers(self, caller: Caller, request: QuoteRequest) -> Sequence[Offer]:
@@ -152,8 +152,8 @@ class Quotes:
         quote = Quote(
             **{
                 **members,
-                "quote_id": self._seams.ids.new("quo"),
-                "expires_at": self._seams.clock.now() + QUOTE_LIFE,
+                "quote_id": self._runtime.ids.new("quo"),
+                "expires_at": self._runtime.clock.now() + QUOTE_LIFE,
             },
             external_ref=request.external_ref,
             reference=request.reference,
@@ -234,7 +234,7 @@ class Quotes:
             terms=QuoteTerms(**terms).model_dump_json(),
             account=account.model_dump_json(),
             expires_at=to_us(quote.expires_at),
-            created_at=to_us(self._seams.clock.now()),
+            created_at=to_us(self._runtime.clock.now()),
         )
 
     def _destination(self, request: QuoteRequest) -> Destination:

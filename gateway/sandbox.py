@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 from rich.table import Table
 
-from gateway.seams import real_seams
+from gateway.runtime import real_runtime
 
 GROUP = "payout_gateway.twins"
 _START_S = 30
@@ -88,7 +88,7 @@ def reserved_port() -> Iterator[int]:
     the gateway restarts. Nor does another sandbox, which asks for it without SO_REUSEADDR; the gateway
     does get it, because then both sides have set that and this one never listens.
     """
-    ids = real_seams().ids
+    ids = real_runtime().ids
     for _ in range(1000):
         port = 20_000 + int.from_bytes(ids.random_bytes(2)) % 10_000
         with socket.socket() as holder:
@@ -206,7 +206,7 @@ def write_config(path: Path, twins: list[Twin], port: int) -> None:
     key = path.with_name(path.stem + ".server-key")
     if not key.exists():
         # Kept otherwise: what an earlier run sealed in the database beside it stays readable.
-        _write_private(key, base64.b64encode(real_seams().ids.random_bytes(32)).decode() + "\n")
+        _write_private(key, base64.b64encode(real_runtime().ids.random_bytes(32)).decode() + "\n")
     custodians: dict[str, Any] = {}
     routes: list[dict[str, Any]] = []
     accounts: dict[str, Any] = {}

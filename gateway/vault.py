@@ -20,7 +20,7 @@ from uuid_utils import UUID
 
 from gateway.config import Settings
 from gateway.errors import ConfigError
-from gateway.seams import Ids
+from gateway.runtime import Ids
 
 _KEY_BYTES = 32
 _NONCE_BYTES = 12

@@ -23,7 +23,7 @@ from standardwebhooks import Webhook
 from gateway.config import WebhookSettings
 from gateway.delivery import DeliveryOutcome, Sender, Target, Tried, session_for
 from gateway.egress import connector, denied
-from gateway.seams import real_seams
+from gateway.runtime import real_runtime
 from gateway.signing import secret_text
 
 SECRET = bytes(range(32))
@@ -53,7 +53,7 @@ async def send(url: str, *, private: bool = True, timeout_s: float = 5) -> Tried
         connector=connector(allow_private_addresses=private)
     ) as session:
         target = Target(url, (SECRET,))
-        return await Sender(session, settings, real_seams()).send(target, "evt_1", BODY)
+        return await Sender(session, settings, real_runtime()).send(target, "evt_1", BODY)
 
 
 async def test_a_receipt(tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ async def test_a_refused_connection_is_dialled_once_more() -> None:
             resolver.fails_at = fails_at
             kind = connector(allow_private_addresses=True, resolver=resolver)
             async with aiohttp.ClientSession(connector=kind) as session:
-                sender = Sender(session, WebhookSettings(timeout_s=5), real_seams())
+                sender = Sender(session, WebhookSettings(timeout_s=5), real_runtime())
                 target = Target(f"http://hooks.example.com:{port}/", (SECRET,))
                 tried = await sender.send(target, "evt_1", BODY)
             assert tried.outcome == outcome
@@ -244,7 +244,7 @@ async def test_names_that_do_not_resolve_heal() -> None:
     async with receiver(_ok) as url:
         kind = connector(allow_private_addresses=True, resolver=Ill())
         async with aiohttp.ClientSession(connector=kind) as session:
-            sender = Sender(session, WebhookSettings(timeout_s=5), real_seams())
+            sender = Sender(session, WebhookSettings(timeout_s=5), real_runtime())
             target = Target(f"http://hooks.example.com:{url.rpartition(':')[2]}/", (SECRET,))
             outcomes = [(await sender.send(target, "evt_1", BODY)).outcome for _ in range(2)]
     assert outcomes == [DeliveryOutcome.CONNECT_ERROR, DeliveryOutcome.SUCCEEDED]
@@ -261,7 +261,7 @@ async def test_what_the_subscriber_wants_sent_along() -> None:
     async with receiver(take) as url:
         kind = connector(allow_private_addresses=True)
         async with aiohttp.ClientSession(connector=kind) as session:
-            sender = Sender(session, WebhookSettings(timeout_s=5), real_seams())
+            sender = Sender(session, WebhookSettings(timeout_s=5), real_runtime())
             target = Target(url, (SECRET, bytes(32)), {"X-Team": "pay", "webhook-id": "evil"})
             tried = await sender.send(target, "evt_1", BODY)
     (headers,) = seen
@@ -289,7 +289,7 @@ async def test_through_an_egress_proxy() -> None:
         port = server.sockets[0].getsockname()[1]
         settings = WebhookSettings(timeout_s=5, egress_proxy=f"http://127.0.0.1:{port}")
         async with session_for(settings) as session:
-            sender = Sender(session, settings, real_seams())
+            sender = Sender(session, settings, real_runtime())
             target = Target("http://hooks.no-such-name.example/in", (SECRET,))
             tried = await sender.send(target, "evt_1", BODY)
     assert (tried.outcome, tried.http_status) == (DeliveryOutcome.SUCCEEDED, 204)

@@ -50,7 +50,7 @@ from gateway.errors import (
 from gateway.logs import REMOVED
 from gateway.metrics import Metrics
 from gateway.registry import GROUP, BrokenAdapter, Wrapped, build, find_adapters
-from gateway.seams import offload
+from gateway.runtime import offload
 from tests.adapters.orders import OrderForTest
 from tests.clock import SetClock
 

@@ -179,7 +179,7 @@ async def _check(
 async def _receive(request: Request, path: Path) -> str:
     """Write the body to a file, in bounded memory; return its digest."""
     digest, size = hashlib.sha256(), 0
-    offload = context_of(request).seams.offload
+    offload = context_of(request).runtime.offload
     try:
         async with asyncio.timeout(_FILE_S):
             with path.open("wb") as file:

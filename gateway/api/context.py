@@ -17,7 +17,7 @@ from gateway.model import Payout
 from gateway.payouts import Payouts
 from gateway.quotes import Quotes
 from gateway.router import Router
-from gateway.seams import Seams
+from gateway.runtime import Runtime
 from gateway.store.database import Database
 from gateway.vault import Vault
 
@@ -67,7 +67,7 @@ class ApiContext:
     router: Router
     custodians: Mapping[str, Custodian]
     vault: Vault
-    seams: Seams
+    runtime: Runtime
     metrics: Metrics
     wake: Callable[[str], None]
     ready: Callable[[], bool]

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from gateway.adapter import Notice
 from gateway.api.requests import caller_of, context_of, read_body
 from gateway.errors import CannotVerify, InvalidSignature, Refused
-from gateway.seams import Step
+from gateway.runtime import Failpoint
 from gateway.store import inbox
 from gateway.store.rows import to_us
 
@@ -95,12 +95,12 @@ async def receive_webhook(request: Request) -> Response:
         context.metrics.inbox(name, "unverifiable")
         detail = "The verification keys are out of reach."
         raise Refused("cannot_verify", detail, headers={"Retry-After": "30"}) from None
-    now = to_us(context.seams.clock.now())
-    inbox_id = context.seams.ids.new("inb")
+    now = to_us(context.runtime.clock.now())
+    inbox_id = context.runtime.ids.new("inb")
     fresh = await context.db.run(
         inbox.store_webhook, inbox_id, name, _dedup_key(custodian.parse, body), body, now
     )
-    context.seams.step(Step.INBOX_STORED)
+    context.runtime.failpoint(Failpoint.INBOX_STORED)
     if fresh:
         context.wake("inbox")
     else:

@@ -160,6 +160,6 @@ async def webhook_keys(request: Request) -> Response:
 async def _skip_missed(request: Request) -> None:
     """Take what a disabled endpoint waits for out of its queue, in bounded batches."""
     context = context_of(request)
-    now = to_us(context.seams.clock.now())
+    now = to_us(context.runtime.clock.now())
     while await context.db.run(deliveries.skip_deliveries, now, _SKIPPED_AT_ONCE):
         pass

@@ -147,8 +147,8 @@ async def test_endpoint(request: Request) -> Response:
     found = await context.db.read(find)
     if found is None:
         raise Refused("endpoint_disabled", f"The endpoint {endpoint_id} is disabled.")
-    event_id = context.seams.ids.new("evt")
-    body = example_event(wanted.type, context.seams.clock.now(), livemode=caller.mode == "live")
+    event_id = context.runtime.ids.new("evt")
+    body = example_event(wanted.type, context.runtime.clock.now(), livemode=caller.mode == "live")
     tried: Tried = await context.sender.send(found.target, event_id, body)
     return _answer(
         EndpointTest(

@@ -31,9 +31,9 @@ class Envelope:
             await self._app(scope, receive, send)
             return
         context = scope["app"].state.context
-        request_id = context.seams.ids.new("req")
+        request_id = context.runtime.ids.new("req")
         scope.setdefault("state", {})["request_id"] = request_id
-        begun = context.seams.clock.monotonic()
+        begun = context.runtime.clock.monotonic()
         status = 500
 
         async def wrapped(message: Message) -> None:
@@ -51,7 +51,7 @@ class Envelope:
             await self._app(scope, receive, wrapped)
         finally:
             route = getattr(scope.get("route"), "path", "unmatched")
-            took = context.seams.clock.monotonic() - begun
+            took = context.runtime.clock.monotonic() - begun
             context.metrics.http_request(route, scope["method"], status, took)
             _log.info(
                 "request",

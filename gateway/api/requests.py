@@ -20,7 +20,7 @@ from gateway.api.context import ApiContext
 from gateway.api.problems import JSON_TYPE, PROBLEMS, problem_body
 from gateway.errors import Refused
 from gateway.keys import Caller, recognise
-from gateway.seams import Step
+from gateway.runtime import Failpoint
 from gateway.store import idempotency
 from gateway.store.database import Tx
 from gateway.store.rows import to_us
@@ -241,7 +241,7 @@ class Kept:
     async def answer(self) -> Answer | None:
         """Return the kept answer. Refused: `idempotency_key_reused`."""
         org, mode, route, key = self._running
-        now = to_us(self._context.seams.clock.now())
+        now = to_us(self._context.runtime.clock.now())
         kept = await self._context.db.read(
             idempotency.kept_answer, org=org, mode=mode, route=route, key=key, now=now
         )
@@ -276,7 +276,7 @@ class Kept:
             key=key,
             fingerprint=self._fingerprint,
             answer=sealed,
-            expires_at=to_us(self._context.seams.clock.now() + KEY_LIFE),
+            expires_at=to_us(self._context.runtime.clock.now() + KEY_LIFE),
         )
 
 
@@ -327,9 +327,9 @@ T = TypeVar("T")
 
 
 async def _change(context: ApiContext, work: Callable[[Tx], Awaitable[T]]) -> T:
-    context.seams.step(Step.ACCEPT_BEGUN)
+    context.runtime.failpoint(Failpoint.ACCEPT_BEGUN)
     done = await context.db.run(work)
-    context.seams.step(Step.ACCEPT_COMMITTED)
+    context.runtime.failpoint(Failpoint.ACCEPT_COMMITTED)
     return done
 
 
@@ -343,7 +343,7 @@ async def _once(
     """Store function: replay, refuse, or run and keep."""
     context = context_of(request)
     org, mode, route, key = running
-    now = context.seams.clock.now()
+    now = context.runtime.clock.now()
     print_ = hashlib.sha256(
         json.dumps(members, sort_keys=True, separators=(",", ":")).encode()
     ).hexdigest()

@@ -56,11 +56,11 @@ def reseal(config: ConfigOption = Path(DEFAULT_CONFIG)) -> None:
     """
     from gateway.errors import ConfigError
     from gateway.resealing import reseal_some
-    from gateway.seams import real_seams
+    from gateway.runtime import real_runtime
     from gateway.store.sealed import SEALED
     from gateway.vault import vault_of
 
-    vault = vault_of(settings_of(config), real_seams().ids)
+    vault = vault_of(settings_of(config), real_runtime().ids)
 
     async def work(db: Database) -> dict[str, tuple[int, int]]:
         done = {}

@@ -9,7 +9,7 @@ from pathlib import Path
 import typer
 
 from gateway.cli.common import fail
-from gateway.seams import real_seams
+from gateway.runtime import real_runtime
 
 _TEMPLATE = """# Payout gateway. Every setting is explained in docs/reference/settings.md.
 # Any setting may come from a file (add _file to its name) or from the environment (PAYOUT_GATEWAY_…).
@@ -51,7 +51,7 @@ def write(config: Path) -> None:
                 f"{path} exists; nothing was written. Move it away, or name another file with --config."
             )
     try:
-        _write_new(key, base64.b64encode(real_seams().ids.random_bytes(32)).decode() + "\n")
+        _write_new(key, base64.b64encode(real_runtime().ids.random_bytes(32)).decode() + "\n")
         _write_new(config, _TEMPLATE.format(key=key.name))
     except OSError as error:
         fail(f"{error.filename} cannot be written: {error.strerror}", 2)

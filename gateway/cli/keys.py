@@ -53,10 +53,10 @@ def create(
 ) -> None:
     """Mint a key. It is shown once and stored as a digest."""
     from gateway.keys import mint_key
-    from gateway.seams import real_seams
+    from gateway.runtime import real_runtime
 
     async def work(db: Database) -> MintedKey:
-        return await db.run(mint_key, real_seams(), org, mode.value)
+        return await db.run(mint_key, real_runtime(), org, mode.value)
 
     try:
         minted = with_store(config, work)
@@ -101,13 +101,13 @@ def rotate(
 ) -> None:
     """Mint a new key for the same org and mode. The old one lives until you revoke it."""
     from gateway.keys import list_keys, mint_key
-    from gateway.seams import real_seams
+    from gateway.runtime import real_runtime
 
     async def change(tx: Tx) -> MintedKey | None:
         old = next((each for each in await list_keys(tx) if each.id == key_id), None)
         if old is None:
             return None
-        return await mint_key(tx, real_seams(), old.org, "live" if old.mode == "live" else "test")
+        return await mint_key(tx, real_runtime(), old.org, "live" if old.mode == "live" else "test")
 
     async def work(db: Database) -> MintedKey | None:
         return await db.run(change)
@@ -127,10 +127,10 @@ def revoke(
 ) -> None:
     """Revoke a key at once."""
     from gateway.keys import revoke_key
-    from gateway.seams import real_seams
+    from gateway.runtime import real_runtime
 
     async def work(db: Database) -> bool:
-        return await db.run(revoke_key, real_seams(), key_id)
+        return await db.run(revoke_key, real_runtime(), key_id)
 
     if not with_store(config, work):
         fail(f"there is no living key {key_id}; payout-gateway keys list shows them all")

@@ -12,7 +12,7 @@ from typing import Any
 
 import aiohttp
 
-from gateway.seams import SystemClock
+from gateway.runtime import SystemClock
 from gateway.signing import SECRET_BYTES, headers, secret_bytes, secret_text
 
 _TIMEOUT = aiohttp.ClientTimeout(total=15)

@@ -135,21 +135,21 @@ def resolve(
     """End a payout by hand, with evidence. Subscribers are told as of any other end."""
     from gateway.model import FundsMoved
     from gateway.payouts import Payouts
-    from gateway.seams import real_seams
+    from gateway.runtime import real_runtime
     from gateway.vault import vault_of
     from gateway.worker.rescue import NotAllowedError
     from gateway.worker.rescue import resolve as settle
 
     if not evidence.strip():
         fail("--evidence must say what you saw", 2)
-    seams, settings = real_seams(), settings_of(config)
-    payouts = Payouts(seams, vault_of(settings, seams.ids))
+    runtime, settings = real_runtime(), settings_of(config)
+    payouts = Payouts(runtime, vault_of(settings, runtime.ids))
 
     async def work(db: Database) -> None:
         await db.run(
             settle,
             payouts,
-            seams,
+            runtime,
             payout_id,
             delivered=ending is Ending.DELIVERED,
             funds_moved=FundsMoved(funds_moved.value),
@@ -170,7 +170,7 @@ def retry(
 ) -> None:
     """Submit a payout again, with the same keys, where it is proven that it did not pay."""
     from gateway.registry import BrokenAdapter, find_adapters
-    from gateway.seams import real_seams
+    from gateway.runtime import real_runtime
     from gateway.store.payouts import payout_row
     from gateway.worker.rescue import NotAllowedError
     from gateway.worker.rescue import retry as again
@@ -185,7 +185,7 @@ def retry(
         adapter = None if instance is None else find_adapters().get(instance.adapter)
         if adapter is None or isinstance(adapter, BrokenAdapter):
             raise NotAllowedError(f"the custodian {row['custodian']} is not configured here")
-        await db.run(again, real_seams(), payout_id, adapter.capabilities)
+        await db.run(again, real_runtime(), payout_id, adapter.capabilities)
 
     try:
         with_store(config, work)

@@ -63,11 +63,11 @@ def list_(
     as_json: JsonOption = False,
 ) -> None:
     """List the endpoints of all orgs: how they are, and what is due to them."""
-    from gateway.seams import real_seams
+    from gateway.runtime import real_runtime
     from gateway.store import deliveries, endpoints
     from gateway.store.rows import from_us, maybe_from_us, to_us
 
-    now = to_us(real_seams().clock.now())
+    now = to_us(real_runtime().clock.now())
 
     async def look(tx: Tx) -> list[dict[str, Any]]:
         lags = {row["endpoint_id"]: row for row in await deliveries.lags(tx, now, limit)}
@@ -280,13 +280,13 @@ def _heal(
     from gateway.errors import Refused
     from gateway.healing import Healing
     from gateway.keys import Caller
-    from gateway.seams import real_seams
+    from gateway.runtime import real_runtime
     from gateway.store import endpoints, events
     from gateway.vault import vault_of
 
-    settings, seams = settings_of(config), real_seams()
-    vault = vault_of(settings, seams.ids)
-    healing = Healing(seams, Endpoints(seams, vault, settings))
+    settings, runtime = settings_of(config), real_runtime()
+    vault = vault_of(settings, runtime.ids)
+    healing = Healing(runtime, Endpoints(runtime, vault, settings))
 
     async def in_tx(tx: Tx) -> tuple[T] | None:
         find = events.event_row if of.startswith("evt_") else endpoints.endpoint_row

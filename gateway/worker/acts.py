@@ -25,7 +25,7 @@ from gateway.logs import get_logger
 from gateway.model import Payout
 from gateway.payouts import Payouts
 from gateway.recovery import Attempt, AttemptState, taken_over
-from gateway.seams import Seams, Step
+from gateway.runtime import Failpoint, Runtime
 from gateway.store import payouts as payout_rows
 from gateway.store import work
 from gateway.store.database import Database, Tx
@@ -48,14 +48,14 @@ class Acts:
         self,
         *,
         db: Database,
-        seams: Seams,
+        runtime: Runtime,
         payouts: Payouts,
         engines: Mapping[str, Engine],
         owner: str,
         lease_s: float,
     ) -> None:
         self._db = db
-        self._seams = seams
+        self._runtime = runtime
         self._payouts = payouts
         self._engines = engines
         self._owner = owner
@@ -87,11 +87,11 @@ class Acts:
                 raise _busy("confirm_in_progress") from None
             except Exception as error:  # noqa: BLE001 - every outcome is settled, none escapes
                 outcome = error
-            self._seams.step(Step.SUBMITTED)
+            self._runtime.failpoint(Failpoint.SUBMITTED)
             settled = await self._db.run(
                 engine.settlement.confirmed, job, moved_now=order.moved_now, outcome=outcome
             )
-        self._seams.step(Step.SETTLED)
+        self._runtime.failpoint(Failpoint.SETTLED)
         engine.tell(payout.id, settled)
         engine.wakeup.ring()
         _answer_for(outcome, settled, moved_now=order.moved_now)
@@ -120,21 +120,21 @@ class Acts:
     async def _take(self, payout_id: str, code: str) -> Lease:
         """Lease a payout, waiting a little for whoever looks at it just now."""
         for wait_s in (*_WAITS_S, None):
-            now = self._seams.clock.now()
+            now = self._runtime.clock.now()
             row = await self._db.run(
                 work.claim_one, payout_id, self._owner, to_us(now), to_us(now + self._lease)
             )
             if row is not None:
                 return Lease(row["payout_id"], row["lease_token"], row["due_at"])
             if wait_s is not None:
-                await self._seams.clock.sleep(wait_s)
+                await self._runtime.clock.sleep(wait_s)
         raise _busy(code)
 
     async def _begin_confirm(
         self, tx: Tx, engine: Engine, lease: Lease, action: int
     ) -> Job | Refused:
         """Store function: the job, or why nothing can be answered; the lease is given back then."""
-        now = self._seams.clock.now()
+        now = self._runtime.clock.now()
         payout = await payout_rows.find_payout(tx, lease.payout_id)
         asked = payout.requires_action if payout is not None else None
         refused: Refused | None = None
@@ -165,7 +165,7 @@ class Acts:
         row = await work.last_attempt(tx, payout.id)
         if row is None:
             return Job(lease, payout, Attempt(1, AttemptState.PREPARED), {})
-        attempt = taken_over(attempt_of(row), self._seams.clock.now())
+        attempt = taken_over(attempt_of(row), self._runtime.clock.now())
         return Job(lease, payout, attempt, json.loads(row["notes"]))
 
     async def _cancel_there(self, engine: Engine, job: Job) -> Settled:
@@ -200,14 +200,14 @@ class Acts:
         )
         report = Report(SubStatus.CANCELED, "", failure=failure, detail=failure.message)
         applied = await self._payouts.apply(tx, job.payout.id, report)
-        now = to_us(self._seams.clock.now())
+        now = to_us(self._runtime.clock.now())
         await work.update_attempt(
             tx, job.payout.id, job.attempt.number, state=AttemptState.ENDED, ended_at=now
         )
         return Settled(applied)
 
     async def _give_back(self, tx: Tx, job: Job) -> None:
-        now = to_us(self._seams.clock.now())
+        now = to_us(self._runtime.clock.now())
         lease = job.lease
         await work.release_work(tx, lease.payout_id, lease.token, lease.claimed_due, now)
 

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from datetime import timedelta
 
 from gateway.batch_steps import BatchSteps
-from gateway.seams import Seams
+from gateway.runtime import Runtime
 from gateway.store import batches as rows
 from gateway.store.database import Database
 from gateway.store.rows import to_us
-from gateway.worker.wakeup import Wakeup
+from gateway.wakeup import Wakeup
 
 #: Batches that are looked at in one round: those that wait at one account must not hide others.
 _AT_ONCE = 500
@@ -29,27 +29,27 @@ class BatchLoop:
         self,
         *,
         db: Database,
-        seams: Seams,
+        runtime: Runtime,
         steps: BatchSteps,
         idle_s: float,
         wake: Callable[[str], None],
     ) -> None:
         self._db = db
-        self._seams = seams
+        self._runtime = runtime
         self._steps = steps
         self._idle_s = idle_s
         self._wake = wake
         self._judged_at = float("-inf")
-        self.wakeup = Wakeup(seams.clock)
+        self.wakeup = Wakeup(runtime.clock)
 
     async def run(self) -> None:
         """Work until cancelled."""
         while True:
-            now = self._seams.clock.now()
+            now = self._runtime.clock.now()
             await self._forget(to_us(now - timedelta(seconds=_LOAD_S)))
             todo = await self._db.read(rows.batches_to_do, to_us(now), _AT_ONCE)
             more = False
-            at = self._seams.clock.monotonic()
+            at = self._runtime.clock.monotonic()
             judged = at - self._judged_at >= _LOOK_S
             self._judged_at = at if judged else self._judged_at
             for batch_id in todo:
@@ -59,7 +59,7 @@ class BatchLoop:
                 more = more or stepped.more
             if not more:
                 if todo:
-                    await self._seams.clock.sleep(_PAUSE_S)
+                    await self._runtime.clock.sleep(_PAUSE_S)
                 await self.wakeup.sleep(_LOOK_S if todo else self._idle_s)
 
     async def _forget(self, before: int) -> None:

@@ -12,16 +12,16 @@ from gateway.delivery import DeliveryOutcome, Sender, Target, Tried
 from gateway.endpoints import Endpoints
 from gateway.logs import get_logger
 from gateway.metrics import Metrics
-from gateway.seams import Seams, Step
+from gateway.runtime import Failpoint, Runtime
 from gateway.store import deliveries
 from gateway.store import endpoints as endpoint_rows
 from gateway.store.database import Database, Row, Tx
 from gateway.store.receipts import Receipt
 from gateway.store.rows import from_us, to_us
+from gateway.wakeup import Wakeup
 from gateway.worker.health import Health, Verdict, after_failure
 from gateway.worker.lanes import Claim, Lanes, Ready
 from gateway.worker.receipts import Receipts
-from gateway.worker.wakeup import Wakeup
 
 _log = get_logger("deliveries")
 #: A lease outlives a full queue and the longest try.
@@ -49,7 +49,7 @@ class Deliveries:
         self,
         *,
         db: Database,
-        seams: Seams,
+        runtime: Runtime,
         endpoints: Endpoints,
         sender: Sender,
         settings: WebhookSettings,
@@ -57,7 +57,7 @@ class Deliveries:
         metrics: Metrics,
     ) -> None:
         self._db = db
-        self._seams = seams
+        self._runtime = runtime
         self._endpoints = endpoints
         self._sender = sender
         self._settings = settings
@@ -67,16 +67,16 @@ class Deliveries:
         self._lanes = Lanes(settings.in_flight, settings.in_flight_per_endpoint, settings.timeout_s)
         self._known: dict[str, _Known] = {}
         self._receipts = Receipts(db)
-        self.wakeup = Wakeup(seams.clock)
+        self.wakeup = Wakeup(runtime.clock)
 
     async def run(self) -> None:
         """Deliver until cancelled."""
         while True:
-            now = self._seams.clock.now()
+            now = self._runtime.clock.now()
             ready = await self._db.read(deliveries.ready_endpoints, to_us(now))
             wanted = self._lanes.share(
                 [Ready(row["id"], row["org"], row["rate_limit_per_second"]) for row in ready],
-                self._seams.clock.monotonic(),
+                self._runtime.clock.monotonic(),
             )
             if wanted:
                 self._lanes.claimed(wanted, await self._claim(wanted))
@@ -94,12 +94,12 @@ class Deliveries:
 
     async def _rest(self, now: int) -> None:
         due = await self._db.read(deliveries.next_delivery_due, now)
-        rate_s = self._lanes.rest_s(self._seams.clock.monotonic())
+        rate_s = self._lanes.rest_s(self._runtime.clock.monotonic())
         longest = self._engine.idle_s if rate_s is None else min(rate_s, self._engine.idle_s)
         await self.wakeup.sleep_until(None if due is None else from_us(due), longest)
 
     def _start(self) -> None:
-        self._lanes.start(self._seams.clock.monotonic(), self._begin)
+        self._lanes.start(self._runtime.clock.monotonic(), self._begin)
 
     def _begin(self, claim: Claim) -> None:
         task = asyncio.create_task(self._deliver(claim))
@@ -113,7 +113,7 @@ class Deliveries:
 
     async def _claim(self, wanted: Sequence[tuple[str, int]]) -> list[Claim]:
         life_s = _LEASES_PER_TIMEOUT * self._settings.timeout_s
-        now, until = self._seams.clock.now(), self._seams.clock.monotonic() + life_s
+        now, until = self._runtime.clock.now(), self._runtime.clock.monotonic() + life_s
         rows: list[Row] = await self._db.run(
             deliveries.claim_deliveries, wanted, to_us(now), to_us(now + timedelta(seconds=life_s))
         )
@@ -135,20 +135,20 @@ class Deliveries:
         ]
 
     async def _deliver(self, claim: Claim) -> None:
-        begun_s = self._seams.clock.monotonic()
+        begun_s = self._runtime.clock.monotonic()
         tried: Tried | None = None
         try:
-            self._seams.step(Step.DELIVERY_CLAIMED)
+            self._runtime.failpoint(Failpoint.DELIVERY_CLAIMED)
             known = await self._target(claim.endpoint_id)
             if known is None:
                 # Disabled since: the sweeper puts it with what was missed.
                 return
-            begun = self._seams.clock.now()
+            begun = self._runtime.clock.now()
             tried = await self._sender.send(known.target, claim.event_id, claim.body)
-            self._seams.step(Step.DELIVERY_SENT)
+            self._runtime.failpoint(Failpoint.DELIVERY_SENT)
         finally:
             answered = tried is None or tried.outcome is not DeliveryOutcome.TIMEOUT
-            took_s = self._seams.clock.monotonic() - begun_s
+            took_s = self._runtime.clock.monotonic() - begun_s
             hungry = self._lanes.ended(claim.endpoint_id, took_s, answered=answered)
             self._start()
             if hungry:
@@ -158,7 +158,7 @@ class Deliveries:
             await self._receipts.settle(self._receipt(claim, tried, begun))
         else:
             next_at, verdict = await self._db.run(self._settle, claim, tried, begun)
-        self._seams.step(Step.DELIVERY_SETTLED)
+        self._runtime.failpoint(Failpoint.DELIVERY_SETTLED)
         if verdict is Verdict.DISABLE or (not tried.ok and not known.failing):
             self._known.pop(claim.endpoint_id, None)
         if verdict is Verdict.DISABLE:
@@ -170,7 +170,7 @@ class Deliveries:
 
     async def _target(self, endpoint_id: str) -> _Known | None:
         """Return where an endpoint's events go; None where it is disabled or gone."""
-        now = self._seams.clock.monotonic()
+        now = self._runtime.clock.monotonic()
         known = self._known.get(endpoint_id)
         if known is None or now - known.read_at >= _TARGET_S:
             found = await self._db.read(self._endpoints.target, endpoint_id)
@@ -186,7 +186,7 @@ class Deliveries:
         return Receipt(
             claim.id,
             claim.token,
-            to_us(self._seams.clock.now()),
+            to_us(self._runtime.clock.now()),
             tried.outcome,
             tried.http_status,
             tried.snippet,
@@ -201,7 +201,7 @@ class Deliveries:
 
         For whatever is no plain receipt of an endpoint that has been well.
         """
-        now = self._seams.clock.now()
+        now = self._runtime.clock.now()
         next_at = None if tried.ok else self._next(claim, tried, now)
         state = "delivered" if tried.ok else "exhausted" if next_at is None else "pending"
         settled = to_us(now) if next_at is None else None
@@ -256,7 +256,7 @@ class Deliveries:
 
     async def _skip_missed(self) -> None:
         """Put what a disabled endpoint waits for with what it missed, in bounded batches."""
-        now = to_us(self._seams.clock.now())
+        now = to_us(self._runtime.clock.now())
         while (
             await self._db.run(deliveries.skip_deliveries, now, _SKIPPED_AT_ONCE)
             >= _SKIPPED_AT_ONCE
@@ -269,7 +269,7 @@ class Deliveries:
         if done >= len(plan):
             return None
         least = self._settings.slow_down_s if tried.overloaded else 0.0
-        planned = max(least, max(plan[done], least) * self._seams.ids.jitter())
+        planned = max(least, max(plan[done], least) * self._runtime.ids.jitter())
         if tried.retry_after_s is not None:
             # Honoured between once and twice the plan: a receiver may slow us down, not put us off.
             planned = min(max(planned, tried.retry_after_s), 2 * planned)

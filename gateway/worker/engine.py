@@ -20,13 +20,13 @@ from gateway.logs import get_logger
 from gateway.metrics import Metrics
 from gateway.payouts import Payouts
 from gateway.recovery import Next, next_step
-from gateway.seams import Seams, Step
+from gateway.runtime import Failpoint, Runtime
 from gateway.store import work
 from gateway.store.database import Database, Row
 from gateway.store.rows import from_us, to_us
+from gateway.wakeup import Wakeup
 from gateway.worker.order import Lease, LiveOrder
 from gateway.worker.settle import Job, Settled, Settlement
-from gateway.worker.wakeup import Wakeup
 
 _log = get_logger("engine")
 
@@ -60,7 +60,7 @@ class Engine:
         self,
         *,
         db: Database,
-        seams: Seams,
+        runtime: Runtime,
         payouts: Payouts,
         assets: AssetRegistry,
         custodian: Custodian,
@@ -70,16 +70,16 @@ class Engine:
         wake: Callable[[str], None],
     ) -> None:
         self._db = db
-        self._seams = seams
+        self._runtime = runtime
         self._assets = assets
         self.custodian = custodian
         self._settings = settings
         self._owner = owner
         self._metrics = metrics
         self._wake = wake
-        self.settlement = Settlement(seams, payouts, custodian.name, custodian.capabilities)
+        self.settlement = Settlement(runtime, payouts, custodian.name, custodian.capabilities)
         self._tasks: set[asyncio.Task[None]] = set()
-        self.wakeup = Wakeup(seams.clock)
+        self.wakeup = Wakeup(runtime.clock)
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -115,7 +115,7 @@ class Engine:
             _log.error("work_crashed", custodian=self.custodian.name, exc_info=task.exception())
 
     async def _claim(self, limit: int) -> list[Lease]:
-        now = self._seams.clock.now()
+        now = self._runtime.clock.now()
         until = to_us(now + timedelta(seconds=self._settings.lease_s))
         rows: list[Row] = await self._db.run(
             work.claim_work, self.custodian.name, self._owner, to_us(now), until, limit
@@ -123,14 +123,14 @@ class Engine:
         return [Lease(row["payout_id"], row["lease_token"], row["due_at"]) for row in rows]
 
     async def _work(self, lease: Lease) -> None:
-        self._seams.step(Step.CLAIMED)
+        self._runtime.failpoint(Failpoint.CLAIMED)
         job = await self._db.run(self.settlement.begin, lease)
         if job is None:
             return
         if isinstance(job, Settled):
             self.tell(lease.payout_id, job)
             return
-        self._seams.step(Step.ATTEMPT_COMMITTED)
+        self._runtime.failpoint(Failpoint.ATTEMPT_COMMITTED)
         async with self.keeping(lease):
             if next_step(job.attempt) is Next.SUBMIT:
                 settled = await self._submit(job)
@@ -159,11 +159,11 @@ class Engine:
             return Settled(None)
         except Exception as error:  # noqa: BLE001 - every outcome is settled, none escapes
             outcome = error
-        self._seams.step(Step.SUBMITTED)
+        self._runtime.failpoint(Failpoint.SUBMITTED)
         settled = await self._db.run(
             self.settlement.submitted, job, moved_now=order.moved_now, outcome=outcome
         )
-        self._seams.step(Step.SETTLED)
+        self._runtime.failpoint(Failpoint.SETTLED)
         return settled
 
     async def _fetch(self, job: Job) -> Settled:
@@ -172,9 +172,9 @@ class Engine:
             outcome = await self.custodian.fetch(self.order(job))
         except Exception as error:  # noqa: BLE001 - a failed look is an outcome, too
             outcome = error
-        self._seams.step(Step.FETCHED)
+        self._runtime.failpoint(Failpoint.FETCHED)
         settled = await self._db.run(self.settlement.fetched, job, outcome)
-        self._seams.step(Step.APPLIED)
+        self._runtime.failpoint(Failpoint.APPLIED)
         return settled
 
     def order(self, job: Job) -> LiveOrder:
@@ -184,7 +184,7 @@ class Engine:
         notes: Mapping[str, object] = job.notes
         return LiveOrder(
             db=self._db,
-            seams=self._seams,
+            runtime=self._runtime,
             lease=job.lease,
             lease_s=self._settings.lease_s,
             payout=job.payout,
@@ -195,8 +195,8 @@ class Engine:
 
     async def _keep_lease(self, lease: Lease) -> None:
         while True:
-            await self._seams.clock.sleep(self._settings.lease_s / 3)
-            now = self._seams.clock.now()
+            await self._runtime.clock.sleep(self._settings.lease_s / 3)
+            now = self._runtime.clock.now()
             until = now + timedelta(seconds=self._settings.lease_s)
             if not await self._db.run(
                 work.extend_lease, lease.payout_id, lease.token, to_us(now), to_us(until)

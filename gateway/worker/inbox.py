@@ -12,12 +12,12 @@ from gateway.logs import get_logger
 from gateway.metrics import Metrics
 from gateway.model import Status
 from gateway.payouts import Payouts
-from gateway.seams import Seams, Step
+from gateway.runtime import Failpoint, Runtime
 from gateway.store import inbox, sets, work
 from gateway.store import payouts as payout_rows
 from gateway.store.database import Database, Row, Tx
 from gateway.store.rows import to_us
-from gateway.worker.wakeup import Wakeup
+from gateway.wakeup import Wakeup
 
 _BATCH = 100
 #: What a webhook may come to besides `applied`, `waiting` and `ignored`.
@@ -39,7 +39,7 @@ class Inbox:
         self,
         *,
         db: Database,
-        seams: Seams,
+        runtime: Runtime,
         payouts: Payouts,
         custodians: Mapping[str, Parser],
         settings: EngineSettings,
@@ -47,13 +47,13 @@ class Inbox:
         wake: Callable[[str], None],
     ) -> None:
         self._db = db
-        self._seams = seams
+        self._runtime = runtime
         self._payouts = payouts
         self._custodians = custodians
         self._settings = settings
         self._metrics = metrics
         self._wake = wake
-        self.wakeup = Wakeup(seams.clock)
+        self.wakeup = Wakeup(runtime.clock)
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -75,10 +75,10 @@ class Inbox:
             state = "failed"
         if state in _KEPT:
             # Kept raw: an operator can read it, and a later version may understand it.
-            now = to_us(self._seams.clock.now())
+            now = to_us(self._runtime.clock.now())
             await self._db.run(inbox.settle_webhook, inbox_id, state, None, now)
             _log.warning("webhook_kept", custodian=custodian, inbox_id=inbox_id, outcome=state)
-        self._seams.step(Step.INBOX_APPLIED)
+        self._runtime.failpoint(Failpoint.INBOX_APPLIED)
         self._metrics.inbox(custodian, state)
         self._wake(custodian)
         self._wake(f"sets-{custodian}")
@@ -103,7 +103,7 @@ class Inbox:
     ) -> tuple[str, list[Status]]:
         """Store function: bring each notice to its payout, or let the webhook wait."""
         reached: list[Status] = []
-        now = to_us(self._seams.clock.now())
+        now = to_us(self._runtime.clock.now())
         found: str | None = None
         waiting = False
         for notice in (each for each in notices if each.refs):

@@ -14,7 +14,7 @@ from uuid_utils import UUID
 from gateway.errors import LeaseLost
 from gateway.model import Account, Destination, Payout
 from gateway.recovery import Attempt, AttemptState
-from gateway.seams import Seams, Step
+from gateway.runtime import Failpoint, Runtime
 from gateway.store import work
 from gateway.store.database import Database, Tx
 from gateway.store.rows import to_us
@@ -44,7 +44,7 @@ class LiveOrder:
         self,
         *,
         db: Database,
-        seams: Seams,
+        runtime: Runtime,
         lease: Lease,
         lease_s: float,
         payout: Payout,
@@ -53,7 +53,7 @@ class LiveOrder:
         decimals: int,
     ) -> None:
         self._db = db
-        self._seams = seams
+        self._runtime = runtime
         self._lease = lease
         self._lease_life = timedelta(seconds=lease_s)
         self._payout = payout
@@ -128,24 +128,24 @@ class LiveOrder:
 
     async def remember(self, **notes: Any) -> None:
         """Add durable notes; committed when this returns. Raises LeaseLost."""
-        self._seams.step(Step.REMEMBERING)
+        self._runtime.failpoint(Failpoint.REMEMBERING)
         merged = await self._db.run(self._write_notes, notes)
         if merged is None:
             raise LeaseLost(self._payout.id)
         self._notes = merged
-        self._seams.step(Step.REMEMBERED)
+        self._runtime.failpoint(Failpoint.REMEMBERED)
 
     async def moving(self) -> None:
         """Set the durable moving mark and check the lease. Raises LeaseLost: make no call then."""
-        self._seams.step(Step.MOVING)
-        until = self._seams.clock.now() + self._lease_life
+        self._runtime.failpoint(Failpoint.MOVING)
+        until = self._runtime.clock.now() + self._lease_life
         if not await self._db.run(self._write_mark, to_us(until)):
             raise LeaseLost(self._payout.id)
         # The commit itself may have been slow; past the lease another worker may be at it already.
-        if self._seams.clock.now() >= until:
+        if self._runtime.clock.now() >= until:
             raise LeaseLost(self._payout.id)
         self._moved_now = True
-        self._seams.step(Step.MOVED)
+        self._runtime.failpoint(Failpoint.MOVED)
 
     async def _write_notes(self, tx: Tx, notes: Mapping[str, Any]) -> dict[str, Any] | None:
         """Store function: add to what is stored, which a webhook may have added to meanwhile."""
@@ -154,7 +154,7 @@ class LiveOrder:
         return await work.add_notes(tx, self._payout.id, self._attempt.number, notes)
 
     async def _write_mark(self, tx: Tx, until: int) -> bool:
-        now = to_us(self._seams.clock.now())
+        now = to_us(self._runtime.clock.now())
         if not await work.extend_lease(tx, self._lease.payout_id, self._lease.token, now, until):
             return False
         await work.update_attempt(

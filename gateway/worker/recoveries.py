@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 from gateway.config import EngineSettings
 from gateway.healing import Healing
-from gateway.seams import Seams
+from gateway.runtime import Runtime
 from gateway.store.database import Database
-from gateway.worker.wakeup import Wakeup
+from gateway.wakeup import Wakeup
 
 
 class Recoveries:
@@ -18,7 +18,7 @@ class Recoveries:
         self,
         *,
         db: Database,
-        seams: Seams,
+        runtime: Runtime,
         healing: Healing,
         engine: EngineSettings,
         wake: Callable[[str], None],
@@ -27,7 +27,7 @@ class Recoveries:
         self._healing = healing
         self._idle_s = engine.idle_s
         self._wake = wake
-        self.wakeup = Wakeup(seams.clock)
+        self.wakeup = Wakeup(runtime.clock)
 
     async def run(self) -> None:
         """Work until cancelled."""

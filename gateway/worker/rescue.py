@@ -10,7 +10,7 @@ from gateway.errors import GatewayError
 from gateway.model import Payout
 from gateway.payouts import Payouts
 from gateway.recovery import Attempt, AttemptState, absence_proven
-from gateway.seams import Seams
+from gateway.runtime import Runtime
 from gateway.store import payouts as payout_rows
 from gateway.store import sets, work
 from gateway.store.database import Tx
@@ -25,7 +25,7 @@ class NotAllowedError(GatewayError):
 async def resolve(  # noqa: PLR0913 - the decision and its circumstances
     tx: Tx,
     payouts: Payouts,
-    seams: Seams,
+    runtime: Runtime,
     payout_id: str,
     *,
     delivered: bool,
@@ -37,8 +37,8 @@ async def resolve(  # noqa: PLR0913 - the decision and its circumstances
     It goes through `apply` as all news does: event, timeline, deliveries. NotAllowedError where the
     payout is unknown or final, or while a worker has it in hand.
     """
-    payout = await _open_payout(tx, seams, payout_id)
-    await _leaves_alone(tx, seams, payout)
+    payout = await _open_payout(tx, runtime, payout_id)
+    await _leaves_alone(tx, runtime, payout)
     detail = f"resolved by an operator: {evidence}"
     failure = None
     if not delivered:
@@ -60,16 +60,16 @@ async def resolve(  # noqa: PLR0913 - the decision and its circumstances
             attempt["number"],
             state=AttemptState.ENDED,
             outcome=detail,
-            ended_at=to_us(seams.clock.now()),
+            ended_at=to_us(runtime.clock.now()),
         )
 
 
-async def retry(tx: Tx, seams: Seams, payout_id: str, capabilities: Capabilities) -> None:
+async def retry(tx: Tx, runtime: Runtime, payout_id: str, capabilities: Capabilities) -> None:
     """Have a payout submitted again, with the same keys. Store function.
 
     NotAllowedError unless it is proven that the attempt did not pay; the message names what is missing.
     """
-    payout = await _open_payout(tx, seams, payout_id)
+    payout = await _open_payout(tx, runtime, payout_id)
     row = await work.last_attempt(tx, payout.id)
     if row is None and payout.batch_id is not None:
         raise NotAllowedError(
@@ -83,7 +83,7 @@ async def retry(tx: Tx, seams: Seams, payout_id: str, capabilities: Capabilities
     assert attempt is not None  # noqa: S101 - without one the proof is missing
     ready = replace(attempt, state=AttemptState.PREPARED)
     await work.update_attempt(tx, payout.id, ready.number, state=ready.state, failures=0, looks=0)
-    await work.hasten_work(tx, payout.id, to_us(seams.clock.now()))
+    await work.hasten_work(tx, payout.id, to_us(runtime.clock.now()))
 
 
 def missing_proof(attempt: Attempt | None, capabilities: Capabilities) -> str | None:
@@ -104,7 +104,7 @@ def missing_proof(attempt: Attempt | None, capabilities: Capabilities) -> str | 
     return "proof that it did not pay: the custodian has it, and it is being followed"
 
 
-async def _leaves_alone(tx: Tx, seams: Seams, payout: Payout) -> None:
+async def _leaves_alone(tx: Tx, runtime: Runtime, payout: Payout) -> None:
     """Refuse to end an item of a batch that would still be sent with its set, or by its batch."""
     if payout.batch_id is None or await work.work_row(tx, payout.id) is not None:
         return
@@ -113,18 +113,18 @@ async def _leaves_alone(tx: Tx, seams: Seams, payout: Payout) -> None:
         raise NotAllowedError(
             f"{payout.id} has not been sent; cancel its batch {payout.batch_id} instead"
         )
-    if row["lease_until"] > to_us(seams.clock.now()):
+    if row["lease_until"] > to_us(runtime.clock.now()):
         raise NotAllowedError("a worker has its set in hand; try again in a minute")
 
 
-async def _open_payout(tx: Tx, seams: Seams, payout_id: str) -> Payout:
+async def _open_payout(tx: Tx, runtime: Runtime, payout_id: str) -> Payout:
     payout = await payout_rows.find_payout(tx, payout_id)
     if payout is None:
         raise NotAllowedError(f"there is no payout {payout_id}")
     if payout.final:
         raise NotAllowedError(f"{payout_id} is {payout.status}: final statuses never change")
     row = await work.work_row(tx, payout.id)
-    now = seams.clock.now()
+    now = runtime.clock.now()
     if row is not None and row["lease_until"] > to_us(now):
         left = timedelta(microseconds=row["lease_until"] - to_us(now)).total_seconds()
         raise NotAllowedError(

@@ -12,7 +12,7 @@ from gateway.assets import AssetRegistry
 from gateway.errors import LeaseLost
 from gateway.model import Account, Destination, Payout
 from gateway.recovery import Attempt, AttemptState
-from gateway.seams import Seams, Step
+from gateway.runtime import Failpoint, Runtime
 from gateway.store import sets
 from gateway.store.database import Database, Tx
 from gateway.store.rows import to_us
@@ -97,10 +97,10 @@ class SetOrder:
     """A set backed by the store. One per call of an adapter's verb."""
 
     def __init__(
-        self, *, db: Database, seams: Seams, lease_s: float, job: SetJob, assets: AssetRegistry
+        self, *, db: Database, runtime: Runtime, lease_s: float, job: SetJob, assets: AssetRegistry
     ) -> None:
         self._db = db
-        self._seams = seams
+        self._runtime = runtime
         self._lease = job.lease
         self._lease_life = timedelta(seconds=lease_s)
         self._attempt = job.attempt
@@ -145,24 +145,24 @@ class SetOrder:
 
     async def remember(self, **notes: Any) -> None:
         """Add durable notes; committed when this returns. Raises LeaseLost."""
-        self._seams.step(Step.REMEMBERING)
+        self._runtime.failpoint(Failpoint.REMEMBERING)
         merged = await self._db.run(self._write_notes, notes)
         if merged is None:
             raise LeaseLost(self.set_id)
         self._notes = merged
-        self._seams.step(Step.REMEMBERED)
+        self._runtime.failpoint(Failpoint.REMEMBERED)
 
     async def moving(self) -> None:
         """Set the durable moving mark and check the lease. Raises LeaseLost: make no call then."""
-        self._seams.step(Step.MOVING)
-        until = self._seams.clock.now() + self._lease_life
+        self._runtime.failpoint(Failpoint.MOVING)
+        until = self._runtime.clock.now() + self._lease_life
         if not await self._db.run(self._write_mark, to_us(until)):
             raise LeaseLost(self.set_id)
         # The commit itself may have been slow; past the lease another worker may be at it already.
-        if self._seams.clock.now() >= until:
+        if self._runtime.clock.now() >= until:
             raise LeaseLost(self.set_id)
         self._moved_now = True
-        self._seams.step(Step.MOVED)
+        self._runtime.failpoint(Failpoint.MOVED)
 
     async def _write_notes(self, tx: Tx, notes: Mapping[str, Any]) -> dict[str, Any] | None:
         if not await sets.holds_set(tx, self._lease.set_id, self._lease.token):
@@ -170,7 +170,7 @@ class SetOrder:
         return await sets.add_set_notes(tx, self._lease.set_id, notes)
 
     async def _write_mark(self, tx: Tx, until: int) -> bool:
-        now = to_us(self._seams.clock.now())
+        now = to_us(self._runtime.clock.now())
         if not await sets.extend_set(tx, self._lease.set_id, self._lease.token, now, until):
             return False
         await sets.update_set(

@@ -32,14 +32,14 @@ from gateway.recovery import (
     next_step,
     unknown,
 )
-from gateway.seams import Seams, Step
+from gateway.runtime import Failpoint, Runtime
 from gateway.store import sets
 from gateway.store.database import Database
 from gateway.store.rows import from_us, to_us
+from gateway.wakeup import Wakeup
 from gateway.worker.says import rejected_report, unknown_report
 from gateway.worker.setorder import SetJob, SetLease, SetOrder
 from gateway.worker.setsettle import SetSettlement
-from gateway.worker.wakeup import Wakeup
 
 _log = get_logger("sets")
 #: Items whose news are written in one transaction.
@@ -71,7 +71,7 @@ class SetEngine:
         self,
         *,
         db: Database,
-        seams: Seams,
+        runtime: Runtime,
         payouts: Payouts,
         assets: AssetRegistry,
         custodian: SetCustodian,
@@ -81,7 +81,7 @@ class SetEngine:
         wake: Callable[[str], None],
     ) -> None:
         self._db = db
-        self._seams = seams
+        self._runtime = runtime
         self._assets = assets
         self._custodian = custodian
         self._settings = settings
@@ -89,15 +89,15 @@ class SetEngine:
         self._metrics = metrics
         self._wake = wake
         self._can = custodian.capabilities
-        self._settlement = SetSettlement(seams, payouts, custodian.capabilities)
+        self._settlement = SetSettlement(runtime, payouts, custodian.capabilities)
         #: what was last said of an item, so that a look that brings nothing new writes nothing
         self._said: dict[str, Report] = {}
-        self.wakeup = Wakeup(seams.clock)
+        self.wakeup = Wakeup(runtime.clock)
 
     async def run(self) -> None:
         """Work until cancelled."""
         while True:
-            now = self._seams.clock.now()
+            now = self._runtime.clock.now()
             until = to_us(now + timedelta(seconds=self._settings.lease_s))
             claimed = await self._db.run(
                 sets.claim_sets, self._custodian.name, self._owner, to_us(now), until, 1
@@ -111,16 +111,16 @@ class SetEngine:
                 )
 
     async def _work(self, lease: SetLease) -> None:
-        self._seams.step(Step.CLAIMED)
+        self._runtime.failpoint(Failpoint.CLAIMED)
         job = await self._db.run(self._settlement.begin, lease)
         if job is None:
             self._wake("batches")
             return
-        self._seams.step(Step.ATTEMPT_COMMITTED)
+        self._runtime.failpoint(Failpoint.ATTEMPT_COMMITTED)
         async with self._keeping(lease):
             order = SetOrder(
                 db=self._db,
-                seams=self._seams,
+                runtime=self._runtime,
                 lease_s=self._settings.lease_s,
                 job=job,
                 assets=self._assets,
@@ -142,12 +142,12 @@ class SetEngine:
                 return
             except Exception as error:  # noqa: BLE001 - every outcome is settled, none escapes
                 outcome = error
-            self._seams.step(Step.SUBMITTED if submits else Step.FETCHED)
+            self._runtime.failpoint(Failpoint.SUBMITTED if submits else Failpoint.FETCHED)
             if submits:
                 await self._submitted(job, outcome, moved_now=order.moved_now)
             else:
                 await self._fetched(job, outcome)
-            self._seams.step(Step.SETTLED if submits else Step.APPLIED)
+            self._runtime.failpoint(Failpoint.SETTLED if submits else Failpoint.APPLIED)
         self._wake("batches")
 
     async def _submitted(
@@ -157,7 +157,7 @@ class SetEngine:
         *,
         moved_now: bool,
     ) -> None:
-        now = self._seams.clock.now()
+        now = self._runtime.clock.now()
         attempt = replace(job.attempt, moves=job.attempt.moves + moved_now)
         reports: Mapping[str, Report] = {}
         told: tuple[Attention, str] | None = None
@@ -195,7 +195,7 @@ class SetEngine:
     async def _fetched(
         self, job: SetJob, outcome: BatchReport | Absent | CannotLook | Exception
     ) -> None:
-        now, attempt = self._seams.clock.now(), job.attempt
+        now, attempt = self._runtime.clock.now(), job.attempt
         told: tuple[Attention, str] | None = None
         reports: Mapping[str, Report] = {}
         delay, reason = self._curve(attempt.looks), None
@@ -301,8 +301,8 @@ class SetEngine:
 
     async def _keep_lease(self, lease: SetLease) -> None:
         while True:
-            await self._seams.clock.sleep(self._settings.lease_s / 3)
-            now = self._seams.clock.now()
+            await self._runtime.clock.sleep(self._settings.lease_s / 3)
+            now = self._runtime.clock.now()
             until = now + timedelta(seconds=self._settings.lease_s)
             if not await self._db.run(
                 sets.extend_set, lease.set_id, lease.token, to_us(now), to_us(until)
@@ -310,4 +310,4 @@ class SetEngine:
                 return
 
     def _curve(self, count: int) -> float:
-        return delay_s(self._can.polling_s, count) * self._seams.ids.jitter()
+        return delay_s(self._can.polling_s, count) * self._runtime.ids.jitter()

@@ -15,7 +15,7 @@ from gateway.adapter import Capabilities, Report
 from gateway.model import Account
 from gateway.payouts import Applied, Attention, Payouts
 from gateway.recovery import Attempt, AttemptState, taken_over
-from gateway.seams import Seams
+from gateway.runtime import Runtime
 from gateway.store import batches, sets, work
 from gateway.store import payouts as payout_rows
 from gateway.store.database import Row, Tx
@@ -30,8 +30,8 @@ _QUEUE_LOOK_S = 60.0
 class SetSettlement:
     """Store functions of the engine of sets."""
 
-    def __init__(self, seams: Seams, payouts: Payouts, capabilities: Capabilities) -> None:
-        self._seams = seams
+    def __init__(self, runtime: Runtime, payouts: Payouts, capabilities: Capabilities) -> None:
+        self._runtime = runtime
         self._payouts = payouts
         self._can = capabilities
 
@@ -40,7 +40,7 @@ class SetSettlement:
         row = await sets.set_row(tx, lease.set_id)
         if row is None or not await sets.holds_set(tx, lease.set_id, lease.token):
             return None
-        now = self._seams.clock.now()
+        now = self._runtime.clock.now()
         rows = await batches.items_of_set(
             tx, row["batch_id"], row["first_position"], row["last_position"]
         )
@@ -94,7 +94,7 @@ class SetSettlement:
             return False
         await self._store(tx, lease.set_id, attempt, reason)
         if told is not None:
-            now = to_us(self._seams.clock.now())
+            now = to_us(self._runtime.clock.now())
             await payout_rows.add_attention(tx, first_item, told[0], told[1][:200], now)
         return True
 
@@ -113,7 +113,7 @@ class SetSettlement:
         row = await sets.set_row(tx, lease.set_id)
         if row is None or not await sets.holds_set(tx, lease.set_id, lease.token):
             return
-        now = self._seams.clock.now()
+        now = self._runtime.clock.now()
         rows = await batches.items_of_set(
             tx, row["batch_id"], row["first_position"], row["last_position"]
         )

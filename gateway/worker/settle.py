@@ -29,7 +29,7 @@ from gateway.recovery import (
     taken_over,
     unknown,
 )
-from gateway.seams import Seams
+from gateway.runtime import Runtime
 from gateway.states import Kind
 from gateway.store import payouts as payout_rows
 from gateway.store import work
@@ -74,9 +74,9 @@ class Settlement:
     """Store functions of the engine for one custodian instance."""
 
     def __init__(
-        self, seams: Seams, payouts: Payouts, custodian: str, capabilities: Capabilities
+        self, runtime: Runtime, payouts: Payouts, custodian: str, capabilities: Capabilities
     ) -> None:
-        self._seams = seams
+        self._runtime = runtime
         self._payouts = payouts
         self._custodian = custodian
         self._capabilities = capabilities
@@ -87,7 +87,7 @@ class Settlement:
         Commits the attempt before the custodian is called, and takes the turn at an account that
         pays one at a time.
         """
-        now = self._seams.clock.now()
+        now = self._runtime.clock.now()
         if not await work.holds_lease(tx, lease.payout_id, lease.token):
             return None
         payout = await payout_rows.find_payout(tx, lease.payout_id)
@@ -123,7 +123,7 @@ class Settlement:
         """Settle a call of `submit`."""
         if not await work.holds_lease(tx, job.lease.payout_id, job.lease.token):
             return Settled(None)
-        now = self._seams.clock.now()
+        now = self._runtime.clock.now()
         attempt = replace(job.attempt, moves=job.attempt.moves + moved_now)
         if isinstance(outcome, Report):
             return await self._reported(tx, job, attempt, outcome, now, moved_now=moved_now)
@@ -148,7 +148,7 @@ class Settlement:
         """Settle a call of `fetch`."""
         if not await work.holds_lease(tx, job.lease.payout_id, job.lease.token):
             return Settled(None)
-        now = self._seams.clock.now()
+        now = self._runtime.clock.now()
         attempt = job.attempt
         asks = not isinstance(outcome, Report) or outcome.sub_status is SubStatus.REQUIRES_ACTION
         looked = isinstance(outcome, Report | Absent | CannotLook)
@@ -169,7 +169,7 @@ class Settlement:
         """Settle a call of `confirm`: what was not sent leaves the payout asking as before."""
         if not await work.holds_lease(tx, job.lease.payout_id, job.lease.token):
             return Settled(None)
-        now, parked = self._seams.clock.now(), replace(job.attempt, state=AttemptState.PARKED)
+        now, parked = self._runtime.clock.now(), replace(job.attempt, state=AttemptState.PARKED)
         if isinstance(outcome, WrongAnswer):
             # The adapter knows that this answer moved nothing, whatever became of an earlier one.
             applied = await self._payouts.apply(
@@ -385,4 +385,4 @@ class Settlement:
         await payout_rows.add_attention(tx, job.payout.id, code, detail[:200], to_us(now))
 
     def _curve(self, count: int) -> float:
-        return delay_s(self._capabilities.polling_s, count) * self._seams.ids.jitter()
+        return delay_s(self._capabilities.polling_s, count) * self._runtime.ids.jitter()

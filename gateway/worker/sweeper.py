@@ -8,7 +8,7 @@ from datetime import timedelta
 from gateway.config import EngineSettings, WebhookSettings
 from gateway.logs import get_logger
 from gateway.metrics import Metrics
-from gateway.seams import Seams
+from gateway.runtime import Runtime
 from gateway.store import deliveries, idempotency, work
 from gateway.store import payouts as payout_rows
 from gateway.store.database import Database, Tx
@@ -27,14 +27,14 @@ class Sweeper:
         self,
         *,
         db: Database,
-        seams: Seams,
+        runtime: Runtime,
         settings: EngineSettings,
         metrics: Metrics,
         wake: Callable[[str], None],
         webhooks: WebhookSettings,
     ) -> None:
         self._db = db
-        self._seams = seams
+        self._runtime = runtime
         self._settings = settings
         self._metrics = metrics
         self._wake = wake
@@ -44,7 +44,7 @@ class Sweeper:
         """Sweep until cancelled."""
         while True:
             await self.sweep()
-            await self._seams.clock.sleep(self._settings.sweep_s * self._seams.ids.jitter())
+            await self._runtime.clock.sleep(self._settings.sweep_s * self._runtime.ids.jitter())
 
     async def sweep(self) -> None:
         """Sweep once. May be called any number of times."""
@@ -53,7 +53,7 @@ class Sweeper:
             _log.error("unowned_payout", payout_id=payout_id, custodian=custodian)
             self._metrics.unowned()
             self._wake(custodian)
-        now = to_us(self._seams.clock.now())
+        now = to_us(self._runtime.clock.now())
         while await self._db.run(idempotency.purge_answers, now, _BATCH) >= _BATCH:
             pass
         # What an endpoint missed while it was disabled waits for a recovery, not for its turn.
@@ -64,7 +64,7 @@ class Sweeper:
 
     async def _forget(self) -> None:
         """Delete what was kept long enough, a batch per transaction."""
-        now = self._seams.clock.now()
+        now = self._runtime.clock.now()
         attempts = to_us(now - timedelta(days=self._webhooks.keep_attempts_days))
         while await self._db.run(deliveries.purge_attempts, attempts, _BATCH) >= _BATCH:
             pass
@@ -74,7 +74,7 @@ class Sweeper:
 
     async def _own(self, tx: Tx) -> list[tuple[str, str]]:
         """Store function: give payouts that nobody would ever work on back to the engine."""
-        now = to_us(self._seams.clock.now())
+        now = to_us(self._runtime.clock.now())
         found = [
             (row["id"], row["custodian"]) for row in await payout_rows.unowned_payouts(tx, _BATCH)
         ]

@@ -40,7 +40,7 @@ from gateway.metrics import Metrics
 from gateway.payouts import Payouts
 from gateway.quotes import Quotes
 from gateway.router import Instance, Router
-from gateway.seams import Ids, Seams, real_seams
+from gateway.runtime import Ids, Runtime, real_runtime
 from gateway.store.opening import open_database
 from gateway.vault import Vault
 from gateway.worker.acts import Acts
@@ -125,7 +125,7 @@ class Api:
     async def key(self, org: str = "acme", mode: Mode = "live") -> str:
         """Return an API key of an org."""
         if (org, mode) not in self.keys:
-            minted = await self.context.db.run(mint_key, self.context.seams, org, mode)
+            minted = await self.context.db.run(mint_key, self.context.runtime, org, mode)
             self.keys[org, mode] = minted.key
         return self.keys[org, mode]
 
@@ -238,8 +238,8 @@ def settings(tmp_path: Path) -> Settings:
 async def api(settings: Settings, tmp_path: Path) -> AsyncIterator[Api]:
     """A running API."""
     clock = SetClock()
-    seams: Seams = replace(real_seams(), clock=clock, ids=Ids(clock))
-    vault = Vault(settings.server_key_bytes(), seams.ids)
+    runtime: Runtime = replace(real_runtime(), clock=clock, ids=Ids(clock))
+    vault = Vault(settings.server_key_bytes(), runtime.ids)
     custodian = HmacCustodian()
     pricer = TakesEverything()
     accounts = settings.accounts["acme_eu"]
@@ -247,11 +247,11 @@ async def api(settings: Settings, tmp_path: Path) -> AsyncIterator[Api]:
     router = Router([instance], settings.routes)
     async with open_database(settings) as db, aiohttp.ClientSession() as http:
         woken: list[str] = []
-        payouts = Payouts(seams, vault)
-        endpoints = Endpoints(seams, vault, settings)
+        payouts = Payouts(runtime, vault)
+        endpoints = Endpoints(runtime, vault, settings)
         engine = Engine(
             db=db,
-            seams=seams,
+            runtime=runtime,
             payouts=payouts,
             assets=AssetRegistry(),
             custodian=custodian,
@@ -260,15 +260,15 @@ async def api(settings: Settings, tmp_path: Path) -> AsyncIterator[Api]:
             metrics=Metrics(),
             wake=woken.append,
         )
-        quotes = Quotes(router, AssetRegistry(), seams, {"acme_eu": pricer})
+        quotes = Quotes(router, AssetRegistry(), runtime, {"acme_eu": pricer})
         context = ApiContext(
             settings=settings,
-            batches=Batches(seams, quotes, frozenset(), settings.public_url),
+            batches=Batches(runtime, quotes, frozenset(), settings.public_url),
             db=db,
             payouts=payouts,
             acts=Acts(
                 db=db,
-                seams=seams,
+                runtime=runtime,
                 payouts=payouts,
                 engines={"acme_eu": engine},
                 owner="test",
@@ -276,12 +276,12 @@ async def api(settings: Settings, tmp_path: Path) -> AsyncIterator[Api]:
             ),
             quotes=quotes,
             endpoints=endpoints,
-            healing=Healing(seams, endpoints),
-            sender=Sender(http, settings.webhooks, seams),
+            healing=Healing(runtime, endpoints),
+            sender=Sender(http, settings.webhooks, runtime),
             router=router,
             custodians={"acme_eu": custodian},
             vault=vault,
-            seams=seams,
+            runtime=runtime,
             metrics=Metrics(),
             wake=woken.append,
             ready=lambda: True,

@@ -66,7 +66,7 @@ def steps(api: Api, window: int = 3) -> BatchSteps:
     """Return the steps of batches, as the gateway's loop takes them."""
     context = api.context
     lots = {"acme_eu": Lot(2, window)}
-    return BatchSteps(context.seams, context.payouts, context.quotes, context.batches, lots)
+    return BatchSteps(context.runtime, context.payouts, context.quotes, context.batches, lots)
 
 
 async def go_on(api: Api, batch_id: str, window: int = 3) -> None:
@@ -523,7 +523,7 @@ async def test_an_item_does_not_leave_its_batch_by_itself(api: Api) -> None:
     with pytest.raises(NotAllowedError, match=made["id"]):
         await _resolve(api, first)
     with pytest.raises(NotAllowedError, match="goes with its batch"):
-        await api.context.db.run(retry, api.context.seams, first, api.custodian.capabilities)
+        await api.context.db.run(retry, api.context.runtime, first, api.custodian.capabilities)
     story = await api.context.db.read(tell, first)
     assert story is not None
     assert (story["set"], story["payout"]["batch_id"]) == (None, made["id"])
@@ -535,7 +535,7 @@ async def _resolve(api: Api, payout_id: str) -> None:
         lambda tx: resolve(
             tx,
             context.payouts,
-            context.seams,
+            context.runtime,
             payout_id,
             delivered=False,
             funds_moved=FundsMoved.NO,

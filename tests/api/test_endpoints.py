@@ -19,7 +19,7 @@ from standardwebhooks import Webhook
 
 from gateway.adapter import Report, SubStatus
 from gateway.egress import MAX_URL
-from gateway.seams import real_seams
+from gateway.runtime import real_runtime
 from gateway.store import deliveries, endpoints
 from gateway.store.rows import to_us
 from gateway.vault import Vault
@@ -430,7 +430,7 @@ async def test_ed25519_beside_hmac(api: Api) -> None:
 
 def test_a_change_of_the_server_key_signs_with_both() -> None:
     """Until the one before is taken out: receivers may still have its public key."""
-    ids = real_seams().ids
+    ids = real_runtime().ids
     old, new = bytes(32), bytes(range(32))
     before = Vault(old, ids).webhook_seeds("whe_1")
     meanwhile = Vault(new, ids, old).webhook_seeds("whe_1")

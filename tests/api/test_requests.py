@@ -46,7 +46,7 @@ async def test_a_revoked_key_says_so(api: Api) -> None:
     connection = sqlite3.connect(api.path)
     (key_id,) = connection.execute("SELECT id FROM api_keys").fetchone()
     connection.close()
-    assert await api.context.db.run(revoke_key, api.context.seams, key_id)
+    assert await api.context.db.run(revoke_key, api.context.runtime, key_id)
     assert (await api.problem("GET", "/payouts"))["code"] == "api_key_revoked"
 
 

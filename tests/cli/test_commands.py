@@ -28,7 +28,7 @@ from gateway.endpoints import Endpoints
 from gateway.keys import Caller
 from gateway.model import FundsMoved, Status
 from gateway.registry import find_adapters
-from gateway.seams import real_seams
+from gateway.runtime import real_runtime
 from gateway.signing import secret_text
 from gateway.store import idempotency, migrate
 from gateway.store.opening import open_database
@@ -266,9 +266,9 @@ def test_help_is_quick() -> None:
 
 async def _stored(config: Path) -> dict[str, Any]:
     """Make one of everything that is sealed; return what to look at later."""
-    settings, seams = load(config), real_seams()
-    vault = vault_of(settings, seams.ids)
-    use, caller = Endpoints(seams, vault, settings), Caller("acme", "live", "k")
+    settings, runtime = load(config), real_runtime()
+    vault = vault_of(settings, runtime.ids)
+    use, caller = Endpoints(runtime, vault, settings), Caller("acme", "live", "k")
     request = EndpointRequest(
         url="https://hooks.example.com/", sensitive_headers={"X-Token": "a-token"}
     )
@@ -291,10 +291,10 @@ async def _stored(config: Path) -> dict[str, Any]:
 
 
 async def _seen(config: Path, endpoint_id: str, token: str) -> dict[str, Any]:
-    settings, seams = load(config), real_seams()
-    vault = vault_of(settings, seams.ids)
+    settings, runtime = load(config), real_runtime()
+    vault = vault_of(settings, runtime.ids)
     async with open_database(settings) as db:
-        found = await db.read(Endpoints(seams, vault, settings).target, endpoint_id)
+        found = await db.read(Endpoints(runtime, vault, settings).target, endpoint_id)
         kept = await db.read(
             idempotency.kept_answer, org="acme", mode="live", route="r", key="k", now=0
         )

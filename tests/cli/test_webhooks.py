@@ -23,7 +23,7 @@ from gateway.config import load
 from gateway.endpoints import Endpoints
 from gateway.keys import Caller
 from gateway.outbox import deliver
-from gateway.seams import real_seams
+from gateway.runtime import real_runtime
 from gateway.store import events
 from gateway.store.database import Tx
 from gateway.store.opening import open_database
@@ -51,13 +51,13 @@ def run(config: Path, *arguments: object, code: int = 0) -> str:
 
 async def told(config: Path, url: str = "https://hooks.example.com/") -> tuple[str, str]:
     """Make an endpoint and an event for it; return their ids."""
-    settings, seams = load(config), real_seams()
+    settings, runtime = load(config), real_runtime()
     caller = Caller("acme", "live", "k")
-    use = Endpoints(seams, Vault(settings.server_key_bytes(), seams.ids), settings)
+    use = Endpoints(runtime, Vault(settings.server_key_bytes(), runtime.ids), settings)
 
     async def work(tx: Tx) -> tuple[str, str]:
         made = await use.create(tx, caller, EndpointRequest(url=url))
-        event_id = seams.ids.new("evt")
+        event_id = runtime.ids.new("evt")
         await events.add_event(
             tx,
             id=event_id,
@@ -67,9 +67,9 @@ async def told(config: Path, url: str = "https://hooks.example.com/") -> tuple[s
             payout_id=None,
             sequence=None,
             body=b'{"type":"payout.created"}',
-            created_at=to_us(seams.clock.now()),
+            created_at=to_us(runtime.clock.now()),
         )
-        await deliver(tx, seams, "acme", "live", event_id, "payout.created")
+        await deliver(tx, runtime, "acme", "live", event_id, "payout.created")
         return made.id, event_id
 
     async with open_database(settings) as db:

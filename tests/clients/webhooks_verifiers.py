@@ -18,7 +18,7 @@ from pathlib import Path
 
 from gateway.config import WebhookSettings
 from gateway.delivery import DeliveryOutcome, Sender, Target, session_for
-from gateway.seams import real_seams
+from gateway.runtime import real_runtime
 from gateway.signing import secret_text
 from tests.vectors import block, cases
 
@@ -80,7 +80,7 @@ def _javascript(node: str, folder: Path) -> bool:
 async def _send(url: str, secrets: tuple[bytes, ...], body: bytes) -> DeliveryOutcome:
     settings = WebhookSettings(allow_private_addresses=True)
     async with session_for(settings) as session:
-        sender = Sender(session, settings, real_seams())
+        sender = Sender(session, settings, real_runtime())
         return (await sender.send(Target(url, secrets), "evt_verify", body)).outcome
 
 

@@ -25,7 +25,7 @@ from standardwebhooks import Webhook
 from gateway import config
 from gateway.config import Mode
 from gateway.keys import mint_key
-from gateway.seams import real_seams
+from gateway.runtime import real_runtime
 from gateway.store.opening import open_database
 
 PAYEE = "bef85a1c-b605-4b2e-bdb5-2d400f4d0bf3"
@@ -386,7 +386,7 @@ async def stack(
         try:
             # Not by the command, which has tests of its own: a process more for each test.
             async with open_database(config.load(made.config, {})) as db:
-                made.key = (await db.run(mint_key, real_seams(), "acme", mode)).key
+                made.key = (await db.run(mint_key, real_runtime(), "acme", mode)).key
             yield made
         finally:
             for process in (made.gateway, made.twin):

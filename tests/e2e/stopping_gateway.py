@@ -1,4 +1,4 @@
-"""A gateway process that kills or stops itself at a named step. For the crash tests only.
+"""A gateway process that kills or stops itself at a failpoint. For the crash tests only.
 
     python -m tests.e2e.stopping_gateway --config g.toml [--at order.moved --how kill|stop]
 
@@ -23,15 +23,15 @@ from adapters.fireblocks.adapter import Fireblocks
 from gateway import config
 from gateway.adapter import Capabilities
 from gateway.app import serve
-from gateway.seams import Seams, Step, real_seams
+from gateway.runtime import Failpoint, Runtime, real_runtime
 
 
-def stop_at(step: Step, how: signal.Signals) -> Callable[[Step], None]:
-    """Return a hook that sends the signal to this very process, once, at the step."""
-    done: list[Step] = []
+def stop_at(failpoint: Failpoint, how: signal.Signals) -> Callable[[Failpoint], None]:
+    """Return a hook that sends the signal to this very process, once, at the failpoint."""
+    done: list[Failpoint] = []
 
-    def hook(reached: Step) -> None:
-        if reached is step and not done:
+    def hook(reached: Failpoint) -> None:
+        if reached is failpoint and not done:
             done.append(reached)
             os.kill(os.getpid(), how)
 
@@ -45,18 +45,18 @@ def quick(can: Capabilities, call_life_s: float) -> Capabilities:
 
 
 def main() -> int:
-    """Serve until told to stop, or until the step."""
+    """Serve until told to stop, or until the failpoint."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--config", type=Path, required=True)
-    parser.add_argument("--at", type=Step)
+    parser.add_argument("--at", type=Failpoint)
     parser.add_argument("--how", choices=["kill", "stop"], default="kill")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--port", type=int)
     options = parser.parse_args()
-    seams: Seams = real_seams()
+    runtime: Runtime = real_runtime()
     if options.at is not None:
         how = signal.SIGKILL if options.how == "kill" else signal.SIGSTOP
-        seams = replace(seams, step=stop_at(options.at, how))
+        runtime = replace(runtime, failpoint=stop_at(options.at, how))
     if options.quick:
         Fireblocks.capabilities = quick(Fireblocks.capabilities, call_life_s=1.0)
         CardPasscode.capabilities = quick(CardPasscode.capabilities, call_life_s=1.0)
@@ -66,7 +66,7 @@ def main() -> int:
         serve(
             config.load(options.config),
             port=options.port,
-            seams=seams,
+            runtime=runtime,
             ready=lambda url: print(url, flush=True),
         )
     )

@@ -16,7 +16,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from gateway.seams import Step
+from gateway.runtime import Failpoint
 from tests.e2e.stack import (
     ERC20,
     FIREBLOCKS,
@@ -147,29 +147,31 @@ async def test_the_sets_of_two_payees(made: Stack) -> None:
 
 
 #: Those of which the engine of sets has an order of its own; the others are the same code for both.
-_SET_STEPS = [
-    Step.REMEMBERING,
-    Step.REMEMBERED,
-    Step.MOVED,
-    Step.SUBMITTED,
-    Step.SETTLED,
-    Step.FETCHED,
+_SET_FAILPOINTS = [
+    Failpoint.REMEMBERING,
+    Failpoint.REMEMBERED,
+    Failpoint.MOVED,
+    Failpoint.SUBMITTED,
+    Failpoint.SETTLED,
+    Failpoint.FETCHED,
 ]
 
 
-@pytest.mark.parametrize("step", _SET_STEPS)
-async def test_a_kill_at_any_step_pays_every_item_once(tmp_path: Path, step: Step) -> None:
-    """Three sets of two: killed at the step and started again, the ledger has each payee once."""
+@pytest.mark.parametrize("failpoint", _SET_FAILPOINTS)
+async def test_a_kill_at_any_failpoint_pays_every_item_once(
+    tmp_path: Path, failpoint: Failpoint
+) -> None:
+    """Three sets of two: killed at the failpoint and started again, the ledger has each payee once."""
     rail = replace(FIREBLOCKS, settings={**FIREBLOCKS.settings, "set_limit": 2})
     async with stack(tmp_path, rail=rail) as made:
         plain = await made.start_gateway("--quick")
         await subscribe(made)
         batch = await create(made, [item(f"{n}.25", reference=f"r-{n}") for n in range(1, 6)])
         await plain.stop()
-        dying = await made.start_gateway("--quick", "--at", step)
+        dying = await made.start_gateway("--quick", "--at", failpoint)
         with contextlib.suppress(aiohttp.ClientError):
             await execute(made, batch)
-        assert await dying.died(30) == -signal.SIGKILL, f"{step} was never reached"
+        assert await dying.died(30) == -signal.SIGKILL, f"{failpoint} was never reached"
         await made.start_gateway("--quick")
         status, _ = await made.call("POST", f"/payout-batches/{batch['id']}/execute", {})
         assert status in {202, 409}

@@ -301,20 +301,20 @@ async def test_a_repeat_under_one_key_is_replayed(made: Stack) -> None:
     assert await executions(made) == 1
 
 
-@pytest.mark.parametrize("step", ["order.moved", "submit.returned", "order.remembered"])
-async def test_a_kill_during_an_answer_pays_at_most_once(tmp_path: Path, step: str) -> None:
+@pytest.mark.parametrize("failpoint", ["order.moved", "submit.returned", "order.remembered"])
+async def test_a_kill_during_an_answer_pays_at_most_once(tmp_path: Path, failpoint: str) -> None:
     """Between execution sent and reply stored: found, without asking again. Before it: asked again."""
     async with stack(tmp_path, rail=PASSCODE) as made:
         plain = await made.start_gateway("--quick")
         payout_id, action = await asked(made)
         await plain.stop()
-        dying = await made.start_gateway("--quick", "--at", step)
+        dying = await made.start_gateway("--quick", "--at", failpoint)
         body = answer(action, made.credentials["passcode"])
         with pytest.raises(aiohttp.ClientError):
             await confirm(made, payout_id, body)
         assert await dying.died(30) == -signal.SIGKILL
         await made.start_gateway("--quick")
-        if step == "submit.returned":
+        if failpoint == "submit.returned":
             payout = await made.reaches(payout_id, "delivered", seconds=40)
             steps = [each["sub_status"] for each in payout["timeline"]]
             assert steps.count("requires_action") == 1

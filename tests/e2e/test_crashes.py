@@ -1,4 +1,4 @@
-"""SIGKILL and SIGSTOP of the gateway at every named step: paid once, delivered, every event told."""
+"""SIGKILL and SIGSTOP of the gateway at every failpoint: paid once, delivered, every event told."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from gateway.seams import Step
+from gateway.runtime import Failpoint
 from tests.e2e.stack import Stack, eventually, stack, subscribe
 
 pytestmark = pytest.mark.timeout(90)
@@ -32,18 +32,18 @@ async def _told(made: Stack, payout_id: str) -> None:
     assert [each["data"]["sequence"] for each in feed["data"]] == [1, 2, 3]
 
 
-@pytest.mark.parametrize("step", Step)
-async def test_a_kill_at_any_step_pays_once(tmp_path: Path, step: Step) -> None:
-    """Killed at the step and started again: one transfer, one of each event, delivered."""
+@pytest.mark.parametrize("failpoint", Failpoint)
+async def test_a_kill_at_any_failpoint_pays_once(tmp_path: Path, failpoint: Failpoint) -> None:
+    """Killed at the failpoint and started again: one transfer, one of each event, delivered."""
     async with stack(tmp_path) as made:
         plain = await made.start_gateway("--quick")
         await subscribe(made)
         quote_id = await made.quote()
         await plain.stop()
-        dying = await made.start_gateway("--quick", "--at", step)
+        dying = await made.start_gateway("--quick", "--at", failpoint)
         with contextlib.suppress(aiohttp.ClientError):
             await made.execute(quote_id)
-        assert await dying.died(30) == -signal.SIGKILL, f"{step} was never reached"
+        assert await dying.died(30) == -signal.SIGKILL, f"{failpoint} was never reached"
         await made.start_gateway("--quick")
         payout_id = await made.execute(quote_id)
         payout = await made.reaches(payout_id, "delivered", seconds=40)
@@ -62,7 +62,7 @@ async def test_a_worker_stopped_past_its_lease_pays_once(
     already proven absence and executed; the late call is refused by the custodian.
     """
     async with stack(tmp_path) as made:
-        stalled = await made.start_gateway("--at", Step.MOVED, "--how", "stop")
+        stalled = await made.start_gateway("--at", Failpoint.MOVED, "--how", "stop")
         payout_id = await made.execute(await made.quote())
         await stopped(stalled.pid)
         try:

@@ -19,7 +19,7 @@ from gateway.model import Account, Payout
 from gateway.payouts import Payouts
 from gateway.quotes import QuoteRequest, Quotes
 from gateway.router import Instance, Router
-from gateway.seams import Ids, Seams, real_seams
+from gateway.runtime import Ids, Runtime, real_runtime
 from gateway.store import events, migrate, work
 from gateway.store import payouts as rows
 from gateway.store.database import Database, Row
@@ -45,19 +45,19 @@ class Bench:
     """One custodian's settlement, and what a test needs around it."""
 
     def __init__(
-        self, db: Database, clock: SetClock, seams: Seams, capabilities: Capabilities
+        self, db: Database, clock: SetClock, runtime: Runtime, capabilities: Capabilities
     ) -> None:
         self.db = db
         self.clock = clock
-        self.seams = seams
-        self.payouts = Payouts(seams, Vault(bytes(32), seams.ids))
-        self.settlement = Settlement(seams, self.payouts, "acme", capabilities)
+        self.runtime = runtime
+        self.payouts = Payouts(runtime, Vault(bytes(32), runtime.ids))
+        self.settlement = Settlement(runtime, self.payouts, "acme", capabilities)
         self.caller = Caller("acme-org", "live", "key_1")
         route = RouteSettings(
             destination="custodian_account", custodian="acme", account=Account(id="A", type="VAULT")
         )
         router = Router([Instance("acme", frozenset({"live"}), capabilities)], [route])
-        self.quotes = Quotes(router, AssetRegistry(), seams, {"acme": TakesEverything()})
+        self.quotes = Quotes(router, AssetRegistry(), runtime, {"acme": TakesEverything()})
 
     async def accept(self, amount: str = "5") -> str:
         """Quote and accept a payout; return its id."""
@@ -91,7 +91,7 @@ class Bench:
         """Return the order that the adapter would see."""
         return LiveOrder(
             db=self.db,
-            seams=self.seams,
+            runtime=self.runtime,
             lease=job.lease,
             lease_s=LEASE_S,
             payout=job.payout,
@@ -154,6 +154,6 @@ async def bench(tmp_path: Path, capabilities: Capabilities) -> AsyncIterator[Ben
     path = tmp_path / "bench.db"
     migrate.prepare(path)
     clock = SetClock()
-    seams = replace(real_seams(), clock=clock, ids=Ids(clock))
+    runtime = replace(real_runtime(), clock=clock, ids=Ids(clock))
     async with Database(path) as db:
-        yield Bench(db, clock, seams, capabilities)
+        yield Bench(db, clock, runtime, capabilities)

@@ -19,7 +19,7 @@ from gateway.delivery import Sender
 from gateway.egress import connector
 from gateway.endpoints import Endpoints
 from gateway.metrics import Metrics
-from gateway.seams import Ids
+from gateway.runtime import Ids
 from gateway.store import deliveries as rows
 from gateway.store import events
 from gateway.subscriptions import EndpointCreated, EndpointRequest
@@ -72,9 +72,9 @@ async def delivering(
     async with aiohttp.ClientSession(connector=connector(allow_private_addresses=True)) as session:
         deliveries = Deliveries(
             db=bench.db,
-            seams=bench.seams,
+            runtime=bench.runtime,
             endpoints=endpoints_of(bench),
-            sender=Sender(session, settings, bench.seams),
+            sender=Sender(session, settings, bench.runtime),
             settings=settings,
             engine=EngineSettings(idle_s=3600),
             metrics=Metrics(),
@@ -98,7 +98,7 @@ def endpoints_of(bench: Bench) -> Endpoints:
             "database": Path("unused"),
         }
     )
-    return Endpoints(bench.seams, Vault(bytes(32), bench.seams.ids), settings)
+    return Endpoints(bench.runtime, Vault(bytes(32), bench.runtime.ids), settings)
 
 
 async def subscribe(bench: Bench, url: str, *patterns: str) -> EndpointCreated:
@@ -197,7 +197,7 @@ async def test_a_dead_worker_loses_nothing(bench: Bench) -> None:
         await subscribe(bench, made.url)
         payout_id = await bench.accept()
         clock: SetClock = bench.clock
-        bench.seams = replace(bench.seams, ids=Ids(clock))
+        bench.runtime = replace(bench.runtime, ids=Ids(clock))
         async with delivering(bench) as dying:
             await until(lambda: bool(made.tries))
             await dying.finish(1)

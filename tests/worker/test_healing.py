@@ -255,7 +255,7 @@ async def test_ten_thousand_that_wait_for_a_disabled_endpoint(bench: Bench) -> N
         use.update, bench.caller, subscribed.id, EndpointChange(status="enabled")
     )
     assert missed_since is not None
-    healing = Healing(bench.seams, use)
+    healing = Healing(bench.runtime, use)
     job = await bench.db.run(
         healing.recover,
         bench.caller,
@@ -268,7 +268,7 @@ async def test_ten_thousand_that_wait_for_a_disabled_endpoint(bench: Bench) -> N
     while (await bench.db.run(healing.recovery, bench.caller, subscribed.id, job.id)).state == (
         "running"
     ):
-        await bench.db.run(Healing(bench.seams, use).step, job.id)
+        await bench.db.run(Healing(bench.runtime, use).step, job.id)
         steps += 1
         if steps == 7:
             half = await bench.db.run(healing.recovery, bench.caller, subscribed.id, job.id)
@@ -302,12 +302,12 @@ async def test_a_recovery_runs_by_itself(bench: Bench) -> None:
         await until(lambda: len(made.tries) == 3)
         await wait_for(bench, subscribed.id, {"delivered": 1, "exhausted": 1})
         made.status = 200
-        healing = Healing(bench.seams, endpoints_of(bench))
+        healing = Healing(bench.runtime, endpoints_of(bench))
         await later(bench, deliveries, 1)
         await bench.db.run(healing.recover, bench.caller, subscribed.id, since, None)
         loop = Recoveries(
             db=bench.db,
-            seams=bench.seams,
+            runtime=bench.runtime,
             healing=healing,
             engine=EngineSettings(idle_s=3600),
             wake=lambda _: deliveries.wakeup.ring(),
@@ -328,7 +328,7 @@ async def test_a_resend_begins_the_plan_anew(bench: Bench) -> None:
         await until(lambda: len(made.tries) == 1)
         await wait_for(bench, subscribed.id, {"delivered": 1})
         (event,) = await bench.db.read(events.events_of, payout_id)
-        healing = Healing(bench.seams, endpoints_of(bench))
+        healing = Healing(bench.runtime, endpoints_of(bench))
         made.status = 500
         resent = await bench.db.run(healing.resend, bench.caller, event["id"], None)
         assert resent.endpoint_ids == [subscribed.id]

@@ -39,7 +39,7 @@ async def work_off(bench: Bench, *bodies: bytes) -> dict[bytes, str]:
     metrics = Metrics()
     loop = Inbox(
         db=bench.db,
-        seams=bench.seams,
+        runtime=bench.runtime,
         payouts=bench.payouts,
         custodians={"acme": Parser()},
         settings=EngineSettings(idle_s=3600),
@@ -48,7 +48,7 @@ async def work_off(bench: Bench, *bodies: bytes) -> dict[bytes, str]:
     )
     now = to_us(bench.clock.now())
     for body in bodies:
-        inbox_id = bench.seams.ids.new("inb")
+        inbox_id = bench.runtime.ids.new("inb")
         await bench.db.run(inbox.store_webhook, inbox_id, "acme", body.decode(), body, now)
     task = asyncio.create_task(loop.run())
     try:
@@ -119,7 +119,7 @@ async def test_the_sweeper_finds_what_nobody_owns(bench: Bench) -> None:
     metrics, woken = Metrics(), list[str]()
     sweeper = Sweeper(
         db=bench.db,
-        seams=bench.seams,
+        runtime=bench.runtime,
         settings=EngineSettings(),
         webhooks=WebhookSettings(),
         metrics=metrics,

@@ -17,7 +17,7 @@ async def end(
     await bench.db.run(
         resolve,
         bench.payouts,
-        bench.seams,
+        bench.runtime,
         payout_id,
         delivered=delivered,
         funds_moved=moved,
@@ -32,14 +32,14 @@ async def test_an_unresolved_payout_is_retried_only_with_proof(bench: Bench) -> 
         job = await bench.begin()
         await bench.submitted(job, OutcomeUnknown("reset"), moved=True)
         with pytest.raises(NotAllowedError, match="0 of 3 answers"):
-            await bench.db.run(retry, bench.seams, payout_id, CAN)
+            await bench.db.run(retry, bench.runtime, payout_id, CAN)
         for seconds in (70, 25, 25):
             await bench.clock.advance(seconds)
             await bench.fetched(await bench.begin(), Absent(""))
         if number < MAX_MOVES - 1:
             assert await bench.due_in(payout_id) == 0
     assert await bench.due_in(payout_id) > 0
-    await bench.db.run(retry, bench.seams, payout_id, CAN)
+    await bench.db.run(retry, bench.runtime, payout_id, CAN)
     again = await bench.begin()
     assert next_step(again.attempt) is Next.SUBMIT
     assert bench.order(again).key("execute") == bench.order(job).key("execute")
@@ -49,24 +49,24 @@ async def test_what_the_custodian_has_is_never_retried(bench: Bench) -> None:
     """Nor what is under way, final, unknown here, or going to be submitted anyway."""
     payout_id = await bench.accept()
     with pytest.raises(NotAllowedError, match="by itself"):
-        await bench.db.run(retry, bench.seams, payout_id, CAN)
+        await bench.db.run(retry, bench.runtime, payout_id, CAN)
     job = await bench.begin()
     with pytest.raises(NotAllowedError, match="in hand"):
-        await bench.db.run(retry, bench.seams, payout_id, CAN)
+        await bench.db.run(retry, bench.runtime, payout_id, CAN)
     await bench.submitted(job, Report(SubStatus.SUBMITTED, "OK"), moved=True)
     with pytest.raises(NotAllowedError, match="custodian has it"):
-        await bench.db.run(retry, bench.seams, payout_id, CAN)
+        await bench.db.run(retry, bench.runtime, payout_id, CAN)
     await end(bench, payout_id, delivered=True)
     for payout in (payout_id, "pay_nope"):
         with pytest.raises(NotAllowedError):
-            await bench.db.run(retry, bench.seams, payout, CAN)
+            await bench.db.run(retry, bench.runtime, payout, CAN)
 
 
 async def test_a_parked_payout_may_go_on(bench: Bench) -> None:
     """Nothing has moved: a person who has looked may let it be submitted."""
     payout_id = await bench.accept()
     await bench.submitted(await bench.begin(), Report(SubStatus.AWAITING_APPROVAL, "MISMATCH"))
-    await bench.db.run(retry, bench.seams, payout_id, CAN)
+    await bench.db.run(retry, bench.runtime, payout_id, CAN)
     assert next_step((await bench.begin()).attempt) is Next.SUBMIT
 
 

@@ -111,7 +111,7 @@ class Sets:
         """Return an engine, as another process would have it."""
         return SetEngine(
             db=self.bench.db,
-            seams=self.bench.seams,
+            runtime=self.bench.runtime,
             payouts=self.bench.payouts,
             assets=AssetRegistry(),
             custodian=self.script,

@@ -17,7 +17,7 @@ from adapters.card_passcode.adapter import CardPasscode
 from adapters.card_passcode.settings import CardPasscodeSettings
 from gateway.adapter import Account, PayoutAccountDestination, Report, Tools
 from gateway.assets import AssetRegistry
-from gateway.seams import Clock, Ids, SystemClock, offload
+from gateway.runtime import Clock, Ids, SystemClock, offload
 from tests.adapters.card_passcode.merchant import DEVICE, Merchant, open_merchant
 from tests.adapters.orders import OrderForTest
 

@@ -16,7 +16,7 @@ from gateway.adapter import (
     Report,
     SubStatus,
 )
-from gateway.seams import SystemClock
+from gateway.runtime import SystemClock
 from tests.adapters.card_passcode.rig import CREDENTIALS, adapter_for, execution, order, wired
 
 _PAGE = "<html>gateway</html>"

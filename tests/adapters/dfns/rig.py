@@ -22,7 +22,7 @@ from gateway.adapter import (
     Tools,
 )
 from gateway.assets import AssetRegistry
-from gateway.seams import Ids, SystemClock, offload
+from gateway.runtime import Ids, SystemClock, offload
 from tests.adapters.dfns.organisation import (
     PAYEE,
     SOLANA_PAYEE,

@@ -16,7 +16,7 @@ from adapters.dummy.sandbox import DummyTwin, DummyTwinSettings
 from adapters.twin_control import make_app
 from gateway.adapter import Ids, Tools
 from gateway.assets import AssetRegistry
-from gateway.seams import offload
+from gateway.runtime import offload
 from tests.clock import SetClock
 
 STEP_S = 100.0

@@ -18,7 +18,7 @@ from adapters.fireblocks.adapter import Fireblocks
 from adapters.fireblocks.settings import FireblocksSettings
 from gateway.adapter import Account, CustodianAccountDestination, Tools
 from gateway.assets import AssetRegistry
-from gateway.seams import Ids, SystemClock, offload
+from gateway.runtime import Ids, SystemClock, offload
 from tests.adapters.fireblocks.workspace import (
     EXTERNAL_WALLET,
     Workspace,

@@ -13,7 +13,7 @@ from aiohttp import web
 from adapters.fireblocks.webhook import Verifier, load_public_key, parse
 from gateway.adapter import CannotVerify, InvalidSignature, Ref, SubStatus, Tools
 from gateway.assets import AssetRegistry
-from gateway.seams import Ids, SystemClock, offload
+from gateway.runtime import Ids, SystemClock, offload
 from tests.adapters.fireblocks.workspace import Workspace, eventually, open_workspace
 from tests.clock import SetClock
 

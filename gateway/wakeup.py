@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from datetime import datetime
 
-from gateway.seams import Clock
+from gateway.runtime import Clock
 
 _YIELD_S = 0.001
 

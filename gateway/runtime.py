@@ -1,6 +1,6 @@
-"""Where the outside world comes in: time, randomness, identifiers, slow computation, named steps.
+"""Where the outside world comes in: time, randomness, identifiers, slow computation, failpoints.
 
-Everything in the gateway takes these from a `Seams` value, so that a test or a simulation can hand
+Everything in the gateway takes these from a `Runtime` value, so that a test or a simulation can hand
 in its own. Nothing else reads the clock, draws a random number or starts a thread.
 """
 
@@ -88,8 +88,8 @@ class Ids:
         return 1.0 - share + 2.0 * share * unit
 
 
-class Step(StrEnum):
-    """A named point between two effects. Tests stop the process at each; nothing else happens there."""
+class Failpoint(StrEnum):
+    """A named point between two effects. Crash tests stop the process at each of them."""
 
     ACCEPT_BEGUN = "accept.begun"  #: request checked, nothing written
     ACCEPT_COMMITTED = "accept.committed"  #: payout, event and work row are durable, no answer sent
@@ -110,8 +110,8 @@ class Step(StrEnum):
     DELIVERY_SETTLED = "delivery.settled"  #: the outcome of the delivery is durable
 
 
-def _no_step(_: Step) -> None:
-    """Do nothing: outside of crash tests a named step has no effect."""
+def _no_effect(_: Failpoint) -> None:
+    """Do nothing: outside crash tests a failpoint has no effect."""
 
 
 async def offload(work: Callable[[], T]) -> T:
@@ -127,16 +127,16 @@ class Offload(Protocol):
 
 
 @dataclass(frozen=True)
-class Seams:
+class Runtime:
     """The outside world, handed in."""
 
     clock: Clock
     ids: Ids
     offload: Offload = offload
-    step: Callable[[Step], None] = _no_step
+    failpoint: Callable[[Failpoint], None] = _no_effect
 
 
-def real_seams() -> Seams:
+def real_runtime() -> Runtime:
     """Return the machine's own clock, randomness and threads."""
     clock = SystemClock()
-    return Seams(clock=clock, ids=Ids(clock))
+    return Runtime(clock=clock, ids=Ids(clock))
