@@ -17,13 +17,15 @@ import aiohttp
 import uvicorn
 import uvloop
 
-from gateway import __version__, logs, registry
+from gateway import __version__, logs
 from gateway.adapter import Tools
 from gateway.api.application import ApiContext, create_api
 from gateway.assets import Asset, AssetRegistry
 from gateway.batch_steps import BatchSteps, Lot
 from gateway.batches import Batches
 from gateway.config import Settings
+from gateway.custodians import registry
+from gateway.custodians.instance import CustodianInstance
 from gateway.delivery import Sender, session_for
 from gateway.endpoints import Endpoints
 from gateway.errors import ConfigError
@@ -370,9 +372,9 @@ def _address(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _custodians(settings: Settings, tools: Tools, metrics: Metrics) -> dict[str, registry.Wrapped]:
+def _custodians(settings: Settings, tools: Tools, metrics: Metrics) -> dict[str, CustodianInstance]:
     """Build every instance; the faults of all of them are listed at once."""
-    built: dict[str, registry.Wrapped] = {}
+    built: dict[str, CustodianInstance] = {}
     faults: list[str] = []
     for name, custodian in settings.custodians.items():
         try:

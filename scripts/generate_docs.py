@@ -24,9 +24,9 @@ from gateway.api.openapi_webhooks import EVENT_MODELS
 from gateway.api.problems import PROBLEMS
 from gateway.cli.main import app
 from gateway.config import Settings
+from gateway.custodians.registry import BrokenAdapter, find_adapters
 from gateway.examples import example_event
 from gateway.payouts import Attention
-from gateway.registry import BrokenAdapter, find_adapters
 from gateway.states import NEXT, STATUS_OF
 from gateway.views import EVENT_TYPES
 

@@ -18,7 +18,7 @@ app = typer.Typer(help="Custodian adapters.", no_args_is_help=True)
 @app.command(name="list")
 def list_(*, as_json: JsonOption = False) -> None:
     """List installed adapters with what they can do."""
-    from gateway.registry import BrokenAdapter, find_adapters
+    from gateway.custodians.registry import BrokenAdapter, find_adapters
 
     rows: list[dict[str, Any]] = []
     for name, found in find_adapters().items():

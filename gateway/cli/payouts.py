@@ -169,7 +169,7 @@ def retry(
     config: ConfigOption = Path(DEFAULT_CONFIG),
 ) -> None:
     """Submit a payout again, with the same keys, where it is proven that it did not pay."""
-    from gateway.registry import BrokenAdapter, find_adapters
+    from gateway.custodians.registry import BrokenAdapter, find_adapters
     from gateway.runtime import real_runtime
     from gateway.store.payouts import payout_row
     from gateway.worker.rescue import NotAllowedError

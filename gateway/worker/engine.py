@@ -32,7 +32,7 @@ _log = get_logger("engine")
 
 
 class Custodian(Protocol):
-    """A custodian instance as the engine uses it; `gateway.registry` builds it."""
+    """A custodian instance as the engine uses it; `gateway.custodians.registry` builds it."""
 
     name: str
 

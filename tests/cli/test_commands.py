@@ -24,10 +24,10 @@ from gateway import __version__
 from gateway.cli.main import app
 from gateway.cli.words import FundsMovedWord, StatusWord
 from gateway.config import load
+from gateway.custodians.registry import find_adapters
 from gateway.endpoints import Endpoints
 from gateway.keys import Caller
 from gateway.model import FundsMoved, Status
-from gateway.registry import find_adapters
 from gateway.runtime import real_runtime
 from gateway.signing import secret_text
 from gateway.store import idempotency, migrate

@@ -18,7 +18,7 @@ import structlog
 from aiohttp import web
 from pydantic import BaseModel, SecretBytes, SecretStr, field_validator
 
-from gateway import logs, registry
+from gateway import logs
 from gateway.adapter import (
     Absent,
     Adapter,
@@ -37,6 +37,9 @@ from gateway.adapter import (
 )
 from gateway.assets import AssetRegistry
 from gateway.config import EngineSettings
+from gateway.custodians import registry
+from gateway.custodians.instance import CustodianInstance
+from gateway.custodians.registry import GROUP, BrokenAdapter, build, find_adapters
 from gateway.errors import (
     CannotVerify,
     ConfigError,
@@ -49,7 +52,6 @@ from gateway.errors import (
 )
 from gateway.logs import REMOVED
 from gateway.metrics import Metrics
-from gateway.registry import GROUP, BrokenAdapter, Wrapped, build, find_adapters
 from gateway.runtime import offload
 from tests.adapters.orders import OrderForTest
 from tests.clock import SetClock
@@ -120,10 +122,12 @@ class Stubborn(Odd):
 
 
 class Bench:
-    """A wrapped adapter, its metrics and its log lines."""
+    """A custodian instance, its metrics and its log lines."""
 
-    def __init__(self, wrapped: Wrapped, adapter: Odd, metrics: Metrics, tools: Tools) -> None:
-        self.wrapped = wrapped
+    def __init__(
+        self, instance: CustodianInstance, adapter: Odd, metrics: Metrics, tools: Tools
+    ) -> None:
+        self.instance = instance
         self.adapter = adapter
         self.metrics = metrics
         self.tools = tools
@@ -164,13 +168,13 @@ async def tools() -> AsyncIterator[Tools]:
 
 @pytest.fixture
 def bench(tools: Tools) -> Iterator[Bench]:
-    """A wrapped adapter with a deadline of 0.2 s, and logs that can be read."""
+    """A custodian instance with a deadline of 0.2 s, and logs that can be read."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     metrics = Metrics()
     adapter = Odd(OddSettings(api_key=SecretStr(SECRET)), tools)
-    wrapped = Wrapped("odd_eu", "odd", adapter, tools, metrics, 0.2)
-    bench = Bench(wrapped, adapter, metrics, tools)
+    instance = CustodianInstance("odd_eu", "odd", adapter, tools, metrics, 0.2)
+    bench = Bench(instance, adapter, metrics, tools)
     logs.SCRUBBER.register(SECRET)
     logs.configure("json", "info", bench.stream)
     yield bench
@@ -184,7 +188,7 @@ def _entries(monkeypatch: pytest.MonkeyPatch, **values: str) -> None:
     monkeypatch.setattr(registry, "entry_points", lambda group: found if group == GROUP else [])
 
 
-def _build(tools: Tools, adapter: str = "odd", **settings: Any) -> Wrapped:
+def _build(tools: Tools, adapter: str = "odd", **settings: Any) -> CustodianInstance:
     return build("odd_eu", adapter, settings, tools, Metrics(), EngineSettings())
 
 
@@ -252,7 +256,7 @@ async def test_every_secret_setting_is_removed_from_logs(
     """However deep it lies: in parts, mappings and lists, as text or bytes."""
     _entries(monkeypatch, odd="tests.test_registry:Odd")
     values = [f"deep-secret-number-{n}" for n in range(5)]
-    wrapped = _build(
+    instance = _build(
         tools,
         api_key=values[0],
         raw=values[1].encode(),
@@ -260,8 +264,8 @@ async def test_every_secret_setting_is_removed_from_logs(
         by_name={"a": values[3]},
         many=[{"pin": values[4]}],
     )
-    assert (wrapped.name, wrapped.adapter_name) == ("odd_eu", "odd")
-    assert wrapped.capabilities is Odd.capabilities
+    assert (instance.name, instance.adapter_name) == ("odd_eu", "odd")
+    assert instance.capabilities is Odd.capabilities
     assert logs.scrub(" ".join(values)) == " ".join([REMOVED] * 5)
 
 
@@ -283,7 +287,7 @@ async def test_a_constructor_that_fails_is_a_fault_of_the_configuration(
 async def test_a_call_is_one_metric_and_one_line(bench: Bench) -> None:
     """With what an operator looks for, and nothing of the body."""
     order = bench.acts(SUBMITTED)
-    assert await bench.wrapped.submit(order) == SUBMITTED
+    assert await bench.instance.submit(order) == SUBMITTED
     line = bench.line()
     assert line.pop("at")
     assert line == {
@@ -308,14 +312,14 @@ async def test_a_call_is_one_metric_and_one_line(bench: Bench) -> None:
 )
 async def test_a_look_may_find_nothing(bench: Bench, seen: Absent | CannotLook, word: str) -> None:
     """Both are answers, and told apart."""
-    assert await bench.wrapped.fetch(bench.acts(seen)) is seen
+    assert await bench.instance.fetch(bench.acts(seen)) is seen
     assert bench.count("fetch", word) == 1
 
 
 async def test_unknown_words_are_counted(bench: Bench) -> None:
     """A report without a status says so, and each unknown word is counted."""
     order = bench.acts(Report(None, "moonlit", unknown_words=("moonlit",)))
-    await bench.wrapped.fetch(order)
+    await bench.instance.fetch(order)
     assert bench.count("fetch", "unknown_word") == 1
     assert (
         bench.metrics.registry.get_sample_value(
@@ -339,7 +343,7 @@ async def test_typed_outcomes_pass_through_scrubbed(bench: Bench, outcome: Excep
     """Type and members stay, words lose secrets; the line says which it was, without a traceback."""
     order = bench.acts(outcome)
     with pytest.raises(type(outcome)) as raised:
-        await bench.wrapped.submit(order)
+        await bench.instance.submit(order)
     assert SECRET not in repr(raised.value) + str(raised.value) + repr(vars(raised.value))
     assert getattr(raised.value, "again_after_s", None) == getattr(outcome, "again_after_s", None)
     line = bench.line()
@@ -365,7 +369,7 @@ async def test_a_broken_connection_may_have_arrived(
     """What networks do is an unknown outcome, and no bug: no traceback."""
     order = bench.acts(error)
     with pytest.raises(OutcomeUnknown) as raised:
-        await getattr(bench.wrapped, verb)(order)
+        await getattr(bench.instance, verb)(order)
     assert SECRET not in str(raised.value)
     assert "exception" not in bench.line()
 
@@ -383,9 +387,9 @@ async def test_a_connection_that_was_never_made_was_not_sent(bench: Bench) -> No
 
         bench.adapter.act = act
         with pytest.raises(NotSent):
-            await bench.wrapped.submit(OrderForTest())
+            await bench.instance.submit(OrderForTest())
         with pytest.raises(OutcomeUnknown):
-            await bench.wrapped.submit(OrderForTest(moved_now=True))
+            await bench.instance.submit(OrderForTest(moved_now=True))
 
 
 async def test_a_server_that_hangs_up_may_have_taken_it(bench: Bench) -> None:
@@ -411,7 +415,7 @@ async def test_a_server_that_hangs_up_may_have_taken_it(bench: Bench) -> None:
 
         bench.adapter.act = act
         with pytest.raises(OutcomeUnknown):
-            await bench.wrapped.submit(OrderForTest())
+            await bench.instance.submit(OrderForTest())
         assert taken.is_set()
     finally:
         await runner.cleanup()
@@ -426,7 +430,7 @@ async def test_the_deadline_ends_a_call(bench: Bench) -> None:
     bench.adapter.act = act
     async with asyncio.timeout(10):
         with pytest.raises(OutcomeUnknown, match="no answer in time"):
-            await bench.wrapped.submit(OrderForTest())
+            await bench.instance.submit(OrderForTest())
 
 
 @pytest.mark.parametrize("verb", ["submit", "fetch"])
@@ -434,7 +438,7 @@ async def test_a_bug_of_the_adapter_is_unknown_and_told(bench: Bench, verb: str)
     """One line, with the traceback, without the secret."""
     order = bench.acts(KeyError(f"state of {SECRET}"))
     with pytest.raises(OutcomeUnknown, match="KeyError") as raised:
-        await getattr(bench.wrapped, verb)(order)
+        await getattr(bench.instance, verb)(order)
     assert SECRET not in str(raised.value)
     line = bench.line()
     assert (line["level"], line["outcome"]) == ("error", "OutcomeUnknown")
@@ -449,7 +453,7 @@ async def test_a_wrong_type_is_an_unknown_outcome(bench: Bench, verb: str, wrong
     """The engine is never handed what the contract does not name."""
     order = bench.acts(wrong)
     with pytest.raises(OutcomeUnknown, match="the adapter returned a"):
-        await getattr(bench.wrapped, verb)(order)
+        await getattr(bench.instance, verb)(order)
 
 
 async def test_a_cancelled_call_stays_cancelled(bench: Bench) -> None:
@@ -461,7 +465,7 @@ async def test_a_cancelled_call_stays_cancelled(bench: Bench) -> None:
         await asyncio.Event().wait()
 
     bench.adapter.act = act
-    task = asyncio.create_task(bench.wrapped.submit(OrderForTest()))
+    task = asyncio.create_task(bench.instance.submit(OrderForTest()))
     await begun.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -472,11 +476,11 @@ async def test_a_cancelled_call_stays_cancelled(bench: Bench) -> None:
 async def test_optional_verbs_refuse_by_default(bench: Bench) -> None:
     """An adapter that has no `confirm` and no `cancel` says so."""
     with pytest.raises(Unsupported):
-        await bench.wrapped.confirm(OrderForTest(), {"passcode": "hunter2-hunter2"})
+        await bench.instance.confirm(OrderForTest(), {"passcode": "hunter2-hunter2"})
     with pytest.raises(Unsupported):
-        await bench.wrapped.cancel(OrderForTest())
+        await bench.instance.cancel(OrderForTest())
     assert "hunter2" not in bench.stream.getvalue()
-    assert bench.wrapped.check(OrderForTest()) is None
+    assert bench.instance.check(OrderForTest()) is None
 
 
 async def test_a_reports_words_lose_secrets(bench: Bench) -> None:
@@ -495,7 +499,7 @@ async def test_a_reports_words_lose_secrets(bench: Bench) -> None:
         detail=f"detail {SECRET}",
         unknown_words=(f"word {SECRET}",),
     )
-    cleaned = await bench.wrapped.fetch(bench.acts(report))
+    cleaned = await bench.instance.fetch(bench.acts(report))
     assert SECRET not in repr(cleaned)
     assert isinstance(cleaned, Report)
     assert (cleaned.sub_status, cleaned.refs) == (report.sub_status, report.refs)
@@ -511,7 +515,7 @@ async def test_verify_passes_its_two_words_through(bench: Bench, error: Exceptio
     """They are shown to whoever sent the webhook: scrubbed."""
     bench.acts(error)
     with pytest.raises(type(error)) as raised:
-        await bench.wrapped.verify({}, b"{}")
+        await bench.instance.verify({}, b"{}")
     assert SECRET not in str(raised.value)
     assert bench.line()["outcome"] == type(error).__name__
     assert bench.count("verify", type(error).__name__) == 1
@@ -527,7 +531,7 @@ async def test_what_else_fails_in_verify_is_tried_again(
     """A bug of ours or keys out of reach must not lose the custodian's news: 503, not 401."""
     bench.acts(error)
     with pytest.raises(CannotVerify):
-        await bench.wrapped.verify({}, b"{}")
+        await bench.instance.verify({}, b"{}")
     assert ("exception" in bench.line()) is told
 
 
@@ -540,14 +544,14 @@ async def test_verify_has_a_deadline(bench: Bench) -> None:
     bench.adapter.act = act
     async with asyncio.timeout(10):
         with pytest.raises(CannotVerify):
-            await bench.wrapped.verify({}, b"{}")
+            await bench.instance.verify({}, b"{}")
 
 
 async def test_parse_returns_notices(bench: Bench) -> None:
     """With one line that says how many."""
     notice = Notice((Ref("transfer", "t-1"),), "n-1")
     bench.adapter.read = lambda _: [notice]
-    assert bench.wrapped.parse(b"{}") == [notice]
+    assert bench.instance.parse(b"{}") == [notice]
     assert (bench.line()["verb"], bench.line()["notices"]) == ("parse", 1)
 
 
@@ -567,7 +571,7 @@ async def test_what_cannot_be_parsed_is_a_value_error(
     """Whatever went wrong: the body is kept unread. A bug has its traceback, and no body is told."""
     bench.adapter.read = read
     with pytest.raises(ValueError, match="while reading a webhook") as raised:
-        bench.wrapped.parse(b"{private bank details")
+        bench.instance.parse(b"{private bank details")
     line = bench.line()
     assert ("exception" in line) is crashed
     assert "private bank" not in json.dumps(line) + str(raised.value)

@@ -11,12 +11,10 @@ from pydantic import BaseModel, SecretBytes, SecretStr, ValidationError
 
 from gateway.adapter import Adapter, Tools
 from gateway.config import ENV_PREFIX, EngineSettings
+from gateway.custodians.instance import CustodianInstance
 from gateway.errors import ConfigError
 from gateway.logs import SCRUBBER, scrub
 from gateway.metrics import Metrics
-from gateway.wrapped import Wrapped
-
-__all__ = ["GROUP", "BrokenAdapter", "Wrapped", "build", "find_adapters"]
 
 GROUP = "payout_gateway.adapters"
 
@@ -52,7 +50,7 @@ def build(  # noqa: PLR0913 - the parts of an instance
     tools: Tools,
     metrics: Metrics,
     engine: EngineSettings,
-) -> Wrapped:
+) -> CustodianInstance:
     """Return a custodian instance. ConfigError names every fault of its settings, never a value."""
     adapters = find_adapters()
     where = f"custodians.{instance}"
@@ -80,7 +78,7 @@ def build(  # noqa: PLR0913 - the parts of an instance
         raise ConfigError(
             [scrub(f"{where}: {adapter!r} cannot start: {type(error).__name__}: {error}")]
         ) from None
-    return Wrapped(instance, adapter, made, tools, metrics, engine.call_deadline_s)
+    return CustodianInstance(instance, adapter, made, tools, metrics, engine.call_deadline_s)
 
 
 def _fault_line(where: str, error: Any) -> str:

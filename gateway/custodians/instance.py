@@ -80,7 +80,7 @@ class _Telling:
             self.keys["exc_info"] = error
 
 
-class Wrapped:
+class CustodianInstance:
     """A custodian instance: an adapter with deadline, metrics, logs, scrubbing, error translation."""
 
     def __init__(  # noqa: PLR0913 - built in one place

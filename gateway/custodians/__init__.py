@@ -1,0 +1,1 @@
+"""Custodian instances: adapters found by entry point, each wrapped with deadline, metrics and logs."""
