@@ -20,14 +20,14 @@ import uvloop
 
 from gateway.app import Gateway, open_gateway
 from gateway.config import Settings
+from gateway.events import deliver
 from gateway.examples import example_event
 from gateway.keys import Caller
-from gateway.outbox import deliver
 from gateway.store import endpoints as rows
 from gateway.store import events
 from gateway.store.database import Tx
 from gateway.store.rows import to_us
-from gateway.subscriptions import EndpointRequest
+from gateway.webhooks.subscriptions import EndpointRequest
 
 _KIND = "payout.delivered"
 _TICK_S = 0.02

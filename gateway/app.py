@@ -26,10 +26,8 @@ from gateway.batches import Batches
 from gateway.config import Settings
 from gateway.custodians import registry
 from gateway.custodians.instance import CustodianInstance
-from gateway.delivery import Sender, session_for
-from gateway.endpoints import Endpoints
 from gateway.errors import ConfigError
-from gateway.healing import Healing
+from gateway.execution.inbox import Inbox
 from gateway.metrics import Metrics
 from gateway.payouts import Payouts
 from gateway.quotes import Quotes
@@ -37,15 +35,17 @@ from gateway.router import Instance, Router
 from gateway.runtime import Clock, Runtime, real_runtime
 from gateway.store.database import Database
 from gateway.store.opening import open_database
+from gateway.sweeper import Sweeper
 from gateway.vault import vault_of
+from gateway.webhooks.endpoints import Endpoints
+from gateway.webhooks.replay import Replays
+from gateway.webhooks.replay_worker import ReplayWorker
+from gateway.webhooks.sender import Sender, session_for
+from gateway.webhooks.worker import Deliveries
 from gateway.worker.acts import Acts
 from gateway.worker.batches import BatchLoop
-from gateway.worker.deliveries import Deliveries
 from gateway.worker.engine import Engine
-from gateway.worker.inbox import Inbox
-from gateway.worker.recoveries import Recoveries
 from gateway.worker.sets import SetEngine
-from gateway.worker.sweeper import Sweeper
 
 #: How long work under way may go on after the signal to stop.
 GRACE_S = 10
@@ -61,18 +61,18 @@ class Workers:
     engines: dict[str, Engine]
     inbox: Inbox
     deliveries: Deliveries
-    recoveries: Recoveries
+    replays: ReplayWorker
     batches: BatchLoop
     sets: dict[str, SetEngine]
     sweeper: Sweeper
     clock: Clock
 
     def wake(self, name: str) -> None:
-        """Ring the bell of `inbox`, `deliveries`, `recoveries` or a custodian instance."""
+        """Ring the bell of `inbox`, `deliveries`, `replays` or a custodian instance."""
         own = {
             "inbox": self.inbox.wakeup,
             "deliveries": self.deliveries.wakeup,
-            "recoveries": self.recoveries.wakeup,
+            "replays": self.replays.wakeup,
             "batches": self.batches.wakeup,
             **{f"sets-{each}": engine.wakeup for each, engine in self.sets.items()},
         }
@@ -87,7 +87,7 @@ class Workers:
         loops = {
             "inbox": self.inbox.run,
             "deliveries": self.deliveries.run,
-            "recoveries": self.recoveries.run,
+            "replays": self.replays.run,
             "batches": self.batches.run,
             **{f"sets-{name}": engine.run for name, engine in self.sets.items()},
             "sweeper": self.sweeper.run,
@@ -184,7 +184,7 @@ async def open_gateway(
             for name, each in custodians.items()
         }
         steps = BatchSteps(runtime, payouts, quotes, batches, lots)
-        healing = Healing(runtime, endpoints)
+        replays = Replays(runtime, endpoints)
         workers = Workers(
             engines={
                 name: Engine(
@@ -218,8 +218,8 @@ async def open_gateway(
                 engine=settings.engine,
                 metrics=metrics,
             ),
-            recoveries=Recoveries(
-                db=db, runtime=runtime, healing=healing, engine=settings.engine, wake=wake
+            replays=ReplayWorker(
+                db=db, runtime=runtime, replays=replays, engine=settings.engine, wake=wake
             ),
             batches=BatchLoop(
                 db=db, runtime=runtime, steps=steps, idle_s=settings.engine.idle_s, wake=wake
@@ -264,7 +264,7 @@ async def open_gateway(
             batches=batches,
             quotes=quotes,
             endpoints=endpoints,
-            healing=healing,
+            replays=replays,
             sender=sender,
             router=router,
             custodians=custodians,

@@ -20,6 +20,7 @@ from gateway.batch_items import (
     plan,
 )
 from gateway.errors import Refused
+from gateway.events import deliver
 from gateway.keys import Caller
 from gateway.model import (
     BATCH_ENDS,
@@ -32,7 +33,6 @@ from gateway.model import (
     Time,
     format_time,
 )
-from gateway.outbox import deliver
 from gateway.quotes import Quotes
 from gateway.runtime import Runtime
 from gateway.store import batches as rows

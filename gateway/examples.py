@@ -27,8 +27,8 @@ from gateway.model import (
     format_time,
 )
 from gateway.states import STATUS_OF
-from gateway.subscriptions import EndpointView
 from gateway.views import API_VERSION, BATCH_EVENTS, ENDPOINT_EVENTS, EVENT_TYPES, event_body
+from gateway.webhooks.subscriptions import EndpointView
 
 EventType = Literal[
     "payout.created",

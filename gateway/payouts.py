@@ -15,6 +15,7 @@ from itertools import pairwise
 from gateway.adapter import Report
 from gateway.assets import explorer_url
 from gateway.errors import Refused
+from gateway.events import deliver
 from gateway.keys import Caller
 from gateway.model import (
     TERMINAL,
@@ -29,7 +30,6 @@ from gateway.model import (
     format_amount,
     format_time,
 )
-from gateway.outbox import deliver
 from gateway.runtime import Runtime
 from gateway.states import Kind, Verdict, judge
 from gateway.store import events, inbox, work

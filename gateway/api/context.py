@@ -9,9 +9,6 @@ from typing import Any, Protocol
 from gateway.adapter import Capabilities, Notice
 from gateway.batches import Batches
 from gateway.config import Settings
-from gateway.delivery import Sender
-from gateway.endpoints import Endpoints
-from gateway.healing import Healing
 from gateway.metrics import Metrics
 from gateway.model import Payout
 from gateway.payouts import Payouts
@@ -20,6 +17,9 @@ from gateway.router import Router
 from gateway.runtime import Runtime
 from gateway.store.database import Database
 from gateway.vault import Vault
+from gateway.webhooks.endpoints import Endpoints
+from gateway.webhooks.replay import Replays
+from gateway.webhooks.sender import Sender
 
 
 class Custodian(Protocol):
@@ -62,7 +62,7 @@ class ApiContext:
     batches: Batches
     quotes: Quotes
     endpoints: Endpoints
-    healing: Healing
+    replays: Replays
     sender: Sender
     router: Router
     custodians: Mapping[str, Custodian]

@@ -21,7 +21,12 @@ from gateway.api.requests import (
 from gateway.store import deliveries
 from gateway.store.database import Tx
 from gateway.store.rows import to_us
-from gateway.subscriptions import EndpointChange, EndpointRequest, EndpointView, RotationRequest
+from gateway.webhooks.subscriptions import (
+    EndpointChange,
+    EndpointRequest,
+    EndpointView,
+    RotationRequest,
+)
 
 _SKIPPED_AT_ONCE = 500
 
@@ -99,9 +104,9 @@ async def update_endpoint(request: Request) -> Response:
     wanted = validate(EndpointChange, await read_json(request))
     endpoint_id = request.path_params["endpoint_id"]
 
-    view, job = await context.db.run(context.healing.change, caller, endpoint_id, wanted)
+    view, job = await context.db.run(context.replays.change, caller, endpoint_id, wanted)
     if job is not None:
-        context.wake("recoveries")
+        context.wake("replays")
     await _skip_missed(request)
     context.wake("deliveries")
     return Response(view.model_dump_json(), media_type="application/json")

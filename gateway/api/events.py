@@ -11,12 +11,12 @@ from starlette.responses import Response
 from gateway.api.cursors import check_names, decode, encode, limit_of, query_fault
 from gateway.api.requests import caller_of, context_of
 from gateway.batches import BatchView
-from gateway.healing import unknown_event
 from gateway.model import Time
 from gateway.store import events as rows
 from gateway.store.database import Row
-from gateway.subscriptions import EndpointView
 from gateway.views import EVENT_TYPES, EventPayout
+from gateway.webhooks.replay import unknown_event
+from gateway.webhooks.subscriptions import EndpointView
 
 _FILTERS = ("type", "payout_id")
 

@@ -1,4 +1,4 @@
-"""Webhook endpoints, events and their healing, in the OpenAPI document; the schema of each event."""
+"""Webhook endpoints, events and their replays, in the OpenAPI document; the schema of each event."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pydantic import BaseModel, ConfigDict, create_model
 
 from gateway.api.endpoints import EndpointList, WebhookKeys
 from gateway.api.events import EventList, FeedEvent
-from gateway.api.healing import AttemptList, EndpointTest, EndpointTestRequest, RecoveryList
 from gateway.api.operations import (
     BODY,
     KEYED,
@@ -18,9 +17,11 @@ from gateway.api.operations import (
     parameter,
     query,
 )
+from gateway.api.replay import AttemptList, EndpointTest, EndpointTestRequest, RecoveryList
 from gateway.batches import BatchEventView
-from gateway.healing import Recovery, RecoveryRequest, ResendRequest, Resent
-from gateway.subscriptions import (
+from gateway.views import BATCH_EVENTS, ENDPOINT_EVENTS, EVENT_TYPES, EventView
+from gateway.webhooks.replay import Recovery, RecoveryRequest, ResendRequest, Resent
+from gateway.webhooks.subscriptions import (
     EndpointChange,
     EndpointCreated,
     EndpointEventView,
@@ -28,7 +29,6 @@ from gateway.subscriptions import (
     EndpointView,
     RotationRequest,
 )
-from gateway.views import BATCH_EVENTS, ENDPOINT_EVENTS, EVENT_TYPES, EventView
 
 
 def _event_model(kind: str) -> type[BaseModel]:
@@ -81,7 +81,7 @@ _CREATED = {"Location": {"description": "Path of what was made.", "schema": {"ty
 
 def paths(refs: dict[Any, Any]) -> dict[str, Any]:
     """Return the operations."""
-    return {**_endpoints(refs), **_healing(refs), **_events(refs)}
+    return {**_endpoints(refs), **_replays(refs), **_events(refs)}
 
 
 def _endpoints(refs: dict[Any, Any]) -> dict[str, Any]:
@@ -203,7 +203,7 @@ def _endpoints(refs: dict[Any, Any]) -> dict[str, Any]:
     }
 
 
-def _healing(refs: dict[Any, Any]) -> dict[str, Any]:
+def _replays(refs: dict[Any, Any]) -> dict[str, Any]:
     endpoint = (in_path("endpoint_id"),)
     page = (parameter("Limit"), parameter("Cursor"))
     return {

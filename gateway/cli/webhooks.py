@@ -22,9 +22,9 @@ from gateway.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from gateway.healing import Healing, Recovery
     from gateway.keys import Caller
     from gateway.store.database import Database, Row, Tx
+    from gateway.webhooks.replay import Recovery, Replays
 
 T = TypeVar("T")
 app = typer.Typer(help="Webhook endpoints and what they missed.", no_args_is_help=True)
@@ -102,8 +102,8 @@ def tries(
     """Show the tries at an endpoint or of an event, newest first."""
     member = "event_id" if of.startswith("evt_") else "endpoint_id"
 
-    async def act(tx: Tx, healing: Healing, caller: Caller) -> list[dict[str, Any]]:
-        found = await healing.attempts(tx, caller, before=(2**61, "~"), limit=limit, **{member: of})
+    async def act(tx: Tx, replays: Replays, caller: Caller) -> list[dict[str, Any]]:
+        found = await replays.attempts(tx, caller, before=(2**61, "~"), limit=limit, **{member: of})
         return [view.model_dump(mode="json") for view, _ in found]
 
     rows = _heal(config, of, act)
@@ -125,8 +125,8 @@ def resend(
 ) -> None:
     """Send an event again, with the same id; its retry plan begins anew."""
 
-    async def act(tx: Tx, healing: Healing, caller: Caller) -> list[str]:
-        return (await healing.resend(tx, caller, event_id, endpoint)).endpoint_ids
+    async def act(tx: Tx, replays: Replays, caller: Caller) -> list[str]:
+        return (await replays.resend(tx, caller, event_id, endpoint)).endpoint_ids
 
     sent_to = _heal(config, event_id, act, writes=True)
     if not sent_to:
@@ -157,8 +157,8 @@ def recover(
     begin = since.replace(tzinfo=UTC)
     end = None if until is None else until.replace(tzinfo=UTC)
 
-    async def act(tx: Tx, healing: Healing, caller: Caller) -> Recovery:
-        return await healing.recover(tx, caller, endpoint_id, begin, end)
+    async def act(tx: Tx, replays: Replays, caller: Caller) -> Recovery:
+        return await replays.recover(tx, caller, endpoint_id, begin, end)
 
     job = _heal(config, endpoint_id, act, writes=True)
     typer.echo(f"{job.id}: `payout-gateway webhooks recoveries {endpoint_id}` shows how far it is")
@@ -174,8 +174,8 @@ def recoveries(
     """Show the recoveries of an endpoint, newest first."""
     columns = ["id", "state", "since", "until", "events_looked_at", "events_recovered"]
 
-    async def act(tx: Tx, healing: Healing, caller: Caller) -> list[dict[str, Any]]:
-        found = await healing.recoveries(tx, caller, endpoint_id)
+    async def act(tx: Tx, replays: Replays, caller: Caller) -> list[dict[str, Any]]:
+        found = await replays.recoveries(tx, caller, endpoint_id)
         return [each.model_dump(mode="json") for each in found]
 
     rows = _heal(config, endpoint_id, act)
@@ -256,11 +256,11 @@ def listen(  # noqa: PLR0913 - one argument per option
 
 
 def _switch(config: Path, endpoint_id: str, status: str) -> None:
-    from gateway.subscriptions import EndpointChange
+    from gateway.webhooks.subscriptions import EndpointChange
 
-    async def act(tx: Tx, healing: Healing, caller: Caller) -> bool:
+    async def act(tx: Tx, replays: Replays, caller: Caller) -> bool:
         change = EndpointChange.model_validate({"status": status})
-        _, job = await healing.change(tx, caller, endpoint_id, change)
+        _, job = await replays.change(tx, caller, endpoint_id, change)
         return job is not None
 
     recovers = _heal(config, endpoint_id, act, writes=True)
@@ -271,29 +271,29 @@ def _switch(config: Path, endpoint_id: str, status: str) -> None:
 def _heal(
     config: Path,
     of: str,
-    act: Callable[[Tx, Healing, Caller], Awaitable[T]],
+    act: Callable[[Tx, Replays, Caller], Awaitable[T]],
     *,
     writes: bool = False,
 ) -> T:
     """Do something as the org that an endpoint or an event belongs to."""
-    from gateway.endpoints import Endpoints
     from gateway.errors import Refused
-    from gateway.healing import Healing
     from gateway.keys import Caller
     from gateway.runtime import real_runtime
     from gateway.store import endpoints, events
     from gateway.vault import vault_of
+    from gateway.webhooks.endpoints import Endpoints
+    from gateway.webhooks.replay import Replays
 
     settings, runtime = settings_of(config), real_runtime()
     vault = vault_of(settings, runtime.ids)
-    healing = Healing(runtime, Endpoints(runtime, vault, settings))
+    replays = Replays(runtime, Endpoints(runtime, vault, settings))
 
     async def in_tx(tx: Tx) -> tuple[T] | None:
         find = events.event_row if of.startswith("evt_") else endpoints.endpoint_row
         row: Row | None = await find(tx, of)
         if row is None:
             return None
-        return (await act(tx, healing, Caller(row["org"], row["mode"], "operator")),)
+        return (await act(tx, replays, Caller(row["org"], row["mode"], "operator")),)
 
     async def work(db: Database) -> tuple[T] | None:
         return await db.run(in_tx) if writes else await db.read(in_tx)

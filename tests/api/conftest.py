@@ -31,10 +31,7 @@ from gateway.api.application import ApiContext, create_api
 from gateway.assets import AssetRegistry
 from gateway.batches import Batches
 from gateway.config import Mode, Settings
-from gateway.delivery import Sender
-from gateway.endpoints import Endpoints
 from gateway.errors import CannotVerify, InvalidSignature
-from gateway.healing import Healing
 from gateway.keys import mint_key
 from gateway.metrics import Metrics
 from gateway.payouts import Payouts
@@ -43,6 +40,9 @@ from gateway.router import Instance, Router
 from gateway.runtime import Ids, Runtime, real_runtime
 from gateway.store.opening import open_database
 from gateway.vault import Vault
+from gateway.webhooks.endpoints import Endpoints
+from gateway.webhooks.replay import Replays
+from gateway.webhooks.sender import Sender
 from gateway.worker.acts import Acts
 from gateway.worker.engine import Engine
 from tests.clock import SetClock
@@ -276,7 +276,7 @@ async def api(settings: Settings, tmp_path: Path) -> AsyncIterator[Api]:
             ),
             quotes=quotes,
             endpoints=endpoints,
-            healing=Healing(runtime, endpoints),
+            replays=Replays(runtime, endpoints),
             sender=Sender(http, settings.webhooks, runtime),
             router=router,
             custodians={"acme_eu": custodian},

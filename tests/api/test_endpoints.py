@@ -281,7 +281,7 @@ async def test_disabled_and_enabled_again(api: Api) -> None:
     _, jobs = await api.call("GET", path + "/recoveries")
     ((job),) = jobs["data"]
     while job["state"] == "running":
-        await api.context.db.run(api.context.healing.step, job["id"])
+        await api.context.db.run(api.context.replays.step, job["id"])
         _, job = await api.call("GET", f"{path}/recoveries/{job['id']}")
     assert job["events_recovered"] == 2
     assert job["finished_at"] is not None

@@ -25,15 +25,15 @@ from gateway.cli.main import app
 from gateway.cli.words import FundsMovedWord, StatusWord
 from gateway.config import load
 from gateway.custodians.registry import find_adapters
-from gateway.endpoints import Endpoints
 from gateway.keys import Caller
 from gateway.model import FundsMoved, Status
 from gateway.runtime import real_runtime
 from gateway.signing import secret_text
 from gateway.store import idempotency, migrate
 from gateway.store.opening import open_database
-from gateway.subscriptions import EndpointRequest
 from gateway.vault import vault_of
+from gateway.webhooks.endpoints import Endpoints
+from gateway.webhooks.subscriptions import EndpointRequest
 
 RUNNER = CliRunner()
 ROOT = Path(__file__).parents[2]

@@ -20,16 +20,16 @@ from typer.testing import CliRunner
 from gateway.cli.listen import Listener, ListenError
 from gateway.cli.main import app
 from gateway.config import load
-from gateway.endpoints import Endpoints
+from gateway.events import deliver
 from gateway.keys import Caller
-from gateway.outbox import deliver
 from gateway.runtime import real_runtime
 from gateway.store import events
 from gateway.store.database import Tx
 from gateway.store.opening import open_database
 from gateway.store.rows import to_us
-from gateway.subscriptions import EndpointRequest
 from gateway.vault import Vault
+from gateway.webhooks.endpoints import Endpoints
+from gateway.webhooks.subscriptions import EndpointRequest
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ import tempfile
 from pathlib import Path
 
 from gateway.config import WebhookSettings
-from gateway.delivery import DeliveryOutcome, Sender, Target, session_for
 from gateway.runtime import real_runtime
 from gateway.signing import secret_text
+from gateway.webhooks.sender import DeliveryOutcome, Sender, Target, session_for
 from tests.vectors import block, cases
 
 _HERE = Path(__file__).parent / "webhooks"

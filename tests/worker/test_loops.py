@@ -10,11 +10,11 @@ from typing import Any
 
 from gateway.adapter import Notice, Ref, Report, SubStatus
 from gateway.config import EngineSettings, WebhookSettings
+from gateway.execution.inbox import Inbox
 from gateway.metrics import Metrics
 from gateway.store import inbox, work
 from gateway.store.rows import to_us
-from gateway.worker.inbox import Inbox
-from gateway.worker.sweeper import Sweeper
+from gateway.sweeper import Sweeper
 from tests.worker.conftest import Bench
 
 BROADCAST = Report(SubStatus.BROADCAST, "SENT")

@@ -8,18 +8,18 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from gateway.endpoints import Endpoints
 from gateway.errors import Refused
+from gateway.events import subscribes
 from gateway.keys import Caller
 from gateway.model import Time
-from gateway.outbox import subscribes
 from gateway.runtime import Runtime
 from gateway.store import deliveries, events
 from gateway.store import endpoints as rows
 from gateway.store.database import Row, Tx
 from gateway.store.rows import from_us, maybe_from_us, to_us
-from gateway.subscriptions import EndpointChange, EndpointView
 from gateway.views import ENDPOINT_EVENTS
+from gateway.webhooks.endpoints import Endpoints
+from gateway.webhooks.subscriptions import EndpointChange, EndpointView
 
 #: Events that one step of a recovery looks at; each step is a transaction of its own.
 STEP_EVENTS = 200
@@ -94,8 +94,8 @@ class AttemptView(BaseModel):
     next_attempt_at: Time | None
 
 
-class Healing:
-    """Use cases of healing. Its methods are store functions."""
+class Replays:
+    """Use cases of replays. Its methods are store functions."""
 
     def __init__(self, runtime: Runtime, endpoints: Endpoints) -> None:
         self._runtime = runtime

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gateway.config import EngineSettings
-from gateway.healing import Healing
 from gateway.runtime import Runtime
 from gateway.store.database import Database
 from gateway.wakeup import Wakeup
+from gateway.webhooks.replay import Replays
 
 
-class Recoveries:
+class ReplayWorker:
     """The loop of recoveries."""
 
     def __init__(
@@ -19,12 +19,12 @@ class Recoveries:
         *,
         db: Database,
         runtime: Runtime,
-        healing: Healing,
+        replays: Replays,
         engine: EngineSettings,
         wake: Callable[[str], None],
     ) -> None:
         self._db = db
-        self._healing = healing
+        self._replays = replays
         self._idle_s = engine.idle_s
         self._wake = wake
         self.wakeup = Wakeup(runtime.clock)
@@ -32,10 +32,10 @@ class Recoveries:
     async def run(self) -> None:
         """Work until cancelled."""
         while True:
-            running = await self._db.read(self._healing.running)
+            running = await self._db.read(self._replays.running)
             # One step of each: a long recovery does not hold up a short one.
             for recovery_id in running:
-                if await self._db.run(self._healing.step, recovery_id):
+                if await self._db.run(self._replays.step, recovery_id):
                     self._wake("deliveries")
             if not running:
                 await self.wakeup.sleep(self._idle_s)

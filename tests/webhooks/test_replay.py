@@ -13,16 +13,16 @@ from standardwebhooks import Webhook
 
 from gateway.adapter import Report, SubStatus
 from gateway.config import EngineSettings
-from gateway.healing import STEP_EVENTS, Healing
 from gateway.store import deliveries as rows
 from gateway.store import endpoints as endpoint_rows
 from gateway.store import events
 from gateway.store.database import Query, Row, Tx
 from gateway.store.rows import to_us
-from gateway.subscriptions import EndpointChange
-from gateway.worker.recoveries import Recoveries
+from gateway.webhooks.replay import STEP_EVENTS, Replays
+from gateway.webhooks.replay_worker import ReplayWorker
+from gateway.webhooks.subscriptions import EndpointChange
+from tests.webhooks.test_worker import delivering, endpoints_of, hook, later, subscribe, until
 from tests.worker.conftest import Bench
-from tests.worker.test_deliveries import delivering, endpoints_of, hook, later, subscribe, until
 
 _DAY = 86_400.0
 _STATES = Query(
@@ -255,25 +255,25 @@ async def test_ten_thousand_that_wait_for_a_disabled_endpoint(bench: Bench) -> N
         use.update, bench.caller, subscribed.id, EndpointChange(status="enabled")
     )
     assert missed_since is not None
-    healing = Healing(bench.runtime, use)
+    replays = Replays(bench.runtime, use)
     job = await bench.db.run(
-        healing.recover,
+        replays.recover,
         bench.caller,
         subscribed.id,
         bench.clock.now() - timedelta(seconds=3600),
         None,
     )
     steps = 0
-    # As if the process died after every step: another Healing takes it up where it was written.
-    while (await bench.db.run(healing.recovery, bench.caller, subscribed.id, job.id)).state == (
+    # As if the process died after every step: another Replays takes it up where it was written.
+    while (await bench.db.run(replays.recovery, bench.caller, subscribed.id, job.id)).state == (
         "running"
     ):
-        await bench.db.run(Healing(bench.runtime, use).step, job.id)
+        await bench.db.run(Replays(bench.runtime, use).step, job.id)
         steps += 1
         if steps == 7:
-            half = await bench.db.run(healing.recovery, bench.caller, subscribed.id, job.id)
+            half = await bench.db.run(replays.recovery, bench.caller, subscribed.id, job.id)
             assert half.events_looked_at == 7 * STEP_EVENTS
-    done = await bench.db.run(healing.recovery, bench.caller, subscribed.id, job.id)
+    done = await bench.db.run(replays.recovery, bench.caller, subscribed.id, job.id)
     assert (done.events_looked_at, done.events_recovered) == (10_000, 10_000)
     assert await states(bench, subscribed.id) == {"pending": 10_000}
 
@@ -302,13 +302,13 @@ async def test_a_recovery_runs_by_itself(bench: Bench) -> None:
         await until(lambda: len(made.tries) == 3)
         await wait_for(bench, subscribed.id, {"delivered": 1, "exhausted": 1})
         made.status = 200
-        healing = Healing(bench.runtime, endpoints_of(bench))
+        replays = Replays(bench.runtime, endpoints_of(bench))
         await later(bench, deliveries, 1)
-        await bench.db.run(healing.recover, bench.caller, subscribed.id, since, None)
-        loop = Recoveries(
+        await bench.db.run(replays.recover, bench.caller, subscribed.id, since, None)
+        loop = ReplayWorker(
             db=bench.db,
             runtime=bench.runtime,
-            healing=healing,
+            replays=replays,
             engine=EngineSettings(idle_s=3600),
             wake=lambda _: deliveries.wakeup.ring(),
         )
@@ -328,9 +328,9 @@ async def test_a_resend_begins_the_plan_anew(bench: Bench) -> None:
         await until(lambda: len(made.tries) == 1)
         await wait_for(bench, subscribed.id, {"delivered": 1})
         (event,) = await bench.db.read(events.events_of, payout_id)
-        healing = Healing(bench.runtime, endpoints_of(bench))
+        replays = Replays(bench.runtime, endpoints_of(bench))
         made.status = 500
-        resent = await bench.db.run(healing.resend, bench.caller, event["id"], None)
+        resent = await bench.db.run(replays.resend, bench.caller, event["id"], None)
         assert resent.endpoint_ids == [subscribed.id]
         deliveries.wakeup.ring()
         await until(lambda: len(made.tries) == 2)

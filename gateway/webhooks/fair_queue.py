@@ -15,7 +15,7 @@ _AHEAD = 16
 #: Of what may be under way in all, the endpoints that do not answer share one part in so many.
 _SLOW_SHARE = 4
 #: Queues of endpoints that have had nothing to do are forgotten above so many.
-_MOST_LANES = 10_000
+_MOST_QUEUES = 10_000
 
 
 class Claim(NamedTuple):
@@ -44,14 +44,14 @@ class Ready(NamedTuple):
 
 
 @dataclass
-class Lane:
-    """The queue of one endpoint."""
+class EndpointQueue:
+    """The claimed deliveries of one endpoint, its rate and how it answers."""
 
     endpoint_id: str
     rate: float
     tokens: float
     filled_at: float
-    queue: deque[Claim] = field(default_factory=deque)
+    claims: deque[Claim] = field(default_factory=deque)
     under_way: int = 0
     #: Whether it may have more due than was claimed.
     more: bool = False
@@ -71,16 +71,16 @@ class Lane:
         return max(0.0, (1.0 - self.tokens) / self.rate)
 
 
-class Lanes:
-    """Every lane of a process."""
+class FairQueue:
+    """Every endpoint's queue in this process."""
 
     def __init__(self, total: int, per_endpoint: int, timeout_s: float) -> None:
         self._total = total
         self._cap = per_endpoint
         self._timeout_s = timeout_s
-        self._lanes: dict[str, Lane] = {}
-        #: Lanes with something in their queue, in the order of their turns.
-        self._queued: dict[str, Lane] = {}
+        self._queues: dict[str, EndpointQueue] = {}
+        #: Queues with claims in them, in the order of their turns.
+        self._queued: dict[str, EndpointQueue] = {}
         self._turn = 0
         self._under_way = 0
         self._slow_under_way = 0
@@ -92,122 +92,124 @@ class Lanes:
         its rate allow.
         """
         self._forget()
-        by_org: dict[str, deque[tuple[Lane, int]]] = {}
+        by_org: dict[str, deque[tuple[EndpointQueue, int]]] = {}
         for each in ready:
-            lane = self._lanes.setdefault(
-                each.id, Lane(each.id, each.rate, max(each.rate, 1.0), now)
+            queue = self._queues.setdefault(
+                each.id, EndpointQueue(each.id, each.rate, max(each.rate, 1.0), now)
             )
-            lane.rate = each.rate
-            room = self._room(lane, now)
-            lane.more = True
+            queue.rate = each.rate
+            room = self._room(queue, now)
+            queue.more = True
             if room > 0:
-                by_org.setdefault(each.org, deque()).append((lane, room))
+                by_org.setdefault(each.org, deque()).append((queue, room))
         orgs = deque(
-            deque(sorted(lanes, key=lambda pair: pair[0].served)) for lanes in by_org.values()
+            deque(sorted(queues, key=lambda pair: pair[0].served)) for queues in by_org.values()
         )
-        orgs = deque(sorted(orgs, key=lambda lanes: lanes[0][0].served))
+        orgs = deque(sorted(orgs, key=lambda queues: queues[0][0].served))
         wanted: dict[str, int] = {}
-        left = self._total * _AHEAD - sum(len(lane.queue) for lane in self._queued.values())
+        left = self._total * _AHEAD - sum(len(queue.claims) for queue in self._queued.values())
         while orgs and left > 0:
-            lanes = orgs.popleft()
-            lane, room = lanes.popleft()
+            queues = orgs.popleft()
+            queue, room = queues.popleft()
             self._turn += 1
-            lane.served = self._turn
+            queue.served = self._turn
             # A handful at a turn: one statement claims them.
             count = min(room, left, self._cap)
-            wanted[lane.endpoint_id] = wanted.get(lane.endpoint_id, 0) + count
+            wanted[queue.endpoint_id] = wanted.get(queue.endpoint_id, 0) + count
             left -= count
             if room > count:
-                lanes.append((lane, room - count))
-            if lanes:
-                orgs.append(lanes)
+                queues.append((queue, room - count))
+            if queues:
+                orgs.append(queues)
         return list(wanted.items())
 
     def claimed(self, wanted: Sequence[tuple[str, int]], claims: Sequence[Claim]) -> None:
         """Queue what was claimed."""
         got: dict[str, int] = {}
         for claim in claims:
-            lane = self._lanes[claim.endpoint_id]
-            lane.queue.append(claim)
-            self._queued[lane.endpoint_id] = lane
-            got[lane.endpoint_id] = got.get(lane.endpoint_id, 0) + 1
+            queue = self._queues[claim.endpoint_id]
+            queue.claims.append(claim)
+            self._queued[queue.endpoint_id] = queue
+            got[queue.endpoint_id] = got.get(queue.endpoint_id, 0) + 1
         for endpoint_id, count in wanted:
-            self._lanes[endpoint_id].more = got.get(endpoint_id, 0) >= count
+            self._queues[endpoint_id].more = got.get(endpoint_id, 0) >= count
 
     def start(self, now: float, begin: Callable[[Claim], None]) -> None:
         """Begin what may begin now, one per endpoint and round."""
         waiting = deque(self._queued.values())
         while waiting and self._under_way < self._total:
-            lane = waiting.popleft()
-            lane.refill(now)
-            while lane.queue and lane.queue[0].until < now + self._timeout_s:
+            queue = waiting.popleft()
+            queue.refill(now)
+            while queue.claims and queue.claims[0].until < now + self._timeout_s:
                 # Its lease would end before the try does: left for whoever claims it then.
-                lane.queue.popleft()
-                lane.more = True
-            if not lane.queue:
-                self._queued.pop(lane.endpoint_id, None)
+                queue.claims.popleft()
+                queue.more = True
+            if not queue.claims:
+                self._queued.pop(queue.endpoint_id, None)
                 continue
-            if not self._may_begin(lane):
+            if not self._may_begin(queue):
                 continue
-            claim = lane.queue.popleft()
-            lane.tokens -= 1
-            lane.under_way += 1
+            claim = queue.claims.popleft()
+            queue.tokens -= 1
+            queue.under_way += 1
             self._under_way += 1
-            self._slow_under_way += not lane.answers
+            self._slow_under_way += not queue.answers
             # Its next turn comes after everybody else's.
-            self._queued.pop(lane.endpoint_id, None)
-            if lane.queue:
-                self._queued[lane.endpoint_id] = lane
-                waiting.append(lane)
+            self._queued.pop(queue.endpoint_id, None)
+            if queue.claims:
+                self._queued[queue.endpoint_id] = queue
+                waiting.append(queue)
             begin(claim)
 
     def ended(self, endpoint_id: str, seconds: float, *, answered: bool) -> bool:
         """Note the end of a try; whether its queue wants to be filled again."""
-        lane = self._lanes[endpoint_id]
-        lane.under_way -= 1
+        queue = self._queues[endpoint_id]
+        queue.under_way -= 1
         self._under_way -= 1
-        if lane.answers != answered:
+        if queue.answers != answered:
             # What is under way there is now counted on the other side.
-            self._slow_under_way += -lane.under_way - 1 if answered else lane.under_way
+            self._slow_under_way += -queue.under_way - 1 if answered else queue.under_way
         elif not answered:
             self._slow_under_way -= 1
-        lane.answers, lane.last_s = answered, seconds
-        return lane.more and len(lane.queue) <= self._depth(lane) // 2
+        queue.answers, queue.last_s = answered, seconds
+        return queue.more and len(queue.claims) <= self._depth(queue) // 2
 
     def rest_s(self, now: float) -> float | None:
-        """Return the seconds until a lane that only waits for its rate may go on; None: none does."""
+        """Return the seconds until a queue that only waits for its rate may go on; None: none does."""
         waits = [
-            lane.wait_s(now)
-            for lane in self._lanes.values()
-            if (lane.queue or lane.more) and lane.under_way < self._cap and lane.tokens < 1
+            queue.wait_s(now)
+            for queue in self._queues.values()
+            if (queue.claims or queue.more) and queue.under_way < self._cap and queue.tokens < 1
         ]
         return min(waits, default=None)
 
-    def _may_begin(self, lane: Lane) -> bool:
-        if lane.tokens < 1:
+    def _may_begin(self, queue: EndpointQueue) -> bool:
+        if queue.tokens < 1:
             return False
-        if lane.answers:
-            return lane.under_way < (self._cap if lane.last_s is not None else 1)
+        if queue.answers:
+            return queue.under_way < (self._cap if queue.last_s is not None else 1)
         # One try at a time at a receiver that does not answer, and all of them on a part of the room:
         # the others must not wait for its deadline.
-        return lane.under_way < 1 and self._slow_under_way < max(1, self._total // _SLOW_SHARE)
+        return queue.under_way < 1 and self._slow_under_way < max(1, self._total // _SLOW_SHARE)
 
-    def _room(self, lane: Lane, now: float) -> int:
-        lane.refill(now)
-        held = len(lane.queue)
-        return min(self._depth(lane) - held - lane.under_way, int(lane.tokens) - held)
+    def _room(self, queue: EndpointQueue, now: float) -> int:
+        queue.refill(now)
+        held = len(queue.claims)
+        return min(self._depth(queue) - held - queue.under_way, int(queue.tokens) - held)
 
-    def _depth(self, lane: Lane) -> int:
+    def _depth(self, queue: EndpointQueue) -> int:
         """Return how many claims it may hold: so many as it sends within one deadline."""
-        if lane.last_s is None or not lane.answers:
+        if queue.last_s is None or not queue.answers:
             return 1
-        ahead = int(self._timeout_s / max(lane.last_s, 1e-3))
+        ahead = int(self._timeout_s / max(queue.last_s, 1e-3))
         return self._cap * max(1, min(_AHEAD, ahead))
 
     def _forget(self) -> None:
-        if len(self._lanes) > _MOST_LANES:
+        if len(self._queues) > _MOST_QUEUES:
             idle = [
-                key for key, lane in self._lanes.items() if not lane.queue and not lane.under_way
+                key
+                for key, queue in self._queues.items()
+                if not queue.claims and not queue.under_way
             ]
             for key in idle:
-                del self._lanes[key]
+                del self._queues[key]

@@ -21,10 +21,10 @@ from cryptography.x509.oid import NameOID
 from standardwebhooks import Webhook
 
 from gateway.config import WebhookSettings
-from gateway.delivery import DeliveryOutcome, Sender, Target, Tried, session_for
 from gateway.egress import connector, denied
 from gateway.runtime import real_runtime
 from gateway.signing import secret_text
+from gateway.webhooks.sender import DeliveryOutcome, DeliveryResult, Sender, Target, session_for
 
 SECRET = bytes(range(32))
 BODY = b'{"type":"payout.created","data":{"id":"pay_1"}}'
@@ -46,7 +46,7 @@ async def receiver(handle: Handler, tls: ssl.SSLContext | None = None) -> AsyncI
         await runner.cleanup()
 
 
-async def send(url: str, *, private: bool = True, timeout_s: float = 5) -> Tried:
+async def send(url: str, *, private: bool = True, timeout_s: float = 5) -> DeliveryResult:
     """Send one event."""
     settings = WebhookSettings(timeout_s=timeout_s)
     async with aiohttp.ClientSession(
@@ -65,8 +65,8 @@ async def test_a_receipt(tmp_path: Path) -> None:
         return web.Response(status=202, text="thanks")
 
     async with receiver(take) as url:
-        tried = await send(url + "/hook?a=b")
-    assert (tried.outcome, tried.http_status, tried.snippet) == (
+        result = await send(url + "/hook?a=b")
+    assert (result.outcome, result.http_status, result.snippet) == (
         DeliveryOutcome.SUCCEEDED,
         202,
         "thanks",
@@ -87,8 +87,8 @@ async def test_anything_else_is_no_receipt(status: int) -> None:
         return web.Response(status=status, headers={"Location": "/elsewhere"})
 
     async with receiver(answer) as url:
-        tried = await send(url + "/hook")
-    assert (tried.outcome, tried.http_status) == (DeliveryOutcome.HTTP_ERROR, status)
+        result = await send(url + "/hook")
+    assert (result.outcome, result.http_status) == (DeliveryOutcome.HTTP_ERROR, status)
     assert paths == ["/hook"]
 
 
@@ -132,10 +132,10 @@ async def test_an_endless_answer_is_cut() -> None:
         return answer
 
     async with receiver(pour) as url:
-        tried = await send(url)
-    assert tried.outcome is DeliveryOutcome.HTTP_ERROR
-    assert tried.snippet is not None
-    assert len(tried.snippet) <= 4096
+        result = await send(url)
+    assert result.outcome is DeliveryOutcome.HTTP_ERROR
+    assert result.snippet is not None
+    assert len(result.snippet) <= 4096
     assert sent < 2000 * 65536
 
 
@@ -165,8 +165,8 @@ async def test_a_receiver_that_closes_in_the_middle_of_its_answer() -> None:
     server = await asyncio.start_server(half, "127.0.0.1", 0)
     async with server:
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
-        tried = await send(url)
-        assert (tried.outcome, tried.http_status, tried.snippet) == (
+        result = await send(url)
+        assert (result.outcome, result.http_status, result.snippet) == (
             DeliveryOutcome.SUCCEEDED,
             200,
             "half",
@@ -185,8 +185,8 @@ async def test_an_answer_after_the_deadline_is_none() -> None:
         return web.Response()
 
     async with receiver(late) as url:
-        tried = await send(url, timeout_s=0.2)
-    assert (tried.outcome, tried.ok, tried.overloaded) == (DeliveryOutcome.TIMEOUT, False, True)
+        result = await send(url, timeout_s=0.2)
+    assert (result.outcome, result.ok, result.overloaded) == (DeliveryOutcome.TIMEOUT, False, True)
     assert took == [BODY]
 
 
@@ -224,8 +224,8 @@ async def test_a_refused_connection_is_dialled_once_more() -> None:
             async with aiohttp.ClientSession(connector=kind) as session:
                 sender = Sender(session, WebhookSettings(timeout_s=5), real_runtime())
                 target = Target(f"http://hooks.example.com:{port}/", (SECRET,))
-                tried = await sender.send(target, "evt_1", BODY)
-            assert tried.outcome == outcome
+                result = await sender.send(target, "evt_1", BODY)
+            assert result.outcome == outcome
     assert got == 2
 
 
@@ -263,13 +263,13 @@ async def test_what_the_subscriber_wants_sent_along() -> None:
         async with aiohttp.ClientSession(connector=kind) as session:
             sender = Sender(session, WebhookSettings(timeout_s=5), real_runtime())
             target = Target(url, (SECRET, bytes(32)), {"X-Team": "pay", "webhook-id": "evil"})
-            tried = await sender.send(target, "evt_1", BODY)
+            result = await sender.send(target, "evt_1", BODY)
     (headers,) = seen
     assert (headers["X-Team"], headers["webhook-id"]) == ("pay", "evt_1")
     assert len(headers["webhook-signature"].split(" ")) == 2
     for secret in target.secrets:
         assert Webhook(secret_text(secret)).verify(BODY, headers)
-    assert (tried.ok, tried.disabled_reason) == (True, "unwanted")
+    assert (result.ok, result.disabled_reason) == (True, "unwanted")
     assert "evil" not in repr(target)
 
 
@@ -291,8 +291,8 @@ async def test_through_an_egress_proxy() -> None:
         async with session_for(settings) as session:
             sender = Sender(session, settings, real_runtime())
             target = Target("http://hooks.no-such-name.example/in", (SECRET,))
-            tried = await sender.send(target, "evt_1", BODY)
-    assert (tried.outcome, tried.http_status) == (DeliveryOutcome.SUCCEEDED, 204)
+            result = await sender.send(target, "evt_1", BODY)
+    assert (result.outcome, result.http_status) == (DeliveryOutcome.SUCCEEDED, 204)
     head, body = heads
     assert head.startswith(b"POST http://hooks.no-such-name.example/in HTTP/1.1")
     assert b"webhook-signature: v1," in head.lower()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.worker.health import Health, Verdict, after_failure
+from gateway.webhooks.health import Health, Verdict, after_failure
 
 DAY = 86_400
 RULE = {"warn_after_s": 3.0 * DAY, "disable_after_s": 5.0 * DAY}

@@ -9,18 +9,20 @@ from datetime import timedelta
 from typing import Any
 
 from gateway.config import Settings
-from gateway.delivery import Target
 from gateway.errors import Refused
+from gateway.events import deliver
 from gateway.keys import Caller
 from gateway.model import format_time
-from gateway.outbox import deliver
 from gateway.runtime import Runtime
 from gateway.signing import SECRET_BYTES, public_key_text, secret_text
 from gateway.store import deliveries, events
 from gateway.store import endpoints as rows
 from gateway.store.database import Row, Tx
 from gateway.store.rows import from_us, to_json, to_us
-from gateway.subscriptions import (
+from gateway.vault import Vault
+from gateway.views import API_VERSION
+from gateway.webhooks.sender import Target
+from gateway.webhooks.subscriptions import (
     MAX_OVERLAP_S,
     EndpointChange,
     EndpointCreated,
@@ -28,8 +30,6 @@ from gateway.subscriptions import (
     EndpointView,
     check,
 )
-from gateway.vault import Vault
-from gateway.views import API_VERSION
 
 #: How many secrets may sign at once, the present one among them.
 MAX_SECRETS = 3

@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.worker.lanes import Claim, Lanes, Ready
+from gateway.webhooks.fair_queue import Claim, FairQueue, Ready
 
 TIMEOUT_S = 15.0
 
@@ -29,92 +29,92 @@ def claim(endpoint_id: str, number: int = 0, until: float = 1e9) -> Claim:
     )
 
 
-def fill(lanes: Lanes, ready: list[Ready], now: float, have: int = 1000) -> Counter[str]:
+def fill(queue: FairQueue, ready: list[Ready], now: float, have: int = 1000) -> Counter[str]:
     """Share, and claim all that was asked for; return how much of whom."""
-    wanted = lanes.share(ready, now)
+    wanted = queue.share(ready, now)
     claims = [
         claim(endpoint_id, n) for endpoint_id, count in wanted for n in range(min(count, have))
     ]
-    lanes.claimed(wanted, claims)
+    queue.claimed(wanted, claims)
     return Counter(each.endpoint_id for each in claims)
 
 
-def begun(lanes: Lanes, now: float) -> Counter[str]:
+def begun(queue: FairQueue, now: float) -> Counter[str]:
     """Begin what may begin."""
     found: Counter[str] = Counter()
-    lanes.start(now, lambda each: found.update([each.endpoint_id]))
+    queue.start(now, lambda each: found.update([each.endpoint_id]))
     return found
 
 
-def answered(lanes: Lanes, endpoint_id: str, count: int = 1, seconds: float = 0.01) -> None:
+def answered(queue: FairQueue, endpoint_id: str, count: int = 1, seconds: float = 0.01) -> None:
     """End tries that were answered."""
     for _ in range(count):
-        lanes.ended(endpoint_id, seconds, answered=True)
+        queue.ended(endpoint_id, seconds, answered=True)
 
 
 def test_a_new_endpoint_is_tried_once_before_it_is_given_more() -> None:
     """Nobody knows yet whether it answers: one try, then up to the cap."""
-    lanes = Lanes(100, 4, TIMEOUT_S)
+    queue = FairQueue(100, 4, TIMEOUT_S)
     ready = [Ready("a", "o", 1000)]
-    assert fill(lanes, ready, 0) == {"a": 1}
-    assert begun(lanes, 0) == {"a": 1}
-    answered(lanes, "a")
-    assert fill(lanes, ready, 1)["a"] > 4
-    assert begun(lanes, 1) == {"a": 4}
+    assert fill(queue, ready, 0) == {"a": 1}
+    assert begun(queue, 0) == {"a": 1}
+    answered(queue, "a")
+    assert fill(queue, ready, 1)["a"] > 4
+    assert begun(queue, 1) == {"a": 4}
 
 
 def test_a_flood_of_one_org_takes_no_turn_from_another() -> None:
     """Turns go round the orgs first: one endpoint of a small org is not behind fifty of a big one."""
-    lanes = Lanes(8, 4, TIMEOUT_S)
+    queue = FairQueue(8, 4, TIMEOUT_S)
     ready = [Ready(f"big-{n}", "big", 1000) for n in range(500)] + [Ready("small", "small", 1000)]
-    fill(lanes, ready, 0)
-    first = begun(lanes, 0)
+    fill(queue, ready, 0)
+    first = begun(queue, 0)
     assert sum(first.values()) == 8
     assert first["small"] == 1
 
 
 def test_the_rate_is_kept() -> None:
     """A second's worth at once, then as time passes."""
-    lanes = Lanes(100, 100, TIMEOUT_S)
+    queue = FairQueue(100, 100, TIMEOUT_S)
     ready = [Ready("a", "o", 10)]
-    fill(lanes, ready, 0)
-    begun(lanes, 0)
-    answered(lanes, "a")
+    fill(queue, ready, 0)
+    begun(queue, 0)
+    answered(queue, "a")
     sent = 1
     for tenth in range(50):
         now = tenth / 10
-        fill(lanes, ready, now)
-        sent += (count := begun(lanes, now)["a"])
-        answered(lanes, "a", count)
+        fill(queue, ready, now)
+        sent += (count := begun(queue, now)["a"])
+        answered(queue, "a", count)
     assert 10 + 45 <= sent <= 10 + 50
 
 
 def test_the_rest_is_as_long_as_the_rate_wants() -> None:
     """Nobody waits for a rate: None; else the time to the next token."""
-    lanes = Lanes(100, 100, TIMEOUT_S)
-    assert lanes.rest_s(0) is None
+    queue = FairQueue(100, 100, TIMEOUT_S)
+    assert queue.rest_s(0) is None
     ready = [Ready("a", "o", 2)]
     for _ in range(2):
-        fill(lanes, ready, 0)
-        begun(lanes, 0)
-        answered(lanes, "a")
-    lanes.share(ready, 0)
-    assert lanes.rest_s(0) == 0.5
+        fill(queue, ready, 0)
+        begun(queue, 0)
+        answered(queue, "a")
+    queue.share(ready, 0)
+    assert queue.rest_s(0) == 0.5
 
 
 def test_those_that_do_not_answer_share_a_part_of_the_room() -> None:
     """A quarter of it, one try each; the others go on at their full cap."""
-    lanes = Lanes(40, 4, TIMEOUT_S)
+    queue = FairQueue(40, 4, TIMEOUT_S)
     slow = [Ready(f"slow-{n}", "o", 100) for n in range(30)]
     good = [Ready(f"good-{n}", "o", 100) for n in range(10)]
-    fill(lanes, slow + good, 0)
-    begun(lanes, 0)
+    fill(queue, slow + good, 0)
+    begun(queue, 0)
     for each in slow:
-        lanes.ended(each.id, TIMEOUT_S, answered=False)
+        queue.ended(each.id, TIMEOUT_S, answered=False)
     for each in good:
-        answered(lanes, each.id)
-    fill(lanes, slow + good, 20)
-    second = begun(lanes, 20)
+        answered(queue, each.id)
+    fill(queue, slow + good, 20)
+    second = begun(queue, 20)
     assert sum(count for name, count in second.items() if name.startswith("slow")) == 10
     assert max(count for name, count in second.items() if name.startswith("slow")) == 1
     assert sum(count for name, count in second.items() if name.startswith("good")) == 30
@@ -122,11 +122,11 @@ def test_those_that_do_not_answer_share_a_part_of_the_room() -> None:
 
 def test_what_would_outlive_its_lease_is_left() -> None:
     """A try that could end after the lease would be made twice: it is not begun."""
-    lanes = Lanes(10, 4, TIMEOUT_S)
-    wanted = lanes.share([Ready("a", "o", 100)], 0)
-    lanes.claimed(wanted, [claim("a", until=60)])
-    assert begun(lanes, 46) == {}
-    assert lanes.share([Ready("a", "o", 100)], 46) == [("a", 1)]
+    queue = FairQueue(10, 4, TIMEOUT_S)
+    wanted = queue.share([Ready("a", "o", 100)], 0)
+    queue.claimed(wanted, [claim("a", until=60)])
+    assert begun(queue, 46) == {}
+    assert queue.share([Ready("a", "o", 100)], 46) == [("a", 1)]
 
 
 @given(
@@ -137,25 +137,25 @@ def test_what_would_outlive_its_lease_is_left() -> None:
 )
 def test_nothing_is_lost_or_counted_twice(ends: list[tuple[str, bool, float]]) -> None:
     """Whatever ends in whatever way, the room is never exceeded and never leaks."""
-    lanes, now = Lanes(6, 3, TIMEOUT_S), 0.0
+    queue, now = FairQueue(6, 3, TIMEOUT_S), 0.0
     ready = [Ready(each, each, 1000) for each in "abcdef"]
     under_way: Counter[str] = Counter()
     for name, fine, seconds in ends:
         now += seconds
-        fill(lanes, ready, now)
-        under_way += begun(lanes, now)
+        fill(queue, ready, now)
+        under_way += begun(queue, now)
         assert under_way.total() <= 6
         assert max(under_way.values()) <= 3
         if under_way[name]:
             under_way[name] -= 1
-            lanes.ended(name, seconds, answered=fine)
+            queue.ended(name, seconds, answered=fine)
     for name in list(under_way.elements()):
-        answered(lanes, name)
+        answered(queue, name)
     for _ in range(20):
         # Those that did not answer take turns, one at a time, until each has answered.
         now += 100
-        fill(lanes, ready, now)
-        for name in list(begun(lanes, now).elements()):
-            answered(lanes, name)
-    fill(lanes, ready, now + 100)
-    assert begun(lanes, now + 100).total() == 6
+        fill(queue, ready, now)
+        for name in list(begun(queue, now).elements()):
+            answered(queue, name)
+    fill(queue, ready, now + 100)
+    assert begun(queue, now + 100).total() == 6

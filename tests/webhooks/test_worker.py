@@ -15,16 +15,16 @@ from standardwebhooks import Webhook
 
 from gateway.adapter import Report, SubStatus
 from gateway.config import EngineSettings, Settings, WebhookSettings
-from gateway.delivery import Sender
 from gateway.egress import connector
-from gateway.endpoints import Endpoints
 from gateway.metrics import Metrics
 from gateway.runtime import Ids
 from gateway.store import deliveries as rows
 from gateway.store import events
-from gateway.subscriptions import EndpointCreated, EndpointRequest
 from gateway.vault import Vault
-from gateway.worker.deliveries import Deliveries
+from gateway.webhooks.endpoints import Endpoints
+from gateway.webhooks.sender import Sender
+from gateway.webhooks.subscriptions import EndpointCreated, EndpointRequest
+from gateway.webhooks.worker import Deliveries
 from tests.clock import SetClock
 from tests.worker.conftest import Bench
 

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from gateway.config import EngineSettings, WebhookSettings
-from gateway.delivery import DeliveryOutcome, Sender, Target, Tried
-from gateway.endpoints import Endpoints
 from gateway.logs import get_logger
 from gateway.metrics import Metrics
 from gateway.runtime import Failpoint, Runtime
@@ -19,9 +17,11 @@ from gateway.store.database import Database, Row, Tx
 from gateway.store.receipts import Receipt
 from gateway.store.rows import from_us, to_us
 from gateway.wakeup import Wakeup
-from gateway.worker.health import Health, Verdict, after_failure
-from gateway.worker.lanes import Claim, Lanes, Ready
-from gateway.worker.receipts import Receipts
+from gateway.webhooks.endpoints import Endpoints
+from gateway.webhooks.fair_queue import Claim, FairQueue, Ready
+from gateway.webhooks.health import Health, Verdict, after_failure
+from gateway.webhooks.receipts import Receipts
+from gateway.webhooks.sender import DeliveryOutcome, DeliveryResult, Sender, Target
 
 _log = get_logger("deliveries")
 #: A lease outlives a full queue and the longest try.
@@ -64,7 +64,9 @@ class Deliveries:
         self._engine = engine
         self._metrics = metrics
         self._tasks: set[asyncio.Task[None]] = set()
-        self._lanes = Lanes(settings.in_flight, settings.in_flight_per_endpoint, settings.timeout_s)
+        self._queue = FairQueue(
+            settings.in_flight, settings.in_flight_per_endpoint, settings.timeout_s
+        )
         self._known: dict[str, _Known] = {}
         self._receipts = Receipts(db)
         self.wakeup = Wakeup(runtime.clock)
@@ -74,12 +76,12 @@ class Deliveries:
         while True:
             now = self._runtime.clock.now()
             ready = await self._db.read(deliveries.ready_endpoints, to_us(now))
-            wanted = self._lanes.share(
+            wanted = self._queue.share(
                 [Ready(row["id"], row["org"], row["rate_limit_per_second"]) for row in ready],
                 self._runtime.clock.monotonic(),
             )
             if wanted:
-                self._lanes.claimed(wanted, await self._claim(wanted))
+                self._queue.claimed(wanted, await self._claim(wanted))
             self._start()
             if not wanted:
                 await self._rest(to_us(now))
@@ -94,12 +96,12 @@ class Deliveries:
 
     async def _rest(self, now: int) -> None:
         due = await self._db.read(deliveries.next_delivery_due, now)
-        rate_s = self._lanes.rest_s(self._runtime.clock.monotonic())
+        rate_s = self._queue.rest_s(self._runtime.clock.monotonic())
         longest = self._engine.idle_s if rate_s is None else min(rate_s, self._engine.idle_s)
         await self.wakeup.sleep_until(None if due is None else from_us(due), longest)
 
     def _start(self) -> None:
-        self._lanes.start(self._runtime.clock.monotonic(), self._begin)
+        self._queue.start(self._runtime.clock.monotonic(), self._begin)
 
     def _begin(self, claim: Claim) -> None:
         task = asyncio.create_task(self._deliver(claim))
@@ -136,7 +138,7 @@ class Deliveries:
 
     async def _deliver(self, claim: Claim) -> None:
         begun_s = self._runtime.clock.monotonic()
-        tried: Tried | None = None
+        result: DeliveryResult | None = None
         try:
             self._runtime.failpoint(Failpoint.DELIVERY_CLAIMED)
             known = await self._target(claim.endpoint_id)
@@ -144,29 +146,29 @@ class Deliveries:
                 # Disabled since: the sweeper puts it with what was missed.
                 return
             begun = self._runtime.clock.now()
-            tried = await self._sender.send(known.target, claim.event_id, claim.body)
+            result = await self._sender.send(known.target, claim.event_id, claim.body)
             self._runtime.failpoint(Failpoint.DELIVERY_SENT)
         finally:
-            answered = tried is None or tried.outcome is not DeliveryOutcome.TIMEOUT
+            answered = result is None or result.outcome is not DeliveryOutcome.TIMEOUT
             took_s = self._runtime.clock.monotonic() - begun_s
-            hungry = self._lanes.ended(claim.endpoint_id, took_s, answered=answered)
+            hungry = self._queue.ended(claim.endpoint_id, took_s, answered=answered)
             self._start()
             if hungry:
                 self.wakeup.ring()
         next_at, verdict = None, Verdict.NOTHING
-        if tried.ok and not known.failing and tried.disabled_reason is None:
-            await self._receipts.settle(self._receipt(claim, tried, begun))
+        if result.ok and not known.failing and result.disabled_reason is None:
+            await self._receipts.settle(self._receipt(claim, result, begun))
         else:
-            next_at, verdict = await self._db.run(self._settle, claim, tried, begun)
+            next_at, verdict = await self._db.run(self._settle, claim, result, begun)
         self._runtime.failpoint(Failpoint.DELIVERY_SETTLED)
-        if verdict is Verdict.DISABLE or (not tried.ok and not known.failing):
+        if verdict is Verdict.DISABLE or (not result.ok and not known.failing):
             self._known.pop(claim.endpoint_id, None)
         if verdict is Verdict.DISABLE:
             await self._skip_missed()
         if next_at is not None or verdict is not Verdict.NOTHING:
             # The loop sleeps by what was due before: tell it of the new try, or of the new event.
             self.wakeup.ring()
-        self._tell(claim, tried, next_at)
+        self._tell(claim, result, next_at)
 
     async def _target(self, endpoint_id: str) -> _Known | None:
         """Return where an endpoint's events go; None where it is disabled or gone."""
@@ -182,28 +184,28 @@ class Deliveries:
             known = self._known[endpoint_id] = _Known(found.target, found.failing, now)
         return known
 
-    def _receipt(self, claim: Claim, tried: Tried, begun: datetime) -> Receipt:
+    def _receipt(self, claim: Claim, result: DeliveryResult, begun: datetime) -> Receipt:
         return Receipt(
             claim.id,
             claim.token,
             to_us(self._runtime.clock.now()),
-            tried.outcome,
-            tried.http_status,
-            tried.snippet,
+            result.outcome,
+            result.http_status,
+            result.snippet,
             to_us(begun),
-            tried.duration_ms,
+            result.duration_ms,
         )
 
     async def _settle(
-        self, tx: Tx, claim: Claim, tried: Tried, begun: datetime
+        self, tx: Tx, claim: Claim, result: DeliveryResult, begun: datetime
     ) -> tuple[datetime | None, Verdict]:
         """Store function: write the outcome of a try, plan the next one, judge the endpoint.
 
         For whatever is no plain receipt of an endpoint that has been well.
         """
         now = self._runtime.clock.now()
-        next_at = None if tried.ok else self._next(claim, tried, now)
-        state = "delivered" if tried.ok else "exhausted" if next_at is None else "pending"
+        next_at = None if result.ok else self._next(claim, result, now)
+        state = "delivered" if result.ok else "exhausted" if next_at is None else "pending"
         settled = to_us(now) if next_at is None else None
         due = to_us(next_at or now)
         number = await deliveries.settle_delivery(tx, claim.id, claim.token, state, due, settled)
@@ -213,22 +215,22 @@ class Deliveries:
             tx,
             delivery_id=claim.id,
             attempt=number,
-            outcome=tried.outcome,
-            http_status=tried.http_status,
-            response_snippet=tried.snippet,
+            outcome=result.outcome,
+            http_status=result.http_status,
+            response_snippet=result.snippet,
             started_at=to_us(begun),
-            duration_ms=tried.duration_ms,
+            duration_ms=result.duration_ms,
             next_attempt_at=None if next_at is None else to_us(next_at),
             trigger=claim.trigger,
             endpoint_id=claim.endpoint_id,
         )
         verdict = await self._judge(
-            tx, claim.endpoint_id, tried, to_us(now), gave_up=next_at is None
+            tx, claim.endpoint_id, result, to_us(now), gave_up=next_at is None
         )
         return next_at, verdict
 
     async def _judge(
-        self, tx: Tx, endpoint_id: str, tried: Tried, now: int, *, gave_up: bool
+        self, tx: Tx, endpoint_id: str, result: DeliveryResult, now: int, *, gave_up: bool
     ) -> Verdict:
         """Store function: remember the endpoint's health, warn of it or disable it."""
         row = await endpoint_rows.endpoint_row(tx, endpoint_id)
@@ -236,7 +238,7 @@ class Deliveries:
             return Verdict.NOTHING
         health, verdict = (
             (Health(), Verdict.NOTHING)
-            if tried.ok
+            if result.ok
             else after_failure(
                 Health.of(row),
                 now,
@@ -246,7 +248,7 @@ class Deliveries:
             )
         )
         await endpoint_rows.update_endpoint(tx, endpoint_id, **health.columns)
-        reason = tried.disabled_reason or ("failing" if verdict is Verdict.DISABLE else None)
+        reason = result.disabled_reason or ("failing" if verdict is Verdict.DISABLE else None)
         if reason is not None:
             await self._endpoints.disable(tx, endpoint_id, reason)
             return Verdict.DISABLE
@@ -263,22 +265,22 @@ class Deliveries:
         ):
             pass
 
-    def _next(self, claim: Claim, tried: Tried, now: datetime) -> datetime | None:
+    def _next(self, claim: Claim, result: DeliveryResult, now: datetime) -> datetime | None:
         """Return when to try again by the plan, or None where it is exhausted."""
         plan, done = self._settings.retry_plan_s, claim.attempts - claim.plan_from
         if done >= len(plan):
             return None
-        least = self._settings.slow_down_s if tried.overloaded else 0.0
+        least = self._settings.slow_down_s if result.overloaded else 0.0
         planned = max(least, max(plan[done], least) * self._runtime.ids.jitter())
-        if tried.retry_after_s is not None:
+        if result.retry_after_s is not None:
             # Honoured between once and twice the plan: a receiver may slow us down, not put us off.
-            planned = min(max(planned, tried.retry_after_s), 2 * planned)
+            planned = min(max(planned, result.retry_after_s), 2 * planned)
         return now + timedelta(seconds=min(planned, _LONGEST_WAIT_S))
 
-    def _tell(self, claim: Claim, tried: Tried, next_at: datetime | None) -> None:
-        self._metrics.webhook_attempt(tried.outcome)
+    def _tell(self, claim: Claim, result: DeliveryResult, next_at: datetime | None) -> None:
+        self._metrics.webhook_attempt(result.outcome)
         # A receipt is in the log of tries; what went wrong is in this one, too.
-        tell = _log.debug if tried.ok else _log.info
+        tell = _log.debug if result.ok else _log.info
         tell(
             "webhook_tried",
             payout_id=claim.payout_id,
@@ -287,8 +289,8 @@ class Deliveries:
             type=claim.type,
             attempt=claim.attempts + 1,
             trigger=claim.trigger,
-            outcome=tried.outcome,
-            http_status=tried.http_status,
-            duration_ms=tried.duration_ms,
+            outcome=result.outcome,
+            http_status=result.http_status,
+            duration_ms=result.duration_ms,
             next_attempt_at=None if next_at is None else next_at.isoformat(),
         )

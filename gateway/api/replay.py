@@ -1,4 +1,4 @@
-"""Healing over HTTP: the log of tries, one event again, a span of time again, a test event."""
+"""Replays over HTTP: the log of tries, one event again, a span of time again, a test event."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from gateway.api.requests import (
     read_json,
     validate,
 )
-from gateway.delivery import Tried
-from gateway.endpoints import Found
 from gateway.errors import Refused
 from gateway.examples import EventType, example_event
-from gateway.healing import AttemptView, Recovery, RecoveryRequest, ResendRequest
 from gateway.store.database import Tx
+from gateway.webhooks.endpoints import Found
+from gateway.webhooks.replay import AttemptView, Recovery, RecoveryRequest, ResendRequest
+from gateway.webhooks.sender import DeliveryResult
 
 _NEWEST = (2**61, "~")
 
@@ -73,7 +73,7 @@ async def resend(request: Request) -> Response:
     event_id = request.path_params["event_id"]
 
     async def work(tx: Tx) -> Answer:
-        sent = await context.healing.resend(tx, caller, event_id, wanted.endpoint_id)
+        sent = await context.replays.resend(tx, caller, event_id, wanted.endpoint_id)
         return Answer(202, sent.model_dump_json().encode())
 
     answer = await once(request, caller, key, [event_id, members], work)
@@ -91,12 +91,12 @@ async def recover(request: Request) -> Response:
     endpoint_id = request.path_params["endpoint_id"]
 
     async def work(tx: Tx) -> Answer:
-        job = await context.healing.recover(tx, caller, endpoint_id, wanted.since, wanted.until)
+        job = await context.replays.recover(tx, caller, endpoint_id, wanted.since, wanted.until)
         place = f"/webhook-endpoints/{endpoint_id}/recoveries/{job.id}"
         return Answer(202, job.model_dump_json().encode(), location=place)
 
     answer = await once(request, caller, key, [endpoint_id, members], work)
-    context.wake("recoveries")
+    context.wake("replays")
     return answer
 
 
@@ -106,7 +106,7 @@ async def get_recovery(request: Request) -> Response:
     caller = await caller_of(request)
     path = request.path_params
     job = await context.db.read(
-        context.healing.recovery, caller, path["endpoint_id"], path["recovery_id"]
+        context.replays.recovery, caller, path["endpoint_id"], path["recovery_id"]
     )
     return _answer(job)
 
@@ -117,7 +117,7 @@ async def list_recoveries(request: Request) -> Response:
     caller = await caller_of(request)
     check_names(request, frozenset())
     jobs = await context.db.read(
-        context.healing.recoveries, caller, request.path_params["endpoint_id"]
+        context.replays.recoveries, caller, request.path_params["endpoint_id"]
     )
     return _answer(RecoveryList(data=jobs))
 
@@ -149,15 +149,15 @@ async def test_endpoint(request: Request) -> Response:
         raise Refused("endpoint_disabled", f"The endpoint {endpoint_id} is disabled.")
     event_id = context.runtime.ids.new("evt")
     body = example_event(wanted.type, context.runtime.clock.now(), livemode=caller.mode == "live")
-    tried: Tried = await context.sender.send(found.target, event_id, body)
+    result: DeliveryResult = await context.sender.send(found.target, event_id, body)
     return _answer(
         EndpointTest(
             event_id=event_id,
             type=wanted.type,
-            outcome=tried.outcome,
-            http_status=tried.http_status,
-            response_snippet=tried.snippet,
-            duration_ms=tried.duration_ms,
+            outcome=result.outcome,
+            http_status=result.http_status,
+            response_snippet=result.snippet,
+            duration_ms=result.duration_ms,
         )
     )
 
@@ -171,7 +171,7 @@ async def _attempts(request: Request, **of: Any) -> Response:
         at, delivery_id = decode(request.query_params["cursor"], of, (int, str))
         before = (int(at), str(delivery_id))
     found = await context.db.read(
-        context.healing.attempts, caller, before=before, limit=limit + 1, **of
+        context.replays.attempts, caller, before=before, limit=limit + 1, **of
     )
     page, more = found[:limit], len(found) > limit
     cursor = encode(list(page[-1][1]), of) if more else None

@@ -10,9 +10,9 @@ from gateway.store import deliveries as rows
 from gateway.store.database import Database
 from gateway.store.receipts import Receipt, settle_receipts
 from gateway.store.rows import to_us
-from gateway.worker.receipts import Receipts
+from gateway.webhooks.receipts import Receipts
+from tests.webhooks.test_worker import subscribe
 from tests.worker.conftest import Bench
-from tests.worker.test_deliveries import subscribe
 
 
 async def claimed(bench: Bench, count: int) -> list[Receipt]:

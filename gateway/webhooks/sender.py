@@ -61,7 +61,7 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class Tried:
+class DeliveryResult:
     """One try and what came of it."""
 
     outcome: DeliveryOutcome
@@ -120,7 +120,7 @@ class Sender:
         )
         self._runtime = runtime
 
-    async def send(self, target: Target, event_id: str, body: bytes) -> Tried:
+    async def send(self, target: Target, event_id: str, body: bytes) -> DeliveryResult:
         """Post an event once. Raises nothing; the outcome tells.
 
         Where no connection came about, nothing was sent: it is dialled a second time at once.
@@ -141,7 +141,7 @@ class Sender:
             outcome = _outcome(error)
         took = timedelta(seconds=self._runtime.clock.monotonic() - begun)
         duration_ms = int(took / timedelta(milliseconds=1))
-        return Tried(outcome, status, snippet, duration_ms, retry_after, unwanted)
+        return DeliveryResult(outcome, status, snippet, duration_ms, retry_after, unwanted)
 
     async def _twice(self, target: Target, event_id: str, body: bytes) -> aiohttp.ClientResponse:
         try:

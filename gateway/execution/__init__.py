@@ -1,0 +1,1 @@
+"""Executions: the engine that pays one payout or many, at most once."""

@@ -1,0 +1,7 @@
+"""The store bench of the engine's tests, for deliveries and replays as well."""
+
+from __future__ import annotations
+
+from tests.worker.conftest import bench, capabilities
+
+__all__ = ["bench", "capabilities"]
