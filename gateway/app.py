@@ -1,28 +1,26 @@
-"""Wiring: settings in, a running gateway out. The only place where the rooms meet."""
+"""Wiring: builds every part of the gateway from its settings. The only module that knows them all."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import os
-import signal
 import socket
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
 import aiohttp
-import uvicorn
-import uvloop
 
-from gateway import __version__, logs
+from gateway import logs
 from gateway.adapter import Tools
-from gateway.api.application import ApiContext, create_api
+from gateway.api.application import ApiContext
 from gateway.assets import Asset, AssetRegistry
-from gateway.batch_steps import BatchSteps, Lot
-from gateway.batches import Batches
+from gateway.batches.loop import BatchLoop
+from gateway.batches.runner import BatchSteps, Handover
+from gateway.batches.service import Batches
 from gateway.config import Settings
 from gateway.custodians import registry
 from gateway.custodians.instance import CustodianInstance
@@ -43,7 +41,6 @@ from gateway.webhooks.replay_worker import ReplayWorker
 from gateway.webhooks.sender import Sender, session_for
 from gateway.webhooks.worker import Deliveries
 from gateway.worker.acts import Acts
-from gateway.worker.batches import BatchLoop
 from gateway.worker.engine import Engine
 from gateway.worker.sets import SetEngine
 
@@ -179,11 +176,11 @@ async def open_gateway(
         quotes = Quotes(router, assets, runtime, custodians)
         native = {name: each for name, each in custodians.items() if each.capabilities.batch}
         batches = Batches(runtime, quotes, frozenset(native), settings.public_url)
-        lots = {
-            name: Lot(each.set_limit(), each.capabilities.in_flight)
+        handovers = {
+            name: Handover(each.set_limit(), each.capabilities.in_flight)
             for name, each in custodians.items()
         }
-        steps = BatchSteps(runtime, payouts, quotes, batches, lots)
+        steps = BatchSteps(runtime, payouts, quotes, batches, handovers)
         replays = Replays(runtime, endpoints)
         workers = Workers(
             engines={
@@ -275,101 +272,6 @@ async def open_gateway(
             ready=ready,
         )
         yield Gateway(context, workers, db)
-
-
-async def serve(
-    settings: Settings,
-    *,
-    port: int | None = None,
-    runtime: Runtime | None = None,
-    ready: Callable[[str], None] | None = None,
-) -> int:
-    """Serve until SIGTERM or SIGINT; return the exit code. `ready` is called with the base URL."""
-    logs.configure(settings.log.format, settings.log.level)
-    stopping = asyncio.Event()
-    broken: list[BaseException] = []
-
-    def fail(error: BaseException) -> None:
-        # A loop never ends by itself: rather stop, and be started again, than serve without it.
-        _log.error("loop_died", exc_info=error)
-        broken.append(error)
-        stopping.set()
-
-    with _listen(settings.listen.host, settings.listen.port if port is None else port) as listener:
-        async with open_gateway(
-            settings, runtime=runtime, ready=lambda: not stopping.is_set()
-        ) as gateway:
-            server = _Server(
-                uvicorn.Config(
-                    create_api(gateway.context),
-                    log_config=None,
-                    access_log=False,
-                    lifespan="off",
-                    server_header=False,
-                    timeout_graceful_shutdown=GRACE_S,
-                )
-            )
-            loop = asyncio.get_running_loop()
-            for name in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(name, stopping.set)
-            async with gateway.workers.running(fail):
-                serving = asyncio.create_task(server.serve(sockets=[listener]))
-                await server.listening()
-                address = _address(listener)
-                _log.info(
-                    "ready",
-                    version=__version__,
-                    url=address,
-                    custodians=sorted(settings.custodians),
-                )
-                if ready is not None:
-                    ready(address)
-                stop = asyncio.create_task(stopping.wait())
-                await asyncio.wait({serving, stop}, return_when=asyncio.FIRST_COMPLETED)
-                stop.cancel()
-                server.should_exit = True
-                await serving
-    return 1 if broken else 0
-
-
-def run(
-    settings: Settings, *, port: int | None = None, ready: Callable[[str], None] | None = None
-) -> int:
-    """Serve on an event loop of its own; for the command line."""
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(serve(settings, port=port, ready=ready))
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without its own signal handling: the gateway stops API and loops together."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    async def listening(self) -> None:
-        """Wait until requests are taken."""
-        while not self.started:  # noqa: ASYNC110 - uvicorn sets a flag, and no event
-            await asyncio.sleep(0.005)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """Return the listening socket. ConfigError where the address cannot be used."""
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        raise ConfigError(
-            [f"listen: {host}:{port} cannot be used ({error.strerror}); name another with --port"]
-        ) from None
-    return listener
-
-
-def _address(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _custodians(settings: Settings, tools: Tools, metrics: Metrics) -> dict[str, CustodianInstance]:

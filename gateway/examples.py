@@ -7,8 +7,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Literal, get_args
 
-from gateway.batch_items import BatchSource
-from gateway.batches import AssetTotal, BatchView, StatusTotal
+from gateway.batches.schemas import AssetTotal, BatchSource, BatchView, StatusTotal
 from gateway.model import (
     Account,
     AddressDestination,

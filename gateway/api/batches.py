@@ -27,18 +27,8 @@ from gateway.api.requests import (
     read_json,
     validate,
 )
-from gateway.batch_items import (
-    MOST_IN_FILE,
-    BatchRequest,
-    BatchSource,
-    Checked,
-    Line,
-    check,
-    csv_lines,
-    json_lines,
-    pages,
-)
-from gateway.batches import BatchCheck, BatchView
+from gateway.batches.items import MOST_IN_FILE, Checked, Line, check, csv_lines, json_lines, pages
+from gateway.batches.schemas import BatchCheck, BatchRequest, BatchSource, BatchView
 from gateway.errors import Refused
 from gateway.keys import Caller
 from gateway.model import Payout

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from gateway.adapter import Capabilities, Notice
-from gateway.batches import Batches
+from gateway.batches.service import Batches
 from gateway.config import Settings
 from gateway.metrics import Metrics
 from gateway.model import Payout

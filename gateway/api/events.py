@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from gateway.api.cursors import check_names, decode, encode, limit_of, query_fault
 from gateway.api.requests import caller_of, context_of
-from gateway.batches import BatchView
+from gateway.batches.schemas import BatchView
 from gateway.model import Time
 from gateway.store import events as rows
 from gateway.store.database import Row

@@ -6,8 +6,8 @@ from typing import Any
 
 from gateway.api.batches import BatchList, BatchPayoutList
 from gateway.api.operations import BODY, KEYED, as_json, in_path, operation, parameter, query
-from gateway.batch_items import COLUMNS, BatchRequest
-from gateway.batches import BatchCheck, BatchView
+from gateway.batches.items import COLUMNS
+from gateway.batches.schemas import BatchCheck, BatchRequest, BatchView
 
 SENT = (BatchRequest,)
 TOLD = (BatchView, BatchList, BatchPayoutList, BatchCheck)

@@ -18,7 +18,7 @@ from gateway.api.operations import (
     query,
 )
 from gateway.api.replay import AttemptList, EndpointTest, EndpointTestRequest, RecoveryList
-from gateway.batches import BatchEventView
+from gateway.batches.schemas import BatchEventView
 from gateway.views import BATCH_EVENTS, ENDPOINT_EVENTS, EVENT_TYPES, EventView
 from gateway.webhooks.replay import Recovery, RecoveryRequest, ResendRequest, Resent
 from gateway.webhooks.subscriptions import (

@@ -36,8 +36,8 @@ def serve(
 ) -> None:
     """Run the gateway: API and workers, until SIGTERM."""
     from gateway import logs
-    from gateway.app import run
     from gateway.errors import ConfigError
+    from gateway.server import run
     from gateway.store import migrate
 
     settings = settings_of(config)

@@ -29,7 +29,7 @@ from gateway.adapter import (
 )
 from gateway.api.application import ApiContext, create_api
 from gateway.assets import AssetRegistry
-from gateway.batches import Batches
+from gateway.batches.service import Batches
 from gateway.config import Mode, Settings
 from gateway.errors import CannotVerify, InvalidSignature
 from gateway.keys import mint_key

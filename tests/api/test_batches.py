@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from gateway.adapter import Report, SubStatus
-from gateway.batch_items import MOST_FAULTS
-from gateway.batch_steps import BatchSteps, Lot
+from gateway.batches.items import MOST_FAULTS
+from gateway.batches.runner import BatchSteps, Handover
 from gateway.model import Failure, FailureCode, FundsMoved, Transaction
 from gateway.store import batches as rows
 from gateway.store import work
@@ -65,8 +65,8 @@ async def upload(api: Api, text: str | bytes, query: str = QUERY, key: str = "")
 def steps(api: Api, window: int = 3) -> BatchSteps:
     """Return the steps of batches, as the gateway's loop takes them."""
     context = api.context
-    lots = {"acme_eu": Lot(2, window)}
-    return BatchSteps(context.runtime, context.payouts, context.quotes, context.batches, lots)
+    handovers = {"acme_eu": Handover(2, window)}
+    return BatchSteps(context.runtime, context.payouts, context.quotes, context.batches, handovers)
 
 
 async def go_on(api: Api, batch_id: str, window: int = 3) -> None:
@@ -485,7 +485,8 @@ async def test_a_load_that_was_given_up(api: Api) -> None:
     """Nobody ever sees it, and it is deleted in pages."""
     context = api.context
     caller = await _caller(api)
-    from gateway.batch_items import BatchItemRequest, BatchSource, Line  # noqa: PLC0415
+    from gateway.batches.items import Line  # noqa: PLC0415
+    from gateway.batches.schemas import BatchItemRequest, BatchSource  # noqa: PLC0415
 
     source = BatchSource.model_validate(SOURCE)
     lines = [

@@ -22,8 +22,8 @@ from adapters.dfns.adapter import Dfns
 from adapters.fireblocks.adapter import Fireblocks
 from gateway import config
 from gateway.adapter import Capabilities
-from gateway.app import serve
 from gateway.runtime import Failpoint, Runtime, real_runtime
+from gateway.server import serve
 
 
 def stop_at(failpoint: Failpoint, how: signal.Signals) -> Callable[[Failpoint], None]:

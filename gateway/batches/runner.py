@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from gateway.adapter import Report
-from gateway.batches import Batches
+from gateway.batches.service import Batches
 from gateway.errors import Refused
 from gateway.keys import Caller
 from gateway.model import (
@@ -39,7 +39,7 @@ _AT_ONCE = 50
 
 
 @dataclass(frozen=True)
-class Lot:
+class Handover:
     """How a custodian is given the items of a batch."""
 
     set_size: int  #: items of one set, where it takes sets
@@ -67,13 +67,13 @@ class BatchSteps:
         payouts: Payouts,
         quotes: Quotes,
         batches: Batches,
-        lots: Mapping[str, Lot],
+        handovers: Mapping[str, Handover],
     ) -> None:
         self._runtime = runtime
         self._payouts = payouts
         self._quotes = quotes
         self._batches = batches
-        self._lots = lots
+        self._handovers = handovers
 
     async def step(self, tx: Tx, batch_id: str, *, judged: bool = True) -> Stepped:
         """Take one step of a batch. May be called at any time, any number of times.
@@ -160,7 +160,7 @@ class BatchSteps:
 
     async def _make_sets(self, tx: Tx, row: Row, now: datetime) -> None:
         """Split the batch into sets, always in the same way."""
-        size = self._lots[row["custodian"]].set_size
+        size = self._handovers[row["custodian"]].set_size
         for number, first in enumerate(range(0, row["items"], size), 1):
             items = await rows.items_of_set(tx, row["id"], first, first + size - 1)
             # Refused when its terms were fixed: it has ended, and must not be paid with the others.
@@ -181,7 +181,7 @@ class BatchSteps:
 
     async def _hand_over(self, tx: Tx, row: Row, now: datetime) -> Stepped | None:
         """Give the engine a few more items, so that single payouts never wait behind a whole batch."""
-        free = self._lots[row["custodian"]].window - await rows.in_hand(tx, row["id"])
+        free = self._handovers[row["custodian"]].window - await rows.in_hand(tx, row["id"])
         if free <= 0:
             return None
         page = await rows.unhanded_items(tx, row["id"], row["worked_off"], min(free, _AT_ONCE))

@@ -8,29 +8,19 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
-
 from gateway.assets import EXACT
-from gateway.batch_items import (
-    MOST_FAULTS,
-    BatchSource,
-    Checked,
-    Line,
-    item_columns,
-    plan,
-)
+from gateway.batches.items import MOST_FAULTS, Checked, Line, item_columns, plan
+from gateway.batches.schemas import AssetTotal, BatchPart, BatchSource, BatchView, StatusTotal
 from gateway.errors import Refused
 from gateway.events import deliver
 from gateway.keys import Caller
 from gateway.model import (
     BATCH_ENDS,
     Account,
-    Amount,
     BatchState,
     Failure,
     Status,
     SubStatus,
-    Time,
     format_time,
 )
 from gateway.quotes import Quotes
@@ -44,89 +34,6 @@ from gateway.views import API_VERSION
 
 #: How long a batch may wait to be executed.
 BATCH_LIFE = timedelta(hours=24)
-
-
-class AssetTotal(BaseModel):
-    """How much of one asset, and how it stands."""
-
-    model_config = ConfigDict(frozen=True, title="BatchTotal")
-
-    asset: str
-    count: int
-    amount: Amount
-    by_status: dict[Status, StatusTotal]
-
-
-class StatusTotal(BaseModel):
-    """How many payouts, and how much in all."""
-
-    model_config = ConfigDict(frozen=True, title="BatchStatusTotal")
-
-    count: int
-    amount: Amount
-
-
-class BatchPart(BaseModel):
-    """A set as the custodian was given it."""
-
-    model_config = ConfigDict(frozen=True, title="BatchPart")
-
-    number: int
-    items: int
-    state: Literal["waiting", "submitting", "submitted", "outcome_unknown", "ended"]
-    custodian_reference: str | None
-
-
-class BatchView(BaseModel):
-    """A batch, as partners see it."""
-
-    model_config = ConfigDict(frozen=True, title="PayoutBatch")
-
-    id: str
-    object: Literal["payout_batch"] = "payout_batch"
-    livemode: bool
-    state: BatchState
-    source: BatchSource
-    init_method: Literal["api", "file"]
-    reference: str | None
-    metadata: Mapping[str, str]
-    item_count: int
-    delivered_count: int
-    failed_count: int
-    totals: list[AssetTotal]
-    parts: list[BatchPart] = Field(
-        description="The sets that the custodian was given; empty where each payout goes by itself."
-    )
-    failure: Failure | None
-    report_url: str = Field(description="The report as CSV; final once the batch has ended.")
-    created_at: Time
-    expires_at: Time | None = Field(description="Not executed by then, the batch is canceled.")
-    executed_at: Time | None
-    cancel_requested_at: Time | None = Field(
-        description="Since when what was not sent is being canceled; what was sent stays sent."
-    )
-    finalized_at: Time | None
-
-
-class BatchEventView(BaseModel):
-    """An event about a batch."""
-
-    model_config = ConfigDict(frozen=True, title="PayoutBatchEvent")
-
-    type: str
-    timestamp: Time
-    api_version: str
-    data: BatchView
-
-
-class BatchCheck(BaseModel):
-    """What a dry run found: nothing was stored."""
-
-    model_config = ConfigDict(frozen=True, title="PayoutBatchCheck")
-
-    object: Literal["payout_batch_check"] = "payout_batch_check"
-    item_count: int
-    totals: dict[str, Amount]
 
 
 class Batches:

@@ -1,4 +1,4 @@
-"""What a batch is made of: requests, CSV files, and the check of every item before any is stored."""
+"""The items of a batch: read from JSON or CSV, checked before any is stored, and as they are stored."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import ValidationError
 
 from gateway.assets import EXACT
+from gateway.batches.schemas import BatchItemRequest, BatchRequest, BatchSource
 from gateway.errors import Refused
 from gateway.keys import Caller
-from gateway.model import MAX_TEXT, Account, Amount, Destination, Network, QuoteTerms, Text
-from gateway.quotes import MetadataKey, MetadataText, QuoteRequest, Quotes, RouteWish
+from gateway.model import Account, QuoteTerms
+from gateway.quotes import QuoteRequest, Quotes, RouteWish
 
-MOST_IN_JSON = 1000
 MOST_IN_FILE = 100_000
 #: Faults that are told at once; the count says how many there are.
 MOST_FAULTS = 100
@@ -42,48 +42,6 @@ COLUMNS = (*_PLAIN, "destination_type", *_DESTINATION)
 #: A byte that is no UTF-8, as it is read.
 _RAW = re.compile("[\udc80-\udcff]")
 _REQUIRED = ("external_ref", "asset", "amount")
-
-
-#: A blank around it would make another one of it, and be paid again.
-Reference = Annotated[
-    str, StringConstraints(min_length=1, max_length=MAX_TEXT, pattern=r"^\S([\s\S]*\S)?$")
-]
-
-
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class BatchSource(_Body):
-    """The one account that pays the batch."""
-
-    custodian: Text
-    account: Account
-
-
-class BatchItemRequest(_Body):
-    """One payout of a batch."""
-
-    external_ref: Text
-    destination: Annotated[str, StringConstraints(min_length=1, max_length=128)] | Destination
-    asset: Annotated[str, StringConstraints(min_length=2, max_length=16)]
-    amount: Amount
-    network_hint: Network | None = None
-    reference: Reference | None = Field(
-        default=None,
-        description="Your own reference: no two payouts of batches may share one. No blanks around it.",
-    )
-    name: Text | None = Field(default=None, description="What you call the payee; for reports.")
-    metadata: Annotated[dict[MetadataKey, MetadataText], Field(max_length=20)] = {}
-
-
-class BatchRequest(_Body):
-    """A batch."""
-
-    source: BatchSource
-    payouts: Annotated[list[BatchItemRequest], Field(min_length=1, max_length=MOST_IN_JSON)]
-    reference: Text | None = None
-    metadata: Annotated[dict[MetadataKey, MetadataText], Field(max_length=20)] = {}
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import timedelta
 
-from gateway.batch_steps import BatchSteps
+from gateway.batches.runner import BatchSteps
 from gateway.runtime import Runtime
 from gateway.store import batches as rows
 from gateway.store.database import Database

@@ -1,0 +1,1 @@
+"""Batches: what they are made of, their life, and the loop that runs them."""

@@ -1,0 +1,148 @@
+"""Batches on the wire: what is asked for, and what is answered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from gateway.model import (
+    MAX_TEXT,
+    Account,
+    Amount,
+    BatchState,
+    Destination,
+    Failure,
+    Network,
+    Status,
+    Text,
+    Time,
+)
+from gateway.quotes import MetadataKey, MetadataText
+
+MOST_IN_JSON = 1000
+
+#: A blank around it would make another one of it, and be paid again.
+Reference = Annotated[
+    str, StringConstraints(min_length=1, max_length=MAX_TEXT, pattern=r"^\S([\s\S]*\S)?$")
+]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class BatchSource(_Body):
+    """The one account that pays the batch."""
+
+    custodian: Text
+    account: Account
+
+
+class BatchItemRequest(_Body):
+    """One payout of a batch."""
+
+    external_ref: Text
+    destination: Annotated[str, StringConstraints(min_length=1, max_length=128)] | Destination
+    asset: Annotated[str, StringConstraints(min_length=2, max_length=16)]
+    amount: Amount
+    network_hint: Network | None = None
+    reference: Reference | None = Field(
+        default=None,
+        description="Your own reference: no two payouts of batches may share one. No blanks around it.",
+    )
+    name: Text | None = Field(default=None, description="What you call the payee; for reports.")
+    metadata: Annotated[dict[MetadataKey, MetadataText], Field(max_length=20)] = {}
+
+
+class BatchRequest(_Body):
+    """A batch."""
+
+    source: BatchSource
+    payouts: Annotated[list[BatchItemRequest], Field(min_length=1, max_length=MOST_IN_JSON)]
+    reference: Text | None = None
+    metadata: Annotated[dict[MetadataKey, MetadataText], Field(max_length=20)] = {}
+
+
+class AssetTotal(BaseModel):
+    """How much of one asset, and how it stands."""
+
+    model_config = ConfigDict(frozen=True, title="BatchTotal")
+
+    asset: str
+    count: int
+    amount: Amount
+    by_status: dict[Status, StatusTotal]
+
+
+class StatusTotal(BaseModel):
+    """How many payouts, and how much in all."""
+
+    model_config = ConfigDict(frozen=True, title="BatchStatusTotal")
+
+    count: int
+    amount: Amount
+
+
+class BatchPart(BaseModel):
+    """A set as the custodian was given it."""
+
+    model_config = ConfigDict(frozen=True, title="BatchPart")
+
+    number: int
+    items: int
+    state: Literal["waiting", "submitting", "submitted", "outcome_unknown", "ended"]
+    custodian_reference: str | None
+
+
+class BatchView(BaseModel):
+    """A batch, as partners see it."""
+
+    model_config = ConfigDict(frozen=True, title="PayoutBatch")
+
+    id: str
+    object: Literal["payout_batch"] = "payout_batch"
+    livemode: bool
+    state: BatchState
+    source: BatchSource
+    init_method: Literal["api", "file"]
+    reference: str | None
+    metadata: Mapping[str, str]
+    item_count: int
+    delivered_count: int
+    failed_count: int
+    totals: list[AssetTotal]
+    parts: list[BatchPart] = Field(
+        description="The sets that the custodian was given; empty where each payout goes by itself."
+    )
+    failure: Failure | None
+    report_url: str = Field(description="The report as CSV; final once the batch has ended.")
+    created_at: Time
+    expires_at: Time | None = Field(description="Not executed by then, the batch is canceled.")
+    executed_at: Time | None
+    cancel_requested_at: Time | None = Field(
+        description="Since when what was not sent is being canceled; what was sent stays sent."
+    )
+    finalized_at: Time | None
+
+
+class BatchEventView(BaseModel):
+    """An event about a batch."""
+
+    model_config = ConfigDict(frozen=True, title="PayoutBatchEvent")
+
+    type: str
+    timestamp: Time
+    api_version: str
+    data: BatchView
+
+
+class BatchCheck(BaseModel):
+    """What a dry run found: nothing was stored."""
+
+    model_config = ConfigDict(frozen=True, title="PayoutBatchCheck")
+
+    object: Literal["payout_batch_check"] = "payout_batch_check"
+    item_count: int
+    totals: dict[str, Amount]
