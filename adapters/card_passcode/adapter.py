@@ -30,7 +30,7 @@ from adapters.card_passcode.session import (
     unpayable,
 )
 from adapters.card_passcode.settings import CardPasscodeSettings, Mode
-from adapters.card_passcode.words import (
+from adapters.card_passcode.statuses import (
     choose,
     ended_unpaid,
     may_be_the_code,

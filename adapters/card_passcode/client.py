@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 from yarl import URL
 
-from adapters.card_passcode.words import text_of
+from adapters.card_passcode.statuses import text_of
 from gateway.adapter import NotSent
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from adapters.card_passcode.words import read_amount, text_of
+from adapters.card_passcode.statuses import read_amount, text_of
 from gateway.adapter import Echo, Order, PayoutAccountDestination, Terms
 
 #: Nothing is begun in a session that has less than this left.

@@ -17,15 +17,15 @@ from adapters.dfns.client import Answer, Client
 from adapters.dfns.reading import PayoutReader, data_of, execution_of
 from adapters.dfns.settings import DfnsSettings
 from adapters.dfns.signing import SignedCall, dump
-from adapters.dfns.terms import confirm_body, create_body, same_address
-from adapters.dfns.transfers import (
-    path_id,
-)
-from adapters.dfns.words import (
+from adapters.dfns.statuses import (
     AWAITING_CONFIRM,
     BEFORE_CONFIRM,
     clean,
     refusal_code,
+)
+from adapters.dfns.terms import confirm_body, create_body, same_address
+from adapters.dfns.transfers import (
+    path_id,
 )
 from gateway.adapter import (
     Absent,

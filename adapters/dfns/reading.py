@@ -12,15 +12,7 @@ from typing import Any
 
 from adapters.dfns.client import Client
 from adapters.dfns.settings import DfnsSettings
-from adapters.dfns.terms import payout_echo, same_address, untold
-from adapters.dfns.transfers import (
-    path_id,
-    read_transfer,
-    refs_of,
-    transaction_of,
-    transfer_of,
-)
-from adapters.dfns.words import (
+from adapters.dfns.statuses import (
     AWAITING_CONFIRM,
     BEFORE_CONFIRM,
     PAYOUT_ENDS,
@@ -28,6 +20,14 @@ from adapters.dfns.words import (
     SETTLING_NEWS,
     clean,
     payout_failure,
+)
+from adapters.dfns.terms import payout_echo, same_address, untold
+from adapters.dfns.transfers import (
+    path_id,
+    read_transfer,
+    refs_of,
+    transaction_of,
+    transfer_of,
 )
 from gateway.adapter import (
     Echo,

@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 from adapters.dfns.settings import DfnsSettings
-from adapters.dfns.words import clean
+from adapters.dfns.statuses import clean
 from gateway.adapter import (
     AddressDestination,
     AssetRegistry,

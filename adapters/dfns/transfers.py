@@ -15,14 +15,14 @@ import aiohttp
 from adapters.dfns.client import Answer, Client
 from adapters.dfns.settings import DfnsSettings
 from adapters.dfns.signing import dump
-from adapters.dfns.terms import transfer_body, transfer_echo, untold
-from adapters.dfns.words import (
+from adapters.dfns.statuses import (
     TRANSFER_WORDS,
     Transfer,
     clean,
     refusal_code,
     transfer_failure,
 )
+from adapters.dfns.terms import transfer_body, transfer_echo, untold
 from gateway.adapter import (
     Absent,
     CannotLook,

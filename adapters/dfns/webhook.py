@@ -12,8 +12,8 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 
+from adapters.dfns.statuses import clean
 from adapters.dfns.transfers import refs_of, transfer_of
-from adapters.dfns.words import clean
 from gateway.adapter import Clock, InvalidSignature, Notice, Ref, read_time
 
 WINDOW_S = 300

@@ -29,7 +29,7 @@ from adapters.fireblocks.instruction import (
 )
 from adapters.fireblocks.sets import Sets
 from adapters.fireblocks.settings import FireblocksSettings
-from adapters.fireblocks.words import (
+from adapters.fireblocks.statuses import (
     BEFORE_THE_NETWORK,
     Reading,
     Seen,

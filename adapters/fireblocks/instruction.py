@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from adapters.fireblocks.words import clean
+from adapters.fireblocks.statuses import clean
 from gateway.adapter import CustodianAccountDestination, Echo, Order, Terms, format_amount
 
 

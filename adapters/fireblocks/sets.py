@@ -24,7 +24,7 @@ from adapters.fireblocks.instruction import (
     instructions_of,
     payout_words,
 )
-from adapters.fireblocks.words import refusal_code
+from adapters.fireblocks.statuses import refusal_code
 from gateway.adapter import (
     Absent,
     Account,

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.hashes import SHA512
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from adapters.fireblocks.words import TRANSACTION_WORDS, clean
+from adapters.fireblocks.statuses import TRANSACTION_WORDS, clean
 from gateway.adapter import (
     CannotVerify,
     InvalidSignature,

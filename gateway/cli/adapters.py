@@ -75,7 +75,7 @@ def new(
         f'  [project.entry-points."payout_gateway.adapters"]\n  {name} = "adapters.{name}.adapter:{kind}"'
     )
     typer.echo(
-        f'  [project.entry-points."payout_gateway.twins"]\n  {name} = "adapters.{name}.sandbox:main"'
+        f'  [project.entry-points."payout_gateway.twins"]\n  {name} = "adapters.{name}.twin.app:main"'
     )
     typer.echo("then: make setup fmt docs check test")
 
@@ -85,13 +85,15 @@ def _copy(folder: Path, name: str, kind: str) -> Path:
     dashed = name.replace("_", "-")
     target = folder / name
     target.mkdir()
-    for file in sorted((folder / "dummy").iterdir()):
-        if not file.is_file():
+    for file in sorted((folder / "dummy").rglob("*")):
+        if not file.is_file() or "__pycache__" in file.parts:
             continue
         text = file.read_text(encoding="utf-8")
         # Names of headers have dashes; the twin writes them in capitals, the adapter reads them small.
         text = text.replace("Dummy-", f"{dashed.title()}-").replace("dummy-", f"{dashed}-")
         text = text.replace("Dummy", kind).replace("DUMMY", name.upper()).replace("dummy", name)
-        (target / file.name).write_text(text, encoding="utf-8")
-        shutil.copymode(file, target / file.name)
+        copy = target / file.relative_to(folder / "dummy")
+        copy.parent.mkdir(exist_ok=True)
+        copy.write_text(text, encoding="utf-8")
+        shutil.copymode(file, copy)
     return target

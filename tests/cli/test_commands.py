@@ -228,18 +228,20 @@ def test_an_adapter_is_begun_as_a_copy(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     text = run("adapters", "new", "acme_bank")
     assert 'acme_bank = "adapters.acme_bank.adapter:AcmeBank"' in text
-    assert 'acme_bank = "adapters.acme_bank.sandbox:main"' in text
+    assert 'acme_bank = "adapters.acme_bank.twin.app:main"' in text
     copied = {
         str(path.relative_to(tmp_path)): path.read_text(encoding="utf-8")
-        for path in tmp_path.rglob("acme_bank/*")
+        for path in tmp_path.rglob("acme_bank/**/*.*")
     }
     assert {path.replace("acme_bank", "dummy") for path in copied} == {
-        str(path.relative_to(tmp_path)) for path in tmp_path.rglob("dummy/*.*")
+        str(path.relative_to(tmp_path))
+        for path in tmp_path.rglob("dummy/**/*.*")
+        if path.suffix != ".pyc"
     }
     assert not [path for path, content in copied.items() if "dummy" in content.lower()]
     assert "class AcmeBank(" in copied["adapters/acme_bank/adapter.py"]
     assert '"acme-bank-signature"' in copied["adapters/acme_bank/adapter.py"]
-    assert '"Acme-Bank-Signature"' in copied["adapters/acme_bank/sandbox.py"]
+    assert '"Acme-Bank-Signature"' in copied["adapters/acme_bank/twin/app.py"]
     for path, content in copied.items():
         if path.endswith(".py"):
             compile(content, path, "exec")

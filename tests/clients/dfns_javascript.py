@@ -31,7 +31,7 @@ def main() -> int:
         for each in ("package.json", "package-lock.json", ".npmrc", "run.mjs"):
             shutil.copy(_HERE / each, folder)
         subprocess.run([npm, "ci", "--silent"], cwd=folder, check=True, timeout=_LIMIT_S)
-        arguments = ["adapters.dfns.sandbox", "--port", "0", "--step-s", "0.05"]
+        arguments = ["adapters.dfns.twin.app", "--port", "0", "--step-s", "0.05"]
         twin = subprocess.Popen(
             [sys.executable, "-m", *arguments], cwd=_ROOT, stdout=subprocess.PIPE, text=True
         )

@@ -322,7 +322,8 @@ class Stack:
 def configuration(rail: Rail, told: Any, port: int, base_url: str) -> dict[str, Any]:
     """Return the gateway's configuration for a twin; what it needs else stands beside the twin."""
     credentials = {name: told["credentials"][name] for name in rail.credentials}
-    fragment = tomllib.loads((_ROOT / "adapters" / rail.name / "sandbox.toml").read_text())
+    twin = _ROOT / "adapters" / rail.name / "twin"
+    fragment = tomllib.loads((twin / "sandbox.toml").read_text())
     settings = {**fragment.get("settings", {}), **rail.settings, **credentials}
     return {
         "database": "gateway.db",
@@ -364,7 +365,7 @@ async def stack(
     """
     port = free_port()
     webhook_url = f"http://127.0.0.1:{port}/custodians/{rail.name}/webhooks"
-    arguments = [f"adapters.{rail.name}.sandbox", "--port", "0", "--step-s", "0.1"]
+    arguments = [f"adapters.{rail.name}.twin.app", "--port", "0", "--step-s", "0.1"]
     arguments += ["--webhook-url", webhook_url] if twin_webhooks else []
     async with aiohttp.ClientSession() as http:
         made = Stack(folder, http, rail)

@@ -96,9 +96,9 @@ async def test_the_stack_is_kept_until_it_is_stopped(tmp_path: Path) -> None:
 
 async def test_a_demo_that_cannot_start_says_why(tmp_path: Path) -> None:
     """Exit 1 with the end of the log; here the twin in the way of ours does not run."""
-    twin = tmp_path / "here" / "adapters" / "fireblocks" / "sandbox.py"
+    twin = tmp_path / "here" / "adapters" / "fireblocks" / "twin" / "app.py"
     twin.parent.mkdir(parents=True)
-    for folder in (twin.parent, twin.parent.parent):
+    for folder in list(twin.parents)[:3]:
         (folder / "__init__.py").touch()
     twin.write_text("raise SystemExit('no twin today')\n")
     (tmp_path / "tmp").mkdir()

@@ -168,9 +168,9 @@ async def test_a_signal_while_the_twins_start(start: Start) -> None:
 
 async def test_what_a_twin_says_is_checked(tmp_path: Path, start: Start) -> None:
     """A twin whose line lacks a member is named, and none of its words is repeated."""
-    twin = tmp_path / "adapters" / "fireblocks" / "sandbox.py"
+    twin = tmp_path / "adapters" / "fireblocks" / "twin" / "app.py"
     twin.parent.mkdir(parents=True)
-    for folder in (twin.parent, twin.parent.parent):
+    for folder in list(twin.parents)[:3]:
         (folder / "__init__.py").touch()
     twin.write_text(
         'print(\'{"url": "http://127.0.0.1:1", "credentials": {"api_key": "s3cr3t"}}\')\n'
@@ -178,7 +178,7 @@ async def test_what_a_twin_says_is_checked(tmp_path: Path, start: Start) -> None
     process = await start("sandbox", "--json", cwd=tmp_path)
     out, errors = await asyncio.wait_for(process.communicate(), 30)
     assert (process.returncode, out) == (1, b"")
-    assert b"the twin of fireblocks (adapters.fireblocks.sandbox) did not start" in errors
+    assert b"the twin of fireblocks (adapters.fireblocks.twin.app) did not start" in errors
     assert b"s3cr3t" not in errors
 
 

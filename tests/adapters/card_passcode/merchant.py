@@ -16,9 +16,9 @@ import aiohttp
 from aiohttp import web
 from yarl import URL
 
-from adapters.card_passcode.sandbox import CardPasscodeTwin
-from adapters.card_passcode.sandbox_world import CardPasscodeSettings
-from adapters.twin_control import make_app
+from adapters.card_passcode.twin.app import CardPasscodeTwin
+from adapters.card_passcode.twin.world import CardPasscodeSettings
+from adapters.twin.control import make_app
 
 #: A step in most tests: only advancing the clock gets there.
 STEP_S = 100.0

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from adapters.card_passcode.sandbox_world import MAGIC
+from adapters.card_passcode.twin.world import MAGIC
 from gateway.adapter import (
     Absent,
     Account,

@@ -15,8 +15,8 @@ import aiohttp
 from aiohttp import web
 from cryptography.hazmat.primitives import serialization
 
-from adapters.dfns.sandbox import DfnsTwin
-from adapters.dfns.sandbox_world import (
+from adapters.dfns.twin.app import DfnsTwin
+from adapters.dfns.twin.world import (
     BORDERLESS_ACCOUNT,
     EUR_BANK_ACCOUNT,
     EVM_WALLET,
@@ -24,7 +24,7 @@ from adapters.dfns.sandbox_world import (
     WALLETS,
     DfnsSettings,
 )
-from adapters.twin_control import make_app
+from adapters.twin.control import make_app
 
 #: A life-cycle step in most tests: only advancing the clock gets there.
 STEP_S = 100.0

@@ -11,8 +11,8 @@ from typing import Any
 import aiohttp
 
 from adapters.dfns.adapter import Dfns
-from adapters.dfns.sandbox_world import EUR_BANK_ACCOUNT, EVM_WALLET, SOLANA_WALLET
 from adapters.dfns.settings import DfnsSettings
+from adapters.dfns.twin.world import EUR_BANK_ACCOUNT, EVM_WALLET, SOLANA_WALLET
 from gateway.adapter import (
     Account,
     AddressDestination,

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from adapters.dfns.sandbox_world import EVM_WALLET, SOLANA_WALLET
+from adapters.dfns.twin.world import EVM_WALLET, SOLANA_WALLET
 from gateway.adapter import (
     Absent,
     AddressDestination,

@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from dfns_sdk import DfnsClient, DfnsClientConfig, KeySigner
 from dfns_sdk.types import DfnsError
 
-from adapters.dfns.sandbox_auth import private_pem, public_pem
-from adapters.dfns.sandbox_world import EVM_WALLET, SOLANA_WALLET
+from adapters.dfns.twin.auth import private_pem, public_pem
+from adapters.dfns.twin.world import EVM_WALLET, SOLANA_WALLET
 from tests.adapters.dfns.organisation import (
     PAYEE,
     SOLANA_PAYEE,

@@ -12,8 +12,8 @@ import pytest
 from aiohttp import web
 
 from adapters.dummy.adapter import Dummy
-from adapters.dummy.sandbox import DummyTwin, DummyTwinSettings
-from adapters.twin_control import make_app
+from adapters.dummy.twin.app import DummyTwin, DummyTwinSettings
+from adapters.twin.control import make_app
 from gateway.adapter import Ids, Tools
 from gateway.assets import AssetRegistry
 from gateway.runtime import offload

@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 
 from adapters.fireblocks.adapter import PAYEE_TYPES, SOURCE_TYPES
-from adapters.fireblocks.sandbox_world import PAYEES, SOURCES
+from adapters.fireblocks.twin.world import PAYEES, SOURCES
 from gateway.adapter import (
     Absent,
     Account,

@@ -21,10 +21,10 @@ from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import rsa
 from yarl import URL
 
-from adapters.fireblocks.sandbox import FireblocksTwin
-from adapters.fireblocks.sandbox_auth import make_key
-from adapters.fireblocks.sandbox_world import FireblocksSettings
-from adapters.twin_control import make_app
+from adapters.fireblocks.twin.app import FireblocksTwin
+from adapters.fireblocks.twin.auth import make_key
+from adapters.fireblocks.twin.world import FireblocksSettings
+from adapters.twin.control import make_app
 
 EXTERNAL_WALLET = "bef85a1c-b605-4b2e-bdb5-2d400f4d0bf3"
 NETWORK_CONNECTION = "3adc1f92-e791-44a8-9aee-7f31c2108b78"

@@ -1,0 +1,1 @@
+"""The simulated custodian with card passcodes: an independent witness of what the adapter does."""

@@ -1,0 +1,1 @@
+"""A simulated Dfns: an independent witness of what the adapter does."""

@@ -1,0 +1,270 @@
+"""What the calls of the Dfns twin accept: shape, patterns and words, strictly.
+
+Source: dfns protocol notes, §2 (patterns, create, action), §5 (transfers), §6 (user action).
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal, TypeVar
+
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.alias_generators import to_camel
+
+from adapters.dfns.twin.world import PURPOSES
+
+
+class BadRequest(Exception):
+    """The request is not acceptable; the message says why, `status` is the answer's."""
+
+    def __init__(self, message: str, status: int = 400, details: object = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.details = details
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, alias_generator=to_camel)
+
+
+WalletId = Annotated[str, Field(pattern=r"^wa-[a-z0-9]{5}-[a-z0-9]{5}-[a-z0-9]{14,16}$")]
+Digits = Annotated[str, Field(pattern=r"^\d+$", max_length=80)]
+EvmAddress = Annotated[str, Field(pattern=r"^0x[0-9a-fA-F]{40}$")]
+SolanaAddress = Annotated[str, Field(pattern=r"^[1-9A-HJ-NP-Za-km-z]{32,44}$")]
+Words = Annotated[str, Field(min_length=1, max_length=255)]
+ExternalId = Annotated[str, Field(min_length=1, max_length=50)]
+
+
+class Erc20Asset(_Strict):
+    """An ERC-20 amount."""
+
+    kind: Literal["Erc20"]
+    amount: Digits
+    contract: Words
+
+    @property
+    def place(self) -> str:
+        """Return the contract."""
+        return self.contract
+
+
+class SplAsset(_Strict):
+    """An SPL or SPL-2022 amount."""
+
+    kind: Literal["Spl", "Spl2022"]
+    amount: Digits
+    mint: Words
+
+    @property
+    def place(self) -> str:
+        """Return the mint."""
+        return self.mint
+
+
+PayoutAsset = Annotated[Erc20Asset | SplAsset, Field(discriminator="kind")]
+Fiat = Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
+Country = Annotated[str, Field(pattern=r"^[A-Z]{2}$")]
+
+
+class QuotePayout(_Strict):
+    """The body of the quote call."""
+
+    wallet_id: WalletId
+    asset: PayoutAsset
+    fiat_currency: Fiat
+    provider: Literal["Borderless"]
+    country: Country
+
+
+class CreatePayout(QuotePayout):
+    """The body of the create call."""
+
+    borderless_account_id: Words
+    payment_instructions_id: Words
+    payment_purpose: str
+    external_id: ExternalId | None = None
+
+
+class Erc20Transfer(Erc20Asset):
+    """The transfer that a Confirm echoes."""
+
+    to: EvmAddress
+
+
+class SplTransfer(SplAsset):
+    """The transfer that a Confirm echoes."""
+
+    to: SolanaAddress
+
+
+class Confirm(_Strict):
+    """Go ahead with exactly this transfer."""
+
+    action: Literal["Confirm"]
+    wallet_id: WalletId
+    transfer: Annotated[Erc20Transfer | SplTransfer, Field(discriminator="kind")]
+
+
+class Cancel(_Strict):
+    """Do not go ahead."""
+
+    action: Literal["Cancel"]
+
+
+class _Transfer(_Strict):
+    to: Words
+    amount: Digits
+    external_id: ExternalId | None = None
+    fee_sponsor_id: str | None = None
+
+    @property
+    def place(self) -> str | None:
+        """Return the contract or mint; None for the network's own coin."""
+        return None
+
+
+class NativeTransfer(_Transfer):
+    """A wallet transfer of the network's own coin."""
+
+    kind: Literal["Native"]
+    memo: str | None = None
+    priority: Literal["Slow", "Standard", "Fast"] | None = None
+
+
+class Erc20WalletTransfer(_Transfer):
+    """A wallet transfer of an ERC-20."""
+
+    kind: Literal["Erc20"]
+    contract: Words
+    to: EvmAddress
+    priority: Literal["Slow", "Standard", "Fast"] | None = None
+
+    @property
+    def place(self) -> str | None:
+        """Return the contract."""
+        return self.contract
+
+
+class SplWalletTransfer(_Transfer):
+    """A wallet transfer of an SPL token."""
+
+    kind: Literal["Spl", "Spl2022"]
+    mint: Words
+    to: SolanaAddress
+    create_destination_account: bool | None = None
+
+    @property
+    def place(self) -> str | None:
+        """Return the mint."""
+        return self.mint
+
+
+Transfer = Annotated[
+    NativeTransfer | Erc20WalletTransfer | SplWalletTransfer, Field(discriminator="kind")
+]
+
+
+class InitAction(_Strict):
+    """The body of `POST /auth/action/init`."""
+
+    user_action_payload: str
+    user_action_http_method: Literal["POST", "PUT", "DELETE", "GET"]
+    user_action_http_path: Annotated[str, Field(pattern=r"^/")]
+    user_action_server_kind: Literal["Api"] = "Api"
+
+
+class KeyAssertion(_Strict):
+    """What a key signed."""
+
+    cred_id: Words
+    client_data: Annotated[str, Field(min_length=1, max_length=4096)]
+    signature: Annotated[str, Field(min_length=1, max_length=4096)]
+    algorithm: str | None = None
+
+
+class KeyFactor(_Strict):
+    """A first factor that is a key."""
+
+    kind: Literal["Key"]
+    credential_assertion: KeyAssertion
+
+
+class SignAction(_Strict):
+    """The body of `POST /auth/action`."""
+
+    challenge_identifier: Words
+    first_factor: KeyFactor
+
+
+ModelT = TypeVar("ModelT")
+_ACTIONS: TypeAdapter[Confirm | Cancel] = TypeAdapter(
+    Annotated[Confirm | Cancel, Field(discriminator="action")]
+)
+_TRANSFERS: TypeAdapter[NativeTransfer | Erc20WalletTransfer | SplWalletTransfer] = TypeAdapter(
+    Transfer
+)
+
+
+def read_json(body: bytes) -> Any:
+    """Return the body as JSON, or raise BadRequest."""
+    try:
+        return json.loads(body)
+    except ValueError:
+        raise BadRequest("body is not JSON") from None
+
+
+def _read(adapter: TypeAdapter[ModelT], body: bytes) -> ModelT:
+    try:
+        return adapter.validate_python(read_json(body))
+    except ValidationError as problem:
+        first = problem.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "body"
+        raise BadRequest(f"{where}: {first['msg']}") from None
+
+
+def read_quote(body: bytes) -> QuotePayout:
+    """Read the quote call's body."""
+    return _read(TypeAdapter(QuotePayout), body)
+
+
+def read_create(body: bytes) -> CreatePayout:
+    """Read the create call's body."""
+    wanted = _read(TypeAdapter(CreatePayout), body)
+    if wanted.payment_purpose not in PURPOSES:
+        raise BadRequest("paymentPurpose: not one of the known purposes")
+    return wanted
+
+
+def read_action(body: bytes) -> Confirm | Cancel:
+    """Read the action call's body."""
+    return _read(_ACTIONS, body)
+
+
+def read_transfer(body: bytes) -> NativeTransfer | Erc20WalletTransfer | SplWalletTransfer:
+    """Read the transfer call's body."""
+    return _read(_TRANSFERS, body)
+
+
+def read_init(body: bytes) -> InitAction:
+    """Read the body of the first signing call."""
+    return _read(TypeAdapter(InitAction), body)
+
+
+def read_sign(body: bytes) -> SignAction:
+    """Read the body of the second signing call."""
+    return _read(TypeAdapter(SignAction), body)
+
+
+def page_of(request: web.Request, items: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the page of a list that the query asks for."""
+    told, start = request.query.get("limit", "50"), request.query.get("paginationToken", "0")
+    if not (told.isascii() and told.isdigit() and 1 <= int(told) <= 50):
+        raise BadRequest("limit: from 1 to 50")
+    if not (start.isascii() and start.isdigit()):
+        raise BadRequest("paginationToken: not one of ours")
+    end = int(start) + int(told)
+    page: dict[str, Any] = {"items": items[int(start) : end]}
+    if end < len(items):
+        page["nextPageToken"] = str(end)
+    return page

@@ -1,0 +1,1 @@
+"""A simulated Fireblocks: an independent witness of what the adapter does."""

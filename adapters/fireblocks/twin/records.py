@@ -1,0 +1,178 @@
+"""A payout, its instructions and their transactions, and how each looks on the wire."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+from adapters.fireblocks.twin.requests import CreatePayout
+from adapters.fireblocks.twin.world import (
+    FIAT,
+    PAYEES,
+    SOURCES,
+    STATUS_OF_STATE,
+    Course,
+    Leg,
+    course_of,
+)
+from adapters.twin.history import History
+
+_FINAL_INSTRUCTIONS = frozenset({"COMPLETED", "FAILED", "TRANSLATION_ERROR", "SKIPPED"})
+_ON_CHAIN = frozenset({"BROADCASTING", "CONFIRMING", "COMPLETED"})
+
+
+@dataclass
+class Instruction:
+    """One payment of a payout."""
+
+    id: str
+    payee_id: str
+    payee_type: str
+    #: As the caller wrote it: echoed byte for byte.
+    amount_text: str
+    asset: str
+    state: str = "NOT_STARTED"
+    transactions: list[Transaction] = field(default_factory=list)
+    short: bool = False
+
+    def __post_init__(self) -> None:
+        """Let the amount say whether funds will be short."""
+        self.short = self.course.short
+
+    @property
+    def amount(self) -> Decimal:
+        """Return the amount in whole units."""
+        return Decimal(self.amount_text)
+
+    @property
+    def course(self) -> Course:
+        """Return what becomes of it."""
+        return course_of(self.amount)
+
+    @property
+    def done(self) -> bool:
+        """Say whether its state is final."""
+        return self.state in _FINAL_INSTRUCTIONS
+
+    def document(self) -> dict[str, Any]:
+        """Return it as the status call shows it."""
+        return {
+            "id": self.id,
+            "payeeAccount": {"id": self.payee_id, "type": self.payee_type},
+            "amount": {"amount": self.amount_text, "assetId": self.asset},
+            "state": self.state,
+            "transactions": [transaction.summary() for transaction in self.transactions],
+        }
+
+
+@dataclass
+class Payout:
+    """An instruction set on one payment account."""
+
+    id: str
+    wanted: CreatePayout
+    created_at: int
+    instructions: list[Instruction]
+    state: str = "REQUESTED"
+    reason: str | None = None
+    executed: bool = False
+    #: A `reasonOfFailure` that it will meet.
+    reason_ahead: str | None = None
+    history: History = field(default_factory=History)
+
+    @property
+    def source_id(self) -> str:
+        """Return the payment account's id."""
+        return self.wanted.payment_account.id
+
+    @property
+    def source_type(self) -> str:
+        """Return the payment account's type."""
+        return self.wanted.payment_account.type
+
+    def show(self, now: float) -> None:
+        """Remember how it looks from now on; to be called after every change."""
+        document: dict[str, Any] = {
+            "payoutId": self.id,
+            "paymentAccount": {"id": self.source_id, "type": self.source_type},
+            "createdAt": self.created_at,
+            "state": self.state,
+            "status": STATUS_OF_STATE[self.state],
+            "initMethod": "API",
+            "instructionSet": [instruction.document() for instruction in self.instructions],
+        }
+        if self.reason is not None:
+            document["reasonOfFailure"] = self.reason
+        self.history.add(now, document)
+
+
+class Transaction:
+    """One transaction made for an instruction."""
+
+    def __init__(self, payout: Payout, instruction: Instruction, now: float) -> None:
+        self.id = str(uuid.uuid4())
+        self.payout = payout
+        self.instruction = instruction
+        self.history = History()
+        self._created_ms = int(now * 1000)
+        self._leg = Leg("SUBMITTED")
+        self._entered = now
+        self._seen_on_chain = False
+
+    def enter(self, leg: Leg, now: float) -> None:
+        """Go into the next status."""
+        self._leg, self._entered = leg, now
+        self._seen_on_chain = self._seen_on_chain or leg.status in _ON_CHAIN
+        self.history.add(now, self.details())
+
+    def summary(self) -> dict[str, Any]:
+        """Return it as the payout's status call shows it; the time in seconds."""
+        return {
+            "id": self.id,
+            "state": self._leg.status,
+            "timestamp": int(self._entered),
+            "instructionId": self.instruction.id,
+        }
+
+    def details(self) -> dict[str, Any]:
+        """Return it as the transaction call and webhooks show it; times in milliseconds."""
+        amount = self.instruction.amount_text
+        source = (self.payout.source_type, self.payout.source_id)
+        payee = (self.instruction.payee_type, self.instruction.payee_id)
+        on_chain = self._seen_on_chain and self.instruction.asset not in FIAT
+        details: dict[str, Any] = {
+            "id": self.id,
+            "status": self._leg.status,
+            "subStatus": self._leg.sub_status,
+            "operation": "TRANSFER",
+            "assetId": self.instruction.asset,
+            "source": _peer(*source, SOURCES[source]),
+            "destination": _peer(*payee, PAYEES[payee]),
+            "amountInfo": {"amount": amount, "requestedAmount": amount, "netAmount": amount},
+            # The vendor's own lossy numbers beside the exact text above.
+            "amount": float(amount),
+            "requestedAmount": float(amount),
+            "netAmount": float(amount),
+            "fee": 0,
+            "feeInfo": {"networkFee": "0"},
+            "feeCurrency": self.instruction.asset,
+            "createdAt": self._created_ms,
+            "lastUpdated": int(self._entered * 1000),
+            "numOfConfirmations": 1 if on_chain and self._leg.status == "COMPLETED" else 0,
+            "note": "",
+            "destinationAddress": "",
+        }
+        if on_chain:
+            digest = hashlib.sha256(self.id.encode()).hexdigest()
+            details["txHash"] = "0x" + digest
+            payee_digest = hashlib.sha256("/".join(payee).encode()).hexdigest()
+            details["destinationAddress"] = "0x" + payee_digest[:40]
+        return details
+
+
+def _peer(kind: str, id_: str, name: str) -> dict[str, str]:
+    sub_type = {"EXTERNAL_WALLET": "External", "INTERNAL_WALLET": "Internal"}.get(kind, "")
+    return {"id": id_, "type": kind, "name": name, "subType": sub_type}
