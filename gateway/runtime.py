@@ -10,9 +10,10 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 from typeid import TypeID
@@ -21,8 +22,23 @@ from uuid_utils import UUID
 T = TypeVar("T")
 
 
+@dataclass(frozen=True)
+class Moment:
+    """A point in time: elapsed time on one clock, which is evidence, and the wall clock, for people.
+
+    Microseconds. Elapsed times may be compared only where `clock_id` is the same.
+    """
+
+    clock_id: str
+    elapsed: int
+    wall: int
+
+
 class Clock(Protocol):
     """Time as the gateway sees it."""
+
+    def moment(self) -> Moment:
+        """Return this moment by all clocks at once."""
 
     def now(self) -> datetime:
         """Return the wall-clock time, aware, in UTC."""
@@ -35,7 +51,19 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The machine's clock."""
+    """The machine's clock. Elapsed time goes on while the machine sleeps, and starts anew at a boot."""
+
+    def __init__(self) -> None:
+        boot_id = _boot_id()
+        self._boottime = boot_id is not None
+        self._clock_id = boot_id or f"process-{secrets.token_hex(16)}"
+
+    def moment(self) -> Moment:
+        """Return this moment by all clocks at once."""
+        elapsed_ns = (
+            time.clock_gettime_ns(time.CLOCK_BOOTTIME) if self._boottime else time.monotonic_ns()
+        )
+        return Moment(self._clock_id, elapsed_ns // 1000, time.time_ns() // 1000)
 
     def now(self) -> datetime:
         """Return the wall-clock time, aware, in UTC."""
@@ -48,6 +76,48 @@ class SystemClock:
     async def sleep(self, seconds: float) -> None:
         """Sleep for so many seconds."""
         await asyncio.sleep(seconds)
+
+
+#: The inode of the initial time namespace (Linux, `PROC_TIME_INIT_INO`): its clocks are the machine's.
+_INITIAL_TIME_NAMESPACE = 0xEFFFFFFA
+
+
+def _boot_id() -> str | None:
+    """Return what names the machine's boottime clock; None where processes may see different ones."""
+    try:
+        boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        namespace = Path("/proc/self/ns/time").stat().st_ino
+        time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    except (OSError, AttributeError, ValueError):
+        return None
+    return f"boot-{boot_id}" if boot_id and namespace == _INITIAL_TIME_NAMESPACE else None
+
+
+class Timeline:
+    """The time by which work falls due and leases end, in microseconds. It never steps.
+
+    It begins at the wall clock and goes on with elapsed time: a wall clock that is set neither stalls
+    what is due nor prolongs a lease. Processes on one database agree on it (`anchor`). It decides only
+    when something is done, never whether money may move.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        begin = clock.moment()
+        self._offset = begin.wall - begin.elapsed
+
+    def now(self) -> int:
+        """Return the time now."""
+        return self._clock.moment().elapsed + self._offset
+
+    def anchor(self, offset: int) -> None:
+        """Go by the offset that the database holds for this clock."""
+        self._offset = offset
+
+    @property
+    def offset(self) -> int:
+        """The difference to the clock's elapsed time."""
+        return self._offset
 
 
 class Ids:
@@ -134,6 +204,12 @@ class Runtime:
     ids: Ids
     offload: Offload = offload
     failpoint: Callable[[Failpoint], None] = _no_effect
+    #: by which work falls due and leases end
+    timeline: Timeline = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Begin the timeline of this clock."""
+        object.__setattr__(self, "timeline", Timeline(self.clock))
 
 
 def real_runtime() -> Runtime:

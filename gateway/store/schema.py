@@ -19,18 +19,37 @@ from sqlalchemy import (
 
 from gateway.store.metadata import metadata
 from gateway.store.schema_batches import batch_sets, batches
+from gateway.store.schema_executions import (
+    account_declarations,
+    audit_log,
+    clocks,
+    evidence,
+    execution_items,
+    executions,
+    gateways,
+    heartbeats,
+    store_state,
+)
 
 __all__ = [
+    "account_declarations",
     "account_locks",
     "api_keys",
     "attempts",
     "attention",
+    "audit_log",
     "batch_sets",
     "batches",
+    "clocks",
     "deliveries",
     "delivery_attempts",
     "endpoints",
     "events",
+    "evidence",
+    "execution_items",
+    "executions",
+    "gateways",
+    "heartbeats",
     "idempotency",
     "inbox",
     "inbox_refs",
@@ -40,6 +59,7 @@ __all__ = [
     "quotes",
     "recoveries",
     "refs",
+    "store_state",
     "timeline",
     "transactions",
     "work",

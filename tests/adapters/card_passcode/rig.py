@@ -17,7 +17,7 @@ from adapters.card_passcode.adapter import CardPasscode
 from adapters.card_passcode.settings import CardPasscodeSettings
 from gateway.adapter import Account, PayoutAccountDestination, Report, Tools
 from gateway.assets import AssetRegistry
-from gateway.runtime import Clock, Ids, SystemClock, offload
+from gateway.runtime import Clock, Ids, Moment, SystemClock, offload
 from tests.adapters.card_passcode.merchant import DEVICE, Merchant, open_merchant
 from tests.adapters.orders import OrderForTest
 
@@ -51,6 +51,11 @@ class TwinClock:
         """Return the time that both sides share, or the twin's."""
         seconds = self._clock.now() if self.whole else self._clock.shared()
         return datetime.fromtimestamp(seconds, UTC) + self.ahead
+
+    def moment(self) -> Moment:
+        """Return the twin's time by all clocks."""
+        wall = round(self.now().timestamp() * 1e6)
+        return Moment("twin", round(self.monotonic() * 1e6), wall)
 
     def monotonic(self) -> float:
         """Return the twin's time in seconds."""

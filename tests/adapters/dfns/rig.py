@@ -22,7 +22,7 @@ from gateway.adapter import (
     Tools,
 )
 from gateway.assets import AssetRegistry
-from gateway.runtime import Ids, SystemClock, offload
+from gateway.runtime import Ids, Moment, SystemClock, offload
 from tests.adapters.dfns.organisation import (
     PAYEE,
     SOLANA_PAYEE,
@@ -43,6 +43,11 @@ class TwinTime:
     def now(self) -> datetime:
         """Return the time that both sides share; signatures are judged by it."""
         return datetime.fromtimestamp(self._org.twin.clock.shared(), UTC)
+
+    def moment(self) -> Moment:
+        """Return the twin's time by all clocks."""
+        wall = round(self.now().timestamp() * 1e6)
+        return Moment("twin", round(self.monotonic() * 1e6), wall)
 
     def monotonic(self) -> float:
         """Return the shared time in seconds."""

@@ -18,7 +18,7 @@ from adapters.fireblocks.adapter import Fireblocks
 from adapters.fireblocks.settings import FireblocksSettings
 from gateway.adapter import Account, CustodianAccountDestination, Tools
 from gateway.assets import AssetRegistry
-from gateway.runtime import Ids, SystemClock, offload
+from gateway.runtime import Ids, Moment, SystemClock, offload
 from tests.adapters.fireblocks.workspace import (
     EXTERNAL_WALLET,
     Workspace,
@@ -48,6 +48,11 @@ class TwinClock:
     def now(self) -> Any:
         """Return the time that both sides share; the twin's life can be advanced without it."""
         return datetime.fromtimestamp(self._space.twin.clock.shared(), UTC)
+
+    def moment(self) -> Moment:
+        """Return the twin's time by all clocks."""
+        wall = round(self.now().timestamp() * 1e6)
+        return Moment("twin", round(self.monotonic() * 1e6), wall)
 
     def monotonic(self) -> float:
         """Return the twin's time in seconds."""
