@@ -97,6 +97,7 @@ def upgrade() -> None:
         sa.Column("notes", sa.Text(), nullable=False),
         sa.Column("rows", sa.Integer(), nullable=False),
         sa.Column("open_calls", sa.Integer(), nullable=False),
+        sa.Column("earlier", sa.Integer(), nullable=False),
         sa.Column("repeat_is_safe", sa.Integer(), nullable=True),
         sa.Column("looks", sa.Integer(), nullable=False),
         sa.Column("failures", sa.Integer(), nullable=False),
