@@ -264,7 +264,7 @@ async def test_ten_thousand_that_wait_for_a_disabled_endpoint(bench: Bench) -> N
         None,
     )
     steps = 0
-    # As if the process died after every step: another Replays takes it up where it was written.
+    # As if the process died after every step: another process goes on where it was written.
     while (await bench.db.run(replays.recovery, bench.caller, subscribed.id, job.id)).state == (
         "running"
     ):

@@ -1,0 +1,331 @@
+"""Every call of an adapter has a deadline, a metric, one log line and one translation of its errors."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from gateway.adapter import (
+    Absent,
+    CannotLook,
+    Failure,
+    FailureCode,
+    FundsMoved,
+    Notice,
+    Ref,
+    Report,
+    SubStatus,
+)
+from gateway.errors import (
+    CannotVerify,
+    InvalidSignature,
+    LeaseLost,
+    NotSent,
+    OutcomeUnknown,
+    Rejected,
+    Unsupported,
+)
+from tests.adapters.orders import OrderForTest
+from tests.custodians.odd import SECRET, SUBMITTED, Bench
+
+# --- The verbs that get an order -----------------------------------------------------------------
+
+
+async def test_a_call_is_one_metric_and_one_line(bench: Bench) -> None:
+    """With what an operator looks for, and nothing of the body."""
+    order = bench.acts(SUBMITTED)
+    assert await bench.instance.submit(order) == SUBMITTED
+    line = bench.line()
+    assert line.pop("at")
+    assert line == {
+        "event": "custodian_call",
+        "level": "info",
+        "logger": "custodian",
+        "custodian": "odd_eu",
+        "adapter": "odd",
+        "verb": "submit",
+        "payout_id": order.payout_id,
+        "attempt": 1,
+        "outcome": "submitted",
+        "custodian_word": "taken",
+        "custodian_reference": "c-1",
+        "duration_ms": 0.0,
+    }
+    assert bench.count("submit", "submitted") == 1
+
+
+@pytest.mark.parametrize(
+    ("seen", "word"), [(Absent("404"), "Absent"), (CannotLook(), "CannotLook")]
+)
+async def test_a_look_may_find_nothing(bench: Bench, seen: Absent | CannotLook, word: str) -> None:
+    """Both are answers, and told apart."""
+    assert await bench.instance.fetch(bench.acts(seen)) is seen
+    assert bench.count("fetch", word) == 1
+
+
+async def test_unknown_words_are_counted(bench: Bench) -> None:
+    """A report without a status says so, and each unknown word is counted."""
+    order = bench.acts(Report(None, "moonlit", unknown_words=("moonlit",)))
+    await bench.instance.fetch(order)
+    assert bench.count("fetch", "unknown_word") == 1
+    assert (
+        bench.metrics.registry.get_sample_value(
+            "payout_gateway_unknown_words_total", {"custodian": "odd_eu", "word": "moonlit"}
+        )
+        == 1
+    )
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        Rejected("policy_rejected", f"no: {SECRET}", custodian_code=f"E {SECRET}"),
+        NotSent(f"busy {SECRET}", again_after_s=7),
+        OutcomeUnknown(f"HTTP 502 {SECRET}"),
+        LeaseLost("pay_1"),
+        Unsupported("no such verb"),
+    ],
+)
+async def test_typed_outcomes_pass_through_scrubbed(bench: Bench, outcome: Exception) -> None:
+    """Type and members stay, words lose secrets; the line says which it was, without a traceback."""
+    order = bench.acts(outcome)
+    with pytest.raises(type(outcome)) as raised:
+        await bench.instance.submit(order)
+    assert SECRET not in repr(raised.value) + str(raised.value) + repr(vars(raised.value))
+    assert getattr(raised.value, "again_after_s", None) == getattr(outcome, "again_after_s", None)
+    line = bench.line()
+    assert (line["level"], line["outcome"]) == ("warning", type(outcome).__name__)
+    assert "exception" not in line
+    assert bench.count("submit", type(outcome).__name__) == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        TimeoutError(),
+        aiohttp.ServerDisconnectedError(),
+        aiohttp.ClientOSError(104, f"reset {SECRET}"),
+        aiohttp.ClientPayloadError("half a body"),
+        ConnectionResetError(),
+    ],
+)
+@pytest.mark.parametrize("verb", ["submit", "fetch"])
+async def test_a_broken_connection_may_have_arrived(
+    bench: Bench, verb: str, error: Exception
+) -> None:
+    """What networks do is an unknown outcome, and no bug: no traceback."""
+    order = bench.acts(error)
+    with pytest.raises(OutcomeUnknown) as raised:
+        await getattr(bench.instance, verb)(order)
+    assert SECRET not in str(raised.value)
+    assert "exception" not in bench.line()
+
+
+async def test_a_connection_that_was_never_made_was_not_sent(bench: Bench) -> None:
+    """With a real refused connection. After the mark only the adapter itself may say so."""
+    with socket.socket() as taken:
+        # Bound and not listening: nobody else can take the port meanwhile.
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+
+        async def act() -> Any:
+            async with bench.tools.http.post(f"http://127.0.0.1:{port}/"):
+                return SUBMITTED
+
+        bench.adapter.act = act
+        with pytest.raises(NotSent):
+            await bench.instance.submit(OrderForTest())
+        with pytest.raises(OutcomeUnknown):
+            await bench.instance.submit(OrderForTest(moved_now=True))
+
+
+async def test_a_server_that_hangs_up_may_have_taken_it(bench: Bench) -> None:
+    """With a real socket: the request was read, the connection closed, no answer came."""
+    taken = asyncio.Event()
+
+    async def hang_up(request: web.BaseRequest) -> web.StreamResponse:
+        await request.read()
+        taken.set()
+        assert request.transport is not None
+        request.transport.abort()
+        return web.Response()
+
+    runner = web.ServerRunner(web.Server(hang_up))
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        port = runner.addresses[0][1]
+
+        async def act() -> Any:
+            async with bench.tools.http.post(f"http://127.0.0.1:{port}/", data=b"order"):
+                return SUBMITTED
+
+        bench.adapter.act = act
+        with pytest.raises(OutcomeUnknown):
+            await bench.instance.submit(OrderForTest())
+        assert taken.is_set()
+    finally:
+        await runner.cleanup()
+
+
+async def test_the_deadline_ends_a_call(bench: Bench) -> None:
+    """A custodian that never answers holds up nothing for ever; what it did is unknown."""
+
+    async def act() -> Any:
+        await asyncio.Event().wait()
+
+    bench.adapter.act = act
+    async with asyncio.timeout(10):
+        with pytest.raises(OutcomeUnknown, match="no answer in time"):
+            await bench.instance.submit(OrderForTest())
+
+
+@pytest.mark.parametrize("verb", ["submit", "fetch"])
+async def test_a_bug_of_the_adapter_is_unknown_and_told(bench: Bench, verb: str) -> None:
+    """One line, with the traceback, without the secret."""
+    order = bench.acts(KeyError(f"state of {SECRET}"))
+    with pytest.raises(OutcomeUnknown, match="KeyError") as raised:
+        await getattr(bench.instance, verb)(order)
+    assert SECRET not in str(raised.value)
+    line = bench.line()
+    assert (line["level"], line["outcome"]) == ("error", "OutcomeUnknown")
+    assert "Traceback" in line["exception"]
+    assert SECRET not in bench.stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("verb", "wrong"), [("submit", None), ("submit", Absent()), ("fetch", None), ("fetch", "yes")]
+)
+async def test_a_wrong_type_is_an_unknown_outcome(bench: Bench, verb: str, wrong: object) -> None:
+    """The engine is never handed what the contract does not name."""
+    order = bench.acts(wrong)
+    with pytest.raises(OutcomeUnknown, match="the adapter returned a"):
+        await getattr(bench.instance, verb)(order)
+
+
+async def test_a_cancelled_call_stays_cancelled(bench: Bench) -> None:
+    """Cancelling is ours, no outcome of the custodian's; it is counted all the same."""
+    begun = asyncio.Event()
+
+    async def act() -> Any:
+        begun.set()
+        await asyncio.Event().wait()
+
+    bench.adapter.act = act
+    task = asyncio.create_task(bench.instance.submit(OrderForTest()))
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert bench.count("submit", "cancelled") == 1
+
+
+async def test_optional_verbs_refuse_by_default(bench: Bench) -> None:
+    """An adapter that has no `confirm` and no `cancel` says so."""
+    with pytest.raises(Unsupported):
+        await bench.instance.confirm(OrderForTest(), {"passcode": "hunter2-hunter2"})
+    with pytest.raises(Unsupported):
+        await bench.instance.cancel(OrderForTest())
+    assert "hunter2" not in bench.stream.getvalue()
+    assert bench.instance.check(OrderForTest()) is None
+
+
+async def test_a_reports_words_lose_secrets(bench: Bench) -> None:
+    """They are kept, shown and sent to subscribers; what has no secret is unchanged."""
+    failure = Failure(
+        code=FailureCode.CUSTODIAN_ERROR,
+        message=f"bad key {SECRET}",
+        custodian_code=f"E {SECRET}",
+        funds_moved=FundsMoved.NO,
+    )
+    report = Report(
+        SubStatus.FAILED,
+        f"FAILED {SECRET}",
+        refs=(Ref("transfer", "t-1"),),
+        failure=failure,
+        detail=f"detail {SECRET}",
+        unknown_words=(f"word {SECRET}",),
+    )
+    cleaned = await bench.instance.fetch(bench.acts(report))
+    assert SECRET not in repr(cleaned)
+    assert isinstance(cleaned, Report)
+    assert (cleaned.sub_status, cleaned.refs) == (report.sub_status, report.refs)
+    assert cleaned.failure is not None
+    assert cleaned.failure.funds_moved is FundsMoved.NO
+
+
+# --- Webhooks ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [InvalidSignature(f"no {SECRET}"), CannotVerify(f"no {SECRET}")])
+async def test_verify_passes_its_two_words_through(bench: Bench, error: Exception) -> None:
+    """They are shown to whoever sent the webhook: scrubbed."""
+    bench.acts(error)
+    with pytest.raises(type(error)) as raised:
+        await bench.instance.verify({}, b"{}")
+    assert SECRET not in str(raised.value)
+    assert bench.line()["outcome"] == type(error).__name__
+    assert bench.count("verify", type(error).__name__) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(KeyError("x"), True), (aiohttp.ServerDisconnectedError(), False), (TimeoutError(), False)],
+)
+async def test_what_else_fails_in_verify_is_tried_again(
+    bench: Bench, error: Exception, told: bool
+) -> None:
+    """A bug of ours or keys out of reach must not lose the custodian's news: 503, not 401."""
+    bench.acts(error)
+    with pytest.raises(CannotVerify):
+        await bench.instance.verify({}, b"{}")
+    assert ("exception" in bench.line()) is told
+
+
+async def test_verify_has_a_deadline(bench: Bench) -> None:
+    """Keys that never come are out of reach."""
+
+    async def act() -> Any:
+        await asyncio.Event().wait()
+
+    bench.adapter.act = act
+    async with asyncio.timeout(10):
+        with pytest.raises(CannotVerify):
+            await bench.instance.verify({}, b"{}")
+
+
+async def test_parse_returns_notices(bench: Bench) -> None:
+    """With one line that says how many."""
+    notice = Notice((Ref("transfer", "t-1"),), "n-1")
+    bench.adapter.read = lambda _: [notice]
+    assert bench.instance.parse(b"{}") == [notice]
+    assert (bench.line()["verb"], bench.line()["notices"]) == ("parse", 1)
+
+
+@pytest.mark.parametrize(
+    ("read", "crashed"),
+    [
+        (json.loads, False),
+        (int, False),  # its error quotes the body
+        (lambda body: 1 / 0, True),
+        (lambda body: ["no notice"], True),
+        (lambda body: None, True),
+    ],
+)
+async def test_what_cannot_be_parsed_is_a_value_error(
+    bench: Bench, read: Callable[[bytes], Any], crashed: bool
+) -> None:
+    """Whatever went wrong: the body is kept unread. A bug has its traceback, and no body is told."""
+    bench.adapter.read = read
+    with pytest.raises(ValueError, match="while reading a webhook") as raised:
+        bench.instance.parse(b"{private bank details")
+    line = bench.line()
+    assert ("exception" in line) is crashed
+    assert "private bank" not in json.dumps(line) + str(raised.value)
