@@ -18,8 +18,9 @@ import aiohttp
 
 from gateway.adapter import (
     Absent,
+    Account,
     Adapter,
-    BatchOrder,
+    BatchItem,
     BatchReport,
     CannotLook,
     Capabilities,
@@ -38,7 +39,9 @@ from gateway.errors import (
     OutcomeUnknown,
 )
 from gateway.logs import get_logger, scrub
+from gateway.custodians.dates import Dates
 from gateway.metrics import Metrics
+from gateway.model import Attention
 
 R = TypeVar("R")
 #: What a custodian says is kept in the store and shown; a whole page of it helps nobody.
@@ -49,19 +52,19 @@ _log = get_logger("custodian")
 
 
 class TrackedOrder(Order, Protocol):
-    """An order that knows whether its moving mark was set during this call."""
+    """An execution that knows whether its moving mark was set during this call."""
+
+    @property
+    def set_id(self) -> str:
+        """The gateway's id of the execution."""
+
+    @property
+    def items(self) -> Sequence[BatchItem]:
+        """Every payout of it."""
 
     @property
     def moved_now(self) -> bool:
-        """Whether it was."""
-
-
-class TrackedBatch(BatchOrder, Protocol):
-    """A set that knows whether its moving mark was set during this call."""
-
-    @property
-    def moved_now(self) -> bool:
-        """Whether it was."""
+        """Whether the mark was set."""
 
 
 @dataclass
@@ -91,8 +94,13 @@ class CustodianInstance:
         tools: Tools,
         metrics: Metrics,
         deadline_s: float,
+        *,
+        fingerprint: Callable[..., str],
+        dates: Dates,
     ) -> None:
         self.name = name
+        self._fingerprint = fingerprint
+        self.dates = dates
         self.adapter_name = adapter_name
         self._adapter = adapter
         self._clock = tools.clock
@@ -104,37 +112,67 @@ class CustodianInstance:
         """What the adapter can do."""
         return self._adapter.capabilities
 
-    async def submit(self, order: TrackedOrder) -> Report:
-        """Do the next thing for the order. Raises the typed outcomes and nothing else."""
-        return await self._call("submit", order, partial(self._adapter.submit, order), Report)
+    def fingerprint(self, account: Account, *, livemode: bool) -> str:
+        """Return what names the account that calls and looks are made at.
 
-    async def fetch(self, order: TrackedOrder) -> Report | Absent | CannotLook:
-        """Ask how the order stands. Raises OutcomeUnknown or NotSent where the look failed."""
-        call = partial(self._adapter.fetch, order)
-        return await self._call("fetch", order, call, Report, Absent, CannotLook)
+        A digest of the adapter, the mode, the account, and the settings that say whose account it is.
+        """
+        mode = "live" if livemode else "test"
+        return self._fingerprint(self.adapter_name, mode, account.type, account.id)
 
-    async def confirm(self, order: TrackedOrder, answer: Mapping[str, Any]) -> Report:
+    async def check_clock(self) -> None:
+        """Refuse a moving call whose credentials would be dated by a clock that is wrong.
+
+        Only where the adapter declares that the wall clock dates them. Raises NotSent.
+        """
+        if not self.capabilities.dated_by_clock:
+            return
+        if self.dates.skew_s() is None:
+            try:
+                async with asyncio.timeout(self._deadline_s):
+                    await self._adapter.probe()
+            except Exception as error:  # noqa: BLE001 - any answer has a date; without one nothing is sent
+                _log.info("probe_failed", custodian=self.name, detail=type(error).__name__)
+        skew = self.dates.skew_s()
+        if skew is None:
+            message = "the custodian's clock could not be read (no Date header); not sent"
+            raise NotSent(message, alert=Attention.CLOCK_SKEW)
+        if abs(skew) > self.capabilities.clock_skew_s:
+            message = f"our clock is {skew:+.0f} s off the custodian's; not sent"
+            raise NotSent(message, alert=Attention.CLOCK_SKEW)
+
+    async def submit(self, order: TrackedOrder) -> BatchReport:
+        """Do the next thing for an execution. Raises the typed outcomes and nothing else."""
+        if self.capabilities.batch:
+            call = partial(self._adapter.submit_batch, order)
+            return await self._call("submit", order, call, BatchReport)
+        report = await self._call("submit", order, partial(self._adapter.submit, order), Report)
+        return _of_one(order, report)
+
+    async def fetch(self, order: TrackedOrder) -> BatchReport | Absent | CannotLook:
+        """Ask how an execution stands. Raises OutcomeUnknown or NotSent where the look failed."""
+        kinds = (Absent, CannotLook)
+        if self.capabilities.batch:
+            call = partial(self._adapter.fetch_batch, order)
+            return await self._call("fetch", order, call, BatchReport, *kinds)
+        found = await self._call(
+            "fetch", order, partial(self._adapter.fetch, order), Report, *kinds
+        )
+        return _of_one(order, found) if isinstance(found, Report) else found
+
+    async def confirm(self, order: TrackedOrder, answer: Mapping[str, Any]) -> BatchReport:
         """Answer a required action."""
         call = partial(self._adapter.confirm, order, answer)
-        return await self._call("confirm", order, call, Report)
+        return _of_one(order, await self._call("confirm", order, call, Report))
 
-    async def cancel(self, order: TrackedOrder) -> Report:
+    async def cancel(self, order: TrackedOrder) -> BatchReport:
         """Ask the custodian to cancel."""
-        return await self._call("cancel", order, partial(self._adapter.cancel, order), Report)
+        call = partial(self._adapter.cancel, order)
+        return _of_one(order, await self._call("cancel", order, call, Report))
 
     def set_limit(self) -> int:
         """Return how many payouts one set may have."""
         return max(1, self._adapter.set_limit())
-
-    async def submit_batch(self, batch: TrackedBatch) -> BatchReport:
-        """Do the next thing for a set. Raises the typed outcomes and nothing else."""
-        call = partial(self._adapter.submit_batch, batch)
-        return await self._call("submit_batch", batch, call, BatchReport)
-
-    async def fetch_batch(self, batch: TrackedBatch) -> BatchReport | Absent | CannotLook:
-        """Ask how a set stands. Raises OutcomeUnknown or NotSent where the look failed."""
-        call = partial(self._adapter.fetch_batch, batch)
-        return await self._call("fetch_batch", batch, call, BatchReport, Absent, CannotLook)
 
     def check(self, terms: Terms) -> str | None:
         """Return why the adapter could never pay on such terms, or None. Pure: no metric, no log."""
@@ -189,7 +227,7 @@ class CustodianInstance:
     async def _call(
         self,
         verb: str,
-        order: TrackedOrder | TrackedBatch,
+        order: TrackedOrder,
         call: Callable[[], Awaitable[R]],
         *kinds: type,
     ) -> R:
@@ -198,6 +236,7 @@ class CustodianInstance:
                 async with asyncio.timeout(self._deadline_s):
                     result = await call()
                 _expect(result, *kinds)
+                _expect_zones(result)
             except Exception as error:  # noqa: BLE001 - an adapter may fail in any way
                 translated = _translate(error, moved=order.moved_now)
                 crashed = not isinstance(error, AdapterError) and not _foreseen(error)
@@ -251,17 +290,38 @@ class CustodianInstance:
             )
 
 
-def _keys_of(order: TrackedOrder | TrackedBatch) -> dict[str, Any]:
+def _of_one(order: TrackedOrder, report: Report) -> BatchReport:
+    """Return the report of an execution with one payout."""
+    return BatchReport(
+        report.custodian_word,
+        {order.payout_id: report},
+        custodian_reference=report.custodian_reference,
+        detail=report.detail,
+    )
+
+
+def _keys_of(order: TrackedOrder) -> dict[str, Any]:
     """Return what names a call in its log line."""
-    set_id = getattr(order, "set_id", None)
-    if set_id is not None:
-        return {"set_id": set_id}
-    return {"payout_id": getattr(order, "payout_id", None), "attempt": getattr(order, "attempt", 0)}
+    keys: dict[str, Any] = {"execution_id": order.set_id, "payout_id": order.payout_id}
+    return keys if len(order.items) == 1 else {**keys, "items": len(order.items)}
 
 
 def _expect(result: object, *kinds: type) -> None:
     if not isinstance(result, kinds):
         raise TypeError(f"the adapter returned a {type(result).__name__}")
+
+
+def _expect_zones(result: object) -> None:
+    """Refuse a report with a time that has no zone: nobody could compare it with another one."""
+    reports = result.items.values() if isinstance(result, BatchReport) else (result,)
+    for report in reports:
+        if not isinstance(report, Report):
+            _expect(report, Absent, CannotLook)
+            continue
+        times = [report.observed_at, *(each.at for each in report.transactions)]
+        times += [report.action.expires_at] if report.action else []
+        if any(each is not None and each.tzinfo is None for each in times):
+            raise TypeError("the adapter returned a time without a zone")
 
 
 def _foreseen(error: Exception) -> bool:

@@ -330,7 +330,8 @@ def _perhaps_again(view: View, decision: Decision, word: str, *, blind: bool) ->
                 alerts=_unknown_alerts(view.history),
             )
         detail = f"the key of the first call may be forgotten by now; last word: {word or 'none'}"
-        return replace(decision, alerts=((Attention.KEY_LIFE, detail),))
+        alert = ((Attention.KEY_LIFE, detail),)
+        return replace(decision, state=State.UNKNOWN, alerts=alert)
     alerts: tuple[tuple[Attention, str], ...] = ()
     if blind:
         alerts = ((Attention.CANNOT_LOOK, word),)

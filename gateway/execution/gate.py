@@ -63,8 +63,8 @@ class Request:
     reference: str | None = None  #: our reference that the call is made under
     #: whether a repeat under the same reference, with the same content, cannot pay a second time
     repeat_is_safe: bool = False
-    #: the very request that this process has sent already, whose credential is used once
-    same_request: bool = False
+    #: the call whose very bytes this process sends again, with a credential that is used once
+    same_call: int | None = None
     key_life: int | None = None
     call_life: int | None = None
 
@@ -121,8 +121,8 @@ def earlier_is_closed(request: Request) -> bool:
 def repeat_is_harmless(request: Request) -> bool:
     """Whether this is the same request or key and content as everything that may have arrived."""
     unknown = open_calls(request.history)
-    if request.same_request:
-        return len(unknown) == 1
+    if request.same_call is not None:
+        return [each.number for each in unknown] == [request.same_call]
     return request.repeat_is_safe and all(each.reference == request.reference for each in unknown)
 
 

@@ -33,7 +33,8 @@ class Terms:
 
     until: int  #: the end of the lease, which the mark prolongs
     repeat_is_safe: bool  #: as the adapter declares
-    same_request: bool = False
+    #: the call whose very bytes and single-use credential are sent once more
+    same_call: int | None = None
 
 
 async def set_mark(
@@ -49,6 +50,7 @@ async def set_mark(
         return Refusal.LEASE_LOST
     statuses = await rows.item_statuses(tx, execution_id)
     others = await others_of(tx, execution_id, statuses, call.at) if row["earlier"] else ()
+    history = await history_of(tx, row, call.at)
     said = row["repeat_is_safe"]
     refusal = gate(
         Request(
@@ -56,12 +58,12 @@ async def set_mark(
             frozen=row["store_frozen"] is not None,
             gate_version=row["store_gate_version"],
             blocked=row["blocked"],
-            history=await history_of(tx, row, call.at),
+            history=history,
             items={item: Status(status) for item, status in statuses.items()},
             others=others,
             reference=call.reference,
             repeat_is_safe=terms.repeat_is_safe if said is None else bool(said),
-            same_request=terms.same_request,
+            same_call=terms.same_call,
             key_life=call.key_life,
             call_life=call.call_life,
         ),
@@ -69,6 +71,9 @@ async def set_mark(
     )
     if refusal is not None:
         return refusal
+    if terms.same_call is not None:
+        # One signed request is one call, however often it is sent: its life ends with its credential.
+        return next(each for each in history.rows if each.number == terms.same_call)
     number, mark = row["rows"] + 1, await rows.next_mark(tx)
     marked = replace(call, number=number, seen=number - 1, mark=mark)
     await rows.add_evidence(tx, [columns_of(execution_id, marked)])

@@ -1,0 +1,242 @@
+"""The engine of one custodian instance: claim due executions, call the adapter, record the outcome.
+
+One loop for one payout or many. Each instance has its own loop and its own cap on calls in progress,
+so that a slow or dead custodian costs the others nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Protocol
+
+from gateway.adapter import Absent, BatchReport, CannotLook, Capabilities
+from gateway.assets import AssetRegistry
+from gateway.config import EngineSettings
+from gateway.errors import LeaseLost
+from gateway.execution.decide import Outcome, microseconds
+from gateway.execution.order import LiveOrder
+from gateway.execution.record import Recorded, Recorder
+from gateway.execution.state import Job, Verb
+from gateway.logs import get_logger
+from gateway.metrics import Metrics
+from gateway.model import Account
+from gateway.payouts import Payouts
+from gateway.runtime import Failpoint, Moment, Runtime
+from gateway.store import executions
+from gateway.store.database import Database
+from gateway.wakeup import Wakeup
+
+_log = get_logger("engine")
+
+
+class Custodian(Protocol):
+    """A custodian instance as the engine uses it; `gateway.custodians` builds it."""
+
+    name: str
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it can do."""
+
+    def fingerprint(self, account: Account, *, livemode: bool) -> str:
+        """Return what names the account that is asked."""
+
+    async def check_clock(self) -> None:
+        """Refuse a call whose credentials would be dated by a wrong clock. Raises NotSent."""
+
+    async def submit(self, order: LiveOrder) -> BatchReport:
+        """Do the next thing for an execution."""
+
+    async def fetch(self, order: LiveOrder) -> BatchReport | Absent | CannotLook:
+        """Ask how an execution stands."""
+
+    async def confirm(self, order: LiveOrder, answer: Mapping[str, Any]) -> BatchReport:
+        """Answer a required action."""
+
+    async def cancel(self, order: LiveOrder) -> BatchReport:
+        """Ask to cancel."""
+
+
+class Engine:
+    """Works on the executions of one custodian instance."""
+
+    def __init__(  # noqa: PLR0913 - built in one place
+        self,
+        *,
+        db: Database,
+        runtime: Runtime,
+        payouts: Payouts,
+        assets: AssetRegistry,
+        custodian: Custodian,
+        settings: EngineSettings,
+        owner: str,
+        metrics: Metrics,
+        wake: Callable[[str], None],
+    ) -> None:
+        self._db = db
+        self._runtime = runtime
+        self._assets = assets
+        self.custodian = custodian
+        self._settings = settings
+        self._owner = owner
+        self._metrics = metrics
+        self._wake = wake
+        self._lease = microseconds(settings.lease_s) or 0
+        self.recorder = Recorder(runtime, payouts, custodian.name, custodian.capabilities)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.wakeup = Wakeup(runtime.clock, runtime.timeline)
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        while True:
+            free = self.custodian.capabilities.in_flight - len(self._tasks)
+            begun = await self._claim(free) if free else []
+            for each in begun:
+                if isinstance(each, Recorded):
+                    self.announce(each)
+                    continue
+                name = f"execution-{each.lease.execution_id}"
+                task = asyncio.create_task(self._work(each), name=name)
+                self._tasks.add(task)
+                task.add_done_callback(self._done)
+            if not begun or len(begun) < free:
+                await self._rest()
+
+    async def finish(self, grace_s: float) -> None:
+        """Let calls in progress end, for a bounded time. The next owner settles what is cut off."""
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=grace_s)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+    async def _claim(self, limit: int) -> list[Job | Recorded]:
+        until = self._runtime.timeline.now() + self._lease
+        begun = await self._db.run(self.recorder.claim, self._owner, until, limit)
+        if begun:
+            self._runtime.failpoint(Failpoint.CLAIMED)
+        return begun
+
+    async def _rest(self) -> None:
+        due = await self._db.read(executions.next_due, self.custodian.name)
+        busy = len(self._tasks) >= self.custodian.capabilities.in_flight
+        await self.wakeup.sleep_until_due(None if busy else due, self._settings.idle_s)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self.wakeup.ring()
+        if not task.cancelled() and task.exception() is not None:
+            # The lease ends by itself; the next worker takes the execution over.
+            _log.error("work_crashed", custodian=self.custodian.name, exc_info=task.exception())
+
+    async def _work(self, job: Job) -> None:
+        self._runtime.failpoint(Failpoint.ATTEMPT_COMMITTED)
+        async with self.keeping(job):
+            order = self.order(job)
+            verb = job.next_verb
+            call = self.custodian.submit if verb is Verb.SUBMIT else self.custodian.fetch
+            started = self._runtime.clock.moment()
+            outcome: Outcome
+            try:
+                outcome = await call(order)
+            except LeaseLost:
+                self._lost(job)
+                return
+            except Exception as error:  # noqa: BLE001 - every outcome is recorded, none escapes
+                outcome = error
+            submitted = verb is Verb.SUBMIT
+            self._runtime.failpoint(Failpoint.SUBMITTED if submitted else Failpoint.FETCHED)
+            await self.record(job, verb, outcome, order=order, started=started)
+            self._runtime.failpoint(Failpoint.SETTLED if submitted else Failpoint.APPLIED)
+        if job.batch_id is not None:
+            # There is room for another one of its batch.
+            self._wake("batches")
+
+    async def record(
+        self, job: Job, verb: Verb, outcome: Outcome, *, order: LiveOrder, started: Moment
+    ) -> Recorded:
+        """Record an outcome, in as many transactions as its items need; announce each."""
+        recorded = await self._db.run(
+            self.recorder.record,
+            job,
+            verb,
+            outcome,
+            started=started,
+            fingerprint=order.fingerprint,
+            seen=job.history.last_number,
+            call=order.call,
+        )
+        self.announce(recorded)
+        while recorded.rest and recorded.decision is not None:
+            recorded = await self._db.run(
+                self.recorder.record_more,
+                job,
+                recorded.decision,
+                recorded.rest,
+                changed=recorded.changed,
+            )
+            self.announce(recorded)
+        if recorded.lost:
+            self._lost(job)
+        return recorded
+
+    @asynccontextmanager
+    async def keeping(self, job: Job) -> AsyncIterator[None]:
+        """Prolong a lease meanwhile; its length is bounded by the call's deadline."""
+        beat = asyncio.create_task(self._keep_lease(job))
+        try:
+            yield
+        finally:
+            beat.cancel()
+
+    async def _keep_lease(self, job: Job) -> None:
+        lease = job.lease
+        while True:
+            await self._runtime.clock.sleep(self._settings.lease_s / 3)
+            until = self._runtime.timeline.now() + self._lease
+            if not await self._db.run(executions.extend, lease.execution_id, lease.token, until):
+                return
+
+    def order(self, job: Job) -> LiveOrder:
+        """Return the order that an adapter is handed for a job."""
+        payout = job.items[0]
+        return LiveOrder(
+            db=self._db,
+            runtime=self._runtime,
+            job=job,
+            lease_s=self._settings.lease_s,
+            assets=self._assets,
+            capabilities=self.custodian.capabilities,
+            fingerprint=self.custodian.fingerprint(payout.account, livemode=payout.livemode),
+            before_mark=self.custodian.check_clock,
+        )
+
+    def _lost(self, job: Job) -> None:
+        _log.warning(
+            "lease_lost",
+            custodian=self.custodian.name,
+            execution_id=job.lease.execution_id,
+            payout_id=job.items[0].id,
+        )
+
+    def announce(self, recorded: Recorded) -> None:
+        """Wake the loops that what was recorded concerns, and count it."""
+        for name in wakes(recorded.applied, self._metrics):
+            self._wake(name)
+        if recorded.ended:
+            self.wakeup.ring()
+
+
+def wakes(applied: Iterable[Any], metrics: Metrics) -> set[str]:
+    """Count status updates; return the loops to wake for them."""
+    names = set()
+    for each in applied:
+        if each.changed:
+            names.add("deliveries")
+        if each.woke_inbox:
+            names.add("inbox")
+        for status in each.reached:
+            metrics.payout(status)
+    return names

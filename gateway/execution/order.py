@@ -1,0 +1,230 @@
+"""What an adapter is handed: an execution with its payouts, its durable notes and its moving mark."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+
+from uuid_utils import UUID
+
+from gateway.adapter import Capabilities
+from gateway.assets import AssetRegistry
+from gateway.errors import LeaseLost, NotSent, WitnessFailed
+from gateway.execution.decide import microseconds
+from gateway.execution.gate import Refusal
+from gateway.execution.mark import MarkRefused, Terms, set_mark
+from gateway.execution.proof import Evidence, Kind, open_calls, waited
+from gateway.execution.state import Job
+from gateway.model import Account, Attention, Destination, Payout
+from gateway.runtime import Failpoint, Moment, Runtime
+from gateway.store import executions
+from gateway.store.database import Database
+
+
+def step_key(seed: str, step: str) -> str:
+    """Return the key of one POST: UUIDv4-shaped, stable per execution (its seed) and step."""
+    digest = bytearray(hashlib.sha256(f"{seed}/{step}".encode()).digest()[:16])
+    digest[6] = digest[6] & 0x0F | 0x40
+    digest[8] = digest[8] & 0x3F | 0x80
+    return str(UUID(bytes=bytes(digest)))
+
+
+class LiveTerms:
+    """What is paid to whom from where."""
+
+    def __init__(self, payout: Payout, assets: AssetRegistry) -> None:
+        self._payout = payout
+        self._assets = assets
+
+    @property
+    def payout_id(self) -> str:
+        """The gateway's id of the payout."""
+        return self._payout.id
+
+    @property
+    def asset(self) -> str:
+        """The asset code."""
+        return self._payout.terms.recipient_asset
+
+    @property
+    def network(self) -> str | None:
+        """The network on which the recipient is paid."""
+        return self._payout.terms.route.to_network
+
+    @property
+    def decimals(self) -> int:
+        """The decimals of the asset on that network."""
+        return self._assets.find(self.asset).decimals_on(self.network)
+
+    @property
+    def amount(self) -> Decimal:
+        """What the custodian is asked to transfer."""
+        return self._payout.terms.recipient_gets
+
+    @property
+    def source(self) -> Account:
+        """The account that pays."""
+        return self._payout.account
+
+    @property
+    def destination(self) -> Destination:
+        """Who is paid."""
+        return self._payout.terms.destination
+
+    @property
+    def reference(self) -> str | None:
+        """The partner's own reference."""
+        return self._payout.reference
+
+
+class LiveItem(LiveTerms):
+    """One payout of an execution."""
+
+    @property
+    def key(self) -> str:
+        """A key of its own within the set."""
+        return step_key(f"{self._payout.id}/1", "instruction")
+
+
+class LiveOrder(LiveTerms):
+    """An execution backed by the store, for one payout or many. One object per call of a verb.
+
+    The members of a payout are those of its first item.
+    """
+
+    def __init__(  # noqa: PLR0913 - built in one place
+        self,
+        *,
+        db: Database,
+        runtime: Runtime,
+        job: Job,
+        lease_s: float,
+        assets: AssetRegistry,
+        capabilities: Capabilities,
+        fingerprint: str,
+        before_mark: Callable[[], Awaitable[None]],
+    ) -> None:
+        super().__init__(job.items[0], assets)
+        self._db = db
+        self._runtime = runtime
+        self._job = job
+        self._lease = microseconds(lease_s) or 0
+        self._items = [LiveItem(each, assets) for each in job.items]
+        self._can = capabilities
+        self._before_mark = before_mark
+        self._notes = dict(job.notes)
+        self._history = job.history
+        self.fingerprint = fingerprint
+        #: the row of the newest mark that was set through this object
+        self.call: int | None = None
+
+    @property
+    def set_id(self) -> str:
+        """The gateway's id of the execution."""
+        return self._job.lease.execution_id
+
+    @property
+    def attempt(self) -> int:
+        """The number of the execution among those of its payout, from 1."""
+        return self._job.number
+
+    @property
+    def items(self) -> Sequence[LiveItem]:
+        """Every payout of the execution, always in the same order."""
+        return self._items
+
+    @property
+    def notes(self) -> Mapping[str, Any]:
+        """What was remembered for this execution."""
+        return self._notes
+
+    @property
+    def moved(self) -> bool:
+        """Whether a call made before this call of the verb may have arrived."""
+        return bool(open_calls(self._job.history))
+
+    @property
+    def moved_now(self) -> bool:
+        """Whether a moving mark was set through this very object."""
+        return self.call is not None
+
+    @property
+    def seen(self) -> int:
+        """The newest row of evidence that this process has read."""
+        return self._history.last_number
+
+    def key(self, step: str) -> str:
+        """Return the key of one POST."""
+        return step_key(self._job.key_seed, step)
+
+    def stamp(self) -> str:
+        """Return this moment, to be remembered."""
+        now = self._runtime.clock.moment()
+        return f"{self.seen} {now.elapsed} {now.clock_id}"
+
+    def passed_s(self, stamp: str) -> float:
+        """Return how many seconds have certainly passed since a stamp."""
+        number, elapsed, clock_id = stamp.split(" ", 2)
+        stamped = Evidence(
+            number=int(number),
+            kind=Kind.CALL,
+            seen=int(number),
+            at=Moment(clock_id, int(elapsed), 0),
+        )
+        return waited(self._history, stamped, self._runtime.clock.moment()) / 1e6
+
+    async def remember(self, **notes: Any) -> None:
+        """Add durable notes; committed when this returns. Raises LeaseLost."""
+        self._runtime.failpoint(Failpoint.REMEMBERING)
+        lease = self._job.lease
+        merged = await self._db.run(executions.add_notes, lease.execution_id, lease.token, notes)
+        if merged is None:
+            raise LeaseLost(lease.execution_id)
+        self._notes = merged
+        self._runtime.failpoint(Failpoint.REMEMBERED)
+
+    async def moving(
+        self,
+        *,
+        reference: str | None = None,
+        call_life_s: float | None = None,
+        same_request: bool = False,
+    ) -> None:
+        """Set the durable moving mark. Raises LeaseLost or NotSent: make no call then."""
+        await self._before_mark()
+        self._runtime.failpoint(Failpoint.MOVING)
+        lease, can = self._job.lease, self._can
+        life = can.call_life_s if call_life_s is None else call_life_s
+        wanted = Evidence(
+            number=0,
+            kind=Kind.CALL,
+            seen=0,
+            # The credentials are made already: they die `call_life` after this moment at the latest.
+            at=self._runtime.clock.moment(),
+            fingerprint=self.fingerprint,
+            reference=reference,
+            call_life=microseconds(life),
+            visibility=microseconds(can.visibility_s) or 0,
+            absence_looks=can.absence_looks,
+            key_life=microseconds(can.keys.life_s),
+        )
+        terms = Terms(
+            until=self._runtime.timeline.now() + self._lease,
+            repeat_is_safe=can.keys.repeat_is_safe,
+            same_call=self.call if same_request else None,
+        )
+        try:
+            marked = await self._db.run(set_mark, lease.execution_id, lease.token, wanted, terms)
+        except WitnessFailed as error:
+            # The mark is committed, and its call is never made: our own word that nothing was sent.
+            self.call = error.result.number
+            raise NotSent(str(error), alert=Attention.STATE_FILE) from None
+        if marked is Refusal.LEASE_LOST:
+            raise LeaseLost(lease.execution_id)
+        if isinstance(marked, Refusal):
+            raise MarkRefused(marked)
+        self._history = self._history.having(marked)
+        self.call = marked.number
+        self._runtime.failpoint(Failpoint.MOVED)

@@ -1,0 +1,487 @@
+"""Beginning work on an execution and recording what came of it: store functions.
+
+Each writes under the lease: a stale token writes nothing. One transaction reads the rows, asks `decide`
+and writes all that follows: evidence, the items' status updates, state, time of the next look.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from gateway.adapter import Capabilities, Report
+from gateway.errors import Rejected, WrongAnswer
+from gateway.execution.decide import (
+    Outcome,
+    decide,
+    expiry,
+    news_from_outside,
+    polling_delay_s,
+    takeover,
+)
+from gateway.execution.history import columns_of, histories, history_of, others_of
+from gateway.execution.proof import Evidence, History, Source, closed, open_calls
+from gateway.execution.reports import queued_report, rejected_report, wrong_answer_report
+from gateway.execution.state import Decision, Item, Job, Lease, State, Verb, View
+from gateway.model import TERMINAL, Account, Attention, Status, SubStatus
+from gateway.payouts import Applied, Payouts
+from gateway.runtime import Moment, Runtime
+from gateway.store import executions
+from gateway.store import payouts as payout_rows
+from gateway.store.database import Row, Tx
+from gateway.store.rows import action_of, payout_of, to_json, to_us
+
+#: Items whose status updates are written in one transaction.
+PAGE = 25
+#: How long an execution waits for its turn at an account before it asks again; the turn wakes it sooner.
+QUEUE_LOOK_S = 60.0
+_SECOND = 1_000_000
+_BLOCKS = (Attention.MISMATCH, Attention.FOREIGN_REF)
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What recording did. `lost`: another worker owns the execution, and nothing was written."""
+
+    applied: tuple[Applied, ...] = ()
+    lost: bool = False
+    #: what is still to be told to items, in further transactions
+    rest: tuple[tuple[str, Report], ...] = ()
+    decision: Decision | None = None
+    changed: bool = False
+    #: every item has ended, or waits in another execution
+    ended: bool = False
+
+
+@dataclass
+class _Work:
+    """An execution in the transaction that works on it."""
+
+    row: Row
+    items: list[Row]
+    history: History
+    #: the `due_at` that the claim wrote: news that comes meanwhile lowers it
+    claimed_due: int
+    final: set[str] = field(default_factory=set)
+
+
+class Recorder:
+    """Store functions around the calls of one custodian instance."""
+
+    def __init__(
+        self, runtime: Runtime, payouts: Payouts, custodian: str, capabilities: Capabilities
+    ) -> None:
+        self._runtime = runtime
+        self._payouts = payouts
+        self._custodian = custodian
+        self._can = capabilities
+
+    # --- Beginning --------------------------------------------------------------------------------
+
+    async def claim(self, tx: Tx, owner: str, until: int, limit: int) -> list[Job | Recorded]:
+        """Claim due executions, up to a limit, and begin work on each."""
+        now = self._runtime.timeline.now()
+        rows = await executions.claim(tx, self._custodian, owner, now, until, limit)
+        return await self.begin(tx, rows) if rows else []
+
+    async def begin(self, tx: Tx, rows: Sequence[Row]) -> list[Job | Recorded]:
+        """Begin work on claimed executions: takeovers, ended items, expiries, turns at accounts."""
+        now = self._runtime.clock.moment()
+        items = await executions.items_of(tx, [row["id"] for row in rows])
+        known = await histories(tx, rows, now)
+        return [
+            await self._begin(
+                tx, _Work(row, items.get(row["id"], []), known[row["id"]], row["due_at"]), now
+            )
+            for row in rows
+        ]
+
+    async def _begin(self, tx: Tx, work: _Work, now: Moment) -> Job | Recorded:
+        row, state = work.row, State(work.row["state"])
+        if all(each["status"] in TERMINAL for each in work.items):
+            await self._close(tx, work, now)
+            return Recorded(ended=True)
+        if row["refusal"] is not None:
+            return await self._refused_again(tx, work, now)
+        view = self._view(work, Verb.FETCH, now, now)
+        if state is State.MOVING:
+            # A mark without an outcome is an unknown call, for any worker that finds it.
+            return await self._write(tx, work, takeover(view), view, now)
+        if any(each["status"] in TERMINAL for each in work.items):
+            remaining = await self._without_ended(tx, work, view, now)
+            if remaining is not None:
+                return remaining
+        late = expiry(view)
+        if late is not None and (await executions.state_row(tx))["frozen"] is None:
+            return await self._write(tx, work, late, view, now)
+        if state is not State.PARKED and not await self._turn(tx, work, now):
+            return Recorded()
+        return self._job(work)
+
+    def _job(self, work: _Work) -> Job:
+        row = work.row
+        said = row["repeat_is_safe"]
+        return Job(
+            lease=Lease(row["id"], row["lease_token"], row["due_at"]),
+            custodian=row["custodian"],
+            batch_id=row["batch_id"],
+            number=row["number"],
+            key_seed=row["key_seed"],
+            state=State(row["state"]),
+            notes=json.loads(row["notes"]),
+            items=tuple(payout_of(each) for each in work.items),
+            history=work.history,
+            repeat_is_safe=None if said is None else bool(said),
+        )
+
+    async def _refused_again(self, tx: Tx, work: _Work, now: Moment) -> Recorded:
+        """Tell the items of a refusal that the last worker did not finish telling."""
+        code, message, word = json.loads(work.row["refusal"])
+        refusal = Rejected(code, message, custodian_code=word)
+        news = {
+            each["id"]: rejected_report(refusal)
+            for each in work.items
+            if each["status"] not in TERMINAL
+        }
+        decision = Decision(State.CLOSED, 0.0, reports=news)
+        view = self._view(work, Verb.FETCH, now, now)
+        return await self._write(tx, work, decision, view, now)
+
+    async def _without_ended(self, tx: Tx, work: _Work, view: View, now: Moment) -> Recorded | None:
+        """Go on with the items of a set that have not ended, as new content under new keys.
+
+        Only where it is certain that the old content pays none of them. Otherwise it is only looked at,
+        and an operator decides. None: nothing is to be changed now.
+        """
+        if view.state not in {State.PREPARED, State.PARKED}:
+            return None
+        if all(closed(work.history, each.id) for each in view.open_items):
+            await self._reopen(tx, work, [each.id for each in view.open_items], now)
+            return Recorded(ended=True)
+        first = view.open_items[0].id
+        detail = "an item of its set has ended; the set is not sent again as it is"
+        await payout_rows.add_attention(tx, first, Attention.ITEM_ENDED, detail, now.wall)
+        decision = Decision(State.UNKNOWN, 0.0, failures=view.failures, looks=view.looks)
+        return await self._write(tx, work, decision, view, now)
+
+    async def _turn(self, tx: Tx, work: _Work, now: Moment) -> bool:
+        """Take the turn at an account that pays one at a time; queue where another has it."""
+        if not self._can.one_at_a_time:
+            return True
+        row = work.row
+        account = Account.model_validate_json(row["account"])
+        taken = await executions.acquire_account(
+            tx, self._custodian, account.type, account.id, row["id"], now.wall
+        )
+        since = None if taken else (row["waiting_since"] or now.wall)
+        if since != row["waiting_since"]:
+            await executions.update_execution(tx, row["id"], waiting_since=since)
+        if taken:
+            return True
+        if len(work.items) == 1:
+            payout = payout_of(work.items[0])
+            await self._payouts.apply(tx, payout.id, queued_report(payout))
+        due = self._runtime.timeline.now() + round(QUEUE_LOOK_S * _SECOND)
+        await executions.release(tx, row["id"], row["lease_token"], row["due_at"], due)
+        return False
+
+    # --- Recording --------------------------------------------------------------------------------
+
+    async def record(  # noqa: PLR0913 - the outcome and its circumstances
+        self,
+        tx: Tx,
+        job: Job,
+        verb: Verb,
+        outcome: Outcome,
+        *,
+        started: Moment,
+        fingerprint: str,
+        seen: int,
+        call: int | None = None,
+    ) -> Recorded:
+        """Record the outcome of a verb, whatever it is.
+
+        `started` is when its request started, `seen` the newest row that the process had read then,
+        `call` the row of the moving call that it made.
+        """
+        work = await self._held(tx, job.lease)
+        if work is None:
+            return Recorded(lost=True)
+        now = self._runtime.clock.moment()
+        view = self._view(work, verb, started, now)
+        view = replace(view, seen=seen, call=call, fingerprint=fingerprint)
+        if work.row["earlier"]:
+            ids = [each.id for each in view.items]
+            view = replace(view, others=await others_of(tx, work.row["id"], ids, now))
+        decision = decide(view, outcome)
+        if isinstance(outcome, WrongAnswer) and decision.state in {State.PARKED, State.PREPARED}:
+            payout = job.items[0]
+            decision = replace(decision, reports={payout.id: wrong_answer_report(payout, outcome)})
+        if isinstance(outcome, Rejected) and len(decision.reports) > PAGE:
+            refusal = to_json([outcome.code, outcome.message, outcome.custodian_code])
+            await executions.update_execution(tx, work.row["id"], refusal=refusal)
+        return await self._write(tx, work, decision, view, now)
+
+    async def record_more(
+        self,
+        tx: Tx,
+        job: Job,
+        decision: Decision,
+        rest: Sequence[tuple[str, Report]],
+        *,
+        changed: bool,
+    ) -> Recorded:
+        """Tell further items what was decided, a page at a time; after the last one the lease ends."""
+        work = await self._held(tx, job.lease)
+        if work is None:
+            return Recorded(lost=True)
+        now = self._runtime.clock.moment()
+        applied = await self._tell(tx, work, rest[:PAGE])
+        changed = changed or any(each.changed for each in applied)
+        if rest[PAGE:]:
+            return Recorded(applied, rest=tuple(rest[PAGE:]), decision=decision, changed=changed)
+        ended = await self._finish(tx, work, decision, now, changed=changed)
+        return Recorded(applied, decision=decision, changed=changed, ended=ended)
+
+    async def _held(self, tx: Tx, lease: Lease) -> _Work | None:
+        row = await executions.held(tx, lease.execution_id, lease.token)
+        if row is None:
+            return None
+        items = await executions.items_of(tx, [row["id"]])
+        now = self._runtime.clock.moment()
+        history = await history_of(tx, row, now)
+        return _Work(row, items[row["id"]], history, lease.claimed_due)
+
+    async def _write(
+        self, tx: Tx, work: _Work, decision: Decision, view: View, now: Moment
+    ) -> Recorded:
+        """Write a decision: evidence and state first, then what the items are told."""
+        row = work.row
+        await self._add_evidence(tx, work, decision.evidence, decision.reason)
+        for code, detail in decision.alerts:
+            first = next(iter(view.open_items), view.items[0])
+            await payout_rows.add_attention(tx, first.id, code, detail[:200], now.wall)
+        if decision.reopens:
+            await self._reopen(tx, work, [each.id for each in view.open_items], now)
+            return Recorded(ended=True)
+        news = [
+            (each["id"], decision.reports[each["id"]])
+            for each in work.items
+            if each["id"] in decision.reports
+        ]
+        applied = await self._tell(tx, work, news[:PAGE])
+        changed = any(each.changed for each in applied)
+        if news[PAGE:]:
+            # Durable before the rest is told: if the worker dies, the next one goes on from here.
+            state = decision.state if decision.state is not State.CLOSED else State(row["state"])
+            await executions.update_execution(
+                tx,
+                row["id"],
+                state=_stored(state),
+                rows=work.history.last_number,
+                open_calls=len(open_calls(work.history)),
+            )
+            return Recorded(applied, rest=tuple(news[PAGE:]), decision=decision, changed=changed)
+        ended = await self._finish(tx, work, decision, now, changed=changed)
+        return Recorded(applied, decision=decision, changed=changed, ended=ended)
+
+    async def _add_evidence(
+        self, tx: Tx, work: _Work, rows: Sequence[Evidence], detail: str | None
+    ) -> None:
+        known = work.history.last_number
+        fresh = [each for each in rows if each.number > known]
+        for each in rows:
+            if each.number <= known:
+                await executions.set_answer(tx, work.row["id"], each.number, each.answer)
+        if fresh:
+            columns = [columns_of(work.row["id"], each, detail) for each in fresh]
+            await executions.add_evidence(tx, columns)
+        work.history = work.history.having(*rows)
+
+    async def _tell(
+        self, tx: Tx, work: _Work, news: Sequence[tuple[str, Report]]
+    ) -> tuple[Applied, ...]:
+        """Bring news to items; what does not fit the order blocks the execution."""
+        applied = []
+        for payout_id, report in news:
+            done = await self._payouts.apply(tx, payout_id, report)
+            applied.append(done)
+            if done.final:
+                work.final.add(payout_id)
+            odd = next((each for each in _BLOCKS if each in done.attention), None)
+            if odd is not None and work.row["blocked"] is None:
+                await executions.update_execution(tx, work.row["id"], blocked=odd)
+        return tuple(applied)
+
+    async def _finish(
+        self, tx: Tx, work: _Work, decision: Decision, now: Moment, *, changed: bool
+    ) -> bool:
+        """Give the lease back with the time of the next look, or end the execution with its last item."""
+        row = work.row
+        if all(each["status"] in TERMINAL or each["id"] in work.final for each in work.items):
+            await self._close(tx, work, now, decision.reason)
+            return True
+        looks, delay = decision.looks, decision.delay_s
+        if changed and looks:
+            looks, delay = 0, min(delay, polling_delay_s(self._can, 0))
+        state = State.UNKNOWN if decision.state is State.CLOSED else decision.state
+        timeline = self._runtime.timeline.now()
+        due = timeline + round(delay * _SECOND)
+        if state is State.PARKED:
+            due = await self._action_due(tx, work, now, due)
+        news_came = row["due_at"] != work.claimed_due
+        columns: dict[str, object] = {
+            "state": _stored(state),
+            "rows": work.history.last_number,
+            "open_calls": len(open_calls(work.history)),
+            "looks": looks,
+            "failures": decision.failures,
+            "repeat_is_safe": None
+            if decision.repeat_is_safe is None
+            else int(decision.repeat_is_safe),
+            "due_at": row["due_at"] if news_came else due,
+            "lease_until": 0,
+        }
+        if decision.reason:
+            columns["outcome"] = decision.reason[:500]
+        await executions.update_execution(tx, row["id"], **columns)
+        if decision.releases_account:
+            await self._release_account(tx, work, now)
+        return False
+
+    async def _action_due(self, tx: Tx, work: _Work, now: Moment, due: int) -> int:
+        """Look again when nobody has answered in time."""
+        row = await payout_rows.payout_row(tx, work.items[0]["id"])
+        action = None if row is None else action_of(row)
+        if action is None or not action.open:
+            return due
+        left = to_us(action.expires_at) - now.wall
+        return min(due, self._runtime.timeline.now() + left) if left > 0 else due
+
+    async def _close(self, tx: Tx, work: _Work, now: Moment, reason: str | None = None) -> None:
+        columns: dict[str, object] = {
+            "rows": work.history.last_number,
+            "open_calls": len(open_calls(work.history)),
+            "refusal": None,
+        }
+        if reason:
+            columns["outcome"] = reason[:500]
+        await executions.close(tx, work.row["id"], now.wall, **columns)
+        await self._release_account(tx, work, now)
+
+    async def _release_account(self, tx: Tx, work: _Work, now: Moment) -> None:
+        if self._can.one_at_a_time:
+            await executions.release_account(
+                tx,
+                work.row["id"],
+                self._custodian,
+                work.row["account"],
+                now.wall,
+                self._runtime.timeline.now(),
+            )
+
+    async def _reopen(self, tx: Tx, work: _Work, items: Sequence[str], now: Moment) -> None:
+        """Close an execution and open another one for some of its items, with new keys.
+
+        The caller has asked the second gate: everything that was sent for them is closed.
+        """
+        await self._close(tx, work, now)
+        await executions.open_execution(
+            tx,
+            execution_id=self._runtime.ids.new("exe"),
+            custodian=self._custodian,
+            account=work.row["account"],
+            items=items,
+            at=now,
+            due=self._runtime.timeline.now(),
+            number=work.row["number"] + 1,
+            batch_id=work.row["batch_id"],
+            rank=work.row["rank"],
+        )
+
+    def _view(self, work: _Work, verb: Verb, started: Moment, now: Moment) -> View:
+        row = work.row
+        said = row["repeat_is_safe"]
+        return View(
+            state=State(row["state"]),
+            verb=verb,
+            history=work.history,
+            items=tuple(_item(each, now) for each in work.items),
+            capabilities=self._can,
+            started=started,
+            now=now,
+            seen=work.history.last_number,
+            fingerprint="",
+            looks=row["looks"],
+            failures=row["failures"],
+            repeat_is_safe=None if said is None else bool(said),
+            jitter=self._runtime.ids.jitter(),
+        )
+
+    # --- News from outside, and what people end ---------------------------------------------------
+
+    async def news(self, tx: Tx, payout_id: str, report: Report, source: Source) -> Applied | None:
+        """Bring a webhook's or an operator's news to a payout; None: it only hastens the next look.
+
+        What was seen of our own transfer is kept with the execution: it is never marked again.
+        """
+        now = self._runtime.clock.moment()
+        row = await executions.open_execution_of(tx, payout_id)
+        if row is None:
+            return await self._payouts.apply(tx, payout_id, report)
+        items = await executions.items_of(tx, [row["id"]])
+        work = _Work(row, items[row["id"]], await history_of(tx, row, now), row["due_at"])
+        view = self._view(work, Verb.FETCH, now, now)
+        if row["earlier"]:
+            view = replace(view, others=await others_of(tx, row["id"], [payout_id], now))
+        rows, told = news_from_outside(view, payout_id, report, source)
+        await self._add_evidence(tx, work, rows, report.custodian_word)
+        if rows:
+            await executions.update_execution(tx, row["id"], rows=work.history.last_number)
+        if told is None:
+            return None
+        (applied,) = await self._tell(tx, work, [(payout_id, told)])
+        await self._close_if_ended(tx, work, now)
+        return applied
+
+    async def end(self, tx: Tx, execution: Row, payout_id: str, report: Report) -> Applied:
+        """Apply the end of a payout that the caller has the right to end; close what is over."""
+        now = self._runtime.clock.moment()
+        items = await executions.items_of(tx, [execution["id"]])
+        history = await history_of(tx, execution, now)
+        work = _Work(execution, items[execution["id"]], history, execution["due_at"])
+        (applied,) = await self._tell(tx, work, [(payout_id, report)])
+        await self._close_if_ended(tx, work, now)
+        return applied
+
+    async def take_back(self, tx: Tx, execution: Row) -> bool:
+        """Close an execution that certainly pays none of its open items; False where it may.
+
+        A worker that has it cannot set a mark any more.
+        """
+        now = self._runtime.clock.moment()
+        items = await executions.items_of(tx, [execution["id"]])
+        history = await history_of(tx, execution, now)
+        work = _Work(execution, items[execution["id"]], history, execution["due_at"])
+        pending = [each["id"] for each in work.items if each["status"] not in TERMINAL]
+        if not all(closed(history, each) for each in pending):
+            return False
+        await self._close(tx, work, now, "taken back")
+        return True
+
+    async def _close_if_ended(self, tx: Tx, work: _Work, now: Moment) -> None:
+        if all(each["status"] in TERMINAL or each["id"] in work.final for each in work.items):
+            await self._close(tx, work, now)
+
+
+def _stored(state: State) -> str:
+    """Return a state as it is stored; the moving state is written with the mark alone."""
+    return (State.UNKNOWN if state is State.MOVING else state).value
+
+
+def _item(row: Row, now: Moment) -> Item:
+    action = action_of(row)
+    asks = row["sub_status"] == SubStatus.REQUIRES_ACTION
+    late = asks and action is not None and action.open and to_us(action.expires_at) <= now.wall
+    return Item(row["id"], Status(row["status"]), SubStatus(row["sub_status"]), unanswered=late)
