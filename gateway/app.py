@@ -23,8 +23,11 @@ from gateway.batches.runner import BatchSteps, Handover
 from gateway.batches.service import Batches
 from gateway.config import Settings
 from gateway.custodians import registry
+from gateway.custodians.dates import Dates
 from gateway.custodians.instance import CustodianInstance
 from gateway.errors import ConfigError
+from gateway.execution.actions import Actions
+from gateway.execution.engine import Engine
 from gateway.execution.inbox import Inbox
 from gateway.metrics import Metrics
 from gateway.payouts import Payouts
@@ -34,15 +37,12 @@ from gateway.runtime import Clock, Runtime, real_runtime
 from gateway.store.database import Database
 from gateway.store.opening import open_database
 from gateway.sweeper import Sweeper
-from gateway.vault import vault_of
+from gateway.vault import Vault, vault_of
 from gateway.webhooks.endpoints import Endpoints
 from gateway.webhooks.replay import Replays
 from gateway.webhooks.replay_worker import ReplayWorker
 from gateway.webhooks.sender import Sender, session_for
 from gateway.webhooks.worker import Deliveries
-from gateway.worker.acts import Acts
-from gateway.worker.engine import Engine
-from gateway.worker.sets import SetEngine
 
 #: How long work under way may go on after the signal to stop.
 GRACE_S = 10
@@ -60,7 +60,6 @@ class Workers:
     deliveries: Deliveries
     replays: ReplayWorker
     batches: BatchLoop
-    sets: dict[str, SetEngine]
     sweeper: Sweeper
     clock: Clock
 
@@ -71,7 +70,6 @@ class Workers:
             "deliveries": self.deliveries.wakeup,
             "replays": self.replays.wakeup,
             "batches": self.batches.wakeup,
-            **{f"sets-{each}": engine.wakeup for each, engine in self.sets.items()},
         }
         if name in own:
             own[name].ring()
@@ -86,7 +84,6 @@ class Workers:
             "deliveries": self.deliveries.run,
             "replays": self.replays.run,
             "batches": self.batches.run,
-            **{f"sets-{name}": engine.run for name, engine in self.sets.items()},
             "sweeper": self.sweeper.run,
             **{f"engine-{name}": engine.run for name, engine in self.engines.items()},
         }
@@ -144,12 +141,8 @@ async def open_gateway(
     vault = vault_of(settings, runtime.ids)
     assets = AssetRegistry(Asset.model_validate(each.model_dump()) for each in settings.assets)
     async with contextlib.AsyncExitStack() as stack:
-        custodian_http = await stack.enter_async_context(
-            aiohttp.ClientSession(trust_env=False, connector=aiohttp.TCPConnector(limit=0))
-        )
         endpoint_http = await stack.enter_async_context(session_for(settings.webhooks))
-        tools = Tools(custodian_http, runtime.clock, runtime.ids, runtime.offload, assets)
-        custodians = _custodians(settings, tools, metrics)
+        custodians = await _custodians(stack, settings, runtime, assets, metrics, vault)
         router = Router(
             [
                 Instance(
@@ -180,28 +173,30 @@ async def open_gateway(
             name: Handover(each.set_limit(), each.capabilities.in_flight)
             for name, each in custodians.items()
         }
-        steps = BatchSteps(runtime, payouts, quotes, batches, handovers)
-        replays = Replays(runtime, endpoints)
-        workers = Workers(
-            engines={
-                name: Engine(
-                    db=db,
-                    runtime=runtime,
-                    payouts=payouts,
-                    assets=assets,
-                    custodian=custodian,
-                    settings=settings.engine,
-                    metrics=metrics,
-                    owner=owner,
-                    wake=wake,
-                )
-                for name, custodian in custodians.items()
-            },
-            inbox=Inbox(
+        engines = {
+            name: Engine(
                 db=db,
                 runtime=runtime,
                 payouts=payouts,
+                assets=assets,
+                custodian=custodian,
+                settings=settings.engine,
+                metrics=metrics,
+                owner=owner,
+                wake=wake,
+            )
+            for name, custodian in custodians.items()
+        }
+        recorders = {name: engine.recorder for name, engine in engines.items()}
+        steps = BatchSteps(runtime, payouts, quotes, batches, handovers, recorders)
+        replays = Replays(runtime, endpoints)
+        workers = Workers(
+            engines=engines,
+            inbox=Inbox(
+                db=db,
+                runtime=runtime,
                 custodians=custodians,
+                recorders=recorders,
                 settings=settings.engine,
                 metrics=metrics,
                 wake=wake,
@@ -221,23 +216,10 @@ async def open_gateway(
             batches=BatchLoop(
                 db=db, runtime=runtime, steps=steps, idle_s=settings.engine.idle_s, wake=wake
             ),
-            sets={
-                name: SetEngine(
-                    db=db,
-                    runtime=runtime,
-                    payouts=payouts,
-                    assets=assets,
-                    custodian=custodian,
-                    settings=settings.engine,
-                    metrics=metrics,
-                    owner=owner,
-                    wake=wake,
-                )
-                for name, custodian in native.items()
-            },
             sweeper=Sweeper(
                 db=db,
                 runtime=runtime,
+                recorders=recorders,
                 settings=settings.engine,
                 webhooks=settings.webhooks,
                 metrics=metrics,
@@ -250,10 +232,9 @@ async def open_gateway(
             settings=settings,
             db=db,
             payouts=payouts,
-            acts=Acts(
+            actions=Actions(
                 db=db,
                 runtime=runtime,
-                payouts=payouts,
                 engines=workers.engines,
                 owner=owner,
                 lease_s=settings.engine.lease_s,
@@ -274,14 +255,37 @@ async def open_gateway(
         yield Gateway(context, workers, db)
 
 
-def _custodians(settings: Settings, tools: Tools, metrics: Metrics) -> dict[str, CustodianInstance]:
+async def _custodians(  # noqa: PLR0913 - the parts of an instance
+    stack: contextlib.AsyncExitStack,
+    settings: Settings,
+    runtime: Runtime,
+    assets: AssetRegistry,
+    metrics: Metrics,
+    vault: Vault,
+) -> dict[str, CustodianInstance]:
     """Build every instance; the faults of all of them are listed at once."""
+    connector = await stack.enter_async_context(aiohttp.TCPConnector(limit=0))
     built: dict[str, CustodianInstance] = {}
     faults: list[str] = []
     for name, custodian in settings.custodians.items():
+        dates = Dates(runtime.clock)
+        http = await stack.enter_async_context(
+            aiohttp.ClientSession(
+                trust_env=False,
+                connector=connector,
+                connector_owner=False,
+                trace_configs=[dates.tracing()],
+            )
+        )
+        tools = Tools(http, runtime.clock, runtime.ids, runtime.offload, assets)
         try:
             built[name] = registry.build(
-                name, custodian.adapter, custodian.adapter_settings, tools, metrics, settings.engine
+                registry.Wanted(name, custodian.adapter, custodian.adapter_settings),
+                tools,
+                metrics,
+                settings.engine,
+                dates=dates,
+                digest=vault.digest,
             )
         except ConfigError as error:
             faults += error.faults

@@ -32,7 +32,7 @@ from gateway.model import (
 )
 from gateway.runtime import Runtime
 from gateway.states import Kind, Verdict, judge
-from gateway.store import events, inbox, work
+from gateway.store import events, executions, inbox
 from gateway.store import payouts as rows
 from gateway.store import quotes as quote_rows
 from gateway.store.database import Row, Tx
@@ -132,7 +132,16 @@ class Payouts:
             updated_at=at,
         )
         await self._add_entry(tx, payout_id, Status.PENDING, SubStatus.CREATED, now)
-        await work.add_work(tx, payout_id, custodian, at)
+        await executions.open_execution(
+            tx,
+            execution_id=self._runtime.ids.new("exe"),
+            custodian=custodian,
+            account=quote["account"],
+            items=[payout_id],
+            at=self._runtime.clock.moment(),
+            due=self._runtime.timeline.now(),
+            fresh=True,
+        )
         payout = await self._load(tx, payout_id)
         await self._emit(tx, payout, None, now)
         return payout
@@ -184,9 +193,6 @@ class Payouts:
             return Applied(verdict.kind, row["status"] in TERMINAL, tuple(attention), woke)
         await self._move(tx, row, verdict.steps, report, now)
         final = verdict.steps[-1][0] in TERMINAL
-        if final:
-            await work.drop_work(tx, payout_id)
-            await work.free_account(tx, payout_id, row["custodian"], row["account"], to_us(now))
         passed = (Status(row["status"]), *(status for status, _ in verdict.steps))
         reached = tuple(after for before, after in pairwise(passed) if before != after)
         return Applied(verdict.kind, final, tuple(attention), woke, changed=True, reached=reached)

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from gateway.model import format_time
-from gateway.store import deliveries, events, inbox, sets, work
+from gateway.store import deliveries, events, executions, inbox
 from gateway.store import payouts as rows
 from gateway.store.database import Row, Tx
 from gateway.store.rows import from_us
@@ -23,7 +23,7 @@ async def tell(tx: Tx, wanted: str) -> dict[str, Any] | None:
     if payout is None:
         return None
     row = await rows.payout_row(tx, payout.id)
-    owned = await work.work_row(tx, payout.id)
+    owned = await executions.open_execution_of(tx, payout.id)
     attention = await rows.attention_of(tx, payout.id)
     return {
         "payout": payout_view(payout).model_dump(mode="json"),
@@ -32,10 +32,12 @@ async def tell(tx: Tx, wanted: str) -> dict[str, Any] | None:
         "custodian_word": None if row is None else row["custodian_word"],
         "next_look_at": None if owned is None else _at(owned["due_at"]),
         "lease": None if owned is None else _lease(owned),
+        "blocked": None if owned is None else owned["blocked"],
         "attention": [_times(each, "first_at", "last_at") for each in attention],
         "timeline": payout_view(payout).model_dump(mode="json")["timeline"],
-        "attempts": [_attempt(each) for each in await work.attempts_of(tx, payout.id)],
-        "set": await _set(tx, payout.id),
+        "executions": [
+            await _execution(tx, each) for each in await executions.executions_of(tx, payout.id)
+        ],
         "refs": [dict(each) for each in await rows.refs_of(tx, payout.id)],
         "custodian_webhooks": [
             {
@@ -59,17 +61,23 @@ async def tell(tx: Tx, wanted: str) -> dict[str, Any] | None:
     }
 
 
-async def _set(tx: Tx, payout_id: str) -> dict[str, Any] | None:
-    """Return the set that an item of a batch was handed over in."""
-    row = await sets.set_of_item(tx, payout_id)
-    if row is None:
-        return None
-    told = ("id", "batch_id", "number", "state", "moves", "absences", "failures", "outcome")
+async def _execution(tx: Tx, row: Row) -> dict[str, Any]:
+    """Return an execution and its evidence."""
+    evidence = await executions.evidence_rows(tx, [row["id"]])
+    names = ("id", "number", "batch_id", "size", "state", "open_calls", "failures", "outcome")
     return {
-        **{name: row[name] for name in told},
-        "ever_unknown": bool(row["ever_unknown"]),
-        "next_look_at": _at(row["due_at"]) if row["ended_at"] is None else None,
+        **{name: row[name] for name in names},
+        "notes": json.loads(row["notes"]),
+        "blocked": row["blocked"],
+        "created_at": _at(row["created_at"]),
+        "ended_at": _at(row["ended_at"]),
+        "evidence": [_evidence(each) for each in evidence.get(row["id"], ())],
     }
+
+
+def _evidence(row: Row) -> dict[str, Any]:
+    names = ("number", "kind", "answer", "source", "reference", "item", "seen", "mark", "detail")
+    return {**{name: row[name] for name in names}, "at": _at(row["wall"])}
 
 
 async def needing_attention(tx: Tx, limit: int) -> list[dict[str, Any]]:
@@ -124,22 +132,6 @@ async def _deliveries(tx: Tx, payout_id: str) -> list[dict[str, Any]]:
         if not tries:
             lines.append({**head, "attempt": 0, "next_attempt_at": _at(delivery["due_at"])})
     return lines
-
-
-def _attempt(row: Row) -> dict[str, Any]:
-    times = (
-        "moving_at",
-        "last_call_at",
-        "first_absence_at",
-        "last_absence_at",
-        "created_at",
-        "ended_at",
-    )
-    return {
-        **_times(row, *times),
-        "notes": json.loads(row["notes"]),
-        "ever_unknown": bool(row["ever_unknown"]),
-    }
 
 
 def _times(row: Row, *names: str) -> dict[str, Any]:

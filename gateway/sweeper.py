@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 
 from gateway.config import EngineSettings, WebhookSettings
+from gateway.execution.record import Recorder
 from gateway.logs import get_logger
 from gateway.metrics import Metrics
 from gateway.runtime import Runtime
-from gateway.store import deliveries, idempotency, work
+from gateway.store import deliveries, executions, idempotency
 from gateway.store import payouts as payout_rows
 from gateway.store.database import Database, Tx
 from gateway.store.rows import to_us
@@ -32,7 +33,9 @@ class Sweeper:
         metrics: Metrics,
         wake: Callable[[str], None],
         webhooks: WebhookSettings,
+        recorders: Mapping[str, Recorder],
     ) -> None:
+        self._recorders = recorders
         self._db = db
         self._runtime = runtime
         self._settings = settings
@@ -74,17 +77,17 @@ class Sweeper:
 
     async def _own(self, tx: Tx) -> list[tuple[str, str]]:
         """Store function: give payouts that nobody would ever work on back to the engine."""
-        now = to_us(self._runtime.clock.now())
-        found = [
-            (row["id"], row["custodian"]) for row in await payout_rows.unowned_payouts(tx, _BATCH)
-        ]
-        for payout_id, custodian in found:
-            await work.add_work(tx, payout_id, custodian, now)
-        return found
+        owned = []
+        for row in await payout_rows.unowned_payouts(tx, _BATCH):
+            recorder = self._recorders.get(row["custodian"])
+            if recorder is not None and await recorder.own(tx, row["id"]):
+                owned.append((row["id"], row["custodian"]))
+        return owned
 
     async def _measure(self, now: int) -> None:
-        due = await self._db.read(work.oldest_due)
-        self._metrics.work_age(0.0 if due is None else max(0.0, (now - due) / 1e6))
+        due = await self._db.read(executions.oldest_due)
+        late = 0 if due is None else self._runtime.timeline.now() - due
+        self._metrics.work_age(max(0.0, late / 1e6))
         due = await self._db.read(deliveries.oldest_delivery_due)
         self._metrics.delivery_age(0.0 if due is None else max(0.0, (now - due) / 1e6))
         lags = await self._db.read(deliveries.lags, now, _MOST_LAGS)

@@ -24,8 +24,8 @@ from gateway.api.requests import (
 from gateway.errors import Refused
 from gateway.keys import Caller
 from gateway.model import Payout, RequiredAction
+from gateway.store import executions
 from gateway.store import payouts as rows
-from gateway.store import work
 from gateway.vault import CLIENT_PREFIX
 from gateway.views import reduced_payout
 
@@ -87,7 +87,7 @@ async def confirm_payout(request: Request) -> Response:
     async def act() -> Answer:
         if not action.open:
             raise Refused("action_not_required", "This action was answered, or is over.")
-        await context.acts.confirm(payout, action.number, answer, filled)
+        await context.actions.confirm(payout, action.number, answer, filled)
         return Answer(202, await _shown(request, payout.id, keyed=caller is not None))
 
     return await _once_around(request, payout, key, _without_code(members), act)
@@ -102,12 +102,13 @@ async def cancel_payout(request: Request) -> Response:
     if payout.final:
         detail = f"The payout is {payout.status}: final statuses never change."
         raise Refused("cancel_too_late", detail)
-    if payout.batch_id is not None and await context.db.read(work.work_row, payout.id) is None:
+    execution = await context.db.read(executions.open_execution_of, payout.id)
+    if payout.batch_id is not None and (execution is None or execution["size"] > 1):
         detail = f"It is part of a batch: POST /payout-batches/{payout.batch_id}/cancel."
         raise Refused("cancel_unsupported", detail)
 
     async def act() -> Answer:
-        await context.acts.cancel(payout)
+        await context.actions.cancel(payout)
         return Answer(202, await _shown(request, payout.id, keyed=True))
 
     return await _once_around(request, payout, key, {}, act)

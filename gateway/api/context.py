@@ -39,7 +39,7 @@ class Custodian(Protocol):
         """Turn a verified webhook into notices."""
 
 
-class Acts(Protocol):
+class Actions(Protocol):
     """What people do to a payout under way."""
 
     async def confirm(
@@ -58,7 +58,7 @@ class ApiContext:
     settings: Settings
     db: Database
     payouts: Payouts
-    acts: Acts
+    actions: Actions
     batches: Batches
     quotes: Quotes
     endpoints: Endpoints

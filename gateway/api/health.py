@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from gateway.api.requests import context_of
-from gateway.store import work
+from gateway.store import executions
 
 
 async def healthz(_: Request) -> Response:
@@ -20,7 +20,7 @@ async def readyz(request: Request) -> Response:
     """`GET /readyz`: work is accepted: the loops run and the store answers."""
     context = context_of(request)
     try:
-        await context.db.read(work.oldest_due)
+        await context.db.read(executions.oldest_due)
     except sqlite3.Error:
         return JSONResponse({"status": "store_unavailable"}, 503)
     if not context.ready():

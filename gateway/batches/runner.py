@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 from gateway.adapter import Report
 from gateway.batches.service import Batches
 from gateway.errors import Refused
+from gateway.execution.record import Recorder
 from gateway.keys import Caller
 from gateway.model import (
     BATCH_ENDS,
@@ -30,7 +31,7 @@ from gateway.payouts import Payouts
 from gateway.quotes import QuoteRequest, Quotes, RouteWish
 from gateway.runtime import Runtime
 from gateway.store import batches as rows
-from gateway.store import sets, work
+from gateway.store import executions
 from gateway.store.database import Row, Tx
 from gateway.store.rows import payout_of, to_us
 
@@ -61,14 +62,16 @@ Stage = Callable[[Tx, Row, datetime], Awaitable[Stepped | None]]
 class BatchSteps:
     """The steps of batches. Its methods are store functions."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - built in one place
         self,
         runtime: Runtime,
         payouts: Payouts,
         quotes: Quotes,
         batches: Batches,
         handovers: Mapping[str, Handover],
+        recorders: Mapping[str, Recorder],
     ) -> None:
+        self._recorders = recorders
         self._runtime = runtime
         self._payouts = payouts
         self._quotes = quotes
@@ -82,6 +85,9 @@ class BatchSteps:
         """
         row = await rows.batch_row(tx, batch_id)
         if row is None or row["state"] in BATCH_ENDS or row["state"] == "loading":
+            return _NOTHING
+        if row["custodian"] not in self._recorders:
+            # Its custodian is not configured here: the batch waits, and holds up no other.
             return _NOTHING
         now = self._runtime.clock.now()
         for stage in self._stages(row, to_us(now)):
@@ -115,11 +121,11 @@ class BatchSteps:
         await self._move(tx, row, BatchState.VERIFYING, now, worked_off=-1)
         return Stepped(more=True)
 
-    async def _cancel(self, tx: Tx, row: Row, now: datetime) -> Stepped | None:
-        return await self._drop_unsent(tx, row, now, canceled_report())
+    async def _cancel(self, tx: Tx, row: Row, _: datetime) -> Stepped | None:
+        return await self._drop_unsent(tx, row, canceled_report())
 
-    async def _unfunded(self, tx: Tx, row: Row, now: datetime) -> Stepped | None:
-        return await self._drop_unsent(tx, row, now, unfunded_report())
+    async def _unfunded(self, tx: Tx, row: Row, _: datetime) -> Stepped | None:
+        return await self._drop_unsent(tx, row, unfunded_report())
 
     async def _verify(self, tx: Tx, row: Row, now: datetime) -> Stepped | None:
         """Fix the terms of some items and tell of them; then make the sets. None: all is done."""
@@ -153,60 +159,64 @@ class BatchSteps:
             await self._move(tx, row, BatchState.EXECUTING, now, worked_off=-1)
             await self._batches.tell(tx, row["id"], "batch.executing")
             return Stepped(more=True, wake=("deliveries",))
-        if not await sets.sets_of(tx, row["id"]):
-            await self._make_sets(tx, row, now)
-            return Stepped(wake=(f"sets-{row['custodian']}",))
+        if not await executions.executions_of_batch(tx, row["id"]):
+            await self._open_sets(tx, row)
+            return Stepped(wake=(row["custodian"],))
         return None
 
-    async def _make_sets(self, tx: Tx, row: Row, now: datetime) -> None:
-        """Split the batch into sets, always in the same way."""
+    async def _open_sets(self, tx: Tx, row: Row) -> None:
+        """Split the batch into sets, always in the same way; an execution for each."""
         size = self._handovers[row["custodian"]].set_size
         for number, first in enumerate(range(0, row["items"], size), 1):
-            items = await rows.items_of_set(tx, row["id"], first, first + size - 1)
-            # Refused when its terms were fixed: it has ended, and must not be paid with the others.
-            left_out = [each["id"] for each in items if each["status"] in TERMINAL]
-            await sets.add_set(
-                tx,
-                id=self._runtime.ids.new("set"),
-                batch_id=row["id"],
-                number=number,
-                custodian=row["custodian"],
-                account=row["account"],
-                first_position=first,
-                last_position=min(first + size, row["items"]) - 1,
-                left_out=json.dumps(left_out),
-                created_at=to_us(now),
-                due_at=to_us(now),
-            )
+            items = await rows.items_between(tx, row["id"], first, first + size - 1)
+            # What was refused when its terms were fixed has ended, and is not paid with the others.
+            pending = [each["id"] for each in items if each["status"] not in TERMINAL]
+            if pending:
+                await executions.open_execution(
+                    tx,
+                    execution_id=self._runtime.ids.new("exe"),
+                    custodian=row["custodian"],
+                    account=row["account"],
+                    items=pending,
+                    at=self._runtime.clock.moment(),
+                    due=self._runtime.timeline.now(),
+                    number=number,
+                    batch_id=row["id"],
+                    rank=1,
+                )
 
-    async def _hand_over(self, tx: Tx, row: Row, now: datetime) -> Stepped | None:
+    async def _hand_over(self, tx: Tx, row: Row, _: datetime) -> Stepped | None:
         """Give the engine a few more items, so that single payouts never wait behind a whole batch."""
-        free = self._handovers[row["custodian"]].window - await rows.in_hand(tx, row["id"])
+        free = self._handovers[row["custodian"]].window - await rows.unsent_count(tx, row["id"])
         if free <= 0:
             return None
         page = await rows.unhanded_items(tx, row["id"], row["worked_off"], min(free, _AT_ONCE))
         for item in page:
-            await work.add_work(tx, item["id"], row["custodian"], to_us(now), rank=1)
+            await executions.open_execution(
+                tx,
+                execution_id=self._runtime.ids.new("exe"),
+                custodian=row["custodian"],
+                account=row["account"],
+                items=[item["id"]],
+                at=self._runtime.clock.moment(),
+                due=self._runtime.timeline.now(),
+                batch_id=row["id"],
+                rank=1,
+            )
         if not page:
             return None
         await rows.update_batch(tx, row["id"], worked_off=page[-1]["batch_position"])
         return Stepped(more=True, wake=(row["custodian"],))
 
-    async def _drop_unsent(self, tx: Tx, row: Row, now: datetime, report: Report) -> Stepped | None:
+    async def _drop_unsent(self, tx: Tx, row: Row, report: Report) -> Stepped | None:
         """End some items of which nothing has moved; None: there are none.
 
-        A set is taken back under its lease row: a worker that has it in hand cannot set its moving
-        mark any more, and the same holds for the work row of a single item.
+        An execution is closed before its items end: a worker that handles it cannot set its moving
+        mark any more.
         """
-        for each in await sets.sets_of(tx, row["id"]):
-            still = each["state"] in {"prepared", "parked"} and not each["moves"]
-            if each["ended_at"] is None and still and not each["ever_unknown"]:
-                await sets.update_set(
-                    tx, each["id"], state="ended", ended_at=to_us(now), outcome="taken back"
-                )
-                await work.free_account(
-                    tx, each["id"], row["custodian"], row["account"], to_us(now)
-                )
+        recorder = self._recorders[row["custodian"]]
+        for each in await executions.idle_of_batch(tx, row["id"], _AT_ONCE):
+            await recorder.take_back(tx, each)
         unsent = await rows.unsent_items(tx, row["id"], _AT_ONCE)
         if not unsent:
             return None

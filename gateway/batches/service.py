@@ -26,7 +26,7 @@ from gateway.model import (
 from gateway.quotes import Quotes
 from gateway.runtime import Runtime
 from gateway.store import batches as rows
-from gateway.store import events, sets
+from gateway.store import events, executions
 from gateway.store import payouts as payout_rows
 from gateway.store.database import Row, Tx
 from gateway.store.rows import from_us, maybe_from_us, to_json, to_us
@@ -234,6 +234,9 @@ class Batches:
             for status in (Status.DELIVERED, Status.FAILED)
         }
         executed = row["executed_at"] is not None
+        parts = []
+        if row["native"]:
+            parts = [part_of(each) for each in await executions.executions_of_batch(tx, row["id"])]
         return BatchView(
             id=row["id"],
             livemode=row["mode"] == "live",
@@ -248,7 +251,7 @@ class Batches:
             delivered_count=ended[Status.DELIVERED],
             failed_count=ended[Status.FAILED],
             totals=totals,
-            parts=[part_of(each) for each in await sets.sets_of(tx, row["id"])],
+            parts=parts,
             failure=Failure.model_validate_json(row["failure"]) if row["failure"] else None,
             report_url=f"{self._public_url}/payout-batches/{row['id']}/report.csv",
             created_at=from_us(row["created_at"]),
@@ -290,15 +293,15 @@ _PART_STATES: Mapping[
     "moving": "submitting",
     "unknown": "outcome_unknown",
     "accepted": "submitted",
-    "ended": "ended",
+    "closed": "ended",
 }
 
 
 def part_of(row: Row) -> BatchPart:
-    """Return what a partner sees of a set."""
+    """Return what a partner sees of a set, which is an execution of many payouts."""
     return BatchPart(
         number=row["number"],
-        items=row["last_position"] - row["first_position"] + 1,
+        items=row["size"],
         state=_PART_STATES[row["state"]],
         custodian_reference=json.loads(row["notes"]).get("payout_id"),
     )

@@ -22,6 +22,8 @@ from gateway.cli.common import (
 from gateway.cli.words import FundsMovedWord, StatusWord
 
 if TYPE_CHECKING:
+    from gateway.capabilities import Capabilities
+    from gateway.config import Settings
     from gateway.model import Payout
     from gateway.store.database import Database
 
@@ -119,7 +121,7 @@ class Ending(StrEnum):
 
 
 @app.command()
-def resolve(
+def resolve(  # noqa: PLR0913 - one argument per option
     payout_id: Annotated[str, typer.Argument(help="Payout id.")],
     *,
     ending: Annotated[Ending, typer.Option("--as", help="What the custodian's own records say.")],
@@ -130,36 +132,56 @@ def resolve(
         FundsMovedWord,
         typer.Option(help="With --as failed: whether money left the source account."),
     ] = FundsMovedWord.UNKNOWN,
+    transfer: Annotated[
+        str | None,
+        typer.Option(help="With --as delivered: id or hash of the transfer that delivered it."),
+    ] = None,
+    looked: Annotated[
+        int | None,
+        typer.Option(help="With --funds-moved no: the number of the look that you were asked for."),
+    ] = None,
     config: ConfigOption = Path(DEFAULT_CONFIG),
 ) -> None:
-    """End a payout by hand, with evidence. Subscribers are told as of any other end."""
+    """End a payout by hand, with evidence. Subscribers are notified as of any other end.
+
+    `--as failed --funds-moved no` needs proof that nothing was paid: that nothing was sent, the gateway's
+    own looks, or yours after no call could arrive any more. You are asked to look when that time has come.
+    """
+    from gateway.execution.operator import LookAsked, NotAllowedError, Resolution
+    from gateway.execution.operator import resolve as end
+    from gateway.execution.record import Recorder
     from gateway.model import FundsMoved
     from gateway.payouts import Payouts
     from gateway.runtime import real_runtime
     from gateway.vault import vault_of
-    from gateway.worker.rescue import NotAllowedError
-    from gateway.worker.rescue import resolve as settle
 
     if not evidence.strip():
         fail("--evidence must say what you saw", 2)
     runtime, settings = real_runtime(), settings_of(config)
     payouts = Payouts(runtime, vault_of(settings, runtime.ids))
+    found = Resolution(
+        delivered=ending is Ending.DELIVERED,
+        evidence=evidence.strip(),
+        funds_moved=FundsMoved(funds_moved.value),
+        transfer=transfer,
+        looked=looked,
+    )
 
-    async def work(db: Database) -> None:
-        await db.run(
-            settle,
-            payouts,
-            runtime,
-            payout_id,
-            delivered=ending is Ending.DELIVERED,
-            funds_moved=FundsMoved(funds_moved.value),
-            evidence=evidence.strip(),
-        )
+    async def work(db: Database) -> LookAsked | None:
+        name, capabilities = await _custodian_of(db, settings, payout_id)
+        recorder = Recorder(runtime, payouts, name, capabilities)
+        lag = capabilities.console_lags
+        return await db.run(end, recorder, runtime, payout_id, found, lag=lag)
 
     try:
-        with_store(config, work)
+        asked = with_store(config, work)
     except NotAllowedError as error:
         fail(f"not resolved: {error}")
+    if asked is not None:
+        fail(
+            "not resolved yet: no call can arrive any more. Look at the custodian's own records now; if "
+            f"they show no payment, run the command again with --looked {asked.number}"
+        )
     typer.echo(f"{payout_id} is {ending}")
 
 
@@ -169,26 +191,36 @@ def retry(
     config: ConfigOption = Path(DEFAULT_CONFIG),
 ) -> None:
     """Submit a payout again, with the same keys, where it is proven that it did not pay."""
-    from gateway.custodians.registry import BrokenAdapter, find_adapters
+    from gateway.execution.operator import NotAllowedError
+    from gateway.execution.operator import retry as again
     from gateway.runtime import real_runtime
-    from gateway.store.payouts import payout_row
-    from gateway.worker.rescue import NotAllowedError
-    from gateway.worker.rescue import retry as again
 
     settings = settings_of(config)
 
     async def work(db: Database) -> None:
-        row = await db.read(payout_row, payout_id)
-        if row is None:
-            raise NotAllowedError(f"there is no payout {payout_id}")
-        instance = settings.custodians.get(row["custodian"])
-        adapter = None if instance is None else find_adapters().get(instance.adapter)
-        if adapter is None or isinstance(adapter, BrokenAdapter):
-            raise NotAllowedError(f"the custodian {row['custodian']} is not configured here")
-        await db.run(again, real_runtime(), payout_id, adapter.capabilities)
+        _, capabilities = await _custodian_of(db, settings, payout_id)
+        await db.run(again, real_runtime(), payout_id, capabilities)
 
     try:
         with_store(config, work)
     except NotAllowedError as error:
         fail(f"not retried; missing: {error}")
     typer.echo(f"{payout_id} will be submitted again at once")
+
+
+async def _custodian_of(
+    db: Database, settings: Settings, payout_id: str
+) -> tuple[str, Capabilities]:
+    """Return name and capabilities of the custodian instance of a payout. Raises NotAllowedError."""
+    from gateway.custodians.registry import BrokenAdapter, find_adapters
+    from gateway.execution.operator import NotAllowedError
+    from gateway.store.payouts import payout_row
+
+    row = await db.read(payout_row, payout_id)
+    if row is None:
+        raise NotAllowedError(f"there is no payout {payout_id}")
+    instance = settings.custodians.get(row["custodian"])
+    adapter = None if instance is None else find_adapters().get(instance.adapter)
+    if adapter is None or isinstance(adapter, BrokenAdapter):
+        raise NotAllowedError(f"the custodian {row['custodian']} is not configured here")
+    return row["custodian"], adapter.capabilities

@@ -12,21 +12,9 @@ _TABLES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("attention", ("code", "detail", "times", "first_at", "last_at")),
     ("timeline", ("at", "status", "sub_status", "detail")),
     ("transactions", ("at", "network", "status", "tx_hash")),
-    (
-        "attempts",
-        (
-            "number",
-            "state",
-            "moves",
-            "moving_at",
-            "last_call_at",
-            "ever_unknown",
-            "absences",
-            "failures",
-            "outcome",
-        ),
-    ),
-    ("notes", ("attempt", "note", "value")),
+    ("executions", ("number", "id", "state", "size", "open_calls", "failures", "outcome")),
+    ("evidence", ("execution", "number", "at", "kind", "answer", "source", "detail")),
+    ("notes", ("execution", "note", "value")),
     ("refs", ("kind", "value")),
     ("custodian_webhooks", ("received_at", "state", "dedup_key")),
     ("events", ("sequence", "type", "id", "at")),
@@ -54,9 +42,14 @@ def print_story(story: dict[str, Any]) -> None:
         **story,
         "transactions": story["payout"]["transactions"],
         "notes": [
-            {"attempt": attempt["number"], "note": name, "value": _text(value)}
-            for attempt in story["attempts"]
-            for name, value in attempt["notes"].items()
+            {"execution": execution["number"], "note": name, "value": _text(value)}
+            for execution in story["executions"]
+            for name, value in execution["notes"].items()
+        ],
+        "evidence": [
+            {"execution": execution["number"], **row}
+            for execution in story["executions"]
+            for row in execution["evidence"]
         ],
     }
     for title, columns in _TABLES:
@@ -81,12 +74,14 @@ def _head(story: dict[str, Any]) -> list[str]:
         f"  there known as {payout['custodian_reference'] or '-'}  its last word: {story['custodian_word'] or '-'}",
         f"  next look {story['next_look_at'] or 'none'}  lease {story['lease'] or 'free'}",
     ]
-    if story["set"]:
-        part = story["set"]
-        lines.append(
-            f"  part {part['number']} of {part['batch_id']}: {part['state']}, {part['moves']} moving calls, "
-            f"last outcome {part['outcome'] or '-'}, next look {part['next_look_at'] or 'none'}"
-        )
+    if story["blocked"]:
+        lines.append(f"  no further call is made: {story['blocked']}")
+    lines += [
+        f"  with {each['size'] - 1} others in set {each['number']} of {each['batch_id']}: "
+        f"{each['state']}, last outcome {each['outcome'] or '-'}"
+        for each in story["executions"]
+        if each["size"] > 1
+    ]
     if failure:
         lines.append(
             f"  failed: {failure['code']} ({failure['custodian_code'] or '-'}), "

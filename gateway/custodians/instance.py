@@ -31,6 +31,7 @@ from gateway.adapter import (
     Terms,
     Tools,
 )
+from gateway.custodians.dates import Dates
 from gateway.errors import (
     AdapterError,
     CannotVerify,
@@ -39,7 +40,6 @@ from gateway.errors import (
     OutcomeUnknown,
 )
 from gateway.logs import get_logger, scrub
-from gateway.custodians.dates import Dates
 from gateway.metrics import Metrics
 from gateway.model import Attention
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any
@@ -11,6 +13,7 @@ from pydantic import BaseModel, SecretBytes, SecretStr, ValidationError
 
 from gateway.adapter import Adapter, Tools
 from gateway.config import ENV_PREFIX, EngineSettings
+from gateway.custodians.dates import Dates
 from gateway.custodians.instance import CustodianInstance
 from gateway.errors import ConfigError
 from gateway.logs import SCRUBBER, scrub
@@ -43,15 +46,29 @@ def find_adapters() -> dict[str, type[Adapter[Any]] | BrokenAdapter]:
     return found
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """A custodian instance as the configuration names it."""
+
+    instance: str
+    adapter: str
+    settings: Mapping[str, Any]
+
+
 def build(  # noqa: PLR0913 - the parts of an instance
-    instance: str,
-    adapter: str,
-    settings: Mapping[str, Any],
+    wanted: Wanted,
     tools: Tools,
     metrics: Metrics,
     engine: EngineSettings,
+    *,
+    dates: Dates | None = None,
+    digest: Callable[[bytes], str] = lambda text: hashlib.sha256(text).hexdigest(),
 ) -> CustodianInstance:
-    """Return a custodian instance. ConfigError names every fault of its settings, never a value."""
+    """Return a custodian instance. ConfigError names every fault of its settings, never a value.
+
+    `digest` makes fingerprints of accounts: they are stored, and hold credentials.
+    """
+    instance, adapter, settings = wanted.instance, wanted.adapter, wanted.settings
     adapters = find_adapters()
     where = f"custodians.{instance}"
     kind = adapters.get(adapter)
@@ -78,7 +95,45 @@ def build(  # noqa: PLR0913 - the parts of an instance
         raise ConfigError(
             [scrub(f"{where}: {adapter!r} cannot start: {type(error).__name__}: {error}")]
         ) from None
-    return CustodianInstance(instance, adapter, made, tools, metrics, engine.call_deadline_s)
+    return CustodianInstance(
+        instance,
+        adapter,
+        made,
+        tools,
+        metrics,
+        engine.call_deadline_s,
+        fingerprint=_fingerprints(checked, kind.account_settings, digest),
+        dates=dates or Dates(tools.clock),
+    )
+
+
+def _fingerprints(
+    settings: BaseModel, names: Sequence[str] | None, digest: Callable[[bytes], str]
+) -> Callable[..., str]:
+    """Return what makes fingerprints of an instance's accounts."""
+    chosen = sorted(type(settings).model_fields if names is None else names)
+    whose = {name: _revealed(getattr(settings, name)) for name in chosen}
+
+    def fingerprint(*parts: str) -> str:
+        document = json.dumps([whose, parts], sort_keys=True, default=str)
+        return digest(document.encode())
+
+    return fingerprint
+
+
+def _revealed(value: object) -> object:
+    """Return a setting as plain JSON; secrets included, since it is digested at once."""
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    if isinstance(value, SecretBytes):
+        return value.get_secret_value().hex()
+    if isinstance(value, BaseModel):
+        return {name: _revealed(getattr(value, name)) for name in type(value).model_fields}
+    if isinstance(value, Mapping):
+        return {str(name): _revealed(each) for name, each in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_revealed(each) for each in value]
+    return str(value)
 
 
 def _fault_line(where: str, error: Any) -> str:

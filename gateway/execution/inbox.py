@@ -8,12 +8,13 @@ from typing import Protocol
 
 from gateway.adapter import Notice
 from gateway.config import EngineSettings
+from gateway.execution.proof import Source
+from gateway.execution.record import Recorder
 from gateway.logs import get_logger
 from gateway.metrics import Metrics
 from gateway.model import Status
-from gateway.payouts import Payouts
 from gateway.runtime import Failpoint, Runtime
-from gateway.store import inbox, sets, work
+from gateway.store import executions, inbox
 from gateway.store import payouts as payout_rows
 from gateway.store.database import Database, Row, Tx
 from gateway.store.rows import to_us
@@ -40,15 +41,15 @@ class Inbox:
         *,
         db: Database,
         runtime: Runtime,
-        payouts: Payouts,
         custodians: Mapping[str, Parser],
+        recorders: Mapping[str, Recorder],
         settings: EngineSettings,
         metrics: Metrics,
         wake: Callable[[str], None],
     ) -> None:
         self._db = db
         self._runtime = runtime
-        self._payouts = payouts
+        self._recorders = recorders
         self._custodians = custodians
         self._settings = settings
         self._metrics = metrics
@@ -81,7 +82,6 @@ class Inbox:
         self._runtime.failpoint(Failpoint.INBOX_APPLIED)
         self._metrics.inbox(custodian, state)
         self._wake(custodian)
-        self._wake(f"sets-{custodian}")
         self._wake("deliveries")
 
     async def _read(self, row: Row) -> str:
@@ -114,11 +114,15 @@ class Inbox:
                     await inbox.wait_for_ref(tx, inbox_id, custodian, ref.kind, ref.value)
                 continue
             found = payout_id
-            await work.add_told(tx, payout_id, notice.told)
+            execution = await executions.open_execution_of(tx, payout_id)
+            if execution is not None and notice.told:
+                await executions.add_told(tx, execution, notice.told)
             if notice.report is not None:
-                reached += (await self._payouts.apply(tx, payout_id, notice.report)).reached
-            if not await work.hasten_work(tx, payout_id, now):
-                await sets.hasten_set_of(tx, payout_id, now)
+                recorder = self._recorders[custodian]
+                applied = await recorder.news(tx, payout_id, notice.report, Source.WEBHOOK)
+                reached += applied.reached if applied is not None else ()
+            if execution is not None:
+                await executions.wake(tx, payout_id, self._runtime.timeline.now())
         state = "waiting" if waiting else "applied" if found else "ignored"
         await inbox.settle_webhook(tx, inbox_id, state, found, now)
         return state, reached

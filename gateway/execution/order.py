@@ -219,7 +219,7 @@ class LiveOrder(LiveTerms):
             marked = await self._db.run(set_mark, lease.execution_id, lease.token, wanted, terms)
         except WitnessFailed as error:
             # The mark is committed, and its call is never made: our own word that nothing was sent.
-            self.call = error.result.number
+            self.call = await self._db.read(executions.call_of_mark, self.set_id, error.mark)
             raise NotSent(str(error), alert=Attention.STATE_FILE) from None
         if marked is Refusal.LEASE_LOST:
             raise LeaseLost(lease.execution_id)

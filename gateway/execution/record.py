@@ -20,6 +20,7 @@ from gateway.execution.decide import (
     polling_delay_s,
     takeover,
 )
+from gateway.execution.gate import may_reopen
 from gateway.execution.history import columns_of, histories, history_of, others_of
 from gateway.execution.proof import Evidence, History, Source, closed, open_calls
 from gateway.execution.reports import queued_report, rejected_report, wrong_answer_report
@@ -97,7 +98,9 @@ class Recorder:
             for row in rows
         ]
 
-    async def _begin(self, tx: Tx, work: _Work, now: Moment) -> Job | Recorded:
+    async def _begin(  # noqa: PLR0911 - one per way to begin
+        self, tx: Tx, work: _Work, now: Moment
+    ) -> Job | Recorded:
         row, state = work.row, State(work.row["state"])
         if all(each["status"] in TERMINAL for each in work.items):
             await self._close(tx, work, now)
@@ -468,6 +471,34 @@ class Recorder:
         if not all(closed(history, each) for each in pending):
             return False
         await self._close(tx, work, now, "taken back")
+        return True
+
+    async def own(self, tx: Tx, payout_id: str) -> bool:
+        """Open an execution for a payout that has none; False where an earlier one may have paid it.
+
+        The second gate: everything that was ever sent for it is closed.
+        """
+        now = self._runtime.clock.moment()
+        row = await payout_rows.payout_row(tx, payout_id)
+        assert row is not None  # noqa: S101 - the caller has found it
+        earlier = await executions.executions_of(tx, payout_id)
+        others = await others_of(tx, "", [payout_id], now)
+        if not may_reopen(History(), payout_id, others):
+            detail = "it has no execution, and an earlier one may have paid it"
+            await payout_rows.add_attention(tx, payout_id, Attention.UNRESOLVED, detail, now.wall)
+            return False
+        await executions.open_execution(
+            tx,
+            execution_id=self._runtime.ids.new("exe"),
+            custodian=self._custodian,
+            account=row["account"],
+            items=[payout_id],
+            at=now,
+            due=self._runtime.timeline.now(),
+            number=len(earlier) + 1,
+            batch_id=row["batch_id"],
+            rank=0 if row["batch_id"] is None else 1,
+        )
         return True
 
     async def _close_if_ended(self, tx: Tx, work: _Work, now: Moment) -> None:

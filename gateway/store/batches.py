@@ -7,7 +7,7 @@ from functools import lru_cache
 from sqlalchemy import and_, bindparam, delete, exists, func, insert, or_, select, update
 
 from gateway.store.database import Query, Row, Tx
-from gateway.store.schema import attempts, batch_sets, batches, payouts, timeline, work
+from gateway.store.schema import batches, execution_items, executions, payouts, timeline
 
 _ADD = Query(insert(batches))
 _ROW = Query(select(batches).where(batches.c.id == bindparam("batch_id")))
@@ -123,15 +123,16 @@ _FAILED_UNSENT = Query(
     )
 )
 _ENDED = or_(payouts.c.status == "delivered", payouts.c.status == "failed")
-#: Items that were given to the engine and have not been sent yet.
-_IN_HAND = Query(
+#: Items that the engine has and that have not been sent yet.
+_UNSENT_COUNT = Query(
     select(func.count().label("n"))
-    .select_from(work)
-    .join(payouts, work.c.payout_id == payouts.c.id)
+    .select_from(executions)
+    .join(execution_items, execution_items.c.execution_id == executions.c.id)
+    .join(payouts, payouts.c.id == execution_items.c.payout_id)
     .where(
         and_(
-            # Not the bare column: by its index every item of the batch would be looked at.
-            func.coalesce(payouts.c.batch_id, "") == bindparam("batch_id"),
+            executions.c.batch_id == bindparam("batch_id"),
+            executions.c.ended_at.is_(None),
             or_(
                 *(payouts.c.sub_status == each for each in ("created", "submitting", "queued")),
             ),
@@ -150,41 +151,15 @@ _UNHANDED = Query(
     .order_by(payouts.c.batch_position)
     .limit(bindparam("limit"))
 )
-_LAST = attempts.alias("last")
-#: Items of which nothing has moved, and nothing can any more once their work row is gone.
+#: Items that no open execution has: nothing that was sent can pay them.
 _UNSENT = Query(
     select(payouts.c.id)
-    .select_from(payouts)
-    .outerjoin(
-        attempts,
-        and_(
-            attempts.c.payout_id == payouts.c.id,
-            attempts.c.number
-            == select(func.max(_LAST.c.number))
-            .where(_LAST.c.payout_id == payouts.c.id)
-            .correlate(payouts)
-            .scalar_subquery(),
-        ),
-    )
     .where(
         and_(
             _ITEM,
             payouts.c.status == "pending",
             ~exists().where(
-                and_(
-                    batch_sets.c.batch_id == payouts.c.batch_id,
-                    batch_sets.c.first_position <= payouts.c.batch_position,
-                    batch_sets.c.last_position >= payouts.c.batch_position,
-                    batch_sets.c.ended_at.is_(None),
-                )
-            ),
-            or_(
-                attempts.c.payout_id.is_(None),
-                and_(
-                    or_(attempts.c.state == "prepared", attempts.c.state == "parked"),
-                    attempts.c.moves == 0,
-                    attempts.c.ever_unknown == 0,
-                ),
+                and_(execution_items.c.payout_id == payouts.c.id, execution_items.c.open == 1)
             ),
         )
     )
@@ -312,8 +287,8 @@ async def items_page(tx: Tx, batch_id: str, after: int, limit: int) -> list[Row]
     return await tx.all(_PAGE, batch_id=batch_id, after=after, limit=limit)
 
 
-async def items_of_set(tx: Tx, batch_id: str, first: int, last: int) -> list[Row]:
-    """Return the bare rows of the items of a set."""
+async def items_between(tx: Tx, batch_id: str, first: int, last: int) -> list[Row]:
+    """Return the bare rows of a batch's items from one position to another."""
     return await tx.all(_RANGE, batch_id=batch_id, first_position=first, last_position=last)
 
 
@@ -333,9 +308,9 @@ async def failed_unsent(tx: Tx, batch_id: str) -> int:
     return 0 if row is None else int(row["n"])
 
 
-async def in_hand(tx: Tx, batch_id: str) -> int:
-    """Return how many items the engine has been given and has not sent."""
-    row = await tx.one(_IN_HAND, batch_id=batch_id)
+async def unsent_count(tx: Tx, batch_id: str) -> int:
+    """Return how many items the engine has and has not sent."""
+    row = await tx.one(_UNSENT_COUNT, batch_id=batch_id)
     return 0 if row is None else int(row["n"])
 
 
@@ -345,7 +320,7 @@ async def unhanded_items(tx: Tx, batch_id: str, after: int, limit: int) -> list[
 
 
 async def unsent_items(tx: Tx, batch_id: str, limit: int) -> list[str]:
-    """Return items of which nothing has moved and that no open set has."""
+    """Return pending items that no open execution has."""
     return [row["id"] for row in await tx.all(_UNSENT, batch_id=batch_id, limit=limit)]
 
 

@@ -80,6 +80,9 @@ class Tx(Protocol):
     async def many(self, query: Query, rows: Sequence[Mapping[str, Any]]) -> None:
         """Run a statement that returns nothing, once for each row of values, in one call."""
 
+    def mark(self, number: int) -> None:
+        """Say that this change writes the moving mark of this number."""
+
 
 StoreFunction = Callable[Concatenate[Tx, P], Awaitable[R]]
 
@@ -97,6 +100,9 @@ class _SqliteTx:
     async def one(self, query: Query, **values: Any) -> Row | None:
         rows = await self.all(query, **values)
         return rows[0] if rows else None
+
+    def mark(self, number: int) -> None:
+        pass
 
     async def many(self, query: Query, rows: Sequence[Mapping[str, Any]]) -> None:
         text, fixed = query.compiled()

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import and_, bindparam, case, delete, func, insert, select, update
+from sqlalchemy import and_, bindparam, case, delete, func, insert, or_, select, update
 
 from gateway.runtime import Moment
 from gateway.store.database import Query, Row, Tx, upsert
@@ -123,6 +123,20 @@ _OF_BATCH = Query(
     .where(executions.c.batch_id == bindparam("batch_id"))
     .order_by(executions.c.number, executions.c.id)
 )
+#: Those that may be taken back: no call of theirs may have arrived.
+_IDLE_OF_BATCH = Query(
+    select(executions)
+    .where(
+        and_(
+            executions.c.batch_id == bindparam("batch_id"),
+            _OPEN,
+            executions.c.open_calls == 0,
+            or_(executions.c.state == "prepared", executions.c.state == "parked"),
+        )
+    )
+    .order_by(executions.c.number, executions.c.id)
+    .limit(bindparam("limit"))
+)
 _ITEMS = Query(
     select(execution_items.c.execution_id, payouts)
     .select_from(execution_items)
@@ -187,6 +201,14 @@ _EVIDENCE = Query(
     select(evidence)
     .where(evidence.c.execution_id.in_(_IDS))
     .order_by(evidence.c.execution_id, evidence.c.number)
+)
+_CALL_OF_MARK = Query(
+    select(evidence.c.number).where(
+        and_(
+            evidence.c.execution_id == bindparam("execution_id"),
+            evidence.c.mark == bindparam("mark"),
+        )
+    )
 )
 _HEARTBEATS = Query(
     select(
@@ -307,6 +329,7 @@ async def open_execution(  # noqa: PLR0913 - one argument per column
         notes="{}",
         rows=0,
         open_calls=0,
+        size=len(items),
         repeat_is_safe=None,
         earlier=int(earlier),
         looks=0,
@@ -352,6 +375,11 @@ async def open_execution_of(tx: Tx, payout_id: str) -> Row | None:
 async def executions_of_batch(tx: Tx, batch_id: str) -> list[Row]:
     """Return the executions of a batch, in order."""
     return await tx.all(_OF_BATCH, batch_id=batch_id)
+
+
+async def idle_of_batch(tx: Tx, batch_id: str, limit: int) -> list[Row]:
+    """Return executions of a batch that have sent nothing that may have arrived."""
+    return await tx.all(_IDLE_OF_BATCH, batch_id=batch_id, limit=limit)
 
 
 async def items_of(tx: Tx, execution_ids: Iterable[str]) -> dict[str, list[Row]]:
@@ -478,6 +506,12 @@ async def add_evidence(tx: Tx, rows: Sequence[Mapping[str, object]]) -> None:
 async def set_answer(tx: Tx, execution_id: str, number: int, answer: str | None) -> None:
     """Write what became of a call."""
     await tx.all(_ANSWER, of_execution=execution_id, of_number=number, said=answer)
+
+
+async def call_of_mark(tx: Tx, execution_id: str, mark: int) -> int | None:
+    """Return the number of the row that a mark was given to."""
+    row = await tx.one(_CALL_OF_MARK, execution_id=execution_id, mark=mark)
+    return None if row is None else int(row["number"])
 
 
 async def heartbeat_rows(tx: Tx, marks: int) -> list[Row]:

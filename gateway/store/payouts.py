@@ -11,7 +11,15 @@ from sqlalchemy import and_, bindparam, delete, exists, func, insert, or_, selec
 from gateway.model import Payout, Transaction
 from gateway.store.database import Query, Row, Tx, upsert
 from gateway.store.rows import payout_of, to_us
-from gateway.store.schema import attention, batches, payouts, refs, timeline, transactions, work
+from gateway.store.schema import (
+    attention,
+    batches,
+    execution_items,
+    payouts,
+    refs,
+    timeline,
+    transactions,
+)
 
 #: Beside a batch nothing of it is known.
 _NO_BATCH = {"batch_id": None, "batch_position": None, "name": None}
@@ -92,13 +100,14 @@ _FIRST_ANSWER = Query(
 )
 _UNOWNED = Query(
     select(payouts.c.id, payouts.c.custodian)
-    .outerjoin(work, work.c.payout_id == payouts.c.id)
     .where(
         and_(
             or_(payouts.c.status == "pending", payouts.c.status == "broadcast"),
             # What belongs to a batch is handed to the engine by it.
             payouts.c.batch_id.is_(None),
-            work.c.payout_id.is_(None),
+            ~exists().where(
+                and_(execution_items.c.payout_id == payouts.c.id, execution_items.c.open == 1)
+            ),
         )
     )
     .limit(bindparam("limit"))

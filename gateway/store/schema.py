@@ -18,7 +18,7 @@ from sqlalchemy import (
 )
 
 from gateway.store.metadata import metadata
-from gateway.store.schema_batches import batch_sets, batches
+from gateway.store.schema_batches import batches
 from gateway.store.schema_executions import (
     account_declarations,
     audit_log,
@@ -35,10 +35,8 @@ __all__ = [
     "account_declarations",
     "account_locks",
     "api_keys",
-    "attempts",
     "attention",
     "audit_log",
-    "batch_sets",
     "batches",
     "clocks",
     "deliveries",
@@ -62,7 +60,6 @@ __all__ = [
     "store_state",
     "timeline",
     "transactions",
-    "work",
 ]
 
 #: API keys: a digest only; the key itself is shown once and kept nowhere.
@@ -158,44 +155,6 @@ transactions = Table(
     Column("status", Text),
     Column("explorer_url", Text),
     Column("at", BigInteger, nullable=False),
-)
-
-#: Attempts: intent and outcome of handing one payout to one custodian.
-attempts = Table(
-    "attempts",
-    metadata,
-    Column("payout_id", Text, ForeignKey("payouts.id"), primary_key=True),
-    Column("number", Integer, primary_key=True),
-    Column("custodian", Text, nullable=False),
-    Column("state", Text, nullable=False),
-    Column("notes", Text, nullable=False),
-    Column("moving_at", BigInteger),
-    Column("last_call_at", BigInteger),
-    Column("moves", Integer, nullable=False),
-    Column("ever_unknown", Integer, nullable=False),
-    Column("absences", Integer, nullable=False),
-    Column("first_absence_at", BigInteger),
-    Column("last_absence_at", BigInteger),
-    Column("looks", Integer, nullable=False),
-    Column("failures", Integer, nullable=False),
-    Column("outcome", Text),
-    Column("created_at", BigInteger, nullable=False),
-    Column("ended_at", BigInteger),
-)
-
-#: The outbox of the engine: one row per payout that is not final. A lease is a row with a token.
-work = Table(
-    "work",
-    metadata,
-    Column("payout_id", Text, ForeignKey("payouts.id"), primary_key=True),
-    Column("custodian", Text, nullable=False),
-    Column("due_at", BigInteger, nullable=False),
-    Column("lease_token", BigInteger, nullable=False),
-    Column("lease_owner", Text),
-    Column("lease_until", BigInteger, nullable=False),
-    #: lower goes first: single payouts before items of batches
-    Column("rank", Integer, nullable=False, server_default="0"),
-    Index("ix_work_custodian_due", "custodian", "due_at"),
 )
 
 #: Who holds the turn at a source account that pays one at a time.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, ForeignKey, Index, Integer, Table, Text, UniqueConstraint
+from sqlalchemy import BigInteger, Column, Index, Integer, Table, Text
 
 from gateway.store.metadata import metadata
 
@@ -37,40 +37,4 @@ batches = Table(
     Column("finalized_at", BigInteger),
     Index("ix_batches_org_mode_created", "org", "mode", "created_at", "id"),
     Index("ix_batches_state", "state", "executed_at"),
-)
-
-#: Sets: parts of a batch as a custodian is given them. Intent, attempt and lease of one set.
-batch_sets = Table(
-    "batch_sets",
-    metadata,
-    Column("id", Text, primary_key=True),
-    Column("batch_id", Text, ForeignKey("batches.id"), nullable=False),
-    Column("number", Integer, nullable=False),
-    Column("custodian", Text, nullable=False),
-    Column("account", Text, nullable=False),
-    Column("first_position", Integer, nullable=False),
-    Column("last_position", Integer, nullable=False),
-    #: ids of items in its span that had ended before it was made (JSON)
-    Column("left_out", Text, nullable=False),
-    Column("state", Text, nullable=False),
-    Column("notes", Text, nullable=False),
-    Column("moves", Integer, nullable=False),
-    Column("ever_unknown", Integer, nullable=False),
-    Column("absences", Integer, nullable=False),
-    Column("looks", Integer, nullable=False),
-    Column("failures", Integer, nullable=False),
-    Column("last_call_at", BigInteger),
-    Column("first_absence_at", BigInteger),
-    Column("last_absence_at", BigInteger),
-    Column("outcome", Text),
-    Column("created_at", BigInteger, nullable=False),
-    Column("ended_at", BigInteger),
-    #: since when it waits for its turn at the account
-    Column("waiting_since", BigInteger),
-    Column("due_at", BigInteger, nullable=False),
-    Column("lease_token", BigInteger, nullable=False),
-    Column("lease_owner", Text),
-    Column("lease_until", BigInteger, nullable=False),
-    UniqueConstraint("batch_id", "number"),
-    Index("ix_batch_sets_custodian_due", "custodian", "due_at"),
 )

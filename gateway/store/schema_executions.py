@@ -29,6 +29,8 @@ executions = Table(
     Column("rows", Integer, nullable=False),
     #: calls that may have moved money
     Column("open_calls", Integer, nullable=False),
+    #: how many payouts it has
+    Column("size", Integer, nullable=False),
     #: 1 if one of its payouts was in an execution before this one
     Column("earlier", Integer, nullable=False),
     #: what the adapter said of a repeat of this very execution; none: as it declares

@@ -1,0 +1,252 @@
+"""What people do to a payout in progress: answer what it asks for, or cancel it.
+
+In the process that received it, under the execution's lease, by the engine's own rules. Nothing that a
+person answered is kept: it is handed to the adapter and forgotten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gateway.adapter import BatchReport, SubStatus
+from gateway.errors import (
+    AdapterError,
+    LeaseLost,
+    NotSent,
+    Refused,
+    UnreadableAnswer,
+    Unsupported,
+    WrongAnswer,
+)
+from gateway.execution.decide import Outcome, microseconds
+from gateway.execution.engine import Engine
+from gateway.execution.proof import closed
+from gateway.execution.record import Recorded
+from gateway.execution.reports import canceled_report
+from gateway.execution.state import Job, State, Verb
+from gateway.logs import get_logger
+from gateway.model import Payout
+from gateway.payouts import Applied
+from gateway.runtime import Failpoint, Runtime
+from gateway.store import executions
+from gateway.store import payouts as payout_rows
+from gateway.store.database import Database, Tx
+from gateway.store.rows import to_us
+
+#: A look in progress is waited for; a call that may move money is not.
+_WAITS_S = (0.1, 0.2, 0.4, 0.8)
+_AGAIN_S = 5
+_log = get_logger("actions")
+
+
+class Actions:
+    """Confirm and cancel, for the payouts of every custodian instance of this process."""
+
+    def __init__(
+        self,
+        *,
+        db: Database,
+        runtime: Runtime,
+        engines: Mapping[str, Engine],
+        owner: str,
+        lease_s: float,
+    ) -> None:
+        self._db = db
+        self._runtime = runtime
+        self._engines = engines
+        self._owner = owner
+        self._lease = microseconds(lease_s) or 0
+
+    async def confirm(
+        self, payout: Payout, action: int, answer: Mapping[str, Any], filled: Sequence[str] = ()
+    ) -> None:
+        """Answer action number `action` of a payout. Two at once: one is carried out.
+
+        `filled` names what the gateway put into the answer itself; it is remembered, the answer is
+        not. Returns once the outcome is written, whatever it is. Refused: `action_not_required`,
+        `action_expired`, `confirm_in_progress`, `wrong_answer`, `invalid_request`,
+        `confirm_not_sent`.
+        """
+        engine = self._engine(payout)
+        job = await self._begin_confirm(engine, payout, action)
+        order = engine.order(job)
+        started = self._runtime.clock.moment()
+        outcome: Outcome
+        async with engine.keeping(job):
+            try:
+                if filled:
+                    await order.remember(filled_by_gateway=list(filled))
+                outcome = await engine.custodian.confirm(order, answer)
+            except LeaseLost:
+                raise _busy("confirm_in_progress") from None
+            except Exception as error:  # noqa: BLE001 - every outcome is recorded, none escapes
+                outcome = error
+            self._runtime.failpoint(Failpoint.SUBMITTED)
+            recorded = await engine.record(job, Verb.CONFIRM, outcome, order=order, started=started)
+        self._runtime.failpoint(Failpoint.SETTLED)
+        engine.wakeup.ring()
+        _answer_for(outcome, recorded, moved_now=order.moved_now)
+
+    async def cancel(self, payout: Payout) -> None:
+        """Cancel a payout, decided by what it has started. Returns once it is written.
+
+        Nothing that was sent can pay it: it ends here, and the custodian is told where it knows of it.
+        Otherwise only the custodian can: Refused `cancel_unsupported`, `cancel_too_late`,
+        `payout_busy`, `database_frozen`.
+        """
+        engine = self._engine(payout)
+        job = await self._begin_cancel(engine, payout)
+        async with engine.keeping(job):
+            certain = job.state in {State.PREPARED, State.PARKED} and closed(job.history, payout.id)
+            if not certain:
+                await self._cancel_there(engine, job)
+            else:
+                await self._cancel_quietly(engine, job)
+                applied = await self._db.run(self._cancel_here, engine, job)
+                if applied is None:
+                    raise _busy("payout_busy")
+                engine.announce(Recorded((applied,), ended=True))
+        engine.wakeup.ring()
+
+    def _engine(self, payout: Payout) -> Engine:
+        engine = self._engines.get(payout.custodian)
+        if engine is None:
+            detail = f"The custodian {payout.custodian} is not configured at this gateway."
+            raise Refused("payout_busy", detail, headers={"Retry-After": "60"})
+        return engine
+
+    async def _claim(self, engine: Engine, payout_id: str, code: str) -> Job:
+        """Lease a payout's execution, waiting a little for a look in progress. Refused: busy."""
+        for wait_s in (*_WAITS_S, None):
+            begun = await self._db.run(self._claim_now, engine, payout_id)
+            if isinstance(begun, Job):
+                return begun
+            if isinstance(begun, Recorded):
+                engine.announce(begun)
+            if wait_s is not None:
+                await self._runtime.clock.sleep(wait_s)
+        raise _busy(code)
+
+    async def _claim_now(self, tx: Tx, engine: Engine, payout_id: str) -> Job | Recorded | None:
+        execution = await executions.open_execution_of(tx, payout_id)
+        if execution is None:
+            return None
+        now = self._runtime.timeline.now()
+        row = await executions.claim_one(tx, execution["id"], self._owner, now, now + self._lease)
+        return None if row is None else (await engine.recorder.begin(tx, [row]))[0]
+
+    async def _begin_confirm(self, engine: Engine, payout: Payout, action: int) -> Job:
+        """Return the job of a payout that asks for this action; the lease is given back otherwise."""
+        await self._db.read(self._asks, payout.id, action)
+        job = await self._claim(engine, payout.id, "confirm_in_progress")
+        try:
+            await self._db.read(self._asks, payout.id, action)
+        except Refused:
+            await self._give_back(job)
+            raise
+        if job.state is not State.PARKED:
+            await self._give_back(job)
+            raise _busy("confirm_in_progress")
+        return job
+
+    async def _asks(self, tx: Tx, payout_id: str, action: int) -> None:
+        """Store function. Refused where the payout does not ask for this action now."""
+        payout = await payout_rows.find_payout(tx, payout_id)
+        asked = payout.requires_action if payout is not None else None
+        if (
+            payout is None
+            or asked is None
+            or not asked.open
+            or asked.number != action
+            or payout.sub_status is not SubStatus.REQUIRES_ACTION
+        ):
+            raise _not_asked()
+        if to_us(asked.expires_at) <= self._runtime.clock.moment().wall:
+            detail = "The time to answer is over; the payout fails, nothing was sent."
+            raise Refused("action_expired", detail)
+
+    async def _begin_cancel(self, engine: Engine, payout: Payout) -> Job:
+        open_one = await self._db.read(executions.open_execution_of, payout.id)
+        if open_one is None:
+            raise _too_late("it has ended")
+        return await self._claim(engine, payout.id, "payout_busy")
+
+    async def _cancel_there(self, engine: Engine, job: Job) -> None:
+        """Ask the custodian; what it says is news as any other."""
+        order = engine.order(job)
+        started = self._runtime.clock.moment()
+        try:
+            outcome = await engine.custodian.cancel(order)
+        except AdapterError as error:
+            await self._give_back(job)
+            if isinstance(error, Unsupported):
+                detail = "It is in progress, and this custodian cannot call it back."
+                raise Refused("cancel_unsupported", detail) from None
+            raise _too_late(f"the custodian did not cancel it ({error})") from None
+        await engine.record(job, Verb.CANCEL, outcome, order=order, started=started)
+
+    async def _cancel_quietly(self, engine: Engine, job: Job) -> None:
+        """Tell the custodian of what was prepared there. Nothing has moved, whatever it answers."""
+        if not job.notes:
+            return
+        try:
+            await engine.custodian.cancel(engine.order(job))
+        except AdapterError as error:
+            _log.info("cancel_not_told", payout_id=job.items[0].id, detail=type(error).__name__)
+
+    async def _cancel_here(self, tx: Tx, engine: Engine, job: Job) -> Applied | None:
+        """Store function: end a payout that nothing was sent for. None: the lease is lost."""
+        row = await executions.held(tx, job.lease.execution_id, job.lease.token)
+        if row is None:
+            return None
+        if (await executions.state_row(tx))["frozen"] is not None:
+            raise Refused(
+                "database_frozen",
+                "The database may be an old copy; nothing is canceled until an operator has adopted it.",
+            )
+        return await engine.recorder.end(tx, row, job.items[0].id, canceled_report())
+
+    async def _give_back(self, job: Job) -> None:
+        lease, now = job.lease, self._runtime.timeline.now()
+        await self._db.run(
+            executions.release, lease.execution_id, lease.token, lease.claimed_due, now
+        )
+
+
+def _answer_for(outcome: Outcome, recorded: Recorded, *, moved_now: bool) -> None:
+    """Raise what the person must hear; return where the payout itself shows it."""
+    if recorded.lost:
+        raise _busy("confirm_in_progress")
+    if isinstance(outcome, WrongAnswer):
+        left = outcome.attempts_left
+        again = "Ask for a new one." if left == 0 else "Try again."
+        raise Refused("wrong_answer", f"The answer is wrong. {again}", attempts_left=left)
+    if isinstance(outcome, UnreadableAnswer):
+        faults = [
+            {"pointer": "/" + each.replace(".", "/"), "code": "invalid", "detail": "is not usable"}
+            for each in outcome.fields
+        ]
+        raise Refused("invalid_request", "The answer is not usable; see errors.", errors=faults)
+    if isinstance(outcome, Unsupported):
+        raise _not_asked()
+    failed = not isinstance(outcome, BatchReport) and not moved_now
+    if isinstance(outcome, NotSent) or failed:
+        detail = "The custodian could not be reached; nothing was sent. Answer again in a moment."
+        raise Refused("confirm_not_sent", detail, headers={"Retry-After": str(_AGAIN_S)})
+
+
+def _not_asked() -> Refused:
+    return Refused("action_not_required", "The payout does not ask for this (any more).")
+
+
+def _too_late(why: str) -> Refused:
+    return Refused("cancel_too_late", f"The payout cannot be canceled now: {why}.")
+
+
+def _busy(code: str) -> Refused:
+    words = {
+        "confirm_in_progress": "An answer to this action is being carried out.",
+        "payout_busy": "A worker is handling the payout right now.",
+    }
+    return Refused(code, words[code], headers={"Retry-After": "1"})
