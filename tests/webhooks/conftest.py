@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.worker.conftest import bench, capabilities
+from tests.execution.conftest import bench, capabilities
 
 __all__ = ["bench", "capabilities"]

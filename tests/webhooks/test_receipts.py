@@ -12,7 +12,7 @@ from gateway.store.receipts import Receipt, settle_receipts
 from gateway.store.rows import to_us
 from gateway.webhooks.receipts import Receipts
 from tests.webhooks.test_worker import subscribe
-from tests.worker.conftest import Bench
+from tests.execution.conftest import Bench
 
 
 async def claimed(bench: Bench, count: int) -> list[Receipt]:

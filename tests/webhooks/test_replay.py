@@ -22,7 +22,7 @@ from gateway.webhooks.replay import STEP_EVENTS, Replays
 from gateway.webhooks.replay_worker import ReplayWorker
 from gateway.webhooks.subscriptions import EndpointChange
 from tests.webhooks.test_worker import delivering, endpoints_of, hook, later, subscribe, until
-from tests.worker.conftest import Bench
+from tests.execution.conftest import Bench
 
 _DAY = 86_400.0
 _STATES = Query(

@@ -26,7 +26,7 @@ from gateway.webhooks.sender import Sender
 from gateway.webhooks.subscriptions import EndpointCreated, EndpointRequest
 from gateway.webhooks.worker import Deliveries
 from tests.clock import SetClock
-from tests.worker.conftest import Bench
+from tests.execution.conftest import Bench
 
 
 class Hook:

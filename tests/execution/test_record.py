@@ -28,7 +28,7 @@ from gateway.store import inbox, work
 from gateway.store import payouts as rows
 from gateway.store.rows import to_us
 from gateway.worker.settle import Job
-from tests.worker.conftest import LEASE_S, Bench
+from tests.execution.conftest import LEASE_S, Bench
 
 SENT = Report(SubStatus.SUBMITTED, "REQUESTED", refs=(Ref("payout", "c-1"),))
 DONE = Report(SubStatus.DELIVERED, "COMPLETED")

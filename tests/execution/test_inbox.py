@@ -15,7 +15,7 @@ from gateway.metrics import Metrics
 from gateway.store import inbox, work
 from gateway.store.rows import to_us
 from gateway.sweeper import Sweeper
-from tests.worker.conftest import Bench
+from tests.execution.conftest import Bench
 
 BROADCAST = Report(SubStatus.BROADCAST, "SENT")
 

@@ -34,7 +34,7 @@ from gateway.store.database import Row
 from gateway.store.rows import to_us
 from gateway.worker.setorder import SetLease, SetOrder
 from gateway.worker.sets import SetEngine
-from tests.worker.conftest import LEASE_S, Bench
+from tests.execution.conftest import LEASE_S, Bench
 
 CAN = Capabilities(
     frozenset({"custodian_account"}),

@@ -1,32 +1,31 @@
-"""The engine's store functions on a real SQLite file, with a clock that the test sets."""
+"""The recorder on a real SQLite file, with a clock that the test sets."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gateway.adapter import Capabilities, KeySemantics, Report
+from gateway.adapter import BatchReport, Capabilities, KeySemantics, Report
 from gateway.assets import AssetRegistry
 from gateway.config import RouteSettings
+from gateway.execution.order import LiveOrder
+from gateway.execution.record import Recorded, Recorder
+from gateway.execution.state import Job, Verb
 from gateway.keys import Caller
 from gateway.model import Account, Payout
 from gateway.payouts import Payouts
 from gateway.quotes import QuoteRequest, Quotes
 from gateway.router import Instance, Router
 from gateway.runtime import Ids, Runtime, real_runtime
-from gateway.store import events, migrate, work
+from gateway.store import events, executions, migrate
 from gateway.store import payouts as rows
 from gateway.store.database import Database, Row
-from gateway.store.rows import to_us
 from gateway.vault import Vault
-from gateway.worker.order import Lease, LiveOrder
-from gateway.worker.settle import Job, Settled, Settlement
 from tests.clock import SetClock
 from tests.pricing import TakesEverything
 
@@ -42,7 +41,7 @@ LEASE_S = 60.0
 
 
 class Bench:
-    """One custodian's settlement, and what a test needs around it."""
+    """One custodian's recorder, and what a test needs around it."""
 
     def __init__(
         self, db: Database, clock: SetClock, runtime: Runtime, capabilities: Capabilities
@@ -50,14 +49,18 @@ class Bench:
         self.db = db
         self.clock = clock
         self.runtime = runtime
+        self.capabilities = capabilities
         self.payouts = Payouts(runtime, Vault(bytes(32), runtime.ids))
-        self.settlement = Settlement(runtime, self.payouts, "acme", capabilities)
+        self.recorder = Recorder(runtime, self.payouts, "acme", capabilities)
         self.caller = Caller("acme-org", "live", "key_1")
         route = RouteSettings(
             destination="custodian_account", custodian="acme", account=Account(id="A", type="VAULT")
         )
         router = Router([Instance("acme", frozenset({"live"}), capabilities)], [route])
-        self.quotes = Quotes(router, AssetRegistry(), runtime, {"acme": TakesEverything()})
+        self.assets = AssetRegistry()
+        self.quotes = Quotes(router, self.assets, runtime, {"acme": TakesEverything()})
+        #: the account that calls and looks are made at
+        self.fingerprint = "acme/A"
 
     async def accept(self, amount: str = "5") -> str:
         """Quote and accept a payout; return its id."""
@@ -73,44 +76,70 @@ class Bench:
         await self.db.run(self.quotes.store, self.caller, quote, account)
         return (await self.db.run(self.payouts.accept, self.caller, quote.quote_id)).id
 
-    async def claim(self, limit: int = 10) -> list[Lease]:
-        """Lease what is due."""
-        now = self.clock.now()
-        until = to_us(now + timedelta(seconds=LEASE_S))
-        claimed = await self.db.run(work.claim_work, "acme", "test", to_us(now), until, limit)
-        return [Lease(row["payout_id"], row["lease_token"], row["due_at"]) for row in claimed]
+    async def claim(self, limit: int = 10) -> list[Job | Recorded]:
+        """Claim what is due, and begin work on it."""
+        until = self.runtime.timeline.now() + round(LEASE_S * 1e6)
+        return await self.db.run(self.recorder.claim, "test", until, limit)
 
     async def begin(self) -> Job:
-        """Claim and begin the one payout that is due."""
-        (lease,) = await self.claim()
-        job = await self.db.run(self.settlement.begin, lease)
+        """Claim and begin the one execution that is due."""
+        (job,) = await self.claim()
+        if isinstance(job, Recorded) and not job.lost and not job.ended:
+            # A takeover was recorded: what follows is due at once.
+            (job,) = await self.claim()
         assert isinstance(job, Job)
         return job
 
     def order(self, job: Job) -> LiveOrder:
         """Return the order that the adapter would see."""
+
+        async def no_check() -> None:
+            pass
+
         return LiveOrder(
             db=self.db,
             runtime=self.runtime,
-            lease=job.lease,
+            job=job,
             lease_s=LEASE_S,
-            payout=job.payout,
-            attempt=job.attempt,
-            notes=job.notes,
-            decimals=6,
+            assets=self.assets,
+            capabilities=self.capabilities,
+            fingerprint=self.fingerprint,
+            before_mark=no_check,
+        )
+
+    async def record(
+        self, job: Job, verb: Verb, outcome: Any, *, order: LiveOrder | None = None
+    ) -> Recorded:
+        """Record an outcome whose request starts now."""
+        if isinstance(outcome, Report):
+            outcome = BatchReport(outcome.custodian_word, {job.items[0].id: outcome})
+        return await self.db.run(
+            self.recorder.record,
+            job,
+            verb,
+            outcome,
+            started=self.clock.moment(),
+            fingerprint=self.fingerprint,
+            seen=job.history.last_number,
+            call=None if order is None else order.call,
         )
 
     async def submitted(
-        self, job: Job, outcome: Report | Exception, *, moved: bool = False
-    ) -> Settled:
-        """Settle a submit; with `moved` its mark is set first."""
+        self, job: Job, outcome: Any, *, moved: bool = False, verb: Verb = Verb.SUBMIT
+    ) -> Recorded:
+        """Record a submit; with `moved` its mark is set first."""
+        order = self.order(job)
         if moved:
-            await self.order(job).moving()
-        return await self.db.run(self.settlement.submitted, job, moved_now=moved, outcome=outcome)
+            await order.moving()
+        return await self.record(job, verb, outcome, order=order)
 
-    async def fetched(self, job: Job, outcome: Any) -> Settled:
-        """Settle a fetch."""
-        return await self.db.run(self.settlement.fetched, job, outcome)
+    async def confirmed(self, job: Job, outcome: Any, *, moved: bool = False) -> Recorded:
+        """Record a confirm."""
+        return await self.submitted(job, outcome, moved=moved, verb=Verb.CONFIRM)
+
+    async def fetched(self, job: Job, outcome: Any) -> Recorded:
+        """Record a fetch."""
+        return await self.record(job, Verb.FETCH, outcome)
 
     async def payout(self, payout_id: str) -> Payout:
         """Return a payout."""
@@ -118,11 +147,9 @@ class Bench:
         assert found is not None
         return found
 
-    async def attempt(self, payout_id: str) -> Row:
-        """Return the newest attempt's row."""
-        found = await self.db.read(work.last_attempt, payout_id)
-        assert found is not None
-        return found
+    async def execution(self, payout_id: str) -> Row:
+        """Return the newest execution's row."""
+        return (await self.db.read(executions.executions_of, payout_id))[-1]
 
     async def attention(self, payout_id: str) -> list[str]:
         """Return the codes on the operator's list."""
@@ -137,9 +164,9 @@ class Bench:
 
     async def due_in(self, payout_id: str) -> float:
         """Return in how many seconds the next look is due."""
-        row = await self.db.read(work.work_row, payout_id)
+        row = await self.db.read(executions.open_execution_of, payout_id)
         assert row is not None
-        return float(row["due_at"] - to_us(self.clock.now())) / 1e6
+        return float(row["due_at"] - self.runtime.timeline.now()) / 1e6
 
 
 @pytest.fixture

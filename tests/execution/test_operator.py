@@ -7,7 +7,7 @@ import pytest
 from gateway.adapter import Absent, FundsMoved, OutcomeUnknown, Report, SubStatus
 from gateway.recovery import MAX_MOVES, Next, next_step
 from gateway.worker.rescue import NotAllowedError, resolve, retry
-from tests.worker.conftest import CAN, LEASE_S, Bench
+from tests.execution.conftest import CAN, LEASE_S, Bench
 
 
 async def end(
