@@ -198,6 +198,7 @@ def upgrade() -> None:
     _convert(connection)
     for name in ("work", "attempts", "batch_sets"):
         op.rename_table(name, f"old_{name}")
+    locks = connection.execute(sa.text("SELECT * FROM account_locks")).all()
     op.drop_table("account_locks")
     op.create_table(
         "account_locks",
@@ -211,6 +212,30 @@ def upgrade() -> None:
         ),
     )
     op.create_index("ix_account_locks_execution", "account_locks", ["execution_id"])
+    for lock in locks:
+        _keep_turn(connection, lock)
+
+
+def _keep_turn(connection: Any, lock: Any) -> None:
+    """Hand the turn at an account to the execution of the payout or set that held it."""
+    held = connection.execute(
+        sa.text(
+            "SELECT e.id FROM executions e JOIN execution_items i ON i.execution_id = e.id "
+            "WHERE e.ended_at IS NULL AND (i.payout_id = :holder OR e.key_seed = :seed) LIMIT 1"
+        ),
+        {"holder": lock.payout_id, "seed": f"{lock.payout_id}/1"},
+    ).scalar()
+    if held is not None:
+        connection.execute(
+            sa.text("INSERT INTO account_locks VALUES (:custodian, :type, :id, :execution, :at)"),
+            {
+                "custodian": lock.custodian,
+                "type": lock.account_type,
+                "id": lock.account_id,
+                "execution": held,
+                "at": lock.taken_at,
+            },
+        )
 
 
 def _refuse_leases(connection: Any) -> None:
