@@ -92,7 +92,9 @@ def expiry(view: View) -> Decision | None:
     Only what is certainly not paid expires: a confirm that may have arrived is looked up first.
     """
     late = [each for each in view.open_items if each.unanswered]
-    if view.state is not State.PARKED or not late or not _all_closed(view, view.history):
+    if view.frozen or view.state is not State.PARKED or not late:
+        return None
+    if not _all_closed(view, view.history):
         return None
     reports = {each.id: expired_report() for each in late}
     return Decision(State.CLOSED, 0.0, reports=reports, reason="not answered in time")
@@ -184,7 +186,7 @@ def _nothing_sent(
     if failures >= FAILURES_ALERT and alert is None:
         alerts.append((Attention.CUSTODIAN_UNREACHABLE, reason))
     return Decision(
-        State.PREPARED,
+        State.ACCEPTED if has_news(view.history) else State.PREPARED,
         max(again or 0.0, _curve(view, view.failures)),
         evidence=rows,
         reports=reports,
@@ -318,6 +320,9 @@ def _perhaps_again(view: View, decision: Decision, word: str, *, blind: bool) ->
     The gate decides at the mark. Proof has taken its time already; a harmless repeat comes later and
     later, so that it never becomes a storm.
     """
+    if has_news(view.history):
+        # Our transfer was seen: it is followed, and never sent again by this execution.
+        return replace(decision, state=State.ACCEPTED)
     unknown = [each for each in calls(view.history) if each.answer in {None, Answer.UNKNOWN}]
     if _all_closed(view, view.history) and len(unknown) < MAX_UNKNOWN:
         return replace(decision, state=State.PREPARED, delay_s=0.0)

@@ -115,8 +115,9 @@ class Recorder:
             remaining = await self._without_ended(tx, work, view, now)
             if remaining is not None:
                 return remaining
+        view = await _frozen(tx, view)
         late = expiry(view)
-        if late is not None and (await executions.state_row(tx))["frozen"] is None:
+        if late is not None:
             return await self._write(tx, work, late, view, now)
         if state is not State.PARKED and not await self._turn(tx, work, now):
             return Recorded()
@@ -217,7 +218,7 @@ class Recorder:
         if work.row["earlier"]:
             ids = [each.id for each in view.items]
             view = replace(view, others=await others_of(tx, work.row["id"], ids, now))
-        decision = decide(view, outcome)
+        decision = decide(await _frozen(tx, view), outcome)
         if isinstance(outcome, WrongAnswer) and decision.state in {State.PARKED, State.PREPARED}:
             payout = job.items[0]
             decision = replace(decision, reports={payout.id: wrong_answer_report(payout, outcome)})
@@ -504,6 +505,13 @@ class Recorder:
     async def _close_if_ended(self, tx: Tx, work: _Work, now: Moment) -> None:
         if all(each["status"] in TERMINAL or each["id"] in work.final for each in work.items):
             await self._close(tx, work, now)
+
+
+async def _frozen(tx: Tx, view: View) -> View:
+    """Return the view with what only an expiry needs to know."""
+    if not any(each.unanswered for each in view.open_items):
+        return view
+    return replace(view, frozen=(await executions.state_row(tx))["frozen"] is not None)
 
 
 def _stored(state: State) -> str:

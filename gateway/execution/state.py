@@ -101,6 +101,8 @@ class View:
     #: other executions that ever held one of the items
     others: tuple[Other, ...] = ()
     jitter: float = 1.0
+    #: whether the database may be an old copy: then nothing expires
+    frozen: bool = False
 
     @property
     def open_items(self) -> tuple[Item, ...]:
