@@ -19,12 +19,13 @@ import uvicorn
 
 from gateway.adapter import (
     Absent,
+    Account,
+    BatchReport,
     CannotLook,
     Capabilities,
     Notice,
     Order,
     Ref,
-    Report,
     Unsupported,
 )
 from gateway.api.application import ApiContext, create_api
@@ -32,6 +33,8 @@ from gateway.assets import AssetRegistry
 from gateway.batches.service import Batches
 from gateway.config import Mode, Settings
 from gateway.errors import CannotVerify, InvalidSignature
+from gateway.execution.actions import Actions
+from gateway.execution.engine import Engine
 from gateway.keys import mint_key
 from gateway.metrics import Metrics
 from gateway.payouts import Payouts
@@ -43,8 +46,6 @@ from gateway.vault import Vault
 from gateway.webhooks.endpoints import Endpoints
 from gateway.webhooks.replay import Replays
 from gateway.webhooks.sender import Sender
-from gateway.worker.acts import Acts
-from gateway.worker.engine import Engine
 from tests.clock import SetClock
 from tests.pricing import TakesEverything
 
@@ -84,19 +85,26 @@ class HmacCustodian:
             raise ValueError(msg)
         return [Notice((Ref("transfer", str(told.get("transfer"))),), str(told["id"]))]
 
-    async def submit(self, order: Order) -> Report:
+    def fingerprint(self, account: Account, *, livemode: bool) -> str:
+        """Name the account."""
+        return f"{account.type} {account.id} {livemode}"
+
+    async def check_clock(self) -> None:
+        """Be right, always."""
+
+    async def submit(self, order: Order) -> BatchReport:
         """Never called here: no engine runs."""
         raise Unsupported(order.payout_id)
 
-    async def fetch(self, order: Order) -> Report | Absent | CannotLook:
+    async def fetch(self, order: Order) -> BatchReport | Absent | CannotLook:
         """Never called here: no engine runs."""
         raise Unsupported(order.payout_id)
 
-    async def confirm(self, order: Order, answer: Mapping[str, Any]) -> Report:
+    async def confirm(self, order: Order, answer: Mapping[str, Any]) -> BatchReport:
         """Ask for nothing, ever."""
         raise Unsupported(f"{order.payout_id} {len(answer)}")
 
-    async def cancel(self, order: Order) -> Report:
+    async def cancel(self, order: Order) -> BatchReport:
         """Call nothing back."""
         raise Unsupported(order.payout_id)
 
@@ -118,6 +126,7 @@ class Api:
         self.path = path
         self.url = ""
         self.http: aiohttp.ClientSession
+        self.engine: Engine
         self.woken: list[str] = []
         self.pricer: TakesEverything
         self.keys: dict[tuple[str, str], str] = {}
@@ -266,10 +275,9 @@ async def api(settings: Settings, tmp_path: Path) -> AsyncIterator[Api]:
             batches=Batches(runtime, quotes, frozenset(), settings.public_url),
             db=db,
             payouts=payouts,
-            acts=Acts(
+            actions=Actions(
                 db=db,
                 runtime=runtime,
-                payouts=payouts,
                 engines={"acme_eu": engine},
                 owner="test",
                 lease_s=60,
@@ -287,6 +295,7 @@ async def api(settings: Settings, tmp_path: Path) -> AsyncIterator[Api]:
             ready=lambda: True,
         )
         made = Api(context, clock, custodian, settings.database)
+        made.engine = engine
         made.woken = woken
         made.pricer = pricer
         made.http = http
