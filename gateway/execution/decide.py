@@ -92,7 +92,8 @@ def expiry(view: View) -> Decision | None:
     Only what is certainly not paid expires: a confirm that may have arrived is looked up first.
     """
     late = [each for each in view.open_items if each.unanswered]
-    if view.state is not State.PARKED or not late or not _all_closed(view, view.history):
+    waits = view.state in {State.PARKED, State.UNKNOWN}
+    if not waits or not late or not _all_closed(view, view.history):
         return None
     reports = {each.id: expired_report() for each in late}
     return Decision(State.CLOSED, 0.0, reports=reports, reason="not answered in time")
