@@ -279,11 +279,16 @@ def _found(view: View, history: History, look: Evidence, told: BatchReport) -> D
     expired = expiry(replace(view, state=state, history=history)) if _asks(told) else None
     if expired is not None:
         return replace(expired, evidence=(look, *rows))
+    alerts: tuple[tuple[Attention, str], ...] = ()
+    if state is State.UNKNOWN and _in_vain(view, history):
+        detail = f"no look proves what became of the last call; last word: {told.custodian_word}"
+        alerts = ((Attention.UNRESOLVED, detail),)
     return Decision(
         state,
         delay,
         evidence=(look, *rows),
         reports=reports,
+        alerts=alerts,
         looks=view.looks + 1,
         repeat_is_safe=view.repeat_is_safe,
     )
@@ -341,6 +346,9 @@ def _perhaps_again(view: View, decision: Decision, word: str, *, blind: bool) ->
         alerts = ((Attention.UNRESOLVED, detail),)
     elif not all(call_can_die(each) for each in open_calls(view.history)):
         detail = f"absence cannot be proven here; last word: {word or 'none'}"
+        alerts = ((Attention.UNRESOLVED, detail),)
+    elif _in_vain(view, view.history):
+        detail = f"no look proves what became of the last call; last word: {word or 'none'}"
         alerts = ((Attention.UNRESOLVED, detail),)
     soon = _until_late(view, view.history)
     delay = decision.delay_s if soon is None or blind else min(decision.delay_s, soon)
@@ -490,8 +498,21 @@ def _until_late(view: View, history: History) -> float | None:
         (each.call_life or 0) + each.visibility - waited(history, each, view.now)
         for each in unknown
     )
+    if left > 0:
+        return left / _SECOND
     # The first of the curve where the time is over: absence must be seen more than once.
-    return left / _SECOND if left > 0 else view.capabilities.polling_s[0]
+    return None if _in_vain(view, history) else view.capabilities.polling_s[0]
+
+
+def _in_vain(view: View, history: History) -> bool:
+    """Whether looks came late enough and often enough to prove absence, and did not prove it.
+
+    The custodian knows the order, or another account is asked: a person has to look, too.
+    """
+    return view.looks >= LOOKS_ALERT and all(
+        waited(history, each, view.now) >= (each.call_life or 0) + each.visibility
+        for each in open_calls(history)
+    )
 
 
 def _unknown_alerts(history: History) -> tuple[tuple[Attention, str], ...]:
