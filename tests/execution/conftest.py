@@ -25,7 +25,7 @@ from gateway.router import Instance, Router
 from gateway.runtime import Ids, Runtime, real_runtime
 from gateway.store import events, executions, migrate
 from gateway.store import payouts as rows
-from gateway.store.database import Database, Row
+from gateway.store.database import Database, Row, Tx
 from gateway.vault import Vault
 from tests.clock import SetClock
 from tests.pricing import TakesEverything
@@ -62,6 +62,8 @@ class Bench:
         self.quotes = Quotes(router, self.assets, runtime, {"acme": TakesEverything()})
         #: the account that calls and looks are made at
         self.fingerprint = "acme/A"
+        #: what a payout of `accept` pays
+        self.amount = Decimal(5)
 
     async def accept(self, amount: str = "5") -> str:
         """Quote and accept a payout; return its id."""
@@ -76,6 +78,10 @@ class Bench:
         quote, account = self.quotes.draft(self.caller, request)
         await self.db.run(self.quotes.store, self.caller, quote, account)
         return (await self.db.run(self.payouts.accept, self.caller, quote.quote_id)).id
+
+    def without_call_life(self) -> Capabilities:
+        """Return the capabilities of a custodian that accepts a signed request for ever."""
+        return replace(self.capabilities, call_life_s=None)
 
     async def claim(self, limit: int = 10) -> list[Job | Recorded]:
         """Claim what is due, and begin work on it."""
@@ -157,6 +163,16 @@ class Bench:
     async def execution(self, payout_id: str) -> Row:
         """Return the newest execution's row."""
         return (await self.db.read(executions.executions_of, payout_id))[-1]
+
+    async def write(self, payout_id: str, **columns: object) -> None:
+        """Write columns of a payout's open execution, as an older program may have left them."""
+
+        async def put(tx: Tx) -> None:
+            row = await executions.open_execution_of(tx, payout_id)
+            assert row is not None
+            await executions.update_execution(tx, row["id"], **columns)
+
+        await self.db.run(put)
 
     async def attention(self, payout_id: str) -> list[str]:
         """Return the codes on the operator's list."""

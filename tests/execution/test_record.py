@@ -122,7 +122,7 @@ async def test_a_repeat_that_was_not_sent_proves_nothing_of_the_first_call(bench
     await bench.prove_absence()
     job = await bench.begin()
     await bench.submitted(job, OutcomeUnknown("reset"), moved=True)
-    await bench.db.run(executions.update_execution, job.lease.execution_id, state="prepared")
+    await bench.write(payout_id, state="prepared")
     await bench.clock.advance(60)
     job = await bench.begin()
     assert job.next_verb is Verb.SUBMIT
