@@ -47,8 +47,9 @@ class Recorded:
 
     applied: tuple[Applied, ...] = ()
     lost: bool = False
-    #: what is still to be told to items, in further transactions
+    #: what is still to be told to items, by `record_more`, under the lease that is still held
     rest: tuple[tuple[str, Report], ...] = ()
+    lease: Lease | None = None
     decision: Decision | None = None
     changed: bool = False
     #: every item has ended, or waits in another execution
@@ -226,24 +227,22 @@ class Recorder:
             await executions.update_execution(tx, work.row["id"], refusal=refusal)
         return await self._write(tx, work, decision, view, now)
 
-    async def record_more(
-        self,
-        tx: Tx,
-        job: Job,
-        decision: Decision,
-        rest: Sequence[tuple[str, Report]],
-        *,
-        changed: bool,
-    ) -> Recorded:
-        """Tell further items what was decided, a page at a time; after the last one the lease ends."""
-        work = await self._held(tx, job.lease)
+    async def record_more(self, tx: Tx, recorded: Recorded) -> Recorded:
+        """Tell further items what was decided, a page at a time; after the last one the lease ends.
+
+        `recorded` is what the transaction before returned; it has a rest.
+        """
+        lease, decision = recorded.lease, recorded.decision
+        assert lease is not None  # noqa: S101 - see the docstring
+        assert decision is not None  # noqa: S101 - see the docstring
+        work = await self._held(tx, lease)
         if work is None:
             return Recorded(lost=True)
         now = self._runtime.clock.moment()
-        applied = await self._tell(tx, work, rest[:PAGE])
-        changed = changed or any(each.changed for each in applied)
-        if rest[PAGE:]:
-            return Recorded(applied, rest=tuple(rest[PAGE:]), decision=decision, changed=changed)
+        applied = await self._tell(tx, work, recorded.rest[:PAGE])
+        changed = recorded.changed or any(each.changed for each in applied)
+        if recorded.rest[PAGE:]:
+            return replace(recorded, applied=applied, rest=recorded.rest[PAGE:], changed=changed)
         ended = await self._finish(tx, work, decision, now, changed=changed)
         return Recorded(applied, decision=decision, changed=changed, ended=ended)
 
@@ -277,15 +276,23 @@ class Recorder:
         changed = any(each.changed for each in applied)
         if news[PAGE:]:
             # Durable before the rest is told: if the worker dies, the next one goes on from here.
-            state = decision.state if decision.state is not State.CLOSED else State(row["state"])
-            await executions.update_execution(
-                tx,
-                row["id"],
-                state=_stored(state),
-                rows=work.history.last_number,
-                open_calls=len(open_calls(work.history)),
+            columns: dict[str, object] = {
+                "rows": work.history.last_number,
+                "open_calls": len(open_calls(work.history)),
+            }
+            if State(row["state"]) is not State.MOVING or view.verb is not Verb.FETCH:
+                # A takeover that dies between two pages is made again: its mark stays as it is.
+                closes = decision.state is State.CLOSED
+                columns["state"] = _stored(State(row["state"]) if closes else decision.state)
+            await executions.update_execution(tx, row["id"], **columns)
+            lease = Lease(row["id"], row["lease_token"], work.claimed_due)
+            return Recorded(
+                applied,
+                rest=tuple(news[PAGE:]),
+                lease=lease,
+                decision=decision,
+                changed=changed,
             )
-            return Recorded(applied, rest=tuple(news[PAGE:]), decision=decision, changed=changed)
         ended = await self._finish(tx, work, decision, now, changed=changed)
         return Recorded(applied, decision=decision, changed=changed, ended=ended)
 
