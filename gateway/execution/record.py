@@ -170,7 +170,10 @@ class Recorder:
         return await self._write(tx, work, decision, view, now)
 
     async def _turn(self, tx: Tx, work: _Work, now: Moment) -> bool:
-        """Take the turn at an account that pays one at a time; queue where another has it."""
+        """Take the turn at an account that pays one at a time; queue where another has it.
+
+        Only what is submitted next has to wait: what may have been sent already is looked at.
+        """
         if not self._can.one_at_a_time:
             return True
         row = work.row
@@ -178,6 +181,8 @@ class Recorder:
         taken = await executions.acquire_account(
             tx, self._custodian, account.type, account.id, row["id"], now.wall
         )
+        if not taken and State(row["state"]) is not State.PREPARED:
+            return True
         since = None if taken else (row["waiting_since"] or now.wall)
         if since != row["waiting_since"]:
             await executions.update_execution(tx, row["id"], waiting_since=since)
