@@ -155,12 +155,13 @@ class Recorder:
     async def _without_ended(self, tx: Tx, work: _Work, view: View, now: Moment) -> Recorded | None:
         """Go on with the items of a set that have not ended, as new content under new keys.
 
-        Only where it is certain that the old content pays none of them. Otherwise it is only looked at,
-        and an operator decides. None: nothing is to be changed now.
+        Only where it is certain that the old content pays none of them, and nothing blocks it.
+        Otherwise it is only looked at, and an operator decides. None: nothing is to be changed now.
         """
         if view.state not in {State.PREPARED, State.PARKED}:
             return None
-        if all(closed(work.history, each.id) for each in view.open_items):
+        certain = all(closed(work.history, each.id) for each in view.open_items)
+        if certain and work.row["blocked"] is None:
             await self._reopen(tx, work, [each.id for each in view.open_items], now)
             return Recorded(ended=True)
         first = view.open_items[0].id
@@ -269,9 +270,13 @@ class Recorder:
         for code, detail in decision.alerts:
             first = next(iter(view.open_items), view.items[0])
             await payout_rows.add_attention(tx, first.id, code, detail[:200], now.wall)
-        if decision.reopens:
+        if decision.reopens and row["blocked"] is None:
             await self._reopen(tx, work, [each.id for each in view.open_items], now)
             return Recorded(ended=True)
+        if decision.reopens:
+            # A person decides about another session first.
+            delay, looks = polling_delay_s(self._can, view.looks), view.looks + 1
+            decision = replace(decision, state=State.UNKNOWN, delay_s=delay, looks=looks)
         news = [
             (each["id"], decision.reports[each["id"]])
             for each in work.items
