@@ -357,12 +357,12 @@ class Recorder:
             "open_calls": len(open_calls(work.history)),
             "looks": looks,
             "failures": decision.failures,
-            "repeat_is_safe": None
-            if decision.repeat_is_safe is None
-            else int(decision.repeat_is_safe),
             "due_at": row["due_at"] if news_came else due,
             "lease_until": 0,
         }
+        if decision.repeat_is_safe is not None:
+            # Once the adapter has said it, it holds until it says otherwise.
+            columns["repeat_is_safe"] = int(decision.repeat_is_safe)
         if decision.reason:
             columns["outcome"] = decision.reason[:500]
         await executions.update_execution(tx, row["id"], **columns)
