@@ -338,21 +338,24 @@ def _perhaps_again(view: View, decision: Decision, word: str, *, blind: bool) ->
         detail = f"the key of the first call may be forgotten by now; last word: {word or 'none'}"
         alert = ((Attention.KEY_LIFE, detail),)
         return replace(decision, state=State.UNKNOWN, alerts=alert)
-    alerts: tuple[tuple[Attention, str], ...] = ()
-    if blind:
-        alerts = ((Attention.CANNOT_LOOK, word),)
-    elif len(unknown) >= MAX_UNKNOWN:
-        detail = f"{len(unknown)} calls of unknown outcome; last word: {word or 'none'}"
-        alerts = ((Attention.UNRESOLVED, detail),)
-    elif not all(call_can_die(each) for each in open_calls(view.history)):
-        detail = f"absence cannot be proven here; last word: {word or 'none'}"
-        alerts = ((Attention.UNRESOLVED, detail),)
-    elif _in_vain(view, view.history):
-        detail = f"no look proves what became of the last call; last word: {word or 'none'}"
-        alerts = ((Attention.UNRESOLVED, detail),)
+    alerts = ((Attention.CANNOT_LOOK, word),) if blind else _stuck(view, word)
     soon = _until_late(view, view.history)
     delay = decision.delay_s if soon is None or blind else min(decision.delay_s, soon)
     return replace(decision, state=State.UNKNOWN, delay_s=delay, alerts=alerts)
+
+
+def _stuck(view: View, word: str) -> tuple[tuple[Attention, str], ...]:
+    """Return what a person should know where looks alone do not settle an unknown outcome."""
+    alerts = _unknown_alerts(view.history)
+    if alerts:
+        return alerts
+    if not all(call_can_die(each) for each in open_calls(view.history)):
+        detail = f"absence cannot be proven here; last word: {word or 'none'}"
+        return ((Attention.UNRESOLVED, detail),)
+    if _in_vain(view, view.history):
+        detail = f"no look proves what became of the last call; last word: {word or 'none'}"
+        return ((Attention.UNRESOLVED, detail),)
+    return ()
 
 
 def _look_failed(view: View, look: Evidence, error: Exception | Outcome) -> Decision:
