@@ -14,7 +14,9 @@ import pytest
 from gateway.adapter import Absent, BatchReport, Capabilities, KeySemantics, Report
 from gateway.assets import AssetRegistry
 from gateway.config import RouteSettings
+from gateway.execution.history import history_of
 from gateway.execution.order import LiveOrder
+from gateway.execution.proof import Evidence
 from gateway.execution.record import Recorded, Recorder
 from gateway.execution.state import Job, Verb
 from gateway.keys import Caller
@@ -173,6 +175,12 @@ class Bench:
             await executions.update_execution(tx, row["id"], **columns)
 
         await self.db.run(put)
+
+    async def evidence(self, payout_id: str) -> tuple[Evidence, ...]:
+        """Return the rows of evidence of a payout's newest execution."""
+        execution = await self.execution(payout_id)
+        found = await self.db.read(history_of, execution, self.clock.moment())
+        return found.rows
 
     async def attention(self, payout_id: str) -> list[str]:
         """Return the codes on the operator's list."""

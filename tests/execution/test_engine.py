@@ -1,21 +1,15 @@
-"""The engine of sets: the same rules as for one payout, and no item leaves its set without a word."""
+"""The engine with a scripted custodian: every rule holds for one payout and for a set of many."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import replace
 
 import pytest
 
 from gateway.adapter import (
-    Absent,
     BatchReport,
     CannotLook,
     Capabilities,
-    Failure,
-    FailureCode,
-    FundsMoved,
     KeySemantics,
     NotSent,
     OutcomeUnknown,
@@ -23,18 +17,13 @@ from gateway.adapter import (
     Report,
     SubStatus,
 )
-from gateway.assets import AssetRegistry
-from gateway.config import EngineSettings
-from gateway.metrics import Metrics
+from gateway.execution.decide import MAX_UNKNOWN
+from gateway.execution.proof import Answer, Kind
+from gateway.execution.state import Job
 from gateway.model import Status
-from gateway.recovery import MAX_MOVES
-from gateway.store import batches, sets, work
-from gateway.store import payouts as rows
-from gateway.store.database import Row
-from gateway.store.rows import to_us
-from gateway.worker.setorder import SetLease, SetOrder
-from gateway.worker.sets import SetEngine
+from gateway.store import executions
 from tests.execution.conftest import LEASE_S, Bench
+from tests.execution.script import ABSENT, DONE, TAKEN, Desk, all_are, raises, says
 
 CAN = Capabilities(
     frozenset({"custodian_account"}),
@@ -45,388 +34,321 @@ CAN = Capabilities(
     visibility_s=30,
     polling_s=(10, 20),
 )
-NO = Failure(code=FailureCode.POLICY_REJECTED, message="no", funds_moved=FundsMoved.NO)
-Outcome = BatchReport | Absent | CannotLook | Exception
-
-
-@dataclass
-class Script:
-    """A custodian that answers as the test says. `moves`: whether submit sets the mark first."""
-
-    name: str = "acme"
-    capabilities: Capabilities = CAN
-    moves: bool = True
-    submits: list[Callable[[SetOrder], Outcome]] = field(default_factory=list)
-    looks: list[Callable[[SetOrder], Outcome]] = field(default_factory=list)
-    story: list[str] = field(default_factory=list)
-
-    async def submit_batch(self, batch: SetOrder) -> BatchReport:
-        """Submit."""
-        self.story.append("submit")
-        if self.moves:
-            await batch.moving()
-        return self._say(self.submits, batch)  # type: ignore[return-value]
-
-    async def fetch_batch(self, batch: SetOrder) -> BatchReport | Absent | CannotLook:
-        """Look."""
-        self.story.append("look")
-        return self._say(self.looks, batch)  # type: ignore[return-value]
-
-    @staticmethod
-    def _say(script: list[Callable[[SetOrder], Outcome]], batch: SetOrder) -> Outcome:
-        said = (script.pop(0) if len(script) > 1 else script[0])(batch)
-        if isinstance(said, Exception):
-            raise said
-        return said
-
-
-def all_are(sub_status: SubStatus, failure: Failure | None = None) -> Callable[[SetOrder], Outcome]:
-    """Say the same of every item."""
-    return lambda batch: BatchReport(
-        sub_status.value.upper(),
-        {each.payout_id: Report(sub_status, "W", failure=failure) for each in batch.items},
-    )
-
-
-def raises(error: Exception) -> Callable[[SetOrder], Outcome]:
-    """Fail."""
-    return lambda _: error
-
-
-TAKEN = all_are(SubStatus.SUBMITTED)
-DONE = all_are(SubStatus.DELIVERED)
-
-
-class Sets:
-    """A set of three items, and the engine that works on it."""
-
-    def __init__(self, bench: Bench, script: Script) -> None:
-        self.bench = bench
-        self.script = script
-        self.ids: list[str] = []
-        self.set_id = "set_1"
-        self.engine = self.new_engine("one")
-
-    def new_engine(self, owner: str) -> SetEngine:
-        """Return an engine, as another process would have it."""
-        return SetEngine(
-            db=self.bench.db,
-            runtime=self.bench.runtime,
-            payouts=self.bench.payouts,
-            assets=AssetRegistry(),
-            custodian=self.script,
-            settings=EngineSettings(lease_s=LEASE_S),
-            owner=owner,
-            metrics=Metrics(),
-            wake=lambda _: None,
-        )
-
-    async def make(self) -> None:
-        """Store a batch with one set."""
-        now = to_us(self.bench.clock.now())
-        account = '{"id":"A","type":"VAULT"}'
-        self.ids = [await self.bench.accept() for _ in range(3)]
-
-        async def put(tx: Any) -> None:
-            await batches.add_batch(
-                tx,
-                id="bat_1",
-                org="acme-org",
-                mode="live",
-                custodian="acme",
-                account=account,
-                native=1,
-                init_method="api",
-                reference=None,
-                metadata="{}",
-                state="verifying",
-                items=3,
-                worked_off=2,
-                failure=None,
-                created_at=now,
-                updated_at=now,
-                expires_at=now,
-                executed_at=now,
-                cancel_at=None,
-                funds_until=None,
-                finalized_at=None,
-            )
-            for position, each in enumerate(self.ids):
-                await rows.update_payout(tx, each, batch_id="bat_1", batch_position=position)
-                await work.drop_work(tx, each)
-            await sets.add_set(
-                tx,
-                id=self.set_id,
-                batch_id="bat_1",
-                number=1,
-                custodian="acme",
-                account=account,
-                first_position=0,
-                last_position=2,
-                left_out="[]",
-                created_at=now,
-                due_at=now,
-            )
-
-        await self.bench.db.run(put)
-
-    async def turn(self, engine: SetEngine | None = None) -> bool:
-        """Claim the set if it is due and work on it once; whether it was."""
-        now = self.bench.clock.now()
-        until = to_us(now) + int(LEASE_S * 1e6)
-        claimed = await self.bench.db.run(sets.claim_sets, "acme", "t", to_us(now), until, 1)
-        for row in claimed:
-            lease = SetLease(row["id"], row["lease_token"], row["due_at"])
-            await (engine or self.engine)._work(lease)
-        return bool(claimed)
-
-    async def row(self) -> Row:
-        """Return the set's row."""
-        found = await self.bench.db.read(sets.set_row, self.set_id)
-        assert found is not None
-        return found
-
-    async def stand(self) -> list[str]:
-        """Return the sub-status of each item."""
-        return [(await self.bench.payout(each)).sub_status.value for each in self.ids]
 
 
 @pytest.fixture
-async def made(bench: Bench) -> Sets:
-    """A set that nothing was done with."""
-    built = Sets(bench, Script())
-    await built.make()
-    return built
+def capabilities() -> Capabilities:
+    """A custodian whose keys say nothing about repeats."""
+    return CAN
 
 
-async def test_the_whole_way(made: Sets) -> None:
+@pytest.fixture(params=[1, 3], ids=["one", "many"])
+async def desk(bench: Bench, request: pytest.FixtureRequest) -> Desk:
+    """An execution that nothing was done with."""
+    made = Desk(bench)
+    await made.open(request.param)
+    return made
+
+
+async def test_the_whole_way(desk: Desk) -> None:
     """Submitted once, looked at until every item has ended; the account is free then."""
-    made.script.submits, made.script.looks = [TAKEN], [all_are(SubStatus.BROADCAST), DONE]
-    assert await made.turn()
-    assert await made.stand() == ["submitted"] * 3
-    assert (await made.row())["state"] == "accepted"
-    assert not await made.turn()
-    for _ in range(2):
-        await made.bench.clock.advance(30)
-        assert await made.turn()
-    assert await made.stand() == ["delivered"] * 3
-    assert made.script.story == ["submit", "look", "look"]
-    assert (await made.row())["ended_at"] is not None
-    await made.bench.clock.advance(1000)
-    assert not await made.turn()
-    free = await made.bench.db.run(work.take_account, "acme", "VAULT", "A", "pay_x", 1)
-    assert free
+    script, bench = desk.script, desk.bench
+    script.submits, script.looks = [TAKEN], [all_are(SubStatus.BROADCAST), DONE]
+    assert await desk.turn()
+    assert set(await desk.stand()) == {"submitted"}
+    assert (await desk.row())["state"] == "accepted"
+    assert not await desk.turn()
+    await desk.turns(2, 30)
+    assert set(await desk.stand()) == {"delivered"}
+    assert script.story == ["submit", "look", "look"]
+    assert (await desk.row())["ended_at"] is not None
+    await bench.clock.advance(1000)
+    assert not await desk.turn()
+    assert await bench.db.run(executions.acquire_account, "acme", "VAULT", "A", "exe_x", 1)
 
 
-async def test_silence_is_unknown_and_never_submitted_again_unproven(made: Sets) -> None:
-    """Only looks follow; absence must be proven first, then the same set is submitted again."""
-    made.script.submits = [raises(OutcomeUnknown("silence")), TAKEN]
-    made.script.looks = [lambda _: Absent("404")]
-    await made.turn()
-    assert await made.stand() == ["outcome_unknown"] * 3
-    for _ in range(40):
-        await made.bench.clock.advance(10)
-        await made.turn()
-        if made.script.story.count("submit") > 1:
-            break
-    assert made.script.story.count("submit") == 2
-    assert made.script.story.count("look") >= CAN.absence_looks
-    row = await made.row()
-    assert (row["moves"], row["ever_unknown"], row["state"]) == (2, 1, "accepted")
+async def test_silence_is_unknown_and_never_submitted_again_unproven(desk: Desk) -> None:
+    """Only looks follow; absence must be proven first, then the same order is submitted again."""
+    script = desk.script
+    script.submits, script.looks = [raises(OutcomeUnknown("silence")), TAKEN], [ABSENT]
+    await desk.turn()
+    assert set(await desk.stand()) == {"outcome_unknown"}
+    began = desk.bench.clock.monotonic()
+    while script.story.count("submit") == 1:
+        await desk.turns(1, 10)
+    assert desk.bench.clock.monotonic() - began >= 90
+    assert script.story.count("look") >= CAN.absence_looks
+    assert script.moved == [desk.ids, desk.ids]
+    assert script.keys[0] == script.keys[1]
+    assert (await desk.row())["state"] == "accepted"
+    answers = [each.answer for each in await desk.rows() if each.kind is Kind.CALL]
+    assert answers == [Answer.UNKNOWN, Answer.ACCEPTED]
 
 
-async def test_a_refusal_after_silence_is_none(made: Sets) -> None:
-    """It may mean that the first call arrived."""
-    made.script.submits = [
+async def test_a_refusal_after_silence_is_none(desk: Desk) -> None:
+    """It may mean that the first call arrived; after a few such calls a person decides."""
+    script = desk.script
+    script.submits = [
         raises(OutcomeUnknown("silence")),
         raises(Rejected("submission_rejected", "already used")),
     ]
-    made.script.looks = [lambda _: Absent("404")]
-    await made.turn()
-    for _ in range(40):
-        await made.bench.clock.advance(10)
-        await made.turn()
-    assert made.script.story.count("submit") == MAX_MOVES
-    assert set(await made.stand()) == {"outcome_unknown"}
-    assert await made.bench.attention(made.ids[0]) == ["unresolved"]
+    script.looks = [ABSENT]
+    await desk.turn()
+    await desk.turns(60, 10)
+    assert script.story.count("submit") == MAX_UNKNOWN
+    assert set(await desk.stand()) == {"outcome_unknown"}
+    assert await desk.bench.attention(desk.ids[0]) == ["unresolved"]
 
 
-async def test_a_refused_set_fails_as_a_whole(made: Sets) -> None:
-    """Before anything moved: every item, with the same words."""
-    made.script.submits = [raises(Rejected("destination_rejected", "unknown payee"))]
-    made.script.moves = False
-    await made.turn()
-    assert await made.stand() == ["rejected"] * 3
-    payout = await made.bench.payout(made.ids[1])
+async def test_three_that_were_not_sent_and_one_that_was_lost(desk: Desk) -> None:
+    """Calls that did nothing count for nothing: after proof about the lost one it goes on."""
+    script = desk.script
+    too_many = raises(NotSent("429", again_after_s=1))
+    script.submits = [too_many, too_many, too_many, raises(OutcomeUnknown("lost")), TAKEN]
+    script.looks = [ABSENT]
+    await desk.turns(4, 25)
+    assert set(await desk.stand()) == {"outcome_unknown"}
+    await desk.prove_absence()
+    assert await desk.attention() == []
+    await desk.turn()
+    assert set(await desk.stand()) == {"submitted"}
+    assert len(script.moved) == 5
+
+
+@pytest.mark.parametrize("moves", [True, False])
+async def test_a_refusal_ends_every_item(desk: Desk, *, moves: bool) -> None:
+    """Before anything moved, or on the first moving call: with the same words for each."""
+    desk.script.submits = [raises(Rejected("destination_rejected", "unknown payee"))]
+    desk.script.moves = moves
+    await desk.turn()
+    assert set(await desk.stand()) == {"rejected"}
+    payout = await desk.bench.payout(desk.ids[-1])
     assert payout.failure is not None
     assert (payout.failure.code, payout.failure.funds_moved) == ("destination_rejected", "no")
+    assert (await desk.row())["state"] == "closed"
 
 
-async def test_a_refusal_whose_teller_dies_is_told_by_the_next(
-    made: Sets, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Once one item has failed by it the set is never submitted again, whoever dies when."""
-    made.script.submits = [raises(Rejected("destination_rejected", "unknown payee")), TAKEN]
-    monkeypatch.setattr("gateway.worker.sets._AT_ONCE", 1)
-    settlement = made.engine._settlement
-    apply, calls = settlement.apply, list[int]()
-
-    async def dying(*args: Any) -> Any:
-        calls.append(1)
-        if len(calls) == 2:
-            raise RuntimeError("killed")
-        return await apply(*args)
-
-    monkeypatch.setattr(settlement, "apply", dying)
-    with pytest.raises(RuntimeError):
-        await made.turn()
-    assert (await made.stand()).count("rejected") == 1
-    await made.bench.clock.advance(LEASE_S + 1)
-    await made.turn(made.new_engine("two"))
-    assert await made.stand() == ["rejected"] * 3
-    assert made.script.story == ["submit"]
+async def test_a_worker_that_dies_with_the_mark_set(desk: Desk) -> None:
+    """Its successor says so of every item, and only looks."""
+    desk.script.looks = [DONE]
+    (job,) = await desk.claim()
+    assert isinstance(job, Job)
+    await desk.script.move(desk.engine.order(job))
+    assert (await desk.row())["state"] == "moving"
+    await desk.bench.clock.advance(LEASE_S + 1)
+    successor = desk.new_engine("two")
+    await desk.turn(successor)
+    assert set(await desk.stand()) == {"outcome_unknown"}
+    assert (await desk.row())["state"] == "unknown"
+    await desk.turn(successor)
+    assert desk.script.story == ["look"]
+    assert set(await desk.stand()) == {"delivered"}
 
 
-async def test_a_worker_that_dies_with_the_mark_set(made: Sets) -> None:
-    """Its successor only looks."""
-    made.script.looks = [DONE]
-
-    async def die(batch: SetOrder) -> BatchReport:
-        await batch.moving()
-        raise KeyboardInterrupt
-
-    now = made.bench.clock.now()
-    until = to_us(now) + int(LEASE_S * 1e6)
-    (row,) = await made.bench.db.run(sets.claim_sets, "acme", "t", to_us(now), until, 1)
-    lease = SetLease(row["id"], row["lease_token"], row["due_at"])
-    made.script.submit_batch = die  # type: ignore[method-assign]
-    with pytest.raises(KeyboardInterrupt):
-        await made.engine._work(lease)
-    assert (await made.row())["state"] == "moving"
-    await made.bench.clock.advance(LEASE_S + 1)
-    await made.turn(made.new_engine("two"))
-    assert made.script.story == ["look"]
-    assert await made.stand() == ["delivered"] * 3
-
-
-async def test_a_stale_worker_writes_nothing(made: Sets) -> None:
+async def test_a_stale_worker_writes_nothing(desk: Desk) -> None:
     """Taken over meanwhile: neither notes, nor mark, nor news."""
-    now = made.bench.clock.now()
-    until = to_us(now) + int(LEASE_S * 1e6)
-    (row,) = await made.bench.db.run(sets.claim_sets, "acme", "t", to_us(now), until, 1)
-    stale = SetLease(row["id"], row["lease_token"], row["due_at"])
-    await made.bench.clock.advance(LEASE_S + 1)
-    made.script.submits, made.script.looks = [TAKEN], [DONE]
-    await made.turn(made.new_engine("two"))
-    await made.engine._work(stale)
-    assert made.script.story == ["submit"]
-    assert await made.stand() == ["submitted"] * 3
+    (stale,) = await desk.claim()
+    assert isinstance(stale, Job)
+    await desk.bench.clock.advance(LEASE_S + 1)
+    desk.script.submits, desk.script.looks = [TAKEN], [DONE]
+    await desk.turn(desk.new_engine("two"))
+    await desk.engine._work(stale)
+    assert desk.script.story == ["submit", "submit"]
+    assert desk.script.moved == [desk.ids]
+    assert set(await desk.stand()) == {"submitted"}
 
 
-async def test_items_end_one_by_one(made: Sets) -> None:
-    """The set goes on until the last of them."""
+async def test_a_lease_that_is_lost_after_the_mark_writes_nothing(desk: Desk) -> None:
+    """The reply comes to a worker that was suspended meanwhile: only its successor's looks count."""
+    (job,) = await desk.claim()
+    assert isinstance(job, Job)
+    order = desk.engine.order(job)
+    await desk.script.move(order)
+    await desk.bench.clock.advance(LEASE_S + 1)
+    desk.script.looks = [ABSENT]
+    successor = desk.new_engine("two")
+    for _ in range(2):
+        await desk.turn(successor)
+    before = (tuple(await desk.row()), await desk.rows(), await desk.stand())
+    started = desk.bench.clock.moment()
+    for outcome in (TAKEN(order), Rejected("no"), NotSent("429"), OutcomeUnknown("x")):
+        recorded = await desk.engine.record(
+            job, job.next_verb, outcome, order=order, started=started
+        )
+        assert recorded.lost
+    assert (tuple(await desk.row()), await desk.rows(), await desk.stand()) == before
 
-    def some(batch: SetOrder) -> Outcome:
-        first, second, third = batch.items
-        return BatchReport(
-            "PARTLY",
+
+async def test_a_worker_whose_token_is_old_cannot_move(desk: Desk) -> None:
+    """A suspended worker that wakes up before its call: the mark is refused, so no call is made."""
+    (job,) = await desk.claim()
+    assert isinstance(job, Job)
+    await desk.bench.clock.advance(LEASE_S + 1)
+    desk.script.submits = [raises(NotSent("429", again_after_s=500))]
+    await desk.turn(desk.new_engine("two"))
+    desk.script.submits = [TAKEN]
+    await desk.engine._work(job)
+    assert len(desk.script.moved) == 1
+    assert set(await desk.stand()) == {"submitting"}
+
+
+async def test_not_sent_is_tried_again_and_an_operator_hears_of_it(desk: Desk) -> None:
+    """Nothing moves; after five times an operator is told, once for the execution.
+
+    Every item says now that it was not sent yet; of a set, only the set knew that before.
+    """
+    desk.script.moves = False
+    desk.script.submits = [raises(NotSent("down", again_after_s=45))]
+    for _ in range(6):
+        assert await desk.turn()
+        assert await desk.due_in() >= 45
+        await desk.bench.clock.advance(46)
+    assert (await desk.row())["state"] == "prepared"
+    assert await desk.bench.attention(desk.ids[0]) == ["custodian_unreachable"]
+    assert [await desk.bench.attention(each) for each in desk.ids[1:]] == [[]] * len(desk.ids[1:])
+    assert set(await desk.stand()) == {"submitting"}
+
+
+async def test_it_waits_for_its_turn(desk: Desk) -> None:
+    """Another execution has the account; handed over, this one begins at once."""
+    bench, script = desk.bench, desk.script
+    await bench.db.run(executions.acquire_account, "acme", "VAULT", "A", "exe_other", 1)
+    script.submits = [TAKEN]
+    assert await desk.turn()
+    assert script.story == []
+    row = await desk.row()
+    assert row["waiting_since"] is not None
+    assert not await desk.turn()
+    await bench.db.run(
+        executions.release_account,
+        "exe_other",
+        "acme",
+        row["account"],
+        2,
+        bench.runtime.timeline.now(),
+    )
+    assert await desk.turn()
+    assert script.story == ["submit"]
+
+
+async def test_what_is_unknown_is_looked_at_whoever_has_the_turn(desk: Desk) -> None:
+    """Only what is about to be submitted waits for its turn at the account.
+
+    A person's answer may have been sent while another execution has the turn: its outcome is looked up.
+    """
+    script, bench = desk.script, desk.bench
+    script.moves = False
+    script.submits = [all_are(SubStatus.AWAITING_APPROVAL)]
+    await desk.turn()
+    await bench.db.run(executions.acquire_account, "acme", "VAULT", "A", "exe_other", 1)
+    await bench.clock.advance(30)
+    (job,) = await desk.claim()
+    assert isinstance(job, Job)
+    await desk.script.move(desk.engine.order(job))
+    await bench.clock.advance(LEASE_S + 1)
+    script.looks = [TAKEN]
+    for _ in range(2):
+        await desk.turn()
+    assert script.story == ["submit", "look"]
+    assert set(await desk.stand()) == {"submitted"}
+
+
+async def test_what_is_parked_frees_the_account(desk: Desk) -> None:
+    """What the custodian made of it is not as ordered: an operator looks; others go on."""
+    script, bench = desk.script, desk.bench
+    script.moves = False
+    script.submits = [all_are(SubStatus.AWAITING_APPROVAL)]
+    script.looks = [says(CannotLook("nothing is remembered"))]
+    await desk.turn()
+    assert (await desk.row())["state"] == "parked"
+    assert await bench.db.run(executions.acquire_account, "acme", "VAULT", "A", "exe_x", 1)
+    await desk.turns(1, 100)
+    assert script.story == ["submit", "look"]
+
+
+async def test_what_was_taken_back_is_not_submitted(desk: Desk) -> None:
+    """Closed by a cancel while a worker handles it: the mark cannot be set any more."""
+    bench, script = desk.bench, desk.script
+    (job,) = await desk.claim()
+    assert isinstance(job, Job)
+    assert await bench.db.run(bench.recorder.take_back, await desk.row())
+    script.submits = [TAKEN]
+    await desk.engine._work(job)
+    assert script.moved == []
+    assert set(await desk.stand()) == {"created"}
+
+
+async def test_what_may_have_arrived_is_not_taken_back(desk: Desk) -> None:
+    """Nor while its mark has no outcome; after proof it may be."""
+    bench, script = desk.bench, desk.script
+    (job,) = await desk.claim()
+    assert isinstance(job, Job)
+    await script.move(desk.engine.order(job))
+    assert not await bench.db.run(bench.recorder.take_back, await desk.row())
+    await bench.clock.advance(LEASE_S + 1)
+    script.looks = [ABSENT]
+    await desk.turn()
+    assert not await bench.db.run(bench.recorder.take_back, await desk.row())
+    await desk.prove_absence()
+    assert await bench.db.run(bench.recorder.take_back, await desk.row())
+
+
+async def test_a_turn_that_a_later_one_waits_for(desk: Desk) -> None:
+    """A payout that was accepted later is queued until every item has ended."""
+    script, bench = desk.script, desk.bench
+    script.submits, script.looks = [TAKEN], [DONE]
+    await desk.turn()
+    late = await bench.accept()
+    await desk.turn()
+    assert (await bench.payout(late)).sub_status is SubStatus.QUEUED
+    await desk.turns(1, 30)
+    assert set(await desk.stand()) == {"delivered"}
+    await desk.turn()
+    assert (await bench.payout(late)).status is Status.PENDING
+    assert script.moved == [desk.ids, [late]]
+
+
+async def test_a_report_that_names_no_item_settles_nothing(desk: Desk) -> None:
+    """The custodian answers, and says nothing of any payout: the outcome is as unknown as before."""
+    script = desk.script
+    script.submits = [raises(OutcomeUnknown("silence"))]
+    script.looks = [says(BatchReport("RUNNING", {}))]
+    await desk.turn()
+    await desk.turns(5, 100)
+    assert (await desk.row())["state"] == "unknown"
+    assert len(script.moved) == 1
+    assert set(await desk.stand()) == {"outcome_unknown"}
+
+
+async def test_a_stranger_in_a_report_is_nobodys_news(desk: Desk) -> None:
+    """A report that names a payout of no concern changes that payout in no way."""
+    script, bench = desk.script, desk.bench
+    other = await bench.accept()
+    script.submits = [
+        lambda order: BatchReport(
+            "DONE",
             {
-                first.payout_id: Report(SubStatus.DELIVERED, "W"),
-                second.payout_id: Report(SubStatus.FAILED, "W", failure=NO),
-                third.payout_id: Report(SubStatus.BROADCAST, "W"),
+                **{each.payout_id: Report(SubStatus.SUBMITTED, "W") for each in order.items},
+                other: Report(SubStatus.DELIVERED, "W"),
             },
         )
-
-    made.script.submits, made.script.looks = [TAKEN], [some, DONE]
-    await made.turn()
-    await made.bench.clock.advance(30)
-    await made.turn()
-    assert await made.stand() == ["delivered", "failed", "broadcast"]
-    assert (await made.row())["ended_at"] is None
-    await made.bench.clock.advance(30)
-    await made.turn()
-    assert await made.stand() == ["delivered", "failed", "delivered"]
-    assert await made.bench.attention(made.ids[1]) == ["contradiction"]
+    ]
+    (job,) = [each for each in await desk.claim() if isinstance(each, Job)]
+    assert [each.id for each in job.items] == desk.ids
+    await desk.engine._work(job)
+    assert set(await desk.stand()) == {"submitted"}
+    assert (await bench.payout(other)).status is Status.PENDING
 
 
-async def test_not_sent_is_tried_again_and_told(made: Sets) -> None:
-    """Nothing moves; after five times an operator hears of it, once for the set."""
-    made.script.moves = False
-    made.script.submits = [raises(NotSent("down", again_after_s=45))]
-    for _ in range(6):
-        assert await made.turn()
-        await made.bench.clock.advance(46)
-    assert (await made.row())["state"] == "prepared"
-    assert await made.bench.attention(made.ids[0]) == ["custodian_unreachable"]
-    assert await made.bench.attention(made.ids[1]) == []
-    assert await made.stand() == ["created"] * 3
-
-
-async def test_a_set_waits_for_its_turn(made: Sets) -> None:
-    """Another payout has the account; handed over, the set begins at once."""
-    other = await made.bench.accept()
-    await made.bench.db.run(work.take_account, "acme", "VAULT", "A", other, 1)
-    made.script.submits = [TAKEN]
-    assert await made.turn()
-    assert made.script.story == []
-    assert (await made.row())["waiting_since"] is not None
-    await made.bench.db.run(made.bench.payouts.apply, other, Report(SubStatus.DELIVERED, "DONE"))
-    assert await made.turn()
-    assert made.script.story == ["submit"]
-    assert (await made.bench.payout(other)).status is Status.DELIVERED
-
-
-async def test_a_parked_set_frees_the_account(made: Sets) -> None:
-    """What the custodian made of it is not as ordered: an operator looks; others go on."""
-    made.script.moves = False
-    made.script.submits = [all_are(SubStatus.AWAITING_APPROVAL)]
-    made.script.looks = [lambda _: CannotLook("nothing is remembered")]
-    await made.turn()
-    assert (await made.row())["state"] == "parked"
-    assert await made.bench.db.run(work.take_account, "acme", "VAULT", "A", "pay_x", 1)
-    await made.bench.clock.advance(100)
-    await made.turn()
-    assert made.script.story == ["submit", "look"]
-
-
-async def test_an_item_that_had_ended_is_left_out(made: Sets) -> None:
-    """Refused before its set was made: the set pays the others."""
-    await made.bench.db.run(
-        made.bench.payouts.apply, made.ids[1], Report(SubStatus.REJECTED, "", failure=NO)
-    )
-
-    async def leave_out(tx: Any) -> None:
-        await sets.update_set(tx, made.set_id, left_out=f'["{made.ids[1]}"]')
-
-    await made.bench.db.run(leave_out)
-    seen: list[list[str]] = []
-
-    def submit(batch: SetOrder) -> Outcome:
-        seen.append([each.payout_id for each in batch.items])
-        return TAKEN(batch)
-
-    made.script.submits, made.script.looks = [submit], [DONE]
-    await made.turn()
-    await made.bench.clock.advance(30)
-    await made.turn()
-    assert seen == [[made.ids[0], made.ids[2]]]
-    assert await made.stand() == ["delivered", "rejected", "delivered"]
-    assert (await made.row())["ended_at"] is not None
-
-
-async def test_a_set_that_was_taken_back_is_not_submitted(made: Sets) -> None:
-    """Ended by a cancel while a worker has it in hand: the mark cannot be set any more."""
-
-    async def take_back(batch: SetOrder) -> BatchReport:
-        async def end(tx: Any) -> None:
-            await sets.update_set(tx, made.set_id, state="ended", ended_at=1)
-
-        await made.bench.db.run(end)
-        await batch.moving()
-        made.script.story.append("moved")
-        raise AssertionError("the mark was set")
-
-    made.script.submit_batch = take_back  # type: ignore[method-assign]
-    await made.turn()
-    assert made.script.story == []
-    assert await made.stand() == ["created"] * 3
+async def test_an_engine_with_other_settings_goes_by_the_calls_own(desk: Desk) -> None:
+    """Lives that were lowered since the call prove nothing: those stored with it count."""
+    script = desk.script
+    script.submits, script.looks = [raises(OutcomeUnknown("silence")), TAKEN], [ABSENT]
+    await desk.turn()
+    script.capabilities = replace(CAN, call_life_s=1, visibility_s=1, absence_looks=1)
+    hasty = desk.new_engine("two")
+    await desk.turns(3, 25, hasty)
+    assert script.story == ["submit", "look", "look", "look"]
+    await desk.turns(1, 25, hasty)
+    await desk.turn(hasty)
+    assert script.story[3:] == ["look", "look", "submit"]

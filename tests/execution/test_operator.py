@@ -60,7 +60,7 @@ async def test_an_unresolved_payout_is_retried_only_with_proof(bench: Bench) -> 
     for number in range(MAX_UNKNOWN):
         job = await bench.begin()
         await bench.submitted(job, OutcomeUnknown("reset"), moved=True)
-        with pytest.raises(NotAllowedError, match="3 looks that did not find it.* at least 90 s"):
+        with pytest.raises(NotAllowedError, match=r"3 looks that did not find it.* at least 90 s"):
             await again(bench, payout_id)
         await bench.prove_absence()
         if number < MAX_UNKNOWN - 1:

@@ -1,0 +1,274 @@
+"""What only sets know: items that end one by one, news in pages, content that changes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gateway.adapter import (
+    BatchReport,
+    Capabilities,
+    Failure,
+    FailureCode,
+    FundsMoved,
+    NotSent,
+    OutcomeUnknown,
+    Rejected,
+    Report,
+    SubStatus,
+)
+from gateway.execution.operator import Resolution, resolve
+from gateway.execution.order import LiveOrder
+from gateway.execution.record import PAGE, Recorder
+from gateway.execution.state import Job
+from gateway.store import executions
+from tests.execution.conftest import LEASE_S, Bench
+from tests.execution.script import ABSENT, DONE, TAKEN, Desk, Outcome, all_are, raises
+from tests.execution.test_engine import CAN
+
+NO = Failure(code=FailureCode.POLICY_REJECTED, message="no", funds_moved=FundsMoved.NO)
+MANY = 2 * PAGE + 10
+
+
+@pytest.fixture
+def capabilities() -> Capabilities:
+    """A custodian whose keys say nothing about repeats."""
+    return CAN
+
+
+@pytest.fixture
+async def made(bench: Bench) -> Desk:
+    """A set of three that nothing was done with."""
+    desk = Desk(bench)
+    await desk.open(3)
+    return desk
+
+
+@pytest.fixture
+async def large(bench: Bench) -> Desk:
+    """A set whose items are told in three pages."""
+    desk = Desk(bench)
+    await desk.open(MANY)
+    return desk
+
+
+async def not_paid(desk: Desk, payout_id: str) -> None:
+    """Have an operator end an item: no money moved."""
+    bench = desk.bench
+    found = Resolution(delivered=False, evidence="console", funds_moved=FundsMoved.NO)
+    assert (
+        await bench.db.run(resolve, bench.recorder, bench.runtime, payout_id, found, lag=True)
+        is None
+    )
+
+
+def dies_at(monkeypatch: pytest.MonkeyPatch, page: int) -> None:
+    """Have the process die before the transaction of a page, counted over all records from 1."""
+    more, pages = Recorder.record_more, [1]
+
+    async def dying(self: Recorder, *args: Any) -> Any:
+        pages.append(1)
+        if len(pages) == page:
+            raise RuntimeError("killed")
+        return await more(self, *args)
+
+    monkeypatch.setattr(Recorder, "record_more", dying)
+
+
+async def test_items_end_one_by_one(made: Desk) -> None:
+    """The set goes on until the last of them; what contradicts an end is for the operator."""
+
+    def some(order: LiveOrder) -> Outcome:
+        first, second, third = order.items
+        return BatchReport(
+            "PARTLY",
+            {
+                first.payout_id: Report(SubStatus.DELIVERED, "W"),
+                second.payout_id: Report(SubStatus.FAILED, "W", failure=NO),
+                third.payout_id: Report(SubStatus.BROADCAST, "W"),
+            },
+        )
+
+    made.script.submits, made.script.looks = [TAKEN], [some, DONE]
+    await made.turn()
+    await made.turns(1, 30)
+    assert await made.stand() == ["delivered", "failed", "broadcast"]
+    failed = await made.bench.payout(made.ids[1])
+    assert failed.failure is not None
+    assert failed.failure.funds_moved == "no"
+    assert (await made.row())["ended_at"] is None
+    await made.turns(1, 30)
+    assert await made.stand() == ["delivered", "failed", "delivered"]
+    assert await made.bench.attention(made.ids[1]) == ["contradiction"]
+
+
+@pytest.mark.parametrize("page", [2, 3])
+async def test_a_refusal_whose_teller_dies_is_told_by_the_next(
+    large: Desk, monkeypatch: pytest.MonkeyPatch, page: int
+) -> None:
+    """Once one item has failed by it the set is never submitted again, whoever dies when."""
+    large.script.submits = [raises(Rejected("destination_rejected", "unknown payee")), TAKEN]
+    with monkeypatch.context() as patch:
+        dies_at(patch, page)
+        with pytest.raises(RuntimeError):
+            await large.turn()
+    assert (await large.stand()).count("rejected") == (page - 1) * PAGE
+    await large.bench.clock.advance(LEASE_S + 1)
+    await large.turn(large.new_engine("two"))
+    assert set(await large.stand()) == {"rejected"}
+    assert large.script.story == ["submit"]
+    row = await large.row()
+    assert (row["state"], row["refusal"]) == ("closed", None)
+
+
+async def test_a_takeover_is_told_to_every_item(
+    large: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In pages, at once; if the successor dies between two of them, the next one tells them all."""
+    (job,) = await large.claim()
+    assert isinstance(job, Job)
+    await large.script.move(large.engine.order(job))
+    await large.bench.clock.advance(LEASE_S + 1)
+    with monkeypatch.context() as patch:
+        dies_at(patch, 2)
+        with pytest.raises(RuntimeError):
+            await large.turn()
+    assert (await large.stand()).count("outcome_unknown") == PAGE
+    await large.bench.clock.advance(LEASE_S + 1)
+    await large.turn()
+    assert set(await large.stand()) == {"outcome_unknown"}
+    assert await large.due_in() <= 0
+
+
+async def test_a_teller_that_lost_its_lease_tells_nobody(
+    large: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Taken over between two pages: the old worker writes nothing more; the next look tells the rest."""
+    more = Recorder.record_more
+    large.script.submits, large.script.looks = [TAKEN], [TAKEN]
+
+    async def slow(self: Recorder, tx: Any, *args: Any) -> Any:
+        row = await large.row()
+        await executions.claim_one(tx, row["id"], "two", 2**62, 2**62)
+        return await more(self, tx, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Recorder, "record_more", slow)
+        await large.turn()
+    assert (await large.stand()).count("submitted") == PAGE
+    await large.bench.write(large.ids[0], lease_until=0, due_at=0)
+    await large.turn()
+    assert set(await large.stand()) == {"submitted"}
+    assert len(large.script.moved) == 1
+
+
+async def test_a_loop_tells_what_a_takeover_has_left(large: Desk) -> None:
+    """The engine's own loop works off the pages, too: nothing waits for the end of a lease."""
+    (job,) = await large.claim()
+    assert isinstance(job, Job)
+    await large.script.move(large.engine.order(job))
+    await large.bench.clock.advance(LEASE_S + 1)
+    begun = await large.claim()
+    for each in begun:
+        assert not isinstance(each, Job)
+        assert each.lease is not None
+        assert len(each.rest) == MANY - PAGE
+        await large.engine.tell(each)
+    assert set(await large.stand()) == {"outcome_unknown"}
+
+
+async def test_an_item_that_had_ended_is_left_out(made: Desk) -> None:
+    """Ended before anything was sent: the others are paid as another set, under other keys.
+
+    Content that contains an ended item is never marked, so the execution is closed and a new one opened.
+    """
+    await not_paid(made, made.ids[1])
+    made.script.submits, made.script.looks = [TAKEN], [DONE]
+    (before,) = await made.bench.db.read(executions.executions_of, made.ids[1])
+    for _ in range(2):
+        await made.turn()
+    await made.turns(1, 30)
+    assert made.script.moved == [[made.ids[0], made.ids[2]]]
+    assert await made.stand() == ["delivered", "failed", "delivered"]
+    old, new = await made.bench.db.read(executions.executions_of, made.ids[0])
+    assert (old["id"], old["state"]) == (before["id"], "closed")
+    assert (new["state"], new["number"], new["batch_id"]) == ("closed", 2, "bat_1")
+    assert old["key_seed"] != new["key_seed"]
+
+
+async def test_an_item_that_ends_after_a_429_is_not_in_the_new_content(made: Desk) -> None:
+    """Resolved as not paid while the set waits to be sent again: the next call is without it."""
+    made.script.submits = [raises(NotSent("429", again_after_s=60)), TAKEN]
+    await made.turn()
+    await not_paid(made, made.ids[1])
+    await made.turns(2, 61)
+    assert made.script.moved == [made.ids, [made.ids[0], made.ids[2]]]
+    assert made.script.keys[0] != made.script.keys[1]
+    assert await made.stand() == ["submitted", "failed", "submitted"]
+
+
+async def test_an_item_that_ends_after_a_lost_reply_is_not_in_the_new_content(made: Desk) -> None:
+    """Resolved as not paid once absence is proven: the others go on as new content, under new keys."""
+    made.script.submits = [raises(OutcomeUnknown("lost")), TAKEN]
+    made.script.looks = [ABSENT]
+    await made.turn()
+    await made.prove_absence()
+    await not_paid(made, made.ids[1])
+    for _ in range(2):
+        await made.turn()
+    assert made.script.moved == [made.ids, [made.ids[0], made.ids[2]]]
+    assert made.script.keys[0] != made.script.keys[1]
+    assert await made.stand() == ["submitted", "failed", "submitted"]
+
+
+async def test_an_item_that_ends_while_its_set_is_unknown(made: Desk) -> None:
+    """Before proof the rest of the set is only looked at; after proof it goes on without the item."""
+    bench = made.bench
+    made.script.submits = [raises(OutcomeUnknown("lost")), TAKEN]
+    made.script.looks = [ABSENT]
+    await made.turn()
+    found = Resolution(delivered=False, evidence="gave up", funds_moved=FundsMoved.UNKNOWN)
+    await bench.db.run(resolve, bench.recorder, bench.runtime, made.ids[1], found)
+    await made.turns(2, 25)
+    assert len(made.script.moved) == 1
+    await made.turns(2, 45)
+    for _ in range(2):
+        await made.turn()
+    assert made.script.moved == [made.ids, [made.ids[0], made.ids[2]]]
+
+
+async def test_a_harmless_repeat_is_not_made_without_an_ended_item(made: Desk) -> None:
+    """Stored as prepared for a harmless repeat, then an item is ended: an operator decides.
+
+    The old content is never sent again, and the rest under new keys might be paid twice.
+    """
+    bench = made.bench
+    made.script.submits, made.script.looks = [raises(OutcomeUnknown("lost"))], [ABSENT]
+    await made.turn()
+    found = Resolution(delivered=False, evidence="gave up", funds_moved=FundsMoved.UNKNOWN)
+    await bench.db.run(resolve, bench.recorder, bench.runtime, made.ids[1], found)
+    await bench.write(made.ids[0], state="prepared", repeat_is_safe=1, due_at=0)
+    await made.turn()
+    row = await made.row()
+    assert (row["state"], row["repeat_is_safe"]) == ("unknown", 1)
+    assert await bench.attention(made.ids[0]) == ["item_ended"]
+    assert len(made.script.moved) == 1
+
+
+async def test_what_blocks_a_set_blocks_its_rest(made: Desk) -> None:
+    """A set that shows another amount is not sent again as a smaller one: a person decides first."""
+    bench = made.bench
+    made.script.moves = False
+    made.script.submits = [all_are(SubStatus.AWAITING_APPROVAL)]
+    made.script.looks = [all_are(SubStatus.AWAITING_APPROVAL)]
+    await made.turn()
+    await bench.write(made.ids[0], blocked="mismatch")
+    await not_paid(made, made.ids[1])
+    made.script.moves, made.script.submits = True, [TAKEN]
+    for _ in range(3):
+        await made.turns(1, 100)
+    assert made.script.moved == []
+    (execution,) = await bench.db.read(executions.executions_of, made.ids[0])
+    assert execution["ended_at"] is None
+    assert await bench.attention(made.ids[0]) == ["item_ended"]
