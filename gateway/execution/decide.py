@@ -107,7 +107,9 @@ def news_from_outside(
     None: the word does not end the item by itself; it only brings the next look forward.
     """
     rows, reports, held = _read(view, view.history, {item: report}, source)
-    return rows, None if held else reports[item]
+    # Whether the order is tried again is decided under the lease, by a look.
+    again = report.reopens and failed(report)
+    return rows, None if held or again else reports[item]
 
 
 # --- Calls that may move money --------------------------------------------------------------------
