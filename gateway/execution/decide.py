@@ -273,7 +273,7 @@ def _found(view: View, history: History, look: Evidence, told: BatchReport) -> D
     delay = _curve(view, view.looks)
     if _asks(told) and _all_closed(view, history):
         state = State.PARKED
-    elif state in {State.UNKNOWN, State.MOVING}:
+    elif state in {State.PREPARED, State.UNKNOWN, State.MOVING}:
         state = State.ACCEPTED if known and not held and not _asks(told) else State.UNKNOWN
     if held:
         # An earlier call may still arrive: a look after its life decides.
@@ -312,8 +312,9 @@ def _not_found(
         repeat_is_safe=safe,
         reason=word or None,
     )
-    if view.state is State.ACCEPTED and view.looks >= LOOKS_ALERT:
-        detail = f"the custodian took it and does not show it now; last word: {word or 'none'}"
+    seen = view.state is State.ACCEPTED or has_news(history)
+    if seen and view.looks >= LOOKS_ALERT:
+        detail = f"the custodian had it and does not show it now; last word: {word or 'none'}"
         return replace(decision, alerts=((Attention.UNRESOLVED, detail),))
     if view.state not in {State.UNKNOWN, State.MOVING}:
         return decision
@@ -484,7 +485,8 @@ def _may_repeat(view: View) -> bool:
     safe = view.repeat_is_safe
     declared = view.capabilities.keys.repeat_is_safe
     references = {each.reference for each in open_calls(view.history)}
-    return (declared if safe is None else safe) and len(references) <= 1
+    allowed = (declared if safe is None else safe) and not has_news(view.history)
+    return allowed and len(references) <= 1
 
 
 def _key_alive(view: View) -> bool:

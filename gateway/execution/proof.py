@@ -333,11 +333,13 @@ def ended_unpaid(history: History, item: str | None = None) -> bool:
 def closed(history: History, item: str | None = None) -> bool:
     """Whether it is certain that this execution did not and will not pay an item.
 
-    No call was made; or every call has the adapter's own word that it did nothing; or the
-    custodian's final words say so; or absence is proven. Only this allows a mark of new content,
-    another execution, or the published word `funds_moved: no`.
+    No call was made, or every call has the adapter's own word that it did nothing, and there is no news
+    that contradicts it; or the custodian's final words say so; or absence is proven. Only this allows a
+    mark of new content, another execution, or the published word `funds_moved: no`.
     """
-    return not open_calls(history) or ended_unpaid(history, item) or proof(history)
+    if not open_calls(history):
+        return not has_news(history)
+    return ended_unpaid(history, item) or proof(history)
 
 
 def console_look(history: History, now: Moment, *, lag: bool) -> int | None:
