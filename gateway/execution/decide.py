@@ -31,6 +31,7 @@ from gateway.execution.proof import (
     History,
     Kind,
     Source,
+    at_account,
     call_can_die,
     calls,
     closed,
@@ -341,14 +342,19 @@ def _perhaps_again(view: View, decision: Decision, word: str, *, blind: bool) ->
         detail = f"the key of the first call may be forgotten by now; last word: {word or 'none'}"
         alert = ((Attention.KEY_LIFE, detail),)
         return replace(decision, state=State.UNKNOWN, alerts=alert)
-    alerts = ((Attention.CANNOT_LOOK, word),) if blind else _stuck(view, word)
+    alerts = _stuck(view, word, blind=blind)
     soon = _until_late(view, view.history)
     delay = decision.delay_s if soon is None or blind else min(decision.delay_s, soon)
     return replace(decision, state=State.UNKNOWN, delay_s=delay, alerts=alerts)
 
 
-def _stuck(view: View, word: str) -> tuple[tuple[Attention, str], ...]:
+def _stuck(view: View, word: str, *, blind: bool) -> tuple[tuple[Attention, str], ...]:
     """Return what a person should know where looks alone do not settle an unknown outcome."""
+    if _asked_elsewhere(view):
+        detail = "a call was made at another account than the one that is asked now"
+        return ((Attention.SAME_ACCOUNT, detail),)
+    if blind:
+        return ((Attention.CANNOT_LOOK, word),)
     alerts = _unknown_alerts(view.history)
     if alerts:
         return alerts
@@ -486,7 +492,14 @@ def _may_repeat(view: View) -> bool:
     declared = view.capabilities.keys.repeat_is_safe
     references = {each.reference for each in open_calls(view.history)}
     allowed = (declared if safe is None else safe) and not has_news(view.history)
-    return allowed and len(references) <= 1
+    return allowed and len(references) <= 1 and not _asked_elsewhere(view)
+
+
+def _asked_elsewhere(view: View) -> bool:
+    """Whether a call that may have arrived was made at another account than the one asked now."""
+    return not all(
+        at_account(view.history, each, view.fingerprint) for each in open_calls(view.history)
+    )
 
 
 def _key_alive(view: View) -> bool:

@@ -198,7 +198,12 @@ def same_account(history: History, look: Evidence, call: Evidence) -> bool:
 
     Without this rule an instance that was pointed at another account answers "not found".
     """
-    ours, theirs = call.fingerprint, look.fingerprint
+    return at_account(history, call, look.fingerprint)
+
+
+def at_account(history: History, call: Evidence, fingerprint: str) -> bool:
+    """Whether a call was made at this account, as far as an operator has not declared two the same."""
+    ours, theirs = call.fingerprint, fingerprint
     return history.accounts.get(ours, ours) == history.accounts.get(theirs, theirs)
 
 

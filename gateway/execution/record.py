@@ -215,7 +215,7 @@ class Recorder:
         `started` is when its request started, `seen` the newest row that the process had read then,
         `call` the row of the moving call that it made.
         """
-        work = await self._held(tx, job.lease)
+        work = await self._held(tx, job.lease, asked=fingerprint)
         if work is None:
             return Recorded(lost=True)
         now = self._runtime.clock.moment()
@@ -252,13 +252,13 @@ class Recorder:
         ended = await self._finish(tx, work, decision, now, changed=changed)
         return Recorded(applied, decision=decision, changed=changed, ended=ended)
 
-    async def _held(self, tx: Tx, lease: Lease) -> _Work | None:
+    async def _held(self, tx: Tx, lease: Lease, *, asked: str = "") -> _Work | None:
         row = await executions.held(tx, lease.execution_id, lease.token)
         if row is None:
             return None
         items = await executions.items_of(tx, [row["id"]])
         now = self._runtime.clock.moment()
-        history = await history_of(tx, row, now)
+        history = await history_of(tx, row, now, asked=asked)
         return _Work(row, items[row["id"]], history, lease.claimed_due)
 
     async def _write(
