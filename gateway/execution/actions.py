@@ -123,7 +123,7 @@ class Actions:
             if isinstance(begun, Job):
                 return begun
             if isinstance(begun, Recorded):
-                engine.announce(begun)
+                await engine.tell(begun)
             if wait_s is not None:
                 await self._runtime.clock.sleep(wait_s)
         raise _busy(code)

@@ -14,6 +14,7 @@ from enum import StrEnum
 from gateway.execution.proof import (
     NEVER_PROCESSED,
     History,
+    at_account,
     calls,
     closed,
     has_news,
@@ -61,6 +62,7 @@ class Request:
     items: Mapping[str, Status]
     others: tuple[Other, ...] = ()
     reference: str | None = None  #: our reference that the call is made under
+    fingerprint: str = ""  #: which account at the custodian the call is made at
     #: whether a repeat under the same reference, with the same content, cannot pay a second time
     repeat_is_safe: bool = False
     #: the call whose very bytes this process sends again, with a credential that is used once
@@ -119,11 +121,18 @@ def earlier_is_closed(request: Request) -> bool:
 
 
 def repeat_is_harmless(request: Request) -> bool:
-    """Whether this is the same request or key and content as everything that may have arrived."""
+    """Whether this is the same request or key and content as everything that may have arrived.
+
+    At the same account: at another one the same key is another payment.
+    """
     unknown = open_calls(request.history)
     if request.same_call is not None:
         return [each.number for each in unknown] == [request.same_call]
-    return request.repeat_is_safe and all(each.reference == request.reference for each in unknown)
+    return request.repeat_is_safe and all(
+        each.reference == request.reference
+        and at_account(request.history, each, request.fingerprint)
+        for each in unknown
+    )
 
 
 def key_is_alive(

@@ -11,19 +11,24 @@ from gateway.store import executions as rows
 from gateway.store.database import Row, Tx
 
 
-async def histories(tx: Tx, of: Sequence[Row], now: Moment) -> dict[str, History]:
-    """Return what is known of executions, by id."""
+async def histories(
+    tx: Tx, of: Sequence[Row], now: Moment, *, asked: str = ""
+) -> dict[str, History]:
+    """Return what is known of executions, by id.
+
+    `asked` names the account that is asked now, which no row may have named so far.
+    """
     found = await rows.evidence_rows(tx, [each["id"] for each in of])
     known = {}
     for each in of:
         evidence = tuple(evidence_of(row) for row in found.get(each["id"], ()))
-        known[each["id"]] = await _completed(tx, each["custodian"], evidence, now)
+        known[each["id"]] = await _completed(tx, each["custodian"], evidence, now, asked)
     return known
 
 
-async def history_of(tx: Tx, execution: Row, now: Moment) -> History:
-    """Return what is known of one execution."""
-    return (await histories(tx, [execution], now))[execution["id"]]
+async def history_of(tx: Tx, execution: Row, now: Moment, *, asked: str = "") -> History:
+    """Return what is known of one execution; see `histories`."""
+    return (await histories(tx, [execution], now, asked=asked))[execution["id"]]
 
 
 async def others_of(
@@ -37,7 +42,7 @@ async def others_of(
 
 
 async def _completed(
-    tx: Tx, custodian: str, evidence: tuple[Evidence, ...], now: Moment
+    tx: Tx, custodian: str, evidence: tuple[Evidence, ...], now: Moment, asked: str
 ) -> History:
     """Add what is seldom needed: heartbeats of other clocks, accounts that were declared equal."""
     history = History(evidence)
@@ -53,7 +58,8 @@ async def _completed(
             for elapsed in {row["first"], row["last"]}
         )
     accounts: Mapping[str, str] = {}
-    if len({each.fingerprint for each in evidence if each.kind in {Kind.CALL, Kind.LOOK}}) > 1:
+    named = {each.fingerprint for each in evidence if each.kind in {Kind.CALL, Kind.LOOK}}
+    if len(named | ({asked} if asked else set())) > 1:
         accounts = await rows.declared_accounts(tx, custodian)
     return History(evidence, beats, accounts)
 

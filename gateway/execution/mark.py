@@ -50,7 +50,7 @@ async def set_mark(
         return Refusal.LEASE_LOST
     statuses = await rows.item_statuses(tx, execution_id)
     others = await others_of(tx, execution_id, statuses, call.at) if row["earlier"] else ()
-    history = await history_of(tx, row, call.at)
+    history = await history_of(tx, row, call.at, asked=call.fingerprint)
     said = row["repeat_is_safe"]
     refusal = gate(
         Request(
@@ -62,6 +62,7 @@ async def set_mark(
             items={item: Status(status) for item, status in statuses.items()},
             others=others,
             reference=call.reference,
+            fingerprint=call.fingerprint,
             repeat_is_safe=terms.repeat_is_safe if said is None else bool(said),
             same_call=terms.same_call,
             key_life=call.key_life,

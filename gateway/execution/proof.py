@@ -198,7 +198,12 @@ def same_account(history: History, look: Evidence, call: Evidence) -> bool:
 
     Without this rule an instance that was pointed at another account answers "not found".
     """
-    ours, theirs = call.fingerprint, look.fingerprint
+    return at_account(history, call, look.fingerprint)
+
+
+def at_account(history: History, call: Evidence, fingerprint: str) -> bool:
+    """Whether a call was made at this account, as far as an operator has not declared two the same."""
+    ours, theirs = call.fingerprint, fingerprint
     return history.accounts.get(ours, ours) == history.accounts.get(theirs, theirs)
 
 
@@ -333,11 +338,13 @@ def ended_unpaid(history: History, item: str | None = None) -> bool:
 def closed(history: History, item: str | None = None) -> bool:
     """Whether it is certain that this execution did not and will not pay an item.
 
-    No call was made; or every call has the adapter's own word that it did nothing; or the
-    custodian's final words say so; or absence is proven. Only this allows a mark of new content,
-    another execution, or the published word `funds_moved: no`.
+    No call was made, or every call has the adapter's own word that it did nothing, and there is no news
+    that contradicts it; or the custodian's final words say so; or absence is proven. Only this allows a
+    mark of new content, another execution, or the published word `funds_moved: no`.
     """
-    return not open_calls(history) or ended_unpaid(history, item) or proof(history)
+    if not open_calls(history):
+        return not has_news(history)
+    return ended_unpaid(history, item) or proof(history)
 
 
 def console_look(history: History, now: Moment, *, lag: bool) -> int | None:
