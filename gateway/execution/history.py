@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from gateway.execution.gate import Other
 from gateway.execution.proof import Evidence, Heartbeat, History, Kind, Source, open_calls
 from gateway.runtime import Moment
+from gateway.store import evidence as stored
 from gateway.store import executions as rows
 from gateway.store.database import Row, Tx
 
@@ -18,7 +19,7 @@ async def histories(
 
     `asked` names the account that is asked now, which no row may have named so far.
     """
-    found = await rows.evidence_rows(tx, [each["id"] for each in of])
+    found = await stored.evidence_rows(tx, [each["id"] for each in of])
     known = {}
     for each in of:
         evidence = tuple(evidence_of(row) for row in found.get(each["id"], ()))
@@ -54,13 +55,13 @@ async def _completed(
         mark = unknown[-1].mark
         beats = tuple(
             Heartbeat(row["clock_id"], elapsed, mark)
-            for row in await rows.heartbeat_rows(tx, mark)
+            for row in await stored.heartbeat_rows(tx, mark)
             for elapsed in {row["first"], row["last"]}
         )
     accounts: Mapping[str, str] = {}
     named = {each.fingerprint for each in evidence if each.kind in {Kind.CALL, Kind.LOOK}}
     if len(named | ({asked} if asked else set())) > 1:
-        accounts = await rows.declared_accounts(tx, custodian)
+        accounts = await stored.declared_accounts(tx, custodian)
     return History(evidence, beats, accounts)
 
 

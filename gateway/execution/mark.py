@@ -9,6 +9,7 @@ from gateway.execution.gate import Refusal, Request, gate
 from gateway.execution.history import columns_of, history_of, others_of
 from gateway.execution.proof import Evidence
 from gateway.model import Attention, Status
+from gateway.store import evidence as stored
 from gateway.store import executions as rows
 from gateway.store.database import Tx
 
@@ -77,7 +78,7 @@ async def set_mark(
         return next(each for each in history.rows if each.number == terms.same_call)
     number, mark = row["rows"] + 1, await rows.next_mark(tx)
     marked = replace(call, number=number, seen=number - 1, mark=mark)
-    await rows.add_evidence(tx, [columns_of(execution_id, marked)])
+    await stored.add_evidence(tx, [columns_of(execution_id, marked)])
     if not await rows.write_mark(tx, execution_id, token, number, terms.until):
         # Cannot be: the token was checked in this transaction. Writing nothing is the safe answer.
         raise MarkRefused(Refusal.LEASE_LOST)

@@ -202,9 +202,12 @@ def same_account(history: History, look: Evidence, call: Evidence) -> bool:
 
 
 def at_account(history: History, call: Evidence, fingerprint: str) -> bool:
-    """Whether a call was made at this account, as far as an operator has not declared two the same."""
+    """Whether a call was made at this account, or at one that an operator declared to be the same.
+
+    A call that an upgrade or an adoption recorded names no account: the configured one counts.
+    """
     ours, theirs = call.fingerprint, fingerprint
-    return history.accounts.get(ours, ours) == history.accounts.get(theirs, theirs)
+    return not ours or history.accounts.get(ours, ours) == history.accounts.get(theirs, theirs)
 
 
 def call_can_die(call: Evidence) -> bool:

@@ -28,7 +28,8 @@ from gateway.execution.state import Decision, Item, Job, Lease, State, Verb, Vie
 from gateway.model import TERMINAL, Account, Attention, Status, SubStatus
 from gateway.payouts import Applied, Payouts
 from gateway.runtime import Moment, Runtime
-from gateway.store import executions
+from gateway.store import account_turns, executions
+from gateway.store import evidence as stored
 from gateway.store import payouts as payout_rows
 from gateway.store.database import Row, Tx
 from gateway.store.rows import action_of, payout_of, to_json, to_us
@@ -180,7 +181,7 @@ class Recorder:
             return True
         row = work.row
         account = Account.model_validate_json(row["account"])
-        taken = await executions.acquire_account(
+        taken = await account_turns.acquire_account(
             tx, self._custodian, account.type, account.id, row["id"], now.wall
         )
         if not taken and State(row["state"]) is not State.PREPARED:
@@ -314,10 +315,10 @@ class Recorder:
         fresh = [each for each in rows if each.number > known]
         for each in rows:
             if each.number <= known:
-                await executions.set_answer(tx, work.row["id"], each.number, each.answer)
+                await stored.set_answer(tx, work.row["id"], each.number, each.answer)
         if fresh:
             columns = [columns_of(work.row["id"], each, detail) for each in fresh]
-            await executions.add_evidence(tx, columns)
+            await stored.add_evidence(tx, columns)
         work.history = work.history.having(*rows)
 
     async def _tell(
@@ -393,7 +394,7 @@ class Recorder:
 
     async def _release_account(self, tx: Tx, work: _Work, now: Moment) -> None:
         if self._can.one_at_a_time:
-            await executions.release_account(
+            await account_turns.release_account(
                 tx,
                 work.row["id"],
                 self._custodian,
