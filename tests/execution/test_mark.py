@@ -30,7 +30,7 @@ def users_of(*names: str) -> set[tuple[str, str]]:
     found = set()
     for module, tree in trees(ROOT):
         for node in ast.walk(tree):
-            name = None
+            name: object = None
             if isinstance(node, ast.Attribute):
                 name = node.attr
             elif isinstance(node, ast.Name):
