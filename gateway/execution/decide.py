@@ -22,7 +22,7 @@ from gateway.adapter import (
     SubStatus,
 )
 from gateway.errors import NotSent, Rejected, WrongAnswer
-from gateway.execution.gate import Other, key_is_alive
+from gateway.execution.gate import MarkRefused, Other, key_is_alive
 from gateway.execution.proof import (
     OWN_WORD,
     Answer,
@@ -133,19 +133,50 @@ def _called(view: View, outcome: Outcome) -> Decision:
         state = State.PREPARED if locked else State.PARKED
         return Decision(state, 0.0, evidence=rows, reason=reason)
     arrived = view.call is not None and not isinstance(outcome, NotSent)
-    if arrived or not _all_closed(view, history):
-        # Without a mark of its own this call changed nothing; what was unknown before still is.
-        reports = {each.id: unknown_report(reason) for each in view.open_items}
-        return Decision(
-            State.UNKNOWN,
-            _curve(view, 0),
-            evidence=rows,
-            reports=reports,
-            alerts=_unknown_alerts(history),
-            repeat_is_safe=view.repeat_is_safe,
-            reason=reason,
+    if arrived:
+        return _unknown(view, history, rows, reason)
+    if not _all_closed(view, history):
+        # This call did nothing; what was unknown before still is.
+        failures = view.failures + 1
+        decision = _unknown(view, history, rows, reason)
+        return replace(
+            decision,
+            delay_s=max(_wish(outcome), _curve(view, view.failures)),
+            alerts=(*decision.alerts, *_failure_alerts(outcome, failures, reason)),
+            failures=failures,
         )
     return _nothing_sent(view, rows, outcome, reason)
+
+
+def _unknown(view: View, history: History, rows: tuple[Evidence, ...], reason: str) -> Decision:
+    """Return that something may have arrived, this call or an earlier one: it is looked up next."""
+    return Decision(
+        State.UNKNOWN,
+        _curve(view, 0),
+        evidence=rows,
+        reports={each.id: unknown_report(reason) for each in view.open_items},
+        alerts=_unknown_alerts(history),
+        repeat_is_safe=view.repeat_is_safe,
+        reason=reason,
+    )
+
+
+def _wish(outcome: Outcome) -> float:
+    """Return after how many seconds the custodian wants to be asked again."""
+    return (outcome.again_after_s or 0.0) if isinstance(outcome, NotSent) else 0.0
+
+
+def _failure_alerts(
+    outcome: Outcome, failures: int, reason: str
+) -> tuple[tuple[Attention, str], ...]:
+    """Return what an operator hears of a call that did nothing, the last one of so many in a row."""
+    alert = outcome.alert if isinstance(outcome, NotSent) else None
+    if alert is not None:
+        return ((Attention(alert), reason),)
+    if failures < FAILURES_ALERT:
+        return ()
+    ours = isinstance(outcome, MarkRefused)
+    return ((Attention.UNRESOLVED if ours else Attention.CUSTODIAN_UNREACHABLE, reason),)
 
 
 def _answered(view: View, outcome: Outcome) -> tuple[Evidence, ...]:
@@ -181,18 +212,13 @@ def _nothing_sent(
     if view.verb is Verb.CONFIRM:
         # The payout asks as before; the person may answer again at once.
         return Decision(State.PARKED, _curve(view, 0), evidence=rows, reason=reason)
-    again = outcome.again_after_s if isinstance(outcome, NotSent) else None
     reports = {each.id: not_sent_report() for each in view.open_items}
-    alert = outcome.alert if isinstance(outcome, NotSent) else None
-    alerts = [(Attention(alert), reason)] if alert is not None else []
-    if failures >= FAILURES_ALERT and alert is None:
-        alerts.append((Attention.CUSTODIAN_UNREACHABLE, reason))
     return Decision(
         State.ACCEPTED if has_news(view.history) else State.PREPARED,
-        max(again or 0.0, _curve(view, view.failures)),
+        max(_wish(outcome), _curve(view, view.failures)),
         evidence=rows,
         reports=reports,
-        alerts=tuple(alerts),
+        alerts=_failure_alerts(outcome, failures, reason),
         failures=failures,
         repeat_is_safe=view.repeat_is_safe,
         reason=reason,
@@ -301,7 +327,12 @@ def _not_found(
     view: View, history: History, look: Evidence, word: str, *, safe: bool | None
 ) -> Decision:
     """Decide about a look that found nothing, or had nothing to look by."""
-    after = replace(view, history=history, looks=view.looks + 1, repeat_is_safe=safe)
+    blind = look.answer == Finding.BLIND
+    # Where there was nothing to look by, nobody was asked: failures go on being counted.
+    failures = view.failures if blind else 0
+    after = replace(
+        view, history=history, looks=view.looks + 1, failures=failures, repeat_is_safe=safe
+    )
     expired = expiry(after)
     if expired is not None:
         return replace(expired, evidence=(look,))
@@ -310,6 +341,7 @@ def _not_found(
         _curve(view, view.looks),
         evidence=(look,),
         looks=view.looks + 1,
+        failures=failures,
         repeat_is_safe=safe,
         reason=word or None,
     )
@@ -319,7 +351,7 @@ def _not_found(
         return replace(decision, alerts=((Attention.UNRESOLVED, detail),))
     if view.state not in {State.UNKNOWN, State.MOVING}:
         return decision
-    return _perhaps_again(after, decision, word, blind=look.answer == Finding.BLIND)
+    return _perhaps_again(after, decision, word, blind=blind)
 
 
 def _perhaps_again(view: View, decision: Decision, word: str, *, blind: bool) -> Decision:
@@ -339,7 +371,7 @@ def _perhaps_again(view: View, decision: Decision, word: str, *, blind: bool) ->
             return replace(
                 decision,
                 state=State.PREPARED,
-                delay_s=_curve(view, max(0, len(unknown) - 1)),
+                delay_s=_curve(view, max(len(calls(view.history)) - 1, view.failures)),
                 alerts=_unknown_alerts(view.history),
             )
         detail = f"the key of the first call may be forgotten by now; last word: {word or 'none'}"

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from gateway.errors import NotSent
 from gateway.execution.proof import (
     NEVER_PROCESSED,
     History,
@@ -20,7 +21,7 @@ from gateway.execution.proof import (
     has_news,
     open_calls,
 )
-from gateway.model import Status
+from gateway.model import Attention, Status
 from gateway.runtime import Moment
 
 #: What this program knows of the conditions of a mark. A release that adds a condition raises it, and
@@ -39,6 +40,21 @@ class Refusal(StrEnum):
     NOT_PENDING = "not_pending"  #: an item has ended, or its money is on its way
     NOT_CLOSED = "not_closed"  #: an earlier call may still pay
     KEY_LIFE = "key_life"  #: the custodian may have forgotten the key of the first call
+
+
+#: What an operator hears where a refusal does not pass by itself.
+_ALERTS = {
+    Refusal.GATE_VERSION: Attention.GATE_VERSION,
+    Refusal.KEY_LIFE: Attention.KEY_LIFE,
+}
+
+
+class MarkRefused(NotSent):
+    """The gate refused the mark: the call was not made, and the custodian had no part in it."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        self.refusal = refusal
+        super().__init__(f"the gateway made no call ({refusal})", alert=_ALERTS.get(refusal))
 
 
 @dataclass(frozen=True)

@@ -4,28 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from gateway.errors import NotSent
-from gateway.execution.gate import Refusal, Request, gate
+from gateway.execution.gate import MarkRefused, Refusal, Request, gate
 from gateway.execution.history import columns_of, history_of, others_of
 from gateway.execution.proof import Evidence
-from gateway.model import Attention, Status
+from gateway.model import Status
 from gateway.store import evidence as stored
 from gateway.store import executions as rows
 from gateway.store.database import Tx
-
-#: What an operator hears where a refusal does not pass by itself.
-_ALERTS = {
-    Refusal.GATE_VERSION: Attention.GATE_VERSION,
-    Refusal.KEY_LIFE: Attention.KEY_LIFE,
-}
-
-
-class MarkRefused(NotSent):
-    """The gate refused the mark: the call was not made."""
-
-    def __init__(self, refusal: Refusal) -> None:
-        self.refusal = refusal
-        super().__init__(f"the gateway made no call ({refusal})", alert=_ALERTS.get(refusal))
 
 
 @dataclass(frozen=True)

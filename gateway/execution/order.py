@@ -13,8 +13,8 @@ from gateway.adapter import Capabilities
 from gateway.assets import AssetRegistry
 from gateway.errors import LeaseLost, NotSent, WitnessFailed
 from gateway.execution.decide import microseconds
-from gateway.execution.gate import Refusal
-from gateway.execution.mark import MarkRefused, Terms, set_mark
+from gateway.execution.gate import MarkRefused, Refusal
+from gateway.execution.mark import Terms, set_mark
 from gateway.execution.proof import Evidence, Kind, open_calls, waited
 from gateway.execution.state import Job
 from gateway.model import Account, Attention, Destination, Payout

@@ -85,6 +85,11 @@ class Bench:
         """Return the capabilities of a custodian that accepts a signed request for ever."""
         return replace(self.capabilities, call_life_s=None)
 
+    def repeating(self) -> Capabilities:
+        """Return the capabilities of a custodian whose keys make every repeat harmless."""
+        keys = replace(self.capabilities.keys, repeat_is_safe=True)
+        return replace(self.capabilities, keys=keys)
+
     async def claim(self, limit: int = 10) -> list[Job | Recorded]:
         """Claim what is due, and begin work on it."""
         until = self.runtime.timeline.now() + round(LEASE_S * 1e6)

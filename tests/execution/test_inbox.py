@@ -25,8 +25,8 @@ from gateway.adapter import (
 )
 from gateway.config import EngineSettings, WebhookSettings
 from gateway.execution.decide import LOOKS_ALERT
+from gateway.execution.gate import MarkRefused
 from gateway.execution.inbox import Inbox
-from gateway.execution.mark import MarkRefused
 from gateway.execution.proof import Source
 from gateway.execution.state import Verb
 from gateway.metrics import Metrics

@@ -14,7 +14,7 @@ from gateway.adapter import (
     SubStatus,
 )
 from gateway.execution.decide import MAX_UNKNOWN
-from gateway.execution.mark import MarkRefused
+from gateway.execution.gate import MarkRefused
 from gateway.execution.operator import LookAsked, NotAllowedError, Resolution, resolve, retry
 from gateway.execution.proof import Source
 from gateway.execution.record import Recorded

@@ -18,11 +18,15 @@ from gateway.adapter import (
     Report,
     SubStatus,
 )
+from gateway.batches.runner import BatchSteps, Handover
+from gateway.batches.service import Batches
 from gateway.execution.operator import Resolution, resolve
 from gateway.execution.order import LiveOrder
 from gateway.execution.record import PAGE, Recorder
 from gateway.execution.state import Job
-from gateway.store import executions
+from gateway.store import batches, executions
+from gateway.store.database import Tx
+from gateway.store.rows import to_us
 from tests.execution.conftest import LEASE_S, Bench
 from tests.execution.script import ABSENT, DONE, TAKEN, Desk, Outcome, all_are, raises
 from tests.execution.test_engine import CAN
@@ -272,3 +276,32 @@ async def test_what_blocks_a_set_blocks_its_rest(made: Desk) -> None:
     (execution,) = await bench.db.read(executions.executions_of, made.ids[0])
     assert execution["ended_at"] is None
     assert await bench.attention(made.ids[0]) == ["item_ended"]
+
+
+@pytest.mark.parametrize("canceled", [False, True])
+async def test_a_batch_whose_custodian_is_not_configured_waits(
+    made: Desk, *, canceled: bool
+) -> None:
+    """No step of it fails or ends anything, whatever was asked for; configured again, it goes on."""
+    bench = made.bench
+    now = to_us(bench.clock.now())
+
+    async def ask(tx: Tx) -> None:
+        await batches.update_batch(tx, "bat_1", cancel_at=now if canceled else None)
+
+    await bench.db.run(ask)
+    for configured in (False, True):
+        steps = BatchSteps(
+            bench.runtime,
+            bench.payouts,
+            bench.quotes,
+            Batches(bench.runtime, bench.quotes, frozenset({"acme"}), "https://gateway.example"),
+            {"acme": Handover(set_size=3, window=1)},
+            {"acme": bench.recorder} if configured else {},
+        )
+        before = (tuple(await made.row()), await made.stand())
+        while (await bench.db.run(steps.step, "bat_1")).more:
+            assert configured
+        if not configured:
+            assert (tuple(await made.row()), await made.stand()) == before
+    assert set(await made.stand()) == ({"canceled"} if canceled else {"created"})
