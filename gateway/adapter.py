@@ -87,6 +87,7 @@ __all__ = [
     "CustodianAccountDestination",
     "Destination",
     "Echo",
+    "Execution",
     "Failure",
     "FailureCode",
     "FundsMoved",
@@ -151,27 +152,23 @@ class Terms(Protocol):
         """The partner's own reference, where it gave one."""
 
 
-class Order(Terms, Protocol):
-    """One attempt at one payout, as the adapter sees it. Fixed for the life of the attempt."""
+class Execution(Protocol):
+    """One attempt to move money at one account, with its notes, its keys and its moving mark."""
 
     @property
-    def payout_id(self) -> str:
-        """The gateway's id of the payout."""
-
-    @property
-    def attempt(self) -> int:
-        """The number of the attempt, from 1."""
+    def source(self) -> Account:
+        """The account that pays."""
 
     @property
     def notes(self) -> Mapping[str, Any]:
-        """What was remembered for this attempt, by whichever process."""
+        """What was remembered for this execution, by any process."""
 
     @property
     def moved(self) -> bool:
-        """Whether the moving mark of this attempt was set before this call of the verb."""
+        """Whether a call made before this call of the verb may have arrived."""
 
     def key(self, step: str) -> str:
-        """Return the key of one POST: 36 characters, UUIDv4-shaped, stable per attempt and step."""
+        """Return the key of one POST: 36 characters, UUIDv4-shaped, stable per execution and step."""
 
     async def remember(self, **notes: Any) -> None:
         """Add durable notes (JSON values, no secrets); committed when this returns.
@@ -179,12 +176,46 @@ class Order(Terms, Protocol):
         May be called twice: a later value replaces an earlier one. Raises `LeaseLost`.
         """
 
-    async def moving(self) -> None:
+    async def moving(
+        self,
+        *,
+        reference: str | None = None,
+        call_life_s: float | None = None,
+        same_request: bool = False,
+    ) -> None:
         """Set the durable mark that the next call may move money; committed when this returns.
 
-        Call it immediately before the one moving call, when its credentials are already made.
-        Raises `LeaseLost`: then the call must not be made.
+        Call it immediately before the one moving call, when its credentials are already made. The
+        gateway checks every condition of the call in the same transaction. Raises `LeaseLost` or
+        `NotSent`: then the call must not be made; raise it on.
+
+        `reference` names the id that this call is made under, where one execution has several: a repeat
+        under another reference is another payment. `call_life_s` is how long this very request can still
+        be accepted, where that is not the declared one (the end of a session). `same_request` says that
+        the bytes and the single-use credential of the call before are sent once more.
         """
+
+    def stamp(self) -> str:
+        """Return this moment, to be remembered and handed to `passed_s` later."""
+
+    def passed_s(self, stamp: str) -> float:
+        """Return how many seconds have certainly passed since a stamp was remembered.
+
+        Elapsed time, never a difference of wall clocks. After a reboot, or on another machine, it counts
+        from the first row that was written there with the stamp known; so it may be less than the truth.
+        """
+
+
+class Order(Execution, Terms, Protocol):
+    """One attempt at one payout, as the adapter sees it. Fixed for the life of the execution."""
+
+    @property
+    def payout_id(self) -> str:
+        """The gateway's id of the payout."""
+
+    @property
+    def attempt(self) -> int:
+        """The number of the execution among those of its payout, from 1."""
 
 
 class BatchItem(Terms, Protocol):
@@ -199,37 +230,16 @@ class BatchItem(Terms, Protocol):
         """A key of its own within the set: 36 characters, UUIDv4-shaped."""
 
 
-class BatchOrder(Protocol):
-    """One attempt at one set, as the adapter sees it: notes, keys and mark are the set's."""
+class BatchOrder(Execution, Protocol):
+    """One attempt at one set of payouts, as the adapter sees it. A single payout is a set of one."""
 
     @property
     def set_id(self) -> str:
-        """The gateway's id of the set."""
-
-    @property
-    def source(self) -> Account:
-        """The account that pays all of it."""
+        """The gateway's id of the execution."""
 
     @property
     def items(self) -> Sequence[BatchItem]:
         """Every payout of the set, always in the same order."""
-
-    @property
-    def notes(self) -> Mapping[str, Any]:
-        """What was remembered, by whichever process."""
-
-    @property
-    def moved(self) -> bool:
-        """Whether the moving mark was set before this call of the verb."""
-
-    def key(self, step: str) -> str:
-        """Return the key of one POST: 36 characters, UUIDv4-shaped, stable per set and step."""
-
-    async def remember(self, **notes: Any) -> None:
-        """Add durable notes (JSON values, no secrets). Raises `LeaseLost`."""
-
-    async def moving(self) -> None:
-        """Set the durable mark that the next call may move money. Raises `LeaseLost`."""
 
 
 @dataclass(frozen=True)
@@ -259,6 +269,9 @@ class Adapter(ABC, Generic[SettingsT]):
         type[BaseModel]
     ]  #: its settings; secrets as `SecretStr`; no default base URL
     capabilities: Capabilities
+    #: The settings that say whose account it is: base address and credentials. The answers of an
+    #: account are no evidence about another one. None: every setting counts.
+    account_settings: ClassVar[tuple[str, ...] | None] = None
 
     def __init__(self, settings: SettingsT, tools: Tools) -> None:
         self.settings = settings
@@ -274,6 +287,14 @@ class Adapter(ABC, Generic[SettingsT]):
     @abstractmethod
     async def fetch(self, order: Order) -> Report | Absent | CannotLook:
         """Ask the custodian how the order stands. Read-only; may be called at any time."""
+
+    async def probe(self) -> None:
+        """Make one harmless read, whose answer carries the custodian's `Date`.
+
+        Asked before a moving call where `capabilities.dated_by_clock` is declared and no answer came
+        lately. Raises `Unsupported` unless the adapter defines it.
+        """
+        raise Unsupported(f"a probe is not supported by {self.name}")
 
     def check(self, terms: Terms) -> str | None:  # noqa: ARG002 - for adapters that can tell early
         """Return why this adapter could never pay on such terms, or None. Pure; no network.

@@ -36,8 +36,17 @@ class Capabilities:
     #: one payout at a time may be executing per source account; the others wait as `queued`
     one_at_a_time: bool = False
     keys: KeySemantics = field(default_factory=KeySemantics)
-    call_life_s: float = 120.0  #: how long a request that was already signed can still be accepted
+    #: how long a request that was already signed can still be accepted, because its credentials die; None:
+    #: for ever, and absence is never proven
+    call_life_s: float | None = 120.0
     visibility_s: float = 60.0  #: how long a done thing may stay invisible to `fetch`
     absence_looks: int = 3  #: how many times absence must be seen before it is believed
+    #: whether the wall clock dates the credentials of a moving call (a JWT, a signed timestamp): no mark is
+    #: made then while that clock differs from the custodian's by more than `clock_skew_s`
+    dated_by_clock: bool = False
+    clock_skew_s: float = 30.0
+    console_lags: bool = (
+        True  #: whether the custodian's own console may show old data for `visibility_s`
+    )
     polling_s: tuple[float, ...] = (2, 4, 8, 15, 30, 60, 120, 300)  #: delays; the last one repeats
     in_flight: int = 16  #: how many payouts are worked on at once at this custodian

@@ -83,11 +83,15 @@ class Rejected(AdapterError):
 class NotSent(AdapterError):
     """The call did not reach the custodian: nothing moved, and it may be tried again.
 
-    `again_after_s` (seconds) is the custodian's own wish, for example from `Retry-After`.
+    `again_after_s` (seconds) is the custodian's own wish, for example from `Retry-After`. `alert` puts
+    the payout on the operator's list at once, under this code.
     """
 
-    def __init__(self, message: str = "", *, again_after_s: float | None = None) -> None:
+    def __init__(
+        self, message: str = "", *, again_after_s: float | None = None, alert: str | None = None
+    ) -> None:
         self.again_after_s = again_after_s
+        self.alert = alert
         super().__init__(message)
 
 

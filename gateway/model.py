@@ -107,6 +107,28 @@ class FailureCode(StrEnum):
     UNKNOWN_REASON = "unknown_reason"  #: final, and the custodian's reason is not in our table
 
 
+class Attention(StrEnum):
+    """Why an operator should look at a payout."""
+
+    UNKNOWN_WORD = "unknown_word"  #: the custodian used a word that is not in the adapter's table
+    MISMATCH = (
+        "mismatch"  #: the custodian says another asset, amount or destination than was ordered
+    )
+    CONTRADICTION = "contradiction"  #: a final word against another final word
+    FOREIGN_REF = "foreign_ref"  #: an id at the custodian that already belongs to another payout
+    CANNOT_LOOK = "cannot_look"  #: the outcome is unknown and there is nothing to ask by
+    UNRESOLVED = "unresolved"  #: the outcome stays unknown although everything safe was tried
+    CUSTODIAN_UNREACHABLE = "custodian_unreachable"  #: the custodian could not be asked for a while
+    CLOCK_SKEW = "clock_skew"  #: our clock and the custodian's differ too much to sign a request
+    KEY_LIFE = "key_life"  #: a harmless repeat is no longer possible: the key may be forgotten
+    STATE_FILE = "state_file"  #: the state file beside the database cannot be written
+    GATE_VERSION = "gate_version"  #: this program is too old to set marks in this database
+    ITEM_ENDED = (
+        "item_ended"  #: an item of a set has ended; what to do with the others needs a decision
+    )
+    SAME_ACCOUNT = "same_account"  #: the account was changed while an outcome is unknown
+
+
 def parse_amount(text: object) -> Decimal:
     """Return the exact amount of a decimal string; numbers, exponents and signs are refused."""
     if not isinstance(text, str):

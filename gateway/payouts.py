@@ -9,7 +9,6 @@ import json
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
-from enum import StrEnum
 from itertools import pairwise
 
 from gateway.adapter import Report
@@ -19,6 +18,7 @@ from gateway.events import deliver
 from gateway.keys import Caller
 from gateway.model import (
     TERMINAL,
+    Attention,
     Failure,
     FailureCode,
     FundsMoved,
@@ -42,20 +42,6 @@ from gateway.views import ACTION_EVENT, EVENT_OF, event_body
 
 #: How long a person may take where the custodian says nothing of it.
 ACTION_LIFE = timedelta(hours=24)
-
-
-class Attention(StrEnum):
-    """Why an operator should look at a payout."""
-
-    UNKNOWN_WORD = "unknown_word"  #: the custodian used a word that is not in the adapter's table
-    MISMATCH = (
-        "mismatch"  #: the custodian says another asset, amount or destination than was ordered
-    )
-    CONTRADICTION = "contradiction"  #: a final word against another final word
-    FOREIGN_REF = "foreign_ref"  #: an id at the custodian that already belongs to another payout
-    CANNOT_LOOK = "cannot_look"  #: the outcome is unknown and there is nothing to ask by
-    UNRESOLVED = "unresolved"  #: the outcome stays unknown although everything safe was tried
-    CUSTODIAN_UNREACHABLE = "custodian_unreachable"  #: the custodian could not be asked for a while
 
 
 @dataclass(frozen=True)

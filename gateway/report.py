@@ -26,10 +26,13 @@ class Echo:
     asset: str | None = None
     amount: Decimal | None = None
     destination: str | None = None
-    #: the same three as they were ordered, in the custodian's words
+    #: our key or external id, where the custodian echoes it
+    reference: str | None = None
+    #: the same as they were ordered, in the custodian's words
     ordered_asset: str | None = None
     ordered_amount: Decimal | None = None
     ordered_destination: str | None = None
+    ordered_reference: str | None = None
 
     def differences(self) -> tuple[str, ...]:
         """Return one line per member that was told and differs from what was ordered."""
@@ -37,6 +40,7 @@ class Echo:
             ("asset", self.asset, self.ordered_asset),
             ("amount", self.amount, self.ordered_amount),
             ("destination", self.destination, self.ordered_destination),
+            ("reference", self.reference, self.ordered_reference),
         )
         return tuple(
             f"{name}: ordered {ordered}, custodian says {told}"
@@ -81,6 +85,11 @@ class Report:
     fees_paid_usd: Decimal | None = None
     again_after_s: float | None = None  #: from `submit`: call `submit` again after so many seconds
     action: Action | None = None  #: required where `sub_status` is `requires_action`
+    #: our reference that a failed word names, where one execution has several (`moving(reference=…)`)
+    reference: str | None = None
+    #: with a failed word: nothing is wrong with the order, it may be tried again by a new execution (for
+    #: example, the one-time code was refused late). Believed only where the word proves that nothing moved.
+    reopens: bool = False
 
 
 @dataclass(frozen=True)

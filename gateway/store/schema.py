@@ -198,16 +198,16 @@ work = Table(
     Index("ix_work_custodian_due", "custodian", "due_at"),
 )
 
-#: Who holds a source account that pays one at a time.
+#: Who holds the turn at a source account that pays one at a time.
 account_locks = Table(
     "account_locks",
     metadata,
     Column("custodian", Text, primary_key=True),
     Column("account_type", Text, primary_key=True),
     Column("account_id", Text, primary_key=True),
-    #: the payout or the set that holds it
-    Column("payout_id", Text, nullable=False),
+    Column("execution_id", Text, nullable=False),
     Column("taken_at", BigInteger, nullable=False),
+    Index("ix_account_locks_execution", "execution_id"),
 )
 
 #: Ids at the custodians, so that news finds its payout.

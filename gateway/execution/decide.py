@@ -1,0 +1,527 @@
+"""What an outcome leads to. Pure and total: every outcome, in every state, for one payout or many.
+
+This is the only place that turns what a custodian said, or did not say, into the next state of an
+execution, the news of its items, the rows of evidence and the time of the next look. What the rows
+prove is asked of `proof`; whether money may move again is decided by the gate, at the mark.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from gateway.adapter import (
+    Absent,
+    BatchReport,
+    CannotLook,
+    Capabilities,
+    Failure,
+    FailureCode,
+    FundsMoved,
+    Report,
+    SubStatus,
+)
+from gateway.errors import NotSent, Rejected, WrongAnswer
+from gateway.execution.gate import Other, key_is_alive
+from gateway.execution.proof import (
+    OWN_WORD,
+    Answer,
+    Evidence,
+    Finding,
+    History,
+    Kind,
+    Source,
+    call_can_die,
+    calls,
+    closed,
+    ended,
+    has_news,
+    open_calls,
+    waited,
+)
+from gateway.execution.reports import (
+    expired_report,
+    held_report,
+    not_sent_report,
+    rejected_report,
+    unknown_report,
+)
+from gateway.execution.state import Decision, State, Verb, View
+from gateway.model import Attention, Status
+from gateway.states import STATUS_OF
+
+Outcome = BatchReport | Absent | CannotLook | Exception
+
+#: After so many calls of unknown outcome a person decides about another one.
+MAX_UNKNOWN = 4
+#: After so many failed requests in a row the operator is alerted.
+FAILURES_ALERT = 5
+#: After so many looks in a row that do not find what was accepted, too.
+LOOKS_ALERT = 10
+#: Words by which money is or may be on its way: from then on the execution is never marked again.
+NEWS = frozenset(
+    {
+        SubStatus.SUBMITTED,
+        SubStatus.BROADCAST,
+        SubStatus.CONFIRMING,
+        SubStatus.SETTLING,
+        SubStatus.DELIVERED,
+    }
+)
+_NOT_KNOWN = frozenset({None, SubStatus.OUTCOME_UNKNOWN})
+_SECOND = 1_000_000
+
+
+def decide(view: View, outcome: Outcome) -> Decision:
+    """Return what an outcome leads to."""
+    if view.verb in {Verb.FETCH, Verb.CANCEL}:
+        return _looked(view, outcome)
+    return _called(view, outcome)
+
+
+def takeover(view: View) -> Decision:
+    """Return what a mark without an outcome means for its new owner: an unknown outcome."""
+    reason = "the worker stopped while the call was in progress"
+    reports = {each.id: unknown_report(reason) for each in view.open_items}
+    return Decision(State.UNKNOWN, 0.0, reports=reports, reason=reason, failures=view.failures)
+
+
+def expiry(view: View) -> Decision | None:
+    """Return the end of a payout that nobody answered for in time; None where it must not end yet.
+
+    Only what is certainly not paid expires: a confirm that may have arrived is looked up first.
+    """
+    late = [each for each in view.open_items if each.unanswered]
+    if view.state is not State.PARKED or not late or not _all_closed(view, view.history):
+        return None
+    reports = {each.id: expired_report() for each in late}
+    return Decision(State.CLOSED, 0.0, reports=reports, reason="not answered in time")
+
+
+def news_from_outside(
+    view: View, item: str, report: Report, source: Source
+) -> tuple[tuple[Evidence, ...], Report | None]:
+    """Return the rows and the report of a webhook's or an operator's news about one item.
+
+    None: the word does not end the item by itself; it only brings the next look forward.
+    """
+    rows, reports, held = _read(view, view.history, {item: report}, source)
+    return rows, None if held else reports[item]
+
+
+# --- Calls that may move money --------------------------------------------------------------------
+
+
+def _called(view: View, outcome: Outcome) -> Decision:
+    """Decide about a `submit` or a `confirm`."""
+    rows = _answered(view, outcome)
+    history = view.history.having(*rows)
+    if isinstance(outcome, BatchReport):
+        return _reported(view, history, rows, outcome)
+    reason = _reason(outcome)
+    if isinstance(outcome, Rejected) and _all_closed(view, history):
+        reports = {each.id: rejected_report(outcome) for each in view.open_items}
+        return Decision(
+            State.CLOSED, 0.0, evidence=rows, reports=reports, reason=f"rejected: {outcome}"
+        )
+    if isinstance(outcome, WrongAnswer) and _all_closed(view, history):
+        locked = outcome.attempts_left == 0
+        state = State.PREPARED if locked else State.PARKED
+        return Decision(state, 0.0, evidence=rows, reason=reason)
+    arrived = view.call is not None and not isinstance(outcome, NotSent)
+    if arrived or not _all_closed(view, history):
+        # Without a mark of its own this call changed nothing; what was unknown before still is.
+        reports = {each.id: unknown_report(reason) for each in view.open_items}
+        return Decision(
+            State.UNKNOWN,
+            _curve(view, 0),
+            evidence=rows,
+            reports=reports,
+            alerts=_unknown_alerts(history),
+            repeat_is_safe=view.repeat_is_safe,
+            reason=reason,
+        )
+    return _nothing_sent(view, rows, outcome, reason)
+
+
+def _answered(view: View, outcome: Outcome) -> tuple[Evidence, ...]:
+    """Return the row of the call that was made, with its answer."""
+    call = next((each for each in calls(view.history) if each.number == view.call), None)
+    if call is None:
+        return ()
+    answer = Answer.UNKNOWN
+    if isinstance(outcome, BatchReport):
+        answer = Answer.ACCEPTED
+    elif isinstance(outcome, WrongAnswer):
+        answer = Answer.WRONG_ANSWER
+    elif isinstance(outcome, NotSent):
+        answer = Answer.NOT_SENT
+    elif isinstance(outcome, Rejected) and is_first_call(view.history, call):
+        answer = Answer.REJECTED
+    return (replace(call, answer=answer),)
+
+
+def is_first_call(history: History, call: Evidence) -> bool:
+    """Whether nothing that may have arrived was sent before, so that a refusal is about this call.
+
+    "Already used", 409 or 422 on a repeat mean that the first call may have arrived.
+    """
+    return all(each.answer in OWN_WORD for each in calls(history) if each.number < call.number)
+
+
+def _nothing_sent(
+    view: View, rows: tuple[Evidence, ...], outcome: Outcome, reason: str
+) -> Decision:
+    """Decide about a call that did nothing: it is tried again, later and later."""
+    failures = view.failures + 1
+    if view.verb is Verb.CONFIRM:
+        # The payout asks as before; the person may answer again at once.
+        return Decision(State.PARKED, _curve(view, 0), evidence=rows, reason=reason)
+    again = outcome.again_after_s if isinstance(outcome, NotSent) else None
+    reports = {each.id: not_sent_report() for each in view.open_items}
+    alert = outcome.alert if isinstance(outcome, NotSent) else None
+    alerts = [(Attention(alert), reason)] if alert is not None else []
+    if failures >= FAILURES_ALERT and alert is None:
+        alerts.append((Attention.CUSTODIAN_UNREACHABLE, reason))
+    return Decision(
+        State.PREPARED,
+        max(again or 0.0, _curve(view, view.failures)),
+        evidence=rows,
+        reports=reports,
+        alerts=tuple(alerts),
+        failures=failures,
+        repeat_is_safe=view.repeat_is_safe,
+        reason=reason,
+    )
+
+
+def _reported(
+    view: View, history: History, answered: tuple[Evidence, ...], told: BatchReport
+) -> Decision:
+    """Decide about a report that a call returned."""
+    rows, reports, held = _read(view, history, told.items, Source.REPLY)
+    history = history.having(*rows)
+    if _reopens(view, history, told):
+        return _another((*answered, *rows), reports)
+    again = _again(told)
+    asks = _asks(told)
+    if open_calls(history) and not (asks and _all_closed(view, history)):
+        state = State.UNKNOWN if asks or held else State.ACCEPTED
+        delay = _curve(view, 0)
+    elif again is not None and not asks:
+        state, delay = State.PREPARED, again
+    else:
+        state, delay = State.PARKED, _curve(view, len(view.capabilities.polling_s))
+    return Decision(
+        state,
+        delay,
+        evidence=(*answered, *rows),
+        reports=reports,
+        repeat_is_safe=view.repeat_is_safe,
+        reason=told.custodian_word,
+        releases_account=state is State.PARKED,
+    )
+
+
+# --- Looks ----------------------------------------------------------------------------------------
+
+
+def _looked(view: View, outcome: Outcome) -> Decision:
+    """Decide about a `fetch`, or a `cancel` that the custodian was asked for."""
+    look = _look_row(view, outcome)
+    history = view.history.having(look)
+    if isinstance(outcome, BatchReport):
+        return _found(view, history, look, outcome)
+    if isinstance(outcome, Absent):
+        return _not_found(view, history, look, outcome.custodian_word, safe=view.repeat_is_safe)
+    if isinstance(outcome, CannotLook):
+        said = outcome.repeat_is_safe
+        safe = view.repeat_is_safe if said is None else said
+        return _not_found(view, history, look, outcome.reason, safe=safe)
+    return _look_failed(view, look, outcome)
+
+
+def _look_row(view: View, outcome: Outcome) -> Evidence:
+    findings: tuple[tuple[type, Finding], ...] = (
+        (BatchReport, Finding.PRESENT),
+        (Absent, Finding.ABSENT),
+        (CannotLook, Finding.BLIND),
+    )
+    finding = next((each for kind, each in findings if isinstance(outcome, kind)), Finding.FAILED)
+    return Evidence(
+        number=view.history.last_number + 1,
+        kind=Kind.LOOK,
+        seen=view.seen,
+        at=view.started,
+        fingerprint=view.fingerprint,
+        answer=finding,
+    )
+
+
+def _found(view: View, history: History, look: Evidence, told: BatchReport) -> Decision:
+    """Decide about a look that found something."""
+    source = Source.LOOK if view.verb is Verb.FETCH else Source.REPLY
+    rows, reports, held = _read(view, history, told.items, source)
+    history = history.having(*rows)
+    if _reopens(view, history, told):
+        return _another((look, *rows), reports)
+    known = any(each.sub_status not in _NOT_KNOWN for each in told.items.values())
+    state = view.state
+    delay = _curve(view, view.looks)
+    if _asks(told) and _all_closed(view, history):
+        state = State.PARKED
+    elif state in {State.UNKNOWN, State.MOVING}:
+        state = State.ACCEPTED if known and not held and not _asks(told) else State.UNKNOWN
+    if held:
+        # An earlier call may still arrive: a look after its life decides.
+        delay = min(delay, _until_late(view, history) or delay)
+    expired = expiry(replace(view, state=state, history=history)) if _asks(told) else None
+    if expired is not None:
+        return replace(expired, evidence=(look, *rows))
+    return Decision(
+        state,
+        delay,
+        evidence=(look, *rows),
+        reports=reports,
+        looks=view.looks + 1,
+        repeat_is_safe=view.repeat_is_safe,
+    )
+
+
+def _not_found(
+    view: View, history: History, look: Evidence, word: str, *, safe: bool | None
+) -> Decision:
+    """Decide about a look that found nothing, or had nothing to look by."""
+    after = replace(view, history=history, looks=view.looks + 1, repeat_is_safe=safe)
+    expired = expiry(after)
+    if expired is not None:
+        return replace(expired, evidence=(look,))
+    decision = Decision(
+        view.state,
+        _curve(view, view.looks),
+        evidence=(look,),
+        looks=view.looks + 1,
+        repeat_is_safe=safe,
+        reason=word or None,
+    )
+    if view.state is State.ACCEPTED and view.looks >= LOOKS_ALERT:
+        detail = f"the custodian took it and does not show it now; last word: {word or 'none'}"
+        return replace(decision, alerts=((Attention.UNRESOLVED, detail),))
+    if view.state not in {State.UNKNOWN, State.MOVING}:
+        return decision
+    return _perhaps_again(after, decision, word, blind=look.answer == Finding.BLIND)
+
+
+def _perhaps_again(view: View, decision: Decision, word: str, *, blind: bool) -> Decision:
+    """Have an execution of unknown outcome submitted again, where that can be lawful.
+
+    The gate decides at the mark. Proof has taken its time already; a harmless repeat comes later and
+    later, so that it never becomes a storm.
+    """
+    unknown = [each for each in calls(view.history) if each.answer in {None, Answer.UNKNOWN}]
+    if _all_closed(view, view.history) and len(unknown) < MAX_UNKNOWN:
+        return replace(decision, state=State.PREPARED, delay_s=0.0)
+    if _may_repeat(view):
+        if _key_alive(view):
+            return replace(
+                decision,
+                state=State.PREPARED,
+                delay_s=_curve(view, max(0, len(unknown) - 1)),
+                alerts=_unknown_alerts(view.history),
+            )
+        detail = f"the key of the first call may be forgotten by now; last word: {word or 'none'}"
+        return replace(decision, alerts=((Attention.KEY_LIFE, detail),))
+    alerts: tuple[tuple[Attention, str], ...] = ()
+    if blind:
+        alerts = ((Attention.CANNOT_LOOK, word),)
+    elif len(unknown) >= MAX_UNKNOWN:
+        detail = f"{len(unknown)} calls of unknown outcome; last word: {word or 'none'}"
+        alerts = ((Attention.UNRESOLVED, detail),)
+    elif not all(call_can_die(each) for each in open_calls(view.history)):
+        detail = f"absence cannot be proven here; last word: {word or 'none'}"
+        alerts = ((Attention.UNRESOLVED, detail),)
+    soon = _until_late(view, view.history)
+    delay = decision.delay_s if soon is None or blind else min(decision.delay_s, soon)
+    return replace(decision, state=State.UNKNOWN, delay_s=delay, alerts=alerts)
+
+
+def _look_failed(view: View, look: Evidence, error: Exception | Outcome) -> Decision:
+    """Decide about a look that failed: the observer failed, not the payout."""
+    failures = view.failures + 1
+    alerts: tuple[tuple[Attention, str], ...] = ()
+    if failures >= FAILURES_ALERT:
+        alerts = ((Attention.CUSTODIAN_UNREACHABLE, _reason(error)),)
+    return Decision(
+        State.UNKNOWN if view.state is State.MOVING else view.state,
+        _curve(view, failures),
+        evidence=(look,),
+        alerts=alerts,
+        looks=view.looks,
+        failures=failures,
+        repeat_is_safe=view.repeat_is_safe,
+    )
+
+
+# --- What a report says ---------------------------------------------------------------------------
+
+
+def _read(
+    view: View, history: History, reports: Mapping[str, Report], source: Source
+) -> tuple[tuple[Evidence, ...], dict[str, Report], bool]:
+    """Return the rows that reports add, what each item is told, and whether a word was held back.
+
+    A failed word ends an item only where it speaks of everything that was sent. A claim that no money
+    moved is believed only where the rows prove it.
+    """
+    rows: list[Evidence] = []
+    judged: dict[str, Report] = {}
+    held = False
+    known = {each.id for each in view.items}
+
+    def row(kind: Kind, item: str | None, answer: str | None, reference: str | None) -> Evidence:
+        number = history.last_number + len(rows) + 1
+        return Evidence(
+            number=number,
+            kind=kind,
+            seen=view.seen,
+            at=view.started,
+            fingerprint=view.fingerprint,
+            answer=answer,
+            reference=reference,
+            item=item,
+            source=source,
+        )
+
+    for item, report in reports.items():
+        if item not in known:
+            continue
+        judged[item] = report
+        if report.sub_status in NEWS and not has_news(history) and not rows_have_news(rows):
+            rows.append(row(Kind.NEWS, item, None, report.reference))
+        if not failed(report):
+            continue
+        claim = report.failure.funds_moved if report.failure else FundsMoved.UNKNOWN
+        rows.append(row(Kind.WORD, item, claim, report.reference))
+        now_known = history.having(*rows)
+        if report.reopens and closed(now_known, item):
+            continue
+        if not ended(now_known, item):
+            held = True
+            judged[item] = held_report(report)
+        elif claim is FundsMoved.NO and not (
+            closed(now_known, item) and _others_closed(view.others, item)
+        ):
+            judged[item] = _claiming(report, FundsMoved.UNKNOWN)
+    return tuple(rows), judged, held
+
+
+def rows_have_news(rows: Sequence[Evidence]) -> bool:
+    """Whether news is among some rows."""
+    return any(each.kind is Kind.NEWS for each in rows)
+
+
+def failed(report: Report) -> bool:
+    """Whether a report says that a payout failed."""
+    return report.sub_status is not None and STATUS_OF[report.sub_status] is Status.FAILED
+
+
+def _claiming(report: Report, moved: FundsMoved) -> Report:
+    failure = report.failure or Failure(
+        code=FailureCode.UNKNOWN_REASON,
+        message=report.detail or report.custodian_word,
+        funds_moved=moved,
+    )
+    return replace(report, failure=failure.model_copy(update={"funds_moved": moved}))
+
+
+def _reopens(view: View, history: History, told: BatchReport) -> bool:
+    """Whether the order may be tried again by a new execution: refused late, and certainly unpaid."""
+    reports = [told.items.get(each.id) for each in view.open_items]
+    return bool(reports) and all(
+        report is not None
+        and report.reopens
+        and failed(report)
+        and closed(history, item.id)
+        and _others_closed(view.others, item.id)
+        for report, item in zip(reports, view.open_items, strict=True)
+    )
+
+
+def _another(rows: tuple[Evidence, ...], reports: Mapping[str, Report]) -> Decision:
+    """Close an execution whose order is tried again; its items are told nothing yet."""
+    words = "; ".join(sorted({each.custodian_word for each in reports.values()}))
+    return Decision(State.CLOSED, 0.0, evidence=rows, reason=words or None, reopens=True)
+
+
+# --- Small rules ----------------------------------------------------------------------------------
+
+
+def _all_closed(view: View, history: History) -> bool:
+    """Whether it is certain that this execution pays none of its open items."""
+    return all(closed(history, each.id) for each in view.open_items)
+
+
+def _others_closed(others: Sequence[Other], item: str) -> bool:
+    return all(closed(each.history, item) for each in others if item in each.items)
+
+
+def _may_repeat(view: View) -> bool:
+    safe = view.repeat_is_safe
+    declared = view.capabilities.keys.repeat_is_safe
+    references = {each.reference for each in open_calls(view.history)}
+    return (declared if safe is None else safe) and len(references) <= 1
+
+
+def _key_alive(view: View) -> bool:
+    """Whether the key of what may have arrived is certainly still known at the custodian."""
+    last = open_calls(view.history)[-1]
+    life = microseconds(view.capabilities.keys.life_s)
+    return key_is_alive(view.history, last.reference, life, last.call_life, view.now)
+
+
+def _until_late(view: View, history: History) -> float | None:
+    """Return the seconds until a look can bring proof; None where no look ever can."""
+    unknown = open_calls(history)
+    if not unknown or not all(call_can_die(each) for each in unknown):
+        return None
+    left = max(
+        (each.call_life or 0) + each.visibility - waited(history, each, view.now)
+        for each in unknown
+    )
+    # The first of the curve where the time is over: absence must be seen more than once.
+    return left / _SECOND if left > 0 else view.capabilities.polling_s[0]
+
+
+def _unknown_alerts(history: History) -> tuple[tuple[Attention, str], ...]:
+    unknown = [each for each in calls(history) if each.answer in {None, Answer.UNKNOWN}]
+    if len(unknown) < MAX_UNKNOWN:
+        return ()
+    return ((Attention.UNRESOLVED, f"{len(unknown)} calls of unknown outcome"),)
+
+
+def _asks(told: BatchReport) -> bool:
+    return any(each.sub_status is SubStatus.REQUIRES_ACTION for each in told.items.values())
+
+
+def _again(told: BatchReport) -> float | None:
+    wishes = [each.again_after_s for each in told.items.values() if each.again_after_s is not None]
+    return min(wishes) if wishes else None
+
+
+def _reason(error: object) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _curve(view: View, count: int) -> float:
+    return polling_delay_s(view.capabilities, count) * view.jitter
+
+
+def polling_delay_s(capabilities: Capabilities, count: int) -> float:
+    """Return the delay before look `count` (from 0); the last one of the curve repeats."""
+    curve = capabilities.polling_s
+    return curve[min(count, len(curve) - 1)]
+
+
+def microseconds(seconds: float | None) -> int | None:
+    """Return a duration in microseconds; None stays None."""
+    return None if seconds is None else round(seconds * _SECOND)

@@ -1,0 +1,189 @@
+"""The gate: whether a moving mark may be set, and whether a payout may get another execution. Pure.
+
+One store function (`gateway.store.executions.set_mark`) reads everything that is asked here in the
+transaction that writes the mark, and there is no other way to obtain one: for a single payout, a set
+and a person's answer alike. Each rule is one named predicate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from gateway.execution.proof import (
+    NEVER_PROCESSED,
+    History,
+    calls,
+    closed,
+    has_news,
+    open_calls,
+)
+from gateway.model import Status
+from gateway.runtime import Moment
+
+#: What this program knows of the conditions of a mark. A release that adds a condition raises it, and
+#: the database names the lowest version that may set marks.
+GATE_VERSION = 1
+
+
+class Refusal(StrEnum):
+    """Why a mark was refused."""
+
+    LEASE_LOST = "lease_lost"  #: another worker owns the execution, or it has ended
+    FROZEN = "database_frozen"  #: the database may be an old copy
+    GATE_VERSION = "gate_version"  #: this program does not know every condition
+    BLOCKED = "blocked"  #: a mismatch, a foreign reference, or a pause
+    NEWS = "news"  #: our transfer was seen already
+    NOT_PENDING = "not_pending"  #: an item has ended, or its money is on its way
+    NOT_CLOSED = "not_closed"  #: an earlier call may still pay
+    KEY_LIFE = "key_life"  #: the custodian may have forgotten the key of the first call
+
+
+@dataclass(frozen=True)
+class Other:
+    """Another execution that ever held one of the items, with the items that both have."""
+
+    history: History
+    items: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Request:
+    """A moving call that wants its mark, and everything its right depends on."""
+
+    token_current: bool  #: the fencing token is the newest, and the execution has not ended
+    frozen: bool
+    gate_version: int  #: the lowest version that may set marks, by the database
+    blocked: str | None
+    history: History
+    #: the status of every item of the fixed content, by id
+    items: Mapping[str, Status]
+    others: tuple[Other, ...] = ()
+    reference: str | None = None  #: our reference that the call is made under
+    #: whether a repeat under the same reference, with the same content, cannot pay a second time
+    repeat_is_safe: bool = False
+    #: the very request that this process has sent already, whose credential is used once
+    same_request: bool = False
+    key_life: int | None = None
+    call_life: int | None = None
+
+
+def token_is_current(request: Request) -> bool:
+    """Whether the asking worker still owns the execution.
+
+    Without this rule a worker that slept writes what it knew before another one proved and marked.
+    """
+    return request.token_current
+
+
+def store_is_current(request: Request) -> bool:
+    """Whether the database is not known to be an old copy. Without it a restored copy pays again."""
+    return not request.frozen
+
+
+def knows_the_gate(request: Request) -> bool:
+    """Whether this program knows every condition that the database asks for."""
+    return request.gate_version <= GATE_VERSION
+
+
+def nothing_blocks(request: Request) -> bool:
+    """Whether there is no mismatch, no foreign reference and no pause."""
+    return request.blocked is None
+
+
+def no_news(request: Request) -> bool:
+    """Whether nothing was seen of our own transfer. Once seen, this execution is never marked again."""
+    return not has_news(request.history)
+
+
+def items_are_pending(request: Request) -> bool:
+    """Whether no item of the content has ended or is on its way.
+
+    Without this rule an item that was ended as "not paid" is paid with its set.
+    """
+    return all(status == Status.PENDING for status in request.items.values())
+
+
+def others_are_closed(request: Request) -> bool:
+    """Whether every other execution that ever held one of the items is closed for it."""
+    return all(closed(other.history, item) for other in request.others for item in other.items)
+
+
+def earlier_is_closed(request: Request) -> bool:
+    """Whether nothing that this execution sent before can pay any of its items.
+
+    Recomputed from the rows: a permission that was computed earlier may have been overtaken.
+    """
+    return all(closed(request.history, item) for item in request.items)
+
+
+def repeat_is_harmless(request: Request) -> bool:
+    """Whether this is the same request or key and content as everything that may have arrived."""
+    unknown = open_calls(request.history)
+    if request.same_request:
+        return len(unknown) == 1
+    return request.repeat_is_safe and all(each.reference == request.reference for each in unknown)
+
+
+def key_is_alive(
+    history: History,
+    reference: str | None,
+    key_life: int | None,
+    call_life: int | None,
+    now: Moment,
+) -> bool:
+    """Whether the custodian certainly remembers the key of the first call until this one has died.
+
+    A key without end is always alive. Otherwise the longer of wall time and elapsed time since the
+    first call, on one clock, must leave room for this call: the wall clock can only forbid.
+    Without this rule the payout is paid twice after the key's life.
+    """
+    known = [
+        each
+        for each in calls(history)
+        if each.reference == reference and each.answer not in NEVER_PROCESSED
+    ]
+    lives = [each.key_life for each in known] + [key_life]
+    finite = [each for each in lives if each is not None]
+    if not finite or not known:
+        return True
+    if call_life is None or any(each.at.clock_id != now.clock_id for each in known):
+        return False
+    first = known[0].at
+    since = max(now.wall - first.wall, now.elapsed - first.elapsed)
+    return since + call_life < min(finite)
+
+
+def gate(request: Request, now: Moment) -> Refusal | None:
+    """Return why a moving mark must not be set, or None."""
+    refused = (
+        (token_is_current(request), Refusal.LEASE_LOST),
+        (store_is_current(request), Refusal.FROZEN),
+        (knows_the_gate(request), Refusal.GATE_VERSION),
+        (nothing_blocks(request), Refusal.BLOCKED),
+        (no_news(request), Refusal.NEWS),
+        (items_are_pending(request), Refusal.NOT_PENDING),
+        (others_are_closed(request), Refusal.NOT_CLOSED),
+    )
+    for allowed, refusal in refused:
+        if not allowed:
+            return refusal
+    if earlier_is_closed(request):
+        return None
+    if not repeat_is_harmless(request):
+        return Refusal.NOT_CLOSED
+    alive = key_is_alive(
+        request.history, request.reference, request.key_life, request.call_life, now
+    )
+    return None if alive else Refusal.KEY_LIFE
+
+
+def may_reopen(history: History, item: str, others: tuple[Other, ...] = ()) -> bool:
+    """Whether a payout may get another execution: everything that was sent for it is closed.
+
+    The second gate, for an operator's retry, a new session and a failover.
+    """
+    return closed(history, item) and all(
+        closed(other.history, item) for other in others if item in other.items
+    )

@@ -1,0 +1,104 @@
+"""The evidence of executions, read from its rows and written to them. Store functions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from gateway.execution.gate import Other
+from gateway.execution.proof import Evidence, Heartbeat, History, Kind, Source, open_calls
+from gateway.runtime import Moment
+from gateway.store import executions as rows
+from gateway.store.database import Row, Tx
+
+
+async def histories(tx: Tx, of: Sequence[Row], now: Moment) -> dict[str, History]:
+    """Return what is known of executions, by id."""
+    found = await rows.evidence_rows(tx, [each["id"] for each in of])
+    known = {}
+    for each in of:
+        evidence = tuple(evidence_of(row) for row in found.get(each["id"], ()))
+        known[each["id"]] = await _completed(tx, each["custodian"], evidence, now)
+    return known
+
+
+async def history_of(tx: Tx, execution: Row, now: Moment) -> History:
+    """Return what is known of one execution."""
+    return (await histories(tx, [execution], now))[execution["id"]]
+
+
+async def others_of(
+    tx: Tx, execution_id: str, items: Iterable[str], now: Moment
+) -> tuple[Other, ...]:
+    """Return the other executions that ever held one of some payouts."""
+    shared = await rows.sharing(tx, execution_id, items)
+    found = [await rows.execution_row(tx, each) for each in shared]
+    known = await histories(tx, [row for row in found if row is not None], now)
+    return tuple(Other(known[each], tuple(payout_ids)) for each, payout_ids in shared.items())
+
+
+async def _completed(
+    tx: Tx, custodian: str, evidence: tuple[Evidence, ...], now: Moment
+) -> History:
+    """Add what is seldom needed: heartbeats of other clocks, accounts that were declared equal."""
+    history = History(evidence)
+    unknown = open_calls(history)
+    if not unknown:
+        return history
+    beats: tuple[Heartbeat, ...] = ()
+    if any(each.at.clock_id != now.clock_id for each in evidence):
+        mark = unknown[-1].mark
+        beats = tuple(
+            Heartbeat(row["clock_id"], elapsed, mark)
+            for row in await rows.heartbeat_rows(tx, mark)
+            for elapsed in {row["first"], row["last"]}
+        )
+    accounts: Mapping[str, str] = {}
+    if len({each.fingerprint for each in evidence if each.kind in {Kind.CALL, Kind.LOOK}}) > 1:
+        accounts = await rows.declared_accounts(tx, custodian)
+    return History(evidence, beats, accounts)
+
+
+def evidence_of(row: Row) -> Evidence:
+    """Return one row of evidence."""
+    return Evidence(
+        number=row["number"],
+        kind=Kind(row["kind"]),
+        seen=row["seen"],
+        at=Moment(row["clock_id"], row["elapsed"], row["wall"]),
+        fingerprint=row["fingerprint"],
+        answer=row["answer"],
+        reference=row["reference"],
+        item=row["item"],
+        source=Source(row["source"]),
+        mark=row["mark"],
+        call_life=row["call_life"],
+        visibility=row["visibility"],
+        absence_looks=row["absence_looks"],
+        key_life=row["key_life"],
+    )
+
+
+def columns_of(
+    execution_id: str, each: Evidence, detail: str | None = None
+) -> Mapping[str, object]:
+    """Return the columns of a row of evidence."""
+    return {
+        "execution_id": execution_id,
+        "number": each.number,
+        "kind": each.kind.value,
+        "seen": each.seen,
+        "clock_id": each.at.clock_id,
+        "elapsed": each.at.elapsed,
+        "wall": each.at.wall,
+        "fingerprint": each.fingerprint,
+        "answer": each.answer,
+        "reference": each.reference,
+        "item": each.item,
+        "source": each.source.value,
+        "mark": each.mark,
+        "call_life": each.call_life,
+        "visibility": each.visibility,
+        "absence_looks": each.absence_looks,
+        "key_life": each.key_life,
+        "detail": None if detail is None else detail[:500],
+    }

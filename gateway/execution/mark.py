@@ -1,0 +1,79 @@
+"""The moving mark: one store function, one transaction, for every call that may move money."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from gateway.errors import NotSent
+from gateway.execution.gate import Refusal, Request, gate
+from gateway.execution.history import columns_of, history_of, others_of
+from gateway.execution.proof import Evidence
+from gateway.model import Attention, Status
+from gateway.store import executions as rows
+from gateway.store.database import Tx
+
+#: What an operator hears where a refusal does not pass by itself.
+_ALERTS = {
+    Refusal.GATE_VERSION: Attention.GATE_VERSION,
+    Refusal.KEY_LIFE: Attention.KEY_LIFE,
+}
+
+
+class MarkRefused(NotSent):
+    """The gate refused the mark: the call was not made."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        self.refusal = refusal
+        super().__init__(f"the gateway made no call ({refusal})", alert=_ALERTS.get(refusal))
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The terms of a call beside its row of evidence."""
+
+    until: int  #: the end of the lease, which the mark prolongs
+    repeat_is_safe: bool  #: as the adapter declares
+    same_request: bool = False
+
+
+async def set_mark(
+    tx: Tx, execution_id: str, token: int, call: Evidence, terms: Terms
+) -> Evidence | Refusal:
+    """Set the mark of a moving call, or return why not. The only way to obtain one.
+
+    Everything that the call's right depends on is read in this transaction. `call` brings its date,
+    account, reference and lives; its numbers are given here.
+    """
+    row = await rows.markable(tx, execution_id)
+    if row is None:
+        return Refusal.LEASE_LOST
+    statuses = await rows.item_statuses(tx, execution_id)
+    others = await others_of(tx, execution_id, statuses, call.at) if row["earlier"] else ()
+    said = row["repeat_is_safe"]
+    refusal = gate(
+        Request(
+            token_current=row["lease_token"] == token and row["ended_at"] is None,
+            frozen=row["store_frozen"] is not None,
+            gate_version=row["store_gate_version"],
+            blocked=row["blocked"],
+            history=await history_of(tx, row, call.at),
+            items={item: Status(status) for item, status in statuses.items()},
+            others=others,
+            reference=call.reference,
+            repeat_is_safe=terms.repeat_is_safe if said is None else bool(said),
+            same_request=terms.same_request,
+            key_life=call.key_life,
+            call_life=call.call_life,
+        ),
+        call.at,
+    )
+    if refusal is not None:
+        return refusal
+    number, mark = row["rows"] + 1, await rows.next_mark(tx)
+    marked = replace(call, number=number, seen=number - 1, mark=mark)
+    await rows.add_evidence(tx, [columns_of(execution_id, marked)])
+    if not await rows.write_mark(tx, execution_id, token, number, terms.until):
+        # Cannot be: the token was checked in this transaction. Writing nothing is the safe answer.
+        raise MarkRefused(Refusal.LEASE_LOST)
+    tx.mark(mark)
+    return marked

@@ -1,0 +1,374 @@
+"""What the evidence of one execution proves. Pure: rows in, answer out.
+
+Every moving call and every look is a row. This module is the only place that says what a set of rows
+proves; the gate, the engine, operators' commands and the expiry of an action all ask it. Each rule is
+one named predicate, so that the model (`tests/model`) can switch it off and show what goes wrong.
+
+Words: a *call* is a moving call with its mark, a *look* is a fetch, *news* is a sighting of our own
+transfer, a *word* is a custodian's statement that a reference failed. Durations and elapsed times are
+integers of one unit (the store uses microseconds, the model uses ticks).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from gateway.model import FundsMoved
+from gateway.runtime import Moment
+
+
+class Kind(StrEnum):
+    """What a row of evidence is about."""
+
+    CALL = "call"  #: a moving call; its mark is committed before the call is made
+    LOOK = "look"  #: a fetch, by the engine
+    NEWS = "news"  #: our own transfer, or the word that money is or may be on its way
+    WORD = "word"  #: the custodian says that a reference failed, and what became of the money
+    CONSOLE = "console"  #: an operator was asked to look at the custodian's own records
+
+
+class Answer(StrEnum):
+    """What became of a call. No answer at all: it is in progress, or its process died."""
+
+    UNKNOWN = "unknown"  #: it may have arrived
+    ACCEPTED = "accepted"  #: the custodian has it
+    NOT_SENT = "not_sent"  #: the adapter vouches that this call did nothing
+    WRONG_ANSWER = "wrong_answer"  #: the custodian refused a person's answer; this call did nothing
+    REJECTED = "rejected"  #: a final refusal of the first moving call; this call did nothing
+
+
+class Finding(StrEnum):
+    """What a look found."""
+
+    ABSENT = "absent"  #: the custodian does not know it now
+    PRESENT = "present"  #: the custodian knows it, whatever it says about it
+    BLIND = "blind"  #: there was nothing to look by
+    FAILED = "failed"  #: the look itself failed
+
+
+class Source(StrEnum):
+    """Where a word or news came from."""
+
+    REPLY = "reply"
+    LOOK = "look"
+    WEBHOOK = "webhook"
+    OPERATOR = "operator"
+
+
+#: Answers by which the adapter itself vouches that the call did nothing.
+OWN_WORD = frozenset({Answer.NOT_SENT, Answer.WRONG_ANSWER, Answer.REJECTED})
+#: Answers after which it is certain that the request was never processed.
+NEVER_PROCESSED = frozenset({Answer.NOT_SENT})
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One row. `number` orders the rows of an execution; it is given in the transaction."""
+
+    number: int
+    kind: Kind
+    #: the newest row that the process had read before the request started (or the mark was set)
+    seen: int
+    #: when the request started; never when its answer was written
+    at: Moment
+    fingerprint: str = ""  #: which account at the custodian was asked; see `same_account`
+    answer: str | None = None  #: an Answer, a Finding, or the claim about the money (FundsMoved)
+    reference: str | None = None  #: our reference that a call was made under, or a word names
+    item: str | None = None  #: the payout that a word or news is about; None: all of them
+    source: Source = Source.LOOK
+    mark: int = 0  #: a call's number among all marks of the database
+    call_life: int | None = None  #: how long the signed request can be accepted; None: for ever
+    visibility: int = 0  #: how long a done thing may stay invisible
+    absence_looks: int = 1  #: how many absent looks are needed
+    key_life: int | None = None  #: how long the custodian remembers the key; None: for ever
+
+
+@dataclass(frozen=True)
+class Heartbeat:
+    """A gateway's heartbeat: a row for every execution whose last call was committed before it."""
+
+    clock_id: str
+    elapsed: int
+    marks: int  #: the highest mark that was committed before the heartbeat was dated
+
+
+@dataclass(frozen=True)
+class History:
+    """The rows of one execution, and what else is needed to read them."""
+
+    rows: tuple[Evidence, ...] = ()
+    heartbeats: tuple[Heartbeat, ...] = ()
+    #: fingerprints that an operator declared to be the same account, to one name for them
+    accounts: Mapping[str, str] = field(default_factory=dict)
+
+    def having(self, *rows: Evidence) -> History:
+        """Return the history with more rows; a row with a known number replaces that one."""
+        changed = {each.number: each for each in rows}
+        kept = tuple(each for each in self.rows if each.number not in changed)
+        merged = sorted((*kept, *rows), key=lambda each: each.number)
+        return History(tuple(merged), self.heartbeats, self.accounts)
+
+    @property
+    def last_number(self) -> int:
+        """The number of the newest row; 0 where there is none."""
+        return self.rows[-1].number if self.rows else 0
+
+
+# --- Reading rows ---------------------------------------------------------------------------------
+
+
+def calls(history: History) -> tuple[Evidence, ...]:
+    """Return the moving calls, first one first."""
+    return tuple(each for each in history.rows if each.kind is Kind.CALL)
+
+
+def may_have_arrived(call: Evidence) -> bool:
+    """Whether a call may have moved money. A mark without an outcome counts as sent, for everyone.
+
+    Without this rule a payout is ended as "not paid" while a signed request is on its way.
+    """
+    return call.answer not in OWN_WORD
+
+
+def open_calls(history: History) -> tuple[Evidence, ...]:
+    """Return the calls that may have moved money."""
+    return tuple(each for each in calls(history) if may_have_arrived(each))
+
+
+def has_news(history: History) -> bool:
+    """Whether our own transfer was seen, or money was said to be on its way."""
+    return any(each.kind is Kind.NEWS for each in history.rows)
+
+
+# --- Time -----------------------------------------------------------------------------------------
+
+
+def waited(history: History, call: Evidence, row: Evidence | Moment) -> int:
+    """Return how much time has certainly passed from a call's mark to a row's date.
+
+    The difference of elapsed time on one clock. On another clock (a reboot, another machine) waiting
+    starts anew at the first row of that clock whose process had read the call before it was dated.
+    A wall clock is never asked: it can be set.
+    """
+    at = row.at if isinstance(row, Evidence) else row
+    if at.clock_id == call.at.clock_id:
+        return at.elapsed - call.at.elapsed
+    return at.elapsed - min(_starts(history, call, at.clock_id), default=at.elapsed)
+
+
+def passed(history: History, call: Evidence, now: Moment) -> int:
+    """Return how much time has certainly passed since a call's mark, by whichever clock shows most.
+
+    A command on another machine computes it from the gateways' rows, not from its own clock alone.
+    """
+    latest: dict[str, int] = {now.clock_id: now.elapsed}
+    points = [(each.at.clock_id, each.at.elapsed) for each in history.rows]
+    points += [(each.clock_id, each.elapsed) for each in history.heartbeats]
+    for clock_id, elapsed in points:
+        latest[clock_id] = max(latest.get(clock_id, elapsed), elapsed)
+    return max(
+        waited(history, call, Moment(clock_id, elapsed, 0)) for clock_id, elapsed in latest.items()
+    )
+
+
+def _starts(history: History, call: Evidence, clock_id: str) -> Iterable[int]:
+    for each in history.rows:
+        if each.at.clock_id == clock_id and names_call(each, call):
+            yield each.at.elapsed
+    for beat in history.heartbeats:
+        if beat.clock_id == clock_id and beat.marks >= call.mark > 0:
+            yield beat.elapsed
+
+
+# --- The rules of absence -------------------------------------------------------------------------
+
+
+def names_call(row: Evidence, call: Evidence) -> bool:
+    """Whether the process had read this call before it dated the row.
+
+    Without this rule a look that started before the call arrived counts as its absence.
+    """
+    return row.seen >= call.number and row.number > call.number
+
+
+def same_account(history: History, look: Evidence, call: Evidence) -> bool:
+    """Whether a look asked the account that the call was made at.
+
+    Without this rule an instance that was pointed at another account answers "not found".
+    """
+    ours, theirs = call.fingerprint, look.fingerprint
+    return history.accounts.get(ours, ours) == history.accounts.get(theirs, theirs)
+
+
+def call_can_die(call: Evidence) -> bool:
+    """Whether the signed request dies by itself. If it does not, absence is never proven."""
+    return call.call_life is not None
+
+
+def enough_looks(looks: tuple[Evidence, ...], unknown: tuple[Evidence, ...]) -> bool:
+    """Whether absence was seen as often as the calls themselves ask for (their stored values)."""
+    return len(looks) >= max(each.absence_looks for each in unknown)
+
+
+def waited_out(history: History, call: Evidence, look: Evidence) -> bool:
+    """Whether a look started when the call could no longer arrive, and could no longer be invisible.
+
+    Without this rule the payout is paid twice: the look answers "absent", then the call arrives.
+    """
+    life = (call.call_life or 0) + call.visibility
+    return waited(history, call, look) >= life
+
+
+def uncontradicted(history: History, unknown: tuple[Evidence, ...]) -> bool:
+    """Whether nothing says that the custodian has it: no news, and no call that it accepted."""
+    return not has_news(history) and all(each.answer != Answer.ACCEPTED for each in unknown)
+
+
+def absent_looks(history: History, call: Evidence) -> tuple[Evidence, ...]:
+    """Return the absent looks that name a call at its account, newer than any that found something."""
+    found: list[Evidence] = []
+    for each in history.rows:
+        if each.kind is not Kind.LOOK:
+            continue
+        if each.answer == Finding.PRESENT:
+            found = []
+        elif (
+            each.answer == Finding.ABSENT
+            and names_call(each, call)
+            and same_account(history, each, call)
+        ):
+            found.append(each)
+    return tuple(found)
+
+
+def proof(history: History) -> bool:
+    """Whether it is proven that no call of this execution has moved money or ever will.
+
+    There are enough absent looks that name the last call at its account, nothing contradicts them,
+    and the last of them started `call_life + visibility` after the last call's mark. The values are
+    those stored with each call: a setting that was lowered since proves nothing.
+    """
+    unknown = open_calls(history)
+    if not unknown:
+        return True
+    last = unknown[-1]
+    looks = tuple(
+        look
+        for look in absent_looks(history, last)
+        if all(same_account(history, look, each) for each in unknown)
+    )
+    if not looks or not uncontradicted(history, unknown) or not enough_looks(looks, unknown):
+        return False
+    return all(call_can_die(each) for each in unknown) and all(
+        waited_out(history, each, looks[-1]) for each in unknown
+    )
+
+
+# --- The rules of words ---------------------------------------------------------------------------
+
+
+def words(history: History, item: str | None) -> tuple[Evidence, ...]:
+    """Return the custodian's words about an item."""
+    return tuple(
+        each for each in history.rows if each.kind is Kind.WORD and each.item in {None, item}
+    )
+
+
+def speaks_of(word: Evidence, call: Evidence) -> bool:
+    """Whether a word speaks of the reference that a call was made under, and came after it."""
+    return word.number > call.number and word.reference in {None, call.reference}
+
+
+def only_call(history: History, word: Evidence) -> bool:
+    """Whether the reference that a word names had exactly one call, so that it speaks of that one.
+
+    Without this rule "call 1 failed", told late, ends the payout while call 2 is on its way.
+    """
+    under = [
+        each
+        for each in calls(history)
+        if word.reference in {None, each.reference} and each.answer not in NEVER_PROCESSED
+    ]
+    return len(under) == 1
+
+
+def late_look(history: History, word: Evidence) -> bool:
+    """Whether a word was read by a look that started when no call could arrive any more."""
+    unknown = open_calls(history)
+    if word.source is not Source.LOOK or not unknown:
+        return False
+    return (
+        all(call_can_die(each) for each in unknown)
+        and all(names_call(word, each) for each in unknown)
+        and all(same_account(history, word, each) for each in unknown)
+        and all(waited_out(history, each, word) for each in unknown)
+    )
+
+
+def word_counts(history: History, word: Evidence) -> bool:
+    """Whether a failed word may end what it speaks of."""
+    return only_call(history, word) or late_look(history, word)
+
+
+def ended(history: History, item: str | None = None) -> bool:
+    """Whether everything that was sent for an item has ended, by words that count."""
+    told = words(history, item)
+    return all(
+        any(speaks_of(word, call) and word_counts(history, word) for word in told)
+        for call in open_calls(history)
+    )
+
+
+def ended_unpaid(history: History, item: str | None = None) -> bool:
+    """Whether the custodian's final words say, of everything that was sent, that no money moved."""
+    told = [each for each in words(history, item) if each.answer == FundsMoved.NO]
+    return all(
+        any(speaks_of(word, call) and word_counts(history, word) for word in told)
+        for call in open_calls(history)
+    )
+
+
+def closed(history: History, item: str | None = None) -> bool:
+    """Whether it is certain that this execution did not and will not pay an item.
+
+    No call was made; or every call has the adapter's own word that it did nothing; or the
+    custodian's final words say so; or absence is proven. Only this allows a mark of new content,
+    another execution, or the published word `funds_moved: no`.
+    """
+    return not open_calls(history) or ended_unpaid(history, item) or proof(history)
+
+
+def console_look(history: History, now: Moment, *, lag: bool) -> int | None:
+    """Return what is still to be waited before an operator's look at the console can count; 0: now.
+
+    An operator's look replaces the gateway's own looks, never the life of a call. `lag`: whether the
+    console may show old data, so that the visibility window is waited for, too. None: never.
+    """
+    unknown = open_calls(history)
+    if any(not call_can_die(each) for each in unknown):
+        return None
+    left = [
+        (each.call_life or 0) + (each.visibility if lag else 0) - passed(history, each, now)
+        for each in unknown
+    ]
+    return max(0, *left) if left else 0
+
+
+def operator_looked(history: History, number: int | None, *, lag: bool) -> bool:
+    """Whether an operator has looked after no call could arrive any more.
+
+    The row `number` was written when the operator was asked to look, and its number was shown then:
+    whoever names it has been asked, and looked, after it.
+    """
+    asked = [each for each in history.rows if each.kind is Kind.CONSOLE and each.number == number]
+    return any(
+        console_look(_until(history, each), each.at, lag=lag) == 0 for each in asked
+    ) and all(each.number > call.number for each in asked for call in open_calls(history))
+
+
+def _until(history: History, row: Evidence) -> History:
+    """Return the history as it was when a row was written."""
+    rows = tuple(each for each in history.rows if each.number <= row.number)
+    return History(rows, history.heartbeats, history.accounts)

@@ -1,0 +1,88 @@
+"""Status updates that the engine itself generates, in the same form as a custodian's reports."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from gateway.adapter import Report
+from gateway.errors import Rejected, WrongAnswer
+from gateway.model import Failure, FailureCode, FundsMoved, Payout, SubStatus
+from gateway.report import Action
+
+_CODES = {each.value: each for each in FailureCode}
+
+
+def expired_report() -> Report:
+    """Return the end of a payout that nobody answered for."""
+    failure = Failure(
+        code=FailureCode.AUTHENTICATION_EXPIRED,
+        message="Nobody answered the required action in time; nothing was paid.",
+        funds_moved=FundsMoved.NO,
+    )
+    return Report(SubStatus.EXPIRED, "", failure=failure, detail=failure.message)
+
+
+def wrong_answer_report(payout: Payout, wrong: WrongAnswer) -> Report:
+    """Return what a payout asks for after a wrong answer."""
+    last = payout.requires_action
+    assert last is not None  # noqa: S101 - it was answered
+    action = Action(
+        type=last.type,
+        channel=last.channel,
+        masked_target=last.masked_target,
+        url=last.url,
+        attempts_left=wrong.attempts_left,
+        expires_at=last.expires_at,
+    )
+    return Report(SubStatus.REQUIRES_ACTION, "", action=action)
+
+
+def rejected_report(refusal: Rejected) -> Report:
+    """Return the end of a payout that the custodian refused before anything moved."""
+    failure = Failure(
+        code=_CODES.get(refusal.code, FailureCode.SUBMISSION_REJECTED),
+        message=refusal.message or refusal.code,
+        custodian_code=refusal.custodian_code or refusal.code,
+        funds_moved=FundsMoved.NO,
+    )
+    word = refusal.custodian_code or refusal.code
+    return Report(SubStatus.REJECTED, word, failure=failure, detail=failure.message)
+
+
+def queued_report(payout: Payout) -> Report:
+    """Return that a payout waits for its turn."""
+    detail = f"waits for its turn at {payout.account.type} {payout.account.id}"
+    return Report(SubStatus.QUEUED, "", detail=detail)
+
+
+def not_sent_report() -> Report:
+    """Return that a payout was not sent yet."""
+    return Report(SubStatus.SUBMITTING, "", detail="not sent yet; it will be tried again")
+
+
+def unknown_report(reason: str) -> Report:
+    """Return that the outcome of a call is unknown."""
+    detail = f"outcome unknown; the gateway asks the custodian ({reason})"
+    return Report(SubStatus.OUTCOME_UNKNOWN, "", detail=detail[:500])
+
+
+def held_report(report: Report) -> Report:
+    """Return a failed word that does not end a payout yet: an earlier call may still arrive."""
+    detail = f"the custodian says {report.custodian_word or report.sub_status}; waiting until no earlier call can arrive"
+    return replace(
+        report,
+        sub_status=SubStatus.OUTCOME_UNKNOWN,
+        failure=None,
+        detail=detail[:500],
+        again_after_s=None,
+    )
+
+
+def canceled_report() -> Report:
+    """Return the end of a payout that was canceled before anything was sent."""
+    failure = Failure(
+        code=FailureCode.CANCELED,
+        message="Canceled before anything was sent.",
+        funds_moved=FundsMoved.NO,
+    )
+    return Report(SubStatus.CANCELED, "", failure=failure, detail=failure.message)

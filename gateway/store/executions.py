@@ -1,0 +1,567 @@
+"""Executions: leases with fencing tokens, evidence, the moving mark, turns at source accounts.
+
+A lease is taken by raising `lease_token`; who holds an older token writes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from sqlalchemy import and_, bindparam, case, delete, func, insert, select, update
+
+from gateway.runtime import Moment
+from gateway.store.database import Query, Row, Tx, upsert
+from gateway.store.rows import to_json
+from gateway.store.schema import (
+    account_declarations,
+    account_locks,
+    evidence,
+    execution_items,
+    executions,
+    heartbeats,
+    payouts,
+    store_state,
+)
+
+_OPEN = executions.c.ended_at.is_(None)
+_IDS = select(func.json_each(bindparam("ids")).table_valued("value").c.value)
+
+_ADD = Query(insert(executions))
+_ADD_ITEM = Query(insert(execution_items))
+_HAD_EARLIER = Query(
+    select(execution_items.c.execution_id).where(execution_items.c.payout_id.in_(_IDS)).limit(1)
+)
+_CLAIM = Query(
+    update(executions)
+    .where(
+        executions.c.id.in_(
+            select(executions.c.id)
+            .where(
+                and_(
+                    executions.c.custodian == bindparam("claimed_custodian"),
+                    executions.c.due_at <= bindparam("now"),
+                    executions.c.lease_until <= bindparam("now"),
+                    _OPEN,
+                )
+            )
+            .order_by(executions.c.rank, executions.c.due_at)
+            .limit(bindparam("limit"))
+            .with_for_update(skip_locked=True)
+        )
+    )
+    .values(
+        lease_token=executions.c.lease_token + 1,
+        lease_owner=bindparam("owner"),
+        lease_until=bindparam("until"),
+        # News that arrives while the lease is held lowers this again, and so is not lost at release.
+        due_at=bindparam("until"),
+    )
+    .returning(executions)
+)
+_CLAIM_ONE = Query(
+    update(executions)
+    .where(
+        and_(
+            executions.c.id == bindparam("claimed_id"),
+            executions.c.lease_until <= bindparam("now"),
+            _OPEN,
+        )
+    )
+    .values(
+        lease_token=executions.c.lease_token + 1,
+        lease_owner=bindparam("owner"),
+        lease_until=bindparam("until"),
+        due_at=bindparam("until"),
+    )
+    .returning(executions)
+)
+_HELD = and_(
+    executions.c.id == bindparam("held_id"),
+    executions.c.lease_token == bindparam("held_token"),
+    _OPEN,
+)
+_HELD_ROW = Query(select(executions).where(_HELD))
+_EXTEND = Query(
+    update(executions)
+    .where(_HELD)
+    .values(lease_until=bindparam("until"))
+    .returning(executions.c.id)
+)
+_RELEASE = Query(
+    update(executions)
+    .where(_HELD)
+    .values(
+        due_at=case(
+            (executions.c.due_at == bindparam("claimed_due"), bindparam("due")),
+            else_=executions.c.due_at,
+        ),
+        lease_until=0,
+    )
+)
+_ROW = Query(select(executions).where(executions.c.id == bindparam("execution_id")))
+_OF_PAYOUT = Query(
+    select(executions)
+    .join(execution_items, execution_items.c.execution_id == executions.c.id)
+    .where(execution_items.c.payout_id == bindparam("payout_id"))
+    .order_by(executions.c.created_at, executions.c.number)
+)
+_OPEN_OF_PAYOUT = Query(
+    select(executions)
+    .join(execution_items, execution_items.c.execution_id == executions.c.id)
+    .where(
+        and_(
+            execution_items.c.payout_id == bindparam("payout_id"),
+            execution_items.c.open == 1,
+        )
+    )
+)
+_OF_BATCH = Query(
+    select(executions)
+    .where(executions.c.batch_id == bindparam("batch_id"))
+    .order_by(executions.c.number, executions.c.id)
+)
+_ITEMS = Query(
+    select(execution_items.c.execution_id, payouts)
+    .select_from(execution_items)
+    .join(payouts, payouts.c.id == execution_items.c.payout_id)
+    .where(execution_items.c.execution_id.in_(_IDS))
+    .order_by(execution_items.c.execution_id, execution_items.c.position)
+)
+_STATUSES = Query(
+    select(payouts.c.id, payouts.c.status)
+    .select_from(execution_items)
+    .join(payouts, payouts.c.id == execution_items.c.payout_id)
+    .where(execution_items.c.execution_id == bindparam("execution_id"))
+)
+_CLOSE_ITEMS = Query(
+    update(execution_items)
+    .where(execution_items.c.execution_id == bindparam("execution_id"))
+    .values(open=0)
+)
+_WAKE = Query(
+    update(executions)
+    .where(
+        and_(
+            executions.c.id.in_(
+                select(execution_items.c.execution_id).where(
+                    and_(
+                        execution_items.c.payout_id == bindparam("payout_id"),
+                        execution_items.c.open == 1,
+                    )
+                )
+            ),
+            _OPEN,
+        )
+    )
+    # There is news: the polling curve starts again.
+    .values(
+        due_at=case(
+            (executions.c.due_at > bindparam("now"), bindparam("now")), else_=executions.c.due_at
+        ),
+        looks=0,
+    )
+    .returning(executions.c.custodian)
+)
+_NEXT_DUE = Query(
+    select(func.min(func.max(executions.c.due_at, executions.c.lease_until)).label("due")).where(
+        and_(executions.c.custodian == bindparam("custodian"), _OPEN)
+    )
+)
+_OLDEST_DUE = Query(select(func.min(executions.c.due_at).label("due")).where(_OPEN))
+
+_ADD_EVIDENCE = Query(insert(evidence))
+_ANSWER = Query(
+    update(evidence)
+    .where(
+        and_(
+            evidence.c.execution_id == bindparam("of_execution"),
+            evidence.c.number == bindparam("of_number"),
+        )
+    )
+    .values(answer=bindparam("said"))
+)
+_EVIDENCE = Query(
+    select(evidence)
+    .where(evidence.c.execution_id.in_(_IDS))
+    .order_by(evidence.c.execution_id, evidence.c.number)
+)
+_HEARTBEATS = Query(
+    select(
+        heartbeats.c.clock_id,
+        func.min(heartbeats.c.elapsed).label("first"),
+        func.max(heartbeats.c.elapsed).label("last"),
+    )
+    .where(heartbeats.c.marks >= bindparam("marks"))
+    .group_by(heartbeats.c.clock_id)
+)
+_DECLARED = Query(
+    select(account_declarations.c.fingerprint, account_declarations.c.same_as).where(
+        account_declarations.c.custodian == bindparam("custodian")
+    )
+)
+_EARLIER = Query(
+    select(execution_items.c.execution_id, execution_items.c.payout_id).where(
+        and_(
+            execution_items.c.payout_id.in_(_IDS),
+            execution_items.c.execution_id != bindparam("execution_id"),
+        )
+    )
+)
+_STATE = Query(select(store_state).where(store_state.c.id == 1))
+_MAY_MARK = Query(
+    select(
+        executions,
+        select(store_state.c.frozen).scalar_subquery().label("store_frozen"),
+        select(store_state.c.gate_version).scalar_subquery().label("store_gate_version"),
+    ).where(executions.c.id == bindparam("execution_id"))
+)
+_NEXT_MARK = Query(
+    update(store_state)
+    .where(store_state.c.id == 1)
+    .values(marks=store_state.c.marks + 1)
+    .returning(store_state.c.marks)
+)
+#: The one statement that writes the moving state.
+_MARK = Query(
+    update(executions)
+    .where(_HELD)
+    .values(
+        state="moving",
+        rows=bindparam("new_rows"),
+        open_calls=executions.c.open_calls + 1,
+        lease_until=bindparam("until"),
+    )
+    .returning(executions.c.id)
+)
+
+_TAKE_LOCK = Query(upsert(account_locks).on_conflict_do_nothing())
+_LOCK = Query(
+    select(account_locks.c.execution_id).where(
+        and_(
+            account_locks.c.custodian == bindparam("custodian"),
+            account_locks.c.account_type == bindparam("account_type"),
+            account_locks.c.account_id == bindparam("account_id"),
+        )
+    )
+)
+_FREE_LOCK = Query(
+    delete(account_locks)
+    .where(account_locks.c.execution_id == bindparam("execution_id"))
+    .returning(account_locks.c.custodian, account_locks.c.account_type, account_locks.c.account_id)
+)
+_NEXT_WAITING = Query(
+    select(executions.c.id)
+    .where(
+        and_(
+            executions.c.custodian == bindparam("custodian"),
+            executions.c.account == bindparam("account"),
+            executions.c.waiting_since.is_not(None),
+            _OPEN,
+        )
+    )
+    .order_by(executions.c.waiting_since, executions.c.id)
+    .limit(1)
+)
+_WAKE_ONE = Query(
+    update(executions)
+    .where(and_(executions.c.id == bindparam("woken_id"), executions.c.due_at > bindparam("now")))
+    .values(due_at=bindparam("now"))
+)
+
+
+# --- Opening and finding --------------------------------------------------------------------------
+
+
+async def open_execution(  # noqa: PLR0913 - one argument per column
+    tx: Tx,
+    *,
+    execution_id: str,
+    custodian: str,
+    account: str,
+    items: Sequence[str],
+    at: Moment,
+    due: int,
+    number: int = 1,
+    batch_id: str | None = None,
+    rank: int = 0,
+    fresh: bool = False,
+) -> None:
+    """Open an execution for payouts. Raises IntegrityError where one of them is in an open one.
+
+    The caller has checked that everything earlier is closed. `fresh`: the payouts were made in this
+    transaction, so that they cannot have been in an execution before.
+    """
+    earlier = not fresh and await tx.one(_HAD_EARLIER, ids=json.dumps(list(items))) is not None
+    await tx.all(
+        _ADD,
+        id=execution_id,
+        custodian=custodian,
+        account=account,
+        batch_id=batch_id,
+        number=number,
+        key_seed=execution_id,
+        state="prepared",
+        notes="{}",
+        rows=0,
+        open_calls=0,
+        repeat_is_safe=None,
+        earlier=int(earlier),
+        looks=0,
+        failures=0,
+        blocked=None,
+        outcome=None,
+        refusal=None,
+        waiting_since=None,
+        rank=rank,
+        due_at=due,
+        lease_token=0,
+        lease_owner=None,
+        lease_until=0,
+        created_at=at.wall,
+        created_clock_id=at.clock_id,
+        created_elapsed=at.elapsed,
+        ended_at=None,
+    )
+    await tx.many(
+        _ADD_ITEM,
+        [
+            {"execution_id": execution_id, "payout_id": item, "position": position, "open": 1}
+            for position, item in enumerate(items)
+        ],
+    )
+
+
+async def execution_row(tx: Tx, execution_id: str) -> Row | None:
+    """Return an execution, ended or not."""
+    return await tx.one(_ROW, execution_id=execution_id)
+
+
+async def executions_of(tx: Tx, payout_id: str) -> list[Row]:
+    """Return every execution that a payout was in, first one first."""
+    return await tx.all(_OF_PAYOUT, payout_id=payout_id)
+
+
+async def open_execution_of(tx: Tx, payout_id: str) -> Row | None:
+    """Return the open execution of a payout."""
+    return await tx.one(_OPEN_OF_PAYOUT, payout_id=payout_id)
+
+
+async def executions_of_batch(tx: Tx, batch_id: str) -> list[Row]:
+    """Return the executions of a batch, in order."""
+    return await tx.all(_OF_BATCH, batch_id=batch_id)
+
+
+async def items_of(tx: Tx, execution_ids: Iterable[str]) -> dict[str, list[Row]]:
+    """Return the payout rows of executions, by execution, in their fixed order."""
+    return _grouped(await tx.all(_ITEMS, ids=json.dumps(list(execution_ids))))
+
+
+# --- Leases ---------------------------------------------------------------------------------------
+
+
+async def claim(  # noqa: PLR0913 - the terms of a lease
+    tx: Tx, custodian: str, owner: str, now: int, until: int, limit: int
+) -> list[Row]:
+    """Lease due executions of one custodian; return their rows."""
+    return await tx.all(
+        _CLAIM, claimed_custodian=custodian, owner=owner, now=now, until=until, limit=limit
+    )
+
+
+async def claim_one(tx: Tx, execution_id: str, owner: str, now: int, until: int) -> Row | None:
+    """Lease one execution, due or not; None where somebody works on it, or it has ended."""
+    return await tx.one(_CLAIM_ONE, claimed_id=execution_id, owner=owner, now=now, until=until)
+
+
+async def held(tx: Tx, execution_id: str, token: int) -> Row | None:
+    """Return an open execution if this is its newest token."""
+    return await tx.one(_HELD_ROW, held_id=execution_id, held_token=token)
+
+
+async def extend(tx: Tx, execution_id: str, token: int, until: int) -> bool:
+    """Prolong a lease that is still ours; False where it is lost."""
+    return await tx.one(_EXTEND, held_id=execution_id, held_token=token, until=until) is not None
+
+
+async def release(tx: Tx, execution_id: str, token: int, claimed_due: int, due: int) -> None:
+    """Give a lease back, with the time of the next look.
+
+    `claimed_due` is the `due_at` that the claim returned: where it was lowered since, by news, the
+    execution stays due at once.
+    """
+    await tx.all(_RELEASE, held_id=execution_id, held_token=token, claimed_due=claimed_due, due=due)
+
+
+async def wake(tx: Tx, payout_id: str, now: int) -> str | None:
+    """Bring the next look at a payout forward: there is news. Return the custodian to wake."""
+    row = await tx.one(_WAKE, payout_id=payout_id, now=now)
+    return None if row is None else str(row["custodian"])
+
+
+async def next_due(tx: Tx, custodian: str) -> int | None:
+    """Return when the next execution of a custodian can be claimed."""
+    row = await tx.one(_NEXT_DUE, custodian=custodian)
+    return None if row is None else row["due"]
+
+
+async def oldest_due(tx: Tx) -> int | None:
+    """Return the time since when the execution that waits longest is due."""
+    row = await tx.one(_OLDEST_DUE)
+    return None if row is None else row["due"]
+
+
+# --- State and notes ------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=64)
+def _update(names: tuple[str, ...]) -> Query:
+    return Query(
+        update(executions)
+        .where(executions.c.id == bindparam("at_id"))
+        .values({name: bindparam("set_" + name) for name in names})
+    )
+
+
+async def update_execution(tx: Tx, execution_id: str, **columns: object) -> None:
+    """Change columns of an execution. The moving state is written by `write_mark` alone."""
+    assert columns.get("state") != "moving"  # noqa: S101 - see the docstring
+    names = tuple(sorted(columns))
+    values = {"set_" + name: value for name, value in columns.items()}
+    await tx.all(_update(names), at_id=execution_id, **values)
+
+
+async def close(tx: Tx, execution_id: str, at: int, **columns: object) -> None:
+    """End an execution: its payouts may be in another one, and no older token writes any more."""
+    await update_execution(tx, execution_id, state="closed", ended_at=at, lease_until=0, **columns)
+    await tx.all(_CLOSE_ITEMS, execution_id=execution_id)
+
+
+async def add_notes(
+    tx: Tx, execution_id: str, token: int, notes: Mapping[str, object]
+) -> dict[str, Any] | None:
+    """Add to the notes of an execution; return all of them, None where the lease is lost."""
+    row = await held(tx, execution_id, token)
+    if row is None:
+        return None
+    merged: dict[str, Any] = {**json.loads(row["notes"]), **notes}
+    await update_execution(tx, execution_id, notes=to_json(merged))
+    return merged
+
+
+async def add_told(tx: Tx, execution: Row, told: Mapping[str, str]) -> None:
+    """Keep what a notice told beside the notes of an execution, every distinct value of it."""
+    notes = json.loads(execution["notes"])
+    known: dict[str, list[str]] = notes.get("told", {})
+    for name, value in told.items():
+        values = known.setdefault(name, [])
+        if value not in values:
+            values.append(value)
+    await update_execution(tx, execution["id"], notes=to_json({**notes, "told": known}))
+
+
+# --- Evidence and the moving mark -----------------------------------------------------------------
+
+
+async def evidence_rows(tx: Tx, execution_ids: Iterable[str]) -> dict[str, list[Row]]:
+    """Return the evidence of executions, by execution, in its order."""
+    return _grouped(await tx.all(_EVIDENCE, ids=json.dumps(list(execution_ids))))
+
+
+async def add_evidence(tx: Tx, rows: Sequence[Mapping[str, object]]) -> None:
+    """Append rows of evidence; one mapping of columns each."""
+    await tx.many(_ADD_EVIDENCE, rows)
+
+
+async def set_answer(tx: Tx, execution_id: str, number: int, answer: str | None) -> None:
+    """Write what became of a call."""
+    await tx.all(_ANSWER, of_execution=execution_id, of_number=number, said=answer)
+
+
+async def heartbeat_rows(tx: Tx, marks: int) -> list[Row]:
+    """Return, per clock, the first and last heartbeat dated after a mark was committed."""
+    return await tx.all(_HEARTBEATS, marks=marks)
+
+
+async def declared_accounts(tx: Tx, custodian: str) -> dict[str, str]:
+    """Return the fingerprints that an operator declared to be the same account."""
+    rows = await tx.all(_DECLARED, custodian=custodian)
+    return {row["fingerprint"]: row["same_as"] for row in rows}
+
+
+async def sharing(tx: Tx, execution_id: str, items: Iterable[str]) -> dict[str, list[str]]:
+    """Return the other executions that ever held one of some payouts, with those payouts."""
+    found: dict[str, list[str]] = {}
+    for row in await tx.all(_EARLIER, ids=json.dumps(list(items)), execution_id=execution_id):
+        found.setdefault(row["execution_id"], []).append(row["payout_id"])
+    return found
+
+
+async def markable(tx: Tx, execution_id: str) -> Row | None:
+    """Return an execution, and beside it what the store says of marks: `store_frozen`, `store_gate_version`."""
+    return await tx.one(_MAY_MARK, execution_id=execution_id)
+
+
+async def item_statuses(tx: Tx, execution_id: str) -> dict[str, str]:
+    """Return the status of every payout of an execution."""
+    rows = await tx.all(_STATUSES, execution_id=execution_id)
+    return {row["id"]: row["status"] for row in rows}
+
+
+async def next_mark(tx: Tx) -> int:
+    """Return the number of a new mark."""
+    row = await tx.one(_NEXT_MARK)
+    assert row is not None  # noqa: S101 - the row is made with the table
+    return int(row["marks"])
+
+
+async def write_mark(tx: Tx, execution_id: str, token: int, number: int, until: int) -> bool:
+    """Write the moving state. For `gateway.execution.mark` alone, which runs the gate before."""
+    row = await tx.one(_MARK, held_id=execution_id, held_token=token, new_rows=number, until=until)
+    return row is not None
+
+
+async def state_row(tx: Tx) -> Row:
+    """Return what every mark depends on: the newest mark, the gate version, whether it is frozen."""
+    row = await tx.one(_STATE)
+    assert row is not None  # noqa: S101 - the row is made with the table
+    return row
+
+
+# --- Turns at source accounts ---------------------------------------------------------------------
+
+
+async def acquire_account(  # noqa: PLR0913 - the account has three parts
+    tx: Tx, custodian: str, account_type: str, account_id: str, execution_id: str, at: int
+) -> bool:
+    """Take the turn at a source account; True where it is ours."""
+    names = {"custodian": custodian, "account_type": account_type, "account_id": account_id}
+    await tx.all(_TAKE_LOCK, **names, execution_id=execution_id, taken_at=at)
+    row = await tx.one(_LOCK, **names)
+    return row is not None and row["execution_id"] == execution_id
+
+
+async def release_account(  # noqa: PLR0913 - the account has three parts
+    tx: Tx, execution_id: str, custodian: str, account: str, at: int, now: int
+) -> None:
+    """Hand the turn at a source account to the execution that has waited longest. Run it any time.
+
+    It is handed over, not left free: a payout accepted this moment must not overtake the queue.
+    """
+    freed = await tx.one(_FREE_LOCK, execution_id=execution_id)
+    if freed is None:
+        return
+    following = await tx.one(_NEXT_WAITING, custodian=custodian, account=account)
+    if following is not None:
+        names = {name: freed[name] for name in ("custodian", "account_type", "account_id")}
+        await tx.all(_TAKE_LOCK, **names, execution_id=following["id"], taken_at=at)
+        await tx.all(_WAKE_ONE, woken_id=following["id"], now=now)
+
+
+def _grouped(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    grouped: dict[str, list[Row]] = {}
+    for row in rows:
+        grouped.setdefault(row["execution_id"], []).append(row)
+    return grouped
