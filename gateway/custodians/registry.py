@@ -17,6 +17,8 @@ from gateway.logs import SCRUBBER, scrub
 from gateway.metrics import Metrics
 
 GROUP = "payout_gateway.adapters"
+#: What the engine calls for every payout, by whether the adapter declares `capabilities.batch`.
+_VERBS = {False: ("submit", "fetch"), True: ("submit_batch", "fetch_batch")}
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,19 @@ def build(  # noqa: PLR0913 - the parts of an instance
         raise ConfigError(
             [scrub(f"{where}: {adapter!r} cannot start: {type(error).__name__}: {error}")]
         ) from None
+    missing = missing_verbs(kind, batch=made.capabilities.batch)
+    if missing:
+        fault = (
+            f"{where}.adapter: {adapter!r} does not define {' and '.join(missing)}; an adapter "
+            "defines submit and fetch, or submit_batch and fetch_batch with capabilities.batch=True"
+        )
+        raise ConfigError([fault])
     return CustodianInstance(instance, adapter, made, tools, metrics, engine.call_deadline_s)
+
+
+def missing_verbs(kind: type[Adapter[Any]], *, batch: bool) -> tuple[str, ...]:
+    """Return the verbs that the engine calls for every payout and the adapter does not define."""
+    return tuple(verb for verb in _VERBS[batch] if getattr(kind, verb) is getattr(Adapter, verb))
 
 
 def _fault_line(where: str, error: Any) -> str:
