@@ -270,7 +270,7 @@ class Fireblocks(Adapter[FireblocksSettings]):
         """Judge a clear refusal of execute, by what the set looks like afterwards."""
         try:
             told = await self._look(batch)
-        except (NotSent, aiohttp.ClientError, TimeoutError) as error:
+        except NotSent as error:
             # Unseen is not unexecuted.
             raise OutcomeUnknown(f"execute: {_words(answer)}; then: {error}") from None
         seen = None if told is None else await self._reader.read(batch, told)
@@ -288,7 +288,10 @@ class Fireblocks(Adapter[FireblocksSettings]):
 
     async def _look(self, batch: BatchOrder) -> dict[str, Any] | None:
         """Return the remembered set; None where the API says that there is none. Raises NotSent."""
-        answer = await self._client.get(_path(str(batch.notes["payout_id"])))
+        try:
+            answer = await self._client.get(_path(str(batch.notes["payout_id"])))
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise NotSent(f"status: no answer ({type(error).__name__})") from None
         if not answer.ok and not answer.not_found:
             raise NotSent(f"status: {_words(answer)}", again_after_s=answer.retry_after_s)
         return dict(answer.json) if answer.ok else None
