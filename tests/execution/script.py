@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -217,6 +219,24 @@ class Desk:
             else:
                 await engine.tell(each)
         return bool(begun)
+
+    @asynccontextmanager
+    async def running(self, engine: Engine | None = None) -> AsyncIterator[None]:
+        """Let the engine's own loop work meanwhile."""
+        engine = engine or self.engine
+        loop = asyncio.create_task(engine.run())
+        try:
+            yield
+        finally:
+            loop.cancel()
+            await asyncio.gather(loop, return_exceptions=True)
+            await engine.finish(5)
+
+    async def until(self, *words: str) -> None:
+        """Wait until the items stand like this; no time passes by the clock that the test sets."""
+        async with asyncio.timeout(20):
+            while set(await self.stand()) != set(words):
+                await asyncio.sleep(0.005)
 
     async def turns(self, count: int, every_s: float, engine: Engine | None = None) -> None:
         """Work so many times, with time in between."""

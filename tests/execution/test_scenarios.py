@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from itertools import pairwise
 
@@ -105,6 +106,19 @@ async def test_a_clock_that_is_set_back_delays_nothing(lost: Desk) -> None:
     await lost.turn()
     assert len(lost.script.moved) == 2
     assert set(await lost.stand()) == {"submitted"}
+
+
+async def test_the_loop_goes_on_when_the_clock_is_set_back(lost: Desk) -> None:
+    """It sleeps until work is due by elapsed time, however far away that is by the wall clock."""
+    async with lost.running(), asyncio.timeout(20):
+        lost.bench.clock.step(-HOUR)
+        while len(lost.script.moved) == 1:
+            await asyncio.sleep(0.001)
+            if lost.bench.clock.sleepers and not lost.engine._tasks:
+                await lost.bench.clock.advance(2)
+        await lost.until("submitted")
+    calls = [each.at.elapsed / 1e6 for each in await lost.rows() if each.kind is Kind.CALL]
+    assert 90 <= calls[1] - calls[0] <= 200
 
 
 async def test_a_dead_owners_lease_ends_whatever_the_wall_clock_says(desk: Desk) -> None:
