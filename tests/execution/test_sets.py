@@ -222,6 +222,20 @@ async def test_an_item_that_ends_after_a_lost_reply_is_not_in_the_new_content(ma
     assert await made.stand() == ["submitted", "failed", "submitted"]
 
 
+async def test_an_item_that_ends_before_a_suspended_worker_moves(made: Desk) -> None:
+    """Its worker holds the old content, and its lease is over: the old content is not marked any more."""
+    (job,) = await made.claim()
+    assert isinstance(job, Job)
+    await made.bench.clock.advance(LEASE_S + 1)
+    await not_paid(made, made.ids[1])
+    made.script.submits = [TAKEN]
+    await made.engine._work(job)
+    assert made.script.moved == []
+    assert await made.stand() == ["submitting", "failed", "submitting"]
+    await made.turns(2, 30)
+    assert made.script.moved == [[made.ids[0], made.ids[2]]]
+
+
 async def test_an_item_that_ends_while_its_set_is_unknown(made: Desk) -> None:
     """Before proof the rest of the set is only looked at; after proof it goes on without the item."""
     bench = made.bench
