@@ -235,7 +235,7 @@ def _reported(
         return _another((*answered, *rows), reports)
     again = _again(told)
     asks = _asks(told)
-    if open_calls(history) and not (asks and _all_closed(view, history)):
+    if open_calls(history) and not _all_closed(view, history):
         state = State.UNKNOWN if asks or held else State.ACCEPTED
         delay = _curve(view, 0)
     elif again is not None and not asks:
@@ -278,6 +278,8 @@ def _look_row(view: View, outcome: Outcome) -> Evidence:
         (CannotLook, Finding.BLIND),
     )
     finding = next((each for kind, each in findings if isinstance(outcome, kind)), Finding.FAILED)
+    if isinstance(outcome, BatchReport) and _only_asks(outcome):
+        finding = Finding.ASKS
     return Evidence(
         number=view.history.last_number + 1,
         kind=Kind.LOOK,
@@ -579,6 +581,12 @@ def _unknown_alerts(history: History) -> tuple[tuple[Attention, str], ...]:
 
 def _asks(told: BatchReport) -> bool:
     return any(each.sub_status is SubStatus.REQUIRES_ACTION for each in told.items.values())
+
+
+def _only_asks(told: BatchReport) -> bool:
+    return bool(told.items) and all(
+        each.sub_status is SubStatus.REQUIRES_ACTION for each in told.items.values()
+    )
 
 
 def _again(told: BatchReport) -> float | None:

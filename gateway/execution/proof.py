@@ -44,6 +44,7 @@ class Finding(StrEnum):
 
     ABSENT = "absent"  #: the custodian does not know it now
     PRESENT = "present"  #: the custodian knows it, whatever it says about it
+    ASKS = "asks"  #: the custodian waits for a person's answer; it says nothing of an earlier call
     BLIND = "blind"  #: there was nothing to look by
     FAILED = "failed"  #: the look itself failed
 

@@ -28,7 +28,7 @@ from gateway.execution.state import Decision, Item, Job, Lease, State, Verb, Vie
 from gateway.model import TERMINAL, Account, Attention, Status, SubStatus
 from gateway.payouts import Applied, Payouts
 from gateway.runtime import Moment, Runtime
-from gateway.store import account_turns, executions
+from gateway.store import account_turns, batches, executions
 from gateway.store import evidence as stored
 from gateway.store import payouts as payout_rows
 from gateway.store.database import Row, Tx
@@ -417,10 +417,19 @@ class Recorder:
             items=items,
             at=now,
             due=self._runtime.timeline.now(),
-            number=work.row["number"] + 1,
+            number=await self._next_number(tx, work.row),
             batch_id=work.row["batch_id"],
             rank=work.row["rank"],
         )
+
+    @staticmethod
+    async def _next_number(tx: Tx, row: Row) -> int:
+        """Return the number of the execution that follows: among its payout's, or its batch's sets."""
+        batch = None if row["batch_id"] is None else await batches.batch_row(tx, row["batch_id"])
+        if batch is None or not batch["native"]:
+            return int(row["number"]) + 1
+        sets = await executions.executions_of_batch(tx, row["batch_id"])
+        return 1 + max(int(each["number"]) for each in sets)
 
     def _view(self, work: _Work, verb: Verb, started: Moment, now: Moment) -> View:
         row = work.row

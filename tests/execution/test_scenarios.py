@@ -11,6 +11,7 @@ from sqlalchemy import insert, update
 
 from gateway.adapter import (
     Absent,
+    Action,
     BatchReport,
     CannotLook,
     Capabilities,
@@ -311,6 +312,62 @@ async def test_a_late_refused_code_after_another_call_was_lost(lost: Desk) -> No
     assert len(await lost.bench.db.read(executions.executions_of, lost.ids[0])) == 1
     await lost.turns(1, 91)
     assert len(await lost.bench.db.read(executions.executions_of, lost.ids[0])) == 2
+
+
+async def test_a_person_who_is_asked_again_can_answer(desk: Desk) -> None:
+    """An answer was lost and proven absent, the payout asks anew, and a look says so: it can be answered.
+
+    That the custodian waits for an answer takes back no proof about the one that was lost.
+    """
+    script = desk.script
+    asks = all_are(SubStatus.REQUIRES_ACTION, action=Action())
+    script.submits, script.looks, script.moves = [asks], [ABSENT], False
+    await desk.turn()
+    await desk.turns(1, 200)
+    (job,) = await answering(desk)
+    order, started = desk.engine.order(job), desk.bench.clock.moment()
+    await script.move(order)
+    await desk.engine.record(
+        job, Verb.CONFIRM, OutcomeUnknown("lost"), order=order, started=started
+    )
+    await desk.prove_absence()
+    await desk.turn()
+    assert set(await desk.stand()) == {"requires_action"}
+    script.looks = [asks]
+    await desk.turns(3, 200)
+    assert (await desk.row())["state"] == "parked"
+    (job,) = await answering(desk)
+    await script.move(desk.engine.order(job))
+    assert len(script.moved) == 2
+
+
+async def answering(desk: Desk) -> list[Job]:
+    """Lease the execution for a person's answer."""
+    engine, execution = desk.engine, await desk.row()
+    now = desk.bench.runtime.timeline.now()
+    until = now + round(LEASE_S * 1e6)
+
+    async def begin(tx: Tx) -> list[Job]:
+        row = await executions.claim_one(tx, execution["id"], "api", now, until)
+        assert row is not None
+        begun = await engine.recorder.begin(tx, [row])
+        return [each for each in begun if isinstance(each, Job)]
+
+    return await desk.bench.db.run(begin)
+
+
+async def test_an_adapter_that_waits_again_after_a_lost_call(lost: Desk) -> None:
+    """Proven absent and submitted again; the adapter wants to wait before it moves: it is heard."""
+    script = lost.script
+    await lost.prove_absence()
+    script.moves = False
+    script.submits = [all_are(SubStatus.SUBMITTING, again_after_s=33), TAKEN]
+    await lost.turn()
+    assert ((await lost.row())["state"], await lost.due_in()) == ("prepared", 33)
+    script.moves = True
+    await lost.turns(1, 33)
+    assert len(script.moved) == 2
+    assert set(await lost.stand()) == {"submitted"}
 
 
 async def test_what_is_blocked_opens_no_other_execution(desk: Desk) -> None:

@@ -183,6 +183,8 @@ async def test_an_item_that_had_ended_is_left_out(made: Desk) -> None:
 
     Content that contains an ended item is never marked, so the execution is closed and a new one opened.
     """
+    second = await made.bench.accept()
+    await made.bench.write(second, batch_id="bat_1", number=2, due_at=2**62)
     await not_paid(made, made.ids[1])
     made.script.submits, made.script.looks = [TAKEN], [DONE]
     (before,) = await made.bench.db.read(executions.executions_of, made.ids[1])
@@ -193,7 +195,8 @@ async def test_an_item_that_had_ended_is_left_out(made: Desk) -> None:
     assert await made.stand() == ["delivered", "failed", "delivered"]
     old, new = await made.bench.db.read(executions.executions_of, made.ids[0])
     assert (old["id"], old["state"]) == (before["id"], "closed")
-    assert (new["state"], new["number"], new["batch_id"]) == ("closed", 2, "bat_1")
+    # The batch has a second set already: every set of it has a number of its own.
+    assert (new["state"], new["number"], new["batch_id"]) == ("closed", 3, "bat_1")
     assert old["key_seed"] != new["key_seed"]
 
 
@@ -220,6 +223,20 @@ async def test_an_item_that_ends_after_a_lost_reply_is_not_in_the_new_content(ma
     assert made.script.moved == [made.ids, [made.ids[0], made.ids[2]]]
     assert made.script.keys[0] != made.script.keys[1]
     assert await made.stand() == ["submitted", "failed", "submitted"]
+
+
+async def test_an_item_that_ends_before_a_suspended_worker_moves(made: Desk) -> None:
+    """Its worker holds the old content, and its lease is over: the old content is not marked any more."""
+    (job,) = await made.claim()
+    assert isinstance(job, Job)
+    await made.bench.clock.advance(LEASE_S + 1)
+    await not_paid(made, made.ids[1])
+    made.script.submits = [TAKEN]
+    await made.engine._work(job)
+    assert made.script.moved == []
+    assert await made.stand() == ["submitting", "failed", "submitting"]
+    await made.turns(2, 30)
+    assert made.script.moved == [[made.ids[0], made.ids[2]]]
 
 
 async def test_an_item_that_ends_while_its_set_is_unknown(made: Desk) -> None:
