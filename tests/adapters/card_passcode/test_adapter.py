@@ -379,6 +379,21 @@ async def test_an_earlier_reference_that_lives_is_found() -> None:
         assert twice.unknown_words[0].startswith("more than one execution")
 
 
+async def test_an_earlier_reference_that_failed_is_not_hidden() -> None:
+    """The network has given it an id: nobody knows about its money, whatever the latest one says."""
+    async with pair() as both:
+        first = order("4000.03")
+        await both.adapter.submit(first)
+        await both.merchant.steps(3)
+        mine = order("4000.03", _notes={"sent": order().key("x"), "session_stamp": ""})
+        await mine.remember(earlier_references=[first.notes["reference_id"]])
+        seen = await both.adapter.fetch(mine)
+        assert isinstance(seen, Report)
+        assert seen.reference == first.notes["reference_id"]
+        assert seen.failure is not None
+        assert seen.failure.funds_moved is FundsMoved.UNKNOWN
+
+
 @pytest.mark.parametrize("call", ["token", "session"])
 @pytest.mark.parametrize(
     "fault",

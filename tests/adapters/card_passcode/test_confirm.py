@@ -185,13 +185,16 @@ async def test_403_counts_nothing_down() -> None:
         assert len(await both.merchant.ledger()) == 1
 
 
-async def _refused_late(both: Pair, mine: OrderForTest) -> Report:
-    """Confirm with a wrong code that is taken, and refused five seconds later."""
+async def _refused_late(both: Pair) -> OrderForTest:
+    """Return an order whose code was taken, and was seen refused five seconds later."""
+    mine = order()
     await both.adapter.confirm(mine, answer("NOPE"))
     await both.advance(5)
-    seen = await both.adapter.fetch(mine.again())
+    mine = mine.again()
+    seen = await both.adapter.fetch(mine)
     assert isinstance(seen, Report)
-    return seen
+    assert seen.reopens
+    return mine.again()
 
 
 _LATE: dict[str, Any] = {"passcode_trouble": "failed", "step_s": 2}
@@ -236,10 +239,7 @@ async def test_a_code_that_is_refused_in_the_answer() -> None:
 async def test_what_was_refused_late_stays_refused() -> None:
     """A look long after the refusal says the same: the first one may not have been written."""
     async with pair(_LATE, **_CALLER) as both:
-        mine = order()
-        assert (await _refused_late(both, mine)).reopens
-        # The look remembers it, whatever the worker managed to write.
-        await mine.remember(refused_late=mine.key("execution-1"))
+        mine = await _refused_late(both)
         for wait in (0, 20, 300):
             await both.advance(wait)
             mine = mine.again()
@@ -251,9 +251,8 @@ async def test_what_was_refused_late_stays_refused() -> None:
 async def test_a_confirm_after_a_late_refusal_is_told_of_it() -> None:
     """In the execution that was refused nothing is sent any more."""
     async with pair(_LATE, **_CALLER) as both:
-        mine = order()
-        await _refused_late(both, mine)
-        report = await both.adapter.confirm(mine.again(), answer(both.merchant.passcode))
+        mine = await _refused_late(both)
+        report = await both.adapter.confirm(mine, answer(both.merchant.passcode))
         assert report.reopens
         assert both.merchant.calls("execute") == 1
 
@@ -299,8 +298,7 @@ async def test_a_look_counts_from_its_beginning() -> None:
 async def test_notes_of_a_late_refusal_from_before() -> None:
     """The payout asks already: its execution is closed, and another one asks anew."""
     async with pair(_LATE, **_CALLER) as both:
-        mine = order()
-        await _refused_late(both, mine)
+        mine = await _refused_late(both)
         await both.advance(60)
         reference = mine.key("execution-1")
         old = order(

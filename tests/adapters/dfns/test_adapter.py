@@ -194,19 +194,20 @@ async def test_a_stepped_wall_clock_neither_proves_nor_delays_it(
         assert (await look(adapter, order)).failure is not None
 
 
-async def test_a_look_counts_from_its_beginning() -> None:
-    """A process that was suspended after its look judges what was seen before, not now."""
+@pytest.mark.parametrize("after", ["/payouts/", "/wallets/"])
+async def test_a_look_counts_from_its_beginning(after: str) -> None:
+    """A process that was suspended after a call of its look judges what was seen before, not now."""
     async with pair() as (adapter, org):
         order = await ended_alone(adapter, org, ALONE[0])
-        reader = adapter._payouts._reader
-        search = reader._search
+        get = adapter._client.get
 
-        async def slow(wallet: str, deposit: str) -> Any:
-            found = await search(wallet, deposit)
-            order.time.advance(100)
+        async def slow(path: str) -> Any:
+            found = await get(path)
+            if path.startswith(after):
+                order.time.advance(100)
             return found
 
-        reader._search = slow  # type: ignore[method-assign]
+        adapter._client.get = slow  # type: ignore[method-assign]
         assert (await look(adapter, order)).sub_status is SubStatus.OUTCOME_UNKNOWN
         assert (await look(adapter, order)).failure is not None
 
