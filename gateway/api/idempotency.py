@@ -134,9 +134,9 @@ async def once(
 ) -> Response:
     """Run a store function once per key, in the transaction that claims the key and keeps the answer.
 
-    A business refusal by `work` is an answer, too, and kept. What failed before anything was executed
-    (an invalid request, a wrong API key, a full disk) is not kept: the corrected request may use the
-    same key. Without a key the function simply runs.
+    A business refusal by `work` is an answer, too, and kept, unless its problem is retryable. What
+    failed before anything was executed (an invalid request, a wrong API key, a full disk) is not kept:
+    the corrected request may use the same key. Without a key the function simply runs.
     Refused: `idempotency_in_progress`, `idempotency_key_reused`.
     """
     context = context_of(request)
@@ -231,8 +231,8 @@ class Claim:
     ) -> Answer:
         """Run the last store function of the work; commit it together with its answer.
 
-        ClaimLost: somebody took the claim over, and nothing is written. A refusal by `work` is kept
-        as the answer, or else raised.
+        ClaimLost: somebody took the claim over, and nothing is written. With `keep_refusals` a
+        refusal by `work` is kept as the answer, as in `once`.
         """
         return await self._context.db.run(self.answer, work, keep_refusals=keep_refusals)
 
@@ -246,7 +246,7 @@ class Claim:
         try:
             answer = await work(tx)
         except Refused as refused:
-            if not keep_refusals:
+            if not keep_refusals or PROBLEMS[refused.code].retryable:
                 raise
             answer = _refusal(context, refused, self.keyed.request_id)
         written = await rows.answer_key(

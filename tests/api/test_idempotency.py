@@ -438,6 +438,22 @@ async def test_a_refusal_is_kept_after_the_custodian_was_asked(two: tuple[Api, A
     assert (again.status, replayed(again), same) == (422, True, raw)
 
 
+async def test_a_refusal_that_may_be_retried_is_not_kept(
+    two: tuple[Api, Api], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same request may succeed in a moment, under the same key."""
+    first, second = two
+    path, body, _ = ROUTES[2]
+
+    async def busy(*_: object) -> None:
+        raise Refused("payout_busy", "now")
+
+    monkeypatch.setattr(first.context.endpoints, "create", busy)
+    assert await refused(first, path, body) == "payout_busy"
+    assert count(first, "idempotency") == 0
+    assert (await post(second, path, body))[0].status == 201
+
+
 async def test_a_client_that_leaves_gets_its_answer_later(two: tuple[Api, Api]) -> None:
     """The work goes on without it; the repeat replays the answer."""
     first, second = two
