@@ -9,6 +9,7 @@ import io
 import json
 import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,9 @@ class HmacCustodian:
     adapter_name = "acme"
     keys_reachable = True
 
+    def __init__(self, *, offers: bool = False) -> None:
+        self._offers = offers
+
     @property
     def capabilities(self) -> Capabilities:
         """Pays custodian accounts and addresses."""
@@ -68,6 +72,7 @@ class HmacCustodian:
             frozenset({"custodian_account", "address"}),
             payee_types=frozenset({"EXTERNAL_WALLET"}),
             webhooks=True,
+            quotes=self._offers,
         )
 
     async def verify(self, headers: Mapping[str, str], body: bytes) -> None:
@@ -243,13 +248,18 @@ def settings(tmp_path: Path) -> Settings:
     )
 
 
-@pytest.fixture
-async def api(settings: Settings, tmp_path: Path) -> AsyncIterator[Api]:
-    """A running API."""
-    clock = SetClock()
+@asynccontextmanager
+async def open_api(
+    settings: Settings, *, clock: SetClock | None = None, offers: bool = False
+) -> AsyncIterator[Api]:
+    """Run one gateway's API. Several may run on one database, each with connections of its own.
+
+    `offers`: the custodian is asked for an offer at each quote, over the network.
+    """
+    clock = clock or SetClock()
     runtime: Runtime = replace(real_runtime(), clock=clock, ids=Ids(clock))
     vault = Vault(settings.server_key_bytes(), runtime.ids)
-    custodian = HmacCustodian()
+    custodian = HmacCustodian(offers=offers)
     pricer = TakesEverything()
     accounts = settings.accounts["acme_eu"]
     instance = Instance("acme_eu", frozenset({"live", "test"}), custodian.capabilities, accounts)
@@ -271,6 +281,7 @@ async def api(settings: Settings, tmp_path: Path) -> AsyncIterator[Api]:
         )
         quotes = Quotes(router, AssetRegistry(), runtime, {"acme_eu": pricer})
         context = ApiContext(
+            gateway_id=runtime.ids.new("gwy"),
             settings=settings,
             batches=Batches(runtime, quotes, frozenset(), settings.public_url),
             db=db,
@@ -301,13 +312,28 @@ async def api(settings: Settings, tmp_path: Path) -> AsyncIterator[Api]:
         made.http = http
         server = uvicorn.Server(
             uvicorn.Config(
-                create_api(context), host="127.0.0.1", port=0, log_config=None, lifespan="off"
+                create_api(context),
+                host="127.0.0.1",
+                port=0,
+                log_config=None,
+                lifespan="off",
+                # A test that fails while a request waits fails, and does not hang.
+                timeout_graceful_shutdown=5,
             )
         )
         serving = asyncio.create_task(server.serve())
         while not server.started:
             await asyncio.sleep(0.005)
         made.url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+        try:
+            yield made
+        finally:
+            server.should_exit = True
+            await serving
+
+
+@pytest.fixture
+async def api(settings: Settings) -> AsyncIterator[Api]:
+    """A running API."""
+    async with open_api(settings) as made:
         yield made
-        server.should_exit = True
-        await serving

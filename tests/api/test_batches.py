@@ -12,10 +12,13 @@ from typing import Any
 import pytest
 
 from gateway.adapter import Report, SubStatus
-from gateway.batches.items import MOST_FAULTS
+from gateway.batches.items import MOST_FAULTS, Line
 from gateway.batches.runner import BatchSteps, Handover
+from gateway.batches.schemas import BatchItemRequest, BatchSource
+from gateway.errors import Refused
 from gateway.execution.operator import NotAllowedError, Resolution, resolve, retry
 from gateway.execution.proof import Source
+from gateway.keys import recognise
 from gateway.model import Failure, FailureCode, FundsMoved, Transaction
 from gateway.store import batches as rows
 from gateway.store import executions
@@ -500,21 +503,7 @@ async def test_one_batch_per_account_at_a_time(api: Api) -> None:
 async def test_a_load_that_was_given_up(api: Api) -> None:
     """Nobody ever sees it, and it is deleted in pages."""
     context = api.context
-    caller = await _caller(api)
-    from gateway.batches.items import Line  # noqa: PLC0415
-    from gateway.batches.schemas import BatchItemRequest, BatchSource  # noqa: PLC0415
-
-    source = BatchSource.model_validate(SOURCE)
-    lines = [
-        Line(f"/lines/{n}", BatchItemRequest.model_validate_json(json.dumps(item(n))))
-        for n in range(5)
-    ]
-    batch_id = await context.db.run(
-        lambda tx: context.batches.begin(
-            tx, caller, source, init_method="file", reference=None, metadata={}
-        )
-    )
-    await context.db.run(context.batches.add, caller, source, batch_id, 0, lines)
+    batch_id = await _load(api, 5)
     _, page = await api.call("GET", "/payouts")
     assert page["data"] == []
     assert (await api.problem("GET", f"/payout-batches/{batch_id}"))["code"] == "batch_not_found"
@@ -524,9 +513,48 @@ async def test_a_load_that_was_given_up(api: Api) -> None:
     assert await context.db.read(rows.stale_load, 2**62) is None
 
 
-async def _caller(api: Api) -> Any:
-    from gateway.keys import recognise  # noqa: PLC0415
+async def test_a_load_that_lost_items_is_never_visible(api: Api) -> None:
+    """Given up and deleted in part while it was loading: it is refused, and not seen."""
+    context, caller = api.context, await _caller(api)
+    batch_id = await _load(api, 5)
+    assert await context.db.run(rows.drop_loaded, batch_id, 2) == 2
+    with pytest.raises(Refused, match="request_timeout"):
+        await context.db.run(context.batches.finish, caller, batch_id, 5)
+    assert await context.db.run(rows.drop_loaded, batch_id, 9) == 3
+    with pytest.raises(Refused, match="request_timeout"):
+        await context.db.run(context.batches.finish, caller, batch_id, 5)
+    with pytest.raises(Refused, match="request_timeout"):
+        await _load(api, 1, batch_id)
+    assert (await api.problem("GET", f"/payout-batches/{batch_id}"))["code"] == "batch_not_found"
 
+
+async def test_a_batch_that_is_visible_is_not_deleted(api: Api) -> None:
+    """Whoever took it for given up comes too late."""
+    batch_id = await _load(api, 3)
+    await api.context.db.run(api.context.batches.finish, await _caller(api), batch_id, 3)
+    assert await api.context.db.run(rows.drop_loaded, batch_id, 9) == 0
+    assert len(await ids(api, batch_id)) == 3
+
+
+async def _load(api: Api, count: int, batch_id: str | None = None) -> str:
+    """Store some items of a batch that is not finished; return its id."""
+    context, caller = api.context, await _caller(api)
+    source = BatchSource.model_validate(SOURCE)
+    lines = [
+        Line(f"/lines/{n}", BatchItemRequest.model_validate_json(json.dumps(item(n))))
+        for n in range(count)
+    ]
+    if batch_id is None:
+        batch_id = await context.db.run(
+            lambda tx: context.batches.begin(
+                tx, caller, source, init_method="file", reference=None, metadata={}
+            )
+        )
+    await context.db.run(context.batches.add, caller, source, batch_id, 0, lines)
+    return batch_id
+
+
+async def _caller(api: Api) -> Any:
     return await api.context.db.read(recognise, await api.key())
 
 
