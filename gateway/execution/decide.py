@@ -128,7 +128,8 @@ def _called(view: View, outcome: Outcome) -> Decision:
         return Decision(
             State.CLOSED, 0.0, evidence=rows, reports=reports, reason=f"rejected: {outcome}"
         )
-    if isinstance(outcome, WrongAnswer) and _all_closed(view, history):
+    answers = view.verb is Verb.CONFIRM
+    if answers and isinstance(outcome, WrongAnswer) and _all_closed(view, history):
         locked = outcome.attempts_left == 0
         state = State.PREPARED if locked else State.PARKED
         return Decision(state, 0.0, evidence=rows, reason=reason)

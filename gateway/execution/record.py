@@ -227,8 +227,10 @@ class Recorder:
             ids = [each.id for each in view.items]
             view = replace(view, others=await others_of(tx, work.row["id"], ids, now))
         decision = decide(await _frozen(tx, view), outcome)
-        if isinstance(outcome, WrongAnswer) and decision.state in {State.PARKED, State.PREPARED}:
-            payout = job.items[0]
+        payout = job.items[0]
+        answered = verb is Verb.CONFIRM and payout.requires_action is not None
+        waits = decision.state in {State.PARKED, State.PREPARED}
+        if answered and waits and isinstance(outcome, WrongAnswer):
             decision = replace(decision, reports={payout.id: wrong_answer_report(payout, outcome)})
         if isinstance(outcome, Rejected) and len(decision.reports) > PAGE:
             refusal = to_json([outcome.code, outcome.message, outcome.custodian_code])

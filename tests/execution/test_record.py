@@ -21,6 +21,8 @@ from gateway.adapter import (
     Rejected,
     Report,
     SubStatus,
+    Unsupported,
+    WrongAnswer,
 )
 from gateway.errors import LeaseLost
 from gateway.execution.decide import MAX_UNKNOWN
@@ -135,7 +137,15 @@ async def test_a_repeat_that_was_not_sent_proves_nothing_of_the_first_call(bench
 
 
 @pytest.mark.parametrize(
-    "error", [NotSent("refused"), TimeoutError(), OutcomeUnknown("x"), ValueError("bug")]
+    "error",
+    [
+        NotSent("refused"),
+        TimeoutError(),
+        OutcomeUnknown("x"),
+        ValueError("bug"),
+        WrongAnswer("nobody was asked", 2),
+        Unsupported("no such verb"),
+    ],
 )
 async def test_without_the_mark_nothing_has_moved(bench: Bench, error: Exception) -> None:
     """Any failure before the moving mark is tried again, with the notes."""
