@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from gateway.execution.gate import MarkRefused, Refusal, Request, gate
+from gateway.execution.gate import MarkRefused, Refusal, Request, gate, is_current
 from gateway.execution.history import columns_of, history_of, others_of
 from gateway.execution.proof import Evidence
 from gateway.model import Status
@@ -40,7 +40,7 @@ async def set_mark(
     said = row["repeat_is_safe"]
     refusal = gate(
         Request(
-            token_current=row["lease_token"] == token and row["ended_at"] is None,
+            token_current=is_current(token, row["lease_token"], ended=row["ended_at"] is not None),
             frozen=row["store_frozen"] is not None,
             gate_version=row["store_gate_version"],
             blocked=row["blocked"],

@@ -146,6 +146,14 @@ def has_news(history: History) -> bool:
 # --- Time -----------------------------------------------------------------------------------------
 
 
+def same_clock(begin: Moment, end: Moment) -> bool:
+    """Whether two elapsed times may be compared: they were read from one clock.
+
+    Without this rule a machine whose clock is ahead finds that the wait is over at once.
+    """
+    return begin.clock_id == end.clock_id
+
+
 def waited(history: History, call: Evidence, row: Evidence | Moment) -> int:
     """Return how much time has certainly passed from a call's mark to a row's date.
 
@@ -154,7 +162,7 @@ def waited(history: History, call: Evidence, row: Evidence | Moment) -> int:
     A wall clock is never asked: it can be set.
     """
     at = row.at if isinstance(row, Evidence) else row
-    if at.clock_id == call.at.clock_id:
+    if same_clock(call.at, at):
         return at.elapsed - call.at.elapsed
     return at.elapsed - min(_starts(history, call, at.clock_id), default=at.elapsed)
 
@@ -216,6 +224,14 @@ def call_can_die(call: Evidence) -> bool:
     return call.call_life is not None
 
 
+def life_of(call: Evidence) -> int:
+    """Return how long a call can arrive or be invisible, by the values stored with the call.
+
+    Without this rule a setting that is lowered shortens the wait for a request that was signed before.
+    """
+    return (call.call_life or 0) + call.visibility
+
+
 def enough_looks(looks: tuple[Evidence, ...], unknown: tuple[Evidence, ...]) -> bool:
     """Whether absence was seen as often as the calls themselves ask for (their stored values)."""
     return len(looks) >= max(each.absence_looks for each in unknown)
@@ -226,8 +242,7 @@ def waited_out(history: History, call: Evidence, look: Evidence) -> bool:
 
     Without this rule the payout is paid twice: the look answers "absent", then the call arrives.
     """
-    life = (call.call_life or 0) + call.visibility
-    return waited(history, call, look) >= life
+    return waited(history, call, look) >= life_of(call)
 
 
 def uncontradicted(history: History, unknown: tuple[Evidence, ...]) -> bool:
