@@ -210,6 +210,7 @@ class LiveOrder(LiveTerms):
             visibility=microseconds(can.visibility_s) or 0,
             absence_looks=can.absence_looks,
             key_life=microseconds(can.keys.life_s),
+            one_key=can.keys.failure_is_final,
         )
         terms = Terms(
             until=self._runtime.timeline.now() + self._lease,

@@ -84,6 +84,7 @@ class Evidence:
     visibility: int = 0  #: how long a done thing may stay invisible
     absence_looks: int = 1  #: how many absent looks are needed
     key_life: int | None = None  #: how long the custodian remembers the key; None: for ever
+    one_key: bool = False  #: what failed under the call's key is never tried again under it
 
 
 @dataclass(frozen=True)
@@ -308,6 +309,7 @@ def speaks_of(word: Evidence, call: Evidence) -> bool:
 def only_call(history: History, word: Evidence) -> bool:
     """Whether the reference that a word names had exactly one call, so that it speaks of that one.
 
+    Calls under one key are one, where the custodian never tries again what failed under it.
     Without this rule "call 1 failed", told late, ends the payout while call 2 is on its way.
     """
     under = [
@@ -315,7 +317,8 @@ def only_call(history: History, word: Evidence) -> bool:
         for each in calls(history)
         if word.reference in {None, each.reference} and each.answer not in NEVER_PROCESSED
     ]
-    return len(under) == 1
+    one_key = all(each.one_key for each in under) and len({each.reference for each in under}) == 1
+    return len(under) == 1 or one_key
 
 
 def late_look(history: History, word: Evidence) -> bool:
