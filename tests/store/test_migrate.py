@@ -24,8 +24,14 @@ def test_migrations_make_the_schema_of_the_code(tmp_path: Path) -> None:
     assert migrate.upgrade(path) == (migrate.head_revision(), migrate.head_revision())
     engine = create_engine(f"sqlite:///{path}")
     with engine.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+        # What the revision before used stays under another name, for people.
+        context = MigrationContext.configure(connection, opts={"include_name": _is_in_use})
+        assert compare_metadata(context, metadata) == []
     engine.dispose()
+
+
+def _is_in_use(name: str | None, kind: str, _: object) -> bool:
+    return kind != "table" or not str(name).startswith("old_")
 
 
 @pytest.mark.parametrize(("revision", "words"), [("0000", "does not know"), ("9999", "newer")])
@@ -96,8 +102,12 @@ def test_rows_of_before_are_kept(tmp_path: Path) -> None:
         db.execute("PRAGMA foreign_keys=ON")
         assert db.execute("PRAGMA foreign_key_check").fetchall() == []
         assert db.execute("SELECT quote_id, batch_id FROM payouts").fetchall() == [("quo_1", None)]
-        assert db.execute("SELECT payout_id, rank FROM work").fetchall() == [("pay_1", 0)]
-        assert db.execute("SELECT payout_id FROM account_locks").fetchall() == [("pay_1",)]
+        (execution,) = db.execute("SELECT id, state, rank, size, rows FROM executions").fetchall()
+        assert execution[1:] == ("prepared", 0, 1, 0)
+        items = db.execute("SELECT execution_id, payout_id, open FROM execution_items").fetchall()
+        assert items == [(execution[0], "pay_1", 1)]
+        locks = db.execute("SELECT execution_id FROM account_locks").fetchall()
+        assert locks == [(execution[0],)]
         with pytest.raises(sqlite3.IntegrityError):
             db.execute("INSERT INTO timeline VALUES ('x', 'pay_none', 'p', 'c', NULL, NULL, 1)")
     db.close()
