@@ -3,6 +3,7 @@
 GatewayError
 ├── ConfigError            every fault of the configuration at once; exit code 2
 ├── SchemaMismatch         the database is older or newer than this program; exit code 2
+├── WitnessFailed          a moving mark is committed, but the state file could not be written
 ├── Refused                a partner's request is refused; carries the stable problem code
 └── AdapterError           what a custodian adapter may raise (re-exported by `gateway.adapter`)
     ├── Rejected           the custodian said no, finally; nothing moved
@@ -36,6 +37,14 @@ class ConfigError(GatewayError):
 
 class SchemaMismatch(GatewayError):
     """The database schema does not fit this program; the message says what to run."""
+
+
+class WitnessFailed(GatewayError):
+    """The change is committed, but the state file could not be written: the call must not be made."""
+
+    def __init__(self, mark: int) -> None:
+        self.mark = mark
+        super().__init__(f"moving mark {mark} is committed, but the state file could not be written")
 
 
 class Refused(GatewayError):

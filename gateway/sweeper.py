@@ -83,13 +83,13 @@ class Sweeper:
         return found
 
     async def _measure(self, now: int) -> None:
-        due = await self._db.read(work.oldest_due)
+        due = await self._db.scan(work.oldest_due)
         self._metrics.work_age(0.0 if due is None else max(0.0, (now - due) / 1e6))
-        due = await self._db.read(deliveries.oldest_delivery_due)
+        due = await self._db.scan(deliveries.oldest_delivery_due)
         self._metrics.delivery_age(0.0 if due is None else max(0.0, (now - due) / 1e6))
-        lags = await self._db.read(deliveries.lags, now, _MOST_LAGS)
+        lags = await self._db.scan(deliveries.lags, now, _MOST_LAGS)
         self._metrics.endpoint_lags(
             {row["endpoint_id"]: max(0.0, (now - row["due"]) / 1e6) for row in lags}
         )
-        counts = await self._db.read(payout_rows.attention_counts)
+        counts = await self._db.scan(payout_rows.attention_counts)
         self._metrics.attention({row["code"]: row["rows"] for row in counts})

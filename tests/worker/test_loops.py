@@ -134,7 +134,7 @@ async def test_the_sweeper_finds_what_nobody_owns(bench: Bench) -> None:
 
 async def _rows(bench: Bench, text: str) -> list[Any]:
     async def read(tx: Any) -> list[Any]:
-        return list(await tx._connection.execute_fetchall(text))
+        return list(tx._connection.execute(text))
 
     return await bench.db.read(read)
 
