@@ -127,14 +127,15 @@ _ENDED = or_(payouts.c.status == "delivered", payouts.c.status == "failed")
 _IN_HAND = Query(
     select(func.count().label("n"))
     .select_from(work)
-    .join(payouts, work.c.payout_id == payouts.c.id)
     .where(
-        and_(
-            # Not the bare column: by its index every item of the batch would be looked at.
-            func.coalesce(payouts.c.batch_id, "") == bindparam("batch_id"),
-            or_(
-                *(payouts.c.sub_status == each for each in ("created", "submitting", "queued")),
-            ),
+        # Not a join: there are few work rows, and many payouts.
+        exists().where(
+            and_(
+                payouts.c.id == work.c.payout_id,
+                # Not the bare column: by its index every item of the batch would be looked at.
+                func.coalesce(payouts.c.batch_id, "") == bindparam("batch_id"),
+                or_(*(payouts.c.sub_status == each for each in ("created", "submitting", "queued"))),
+            )
         )
     )
 )

@@ -96,8 +96,9 @@ _UNOWNED = Query(
     .where(
         and_(
             or_(payouts.c.status == "pending", payouts.c.status == "broadcast"),
-            # What belongs to a batch is handed to the engine by it.
-            payouts.c.batch_id.is_(None),
+            # What belongs to a batch is handed to the engine by it. Not the bare column: by its
+            # index every single payout that there ever was would be looked at.
+            func.coalesce(payouts.c.batch_id, "") == "",
             work.c.payout_id.is_(None),
         )
     )

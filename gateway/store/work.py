@@ -134,6 +134,8 @@ _NEXT_QUEUED = Query(
         and_(
             payouts.c.custodian == bindparam("custodian"),
             payouts.c.account == bindparam("account"),
+            # The status says no more than the sub-status, but it has an index.
+            payouts.c.status == "pending",
             payouts.c.sub_status == "queued",
         )
     )
