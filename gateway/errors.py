@@ -44,7 +44,9 @@ class WitnessFailed(GatewayError):
 
     def __init__(self, mark: int) -> None:
         self.mark = mark
-        super().__init__(f"moving mark {mark} is committed, but the state file could not be written")
+        super().__init__(
+            f"moving mark {mark} is committed, but the state file could not be written"
+        )
 
 
 class Refused(GatewayError):

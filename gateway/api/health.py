@@ -20,7 +20,7 @@ async def readyz(request: Request) -> Response:
     """`GET /readyz`: work is accepted: the loops run and the store answers."""
     context = context_of(request)
     try:
-        await context.db.scan(work.oldest_due)
+        await context.db.read(work.oldest_due)
     except sqlite3.Error:
         return JSONResponse({"status": "store_unavailable"}, 503)
     if not context.ready():

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from sqlalchemy import and_, bindparam, delete, exists, func, insert, or_, select, update
 
-from gateway.store.database import Query, Row, Tx
+from gateway.store.database import Query, Row, Tx, listed
 from gateway.store.schema import attempts, batch_sets, batches, payouts, timeline, work
 
 _ADD = Query(insert(batches))
@@ -134,7 +134,9 @@ _IN_HAND = Query(
                 payouts.c.id == work.c.payout_id,
                 # Not the bare column: by its index every item of the batch would be looked at.
                 func.coalesce(payouts.c.batch_id, "") == bindparam("batch_id"),
-                or_(*(payouts.c.sub_status == each for each in ("created", "submitting", "queued"))),
+                or_(
+                    *(payouts.c.sub_status == each for each in ("created", "submitting", "queued"))
+                ),
             )
         )
     )
@@ -200,9 +202,7 @@ _REFERENCES = Query(
         and_(
             payouts.c.org == bindparam("org"),
             payouts.c.mode == bindparam("mode"),
-            payouts.c.reference.in_(
-                select(func.json_each(bindparam("references")).table_valued("value").c.value)
-            ),
+            payouts.c.reference.in_(listed("references")),
             payouts.c.status != "failed",
             batches.c.state != "loading",
             batches.c.state != "canceled",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from gateway.logs import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    import threading
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from gateway.store.statements import Row
@@ -42,11 +44,14 @@ class Connection:
         busy_s: float = 0.0,
         read_only: bool = False,
         fault: Callable[[str], None] | None = None,
+        turn: threading.Lock | None = None,
     ) -> None:
         self._path = path
         self._busy_s = busy_s
         self._read_only = read_only
         self._fault = fault
+        #: held by the thread that uses the connection, except while SQLite works
+        self._turn = turn
         self._raw: sqlite3.Connection | None = None
         #: how many Query statements were run, an `executemany` as one
         self.statements = 0
@@ -111,9 +116,10 @@ class Connection:
     def execute(self, text: str, values: Any = ()) -> list[Row]:
         """Run one statement; return its rows."""
         raw = self._usable()
-        if self._fault is not None:
-            self._fault(text)
-        return raw.execute(text, values).fetchall()
+        if self._turn is None and self._fault is None:
+            return raw.execute(text, values).fetchall()
+        with self._sqlite_works(text):
+            return raw.execute(text, values).fetchall()
 
     def query(self, text: str, values: dict[str, Any]) -> list[Row]:
         """Run a statement of a store function inside the open transaction; return its rows."""
@@ -125,9 +131,8 @@ class Connection:
         """Run a statement of a store function once for each row of values."""
         raw = self.require_transaction()
         self.statements += 1
-        if self._fault is not None:
-            self._fault(text)
-        raw.executemany(text, rows)
+        with self._sqlite_works(text):
+            raw.executemany(text, rows)
 
     def require_transaction(self) -> sqlite3.Connection:
         """Refuse a statement that SQLite would commit by itself.
@@ -157,7 +162,7 @@ class Connection:
         try:
             self.execute("ROLLBACK")
         except Exception as error:  # noqa: BLE001 - closing the connection rolls back as well
-            _log.error("rollback_failed", exc_info=error)
+            _log.error("rollback_failed", error=str(error))
         finally:
             if self.in_transaction:
                 self.close()
@@ -166,6 +171,18 @@ class Connection:
         """Return SQLite's counter of schema changes, by whichever process."""
         (version,) = self._usable().execute("PRAGMA schema_version").fetchone()
         return int(version)
+
+    @contextmanager
+    def _sqlite_works(self, text: str) -> Iterator[None]:
+        if self._turn is not None:
+            self._turn.release()
+        try:
+            if self._fault is not None:
+                self._fault(text)
+            yield
+        finally:
+            if self._turn is not None:
+                self._turn.acquire()
 
     def _usable(self) -> sqlite3.Connection:
         if self._raw is None:

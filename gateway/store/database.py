@@ -17,13 +17,14 @@ The statements are Core expressions compiled once to text and run by the standar
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
 
 from gateway.store.connection import Connection, is_busy
-from gateway.store.statements import Query, Row, upsert
+from gateway.store.statements import Query, Row, listed, upsert
 from gateway.store.transaction import StoreFunction, Tx, refuse_inside_a_function, snapshot
 from gateway.store.writer import GROUP_LIMIT, Witness, Writer
 
@@ -31,13 +32,25 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-__all__ = ["GROUP_LIMIT", "Database", "Query", "Row", "StoreFunction", "Tx", "Witness", "upsert"]
+__all__ = [
+    "GROUP_LIMIT",
+    "Database",
+    "Query",
+    "Row",
+    "StoreFunction",
+    "Tx",
+    "Witness",
+    "listed",
+    "upsert",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 #: How long a transaction waits for another process, before its callers get an error.
 BUSY_S = 10.0
+#: How long the changes of one group may keep the event loop, at least one of them apart.
+GROUP_S = 0.025
 #: How many reads may follow each other before other callbacks of the event loop have their turn.
 _READS_PER_TURN = 32
 
@@ -47,6 +60,7 @@ class Database:
 
     - `readers`: how many scans run at the same time.
     - `busy_s`: how long to wait for another process's transaction.
+    - `group_s`: how long a group of changes may run; the rest of it waits for the next one.
     - `fault`: called with the text of each statement right before it runs, in its thread (BEGIN,
       COMMIT and ROLLBACK included, PRAGMAs not); a test raises what SQLite would.
     - `witness`: records the highest moving mark of each group after its commit and before any of its
@@ -61,6 +75,7 @@ class Database:
         readers: int = 4,
         *,
         busy_s: float = BUSY_S,
+        group_s: float = GROUP_S,
         fault: Callable[[str], None] | None = None,
         witness: Witness | None = None,
         on_schema_change: StoreFunction[[], None] | None = None,
@@ -71,12 +86,17 @@ class Database:
         self._writer = Writer(
             self._write_connection,
             busy_s=busy_s,
+            group_s=group_s,
             witness=witness,
             on_schema_change=on_schema_change,
         )
         self._read_connection = Connection(path, read_only=True, fault=fault)
+        # One scan at a time runs Python, the others wait for SQLite or for it: several threads that
+        # compute would keep the interpreter from the event loop.
+        self._turn = threading.Lock()
         self._scan_connections = tuple(
-            Connection(path, busy_s=busy_s, read_only=True, fault=fault) for _ in range(readers)
+            Connection(path, busy_s=busy_s, read_only=True, fault=fault, turn=self._turn)
+            for _ in range(readers)
         )
         #: as many as the pool has threads: a thread that runs always finds one
         self._free = deque(self._scan_connections)
@@ -149,12 +169,15 @@ class Database:
         cancelled, a scan that has begun still runs to its end; one that has not never begins.
         """
         self._check()
-        return await self._loop.run_in_executor(self._pool, partial(self._scan, fn, *args, **kwargs))
+        return await self._loop.run_in_executor(
+            self._pool, partial(self._scan, fn, *args, **kwargs)
+        )
 
     def _scan(self, fn: StoreFunction[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         connection = self._free.pop()
         try:
-            return snapshot(connection, fn, *args, **kwargs)
+            with self._turn:
+                return snapshot(connection, fn, *args, **kwargs)
         finally:
             self._free.append(connection)
 

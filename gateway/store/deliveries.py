@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
 
 from sqlalchemy import (
-    Select,
     and_,
     bindparam,
     delete,
@@ -20,15 +18,8 @@ from sqlalchemy import (
     update,
 )
 
-from gateway.store.database import Query, Row, Tx
+from gateway.store.database import Query, Row, Tx, listed
 from gateway.store.schema import deliveries, delivery_attempts, endpoints, events, payouts
-
-
-
-def _listed(name: str) -> Select[Any]:
-    """Return the members of a JSON list that is given as one value."""
-    return select(func.json_each(bindparam(name)).table_valued("value").c.value)
-
 
 _ADD = Query(insert(deliveries))
 _CLAIMABLE = and_(
@@ -221,7 +212,7 @@ _PURGE_ATTEMPTS = Query(
     delete(delivery_attempts)
     .where(
         delivery_attempts.c.delivery_id.in_(
-            select(deliveries.c.id).where(and_(deliveries.c.id.in_(_listed("ids")), _SETTLED))
+            select(deliveries.c.id).where(and_(deliveries.c.id.in_(listed("ids")), _SETTLED))
         )
     )
     .returning(delivery_attempts.c.delivery_id)
@@ -247,7 +238,7 @@ _KEPT = and_(
 _OLD_EVENTS = Query(
     select(events.c.id).where(_KEPT).order_by(events.c.position).limit(bindparam("limit"))
 )
-_STILL_OLD = Query(select(events.c.id).where(and_(events.c.id.in_(_listed("ids")), _KEPT)))
+_STILL_OLD = Query(select(events.c.id).where(and_(events.c.id.in_(listed("ids")), _KEPT)))
 _OLDEST_SKIPPED = Query(
     select(func.min(events.c.created_at).label("at"))
     .select_from(deliveries)
@@ -418,9 +409,7 @@ async def old_events(tx: Tx, before: int, limit: int) -> list[str]:
 
 async def purge_events(tx: Tx, event_ids: Sequence[str], before: int) -> int:
     """Delete those of the events that `old_events` would still return, with their deliveries."""
-    old = [
-        row["id"] for row in await tx.all(_STILL_OLD, ids=json.dumps(event_ids), before=before)
-    ]
+    old = [row["id"] for row in await tx.all(_STILL_OLD, ids=json.dumps(event_ids), before=before)]
     for event_id in old:
         for statement in (_DROP_ATTEMPTS, _DROP_DELIVERIES, _DROP_EVENT):
             await tx.all(statement, event_id=event_id)

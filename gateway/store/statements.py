@@ -5,13 +5,14 @@ from __future__ import annotations
 import sqlite3
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy import Select, bindparam, func, select
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 if TYPE_CHECKING:
     from sqlalchemy.sql import ClauseElement
 
-__all__ = ["Query", "Row", "upsert"]
+__all__ = ["Query", "Row", "listed", "upsert"]
 
 Row = sqlite3.Row
 
@@ -37,3 +38,11 @@ class Query:
             fixed = {name: value for name, value in compiled.params.items() if value is not None}
             self._compiled = (str(compiled), fixed)
         return self._compiled
+
+
+def listed(name: str) -> Select[Any]:
+    """Return the members of a JSON list, given as one value: for `column.in_(listed("ids"))`.
+
+    So one statement, compiled once, serves lists of any length.
+    """
+    return select(func.json_each(bindparam(name)).table_valued("value").c.value)

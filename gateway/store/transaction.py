@@ -110,8 +110,7 @@ def drive(fn: StoreFunction[P, R], tx: SqliteTx, *args: P.args, **kwargs: P.kwar
         except StopIteration as end:
             returned: R = end.value
             return returned
-        # It waits for something: end it. What its `finally` blocks do is no longer of interest.
-        tx.end()
+        # It waits for something: end it. Whatever its `finally` blocks write is rolled back, too.
         with suppress(Exception, asyncio.CancelledError):
             steps.close()
         name = getattr(fn, "__qualname__", None) or repr(fn)

@@ -78,11 +78,13 @@ class Writer:
         connection: Connection,
         *,
         busy_s: float,
+        group_s: float,
         witness: Witness | None = None,
         on_schema_change: StoreFunction[[], None] | None = None,
     ) -> None:
         self._connection = connection
         self._busy_s = busy_s
+        self._group_s = group_s
         self._witness = witness
         self._on_schema_change = on_schema_change
         self._schema_version = 0
@@ -186,11 +188,17 @@ class Writer:
         """Run the changes of a group in the open transaction, then have it committed."""
         culprit = None
         before = self._connection.changes
+        until = self._loop.time() + self._group_s
         try:
             self._check_schema()
-            for change in group:
+            for number, change in enumerate(group, 1):
                 culprit = change
                 self._run(change)
+                if number < len(group) and self._loop.time() >= until:
+                    # Others need the event loop, too: the rest is the next group.
+                    self._again.appendleft(group[number:])
+                    del group[number:]
+                    break
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the caller gets it
             self._undo(group, error, culprit)
             return
