@@ -98,7 +98,7 @@ async def _report(
         found = await rows.items_page(tx, batch_id, after, _REPORTED_AT_ONCE)
         return list(zip(found, await payout_rows.whole_payouts(tx, found), strict=True))
 
-    while page := await context.db.read(look):
+    while page := await context.db.scan(look):
         yield [_row(row, payout, init_method) for row, payout in page]
         after = page[-1][0]["batch_position"]
 

@@ -195,7 +195,7 @@ async def _check(
         if found.count > MOST_IN_FILE:
             found.fault("/lines", "too_long", f"a file may have {MOST_IN_FILE} payouts")
             break
-        await context.db.read(context.batches.references_used, caller, page, found)
+        await context.db.scan(context.batches.references_used, caller, page, found)
         # Others are served between two pages.
         await asyncio.sleep(0)
     if not found.count:
@@ -249,7 +249,7 @@ async def list_batches(request: Request) -> Response:
     limit, after = limit_of(request), None
     if "cursor" in request.query_params:
         after = str(decode(request.query_params["cursor"], {}, (str,))[0])
-    found = await context.db.read(context.batches.page, caller, after, limit + 1)
+    found = await context.db.scan(context.batches.page, caller, after, limit + 1)
     page, more = found[:limit], len(found) > limit
     cursor = encode([page[-1].id], {}) if more else None
     return _answer(BatchList(data=page, next_cursor=cursor, has_more=more))
@@ -259,7 +259,7 @@ async def get_batch(request: Request) -> Response:
     """`GET /payout-batches/{id}`."""
     context = context_of(request)
     caller = await caller_of(request)
-    return _answer(await context.db.read(context.batches.get, caller, _id(request)))
+    return _answer(await context.db.scan(context.batches.get, caller, _id(request)))
 
 
 async def list_batch_payouts(request: Request) -> Response:
@@ -277,7 +277,7 @@ async def list_batch_payouts(request: Request) -> Response:
         found = await rows.items_page(tx, batch_id, after, limit + 1)
         return await payout_rows.whole_payouts(tx, found[:limit]), found
 
-    payouts, found = await context.db.read(look)
+    payouts, found = await context.db.scan(look)
     more = len(found) > limit
     base = context.settings.public_url.rstrip("/")
     data = [

@@ -115,7 +115,7 @@ async def list_payouts(request: Request) -> Response:
     if "cursor" in request.query_params:
         at, after = decode(request.query_params["cursor"], filters, (int, str))
         conditions |= {"after_at": at, "after_id": after}
-    found = await context.db.read(rows.list_payouts, conditions, limit + 1)
+    found = await context.db.scan(rows.list_payouts, conditions, limit + 1)
     page = found[:limit]
     more = len(found) > limit
     views = [

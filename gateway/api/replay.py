@@ -109,7 +109,7 @@ async def list_recoveries(request: Request) -> Response:
     context = context_of(request)
     caller = await caller_of(request)
     check_names(request, frozenset())
-    jobs = await context.db.read(
+    jobs = await context.db.scan(
         context.replays.recoveries, caller, request.path_params["endpoint_id"]
     )
     return _answer(RecoveryList(data=jobs))
@@ -163,7 +163,7 @@ async def _attempts(request: Request, **of: Any) -> Response:
     if "cursor" in request.query_params:
         at, delivery_id = decode(request.query_params["cursor"], of, (int, str))
         before = (int(at), str(delivery_id))
-    found = await context.db.read(
+    found = await context.db.scan(
         context.replays.attempts, caller, before=before, limit=limit + 1, **of
     )
     page, more = found[:limit], len(found) > limit

@@ -41,7 +41,7 @@ def show(
     from gateway.story import tell
 
     async def work(db: Database) -> dict[str, Any] | None:
-        return await db.read(tell, payout_id)
+        return await db.scan(tell, payout_id)
 
     story = with_store(config, work)
     if story is None:
@@ -76,10 +76,10 @@ def list_(  # noqa: PLR0913 - one argument per option
     filters = {name: value for name, value in wanted.items() if value is not None}
 
     async def notable(db: Database) -> list[dict[str, Any]]:
-        return await db.read(needing_attention, limit)
+        return await db.scan(needing_attention, limit)
 
     async def plain(db: Database) -> list[Payout]:
-        return await db.read(list_payouts, filters, limit)
+        return await db.scan(list_payouts, filters, limit)
 
     if attention:
         rows = with_store(config, notable)

@@ -82,7 +82,7 @@ def list_(
         return found
 
     async def work(db: Database) -> list[dict[str, Any]]:
-        return await db.read(look)
+        return await db.scan(look)
 
     rows = with_store(config, work)
     if as_json:
@@ -296,7 +296,7 @@ def _heal(
         return (await act(tx, replays, Caller(row["org"], row["mode"], "operator")),)
 
     async def work(db: Database) -> tuple[T] | None:
-        return await db.run(in_tx) if writes else await db.read(in_tx)
+        return await db.run(in_tx) if writes else await db.scan(in_tx)
 
     try:
         done = with_store(config, work)

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from sqlalchemy import and_, bindparam, delete, exists, func, insert, or_, select, update
 
-from gateway.store.database import Query, Row, Tx
+from gateway.store.database import Query, Row, Tx, listed
 from gateway.store.schema import batches, execution_items, executions, payouts, timeline
 
 _ADD = Query(insert(batches))
@@ -174,9 +174,7 @@ _REFERENCES = Query(
         and_(
             payouts.c.org == bindparam("org"),
             payouts.c.mode == bindparam("mode"),
-            payouts.c.reference.in_(
-                select(func.json_each(bindparam("references")).table_valued("value").c.value)
-            ),
+            payouts.c.reference.in_(listed("references")),
             payouts.c.status != "failed",
             batches.c.state != "loading",
             batches.c.state != "canceled",

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
-from sqlalchemy import and_, bindparam, delete, exists, func, insert, null, or_, select, update
+from sqlalchemy import (
+    and_,
+    bindparam,
+    delete,
+    exists,
+    func,
+    insert,
+    null,
+    or_,
+    select,
+    update,
+)
 
-from gateway.store.database import Query, Row, Tx
+from gateway.store.database import Query, Row, Tx, listed
 from gateway.store.schema import deliveries, delivery_attempts, endpoints, events, payouts
 
 _ADD = Query(insert(deliveries))
@@ -101,8 +113,15 @@ _SKIP = Query(
     .where(
         deliveries.c.id.in_(
             select(deliveries.c.id)
-            .join(endpoints, endpoints.c.id == deliveries.c.endpoint_id)
-            .where(and_(deliveries.c.state == "pending", endpoints.c.status != "enabled"))
+            .where(
+                and_(
+                    deliveries.c.state == "pending",
+                    # Not a join: by the index of the state every pending delivery would be looked at.
+                    deliveries.c.endpoint_id.in_(
+                        select(endpoints.c.id).where(endpoints.c.status != "enabled")
+                    ),
+                )
+            )
             .limit(bindparam("limit"))
         )
     )
@@ -182,41 +201,44 @@ _LOG = (
 )
 _LOG_OF_ENDPOINT = Query(_LOG.where(delivery_attempts.c.endpoint_id == bindparam("endpoint_id")))
 _LOG_OF_EVENT = Query(_LOG.where(deliveries.c.event_id == bindparam("event_id")))
+#: Deliveries that ended long enough ago.
+_SETTLED = and_(deliveries.c.state != "pending", deliveries.c.settled_at < bindparam("before"))
+_OLD_ATTEMPTS = Query(
+    select(deliveries.c.id)
+    .where(and_(_SETTLED, exists().where(delivery_attempts.c.delivery_id == deliveries.c.id)))
+    .limit(bindparam("limit"))
+)
 _PURGE_ATTEMPTS = Query(
     delete(delivery_attempts)
     .where(
         delivery_attempts.c.delivery_id.in_(
-            select(deliveries.c.id)
-            .where(
-                and_(deliveries.c.state != "pending", deliveries.c.settled_at < bindparam("before"))
-            )
-            .where(exists().where(delivery_attempts.c.delivery_id == deliveries.c.id))
-            .limit(bindparam("limit"))
+            select(deliveries.c.id).where(and_(deliveries.c.id.in_(listed("ids")), _SETTLED))
         )
     )
     .returning(delivery_attempts.c.delivery_id)
 )
 #: Events that were kept long enough: nothing of them is pending, and their payout has ended.
-_OLD_EVENTS = Query(
-    select(events.c.id)
-    .where(
+_KEPT = and_(
+    events.c.created_at < bindparam("before"),
+    ~exists().where(
         and_(
-            events.c.created_at < bindparam("before"),
-            ~exists().where(
-                and_(deliveries.c.event_id == events.c.id, deliveries.c.state == "pending")
-            ),
-            ~exists().where(
-                and_(
-                    payouts.c.id == events.c.payout_id,
-                    payouts.c.status != "delivered",
-                    payouts.c.status != "failed",
-                )
-            ),
+            deliveries.c.event_id == events.c.id,
+            # Not the bare column: by its index every pending delivery would be looked at.
+            func.coalesce(deliveries.c.state, "") == "pending",
         )
-    )
-    .order_by(events.c.position)
-    .limit(bindparam("limit"))
+    ),
+    ~exists().where(
+        and_(
+            payouts.c.id == events.c.payout_id,
+            payouts.c.status != "delivered",
+            payouts.c.status != "failed",
+        )
+    ),
 )
+_OLD_EVENTS = Query(
+    select(events.c.id).where(_KEPT).order_by(events.c.position).limit(bindparam("limit"))
+)
+_STILL_OLD = Query(select(events.c.id).where(and_(events.c.id.in_(listed("ids")), _KEPT)))
 _OLDEST_SKIPPED = Query(
     select(func.min(events.c.created_at).label("at"))
     .select_from(deliveries)
@@ -367,17 +389,27 @@ async def attempt_log(  # noqa: PLR0913 - the cursor and its scope
     return await tx.all(_LOG_OF_EVENT, event_id=event_id, **cursor)
 
 
-async def purge_attempts(tx: Tx, before: int, limit: int) -> int:
-    """Delete the tries of deliveries that ended before a time, a bounded number of deliveries."""
-    return len(await tx.all(_PURGE_ATTEMPTS, before=before, limit=limit))
+async def old_attempts(tx: Tx, before: int, limit: int) -> list[str]:
+    """Return deliveries that ended before a time and whose tries are still there. A long read."""
+    return [row["id"] for row in await tx.all(_OLD_ATTEMPTS, before=before, limit=limit)]
 
 
-async def purge_events(tx: Tx, before: int, limit: int) -> int:
-    """Delete a bounded number of events of before a time, with their deliveries.
+async def purge_attempts(tx: Tx, delivery_ids: Sequence[str], before: int) -> int:
+    """Delete the tries of those of the deliveries that ended before a time; return how many."""
+    return len(await tx.all(_PURGE_ATTEMPTS, ids=json.dumps(delivery_ids), before=before))
 
-    Those with a pending delivery stay, and so do those of payouts that have not ended.
+
+async def old_events(tx: Tx, before: int, limit: int) -> list[str]:
+    """Return events of before a time, oldest first. A long read.
+
+    Those with a pending delivery are left out, and so are those of payouts that have not ended.
     """
-    old = [row["id"] for row in await tx.all(_OLD_EVENTS, before=before, limit=limit)]
+    return [row["id"] for row in await tx.all(_OLD_EVENTS, before=before, limit=limit)]
+
+
+async def purge_events(tx: Tx, event_ids: Sequence[str], before: int) -> int:
+    """Delete those of the events that `old_events` would still return, with their deliveries."""
+    old = [row["id"] for row in await tx.all(_STILL_OLD, ids=json.dumps(event_ids), before=before)]
     for event_id in old:
         for statement in (_DROP_ATTEMPTS, _DROP_DELIVERIES, _DROP_EVENT):
             await tx.all(statement, event_id=event_id)

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import and_, bindparam, case, func, insert, or_, select, update
 
 from gateway.runtime import Moment
-from gateway.store.database import Query, Row, Tx
+from gateway.store.database import Query, Row, Tx, listed
 from gateway.store.evidence import grouped
 from gateway.store.rows import to_json
 from gateway.store.schema import (
@@ -24,7 +24,7 @@ from gateway.store.schema import (
 )
 
 _OPEN = executions.c.ended_at.is_(None)
-_IDS = select(func.json_each(bindparam("ids")).table_valued("value").c.value)
+_IDS = listed("ids")
 
 _ADD = Query(insert(executions))
 _ADD_ITEM = Query(insert(execution_items))

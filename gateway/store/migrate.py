@@ -65,22 +65,28 @@ def upgrade(path: Path) -> tuple[str | None, str]:
 def prepare(path: Path) -> None:
     """Create an empty database; raise SchemaMismatch where an existing one is of another revision."""
     revision = current_revision(path)
-    head = head_revision()
     if revision is None:
         upgrade(path)
-    elif revision != head:
-        known = {
-            script.revision
-            for script in ScriptDirectory.from_config(_config(path)).walk_revisions()
-        }
-        message = (
-            f"the database {path} has schema {revision}, this program needs {head}. "
-            "Stop every gateway on it, back it up, and run: payout-gateway db upgrade"
-            if revision in known
-            else f"the database {path} has schema {revision}, which this program does not know "
-            "(it is newer, or not a payout-gateway database). Run the program version it was made with."
-        )
-        raise SchemaMismatch(message)
+    else:
+        require_head(path, revision)
+
+
+def require_head(path: Path, revision: str) -> None:
+    """Raise SchemaMismatch where a database's revision is not the one that this program needs."""
+    head = head_revision()
+    if revision == head:
+        return
+    known = {
+        script.revision for script in ScriptDirectory.from_config(_config(path)).walk_revisions()
+    }
+    message = (
+        f"the database {path} has schema {revision}, this program needs {head}. "
+        "Stop every gateway on it, back it up, and run: payout-gateway db upgrade"
+        if revision in known
+        else f"the database {path} has schema {revision}, which this program does not know "
+        "(it is newer, or not a payout-gateway database). Run the program version it was made with."
+    )
+    raise SchemaMismatch(message)
 
 
 @contextmanager

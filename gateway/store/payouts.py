@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from sqlalchemy import and_, bindparam, delete, exists, func, insert, or_, select, update
 
 from gateway.model import Payout, Transaction
-from gateway.store.database import Query, Row, Tx, upsert
+from gateway.store.database import Query, Row, Tx, listed, upsert
 from gateway.store.rows import payout_of, to_us
 from gateway.store.schema import (
     attention,
@@ -32,6 +33,14 @@ _TIMELINE = Query(
 _TRANSACTIONS = Query(
     select(transactions)
     .where(transactions.c.payout_id == bindparam("payout_id"))
+    .order_by(transactions.c.at, transactions.c.id)
+)
+_TIMELINES = Query(
+    select(timeline).where(timeline.c.payout_id.in_(listed("ids"))).order_by(timeline.c.id)
+)
+_ALL_TRANSACTIONS = Query(
+    select(transactions)
+    .where(transactions.c.payout_id.in_(listed("ids")))
     .order_by(transactions.c.at, transactions.c.id)
 )
 _ADD_ENTRY = Query(insert(timeline))
@@ -103,8 +112,9 @@ _UNOWNED = Query(
     .where(
         and_(
             or_(payouts.c.status == "pending", payouts.c.status == "broadcast"),
-            # What belongs to a batch is handed to the engine by it.
-            payouts.c.batch_id.is_(None),
+            # What belongs to a batch is handed to the engine by it. Not the bare column: by its
+            # index every single payout that there ever was would be looked at.
+            func.coalesce(payouts.c.batch_id, "") == "",
             ~exists().where(
                 and_(execution_items.c.payout_id == payouts.c.id, execution_items.c.open == 1)
             ),
@@ -189,24 +199,15 @@ async def list_payouts(tx: Tx, filters: Mapping[str, Any], limit: int) -> list[P
 
 async def whole_payouts(tx: Tx, rows: Sequence[Row]) -> list[Payout]:
     """Return the payouts of bare rows, with timelines and transactions."""
-    ids = [row["id"] for row in rows]
-    entries = await _grouped(
-        tx, Query(select(timeline).where(timeline.c.payout_id.in_(ids)).order_by(timeline.c.id))
-    )
-    moves = await _grouped(
-        tx,
-        Query(
-            select(transactions)
-            .where(transactions.c.payout_id.in_(ids))
-            .order_by(transactions.c.at, transactions.c.id)
-        ),
-    )
+    ids = json.dumps([row["id"] for row in rows])
+    entries = _grouped(await tx.all(_TIMELINES, ids=ids))
+    moves = _grouped(await tx.all(_ALL_TRANSACTIONS, ids=ids))
     return [payout_of(row, entries.get(row["id"], ()), moves.get(row["id"], ())) for row in rows]
 
 
-async def _grouped(tx: Tx, query: Query) -> dict[str, list[Row]]:
+def _grouped(rows: Sequence[Row]) -> dict[str, list[Row]]:
     grouped: dict[str, list[Row]] = {}
-    for row in await tx.all(query):
+    for row in rows:
         grouped.setdefault(row["payout_id"], []).append(row)
     return grouped
 

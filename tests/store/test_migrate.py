@@ -12,9 +12,12 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import create_engine
 
+from gateway.config import Settings
 from gateway.errors import SchemaMismatch
 from gateway.store import migrate
+from gateway.store.opening import open_database
 from gateway.store.schema import metadata
+from tests.store.faulty import add, committed
 
 
 def test_migrations_make_the_schema_of_the_code(tmp_path: Path) -> None:
@@ -53,6 +56,32 @@ def test_an_old_schema_names_the_command(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(migrate, "head_revision", lambda: "0099")
     with pytest.raises(SchemaMismatch, match="payout-gateway db upgrade"):
         migrate.prepare(path)
+
+
+async def test_a_migration_under_a_running_gateway_stops_its_changes(tmp_path: Path) -> None:
+    """Every change is refused before it writes; an index or a VACUUM is no migration."""
+    path = tmp_path / "store.db"
+    server_key = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
+    settings = Settings.model_validate({"database": path, "server_key": server_key})
+
+    def elsewhere(*statements: str) -> None:
+        with sqlite3.connect(path, isolation_level=None) as other:
+            for statement in statements:
+                other.execute(statement)
+        other.close()
+
+    async with open_database(settings) as db:
+        elsewhere("CREATE INDEX ix_extra ON api_keys (hint)", "VACUUM")
+        await db.run(add, "before")
+        elsewhere(
+            "BEGIN",
+            "ALTER TABLE api_keys ADD COLUMN extra TEXT",
+            "UPDATE alembic_version SET version_num = '9999'",
+            "COMMIT",
+        )
+        with pytest.raises(SchemaMismatch, match="newer"):
+            await db.run(add, "after")
+    assert committed(path) == {"before"}
 
 
 def test_two_processes_may_prepare_at_once(tmp_path: Path) -> None:

@@ -389,13 +389,27 @@ async def test_old_events_go_and_unresolved_ones_stay(bench: Bench) -> None:
         await until(lambda: len(made.tries) >= 5)
         await asyncio.sleep(0.05)
     later_on = to_us(bench.clock.now() + timedelta(days=365))
-    assert await bench.db.run(rows.purge_events, later_on, 1) == 1
-    assert await bench.db.run(rows.purge_events, later_on, 100) == 2
-    assert await bench.db.run(rows.purge_events, later_on, 100) == 0
+    old = await bench.db.scan(rows.old_events, later_on, 100)
+    assert len(old) == 3
+    assert await bench.db.scan(rows.old_events, later_on, 1) == old[:1]
+    # What was found is judged again: events that are not old enough, or not ended, stay.
+    everything = [
+        row["id"] for each in (done, open_, waiting) for row in await _events(bench, each)
+    ]
+    assert await bench.db.run(rows.purge_events, everything, 0) == 0
+    assert await bench.db.run(rows.purge_events, everything, later_on) == 3
+    assert await bench.db.scan(rows.old_events, later_on, 100) == []
     assert await bench.events(done) == []
     assert len(await bench.events(open_)) == 1
     assert len(await bench.events(waiting)) == 3
-    assert await bench.db.run(rows.purge_attempts, later_on, 100) == 1
+    (tried,) = await bench.db.scan(rows.old_attempts, later_on, 100)
+    assert await bench.db.run(rows.purge_attempts, [tried], 0) == 0
+    assert await bench.db.run(rows.purge_attempts, [tried], later_on) == 1
+    assert await bench.db.scan(rows.old_attempts, later_on, 100) == []
+
+
+async def _events(bench: Bench, payout_id: str) -> list[Row]:
+    return await bench.db.read(events.events_of, payout_id)
 
 
 async def test_a_disabled_endpoint_is_not_tried_by_a_claim_of_before(bench: Bench) -> None:
