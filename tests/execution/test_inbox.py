@@ -324,7 +324,7 @@ async def _close_items(tx: Tx) -> None:
 
 async def _rows(bench: Bench, text: str) -> list[Any]:
     async def read(tx: Any) -> list[Any]:
-        return list(await tx._connection.execute_fetchall(text))
+        return list(tx._connection.execute(text))
 
     return await bench.db.read(read)
 
