@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from datetime import datetime
 
-from gateway.runtime import Clock
+from gateway.runtime import Clock, Timeline
 
 _YIELD_S = 0.001
 
@@ -13,8 +13,9 @@ _YIELD_S = 0.001
 class Wakeup:
     """A bell that one loop sleeps by. Ringing twice wakes once; a ring while awake is not lost."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, timeline: Timeline | None = None) -> None:
         self._clock = clock
+        self._timeline = timeline or Timeline(clock)
         self._bell = asyncio.Event()
 
     def ring(self) -> None:
@@ -40,6 +41,15 @@ class Wakeup:
         seconds = longest_s if at is None else (at - self._clock.now()).total_seconds()
         if seconds <= 0:
             # Due already: yield a moment to the others, by the loop's time and not by the clock's.
+            await asyncio.sleep(_YIELD_S)
+            self._bell.clear()
+            return
+        await self.sleep(min(seconds, longest_s))
+
+    async def sleep_until_due(self, due: int | None, longest_s: float) -> None:
+        """Sleep until a time of the timeline, `longest_s` at most, or until the bell rings."""
+        seconds = longest_s if due is None else (due - self._timeline.now()) / 1e6
+        if seconds <= 0:
             await asyncio.sleep(_YIELD_S)
             self._bell.clear()
             return
