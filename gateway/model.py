@@ -107,6 +107,20 @@ class FailureCode(StrEnum):
     UNKNOWN_REASON = "unknown_reason"  #: final, and the custodian's reason is not in our table
 
 
+class Attention(StrEnum):
+    """Why an operator should look at a payout."""
+
+    UNKNOWN_WORD = "unknown_word"  #: the custodian used a word that is not in the adapter's table
+    MISMATCH = (
+        "mismatch"  #: the custodian says another asset, amount or destination than was ordered
+    )
+    CONTRADICTION = "contradiction"  #: a final word against another final word
+    FOREIGN_REF = "foreign_ref"  #: an id at the custodian that already belongs to another payout
+    CANNOT_LOOK = "cannot_look"  #: the outcome is unknown and there is nothing to ask by
+    UNRESOLVED = "unresolved"  #: the outcome stays unknown although everything safe was tried
+    CUSTODIAN_UNREACHABLE = "custodian_unreachable"  #: the custodian could not be asked for a while
+
+
 def parse_amount(text: object) -> Decimal:
     """Return the exact amount of a decimal string; numbers, exponents and signs are refused."""
     if not isinstance(text, str):

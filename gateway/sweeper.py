@@ -65,12 +65,12 @@ class Sweeper:
     async def _forget(self) -> None:
         """Delete what was kept long enough, a batch per transaction."""
         now = self._runtime.clock.now()
-        attempts = to_us(now - timedelta(days=self._webhooks.keep_attempts_days))
-        while await self._db.run(deliveries.purge_attempts, attempts, _BATCH) >= _BATCH:
-            pass
-        told = to_us(now - timedelta(days=self._webhooks.keep_events_days))
-        while await self._db.run(deliveries.purge_events, told, _BATCH) >= _BATCH:
-            pass
+        before = to_us(now - timedelta(days=self._webhooks.keep_attempts_days))
+        while tried := await self._db.read(deliveries.old_attempts, before, _BATCH):
+            await self._db.run(deliveries.purge_attempts, tried, before)
+        before = to_us(now - timedelta(days=self._webhooks.keep_events_days))
+        while told := await self._db.read(deliveries.old_events, before, _BATCH):
+            await self._db.run(deliveries.purge_events, told, before)
 
     async def _own(self, tx: Tx) -> list[tuple[str, str]]:
         """Store function: give payouts that nobody would ever work on back to the engine."""
@@ -85,11 +85,12 @@ class Sweeper:
     async def _measure(self, now: int) -> None:
         due = await self._db.read(work.oldest_due)
         self._metrics.work_age(0.0 if due is None else max(0.0, (now - due) / 1e6))
+        timeline = self._runtime.timeline.now()
         due = await self._db.read(deliveries.oldest_delivery_due)
-        self._metrics.delivery_age(0.0 if due is None else max(0.0, (now - due) / 1e6))
-        lags = await self._db.read(deliveries.lags, now, _MOST_LAGS)
+        self._metrics.delivery_age(0.0 if due is None else max(0.0, (timeline - due) / 1e6))
+        lags = await self._db.read(deliveries.lags, timeline, _MOST_LAGS)
         self._metrics.endpoint_lags(
-            {row["endpoint_id"]: max(0.0, (now - row["due"]) / 1e6) for row in lags}
+            {row["endpoint_id"]: max(0.0, (timeline - row["due"]) / 1e6) for row in lags}
         )
         counts = await self._db.read(payout_rows.attention_counts)
         self._metrics.attention({row["code"]: row["rows"] for row in counts})

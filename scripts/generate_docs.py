@@ -26,7 +26,7 @@ from gateway.cli.main import app
 from gateway.config import Settings
 from gateway.custodians.registry import BrokenAdapter, find_adapters
 from gateway.examples import example_event
-from gateway.payouts import Attention
+from gateway.model import Attention
 from gateway.states import NEXT, STATUS_OF
 from gateway.views import EVENT_TYPES
 

@@ -7,7 +7,7 @@ from functools import lru_cache
 from sqlalchemy import and_, bindparam, delete, exists, func, insert, or_, select, update
 
 from gateway.store.database import Query, Row, Tx
-from gateway.store.schema import attempts, batch_sets, batches, payouts, timeline, work
+from gateway.store.schema import attempts, batch_sets, batches, payouts, work
 
 _ADD = Query(insert(batches))
 _ROW = Query(select(batches).where(batches.c.id == bindparam("batch_id")))
@@ -118,7 +118,7 @@ _FAILED_UNSENT = Query(
         and_(
             _ITEM,
             payouts.c.status == "failed",
-            func.json_extract(payouts.c.failure, "$.funds_moved") == "no",
+            payouts.c.funds_moved == "no",
         )
     )
 )
@@ -241,7 +241,6 @@ _CLASHES = Query(
     .limit(bindparam("limit"))
 )
 _SOME_LOADED = select(payouts.c.id).where(_ITEM).limit(bindparam("limit"))
-_DROP_ENTRIES = Query(delete(timeline).where(timeline.c.payout_id.in_(_SOME_LOADED)))
 _DROP_ITEMS = Query(delete(payouts).where(payouts.c.id.in_(_SOME_LOADED)).returning(payouts.c.id))
 _DROP = Query(delete(batches).where(batches.c.id == bindparam("batch_id")))
 
@@ -367,7 +366,6 @@ async def stale_load(tx: Tx, before: int) -> str | None:
 
 async def drop_loaded(tx: Tx, batch_id: str, limit: int) -> int:
     """Delete a bounded number of items of a batch that nobody ever saw; the batch after the last."""
-    await tx.all(_DROP_ENTRIES, batch_id=batch_id, limit=limit)
     gone = len(await tx.all(_DROP_ITEMS, batch_id=batch_id, limit=limit))
     if gone < limit:
         await tx.all(_DROP, batch_id=batch_id)

@@ -19,7 +19,8 @@ from gateway.config import EngineSettings
 from gateway.errors import LeaseLost, NotSent, Rejected
 from gateway.logs import get_logger
 from gateway.metrics import Metrics
-from gateway.payouts import Applied, Attention, Payouts
+from gateway.model import Attention
+from gateway.payouts import Applied, Payouts
 from gateway.recovery import (
     MAX_MOVES,
     Attempt,

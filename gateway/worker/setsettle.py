@@ -12,8 +12,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from gateway.adapter import Capabilities, Report
-from gateway.model import Account
-from gateway.payouts import Applied, Attention, Payouts
+from gateway.model import Account, Attention
+from gateway.payouts import Applied, Payouts
 from gateway.recovery import Attempt, AttemptState, taken_over
 from gateway.runtime import Runtime
 from gateway.store import batches, sets, work

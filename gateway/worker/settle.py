@@ -14,8 +14,8 @@ from typing import Any
 
 from gateway.adapter import Absent, CannotLook, Capabilities, Report
 from gateway.errors import NotSent, Rejected, WrongAnswer
-from gateway.model import Payout, SubStatus
-from gateway.payouts import Applied, Attention, Payouts
+from gateway.model import Attention, Payout, SubStatus
+from gateway.payouts import Applied, Payouts
 from gateway.recovery import (
     FAILURES_TOLD,
     LOOKS_TOLD,

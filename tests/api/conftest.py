@@ -25,6 +25,7 @@ from gateway.adapter import (
     Order,
     Ref,
     Report,
+    SubStatus,
     Unsupported,
 )
 from gateway.api.application import ApiContext, create_api
@@ -32,6 +33,7 @@ from gateway.assets import AssetRegistry
 from gateway.batches.service import Batches
 from gateway.config import Mode, Settings
 from gateway.errors import CannotVerify, InvalidSignature
+from gateway.execution.inbox import Inbox
 from gateway.keys import mint_key
 from gateway.metrics import Metrics
 from gateway.payouts import Payouts
@@ -50,6 +52,7 @@ from tests.pricing import TakesEverything
 
 ADDRESS = "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed"
 WALLET = {"type": "custodian_account", "account_type": "EXTERNAL_WALLET", "id": "w-1"}
+STATES = {"sent": SubStatus.BROADCAST, "done": SubStatus.DELIVERED}
 _SECRET = b"a custodian's webhook secret"
 
 
@@ -77,12 +80,15 @@ class HmacCustodian:
             raise InvalidSignature("the signature does not fit")
 
     def parse(self, body: bytes) -> Sequence[Notice]:
-        """Read `{"id", "transfer"}`."""
+        """Read `{"id", "transfer"}`, and a `state` where there is one."""
         told = json.loads(body)
         if not isinstance(told, dict) or "id" not in told:
             msg = "no id"
             raise ValueError(msg)
-        return [Notice((Ref("transfer", str(told.get("transfer"))),), str(told["id"]))]
+        word = told.get("state")
+        report = None if word is None else Report(STATES[word], word)
+        refs = (Ref("transfer", str(told.get("transfer"))),)
+        return [Notice(refs, str(told["id"]), report=report)]
 
     async def submit(self, order: Order) -> Report:
         """Never called here: no engine runs."""
@@ -273,6 +279,15 @@ async def api(settings: Settings, tmp_path: Path) -> AsyncIterator[Api]:
                 engines={"acme_eu": engine},
                 owner="test",
                 lease_s=60,
+            ),
+            inbox=Inbox(
+                db=db,
+                runtime=runtime,
+                payouts=payouts,
+                custodians={"acme_eu": custodian},
+                settings=settings.engine,
+                metrics=Metrics(),
+                wake=woken.append,
             ),
             quotes=quotes,
             endpoints=endpoints,

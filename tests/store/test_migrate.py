@@ -99,5 +99,5 @@ def test_rows_of_before_are_kept(tmp_path: Path) -> None:
         assert db.execute("SELECT payout_id, rank FROM work").fetchall() == [("pay_1", 0)]
         assert db.execute("SELECT payout_id FROM account_locks").fetchall() == [("pay_1",)]
         with pytest.raises(sqlite3.IntegrityError):
-            db.execute("INSERT INTO timeline VALUES ('x', 'pay_none', 'p', 'c', NULL, NULL, 1)")
+            db.execute("INSERT INTO payout_hashes VALUES ('0x', 'pay_none')")
     db.close()

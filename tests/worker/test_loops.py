@@ -48,8 +48,7 @@ async def work_off(bench: Bench, *bodies: bytes) -> dict[bytes, str]:
     )
     now = to_us(bench.clock.now())
     for body in bodies:
-        inbox_id = bench.runtime.ids.new("inb")
-        await bench.db.run(inbox.store_webhook, inbox_id, "acme", body.decode(), body, now)
+        await bench.db.run(inbox.add_webhook, "acme", body.decode(), body, now)
     task = asyncio.create_task(loop.run())
     try:
         await _until(lambda: not _new(bench))
