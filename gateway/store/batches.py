@@ -7,6 +7,7 @@ from functools import lru_cache
 from sqlalchemy import and_, bindparam, delete, exists, func, insert, or_, select, update
 
 from gateway.store.database import Query, Row, Tx
+from gateway.store.payouts import frees_reference
 from gateway.store.schema import attempts, batch_sets, batches, payouts, work
 
 _ADD = Query(insert(batches))
@@ -202,9 +203,8 @@ _REFERENCES = Query(
             payouts.c.reference.in_(
                 select(func.json_each(bindparam("references")).table_valued("value").c.value)
             ),
-            payouts.c.status != "failed",
+            ~frees_reference(payouts),
             batches.c.state != "loading",
-            batches.c.state != "canceled",
         )
     )
 )
@@ -225,16 +225,12 @@ _CLASHES = Query(
             _TWIN.c.mode == payouts.c.mode,
             _TWIN.c.reference == payouts.c.reference,
             _TWIN.c.batch_id != payouts.c.batch_id,
-            _TWIN.c.status != "failed",
+            ~frees_reference(_TWIN),
         ),
     )
     .join(
         _ITS_BATCH,
-        and_(
-            _ITS_BATCH.c.id == _TWIN.c.batch_id,
-            _ITS_BATCH.c.state != "loading",
-            _ITS_BATCH.c.state != "canceled",
-        ),
+        and_(_ITS_BATCH.c.id == _TWIN.c.batch_id, _ITS_BATCH.c.state != "loading"),
     )
     .where(_ITEM)
     .order_by(payouts.c.batch_position)

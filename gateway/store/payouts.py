@@ -8,6 +8,8 @@ from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import (
+    ColumnElement,
+    FromClause,
     and_,
     bindparam,
     exists,
@@ -36,6 +38,14 @@ from gateway.store.schema import (
 
 _INSERT = Query(insert(payouts))
 _GET = Query(select(payouts).where(payouts.c.id == bindparam("payout_id")))
+
+
+def frees_reference(table: FromClause = payouts) -> ColumnElement[bool]:
+    """Return whether a payout leaves its reference free: it has failed, and nothing has moved.
+
+    A reference may be paid again only where this holds for every payout that carries it.
+    """
+    return and_(table.c.status == "failed", func.coalesce(table.c.funds_moved, "unknown") == "no")
 
 
 _ADD_REF = Query(upsert(refs).on_conflict_do_nothing())
