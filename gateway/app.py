@@ -241,6 +241,7 @@ async def open_gateway(
                 owner=owner,
                 lease_s=settings.engine.lease_s,
             ),
+            inbox=workers.inbox,
             batches=batches,
             quotes=quotes,
             endpoints=endpoints,

@@ -67,17 +67,17 @@ class Sweeper:
         while await self._db.run(deliveries.skip_deliveries, now, _BATCH) >= _BATCH:
             pass
         await self._forget()
-        await self._measure(now)
+        await self._measure()
 
     async def _forget(self) -> None:
         """Delete what was kept long enough, a batch per transaction."""
         now = self._runtime.clock.now()
         before = to_us(now - timedelta(days=self._webhooks.keep_attempts_days))
-        while found := await self._db.scan(deliveries.old_attempts, before, _BATCH):
-            await self._db.run(deliveries.purge_attempts, found, before)
+        while tried := await self._db.scan(deliveries.old_attempts, before, _BATCH):
+            await self._db.run(deliveries.purge_attempts, tried, before)
         before = to_us(now - timedelta(days=self._webhooks.keep_events_days))
-        while found := await self._db.scan(deliveries.old_events, before, _EVENTS):
-            await self._db.run(deliveries.purge_events, found, before)
+        while told := await self._db.scan(deliveries.old_events, before, _BATCH):
+            await self._db.run(deliveries.purge_events, told, before)
 
     async def _own(self, tx: Tx) -> list[tuple[str, str]]:
         """Store function: give payouts that nobody would ever work on back to the engine."""
@@ -88,15 +88,15 @@ class Sweeper:
                 owned.append((row["id"], row["custodian"]))
         return owned
 
-    async def _measure(self, now: int) -> None:
+    async def _measure(self) -> None:
+        timeline = self._runtime.timeline.now()
         due = await self._db.scan(executions.oldest_due)
-        late = 0 if due is None else self._runtime.timeline.now() - due
-        self._metrics.work_age(max(0.0, late / 1e6))
+        self._metrics.work_age(0.0 if due is None else max(0.0, (timeline - due) / 1e6))
         due = await self._db.scan(deliveries.oldest_delivery_due)
-        self._metrics.delivery_age(0.0 if due is None else max(0.0, (now - due) / 1e6))
-        lags = await self._db.scan(deliveries.lags, now, _MOST_LAGS)
+        self._metrics.delivery_age(0.0 if due is None else max(0.0, (timeline - due) / 1e6))
+        lags = await self._db.scan(deliveries.lags, timeline, _MOST_LAGS)
         self._metrics.endpoint_lags(
-            {row["endpoint_id"]: max(0.0, (now - row["due"]) / 1e6) for row in lags}
+            {row["endpoint_id"]: max(0.0, (timeline - row["due"]) / 1e6) for row in lags}
         )
         counts = await self._db.scan(payout_rows.attention_counts)
         self._metrics.attention({row["code"]: row["rows"] for row in counts})

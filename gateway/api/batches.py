@@ -26,8 +26,8 @@ from gateway.errors import Refused
 from gateway.keys import Caller
 from gateway.model import Payout
 from gateway.store import batches as rows
-from gateway.store import payouts as payout_rows
 from gateway.store.database import Tx
+from gateway.store.rows import payout_of
 from gateway.views import PayoutWithTracking, payout_with_tracking
 
 #: A thousand payouts with all that they may carry.
@@ -275,7 +275,7 @@ async def list_batch_payouts(request: Request) -> Response:
     async def look(tx: Tx) -> tuple[list[Payout], list[Any]]:
         await context.batches.row(tx, caller, batch_id)
         found = await rows.items_page(tx, batch_id, after, limit + 1)
-        return await payout_rows.whole_payouts(tx, found[:limit]), found
+        return [payout_of(row) for row in found[:limit]], found
 
     payouts, found = await context.db.scan(look)
     more = len(found) > limit

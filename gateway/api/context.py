@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from gateway.adapter import Capabilities, Notice
+from gateway.adapter import Capabilities
 from gateway.batches.service import Batches
 from gateway.config import Settings
 from gateway.metrics import Metrics
@@ -35,8 +35,12 @@ class Custodian(Protocol):
     async def verify(self, headers: Mapping[str, str], body: bytes) -> None:
         """Check that a webhook is the custodian's."""
 
-    def parse(self, body: bytes) -> Sequence[Notice]:
-        """Turn a verified webhook into notices."""
+
+class Inbox(Protocol):
+    """Where custodians' webhooks go."""
+
+    async def receive(self, custodian: str, body: bytes) -> None:
+        """Apply a verified webhook and keep it."""
 
 
 class Actions(Protocol):
@@ -61,6 +65,7 @@ class ApiContext:
     db: Database
     payouts: Payouts
     actions: Actions
+    inbox: Inbox
     batches: Batches
     quotes: Quotes
     endpoints: Endpoints

@@ -24,6 +24,7 @@ from gateway.model import (
     Failure,
     FailureCode,
     FundsMoved,
+    QuoteTerms,
     Status,
     SubStatus,
 )
@@ -131,6 +132,7 @@ class BatchSteps:
         """Fix the terms of some items and tell of them; then make the sets. None: all is done."""
         page = await rows.items_page(tx, row["id"], row["worked_off"], _AT_ONCE)
         caller = Caller(row["org"], row["mode"], "batch")
+        fixed: list[tuple[Row, QuoteTerms]] = []
         for item in page:
             if item["status"] != Status.PENDING or item["sequence"] > 0:
                 continue
@@ -148,9 +150,10 @@ class BatchSteps:
             try:
                 terms, _ = self._quotes.terms(caller, request)
             except Refused as refused:
-                await self._payouts.apply(tx, payout.id, refused_report(refused))
+                await self._payouts.apply(tx, payout.id, refused_report(refused), item)
             else:
-                await self._payouts.announce(tx, payout.id, terms)
+                fixed.append((item, terms))
+        await self._payouts.announce(tx, fixed)
         if page:
             worked_off = page[-1]["batch_position"]
             await rows.update_batch(tx, row["id"], worked_off=worked_off)

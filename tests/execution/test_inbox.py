@@ -73,8 +73,7 @@ async def work_off(bench: Bench, *bodies: bytes, custodian: str = "acme") -> dic
     )
     now = to_us(bench.clock.now())
     for body in bodies:
-        inbox_id = bench.runtime.ids.new("inb")
-        await bench.db.run(inbox.store_webhook, inbox_id, custodian, body.decode(), body, now)
+        await bench.db.run(inbox.add_webhook, custodian, body.decode(), body, now)
     task = asyncio.create_task(loop.run())
     try:
         await _until(lambda: not _new(bench))

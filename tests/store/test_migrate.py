@@ -138,7 +138,7 @@ def test_rows_of_before_are_kept(tmp_path: Path) -> None:
         locks = db.execute("SELECT execution_id FROM account_locks").fetchall()
         assert locks == [(execution[0],)]
         with pytest.raises(sqlite3.IntegrityError):
-            db.execute("INSERT INTO timeline VALUES ('x', 'pay_none', 'p', 'c', NULL, NULL, 1)")
+            db.execute("INSERT INTO payout_hashes VALUES ('0x', 'pay_none')")
     db.close()
 
 
