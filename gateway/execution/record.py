@@ -67,6 +67,12 @@ class _Work:
     #: the `due_at` that the claim wrote: news that comes meanwhile lowers it
     claimed_due: int
     final: set[str] = field(default_factory=set)
+    told: set[str] = field(default_factory=set)
+
+    @property
+    def rows(self) -> dict[str, Row]:
+        """The items' rows by id."""
+        return {each["id"]: each for each in self.items}
 
 
 class Recorder:
@@ -329,7 +335,10 @@ class Recorder:
         """Bring news to items; what does not fit the order blocks the execution."""
         applied = []
         for payout_id, report in news:
-            done = await self._payouts.apply(tx, payout_id, report)
+            # The row as it was read in this transaction, unless something was told to it since.
+            row = None if payout_id in work.told else work.rows.get(payout_id)
+            work.told.add(payout_id)
+            done = await self._payouts.apply(tx, payout_id, report, row)
             applied.append(done)
             if done.final:
                 work.final.add(payout_id)

@@ -32,26 +32,27 @@ def test_it_compiles(query: Query) -> None:
 
 #: What grows with every payout that there ever was.
 GROWING = {
-    "attempts",
     "attention",
     "deliveries",
     "delivery_attempts",
     "events",
+    "evidence",
+    "execution_items",
+    "executions",
     "idempotency",
     "inbox",
     "inbox_refs",
+    "payout_hashes",
     "payouts",
     "quotes",
     "refs",
-    "timeline",
-    "transactions",
 }
+#: Indexes of what is open, and of nothing else: short, however many payouts there were.
+OF_WHAT_IS_OPEN = ("ix_inbox_new", "ix_executions_due", "uq_execution_items_open")
 #: Run only by `db.scan`, in a reader thread.
 LONG = {
     "deliveries._OLD_ATTEMPTS",
     "deliveries._OLD_EVENTS",
-    "inbox._COUNTS",
-    "payouts._ANY_HASH",
     "payouts._ANY_REF",
     "payouts._ATTENTION",
     "payouts._ATTENTION_COUNT",
@@ -68,7 +69,11 @@ def test_nothing_on_the_event_loop_reads_a_whole_table(path: Path) -> None:
         text, fixed = query.compiled()
         values = {name: fixed.get(name) for name in re.findall(r":(\w+)", text)}
         plan = connection.execute(f"EXPLAIN QUERY PLAN {text}", values).fetchall()
-        tables = {step[3].split()[1] for step in plan if step[3].startswith("SCAN ")}
+        tables = {
+            step[3].split()[1]
+            for step in plan
+            if step[3].startswith("SCAN ") and not step[3].endswith(OF_WHAT_IS_OPEN)
+        }
         if tables & GROWING:
             scanning.add(each.id)
     connection.close()
