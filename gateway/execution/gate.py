@@ -20,6 +20,7 @@ from gateway.execution.proof import (
     closed,
     has_news,
     open_calls,
+    operator_looked,
 )
 from gateway.model import Attention, Status
 from gateway.runtime import Moment
@@ -87,6 +88,14 @@ class Request:
     call_life: int | None = None
 
 
+def is_current(token: int, newest: int, *, ended: bool) -> bool:
+    """Whether a worker's fencing token still allows it to write: no other worker took over since.
+
+    Every takeover raises the token. When a lease ends is no evidence: a worker may be suspended.
+    """
+    return token == newest and not ended
+
+
 def token_is_current(request: Request) -> bool:
     """Whether the asking worker still owns the execution.
 
@@ -143,7 +152,8 @@ def repeat_is_harmless(request: Request) -> bool:
     """
     unknown = open_calls(request.history)
     if request.same_call is not None:
-        return [each.number for each in unknown] == [request.same_call]
+        # The gate has let this call pass already; what came before it was closed, or harmless.
+        return bool(unknown) and unknown[-1].number == request.same_call
     return request.repeat_is_safe and all(
         each.reference == request.reference
         and at_account(request.history, each, request.fingerprint)
@@ -212,3 +222,30 @@ def may_reopen(history: History, item: str, others: tuple[Other, ...] = ()) -> b
     return closed(history, item) and all(
         closed(other.history, item) for other in others if item in other.items
     )
+
+
+def may_cancel(history: History, item: str, others: tuple[Other, ...] = ()) -> bool:
+    """Whether a payout may be canceled here: nothing that was sent for it can pay it.
+
+    Otherwise only the custodian can cancel it.
+    """
+    return may_reopen(history, item, others)
+
+
+def may_end_unpaid(
+    history: History,
+    item: str,
+    others: tuple[Other, ...] = (),
+    *,
+    looked: int | None = None,
+    lag: bool = True,
+) -> bool:
+    """Whether an operator may say that a payout failed and that no money moved.
+
+    Everything that was sent for it is closed; or the operator has looked at the custodian's own
+    records (row `looked`) after no call could arrive any more. Without this rule a payout is ended as
+    "not paid" while a signed request is on its way.
+    """
+    if not all(closed(other.history, item) for other in others if item in other.items):
+        return False
+    return closed(history, item) or operator_looked(history, looked, lag=lag)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from gateway.execution.gate import Other
 from gateway.execution.proof import Evidence, Heartbeat, History, Kind, Source, open_calls
 from gateway.runtime import Moment
+from gateway.store import evidence as stored
 from gateway.store import executions as rows
 from gateway.store.database import Row, Tx
 
@@ -18,7 +19,7 @@ async def histories(
 
     `asked` names the account that is asked now, which no row may have named so far.
     """
-    found = await rows.evidence_rows(tx, [each["id"] for each in of])
+    found = await stored.evidence_rows(tx, [each["id"] for each in of])
     known = {}
     for each in of:
         evidence = tuple(evidence_of(row) for row in found.get(each["id"], ()))
@@ -54,13 +55,13 @@ async def _completed(
         mark = unknown[-1].mark
         beats = tuple(
             Heartbeat(row["clock_id"], elapsed, mark)
-            for row in await rows.heartbeat_rows(tx, mark)
+            for row in await stored.heartbeat_rows(tx, mark)
             for elapsed in {row["first"], row["last"]}
         )
     accounts: Mapping[str, str] = {}
     named = {each.fingerprint for each in evidence if each.kind in {Kind.CALL, Kind.LOOK}}
     if len(named | ({asked} if asked else set())) > 1:
-        accounts = await rows.declared_accounts(tx, custodian)
+        accounts = await stored.declared_accounts(tx, custodian)
     return History(evidence, beats, accounts)
 
 
@@ -81,6 +82,7 @@ def evidence_of(row: Row) -> Evidence:
         visibility=row["visibility"],
         absence_looks=row["absence_looks"],
         key_life=row["key_life"],
+        one_key=bool(row["one_key"]),
     )
 
 
@@ -106,5 +108,6 @@ def columns_of(
         "visibility": each.visibility,
         "absence_looks": each.absence_looks,
         "key_life": each.key_life,
+        "one_key": int(each.one_key),
         "detail": None if detail is None else detail[:500],
     }

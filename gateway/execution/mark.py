@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from gateway.execution.gate import MarkRefused, Refusal, Request, gate
+from gateway.execution.gate import MarkRefused, Refusal, Request, gate, is_current
 from gateway.execution.history import columns_of, history_of, others_of
 from gateway.execution.proof import Evidence
 from gateway.model import Status
+from gateway.store import evidence as stored
 from gateway.store import executions as rows
 from gateway.store.database import Tx
 
@@ -39,7 +40,7 @@ async def set_mark(
     said = row["repeat_is_safe"]
     refusal = gate(
         Request(
-            token_current=row["lease_token"] == token and row["ended_at"] is None,
+            token_current=is_current(token, row["lease_token"], ended=row["ended_at"] is not None),
             frozen=row["store_frozen"] is not None,
             gate_version=row["store_gate_version"],
             blocked=row["blocked"],
@@ -62,7 +63,7 @@ async def set_mark(
         return next(each for each in history.rows if each.number == terms.same_call)
     number, mark = row["rows"] + 1, await rows.next_mark(tx)
     marked = replace(call, number=number, seen=number - 1, mark=mark)
-    await rows.add_evidence(tx, [columns_of(execution_id, marked)])
+    await stored.add_evidence(tx, [columns_of(execution_id, marked)])
     if not await rows.write_mark(tx, execution_id, token, number, terms.until):
         # Cannot be: the token was checked in this transaction. Writing nothing is the safe answer.
         raise MarkRefused(Refusal.LEASE_LOST)

@@ -19,6 +19,7 @@ from gateway.execution.proof import Evidence, Kind, open_calls, waited
 from gateway.execution.state import Job
 from gateway.model import Account, Attention, Destination, Payout
 from gateway.runtime import Failpoint, Moment, Runtime
+from gateway.store import evidence as stored
 from gateway.store import executions
 from gateway.store.database import Database
 
@@ -209,6 +210,7 @@ class LiveOrder(LiveTerms):
             visibility=microseconds(can.visibility_s) or 0,
             absence_looks=can.absence_looks,
             key_life=microseconds(can.keys.life_s),
+            one_key=can.keys.failure_is_final,
         )
         terms = Terms(
             until=self._runtime.timeline.now() + self._lease,
@@ -219,7 +221,7 @@ class LiveOrder(LiveTerms):
             marked = await self._db.run(set_mark, lease.execution_id, lease.token, wanted, terms)
         except WitnessFailed as error:
             # The mark is committed, and its call is never made: our own word that nothing was sent.
-            self.call = await self._db.read(executions.call_of_mark, self.set_id, error.mark)
+            self.call = await self._db.read(stored.call_of_mark, self.set_id, error.mark)
             raise NotSent(str(error), alert=Attention.STATE_FILE) from None
         if marked is Refusal.LEASE_LOST:
             raise LeaseLost(lease.execution_id)

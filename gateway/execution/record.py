@@ -28,7 +28,8 @@ from gateway.execution.state import Decision, Item, Job, Lease, State, Verb, Vie
 from gateway.model import TERMINAL, Account, Attention, Status, SubStatus
 from gateway.payouts import Applied, Payouts
 from gateway.runtime import Moment, Runtime
-from gateway.store import batches, executions
+from gateway.store import account_turns, batches, executions
+from gateway.store import evidence as stored
 from gateway.store import payouts as payout_rows
 from gateway.store.database import Row, Tx
 from gateway.store.rows import action_of, payout_of, to_json, to_us
@@ -116,8 +117,9 @@ class Recorder:
             remaining = await self._without_ended(tx, work, view, now)
             if remaining is not None:
                 return remaining
+        view = await _frozen(tx, view)
         late = expiry(view)
-        if late is not None and (await executions.state_row(tx))["frozen"] is None:
+        if late is not None:
             return await self._write(tx, work, late, view, now)
         if state is not State.PARKED and not await self._turn(tx, work, now):
             return Recorded()
@@ -179,7 +181,7 @@ class Recorder:
             return True
         row = work.row
         account = Account.model_validate_json(row["account"])
-        taken = await executions.acquire_account(
+        taken = await account_turns.acquire_account(
             tx, self._custodian, account.type, account.id, row["id"], now.wall
         )
         if not taken and State(row["state"]) is not State.PREPARED:
@@ -224,7 +226,7 @@ class Recorder:
         if work.row["earlier"]:
             ids = [each.id for each in view.items]
             view = replace(view, others=await others_of(tx, work.row["id"], ids, now))
-        decision = decide(view, outcome)
+        decision = decide(await _frozen(tx, view), outcome)
         payout = job.items[0]
         answered = verb is Verb.CONFIRM and payout.requires_action is not None
         waits = decision.state in {State.PARKED, State.PREPARED}
@@ -315,10 +317,10 @@ class Recorder:
         fresh = [each for each in rows if each.number > known]
         for each in rows:
             if each.number <= known:
-                await executions.set_answer(tx, work.row["id"], each.number, each.answer)
+                await stored.set_answer(tx, work.row["id"], each.number, each.answer)
         if fresh:
             columns = [columns_of(work.row["id"], each, detail) for each in fresh]
-            await executions.add_evidence(tx, columns)
+            await stored.add_evidence(tx, columns)
         work.history = work.history.having(*rows)
 
     async def _tell(
@@ -394,7 +396,7 @@ class Recorder:
 
     async def _release_account(self, tx: Tx, work: _Work, now: Moment) -> None:
         if self._can.one_at_a_time:
-            await executions.release_account(
+            await account_turns.release_account(
                 tx,
                 work.row["id"],
                 self._custodian,
@@ -532,6 +534,13 @@ class Recorder:
     async def _close_if_ended(self, tx: Tx, work: _Work, now: Moment) -> None:
         if all(each["status"] in TERMINAL or each["id"] in work.final for each in work.items):
             await self._close(tx, work, now)
+
+
+async def _frozen(tx: Tx, view: View) -> View:
+    """Return the view with what only an expiry needs to know."""
+    if not any(each.unanswered for each in view.open_items):
+        return view
+    return replace(view, frozen=(await executions.state_row(tx))["frozen"] is not None)
 
 
 def _stored(state: State) -> str:

@@ -38,7 +38,7 @@ def stop_at(failpoint: Failpoint, how: signal.Signals) -> Callable[[Failpoint], 
     return hook
 
 
-def quick(can: Capabilities, call_life_s: float) -> Capabilities:
+def quick(can: Capabilities, call_life_s: float | None) -> Capabilities:
     """Return an adapter's capabilities with short waiting times."""
     curve = (0.2, 0.3, 0.4, 0.5)
     return replace(can, call_life_s=call_life_s, visibility_s=0.5, polling_s=curve)

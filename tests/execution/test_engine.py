@@ -21,7 +21,7 @@ from gateway.execution.decide import MAX_UNKNOWN
 from gateway.execution.proof import Answer, Kind
 from gateway.execution.state import Job
 from gateway.model import Status
-from gateway.store import executions
+from gateway.store import account_turns
 from tests.execution.conftest import LEASE_S, Bench
 from tests.execution.script import ABSENT, DONE, TAKEN, Desk, all_are, raises, says
 
@@ -64,7 +64,7 @@ async def test_the_whole_way(desk: Desk) -> None:
     assert (await desk.row())["ended_at"] is not None
     await bench.clock.advance(1000)
     assert not await desk.turn()
-    assert await bench.db.run(executions.acquire_account, "acme", "VAULT", "A", "exe_x", 1)
+    assert await bench.db.run(account_turns.acquire_account, "acme", "VAULT", "A", "exe_x", 1)
 
 
 async def test_silence_is_unknown_and_never_submitted_again_unproven(desk: Desk) -> None:
@@ -212,7 +212,7 @@ async def test_not_sent_is_tried_again_and_an_operator_hears_of_it(desk: Desk) -
 async def test_it_waits_for_its_turn(desk: Desk) -> None:
     """Another execution has the account; handed over, this one begins at once."""
     bench, script = desk.bench, desk.script
-    await bench.db.run(executions.acquire_account, "acme", "VAULT", "A", "exe_other", 1)
+    await bench.db.run(account_turns.acquire_account, "acme", "VAULT", "A", "exe_other", 1)
     script.submits = [TAKEN]
     assert await desk.turn()
     assert script.story == []
@@ -220,7 +220,7 @@ async def test_it_waits_for_its_turn(desk: Desk) -> None:
     assert row["waiting_since"] is not None
     assert not await desk.turn()
     await bench.db.run(
-        executions.release_account,
+        account_turns.release_account,
         "exe_other",
         "acme",
         row["account"],
@@ -240,7 +240,7 @@ async def test_what_is_unknown_is_looked_at_whoever_has_the_turn(desk: Desk) -> 
     script.moves = False
     script.submits = [all_are(SubStatus.AWAITING_APPROVAL)]
     await desk.turn()
-    await bench.db.run(executions.acquire_account, "acme", "VAULT", "A", "exe_other", 1)
+    await bench.db.run(account_turns.acquire_account, "acme", "VAULT", "A", "exe_other", 1)
     await bench.clock.advance(30)
     (job,) = await desk.claim()
     assert isinstance(job, Job)
@@ -261,7 +261,7 @@ async def test_what_is_parked_frees_the_account(desk: Desk) -> None:
     script.looks = [says(CannotLook("nothing is remembered"))]
     await desk.turn()
     assert (await desk.row())["state"] == "parked"
-    assert await bench.db.run(executions.acquire_account, "acme", "VAULT", "A", "exe_x", 1)
+    assert await bench.db.run(account_turns.acquire_account, "acme", "VAULT", "A", "exe_x", 1)
     await desk.turns(1, 100)
     assert script.story == ["submit", "look"]
 

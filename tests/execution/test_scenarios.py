@@ -31,7 +31,7 @@ from gateway.execution.decide import FAILURES_ALERT, LOOKS_ALERT
 from gateway.execution.gate import MarkRefused
 from gateway.execution.proof import Answer, Kind, Source
 from gateway.execution.state import Job, Verb
-from gateway.store import executions
+from gateway.store import account_turns, executions
 from gateway.store.database import Query, Tx
 from gateway.store.schema_executions import account_declarations, heartbeats, store_state
 from tests.execution.conftest import LEASE_S, Bench
@@ -671,7 +671,7 @@ async def test_an_earlier_execution_that_may_have_paid_holds_its_items(desk: Des
             at=moment,
             due=bench.runtime.timeline.now(),
         )
-        await executions.release_account(tx, old["id"], "acme", old["account"], 1, 0)
+        await account_turns.release_account(tx, old["id"], "acme", old["account"], 1, 0)
 
     await bench.db.run(fault)
     desk.script.submits = [TAKEN]
