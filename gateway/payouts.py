@@ -172,8 +172,11 @@ class Payouts:
         if row is None:
             msg = f"news for a payout that does not exist: {payout_id}"
             raise LookupError(msg)
+        if await self._is_foreign(tx, row, report, now):
+            # It shows the transfer of another payout: nothing of it is kept, an operator looks first.
+            return Applied(Kind.SAME, row["status"] in TERMINAL, (Attention.FOREIGN_REF,))
         attention = await self._note(tx, row, report, now)
-        woke = await self._learn(tx, row, report, attention, now)
+        woke = await self._learn(tx, row, report)
         if report.sub_status is None:
             return Applied(Kind.SAME, row["status"] in TERMINAL, tuple(attention), woke)
         verdict = judge(Status(row["status"]), SubStatus(row["sub_status"]), report.sub_status)
@@ -188,10 +191,8 @@ class Payouts:
         asked = await self._ask(tx, row, report, verdict, now)
         if asked and verdict.kind is not Kind.MOVE:
             return Applied(Kind.MOVE, final=False, attention=tuple(attention), changed=True)
-        odd = not {Attention.MISMATCH, Attention.FOREIGN_REF}.isdisjoint(attention)
-        if verdict.kind is not Kind.MOVE or (crosses and odd):
-            # Whoever pays something else than was ordered, or shows the transfer of another payout,
-            # changes no status: an operator looks first.
+        if verdict.kind is not Kind.MOVE or (crosses and Attention.MISMATCH in attention):
+            # Whoever pays something else than was ordered changes no status: an operator looks first.
             return Applied(verdict.kind, row["status"] in TERMINAL, tuple(attention), woke)
         await self._move(tx, row, verdict.steps, report, now)
         final = verdict.steps[-1][0] in TERMINAL
@@ -290,18 +291,22 @@ class Payouts:
             found.append(code)
         return found
 
-    async def _learn(
-        self, tx: Tx, row: Row, report: Report, attention: list[Attention], now: datetime
-    ) -> bool:
+    async def _is_foreign(self, tx: Tx, row: Row, report: Report, now: datetime) -> bool:
+        """Whether a report names an id that belongs to another payout; the operator is told of each."""
+        foreign = False
+        for ref in report.refs:
+            owner = await rows.payout_of_ref(tx, row["custodian"], ref.kind, ref.value)
+            if owner not in {None, row["id"]}:
+                foreign = True
+                detail = f"{ref.kind} {ref.value} already belongs to {owner}"
+                await rows.add_attention(tx, row["id"], Attention.FOREIGN_REF, detail, to_us(now))
+        return foreign
+
+    async def _learn(self, tx: Tx, row: Row, report: Report) -> bool:
         """Store ids and transactions; wake the webhooks that waited for one of the ids."""
         woke = False
         for ref in report.refs:
-            owner = await rows.add_ref(tx, row["custodian"], ref.kind, ref.value, row["id"])
-            if owner != row["id"]:
-                detail = f"{ref.kind} {ref.value} already belongs to {owner}"
-                await rows.add_attention(tx, row["id"], Attention.FOREIGN_REF, detail, to_us(now))
-                attention.append(Attention.FOREIGN_REF)
-                continue
+            await rows.add_ref(tx, row["custodian"], ref.kind, ref.value, row["id"])
             woke |= await inbox.wake_webhooks(tx, row["custodian"], ref.kind, ref.value)
         for transaction in report.transactions:
             known = transaction.explorer_url or explorer_url(

@@ -7,10 +7,10 @@ and writes all that follows: evidence, the items' status updates, state, time of
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from gateway.adapter import Capabilities, Report
+from gateway.adapter import BatchReport, Capabilities, Report
 from gateway.errors import Rejected, WrongAnswer
 from gateway.execution.decide import (
     Outcome,
@@ -226,6 +226,8 @@ class Recorder:
         if work.row["earlier"]:
             ids = [each.id for each in view.items]
             view = replace(view, others=await others_of(tx, work.row["id"], ids, now))
+        if isinstance(outcome, BatchReport):
+            view = replace(view, foreign=await self._strangers(tx, outcome.items))
         decision = decide(await _frozen(tx, view), outcome)
         payout = job.items[0]
         answered = verb is Verb.CONFIRM and payout.requires_action is not None
@@ -274,6 +276,8 @@ class Recorder:
         for code, detail in decision.alerts:
             first = next(iter(view.open_items), view.items[0])
             await payout_rows.add_attention(tx, first.id, code, detail[:200], now.wall)
+        if decision.blocked is not None and row["blocked"] is None:
+            await executions.update_execution(tx, row["id"], blocked=decision.blocked)
         if decision.reopens and row["blocked"] is None:
             await self._reopen(tx, work, [each.id for each in view.open_items], now)
             return Recorded(ended=True)
@@ -466,6 +470,10 @@ class Recorder:
         items = await executions.items_of(tx, [row["id"]])
         work = _Work(row, items[row["id"]], await history_of(tx, row, now), row["due_at"])
         view = self._view(work, Verb.FETCH, now, now)
+        if await self._strangers(tx, {payout_id: report}):
+            # Not ours: it says nothing of this payout. Applied, it only tells the operator, and blocks.
+            (applied,) = await self._tell(tx, work, [(payout_id, report)])
+            return applied
         if row["earlier"]:
             view = replace(view, others=await others_of(tx, row["id"], [payout_id], now))
         rows, told = news_from_outside(view, payout_id, report, source)
@@ -477,6 +485,16 @@ class Recorder:
         (applied,) = await self._tell(tx, work, [(payout_id, told)])
         await self._close_if_ended(tx, work, now)
         return applied
+
+    async def _strangers(self, tx: Tx, reports: Mapping[str, Report]) -> frozenset[str]:
+        """Return the items whose report names an id that belongs to another payout."""
+        found = set()
+        for item, report in reports.items():
+            for ref in report.refs:
+                owner = await payout_rows.payout_of_ref(tx, self._custodian, ref.kind, ref.value)
+                if owner not in {None, item}:
+                    found.add(item)
+        return frozenset(found)
 
     async def end(self, tx: Tx, execution: Row, payout_id: str, report: Report) -> Applied:
         """Apply the end of a payout that the caller has the right to end; close what is over."""
