@@ -270,10 +270,10 @@ def _reported(
         return _another((*answered, *rows), reports)
     again = _again(told)
     asks = _asks(told)
-    if open_calls(history) and not _all_closed(view, history):
+    if not _all_closed(view, history):
         state = State.UNKNOWN if asks or held else State.ACCEPTED
         delay = _curve(view, 0)
-    elif again is not None and not asks:
+    elif again is not None and not asks and not has_news(history):
         state, delay = State.PREPARED, again
     else:
         state, delay = State.PARKED, _curve(view, len(view.capabilities.polling_s))

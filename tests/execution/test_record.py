@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -426,12 +427,20 @@ async def test_a_contradiction_is_for_the_operator(bench: Bench) -> None:
 
 
 async def test_an_id_of_another_payout_is_not_taken(bench: Bench) -> None:
-    """One id at a custodian belongs to one payout."""
+    """One id at a custodian belongs to one payout; nothing of a report that names it is kept.
+
+    Another id in it may be that other payout's, too: it is not taken either, and no status changes.
+    """
     first, second = await bench.accept(), await bench.accept()
-    for payout_id in (first, second):
-        await bench.db.run(bench.payouts.apply, payout_id, SENT)
+    await bench.db.run(bench.payouts.apply, first, SENT)
+    odd = replace(SENT, refs=(*SENT.refs, Ref("hash", "0x1")), custodian_reference="c-1")
+    before = await bench.payout(second)
+    applied = await bench.db.run(bench.payouts.apply, second, odd)
+    assert (applied.changed, applied.attention) == (False, ("foreign_ref",))
     assert await bench.attention(second) == ["foreign_ref"]
+    assert await bench.payout(second) == before
     assert await bench.db.read(rows.payout_of_ref, "acme", "payout", "c-1") == first
+    assert await bench.db.read(rows.payout_of_ref, "acme", "hash", "0x1") is None
 
 
 async def test_an_early_webhook_is_woken_by_its_id(bench: Bench) -> None:
