@@ -3,6 +3,8 @@
 GatewayError
 ├── ConfigError            every fault of the configuration at once; exit code 2
 ├── SchemaMismatch         the database is older or newer than this program; exit code 2
+├── StateFileError         the state file cannot be read or written, or names another database
+├── WitnessFailed          a moving mark is committed, but the state file could not be written
 ├── Refused                a partner's request is refused; carries the stable problem code
 └── AdapterError           what a custodian adapter may raise (re-exported by `gateway.adapter`)
     ├── Rejected           the custodian said no, finally; nothing moved
@@ -36,6 +38,20 @@ class ConfigError(GatewayError):
 
 class SchemaMismatch(GatewayError):
     """The database schema does not fit this program; the message says what to run."""
+
+
+class StateFileError(GatewayError):
+    """The state file cannot be read or written, or it names another database file."""
+
+
+class WitnessFailed(GatewayError):
+    """The change is committed, but the state file could not be written: the call must not be made."""
+
+    def __init__(self, mark: int) -> None:
+        self.mark = mark
+        super().__init__(
+            f"moving mark {mark} is committed, but the state file could not be written"
+        )
 
 
 class Refused(GatewayError):

@@ -23,14 +23,14 @@ import aiosqlite
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.dialects.sqlite import insert as upsert
 
-from gateway.errors import Refused
+from gateway.errors import Refused, WitnessFailed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
     from sqlalchemy.sql import ClauseElement
 
-__all__ = ["Database", "Query", "Row", "Tx", "upsert"]
+__all__ = ["Database", "Query", "Row", "StoreFunction", "Tx", "Witness", "upsert"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -80,8 +80,18 @@ class Tx(Protocol):
     async def many(self, query: Query, rows: Sequence[Mapping[str, Any]]) -> None:
         """Run a statement that returns nothing, once for each row of values, in one call."""
 
+    def mark(self, number: int) -> None:
+        """Say that this change writes moving mark `number`."""
+
 
 StoreFunction = Callable[Concatenate[Tx, P], Awaitable[R]]
+
+
+class Witness(Protocol):
+    """Remembers, outside the database, the highest moving mark that was committed."""
+
+    def record(self, mark: int) -> None:
+        """Store the mark durably before returning. Called in a thread, in rising order."""
 
 
 class _SqliteTx:
@@ -89,6 +99,10 @@ class _SqliteTx:
 
     def __init__(self, connection: aiosqlite.Connection) -> None:
         self._connection = connection
+        self.marked: int | None = None
+
+    def mark(self, number: int) -> None:
+        self.marked = number if self.marked is None else max(self.marked, number)
 
     async def all(self, query: Query, **values: Any) -> list[Row]:
         text, fixed = query.compiled()
@@ -109,13 +123,30 @@ class _Change:
 
     call: Callable[[Tx], Awaitable[Any]]
     done: asyncio.Future[Any]
+    mark: int | None = None
 
 
 class Database:
-    """The embedded SQLite store: one writer with grouped commits, a few readers."""
+    """The embedded SQLite store: one writer with grouped commits, a few readers.
 
-    def __init__(self, path: Path, readers: int = 4) -> None:
+    - `witness`: records the highest moving mark of each group after its commit and before any of its
+      callers goes on. Where that fails, those that set a mark get `WitnessFailed`.
+    - `on_schema_change`: a store function that is called in the first transaction after any process
+      changed the schema. What it raises goes to every caller; nothing is written.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        readers: int = 4,
+        *,
+        witness: Witness | None = None,
+        on_schema_change: StoreFunction[[], None] | None = None,
+    ) -> None:
         self._path = path
+        self._witness = witness
+        self._on_schema_change = on_schema_change
+        self._schema_version = 0
         self._reader_count = readers
         self._changes: asyncio.Queue[_Change] = asyncio.Queue()
         self._readers: asyncio.Queue[aiosqlite.Connection] = asyncio.Queue()
@@ -125,6 +156,7 @@ class Database:
     async def __aenter__(self) -> Self:
         """Open the connections and start the writer."""
         connection = await self._connect()
+        self._schema_version = await _schema_version(connection)
         for _ in range(self._reader_count):
             self._readers.put_nowait(await self._connect())
         self._writer = asyncio.create_task(self._write(connection), name="store-writer")
@@ -193,18 +225,33 @@ class Database:
             for change in group:
                 await self._commit(connection, [change])
             return
+        unwitnessed = await self._record(group)
         for change, result in zip(group, results, strict=True):
-            if isinstance(result, Refused):
+            if unwitnessed is not None and change.mark is not None:
+                failure = WitnessFailed(change.mark)
+                failure.__cause__ = unwitnessed
+                _fail(change.done, failure)
+            elif isinstance(result, Refused):
                 _fail(change.done, result)
             elif not change.done.done():
                 change.done.set_result(result)
 
-    @staticmethod
-    async def _transact(connection: aiosqlite.Connection, group: list[_Change]) -> list[Any]:
+    async def _record(self, group: list[_Change]) -> Exception | None:
+        """Tell the witness of the marks that were committed; return its error."""
+        mark = max((each.mark for each in group if each.mark is not None), default=None)
+        if mark is None or self._witness is None:
+            return None
+        try:
+            await asyncio.to_thread(self._witness.record, mark)
+        except Exception as error:  # noqa: BLE001 - those whose mark it was get it
+            return error
+        return None
+
+    async def _transact(self, connection: aiosqlite.Connection, group: list[_Change]) -> list[Any]:
         await connection.execute_fetchall("BEGIN IMMEDIATE")
         try:
-            tx = _SqliteTx(connection)
-            results = [await _result(connection, tx, change) for change in group]
+            await self._check_schema(connection)
+            results = [await _result(connection, change) for change in group]
             await connection.execute_fetchall("COMMIT")
         except BaseException:
             if connection.in_transaction:
@@ -212,16 +259,34 @@ class Database:
             raise
         return results
 
+    async def _check_schema(self, connection: aiosqlite.Connection) -> None:
+        """Ask the hook where the schema was changed since the last group. In the transaction."""
+        if self._on_schema_change is None:
+            return
+        version = await _schema_version(connection)
+        if version != self._schema_version:
+            await self._on_schema_change(_SqliteTx(connection))
+            self._schema_version = version
 
-async def _result(connection: aiosqlite.Connection, tx: Tx, change: _Change) -> Any:
+
+async def _result(connection: aiosqlite.Connection, change: _Change) -> Any:
     """Return what a call returns. A refusal that wrote nothing is an answer: it undoes no group."""
     before = connection.total_changes
+    tx = _SqliteTx(connection)
+    change.mark = None
     try:
-        return await change.call(tx)
+        result = await change.call(tx)
     except Refused as refusal:
         if connection.total_changes != before:
             raise
         return refusal
+    change.mark = tx.marked
+    return result
+
+
+async def _schema_version(connection: aiosqlite.Connection) -> int:
+    (row,) = await connection.execute_fetchall("PRAGMA schema_version")
+    return int(row[0])
 
 
 def _fail(done: asyncio.Future[Any], error: Exception) -> None:
