@@ -26,13 +26,14 @@ from gateway.custodians import registry
 from gateway.custodians.instance import CustodianInstance
 from gateway.errors import ConfigError
 from gateway.execution.inbox import Inbox
+from gateway.heartbeat import Heartbeat, identity_of
 from gateway.metrics import Metrics
 from gateway.payouts import Payouts
 from gateway.quotes import Quotes
 from gateway.router import Instance, Router
 from gateway.runtime import Clock, Runtime, real_runtime
 from gateway.store.database import Database
-from gateway.store.opening import open_database
+from gateway.store.opening import open_database, state_file_of
 from gateway.sweeper import Sweeper
 from gateway.vault import vault_of
 from gateway.webhooks.endpoints import Endpoints
@@ -62,6 +63,7 @@ class Workers:
     batches: BatchLoop
     sets: dict[str, SetEngine]
     sweeper: Sweeper
+    heartbeat: Heartbeat
     clock: Clock
 
     def wake(self, name: str) -> None:
@@ -88,8 +90,10 @@ class Workers:
             "batches": self.batches.run,
             **{f"sets-{name}": engine.run for name, engine in self.sets.items()},
             "sweeper": self.sweeper.run,
+            "heartbeat": self.heartbeat.run,
             **{f"engine-{name}": engine.run for name, engine in self.engines.items()},
         }
+        await self.heartbeat.start()
         tasks = [
             asyncio.create_task(self._keep(name, loop), name=name) for name, loop in loops.items()
         ]
@@ -111,6 +115,7 @@ class Workers:
                 self.deliveries.finish(GRACE_S),
                 *(engine.finish(GRACE_S) for engine in self.engines.values()),
             )
+            await self.heartbeat.stop()
 
     async def _keep(self, name: str, loop: Callable[[], Awaitable[None]]) -> None:
         """Run a loop; while the store cannot be written (a full disk), wait and go on."""
@@ -162,7 +167,8 @@ async def open_gateway(
             ],
             settings.routes,
         )
-        db = await stack.enter_async_context(open_database(settings))
+        state_file = state_file_of(settings, runtime)
+        db = await stack.enter_async_context(open_database(settings, runtime, state_file))
         payouts = Payouts(runtime, vault, timedelta(seconds=settings.engine.action_life_s))
         owner = f"{socket.gethostname()}-{os.getpid()}"
         bells: list[Workers] = []
@@ -243,6 +249,13 @@ async def open_gateway(
                 metrics=metrics,
                 wake=wake,
             ),
+            heartbeat=Heartbeat(
+                db=db,
+                runtime=runtime,
+                identity=identity_of(settings, runtime),
+                state_file=state_file,
+                metrics=metrics,
+            ),
             clock=runtime.clock,
         )
         bells.append(workers)
@@ -270,6 +283,7 @@ async def open_gateway(
             metrics=metrics,
             wake=wake,
             ready=ready,
+            state_file=state_file,
         )
         yield Gateway(context, workers, db)
 
