@@ -26,6 +26,7 @@ from gateway.keys import Caller
 from gateway.model import Payout, RequiredAction
 from gateway.store import payouts as rows
 from gateway.store import work
+from gateway.store.state import refuse_if_frozen
 from gateway.vault import CLIENT_PREFIX
 from gateway.views import reduced_payout
 
@@ -87,6 +88,7 @@ async def confirm_payout(request: Request) -> Response:
     async def act() -> Answer:
         if not action.open:
             raise Refused("action_not_required", "This action was answered, or is over.")
+        await context.db.read(refuse_if_frozen)
         await context.acts.confirm(payout, action.number, answer, filled)
         return Answer(202, await _shown(request, payout.id, keyed=caller is not None))
 
@@ -107,6 +109,7 @@ async def cancel_payout(request: Request) -> Response:
         raise Refused("cancel_unsupported", detail)
 
     async def act() -> Answer:
+        await context.db.read(refuse_if_frozen)
         await context.acts.cancel(payout)
         return Answer(202, await _shown(request, payout.id, keyed=True))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from gateway.model import Payout
 from gateway.store import batches as rows
 from gateway.store import payouts as payout_rows
 from gateway.store.database import Tx
+from gateway.store.state import refuse_if_frozen, refuse_unless_accepting
 from gateway.views import PayoutWithTracking, payout_with_tracking
 
 #: A thousand payouts with all that they may carry.
@@ -102,14 +103,18 @@ async def _create(  # noqa: PLR0913 - both kinds end here
         answered = None if dry else await kept.answer()
         if answered is not None:
             return answered.response(replayed=True)
+        if not dry:
+            await context.db.read(refuse_unless_accepting)
         found = await _check(context, caller, source, lines)
         found.refuse()
         if dry:
             totals = dict(sorted(found.totals.items()))
             told = BatchCheck(item_count=found.count, totals=totals)
             return Response(told.model_dump_json(), media_type="application/json")
-        batch_id = await context.db.run(
-            lambda tx: context.batches.begin(
+
+        async def begin(tx: Tx) -> str:
+            await refuse_unless_accepting(tx)
+            return await context.batches.begin(
                 tx,
                 caller,
                 source,
@@ -119,13 +124,15 @@ async def _create(  # noqa: PLR0913 - both kinds end here
                 else wanted.reference,
                 metadata={} if wanted is None else wanted.metadata,
             )
-        )
+
+        batch_id = await context.db.run(begin)
         first = 0
         for page in pages(lines(), _STORED_AT_ONCE):
             await context.db.run(context.batches.add, caller, source, batch_id, first, page)
             first += len(page)
 
         async def finish(tx: Tx) -> Answer:
+            await refuse_unless_accepting(tx)
             view = await context.batches.finish(tx, caller, batch_id, first)
             answer = Answer(
                 201, view.model_dump_json().encode(), location=f"/payout-batches/{batch_id}"
@@ -253,21 +260,22 @@ async def list_batch_payouts(request: Request) -> Response:
 
 async def execute_batch(request: Request) -> Response:
     """`POST /payout-batches/{id}/execute`."""
-    return await _act(request, context_of(request).batches.execute)
+    return await _act(request, context_of(request).batches.execute, refuse_unless_accepting)
 
 
 async def cancel_batch(request: Request) -> Response:
     """`POST /payout-batches/{id}/cancel`."""
-    return await _act(request, context_of(request).batches.cancel)
+    return await _act(request, context_of(request).batches.cancel, refuse_if_frozen)
 
 
-async def _act(request: Request, change: Any) -> Response:
+async def _act(request: Request, change: Any, refuse: Callable[[Tx], Awaitable[None]]) -> Response:
     context = context_of(request)
     caller = await caller_of(request)
     key = idempotency_key(request, required=False)
     batch_id = _id(request)
 
     async def work(tx: Tx) -> Answer:
+        await refuse(tx)
         view = await change(tx, caller, batch_id)
         return Answer(202, view.model_dump_json().encode())
 

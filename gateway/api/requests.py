@@ -298,7 +298,7 @@ async def once(
     """Run a change once per idempotency key, in the transaction that also keeps its answer.
 
     A business refusal by `work` is an answer, too, and kept. What failed before anything was executed
-    (a faulty request, a wrong key, a full disk) is not kept, so that it may be mended and repeated.
+    (a faulty request, a wrong key, a full disk, a frozen database) is not kept: it may be repeated.
     Refused: `idempotency_in_progress`, `idempotency_key_reused`.
     """
     context = context_of(request)
@@ -360,6 +360,8 @@ async def _once(
     try:
         answer = await work(tx)
     except Refused as refused:
+        if PROBLEMS[refused.code].retryable:
+            raise
         answer = _refusal(context, refused, request.state.request_id)
     await idempotency.keep_answer(
         tx,

@@ -33,6 +33,7 @@ from gateway.store import batches as rows
 from gateway.store import sets, work
 from gateway.store.database import Row, Tx
 from gateway.store.rows import payout_of, to_us
+from gateway.store.state import frozen
 
 #: Items that one step works on.
 _AT_ONCE = 50
@@ -84,7 +85,11 @@ class BatchSteps:
         if row is None or row["state"] in BATCH_ENDS or row["state"] == "loading":
             return _NOTHING
         now = self._runtime.clock.now()
-        for stage in self._stages(row, to_us(now)):
+        stages = self._stages(row, to_us(now))
+        if await frozen(tx) is not None:
+            # Nothing is ended or handed over by a database that may be an older copy.
+            stages = tuple(each for each in stages if each == self._judge)
+        for stage in stages:
             if stage == self._judge and not judged:
                 continue
             stepped = await stage(tx, row, now)

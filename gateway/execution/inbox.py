@@ -17,6 +17,7 @@ from gateway.store import inbox, sets, work
 from gateway.store import payouts as payout_rows
 from gateway.store.database import Database, Row, Tx
 from gateway.store.rows import to_us
+from gateway.store.state import note_unmatched
 from gateway.wakeup import Wakeup
 
 _BATCH = 100
@@ -112,6 +113,7 @@ class Inbox:
                 waiting = True
                 for ref in notice.refs:
                     await inbox.wait_for_ref(tx, inbox_id, custodian, ref.kind, ref.value)
+                    await note_unmatched(tx, self._runtime.ids, now, custodian, ref.kind, ref.value)
                 continue
             found = payout_id
             await work.add_told(tx, payout_id, notice.told)
