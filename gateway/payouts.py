@@ -56,6 +56,7 @@ class Attention(StrEnum):
     CANNOT_LOOK = "cannot_look"  #: the outcome is unknown and there is nothing to ask by
     UNRESOLVED = "unresolved"  #: the outcome stays unknown although everything safe was tried
     CUSTODIAN_UNREACHABLE = "custodian_unreachable"  #: the custodian could not be asked for a while
+    ADOPTED = "adopted"  #: open in a restored database with nothing to ask by; maybe paid already
 
 
 @dataclass(frozen=True)
