@@ -13,6 +13,7 @@ from gateway.cli.common import (
     ConfigOption,
     JsonOption,
     fail,
+    frozen_reason,
     print_json,
     print_table,
     settings_of,
@@ -146,6 +147,9 @@ def resolve(
     payouts = Payouts(runtime, vault_of(settings, runtime.ids))
 
     async def work(db: Database) -> None:
+        reason = await frozen_reason(db)
+        if reason is not None:
+            raise NotAllowedError(reason)
         await db.run(
             settle,
             payouts,
@@ -157,7 +161,7 @@ def resolve(
         )
 
     try:
-        with_store(config, work)
+        with_store(config, work, runtime)
     except NotAllowedError as error:
         fail(f"not resolved: {error}")
     typer.echo(f"{payout_id} is {ending}")
@@ -175,9 +179,12 @@ def retry(
     from gateway.worker.rescue import NotAllowedError
     from gateway.worker.rescue import retry as again
 
-    settings = settings_of(config)
+    settings, runtime = settings_of(config), real_runtime()
 
     async def work(db: Database) -> None:
+        reason = await frozen_reason(db)
+        if reason is not None:
+            raise NotAllowedError(reason)
         row = await db.read(payout_row, payout_id)
         if row is None:
             raise NotAllowedError(f"there is no payout {payout_id}")
@@ -185,10 +192,10 @@ def retry(
         adapter = None if instance is None else find_adapters().get(instance.adapter)
         if adapter is None or isinstance(adapter, BrokenAdapter):
             raise NotAllowedError(f"the custodian {row['custodian']} is not configured here")
-        await db.run(again, real_runtime(), payout_id, adapter.capabilities)
+        await db.run(again, runtime, payout_id, adapter.capabilities)
 
     try:
-        with_store(config, work)
+        with_store(config, work, runtime)
     except NotAllowedError as error:
         fail(f"not retried; missing: {error}")
     typer.echo(f"{payout_id} will be submitted again at once")
