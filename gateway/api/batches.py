@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +28,7 @@ from gateway.model import Payout
 from gateway.store import batches as rows
 from gateway.store.database import Tx
 from gateway.store.rows import payout_of
+from gateway.store.state import refuse_if_frozen, refuse_unless_accepting
 from gateway.views import PayoutWithTracking, payout_with_tracking
 
 #: A thousand payouts with all that they may carry.
@@ -148,6 +149,7 @@ class _Load:
         return found
 
     async def _begin(self, tx: Tx, claim: Claim) -> str:
+        await refuse_unless_accepting(tx)
         batch_id = await self.context.batches.begin(
             tx,
             self.caller,
@@ -166,6 +168,7 @@ class _Load:
         await self.context.batches.add(tx, self.caller, self.source, batch_id, first, page)
 
     async def _finish(self, tx: Tx, batch_id: str, count: int) -> Answer:
+        await refuse_unless_accepting(tx)
         view = await self.context.batches.finish(tx, self.caller, batch_id, count)
         return Answer(
             201,
@@ -290,21 +293,22 @@ async def list_batch_payouts(request: Request) -> Response:
 
 async def execute_batch(request: Request) -> Response:
     """`POST /payout-batches/{id}/execute`."""
-    return await _act(request, context_of(request).batches.execute)
+    return await _act(request, context_of(request).batches.execute, refuse_unless_accepting)
 
 
 async def cancel_batch(request: Request) -> Response:
     """`POST /payout-batches/{id}/cancel`."""
-    return await _act(request, context_of(request).batches.cancel)
+    return await _act(request, context_of(request).batches.cancel, refuse_if_frozen)
 
 
-async def _act(request: Request, change: Any) -> Response:
+async def _act(request: Request, change: Any, refuse: Callable[[Tx], Awaitable[None]]) -> Response:
     context = context_of(request)
     caller = await caller_of(request)
     key = idempotency_key(request, required=False)
     batch_id = _id(request)
 
     async def work(tx: Tx) -> Answer:
+        await refuse(tx)
         view = await change(tx, caller, batch_id)
         return Answer(202, view.model_dump_json().encode())
 

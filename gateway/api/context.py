@@ -16,6 +16,7 @@ from gateway.quotes import Quotes
 from gateway.router import Router
 from gateway.runtime import Runtime
 from gateway.store.database import Database
+from gateway.store.state_file import StateFile
 from gateway.vault import Vault
 from gateway.webhooks.endpoints import Endpoints
 from gateway.webhooks.replay import Replays
@@ -78,3 +79,4 @@ class ApiContext:
     metrics: Metrics
     wake: Callable[[str], None]
     ready: Callable[[], bool]
+    state_file: StateFile

@@ -35,6 +35,7 @@ from gateway.store import batches as rows
 from gateway.store import executions
 from gateway.store.database import Row, Tx
 from gateway.store.rows import payout_of, to_us
+from gateway.store.state import frozen
 
 #: Items that one step works on.
 _AT_ONCE = 50
@@ -91,7 +92,11 @@ class BatchSteps:
             # Its custodian is not configured here: the batch waits, and holds up no other.
             return _NOTHING
         now = self._runtime.clock.now()
-        for stage in self._stages(row, to_us(now)):
+        stages = self._stages(row, to_us(now))
+        if await frozen(tx) is not None:
+            # Nothing is ended or handed over by a database that may be an older copy.
+            stages = tuple(each for each in stages if each == self._judge)
+        for stage in stages:
             if stage == self._judge and not judged:
                 continue
             stepped = await stage(tx, row, now)

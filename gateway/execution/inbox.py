@@ -20,6 +20,7 @@ from gateway.store import executions, inbox
 from gateway.store import payouts as payout_rows
 from gateway.store.database import Database, Row, Tx
 from gateway.store.rows import to_us
+from gateway.store.state import note_unmatched
 from gateway.wakeup import Wakeup
 
 _BATCH = 100
@@ -199,6 +200,9 @@ class Inbox:
         waiting = [each for notice, row in result.matched if row is None for each in _refs(notice)]
         if waiting:
             await inbox.wait_for_refs(tx, custodian, key, waiting)
+            now = to_us(self._runtime.clock.now())
+            for kind, value in waiting:
+                await note_unmatched(tx, self._runtime.ids, now, custodian, kind, value)
         for notice, row in result.matched:
             if row is not None:
                 await self._apply_notice(tx, row, notice, result)

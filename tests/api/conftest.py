@@ -45,7 +45,7 @@ from gateway.payouts import Payouts
 from gateway.quotes import Quotes
 from gateway.router import Instance, Router
 from gateway.runtime import Ids, Runtime, real_runtime
-from gateway.store.opening import open_database
+from gateway.store.opening import open_database, state_file_of
 from gateway.vault import Vault
 from gateway.webhooks.endpoints import Endpoints
 from gateway.webhooks.replay import Replays
@@ -271,7 +271,9 @@ async def open_api(
     accounts = settings.accounts["acme_eu"]
     instance = Instance("acme_eu", frozenset({"live", "test"}), custodian.capabilities, accounts)
     router = Router([instance], settings.routes)
-    async with open_database(settings) as db, aiohttp.ClientSession() as http:
+    state_file = state_file_of(settings, runtime)
+    opened = open_database(settings, runtime, state_file)
+    async with opened as db, aiohttp.ClientSession() as http:
         woken: list[str] = []
         payouts = Payouts(runtime, vault)
         endpoints = Endpoints(runtime, vault, settings)
@@ -320,6 +322,7 @@ async def open_api(
             metrics=Metrics(),
             wake=woken.append,
             ready=lambda: True,
+            state_file=state_file,
         )
         made = Api(context, clock, custodian, settings.database)
         made.engine = engine

@@ -360,7 +360,8 @@ async def test_an_unreadable_webhook_is_kept(api: Api) -> None:
 async def test_health(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """Alive, ready, and not ready when the store does not answer; no key needed."""
     assert (await api.call("GET", "/healthz", authorization=None))[0] == 200
-    assert await api.call("GET", "/readyz", authorization=None) == (200, {"status": "ready"})
+    ready = {"status": "ready", "marks": True, "accepting": True}
+    assert await api.call("GET", "/readyz", authorization=None) == (200, ready)
     answer, raw = await api.send("GET", "/metrics", authorization=None)
     assert answer.status == 200
     assert b"payout_gateway_http_requests_total" in raw
