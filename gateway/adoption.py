@@ -229,6 +229,7 @@ class Adoption:
             "visibility": 0 if can is None else _us(can.visibility_s),
             "absence_looks": 1 if can is None else can.absence_looks,
             "key_life": None,
+            "one_key": 0,
             "detail": "the database was adopted: a call that it does not know may have been made",
         }
 
