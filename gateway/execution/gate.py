@@ -22,12 +22,8 @@ from gateway.execution.proof import (
     open_calls,
     operator_looked,
 )
-from gateway.model import Attention, Status
+from gateway.model import GATE_VERSION, Attention, Status
 from gateway.runtime import Moment
-
-#: What this program knows of the conditions of a mark. A release that adds a condition raises it, and
-#: the database names the lowest version that may set marks.
-GATE_VERSION = 1
 
 
 class Refusal(StrEnum):
@@ -35,6 +31,7 @@ class Refusal(StrEnum):
 
     LEASE_LOST = "lease_lost"  #: another worker owns the execution, or it has ended
     FROZEN = "database_frozen"  #: the database may be an old copy
+    STATE_FILE = "state_file"  #: the state file beside the database cannot be written
     GATE_VERSION = "gate_version"  #: this program does not know every condition
     BLOCKED = "blocked"  #: a mismatch, a foreign reference, or a pause
     NEWS = "news"  #: our transfer was seen already
@@ -46,6 +43,7 @@ class Refusal(StrEnum):
 #: What an operator hears where a refusal does not pass by itself.
 _ALERTS = {
     Refusal.GATE_VERSION: Attention.GATE_VERSION,
+    Refusal.STATE_FILE: Attention.STATE_FILE,
     Refusal.KEY_LIFE: Attention.KEY_LIFE,
 }
 
@@ -72,6 +70,8 @@ class Request:
 
     token_current: bool  #: the fencing token is the newest, and the execution has not ended
     frozen: bool
+    #: why the witness beside the database cannot be written, if it cannot
+    state_file: str | None
     gate_version: int  #: the lowest version that may set marks, by the database
     blocked: str | None
     history: History
@@ -107,6 +107,11 @@ def token_is_current(request: Request) -> bool:
 def store_is_current(request: Request) -> bool:
     """Whether the database is not known to be an old copy. Without it a restored copy pays again."""
     return not request.frozen
+
+
+def witness_works(request: Request) -> bool:
+    """Whether the mark can be recorded outside the database. Without it an old copy is not recognised."""
+    return request.state_file is None
 
 
 def knows_the_gate(request: Request) -> bool:
@@ -195,6 +200,7 @@ def gate(request: Request, now: Moment) -> Refusal | None:
     refused = (
         (token_is_current(request), Refusal.LEASE_LOST),
         (store_is_current(request), Refusal.FROZEN),
+        (witness_works(request), Refusal.STATE_FILE),
         (knows_the_gate(request), Refusal.GATE_VERSION),
         (nothing_blocks(request), Refusal.BLOCKED),
         (no_news(request), Refusal.NEWS),

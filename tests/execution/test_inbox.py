@@ -73,8 +73,7 @@ async def work_off(bench: Bench, *bodies: bytes, custodian: str = "acme") -> dic
     )
     now = to_us(bench.clock.now())
     for body in bodies:
-        inbox_id = bench.runtime.ids.new("inb")
-        await bench.db.run(inbox.store_webhook, inbox_id, custodian, body.decode(), body, now)
+        await bench.db.run(inbox.add_webhook, custodian, body.decode(), body, now)
     task = asyncio.create_task(loop.run())
     try:
         await _until(lambda: not _new(bench))
@@ -345,7 +344,7 @@ async def _close_items(tx: Tx) -> None:
 
 async def _rows(bench: Bench, text: str) -> list[Any]:
     async def read(tx: Any) -> list[Any]:
-        return list(await tx._connection.execute_fetchall(text))
+        return list(tx._connection.execute(text))
 
     return await bench.db.read(read)
 

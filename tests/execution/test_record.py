@@ -447,13 +447,12 @@ async def test_an_early_webhook_is_woken_by_its_id(bench: Bench) -> None:
     """A webhook that waits for an id becomes new again when a report brings the id."""
     payout_id = await bench.accept()
     now = to_us(bench.clock.now())
-    assert await bench.db.run(inbox.store_webhook, "inb_1", "acme", "n-1", b"{}", now)
-    await bench.db.run(inbox.wait_for_ref, "inb_1", "acme", "payout", "c-1")
-    await bench.db.run(inbox.settle_webhook, "inb_1", "waiting", None, now)
+    assert await bench.db.run(inbox.add_webhook, "acme", "n-1", b"{}", now, state="waiting")
+    await bench.db.run(inbox.wait_for_refs, "acme", "n-1", [("payout", "c-1")])
     assert await bench.db.read(inbox.new_webhooks, 10) == []
     applied = await bench.db.run(bench.payouts.apply, payout_id, SENT)
     assert applied.woke_inbox
-    assert [row["id"] for row in await bench.db.read(inbox.new_webhooks, 10)] == ["inb_1"]
+    assert [row["dedup_key"] for row in await bench.db.read(inbox.new_webhooks, 10)] == ["n-1"]
 
 
 async def test_time_is_over_after_an_unknown_outcome(bench: Bench) -> None:
