@@ -66,9 +66,7 @@ def test_gate_is_the_only_way() -> None:
         ("execution/mark.py", "next_mark"),
     }
     assert users_of("set_mark") == {("execution/order.py", "set_mark")}
-    # A promise ("not paid") counts as a mark, too; it gives no right to a call.
-    numbers = {("store/executions.py", "_MARK"), ("store/executions.py", "_NEXT_MARK")}
-    assert users_of("_MARK", "_NEXT_MARK") == {*numbers, ("store/state.py", "_NEXT_MARK")}
+    assert users_of("_MARK") == {("store/executions.py", "_MARK")}
 
 
 def test_one_compiled_statement_writes_the_moving_state() -> None:
