@@ -10,7 +10,7 @@ engine decides when to call, what silence means, and whether a repeat is safe.
         capabilities = Capabilities(...)
 
         async def submit(self, order): ...   # do the next thing; called again with the notes
-        async def fetch(self, order): ...    # read-only
+        async def fetch(self, order): ...    # read-only (for sets: submit_batch and fetch_batch)
         async def verify(self, headers, body): ...
         def parse(self, body): ...
 
@@ -19,7 +19,6 @@ Found by the entry point group `payout_gateway.adapters`. `adapters/dummy` is th
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -256,8 +255,12 @@ class Tools:
 SettingsT = TypeVar("SettingsT", bound=BaseModel)
 
 
-class Adapter(ABC, Generic[SettingsT]):
+class Adapter(Generic[SettingsT]):
     """Base of every adapter. The optional verbs refuse loudly; nothing is dropped in silence.
+
+    An adapter defines `submit` and `fetch`. One that declares `capabilities.batch` defines
+    `submit_batch` and `fetch_batch` instead, and every payout comes to it in a set, a single one in a
+    set of one. The gateway checks this when it starts.
 
     Failures of a network call may be raised as they are (`aiohttp.ClientError`, `TimeoutError`): the
     engine's wrapper turns "never connected" into `NotSent` and everything else into
@@ -277,16 +280,16 @@ class Adapter(ABC, Generic[SettingsT]):
         self.settings = settings
         self.tools = tools
 
-    @abstractmethod
-    async def submit(self, order: Order) -> Report:
+    async def submit(self, order: Order) -> Report:  # noqa: ARG002 - a batch adapter has none
         """Do the next thing for the order. Re-entrant: it is called again with the notes.
 
         Raises `Rejected`, `NotSent`, `OutcomeUnknown`, `LeaseLost`.
         """
+        raise Unsupported(f"{self.name} defines no submit; a batch adapter pays by submit_batch")
 
-    @abstractmethod
-    async def fetch(self, order: Order) -> Report | Absent | CannotLook:
+    async def fetch(self, order: Order) -> Report | Absent | CannotLook:  # noqa: ARG002
         """Ask the custodian how the order stands. Read-only; may be called at any time."""
+        raise Unsupported(f"{self.name} defines no fetch; a batch adapter looks by fetch_batch")
 
     async def probe(self) -> None:
         """Make one harmless read, whose answer carries the custodian's `Date`.
@@ -337,7 +340,7 @@ class Adapter(ABC, Generic[SettingsT]):
         return 1
 
     async def submit_batch(self, batch: BatchOrder) -> BatchReport:  # noqa: ARG002
-        """Do the next thing for a set, as `submit` does for an order; one commit covers it.
+        """Do the next thing for a set of one payout or many, as `submit` does for an order.
 
         What the custodian made of it is compared item by item before anything moves. A report before
         the moving mark parks the set: an operator looks. Raises what `submit` raises.

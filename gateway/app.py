@@ -157,6 +157,7 @@ async def open_gateway(
         )
         db = await stack.enter_async_context(open_database(settings))
         payouts = Payouts(runtime, vault, timedelta(seconds=settings.engine.action_life_s))
+        gateway_id = runtime.ids.new("gwy")
         owner = f"{socket.gethostname()}-{os.getpid()}"
         bells: list[Workers] = []
 
@@ -229,6 +230,7 @@ async def open_gateway(
         )
         bells.append(workers)
         context = ApiContext(
+            gateway_id=gateway_id,
             settings=settings,
             db=db,
             payouts=payouts,

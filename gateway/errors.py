@@ -5,6 +5,7 @@ GatewayError
 ├── SchemaMismatch         the database is older or newer than this program; exit code 2
 ├── WitnessFailed          a moving mark is committed, but the state file could not be written
 ├── Refused                a partner's request is refused; carries the stable problem code
+│   └── ClaimLost          another gateway took over the request's idempotency key; nothing is written
 └── AdapterError           what a custodian adapter may raise (re-exported by `gateway.adapter`)
     ├── Rejected           the custodian said no, finally; nothing moved
     ├── NotSent            the call never left; nothing moved; may be tried again
@@ -71,6 +72,20 @@ class Refused(GatewayError):
         self.headers = dict(headers or {})
         self.members = members
         super().__init__(f"{code}: {detail}")
+
+
+class ClaimLost(Refused):
+    """Another request has taken over the idempotency key that this work was done under.
+
+    Nothing of the transaction that raises it is written.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            "idempotency_in_progress",
+            "Another request with this key does the work.",
+            headers={"Retry-After": "1"},
+        )
 
 
 class AdapterError(GatewayError):

@@ -157,9 +157,10 @@ def read_time(value: object) -> datetime | None:
         return None
     try:
         at = datetime.fromisoformat(value)
-    except ValueError:
+        return at.astimezone(UTC) if at.tzinfo is not None else None
+    except (ValueError, OverflowError):
+        # No time at all, or one at the edge of the calendar that has no equivalent in UTC.
         return None
-    return at.astimezone(UTC) if at.tzinfo is not None else None
 
 
 def _check_amount_text(text: object) -> object:

@@ -188,8 +188,10 @@ class Payouts:
         asked = await self._ask(tx, row, report, verdict, now)
         if asked and verdict.kind is not Kind.MOVE:
             return Applied(Kind.MOVE, final=False, attention=tuple(attention), changed=True)
-        if verdict.kind is not Kind.MOVE or (crosses and Attention.MISMATCH in attention):
-            # Whoever pays something else than was ordered changes no status: an operator looks first.
+        odd = not {Attention.MISMATCH, Attention.FOREIGN_REF}.isdisjoint(attention)
+        if verdict.kind is not Kind.MOVE or (crosses and odd):
+            # Whoever pays something else than was ordered, or shows the transfer of another payout,
+            # changes no status: an operator looks first.
             return Applied(verdict.kind, row["status"] in TERMINAL, tuple(attention), woke)
         await self._move(tx, row, verdict.steps, report, now)
         final = verdict.steps[-1][0] in TERMINAL

@@ -132,6 +132,17 @@ class Quotes:
         self._runtime = runtime
         self._custodians = custodians
 
+    def has_offers(self, caller: Caller, request: QuoteRequest) -> bool:
+        """Return whether `offers` would call a custodian. False for an invalid request."""
+        try:
+            _, _, choice = self._plan(caller, request)
+        except Refused:
+            return False
+        return any(
+            each.name == choice.route.custodian and each.capabilities.quotes
+            for each in self._router.instances()
+        )
+
     async def offers(self, caller: Caller, request: QuoteRequest) -> Sequence[Offer]:
         """Ask the custodian for offers, before any transaction. Nothing for a faulty request."""
         try:

@@ -7,6 +7,7 @@ from typing import Any
 
 from gateway.model import format_time
 from gateway.store import deliveries, events, executions, inbox
+from gateway.store import evidence as stored
 from gateway.store import payouts as rows
 from gateway.store.database import Row, Tx
 from gateway.store.rows import from_us
@@ -63,7 +64,7 @@ async def tell(tx: Tx, wanted: str) -> dict[str, Any] | None:
 
 async def _execution(tx: Tx, row: Row) -> dict[str, Any]:
     """Return an execution and its evidence."""
-    evidence = await executions.evidence_rows(tx, [row["id"]])
+    evidence = await stored.evidence_rows(tx, [row["id"]])
     names = ("id", "number", "batch_id", "size", "state", "open_calls", "failures", "outcome")
     return {
         **{name: row[name] for name in names},

@@ -26,7 +26,7 @@ from gateway.cli.main import app
 from gateway.config import Settings
 from gateway.custodians.registry import BrokenAdapter, find_adapters
 from gateway.examples import example_event
-from gateway.payouts import Attention
+from gateway.model import Attention
 from gateway.states import NEXT, STATUS_OF
 from gateway.views import EVENT_TYPES
 
@@ -148,7 +148,7 @@ def feature_matrix() -> str:
                 ),
                 "yes" if can.one_at_a_time else "no",
                 life + (", burnt by a failed call" if keys.burnt_by_failure else ""),
-                f"{can.call_life_s:g} s / {can.visibility_s:g} s",
+                f"{_seconds(can.call_life_s)} / {_seconds(can.visibility_s)}",
             ]
         )
     head = [
@@ -162,6 +162,10 @@ def feature_matrix() -> str:
         "keys",
     ]
     return table([*head, "call life / visibility"], rows)
+
+
+def _seconds(duration: float | None) -> str:
+    return "for ever" if duration is None else f"{duration:g} s"
 
 
 def api() -> str:

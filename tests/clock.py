@@ -20,6 +20,7 @@ class SetClock:
         self._elapsed = timedelta()
         self._clock_id = f"set-{next(_NUMBERS)}"
         self._moved = asyncio.Condition()
+        self._sleepers = 0
 
     def now(self) -> datetime:
         """Return the time that was set."""
@@ -28,6 +29,11 @@ class SetClock:
     def monotonic(self) -> float:
         """Return the seconds since the start."""
         return self._elapsed.total_seconds()
+
+    @property
+    def sleepers(self) -> int:
+        """How many wait for the time to be advanced."""
+        return self._sleepers
 
     def moment(self) -> Moment:
         """Return this moment by all clocks."""
@@ -39,8 +45,12 @@ class SetClock:
     async def sleep(self, seconds: float) -> None:
         """Sleep until the time was advanced so far."""
         end = self._elapsed + timedelta(seconds=seconds)
-        async with self._moved:
-            await self._moved.wait_for(lambda: self._elapsed >= end)
+        self._sleepers += 1
+        try:
+            async with self._moved:
+                await self._moved.wait_for(lambda: self._elapsed >= end)
+        finally:
+            self._sleepers -= 1
 
     async def advance(self, seconds: float) -> None:
         """Advance the time and wake who has slept enough."""

@@ -2,7 +2,12 @@
 
 A session opens nothing that moves; the execution is the moving call. Its `reference_id` is ours, is
 looked up by, and is accepted once. The content of an execution, but for the code, is remembered
-before it is sent, so that a repeat is the same content. Source: card-passcode protocol notes.
+before it is sent, so that a repeat is the same content.
+
+An order has one session at a time. Within it another reference is used only after the provider refused
+the code of the one before; another session is opened only when the old one is over or was never used.
+The gateway's gate demands besides that nothing sent before can still pay. Source: card-passcode protocol
+notes.
 """
 
 from __future__ import annotations
@@ -25,7 +30,6 @@ from adapters.card_passcode.session import (
     echo_of,
     misfits,
     opened,
-    read_time,
     request_of,
     unpayable,
 )
@@ -57,6 +61,7 @@ from gateway.adapter import (
     Tools,
     Unsupported,
     WrongAnswer,
+    read_time,
 )
 
 #: Stopped at the door: for our credentials or rights, or for our rate.
@@ -65,7 +70,7 @@ _AT_THE_DOOR = frozenset({401, 403, 429})
 _REFUSED_AGAIN_S = 300.0
 _FORBIDDEN_AGAIN_S = 60.0
 #: A confirm younger than this may still be refused for its code, although PROCESSING was seen.
-_YOUNG = timedelta(seconds=10)
+_YOUNG_S = 10.0
 
 
 class CardPasscode(Adapter[CardPasscodeSettings]):
@@ -77,16 +82,31 @@ class CardPasscode(Adapter[CardPasscodeSettings]):
         destination_types=frozenset({"payout_account"}),
         source_types=frozenset({"WALLET"}),
         step_up=True,
-        # The same reference with the same content pays once; that a repeat is safe is not declared,
-        # because there is always a reference to look by, and a look is safer than a repeat.
-        keys=KeySemantics(scope="merchant and operation", body_bound=True, look_up=True),
-        call_life_s=120,
+        # The same reference with the same content pays once, for ever: the provider says to repeat it
+        # after a 5xx. An instance that asks people for codes cannot repeat by itself, see below.
+        keys=KeySemantics(
+            life_s=None,
+            scope="merchant and operation",
+            body_bound=True,
+            look_up=True,
+            repeat_is_safe=True,
+        ),
+        # A usual session and what is added to it. Every call says how long its own session lives.
+        call_life_s=960,
         visibility_s=60,
         polling_s=(*(2,) * 5, *(5,) * 12, *(30,) * 20, 300),
     )
+    #: The client id names the merchant; its secret and the passcode may be replaced.
+    account_settings = ("base_url", "client_id")
 
     def __init__(self, settings: CardPasscodeSettings, tools: Tools) -> None:
         super().__init__(settings, tools)
+        can = type(self).capabilities
+        if {settings.passcode_mode, *settings.payout_accounts.values()} != {"standing"}:
+            # Without its person an execution cannot be repeated: it is looked for until it is found,
+            # or until its session is over and its absence is proven.
+            can = replace(can, keys=replace(can.keys, repeat_is_safe=False))
+        self.capabilities = can
         self._client = Client(
             settings.base_url,
             settings.client_id.get_secret_value(),
@@ -101,21 +121,13 @@ class CardPasscode(Adapter[CardPasscodeSettings]):
         fault, mode = self.check(order), self._mode(order)
         if fault is not None:
             raise Rejected(FailureCode.SUBMISSION_REJECTED, fault)
+        if mode == "standing":
+            return await self._pay(order)
+        self._let_it_end(order, Session.of(order.notes))
         if mode == "caller":
             # Nothing is asked of the provider before a person has answered.
             return self._ask(order, "waits for a passcode")
-        if mode == "one_time_code":
-            return await self._challenge(order)
-        left = self._refused_until - self.tools.clock.monotonic()
-        if left > 0:
-            raise NotSent("the standing passcode was refused a while ago", again_after_s=left)
-        session = await self._session(order)
-        if isinstance(session, Report):
-            return session
-        passcode = self.settings.passcode
-        assert passcode is not None  # noqa: S101 - the settings were checked
-        device = self.settings.device.model_dump()
-        return await self._execute(order, session, Given(passcode, self.settings.owner, device))
+        return await self._challenge(order)
 
     async def confirm(self, order: Order, answer: Mapping[str, Any]) -> Report:
         """Execute with the passcode that a person gave. The code is used for this call only.
@@ -133,44 +145,49 @@ class CardPasscode(Adapter[CardPasscodeSettings]):
         known = Session.of(order.notes)
         if known is not None and self._sent(order, known):
             seen = await self._look(order, known.reference_id)
-            if isinstance(seen, Report) and not ended_unpaid(seen):
+            if isinstance(seen, Report):
                 return seen
-            now = self.tools.clock.now()
-            if isinstance(seen, Report) or known.over(now, self.capabilities.call_life_s):
-                # Nothing moved under this reference, and nothing can any more.
-                await self._retire(order)
-                known = None
-            elif not known.usable(now):
-                raise NotSent("an earlier confirm may still arrive; its session is ending")
         if mode == "caller":
             session = await self._session(order)
-        elif known is not None and known.usable(self.tools.clock.now()):
+        elif known is not None and known.usable(order):
             session = known
         else:
             raise NotSent("the session of this code is over; a new code is needed")
         if isinstance(session, Report):
             return session
-        confirmed_at = self.tools.clock.now().isoformat()
-        return await self._execute(order, session, given, confirmed_at=confirmed_at)
+        return await self._execute(order, session, given, confirmed_stamp=order.stamp())
 
     async def fetch(self, order: Order) -> Report | Absent | CannotLook:
-        """Ask by the remembered references, the latest first. Raises NotSent where a look failed."""
-        current = order.notes.get("reference_id")
-        references = [*order.notes.get("earlier_references", []), *([current] if current else [])]
+        """Ask by every reference that something was sent under. Raises NotSent where a look failed."""
+        earlier, sent = order.notes.get("earlier_references") or [], order.notes.get("sent")
+        references = dict.fromkeys([*([sent] if sent else []), *reversed(earlier)])
         if not references:
-            return CannotLook("no reference is remembered")
-        chosen = choose([await self._look(order, each) for each in reversed(references)])
-        return chosen if isinstance(chosen, Absent) else await self._unless_late(order, chosen)
+            return CannotLook("nothing was sent yet")
+        return choose([await self._look(order, each) for each in references])
 
     def check(self, terms: Terms) -> str | None:
         """Return why the provider could never pay on these terms, or None."""
         return unpayable(terms)
 
+    # --- Sessions and codes: nothing moves --------------------------------------------------------
+
+    async def _pay(self, order: Order) -> Report:
+        """Execute with the standing passcode; a repeat is the same content in the same session."""
+        left = self._refused_until - self.tools.clock.monotonic()
+        if left > 0:
+            raise NotSent("the standing passcode was refused a while ago", again_after_s=left)
+        session = await self._session(order)
+        if isinstance(session, Report):
+            return session
+        passcode = self.settings.passcode
+        assert passcode is not None  # noqa: S101 - the settings were checked
+        device = self.settings.device.model_dump()
+        return await self._execute(order, session, Given(passcode, self.settings.owner, device))
+
     async def _challenge(self, order: Order) -> Report:
         """Open a session and let the provider send its code; again where the code is too old."""
-        expires_at = read_time(order.notes.get("code_expires_at"))
-        known = Session.of(order.notes)
-        if known is not None and expires_at is not None and self.tools.clock.now() < expires_at:
+        known, until_s = Session.of(order.notes), order.notes.get("code_until_s") or 0.0
+        if known is not None and known.usable(order) and order.passed_s(known.stamp) < until_s:
             return self._ask(order, "waits for a one-time code")
         session = await self._session(order)
         if isinstance(session, Report):
@@ -178,14 +195,21 @@ class CardPasscode(Adapter[CardPasscodeSettings]):
         wanted = {"session_id": session.id, "channel": self.settings.channel}
         answer = await self._client.ask("POST", "/passcodes/send", wanted)
         if not answer.ok:
-            if answer.refused_fields and known is not None and not self._sent(order, known):
+            if answer.refused_fields and known is not None:
                 # Too many codes for this session, or it is over.
-                await self._retire(order)
+                await self._forget(order)
             raise NotSent(f"code: {answer.words}", again_after_s=answer.retry_after_s)
-        ends_at = read_time(answer.json.get("expires_at")) or session.ends_at
+        # Both by the provider's clock; the result is counted from our stamp.
+        ends, begun = read_time(answer.json.get("expires_at")), read_time(session.created_at)
+        life_s = session.life_s
+        if ends is not None and begun is not None:
+            life_s = min(life_s, (ends - begun).total_seconds())
+        session_ends = read_time(session.ends_at)
+        assert session_ends is not None  # noqa: S101 - written by us
         await order.remember(
             **session.notes(),
-            code_expires_at=ends_at.isoformat(),
+            code_until_s=life_s,
+            code_expires_at=(session_ends - timedelta(seconds=session.life_s - life_s)).isoformat(),
             masked_target=text_of(answer.json.get("masked_target")),
         )
         return self._ask(order, "waits for a one-time code")
@@ -193,17 +217,14 @@ class CardPasscode(Adapter[CardPasscodeSettings]):
     async def _session(self, order: Order) -> Session | Report:
         """Return the session to execute in, or the report of one that was not as ordered.
 
-        Another one, with another reference, is opened only where nothing can arrive in the old one
-        any more: nothing was sent in it, or it is over. Raises Rejected, NotSent.
+        Another one is opened only when nothing can arrive in the old one any more: nothing was sent in
+        it, or it is over. Raises Rejected, NotSent.
         """
-        known, now = Session.of(order.notes), self.tools.clock.now()
-        if known is not None:
-            if known.usable(now):
-                return known
-            if self._sent(order, known) and not known.over(now, self.capabilities.call_life_s):
-                raise NotSent("waits for the end of a session that something was sent in")
-            await self._retire(order)
-        account = account_of(order)
+        known = Session.of(order.notes)
+        if known is not None and known.usable(order):
+            return known
+        self._let_it_end(order, known)
+        account, stamp, asked_at = account_of(order), order.stamp(), self.tools.clock.now()
         answer = await self._client.ask("POST", "/sessions/payout", request_of(order, account))
         if not answer.ok:
             if answer.refused_fields:
@@ -221,170 +242,181 @@ class CardPasscode(Adapter[CardPasscodeSettings]):
                 detail="the provider opened another session than was ordered; not executed",
             )
         number = int(order.notes.get("references", 0)) + 1
-        session = opened(answer.json, number, order.key(f"execution-{number}"), now)
+        session = opened(answer.json, order, stamp, asked_at, number)
         if session is None:
             raise NotSent("session: an answer without an id or an end")
         return session
 
     @staticmethod
-    def _sent(order: Order, session: Session) -> bool:
-        """Whether something was sent under the session's reference, and not clearly refused."""
-        return bool(order.notes.get("sent") == session.reference_id)
+    def _let_it_end(order: Order, session: Session | None) -> None:
+        """Raise NotSent while something that was sent in a session may still arrive."""
+        if session is not None and CardPasscode._sent(order, session):
+            left_s = session.left_s(order)
+            if left_s > 0:
+                raise NotSent("waits for the end of its session", again_after_s=left_s)
 
-    async def _retire(self, order: Order) -> None:
-        """Use the session and its reference no more; go on looking by the reference."""
-        earlier = [*order.notes.get("earlier_references", []), order.notes["reference_id"]]
-        forgotten = dict.fromkeys(
-            ("session_id", "reference_id", "code_expires_at", "attempts_left")
-        )
-        await order.remember(**forgotten, earlier_references=earlier)
+    @staticmethod
+    def _sent(order: Order, session: Session) -> bool:
+        """Whether a call under the session's reference may have arrived."""
+        return order.moved and order.notes.get("sent") == session.reference_id
+
+    @staticmethod
+    async def _forget(order: Order) -> None:
+        """Use the session no more; the next one goes with another reference."""
+        await order.remember(session_id=None, code_until_s=None)
+
+    # --- Execute: the moving call -----------------------------------------------------------------
 
     async def _execute(self, order: Order, session: Session, given: Given, **notes: Any) -> Report:
         """Execute, with everything but the code fixed by what is remembered."""
-        first = not self._sent(order, session)
+        reference_id, first = session.reference_id, not self._sent(order, session)
+        before = {name: order.notes.get(name) for name in ("sent", "earlier_references")}
         if first:
             await order.remember(
                 **session.notes(),
                 owner=dict(given.owner),
                 device=dict(given.device),
-                sent=session.reference_id,
+                sent=reference_id,
+                earlier_references=_earlier(order, reference_id),
                 **notes,
             )
         code = given.code.get_secret_value()
         body = {
             "session_id": session.id,
             "payout_account_id": account_of(order),
-            "reference_id": session.reference_id,
+            "reference_id": reference_id,
             "passcode": {
                 "token": {**order.notes["owner"], "code": code},
                 "device": order.notes["device"],
             },
         }
         prepared = await self._client.prepare("POST", "/executions/payout", body)
-        await order.moving()
+        young = self._young(order, reference_id)
+        # The request is good as long as its session is, whatever token it carries.
+        try:
+            await order.moving(reference=reference_id, call_life_s=session.left_s(order))
+        except NotSent:
+            if first:
+                # Nothing was sent under this reference: the next call under it is a first one again.
+                await order.remember(**before)
+            raise
         try:
             answer = await self._client.send(prepared)
         except aiohttp.ClientConnectorError as error:
-            words = f"no connection ({type(error).__name__})"
-            raise await self._not_accepted(order, words, first=first) from None
+            raise NotSent(f"execution: no connection ({type(error).__name__})") from None
         except (aiohttp.ClientError, TimeoutError) as error:
             raise OutcomeUnknown(f"execution: no answer ({type(error).__name__})") from None
         if answer.ok:
-            return await self._accepted(order, session, answer)
+            return await self._accepted(order, reference_id, answer, young=young)
         # Never the passcode, should they repeat it.
         words = "(it repeats the passcode)" if code in answer.words else answer.words
         if answer.status in _AT_THE_DOOR:
             if answer.status == 403 and self._mode(order) == "standing":  # noqa: PLR2004
                 # For a wrong passcode or for a lack of rights: nobody can tell.
                 self._pause(_FORBIDDEN_AGAIN_S)
-            again = answer.retry_after_s
-            raise await self._not_accepted(order, words, first=first, again_after_s=again)
+            raise NotSent(f"execution: {words}", again_after_s=answer.retry_after_s)
         fields = answer.refused_fields
         if not first or not fields or "reference_id" in fields:
             # Used up, already there: the first call may have arrived.
             raise OutcomeUnknown(f"execution: {words}")
-        return await self._refused(order, session, fields, words)
+        raise await self._refused(order, session, fields, words)
 
-    async def _accepted(self, order: Order, session: Session, answer: Answer) -> Report:
-        report = self._read(order, session.reference_id, answer.json)
-        if text_of(answer.json.get("reference_id")).lower() != session.reference_id:
+    async def _accepted(
+        self, order: Order, reference_id: str, answer: Answer, *, young: bool
+    ) -> Report:
+        if text_of(answer.json.get("reference_id")).lower() != reference_id:
             raise OutcomeUnknown("execution: it answered for another reference")
+        report = await self._read(order, reference_id, answer.json, young=young)
         if report.sub_status is None:
             # Taken, whatever its words are; what they mean an operator will see.
             return replace(report, sub_status=SubStatus.SUBMITTED)
-        return await self._unless_late(order, report)
-
-    async def _unless_late(self, order: Order, report: Report) -> Report:
-        """Return a report, or the question anew where it tells of a passcode that was refused late.
-
-        A code may be refused by a FAILED after it was taken. That is remembered of its reference,
-        and of no other one: what is sent later is judged by its own execution.
-        """
-        reference_id = report.custodian_reference
-        refused = order.notes.get("refused_references", [])
-        if reference_id not in refused:
-            if not (
-                self._young(order, reference_id)
-                and ended_unpaid(report)
-                and may_be_the_code(report)
-            ):
-                return report
-            await self._retire(order)
-            await order.remember(refused_references=[*refused, reference_id])
-        return replace(
-            self._ask(order, report.custodian_word),
-            detail=report.detail,
-            custodian_reference=reference_id,
-        )
-
-    async def _not_accepted(
-        self, order: Order, words: str, *, first: bool, again_after_s: float | None = None
-    ) -> NotSent:
-        """Return the error of a call that was stopped before anybody looked at its content."""
-        if first:
-            # The next call under this reference is a first one again.
-            await order.remember(sent=None)
-        return NotSent(f"execution: {words}", again_after_s=again_after_s)
+        return report
 
     async def _refused(
         self, order: Order, session: Session, fields: frozenset[str], words: str
-    ) -> Report:
-        """Judge a clear no to the first call under a reference: nothing moved."""
+    ) -> Exception:
+        """Return the outcome of a clear no to the first call under a reference: nothing moved."""
         if "passcode" in fields:
             if self._mode(order) == "standing":
-                await self._retire(order)
+                await self._forget(order)
                 self._pause(_REFUSED_AGAIN_S)
-                raise NotSent(f"execution: {words}", again_after_s=_REFUSED_AGAIN_S)
-            raise await self._wrong_code(order, session)
+                return NotSent(f"execution: {words}", again_after_s=_REFUSED_AGAIN_S)
+            return await self._wrong_code(order, session)
         if "session_id" in fields:
-            await self._retire(order)
-            raise NotSent(f"execution: {words}")
-        raise Rejected(refused_code(fields), words, custodian_code="422")
+            await self._forget(order)
+            return NotSent(f"execution: {words}")
+        return Rejected(refused_code(fields), words, custodian_code="422")
 
     async def _wrong_code(self, order: Order, session: Session) -> WrongAnswer:
-        """Count a wrong code; the session takes more of them until it is locked."""
-        left = int(order.notes.get("attempts_left") or MOST_ATTEMPTS) - 1
+        """Count a wrong code; the session takes more of them, each under a reference of its own."""
+        left, number = session.attempts_left - 1, session.number + 1
         if left > 0:
-            again = replace(session, number=session.number + 1)
-            fresh = replace(again, reference_id=order.key(f"execution-{again.number}"))
-            await order.remember(**fresh.notes(), attempts_left=left)
+            reference_id = order.key(f"execution-{number}")
+            fresh = replace(session, number=number, reference_id=reference_id, attempts_left=left)
+            await order.remember(**fresh.notes())
         else:
-            await self._retire(order)
+            await self._forget(order)
         return WrongAnswer("the provider refused the passcode", left)
 
+    # --- Looks ------------------------------------------------------------------------------------
+
     async def _look(self, order: Order, reference_id: str) -> Report | Absent:
+        # Before the look: what it finds is dated by its beginning, however late it is judged.
+        young = self._young(order, reference_id)
         answer = await self._client.ask("GET", f"/status/payout/{quote(reference_id, safe='')}")
         if answer.not_found:
             return Absent("404")
         if not answer.ok:
             raise NotSent(f"status: {answer.words}", again_after_s=answer.retry_after_s)
-        return self._read(order, reference_id, answer.json)
+        return await self._read(order, reference_id, answer.json, young=young)
 
-    def _read(self, order: Order, reference_id: str, told: Mapping[str, Any]) -> Report:
-        young = self._young(order, reference_id)
-        return read_execution(order, reference_id, told, self.tools.clock.now(), young=young)
+    async def _read(
+        self, order: Order, reference_id: str, told: Mapping[str, Any], *, young: bool
+    ) -> Report:
+        """Read an execution. One that was refused late for its code may be tried again.
 
-    def _young(self, order: Order, reference_id: str | None) -> bool:
+        A code may be refused by a FAILED after it was taken. That is remembered of its reference, so
+        that a later look says the same.
+        """
+        # Calls from before references were told to the gateway have none.
+        named = "session_stamp" in order.notes
+        now = self.tools.clock.now()
+        report = read_execution(order, reference_id, told, now, young=young, named=named)
+        if not ended_unpaid(report):
+            return report
+        known = [order.notes.get("refused_late"), *(order.notes.get("refused_references") or [])]
+        if reference_id not in known:
+            if not young or not may_be_the_code(report):
+                return report
+            await order.remember(refused_late=reference_id)
+        return replace(report, reopens=True)
+
+    def _young(self, order: Order, reference_id: str) -> bool:
         """Whether the passcode of this execution came so lately that it may still be refused."""
-        confirmed_at = read_time(order.notes.get("confirmed_at"))
-        if confirmed_at is None or order.notes.get("sent") != reference_id:
+        stamp = order.notes.get("confirmed_stamp")
+        if stamp is None or order.notes.get("sent") != reference_id:
             return False
-        return self.tools.clock.now() < confirmed_at + _YOUNG
+        return order.passed_s(stamp) < _YOUNG_S
+
+    # --- Asking -----------------------------------------------------------------------------------
 
     def _ask(self, order: Order, word: str) -> Report:
         return Report(SubStatus.REQUIRES_ACTION, word, action=self._action(order))
 
     def _action(self, order: Order) -> Action:
         """Return what a person is asked for now, from what is remembered."""
-        notes = order.notes
-        sent = self._mode(order) == "one_time_code"
-        session = Session.of(notes)
-        ends_at = session.ends_at if session else None
+        notes, session = order.notes, Session.of(order.notes)
+        live = session if session is not None and session.usable(order) else None
+        if self._mode(order) == "one_time_code":
+            return Action(
+                channel=self.settings.channel,
+                masked_target=notes.get("masked_target") or None,
+                attempts_left=session.attempts_left if session else MOST_ATTEMPTS,
+                expires_at=read_time(notes.get("code_expires_at")),
+            )
         return Action(
-            channel=self.settings.channel if sent else None,
-            masked_target=notes.get("masked_target") or None if sent else None,
-            attempts_left=int(notes.get("attempts_left") or MOST_ATTEMPTS),
-            expires_at=read_time(notes.get("code_expires_at")) or ends_at if sent else ends_at,
+            attempts_left=live.attempts_left if live else MOST_ATTEMPTS,
+            expires_at=read_time(live.ends_at) if live else None,
         )
 
     def _mode(self, order: Order) -> Mode:
@@ -395,3 +427,16 @@ class CardPasscode(Adapter[CardPasscodeSettings]):
 
     def _pause(self, seconds: float) -> None:
         self._refused_until = self.tools.clock.monotonic() + seconds
+
+
+def _earlier(order: Order, reference_id: str) -> list[str]:
+    """Return the references that go on being looked at when another one is used.
+
+    Those of calls that may have arrived: the gateway lets another one go only when their absence is
+    proven, but a provider that breaks its word is to be noticed all the same.
+    """
+    earlier = list(order.notes.get("earlier_references") or [])
+    sent = order.notes.get("sent")
+    if not order.moved or sent in {None, reference_id, *earlier}:
+        return earlier
+    return [*earlier, sent]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +21,9 @@ if TYPE_CHECKING:
     from gateway.adapter import Tools
 
 #: Refreshed when less than this is left; of a shorter life, half.
-_MARGIN = timedelta(minutes=5)
+_MARGIN_S = 300.0
 #: After a refresh that failed, while the old token still lives.
-_AGAIN = timedelta(seconds=30)
+_AGAIN_S = 30.0
 #: The longest wish of `Retry-After` that is believed.
 _MOST_WAIT_S = 3600.0
 
@@ -91,8 +90,8 @@ class Answer:
 @dataclass(frozen=True)
 class _Bearer:
     token: str = field(repr=False)
-    refresh_at: datetime
-    ends_at: datetime
+    refresh_at: float  #: by the monotonic clock: a wall clock can be set
+    ends_at: float
 
 
 class Client:
@@ -142,7 +141,7 @@ class Client:
 
     async def _token(self) -> str:
         async with self._refreshing:
-            bearer, now = self._bearer, self._tools.clock.now()
+            bearer, now = self._bearer, self._tools.clock.monotonic()
             if bearer is None or now >= bearer.refresh_at:
                 try:
                     bearer = self._bearer = await self._obtain()
@@ -150,7 +149,7 @@ class Client:
                     # The old one may still do: the provider's login being away stops nothing yet.
                     if bearer is None or now >= bearer.ends_at:
                         raise
-                    bearer = self._bearer = replace(bearer, refresh_at=now + _AGAIN)
+                    bearer = self._bearer = replace(bearer, refresh_at=now + _AGAIN_S)
             return bearer.token
 
     async def _obtain(self) -> _Bearer:
@@ -160,7 +159,7 @@ class Client:
             {"Content-Type": "application/json", "Accept": "application/json"},
             json.dumps(self._credentials).encode(),
         )
-        asked_at = self._tools.clock.now()
+        asked_at = self._tools.clock.monotonic()
         try:
             answer = await self._exchange(prepared)
         except (aiohttp.ClientError, TimeoutError) as error:
@@ -179,8 +178,8 @@ class Client:
                 f"token: {'an answer without a token' if answer.ok else answer.words}",
                 again_after_s=answer.retry_after_s,
             )
-        life = timedelta(minutes=float(minutes))
-        return _Bearer(token, asked_at + life - min(_MARGIN, life / 2), asked_at + life)
+        life_s = float(minutes) * 60
+        return _Bearer(token, asked_at + life_s - min(_MARGIN_S, life_s / 2), asked_at + life_s)
 
     async def _exchange(self, prepared: Prepared) -> Answer:
         async with self._tools.http.request(

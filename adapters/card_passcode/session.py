@@ -1,7 +1,7 @@
-"""A payout session as it is remembered with an attempt, and whether it is what was ordered.
+"""A payout session as it is remembered with an execution, and whether it is what was ordered.
 
-Source: card-passcode protocol notes, §4. A session is made for one attempt and goes with a
-reference of its own; the content of an execution is fixed by what is remembered here.
+Source: card-passcode protocol notes, §4. A session is opened for one execution. The content of what is
+executed in it is fixed by what is remembered here.
 """
 
 from __future__ import annotations
@@ -9,14 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from adapters.card_passcode.statuses import read_amount, text_of
-from gateway.adapter import Echo, Order, PayoutAccountDestination, Terms
+from gateway.adapter import Echo, Order, PayoutAccountDestination, Terms, read_time
 
 #: Nothing is begun in a session that has less than this left.
-_LEAST = timedelta(seconds=30)
+_LEAST_S = 30.0
+#: After the end of a session the provider's own clocks may differ from each other by so much.
+_MARGIN_S = 60.0
 #: Wrong passcodes before the provider locks a session.
 MOST_ATTEMPTS = 5
 _CURRENCY = re.compile(r"[A-Z]{3}")
@@ -25,39 +27,62 @@ _ACCOUNT = re.compile(r"[1-9][0-9]{0,17}")
 
 @dataclass(frozen=True)
 class Session:
-    """A session of this attempt."""
+    """A session of this execution. Its end is told in elapsed time; no wall clock is asked."""
 
     id: str
-    #: The number of its reference within the attempt.
+    #: The number of its reference within the execution.
     number: int
-    #: The end by our own clock: the provider's may differ, the life that it tells does not.
-    ends_at: datetime
     reference_id: str
+    #: The order's stamp from before the session was asked for: it began then at the earliest...
+    stamp: str
+    #: ...and so much later at the latest.
+    took_s: float
+    #: How long it lives, as the provider says.
+    life_s: float
+    #: When it began by the provider's clock, for comparison with other times of the provider.
+    created_at: str
+    #: When it ends, for people.
+    ends_at: str
+    attempts_left: int = MOST_ATTEMPTS
 
     @classmethod
     def of(cls, notes: Mapping[str, Any]) -> Session | None:
-        """Return the session that is remembered, if one is."""
-        if not notes.get("session_id"):
+        """Return the session that is remembered, if one is. One without a stamp is used no more."""
+        if not notes.get("session_id") or "session_stamp" not in notes:
             return None
-        ends_at = datetime.fromisoformat(notes["session_ends_at"])
-        return cls(notes["session_id"], notes["references"], ends_at, notes["reference_id"])
-
-    def usable(self, now: datetime) -> bool:
-        """Whether something may still be begun in it."""
-        return now < self.ends_at - _LEAST
-
-    def over(self, now: datetime, call_life_s: float) -> bool:
-        """Whether no request made in it can be accepted any more."""
-        return now >= self.ends_at + timedelta(seconds=call_life_s)
+        return cls(
+            id=notes["session_id"],
+            number=notes["references"],
+            reference_id=notes["reference_id"],
+            stamp=notes["session_stamp"],
+            took_s=notes["session_took_s"],
+            life_s=notes["session_life_s"],
+            created_at=notes["session_created_at"],
+            ends_at=notes["session_ends_at"],
+            attempts_left=notes["attempts_left"],
+        )
 
     def notes(self) -> dict[str, Any]:
         """Return it as it is remembered."""
         return {
             "session_id": self.id,
             "references": self.number,
-            "session_ends_at": self.ends_at.isoformat(),
             "reference_id": self.reference_id,
+            "session_stamp": self.stamp,
+            "session_took_s": self.took_s,
+            "session_life_s": self.life_s,
+            "session_created_at": self.created_at,
+            "session_ends_at": self.ends_at,
+            "attempts_left": self.attempts_left,
         }
+
+    def usable(self, order: Order) -> bool:
+        """Whether something may still be begun in it."""
+        return order.passed_s(self.stamp) < self.life_s - _LEAST_S
+
+    def left_s(self, order: Order) -> float:
+        """Return after how many seconds no request made in it can be accepted any more."""
+        return max(0.0, self.took_s + self.life_s + _MARGIN_S - order.passed_s(self.stamp))
 
 
 def unpayable(terms: Terms) -> str | None:
@@ -112,23 +137,27 @@ def misfits(order: Order, told: Mapping[str, Any], echo: Echo) -> tuple[str, ...
 
 
 def opened(
-    told: Mapping[str, Any], number: int, reference_id: str, asked_at: datetime
+    told: Mapping[str, Any], order: Order, stamp: str, asked_at: datetime, number: int
 ) -> Session | None:
-    """Return the session of an answer; None where it has no id or no life."""
+    """Return the session of an answer; None where it has no id or no life.
+
+    `stamp` and `asked_at` are from before it was asked for, `number` is that of its reference.
+    """
     identifier = _id(told.get("id"))
     begin, end = read_time(told.get("created_at")), read_time(told.get("expires_at"))
     if identifier is None or begin is None or end is None or end <= begin:
         return None
-    return Session(identifier, number, asked_at + (end - begin), reference_id)
-
-
-def read_time(value: object) -> datetime | None:
-    """Return a time of the provider; None for what is none, or has no zone."""
-    try:
-        read = datetime.fromisoformat(value) if isinstance(value, str) else None
-    except ValueError:
-        return None
-    return read if read is not None and read.tzinfo is not None else None
+    life = end - begin
+    return Session(
+        id=identifier,
+        number=number,
+        reference_id=order.key(f"execution-{number}"),
+        stamp=stamp,
+        took_s=order.passed_s(stamp),
+        life_s=life.total_seconds(),
+        created_at=begin.isoformat(),
+        ends_at=(asked_at + life).isoformat(),
+    )
 
 
 def _id(value: object) -> str | None:

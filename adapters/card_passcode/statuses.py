@@ -64,12 +64,19 @@ def refused_code(fields: frozenset[str]) -> FailureCode:
     return found[0] if found else FailureCode.SUBMISSION_REJECTED
 
 
-def read_execution(
-    order: Order, reference_id: str, told: Mapping[str, Any], now: datetime, *, young: bool
+def read_execution(  # noqa: PLR0913 - what is told, and about what
+    order: Order,
+    reference_id: str,
+    told: Mapping[str, Any],
+    now: datetime,
+    *,
+    young: bool,
+    named: bool,
 ) -> Report:
     """Read how an execution stands. Pure.
 
     `young`: the passcode came so lately that it may still be refused; PROCESSING is not believed.
+    `named`: whether the call was marked under its reference.
     The two message members are for the operator and never decide anything; that a word about the
     wallet is there, and none of the provider, does.
     """
@@ -99,13 +106,16 @@ def read_execution(
         echo=Echo(
             asset=text_of(told.get("payee_currency")) or None,
             amount=read_amount(told.get("payee_amount")),
+            reference=text_of(told.get("reference_id")).lower() or None,
             ordered_asset=order.asset,
             ordered_amount=order.amount,
+            ordered_reference=reference_id,
         ),
         custodian_reference=reference_id,
         unknown_words=tuple(odd),
         detail="; ".join(each for each in messages if each) or None,
         fees_paid_usd=_fees(told) if sub_status is SubStatus.DELIVERED else None,
+        reference=reference_id if named else None,
     )
 
 
@@ -120,9 +130,10 @@ def may_be_the_code(report: Report) -> bool:
 
 
 def choose(found: Sequence[Report | Absent]) -> Report | Absent:
-    """Return what counts of an attempt's looks, one per reference, the latest reference first.
+    """Return what counts of an order's looks, one per reference, the latest reference first.
 
-    An execution that lives or was paid counts before one that failed, and that before none.
+    An execution that lives or was paid counts before one that failed, and that before none: an order
+    is absent only where none of its references is known.
     """
     alive = [
         each
@@ -132,7 +143,8 @@ def choose(found: Sequence[Report | Absent]) -> Report | Absent:
     if len(alive) > 1:
         twice = "; ".join(str(each.custodian_reference) for each in alive)
         return replace(alive[0], unknown_words=(f"more than one execution: {twice}",))
-    return alive[0] if alive else found[0]
+    ended = [each for each in found if isinstance(each, Report)]
+    return next(iter((*alive, *ended, *found)))
 
 
 def _oddities(reference_id: str, told: Mapping[str, Any]) -> list[str]:

@@ -58,12 +58,16 @@ class Dfns(Adapter[DfnsSettings]):
             body_bound=True,
             look_up=True,
             # Of a transfer it is; of an off-ramp's Confirm it is not, and one word must do for both.
+            # `CannotLook` says it of a transfer.
             repeat_is_safe=False,
         ),
+        # Of a user action token; `user_action_life_s` of the settings takes its place.
         call_life_s=900,
         visibility_s=60,
         polling_s=(1, 2, 4, 8, 15, 30, 60, 120, 300),
     )
+    #: The token of the service account says whose wallets and payouts are read; the key only signs.
+    account_settings = ("base_url", "auth_token")
 
     def __init__(self, settings: DfnsSettings, tools: Tools) -> None:
         super().__init__(settings, tools)

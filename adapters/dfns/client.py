@@ -102,23 +102,33 @@ class Client:
         self._signer = UserActionSigner(credential_id, key, self._post_signing, tools.offload)
 
     async def get(self, path: str) -> Answer:
-        """Read something. The path is already percent-encoded. Raises aiohttp's errors."""
-        return await self._request("GET", path, None, None)
+        """Read something. The path is already percent-encoded. Raises NotSent where no answer came."""
+        return await self._ask("GET", path, None)
 
     async def post(self, path: str, body: bytes) -> Answer:
-        """Make a call that needs no user action (a quote)."""
-        return await self._request("POST", path, body, None)
+        """Make a call that needs no user action (a quote). Raises NotSent where no answer came."""
+        return await self._ask("POST", path, body)
 
     async def sign(self, path: str, body: bytes) -> SignedCall:
-        """Return a state-changing call, signed. Raises NotSent, aiohttp's errors, TimeoutError."""
+        """Return a state-changing call, signed. Raises NotSent."""
         return await self._signer.sign(path, body)
 
     async def send(self, call: SignedCall) -> Answer:
-        """Send a signed call. Sent twice, at most one of the two is accepted: its token is used once."""
+        """Send a signed call. Sent twice, at most one of the two is accepted: its token is used once.
+
+        Raises aiohttp's errors and TimeoutError.
+        """
         return await self._request("POST", call.path, call.body, call.token)
 
+    async def _ask(self, method: str, path: str, body: bytes | None) -> Answer:
+        try:
+            return await self._request(method, path, body, None)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            # Nothing of it can move money.
+            raise NotSent(f"{path}: no answer ({type(error).__name__})") from None
+
     async def _post_signing(self, path: str, body: bytes) -> dict[str, Any]:
-        answer = await self._request("POST", path, body, None)
+        answer = await self._ask("POST", path, body)
         if answer.status != 200 or not isinstance(answer.json, dict):  # noqa: PLR2004
             raise NotSent(f"user action: {answer.words()}", again_after_s=answer.retry_after_s)
         return answer.json

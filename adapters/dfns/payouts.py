@@ -1,9 +1,9 @@
 """The off-ramp payout: created, compared, confirmed once, followed to its own end.
 
 Source: dfns protocol notes, §2 (lifecycle), §3 (external ids), §6 (single-use tokens). Create moves
-nothing; Confirm does. Dfns does not say what a second Confirm does, so a Confirm is repeated only with
-the same token in the same process (at most one of them is accepted), or after the engine has proven by
-looks that the first one did nothing.
+nothing; Confirm does. Dfns does not say what a second Confirm does, so a Confirm is sent again only as the
+same request, with the same token, in the same process (at most one of them is accepted), or after the
+engine has proven by looks that the first one did nothing.
 """
 
 from __future__ import annotations
@@ -65,9 +65,10 @@ class Payouts:
         payout_id = order.notes.get("payout_id")
         if payout_id is None:
             return await self._create(order)
-        told = await self._reader.read(str(payout_id))
-        if told is None:
+        look = await self._reader.read(order)
+        if look is None:
             raise NotSent(f"the payout {payout_id} is not shown", again_after_s=_NOT_SHOWN_S)
+        told = look.told
         unfit = self._reader.unfit(order, told)
         if unfit is not None:
             return unfit
@@ -75,7 +76,7 @@ class Payouts:
         if execution in BEFORE_CONFIRM:
             return self._reader.wait(order, told, execution)
         if execution != AWAITING_CONFIRM or data_of(told).get("transferId"):
-            return await self._reader.judge(order, told)
+            return await self._reader.judge(order, look)
         return await self._confirm(order, told)
 
     async def fetch(self, order: Order) -> Report | Absent | CannotLook:
@@ -83,14 +84,14 @@ class Payouts:
         payout_id = order.notes.get("payout_id")
         if payout_id is None:
             return CannotLook("no payout id is remembered")
-        told = await self._reader.read(str(payout_id))
-        if told is None:
+        look = await self._reader.read(order)
+        if look is None:
             return Absent("404")
-        execution = execution_of(told)
+        execution = execution_of(look.told)
         waiting = execution in BEFORE_CONFIRM or execution == AWAITING_CONFIRM
-        if waiting and not data_of(told).get("transferId"):
-            return self._reader.unfit(order, told) or Absent(execution)
-        return await self._reader.judge(order, told)
+        if waiting and not data_of(look.told).get("transferId"):
+            return self._reader.unfit(order, look.told) or Absent(execution)
+        return await self._reader.judge(order, look)
 
     async def cancel(self, order: Order) -> Report:
         """Ask Dfns to cancel; it does so before the confirmation only. Raises as `submit` does."""
@@ -103,22 +104,28 @@ class Payouts:
             )
             return Report(SubStatus.CANCELED, "never created", failure=failure)
         path = f"/payouts/{path_id(str(payout_id))}/action"
-        answer = await self._client.send(await self._client.sign(path, dump({"action": "Cancel"})))
+        call = await self._client.sign(path, dump({"action": "Cancel"}))
+        try:
+            answer = await self._client.send(call)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise OutcomeUnknown(f"cancel: no answer ({type(error).__name__})") from None
         if answer.status not in {200, 202}:
             if answer.at_the_door:
                 raise NotSent(f"cancel: {answer.words()}", again_after_s=answer.retry_after_s)
             raise OutcomeUnknown(f"cancel: {answer.words()}")
-        told = await self._reader.read(str(payout_id))
-        if told is None:
+        look = await self._reader.read(order)
+        if look is None:
             raise OutcomeUnknown("cancel: the payout is not shown")
-        return await self._reader.judge(order, told)
+        return await self._reader.judge(order, look)
 
     async def _create(self, order: Order) -> Report:
         """Create the payout, or get the one that was created under the same id. Nothing moves."""
-        step = int(order.notes.get("create_step", 1))
-        key = order.key("payout" if step == 1 else f"payout-{step}")
-        body = dump(create_body(self._settings, self._tools.assets, order, key))
-        answer = await self._client.send(await self._client.sign("/payouts", body))
+        body = dump(create_body(self._settings, self._tools.assets, order))
+        call = await self._client.sign("/payouts", body)
+        try:
+            answer = await self._client.send(call)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise NotSent(f"create: no answer ({type(error).__name__})") from None
         if answer.ok and clean(answer.json.get("id")):
             payout_id = path_id(clean(answer.json["id"]))
             unfit = self._reader.unfit(order, answer.json)
@@ -129,7 +136,7 @@ class Payouts:
         if answer.status == 409:  # noqa: PLR2004
             # Our id stands for other content, from before a change of the configuration. That one is
             # never confirmed; another id makes one that we can compare.
-            await order.remember(create_step=step + 1)
+            await order.remember(create_step=int(order.notes.get("create_step", 1)) + 1)
         elif answer.refusal and not answer.used_token:
             raise Rejected(
                 refusal_code(answer.message), answer.message, custodian_code=str(answer.status)
@@ -169,13 +176,18 @@ class Payouts:
         return await self._send_confirm(order, call)
 
     async def _send_confirm(self, order: Order, call: SignedCall) -> Report:
-        """Send the Confirm; after a lost reply again with the same token, which is used once."""
+        """Send the Confirm; after a lost reply the same request again, whose token is used once."""
+        await order.moving()
         lost = ""
         for pause_s in (0.0, *_RESEND_AFTER_S):
             if pause_s:
                 await self._tools.clock.sleep(pause_s)
-            # Each time: whoever has lost its lease meanwhile must not send.
-            await order.moving()
+                try:
+                    # Whoever has lost its lease meanwhile must not send.
+                    await order.moving(same_request=True)
+                except NotSent as error:
+                    # This one was not sent; the one before it may have arrived.
+                    raise OutcomeUnknown(f"confirm: no answer ({lost}); {error}") from None
             try:
                 answer = await self._client.send(call)
             except aiohttp.ClientConnectorError as error:
@@ -217,13 +229,13 @@ class Payouts:
         """Judge a clear no to the first Confirm, by what the payout looks like afterwards."""
         words = f"Dfns refused the confirmation: {answer.message}"
         try:
-            told = await self._reader.read(str(order.notes["payout_id"]))
-        except (TimeoutError, NotSent, aiohttp.ClientError) as error:
+            look = await self._reader.read(order)
+        except NotSent as error:
             # Unseen is not unconfirmed.
             raise OutcomeUnknown(f"{words}; then: {error}") from None
-        if told is None:
+        if look is None:
             raise OutcomeUnknown(f"{words}; then it was not shown")
-        if execution_of(told) == AWAITING_CONFIRM and not data_of(told).get("transferId"):
+        if execution_of(look.told) == AWAITING_CONFIRM and not data_of(look.told).get("transferId"):
             # It stays open at Dfns until somebody cancels it there or it expires: no end of ours.
-            return self._reader.park(order, told, words)
-        return await self._reader.judge(order, told)
+            return self._reader.park(order, look.told, words)
+        return await self._reader.judge(order, look)

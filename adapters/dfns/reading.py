@@ -7,7 +7,7 @@ delivers; an end is a failure only once the transfer is final, too.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import timedelta
+from dataclasses import dataclass
 from typing import Any
 
 from adapters.dfns.client import Client
@@ -46,8 +46,17 @@ from gateway.adapter import (
 #: How soon a payout that is not ready is looked at again: young ones soon, old ones slowly.
 _SOONEST_S, _SLOWEST_S = 1.0, 60.0
 #: A transfer that was made may take so long to be listed.
-_VISIBLE_AFTER = timedelta(seconds=60)
+_VISIBLE_AFTER_S = 60.0
 _MOST_PAGES = 20
+
+
+@dataclass(frozen=True)
+class Look:
+    """A payout as it was told."""
+
+    told: Mapping[str, Any]
+    #: whether its end had been seen so long before this look began that a transfer would be listed now
+    late: bool
 
 
 class PayoutReader:
@@ -58,19 +67,21 @@ class PayoutReader:
         self._client = client
         self._tools = tools
 
-    async def read(self, payout_id: str) -> Mapping[str, Any] | None:
-        """Return a payout; None where Dfns says there is none. Raises NotSent where it says nothing."""
-        answer = await self._client.get(f"/payouts/{path_id(payout_id)}")
+    async def read(self, order: Order) -> Look | None:
+        """Return the remembered payout; None where Dfns says there is none. Raises NotSent."""
+        # Before the look: whatever it finds is dated by its beginning, however late it is judged.
+        stamp = order.notes.get("ended_stamp")
+        late = stamp is not None and order.passed_s(str(stamp)) >= _VISIBLE_AFTER_S
+        answer = await self._client.get(f"/payouts/{path_id(str(order.notes['payout_id']))}")
         if answer.not_found:
             return None
         if not answer.ok:
             raise NotSent(f"payout: {answer.words()}", again_after_s=answer.retry_after_s)
-        told: Mapping[str, Any] = answer.json
-        return told
+        return Look(answer.json, late)
 
-    async def judge(self, order: Order, told: Mapping[str, Any]) -> Report:
+    async def judge(self, order: Order, look: Look) -> Report:
         """Read a payout that was confirmed or has ended, together with its settling transfer."""
-        execution = execution_of(told)
+        told, execution = look.told, execution_of(look.told)
         echo = payout_echo(self._settings, self._tools.assets, order, told)
         transfer = await self._settling(order, told, ended=execution in PAYOUT_ENDS)
         transactions = (
@@ -79,7 +90,7 @@ class PayoutReader:
         if untold(echo):
             return self._tell(order, told, None, echo, transactions, unknown_words=untold(echo))
         if execution in PAYOUT_ENDS:
-            return await self._ended(order, told, echo, transfer, transactions)
+            return await self._ended(order, look, echo, transfer, transactions)
         sub_status = PAYOUT_WORDS.get(execution)
         if sub_status is None and execution not in {*BEFORE_CONFIRM, AWAITING_CONFIRM}:
             unknown = (execution or "no executionStatus",)
@@ -118,6 +129,7 @@ class PayoutReader:
             raise NotSent(f"confirm: not possible while {execution}")
         payout_id = clean(told.get("id"))
         made = read_time(told.get("dateCreated"))
+        # By the wall clock, which decides nothing here but the pace.
         age_s = (self._tools.clock.now() - made).total_seconds() if made else 0.0
         return Report(
             SubStatus.SUBMITTING,
@@ -131,16 +143,19 @@ class PayoutReader:
     async def _ended(
         self,
         order: Order,
-        told: Mapping[str, Any],
+        look: Look,
         echo: Echo,
         settling: Mapping[str, Any] | None,
         transactions: tuple[Transaction, ...],
     ) -> Report:
         """Read a payout that ended unpaid: failed only once whatever it started is final, too."""
+        told = look.told
         execution, reason = execution_of(told), clean(data_of(told).get("statusReason"))
         if settling is None:
             moved = FundsMoved.NO
-            if not await self._stayed_alone(order):
+            if order.moved and not look.late:
+                if "ended_stamp" not in order.notes:
+                    await order.remember(ended_stamp=order.stamp())
                 return self._tell(
                     order,
                     told,
@@ -164,18 +179,6 @@ class PayoutReader:
         failure = payout_failure(execution, reason, moved)
         sub_status = PAYOUT_ENDS[execution][0]
         return self._tell(order, told, sub_status, echo, transactions, failure=failure)
-
-    async def _stayed_alone(self, order: Order) -> bool:
-        """Whether an ended payout has shown no transfer for so long that none was made."""
-        if not order.moved:
-            return True
-        now = self._tools.clock.now()
-        # By our own clock, from our own first look: the vendor's may differ from it.
-        first = read_time(order.notes.get("ended_seen_at"))
-        if first is None:
-            await order.remember(ended_seen_at=now.isoformat())
-            return False
-        return now - first >= _VISIBLE_AFTER
 
     async def _settling(
         self, order: Order, told: Mapping[str, Any], *, ended: bool

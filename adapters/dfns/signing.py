@@ -77,7 +77,7 @@ class UserActionSigner:
     async def sign(self, path: str, body: bytes) -> SignedCall:
         """Return the signed POST. Two requests; neither can move money, both may be repeated.
 
-        Raises NotSent, aiohttp's errors and TimeoutError.
+        Raises NotSent.
         """
         asked = await self._post(
             "/auth/action/init",

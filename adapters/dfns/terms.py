@@ -143,9 +143,13 @@ def quote_body(settings: DfnsSettings, assets: AssetRegistry, terms: Terms) -> d
     }
 
 
-def create_body(
-    settings: DfnsSettings, assets: AssetRegistry, order: Order, external_id: str
-) -> dict[str, Any]:
+def payout_key(order: Order) -> str:
+    """Return the external id of the off-ramp payout, by the step at which create is."""
+    step = int(order.notes.get("create_step", 1))
+    return order.key("payout" if step == 1 else f"payout-{step}")
+
+
+def create_body(settings: DfnsSettings, assets: AssetRegistry, order: Order) -> dict[str, Any]:
     """Return the body of the create call; the same at every repeat."""
     payee = _bank_account(order)
     return {
@@ -153,7 +157,7 @@ def create_body(
         "borderlessAccountId": settings.borderless_account_id,
         "paymentInstructionsId": payee.payment_instructions_id,
         "paymentPurpose": payee.purpose,
-        "externalId": external_id,
+        "externalId": payout_key(order),
     }
 
 
@@ -184,9 +188,13 @@ def transfer_body(
 
 
 def transfer_echo(
-    settings: DfnsSettings, assets: AssetRegistry, order: Order, told: Mapping[str, Any]
+    settings: DfnsSettings,
+    assets: AssetRegistry,
+    order: Order,
+    told: Mapping[str, Any],
+    external_id: str,
 ) -> Echo:
-    """Return what Dfns says of a wallet transfer beside what was ordered."""
+    """Return what Dfns says of a wallet transfer beside what was ordered, under our external id."""
     payee = order.destination
     assert isinstance(payee, AddressDestination)  # noqa: S101 - checked before
     request = told.get("requestBody")
@@ -195,9 +203,12 @@ def transfer_echo(
         asset=_token_words(request, told),
         amount=amount_of(request.get("amount"), order.decimals),
         destination=_address(request.get("to")),
+        # The request that is echoed may have it, too.
+        reference=_told_id(external_id, told.get("externalId"), request.get("externalId")),
         ordered_asset=_ordered_token(settings, assets, order),
         ordered_amount=order.amount,
         ordered_destination=_address(payee.address),
+        ordered_reference=external_id or None,
     )
 
 
@@ -205,7 +216,7 @@ def payout_echo(
     settings: DfnsSettings, assets: AssetRegistry, order: Order, told: Mapping[str, Any]
 ) -> Echo:
     """Return what Dfns says of an off-ramp payout beside what was ordered."""
-    payee = _bank_account(order)
+    payee, external_id = _bank_account(order), payout_key(order)
     asset, data = told.get("asset"), told.get("data")
     asset = asset if isinstance(asset, Mapping) else {}
     data = data if isinstance(data, Mapping) else {}
@@ -226,9 +237,11 @@ def payout_echo(
         asset=_token_words(asset, {**told, "network": asset.get("network")}),
         amount=amount_of(asset.get("amount"), order.decimals),
         destination=bank.strip() or None,
+        reference=_told_id(external_id, told.get("externalId")),
         ordered_asset=_ordered_token(settings, assets, order),
         ordered_amount=order.amount,
         ordered_destination=ordered,
+        ordered_reference=external_id,
     )
 
 
@@ -242,6 +255,12 @@ def amount_of(units: object, decimals: int) -> Decimal | None:
     """Return the amount of a whole number of smallest units, exactly."""
     text = clean(units)
     return from_minor(int(text), decimals) if text.isascii() and text.isdigit() else None
+
+
+def _told_id(ordered: str, *told: object) -> str | None:
+    """Return the external id that is told; another one than was ordered, where one of several is."""
+    ids = [clean(each) for each in told if clean(each)]
+    return next((each for each in ids if each != ordered), ids[0] if ids else None)
 
 
 def same_address(one: str, other: str) -> bool:

@@ -61,6 +61,8 @@ class Transfers:
             answer = await self._client.send(call)
         except aiohttp.ClientConnectorError as error:
             raise NotSent(f"no connection ({type(error).__name__})") from None
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise OutcomeUnknown(f"transfer: no answer ({type(error).__name__})") from None
         if answer.ok and clean(answer.json.get("id")):
             await order.remember(transfer_id=clean(answer.json["id"]))
             return self._report(order, answer.json)
@@ -89,7 +91,8 @@ class Transfers:
     def _report(self, order: Order, told: Mapping[str, Any]) -> Report:
         transfer = transfer_of(told)
         sub_status = TRANSFER_WORDS.get(transfer.status)
-        echo = transfer_echo(self._settings, self._tools.assets, order, told)
+        external_id = clean(json.loads(order.notes["transfer"]).get("externalId"))
+        echo = transfer_echo(self._settings, self._tools.assets, order, told, external_id)
         unknown = () if sub_status else (transfer.status or "no status",)
         if untold(echo):
             sub_status, unknown = None, (*unknown, *untold(echo))

@@ -83,20 +83,24 @@ class Dummy(Adapter[DummySettings]):
     capabilities = Capabilities(
         destination_types=frozenset({"custodian_account", "address"}),
         webhooks=True,
-        # Say what a key does there: the engine decides by this whether a repeat is safe.
+        # What a key does there. The same key and body pay once, for ever: the engine may repeat.
         keys=KeySemantics(life_s=None, body_bound=True, look_up=True, repeat_is_safe=True),
-        call_life_s=30,
+        # An API key never dies, so a request that was sent may arrive at any time: that a transfer is
+        # absent proves nothing. A token that dies, or a session that ends, has a number here.
+        call_life_s=None,
         visibility_s=10,
         polling_s=(1, 2, 5, 10, 30, 60, 300),
     )
+    # Whose account it is. The webhook secret and the timeout may change without another account.
+    account_settings = ("base_url", "api_key")
 
     async def submit(self, order: Order) -> Report:
-        """Pay. There is one call, and it moves money: everything is ready before the mark."""
+        """Pay. There is one call, and it moves money; a repeat is the same call."""
         fault = self.check(order)
         if fault is not None:
             raise Rejected(FailureCode.DESTINATION_REJECTED, fault)
         body = json.dumps(self._request(order)).encode()
-        # From here on the engine reads every doubt as "it may have arrived".
+        # Everything is ready. From here on the engine reads every doubt as "it may have arrived".
         await order.moving()
         try:
             status, told = await self._call("POST", "/transfers", body)
@@ -121,8 +125,9 @@ class Dummy(Adapter[DummySettings]):
     async def fetch(self, order: Order) -> Report | Absent | CannotLook:
         """Look by our own key. Read-only."""
         status, told = await self._call("GET", f"/transfers/{order.key('transfer')}")
-        if status == 404:  # noqa: PLR2004
-            # Not "failed": the engine counts such answers before it believes them.
+        if status == 404 and isinstance(told, dict):  # noqa: PLR2004
+            # In the API's own words: a proxy's page says nothing. Not "failed" either: what it proves
+            # is for the engine to say.
             return Absent("404")
         if status != _REPEATED:
             message = f"the look failed: HTTP {status}"
@@ -173,9 +178,11 @@ class Dummy(Adapter[DummySettings]):
                 asset=str(told["asset"]),
                 amount=Decimal(told["amount"]),
                 destination=str(told["destination"]),
+                reference=str(told["key"]),
                 ordered_asset=order.asset,
                 ordered_amount=order.amount,
                 ordered_destination=_destination(order),
+                ordered_reference=order.key("transfer"),
             )
         except (KeyError, TypeError, ArithmeticError):
             message = "an answer that is not understood"
@@ -234,6 +241,7 @@ def _failure(told: Mapping[str, Any]) -> Failure:
         code=REASONS.get(reason, FailureCode.UNKNOWN_REASON),
         message=f"Dummy refused the transfer ({reason or 'no reason given'}).",
         custodian_code=reason or None,
-        # Dummy refuses before it sends; a custodian that may have sent says `unknown` here.
+        # A claim, which the engine checks against every call that was made. Dummy refuses before it
+        # sends; a custodian that may have sent says `unknown` here.
         funds_moved=FundsMoved.NO,
     )

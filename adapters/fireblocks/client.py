@@ -33,6 +33,7 @@ _MOST_WAIT_S = 3600.0
 _NOT_THE_REQUEST = frozenset({"INTERNAL", "AUTHENTICATION", "AUTHORIZATION", "FORBIDDEN"})
 _BURNT = re.compile(r"idempoten|re-?used?\b|internal error", re.IGNORECASE)
 _LOCKED = re.compile(r"\block|in progress|active payout|another payout", re.IGNORECASE)
+_EXECUTED_BEFORE = re.compile(r"\balready (?:been )?executed\b", re.IGNORECASE)
 _DONE_BEFORE = re.compile(r"\b(?:already|twice|(?:was|been) executed)\b", re.IGNORECASE)
 
 
@@ -118,6 +119,12 @@ class Answer:
     def locked(self) -> bool:
         """Whether another payout of the same account is in the way."""
         return _LOCKED.search(self.message) is not None
+
+    @property
+    def executed_before(self) -> bool:
+        """Whether the API says of this very payout that it was executed: an earlier call arrived."""
+        known = 400 <= self.status < 500 and not self.locked  # noqa: PLR2004
+        return known and _EXECUTED_BEFORE.search(self.message) is not None
 
     @property
     def done_before(self) -> bool:

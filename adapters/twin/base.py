@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from email.utils import formatdate
 
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict
@@ -220,6 +221,10 @@ class Twin(ABC):
     def record(self, request: web.Request) -> CallRecord:
         """Return the record of this request."""
         return request[_RECORD]
+
+    async def date_answer(self, _: web.BaseRequest, answer: web.StreamResponse) -> None:
+        """Date an answer by the time that both sides share, which credentials are judged by, too."""
+        answer.headers["Date"] = formatdate(self.clock.shared(), usegmt=True)
 
     @web.middleware
     async def record_call(

@@ -38,6 +38,7 @@ def make_app(twin: Twin) -> web.Application:
     app = web.Application(middlewares=[twin.record_call])
     _ControlApi(twin).add_routes(app)
     twin.add_routes(app)
+    app.on_response_prepare.append(twin.date_answer)
     app.on_shutdown.append(twin.stop)
     return app
 

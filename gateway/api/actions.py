@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
@@ -11,21 +9,15 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints
 from starlette.requests import Request
 from starlette.responses import Response
 
+from gateway.api.idempotency import Answer, Claim, claimed, idempotency_key, keyed_request
 from gateway.api.payouts import payout_answer
-from gateway.api.requests import (
-    Answer,
-    Kept,
-    caller_of,
-    context_of,
-    idempotency_key,
-    read_json,
-    validate,
-)
+from gateway.api.requests import caller_of, context_of, read_json, validate
 from gateway.errors import Refused
 from gateway.keys import Caller
 from gateway.model import Payout, RequiredAction
 from gateway.store import executions
 from gateway.store import payouts as rows
+from gateway.store.database import Tx
 from gateway.vault import CLIENT_PREFIX
 from gateway.views import reduced_payout
 
@@ -90,7 +82,7 @@ async def confirm_payout(request: Request) -> Response:
         await context.actions.confirm(payout, action.number, answer, filled)
         return Answer(202, await _shown(request, payout.id, keyed=caller is not None))
 
-    return await _once_around(request, payout, key, _without_code(members), act)
+    return await _act(request, payout, key, _without_code(members), act)
 
 
 async def cancel_payout(request: Request) -> Response:
@@ -99,19 +91,19 @@ async def cancel_payout(request: Request) -> Response:
     caller = await caller_of(request)
     key = idempotency_key(request, required=False)
     payout = await _payout_of(request, caller)
-    if payout.final:
-        detail = f"The payout is {payout.status}: final statuses never change."
-        raise Refused("cancel_too_late", detail)
-    execution = await context.db.read(executions.open_execution_of, payout.id)
-    if payout.batch_id is not None and (execution is None or execution["size"] > 1):
-        detail = f"It is part of a batch: POST /payout-batches/{payout.batch_id}/cancel."
-        raise Refused("cancel_unsupported", detail)
 
     async def act() -> Answer:
+        if payout.final:
+            detail = f"The payout is {payout.status}: final statuses never change."
+            raise Refused("cancel_too_late", detail)
+        execution = await context.db.read(executions.open_execution_of, payout.id)
+        if payout.batch_id is not None and (execution is None or execution["size"] > 1):
+            detail = f"It is part of a batch: POST /payout-batches/{payout.batch_id}/cancel."
+            raise Refused("cancel_unsupported", detail)
         await context.actions.cancel(payout)
         return Answer(202, await _shown(request, payout.id, keyed=True))
 
-    return await _once_around(request, payout, key, {}, act)
+    return await _act(request, payout, key, {}, act)
 
 
 async def read_with_secret(request: Request) -> Response | None:
@@ -200,7 +192,7 @@ async def _shown(request: Request, payout_id: str, *, keyed: bool) -> bytes:
     return reduced_payout(payout).model_dump_json().encode()
 
 
-async def _once_around(
+async def _act(
     request: Request,
     payout: Payout,
     key: str | None,
@@ -209,22 +201,23 @@ async def _once_around(
 ) -> Response:
     """Act once per idempotency key; the network is called outside of any transaction.
 
-    What was refused is not kept: the payout's own state and lease guard against doing it twice.
+    A refusal is not kept. A claim that is taken over may be that of an act which was carried out: the
+    payout's own state and lease keep it from being carried out twice.
     """
     if key is None:
         return (await act()).response()
-    route = f"{request.method} {request.scope['route'].path}"
-    mode = "live" if payout.livemode else "test"
-    document = json.dumps([payout.id, members], sort_keys=True, separators=(",", ":"))
-    print_ = hashlib.sha256(document.encode()).hexdigest()
-    kept = Kept(context_of(request), (payout.org, mode, route, key), print_)
-    with kept.running(request.app.state.in_progress):
-        known = await kept.answer()
-        if known is not None:
-            return known.response(replayed=True)
+
+    async def carry_out(claim: Claim) -> Answer:
         answer = await act()
-        await kept.keep(answer)
-        return answer.response()
+
+        async def keep(_: Tx) -> Answer:
+            return answer
+
+        return await claim.finish(keep)
+
+    mode = "live" if payout.livemode else "test"
+    keyed = keyed_request(request, payout.org, mode, key, [payout.id, members])
+    return await claimed(request, keyed, carry_out)
 
 
 def _not_found(payout_id: str) -> Refused:

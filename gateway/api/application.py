@@ -25,6 +25,7 @@ from gateway.api import (
     replay,
 )
 from gateway.api.context import ApiContext
+from gateway.api.idempotency import Keys
 from gateway.api.middleware import HANDLERS, Envelope
 from gateway.pages import track
 
@@ -124,6 +125,5 @@ def create_api(context: ApiContext) -> Starlette:
     # A redirect would name whatever host the request named; an unknown path is a problem instead.
     app.router.redirect_slashes = False
     app.state.context = context
-    #: (org, mode, route, key) of the requests that run right now in this process.
-    app.state.in_progress = set()
+    app.state.keys = Keys(context)
     return app

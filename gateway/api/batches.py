@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect, Request
@@ -16,17 +18,8 @@ from starlette.responses import Response
 
 from gateway.api.context import ApiContext
 from gateway.api.cursors import check_names, decode, encode, limit_of, query_fault
-from gateway.api.requests import (
-    Answer,
-    Kept,
-    caller_of,
-    context_of,
-    idempotency_key,
-    kept_of,
-    once,
-    read_json,
-    validate,
-)
+from gateway.api.idempotency import Answer, Claim, claimed, idempotency_key, keyed_request, once
+from gateway.api.requests import caller_of, context_of, read_json, validate
 from gateway.batches.items import MOST_IN_FILE, Checked, Line, check, csv_lines, json_lines, pages
 from gateway.batches.schemas import BatchCheck, BatchRequest, BatchSource, BatchView
 from gateway.errors import Refused
@@ -66,82 +59,126 @@ class BatchPayoutList(BaseModel):
 async def create_batch(request: Request) -> Response:
     """`POST /payout-batches`, JSON or `text/csv`."""
     caller = await caller_of(request)
-    # A dry run does nothing that could be repeated.
-    key = idempotency_key(request, required=not _flag(request, "validate")) or ""
+    dry = _flag(request, "validate")
+    key = idempotency_key(request, required=not dry)
+    if dry:
+        # It does nothing that could be repeated.
+        key = None
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "text/csv":
         check_names(request, frozenset({"validate"}))
         members = await read_json(request, _MOST_JSON)
         wanted = validate(BatchRequest, members)
-        kept = kept_of(request, caller, key, members)
-        return await _create(
-            request, caller, kept, wanted.source, lambda: json_lines(wanted), wanted
+        load = _Load(
+            context=context_of(request),
+            caller=caller,
+            source=wanted.source,
+            lines=lambda: json_lines(wanted),
+            init_method="api",
+            reference=wanted.reference,
+            metadata=wanted.metadata,
         )
+        return await _create(request, load, key, members)
     check_names(request, _FILE_QUERY)
     source = _source_of(request)
     with tempfile.TemporaryDirectory(prefix="payout-batch-") as folder:
         path = Path(folder) / "batch.csv"
         digest = await _receive(request, path)
-        members = {"file": digest, "query": sorted(request.query_params.items())}
-        kept = kept_of(request, caller, key, members)
-        return await _create(request, caller, kept, source, lambda: csv_lines(path), None)
-
-
-async def _create(  # noqa: PLR0913 - both kinds end here
-    request: Request,
-    caller: Caller,
-    kept: Kept,
-    source: BatchSource,
-    lines: Callable[[], Iterator[Line]],
-    wanted: BatchRequest | None,
-) -> Response:
-    """Check every item, then store them page by page; the last page lets the batch be seen."""
-    context = context_of(request)
-    with kept.running(request.app.state.in_progress):
-        dry = _flag(request, "validate")
-        answered = None if dry else await kept.answer()
-        if answered is not None:
-            return answered.response(replayed=True)
-        found = await _check(context, caller, source, lines)
-        found.refuse()
-        if dry:
-            totals = dict(sorted(found.totals.items()))
-            told = BatchCheck(item_count=found.count, totals=totals)
-            return Response(told.model_dump_json(), media_type="application/json")
-        batch_id = await context.db.run(
-            lambda tx: context.batches.begin(
-                tx,
-                caller,
-                source,
-                init_method="file" if wanted is None else "api",
-                reference=request.query_params.get("reference")
-                if wanted is None
-                else wanted.reference,
-                metadata={} if wanted is None else wanted.metadata,
-            )
+        load = _Load(
+            context=context_of(request),
+            caller=caller,
+            source=source,
+            lines=lambda: csv_lines(path),
+            init_method="file",
+            reference=request.query_params.get("reference"),
+            metadata={},
         )
-        first = 0
-        for page in pages(lines(), _STORED_AT_ONCE):
-            await context.db.run(context.batches.add, caller, source, batch_id, first, page)
-            first += len(page)
+        members = {"file": digest, "query": sorted(request.query_params.items())}
+        return await _create(request, load, key, members)
 
-        async def finish(tx: Tx) -> Answer:
-            view = await context.batches.finish(tx, caller, batch_id, first)
-            answer = Answer(
-                201, view.model_dump_json().encode(), location=f"/payout-batches/{batch_id}"
-            )
-            await kept.keep_in(tx, answer)
-            return answer
 
+async def _create(request: Request, load: _Load, key: str | None, members: Any) -> Response:
+    """Create a batch once per key; without a key only check it."""
+    if key is not None:
+        keyed = keyed_request(request, load.caller.org, load.caller.mode, key, members)
+        return await claimed(request, keyed, load.create)
+    found = await load.check()
+    return _answer(BatchCheck(item_count=found.count, totals=dict(sorted(found.totals.items()))))
+
+
+@dataclass(frozen=True)
+class _Load:
+    """The creation of a batch: checked as a whole, stored page by page, visible with the last one."""
+
+    context: ApiContext
+    caller: Caller
+    source: BatchSource
+    #: reads the lines, from the first one on each time that it is called
+    lines: Callable[[], Iterator[Line]]
+    init_method: Literal["api", "file"]
+    reference: str | None
+    metadata: Mapping[str, str]
+
+    async def create(self, claim: Claim) -> Answer:
+        """Create the batch under the claim of its key. Refused: `invalid_batch`, and nothing is left.
+
+        Each transaction holds the claim. So after a takeover this load stores nothing more, and the
+        gateway that took over can delete it.
+        """
+        if claim.created_id is not None:
+            await self._drop(claim.created_id)
+        await self.check()
+        batch_id = await self.context.db.run(self._begin, claim)
         try:
-            return (await context.db.run(finish)).response()
-        except Refused:
-            # Nobody has seen it: it is taken out again, a page at a time.
-            while (
-                await context.db.run(rows.drop_loaded, batch_id, _STORED_AT_ONCE) == _STORED_AT_ONCE
-            ):
-                pass
+            first = 0
+            for page in pages(self.lines(), _STORED_AT_ONCE):
+                await self.context.db.run(self._add, claim, batch_id, first, page)
+                first += len(page)
+            return await claim.finish(lambda tx: self._finish(tx, batch_id, first))
+        except BaseException:
+            # Nobody has seen it. What cannot be deleted now is deleted as a load that was given up.
+            with suppress(Exception):
+                await self._drop(batch_id)
             raise
+
+    async def check(self) -> Checked:
+        """Check every item. Refused: `invalid_batch`, with the faults."""
+        found = await _check(self.context, self.caller, self.source, self.lines)
+        found.refuse()
+        return found
+
+    async def _begin(self, tx: Tx, claim: Claim) -> str:
+        batch_id = await self.context.batches.begin(
+            tx,
+            self.caller,
+            self.source,
+            init_method=self.init_method,
+            reference=self.reference,
+            metadata=self.metadata,
+        )
+        await claim.creating(tx, batch_id)
+        return batch_id
+
+    async def _add(
+        self, tx: Tx, claim: Claim, batch_id: str, first: int, page: Sequence[Line]
+    ) -> None:
+        await claim.hold(tx)
+        await self.context.batches.add(tx, self.caller, self.source, batch_id, first, page)
+
+    async def _finish(self, tx: Tx, batch_id: str, count: int) -> Answer:
+        view = await self.context.batches.finish(tx, self.caller, batch_id, count)
+        return Answer(
+            201,
+            view.model_dump_json().encode(),
+            location=f"/payout-batches/{batch_id}",
+            created_id=batch_id,
+        )
+
+    async def _drop(self, batch_id: str) -> None:
+        """Delete a batch that is not visible, a page per transaction. May be called twice."""
+        run = self.context.db.run
+        while await run(rows.drop_loaded, batch_id, _STORED_AT_ONCE) == _STORED_AT_ONCE:
+            pass
 
 
 async def _check(

@@ -55,6 +55,8 @@ class Actions(Protocol):
 class ApiContext:
     """Everything a request may need."""
 
+    #: this process, in table `gateways` and in the claims of idempotency keys
+    gateway_id: str
     settings: Settings
     db: Database
     payouts: Payouts

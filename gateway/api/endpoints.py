@@ -9,15 +9,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.api.cursors import check_names, decode, encode, limit_of, query_fault
-from gateway.api.requests import (
-    Answer,
-    caller_of,
-    context_of,
-    idempotency_key,
-    once,
-    read_json,
-    validate,
-)
+from gateway.api.idempotency import Answer, idempotency_key, once
+from gateway.api.requests import caller_of, context_of, read_json, validate
 from gateway.store import deliveries
 from gateway.store.database import Tx
 from gateway.store.rows import to_us
@@ -66,7 +59,10 @@ async def create_endpoint(request: Request) -> Response:
     async def work(tx: Tx) -> Answer:
         made = await context.endpoints.create(tx, caller, wanted)
         return Answer(
-            201, made.model_dump_json().encode(), location=f"/webhook-endpoints/{made.id}"
+            201,
+            made.model_dump_json().encode(),
+            location=f"/webhook-endpoints/{made.id}",
+            created_id=made.id,
         )
 
     return await once(request, caller, key, members, work)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Annotated
 
@@ -9,16 +11,10 @@ from pydantic import BaseModel, ConfigDict, StringConstraints
 from starlette.requests import Request
 from starlette.responses import Response
 
+from gateway.adapter import Offer
 from gateway.api.cursors import check_names, decode, encode, limit_of, query_fault
-from gateway.api.requests import (
-    Answer,
-    caller_of,
-    context_of,
-    idempotency_key,
-    once,
-    read_json,
-    validate,
-)
+from gateway.api.idempotency import Answer, Claim, claimed, idempotency_key, keyed_request, once
+from gateway.api.requests import caller_of, context_of, read_json, validate
 from gateway.errors import Refused
 from gateway.keys import Caller
 from gateway.model import Payout, Status
@@ -56,15 +52,21 @@ async def create_quote(request: Request) -> Response:
     members = await read_json(request)
     wanted = validate(QuoteRequest, members)
 
-    # Asked before the transaction: nothing is called inside one.
-    offers = await context.quotes.offers(caller, wanted)
-
-    async def work(tx: Tx) -> Answer:
+    async def store(tx: Tx, offers: Sequence[Offer] = ()) -> Answer:
         quote, account = context.quotes.draft(caller, wanted, offers)
         await context.quotes.store(tx, caller, quote, account)
-        return Answer(200, quote.model_dump_json().encode())
+        return Answer(200, quote.model_dump_json().encode(), created_id=quote.quote_id)
 
-    return await once(request, caller, key, members, work)
+    if key is None or not context.quotes.has_offers(caller, wanted):
+        return await once(request, caller, key, members, store)
+
+    async def price(claim: Claim) -> Answer:
+        # Asked between two transactions: nothing is called inside one.
+        offers = await context.quotes.offers(caller, wanted)
+        return await claim.finish(lambda tx: store(tx, offers), keep_refusals=True)
+
+    keyed = keyed_request(request, caller.org, caller.mode, key, members)
+    return await claimed(request, keyed, price)
 
 
 async def create_payout(request: Request) -> Response:
@@ -153,14 +155,20 @@ async def _first_answer(tx: Tx, vault: Vault, public_url: str, payout: Payout) -
     if row is None:
         raise Refused("payout_not_found", "The payout is gone.")
     if row["first_answer"] is not None:
-        return Answer.unpack(vault.open(row["first_answer"], bound_to=payout.id))
+        kept = Answer.unpack(vault.open(row["first_answer"], bound_to=payout.id))
+        return replace(kept, created_id=payout.id)
     answer = _created(vault, public_url, payout)
     await rows.set_first_answer(tx, payout.id, vault.seal(answer.pack(), bound_to=payout.id))
     return answer
 
 
 def _created(vault: Vault, public_url: str, payout: Payout) -> Answer:
-    return Answer(201, payout_answer(vault, public_url, payout), location=f"/payouts/{payout.id}")
+    return Answer(
+        201,
+        payout_answer(vault, public_url, payout),
+        location=f"/payouts/{payout.id}",
+        created_id=payout.id,
+    )
 
 
 def payout_answer(

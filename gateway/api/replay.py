@@ -9,15 +9,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.api.cursors import check_names, decode, encode, limit_of
-from gateway.api.requests import (
-    Answer,
-    caller_of,
-    context_of,
-    idempotency_key,
-    once,
-    read_json,
-    validate,
-)
+from gateway.api.idempotency import Answer, idempotency_key, once
+from gateway.api.requests import caller_of, context_of, read_json, validate
 from gateway.errors import Refused
 from gateway.examples import EventType, example_event
 from gateway.store.database import Tx
@@ -93,7 +86,7 @@ async def recover(request: Request) -> Response:
     async def work(tx: Tx) -> Answer:
         job = await context.replays.recover(tx, caller, endpoint_id, wanted.since, wanted.until)
         place = f"/webhook-endpoints/{endpoint_id}/recoveries/{job.id}"
-        return Answer(202, job.model_dump_json().encode(), location=place)
+        return Answer(202, job.model_dump_json().encode(), location=place, created_id=job.id)
 
     answer = await once(request, caller, key, [endpoint_id, members], work)
     context.wake("replays")

@@ -107,7 +107,8 @@ class Batches:
         first: int,
         lines: Sequence[Line],
     ) -> None:
-        """Store a page of items that were checked."""
+        """Store a page of items that were checked. Refused: `request_timeout`, as `finish`."""
+        await self._still_loading(tx, batch_id)
         now = to_us(self._runtime.clock.now())
         items, entries = [], []
         for position, line in enumerate(lines, first):
@@ -142,8 +143,13 @@ class Batches:
     async def finish(self, tx: Tx, caller: Caller, batch_id: str, count: int) -> BatchView:
         """Let a batch be seen: all of its items are stored.
 
-        Refused: `invalid_batch`, where a batch that came in between has taken a reference of it.
+        Refused: `invalid_batch`, where a batch that came in between has taken a reference of it;
+        `request_timeout`, where it was given up and deleted, in whole or in part.
         """
+        await self._still_loading(tx, batch_id)
+        stored = sum(row["n"] for row in await rows.counts(tx, batch_id))
+        if stored != count:
+            raise _given_up()
         clashing = await rows.clashes(tx, batch_id, MOST_FAULTS)
         if clashing:
             found = Checked(count=count)
@@ -154,6 +160,12 @@ class Batches:
             found.refuse()
         await rows.update_batch(tx, batch_id, state=BatchState.REQUESTED, items=count)
         return await self.get(tx, caller, batch_id)
+
+    @staticmethod
+    async def _still_loading(tx: Tx, batch_id: str) -> None:
+        row = await rows.batch_row(tx, batch_id)
+        if row is None or row["state"] != "loading":
+            raise _given_up()
 
     async def get(self, tx: Tx, caller: Caller, batch_id: str) -> BatchView:
         """Return an org's batch. Refused: `batch_not_found`."""
@@ -260,6 +272,11 @@ class Batches:
             cancel_requested_at=maybe_from_us(row["cancel_at"]),
             finalized_at=maybe_from_us(row["finalized_at"]),
         )
+
+
+def _given_up() -> Refused:
+    detail = "The batch took too long to load and was deleted. Send it again."
+    return Refused("request_timeout", detail)
 
 
 def totals_of(counted: Sequence[Row]) -> list[AssetTotal]:

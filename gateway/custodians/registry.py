@@ -20,6 +20,8 @@ from gateway.logs import SCRUBBER, scrub
 from gateway.metrics import Metrics
 
 GROUP = "payout_gateway.adapters"
+#: What the engine calls for every payout, by whether the adapter declares `capabilities.batch`.
+_VERBS = {False: ("submit", "fetch"), True: ("submit_batch", "fetch_batch")}
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,13 @@ def build(  # noqa: PLR0913 - the parts of an instance
         raise ConfigError(
             [scrub(f"{where}: {adapter!r} cannot start: {type(error).__name__}: {error}")]
         ) from None
+    missing = missing_verbs(kind, batch=made.capabilities.batch)
+    if missing:
+        fault = (
+            f"{where}.adapter: {adapter!r} does not define {' and '.join(missing)}; an adapter "
+            "defines submit and fetch, or submit_batch and fetch_batch with capabilities.batch=True"
+        )
+        raise ConfigError([fault])
     return CustodianInstance(
         instance,
         adapter,
@@ -134,6 +143,11 @@ def _revealed(value: object) -> object:
     if isinstance(value, list | tuple | set | frozenset):
         return [_revealed(each) for each in value]
     return str(value)
+
+
+def missing_verbs(kind: type[Adapter[Any]], *, batch: bool) -> tuple[str, ...]:
+    """Return the verbs that the engine calls for every payout and the adapter does not define."""
+    return tuple(verb for verb in _VERBS[batch] if getattr(kind, verb) is getattr(Adapter, verb))
 
 
 def _fault_line(where: str, error: Any) -> str:

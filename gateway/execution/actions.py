@@ -21,6 +21,8 @@ from gateway.errors import (
 )
 from gateway.execution.decide import Outcome, microseconds
 from gateway.execution.engine import Engine
+from gateway.execution.gate import may_reopen
+from gateway.execution.history import history_of, others_of
 from gateway.execution.proof import closed
 from gateway.execution.record import Recorded
 from gateway.execution.reports import canceled_report
@@ -103,7 +105,11 @@ class Actions:
                 await self._cancel_there(engine, job)
             else:
                 await self._cancel_quietly(engine, job)
-                applied = await self._db.run(self._cancel_here, engine, job)
+                try:
+                    applied = await self._db.run(self._cancel_here, engine, job)
+                except Refused:
+                    await self._give_back(job)
+                    raise
                 if applied is None:
                     raise _busy("payout_busy")
                 engine.announce(Recorded((applied,), ended=True))
@@ -123,7 +129,7 @@ class Actions:
             if isinstance(begun, Job):
                 return begun
             if isinstance(begun, Recorded):
-                engine.announce(begun)
+                await engine.tell(begun)
             if wait_s is not None:
                 await self._runtime.clock.sleep(wait_s)
         raise _busy(code)
@@ -170,6 +176,7 @@ class Actions:
         open_one = await self._db.read(executions.open_execution_of, payout.id)
         if open_one is None:
             raise _too_late("it has ended")
+        await self._db.read(_not_frozen)
         return await self._claim(engine, payout.id, "payout_busy")
 
     async def _cancel_there(self, engine: Engine, job: Job) -> None:
@@ -196,16 +203,20 @@ class Actions:
             _log.info("cancel_not_told", payout_id=job.items[0].id, detail=type(error).__name__)
 
     async def _cancel_here(self, tx: Tx, engine: Engine, job: Job) -> Applied | None:
-        """Store function: end a payout that nothing was sent for. None: the lease is lost."""
+        """Store function: end a payout that nothing was sent for. None: the lease is lost.
+
+        Whether nothing was sent is asked again: news may have come in meanwhile. Refused where it has.
+        """
         row = await executions.held(tx, job.lease.execution_id, job.lease.token)
         if row is None:
             return None
-        if (await executions.state_row(tx))["frozen"] is not None:
-            raise Refused(
-                "database_frozen",
-                "The database may be an old copy; nothing is canceled until an operator has adopted it.",
-            )
-        return await engine.recorder.end(tx, row, job.items[0].id, canceled_report())
+        await _not_frozen(tx)
+        payout_id, now = job.items[0].id, self._runtime.clock.moment()
+        history = await history_of(tx, row, now)
+        others = await others_of(tx, row["id"], [payout_id], now) if row["earlier"] else ()
+        if not may_reopen(history, payout_id, others):
+            raise _too_late("a payment of it may be on its way")
+        return await engine.recorder.end(tx, row, payout_id, canceled_report())
 
     async def _give_back(self, job: Job) -> None:
         lease, now = job.lease, self._runtime.timeline.now()
@@ -234,6 +245,15 @@ def _answer_for(outcome: Outcome, recorded: Recorded, *, moved_now: bool) -> Non
     if isinstance(outcome, NotSent) or failed:
         detail = "The custodian could not be reached; nothing was sent. Answer again in a moment."
         raise Refused("confirm_not_sent", detail, headers={"Retry-After": str(_AGAIN_S)})
+
+
+async def _not_frozen(tx: Tx) -> None:
+    """Store function. Refused where the database may be an old copy."""
+    if (await executions.state_row(tx))["frozen"] is not None:
+        raise Refused(
+            "database_frozen",
+            "The database may be an old copy; nothing is canceled until an operator has adopted it.",
+        )
 
 
 def _not_asked() -> Refused:

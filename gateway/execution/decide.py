@@ -22,7 +22,7 @@ from gateway.adapter import (
     SubStatus,
 )
 from gateway.errors import NotSent, Rejected, WrongAnswer
-from gateway.execution.gate import Other, key_is_alive
+from gateway.execution.gate import MarkRefused, Other, key_is_alive
 from gateway.execution.proof import (
     OWN_WORD,
     Answer,
@@ -31,6 +31,7 @@ from gateway.execution.proof import (
     History,
     Kind,
     Source,
+    at_account,
     call_can_die,
     calls,
     closed,
@@ -92,9 +93,8 @@ def expiry(view: View) -> Decision | None:
     Only what is certainly not paid expires: a confirm that may have arrived is looked up first.
     """
     late = [each for each in view.open_items if each.unanswered]
-    if view.frozen or view.state is not State.PARKED or not late:
-        return None
-    if not _all_closed(view, view.history):
+    waits = view.state in {State.PARKED, State.UNKNOWN}
+    if view.frozen or not waits or not late or not _all_closed(view, view.history):
         return None
     reports = {each.id: expired_report() for each in late}
     return Decision(State.CLOSED, 0.0, reports=reports, reason="not answered in time")
@@ -108,7 +108,9 @@ def news_from_outside(
     None: the word does not end the item by itself; it only brings the next look forward.
     """
     rows, reports, held = _read(view, view.history, {item: report}, source)
-    return rows, None if held else reports[item]
+    # Whether the order is tried again is decided under the lease, by a look.
+    again = report.reopens and failed(report)
+    return rows, None if held or again else reports[item]
 
 
 # --- Calls that may move money --------------------------------------------------------------------
@@ -131,19 +133,50 @@ def _called(view: View, outcome: Outcome) -> Decision:
         state = State.PREPARED if locked else State.PARKED
         return Decision(state, 0.0, evidence=rows, reason=reason)
     arrived = view.call is not None and not isinstance(outcome, NotSent)
-    if arrived or not _all_closed(view, history):
-        # Without a mark of its own this call changed nothing; what was unknown before still is.
-        reports = {each.id: unknown_report(reason) for each in view.open_items}
-        return Decision(
-            State.UNKNOWN,
-            _curve(view, 0),
-            evidence=rows,
-            reports=reports,
-            alerts=_unknown_alerts(history),
-            repeat_is_safe=view.repeat_is_safe,
-            reason=reason,
+    if arrived:
+        return _unknown(view, history, rows, reason)
+    if not _all_closed(view, history):
+        # This call did nothing; what was unknown before still is.
+        failures = view.failures + 1
+        decision = _unknown(view, history, rows, reason)
+        return replace(
+            decision,
+            delay_s=max(_wish(outcome), _curve(view, view.failures)),
+            alerts=(*decision.alerts, *_failure_alerts(outcome, failures, reason)),
+            failures=failures,
         )
     return _nothing_sent(view, rows, outcome, reason)
+
+
+def _unknown(view: View, history: History, rows: tuple[Evidence, ...], reason: str) -> Decision:
+    """Return that something may have arrived, this call or an earlier one: it is looked up next."""
+    return Decision(
+        State.UNKNOWN,
+        _curve(view, 0),
+        evidence=rows,
+        reports={each.id: unknown_report(reason) for each in view.open_items},
+        alerts=_unknown_alerts(history),
+        repeat_is_safe=view.repeat_is_safe,
+        reason=reason,
+    )
+
+
+def _wish(outcome: Outcome) -> float:
+    """Return after how many seconds the custodian wants to be asked again."""
+    return (outcome.again_after_s or 0.0) if isinstance(outcome, NotSent) else 0.0
+
+
+def _failure_alerts(
+    outcome: Outcome, failures: int, reason: str
+) -> tuple[tuple[Attention, str], ...]:
+    """Return what an operator hears of a call that did nothing, the last one of so many in a row."""
+    alert = outcome.alert if isinstance(outcome, NotSent) else None
+    if alert is not None:
+        return ((Attention(alert), reason),)
+    if failures < FAILURES_ALERT:
+        return ()
+    ours = isinstance(outcome, MarkRefused)
+    return ((Attention.UNRESOLVED if ours else Attention.CUSTODIAN_UNREACHABLE, reason),)
 
 
 def _answered(view: View, outcome: Outcome) -> tuple[Evidence, ...]:
@@ -179,18 +212,13 @@ def _nothing_sent(
     if view.verb is Verb.CONFIRM:
         # The payout asks as before; the person may answer again at once.
         return Decision(State.PARKED, _curve(view, 0), evidence=rows, reason=reason)
-    again = outcome.again_after_s if isinstance(outcome, NotSent) else None
     reports = {each.id: not_sent_report() for each in view.open_items}
-    alert = outcome.alert if isinstance(outcome, NotSent) else None
-    alerts = [(Attention(alert), reason)] if alert is not None else []
-    if failures >= FAILURES_ALERT and alert is None:
-        alerts.append((Attention.CUSTODIAN_UNREACHABLE, reason))
     return Decision(
         State.ACCEPTED if has_news(view.history) else State.PREPARED,
-        max(again or 0.0, _curve(view, view.failures)),
+        max(_wish(outcome), _curve(view, view.failures)),
         evidence=rows,
         reports=reports,
-        alerts=tuple(alerts),
+        alerts=_failure_alerts(outcome, failures, reason),
         failures=failures,
         repeat_is_safe=view.repeat_is_safe,
         reason=reason,
@@ -207,7 +235,7 @@ def _reported(
         return _another((*answered, *rows), reports)
     again = _again(told)
     asks = _asks(told)
-    if open_calls(history) and not (asks and _all_closed(view, history)):
+    if open_calls(history) and not _all_closed(view, history):
         state = State.UNKNOWN if asks or held else State.ACCEPTED
         delay = _curve(view, 0)
     elif again is not None and not asks:
@@ -250,6 +278,8 @@ def _look_row(view: View, outcome: Outcome) -> Evidence:
         (CannotLook, Finding.BLIND),
     )
     finding = next((each for kind, each in findings if isinstance(outcome, kind)), Finding.FAILED)
+    if isinstance(outcome, BatchReport) and _only_asks(outcome):
+        finding = Finding.ASKS
     return Evidence(
         number=view.history.last_number + 1,
         kind=Kind.LOOK,
@@ -272,7 +302,7 @@ def _found(view: View, history: History, look: Evidence, told: BatchReport) -> D
     delay = _curve(view, view.looks)
     if _asks(told) and _all_closed(view, history):
         state = State.PARKED
-    elif state in {State.UNKNOWN, State.MOVING}:
+    elif state in {State.PREPARED, State.UNKNOWN, State.MOVING}:
         state = State.ACCEPTED if known and not held and not _asks(told) else State.UNKNOWN
     if held:
         # An earlier call may still arrive: a look after its life decides.
@@ -280,11 +310,16 @@ def _found(view: View, history: History, look: Evidence, told: BatchReport) -> D
     expired = expiry(replace(view, state=state, history=history)) if _asks(told) else None
     if expired is not None:
         return replace(expired, evidence=(look, *rows))
+    alerts: tuple[tuple[Attention, str], ...] = ()
+    if state is State.UNKNOWN and _in_vain(view, history):
+        detail = f"no look proves what became of the last call; last word: {told.custodian_word}"
+        alerts = ((Attention.UNRESOLVED, detail),)
     return Decision(
         state,
         delay,
         evidence=(look, *rows),
         reports=reports,
+        alerts=alerts,
         looks=view.looks + 1,
         repeat_is_safe=view.repeat_is_safe,
     )
@@ -294,7 +329,12 @@ def _not_found(
     view: View, history: History, look: Evidence, word: str, *, safe: bool | None
 ) -> Decision:
     """Decide about a look that found nothing, or had nothing to look by."""
-    after = replace(view, history=history, looks=view.looks + 1, repeat_is_safe=safe)
+    blind = look.answer == Finding.BLIND
+    # Where there was nothing to look by, nobody was asked: failures go on being counted.
+    failures = view.failures if blind else 0
+    after = replace(
+        view, history=history, looks=view.looks + 1, failures=failures, repeat_is_safe=safe
+    )
     expired = expiry(after)
     if expired is not None:
         return replace(expired, evidence=(look,))
@@ -303,15 +343,17 @@ def _not_found(
         _curve(view, view.looks),
         evidence=(look,),
         looks=view.looks + 1,
+        failures=failures,
         repeat_is_safe=safe,
         reason=word or None,
     )
-    if view.state is State.ACCEPTED and view.looks >= LOOKS_ALERT:
-        detail = f"the custodian took it and does not show it now; last word: {word or 'none'}"
+    seen = view.state is State.ACCEPTED or has_news(history)
+    if seen and view.looks >= LOOKS_ALERT:
+        detail = f"the custodian had it and does not show it now; last word: {word or 'none'}"
         return replace(decision, alerts=((Attention.UNRESOLVED, detail),))
     if view.state not in {State.UNKNOWN, State.MOVING}:
         return decision
-    return _perhaps_again(after, decision, word, blind=look.answer == Finding.BLIND)
+    return _perhaps_again(after, decision, word, blind=blind)
 
 
 def _perhaps_again(view: View, decision: Decision, word: str, *, blind: bool) -> Decision:
@@ -331,24 +373,35 @@ def _perhaps_again(view: View, decision: Decision, word: str, *, blind: bool) ->
             return replace(
                 decision,
                 state=State.PREPARED,
-                delay_s=_curve(view, max(0, len(unknown) - 1)),
+                delay_s=_curve(view, max(len(calls(view.history)) - 1, view.failures)),
                 alerts=_unknown_alerts(view.history),
             )
         detail = f"the key of the first call may be forgotten by now; last word: {word or 'none'}"
         alert = ((Attention.KEY_LIFE, detail),)
         return replace(decision, state=State.UNKNOWN, alerts=alert)
-    alerts: tuple[tuple[Attention, str], ...] = ()
-    if blind:
-        alerts = ((Attention.CANNOT_LOOK, word),)
-    elif len(unknown) >= MAX_UNKNOWN:
-        detail = f"{len(unknown)} calls of unknown outcome; last word: {word or 'none'}"
-        alerts = ((Attention.UNRESOLVED, detail),)
-    elif not all(call_can_die(each) for each in open_calls(view.history)):
-        detail = f"absence cannot be proven here; last word: {word or 'none'}"
-        alerts = ((Attention.UNRESOLVED, detail),)
+    alerts = _stuck(view, word, blind=blind)
     soon = _until_late(view, view.history)
     delay = decision.delay_s if soon is None or blind else min(decision.delay_s, soon)
     return replace(decision, state=State.UNKNOWN, delay_s=delay, alerts=alerts)
+
+
+def _stuck(view: View, word: str, *, blind: bool) -> tuple[tuple[Attention, str], ...]:
+    """Return what a person should know where looks alone do not settle an unknown outcome."""
+    if _asked_elsewhere(view):
+        detail = "a call was made at another account than the one that is asked now"
+        return ((Attention.SAME_ACCOUNT, detail),)
+    if blind:
+        return ((Attention.CANNOT_LOOK, word),)
+    alerts = _unknown_alerts(view.history)
+    if alerts:
+        return alerts
+    if not all(call_can_die(each) for each in open_calls(view.history)):
+        detail = f"absence cannot be proven here; last word: {word or 'none'}"
+        return ((Attention.UNRESOLVED, detail),)
+    if _in_vain(view, view.history):
+        detail = f"no look proves what became of the last call; last word: {word or 'none'}"
+        return ((Attention.UNRESOLVED, detail),)
+    return ()
 
 
 def _look_failed(view: View, look: Evidence, error: Exception | Outcome) -> Decision:
@@ -475,7 +528,15 @@ def _may_repeat(view: View) -> bool:
     safe = view.repeat_is_safe
     declared = view.capabilities.keys.repeat_is_safe
     references = {each.reference for each in open_calls(view.history)}
-    return (declared if safe is None else safe) and len(references) <= 1
+    allowed = (declared if safe is None else safe) and not has_news(view.history)
+    return allowed and len(references) <= 1 and not _asked_elsewhere(view)
+
+
+def _asked_elsewhere(view: View) -> bool:
+    """Whether a call that may have arrived was made at another account than the one asked now."""
+    return not all(
+        at_account(view.history, each, view.fingerprint) for each in open_calls(view.history)
+    )
 
 
 def _key_alive(view: View) -> bool:
@@ -494,8 +555,21 @@ def _until_late(view: View, history: History) -> float | None:
         (each.call_life or 0) + each.visibility - waited(history, each, view.now)
         for each in unknown
     )
+    if left > 0:
+        return left / _SECOND
     # The first of the curve where the time is over: absence must be seen more than once.
-    return left / _SECOND if left > 0 else view.capabilities.polling_s[0]
+    return None if _in_vain(view, history) else view.capabilities.polling_s[0]
+
+
+def _in_vain(view: View, history: History) -> bool:
+    """Whether looks came late enough and often enough to prove absence, and did not prove it.
+
+    The custodian knows the order, or another account is asked: a person has to look, too.
+    """
+    return view.looks >= LOOKS_ALERT and all(
+        waited(history, each, view.now) >= (each.call_life or 0) + each.visibility
+        for each in open_calls(history)
+    )
 
 
 def _unknown_alerts(history: History) -> tuple[tuple[Attention, str], ...]:
@@ -507,6 +581,12 @@ def _unknown_alerts(history: History) -> tuple[tuple[Attention, str], ...]:
 
 def _asks(told: BatchReport) -> bool:
     return any(each.sub_status is SubStatus.REQUIRES_ACTION for each in told.items.values())
+
+
+def _only_asks(told: BatchReport) -> bool:
+    return bool(told.items) and all(
+        each.sub_status is SubStatus.REQUIRES_ACTION for each in told.items.values()
+    )
 
 
 def _again(told: BatchReport) -> float | None:

@@ -7,7 +7,7 @@ so that a slow or dead custodian costs the others nothing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
@@ -85,7 +85,7 @@ class Engine:
         self._wake = wake
         self._lease = microseconds(settings.lease_s) or 0
         self.recorder = Recorder(runtime, payouts, custodian.name, custodian.capabilities)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[object]] = set()
         self.wakeup = Wakeup(runtime.clock, runtime.timeline)
 
     async def run(self) -> None:
@@ -94,13 +94,12 @@ class Engine:
             free = self.custodian.capabilities.in_flight - len(self._tasks)
             begun = await self._claim(free) if free else []
             for each in begun:
-                if isinstance(each, Recorded):
+                if isinstance(each, Job):
+                    self._start(each.lease.execution_id, self._work(each))
+                elif each.lease is not None:
+                    self._start(each.lease.execution_id, self.tell(each))
+                else:
                     self.announce(each)
-                    continue
-                name = f"execution-{each.lease.execution_id}"
-                task = asyncio.create_task(self._work(each), name=name)
-                self._tasks.add(task)
-                task.add_done_callback(self._done)
             if not begun or len(begun) < free:
                 await self._rest()
 
@@ -111,6 +110,11 @@ class Engine:
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
+
+    def _start(self, execution_id: str, work: Coroutine[Any, Any, object]) -> None:
+        task = asyncio.create_task(work, name=f"execution-{execution_id}")
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
 
     async def _claim(self, limit: int) -> list[Job | Recorded]:
         until = self._runtime.timeline.now() + self._lease
@@ -124,7 +128,7 @@ class Engine:
         busy = len(self._tasks) >= self.custodian.capabilities.in_flight
         await self.wakeup.sleep_until_due(None if busy else due, self._settings.idle_s)
 
-    def _done(self, task: asyncio.Task[None]) -> None:
+    def _done(self, task: asyncio.Task[object]) -> None:
         self._tasks.discard(task)
         self.wakeup.ring()
         if not task.cancelled() and task.exception() is not None:
@@ -168,18 +172,17 @@ class Engine:
             seen=job.history.last_number,
             call=order.call,
         )
-        self.announce(recorded)
-        while recorded.rest and recorded.decision is not None:
-            recorded = await self._db.run(
-                self.recorder.record_more,
-                job,
-                recorded.decision,
-                recorded.rest,
-                changed=recorded.changed,
-            )
-            self.announce(recorded)
+        recorded = await self.tell(recorded)
         if recorded.lost:
             self._lost(job)
+        return recorded
+
+    async def tell(self, recorded: Recorded) -> Recorded:
+        """Announce what was recorded, and tell the items that are left, a page per transaction."""
+        self.announce(recorded)
+        while recorded.rest:
+            recorded = await self._db.run(self.recorder.record_more, recorded)
+            self.announce(recorded)
         return recorded
 
     @asynccontextmanager

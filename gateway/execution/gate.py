@@ -11,15 +11,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from gateway.errors import NotSent
 from gateway.execution.proof import (
     NEVER_PROCESSED,
     History,
+    at_account,
     calls,
     closed,
     has_news,
     open_calls,
 )
-from gateway.model import Status
+from gateway.model import Attention, Status
 from gateway.runtime import Moment
 
 #: What this program knows of the conditions of a mark. A release that adds a condition raises it, and
@@ -38,6 +40,21 @@ class Refusal(StrEnum):
     NOT_PENDING = "not_pending"  #: an item has ended, or its money is on its way
     NOT_CLOSED = "not_closed"  #: an earlier call may still pay
     KEY_LIFE = "key_life"  #: the custodian may have forgotten the key of the first call
+
+
+#: What an operator hears where a refusal does not pass by itself.
+_ALERTS = {
+    Refusal.GATE_VERSION: Attention.GATE_VERSION,
+    Refusal.KEY_LIFE: Attention.KEY_LIFE,
+}
+
+
+class MarkRefused(NotSent):
+    """The gate refused the mark: the call was not made, and the custodian had no part in it."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        self.refusal = refusal
+        super().__init__(f"the gateway made no call ({refusal})", alert=_ALERTS.get(refusal))
 
 
 @dataclass(frozen=True)
@@ -61,6 +78,7 @@ class Request:
     items: Mapping[str, Status]
     others: tuple[Other, ...] = ()
     reference: str | None = None  #: our reference that the call is made under
+    fingerprint: str = ""  #: which account at the custodian the call is made at
     #: whether a repeat under the same reference, with the same content, cannot pay a second time
     repeat_is_safe: bool = False
     #: the call whose very bytes this process sends again, with a credential that is used once
@@ -119,11 +137,18 @@ def earlier_is_closed(request: Request) -> bool:
 
 
 def repeat_is_harmless(request: Request) -> bool:
-    """Whether this is the same request or key and content as everything that may have arrived."""
+    """Whether this is the same request or key and content as everything that may have arrived.
+
+    At the same account: at another one the same key is another payment.
+    """
     unknown = open_calls(request.history)
     if request.same_call is not None:
         return [each.number for each in unknown] == [request.same_call]
-    return request.repeat_is_safe and all(each.reference == request.reference for each in unknown)
+    return request.repeat_is_safe and all(
+        each.reference == request.reference
+        and at_account(request.history, each, request.fingerprint)
+        for each in unknown
+    )
 
 
 def key_is_alive(

@@ -7,23 +7,29 @@ from collections.abc import Iterable, Mapping, Sequence
 from gateway.execution.gate import Other
 from gateway.execution.proof import Evidence, Heartbeat, History, Kind, Source, open_calls
 from gateway.runtime import Moment
+from gateway.store import evidence as stored
 from gateway.store import executions as rows
 from gateway.store.database import Row, Tx
 
 
-async def histories(tx: Tx, of: Sequence[Row], now: Moment) -> dict[str, History]:
-    """Return what is known of executions, by id."""
-    found = await rows.evidence_rows(tx, [each["id"] for each in of])
+async def histories(
+    tx: Tx, of: Sequence[Row], now: Moment, *, asked: str = ""
+) -> dict[str, History]:
+    """Return what is known of executions, by id.
+
+    `asked` names the account that is asked now, which no row may have named so far.
+    """
+    found = await stored.evidence_rows(tx, [each["id"] for each in of])
     known = {}
     for each in of:
         evidence = tuple(evidence_of(row) for row in found.get(each["id"], ()))
-        known[each["id"]] = await _completed(tx, each["custodian"], evidence, now)
+        known[each["id"]] = await _completed(tx, each["custodian"], evidence, now, asked)
     return known
 
 
-async def history_of(tx: Tx, execution: Row, now: Moment) -> History:
-    """Return what is known of one execution."""
-    return (await histories(tx, [execution], now))[execution["id"]]
+async def history_of(tx: Tx, execution: Row, now: Moment, *, asked: str = "") -> History:
+    """Return what is known of one execution; see `histories`."""
+    return (await histories(tx, [execution], now, asked=asked))[execution["id"]]
 
 
 async def others_of(
@@ -37,7 +43,7 @@ async def others_of(
 
 
 async def _completed(
-    tx: Tx, custodian: str, evidence: tuple[Evidence, ...], now: Moment
+    tx: Tx, custodian: str, evidence: tuple[Evidence, ...], now: Moment, asked: str
 ) -> History:
     """Add what is seldom needed: heartbeats of other clocks, accounts that were declared equal."""
     history = History(evidence)
@@ -49,12 +55,13 @@ async def _completed(
         mark = unknown[-1].mark
         beats = tuple(
             Heartbeat(row["clock_id"], elapsed, mark)
-            for row in await rows.heartbeat_rows(tx, mark)
+            for row in await stored.heartbeat_rows(tx, mark)
             for elapsed in {row["first"], row["last"]}
         )
     accounts: Mapping[str, str] = {}
-    if len({each.fingerprint for each in evidence if each.kind in {Kind.CALL, Kind.LOOK}}) > 1:
-        accounts = await rows.declared_accounts(tx, custodian)
+    named = {each.fingerprint for each in evidence if each.kind in {Kind.CALL, Kind.LOOK}}
+    if len(named | ({asked} if asked else set())) > 1:
+        accounts = await stored.declared_accounts(tx, custodian)
     return History(evidence, beats, accounts)
 
 

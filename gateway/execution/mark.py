@@ -4,27 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from gateway.errors import NotSent
-from gateway.execution.gate import Refusal, Request, gate
+from gateway.execution.gate import MarkRefused, Refusal, Request, gate
 from gateway.execution.history import columns_of, history_of, others_of
 from gateway.execution.proof import Evidence
-from gateway.model import Attention, Status
+from gateway.model import Status
+from gateway.store import evidence as stored
 from gateway.store import executions as rows
 from gateway.store.database import Tx
-
-#: What an operator hears where a refusal does not pass by itself.
-_ALERTS = {
-    Refusal.GATE_VERSION: Attention.GATE_VERSION,
-    Refusal.KEY_LIFE: Attention.KEY_LIFE,
-}
-
-
-class MarkRefused(NotSent):
-    """The gate refused the mark: the call was not made."""
-
-    def __init__(self, refusal: Refusal) -> None:
-        self.refusal = refusal
-        super().__init__(f"the gateway made no call ({refusal})", alert=_ALERTS.get(refusal))
 
 
 @dataclass(frozen=True)
@@ -50,7 +36,7 @@ async def set_mark(
         return Refusal.LEASE_LOST
     statuses = await rows.item_statuses(tx, execution_id)
     others = await others_of(tx, execution_id, statuses, call.at) if row["earlier"] else ()
-    history = await history_of(tx, row, call.at)
+    history = await history_of(tx, row, call.at, asked=call.fingerprint)
     said = row["repeat_is_safe"]
     refusal = gate(
         Request(
@@ -62,6 +48,7 @@ async def set_mark(
             items={item: Status(status) for item, status in statuses.items()},
             others=others,
             reference=call.reference,
+            fingerprint=call.fingerprint,
             repeat_is_safe=terms.repeat_is_safe if said is None else bool(said),
             same_call=terms.same_call,
             key_life=call.key_life,
@@ -76,7 +63,7 @@ async def set_mark(
         return next(each for each in history.rows if each.number == terms.same_call)
     number, mark = row["rows"] + 1, await rows.next_mark(tx)
     marked = replace(call, number=number, seen=number - 1, mark=mark)
-    await rows.add_evidence(tx, [columns_of(execution_id, marked)])
+    await stored.add_evidence(tx, [columns_of(execution_id, marked)])
     if not await rows.write_mark(tx, execution_id, token, number, terms.until):
         # Cannot be: the token was checked in this transaction. Writing nothing is the safe answer.
         raise MarkRefused(Refusal.LEASE_LOST)

@@ -29,6 +29,7 @@ from gateway.execution.record import Recorder
 from gateway.execution.state import State
 from gateway.model import Payout
 from gateway.runtime import Moment, Runtime
+from gateway.store import evidence as stored
 from gateway.store import executions
 from gateway.store import payouts as payout_rows
 from gateway.store.database import Row, Tx
@@ -134,7 +135,7 @@ async def _not_paid(  # noqa: PLR0913 - the decision and its circumstances
     row = Evidence(
         number=number, kind=Kind.CONSOLE, seen=execution["rows"], at=now, source=Source.OPERATOR
     )
-    await executions.add_evidence(tx, [columns_of(execution["id"], row, found.evidence)])
+    await stored.add_evidence(tx, [columns_of(execution["id"], row, found.evidence)])
     await executions.update_execution(tx, execution["id"], rows=number)
     return LookAsked(number)
 

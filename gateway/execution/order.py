@@ -13,12 +13,13 @@ from gateway.adapter import Capabilities
 from gateway.assets import AssetRegistry
 from gateway.errors import LeaseLost, NotSent, WitnessFailed
 from gateway.execution.decide import microseconds
-from gateway.execution.gate import Refusal
-from gateway.execution.mark import MarkRefused, Terms, set_mark
+from gateway.execution.gate import MarkRefused, Refusal
+from gateway.execution.mark import Terms, set_mark
 from gateway.execution.proof import Evidence, Kind, open_calls, waited
 from gateway.execution.state import Job
 from gateway.model import Account, Attention, Destination, Payout
 from gateway.runtime import Failpoint, Moment, Runtime
+from gateway.store import evidence as stored
 from gateway.store import executions
 from gateway.store.database import Database
 
@@ -219,7 +220,7 @@ class LiveOrder(LiveTerms):
             marked = await self._db.run(set_mark, lease.execution_id, lease.token, wanted, terms)
         except WitnessFailed as error:
             # The mark is committed, and its call is never made: our own word that nothing was sent.
-            self.call = await self._db.read(executions.call_of_mark, self.set_id, error.mark)
+            self.call = await self._db.read(stored.call_of_mark, self.set_id, error.mark)
             raise NotSent(str(error), alert=Attention.STATE_FILE) from None
         if marked is Refusal.LEASE_LOST:
             raise LeaseLost(lease.execution_id)

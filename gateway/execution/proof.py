@@ -44,6 +44,7 @@ class Finding(StrEnum):
 
     ABSENT = "absent"  #: the custodian does not know it now
     PRESENT = "present"  #: the custodian knows it, whatever it says about it
+    ASKS = "asks"  #: the custodian waits for a person's answer; it says nothing of an earlier call
     BLIND = "blind"  #: there was nothing to look by
     FAILED = "failed"  #: the look itself failed
 
@@ -198,8 +199,16 @@ def same_account(history: History, look: Evidence, call: Evidence) -> bool:
 
     Without this rule an instance that was pointed at another account answers "not found".
     """
-    ours, theirs = call.fingerprint, look.fingerprint
-    return history.accounts.get(ours, ours) == history.accounts.get(theirs, theirs)
+    return at_account(history, call, look.fingerprint)
+
+
+def at_account(history: History, call: Evidence, fingerprint: str) -> bool:
+    """Whether a call was made at this account, or at one that an operator declared to be the same.
+
+    A call that an upgrade or an adoption recorded names no account: the configured one counts.
+    """
+    ours, theirs = call.fingerprint, fingerprint
+    return not ours or history.accounts.get(ours, ours) == history.accounts.get(theirs, theirs)
 
 
 def call_can_die(call: Evidence) -> bool:
@@ -333,11 +342,13 @@ def ended_unpaid(history: History, item: str | None = None) -> bool:
 def closed(history: History, item: str | None = None) -> bool:
     """Whether it is certain that this execution did not and will not pay an item.
 
-    No call was made; or every call has the adapter's own word that it did nothing; or the
-    custodian's final words say so; or absence is proven. Only this allows a mark of new content,
-    another execution, or the published word `funds_moved: no`.
+    No call was made, or every call has the adapter's own word that it did nothing, and there is no news
+    that contradicts it; or the custodian's final words say so; or absence is proven. Only this allows a
+    mark of new content, another execution, or the published word `funds_moved: no`.
     """
-    return not open_calls(history) or ended_unpaid(history, item) or proof(history)
+    if not open_calls(history):
+        return not has_news(history)
+    return ended_unpaid(history, item) or proof(history)
 
 
 def console_look(history: History, now: Moment, *, lag: bool) -> int | None:

@@ -28,7 +28,8 @@ from gateway.execution.state import Decision, Item, Job, Lease, State, Verb, Vie
 from gateway.model import TERMINAL, Account, Attention, Status, SubStatus
 from gateway.payouts import Applied, Payouts
 from gateway.runtime import Moment, Runtime
-from gateway.store import executions
+from gateway.store import account_turns, batches, executions
+from gateway.store import evidence as stored
 from gateway.store import payouts as payout_rows
 from gateway.store.database import Row, Tx
 from gateway.store.rows import action_of, payout_of, to_json, to_us
@@ -47,8 +48,9 @@ class Recorded:
 
     applied: tuple[Applied, ...] = ()
     lost: bool = False
-    #: what is still to be told to items, in further transactions
+    #: what is still to be told to items, by `record_more`, under the lease that is still held
     rest: tuple[tuple[str, Report], ...] = ()
+    lease: Lease | None = None
     decision: Decision | None = None
     changed: bool = False
     #: every item has ended, or waits in another execution
@@ -155,12 +157,13 @@ class Recorder:
     async def _without_ended(self, tx: Tx, work: _Work, view: View, now: Moment) -> Recorded | None:
         """Go on with the items of a set that have not ended, as new content under new keys.
 
-        Only where it is certain that the old content pays none of them. Otherwise it is only looked at,
-        and an operator decides. None: nothing is to be changed now.
+        Only where it is certain that the old content pays none of them, and nothing blocks it.
+        Otherwise it is only looked at, and an operator decides. None: nothing is to be changed now.
         """
         if view.state not in {State.PREPARED, State.PARKED}:
             return None
-        if all(closed(work.history, each.id) for each in view.open_items):
+        certain = all(closed(work.history, each.id) for each in view.open_items)
+        if certain and work.row["blocked"] is None:
             await self._reopen(tx, work, [each.id for each in view.open_items], now)
             return Recorded(ended=True)
         first = view.open_items[0].id
@@ -170,14 +173,19 @@ class Recorder:
         return await self._write(tx, work, decision, view, now)
 
     async def _turn(self, tx: Tx, work: _Work, now: Moment) -> bool:
-        """Take the turn at an account that pays one at a time; queue where another has it."""
+        """Take the turn at an account that pays one at a time; queue where another has it.
+
+        Only what is submitted next has to wait: what may have been sent already is looked at.
+        """
         if not self._can.one_at_a_time:
             return True
         row = work.row
         account = Account.model_validate_json(row["account"])
-        taken = await executions.acquire_account(
+        taken = await account_turns.acquire_account(
             tx, self._custodian, account.type, account.id, row["id"], now.wall
         )
+        if not taken and State(row["state"]) is not State.PREPARED:
+            return True
         since = None if taken else (row["waiting_since"] or now.wall)
         if since != row["waiting_since"]:
             await executions.update_execution(tx, row["id"], waiting_since=since)
@@ -209,7 +217,7 @@ class Recorder:
         `started` is when its request started, `seen` the newest row that the process had read then,
         `call` the row of the moving call that it made.
         """
-        work = await self._held(tx, job.lease)
+        work = await self._held(tx, job.lease, asked=fingerprint)
         if work is None:
             return Recorded(lost=True)
         now = self._runtime.clock.moment()
@@ -227,34 +235,32 @@ class Recorder:
             await executions.update_execution(tx, work.row["id"], refusal=refusal)
         return await self._write(tx, work, decision, view, now)
 
-    async def record_more(
-        self,
-        tx: Tx,
-        job: Job,
-        decision: Decision,
-        rest: Sequence[tuple[str, Report]],
-        *,
-        changed: bool,
-    ) -> Recorded:
-        """Tell further items what was decided, a page at a time; after the last one the lease ends."""
-        work = await self._held(tx, job.lease)
+    async def record_more(self, tx: Tx, recorded: Recorded) -> Recorded:
+        """Tell further items what was decided, a page at a time; after the last one the lease ends.
+
+        `recorded` is what the transaction before returned; it has a rest.
+        """
+        lease, decision = recorded.lease, recorded.decision
+        assert lease is not None  # noqa: S101 - see the docstring
+        assert decision is not None  # noqa: S101 - see the docstring
+        work = await self._held(tx, lease)
         if work is None:
             return Recorded(lost=True)
         now = self._runtime.clock.moment()
-        applied = await self._tell(tx, work, rest[:PAGE])
-        changed = changed or any(each.changed for each in applied)
-        if rest[PAGE:]:
-            return Recorded(applied, rest=tuple(rest[PAGE:]), decision=decision, changed=changed)
+        applied = await self._tell(tx, work, recorded.rest[:PAGE])
+        changed = recorded.changed or any(each.changed for each in applied)
+        if recorded.rest[PAGE:]:
+            return replace(recorded, applied=applied, rest=recorded.rest[PAGE:], changed=changed)
         ended = await self._finish(tx, work, decision, now, changed=changed)
         return Recorded(applied, decision=decision, changed=changed, ended=ended)
 
-    async def _held(self, tx: Tx, lease: Lease) -> _Work | None:
+    async def _held(self, tx: Tx, lease: Lease, *, asked: str = "") -> _Work | None:
         row = await executions.held(tx, lease.execution_id, lease.token)
         if row is None:
             return None
         items = await executions.items_of(tx, [row["id"]])
         now = self._runtime.clock.moment()
-        history = await history_of(tx, row, now)
+        history = await history_of(tx, row, now, asked=asked)
         return _Work(row, items[row["id"]], history, lease.claimed_due)
 
     async def _write(
@@ -266,9 +272,13 @@ class Recorder:
         for code, detail in decision.alerts:
             first = next(iter(view.open_items), view.items[0])
             await payout_rows.add_attention(tx, first.id, code, detail[:200], now.wall)
-        if decision.reopens:
+        if decision.reopens and row["blocked"] is None:
             await self._reopen(tx, work, [each.id for each in view.open_items], now)
             return Recorded(ended=True)
+        if decision.reopens:
+            # A person decides about another session first.
+            delay, looks = polling_delay_s(self._can, view.looks), view.looks + 1
+            decision = replace(decision, state=State.UNKNOWN, delay_s=delay, looks=looks)
         news = [
             (each["id"], decision.reports[each["id"]])
             for each in work.items
@@ -278,15 +288,23 @@ class Recorder:
         changed = any(each.changed for each in applied)
         if news[PAGE:]:
             # Durable before the rest is told: if the worker dies, the next one goes on from here.
-            state = decision.state if decision.state is not State.CLOSED else State(row["state"])
-            await executions.update_execution(
-                tx,
-                row["id"],
-                state=_stored(state),
-                rows=work.history.last_number,
-                open_calls=len(open_calls(work.history)),
+            columns: dict[str, object] = {
+                "rows": work.history.last_number,
+                "open_calls": len(open_calls(work.history)),
+            }
+            if State(row["state"]) is not State.MOVING or view.verb is not Verb.FETCH:
+                # A takeover that dies between two pages is made again: its mark stays as it is.
+                closes = decision.state is State.CLOSED
+                columns["state"] = _stored(State(row["state"]) if closes else decision.state)
+            await executions.update_execution(tx, row["id"], **columns)
+            lease = Lease(row["id"], row["lease_token"], work.claimed_due)
+            return Recorded(
+                applied,
+                rest=tuple(news[PAGE:]),
+                lease=lease,
+                decision=decision,
+                changed=changed,
             )
-            return Recorded(applied, rest=tuple(news[PAGE:]), decision=decision, changed=changed)
         ended = await self._finish(tx, work, decision, now, changed=changed)
         return Recorded(applied, decision=decision, changed=changed, ended=ended)
 
@@ -297,10 +315,10 @@ class Recorder:
         fresh = [each for each in rows if each.number > known]
         for each in rows:
             if each.number <= known:
-                await executions.set_answer(tx, work.row["id"], each.number, each.answer)
+                await stored.set_answer(tx, work.row["id"], each.number, each.answer)
         if fresh:
             columns = [columns_of(work.row["id"], each, detail) for each in fresh]
-            await executions.add_evidence(tx, columns)
+            await stored.add_evidence(tx, columns)
         work.history = work.history.having(*rows)
 
     async def _tell(
@@ -341,12 +359,12 @@ class Recorder:
             "open_calls": len(open_calls(work.history)),
             "looks": looks,
             "failures": decision.failures,
-            "repeat_is_safe": None
-            if decision.repeat_is_safe is None
-            else int(decision.repeat_is_safe),
             "due_at": row["due_at"] if news_came else due,
             "lease_until": 0,
         }
+        if decision.repeat_is_safe is not None:
+            # Once the adapter has said it, it holds until it says otherwise.
+            columns["repeat_is_safe"] = int(decision.repeat_is_safe)
         if decision.reason:
             columns["outcome"] = decision.reason[:500]
         await executions.update_execution(tx, row["id"], **columns)
@@ -376,7 +394,7 @@ class Recorder:
 
     async def _release_account(self, tx: Tx, work: _Work, now: Moment) -> None:
         if self._can.one_at_a_time:
-            await executions.release_account(
+            await account_turns.release_account(
                 tx,
                 work.row["id"],
                 self._custodian,
@@ -399,10 +417,19 @@ class Recorder:
             items=items,
             at=now,
             due=self._runtime.timeline.now(),
-            number=work.row["number"] + 1,
+            number=await self._next_number(tx, work.row),
             batch_id=work.row["batch_id"],
             rank=work.row["rank"],
         )
+
+    @staticmethod
+    async def _next_number(tx: Tx, row: Row) -> int:
+        """Return the number of the execution that follows: among its payout's, or its batch's sets."""
+        batch = None if row["batch_id"] is None else await batches.batch_row(tx, row["batch_id"])
+        if batch is None or not batch["native"]:
+            return int(row["number"]) + 1
+        sets = await executions.executions_of_batch(tx, row["batch_id"])
+        return 1 + max(int(each["number"]) for each in sets)
 
     def _view(self, work: _Work, verb: Verb, started: Moment, now: Moment) -> View:
         row = work.row

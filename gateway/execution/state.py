@@ -9,7 +9,7 @@ from typing import Any
 
 from gateway.adapter import Capabilities, Report
 from gateway.execution.gate import Other
-from gateway.execution.proof import Evidence, History
+from gateway.execution.proof import Evidence, History, has_news
 from gateway.model import Attention, Payout, Status, SubStatus
 from gateway.runtime import Moment
 
@@ -61,8 +61,12 @@ class Job:
 
     @property
     def next_verb(self) -> Verb:
-        """What is called next: only an execution of which nothing can be in progress is submitted."""
-        return Verb.SUBMIT if self.state is State.PREPARED else Verb.FETCH
+        """What is called next: only an execution of which nothing can be in progress is submitted.
+
+        After news of our own transfer no mark is set any more, so there is nothing to submit.
+        """
+        prepared = self.state is State.PREPARED and not has_news(self.history)
+        return Verb.SUBMIT if prepared else Verb.FETCH
 
 
 @dataclass(frozen=True)

@@ -341,7 +341,13 @@ async def stale_load(tx: Tx, before: int) -> str | None:
 
 
 async def drop_loaded(tx: Tx, batch_id: str, limit: int) -> int:
-    """Delete a bounded number of items of a batch that nobody ever saw; the batch after the last."""
+    """Delete a bounded number of items of a batch that nobody ever saw; the batch after the last.
+
+    A batch that has become visible stays: returns 0. May be called twice.
+    """
+    row = await batch_row(tx, batch_id)
+    if row is None or row["state"] != "loading":
+        return 0
     await tx.all(_DROP_ENTRIES, batch_id=batch_id, limit=limit)
     gone = len(await tx.all(_DROP_ITEMS, batch_id=batch_id, limit=limit))
     if gone < limit:

@@ -1,4 +1,4 @@
-"""Executions: leases with fencing tokens, evidence, the moving mark, turns at source accounts.
+"""Executions: what they pay, their leases with fencing tokens, the moving mark.
 
 A lease is taken by raising `lease_token`; who holds an older token writes nothing.
 """
@@ -10,18 +10,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import and_, bindparam, case, delete, func, insert, or_, select, update
+from sqlalchemy import and_, bindparam, case, func, insert, or_, select, update
 
 from gateway.runtime import Moment
-from gateway.store.database import Query, Row, Tx, upsert
+from gateway.store.database import Query, Row, Tx
+from gateway.store.evidence import grouped
 from gateway.store.rows import to_json
 from gateway.store.schema import (
-    account_declarations,
-    account_locks,
-    evidence,
     execution_items,
     executions,
-    heartbeats,
     payouts,
     store_state,
 )
@@ -186,44 +183,6 @@ _NEXT_DUE = Query(
 )
 _OLDEST_DUE = Query(select(func.min(executions.c.due_at).label("due")).where(_OPEN))
 
-_ADD_EVIDENCE = Query(insert(evidence))
-_ANSWER = Query(
-    update(evidence)
-    .where(
-        and_(
-            evidence.c.execution_id == bindparam("of_execution"),
-            evidence.c.number == bindparam("of_number"),
-        )
-    )
-    .values(answer=bindparam("said"))
-)
-_EVIDENCE = Query(
-    select(evidence)
-    .where(evidence.c.execution_id.in_(_IDS))
-    .order_by(evidence.c.execution_id, evidence.c.number)
-)
-_CALL_OF_MARK = Query(
-    select(evidence.c.number).where(
-        and_(
-            evidence.c.execution_id == bindparam("execution_id"),
-            evidence.c.mark == bindparam("mark"),
-        )
-    )
-)
-_HEARTBEATS = Query(
-    select(
-        heartbeats.c.clock_id,
-        func.min(heartbeats.c.elapsed).label("first"),
-        func.max(heartbeats.c.elapsed).label("last"),
-    )
-    .where(heartbeats.c.marks >= bindparam("marks"))
-    .group_by(heartbeats.c.clock_id)
-)
-_DECLARED = Query(
-    select(account_declarations.c.fingerprint, account_declarations.c.same_as).where(
-        account_declarations.c.custodian == bindparam("custodian")
-    )
-)
 _EARLIER = Query(
     select(execution_items.c.execution_id, execution_items.c.payout_id).where(
         and_(
@@ -258,41 +217,6 @@ _MARK = Query(
     )
     .returning(executions.c.id)
 )
-
-_TAKE_LOCK = Query(upsert(account_locks).on_conflict_do_nothing())
-_LOCK = Query(
-    select(account_locks.c.execution_id).where(
-        and_(
-            account_locks.c.custodian == bindparam("custodian"),
-            account_locks.c.account_type == bindparam("account_type"),
-            account_locks.c.account_id == bindparam("account_id"),
-        )
-    )
-)
-_FREE_LOCK = Query(
-    delete(account_locks)
-    .where(account_locks.c.execution_id == bindparam("execution_id"))
-    .returning(account_locks.c.custodian, account_locks.c.account_type, account_locks.c.account_id)
-)
-_NEXT_WAITING = Query(
-    select(executions.c.id)
-    .where(
-        and_(
-            executions.c.custodian == bindparam("custodian"),
-            executions.c.account == bindparam("account"),
-            executions.c.waiting_since.is_not(None),
-            _OPEN,
-        )
-    )
-    .order_by(executions.c.waiting_since, executions.c.id)
-    .limit(1)
-)
-_WAKE_ONE = Query(
-    update(executions)
-    .where(and_(executions.c.id == bindparam("woken_id"), executions.c.due_at > bindparam("now")))
-    .values(due_at=bindparam("now"))
-)
-
 
 # --- Opening and finding --------------------------------------------------------------------------
 
@@ -384,7 +308,7 @@ async def idle_of_batch(tx: Tx, batch_id: str, limit: int) -> list[Row]:
 
 async def items_of(tx: Tx, execution_ids: Iterable[str]) -> dict[str, list[Row]]:
     """Return the payout rows of executions, by execution, in their fixed order."""
-    return _grouped(await tx.all(_ITEMS, ids=json.dumps(list(execution_ids))))
+    return grouped(await tx.all(_ITEMS, ids=json.dumps(list(execution_ids))))
 
 
 # --- Leases ---------------------------------------------------------------------------------------
@@ -490,39 +414,7 @@ async def add_told(tx: Tx, execution: Row, told: Mapping[str, str]) -> None:
     await update_execution(tx, execution["id"], notes=to_json({**notes, "told": known}))
 
 
-# --- Evidence and the moving mark -----------------------------------------------------------------
-
-
-async def evidence_rows(tx: Tx, execution_ids: Iterable[str]) -> dict[str, list[Row]]:
-    """Return the evidence of executions, by execution, in its order."""
-    return _grouped(await tx.all(_EVIDENCE, ids=json.dumps(list(execution_ids))))
-
-
-async def add_evidence(tx: Tx, rows: Sequence[Mapping[str, object]]) -> None:
-    """Append rows of evidence; one mapping of columns each."""
-    await tx.many(_ADD_EVIDENCE, rows)
-
-
-async def set_answer(tx: Tx, execution_id: str, number: int, answer: str | None) -> None:
-    """Write what became of a call."""
-    await tx.all(_ANSWER, of_execution=execution_id, of_number=number, said=answer)
-
-
-async def call_of_mark(tx: Tx, execution_id: str, mark: int) -> int | None:
-    """Return the number of the row that a mark was given to."""
-    row = await tx.one(_CALL_OF_MARK, execution_id=execution_id, mark=mark)
-    return None if row is None else int(row["number"])
-
-
-async def heartbeat_rows(tx: Tx, marks: int) -> list[Row]:
-    """Return, per clock, the first and last heartbeat dated after a mark was committed."""
-    return await tx.all(_HEARTBEATS, marks=marks)
-
-
-async def declared_accounts(tx: Tx, custodian: str) -> dict[str, str]:
-    """Return the fingerprints that an operator declared to be the same account."""
-    rows = await tx.all(_DECLARED, custodian=custodian)
-    return {row["fingerprint"]: row["same_as"] for row in rows}
+# --- The moving mark -------------------------------------------------------------------------------
 
 
 async def sharing(tx: Tx, execution_id: str, items: Iterable[str]) -> dict[str, list[str]]:
@@ -562,40 +454,3 @@ async def state_row(tx: Tx) -> Row:
     row = await tx.one(_STATE)
     assert row is not None  # noqa: S101 - the row is made with the table
     return row
-
-
-# --- Turns at source accounts ---------------------------------------------------------------------
-
-
-async def acquire_account(  # noqa: PLR0913 - the account has three parts
-    tx: Tx, custodian: str, account_type: str, account_id: str, execution_id: str, at: int
-) -> bool:
-    """Take the turn at a source account; True where it is ours."""
-    names = {"custodian": custodian, "account_type": account_type, "account_id": account_id}
-    await tx.all(_TAKE_LOCK, **names, execution_id=execution_id, taken_at=at)
-    row = await tx.one(_LOCK, **names)
-    return row is not None and row["execution_id"] == execution_id
-
-
-async def release_account(  # noqa: PLR0913 - the account has three parts
-    tx: Tx, execution_id: str, custodian: str, account: str, at: int, now: int
-) -> None:
-    """Hand the turn at a source account to the execution that has waited longest. Run it any time.
-
-    It is handed over, not left free: a payout accepted this moment must not overtake the queue.
-    """
-    freed = await tx.one(_FREE_LOCK, execution_id=execution_id)
-    if freed is None:
-        return
-    following = await tx.one(_NEXT_WAITING, custodian=custodian, account=account)
-    if following is not None:
-        names = {name: freed[name] for name in ("custodian", "account_type", "account_id")}
-        await tx.all(_TAKE_LOCK, **names, execution_id=following["id"], taken_at=at)
-        await tx.all(_WAKE_ONE, woken_id=following["id"], now=now)
-
-
-def _grouped(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    grouped: dict[str, list[Row]] = {}
-    for row in rows:
-        grouped.setdefault(row["execution_id"], []).append(row)
-    return grouped

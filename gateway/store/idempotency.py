@@ -1,26 +1,74 @@
-"""Kept answers for repeated requests, scoped by org, mode and route."""
+"""Idempotency keys: claimed by a row, answered once, taken over from a claimant that is gone.
+
+A row without an answer is an open claim. Whoever works under it writes only while the row still has
+its token; each function that writes says whether it did.
+"""
 
 from __future__ import annotations
 
-from sqlalchemy import and_, bindparam, delete, select
+from dataclasses import dataclass
+
+from sqlalchemy import and_, bindparam, delete, select, update
 
 from gateway.store.database import Query, Row, Tx, upsert
 from gateway.store.schema import idempotency
 
 _SCOPE = and_(
-    idempotency.c.org == bindparam("org"),
-    idempotency.c.mode == bindparam("mode"),
-    idempotency.c.route == bindparam("route"),
-    idempotency.c.key == bindparam("key"),
+    idempotency.c.org == bindparam("in_org"),
+    idempotency.c.mode == bindparam("in_mode"),
+    idempotency.c.route == bindparam("in_route"),
+    idempotency.c.key == bindparam("in_key"),
 )
-_GET = Query(select(idempotency).where(and_(_SCOPE, idempotency.c.expires_at > bindparam("now"))))
+_OPEN = and_(
+    _SCOPE,
+    idempotency.c.token == bindparam("held_token"),
+    idempotency.c.answer.is_(None),
+)
+_FIND = Query(select(idempotency).where(_SCOPE))
 _INSERT = upsert(idempotency)
-_PUT = Query(
+_PARTS = ("org", "mode", "route", "key")
+#: Claims a key that is new, or whose answer has expired; an open claim has no `expires_at`.
+_CLAIM = Query(
     _INSERT.on_conflict_do_update(
-        index_elements=["org", "mode", "route", "key"],
-        set_={name: _INSERT.excluded[name] for name in ("fingerprint", "answer", "expires_at")},
-    )
+        index_elements=_PARTS,
+        set_={
+            each.name: _INSERT.excluded[each.name]
+            for each in idempotency.c
+            if each.name not in _PARTS
+        },
+        where=idempotency.c.expires_at <= bindparam("now"),
+    ).returning(idempotency.c.token)
 )
+_TAKE_OVER = Query(
+    update(idempotency)
+    .where(_OPEN)
+    .values(token=idempotency.c.token + 1, claimant=bindparam("by"))
+    .returning(idempotency.c.token)
+)
+#: Changes nothing, but locks the row against a takeover until the transaction ends.
+_HOLD = Query(
+    update(idempotency)
+    .where(_OPEN)
+    .values(token=idempotency.c.token)
+    .returning(idempotency.c.token)
+)
+_NAME = Query(
+    update(idempotency)
+    .where(_OPEN)
+    .values(created_id=bindparam("new_id"))
+    .returning(idempotency.c.token)
+)
+_ANSWER = Query(
+    update(idempotency)
+    .where(_OPEN)
+    .values(
+        answer=bindparam("sealed"),
+        created_id=bindparam("new_id"),
+        expires_at=bindparam("until"),
+    )
+    .returning(idempotency.c.token)
+)
+_RELEASE = Query(delete(idempotency).where(_OPEN).returning(idempotency.c.token))
 _PURGE = Query(
     delete(idempotency)
     .where(
@@ -34,18 +82,99 @@ _PURGE = Query(
 )
 
 
-async def kept_answer(  # noqa: PLR0913 - the key has four parts
-    tx: Tx, *, org: str, mode: str, route: str, key: str, now: int
-) -> Row | None:
-    """Return what was answered to this key, unless it has ended."""
-    return await tx.one(_GET, org=org, mode=mode, route=route, key=key, now=now)
+@dataclass(frozen=True)
+class KeyScope:
+    """What identifies a key: the same text is another key in another org, mode or route."""
+
+    org: str
+    mode: str
+    route: str
+    key: str
+
+    @property
+    def name(self) -> str:
+        """The scope in one text; the answer is sealed under it."""
+        return f"{self.org}|{self.mode}|{self.route}|{self.key}"
 
 
-async def keep_answer(tx: Tx, **columns: object) -> None:
-    """Keep an answer; an ended one of the same key is replaced. One argument per column."""
-    await tx.all(_PUT, **columns)
+def _where(scope: KeyScope) -> dict[str, str]:
+    return {
+        "in_org": scope.org,
+        "in_mode": scope.mode,
+        "in_route": scope.route,
+        "in_key": scope.key,
+    }
+
+
+async def find_key(tx: Tx, scope: KeyScope) -> Row | None:
+    """Return the row of a key, answered or not, expired or not."""
+    return await tx.one(_FIND, **_where(scope))
+
+
+async def claim_key(  # noqa: PLR0913 - the columns of a claim
+    tx: Tx, scope: KeyScope, *, fingerprint: str, token: int, claimant: str, now: int
+) -> bool:
+    """Claim a key that is new or whose answer has expired at `now`; return whether it was."""
+    row = await tx.one(
+        _CLAIM,
+        org=scope.org,
+        mode=scope.mode,
+        route=scope.route,
+        key=scope.key,
+        fingerprint=fingerprint,
+        token=token,
+        claimant=claimant,
+        created_id=None,
+        answer=None,
+        expires_at=None,
+        now=now,
+    )
+    return row is not None
+
+
+async def take_over_key(tx: Tx, scope: KeyScope, token: int, claimant: str) -> bool:
+    """Make an open claim `claimant`'s and raise its token by one, if the token is still this one."""
+    row = await tx.one(_TAKE_OVER, **_where(scope), held_token=token, by=claimant)
+    return row is not None
+
+
+async def hold_key(tx: Tx, scope: KeyScope, token: int) -> bool:
+    """Return whether a claim is open under this token; if so, it stays until the transaction ends."""
+    return await tx.one(_HOLD, **_where(scope), held_token=token) is not None
+
+
+async def name_created(tx: Tx, scope: KeyScope, token: int, created_id: str) -> bool:
+    """Note the id of what an open claim is creating; return whether the token was still this one."""
+    row = await tx.one(_NAME, **_where(scope), held_token=token, new_id=created_id)
+    return row is not None
+
+
+async def answer_key(  # noqa: PLR0913 - the columns of an answer
+    tx: Tx,
+    scope: KeyScope,
+    token: int,
+    *,
+    answer: bytes,
+    created_id: str | None,
+    expires_at: int,
+) -> bool:
+    """Answer an open claim; return whether the token was still this one."""
+    row = await tx.one(
+        _ANSWER,
+        **_where(scope),
+        held_token=token,
+        sealed=answer,
+        new_id=created_id,
+        until=expires_at,
+    )
+    return row is not None
+
+
+async def release_key(tx: Tx, scope: KeyScope, token: int) -> bool:
+    """Delete an open claim; return whether the token was still this one. May be called twice."""
+    return await tx.one(_RELEASE, **_where(scope), held_token=token) is not None
 
 
 async def purge_answers(tx: Tx, now: int, limit: int) -> int:
-    """Delete ended answers, a bounded number; return how many went."""
+    """Delete expired answers, a bounded number; return how many went. Open claims stay."""
     return len(await tx.all(_PURGE, now=now, limit=limit))

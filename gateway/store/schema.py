@@ -334,7 +334,8 @@ delivery_attempts = Table(
     Index("ix_delivery_attempts_endpoint", "endpoint_id", "started_at"),
 )
 
-#: Answers kept for repeats of the same request. The answer is sealed.
+#: Idempotency keys: one row per key, from its claim on. Without an answer its work is open, and the row
+#: does not expire. The answer is sealed.
 idempotency = Table(
     "idempotency",
     metadata,
@@ -343,7 +344,13 @@ idempotency = Table(
     Column("route", Text, primary_key=True),
     Column("key", Text, primary_key=True),
     Column("fingerprint", Text, nullable=False),
-    Column("answer", LargeBinary, nullable=False),
-    Column("expires_at", BigInteger, nullable=False),
+    #: fences writes: a takeover raises it, and a claimant with an older token writes nothing
+    Column("token", BigInteger, nullable=False, server_default="0"),
+    #: the gateway that does the work or did it; none in rows of before gateways had ids
+    Column("claimant", Text),
+    #: the id of what the request creates; nobody sees that object before the answer is written
+    Column("created_id", Text),
+    Column("answer", LargeBinary),
+    Column("expires_at", BigInteger),
     Index("ix_idempotency_expires", "expires_at"),
 )

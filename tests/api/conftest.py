@@ -9,6 +9,7 @@ import io
 import json
 import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,13 @@ import uvicorn
 
 from gateway.adapter import (
     Absent,
+    Account,
+    BatchReport,
     CannotLook,
     Capabilities,
     Notice,
     Order,
     Ref,
-    Report,
     Unsupported,
 )
 from gateway.api.application import ApiContext, create_api
@@ -32,6 +34,8 @@ from gateway.assets import AssetRegistry
 from gateway.batches.service import Batches
 from gateway.config import Mode, Settings
 from gateway.errors import CannotVerify, InvalidSignature
+from gateway.execution.actions import Actions
+from gateway.execution.engine import Engine
 from gateway.keys import mint_key
 from gateway.metrics import Metrics
 from gateway.payouts import Payouts
@@ -43,8 +47,6 @@ from gateway.vault import Vault
 from gateway.webhooks.endpoints import Endpoints
 from gateway.webhooks.replay import Replays
 from gateway.webhooks.sender import Sender
-from gateway.worker.acts import Acts
-from gateway.worker.engine import Engine
 from tests.clock import SetClock
 from tests.pricing import TakesEverything
 
@@ -60,6 +62,9 @@ class HmacCustodian:
     adapter_name = "acme"
     keys_reachable = True
 
+    def __init__(self, *, offers: bool = False) -> None:
+        self._offers = offers
+
     @property
     def capabilities(self) -> Capabilities:
         """Pays custodian accounts and addresses."""
@@ -67,6 +72,7 @@ class HmacCustodian:
             frozenset({"custodian_account", "address"}),
             payee_types=frozenset({"EXTERNAL_WALLET"}),
             webhooks=True,
+            quotes=self._offers,
         )
 
     async def verify(self, headers: Mapping[str, str], body: bytes) -> None:
@@ -84,19 +90,26 @@ class HmacCustodian:
             raise ValueError(msg)
         return [Notice((Ref("transfer", str(told.get("transfer"))),), str(told["id"]))]
 
-    async def submit(self, order: Order) -> Report:
+    def fingerprint(self, account: Account, *, livemode: bool) -> str:
+        """Name the account."""
+        return f"{account.type} {account.id} {livemode}"
+
+    async def check_clock(self) -> None:
+        """Be right, always."""
+
+    async def submit(self, order: Order) -> BatchReport:
         """Never called here: no engine runs."""
         raise Unsupported(order.payout_id)
 
-    async def fetch(self, order: Order) -> Report | Absent | CannotLook:
+    async def fetch(self, order: Order) -> BatchReport | Absent | CannotLook:
         """Never called here: no engine runs."""
         raise Unsupported(order.payout_id)
 
-    async def confirm(self, order: Order, answer: Mapping[str, Any]) -> Report:
+    async def confirm(self, order: Order, answer: Mapping[str, Any]) -> BatchReport:
         """Ask for nothing, ever."""
         raise Unsupported(f"{order.payout_id} {len(answer)}")
 
-    async def cancel(self, order: Order) -> Report:
+    async def cancel(self, order: Order) -> BatchReport:
         """Call nothing back."""
         raise Unsupported(order.payout_id)
 
@@ -118,6 +131,7 @@ class Api:
         self.path = path
         self.url = ""
         self.http: aiohttp.ClientSession
+        self.engine: Engine
         self.woken: list[str] = []
         self.pricer: TakesEverything
         self.keys: dict[tuple[str, str], str] = {}
@@ -234,13 +248,18 @@ def settings(tmp_path: Path) -> Settings:
     )
 
 
-@pytest.fixture
-async def api(settings: Settings, tmp_path: Path) -> AsyncIterator[Api]:
-    """A running API."""
-    clock = SetClock()
+@asynccontextmanager
+async def open_api(
+    settings: Settings, *, clock: SetClock | None = None, offers: bool = False
+) -> AsyncIterator[Api]:
+    """Run one gateway's API. Several may run on one database, each with connections of its own.
+
+    `offers`: the custodian is asked for an offer at each quote, over the network.
+    """
+    clock = clock or SetClock()
     runtime: Runtime = replace(real_runtime(), clock=clock, ids=Ids(clock))
     vault = Vault(settings.server_key_bytes(), runtime.ids)
-    custodian = HmacCustodian()
+    custodian = HmacCustodian(offers=offers)
     pricer = TakesEverything()
     accounts = settings.accounts["acme_eu"]
     instance = Instance("acme_eu", frozenset({"live", "test"}), custodian.capabilities, accounts)
@@ -262,14 +281,14 @@ async def api(settings: Settings, tmp_path: Path) -> AsyncIterator[Api]:
         )
         quotes = Quotes(router, AssetRegistry(), runtime, {"acme_eu": pricer})
         context = ApiContext(
+            gateway_id=runtime.ids.new("gwy"),
             settings=settings,
             batches=Batches(runtime, quotes, frozenset(), settings.public_url),
             db=db,
             payouts=payouts,
-            acts=Acts(
+            actions=Actions(
                 db=db,
                 runtime=runtime,
-                payouts=payouts,
                 engines={"acme_eu": engine},
                 owner="test",
                 lease_s=60,
@@ -287,18 +306,34 @@ async def api(settings: Settings, tmp_path: Path) -> AsyncIterator[Api]:
             ready=lambda: True,
         )
         made = Api(context, clock, custodian, settings.database)
+        made.engine = engine
         made.woken = woken
         made.pricer = pricer
         made.http = http
         server = uvicorn.Server(
             uvicorn.Config(
-                create_api(context), host="127.0.0.1", port=0, log_config=None, lifespan="off"
+                create_api(context),
+                host="127.0.0.1",
+                port=0,
+                log_config=None,
+                lifespan="off",
+                # A test that fails while a request waits fails, and does not hang.
+                timeout_graceful_shutdown=5,
             )
         )
         serving = asyncio.create_task(server.serve())
         while not server.started:
             await asyncio.sleep(0.005)
         made.url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+        try:
+            yield made
+        finally:
+            server.should_exit = True
+            await serving
+
+
+@pytest.fixture
+async def api(settings: Settings) -> AsyncIterator[Api]:
+    """A running API."""
+    async with open_api(settings) as made:
         yield made
-        server.should_exit = True
-        await serving

@@ -12,13 +12,18 @@ from typing import Any
 import pytest
 
 from gateway.adapter import Report, SubStatus
-from gateway.batches.items import MOST_FAULTS
+from gateway.batches.items import MOST_FAULTS, Line
 from gateway.batches.runner import BatchSteps, Handover
+from gateway.batches.schemas import BatchItemRequest, BatchSource
+from gateway.errors import Refused
+from gateway.execution.operator import NotAllowedError, Resolution, resolve, retry
+from gateway.execution.proof import Source
+from gateway.keys import recognise
 from gateway.model import Failure, FailureCode, FundsMoved, Transaction
 from gateway.store import batches as rows
-from gateway.store import work
+from gateway.store import executions
+from gateway.store.database import Tx
 from gateway.story import tell
-from gateway.worker.rescue import NotAllowedError, resolve, retry
 from tests.api.conftest import WALLET, Api
 
 SOURCE = {"custodian": "acme_eu", "account": {"id": "A1", "type": "VAULT"}}
@@ -66,7 +71,10 @@ def steps(api: Api, window: int = 3) -> BatchSteps:
     """Return the steps of batches, as the gateway's loop takes them."""
     context = api.context
     handovers = {"acme_eu": Handover(2, window)}
-    return BatchSteps(context.runtime, context.payouts, context.quotes, context.batches, handovers)
+    recorders = {"acme_eu": api.engine.recorder}
+    return BatchSteps(
+        context.runtime, context.payouts, context.quotes, context.batches, handovers, recorders
+    )
 
 
 async def go_on(api: Api, batch_id: str, window: int = 3) -> None:
@@ -95,8 +103,25 @@ async def ids(api: Api, batch_id: str) -> list[str]:
 
 
 async def apply(api: Api, payout_id: str, report: Report) -> None:
-    """Bring a payout news."""
-    await api.context.db.run(api.context.payouts.apply, payout_id, report)
+    """Bring a payout the news of a webhook."""
+    await api.context.db.run(api.engine.recorder.news, payout_id, report, Source.WEBHOOK)
+
+
+async def handed_over(api: Api, payouts: list[str]) -> list[str]:
+    """Return the payouts that the engine has."""
+    found = [await api.context.db.read(executions.open_execution_of, each) for each in payouts]
+    return [each for each, row in zip(payouts, found, strict=True) if row is not None]
+
+
+async def sent(api: Api, payout_id: str) -> None:
+    """Have a payout sent and accepted, as the engine leaves it."""
+    row = await api.context.db.read(executions.open_execution_of, payout_id)
+    assert row is not None
+
+    async def accept(tx: Tx) -> None:
+        await executions.update_execution(tx, row["id"], state="accepted", open_calls=1)
+
+    await api.context.db.run(accept)
 
 
 async def test_a_batch_of_two_assets(api: Api) -> None:
@@ -351,8 +376,7 @@ async def test_items_are_handed_over_a_few_at_a_time(api: Api) -> None:
     await api.call("POST", f"/payout-batches/{made['id']}/execute", body={})
     await go_on(api, made["id"])
     found = await ids(api, made["id"])
-    handed = [each for each in found if await api.context.db.read(work.work_row, each)]
-    assert handed == found[:3]
+    assert await handed_over(api, found) == found[:3]
     assert (await batch(api, made["id"]))["state"] == "executing"
     _, feed = await api.call("GET", "/events?limit=50")
     assert [each["type"] for each in feed["data"]] == ["payout.created"] * 10 + ["batch.executing"]
@@ -361,11 +385,12 @@ async def test_items_are_handed_over_a_few_at_a_time(api: Api) -> None:
     for payout_id in found[:2]:
         await apply(api, payout_id, Report(SubStatus.SUBMITTED, "TAKEN"))
     await go_on(api, made["id"])
-    handed = [each for each in found if await api.context.db.read(work.work_row, each)]
-    assert handed == found[:5]
+    assert await handed_over(api, found) == found[:5]
     # Due after all of them, and claimed before any of them.
-    (claimed,) = await api.context.db.run(work.claim_work, "acme_eu", "t", 2**61, 2**62, 1)
-    assert claimed["payout_id"] == single["id"]
+    (claimed,) = await api.context.db.run(executions.claim, "acme_eu", "t", 2**61, 2**62, 1)
+    single_one = await api.context.db.read(executions.open_execution_of, single["id"])
+    assert single_one is not None
+    assert claimed["id"] == single_one["id"]
 
 
 async def test_partial_results_are_exact(api: Api) -> None:
@@ -435,20 +460,14 @@ async def test_what_is_sent_stays_sent(api: Api) -> None:
     await go_on(api, made["id"])
     found = await ids(api, made["id"])
     await apply(api, found[0], Report(SubStatus.SUBMITTED, "TAKEN"))
-    now = 1
-    await api.context.db.run(work.add_attempt, found[0], 1, "acme_eu", now)
-
-    async def moved(tx: Any) -> None:
-        await work.update_attempt(tx, found[0], 1, state="accepted", moves=1)
-
-    await api.context.db.run(moved)
+    await sent(api, found[0])
     for _ in range(2):
         status, _ = await api.call("POST", f"/payout-batches/{made['id']}/cancel", body={})
         assert status == 202
     await go_on(api, made["id"])
     told = await batch(api, made["id"])
     assert (told["state"], told["failed_count"]) == ("executing", 7)
-    assert await api.context.db.read(work.work_row, found[1]) is None
+    assert await handed_over(api, found) == found[:1]
     await apply(api, found[0], Report(SubStatus.DELIVERED, "DONE"))
     await go_on(api, made["id"])
     told = await batch(api, made["id"])
@@ -484,21 +503,7 @@ async def test_one_batch_per_account_at_a_time(api: Api) -> None:
 async def test_a_load_that_was_given_up(api: Api) -> None:
     """Nobody ever sees it, and it is deleted in pages."""
     context = api.context
-    caller = await _caller(api)
-    from gateway.batches.items import Line  # noqa: PLC0415
-    from gateway.batches.schemas import BatchItemRequest, BatchSource  # noqa: PLC0415
-
-    source = BatchSource.model_validate(SOURCE)
-    lines = [
-        Line(f"/lines/{n}", BatchItemRequest.model_validate_json(json.dumps(item(n))))
-        for n in range(5)
-    ]
-    batch_id = await context.db.run(
-        lambda tx: context.batches.begin(
-            tx, caller, source, init_method="file", reference=None, metadata={}
-        )
-    )
-    await context.db.run(context.batches.add, caller, source, batch_id, 0, lines)
+    batch_id = await _load(api, 5)
     _, page = await api.call("GET", "/payouts")
     assert page["data"] == []
     assert (await api.problem("GET", f"/payout-batches/{batch_id}"))["code"] == "batch_not_found"
@@ -508,9 +513,48 @@ async def test_a_load_that_was_given_up(api: Api) -> None:
     assert await context.db.read(rows.stale_load, 2**62) is None
 
 
-async def _caller(api: Api) -> Any:
-    from gateway.keys import recognise  # noqa: PLC0415
+async def test_a_load_that_lost_items_is_never_visible(api: Api) -> None:
+    """Given up and deleted in part while it was loading: it is refused, and not seen."""
+    context, caller = api.context, await _caller(api)
+    batch_id = await _load(api, 5)
+    assert await context.db.run(rows.drop_loaded, batch_id, 2) == 2
+    with pytest.raises(Refused, match="request_timeout"):
+        await context.db.run(context.batches.finish, caller, batch_id, 5)
+    assert await context.db.run(rows.drop_loaded, batch_id, 9) == 3
+    with pytest.raises(Refused, match="request_timeout"):
+        await context.db.run(context.batches.finish, caller, batch_id, 5)
+    with pytest.raises(Refused, match="request_timeout"):
+        await _load(api, 1, batch_id)
+    assert (await api.problem("GET", f"/payout-batches/{batch_id}"))["code"] == "batch_not_found"
 
+
+async def test_a_batch_that_is_visible_is_not_deleted(api: Api) -> None:
+    """Whoever took it for given up comes too late."""
+    batch_id = await _load(api, 3)
+    await api.context.db.run(api.context.batches.finish, await _caller(api), batch_id, 3)
+    assert await api.context.db.run(rows.drop_loaded, batch_id, 9) == 0
+    assert len(await ids(api, batch_id)) == 3
+
+
+async def _load(api: Api, count: int, batch_id: str | None = None) -> str:
+    """Store some items of a batch that is not finished; return its id."""
+    context, caller = api.context, await _caller(api)
+    source = BatchSource.model_validate(SOURCE)
+    lines = [
+        Line(f"/lines/{n}", BatchItemRequest.model_validate_json(json.dumps(item(n))))
+        for n in range(count)
+    ]
+    if batch_id is None:
+        batch_id = await context.db.run(
+            lambda tx: context.batches.begin(
+                tx, caller, source, init_method="file", reference=None, metadata={}
+            )
+        )
+    await context.db.run(context.batches.add, caller, source, batch_id, 0, lines)
+    return batch_id
+
+
+async def _caller(api: Api) -> Any:
     return await api.context.db.read(recognise, await api.key())
 
 
@@ -523,26 +567,17 @@ async def test_an_item_does_not_leave_its_batch_by_itself(api: Api) -> None:
     assert made["id"] in problem["detail"]
     with pytest.raises(NotAllowedError, match=made["id"]):
         await _resolve(api, first)
-    with pytest.raises(NotAllowedError, match="goes with its batch"):
+    with pytest.raises(NotAllowedError, match="has not been sent"):
         await api.context.db.run(retry, api.context.runtime, first, api.custodian.capabilities)
     story = await api.context.db.read(tell, first)
     assert story is not None
-    assert (story["set"], story["payout"]["batch_id"]) == (None, made["id"])
+    assert (story["executions"], story["payout"]["batch_id"]) == ([], made["id"])
 
 
 async def _resolve(api: Api, payout_id: str) -> None:
     context = api.context
-    await context.db.run(
-        lambda tx: resolve(
-            tx,
-            context.payouts,
-            context.runtime,
-            payout_id,
-            delivered=False,
-            funds_moved=FundsMoved.NO,
-            evidence="seen",
-        )
-    )
+    found = Resolution(delivered=False, funds_moved=FundsMoved.NO, evidence="seen")
+    await context.db.run(resolve, api.engine.recorder, context.runtime, payout_id, found)
 
 
 async def test_what_was_not_handed_over_by_midnight(api: Api) -> None:
@@ -552,12 +587,7 @@ async def test_what_was_not_handed_over_by_midnight(api: Api) -> None:
     await go_on(api, made["id"], window=2)
     found = await ids(api, made["id"])
     await apply(api, found[0], Report(SubStatus.AWAITING_FUNDS, "SHORT"))
-    await api.context.db.run(work.add_attempt, found[0], 1, "acme_eu", 1)
-
-    async def moved(tx: Any) -> None:
-        await work.update_attempt(tx, found[0], 1, state="accepted", moves=1)
-
-    await api.context.db.run(moved)
+    await sent(api, found[0])
     await go_on(api, made["id"], window=2)
     await api.clock.advance(13 * 3600)
     await go_on(api, made["id"], window=2)

@@ -12,8 +12,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
-from dataclasses import asdict
-from functools import partial
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -266,6 +265,9 @@ def test_help_is_quick() -> None:
     assert out.stdout.strip() == "[]"
 
 
+_KEY = idempotency.KeyScope("acme", "live", "r", "k")
+
+
 async def _stored(config: Path) -> dict[str, Any]:
     """Make one of everything that is sealed; return what to look at later."""
     settings, runtime = load(config), real_runtime()
@@ -277,17 +279,24 @@ async def _stored(config: Path) -> dict[str, Any]:
     async with open_database(settings) as db:
         made = await db.run(use.create, caller, request)
         rotated = await db.run(use.rotate, caller, made.id, 3600)
-        keep = partial(
-            idempotency.keep_answer,
-            org="acme",
-            mode="live",
-            route="r",
-            key="k",
-            fingerprint="f",
-            answer=vault.seal(b"an answer", bound_to="acme|live|r|k"),
+        await db.run(idempotency.claim_key, _KEY, fingerprint="f", token=1, claimant="gwy_1", now=0)
+        await db.run(
+            idempotency.answer_key,
+            _KEY,
+            1,
+            answer=vault.seal(b"an answer", bound_to=_KEY.name),
+            created_id=None,
             expires_at=2**60,
         )
-        await db.run(keep)
+        # An open claim has nothing that is sealed.
+        await db.run(
+            idempotency.claim_key,
+            replace(_KEY, key="open"),
+            fingerprint="f",
+            token=1,
+            claimant="gwy_1",
+            now=0,
+        )
     token = vault.tracking_token("pay_01k74z3g00e008000000000001")
     return {"id": made.id, "secrets": [rotated.secret, made.secret], "token": token}
 
@@ -297,15 +306,13 @@ async def _seen(config: Path, endpoint_id: str, token: str) -> dict[str, Any]:
     vault = vault_of(settings, runtime.ids)
     async with open_database(settings) as db:
         found = await db.read(Endpoints(runtime, vault, settings).target, endpoint_id)
-        kept = await db.read(
-            idempotency.kept_answer, org="acme", mode="live", route="r", key="k", now=0
-        )
+        kept = await db.read(idempotency.find_key, _KEY)
     assert found is not None
     assert kept is not None
     return {
         "secrets": [secret_text(each) for each in found.target.secrets],
         "headers": dict(found.target.headers),
-        "answer": vault.open(kept["answer"], bound_to="acme|live|r|k"),
+        "answer": vault.open(kept["answer"], bound_to=_KEY.name),
         "token": vault.payout_of_token(token) is not None,
     }
 

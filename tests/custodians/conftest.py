@@ -16,6 +16,7 @@ from gateway.adapter import (
     Tools,
 )
 from gateway.assets import AssetRegistry
+from gateway.custodians.dates import Dates
 from gateway.custodians.instance import CustodianInstance
 from gateway.metrics import Metrics
 from gateway.runtime import offload
@@ -38,7 +39,16 @@ def bench(tools: Tools) -> Iterator[Bench]:
     handlers, level = list(root.handlers), root.level
     metrics = Metrics()
     adapter = Odd(OddSettings(api_key=SecretStr(SECRET)), tools)
-    instance = CustodianInstance("odd_eu", "odd", adapter, tools, metrics, 0.2)
+    instance = CustodianInstance(
+        "odd_eu",
+        "odd",
+        adapter,
+        tools,
+        metrics,
+        0.2,
+        fingerprint="/".join,
+        dates=Dates(tools.clock),
+    )
     bench = Bench(instance, adapter, metrics, tools)
     logs.SCRUBBER.register(SECRET)
     logs.configure("json", "info", bench.stream)

@@ -14,6 +14,7 @@ from aiohttp import web
 
 from gateway.adapter import (
     Absent,
+    BatchReport,
     CannotLook,
     Failure,
     FailureCode,
@@ -41,7 +42,7 @@ from tests.custodians.odd import SECRET, SUBMITTED, Bench
 async def test_a_call_is_one_metric_and_one_line(bench: Bench) -> None:
     """With what an operator looks for, and nothing of the body."""
     order = bench.acts(SUBMITTED)
-    assert await bench.instance.submit(order) == SUBMITTED
+    assert (await bench.instance.submit(order)).items == {order.payout_id: SUBMITTED}
     line = bench.line()
     assert line.pop("at")
     assert line == {
@@ -52,7 +53,7 @@ async def test_a_call_is_one_metric_and_one_line(bench: Bench) -> None:
         "adapter": "odd",
         "verb": "submit",
         "payout_id": order.payout_id,
-        "attempt": 1,
+        "execution_id": order.set_id,
         "outcome": "submitted",
         "custodian_word": "taken",
         "custodian_reference": "c-1",
@@ -253,9 +254,10 @@ async def test_a_reports_words_lose_secrets(bench: Bench) -> None:
         detail=f"detail {SECRET}",
         unknown_words=(f"word {SECRET}",),
     )
-    cleaned = await bench.instance.fetch(bench.acts(report))
-    assert SECRET not in repr(cleaned)
-    assert isinstance(cleaned, Report)
+    found = await bench.instance.fetch(bench.acts(report))
+    assert isinstance(found, BatchReport)
+    (cleaned,) = found.items.values()
+    assert SECRET not in repr(found)
     assert (cleaned.sub_status, cleaned.refs) == (report.sub_status, report.refs)
     assert cleaned.failure is not None
     assert cleaned.failure.funds_moved is FundsMoved.NO

@@ -14,7 +14,7 @@ from gateway.adapter import (
 from gateway.config import EngineSettings
 from gateway.custodians import registry
 from gateway.custodians.instance import CustodianInstance
-from gateway.custodians.registry import GROUP, BrokenAdapter, build, find_adapters
+from gateway.custodians.registry import GROUP, BrokenAdapter, Wanted, build, find_adapters
 from gateway.errors import (
     ConfigError,
 )
@@ -29,7 +29,7 @@ def _entries(monkeypatch: pytest.MonkeyPatch, **values: str) -> None:
 
 
 def _build(tools: Tools, adapter: str = "odd", **settings: Any) -> CustodianInstance:
-    return build("odd_eu", adapter, settings, tools, Metrics(), EngineSettings())
+    return build(Wanted("odd_eu", adapter, settings), tools, Metrics(), EngineSettings())
 
 
 def test_adapters_are_found_and_broken_ones_say_why(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,9 +22,11 @@ from tests.e2e.stack import (
     FIREBLOCKS,
     NETWORK,
     PAYEE,
+    Process,
     Rail,
     Stack,
     eventually,
+    free_port,
     stack,
     subscribe,
 )
@@ -381,3 +383,34 @@ async def test_two_gateways_on_one_database(made: Stack) -> None:
     finally:
         await second.stop()
     assert first.pid != second.pid
+
+
+async def test_one_key_at_two_processes(made: Stack) -> None:
+    """Two gateways on one database, each key at both at once: one batch per key, and one answer."""
+    await made.start_gateway()
+    second = await Process.start(
+        made.folder / "second.log",
+        "tests.e2e.stopping_gateway",
+        "--config",
+        str(made.config),
+        "--port",
+        str(free_port()),
+    )
+
+    async def create_at(url: str, number: int) -> tuple[int, str]:
+        body = {"source": source(made), "payouts": [item("1", reference=f"r-{number}")]}
+        headers = {"authorization": f"Bearer {made.key}", "idempotency-key": f"k-{number}"}
+        async with made.http.post(f"{url}/payout-batches", json=body, headers=headers) as answer:
+            return answer.status, await answer.text()
+
+    try:
+        urls = (made.url, second.line.strip())
+        for number in range(5):
+            answers = await asyncio.gather(*(create_at(urls[n % 2], number) for n in range(8)))
+            assert {status for status, _ in answers} <= {201, 409}, answers
+            assert len({text for status, text in answers if status == 201}) == 1
+            assert await create_at(urls[0], number) == await create_at(urls[1], number)
+        _, page = await made.call("GET", "/payout-batches")
+        assert len(page["data"]) == 5
+    finally:
+        await second.stop()

@@ -62,11 +62,12 @@ async def test_a_worker_stopped_past_its_lease_pays_once(
     already proven absence and executed; the late call is refused by the custodian.
     """
     async with stack(tmp_path) as made:
-        stalled = await made.start_gateway("--at", Failpoint.MOVED, "--how", "stop")
+        # The lives stored with the call count, and not those of the process that looks.
+        quick = [] if woken_first else ["--quick"]
+        stalled = await made.start_gateway("--at", Failpoint.MOVED, "--how", "stop", *quick)
         payout_id = await made.execute(await made.quote())
         await stopped(stalled.pid)
         try:
-            quick = [] if woken_first else ["--quick"]
             second = await made.start_gateway("--port", "0", *quick)
             made.url = second.line.strip()
             if woken_first:

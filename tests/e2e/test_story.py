@@ -51,11 +51,11 @@ async def test_the_whole_story_is_in_the_store(made: Stack) -> None:
     assert story is not None
     assert story["payout"]["status"] == "delivered"
     assert "outcome_unknown" in [each["sub_status"] for each in story["timeline"]]
-    (attempt,) = story["attempts"]
-    assert attempt["ever_unknown"]
-    assert attempt["moves"] == 1
-    assert attempt["moving_at"] < story["timeline"][-1]["at"]
-    assert attempt["notes"]["payout_id"] == payout["custodian_reference"]
+    (execution,) = story["executions"]
+    calls = [each for each in execution["evidence"] if each["kind"] == "call"]
+    assert [each["answer"] for each in calls] == ["unknown"]
+    assert calls[0]["at"] < story["timeline"][-1]["at"]
+    assert execution["notes"]["payout_id"] == payout["custodian_reference"]
     refs = {each["kind"]: each["value"] for each in story["refs"]}
     assert refs["payout"] == payout["custodian_reference"]
     assert {each["state"] for each in story["custodian_webhooks"]} == {"applied"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from decimal import Decimal
@@ -10,10 +11,12 @@ from typing import Any
 
 import pytest
 
-from gateway.adapter import BatchReport, Capabilities, KeySemantics, Report
+from gateway.adapter import Absent, BatchReport, Capabilities, KeySemantics, Report
 from gateway.assets import AssetRegistry
 from gateway.config import RouteSettings
+from gateway.execution.history import history_of
 from gateway.execution.order import LiveOrder
+from gateway.execution.proof import Evidence
 from gateway.execution.record import Recorded, Recorder
 from gateway.execution.state import Job, Verb
 from gateway.keys import Caller
@@ -24,7 +27,7 @@ from gateway.router import Instance, Router
 from gateway.runtime import Ids, Runtime, real_runtime
 from gateway.store import events, executions, migrate
 from gateway.store import payouts as rows
-from gateway.store.database import Database, Row
+from gateway.store.database import Database, Row, Tx
 from gateway.vault import Vault
 from tests.clock import SetClock
 from tests.pricing import TakesEverything
@@ -61,6 +64,8 @@ class Bench:
         self.quotes = Quotes(router, self.assets, runtime, {"acme": TakesEverything()})
         #: the account that calls and looks are made at
         self.fingerprint = "acme/A"
+        #: what a payout of `accept` pays
+        self.amount = Decimal(5)
 
     async def accept(self, amount: str = "5") -> str:
         """Quote and accept a payout; return its id."""
@@ -75,6 +80,15 @@ class Bench:
         quote, account = self.quotes.draft(self.caller, request)
         await self.db.run(self.quotes.store, self.caller, quote, account)
         return (await self.db.run(self.payouts.accept, self.caller, quote.quote_id)).id
+
+    def without_call_life(self) -> Capabilities:
+        """Return the capabilities of a custodian that accepts a signed request for ever."""
+        return replace(self.capabilities, call_life_s=None)
+
+    def repeating(self) -> Capabilities:
+        """Return the capabilities of a custodian whose keys make every repeat harmless."""
+        keys = replace(self.capabilities.keys, repeat_is_safe=True)
+        return replace(self.capabilities, keys=keys)
 
     async def claim(self, limit: int = 10) -> list[Job | Recorded]:
         """Claim what is due, and begin work on it."""
@@ -141,6 +155,12 @@ class Bench:
         """Record a fetch."""
         return await self.record(job, Verb.FETCH, outcome)
 
+    async def prove_absence(self) -> None:
+        """Advance the clock and look until absence is proven; the payout is due at once then."""
+        for seconds in (70, 25, 25):
+            await self.clock.advance(seconds)
+            await self.fetched(await self.begin(), Absent(""))
+
     async def payout(self, payout_id: str) -> Payout:
         """Return a payout."""
         found = await self.db.read(rows.find_payout, payout_id)
@@ -150,6 +170,22 @@ class Bench:
     async def execution(self, payout_id: str) -> Row:
         """Return the newest execution's row."""
         return (await self.db.read(executions.executions_of, payout_id))[-1]
+
+    async def write(self, payout_id: str, **columns: object) -> None:
+        """Write columns of a payout's open execution, as an older program may have left them."""
+
+        async def put(tx: Tx) -> None:
+            row = await executions.open_execution_of(tx, payout_id)
+            assert row is not None
+            await executions.update_execution(tx, row["id"], **columns)
+
+        await self.db.run(put)
+
+    async def evidence(self, payout_id: str) -> tuple[Evidence, ...]:
+        """Return the rows of evidence of a payout's newest execution."""
+        execution = await self.execution(payout_id)
+        found = await self.db.read(history_of, execution, self.clock.moment())
+        return found.rows
 
     async def attention(self, payout_id: str) -> list[str]:
         """Return the codes on the operator's list."""
@@ -175,11 +211,21 @@ def capabilities() -> Capabilities:
     return CAN
 
 
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty database with every migration, to be copied: migrating takes longer than a test."""
+    path = tmp_path_factory.mktemp("empty") / "empty.db"
+    migrate.prepare(path)
+    return path
+
+
 @pytest.fixture
-async def bench(tmp_path: Path, capabilities: Capabilities) -> AsyncIterator[Bench]:
+async def bench(
+    tmp_path: Path, capabilities: Capabilities, empty_database: Path
+) -> AsyncIterator[Bench]:
     """A bench on a fresh database."""
     path = tmp_path / "bench.db"
-    migrate.prepare(path)
+    shutil.copy(empty_database, path)
     clock = SetClock()
     runtime = replace(real_runtime(), clock=clock, ids=Ids(clock))
     async with Database(path) as db:

@@ -8,16 +8,41 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from gateway.adapter import Notice, Ref, Report, SubStatus
+import pytest
+from sqlalchemy import text
+
+from gateway.adapter import (
+    Absent,
+    Failure,
+    FailureCode,
+    FundsMoved,
+    Notice,
+    NotSent,
+    OutcomeUnknown,
+    Ref,
+    Report,
+    SubStatus,
+)
 from gateway.config import EngineSettings, WebhookSettings
+from gateway.execution.decide import LOOKS_ALERT
+from gateway.execution.gate import MarkRefused
 from gateway.execution.inbox import Inbox
+from gateway.execution.proof import Source
+from gateway.execution.state import Verb
 from gateway.metrics import Metrics
-from gateway.store import inbox, work
+from gateway.store import executions, inbox
+from gateway.store.database import Query, Tx
 from gateway.store.rows import to_us
 from gateway.sweeper import Sweeper
 from tests.execution.conftest import Bench
 
-BROADCAST = Report(SubStatus.BROADCAST, "SENT")
+NO = Failure(code=FailureCode.POLICY_REJECTED, message="no", funds_moved=FundsMoved.NO)
+REPORTS = {
+    "sent": Report(SubStatus.BROADCAST, "SENT"),
+    "failed": Report(SubStatus.FAILED, "FAILED", failure=NO),
+    "late": Report(SubStatus.FAILED, "LATE", failure=NO, reopens=True),
+}
+SENT = Report(SubStatus.SUBMITTED, "OK", refs=(Ref("transfer", "t-1"),))
 
 
 class Parser:
@@ -30,26 +55,26 @@ class Parser:
             raise ValueError(word)
         if word == "bug":
             raise RuntimeError(word)
-        report = BROADCAST if word == "sent" else None
-        return [Notice((Ref("transfer", ref),) if ref else (), body.decode(), None, report)]
+        refs = (Ref("transfer", ref),) if ref else ()
+        told = {"word": word} if word == "told" else {}
+        return [Notice(refs, body.decode(), None, REPORTS.get(word), told)]
 
 
-async def work_off(bench: Bench, *bodies: bytes) -> dict[bytes, str]:
+async def work_off(bench: Bench, *bodies: bytes, custodian: str = "acme") -> dict[bytes, str]:
     """Store webhooks, let the loop work them off, return what became of each."""
-    metrics = Metrics()
     loop = Inbox(
         db=bench.db,
         runtime=bench.runtime,
-        payouts=bench.payouts,
         custodians={"acme": Parser()},
+        recorders={"acme": bench.recorder},
         settings=EngineSettings(idle_s=3600),
-        metrics=metrics,
+        metrics=Metrics(),
         wake=lambda _: None,
     )
     now = to_us(bench.clock.now())
     for body in bodies:
         inbox_id = bench.runtime.ids.new("inb")
-        await bench.db.run(inbox.store_webhook, inbox_id, "acme", body.decode(), body, now)
+        await bench.db.run(inbox.store_webhook, inbox_id, custodian, body.decode(), body, now)
     task = asyncio.create_task(loop.run())
     try:
         await _until(lambda: not _new(bench))
@@ -63,11 +88,7 @@ async def work_off(bench: Bench, *bodies: bytes) -> dict[bytes, str]:
 async def test_news_finds_its_payout(bench: Bench) -> None:
     """Applied, and the next look comes at once; a double changes nothing."""
     payout_id = await bench.accept()
-    await bench.submitted(
-        await bench.begin(),
-        Report(SubStatus.SUBMITTED, "OK", refs=(Ref("transfer", "t-1"),)),
-        moved=True,
-    )
+    await bench.submitted(await bench.begin(), SENT, moved=True)
     states = await work_off(
         bench, b"t-1|sent", b"t-1|other", b"unknown|sent", b"|x", b"t-1|broken", b"t-1|bug"
     )
@@ -89,9 +110,8 @@ async def test_news_before_its_id_waits(bench: Bench) -> None:
     payout_id = await bench.accept()
     assert (await work_off(bench, b"t-9|sent"))[b"t-9|sent"] == "waiting"
     report = Report(SubStatus.SUBMITTED, "OK", refs=(Ref("transfer", "t-9"),))
-    settled = await bench.submitted(await bench.begin(), report, moved=True)
-    assert settled.applied is not None
-    assert settled.applied.woke_inbox
+    recorded = await bench.submitted(await bench.begin(), report, moved=True)
+    assert [each.woke_inbox for each in recorded.applied] == [True]
     assert (await work_off(bench))[b"t-9|sent"] == "applied"
     assert (await bench.payout(payout_id)).status == "broadcast"
 
@@ -111,25 +131,195 @@ async def test_older_news_never_steps_back(bench: Bench) -> None:
     assert (await bench.payout(payout_id)).sub_status == "confirming"
 
 
-async def test_the_sweeper_finds_what_nobody_owns(bench: Bench) -> None:
-    """A payout without a work row is worked on again, and counted."""
+async def test_news_of_our_transfer_closes_the_way_to_another_call(bench: Bench) -> None:
+    """A webhook says "broadcast" while the outcome is unknown: from then on it is only looked at."""
+    payout_id = await learnt(bench)
+    await bench.clock.advance(30)
+    assert (await work_off(bench, b"t-1|sent"))[b"t-1|sent"] == "applied"
+    assert (await bench.payout(payout_id)).status == "broadcast"
+    for _ in range(2):
+        job = await bench.begin()
+        assert job.next_verb is Verb.FETCH
+        with pytest.raises(MarkRefused, match="news"):
+            await bench.order(job).moving()
+        # Whatever an older program has stored: the news is what counts.
+        await bench.write(payout_id, state="prepared", lease_until=0, due_at=0)
+
+
+async def test_news_while_nothing_seems_sent_is_looked_up(bench: Bench) -> None:
+    """The adapter vouched that nothing was sent, and yet there is a transfer: no further submit.
+
+    The order is looked up instead; if nobody can show the transfer, a person is asked.
+    """
     payout_id = await bench.accept()
-    await bench.db.run(work.drop_work, payout_id)
+    await bench.submitted(
+        await bench.begin(), Report(SubStatus.SUBMITTING, "W", refs=SENT.refs, again_after_s=1)
+    )
+    await bench.clock.advance(5)
+    await bench.submitted(await bench.begin(), NotSent("429"), moved=True)
+    await work_off(bench, b"t-1|sent")
+    assert (await bench.payout(payout_id)).status == "broadcast"
+    for _ in range(LOOKS_ALERT + 1):
+        await bench.clock.advance(100)
+        job = await bench.begin()
+        assert job.next_verb is Verb.FETCH
+        await bench.fetched(job, Absent("404"))
+    assert await bench.attention(payout_id) == ["unresolved"]
+    assert (await bench.payout(payout_id)).status == "broadcast"
+    done = Report(SubStatus.DELIVERED, "DONE")
+    await bench.clock.advance(100)
+    await bench.fetched(await bench.begin(), done)
+    assert (await bench.payout(payout_id)).status == "delivered"
+
+
+async def test_a_transfer_of_another_payout_delivers_nothing(bench: Bench) -> None:
+    """A webhook or a look that names another payout's transfer is for a person, and blocks."""
+    first = await bench.accept()
+    done = Report(SubStatus.DELIVERED, "DONE", refs=SENT.refs)
+    await bench.submitted(await bench.begin(), done, moved=True)
+    payout_id = await learnt(bench, "t-2")
+    stranger = Report(SubStatus.DELIVERED, "DONE", refs=SENT.refs)
+    await bench.db.run(bench.recorder.news, payout_id, stranger, Source.WEBHOOK)
+    assert (await bench.payout(payout_id)).status == "pending"
+    assert await bench.attention(payout_id) == ["foreign_ref"]
+    assert (await bench.execution(payout_id))["blocked"] == "foreign_ref"
+    await bench.clock.advance(30)
+    await bench.fetched(await bench.begin(), stranger)
+    assert (await bench.payout(payout_id)).status == "pending"
+    assert await bench.attention(first) == []
+
+
+async def test_a_late_failure_of_an_earlier_call_ends_nothing(bench: Bench) -> None:
+    """Call 1 failed, says a webhook that comes while call 2 is on its way: only the next look is earlier."""
+    payout_id = await learnt(bench)
+    await bench.prove_absence()
+    await bench.submitted(await bench.begin(), OutcomeUnknown("reset"), moved=True)
+    assert await bench.due_in(payout_id) > 0
+    assert (await work_off(bench, b"t-1|failed"))[b"t-1|failed"] == "applied"
+    assert (await bench.payout(payout_id)).sub_status == "outcome_unknown"
+    assert await bench.due_in(payout_id) == 0
+    # A look that starts when no call can arrive any more speaks of both of them.
+    await bench.clock.advance(91)
+    await bench.fetched(await bench.begin(), REPORTS["failed"])
+    payout = await bench.payout(payout_id)
+    assert payout.failure is not None
+    assert payout.failure.funds_moved == "no"
+
+
+async def test_a_failure_of_the_only_call_ends_the_payout(bench: Bench) -> None:
+    """There is nothing else that the word could speak of."""
+    payout_id = await learnt(bench)
+    await work_off(bench, b"t-1|failed")
+    payout = await bench.payout(payout_id)
+    assert payout.failure is not None
+    assert payout.failure.funds_moved == "no"
+    assert (await bench.execution(payout_id))["state"] == "closed"
+
+
+async def test_a_late_refusal_by_webhook_is_left_to_the_next_look(bench: Bench) -> None:
+    """A code that was refused late asks a person again: only the engine opens another execution."""
+    payout_id = await learnt(bench)
+    await work_off(bench, b"t-1|late")
+    assert (await bench.payout(payout_id)).status == "pending"
+    assert await bench.due_in(payout_id) == 0
+    recorded = await bench.fetched(await bench.begin(), REPORTS["late"])
+    assert recorded.ended
+    old, new = await bench.db.read(executions.executions_of, payout_id)
+    assert (old["state"], new["state"], new["number"]) == ("closed", "prepared", 2)
+    assert old["key_seed"] != new["key_seed"]
+    job = await bench.begin()
+    assert job.next_verb is Verb.SUBMIT
+    await bench.order(job).moving()
+
+
+async def test_what_a_webhook_told_is_kept_with_the_execution(bench: Bench) -> None:
+    """Beside the notes, for the adapter to compare; the next look comes at once."""
+    payout_id = await learnt(bench)
+    await work_off(bench, b"t-1|told")
+    assert await bench.due_in(payout_id) == 0
+    assert (await bench.begin()).notes["told"] == {"word": ["told"]}
+
+
+async def test_a_custodian_that_is_not_configured_keeps_its_webhooks(bench: Bench) -> None:
+    """Its webhooks wait for an operator, and those of the others are worked off."""
+    payout_id = await learnt(bench)
+    states = await work_off(bench, b"gone|sent", custodian="gone")
+    assert states == {b"gone|sent": "unconfigured"}
+    assert (await work_off(bench, b"t-1|sent"))[b"t-1|sent"] == "applied"
+    assert (await bench.payout(payout_id)).status == "broadcast"
+
+
+async def test_the_sweeper_finds_what_nobody_owns(bench: Bench) -> None:
+    """A payout without an execution is worked on again, and counted."""
+    payout_id = await bench.accept()
+    await disown(bench)
     assert await bench.claim() == []
     metrics, woken = Metrics(), list[str]()
-    sweeper = Sweeper(
+    for _ in range(2):
+        await sweeper(bench, metrics, woken).sweep()
+    assert woken == ["acme"]
+    assert (await bench.begin()).items[0].id == payout_id
+    assert metrics.registry.get_sample_value("payout_gateway_unowned_rows_total") == 1
+
+
+async def test_the_sweeper_gives_nothing_back_that_may_have_been_paid(bench: Bench) -> None:
+    """Its last execution was closed, by whatever fault, while a call was unknown: a person decides."""
+    payout_id = await learnt(bench)
+    await bench.write(payout_id, state="closed", ended_at=1)
+    await bench.db.run(_close_items)
+    woken = list[str]()
+    await sweeper(bench, Metrics(), woken).sweep()
+    assert woken == []
+    assert await bench.claim() == []
+    assert await bench.attention(payout_id) == ["unresolved"]
+
+
+async def test_the_sweeper_leaves_what_is_not_configured(bench: Bench) -> None:
+    """A payout of a custodian that is gone from the configuration waits for it."""
+    await bench.accept()
+    await disown(bench)
+    woken = list[str]()
+    await sweeper(bench, Metrics(), woken, configured=False).sweep()
+    assert woken == []
+
+
+def sweeper(
+    bench: Bench, metrics: Metrics, woken: list[str], *, configured: bool = True
+) -> Sweeper:
+    """Return a sweeper."""
+    return Sweeper(
         db=bench.db,
         runtime=bench.runtime,
         settings=EngineSettings(),
         webhooks=WebhookSettings(),
         metrics=metrics,
         wake=woken.append,
+        recorders={"acme": bench.recorder} if configured else {},
     )
-    for _ in range(2):
-        await sweeper.sweep()
-    assert woken == ["acme"]
-    assert [lease.payout_id for lease in await bench.claim()] == [payout_id]
-    assert metrics.registry.get_sample_value("payout_gateway_unowned_rows_total") == 1
+
+
+async def learnt(bench: Bench, ref: str = "t-1") -> str:
+    """Return a payout of unknown outcome whose id at the custodian is known."""
+    payout_id = await bench.accept()
+    job = await bench.begin()
+    told = Report(None, "", refs=(Ref("transfer", ref),))
+    await bench.db.run(bench.payouts.apply, payout_id, told)
+    await bench.submitted(job, OutcomeUnknown("reset"), moved=True)
+    return payout_id
+
+
+async def disown(bench: Bench) -> None:
+    """Delete every execution, as nothing in the gateway does."""
+
+    async def delete(tx: Tx) -> None:
+        for table in ("execution_items", "executions"):
+            await tx.all(Query(text(f"DELETE FROM {table}")))
+
+    await bench.db.run(delete)
+
+
+async def _close_items(tx: Tx) -> None:
+    await tx.all(Query(text("UPDATE execution_items SET open = 0")))
 
 
 async def _rows(bench: Bench, text: str) -> list[Any]:

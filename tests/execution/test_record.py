@@ -1,4 +1,4 @@
-"""What each outcome of an adapter's call does to attempt, payout and next look."""
+"""What each outcome of an adapter's call does to execution, payout and next look."""
 
 from __future__ import annotations
 
@@ -23,11 +23,13 @@ from gateway.adapter import (
     SubStatus,
 )
 from gateway.errors import LeaseLost
-from gateway.recovery import MAX_MOVES, Next, next_step
-from gateway.store import inbox, work
+from gateway.execution.decide import MAX_UNKNOWN
+from gateway.execution.proof import calls
+from gateway.execution.record import Recorded
+from gateway.execution.state import Job, Verb
+from gateway.store import executions, inbox
 from gateway.store import payouts as rows
 from gateway.store.rows import to_us
-from gateway.worker.settle import Job
 from tests.execution.conftest import LEASE_S, Bench
 
 SENT = Report(SubStatus.SUBMITTED, "REQUESTED", refs=(Ref("payout", "c-1"),))
@@ -36,16 +38,16 @@ ASKS = Report(SubStatus.REQUIRES_ACTION, "asks", action=Action())
 
 
 async def test_the_whole_way(bench: Bench) -> None:
-    """Submitted, seen broadcast, delivered: one event each, the work row gone."""
+    """Submitted, seen broadcast, delivered: one event each, and the execution is closed."""
     payout_id = await bench.accept()
     job = await bench.begin()
-    assert next_step(job.attempt) is Next.SUBMIT
+    assert job.next_verb is Verb.SUBMIT
     await bench.submitted(job, SENT, moved=True)
     assert 8 <= await bench.due_in(payout_id) <= 12
     await bench.clock.advance(20)
     job = await bench.begin()
-    assert next_step(job.attempt) is Next.FETCH
-    assert (await bench.fetched(job, DONE)).due is None
+    assert job.next_verb is Verb.FETCH
+    assert (await bench.fetched(job, DONE)).ended
     payout = await bench.payout(payout_id)
     assert payout.status == "delivered"
     assert [entry.sub_status for entry in payout.timeline] == [
@@ -59,7 +61,9 @@ async def test_the_whole_way(bench: Bench) -> None:
         (2, "payout.broadcast"),
         (3, "payout.delivered"),
     ]
-    assert (await bench.attempt(payout_id))["state"] == "ended"
+    execution = await bench.execution(payout_id)
+    assert execution["state"] == "closed"
+    assert execution["ended_at"] is not None
     assert await bench.claim() == []
 
 
@@ -79,28 +83,55 @@ async def test_a_first_refusal_is_final(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(
-    "refusal",
-    [
-        Rejected("used", "key already used"),
-        NotSent("429"),
-        OutcomeUnknown("502"),
-        ValueError("bug"),
-    ],
+    "refusal", [Rejected("used", "key already used"), OutcomeUnknown("502"), ValueError("bug")]
 )
 async def test_after_an_unknown_outcome_no_refusal_is_final(
     bench: Bench, refusal: Exception
 ) -> None:
-    """What a repeat is told says nothing about the first call: still unknown."""
+    """The answer to a repeat says nothing about the first call: the outcome is still unknown."""
     payout_id = await bench.accept()
     await bench.submitted(await bench.begin(), OutcomeUnknown("reset"), moved=True)
-    await _prove_absence(bench)
+    await bench.prove_absence()
     job = await bench.begin()
-    assert next_step(job.attempt) is Next.SUBMIT
+    assert job.next_verb is Verb.SUBMIT
     await bench.submitted(job, refusal, moved=True)
     payout = await bench.payout(payout_id)
     assert (payout.status, payout.sub_status) == ("pending", "outcome_unknown")
     await bench.clock.advance(60)
-    assert next_step((await bench.begin()).attempt) is Next.FETCH
+    assert (await bench.begin()).next_verb is Verb.FETCH
+
+
+async def test_a_repeat_that_was_not_sent_is_made_again(bench: Bench) -> None:
+    """The proof about the first call stands: a 429 to its repeat opens no new question.
+
+    The adapter vouches that the repeat did nothing, so nothing is unknown and no look is needed.
+    """
+    payout_id = await bench.accept()
+    await bench.submitted(await bench.begin(), OutcomeUnknown("reset"), moved=True)
+    await bench.prove_absence()
+    await bench.submitted(await bench.begin(), NotSent("429"), moved=True)
+    assert (await bench.payout(payout_id)).sub_status == "submitting"
+    await bench.clock.advance(60)
+    assert (await bench.begin()).next_verb is Verb.SUBMIT
+
+
+async def test_a_repeat_that_was_not_sent_proves_nothing_of_the_first_call(bench: Bench) -> None:
+    """Without proof about the first call, a repeat that was not sent leaves the outcome unknown."""
+    payout_id = await bench.accept()
+    await bench.submitted(await bench.begin(), OutcomeUnknown("reset"), moved=True)
+    await bench.prove_absence()
+    job = await bench.begin()
+    await bench.submitted(job, OutcomeUnknown("reset"), moved=True)
+    await bench.write(payout_id, state="prepared")
+    await bench.clock.advance(60)
+    job = await bench.begin()
+    assert job.next_verb is Verb.SUBMIT
+    with pytest.raises(NotSent, match="not_closed"):
+        await bench.order(job).moving()
+    await bench.submitted(job, NotSent("429"))
+    assert (await bench.payout(payout_id)).sub_status == "outcome_unknown"
+    await bench.clock.advance(60)
+    assert (await bench.begin()).next_verb is Verb.FETCH
 
 
 @pytest.mark.parametrize(
@@ -115,20 +146,20 @@ async def test_without_the_mark_nothing_has_moved(bench: Bench, error: Exception
     assert (await bench.payout(payout_id)).sub_status == "submitting"
     await bench.clock.advance(60)
     again = await bench.begin()
-    assert next_step(again.attempt) is Next.SUBMIT
+    assert again.next_verb is Verb.SUBMIT
     assert again.notes == {"payout_id": "c-1"}
     assert bench.order(again).key("create") == bench.order(job).key("create")
 
 
 async def test_not_sent_after_the_mark_may_be_sent(bench: Bench) -> None:
-    """The adapter vouches that the moving call never left: it is made again, soon."""
+    """The adapter vouches that the moving call never left: it is made again when it asked for it."""
     payout_id = await bench.accept()
     await bench.submitted(await bench.begin(), NotSent("refused", again_after_s=90), moved=True)
     assert await bench.due_in(payout_id) == 90
     await bench.clock.advance(90)
     job = await bench.begin()
-    assert next_step(job.attempt) is Next.SUBMIT
-    assert bench.order(job).moved
+    assert job.next_verb is Verb.SUBMIT
+    assert not bench.order(job).moved
 
 
 async def test_silence_never_fails(bench: Bench) -> None:
@@ -145,36 +176,51 @@ async def test_silence_never_fails(bench: Bench) -> None:
 
 
 async def test_a_repeat_needs_proven_absence(bench: Bench) -> None:
-    """Not before the call's life, three looks, and the visibility window; then with the same keys."""
+    """Three looks, the last one after the call's life and the visibility window; then the same keys.
+
+    Looks inside the call's life count, too: only the last one has to be late.
+    """
     payout_id = await bench.accept()
     first = await bench.begin()
     await bench.submitted(first, OutcomeUnknown("reset"), moved=True)
-    steps = []
+    verbs = []
     for _ in range(8):
         await bench.clock.advance(25)
         job = await bench.begin()
-        steps.append(next_step(job.attempt))
-        if steps[-1] is Next.SUBMIT:
+        verbs.append(job.next_verb)
+        if job.next_verb is Verb.SUBMIT:
             break
         await bench.fetched(job, Absent("REQUESTED"))
-    # Looks at 25, 50 do not count (life 60 s); 75, 100, 125 do and span 50 s.
-    assert steps == [Next.FETCH] * 5 + [Next.SUBMIT]
+    # Life 60 s and visibility 30 s: of the looks at 25, 50, 75 and 100 s the last one is late enough.
+    assert verbs == [Verb.FETCH] * 4 + [Verb.SUBMIT]
     assert bench.order(job).key("execute") == bench.order(first).key("execute")
     assert (await bench.payout(payout_id)).sub_status == "outcome_unknown"
 
 
-async def test_a_person_decides_at_last(bench: Bench) -> None:
-    """After a bounded number of moving calls nothing is sent any more."""
-    payout_id = await bench.accept()
-    for _ in range(MAX_MOVES):
+async def test_one_late_look_is_not_enough(bench: Bench) -> None:
+    """A first look long after everything is over proves nothing: absence must be seen three times."""
+    await bench.accept()
+    await bench.submitted(await bench.begin(), OutcomeUnknown("reset"), moved=True)
+    for _ in range(3):
+        await bench.clock.advance(1000)
         job = await bench.begin()
-        assert next_step(job.attempt) is Next.SUBMIT
+        assert job.next_verb is Verb.FETCH
+        await bench.fetched(job, Absent(""))
+    assert (await bench.begin()).next_verb is Verb.SUBMIT
+
+
+async def test_a_person_decides_at_last(bench: Bench) -> None:
+    """After a bounded number of calls of unknown outcome nothing is sent any more."""
+    payout_id = await bench.accept()
+    for _ in range(MAX_UNKNOWN):
+        job = await bench.begin()
+        assert job.next_verb is Verb.SUBMIT
         await bench.submitted(job, OutcomeUnknown("reset"), moved=True)
-        await _prove_absence(bench)
+        await bench.prove_absence()
     for _ in range(5):
         await bench.clock.advance(100)
         job = await bench.begin()
-        assert next_step(job.attempt) is Next.FETCH
+        assert job.next_verb is Verb.FETCH
         await bench.fetched(job, Absent(""))
     assert "unresolved" in await bench.attention(payout_id)
     assert (await bench.payout(payout_id)).status == "pending"
@@ -187,7 +233,7 @@ async def test_nothing_to_look_by_is_for_the_operator(bench: Bench) -> None:
     for _ in range(10):
         await bench.clock.advance(100)
         job = await bench.begin()
-        assert next_step(job.attempt) is Next.FETCH
+        assert job.next_verb is Verb.FETCH
         await bench.fetched(job, CannotLook("no id"))
     assert await bench.attention(payout_id) == ["cannot_look"]
 
@@ -201,20 +247,29 @@ async def test_a_report_settles_the_unknown(bench: Bench) -> None:
     for _ in range(10):
         await bench.clock.advance(100)
         job = await bench.begin()
-        assert next_step(job.attempt) is Next.FETCH
+        assert job.next_verb is Verb.FETCH
         await bench.fetched(job, Absent(""))
     assert (await bench.payout(payout_id)).sub_status == "submitted"
 
 
 async def test_a_taken_over_mark_is_unknown(bench: Bench) -> None:
-    """Its process died between mark and outcome: looked at first, counted from the takeover."""
+    """Its process died between mark and outcome: the outcome is unknown, and it is looked up first.
+
+    Waiting counts from the mark, not from the takeover: the request was signed before the mark, so that
+    it dies `call_life` after it however long its process was suspended.
+    """
     payout_id = await bench.accept()
-    await bench.order(await bench.begin()).moving()
+    order = bench.order(await bench.begin())
+    marked_at = bench.clock.moment()
+    await order.moving()
     await bench.clock.advance(LEASE_S + 1)
     job = await bench.begin()
-    assert next_step(job.attempt) is Next.FETCH
-    assert (await bench.payout(payout_id)).sub_status == "outcome_unknown"
-    assert job.attempt.last_call_at == bench.clock.now()
+    assert job.next_verb is Verb.FETCH
+    payout = await bench.payout(payout_id)
+    assert payout.sub_status == "outcome_unknown"
+    assert payout.timeline[-1].detail is not None
+    assert "worker stopped" in payout.timeline[-1].detail
+    assert [(each.at, each.answer) for each in calls(job.history)] == [(marked_at, None)]
 
 
 async def test_a_stale_token_writes_nothing(bench: Bench) -> None:
@@ -223,69 +278,72 @@ async def test_a_stale_token_writes_nothing(bench: Bench) -> None:
     old = await bench.begin()
     await bench.clock.advance(LEASE_S + 1)
     new = await bench.begin()
-    before = (await bench.payout(payout_id), tuple(await bench.attempt(payout_id)))
+    before = (await bench.payout(payout_id), tuple(await bench.execution(payout_id)))
     for write in (bench.order(old).remember(x=1), bench.order(old).moving()):
         with pytest.raises(LeaseLost):
             await write
-    assert (
-        await bench.db.run(bench.settlement.submitted, old, moved_now=False, outcome=DONE)
-    ).applied is None
-    assert (await bench.fetched(old, DONE)).applied is None
-    assert (await bench.payout(payout_id), tuple(await bench.attempt(payout_id))) == before
-    assert (await bench.submitted(new, SENT, moved=True)).applied is not None
+    assert (await bench.submitted(old, DONE)).lost
+    assert (await bench.fetched(old, DONE)).lost
+    assert (await bench.payout(payout_id), tuple(await bench.execution(payout_id))) == before
+    assert not (await bench.submitted(new, SENT, moved=True)).lost
 
 
-async def test_an_ended_lease_cannot_move(bench: Bench) -> None:
-    """Also where nobody has taken it over yet."""
-    await bench.accept()
+async def test_only_the_token_says_who_may_move(bench: Bench) -> None:
+    """An ended lease that nobody has taken over may still set its mark, and prolongs itself by it.
+
+    Lease times may end early or late and are no evidence; whoever takes over raises the token.
+    """
+    payout_id = await bench.accept()
     order = bench.order(await bench.begin())
     await bench.clock.advance(LEASE_S)
-    with pytest.raises(LeaseLost):
-        await order.moving()
+    await order.moving()
+    assert await bench.claim() == []
+    execution = await bench.execution(payout_id)
+    assert execution["state"] == "moving"
+    assert execution["lease_until"] == bench.runtime.timeline.now() + LEASE_S * 1e6
 
 
 async def test_news_during_work_is_not_lost(bench: Bench) -> None:
     """A webhook that comes while the lease is held brings the next look to now."""
     payout_id = await bench.accept()
     job = await bench.begin()
-    now = to_us(bench.clock.now())
-    assert await bench.db.run(work.hasten_work, payout_id, now)
+    assert await bench.db.run(executions.wake, payout_id, bench.runtime.timeline.now()) == "acme"
     await bench.submitted(job, SENT, moved=True)
     assert await bench.due_in(payout_id) == 0
     assert len(await bench.claim()) == 1
 
 
 async def test_one_at_a_time_per_account(bench: Bench) -> None:
-    """The second waits as queued, makes no attempt, and is due when the first ends."""
+    """The second waits as queued, calls nobody, and is due when the first ends."""
     first = await bench.accept()
     await bench.clock.advance(1)
     second = await bench.accept()
-    leases = {lease.payout_id: lease for lease in await bench.claim()}
-    job = await bench.db.run(bench.settlement.begin, leases[first])
+    job, waits = await bench.claim()
     assert isinstance(job, Job)
-    assert await bench.db.run(bench.settlement.begin, leases[second]) is None
+    assert job.items[0].id == first
+    assert waits == Recorded()
     assert (await bench.payout(second)).sub_status == "queued"
-    assert await bench.db.read(work.attempts_of, second) == []
+    assert (await bench.execution(second))["waiting_since"] is not None
     assert await bench.due_in(second) > 1
     await bench.submitted(job, DONE, moved=True)
     assert await bench.due_in(second) == 0
-    assert next_step((await bench.begin()).attempt) is Next.SUBMIT
+    assert (await bench.begin()).next_verb is Verb.SUBMIT
+    assert (await bench.execution(second))["waiting_since"] is None
 
 
 async def test_the_queue_is_not_overtaken(bench: Bench) -> None:
-    """The turn is handed to the one that waited longest, whoever asks first."""
+    """The turn is handed to the one that has waited longest, whoever asks first."""
     first = await bench.accept()
     job = await bench.begin()
     await bench.clock.advance(1)
     waiting = await bench.accept()
-    (lease,) = await bench.claim()
-    assert await bench.db.run(bench.settlement.begin, lease) is None
+    assert await bench.claim() == [Recorded()]
     await bench.submitted(job, DONE, moved=True)
     assert (await bench.payout(first)).final
     late = await bench.accept()
-    leases = {each.payout_id: each for each in await bench.claim()}
-    assert await bench.db.run(bench.settlement.begin, leases[late]) is None
-    assert await bench.db.run(bench.settlement.begin, leases[waiting]) is not None
+    begun = await bench.claim()
+    assert [each.items[0].id for each in begun if isinstance(each, Job)] == [waiting]
+    assert (await bench.payout(late)).sub_status == "queued"
 
 
 async def test_a_parked_payout_keeps_no_turn(bench: Bench) -> None:
@@ -293,13 +351,10 @@ async def test_a_parked_payout_keeps_no_turn(bench: Bench) -> None:
     parked = await bench.accept()
     await bench.submitted(await bench.begin(), Report(SubStatus.AWAITING_APPROVAL, "MISMATCH"))
     other = await bench.accept()
-    (lease,) = await bench.claim()
-    assert lease.payout_id == other
-    job = await bench.db.run(bench.settlement.begin, lease)
-    assert job is not None
+    assert (await bench.begin()).items[0].id == other
     await bench.clock.advance(40)
-    looks = {each.payout_id: each for each in await bench.claim()}
-    assert await bench.db.run(bench.settlement.begin, looks[parked]) is not None
+    look = await bench.begin()
+    assert (look.items[0].id, look.next_verb) == (parked, Verb.FETCH)
 
 
 async def test_again_means_submit_again(bench: Bench) -> None:
@@ -310,10 +365,10 @@ async def test_again_means_submit_again(bench: Bench) -> None:
     assert await bench.due_in(payout_id) == 33
     await bench.clock.advance(33)
     job = await bench.begin()
-    assert next_step(job.attempt) is Next.SUBMIT
+    assert job.next_verb is Verb.SUBMIT
     await bench.submitted(job, Report(SubStatus.AWAITING_APPROVAL, "MISMATCH"))
     await bench.clock.advance(100)
-    assert next_step((await bench.begin()).attempt) is Next.FETCH
+    assert (await bench.begin()).next_verb is Verb.FETCH
 
 
 async def test_an_unknown_word_changes_no_status(bench: Bench) -> None:
@@ -336,7 +391,10 @@ async def test_an_unknown_word_changes_no_status(bench: Bench) -> None:
 
 
 async def test_another_amount_changes_no_status(bench: Bench) -> None:
-    """A custodian that says it paid something else does not deliver; both values are shown."""
+    """A custodian that says it paid something else does not deliver; both values are shown.
+
+    Nothing is sent for it any more: a person decides.
+    """
     payout_id = await bench.accept()
     await bench.submitted(await bench.begin(), SENT, moved=True)
     await bench.clock.advance(100)
@@ -345,6 +403,7 @@ async def test_another_amount_changes_no_status(bench: Bench) -> None:
     assert (await bench.payout(payout_id)).status == "pending"
     (row,) = await bench.db.read(rows.attention_of, payout_id)
     assert (row["code"], row["detail"]) == ("mismatch", "amount: ordered 5, custodian says 6")
+    assert (await bench.execution(payout_id))["blocked"] == "mismatch"
 
 
 async def test_a_contradiction_is_for_the_operator(bench: Bench) -> None:
@@ -378,16 +437,8 @@ async def test_an_early_webhook_is_woken_by_its_id(bench: Bench) -> None:
     assert [row["id"] for row in await bench.db.read(inbox.new_webhooks, 10)] == ["inb_1"]
 
 
-async def _prove_absence(bench: Bench) -> None:
-    """Advance and look until absence is proven: the next step is a submit again."""
-    for seconds in (70, 25, 25):
-        await bench.clock.advance(seconds)
-        await bench.fetched(await bench.begin(), Absent(""))
-
-
-@pytest.mark.parametrize("outcome", [Absent("404"), CannotLook("nothing to ask by"), ASKS])
-async def test_time_is_over_after_an_unknown_outcome(bench: Bench, outcome: Any) -> None:
-    """Where a call was once unknown, nobody's silence ends the payout before a look has said no."""
+async def test_time_is_over_after_an_unknown_outcome(bench: Bench) -> None:
+    """Where a call was once unknown, nobody's silence ends the payout before absence is proven."""
     payout_id = await bench.accept()
     await bench.submitted(await bench.begin(), OutcomeUnknown("silence"), moved=True)
     await bench.clock.advance(20)
@@ -397,14 +448,38 @@ async def test_time_is_over_after_an_unknown_outcome(bench: Bench, outcome: Any)
     payout = await bench.payout(payout_id)
     assert payout.sub_status is SubStatus.REQUIRES_ACTION
     assert await bench.due_in(payout_id) > 0
-    await bench.clock.advance(100)
-    await bench.fetched(await bench.begin(), outcome)
+    for _ in range(3):
+        assert not (await bench.payout(payout_id)).final
+        await bench.clock.advance(100)
+        await bench.fetched(await bench.begin(), Absent("404"))
     payout = await bench.payout(payout_id)
     assert payout.failure is not None
     assert (payout.failure.code, payout.failure.funds_moved) == (
         FailureCode.AUTHENTICATION_EXPIRED,
         FundsMoved.NO,
     )
+
+
+@pytest.mark.parametrize("outcome", [CannotLook("nothing to ask by"), ASKS])
+async def test_time_that_is_over_proves_nothing(bench: Bench, outcome: Any) -> None:
+    """The unknown call may have paid: what proves no absence ends no payout; a person is asked.
+
+    That the custodian asks again says nothing about the call: only absence that was seen often and late
+    enough does.
+    """
+    payout_id = await bench.accept()
+    await bench.submitted(await bench.begin(), OutcomeUnknown("silence"), moved=True)
+    await bench.clock.advance(20)
+    await bench.fetched(await bench.begin(), ASKS)
+    await bench.clock.advance(100_000)
+    for _ in range(12):
+        await bench.clock.advance(100)
+        job = await bench.begin()
+        assert job.next_verb is Verb.FETCH
+        await bench.fetched(job, outcome)
+    assert (await bench.payout(payout_id)).sub_status is SubStatus.REQUIRES_ACTION
+    attention = await bench.attention(payout_id)
+    assert attention == ["cannot_look" if isinstance(outcome, CannotLook) else "unresolved"]
 
 
 async def test_money_found_when_the_time_is_over_is_told(bench: Bench) -> None:

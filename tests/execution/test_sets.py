@@ -1,333 +1,90 @@
-"""The engine of sets: the same rules as for one payout, and no item leaves its set without a word."""
+"""What only sets know: items that end one by one, news in pages, content that changes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
 from gateway.adapter import (
-    Absent,
     BatchReport,
-    CannotLook,
     Capabilities,
     Failure,
     FailureCode,
     FundsMoved,
-    KeySemantics,
     NotSent,
     OutcomeUnknown,
     Rejected,
     Report,
     SubStatus,
 )
-from gateway.assets import AssetRegistry
-from gateway.config import EngineSettings
-from gateway.metrics import Metrics
-from gateway.model import Status
-from gateway.recovery import MAX_MOVES
-from gateway.store import batches, sets, work
-from gateway.store import payouts as rows
-from gateway.store.database import Row
+from gateway.batches.runner import BatchSteps, Handover
+from gateway.batches.service import Batches
+from gateway.execution.operator import Resolution, resolve
+from gateway.execution.order import LiveOrder
+from gateway.execution.record import PAGE, Recorder
+from gateway.execution.state import Job
+from gateway.store import batches, executions
+from gateway.store.database import Tx
 from gateway.store.rows import to_us
-from gateway.worker.setorder import SetLease, SetOrder
-from gateway.worker.sets import SetEngine
 from tests.execution.conftest import LEASE_S, Bench
+from tests.execution.script import ABSENT, DONE, TAKEN, Desk, Outcome, all_are, raises
+from tests.execution.test_engine import CAN
 
-CAN = Capabilities(
-    frozenset({"custodian_account"}),
-    batch=True,
-    one_at_a_time=True,
-    keys=KeySemantics(),
-    call_life_s=60,
-    visibility_s=30,
-    polling_s=(10, 20),
-)
 NO = Failure(code=FailureCode.POLICY_REJECTED, message="no", funds_moved=FundsMoved.NO)
-Outcome = BatchReport | Absent | CannotLook | Exception
-
-
-@dataclass
-class Script:
-    """A custodian that answers as the test says. `moves`: whether submit sets the mark first."""
-
-    name: str = "acme"
-    capabilities: Capabilities = CAN
-    moves: bool = True
-    submits: list[Callable[[SetOrder], Outcome]] = field(default_factory=list)
-    looks: list[Callable[[SetOrder], Outcome]] = field(default_factory=list)
-    story: list[str] = field(default_factory=list)
-
-    async def submit_batch(self, batch: SetOrder) -> BatchReport:
-        """Submit."""
-        self.story.append("submit")
-        if self.moves:
-            await batch.moving()
-        return self._say(self.submits, batch)  # type: ignore[return-value]
-
-    async def fetch_batch(self, batch: SetOrder) -> BatchReport | Absent | CannotLook:
-        """Look."""
-        self.story.append("look")
-        return self._say(self.looks, batch)  # type: ignore[return-value]
-
-    @staticmethod
-    def _say(script: list[Callable[[SetOrder], Outcome]], batch: SetOrder) -> Outcome:
-        said = (script.pop(0) if len(script) > 1 else script[0])(batch)
-        if isinstance(said, Exception):
-            raise said
-        return said
-
-
-def all_are(sub_status: SubStatus, failure: Failure | None = None) -> Callable[[SetOrder], Outcome]:
-    """Say the same of every item."""
-    return lambda batch: BatchReport(
-        sub_status.value.upper(),
-        {each.payout_id: Report(sub_status, "W", failure=failure) for each in batch.items},
-    )
-
-
-def raises(error: Exception) -> Callable[[SetOrder], Outcome]:
-    """Fail."""
-    return lambda _: error
-
-
-TAKEN = all_are(SubStatus.SUBMITTED)
-DONE = all_are(SubStatus.DELIVERED)
-
-
-class Sets:
-    """A set of three items, and the engine that works on it."""
-
-    def __init__(self, bench: Bench, script: Script) -> None:
-        self.bench = bench
-        self.script = script
-        self.ids: list[str] = []
-        self.set_id = "set_1"
-        self.engine = self.new_engine("one")
-
-    def new_engine(self, owner: str) -> SetEngine:
-        """Return an engine, as another process would have it."""
-        return SetEngine(
-            db=self.bench.db,
-            runtime=self.bench.runtime,
-            payouts=self.bench.payouts,
-            assets=AssetRegistry(),
-            custodian=self.script,
-            settings=EngineSettings(lease_s=LEASE_S),
-            owner=owner,
-            metrics=Metrics(),
-            wake=lambda _: None,
-        )
-
-    async def make(self) -> None:
-        """Store a batch with one set."""
-        now = to_us(self.bench.clock.now())
-        account = '{"id":"A","type":"VAULT"}'
-        self.ids = [await self.bench.accept() for _ in range(3)]
-
-        async def put(tx: Any) -> None:
-            await batches.add_batch(
-                tx,
-                id="bat_1",
-                org="acme-org",
-                mode="live",
-                custodian="acme",
-                account=account,
-                native=1,
-                init_method="api",
-                reference=None,
-                metadata="{}",
-                state="verifying",
-                items=3,
-                worked_off=2,
-                failure=None,
-                created_at=now,
-                updated_at=now,
-                expires_at=now,
-                executed_at=now,
-                cancel_at=None,
-                funds_until=None,
-                finalized_at=None,
-            )
-            for position, each in enumerate(self.ids):
-                await rows.update_payout(tx, each, batch_id="bat_1", batch_position=position)
-                await work.drop_work(tx, each)
-            await sets.add_set(
-                tx,
-                id=self.set_id,
-                batch_id="bat_1",
-                number=1,
-                custodian="acme",
-                account=account,
-                first_position=0,
-                last_position=2,
-                left_out="[]",
-                created_at=now,
-                due_at=now,
-            )
-
-        await self.bench.db.run(put)
-
-    async def turn(self, engine: SetEngine | None = None) -> bool:
-        """Claim the set if it is due and work on it once; whether it was."""
-        now = self.bench.clock.now()
-        until = to_us(now) + int(LEASE_S * 1e6)
-        claimed = await self.bench.db.run(sets.claim_sets, "acme", "t", to_us(now), until, 1)
-        for row in claimed:
-            lease = SetLease(row["id"], row["lease_token"], row["due_at"])
-            await (engine or self.engine)._work(lease)
-        return bool(claimed)
-
-    async def row(self) -> Row:
-        """Return the set's row."""
-        found = await self.bench.db.read(sets.set_row, self.set_id)
-        assert found is not None
-        return found
-
-    async def stand(self) -> list[str]:
-        """Return the sub-status of each item."""
-        return [(await self.bench.payout(each)).sub_status.value for each in self.ids]
+MANY = 2 * PAGE + 10
 
 
 @pytest.fixture
-async def made(bench: Bench) -> Sets:
-    """A set that nothing was done with."""
-    built = Sets(bench, Script())
-    await built.make()
-    return built
+def capabilities() -> Capabilities:
+    """A custodian whose keys say nothing about repeats."""
+    return CAN
 
 
-async def test_the_whole_way(made: Sets) -> None:
-    """Submitted once, looked at until every item has ended; the account is free then."""
-    made.script.submits, made.script.looks = [TAKEN], [all_are(SubStatus.BROADCAST), DONE]
-    assert await made.turn()
-    assert await made.stand() == ["submitted"] * 3
-    assert (await made.row())["state"] == "accepted"
-    assert not await made.turn()
-    for _ in range(2):
-        await made.bench.clock.advance(30)
-        assert await made.turn()
-    assert await made.stand() == ["delivered"] * 3
-    assert made.script.story == ["submit", "look", "look"]
-    assert (await made.row())["ended_at"] is not None
-    await made.bench.clock.advance(1000)
-    assert not await made.turn()
-    free = await made.bench.db.run(work.take_account, "acme", "VAULT", "A", "pay_x", 1)
-    assert free
+@pytest.fixture
+async def made(bench: Bench) -> Desk:
+    """A set of three that nothing was done with."""
+    desk = Desk(bench)
+    await desk.open(3)
+    return desk
 
 
-async def test_silence_is_unknown_and_never_submitted_again_unproven(made: Sets) -> None:
-    """Only looks follow; absence must be proven first, then the same set is submitted again."""
-    made.script.submits = [raises(OutcomeUnknown("silence")), TAKEN]
-    made.script.looks = [lambda _: Absent("404")]
-    await made.turn()
-    assert await made.stand() == ["outcome_unknown"] * 3
-    for _ in range(40):
-        await made.bench.clock.advance(10)
-        await made.turn()
-        if made.script.story.count("submit") > 1:
-            break
-    assert made.script.story.count("submit") == 2
-    assert made.script.story.count("look") >= CAN.absence_looks
-    row = await made.row()
-    assert (row["moves"], row["ever_unknown"], row["state"]) == (2, 1, "accepted")
+@pytest.fixture
+async def large(bench: Bench) -> Desk:
+    """A set whose items are told in three pages."""
+    desk = Desk(bench)
+    await desk.open(MANY)
+    return desk
 
 
-async def test_a_refusal_after_silence_is_none(made: Sets) -> None:
-    """It may mean that the first call arrived."""
-    made.script.submits = [
-        raises(OutcomeUnknown("silence")),
-        raises(Rejected("submission_rejected", "already used")),
-    ]
-    made.script.looks = [lambda _: Absent("404")]
-    await made.turn()
-    for _ in range(40):
-        await made.bench.clock.advance(10)
-        await made.turn()
-    assert made.script.story.count("submit") == MAX_MOVES
-    assert set(await made.stand()) == {"outcome_unknown"}
-    assert await made.bench.attention(made.ids[0]) == ["unresolved"]
+async def not_paid(desk: Desk, payout_id: str) -> None:
+    """Have an operator end an item: no money moved."""
+    bench = desk.bench
+    found = Resolution(delivered=False, evidence="console", funds_moved=FundsMoved.NO)
+    assert (
+        await bench.db.run(resolve, bench.recorder, bench.runtime, payout_id, found, lag=True)
+        is None
+    )
 
 
-async def test_a_refused_set_fails_as_a_whole(made: Sets) -> None:
-    """Before anything moved: every item, with the same words."""
-    made.script.submits = [raises(Rejected("destination_rejected", "unknown payee"))]
-    made.script.moves = False
-    await made.turn()
-    assert await made.stand() == ["rejected"] * 3
-    payout = await made.bench.payout(made.ids[1])
-    assert payout.failure is not None
-    assert (payout.failure.code, payout.failure.funds_moved) == ("destination_rejected", "no")
+def dies_at(monkeypatch: pytest.MonkeyPatch, page: int) -> None:
+    """Have the process die before the transaction of a page, counted over all records from 1."""
+    more, pages = Recorder.record_more, [1]
 
-
-async def test_a_refusal_whose_teller_dies_is_told_by_the_next(
-    made: Sets, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Once one item has failed by it the set is never submitted again, whoever dies when."""
-    made.script.submits = [raises(Rejected("destination_rejected", "unknown payee")), TAKEN]
-    monkeypatch.setattr("gateway.worker.sets._AT_ONCE", 1)
-    settlement = made.engine._settlement
-    apply, calls = settlement.apply, list[int]()
-
-    async def dying(*args: Any) -> Any:
-        calls.append(1)
-        if len(calls) == 2:
+    async def dying(self: Recorder, *args: Any) -> Any:
+        pages.append(1)
+        if len(pages) == page:
             raise RuntimeError("killed")
-        return await apply(*args)
+        return await more(self, *args)
 
-    monkeypatch.setattr(settlement, "apply", dying)
-    with pytest.raises(RuntimeError):
-        await made.turn()
-    assert (await made.stand()).count("rejected") == 1
-    await made.bench.clock.advance(LEASE_S + 1)
-    await made.turn(made.new_engine("two"))
-    assert await made.stand() == ["rejected"] * 3
-    assert made.script.story == ["submit"]
+    monkeypatch.setattr(Recorder, "record_more", dying)
 
 
-async def test_a_worker_that_dies_with_the_mark_set(made: Sets) -> None:
-    """Its successor only looks."""
-    made.script.looks = [DONE]
+async def test_items_end_one_by_one(made: Desk) -> None:
+    """The set goes on until the last of them; what contradicts an end is for the operator."""
 
-    async def die(batch: SetOrder) -> BatchReport:
-        await batch.moving()
-        raise KeyboardInterrupt
-
-    now = made.bench.clock.now()
-    until = to_us(now) + int(LEASE_S * 1e6)
-    (row,) = await made.bench.db.run(sets.claim_sets, "acme", "t", to_us(now), until, 1)
-    lease = SetLease(row["id"], row["lease_token"], row["due_at"])
-    made.script.submit_batch = die  # type: ignore[method-assign]
-    with pytest.raises(KeyboardInterrupt):
-        await made.engine._work(lease)
-    assert (await made.row())["state"] == "moving"
-    await made.bench.clock.advance(LEASE_S + 1)
-    await made.turn(made.new_engine("two"))
-    assert made.script.story == ["look"]
-    assert await made.stand() == ["delivered"] * 3
-
-
-async def test_a_stale_worker_writes_nothing(made: Sets) -> None:
-    """Taken over meanwhile: neither notes, nor mark, nor news."""
-    now = made.bench.clock.now()
-    until = to_us(now) + int(LEASE_S * 1e6)
-    (row,) = await made.bench.db.run(sets.claim_sets, "acme", "t", to_us(now), until, 1)
-    stale = SetLease(row["id"], row["lease_token"], row["due_at"])
-    await made.bench.clock.advance(LEASE_S + 1)
-    made.script.submits, made.script.looks = [TAKEN], [DONE]
-    await made.turn(made.new_engine("two"))
-    await made.engine._work(stale)
-    assert made.script.story == ["submit"]
-    assert await made.stand() == ["submitted"] * 3
-
-
-async def test_items_end_one_by_one(made: Sets) -> None:
-    """The set goes on until the last of them."""
-
-    def some(batch: SetOrder) -> Outcome:
-        first, second, third = batch.items
+    def some(order: LiveOrder) -> Outcome:
+        first, second, third = order.items
         return BatchReport(
             "PARTLY",
             {
@@ -339,94 +96,225 @@ async def test_items_end_one_by_one(made: Sets) -> None:
 
     made.script.submits, made.script.looks = [TAKEN], [some, DONE]
     await made.turn()
-    await made.bench.clock.advance(30)
-    await made.turn()
+    await made.turns(1, 30)
     assert await made.stand() == ["delivered", "failed", "broadcast"]
+    failed = await made.bench.payout(made.ids[1])
+    assert failed.failure is not None
+    assert failed.failure.funds_moved == "no"
     assert (await made.row())["ended_at"] is None
-    await made.bench.clock.advance(30)
-    await made.turn()
+    await made.turns(1, 30)
     assert await made.stand() == ["delivered", "failed", "delivered"]
     assert await made.bench.attention(made.ids[1]) == ["contradiction"]
 
 
-async def test_not_sent_is_tried_again_and_told(made: Sets) -> None:
-    """Nothing moves; after five times an operator hears of it, once for the set."""
-    made.script.moves = False
-    made.script.submits = [raises(NotSent("down", again_after_s=45))]
-    for _ in range(6):
-        assert await made.turn()
-        await made.bench.clock.advance(46)
-    assert (await made.row())["state"] == "prepared"
-    assert await made.bench.attention(made.ids[0]) == ["custodian_unreachable"]
-    assert await made.bench.attention(made.ids[1]) == []
-    assert await made.stand() == ["created"] * 3
+@pytest.mark.parametrize("page", [2, 3])
+async def test_a_refusal_whose_teller_dies_is_told_by_the_next(
+    large: Desk, monkeypatch: pytest.MonkeyPatch, page: int
+) -> None:
+    """Once one item has failed by it the set is never submitted again, whoever dies when."""
+    large.script.submits = [raises(Rejected("destination_rejected", "unknown payee")), TAKEN]
+    with monkeypatch.context() as patch:
+        dies_at(patch, page)
+        with pytest.raises(RuntimeError):
+            await large.turn()
+    assert (await large.stand()).count("rejected") == (page - 1) * PAGE
+    await large.bench.clock.advance(LEASE_S + 1)
+    await large.turn(large.new_engine("two"))
+    assert set(await large.stand()) == {"rejected"}
+    assert large.script.story == ["submit"]
+    row = await large.row()
+    assert (row["state"], row["refusal"]) == ("closed", None)
 
 
-async def test_a_set_waits_for_its_turn(made: Sets) -> None:
-    """Another payout has the account; handed over, the set begins at once."""
-    other = await made.bench.accept()
-    await made.bench.db.run(work.take_account, "acme", "VAULT", "A", other, 1)
+async def test_a_takeover_is_told_to_every_item(
+    large: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In pages, at once; if the successor dies between two of them, the next one tells them all."""
+    (job,) = await large.claim()
+    assert isinstance(job, Job)
+    await large.script.move(large.engine.order(job))
+    await large.bench.clock.advance(LEASE_S + 1)
+    with monkeypatch.context() as patch:
+        dies_at(patch, 2)
+        with pytest.raises(RuntimeError):
+            await large.turn()
+    assert (await large.stand()).count("outcome_unknown") == PAGE
+    await large.bench.clock.advance(LEASE_S + 1)
+    await large.turn()
+    assert set(await large.stand()) == {"outcome_unknown"}
+    assert await large.due_in() <= 0
+
+
+async def test_a_teller_that_lost_its_lease_tells_nobody(
+    large: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Taken over between two pages: the old worker writes nothing more; the next look tells the rest."""
+    more = Recorder.record_more
+    large.script.submits, large.script.looks = [TAKEN], [TAKEN]
+
+    async def slow(self: Recorder, tx: Any, *args: Any) -> Any:
+        row = await large.row()
+        await executions.claim_one(tx, row["id"], "two", 2**62, 2**62)
+        return await more(self, tx, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Recorder, "record_more", slow)
+        await large.turn()
+    assert (await large.stand()).count("submitted") == PAGE
+    await large.bench.write(large.ids[0], lease_until=0, due_at=0)
+    await large.turn()
+    assert set(await large.stand()) == {"submitted"}
+    assert len(large.script.moved) == 1
+
+
+async def test_the_loop_tells_what_a_takeover_has_left(large: Desk) -> None:
+    """The engine's own loop tells every page at once: nothing waits for the end of a lease."""
+    (job,) = await large.claim()
+    assert isinstance(job, Job)
+    await large.script.move(large.engine.order(job))
+    await large.bench.clock.advance(LEASE_S + 1)
+    large.script.looks = [ABSENT]
+    async with large.running(large.new_engine("two")):
+        await large.until("outcome_unknown")
+
+
+async def test_an_item_that_had_ended_is_left_out(made: Desk) -> None:
+    """Ended before anything was sent: the others are paid as another set, under other keys.
+
+    Content that contains an ended item is never marked, so the execution is closed and a new one opened.
+    """
+    second = await made.bench.accept()
+    await made.bench.write(second, batch_id="bat_1", number=2, due_at=2**62)
+    await not_paid(made, made.ids[1])
+    made.script.submits, made.script.looks = [TAKEN], [DONE]
+    (before,) = await made.bench.db.read(executions.executions_of, made.ids[1])
+    for _ in range(2):
+        await made.turn()
+    await made.turns(1, 30)
+    assert made.script.moved == [[made.ids[0], made.ids[2]]]
+    assert await made.stand() == ["delivered", "failed", "delivered"]
+    old, new = await made.bench.db.read(executions.executions_of, made.ids[0])
+    assert (old["id"], old["state"]) == (before["id"], "closed")
+    # The batch has a second set already: every set of it has a number of its own.
+    assert (new["state"], new["number"], new["batch_id"]) == ("closed", 3, "bat_1")
+    assert old["key_seed"] != new["key_seed"]
+
+
+async def test_an_item_that_ends_after_a_429_is_not_in_the_new_content(made: Desk) -> None:
+    """Resolved as not paid while the set waits to be sent again: the next call is without it."""
+    made.script.submits = [raises(NotSent("429", again_after_s=60)), TAKEN]
+    await made.turn()
+    await not_paid(made, made.ids[1])
+    await made.turns(2, 61)
+    assert made.script.moved == [made.ids, [made.ids[0], made.ids[2]]]
+    assert made.script.keys[0] != made.script.keys[1]
+    assert await made.stand() == ["submitted", "failed", "submitted"]
+
+
+async def test_an_item_that_ends_after_a_lost_reply_is_not_in_the_new_content(made: Desk) -> None:
+    """Resolved as not paid once absence is proven: the others go on as new content, under new keys."""
+    made.script.submits = [raises(OutcomeUnknown("lost")), TAKEN]
+    made.script.looks = [ABSENT]
+    await made.turn()
+    await made.prove_absence()
+    await not_paid(made, made.ids[1])
+    for _ in range(2):
+        await made.turn()
+    assert made.script.moved == [made.ids, [made.ids[0], made.ids[2]]]
+    assert made.script.keys[0] != made.script.keys[1]
+    assert await made.stand() == ["submitted", "failed", "submitted"]
+
+
+async def test_an_item_that_ends_before_a_suspended_worker_moves(made: Desk) -> None:
+    """Its worker holds the old content, and its lease is over: the old content is not marked any more."""
+    (job,) = await made.claim()
+    assert isinstance(job, Job)
+    await made.bench.clock.advance(LEASE_S + 1)
+    await not_paid(made, made.ids[1])
     made.script.submits = [TAKEN]
-    assert await made.turn()
-    assert made.script.story == []
-    assert (await made.row())["waiting_since"] is not None
-    await made.bench.db.run(made.bench.payouts.apply, other, Report(SubStatus.DELIVERED, "DONE"))
-    assert await made.turn()
-    assert made.script.story == ["submit"]
-    assert (await made.bench.payout(other)).status is Status.DELIVERED
+    await made.engine._work(job)
+    assert made.script.moved == []
+    assert await made.stand() == ["submitting", "failed", "submitting"]
+    await made.turns(2, 30)
+    assert made.script.moved == [[made.ids[0], made.ids[2]]]
 
 
-async def test_a_parked_set_frees_the_account(made: Sets) -> None:
-    """What the custodian made of it is not as ordered: an operator looks; others go on."""
+async def test_an_item_that_ends_while_its_set_is_unknown(made: Desk) -> None:
+    """Before proof the rest of the set is only looked at; after proof it goes on without the item."""
+    bench = made.bench
+    made.script.submits = [raises(OutcomeUnknown("lost")), TAKEN]
+    made.script.looks = [ABSENT]
+    await made.turn()
+    found = Resolution(delivered=False, evidence="gave up", funds_moved=FundsMoved.UNKNOWN)
+    await bench.db.run(resolve, bench.recorder, bench.runtime, made.ids[1], found)
+    await made.turns(2, 25)
+    assert len(made.script.moved) == 1
+    await made.turns(2, 45)
+    for _ in range(2):
+        await made.turn()
+    assert made.script.moved == [made.ids, [made.ids[0], made.ids[2]]]
+
+
+async def test_a_harmless_repeat_is_not_made_without_an_ended_item(made: Desk) -> None:
+    """Stored as prepared for a harmless repeat, then an item is ended: an operator decides.
+
+    The old content is never sent again, and the rest under new keys might be paid twice.
+    """
+    bench = made.bench
+    made.script.submits, made.script.looks = [raises(OutcomeUnknown("lost"))], [ABSENT]
+    await made.turn()
+    found = Resolution(delivered=False, evidence="gave up", funds_moved=FundsMoved.UNKNOWN)
+    await bench.db.run(resolve, bench.recorder, bench.runtime, made.ids[1], found)
+    await bench.write(made.ids[0], state="prepared", repeat_is_safe=1, due_at=0)
+    await made.turn()
+    row = await made.row()
+    assert (row["state"], row["repeat_is_safe"]) == ("unknown", 1)
+    assert await bench.attention(made.ids[0]) == ["item_ended"]
+    assert len(made.script.moved) == 1
+
+
+async def test_what_blocks_a_set_blocks_its_rest(made: Desk) -> None:
+    """A set that shows another amount is not sent again as a smaller one: a person decides first."""
+    bench = made.bench
     made.script.moves = False
     made.script.submits = [all_are(SubStatus.AWAITING_APPROVAL)]
-    made.script.looks = [lambda _: CannotLook("nothing is remembered")]
+    made.script.looks = [all_are(SubStatus.AWAITING_APPROVAL)]
     await made.turn()
-    assert (await made.row())["state"] == "parked"
-    assert await made.bench.db.run(work.take_account, "acme", "VAULT", "A", "pay_x", 1)
-    await made.bench.clock.advance(100)
-    await made.turn()
-    assert made.script.story == ["submit", "look"]
+    await bench.write(made.ids[0], blocked="mismatch")
+    await not_paid(made, made.ids[1])
+    made.script.moves, made.script.submits = True, [TAKEN]
+    for _ in range(3):
+        await made.turns(1, 100)
+    assert made.script.moved == []
+    (execution,) = await bench.db.read(executions.executions_of, made.ids[0])
+    assert execution["ended_at"] is None
+    assert await bench.attention(made.ids[0]) == ["item_ended"]
 
 
-async def test_an_item_that_had_ended_is_left_out(made: Sets) -> None:
-    """Refused before its set was made: the set pays the others."""
-    await made.bench.db.run(
-        made.bench.payouts.apply, made.ids[1], Report(SubStatus.REJECTED, "", failure=NO)
-    )
+@pytest.mark.parametrize("canceled", [False, True])
+async def test_a_batch_whose_custodian_is_not_configured_waits(
+    made: Desk, *, canceled: bool
+) -> None:
+    """No step of it fails or ends anything, whatever was asked for; configured again, it goes on."""
+    bench = made.bench
+    now = to_us(bench.clock.now())
 
-    async def leave_out(tx: Any) -> None:
-        await sets.update_set(tx, made.set_id, left_out=f'["{made.ids[1]}"]')
+    async def ask(tx: Tx) -> None:
+        await batches.update_batch(tx, "bat_1", cancel_at=now if canceled else None)
 
-    await made.bench.db.run(leave_out)
-    seen: list[list[str]] = []
-
-    def submit(batch: SetOrder) -> Outcome:
-        seen.append([each.payout_id for each in batch.items])
-        return TAKEN(batch)
-
-    made.script.submits, made.script.looks = [submit], [DONE]
-    await made.turn()
-    await made.bench.clock.advance(30)
-    await made.turn()
-    assert seen == [[made.ids[0], made.ids[2]]]
-    assert await made.stand() == ["delivered", "rejected", "delivered"]
-    assert (await made.row())["ended_at"] is not None
-
-
-async def test_a_set_that_was_taken_back_is_not_submitted(made: Sets) -> None:
-    """Ended by a cancel while a worker has it in hand: the mark cannot be set any more."""
-
-    async def take_back(batch: SetOrder) -> BatchReport:
-        async def end(tx: Any) -> None:
-            await sets.update_set(tx, made.set_id, state="ended", ended_at=1)
-
-        await made.bench.db.run(end)
-        await batch.moving()
-        made.script.story.append("moved")
-        raise AssertionError("the mark was set")
-
-    made.script.submit_batch = take_back  # type: ignore[method-assign]
-    await made.turn()
-    assert made.script.story == []
-    assert await made.stand() == ["created"] * 3
+    await bench.db.run(ask)
+    for configured in (False, True):
+        steps = BatchSteps(
+            bench.runtime,
+            bench.payouts,
+            bench.quotes,
+            Batches(bench.runtime, bench.quotes, frozenset({"acme"}), "https://gateway.example"),
+            {"acme": Handover(set_size=3, window=1)},
+            {"acme": bench.recorder} if configured else {},
+        )
+        before = (tuple(await made.row()), await made.stand())
+        while (await bench.db.run(steps.step, "bat_1")).more:
+            assert configured
+        if not configured:
+            assert (tuple(await made.row()), await made.stand()) == before
+    assert set(await made.stand()) == ({"canceled"} if canceled else {"created"})

@@ -101,3 +101,22 @@ def test_rows_of_before_are_kept(tmp_path: Path) -> None:
         with pytest.raises(sqlite3.IntegrityError):
             db.execute("INSERT INTO timeline VALUES ('x', 'pay_none', 'p', 'c', NULL, NULL, 1)")
     db.close()
+
+
+def test_kept_answers_stay(tmp_path: Path) -> None:
+    """From the schema before claims: an answer is still one, and open work may have none."""
+    path = tmp_path / "store.db"
+    command.upgrade(migrate._config(path), "0003")
+    with sqlite3.connect(path) as db:
+        db.execute("INSERT INTO idempotency VALUES ('o', 'live', 'r', 'k', 'f', X'01', 7)")
+    db.close()
+    migrate.upgrade(path)
+    with sqlite3.connect(path) as db:
+        assert db.execute("SELECT * FROM idempotency").fetchall() == [
+            ("o", "live", "r", "k", "f", b"\x01", 7, 0, None, None)
+        ]
+        row = "INSERT INTO idempotency (org, mode, route, key, fingerprint) VALUES (?, ?, ?, ?, ?)"
+        db.execute(row, ("o", "live", "r", "k2", "f"))
+        with pytest.raises(sqlite3.IntegrityError):
+            db.execute(row, ("o", "live", "r", "k", "f"))
+    db.close()

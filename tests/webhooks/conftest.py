@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.execution.conftest import bench, capabilities
+from tests.execution.conftest import bench, capabilities, empty_database
 
-__all__ = ["bench", "capabilities"]
+__all__ = ["bench", "capabilities", "empty_database"]

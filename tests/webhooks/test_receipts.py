@@ -11,8 +11,8 @@ from gateway.store.database import Database
 from gateway.store.receipts import Receipt, settle_receipts
 from gateway.store.rows import to_us
 from gateway.webhooks.receipts import Receipts
-from tests.webhooks.test_worker import subscribe
 from tests.execution.conftest import Bench
+from tests.webhooks.test_worker import subscribe
 
 
 async def claimed(bench: Bench, count: int) -> list[Receipt]:

@@ -21,8 +21,8 @@ from gateway.store.rows import to_us
 from gateway.webhooks.replay import STEP_EVENTS, Replays
 from gateway.webhooks.replay_worker import ReplayWorker
 from gateway.webhooks.subscriptions import EndpointChange
-from tests.webhooks.test_worker import delivering, endpoints_of, hook, later, subscribe, until
 from tests.execution.conftest import Bench
+from tests.webhooks.test_worker import delivering, endpoints_of, hook, later, subscribe, until
 
 _DAY = 86_400.0
 _STATES = Query(

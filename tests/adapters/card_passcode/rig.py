@@ -19,7 +19,7 @@ from gateway.adapter import Account, PayoutAccountDestination, Report, Tools
 from gateway.assets import AssetRegistry
 from gateway.runtime import Clock, Ids, Moment, SystemClock, offload
 from tests.adapters.card_passcode.merchant import DEVICE, Merchant, open_merchant
-from tests.adapters.orders import OrderForTest
+from tests.adapters.orders import ELAPSED, OrderForTest
 
 CREDENTIALS = {
     "client_id": "cli_test",
@@ -40,17 +40,18 @@ async def adapter_for(url: str, clock: Clock, **settings: Any) -> AsyncIterator[
 
 
 class TwinClock:
-    """The gateway's clock over a twin: the shared time, or with `whole` the twin's own."""
+    """The gateway's clock over a twin: the shared time, and what a test let pass on our side."""
 
     def __init__(self, merchant: Merchant) -> None:
         self._clock = merchant.twin.clock
         self.ahead = timedelta()
-        self.whole = False
+        #: How far the wall clock was set wrong.
+        self.off = timedelta()
 
     def now(self) -> datetime:
-        """Return the time that both sides share, or the twin's."""
-        seconds = self._clock.now() if self.whole else self._clock.shared()
-        return datetime.fromtimestamp(seconds, UTC) + self.ahead
+        """Return the wall clock."""
+        shared = datetime.fromtimestamp(self._clock.shared(), UTC)
+        return shared + self.ahead + self.off
 
     def moment(self) -> Moment:
         """Return the twin's time by all clocks."""
@@ -58,8 +59,8 @@ class TwinClock:
         return Moment("twin", round(self.monotonic() * 1e6), wall)
 
     def monotonic(self) -> float:
-        """Return the twin's time in seconds."""
-        return self._clock.now() + self.ahead.total_seconds()
+        """Return seconds that no setting of the wall clock changes."""
+        return self._clock.shared() + self.ahead.total_seconds()
 
     async def sleep(self, seconds: float) -> None:
         """Sleep by the twin's time."""
@@ -77,13 +78,22 @@ class Pair:
     async def advance(self, seconds: float) -> None:
         """Let time pass on both sides."""
         await self.merchant.advance(seconds)
+        self.pass_here(seconds)
+
+    def pass_here(self, seconds: float) -> None:
+        """Let time pass on our side only."""
         self.clock.ahead += timedelta(seconds=seconds)
+        ELAPSED.advance(seconds)
+
+    def set_wrong(self, seconds: float) -> None:
+        """Set our wall clock forward or back; no time passes."""
+        self.clock.off += timedelta(seconds=seconds)
 
     async def end(self, order: OrderForTest) -> Report:
         """Let the execution live on the twin until it has ended; return what is seen then."""
         await self.merchant.advance(4000)
         await self.merchant.steps(3)
-        self.clock.ahead += timedelta(seconds=60)
+        self.pass_here(60)
         seen = await self.adapter.fetch(order.again())
         assert isinstance(seen, Report), seen
         return seen

@@ -27,8 +27,12 @@ from gateway.adapter import (
 )
 from gateway.errors import InvalidSignature
 from tests.adapters.card_passcode.rig import order, pair
+from tests.adapters.orders import Elapsed
 
-_SENT = "remember device owner reference_id references sent session_ends_at session_id"
+_SENT = (
+    "remember attempts_left device earlier_references owner reference_id references sent "
+    "session_created_at session_ends_at session_id session_life_s session_stamp session_took_s"
+)
 
 
 async def test_session_execute_deliver() -> None:
@@ -55,6 +59,8 @@ async def test_session_execute_deliver() -> None:
         (entry,) = await both.merchant.ledger()
         assert (entry["reference"], entry["amount"]) == (mine.key("execution-1"), "75.00")
         assert entry["destination"] == "18"
+        assert seen.echo is not None
+        assert seen.reference == seen.echo.reference == mine.key("execution-1")
 
 
 async def test_the_passcode_is_not_remembered() -> None:
@@ -189,11 +195,14 @@ async def test_a_new_session_only_after_the_end_of_the_old_one() -> None:
             await both.adapter.submit(mine)
         await both.advance(280)
         waiting = mine.again()
-        with pytest.raises(NotSent, match="end of a session"):
+        with pytest.raises(NotSent, match="end of its session") as caught:
             await both.adapter.submit(waiting)
+        assert caught.value.again_after_s is not None
+        assert 79 < caught.value.again_after_s <= 82
         assert waiting.story == []
-        await both.advance(300 + 120)
-        again = mine.again()
+        assert both.merchant.calls("session") == 1
+        await both.advance(82)
+        again = mine.again(closed=True)
         assert (await both.adapter.submit(again)).sub_status is SubStatus.SUBMITTED
         assert again.notes["reference_id"] == mine.key("execution-2")
         assert again.notes["earlier_references"] == [mine.key("execution-1")]
@@ -201,6 +210,138 @@ async def test_a_new_session_only_after_the_end_of_the_old_one() -> None:
         assert [each["reference"] for each in await both.merchant.ledger()] == [
             mine.key("execution-2")
         ]
+
+
+async def test_what_is_not_proven_closed_goes_on_being_looked_at() -> None:
+    """The gateway refuses another reference: the old one is looked at, and found when it arrives."""
+    async with pair({"session_life_s": 300}) as both:
+        await both.merchant.fault("execute", "late_arrival", seconds=100)
+        mine = order()
+        with pytest.raises(OutcomeUnknown):
+            await both.adapter.submit(mine)
+        both.pass_here(400)
+        again = mine.again()
+        with pytest.raises(NotSent, match="not_closed"):
+            await both.adapter.submit(again)
+        # Nothing was sent under the second reference; the first one counts.
+        assert again.notes["sent"] == mine.key("execution-1")
+        assert isinstance(await both.adapter.fetch(again.again()), Absent)
+        await both.merchant.advance(101)
+        seen = await both.adapter.fetch(again.again())
+        assert isinstance(seen, Report)
+        assert seen.reference == mine.key("execution-1")
+        assert both.merchant.calls("execute") == 1
+
+
+async def test_a_call_lives_as_long_as_its_session() -> None:
+    """Until the end that the provider told, from before it was asked; a repeat so much shorter."""
+    async with pair({"session_life_s": 900}) as both:
+        await both.merchant.fault("execute", "error_before")
+        mine = order()
+        with pytest.raises(OutcomeUnknown):
+            await both.adapter.submit(mine)
+        await both.advance(500)
+        again = mine.again()
+        await both.adapter.submit(again)
+        first, second = again.marks
+        assert first.reference == second.reference == mine.key("execution-1")
+        assert first.call_life_s is not None
+        assert second.call_life_s is not None
+        assert 900 + 59 <= first.call_life_s <= 900 + 65
+        assert first.call_life_s - second.call_life_s == pytest.approx(500)
+
+
+async def test_a_session_that_took_long_to_open_ends_later() -> None:
+    """It began before its answer came, nobody knows when: its end counts from the answer."""
+    async with pair({"session_life_s": 900}) as both:
+        ask = both.adapter._client.ask
+
+        async def slow(method: str, path: str, document: Any = None) -> Any:
+            both.pass_here(100)
+            return await ask(method, path, document)
+
+        both.adapter._client.ask = slow  # type: ignore[method-assign]
+        mine = order()
+        await both.adapter.submit(mine)
+        (mark,) = mine.marks
+        assert mark.call_life_s is not None
+        # 100 s have passed since the stamp; the session lives 900 s from now at the latest.
+        assert 900 + 59 <= mark.call_life_s <= 900 + 65
+
+
+@pytest.mark.parametrize("seconds", [-3600, 3600])
+async def test_a_stepped_wall_clock_changes_nothing(seconds: float) -> None:
+    """Neither whether a session is used, nor when another one is opened, nor what a look finds."""
+    async with pair({"session_life_s": 300}) as both:
+        await both.merchant.fault("execute", "error_before", times=2)
+        mine = order()
+        with pytest.raises(OutcomeUnknown):
+            await both.adapter.submit(mine)
+        both.set_wrong(seconds)
+        again = mine.again()
+        with pytest.raises(OutcomeUnknown):
+            await both.adapter.submit(again)
+        assert again.notes["reference_id"] == mine.key("execution-1")
+        await both.advance(280)
+        with pytest.raises(NotSent, match="end of its session"):
+            await both.adapter.submit(again.again())
+        both.set_wrong(-2 * seconds)
+        with pytest.raises(NotSent, match="end of its session"):
+            await both.adapter.submit(again.again())
+        await both.advance(82)
+        third = again.again(closed=True)
+        await both.adapter.submit(third)
+        assert third.notes["reference_id"] == mine.key("execution-2")
+        assert (await both.end(third)).sub_status is SubStatus.DELIVERED
+        assert both.merchant.calls("session") == 2
+        assert both.merchant.calls("token") == 1
+        assert len(await both.merchant.ledger()) == 1
+
+
+async def test_after_a_reboot_a_session_counts_from_then() -> None:
+    """The old elapsed time says nothing on another clock: it ends later than it did."""
+    async with pair({"session_life_s": 300}) as both:
+        await both.merchant.fault("execute", "error_before", times=2)
+        mine = order(time=Elapsed())
+        with pytest.raises(OutcomeUnknown):
+            await both.adapter.submit(mine)
+        mine.time.advance(290)
+        mine.time.reboot()
+        again = mine.again()
+        with pytest.raises(OutcomeUnknown):
+            await both.adapter.submit(again)
+        assert again.marks[1].call_life_s is not None
+        assert again.marks[1].call_life_s >= 300
+
+
+async def test_notes_from_before_sessions_had_stamps() -> None:
+    """An execution in flight is looked at by its references; its session is used no more."""
+    async with pair() as both:
+        first = order()
+        await both.adapter.submit(first)
+        reference = first.key("execution-1")
+        old = order(
+            moved=True,
+            _notes={
+                "session_id": "43",
+                "references": 1,
+                "session_ends_at": "2026-03-02T12:15:00+00:00",
+                "reference_id": reference,
+                "owner": {"phone": "231770000001"},
+                "device": {},
+                "sent": reference,
+                "confirmed_at": "2026-03-02T12:00:00+00:00",
+            },
+        )
+        seen = await both.adapter.fetch(old)
+        assert isinstance(seen, Report)
+        assert seen.sub_status is SubStatus.SUBMITTED
+        # Its call was marked without a reference: a word that names none speaks of it.
+        assert seen.reference is None
+        again = old.again(closed=True)
+        await both.adapter.submit(again)
+        assert again.notes["reference_id"] == first.key("execution-2")
+        assert again.notes["earlier_references"] == [reference]
 
 
 async def test_a_session_that_nothing_was_sent_in_is_replaced_at_once() -> None:
@@ -211,9 +352,10 @@ async def test_a_session_that_nothing_was_sent_in_is_replaced_at_once() -> None:
         with pytest.raises(NotSent):
             await both.adapter.submit(mine)
         await both.advance(880)
-        again = mine.again()
+        again = mine.again(own_word=True)
         await both.adapter.submit(again)
         assert again.notes["reference_id"] == mine.key("execution-2")
+        assert again.notes["earlier_references"] == []
         await both.end(again)
         assert len(await both.merchant.ledger()) == 1
 
@@ -223,7 +365,7 @@ async def test_an_earlier_reference_that_lives_is_found() -> None:
     async with pair() as both:
         first = order()
         await both.adapter.submit(first)
-        mine = order(_notes={"reference_id": order().key("x"), "earlier_references": []})
+        mine = order(_notes={"sent": order().key("x")})
         assert isinstance(await both.adapter.fetch(mine), Absent)
         await mine.remember(earlier_references=[first.notes["reference_id"]])
         seen = await both.adapter.fetch(mine)
@@ -235,6 +377,21 @@ async def test_an_earlier_reference_that_lives_is_found() -> None:
         twice = await both.adapter.fetch(other)
         assert isinstance(twice, Report)
         assert twice.unknown_words[0].startswith("more than one execution")
+
+
+async def test_an_earlier_reference_that_failed_is_not_hidden() -> None:
+    """The network has given it an id: nobody knows about its money, whatever the latest one says."""
+    async with pair() as both:
+        first = order("4000.03")
+        await both.adapter.submit(first)
+        await both.merchant.steps(3)
+        mine = order("4000.03", _notes={"sent": order().key("x"), "session_stamp": ""})
+        await mine.remember(earlier_references=[first.notes["reference_id"]])
+        seen = await both.adapter.fetch(mine)
+        assert isinstance(seen, Report)
+        assert seen.reference == first.notes["reference_id"]
+        assert seen.failure is not None
+        assert seen.failure.funds_moved is FundsMoved.UNKNOWN
 
 
 @pytest.mark.parametrize("call", ["token", "session"])
@@ -276,9 +433,9 @@ async def test_stopped_at_the_door(fault: str, more: dict[str, Any]) -> None:
         mine = order()
         with pytest.raises(NotSent):
             await both.adapter.submit(mine)
-        assert mine.story == [_SENT, "moving", "remember sent"]
+        assert mine.story == [_SENT, "moving"]
         await both.advance(61)
-        again = mine.again()
+        again = mine.again(own_word=True)
         await both.adapter.submit(again)
         assert again.notes["reference_id"] == mine.notes["reference_id"]
         assert both.merchant.calls("session") == 1
@@ -319,7 +476,7 @@ async def test_a_wrong_standing_passcode_fails_no_payout(trouble: str) -> None:
         assert both.merchant.calls("execute") == 1
         await both.advance(301)
         with pytest.raises(NotSent):
-            await both.adapter.submit(mine.again())
+            await both.adapter.submit(mine.again(own_word=True))
         assert both.merchant.calls("execute") == 2
 
 
@@ -344,10 +501,10 @@ async def test_a_session_that_ended_early_is_replaced() -> None:
         with pytest.raises(NotSent):
             await both.adapter.submit(mine)
         await both.merchant.advance(901)  # on the provider's side only
-        again = mine.again()
+        again = mine.again(own_word=True)
         with pytest.raises(NotSent, match="session_id"):
             await both.adapter.submit(again)
-        third = again.again()
+        third = again.again(own_word=True)
         await both.adapter.submit(third)
         assert third.notes["reference_id"] == mine.key("execution-2")
         await both.end(third)

@@ -377,8 +377,7 @@ async def test_the_connection_breaks_before_the_execution(monkeypatch: pytest.Mo
         mine = order()
         with pytest.raises(NotSent, match="no connection"):
             await adapter.submit(mine)
-        assert mine.notes["sent"] is None
         monkeypatch.setattr(adapter._client, "send", send)
         wire.answers["execute"] = (422, _detail("body", "device"))
         with pytest.raises(Rejected):
-            await adapter.submit(mine.again())
+            await adapter.submit(mine.again(own_word=True))

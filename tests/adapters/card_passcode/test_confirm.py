@@ -13,6 +13,7 @@ import pytest
 from gateway.adapter import (
     Absent,
     CannotLook,
+    FundsMoved,
     NotSent,
     OutcomeUnknown,
     Report,
@@ -138,14 +139,17 @@ async def test_wrong_codes_are_counted_and_lock_the_session() -> None:
         for left in (4, 3, 2, 1, 0):
             error = await _wrong(both.adapter.confirm(mine, answer("NOPE")))
             assert error.attempts_left == left
-            mine = mine.again()
+            mine = mine.again(own_word=True)
+            assert not mine.moved
         assert both.merchant.calls("session") == 1
         report = await _asked(both, mine)
         assert report.action is not None
         assert report.action.attempts_left == 5
         await both.adapter.confirm(mine, answer(both.merchant.passcode))
         assert both.merchant.calls("session") == 2
-        assert mine.notes["reference_id"] == mine.key("execution-6")
+        # Each under a reference of its own; the sixth goes with the new session.
+        names = [f"execution-{number}" for number in range(1, 7)]
+        assert [each.reference for each in mine.marks] == [mine.key(name) for name in names]
         assert (await both.end(mine)).sub_status is SubStatus.DELIVERED
         assert len(await both.merchant.ledger()) == 1
 
@@ -155,7 +159,7 @@ async def test_a_right_code_after_a_wrong_one() -> None:
     async with pair(**_CALLER) as both:
         mine = order()
         await _wrong(both.adapter.confirm(mine, answer("NOPE")))
-        again = mine.again()
+        again = mine.again(own_word=True)
         given = answer(both.merchant.passcode)
         given["passcode"]["device"] = {"name": "tablet"}
         await both.adapter.confirm(again, given)
@@ -172,7 +176,7 @@ async def test_403_counts_nothing_down() -> None:
             with pytest.raises(NotSent) as caught:
                 await both.adapter.confirm(mine, answer("NOPE"))
             assert not isinstance(caught.value, WrongAnswer)
-            mine = mine.again()
+            mine = mine.again(own_word=True)
         report = await _asked(both, mine)
         assert report.action is not None
         assert report.action.attempts_left == 5
@@ -181,9 +185,24 @@ async def test_403_counts_nothing_down() -> None:
         assert len(await both.merchant.ledger()) == 1
 
 
-async def test_a_code_that_is_refused_late() -> None:
-    """FAILED within ten seconds asks again; PROCESSING meanwhile is not believed."""
-    async with pair({"passcode_trouble": "failed", "step_s": 2}, **_CALLER) as both:
+async def _refused_late(both: Pair) -> OrderForTest:
+    """Return an order whose code was taken, and was seen refused five seconds later."""
+    mine = order()
+    await both.adapter.confirm(mine, answer("NOPE"))
+    await both.advance(5)
+    mine = mine.again()
+    seen = await both.adapter.fetch(mine)
+    assert isinstance(seen, Report)
+    assert seen.reopens
+    return mine.again()
+
+
+_LATE: dict[str, Any] = {"passcode_trouble": "failed", "step_s": 2}
+
+
+async def test_a_code_that_is_refused_late_may_be_tried_again_by_another_execution() -> None:
+    """FAILED within ten seconds reopens the order; PROCESSING meanwhile is not believed."""
+    async with pair(_LATE, **_CALLER) as both:
         mine = order()
         await both.adapter.confirm(mine, answer("NOPE"))
         await both.advance(3)
@@ -193,46 +212,109 @@ async def test_a_code_that_is_refused_late() -> None:
         await both.advance(2)
         seen = await both.adapter.fetch(mine.again())
         assert isinstance(seen, Report)
-        assert seen.sub_status is SubStatus.REQUIRES_ACTION
-        again = mine.again()
-        await both.adapter.confirm(again, answer(both.merchant.passcode))
-        assert again.notes["reference_id"] == mine.key("execution-2")
-        assert (await both.end(again)).sub_status is SubStatus.DELIVERED
+        assert (seen.sub_status, seen.reopens) == (SubStatus.FAILED, True)
+        assert seen.reference == mine.marks[0].reference == mine.key("execution-1")
+        assert seen.failure is not None
+        assert seen.failure.funds_moved is FundsMoved.NO
+        # The engine closes this execution and opens another one, with fresh notes and keys.
+        fresh = order(attempt=2)
+        report = await _asked(both, fresh)
+        assert report.action is not None
+        assert report.action.attempts_left == 5
+        await both.adapter.confirm(fresh, answer(both.merchant.passcode))
+        assert fresh.notes["reference_id"] == fresh.key("execution-1")
+        assert fresh.notes["reference_id"] != mine.notes["reference_id"]
+        assert (await both.end(fresh)).sub_status is SubStatus.DELIVERED
         assert len(await both.merchant.ledger()) == 1
 
 
+async def test_a_code_that_is_refused_in_the_answer() -> None:
+    """The 200 itself says FAILED: the same."""
+    async with pair(**_CALLER) as both:
+        mine = order("4000.07")
+        report = await both.adapter.confirm(mine, answer(both.merchant.passcode))
+        assert (report.sub_status, report.reopens) == (SubStatus.FAILED, True)
+
+
 async def test_what_was_refused_late_stays_refused() -> None:
-    """A look long after the refusal asks still: it is no end of the payout."""
-    async with pair({"passcode_trouble": "failed", "step_s": 1}, **_CALLER) as both:
-        mine = order()
-        await both.adapter.confirm(mine, answer("NOPE"))
-        await both.advance(5)
+    """A look long after the refusal says the same: the first one may not have been written."""
+    async with pair(_LATE, **_CALLER) as both:
+        mine = await _refused_late(both)
         for wait in (0, 20, 300):
             await both.advance(wait)
             mine = mine.again()
             seen = await both.adapter.fetch(mine)
             assert isinstance(seen, Report)
-            assert seen.sub_status is SubStatus.REQUIRES_ACTION
+            assert (seen.sub_status, seen.reopens) == (SubStatus.FAILED, True)
 
 
-async def test_after_a_late_refusal_a_lost_reply_is_still_unknown() -> None:
-    """The refused reference says nothing about the one in flight, and is no second execution."""
-    async with pair({"passcode_trouble": "failed", "step_s": 1}, **_CALLER) as both:
+async def test_a_confirm_after_a_late_refusal_is_told_of_it() -> None:
+    """In the execution that was refused nothing is sent any more."""
+    async with pair(_LATE, **_CALLER) as both:
+        mine = await _refused_late(both)
+        report = await both.adapter.confirm(mine, answer(both.merchant.passcode))
+        assert report.reopens
+        assert both.merchant.calls("execute") == 1
+
+
+@pytest.mark.parametrize("seconds", [-3600, 3600])
+async def test_a_stepped_wall_clock_makes_no_code_older_or_younger(seconds: float) -> None:
+    """Ten seconds are ten seconds of elapsed time."""
+    async with pair(_LATE, **_CALLER) as both:
+        late, later = order(), order(payout_id="pay_later")
+        await both.adapter.confirm(late, answer("NOPE"))
+        both.set_wrong(seconds)
+        await both.advance(5)
+        seen = await both.adapter.fetch(late.again())
+        assert isinstance(seen, Report)
+        assert seen.reopens
+        await both.adapter.confirm(later, answer("NOPE"))
+        both.set_wrong(-seconds)
+        await both.advance(11)
+        seen = await both.adapter.fetch(later.again())
+        assert isinstance(seen, Report)
+        assert (seen.sub_status, seen.reopens) == (SubStatus.FAILED, False)
+
+
+async def test_a_look_counts_from_its_beginning() -> None:
+    """A process that was suspended after its look judges what was seen then."""
+    async with pair(_LATE, **_CALLER) as both:
         mine = order()
         await both.adapter.confirm(mine, answer("NOPE"))
         await both.advance(5)
-        asked = await both.adapter.fetch(mine.again())
-        assert isinstance(asked, Report)
-        assert asked.sub_status is SubStatus.REQUIRES_ACTION
-        again = mine.again()
-        await both.merchant.fault("execute", "late_arrival", seconds=20)
-        with pytest.raises(OutcomeUnknown):
-            await both.adapter.confirm(again, answer(both.merchant.passcode))
-        assert isinstance(await both.adapter.fetch(again.again()), Absent)
-        await both.advance(21)
-        end = await both.end(again)
-        assert (end.sub_status, end.unknown_words) == (SubStatus.DELIVERED, ())
-        assert len(await both.merchant.ledger()) == 1
+        ask = both.adapter._client.ask
+
+        async def slow(method: str, path: str, document: Any = None) -> Any:
+            found = await ask(method, path, document)
+            both.pass_here(100)
+            return found
+
+        both.adapter._client.ask = slow  # type: ignore[method-assign]
+        seen = await both.adapter.fetch(mine.again())
+        assert isinstance(seen, Report)
+        assert seen.reopens
+
+
+async def test_notes_of_a_late_refusal_from_before() -> None:
+    """The payout asks already: its execution is closed, and another one asks anew."""
+    async with pair(_LATE, **_CALLER) as both:
+        mine = await _refused_late(both)
+        await both.advance(60)
+        reference = mine.key("execution-1")
+        old = order(
+            moved=True,
+            _notes={
+                "session_id": None,
+                "reference_id": None,
+                "references": 1,
+                "sent": reference,
+                "earlier_references": [reference],
+                "refused_references": [reference],
+            },
+        )
+        seen = await both.adapter.fetch(old)
+        assert isinstance(seen, Report)
+        assert (seen.sub_status, seen.reopens, seen.reference) == (SubStatus.FAILED, True, None)
 
 
 async def test_a_late_failure_is_one() -> None:
@@ -243,13 +325,13 @@ async def test_a_late_failure_is_one() -> None:
         await both.advance(11)
         seen = await both.adapter.fetch(mine.again())
         assert isinstance(seen, Report)
-        assert seen.sub_status is SubStatus.FAILED
+        assert (seen.sub_status, seen.reopens) == (SubStatus.FAILED, False)
         poor = order("4000.04", payout_id="pay_poor")
         await both.adapter.confirm(poor, answer(both.merchant.passcode))
         await both.advance(3)
         seen = await both.adapter.fetch(poor.again())
         assert isinstance(seen, Report)
-        assert seen.sub_status is SubStatus.FAILED
+        assert (seen.sub_status, seen.reopens) == (SubStatus.FAILED, False)
 
 
 @pytest.mark.parametrize("fault", ["lose_reply", "error_after", "half_response"])
@@ -298,22 +380,60 @@ async def test_a_wrong_code_in_a_repeat_proves_nothing() -> None:
             await both.adapter.confirm(mine.again(), answer("NOPE"))
 
 
-async def test_a_new_session_after_a_confirm_only_when_the_old_one_is_over() -> None:
-    """Until then not sent; afterwards a fresh session and reference pay once."""
+async def test_after_an_unknown_confirm_a_person_is_asked_when_the_session_is_over() -> None:
+    """Until then not even asked; afterwards a new session and reference, once absence is proven."""
     async with pair({"session_life_s": 300}, **_CALLER) as both:
         mine = order()
         await both.merchant.fault("execute", "drop_before")
         with pytest.raises(OutcomeUnknown):
             await both.adapter.confirm(mine, answer(both.merchant.passcode))
         await both.advance(290)
-        with pytest.raises(NotSent):
-            await both.adapter.confirm(mine.again(), answer(both.merchant.passcode))
-        await both.advance(10 + 121)
-        again = mine.again()
+        for attempt in (
+            both.adapter.confirm(mine.again(), answer(both.merchant.passcode)),
+            both.adapter.submit(mine.again()),
+        ):
+            with pytest.raises(NotSent, match="end of its session"):
+                await attempt
+        await both.advance(10 + 62)
+        assert isinstance(await both.adapter.fetch(mine.again()), Absent)
+        again = mine.again(closed=True)
+        report = await _asked(both, again)
+        assert report.action is not None
+        assert (report.action.attempts_left, report.action.expires_at) == (5, None)
+        again = again.again(closed=True)
         await both.adapter.confirm(again, answer(both.merchant.passcode))
         assert again.notes["reference_id"] == mine.key("execution-2")
-        await both.end(again)
+        assert (await both.end(again)).sub_status is SubStatus.DELIVERED
+        assert both.merchant.calls("session") == 2
         assert len(await both.merchant.ledger()) == 1
+
+
+async def test_a_wrong_answer_whose_outcome_was_not_written_is_looked_for() -> None:
+    """The worker died: the mark has no outcome. The refused reference is absent, and pays nothing."""
+    async with pair(**_CALLER) as both:
+        mine = order()
+        await _wrong(both.adapter.confirm(mine, answer("NOPE")))
+        again = mine.again()
+        assert isinstance(await both.adapter.fetch(again), Absent)
+        # Another reference is refused by the gateway until that is proven.
+        with pytest.raises(NotSent, match="not_closed"):
+            await both.adapter.confirm(again, answer(both.merchant.passcode))
+        assert isinstance(await both.adapter.fetch(again.again()), Absent)
+        assert both.merchant.calls("execute") == 1
+
+
+async def test_a_repeat_is_declared_safe_only_where_nobody_is_asked() -> None:
+    """Without its person an execution cannot be repeated by the gateway itself."""
+    for settings, safe in (
+        ({"payout_accounts": {}}, True),
+        ({}, False),
+        (_CALLER, False),
+        ({"payout_accounts": {"18": "caller"}}, False),
+    ):
+        async with pair(**settings) as both:
+            keys = both.adapter.capabilities.keys
+            assert (keys.repeat_is_safe, keys.life_s) == (safe, None)
+    assert type(both.adapter).capabilities.keys.repeat_is_safe
 
 
 async def test_nothing_is_sent_while_the_provider_is_away() -> None:
@@ -353,7 +473,7 @@ async def test_a_one_time_code_is_sent_for_a_session() -> None:
         assert report.action.channel == "sms"
         assert report.action.masked_target == "+231••••0001"
         assert report.action.expires_at is not None
-        assert 290 < (report.action.expires_at - both.clock.now()).total_seconds() <= 300
+        assert 290 < (report.action.expires_at - both.clock.now()).total_seconds() <= 302
         assert len(await both.merchant.inbox()) == 1
         again = mine.again()
         assert (await _asked(both, again)).action == report.action
@@ -387,6 +507,24 @@ async def test_an_old_code_is_replaced_and_an_old_session_too() -> None:
         assert len(await both.merchant.ledger()) == 1
 
 
+@pytest.mark.parametrize("seconds", [-3600, 3600])
+async def test_a_stepped_wall_clock_makes_no_code_old(seconds: float) -> None:
+    """Neither a code nor its session."""
+    async with pair() as both:
+        mine = order(account="19")
+        await _asked(both, mine)
+        both.set_wrong(seconds)
+        await both.advance(200)
+        again = mine.again()
+        await _asked(both, again)
+        assert len(await both.merchant.inbox()) == 1
+        await both.advance(102)
+        await _asked(both, again)
+        assert len(await both.merchant.inbox()) == 2
+        await both.adapter.confirm(again.again(), answer(await _inbox_code(both)))
+        assert both.merchant.calls("session") == 1
+
+
 async def test_no_more_codes_for_a_session() -> None:
     """The provider refuses a fourth one: another session is opened for it."""
     async with pair({"session_life_s": 3600}) as both:
@@ -410,7 +548,8 @@ async def test_wrong_one_time_codes_need_a_new_session() -> None:
         for left in (4, 3, 2, 1, 0):
             error = await _wrong(both.adapter.confirm(mine, answer("NOPE")))
             assert error.attempts_left == left
-            mine = mine.again()
+            mine = mine.again(own_word=True)
+            assert not mine.moved
         with pytest.raises(NotSent, match="new code"):
             await both.adapter.confirm(mine, answer(await _inbox_code(both)))
         await _asked(both, mine)

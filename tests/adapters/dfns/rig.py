@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -35,14 +35,16 @@ WALLETS = {"EthereumSepolia": EVM_WALLET, "SolanaDevnet": SOLANA_WALLET}
 
 
 class TwinTime:
-    """The twin's time as the gateway's clock; sleeping moves it on."""
+    """The twin's time as the gateway's clock. It sleeps not at all."""
 
     def __init__(self, org: Organisation) -> None:
         self._org = org
+        #: How far the wall clock was set wrong.
+        self.off = timedelta()
 
     def now(self) -> datetime:
-        """Return the time that both sides share; signatures are judged by it."""
-        return datetime.fromtimestamp(self._org.twin.clock.shared(), UTC)
+        """Return the time that both sides share, unless the clock was set wrong."""
+        return datetime.fromtimestamp(self._org.twin.clock.shared(), UTC) + self.off
 
     def moment(self) -> Moment:
         """Return the twin's time by all clocks."""
@@ -64,6 +66,12 @@ async def adapter_for(org: Organisation, clock: Any, **settings: Any) -> AsyncIt
     async with aiohttp.ClientSession() as http:
         tools = Tools(http, clock, Ids(SystemClock()), offload, AssetRegistry())
         yield Dfns(DfnsSettings.model_validate({**members, "timeout_s": 5, **settings}), tools)
+
+
+def set_wrong(adapter: Dfns, seconds: float) -> None:
+    """Set the wall clock of an adapter forward or back; no time passes."""
+    assert isinstance(adapter.tools.clock, TwinTime)
+    adapter.tools.clock.off += timedelta(seconds=seconds)
 
 
 @asynccontextmanager

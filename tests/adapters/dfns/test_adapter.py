@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from adapters.dfns.adapter import Dfns
 from adapters.dfns.twin.world import EVM_WALLET, SOLANA_WALLET
 from gateway.adapter import (
     Absent,
@@ -25,16 +26,22 @@ from gateway.adapter import (
     Report,
     SubStatus,
 )
-from tests.adapters.dfns.organisation import PAYEE, SOLANA_PAYEE, confirm_body
+from tests.adapters.dfns.organisation import (
+    PAYEE,
+    SOLANA_PAYEE,
+    Organisation,
+    confirm_body,
+)
 from tests.adapters.dfns.rig import (
     bank_order,
     confirmed,
     look,
     pair,
+    set_wrong,
     solana_order,
     transfer_order,
 )
-from tests.adapters.orders import OrderForTest
+from tests.adapters.orders import Elapsed, OrderForTest
 
 
 @pytest.mark.parametrize(
@@ -146,21 +153,150 @@ async def test_every_end_of_an_off_ramp(
         assert len(await org.ledger()) == entries
 
 
-@pytest.mark.parametrize("amount", ["43.000506", "43.000507"])
+async def ended_alone(adapter: Dfns, org: Organisation, amount: str) -> OrderForTest:
+    """Return a confirmed off-ramp that has ended and shows no transfer, as it is first seen."""
+    order = await confirmed(adapter, org, bank_order(amount))
+    await org.steps(1)
+    report = await look(adapter, order)
+    assert (report.sub_status, report.failure) == (SubStatus.OUTCOME_UNKNOWN, None)
+    return order.again()
+
+
+ALONE = ["43.000506", "43.000507"]
+
+
+@pytest.mark.parametrize("amount", ALONE)
 async def test_an_end_without_a_transfer_is_believed_after_a_minute(amount: str) -> None:
     """A transfer may be listed late: until then the outcome is unknown."""
     async with pair() as (adapter, org):
-        order = await confirmed(adapter, org, bank_order(amount))
-        await org.steps(1)
-        report = await look(adapter, order)
-        assert report.sub_status is SubStatus.OUTCOME_UNKNOWN
-        assert report.failure is None
-        order = order.again()
-        first = order.notes["ended_seen_at"]
-        await order.remember(ended_seen_at=first.replace("T12:", "T11:"))
-        report = await look(adapter, order)
+        order = await ended_alone(adapter, org, amount)
+        order.time.advance(59)
+        assert (await look(adapter, order)).sub_status is SubStatus.OUTCOME_UNKNOWN
+        order.time.advance(1)
+        report = await look(adapter, order.again())
         assert report.failure is not None
         assert report.failure.funds_moved is FundsMoved.NO
+
+
+@pytest.mark.parametrize("amount", ALONE)
+@pytest.mark.parametrize("seconds", [-3600, 3600])
+async def test_a_stepped_wall_clock_neither_proves_nor_delays_it(
+    amount: str, seconds: float
+) -> None:
+    """A minute is a minute of elapsed time, whatever the wall clock is set to."""
+    async with pair() as (adapter, org):
+        order = await ended_alone(adapter, org, amount)
+        set_wrong(adapter, seconds)
+        order.time.advance(30)
+        assert (await look(adapter, order)).sub_status is SubStatus.OUTCOME_UNKNOWN
+        set_wrong(adapter, -seconds)
+        order.time.advance(30)
+        assert (await look(adapter, order)).failure is not None
+
+
+@pytest.mark.parametrize("after", ["/payouts/", "/wallets/"])
+async def test_a_look_counts_from_its_beginning(after: str) -> None:
+    """A process that was suspended after a call of its look judges what was seen before, not now."""
+    async with pair() as (adapter, org):
+        order = await ended_alone(adapter, org, ALONE[0])
+        get = adapter._client.get
+
+        async def slow(path: str) -> Any:
+            found = await get(path)
+            if path.startswith(after):
+                order.time.advance(100)
+            return found
+
+        adapter._client.get = slow  # type: ignore[method-assign]
+        assert (await look(adapter, order)).sub_status is SubStatus.OUTCOME_UNKNOWN
+        assert (await look(adapter, order)).failure is not None
+
+
+async def test_after_a_reboot_the_minute_begins_anew() -> None:
+    """The old elapsed time says nothing on another clock."""
+    async with pair() as (adapter, org):
+        order = await ended_alone(adapter, org, ALONE[0])
+        order.time = Elapsed()
+        order.time.advance(1000)
+        order.time.reboot()
+        assert (await look(adapter, order)).sub_status is SubStatus.OUTCOME_UNKNOWN
+        order.time.advance(61)
+        assert (await look(adapter, order)).failure is not None
+
+
+async def test_a_note_from_before_is_no_proof() -> None:
+    """It was a wall-clock time; the minute begins with the first stamp."""
+    async with pair() as (adapter, org):
+        order = await confirmed(adapter, org, bank_order(ALONE[0]))
+        await org.steps(1)
+        await order.remember(ended_seen_at="2026-01-01T00:00:00+00:00")
+        assert (await look(adapter, order)).sub_status is SubStatus.OUTCOME_UNKNOWN
+        order.time.advance(61)
+        assert (await look(adapter, order)).failure is not None
+
+
+@pytest.mark.parametrize(
+    "at",
+    [
+        None,
+        5,
+        "",
+        "soon",
+        "2026-03-02T10:00:00",
+        "0001-01-01T00:00:00+14:00",
+        "9999-12-31T23:59:59-14:00",
+        "2999-01-01T00:00:00Z",
+    ],
+)
+async def test_a_vendors_time_that_is_none_changes_nothing(at: object) -> None:
+    """Naive, missing or beyond the calendar: the payout waits, and every time has a zone."""
+    async with pair() as (adapter, org):
+        order = bank_order()
+        await adapter.submit(order)
+        told = (await org.get(f"/payouts/{order.notes['payout_id']}")).json
+        report = adapter._payouts._reader.wait(order, {**told, "dateCreated": at}, "Initializing")
+        assert report.again_after_s is not None
+        assert 1 <= report.again_after_s <= 60
+        mine = transfer_order(payout_id="pay_2")
+        await adapter.submit(mine)
+        (transfer,) = (await org.get(f"/wallets/{EVM_WALLET}/transfers")).json["items"]
+        dates = dict.fromkeys(("dateRequested", "dateBroadcasted", "dateConfirmed"), at)
+        seen = adapter._transfers._report(mine.again(), {**transfer, **dates})
+        assert seen.transactions[0].at.tzinfo is not None
+
+
+@pytest.mark.parametrize("where", ["externalId", "requestBody"])
+async def test_another_external_id_is_a_difference(where: str) -> None:
+    """Ours is told back: a transfer under another one is not this payout's."""
+    async with pair() as (adapter, org):
+        order = transfer_order()
+        report = await adapter.submit(order)
+        assert report.echo is not None
+        assert report.echo.reference == order.key("transfer")
+        (told,) = (await org.get(f"/wallets/{EVM_WALLET}/transfers")).json["items"]
+        if where == "externalId":
+            told["externalId"] = "another"
+        else:
+            told["requestBody"]["externalId"] = "another"
+        echo = adapter._transfers._report(order.again(), told).echo
+        assert echo is not None
+        assert echo.differences() == (
+            f"reference: ordered {order.key('transfer')}, custodian says another",
+        )
+
+
+async def test_a_payout_under_another_external_id_is_never_confirmed() -> None:
+    """The id is compared with the rest of the order."""
+    async with pair() as (adapter, org):
+        order = bank_order()
+        await adapter.submit(order)
+        told = (await org.get(f"/payouts/{order.notes['payout_id']}")).json
+        assert told["externalId"] == order.key("payout")
+        reader = adapter._payouts._reader
+        assert reader.unfit(order.again(), told) is None
+        unfit = reader.unfit(order.again(), {**told, "externalId": "another"})
+        assert unfit is not None
+        assert "reference: ordered" in str(unfit.detail)
 
 
 async def test_an_expired_payout_whose_transfer_waits_is_unknown() -> None:

@@ -10,7 +10,7 @@ from adapters.dfns.adapter import Dfns
 from gateway.adapter import Absent, NotSent, OutcomeUnknown, Report, SubStatus
 from tests.adapters.dfns.organisation import Organisation
 from tests.adapters.dfns.rig import bank_order, confirmed, look, pair, transfer_order
-from tests.adapters.orders import OrderForTest
+from tests.adapters.orders import Mark, OrderForTest
 
 Harm = Callable[[Organisation], Awaitable[None]]
 
@@ -33,7 +33,8 @@ async def test_a_lost_confirm_is_sent_again_with_its_own_token_only(fault: str) 
             await adapter.submit(order)
         assert await org.calls("confirm") == 2
         assert await org.calls("init") == 2  # one for create, one for both Confirms
-        assert order.story.count("moving") == 2
+        assert order.story[-2:] == ["moving", "moving again"]
+        assert order.marks == [Mark()]
         assert (await look(adapter, order.again())).sub_status is SubStatus.SUBMITTED
         await org.steps(6)
         assert len(await org.ledger()) == 1
@@ -59,7 +60,32 @@ async def test_a_confirm_without_any_answer_is_unknown() -> None:
         with pytest.raises(OutcomeUnknown, match="no answer"):
             await adapter.submit(order)
         assert await org.calls("confirm") == 3
+        assert order.story[-3:] == ["moving", "moving again", "moving again"]
         assert await adapter.fetch(order.again()) == Absent("AwaitingPayoutConfirmation")
+
+
+@pytest.mark.parametrize("arrived", [False, True])
+async def test_a_resend_that_the_gateway_refuses_leaves_the_outcome_unknown(
+    *, arrived: bool
+) -> None:
+    """It was not sent, and the one before it may have arrived: never "not sent"."""
+    async with pair() as (adapter, org):
+        order = await ready(adapter, org)
+        order.refuse_from = 1
+        await org.fault("confirm", "lose_reply" if arrived else "drop_before")
+        with pytest.raises(OutcomeUnknown, match="made no call"):
+            await adapter.submit(order)
+        assert await org.calls("confirm") == 1
+
+
+async def test_a_first_confirm_that_the_gateway_refuses_was_not_sent() -> None:
+    """The refusal is passed on as it is, and nothing leaves."""
+    async with pair() as (adapter, org):
+        order = await ready(adapter, org)
+        order.refuse_from = 0
+        with pytest.raises(NotSent, match="made no call"):
+            await adapter.submit(order)
+        assert await org.calls("confirm") == 0
 
 
 @pytest.mark.parametrize("status", [400, 403, 409, 422, 401, 429])
@@ -147,9 +173,8 @@ async def test_a_lost_transfer_is_found_by_repeating(fault: str) -> None:
     async with pair() as (adapter, org):
         order = transfer_order()
         await org.fault("transfer", fault)
-        with pytest.raises(Exception, match=r".") as lost:
+        with pytest.raises(OutcomeUnknown):
             await adapter.submit(order)
-        assert not isinstance(lost.value, NotSent)
         order = order.again()
         report = await adapter.submit(order)
         assert report.sub_status is SubStatus.SUBMITTED
@@ -195,12 +220,26 @@ async def test_a_lost_create_is_found_by_repeating() -> None:
     """Nothing has moved: the same id brings the same payout."""
     async with pair() as (adapter, org):
         order = bank_order()
-        await org.fault("create", "error_after")
-        with pytest.raises(NotSent):
-            await adapter.submit(order)
+        for fault in ("error_after", "lose_reply"):
+            await org.fault("create", fault)
+            with pytest.raises(NotSent):
+                await adapter.submit(order)
+            assert order.story == []
         report = await adapter.submit(order.again())
         assert isinstance(report, Report)
         assert len(org.twin.payouts.payouts) == 1
+
+
+@pytest.mark.parametrize("call", ["init", "sign"])
+async def test_nothing_moves_while_it_is_signed(call: str) -> None:
+    """A user action that gets no answer was not sent, of a transfer and of a Confirm."""
+    async with pair() as (adapter, org):
+        order = await ready(adapter, org)
+        for mine in (order, transfer_order(payout_id="pay_2")):
+            await org.fault(call, "lose_reply")
+            with pytest.raises(NotSent):
+                await adapter.submit(mine)
+            assert "moving" not in mine.story
 
 
 async def test_a_challenge_that_ended_between_sign_and_call_is_asked_for_again() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import socket
+from dataclasses import replace
 from decimal import Decimal
 
 import aiohttp
 import pytest
 from aiohttp import web
 
+from adapters.dummy.adapter import Dummy
 from gateway.adapter import (
     Absent,
     AddressDestination,
@@ -23,7 +25,8 @@ from gateway.adapter import (
     SubStatus,
 )
 from tests.adapters.dummy.conftest import Space, listening
-from tests.adapters.orders import OrderForTest
+from tests.adapters.orders import Mark, OrderForTest
+from tests.clock import SetClock
 
 
 async def _look(space: Space, order: OrderForTest) -> Report:
@@ -50,6 +53,7 @@ async def test_a_transfer_goes_from_submit_to_delivered(space: Space) -> None:
     assert paid.sub_status is SubStatus.DELIVERED
     assert paid.echo is not None
     assert paid.echo.differences() == ()
+    assert paid.echo.reference == order.key("transfer")
     (moved,) = await space.ledger()
     assert (moved["reference"], moved["source"], moved["destination"]) == (
         order.key("transfer"),
@@ -112,11 +116,43 @@ async def test_a_repeat_is_the_same_request_and_pays_once(space: Space) -> None:
     """Key and body of a repeat are the first ones; it is answered by the same transfer."""
     order = OrderForTest()
     first = await space.adapter.submit(order)
-    second = await space.adapter.submit(order.again())
+    again = order.again()
+    second = await space.adapter.submit(again)
     assert second.refs == first.refs
+    assert again.marks == [Mark(), Mark()]
     await space.steps(2)
     assert len(await space.ledger()) == 1
     assert await space.calls("transfer") == 2
+
+
+def test_what_is_declared() -> None:
+    """The key never dies, so a repeat is always safe and absence is never proven."""
+    can = Dummy.capabilities
+    assert (can.call_life_s, can.keys.repeat_is_safe, can.keys.life_s) == (None, True, None)
+
+
+async def test_another_payouts_transfer_is_a_difference(space: Space) -> None:
+    """Whatever the API answers with: the key that it tells must be ours."""
+    other = OrderForTest(payout_id="pay_other")
+    await space.adapter.submit(other)
+    _, told = await space.adapter._call("GET", f"/transfers/{other.key('transfer')}")
+    report = space.adapter._report(OrderForTest(), told)
+    assert report.echo is not None
+    (line,) = report.echo.differences()
+    assert line.startswith("reference: ordered ")
+
+
+@pytest.mark.parametrize("seconds", [-3600, 3600])
+async def test_a_stepped_wall_clock_changes_nothing(space: Space, seconds: float) -> None:
+    """Ours, between any two calls; the custodian's goes on."""
+    order = OrderForTest()
+    await space.adapter.submit(order)
+    clock = SetClock()
+    clock.step(seconds)
+    space.adapter.tools = replace(space.tools, clock=clock)
+    assert (await _look(space, order)).sub_status is SubStatus.SUBMITTED
+    await space.steps(2)
+    assert (await _look(space, order)).sub_status is SubStatus.DELIVERED
 
 
 async def test_a_key_used_for_something_else_is_an_unknown_outcome(space: Space) -> None:
@@ -216,6 +252,19 @@ async def test_a_failed_look_is_no_absence(space: Space, fault: str, more: dict[
     await space.fault("status", fault, **more)
     with pytest.raises((NotSent, OutcomeUnknown)):
         await space.adapter.fetch(order.again())
+
+
+async def test_a_proxys_page_is_no_absence(space: Space) -> None:
+    """Only the API's own 404 says that there is no such transfer."""
+
+    async def page(_: web.Request) -> web.Response:
+        return web.Response(status=404, text="<html>not found</html>", content_type="text/html")
+
+    app = web.Application()
+    app.router.add_get("/v1/transfers/{key}", page)
+    async with listening(app) as root:
+        with pytest.raises(NotSent, match="404"):
+            await space.adapter_with(base_url=f"{root}/v1").fetch(OrderForTest())
 
 
 async def test_a_redirect_is_not_followed(space: Space) -> None:

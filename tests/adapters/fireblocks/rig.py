@@ -16,7 +16,15 @@ from cryptography.hazmat.primitives import serialization
 
 from adapters.fireblocks.adapter import Fireblocks
 from adapters.fireblocks.settings import FireblocksSettings
-from gateway.adapter import Account, CustodianAccountDestination, Tools
+from gateway.adapter import (
+    Absent,
+    Account,
+    BatchReport,
+    CannotLook,
+    CustodianAccountDestination,
+    Report,
+    Tools,
+)
 from gateway.assets import AssetRegistry
 from gateway.runtime import Ids, Moment, SystemClock, offload
 from tests.adapters.fireblocks.workspace import (
@@ -80,6 +88,17 @@ def order(**members: Any) -> OrderForTest:
     return OrderForTest(
         **{"amount": Decimal(43), "destination": payee, "source": source, **members}
     )
+
+
+async def submit(adapter: Fireblocks, mine: OrderForTest) -> Report:
+    """Submit a set of one; return the report of its payout."""
+    return (await adapter.submit_batch(mine)).items[mine.payout_id]
+
+
+async def fetch(adapter: Fireblocks, mine: OrderForTest) -> Report | Absent | CannotLook:
+    """Look at a set of one; return the report of its payout."""
+    found = await adapter.fetch_batch(mine)
+    return found.items[mine.payout_id] if isinstance(found, BatchReport) else found
 
 
 async def executes(space: Workspace) -> int:

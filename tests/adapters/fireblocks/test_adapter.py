@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
 import aiohttp
 import pytest
 
-from adapters.fireblocks.adapter import PAYEE_TYPES, SOURCE_TYPES
+from adapters.fireblocks.adapter import PAYEE_TYPES, SOURCE_TYPES, Fireblocks
+from adapters.fireblocks.client import TOKEN_LIFE_S
 from adapters.fireblocks.twin.world import PAYEES, SOURCES
 from gateway.adapter import (
     Absent,
@@ -20,23 +23,26 @@ from gateway.adapter import (
     LeaseLost,
     NotSent,
     OutcomeUnknown,
+    Ref,
     Rejected,
     Report,
     SubStatus,
 )
-from tests.adapters.fireblocks.rig import executes, order, pair
+from tests.adapters.fireblocks.rig import answering, executes, fetch, order, pair, submit
+from tests.adapters.fireblocks.workspace import CREATE, payout_body
+from tests.adapters.orders import Mark
 
 
 async def test_create_execute_deliver() -> None:
     """Remembered before it moves, executed once, followed to its end with hash and ids."""
     async with pair() as (adapter, space):
         mine = order()
-        report = await adapter.submit(mine)
-        assert mine.story == ["remember instruction_id payout_id", "moving"]
+        report = await submit(adapter, mine)
+        assert mine.story == ["remember instructions payout_id positions", "moving"]
         assert report.sub_status is SubStatus.SUBMITTED
         seen = []
         for _ in range(12):
-            found = await adapter.fetch(mine.again())
+            found = await fetch(adapter, mine.again())
             if isinstance(found, Report):
                 seen.append(found)
                 assert found.echo is not None
@@ -48,6 +54,7 @@ async def test_create_execute_deliver() -> None:
         (transaction,) = seen[-1].transactions
         assert transaction.tx_hash
         assert {ref.kind for ref in seen[-1].refs} == {"payout", "instruction", "transaction"}
+        assert mine.marks == [Mark()]
         assert [each["amount"] for each in await space.ledger()] == ["43"]
 
 
@@ -64,7 +71,7 @@ async def test_every_source_and_payee_kind(source: tuple[str, str], payee: tuple
             asset="USD" if fiat else "USDC",
             network=None if fiat else "Ethereum",
         )
-        assert (await adapter.submit(mine)).sub_status is SubStatus.SUBMITTED
+        assert (await submit(adapter, mine)).sub_status is SubStatus.SUBMITTED
     assert {each[0] for each in SOURCES} == SOURCE_TYPES
     assert {each[0] for each in PAYEES} == PAYEE_TYPES
 
@@ -78,10 +85,10 @@ async def test_a_lost_create_is_made_again_under_a_fresh_key(fault: str) -> None
         await space.fault("create", fault)
         mine = order()
         with pytest.raises(NotSent):
-            await adapter.submit(mine)
+            await submit(adapter, mine)
         assert mine.story == ["remember create_step"]
         again = mine.again()
-        await adapter.submit(again)
+        await submit(adapter, again)
         assert await executes(space) == 1
         await space.steps(12)
         assert len(await space.ledger()) == 1
@@ -95,28 +102,50 @@ async def test_a_lost_execute_is_settled_by_reading(fault: str) -> None:
         if fault == "hang_after":
             adapter._client._timeout = aiohttp.ClientTimeout(total=0.2)
         mine = order()
-        with pytest.raises((OutcomeUnknown, aiohttp.ClientError, TimeoutError)):
-            await adapter.submit(mine)
+        with pytest.raises(OutcomeUnknown):
+            await submit(adapter, mine)
         assert "moving" in mine.story
         await space.steps(1)
-        assert isinstance(await adapter.fetch(mine.again()), Report)
+        assert isinstance(await fetch(adapter, mine.again()), Report)
 
 
-async def test_a_repeat_after_5xx_is_never_a_refusal() -> None:
-    """Executed, 500; the repeat is refused (once only): still unknown, and paid once."""
+async def test_a_repeat_after_5xx_finds_the_first_one() -> None:
+    """Executed, 500; the repeat is told so under a fresh key, and it is paid once."""
     async with pair() as (adapter, space):
         await space.fault("execute", "error_after")
         mine = order()
         with pytest.raises(OutcomeUnknown):
-            await adapter.submit(mine)
+            await submit(adapter, mine)
         again = mine.again()
-        with pytest.raises(OutcomeUnknown):
-            await adapter.submit(again)
-        # The second one used a fresh key on the same payout id.
+        report = await submit(adapter, again)
+        assert (report.sub_status, report.custodian_word) == (
+            SubStatus.SUBMITTED,
+            "executed before",
+        )
         assert again.notes["payout_id"] == mine.notes["payout_id"]
         assert again.notes["execute_step"] == 3
         await space.steps(12)
         assert len(await space.ledger()) == 1
+
+
+async def test_an_executed_set_that_waits_for_its_account_is_accepted_by_a_repeat() -> None:
+    """It is shown as if it had not been executed, for hours: only a repeat tells."""
+    async with pair() as (adapter, space):
+        await space.started("1", source=("EXCHANGE_ACCOUNT", "EX_SUB3"))  # somebody else's
+        mine = order()
+        await space.fault("execute", "lose_reply")
+        with pytest.raises(OutcomeUnknown):
+            await submit(adapter, mine)
+        assert isinstance(await fetch(adapter, mine.again()), Absent)
+        await space.fault("execute", "error_before")
+        with pytest.raises(OutcomeUnknown):
+            await submit(adapter, mine.again())
+        mine = mine.again()
+        await mine.remember(execute_step=7)
+        assert (await submit(adapter, mine)).sub_status is SubStatus.SUBMITTED
+        assert isinstance(await fetch(adapter, mine.again()), Absent)
+        await space.steps(24)
+        assert sorted(each["amount"] for each in await space.ledger()) == ["1", "43"]
 
 
 async def test_an_unexecuted_set_is_absent_not_failed() -> None:
@@ -124,10 +153,10 @@ async def test_an_unexecuted_set_is_absent_not_failed() -> None:
     async with pair() as (adapter, space):
         await space.fault("execute", "drop_before")
         mine = order()
-        with pytest.raises((OutcomeUnknown, aiohttp.ClientError)):
-            await adapter.submit(mine)
-        assert await adapter.fetch(mine.again()) == Absent("REQUESTED/REGISTERED")
-        await adapter.submit(mine.again())
+        with pytest.raises(OutcomeUnknown):
+            await submit(adapter, mine)
+        assert await fetch(adapter, mine.again()) == Absent("REQUESTED/REGISTERED")
+        await submit(adapter, mine.again())
         await space.steps(12)
         assert len(await space.ledger()) == 1
 
@@ -135,10 +164,10 @@ async def test_an_unexecuted_set_is_absent_not_failed() -> None:
 async def test_without_an_id_there_is_nothing_to_look_by() -> None:
     """And an id that is not known there is absent."""
     async with pair() as (adapter, _):
-        assert isinstance(await adapter.fetch(order()), CannotLook)
+        assert isinstance(await fetch(adapter, order()), CannotLook)
         lost = order()
         await lost.remember(payout_id="0c0f4a4e-0000-4000-8000-000000000001")
-        assert isinstance(await adapter.fetch(lost), Absent)
+        assert isinstance(await fetch(adapter, lost), Absent)
 
 
 async def test_a_lost_lease_stops_before_the_call() -> None:
@@ -146,7 +175,7 @@ async def test_a_lost_lease_stops_before_the_call() -> None:
     async with pair() as (adapter, space):
         mine = order(lose_lease_at="moving")
         with pytest.raises(LeaseLost):
-            await adapter.submit(mine)
+            await submit(adapter, mine)
         assert await executes(space) == 0
 
 
@@ -171,7 +200,7 @@ async def test_refusals_are_final_and_nothing_moved(
     """An unknown payee or account is refused, wherever the custodian looks."""
     async with pair(validate_at=validate_at) as (adapter, space):
         with pytest.raises(Rejected) as caught:
-            await adapter.submit(order(**members))
+            await submit(adapter, order(**members))
         assert caught.value.code == f"{code}_rejected"
         assert await space.ledger() == []
 
@@ -179,13 +208,15 @@ async def test_refusals_are_final_and_nothing_moved(
 async def test_a_locked_account_waits() -> None:
     """Where execute on a busy account is refused, it is not a failure: later, with a fresh key."""
     async with pair(locked_source="refused") as (adapter, space):
-        await adapter.submit(order(payout_id="pay_01hzz0000000000000000000001"))
+        await submit(adapter, order(payout_id="pay_01hzz0000000000000000000001"))
         second = order(payout_id="pay_01hzz0000000000000000000002")
         with pytest.raises(NotSent) as caught:
-            await adapter.submit(second)
+            await submit(adapter, second)
         assert caught.value.again_after_s
         await space.steps(12)
-        await adapter.submit(second.again())
+        second = second.again(own_word=True)
+        assert not second.moved
+        await submit(adapter, second)
         await space.steps(12)
         assert len(await space.ledger()) == 2
 
@@ -200,7 +231,7 @@ async def test_orders_it_could_never_pay() -> None:
             {"destination": CustodianAccountDestination(account_type="MERCHANT", id="x")},
         ):
             with pytest.raises(Rejected):
-                await adapter.submit(order(**members))
+                await submit(adapter, order(**members))
         assert space.twin.calls == []
 
 
@@ -208,11 +239,11 @@ async def test_unknown_words_are_kept_raw() -> None:
     """A word that no table has changes nothing and is told."""
     async with pair() as (adapter, space):
         mine = order(amount=Decimal("1.000408"))
-        await adapter.submit(mine)
+        await submit(adapter, mine)
         unknown: tuple[str, ...] = ()
         for _ in range(6):
             await space.steps(1)
-            found = await adapter.fetch(mine.again())
+            found = await fetch(adapter, mine.again())
             unknown = found.unknown_words if isinstance(found, Report) else ()
             if unknown:
                 assert isinstance(found, Report)
@@ -225,24 +256,134 @@ async def test_a_failed_look_is_no_news() -> None:
     """5xx and rate limits on status are failures of the look, not of the payout."""
     async with pair() as (adapter, space):
         mine = order()
-        await adapter.submit(mine)
+        await submit(adapter, mine)
         for fault in ("error_before", "rate_limit", "bad_json"):
             await space.fault("status", fault)
             with pytest.raises(NotSent):
-                await adapter.fetch(mine.again())
+                await fetch(adapter, mine.again())
 
 
 async def test_an_end_waits_for_its_sub_status() -> None:
     """While the transaction cannot be read, completed is not delivered: it may not be credited."""
     async with pair() as (adapter, space):
         mine = order(amount=Decimal("1.000406"))
-        await adapter.submit(mine)
+        await submit(adapter, mine)
         await space.steps(12)
         await space.fault("transaction", "error_before")
-        blind = await adapter.fetch(mine.again())
+        blind = await fetch(adapter, mine.again())
         assert isinstance(blind, Report)
         assert blind.sub_status is SubStatus.SETTLING
-        seen = await adapter.fetch(mine.again())
+        seen = await fetch(adapter, mine.again())
         assert isinstance(seen, Report)
         assert seen.failure is not None
         assert seen.failure.code is FailureCode.THIRD_PARTY_FAILED
+
+
+def test_what_is_declared() -> None:
+    """A token lives 55 s by our clock, which may be ahead of theirs by the declared skew."""
+    can = Fireblocks.capabilities
+    assert can.batch
+    assert can.dated_by_clock
+    assert can.call_life_s is not None
+    assert can.call_life_s >= TOKEN_LIFE_S + can.clock_skew_s
+
+
+async def test_a_probe_is_a_harmless_read() -> None:
+    """Of a payout that cannot exist; its answer is dated by the custodian."""
+    async with pair() as (adapter, space):
+        await adapter.probe()
+        await adapter.probe()
+        (first, second) = space.twin.calls
+        assert (first.method, first.status) == ("GET", 404)
+        assert first.path.startswith("/v1/payments/payout/")
+        assert first.path != second.path
+
+
+@pytest.mark.parametrize("seconds", [-3600, 3600])
+async def test_a_stepped_wall_clock_ends_nothing(seconds: float) -> None:
+    """Tokens are refused then: nothing is sent, nothing is absent, nothing is rejected."""
+    async with pair() as (adapter, space):
+        lost, unexecuted = order(payout_id="pay_lost"), order(payout_id="pay_unexecuted")
+        await submit(adapter, lost)
+        await space.fault("execute", "drop_before")
+        with pytest.raises(OutcomeUnknown):
+            await submit(adapter, unexecuted)
+        await space.steps(1)
+        right = adapter.tools.clock
+
+        class Stepped:
+            """The same time, set wrong."""
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(right, name)
+
+            def now(self) -> datetime:
+                return right.now() + timedelta(seconds=seconds)
+
+        adapter._client._tools = replace(adapter.tools, clock=Stepped())
+        for verb in (submit, fetch):
+            for mine in (order(), lost.again(), unexecuted.again()):
+                if verb is fetch and not mine.notes:
+                    continue
+                with pytest.raises(NotSent, match="401"):
+                    await verb(adapter, mine)
+        adapter._client._tools = adapter.tools
+        assert isinstance(await fetch(adapter, lost.again()), Report)
+        assert isinstance(await fetch(adapter, unexecuted.again()), Absent)
+
+
+async def test_notes_from_before_single_payouts_were_sets() -> None:
+    """An execution in flight goes on: by the id of its instruction, which was the key of its step."""
+    async with pair(server_instruction_ids=False) as (adapter, space):
+        mine = order(attempt=2)
+        old_id = mine.key("instruction")
+        assert old_id != mine.items[0].key
+        body = payout_body("43")
+        body["instructionSet"][0]["id"] = old_id
+        made = (await space.call("POST", CREATE, body)).json
+        await mine.remember(payout_id=made["payoutId"], instruction_id=old_id, create_step=2)
+        assert isinstance(await fetch(adapter, mine.again()), Absent)
+        await submit(adapter, mine)
+        assert mine.story == ["remember create_step instruction_id payout_id", "moving"]
+        await space.steps(12)
+        seen = await fetch(adapter, mine.again())
+        assert isinstance(seen, Report)
+        assert seen.sub_status is SubStatus.DELIVERED
+        assert seen.echo is not None
+        assert (seen.echo.reference, seen.echo.differences()) == (old_id, ())
+        assert Ref("instruction", old_id) in seen.refs
+        assert Ref("payout", made["payoutId"]) in seen.refs
+        assert await executes(space) == 1
+
+
+@pytest.mark.parametrize("noted", ["", "theirs"])
+async def test_notes_of_a_workspace_with_ids_of_its_own(noted: str) -> None:
+    """The remembered id, or the only instruction there is; nothing is compared as our reference."""
+    async with pair(server_instruction_ids=True) as (adapter, space):
+        made = (await space.create("43")).json
+        (instruction,) = made["instructionSet"]
+        mine = order()
+        known = instruction["id"] if noted else ""
+        await mine.remember(payout_id=made["payoutId"], instruction_id=known, execute_step=2)
+        await submit(adapter, mine)
+        await space.steps(12)
+        seen = await fetch(adapter, mine.again())
+        assert isinstance(seen, Report)
+        assert seen.sub_status is SubStatus.DELIVERED
+        assert seen.echo is not None
+        assert (seen.echo.reference, seen.echo.differences()) == (None, ())
+
+
+async def test_another_id_than_was_echoed_is_a_difference() -> None:
+    """The workspace took our id over, and tells of another one now: a person looks."""
+    async with answering() as (adapter, wire):
+        mine = order()
+        await submit(adapter, mine)
+        wire.registered.update(state="FINALIZED", status="DONE")
+        wire.registered["instructionSet"][0].update(id="another", state="COMPLETED")
+        seen = await fetch(adapter, mine.again())
+        assert isinstance(seen, Report)
+        assert seen.echo is not None
+        assert seen.echo.differences() == (
+            f"reference: ordered {mine.items[0].key}, custodian says another",
+        )

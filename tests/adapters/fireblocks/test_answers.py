@@ -8,7 +8,6 @@ import uuid
 from decimal import Decimal
 from typing import Any
 
-import aiohttp
 import jwt
 import pytest
 
@@ -21,7 +20,7 @@ from gateway.adapter import (
     Report,
     SubStatus,
 )
-from tests.adapters.fireblocks.rig import adapter_for, answering, order, pem
+from tests.adapters.fireblocks.rig import adapter_for, answering, fetch, order, pem, submit
 from tests.adapters.fireblocks.workspace import EXTERNAL_WALLET
 from tests.clock import SetClock
 
@@ -29,6 +28,11 @@ VALIDATION = {"error": {"type": "VALIDATION", "message": "bad payee account"}}
 BURNT = {"message": "the Idempotency-Key cannot be reused after an internal error", "code": 1}
 LOCKED = {"error": {"type": "VALIDATION", "message": "payment account has an active payout"}}
 DONE = {"error": {"type": "VALIDATION", "message": "payout was already executed"}}
+TWICE = {"error": {"type": "VALIDATION", "message": "this was done twice"}}
+BUSY = {
+    "message": "already executed: another payout of this account, which is in progress",
+    "code": 1,
+}
 
 
 @pytest.mark.parametrize(
@@ -69,7 +73,7 @@ async def test_every_answer_to_create(
     async with answering({"create": (status, body)}) as (adapter, wire):
         mine = order()
         with pytest.raises(expected):
-            await adapter.submit(mine)
+            await submit(adapter, mine)
         assert [each[0] for each in wire.calls] == ["create"]
         assert mine.story == (["remember create_step"] if fresh else [])
         assert "payout_id" not in mine.notes
@@ -88,7 +92,7 @@ async def test_every_answer_to_create(
         (429, {"message": "slow", "code": 1}, NotSent),
         (400, VALIDATION, Rejected),
         (400, LOCKED, NotSent),
-        (400, DONE, OutcomeUnknown),
+        (400, TWICE, OutcomeUnknown),
         (400, BURNT, OutcomeUnknown),
         (400, "<html>bad request</html>", OutcomeUnknown),
         (400, {"error": {"type": "INTERNAL", "message": "x"}}, OutcomeUnknown),
@@ -106,14 +110,14 @@ async def test_every_answer_to_execute(status: int, body: Any, expected: type[Ex
     async with answering({"execute": (status, body)}) as (adapter, wire):
         mine = order()
         with pytest.raises(expected):
-            await adapter.submit(mine)
+            await submit(adapter, mine)
         assert len(wire.made("execute")) == 1
         # What was looked at used up its key; what was stopped at the door did not.
         assert mine.notes.get("execute_step", 1) == (1 if status in {401, 403, 429} else 2)
 
 
 @pytest.mark.parametrize(
-    ("body", "expected"), [(VALIDATION, OutcomeUnknown), (DONE, OutcomeUnknown), (LOCKED, NotSent)]
+    ("body", "expected"), [(VALIDATION, OutcomeUnknown), (TWICE, OutcomeUnknown), (LOCKED, NotSent)]
 )
 async def test_a_refused_repeat_is_never_final(body: Any, expected: type[Exception]) -> None:
     """The first call may have arrived. Only a busy account is waited for."""
@@ -121,13 +125,35 @@ async def test_a_refused_repeat_is_never_final(body: Any, expected: type[Excepti
         mine = order()
         wire.answers["execute"] = (502, "")
         with pytest.raises(OutcomeUnknown):
-            await adapter.submit(mine)
+            await submit(adapter, mine)
         wire.answers["execute"] = (400, body)
         with pytest.raises(expected):
-            await adapter.submit(mine.again())
+            await submit(adapter, mine.again())
         keys = [headers["Idempotency-Key"] for _, _, headers, _ in wire.made("execute")]
         assert len(set(keys)) == 2
         assert len(wire.made("create")) == 1
+
+
+@pytest.mark.parametrize("status", [400, 409])
+@pytest.mark.parametrize("lost", [False, True])
+async def test_a_set_that_was_executed_before_is_accepted(status: int, *, lost: bool) -> None:
+    """The API says so of this very set, which may wait for its account and not show it."""
+    async with answering({"execute": (502, "")}) as (adapter, wire):
+        mine = order()
+        if lost:
+            with pytest.raises(OutcomeUnknown):
+                await submit(adapter, mine)
+            mine = mine.again()
+        wire.answers["execute"] = (status, DONE)
+        report = await submit(adapter, mine)
+        assert (report.sub_status, report.custodian_word) == (
+            SubStatus.SUBMITTED,
+            "executed before",
+        )
+        # Of the account, or of another set, it says nothing about ours.
+        wire.answers["execute"] = (400, BUSY)
+        with pytest.raises((OutcomeUnknown, NotSent)):
+            await submit(adapter, mine.again())
 
 
 @pytest.mark.parametrize(
@@ -145,7 +171,7 @@ async def test_a_refusal_that_cannot_be_checked_is_unknown(look: tuple[int, Any]
     """Unseen is not unexecuted: a refusal is final only where the set is seen not executed."""
     async with answering({"execute": (400, VALIDATION), "status": look}) as (adapter, _):
         with pytest.raises(OutcomeUnknown):
-            await adapter.submit(order())
+            await submit(adapter, order())
 
 
 async def test_a_refused_execute_that_was_executed() -> None:
@@ -153,7 +179,7 @@ async def test_a_refused_execute_that_was_executed() -> None:
     async with answering({"execute": (400, VALIDATION)}) as (adapter, wire):
         mine = order()
         wire.change["status"] = "VERIFYING"
-        report = await adapter.submit(mine)
+        report = await submit(adapter, mine)
         assert report.sub_status is SubStatus.SUBMITTED
 
 
@@ -161,12 +187,12 @@ async def test_no_connection_is_not_sent() -> None:
     """Refused before any byte: nothing moved, in create and in execute."""
     url, key = "http://127.0.0.1:9/v1", pem()
     async with adapter_for(url, SetClock(), api_key="k-123456", private_key=key) as adapter:
-        with pytest.raises(aiohttp.ClientConnectorError):
-            await adapter.submit(order())
+        with pytest.raises(NotSent):
+            await submit(adapter, order())
         mine = order()
         await mine.remember(payout_id="p-1", instruction_id="i")
         with pytest.raises(NotSent):
-            await adapter.submit(mine)
+            await submit(adapter, mine)
         assert mine.story[-1] == "moving"
 
 
@@ -185,10 +211,10 @@ async def test_only_the_custodian_tells_absence(status: int, body: Any, *, absen
         mine = order()
         await mine.remember(payout_id="p-1")
         if absent:
-            assert isinstance(await adapter.fetch(mine), Absent)
+            assert isinstance(await fetch(adapter, mine), Absent)
         else:
             with pytest.raises(NotSent):
-                await adapter.fetch(mine)
+                await fetch(adapter, mine)
 
 
 @pytest.mark.parametrize(
@@ -216,7 +242,7 @@ async def test_another_echo_is_never_executed(
     """What create registered is compared with the order; a difference waits for a person, who sees it."""
     async with answering({}, change) as (adapter, wire):
         mine = order()
-        report = await adapter.submit(mine)
+        report = await submit(adapter, mine)
         assert report.sub_status is SubStatus.AWAITING_APPROVAL
         assert report.detail
         assert report.unknown_words == told
@@ -246,7 +272,7 @@ async def test_what_is_only_told_in_more_words_is_executed(change: dict[str, Any
     """Labels that the schema does not declare, blanks, zeros and ids of their own make no difference."""
     async with answering({}, change) as (adapter, wire):
         mine = order()
-        assert (await adapter.submit(mine)).sub_status is SubStatus.SUBMITTED
+        assert (await submit(adapter, mine)).sub_status is SubStatus.SUBMITTED
         assert len(wire.made("execute")) == 1
 
 
@@ -263,7 +289,7 @@ async def test_a_status_of_something_else_changes_nothing(change: dict[str, Any]
     """Another set, account or number of instructions: told to the operator, and no end of it believed."""
     async with answering() as (adapter, wire):
         mine = order()
-        await adapter.submit(mine)
+        await submit(adapter, mine)
         wire.registered.update(status="DONE", state="FINALIZED")
         wire.registered["instructionSet"][0].update(state="FAILED")
         for name, value in change.items():
@@ -273,7 +299,7 @@ async def test_a_status_of_something_else_changes_nothing(change: dict[str, Any]
                 wire.registered["instructionSet"].append(wire.registered["instructionSet"][0])
             else:
                 wire.registered["instructionSet"][0][name] = value
-        found = await adapter.fetch(mine.again())
+        found = await fetch(adapter, mine.again())
         assert isinstance(found, Report)
         assert (found.sub_status, found.failure) == (None, None)
         assert found.unknown_words
@@ -283,14 +309,14 @@ async def test_a_transaction_without_an_id_still_counts() -> None:
     """Else a failed instruction could be said to have moved nothing."""
     async with answering() as (adapter, wire):
         mine = order()
-        await adapter.submit(mine)
+        await submit(adapter, mine)
         instruction = wire.registered["instructionSet"][0]
         instruction.update(state="FAILED", transactions=[{"state": "CONFIRMING"}])
-        found = await adapter.fetch(mine.again())
+        found = await fetch(adapter, mine.again())
         assert isinstance(found, Report)
         assert found.sub_status is SubStatus.OUTCOME_UNKNOWN
         instruction.update(transactions=["nonsense"])
-        found = await adapter.fetch(mine.again())
+        found = await fetch(adapter, mine.again())
         assert isinstance(found, Report)
         assert (found.sub_status, found.unknown_words) == (None, ("(none)",))
 
@@ -304,11 +330,11 @@ async def test_a_hash_forbids_to_say_that_nothing_moved() -> None:
         details = {"txHash": "0xab", "subStatus": sub_status}
         async with answering({"transaction": (200, details)}) as (adapter, wire):
             mine = order()
-            await adapter.submit(mine)
+            await submit(adapter, mine)
             wire.registered["instructionSet"][0].update(
                 state="FAILED", transactions=[{"id": "t-1", "state": "FAILED"}]
             )
-            found = await adapter.fetch(mine.again())
+            found = await fetch(adapter, mine.again())
             assert isinstance(found, Report)
             assert found.failure is not None
             assert found.failure.code is FailureCode.CHAIN_REJECTED
@@ -321,7 +347,7 @@ async def test_a_retry_after_is_believed_within_reason() -> None:
         for told, expected in (("7", 7.0), ("9" * 400, 3600.0), ("soon", None), ("-1", None)):
             wire.headers["Retry-After"] = told
             with pytest.raises(NotSent) as caught:
-                await adapter.submit(order())
+                await submit(adapter, order())
             assert caught.value.again_after_s == expected
 
 
@@ -337,8 +363,8 @@ async def test_requests_are_those_of_the_official_client() -> None:
     clock = SetClock()
     async with answering(clock=clock) as (adapter, wire):
         mine = order(amount=Decimal("43.50"))
-        await adapter.submit(mine)
-        await adapter.fetch(mine)
+        await submit(adapter, mine)
+        await fetch(adapter, mine)
         nonces = set()
         for call, path, headers, body in wire.calls:
             claims = _token((call, path, headers, body))
@@ -361,7 +387,7 @@ async def test_requests_are_those_of_the_official_client() -> None:
         assert all(len(each["Idempotency-Key"]) <= 40 for each in (create, execute))
         (sent,) = json.loads(wire.calls[0][3])["instructionSet"]
         assert sent["amount"] == {"amount": "43.5", "assetId": "USDC"}
-        assert sent["id"] == mine.key("instruction")
+        assert sent["id"] == mine.items[0].key
 
 
 async def test_what_is_sent_is_fixed() -> None:
@@ -369,7 +395,7 @@ async def test_what_is_sent_is_fixed() -> None:
     async with answering({"create": (502, "")}) as (adapter, wire):
         for _ in range(2):
             with pytest.raises(NotSent):
-                await adapter.submit(order())
+                await submit(adapter, order())
         (first, second) = wire.calls
         assert first[3] == second[3]
         assert first[2]["Idempotency-Key"] == second[2]["Idempotency-Key"]

@@ -11,7 +11,7 @@ import pytest
 from adapters.fireblocks.client import Answer
 from adapters.fireblocks.webhook import parse
 from gateway.adapter import Absent, FailureCode, FundsMoved, Ref, Report, SubStatus
-from tests.adapters.fireblocks.rig import answering, order
+from tests.adapters.fireblocks.rig import answering, fetch, order
 
 PAYLOADS = Path(__file__).parent / "payloads"
 INSTRUCTION = "5b0c1d7e-2f64-4c55-9a0f-6f1f3f1d0a01"
@@ -33,7 +33,7 @@ async def read(payout: str, transaction: str | None) -> Report | Absent:
     async with answering(answers) as (adapter, _):
         mine = order()
         await mine.remember(payout_id=told["payoutId"], instruction_id=INSTRUCTION)
-        found = await adapter.fetch(mine)
+        found = await fetch(adapter, mine)
         assert isinstance(found, Report | Absent)
         return found
 

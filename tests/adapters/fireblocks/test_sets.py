@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
-import aiohttp
 import pytest
 
 from gateway.adapter import (
     Absent,
-    Account,
     BatchReport,
     CannotLook,
     CustodianAccountDestination,
@@ -24,86 +19,33 @@ from gateway.adapter import (
     Rejected,
     SubStatus,
 )
-from gateway.worker.order import step_key
 from tests.adapters.fireblocks.rig import answering, executes, order, pair
 from tests.adapters.fireblocks.workspace import EXTERNAL_WALLET, NETWORK_CONNECTION
-from tests.adapters.orders import OrderForTest
-
-#: What the engine's wrapper reads as unknown once the mark is set.
-_UNKNOWN = (OutcomeUnknown, aiohttp.ClientError)
+from tests.adapters.orders import ItemForTest, OrderForTest
 
 
-@dataclass
-class Item(OrderForTest):
-    """One payout of a set."""
-
-    @property
-    def key(self) -> str:  # type: ignore[override]
-        """The key of its own."""
-        return step_key(self.payout_id, 1, "instruction")
-
-
-@dataclass
-class SetForTest:
-    """One attempt at one set."""
-
-    items: Sequence[Item]
-    source: Account = field(default_factory=lambda: Account(id="EX_SUB3", type="EXCHANGE_ACCOUNT"))
-    set_id: str = "set_01hzz0000000000000000000001"
-    moved: bool = False
-    moved_now: bool = False
-    lose_lease_at: str | None = None
-    story: list[str] = field(default_factory=list)
-    _notes: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def notes(self) -> Mapping[str, Any]:
-        """What was remembered."""
-        return self._notes
-
-    def key(self, step: str) -> str:
-        """Return the key of one POST."""
-        return step_key(self.set_id, 1, step)
-
-    async def remember(self, **notes: Any) -> None:
-        """Add notes; only JSON survives."""
-        if self.lose_lease_at == "remember":
-            raise LeaseLost(self.set_id)
-        self._notes = json.loads(json.dumps({**self._notes, **notes}))
-        self.story.append("remember " + " ".join(sorted(notes)))
-
-    async def moving(self) -> None:
-        """Set the mark."""
-        if self.lose_lease_at == "moving":
-            raise LeaseLost(self.set_id)
-        self.story.append("moving")
-        self.moved_now = True
-
-    def again(self) -> SetForTest:
-        """Return the set as the next call sees it."""
-        return replace(
-            self, moved=self.moved or self.moved_now, moved_now=False, story=[], lose_lease_at=None
-        )
-
-
-def item(number: int, amount: str, payee: str = EXTERNAL_WALLET) -> Item:
+def item(number: int, amount: str, payee: str = EXTERNAL_WALLET) -> ItemForTest:
     """Return one payout."""
     kind = "EXTERNAL_WALLET" if payee == EXTERNAL_WALLET else "NETWORK_CONNECTION"
-    base = order()
-    return Item(
+    return ItemForTest(
         amount=Decimal(amount),
         destination=CustodianAccountDestination(account_type=kind, id=payee),
-        source=base.source,
+        source=order().source,
         payout_id=f"pay_01hzz000000000000000000000{number}",
     )
 
 
-def three() -> SetForTest:
+def a_set(*items: ItemForTest) -> OrderForTest:
+    """Return one execution of some payouts."""
+    return OrderForTest(source=order().source, payouts=items)
+
+
+def three() -> OrderForTest:
     """Two equal items, and one to somebody else."""
-    return SetForTest([item(1, "5"), item(2, "5"), item(3, "7", NETWORK_CONNECTION)])
+    return a_set(item(1, "5"), item(2, "5"), item(3, "7", NETWORK_CONNECTION))
 
 
-async def ends(adapter: Any, space: Any, mine: SetForTest) -> BatchReport:
+async def ends(adapter: Any, space: Any, mine: OrderForTest) -> BatchReport:
     """Follow a set to the end of its items."""
     for _ in range(20):
         found = await adapter.fetch_batch(mine.again())
@@ -166,7 +108,12 @@ async def test_what_is_not_as_ordered_is_not_executed(change: dict[str, Any]) ->
         mine = three()
         report = await adapter.submit_batch(mine)
         assert {each.sub_status for each in report.items.values()} == {SubStatus.AWAITING_APPROVAL}
-        assert sum(bool(each.unknown_words) for each in report.items.values()) == 1
+        # One row for the operator: the words of the set, or the difference of the one item.
+        told = [
+            each.unknown_words or (each.echo.differences() if each.echo else ())
+            for each in report.items.values()
+        ]
+        assert sum(map(bool, told)) == 1
         assert mine.story == []
         assert wire.made("execute") == []
         assert isinstance(await adapter.fetch_batch(mine.again()), CannotLook)
@@ -191,10 +138,10 @@ async def test_a_lost_execute_is_found(fault: str) -> None:
     async with pair() as (adapter, space):
         mine = three()
         await space.fault("execute", fault)
-        with pytest.raises(_UNKNOWN):
+        with pytest.raises(OutcomeUnknown):
             await adapter.submit_batch(mine)
         again = mine.again()
-        with contextlib.suppress(*_UNKNOWN):
+        with contextlib.suppress(OutcomeUnknown):
             # Under the same key it is told what the first was told; under a fresh one, nothing new.
             await adapter.submit_batch(again)
         done = await ends(adapter, space, again)
@@ -220,7 +167,7 @@ async def test_registered_and_not_executed_is_absent() -> None:
     async with pair() as (adapter, space):
         mine = three()
         await space.fault("execute", "drop_before")
-        with pytest.raises(_UNKNOWN):
+        with pytest.raises(OutcomeUnknown):
             await adapter.submit_batch(mine)
         assert isinstance(await adapter.fetch_batch(mine.again()), Absent)
         await adapter.submit_batch(mine.again())
@@ -231,7 +178,7 @@ async def test_registered_and_not_executed_is_absent() -> None:
 async def test_a_refused_create_is_a_refusal() -> None:
     """Of the whole set, before anything moved."""
     async with pair() as (adapter, _):
-        mine = SetForTest([item(1, "5"), item(2, "5", "nobody")])
+        mine = a_set(item(1, "5"), item(2, "5", "nobody"))
         with pytest.raises(Rejected):
             await adapter.submit_batch(mine)
         assert mine.story == []
@@ -281,3 +228,52 @@ async def test_an_instruction_that_is_gone_changes_nothing() -> None:
         assert isinstance(found, BatchReport)
         seen = [found.items[each.payout_id].sub_status for each in mine.items]
         assert seen == [None, SubStatus.DELIVERED, SubStatus.DELIVERED]
+
+
+async def test_a_set_that_is_not_found_after_a_refusal_is_unknown() -> None:
+    """Unseen is not unexecuted, for many as for one."""
+    refusal = {"error": {"type": "VALIDATION", "message": "bad payee account"}}
+    gone = {"error": {"type": "NOT_FOUND", "message": "payout"}}
+    async with answering({"execute": (400, refusal), "status": (404, gone)}) as (adapter, _):
+        with pytest.raises(OutcomeUnknown):
+            await adapter.submit_batch(three())
+
+
+async def test_a_set_with_an_instruction_that_runs_is_not_absent() -> None:
+    """Whatever the set says of itself: what has begun was executed."""
+    async with answering() as (adapter, wire):
+        mine = three()
+        await adapter.submit_batch(mine)
+        assert isinstance(await adapter.fetch_batch(mine.again()), Absent)
+        running = {"state": "COMPLETED", "transactions": [{"id": "t", "state": "COMPLETED"}]}
+        wire.registered["instructionSet"][1].update(running)
+        found = await adapter.fetch_batch(mine.again())
+        assert isinstance(found, BatchReport)
+        # Of the others nothing is known: they are left as they were.
+        assert {key: each.sub_status for key, each in found.items.items()} == {
+            mine.items[1].payout_id: SubStatus.DELIVERED
+        }
+
+
+async def test_notes_of_a_set_from_before() -> None:
+    """By id where one was told, else by place."""
+    async with answering() as (adapter, wire):
+        mine = three()
+        await adapter.submit_batch(mine)
+        first, second, third = (each.payout_id for each in mine.items)
+        old = three()
+        await old.remember(
+            payout_id="p-1",
+            instructions={first: mine.items[0].key, second: "", third: mine.items[2].key},
+            positions={second: 1},
+        )
+        del wire.registered["instructionSet"][1]["id"]
+        wire.registered.update(state="PROCESSING", status="IN_PROGRESS")
+        found = await adapter.fetch_batch(old)
+        assert isinstance(found, BatchReport)
+        references = [found.items[each].echo for each in (first, second, third)]
+        assert [each.reference if each else "" for each in references] == [
+            mine.items[0].key,
+            None,
+            mine.items[2].key,
+        ]

@@ -54,6 +54,11 @@ def noon() -> Callable[[], float]:
     return lambda: start + time.monotonic()
 
 
+def still() -> float:
+    """Return noon of that day, always: only what a test advances passes, however slow the machine."""
+    return datetime(2026, 3, 2, 12, tzinfo=UTC).timestamp()
+
+
 def make_twin(base_time: Callable[[], float], **settings: Any) -> FireblocksTwin:
     """Return a twin with these switches and quickly made keys."""
     keys = pooled_keys()

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import uuid
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import jwt
@@ -19,6 +20,17 @@ _UNKNOWN = f"{CREATE}/{uuid.UUID(int=0)}"
 async def test_admits_a_token_as_the_official_client_makes_it(workspace: Workspace) -> None:
     """A fresh token for exactly this request passes."""
     assert (await workspace.create("43")).status == 200
+
+
+async def test_answers_are_dated_by_the_time_that_tokens_are_judged_by(
+    workspace: Workspace,
+) -> None:
+    """Whatever was advanced: a caller can compare its own clock."""
+    await workspace.steps(100)
+    reply = await workspace.read(str(uuid.UUID(int=0)))
+    assert reply.status == 404
+    dated = parsedate_to_datetime(reply.headers["Date"]).timestamp()
+    assert abs(dated - workspace.twin.clock.shared()) < 5
 
 
 @pytest.mark.parametrize(

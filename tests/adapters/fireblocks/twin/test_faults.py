@@ -165,11 +165,11 @@ async def test_old_state(prepared: _Prepared) -> None:
     await workspace.fault("status", "old_state", seconds=500)
     await workspace.fault("transaction", "old_state", seconds=500)
     new_id = await workspace.started("46")
-    await workspace.steer("POST", "clock", {"advance_s": 499})
+    await workspace.steer("POST", "clock", {"advance_s": 440})
     assert await workspace.payout(prepared.payout_id) == before
     assert (await workspace.payout(new_id))["state"] == "REQUESTED"
     assert (await workspace.transaction(prepared.transaction_id))["status"] == "SUBMITTED"
-    await workspace.steer("POST", "clock", {"advance_s": 1})
+    await workspace.steer("POST", "clock", {"advance_s": 60})
     assert (await workspace.payout(prepared.payout_id))["state"] == "FINALIZED"
     assert (await workspace.payout(new_id))["state"] == "SUBMITTED"
     assert (await workspace.transaction(prepared.transaction_id))["status"] == "COMPLETED"

@@ -14,6 +14,7 @@ from tests.adapters.fireblocks.workspace import (
     Workspace,
     open_workspace,
     payout_body,
+    still,
 )
 
 CREATE = "/v1/payments/payout"
@@ -279,7 +280,7 @@ async def test_magic_holds_then_goes_through(
     fraction: str, steps_before: int, held: str, wait_s: int, instruction: str
 ) -> None:
     """The transaction waits so long by the twin's clock, shown everywhere, then completes."""
-    async with open_workspace(step_s=1) as workspace:
+    async with open_workspace(still, step_s=1) as workspace:
         payout_id = await workspace.started(f"43.000{fraction}")
         await workspace.steer("POST", "clock", {"advance_s": steps_before + 0.5})
         for advance_s in (wait_s - 1.5, 0):
@@ -327,7 +328,7 @@ async def test_magic_ends_of_a_transaction(
 
 async def test_aml_screening_takes_30_seconds() -> None:
     """.000411 is held for screening before it is rejected."""
-    async with open_workspace(step_s=1) as workspace:
+    async with open_workspace(still, step_s=1) as workspace:
         payout_id = await workspace.started("43.000411")
         await workspace.steer("POST", "clock", {"advance_s": 33})
         (row,) = (await workspace.payout(payout_id))["instructionSet"]

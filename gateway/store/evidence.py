@@ -1,0 +1,91 @@
+"""Evidence about executions: every moving call, every look; heartbeats and declared accounts beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+
+from sqlalchemy import and_, bindparam, func, insert, select, update
+
+from gateway.store.database import Query, Row, Tx
+from gateway.store.schema import account_declarations, evidence, heartbeats
+
+_IDS = select(func.json_each(bindparam("ids")).table_valued("value").c.value)
+_ADD_EVIDENCE = Query(insert(evidence))
+_ANSWER = Query(
+    update(evidence)
+    .where(
+        and_(
+            evidence.c.execution_id == bindparam("of_execution"),
+            evidence.c.number == bindparam("of_number"),
+        )
+    )
+    .values(answer=bindparam("said"))
+)
+_EVIDENCE = Query(
+    select(evidence)
+    .where(evidence.c.execution_id.in_(_IDS))
+    .order_by(evidence.c.execution_id, evidence.c.number)
+)
+_CALL_OF_MARK = Query(
+    select(evidence.c.number).where(
+        and_(
+            evidence.c.execution_id == bindparam("execution_id"),
+            evidence.c.mark == bindparam("mark"),
+        )
+    )
+)
+_HEARTBEATS = Query(
+    select(
+        heartbeats.c.clock_id,
+        func.min(heartbeats.c.elapsed).label("first"),
+        func.max(heartbeats.c.elapsed).label("last"),
+    )
+    .where(heartbeats.c.marks >= bindparam("marks"))
+    .group_by(heartbeats.c.clock_id)
+)
+_DECLARED = Query(
+    select(account_declarations.c.fingerprint, account_declarations.c.same_as).where(
+        account_declarations.c.custodian == bindparam("custodian")
+    )
+)
+
+
+async def evidence_rows(tx: Tx, execution_ids: Iterable[str]) -> dict[str, list[Row]]:
+    """Return the evidence of executions, by execution, in its order."""
+    return grouped(await tx.all(_EVIDENCE, ids=json.dumps(list(execution_ids))))
+
+
+async def add_evidence(tx: Tx, rows: Sequence[Mapping[str, object]]) -> None:
+    """Append rows of evidence; one mapping of columns each."""
+    await tx.many(_ADD_EVIDENCE, rows)
+
+
+async def set_answer(tx: Tx, execution_id: str, number: int, answer: str | None) -> None:
+    """Write what became of a call."""
+    await tx.all(_ANSWER, of_execution=execution_id, of_number=number, said=answer)
+
+
+async def call_of_mark(tx: Tx, execution_id: str, mark: int) -> int | None:
+    """Return the number of the row that a mark was given to."""
+    row = await tx.one(_CALL_OF_MARK, execution_id=execution_id, mark=mark)
+    return None if row is None else int(row["number"])
+
+
+async def heartbeat_rows(tx: Tx, marks: int) -> list[Row]:
+    """Return, per clock, the first and last heartbeat dated after a mark was committed."""
+    return await tx.all(_HEARTBEATS, marks=marks)
+
+
+async def declared_accounts(tx: Tx, custodian: str) -> dict[str, str]:
+    """Return the fingerprints that an operator declared to be the same account."""
+    rows = await tx.all(_DECLARED, custodian=custodian)
+    return {row["fingerprint"]: row["same_as"] for row in rows}
+
+
+def grouped(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """Return rows by their execution."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row["execution_id"], []).append(row)
+    return found
