@@ -240,7 +240,7 @@ class Stack:
 
     def rows(self, query: str, *values: object) -> list[dict[str, Any]]:
         """Read the database as it is now, past every gateway."""
-        uri = f"file:{self.folder / 'gateway.db'}?mode=ro"
+        uri = f"file:{config.load(self.config, {}).database}?mode=ro"
         with closing(sqlite3.connect(uri, uri=True, timeout=20)) as connection:
             connection.row_factory = sqlite3.Row
             return [dict(row) for row in connection.execute(query, values)]
@@ -323,14 +323,16 @@ class Stack:
             return json.loads(text) if text else None
 
 
-def configuration(rail: Rail, told: Any, port: int, base_url: str) -> dict[str, Any]:
+def configuration(
+    rail: Rail, told: Any, port: int, base_url: str, database: Path
+) -> dict[str, Any]:
     """Return the gateway's configuration for a twin; what it needs else stands beside the twin."""
     credentials = {name: told["credentials"][name] for name in rail.credentials}
     twin = _ROOT / "adapters" / rail.name / "twin"
     fragment = tomllib.loads((twin / "sandbox.toml").read_text())
     settings = {**fragment.get("settings", {}), **rail.settings, **credentials}
     return {
-        "database": "gateway.db",
+        "database": str(database),
         "public_url": f"http://127.0.0.1:{port}",
         "server_key": base64.b64encode(secrets.token_bytes(32)).decode(),
         "listen": {"port": port},
@@ -362,6 +364,7 @@ async def stack(
     mode: Mode = "live",
     rail: Rail = FIREBLOCKS,
     through: Callable[[str], Awaitable[str]] | None = None,
+    database: Path = Path("gateway.db"),
 ) -> AsyncIterator[Stack]:
     """Start twin and receiver, write the configuration, mint a key. The gateway is started by the test.
 
@@ -388,7 +391,8 @@ async def stack(
             if rail.switches:
                 await made.steer("PUT", "settings", dict(rail.switches))
             base_url = told["url"] if through is None else await through(told["url"])
-            made.config.write_text(tomli_w.dumps(configuration(rail, told, port, base_url)))
+            document = configuration(rail, told, port, base_url, database)
+            made.config.write_text(tomli_w.dumps(document))
             # Not by the command, which has tests of its own: a process more for each test.
             async with open_database(config.load(made.config, {})) as db:
                 made.key = (await db.run(mint_key, real_runtime(), "acme", mode)).key

@@ -210,7 +210,7 @@ class Old:
 
     def upgrade(self) -> None:
         """Bring it to schema 0004."""
-        assert migrate.upgrade(self.path) == ("0003", migrate.head_revision())
+        command.upgrade(migrate._config(self.path), "0004")
         assert self.rows("PRAGMA foreign_key_check") == []
 
     def execution(self, payout_id: str) -> dict[str, Any]:
