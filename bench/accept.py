@@ -32,7 +32,7 @@ from gateway.vault import Vault
 
 PAYOUTS = 3000
 ROUNDS = 3
-_TABLES = ("payouts", "timeline", "work", "events")
+_TABLES = ("payouts", "work", "events")
 
 
 class _Pays:

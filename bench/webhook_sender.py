@@ -20,13 +20,11 @@ import uvloop
 
 from gateway.app import Gateway, open_gateway
 from gateway.config import Settings
-from gateway.events import deliver
+from gateway.events import Event, publish
 from gateway.examples import example_event
 from gateway.keys import Caller
 from gateway.store import endpoints as rows
-from gateway.store import events
 from gateway.store.database import Tx
-from gateway.store.rows import to_us
 from gateway.webhooks.subscriptions import EndpointRequest
 
 _KIND = "payout.delivered"
@@ -55,20 +53,10 @@ async def produce(gateway: Gateway, wanted: dict[str, Any]) -> None:
     begun, written = time.monotonic(), 0
 
     async def one(tx: Tx, number: int) -> str:
-        org, event_id = f"org-{number % wanted['endpoints']}", runtime.ids.new("evt")
-        await events.add_event(
-            tx,
-            id=event_id,
-            org=org,
-            mode="live",
-            type=_KIND,
-            payout_id=None,
-            sequence=None,
-            body=raw,
-            created_at=to_us(runtime.clock.now()),
-        )
-        await deliver(tx, runtime, org, "live", event_id, _KIND)
-        return event_id
+        org = f"org-{number % wanted['endpoints']}"
+        now = runtime.clock.now()
+        (published,) = await publish(tx, runtime, org, "live", now, [Event(_KIND, raw)])
+        return published.id
 
     async def written_one(number: int) -> None:
         event_id = await gateway.db.run(one, number)

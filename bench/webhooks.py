@@ -165,7 +165,8 @@ def in_database(path: Path, *, hanging: bool = False) -> set[str]:
     kind = "hang" if hanging else "ok"
     with sqlite3.connect(path, timeout=30) as db:
         rows = db.execute(
-            "SELECT d.event_id FROM deliveries d JOIN endpoints e ON e.id = d.endpoint_id "
+            "SELECT v.id FROM deliveries d JOIN events v ON v.position = d.position "
+            "JOIN endpoints e ON e.id = d.endpoint_id "
             "WHERE e.url LIKE ?",
             (f"%/{kind}/%",),
         ).fetchall()

@@ -191,7 +191,8 @@ class Execution(Protocol):
         `reference` names the id that this call is made under, where one execution has several: a repeat
         under another reference is another payment. `call_life_s` is how long this very request can still
         be accepted, where that is not the declared one (the end of a session). `same_request` says that
-        the bytes and the single-use credential of the call before are sent once more.
+        the bytes and the single-use credential of the call before are sent once more; when that is
+        refused, raise OutcomeUnknown: the first send may have arrived.
         """
 
     def stamp(self) -> str:

@@ -29,13 +29,14 @@ from gateway.errors import ConfigError
 from gateway.execution.actions import Actions
 from gateway.execution.engine import Engine
 from gateway.execution.inbox import Inbox
+from gateway.heartbeat import Heartbeat, identity_of
 from gateway.metrics import Metrics
 from gateway.payouts import Payouts
 from gateway.quotes import Quotes
 from gateway.router import Instance, Router
 from gateway.runtime import Clock, Runtime, real_runtime
 from gateway.store.database import Database
-from gateway.store.opening import open_database
+from gateway.store.opening import open_database, state_file_of
 from gateway.sweeper import Sweeper
 from gateway.vault import Vault, vault_of
 from gateway.webhooks.endpoints import Endpoints
@@ -61,6 +62,7 @@ class Workers:
     replays: ReplayWorker
     batches: BatchLoop
     sweeper: Sweeper
+    heartbeat: Heartbeat
     clock: Clock
 
     def wake(self, name: str) -> None:
@@ -85,8 +87,10 @@ class Workers:
             "replays": self.replays.run,
             "batches": self.batches.run,
             "sweeper": self.sweeper.run,
+            "heartbeat": self.heartbeat.run,
             **{f"engine-{name}": engine.run for name, engine in self.engines.items()},
         }
+        await self.heartbeat.start()
         tasks = [
             asyncio.create_task(self._keep(name, loop), name=name) for name, loop in loops.items()
         ]
@@ -108,6 +112,7 @@ class Workers:
                 self.deliveries.finish(GRACE_S),
                 *(engine.finish(GRACE_S) for engine in self.engines.values()),
             )
+            await self.heartbeat.stop()
 
     async def _keep(self, name: str, loop: Callable[[], Awaitable[None]]) -> None:
         """Run a loop; while the store cannot be written (a full disk), wait and go on."""
@@ -155,9 +160,10 @@ async def open_gateway(
             ],
             settings.routes,
         )
-        db = await stack.enter_async_context(open_database(settings))
+        identity = identity_of(settings, runtime)
+        state_file = state_file_of(settings, runtime)
+        db = await stack.enter_async_context(open_database(settings, runtime, state_file))
         payouts = Payouts(runtime, vault, timedelta(seconds=settings.engine.action_life_s))
-        gateway_id = runtime.ids.new("gwy")
         owner = f"{socket.gethostname()}-{os.getpid()}"
         bells: list[Workers] = []
 
@@ -185,6 +191,7 @@ async def open_gateway(
                 metrics=metrics,
                 owner=owner,
                 wake=wake,
+                witness=state_file,
             )
             for name, custodian in custodians.items()
         }
@@ -226,11 +233,18 @@ async def open_gateway(
                 metrics=metrics,
                 wake=wake,
             ),
+            heartbeat=Heartbeat(
+                db=db,
+                runtime=runtime,
+                identity=identity,
+                state_file=state_file,
+                metrics=metrics,
+            ),
             clock=runtime.clock,
         )
         bells.append(workers)
         context = ApiContext(
-            gateway_id=gateway_id,
+            gateway_id=identity.id,
             settings=settings,
             db=db,
             payouts=payouts,
@@ -241,6 +255,7 @@ async def open_gateway(
                 owner=owner,
                 lease_s=settings.engine.lease_s,
             ),
+            inbox=workers.inbox,
             batches=batches,
             quotes=quotes,
             endpoints=endpoints,
@@ -253,6 +268,7 @@ async def open_gateway(
             metrics=metrics,
             wake=wake,
             ready=ready,
+            state_file=state_file,
         )
         yield Gateway(context, workers, db)
 

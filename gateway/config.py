@@ -24,6 +24,8 @@ from gateway.model import Account, Amount, DestinationType, Network
 ENV_PREFIX = "PAYOUT_GATEWAY_"
 #: What the command line reads from the environment; no settings, though they are called alike.
 CLIENT_ENV = frozenset(ENV_PREFIX + name for name in ("CONFIG", "URL", "API_KEY", "WEBHOOK_SECRET"))
+#: Settings that are called so, and are not read from the file that they name.
+_NAMED_FILE = frozenset({("state_file",)})
 Mode = Literal["live", "test"]
 InstanceName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 
@@ -194,6 +196,12 @@ class Settings(_Section):
     database: Path = Field(
         default=Path("payout-gateway.db"), description="Path of the SQLite database."
     )
+    state_file: Path | None = Field(
+        default=None,
+        description="Path of the state file, which holds the number of the newest moving mark: by it an "
+        "older copy of the database is recognised. Not set: beside the database, with `.state` added "
+        "to its name.",
+    )
     public_url: Annotated[str, StringConstraints(pattern=r"^https?://[^/\s]+(/\S*)?$")] = Field(
         default="http://127.0.0.1:8080",
         description="The address under which partners reach the gateway.",
@@ -228,6 +236,11 @@ class Settings(_Section):
         default={},
         description="More source accounts per custodian that a partner may name in `route`.",
     )
+
+    @property
+    def state_path(self) -> Path:
+        """Where the state file is."""
+        return self.state_file or self.database.with_name(self.database.name + ".state")
 
     def server_key_bytes(self) -> bytes:
         """Return the server key. ConfigError where it is not base64."""
@@ -270,9 +283,11 @@ def load(path: Path | None, environ: Mapping[str, str] | None = None) -> Setting
     faults += _cross_faults(settings)
     if faults:
         raise ConfigError(faults)
-    if not settings.database.is_absolute():
-        settings = settings.model_copy(update={"database": base / settings.database})
-    return settings
+    # Beside the configuration; a path that is absolute stays as it is.
+    paths = {"database": base / settings.database}
+    if settings.state_file is not None:
+        paths["state_file"] = base / settings.state_file
+    return settings.model_copy(update=paths)
 
 
 def _put(raw: dict[str, Any], keys: list[str], text: str) -> None:
@@ -292,7 +307,7 @@ def _read_files(
     for key, value in raw.items():
         if isinstance(value, dict):
             read[key] = _read_files(value, base, faults, (*at, key))
-        elif key.endswith("_file") and isinstance(value, str):
+        elif key.endswith("_file") and isinstance(value, str) and (*at, key) not in _NAMED_FILE:
             try:
                 read[key.removesuffix("_file")] = (base / value).read_text(encoding="utf-8")
             except (OSError, UnicodeDecodeError) as error:

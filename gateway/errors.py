@@ -3,6 +3,7 @@
 GatewayError
 ├── ConfigError            every fault of the configuration at once; exit code 2
 ├── SchemaMismatch         the database is older or newer than this program; exit code 2
+├── StateFileError         the state file cannot be read or written, or names another database
 ├── WitnessFailed          a moving mark is committed, but the state file could not be written
 ├── Refused                a partner's request is refused; carries the stable problem code
 │   └── ClaimLost          another gateway took over the request's idempotency key; nothing is written
@@ -38,6 +39,10 @@ class ConfigError(GatewayError):
 
 class SchemaMismatch(GatewayError):
     """The database schema does not fit this program; the message says what to run."""
+
+
+class StateFileError(GatewayError):
+    """The state file cannot be read or written, or it names another database file."""
 
 
 class WitnessFailed(GatewayError):

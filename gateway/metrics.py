@@ -83,6 +83,12 @@ class Metrics:
             registry=self.registry,
         )
 
+        self._marks = Gauge(
+            "payout_gateway_marks_allowed",
+            "Whether this process may hand payouts to custodians (1), or the database is frozen (0).",
+            registry=self.registry,
+        )
+
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"payout_gateway_{name}", text, labels, registry=self.registry)
 
@@ -135,6 +141,10 @@ class Metrics:
     def work_age(self, seconds: float) -> None:
         """Set the age of the oldest due work."""
         self._work_age.set(seconds)
+
+    def marks(self, *, allowed: bool) -> None:
+        """Set whether moving marks may be set."""
+        self._marks.set(int(allowed))
 
     def delivery_age(self, seconds: float) -> None:
         """Set the age of the oldest due delivery."""

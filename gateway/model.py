@@ -107,6 +107,11 @@ class FailureCode(StrEnum):
     UNKNOWN_REASON = "unknown_reason"  #: final, and the custodian's reason is not in our table
 
 
+#: What this program knows of the conditions of a moving mark. A release that adds a condition raises
+#: it, and the database names the lowest version that may set marks.
+GATE_VERSION = 1
+
+
 class Attention(StrEnum):
     """Why an operator should look at a payout."""
 
@@ -126,6 +131,7 @@ class Attention(StrEnum):
     ITEM_ENDED = (
         "item_ended"  #: an item of a set has ended; what to do with the others needs a decision
     )
+    ADOPTED = "adopted"  #: open in a restored database with nothing to ask by; maybe paid already
     SAME_ACCOUNT = "same_account"  #: the account was changed while an outcome is unknown
 
 

@@ -1,20 +1,22 @@
 """The two doors of a payout: `accept` lets it in, `apply` brings it news.
 
-Both write status, timeline, event and deliveries in one transaction. Nothing else changes a payout.
+Both write status, document, events and deliveries in one transaction. Nothing else changes a payout.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import pairwise
+from typing import Any
 
 from gateway.adapter import Report
 from gateway.assets import explorer_url
 from gateway.errors import Refused
-from gateway.events import deliver
+from gateway.events import Event, publish
 from gateway.keys import Caller
 from gateway.model import (
     TERMINAL,
@@ -32,11 +34,11 @@ from gateway.model import (
 )
 from gateway.runtime import Runtime
 from gateway.states import Kind, Verdict, judge
-from gateway.store import events, executions, inbox
+from gateway.store import executions, inbox
 from gateway.store import payouts as rows
 from gateway.store import quotes as quote_rows
 from gateway.store.database import Row, Tx
-from gateway.store.rows import action_of, from_us, to_us
+from gateway.store.rows import Document, from_us, payout_of, to_us
 from gateway.vault import Vault
 from gateway.views import ACTION_EVENT, EVENT_OF, event_body
 
@@ -77,61 +79,68 @@ class Payouts:
         `payout_id`), `quote_expired`.
         """
         now = self._runtime.clock.now()
+        payout_id = (
+            self._runtime.ids.new("pay")
+            if caller.mode == "live"
+            else self._vault.sandbox_payout_id(caller.org, quote_id)
+        )
+        quote = await quote_rows.use_quote(
+            tx, quote_id, caller.org, caller.mode, payout_id=payout_id, now=to_us(now)
+        )
+        if quote is None:
+            return await self._accepted_before(tx, caller, quote_id, strict=strict)
+        return await self._create(tx, quote, payout_id, now)
+
+    async def _accepted_before(
+        self, tx: Tx, caller: Caller, quote_id: str, *, strict: bool
+    ) -> Payout:
+        """Return the payout that a test-mode quote became, or refuse a quote that cannot be used."""
         quote = await quote_rows.find_quote(tx, quote_id, caller.org, caller.mode)
         if quote is None:
             raise Refused(
                 "quote_not_found",
                 f"There is no quote {quote_id}. Ask for one: POST /payouts/quote.",
             )
-        live = caller.mode == "live"
         used_by = quote["payout_id"]
-        if used_by is not None:
-            if not live and not strict:
-                return await self.get(tx, caller, used_by)
-            detail = f"The quote {quote_id} has become the payout {used_by}. For another payout, ask for a new quote."
-            raise Refused("quote_already_used", detail, payout_id=used_by)
-        if from_us(quote["expires_at"]) <= now:
+        if used_by is None:
             detail = f"The quote ended at {format_time(from_us(quote['expires_at']))}. Ask for a new one."
             raise Refused("quote_expired", detail)
-        payout_id = (
-            self._runtime.ids.new("pay")
-            if live
-            else self._vault.sandbox_payout_id(caller.org, quote_id)
-        )
-        await quote_rows.consume_quote(tx, quote_id, payout_id)
-        return await self._create(tx, caller, quote, payout_id, now)
+        if caller.mode != "live" and not strict:
+            return await self.get(tx, caller, used_by)
+        detail = f"The quote {quote_id} has become the payout {used_by}. For another payout, ask for a new quote."
+        raise Refused("quote_already_used", detail, payout_id=used_by)
 
-    async def _create(
-        self, tx: Tx, caller: Caller, quote: Row, payout_id: str, now: datetime
-    ) -> Payout:
-        custodian = json.loads(quote["terms"])["route"]["custodian"]
-        at = to_us(now)
-        await rows.insert_payout(
-            tx,
-            id=payout_id,
-            org=caller.org,
-            mode=caller.mode,
-            quote_id=quote["id"],
-            status=Status.PENDING,
-            sub_status=SubStatus.CREATED,
-            external_ref=quote["external_ref"],
-            reference=quote["reference"],
-            metadata=quote["metadata"],
-            terms=quote["terms"],
-            custodian=custodian,
-            account=quote["account"],
-            custodian_reference=None,
-            custodian_word=None,
-            requires_action=None,
-            failure=None,
-            fees_paid_usd=None,
-            observed_at=None,
-            sequence=1,
-            first_answer=None,
-            created_at=at,
-            updated_at=at,
-        )
-        await self._add_entry(tx, payout_id, Status.PENDING, SubStatus.CREATED, now)
+    async def _create(self, tx: Tx, quote: Row, payout_id: str, now: datetime) -> Payout:
+        custodian, at = json.loads(quote["terms"])["route"]["custodian"], to_us(now)
+        columns = {
+            "id": payout_id,
+            "org": quote["org"],
+            "mode": quote["mode"],
+            "quote_id": quote["id"],
+            "status": Status.PENDING,
+            "sub_status": SubStatus.CREATED,
+            "external_ref": quote["external_ref"],
+            "reference": quote["reference"],
+            "metadata": quote["metadata"],
+            "terms": quote["terms"],
+            "custodian": custodian,
+            "account": quote["account"],
+            "custodian_reference": None,
+            "custodian_word": None,
+            "document": created_document(at),
+            "failure": None,
+            "funds_moved": None,
+            "fees_paid_usd": None,
+            "observed_at": None,
+            "sequence": 1,
+            "first_answer": None,
+            "created_at": at,
+            "updated_at": at,
+            "batch_id": None,
+            "batch_position": None,
+            "name": None,
+        }
+        await rows.insert_payout(tx, columns)
         await executions.open_execution(
             tx,
             execution_id=self._runtime.ids.new("exe"),
@@ -142,17 +151,30 @@ class Payouts:
             due=self._runtime.timeline.now(),
             fresh=True,
         )
-        payout = await self._load(tx, payout_id)
-        await self._emit(tx, payout, None, now)
+        payout = payout_of(columns)
+        await self._publish(tx, quote, now, [_event(payout, None, now)])
         return payout
 
-    async def announce(self, tx: Tx, payout_id: str, terms: QuoteTerms) -> None:
-        """Fix the terms of an item whose batch is being executed, and tell of it: `payout.created`."""
+    async def announce(self, tx: Tx, items: Sequence[tuple[Row, QuoteTerms]]) -> None:
+        """Fix the terms of items whose batch is being executed, and publish `payout.created` for each.
+
+        The items are of one org and mode; each comes with its row.
+        """
+        if not items:
+            return
         now = self._runtime.clock.now()
-        await rows.update_payout(
-            tx, payout_id, terms=terms.model_dump_json(), sequence=1, updated_at=to_us(now)
+        fixed = [
+            {"terms": terms.model_dump_json(), "sequence": 1, "updated_at": to_us(now)}
+            for _, terms in items
+        ]
+        await rows.update_payouts(
+            tx, [(row["id"], columns) for (row, _), columns in zip(items, fixed, strict=True)]
         )
-        await self._emit(tx, await self._load(tx, payout_id), None, now)
+        payouts = [
+            payout_of({**dict(row), **columns})
+            for (row, _), columns in zip(items, fixed, strict=True)
+        ]
+        await self._publish(tx, items[0][0], now, [_event(each, None, now) for each in payouts])
 
     async def get(self, tx: Tx, caller: Caller, payout_id: str) -> Payout:
         """Return an org's payout. Refused: `payout_not_found`, also for another org's."""
@@ -161,54 +183,149 @@ class Payouts:
             raise Refused("payout_not_found", f"There is no payout {payout_id} under this API key.")
         return payout
 
-    async def apply(self, tx: Tx, payout_id: str, report: Report) -> Applied:
+    async def apply(
+        self, tx: Tx, payout_id: str, report: Report, row: Row | None = None
+    ) -> Applied:
         """Judge one piece of news and write what follows from it.
 
         Every door ends here: an adapter's reply, a custodian's webhook, a poll, an operator. May be
-        called with the same news any number of times.
+        called with the same news any number of times. `row` is the payout's row as it is now, where
+        the caller has read it in this transaction. A report with an id of another payout is not
+        believed at all. One that differs from the order moves neither status nor sub-status.
         """
         now = self._runtime.clock.now()
-        row = await rows.payout_row(tx, payout_id)
+        if row is None:
+            row = await rows.payout_row(tx, payout_id)
         if row is None:
             msg = f"news for a payout that does not exist: {payout_id}"
             raise LookupError(msg)
-        attention = await self._note(tx, row, report, now)
-        woke = await self._learn(tx, row, report, attention, now)
+        change = _Change(row, now, self._action_life)
+        fresh = change.unknown_refs(report)
+        woke = False
+        if fresh:
+            known = await rows.find_refs(tx, row["custodian"], fresh)
+            foreign = [
+                f"{kind} {value} already belongs to {known.owners[kind, value]}"
+                for kind, value in fresh
+                if known.owners.get((kind, value), payout_id) != payout_id
+            ]
+            if foreign:
+                found = [(Attention.FOREIGN_REF, detail) for detail in foreign]
+                await rows.add_attentions(tx, payout_id, found, to_us(now))
+                return Applied(
+                    Kind.SAME, row["status"] in TERMINAL, (Attention.FOREIGN_REF,) * len(foreign)
+                )
+            new = [each for each in fresh if each not in known.owners]
+            await rows.add_refs(tx, row["custodian"], new, payout_id)
+            woke = bool(known.awaited) and await inbox.wake_webhooks(
+                tx, row["custodian"], list(known.awaited)
+            )
+        applied = change.apply(report, fresh, woke=woke)
+        await self._write(tx, change)
+        return applied
+
+    async def _write(self, tx: Tx, change: _Change) -> None:
+        """Write a change: the payout's row once, and the rows that go with it."""
+        payout_id = change.row["id"]
+        if change.attention:
+            await rows.add_attentions(tx, payout_id, change.attention, to_us(change.now))
+        if change.hashes:
+            await rows.add_hashes(tx, payout_id, change.hashes)
+        if change.columns:
+            await rows.update_payout(tx, payout_id, **change.columns)
+        if change.events:
+            await self._publish(tx, change.row, change.now, change.events)
+
+    async def _publish(self, tx: Tx, row: Row, now: datetime, events: Sequence[Event]) -> None:
+        await publish(tx, self._runtime, row["org"], row["mode"], now, events)
+
+
+@dataclass
+class _Change:
+    """One report, applied in memory to a payout's row: collects what is then written at once."""
+
+    row: Row
+    now: datetime
+    action_life: timedelta
+    columns: dict[str, Any] = field(default_factory=dict)
+    attention: list[tuple[Attention, str]] = field(default_factory=list)
+    hashes: list[str] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._document = Document(self.row["document"])
+
+    def unknown_refs(self, report: Report) -> list[tuple[str, str]]:
+        """Return the ids (kind, value) of a report that are not known to be this payout's."""
+        refs = ((ref.kind, ref.value) for ref in report.refs)
+        return self._document.unknown_refs(self.row["custodian"], refs)
+
+    def apply(self, report: Report, fresh: Sequence[tuple[str, str]], *, woke: bool) -> Applied:
+        """Apply a report whose new ids are nobody else's."""
+        if fresh:
+            self._document.add_refs(self.row["custodian"], fresh)
+        self._note(report)
+        kind, reached, changed = self._judge(report)
+        if self._document.changed:
+            self.columns["document"] = self._document.text
+        final = self.columns.get("status", self.row["status"]) in TERMINAL
+        found = tuple(code for code, _ in self.attention)
+        return Applied(kind, final, found, woke, changed=changed, reached=reached)
+
+    def _note(self, report: Report) -> None:
+        """Keep what the custodian said beside the status: words, reference, transactions, oddities."""
+        fees = report.fees_paid_usd
+        for name, value in (
+            ("custodian_word", report.custodian_word),
+            ("custodian_reference", report.custodian_reference),
+            ("fees_paid_usd", None if fees is None else format_amount(Decimal(fees))),
+        ):
+            if value and value != self.row[name]:
+                self.columns[name] = value
+        for transaction in report.transactions:
+            url = transaction.explorer_url or explorer_url(transaction.network, transaction.tx_hash)
+            new_hash = self._document.add_transaction(
+                transaction.model_copy(update={"explorer_url": url})
+            )
+            if new_hash is not None:
+                self.hashes.append(new_hash)
+        self.attention += [(Attention.UNKNOWN_WORD, word[:200]) for word in report.unknown_words]
+        if report.echo is not None:
+            self.attention += [(Attention.MISMATCH, line) for line in report.echo.differences()]
+
+    def _judge(self, report: Report) -> tuple[Kind, tuple[Status, ...], bool]:
+        """Return what the news means, the statuses newly reached, and whether anything has moved."""
         if report.sub_status is None:
-            return Applied(Kind.SAME, row["status"] in TERMINAL, tuple(attention), woke)
+            return Kind.SAME, (), False
+        row = self.row
         verdict = judge(Status(row["status"]), SubStatus(row["sub_status"]), report.sub_status)
         if verdict.kind is Kind.CONTRADICTION:
             detail = f"{row['status']}, and now the custodian says {report.custodian_word}"
-            await rows.add_attention(tx, payout_id, Attention.CONTRADICTION, detail, to_us(now))
-            attention.append(Attention.CONTRADICTION)
+            self.attention.append((Attention.CONTRADICTION, detail))
+        if any(code is Attention.MISMATCH for code, _ in self.attention):
+            # The custodian pays something else than was ordered: an operator looks first.
+            return verdict.kind, (), False
         crosses = any(status != row["status"] for status, _ in verdict.steps)
         if not crosses and _older(report, row):
             # A webhook made before the last look: it may bring a status forward, never step back.
-            return Applied(Kind.LATE, row["status"] in TERMINAL, tuple(attention), woke)
-        asked = await self._ask(tx, row, report, verdict, now)
-        if asked and verdict.kind is not Kind.MOVE:
-            return Applied(Kind.MOVE, final=False, attention=tuple(attention), changed=True)
-        odd = not {Attention.MISMATCH, Attention.FOREIGN_REF}.isdisjoint(attention)
-        if verdict.kind is not Kind.MOVE or (crosses and odd):
-            # Whoever pays something else than was ordered, or shows the transfer of another payout,
-            # changes no status: an operator looks first.
-            return Applied(verdict.kind, row["status"] in TERMINAL, tuple(attention), woke)
-        await self._move(tx, row, verdict.steps, report, now)
-        final = verdict.steps[-1][0] in TERMINAL
+            return Kind.LATE, (), False
+        asked = self._ask(report, verdict)
+        if verdict.kind is not Kind.MOVE:
+            return (Kind.MOVE, (), True) if asked else (verdict.kind, (), False)
+        self._move(verdict.steps, report)
         passed = (Status(row["status"]), *(status for status, _ in verdict.steps))
         reached = tuple(after for before, after in pairwise(passed) if before != after)
-        return Applied(verdict.kind, final, tuple(attention), woke, changed=True, reached=reached)
+        return verdict.kind, reached, True
 
-    async def _ask(self, tx: Tx, row: Row, report: Report, verdict: Verdict, now: datetime) -> bool:
-        """Write what a person is asked for, and the event where it is a new action; or close it.
+    def _ask(self, report: Report, verdict: Verdict) -> bool:
+        """Keep what a person is asked for, and the event where it is a new action; or close it.
 
         A new action begins when the payout comes to ask, and when the one before it was locked.
         """
-        last = action_of(row)
+        last = self._document.action
         if report.sub_status is not SubStatus.REQUIRES_ACTION:
             if verdict.kind is Kind.MOVE and last is not None and last.open:
-                closed = last.model_copy(update={"open": False})
-                await rows.update_payout(tx, row["id"], requires_action=closed.model_dump_json())
+                self._document.set_action(last.model_copy(update={"open": False}))
             return False
         if verdict.kind not in {Kind.MOVE, Kind.SAME} or report.action is None:
             return False
@@ -223,146 +340,65 @@ class Payouts:
             masked_target=asked.masked_target,
             url=asked.url,
             attempts_left=asked.attempts_left,
-            expires_at=asked.expires_at or kept or now + self._action_life,
+            expires_at=asked.expires_at or kept or self.now + self.action_life,
         )
         if action == last:
             return False
-        await rows.update_payout(tx, row["id"], requires_action=action.model_dump_json())
+        self._document.set_action(action)
         if verdict.kind is Kind.SAME and anew:
-            # Asked again without having left: no step of the status tells of it.
-            sequence = row["sequence"] + 1
-            await rows.update_payout(tx, row["id"], sequence=sequence, updated_at=to_us(now))
-            payout = await self._load(tx, row["id"])
-            await self._emit(tx, payout, Status(row["status"]), now, ACTION_EVENT)
+            # Asked again without having left the sub-status: no step has an event of it.
+            self.columns |= {"sequence": self.row["sequence"] + 1, "updated_at": to_us(self.now)}
+            self._add_event(Status(self.row["status"]), ACTION_EVENT)
         return True
 
-    async def _move(
-        self,
-        tx: Tx,
-        row: Row,
-        steps: tuple[tuple[Status, SubStatus], ...],
-        report: Report,
-        now: datetime,
-    ) -> None:
-        """Write each step: row, timeline entry, and for a new status its event and deliveries."""
-        previous = Status(row["status"])
-        sequence = row["sequence"]
+    def _move(self, steps: Sequence[tuple[Status, SubStatus]], report: Report) -> None:
+        """Take each step: status, timeline entry, and for a new status its event."""
+        previous, sequence, at = Status(self.row["status"]), self.row["sequence"], to_us(self.now)
         tx_hash = next(
             (each.tx_hash for each in reversed(report.transactions) if each.tx_hash), None
         )
         for status, sub_status in steps:
-            changed = status != previous
             asks = sub_status is SubStatus.REQUIRES_ACTION
-            sequence += changed or asks
-            columns: dict[str, object] = {
+            has_event = status != previous or asks
+            sequence += has_event
+            self.columns |= {
                 "status": status,
                 "sub_status": sub_status,
                 "sequence": sequence,
-                "updated_at": to_us(now),
-                "observed_at": max(to_us(report.observed_at or now), row["observed_at"] or 0),
+                "updated_at": at,
+                "observed_at": max(
+                    to_us(report.observed_at or self.now), self.row["observed_at"] or 0
+                ),
             }
             if status is Status.FAILED:
-                columns["failure"] = _failure(report, sub_status).model_dump_json()
-            await rows.update_payout(tx, row["id"], **columns)
-            await self._add_entry(tx, row["id"], status, sub_status, now, tx_hash, report.detail)
-            if changed or asks:
-                kind = ACTION_EVENT if asks else None
-                await self._emit(tx, await self._load(tx, row["id"]), previous, now, kind)
+                failure = _failure(report, sub_status)
+                self.columns |= {
+                    "failure": failure.model_dump_json(),
+                    "funds_moved": failure.funds_moved,
+                }
+            self._document.add_entry(status, sub_status, at, tx_hash=tx_hash, detail=report.detail)
+            if has_event:
+                self._add_event(previous, ACTION_EVENT if asks else None)
             previous = status
 
-    async def _note(self, tx: Tx, row: Row, report: Report, now: datetime) -> list[Attention]:
-        """Keep what the custodian said beside the status: its words, its reference, what is odd."""
-        columns: dict[str, object] = {}
-        if report.custodian_word and report.custodian_word != row["custodian_word"]:
-            columns["custodian_word"] = report.custodian_word
-        if report.custodian_reference and report.custodian_reference != row["custodian_reference"]:
-            columns["custodian_reference"] = report.custodian_reference
-        if report.fees_paid_usd is not None:
-            columns["fees_paid_usd"] = format_amount(Decimal(report.fees_paid_usd))
-        if columns:
-            await rows.update_payout(tx, row["id"], **columns)
-        found: list[Attention] = []
-        oddities = [(Attention.UNKNOWN_WORD, word[:200]) for word in report.unknown_words]
-        if report.echo is not None:
-            oddities += [(Attention.MISMATCH, line) for line in report.echo.differences()]
-        for code, detail in oddities:
-            await rows.add_attention(tx, row["id"], code, detail, to_us(now))
-            found.append(code)
-        return found
+    def _add_event(self, previous: Status, kind: str | None) -> None:
+        """Add the event of the payout as it is now: of its status, or of another kind."""
+        payout = payout_of({**dict(self.row), **self.columns}, self._document)
+        self.events.append(_event(payout, previous, self.now, kind))
 
-    async def _learn(
-        self, tx: Tx, row: Row, report: Report, attention: list[Attention], now: datetime
-    ) -> bool:
-        """Store ids and transactions; wake the webhooks that waited for one of the ids."""
-        woke = False
-        for ref in report.refs:
-            owner = await rows.add_ref(tx, row["custodian"], ref.kind, ref.value, row["id"])
-            if owner != row["id"]:
-                detail = f"{ref.kind} {ref.value} already belongs to {owner}"
-                await rows.add_attention(tx, row["id"], Attention.FOREIGN_REF, detail, to_us(now))
-                attention.append(Attention.FOREIGN_REF)
-                continue
-            woke |= await inbox.wake_webhooks(tx, row["custodian"], ref.kind, ref.value)
-        for transaction in report.transactions:
-            known = transaction.explorer_url or explorer_url(
-                transaction.network, transaction.tx_hash
-            )
-            await rows.add_transaction(
-                tx, row["id"], transaction.model_copy(update={"explorer_url": known})
-            )
-        return woke
 
-    async def _emit(
-        self,
-        tx: Tx,
-        payout: Payout,
-        previous: Status | None,
-        now: datetime,
-        kind: str | None = None,
-    ) -> None:
-        """Write the event of the payout's status, or of another kind; one delivery per endpoint."""
-        mode = "live" if payout.livemode else "test"
-        kind = kind or EVENT_OF[payout.status]
-        event_id = self._runtime.ids.new("evt")
-        await events.add_event(
-            tx,
-            id=event_id,
-            org=payout.org,
-            mode=mode,
-            type=kind,
-            payout_id=payout.id,
-            sequence=payout.sequence,
-            body=event_body(payout, previous, now, kind),
-            created_at=to_us(now),
-        )
-        await deliver(tx, self._runtime, payout.org, mode, event_id, kind)
+def created_document(at: int) -> str:
+    """Return the document of a payout that is being created."""
+    document = Document()
+    document.add_entry(Status.PENDING, SubStatus.CREATED, at)
+    return document.text
 
-    async def _add_entry(  # noqa: PLR0913 - one argument per column
-        self,
-        tx: Tx,
-        payout_id: str,
-        status: Status,
-        sub_status: SubStatus,
-        now: datetime,
-        tx_hash: str | None = None,
-        detail: str | None = None,
-    ) -> None:
-        await rows.add_entry(
-            tx,
-            id=self._runtime.ids.new("tle"),
-            payout_id=payout_id,
-            status=status,
-            sub_status=sub_status,
-            tx_hash=tx_hash,
-            detail=detail,
-            at=to_us(now),
-        )
 
-    @staticmethod
-    async def _load(tx: Tx, payout_id: str) -> Payout:
-        payout = await rows.find_payout(tx, payout_id)
-        assert payout is not None  # noqa: S101 - written in this transaction
-        return payout
+def _event(
+    payout: Payout, previous: Status | None, now: datetime, kind: str | None = None
+) -> Event:
+    kind = kind or EVENT_OF[payout.status]
+    return Event(kind, event_body(payout, previous, now, kind), payout.id, payout.sequence)
 
 
 def _older(report: Report, row: Row) -> bool:

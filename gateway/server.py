@@ -15,7 +15,7 @@ from gateway import __version__, logs
 from gateway.api.application import create_api
 from gateway.app import GRACE_S, open_gateway
 from gateway.config import Settings
-from gateway.errors import ConfigError
+from gateway.errors import ConfigError, SchemaMismatch
 from gateway.runtime import Runtime
 
 _log = logs.get_logger("app")
@@ -28,14 +28,20 @@ async def serve(
     runtime: Runtime | None = None,
     ready: Callable[[str], None] | None = None,
 ) -> int:
-    """Serve until SIGTERM or SIGINT; return the exit code. `ready` is called with the base URL."""
+    """Serve until SIGTERM or SIGINT; return the exit code. `ready` is called with the base URL.
+
+    2: the database's schema was changed by another program version meanwhile. 1: a loop died.
+    """
     logs.configure(settings.log.format, settings.log.level)
     stopping = asyncio.Event()
     broken: list[BaseException] = []
 
     def fail(error: BaseException) -> None:
         # A loop never ends by itself: rather stop, and be started again, than serve without it.
-        _log.error("loop_died", exc_info=error)
+        if isinstance(error, SchemaMismatch):
+            _log.error("schema_changed", detail=str(error))
+        else:
+            _log.error("loop_died", exc_info=error)
         broken.append(error)
         stopping.set()
 
@@ -73,6 +79,8 @@ async def serve(
                 stop.cancel()
                 server.should_exit = True
                 await serving
+    if any(isinstance(each, SchemaMismatch) for each in broken):
+        return 2
     return 1 if broken else 0
 
 

@@ -10,7 +10,7 @@ from gateway.store import deliveries, events, executions, inbox
 from gateway.store import evidence as stored
 from gateway.store import payouts as rows
 from gateway.store.database import Row, Tx
-from gateway.store.rows import from_us
+from gateway.store.rows import from_us, payout_of
 from gateway.views import payout_view
 
 
@@ -19,18 +19,17 @@ async def tell(tx: Tx, wanted: str) -> dict[str, Any] | None:
 
     Store function. No secret is among it: keys are digests, notes never hold secrets.
     """
-    payout_id = await _find(tx, wanted)
-    payout = None if payout_id is None else await rows.find_payout(tx, payout_id)
-    if payout is None:
+    row = await _find(tx, wanted)
+    if row is None:
         return None
-    row = await rows.payout_row(tx, payout.id)
+    payout = payout_of(row)
     owned = await executions.open_execution_of(tx, payout.id)
     attention = await rows.attention_of(tx, payout.id)
     return {
         "payout": payout_view(payout).model_dump(mode="json"),
         "org": payout.org,
         "account": payout.account.model_dump(),
-        "custodian_word": None if row is None else row["custodian_word"],
+        "custodian_word": row["custodian_word"],
         "next_look_at": None if owned is None else _at(owned["due_at"]),
         "lease": None if owned is None else _lease(owned),
         "blocked": None if owned is None else owned["blocked"],
@@ -42,7 +41,7 @@ async def tell(tx: Tx, wanted: str) -> dict[str, Any] | None:
         "refs": [dict(each) for each in await rows.refs_of(tx, payout.id)],
         "custodian_webhooks": [
             {
-                "id": each["id"],
+                "id": f"{each['custodian']}/{each['dedup_key']}",
                 "dedup_key": each["dedup_key"],
                 "state": each["state"],
                 "received_at": _at(each["received_at"]),
@@ -104,20 +103,25 @@ async def needing_attention(tx: Tx, limit: int) -> list[dict[str, Any]]:
     return sorted(found, key=lambda each: each["last_at"], reverse=True)[:limit]
 
 
-async def _find(tx: Tx, wanted: str) -> str | None:
-    if await rows.payout_row(tx, wanted) is not None:
-        return wanted
-    return await rows.payout_of_any_id(tx, wanted)
+async def _find(tx: Tx, wanted: str) -> Row | None:
+    row = await rows.payout_row(tx, wanted)
+    if row is None:
+        payout_id = await rows.payout_of_any_id(tx, wanted)
+        row = None if payout_id is None else await rows.payout_row(tx, payout_id)
+    return row
 
 
 async def _deliveries(tx: Tx, payout_id: str) -> list[dict[str, Any]]:
     """Return a line per try, and one per delivery that was not tried yet."""
+    tries: dict[tuple[int, str], list[Row]] = {}
+    for each in await deliveries.attempts_of_payout(tx, payout_id):
+        tries.setdefault((each["position"], each["endpoint_id"]), []).append(each)
     lines: list[dict[str, Any]] = []
     for delivery in await deliveries.deliveries_of(tx, payout_id):
         head = {
             name: delivery[name] for name in ("event_id", "endpoint_id", "type", "url", "state")
         }
-        tries = await deliveries.delivery_attempts_of(tx, delivery["id"])
+        made = tries.get((delivery["position"], delivery["endpoint_id"]), [])
         lines += [
             {
                 **head,
@@ -128,9 +132,9 @@ async def _deliveries(tx: Tx, payout_id: str) -> list[dict[str, Any]]:
                 "started_at": _at(each["started_at"]),
                 "next_attempt_at": _at(each["next_attempt_at"]),
             }
-            for each in tries
+            for each in made
         ]
-        if not tries:
+        if not made:
             lines.append({**head, "attempt": 0, "next_attempt_at": _at(delivery["due_at"])})
     return lines
 

@@ -16,6 +16,8 @@ from gateway.store.database import Database, Tx
 from gateway.store.rows import to_us
 
 _BATCH = 500
+#: Events that are deleted in one transaction; each takes its deliveries with it.
+_EVENTS = 100
 #: Endpoints whose lag is told one by one; the others are in the oldest of all.
 _MOST_LAGS = 50
 _log = get_logger("sweeper")
@@ -51,7 +53,9 @@ class Sweeper:
 
     async def sweep(self) -> None:
         """Sweep once. May be called any number of times."""
-        owned = await self._db.run(self._own)
+        # Long reads run in a reader thread; only what they found is then written.
+        unowned = await self._db.scan(payout_rows.unowned_payouts, 1)
+        owned = await self._db.run(self._own) if unowned else []
         for payout_id, custodian in owned:
             _log.error("unowned_payout", payout_id=payout_id, custodian=custodian)
             self._metrics.unowned()
@@ -63,17 +67,17 @@ class Sweeper:
         while await self._db.run(deliveries.skip_deliveries, now, _BATCH) >= _BATCH:
             pass
         await self._forget()
-        await self._measure(now)
+        await self._measure()
 
     async def _forget(self) -> None:
         """Delete what was kept long enough, a batch per transaction."""
         now = self._runtime.clock.now()
-        attempts = to_us(now - timedelta(days=self._webhooks.keep_attempts_days))
-        while await self._db.run(deliveries.purge_attempts, attempts, _BATCH) >= _BATCH:
-            pass
-        told = to_us(now - timedelta(days=self._webhooks.keep_events_days))
-        while await self._db.run(deliveries.purge_events, told, _BATCH) >= _BATCH:
-            pass
+        before = to_us(now - timedelta(days=self._webhooks.keep_attempts_days))
+        while tried := await self._db.scan(deliveries.old_attempts, before, _BATCH):
+            await self._db.run(deliveries.purge_attempts, tried, before)
+        before = to_us(now - timedelta(days=self._webhooks.keep_events_days))
+        while told := await self._db.scan(deliveries.old_events, before, _BATCH):
+            await self._db.run(deliveries.purge_events, told, before)
 
     async def _own(self, tx: Tx) -> list[tuple[str, str]]:
         """Store function: give payouts that nobody would ever work on back to the engine."""
@@ -84,15 +88,15 @@ class Sweeper:
                 owned.append((row["id"], row["custodian"]))
         return owned
 
-    async def _measure(self, now: int) -> None:
-        due = await self._db.read(executions.oldest_due)
-        late = 0 if due is None else self._runtime.timeline.now() - due
-        self._metrics.work_age(max(0.0, late / 1e6))
-        due = await self._db.read(deliveries.oldest_delivery_due)
-        self._metrics.delivery_age(0.0 if due is None else max(0.0, (now - due) / 1e6))
-        lags = await self._db.read(deliveries.lags, now, _MOST_LAGS)
+    async def _measure(self) -> None:
+        timeline = self._runtime.timeline.now()
+        due = await self._db.scan(executions.oldest_due)
+        self._metrics.work_age(0.0 if due is None else max(0.0, (timeline - due) / 1e6))
+        due = await self._db.scan(deliveries.oldest_delivery_due)
+        self._metrics.delivery_age(0.0 if due is None else max(0.0, (timeline - due) / 1e6))
+        lags = await self._db.scan(deliveries.lags, timeline, _MOST_LAGS)
         self._metrics.endpoint_lags(
-            {row["endpoint_id"]: max(0.0, (now - row["due"]) / 1e6) for row in lags}
+            {row["endpoint_id"]: max(0.0, (timeline - row["due"]) / 1e6) for row in lags}
         )
-        counts = await self._db.read(payout_rows.attention_counts)
+        counts = await self._db.scan(payout_rows.attention_counts)
         self._metrics.attention({row["code"]: row["rows"] for row in counts})

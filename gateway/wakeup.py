@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import datetime
 
 from gateway.runtime import Clock, Timeline
 
@@ -36,20 +35,11 @@ class Wakeup:
                     each.cancel()
         self._bell.clear()
 
-    async def sleep_until(self, at: datetime | None, longest_s: float) -> None:
-        """Sleep until a time, `longest_s` at most, or until the bell rings."""
-        seconds = longest_s if at is None else (at - self._clock.now()).total_seconds()
-        if seconds <= 0:
-            # Due already: yield a moment to the others, by the loop's time and not by the clock's.
-            await asyncio.sleep(_YIELD_S)
-            self._bell.clear()
-            return
-        await self.sleep(min(seconds, longest_s))
-
     async def sleep_until_due(self, due: int | None, longest_s: float) -> None:
         """Sleep until a time of the timeline, `longest_s` at most, or until the bell rings."""
         seconds = longest_s if due is None else (due - self._timeline.now()) / 1e6
         if seconds <= 0:
+            # Due already: yield a moment to the others, by the loop's time and not by the clock's.
             await asyncio.sleep(_YIELD_S)
             self._bell.clear()
             return

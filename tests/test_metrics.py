@@ -32,6 +32,7 @@ def _use_all(metrics: Metrics) -> None:
     metrics.attention({"unknown_word": 2})
     metrics.work_age(3.5)
     metrics.delivery_age(4.5)
+    metrics.marks(allowed=True)
 
 
 @pytest.mark.parametrize(
@@ -58,6 +59,7 @@ def _use_all(metrics: Metrics) -> None:
         ("attention", {"code": "unknown_word"}, 2),
         ("work_oldest_due_seconds", {}, 3.5),
         ("webhook_oldest_due_seconds", {}, 4.5),
+        ("marks_allowed", {}, 1),
     ],
 )
 def test_a_scraper_reads_it(name: str, labels: dict[str, str], value: float) -> None:

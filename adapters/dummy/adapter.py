@@ -84,7 +84,9 @@ class Dummy(Adapter[DummySettings]):
         destination_types=frozenset({"custodian_account", "address"}),
         webhooks=True,
         # What a key does there. The same key and body pay once, for ever: the engine may repeat.
-        keys=KeySemantics(life_s=None, body_bound=True, look_up=True, repeat_is_safe=True),
+        keys=KeySemantics(
+            life_s=None, body_bound=True, look_up=True, repeat_is_safe=True, failure_is_final=True
+        ),
         # An API key never dies, so a request that was sent may arrive at any time: that a transfer is
         # absent proves nothing. A token that dies, or a session that ends, has a number here.
         call_life_s=None,

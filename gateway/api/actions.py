@@ -18,6 +18,7 @@ from gateway.model import Payout, RequiredAction
 from gateway.store import executions
 from gateway.store import payouts as rows
 from gateway.store.database import Tx
+from gateway.store.state import refuse_if_frozen
 from gateway.vault import CLIENT_PREFIX
 from gateway.views import reduced_payout
 
@@ -79,6 +80,7 @@ async def confirm_payout(request: Request) -> Response:
     async def act() -> Answer:
         if not action.open:
             raise Refused("action_not_required", "This action was answered, or is over.")
+        await context.db.read(refuse_if_frozen)
         await context.actions.confirm(payout, action.number, answer, filled)
         return Answer(202, await _shown(request, payout.id, keyed=caller is not None))
 
@@ -100,6 +102,7 @@ async def cancel_payout(request: Request) -> Response:
         if payout.batch_id is not None and (execution is None or execution["size"] > 1):
             detail = f"It is part of a batch: POST /payout-batches/{payout.batch_id}/cancel."
             raise Refused("cancel_unsupported", detail)
+        await context.db.read(refuse_if_frozen)
         await context.actions.cancel(payout)
         return Answer(202, await _shown(request, payout.id, keyed=True))
 

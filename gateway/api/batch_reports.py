@@ -15,8 +15,8 @@ from starlette.responses import Response, StreamingResponse
 from gateway.api.requests import caller_of, context_of
 from gateway.model import BATCH_ENDS, Payout
 from gateway.store import batches as rows
-from gateway.store import payouts as payout_rows
 from gateway.store.database import Tx
+from gateway.store.rows import payout_of
 
 _REPORTED_AT_ONCE = 200
 REPORT_COLUMNS = (
@@ -96,9 +96,9 @@ async def _report(
 
     async def look(tx: Tx) -> list[tuple[Any, Payout]]:
         found = await rows.items_page(tx, batch_id, after, _REPORTED_AT_ONCE)
-        return list(zip(found, await payout_rows.whole_payouts(tx, found), strict=True))
+        return [(row, payout_of(row)) for row in found]
 
-    while page := await context.db.read(look):
+    while page := await context.db.scan(look):
         yield [_row(row, payout, init_method) for row, payout in page]
         after = page[-1][0]["batch_position"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -26,8 +26,9 @@ from gateway.errors import Refused
 from gateway.keys import Caller
 from gateway.model import Payout
 from gateway.store import batches as rows
-from gateway.store import payouts as payout_rows
 from gateway.store.database import Tx
+from gateway.store.rows import payout_of
+from gateway.store.state import refuse_if_frozen, refuse_unless_accepting
 from gateway.views import PayoutWithTracking, payout_with_tracking
 
 #: A thousand payouts with all that they may carry.
@@ -148,6 +149,7 @@ class _Load:
         return found
 
     async def _begin(self, tx: Tx, claim: Claim) -> str:
+        await refuse_unless_accepting(tx)
         batch_id = await self.context.batches.begin(
             tx,
             self.caller,
@@ -166,6 +168,7 @@ class _Load:
         await self.context.batches.add(tx, self.caller, self.source, batch_id, first, page)
 
     async def _finish(self, tx: Tx, batch_id: str, count: int) -> Answer:
+        await refuse_unless_accepting(tx)
         view = await self.context.batches.finish(tx, self.caller, batch_id, count)
         return Answer(
             201,
@@ -195,7 +198,7 @@ async def _check(
         if found.count > MOST_IN_FILE:
             found.fault("/lines", "too_long", f"a file may have {MOST_IN_FILE} payouts")
             break
-        await context.db.read(context.batches.references_used, caller, page, found)
+        await context.db.scan(context.batches.references_used, caller, page, found)
         # Others are served between two pages.
         await asyncio.sleep(0)
     if not found.count:
@@ -249,7 +252,7 @@ async def list_batches(request: Request) -> Response:
     limit, after = limit_of(request), None
     if "cursor" in request.query_params:
         after = str(decode(request.query_params["cursor"], {}, (str,))[0])
-    found = await context.db.read(context.batches.page, caller, after, limit + 1)
+    found = await context.db.scan(context.batches.page, caller, after, limit + 1)
     page, more = found[:limit], len(found) > limit
     cursor = encode([page[-1].id], {}) if more else None
     return _answer(BatchList(data=page, next_cursor=cursor, has_more=more))
@@ -259,7 +262,7 @@ async def get_batch(request: Request) -> Response:
     """`GET /payout-batches/{id}`."""
     context = context_of(request)
     caller = await caller_of(request)
-    return _answer(await context.db.read(context.batches.get, caller, _id(request)))
+    return _answer(await context.db.scan(context.batches.get, caller, _id(request)))
 
 
 async def list_batch_payouts(request: Request) -> Response:
@@ -275,9 +278,9 @@ async def list_batch_payouts(request: Request) -> Response:
     async def look(tx: Tx) -> tuple[list[Payout], list[Any]]:
         await context.batches.row(tx, caller, batch_id)
         found = await rows.items_page(tx, batch_id, after, limit + 1)
-        return await payout_rows.whole_payouts(tx, found[:limit]), found
+        return [payout_of(row) for row in found[:limit]], found
 
-    payouts, found = await context.db.read(look)
+    payouts, found = await context.db.scan(look)
     more = len(found) > limit
     base = context.settings.public_url.rstrip("/")
     data = [
@@ -290,21 +293,22 @@ async def list_batch_payouts(request: Request) -> Response:
 
 async def execute_batch(request: Request) -> Response:
     """`POST /payout-batches/{id}/execute`."""
-    return await _act(request, context_of(request).batches.execute)
+    return await _act(request, context_of(request).batches.execute, refuse_unless_accepting)
 
 
 async def cancel_batch(request: Request) -> Response:
     """`POST /payout-batches/{id}/cancel`."""
-    return await _act(request, context_of(request).batches.cancel)
+    return await _act(request, context_of(request).batches.cancel, refuse_if_frozen)
 
 
-async def _act(request: Request, change: Any) -> Response:
+async def _act(request: Request, change: Any, refuse: Callable[[Tx], Awaitable[None]]) -> Response:
     context = context_of(request)
     caller = await caller_of(request)
     key = idempotency_key(request, required=False)
     batch_id = _id(request)
 
     async def work(tx: Tx) -> Answer:
+        await refuse(tx)
         view = await change(tx, caller, batch_id)
         return Answer(202, view.model_dump_json().encode())
 

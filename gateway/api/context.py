@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from gateway.adapter import Capabilities, Notice
+from gateway.adapter import Capabilities
 from gateway.batches.service import Batches
 from gateway.config import Settings
 from gateway.metrics import Metrics
@@ -16,6 +16,7 @@ from gateway.quotes import Quotes
 from gateway.router import Router
 from gateway.runtime import Runtime
 from gateway.store.database import Database
+from gateway.store.state_file import StateFile
 from gateway.vault import Vault
 from gateway.webhooks.endpoints import Endpoints
 from gateway.webhooks.replay import Replays
@@ -35,8 +36,12 @@ class Custodian(Protocol):
     async def verify(self, headers: Mapping[str, str], body: bytes) -> None:
         """Check that a webhook is the custodian's."""
 
-    def parse(self, body: bytes) -> Sequence[Notice]:
-        """Turn a verified webhook into notices."""
+
+class Inbox(Protocol):
+    """Where custodians' webhooks go."""
+
+    async def receive(self, custodian: str, body: bytes) -> None:
+        """Apply a verified webhook and keep it."""
 
 
 class Actions(Protocol):
@@ -61,6 +66,7 @@ class ApiContext:
     db: Database
     payouts: Payouts
     actions: Actions
+    inbox: Inbox
     batches: Batches
     quotes: Quotes
     endpoints: Endpoints
@@ -73,3 +79,4 @@ class ApiContext:
     metrics: Metrics
     wake: Callable[[str], None]
     ready: Callable[[], bool]
+    state_file: StateFile

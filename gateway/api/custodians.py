@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Sequence
-
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.adapter import Notice
 from gateway.api.requests import caller_of, context_of, read_body
 from gateway.errors import CannotVerify, InvalidSignature, Refused
-from gateway.runtime import Failpoint
-from gateway.store import inbox
-from gateway.store.rows import to_us
 
 MAX_WEBHOOK = 1024 * 1024
 
@@ -76,7 +69,7 @@ async def list_custodians(request: Request) -> Response:
 
 
 async def receive_webhook(request: Request) -> Response:
-    """`POST /custodians/{name}/webhooks`: verify, store raw and once, then answer."""
+    """`POST /custodians/{name}/webhooks`: verify, apply or keep it for later, once; then answer."""
     context = context_of(request)
     name = request.path_params["name"]
     custodian = context.custodians.get(name)
@@ -95,23 +88,5 @@ async def receive_webhook(request: Request) -> Response:
         context.metrics.inbox(name, "unverifiable")
         detail = "The verification keys are out of reach."
         raise Refused("cannot_verify", detail, headers={"Retry-After": "30"}) from None
-    now = to_us(context.runtime.clock.now())
-    inbox_id = context.runtime.ids.new("inb")
-    fresh = await context.db.run(
-        inbox.store_webhook, inbox_id, name, _dedup_key(custodian.parse, body), body, now
-    )
-    context.runtime.failpoint(Failpoint.INBOX_STORED)
-    if fresh:
-        context.wake("inbox")
-    else:
-        context.metrics.inbox(name, "doubled")
+    await context.inbox.receive(name, body)
     return Response(b'{"received":true}', media_type="application/json")
-
-
-def _dedup_key(parse: Callable[[bytes], Sequence[Notice]], body: bytes) -> str:
-    """Return the custodian's own id of the delivery; what cannot be read is told apart by its bytes."""
-    try:
-        keys = [notice.dedup_key for notice in parse(body)]
-    except ValueError:
-        keys = []
-    return "|".join(keys) or "sha256:" + hashlib.sha256(body).hexdigest()

@@ -77,7 +77,7 @@ async def list_endpoints(request: Request) -> Response:
     after = None
     if "cursor" in request.query_params:
         after = str(decode(request.query_params["cursor"], {}, (str,))[0])
-    found = await context.db.read(context.endpoints.page, caller, after, limit + 1)
+    found = await context.db.scan(context.endpoints.page, caller, after, limit + 1)
     page, more = found[:limit], len(found) > limit
     body = EndpointList(
         data=page, next_cursor=encode([page[-1].id], {}) if more else None, has_more=more

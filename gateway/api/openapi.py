@@ -15,6 +15,7 @@ from gateway.api.operations import (
     KEYED,
     PARAMETERS,
     QUOTE,
+    STARTS,
     ProblemDocument,
     as_json,
     in_path,
@@ -106,7 +107,7 @@ def _paths(refs: dict[Any, Any]) -> dict[str, Any]:
                 "payouts",
                 "Ask for a price",
                 ("200", as_json(refs[Quote], "A price promise for 60 seconds, usable once.")),
-                (*BODY, *KEYED, *QUOTE),
+                (*BODY, *KEYED, *QUOTE, *STARTS),
                 parameters=(parameter("RequiredIdempotencyKey"),),
                 body=refs[QuoteRequest],
             )
@@ -124,7 +125,14 @@ def _paths(refs: dict[Any, Any]) -> dict[str, Any]:
                         "headers": created,
                     },
                 ),
-                (*BODY, *KEYED, "quote_not_found", "quote_already_used", "quote_expired"),
+                (
+                    *BODY,
+                    *KEYED,
+                    "quote_not_found",
+                    "quote_already_used",
+                    "quote_expired",
+                    *STARTS,
+                ),
                 description="The quote is consumed: a second call answers 409 with the payout's id.",
                 parameters=(parameter("IdempotencyKey"), parameter("Sandbox")),
                 body=refs[PayoutRequest],
@@ -208,15 +216,31 @@ def _paths(refs: dict[Any, Any]) -> dict[str, Any]:
         },
         "/healthz": {"get": _plain(refs, "healthz", "Whether the process lives", ())},
         "/readyz": {
-            "get": _plain(refs, "readyz", "Whether work is accepted", ("store_unavailable",))
+            "get": _plain(
+                refs,
+                "readyz",
+                "Whether requests are served, and payouts handed to custodians",
+                ("store_unavailable",),
+                marks={
+                    "type": "boolean",
+                    "description": "Whether payouts are handed to custodians.",
+                },
+                accepting={
+                    "type": "boolean",
+                    "description": "Whether new quotes, payouts and batches are let in.",
+                },
+                reason={"type": "string", "description": "Why not."},
+            )
         },
     }
 
 
-def _plain(refs: dict[Any, Any], name: str, summary: str, codes: tuple[str, ...]) -> dict[str, Any]:
+def _plain(
+    refs: dict[Any, Any], name: str, summary: str, codes: tuple[str, ...], **members: Any
+) -> dict[str, Any]:
     answer = {
         "type": "object",
-        "properties": {"status": {"type": "string"}},
+        "properties": {"status": {"type": "string"}, **members},
         "required": ["status"],
     }
     call = operation(

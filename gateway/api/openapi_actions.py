@@ -17,8 +17,15 @@ _CONFIRM = (
     "confirm_in_progress",
     "wrong_answer",
     "confirm_not_sent",
+    "database_frozen",
 )
-_CANCEL = ("payout_not_found", "cancel_too_late", "cancel_unsupported", "payout_busy")
+_CANCEL = (
+    "payout_not_found",
+    "cancel_too_late",
+    "cancel_unsupported",
+    "payout_busy",
+    "database_frozen",
+)
 #: A client secret stands in the body, or is the bearer of a read.
 BY_SECRET: list[dict[str, list[str]]] = [{"apiKey": []}, {}]
 

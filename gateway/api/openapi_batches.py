@@ -5,13 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 from gateway.api.batches import BatchList, BatchPayoutList
-from gateway.api.operations import BODY, KEYED, as_json, in_path, operation, parameter, query
+from gateway.api.operations import (
+    BODY,
+    KEYED,
+    STARTS,
+    as_json,
+    in_path,
+    operation,
+    parameter,
+    query,
+)
 from gateway.batches.items import COLUMNS
 from gateway.batches.schemas import BatchCheck, BatchRequest, BatchView
 
 SENT = (BatchRequest,)
 TOLD = (BatchView, BatchList, BatchPayoutList, BatchCheck)
-_ACTS = ("batch_not_found", "batch_ended", *KEYED)
+_ACTS = ("batch_not_found", "batch_ended", "database_frozen", *KEYED)
 
 
 def paths(refs: dict[Any, Any]) -> dict[str, Any]:
@@ -27,7 +36,7 @@ def paths(refs: dict[Any, Any]) -> dict[str, Any]:
         "batches",
         "Create a batch of payouts",
         ("201", {**made, "headers": created}),
-        (*BODY, *KEYED, "idempotency_key_required", "invalid_batch"),
+        (*BODY, *KEYED, "idempotency_key_required", "invalid_batch", *STARTS),
         description="Up to 1 000 payouts in JSON, or a CSV file of up to 100 000 lines with its "
         "source in the query. All are accepted, or none. CSV columns: " + ", ".join(COLUMNS) + ".",
         parameters=(
@@ -92,7 +101,7 @@ def paths(refs: dict[Any, Any]) -> dict[str, Any]:
                 "batches",
                 "Execute a batch, once",
                 ("202", as_json(refs[BatchView], "The batch; it begins when its turn comes.")),
-                (*_ACTS, "batch_already_executed"),
+                (*_ACTS, "batch_already_executed", "not_accepting"),
                 parameters=(*batch, parameter("IdempotencyKey")),
             )
         },

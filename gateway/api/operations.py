@@ -37,6 +37,8 @@ class ProblemDocument(BaseModel):
 
 ALWAYS = ("invalid_api_key", "internal_error", "store_unavailable")
 BODY = ("invalid_json", "payload_too_large", "unsupported_media_type", "invalid_request")
+#: What may be answered to whatever starts a payout.
+STARTS = ("database_frozen", "not_accepting")
 KEYED = ("invalid_idempotency_key", "idempotency_in_progress", "idempotency_key_reused")
 QUOTE = (
     "idempotency_key_required",

@@ -22,6 +22,7 @@ from gateway.quotes import QuoteRequest
 from gateway.store import payouts as rows
 from gateway.store.database import Tx
 from gateway.store.rows import to_us
+from gateway.store.state import refuse_unless_accepting
 from gateway.vault import Vault
 from gateway.views import PayoutWithTracking, payout_with_tracking
 
@@ -53,6 +54,7 @@ async def create_quote(request: Request) -> Response:
     wanted = validate(QuoteRequest, members)
 
     async def store(tx: Tx, offers: Sequence[Offer] = ()) -> Answer:
+        await refuse_unless_accepting(tx)
         quote, account = context.quotes.draft(caller, wanted, offers)
         await context.quotes.store(tx, caller, quote, account)
         return Answer(200, quote.model_dump_json().encode(), created_id=quote.quote_id)
@@ -80,6 +82,7 @@ async def create_payout(request: Request) -> Response:
     custodians: list[str] = []
 
     async def work(tx: Tx) -> Answer:
+        await refuse_unless_accepting(tx)
         payout = await context.payouts.accept(tx, caller, quote_id, strict=strict)
         custodians.append(payout.custodian)
         if payout.livemode:
@@ -115,7 +118,7 @@ async def list_payouts(request: Request) -> Response:
     if "cursor" in request.query_params:
         at, after = decode(request.query_params["cursor"], filters, (int, str))
         conditions |= {"after_at": at, "after_id": after}
-    found = await context.db.read(rows.list_payouts, conditions, limit + 1)
+    found = await context.db.scan(rows.list_payouts, conditions, limit + 1)
     page = found[:limit]
     more = len(found) > limit
     views = [

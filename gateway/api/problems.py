@@ -149,6 +149,18 @@ PROBLEMS: dict[str, Problem] = {
     "store_unavailable": Problem(
         503, "Store not available", "Repeat after Retry-After.", retryable=True
     ),
+    "database_frozen": Problem(
+        503,
+        "Database frozen",
+        "Nothing was done. Repeat after Retry-After; the operator has to check the database first.",
+        retryable=True,
+    ),
+    "not_accepting": Problem(
+        503,
+        "Not accepting yet",
+        "Nothing was done. Repeat after Retry-After; payouts that exist can be read.",
+        retryable=True,
+    ),
     "confirm_not_sent": Problem(
         503,
         "Answer not sent",

@@ -15,10 +15,14 @@ from gateway.errors import Refused
 from gateway.examples import EventType, example_event
 from gateway.store.database import Tx
 from gateway.webhooks.endpoints import Found
-from gateway.webhooks.replay import AttemptView, Recovery, RecoveryRequest, ResendRequest
+from gateway.webhooks.replay import (
+    NEWEST,
+    AttemptView,
+    Recovery,
+    RecoveryRequest,
+    ResendRequest,
+)
 from gateway.webhooks.sender import DeliveryResult
-
-_NEWEST = (2**61, "~")
 
 
 class AttemptList(BaseModel):
@@ -109,7 +113,7 @@ async def list_recoveries(request: Request) -> Response:
     context = context_of(request)
     caller = await caller_of(request)
     check_names(request, frozenset())
-    jobs = await context.db.read(
+    jobs = await context.db.scan(
         context.replays.recoveries, caller, request.path_params["endpoint_id"]
     )
     return _answer(RecoveryList(data=jobs))
@@ -159,11 +163,11 @@ async def _attempts(request: Request, **of: Any) -> Response:
     context = context_of(request)
     caller = await caller_of(request)
     check_names(request, frozenset({"limit", "cursor"}))
-    limit, before = limit_of(request), _NEWEST
+    limit, before = limit_of(request), NEWEST
     if "cursor" in request.query_params:
-        at, delivery_id = decode(request.query_params["cursor"], of, (int, str))
-        before = (int(at), str(delivery_id))
-    found = await context.db.read(
+        at, position, endpoint = decode(request.query_params["cursor"], of, (int, int, str))
+        before = (int(at), int(position), str(endpoint))
+    found = await context.db.scan(
         context.replays.attempts, caller, before=before, limit=limit + 1, **of
     )
     page, more = found[:limit], len(found) > limit

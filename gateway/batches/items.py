@@ -20,6 +20,7 @@ from gateway.batches.schemas import BatchItemRequest, BatchRequest, BatchSource
 from gateway.errors import Refused
 from gateway.keys import Caller
 from gateway.model import Account, QuoteTerms
+from gateway.payouts import created_document
 from gateway.quotes import QuoteRequest, Quotes, RouteWish
 
 MOST_IN_FILE = 100_000
@@ -267,8 +268,9 @@ def item_columns(  # noqa: PLR0913 - one per part of an item
         "account": account.model_dump_json(),
         "custodian_reference": None,
         "custodian_word": None,
-        "requires_action": None,
+        "document": created_document(at),
         "failure": None,
+        "funds_moved": None,
         "fees_paid_usd": None,
         "observed_at": None,
         "sequence": 0,

@@ -24,6 +24,7 @@ from gateway.model import (
     Failure,
     FailureCode,
     FundsMoved,
+    QuoteTerms,
     Status,
     SubStatus,
 )
@@ -34,6 +35,7 @@ from gateway.store import batches as rows
 from gateway.store import executions
 from gateway.store.database import Row, Tx
 from gateway.store.rows import payout_of, to_us
+from gateway.store.state import frozen
 
 #: Items that one step works on.
 _AT_ONCE = 50
@@ -90,7 +92,11 @@ class BatchSteps:
             # Its custodian is not configured here: the batch waits, and holds up no other.
             return _NOTHING
         now = self._runtime.clock.now()
-        for stage in self._stages(row, to_us(now)):
+        stages = self._stages(row, to_us(now))
+        if await frozen(tx) is not None:
+            # Nothing is ended or handed over by a database that may be an older copy.
+            stages = tuple(each for each in stages if each == self._judge)
+        for stage in stages:
             if stage == self._judge and not judged:
                 continue
             stepped = await stage(tx, row, now)
@@ -131,6 +137,7 @@ class BatchSteps:
         """Fix the terms of some items and tell of them; then make the sets. None: all is done."""
         page = await rows.items_page(tx, row["id"], row["worked_off"], _AT_ONCE)
         caller = Caller(row["org"], row["mode"], "batch")
+        fixed: list[tuple[Row, QuoteTerms]] = []
         for item in page:
             if item["status"] != Status.PENDING or item["sequence"] > 0:
                 continue
@@ -148,9 +155,10 @@ class BatchSteps:
             try:
                 terms, _ = self._quotes.terms(caller, request)
             except Refused as refused:
-                await self._payouts.apply(tx, payout.id, refused_report(refused))
+                await self._payouts.apply(tx, payout.id, refused_report(refused), item)
             else:
-                await self._payouts.announce(tx, payout.id, terms)
+                fixed.append((item, terms))
+        await self._payouts.announce(tx, fixed)
         if page:
             worked_off = page[-1]["batch_position"]
             await rows.update_batch(tx, row["id"], worked_off=worked_off)

@@ -12,7 +12,7 @@ from gateway.assets import EXACT
 from gateway.batches.items import MOST_FAULTS, Checked, Line, item_columns, plan
 from gateway.batches.schemas import AssetTotal, BatchPart, BatchSource, BatchView, StatusTotal
 from gateway.errors import Refused
-from gateway.events import deliver
+from gateway.events import Event, publish
 from gateway.keys import Caller
 from gateway.model import (
     BATCH_ENDS,
@@ -20,13 +20,12 @@ from gateway.model import (
     BatchState,
     Failure,
     Status,
-    SubStatus,
     format_time,
 )
 from gateway.quotes import Quotes
 from gateway.runtime import Runtime
 from gateway.store import batches as rows
-from gateway.store import events, executions
+from gateway.store import executions
 from gateway.store import payouts as payout_rows
 from gateway.store.database import Row, Tx
 from gateway.store.rows import from_us, maybe_from_us, to_json, to_us
@@ -110,14 +109,13 @@ class Batches:
         """Store a page of items that were checked. Refused: `request_timeout`, as `finish`."""
         await self._still_loading(tx, batch_id)
         now = to_us(self._runtime.clock.now())
-        items, entries = [], []
+        items = []
         for position, line in enumerate(lines, first):
             assert line.item is not None  # noqa: S101 - it was checked
             terms, account = plan(self._quotes, caller, source, line.item)
-            payout_id = self._runtime.ids.new("pay")
             items.append(
                 item_columns(
-                    payout_id=payout_id,
+                    payout_id=self._runtime.ids.new("pay"),
                     caller=caller,
                     batch_id=batch_id,
                     position=position,
@@ -127,18 +125,7 @@ class Batches:
                     at=now,
                 )
             )
-            entries.append(
-                {
-                    "id": self._runtime.ids.new("tle"),
-                    "payout_id": payout_id,
-                    "status": Status.PENDING,
-                    "sub_status": SubStatus.CREATED,
-                    "tx_hash": None,
-                    "detail": None,
-                    "at": now,
-                }
-            )
-        await payout_rows.insert_payouts(tx, items, entries)
+        await payout_rows.insert_payouts(tx, items)
 
     async def finish(self, tx: Tx, caller: Caller, batch_id: str, count: int) -> BatchView:
         """Let a batch be seen: all of its items are stored.
@@ -224,19 +211,8 @@ class Batches:
             "api_version": API_VERSION,
             "data": (await self.view(tx, row)).model_dump(mode="json"),
         }
-        event_id = self._runtime.ids.new("evt")
-        await events.add_event(
-            tx,
-            id=event_id,
-            org=row["org"],
-            mode=row["mode"],
-            type=kind,
-            payout_id=None,
-            sequence=None,
-            body=json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode(),
-            created_at=to_us(now),
-        )
-        await deliver(tx, self._runtime, row["org"], row["mode"], event_id, kind)
+        event = Event(kind, json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode())
+        await publish(tx, self._runtime, row["org"], row["mode"], now, [event])
 
     async def view(self, tx: Tx, row: Row) -> BatchView:
         """Return what a partner sees of a batch."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from gateway.config import Settings
+    from gateway.runtime import Runtime
     from gateway.store.database import Database
 
 T = TypeVar("T")
@@ -63,18 +64,43 @@ def store_faults_told(database: Path) -> Iterator[None]:
         fail(f"the database {database} cannot be used: {cause}", 2)
 
 
-def with_store(config: Path, work: Callable[[Database], Awaitable[T]]) -> T:
-    """Open the configured store, do the work, close it."""
+def with_store(
+    config: Path, work: Callable[[Database], Awaitable[T]], runtime: Runtime | None = None
+) -> T:
+    """Open the configured store, do the work, close it. `runtime` goes by the store's timeline."""
     from gateway.store.opening import open_database
+    from gateway.store.state import frozen
 
     settings = settings_of(config)
 
     async def run() -> T:
-        async with open_database(settings) as db:
+        async with open_database(settings, runtime) as db:
+            reason = await db.read(frozen)
+            if reason is not None:
+                sys.stderr.write(f"warning: the database is frozen: {reason}\n")
             return await work(db)
 
     with store_faults_told(settings.database):
         return asyncio.run(run())
+
+
+async def frozen_reason(db: Database) -> str | None:
+    """Return why an operator must not end or repeat anything now, or None."""
+    from gateway.store.state import frozen
+
+    reason = await db.read(frozen)
+    return None if reason is None else f"the database is frozen: {reason}; see `db adopt`"
+
+
+def operator_name() -> str:
+    """Return who runs this command, for the audit log."""
+    import os
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return f"uid {os.getuid()}"
 
 
 def told_time(at: datetime | None) -> str | None:

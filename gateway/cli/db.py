@@ -1,12 +1,13 @@
-"""`db`: the schema of the store."""
+"""`db`: the schema of the store, and its copies."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gateway.cli import copies
 from gateway.cli.common import (
     DEFAULT_CONFIG,
     ConfigOption,
@@ -29,23 +30,59 @@ def group() -> None:
     """The database."""
 
 
+app.command()(copies.backup)
+app.command()(copies.restore)
+app.command()(copies.moved)
+app.command()(copies.adopt)
+
+
 @app.command()
-def upgrade(config: ConfigOption = Path(DEFAULT_CONFIG)) -> None:
-    """Bring the database to this program's schema. Stop every gateway on it first, and back it up."""
+def upgrade(
+    *,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Upgrade although a gateway runs. It stops before its next write; a payout that it is "
+            "handing over at that moment gets an unknown outcome.",
+        ),
+    ] = False,
+    config: ConfigOption = Path(DEFAULT_CONFIG),
+) -> None:
+    """Bring the database to this program's schema. Stop every gateway on it first, and back it up.
+
+    Refused while a gateway runs on it.
+    """
     from alembic.util.exc import CommandError
 
+    from gateway.runtime import real_runtime
     from gateway.store import migrate
 
-    path = settings_of(config).database
+    settings = settings_of(config)
+    path = settings.database
+    if not force:
+        found = copies.running(settings, real_runtime())
+        if found:
+            fail(
+                f"the database {path} was not changed: stop every gateway on it first "
+                f"({', '.join(found)}), and back it up: payout-gateway db backup",
+                2,
+            )
     with store_faults_told(path):
         try:
             before, after = migrate.upgrade(path)
         except CommandError as error:
             fail(f"the database {path} was not changed: {error}", 2)
+    # Opening it writes the first state file.
+    with_store(config, _nothing)
     if before == after:
         typer.echo(f"{path} is up to date ({after})")
     else:
         typer.echo(f"{path}: {before or 'no schema'} -> {after}")
+
+
+async def _nothing(_: Database) -> None:
+    """Do nothing with the store."""
 
 
 @app.command()

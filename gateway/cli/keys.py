@@ -71,7 +71,7 @@ def list_(*, config: ConfigOption = Path(DEFAULT_CONFIG), as_json: JsonOption = 
     from gateway.keys import list_keys
 
     async def work(db: Database) -> list[KeyInfo]:
-        return await db.read(list_keys)
+        return await db.scan(list_keys)
 
     found = with_store(config, work)
     rows = [

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli import adapters, batches, db, keys, payouts, webhooks
+from gateway.cli import adapters, batches, custodians, db, keys, payouts, webhooks
 from gateway.cli.common import DEFAULT_CONFIG, ConfigOption, fail, settings_of, store_faults_told
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(payouts.app, name="payouts")
 app.add_typer(batches.app, name="batches")
 app.add_typer(webhooks.app, name="webhooks")
+app.add_typer(custodians.app, name="custodians")
 app.add_typer(db.app, name="db")
 app.add_typer(adapters.app, name="adapters")
 

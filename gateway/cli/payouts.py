@@ -13,6 +13,7 @@ from gateway.cli.common import (
     ConfigOption,
     JsonOption,
     fail,
+    frozen_reason,
     print_json,
     print_table,
     settings_of,
@@ -41,7 +42,7 @@ def show(
     from gateway.story import tell
 
     async def work(db: Database) -> dict[str, Any] | None:
-        return await db.read(tell, payout_id)
+        return await db.scan(tell, payout_id)
 
     story = with_store(config, work)
     if story is None:
@@ -76,10 +77,10 @@ def list_(  # noqa: PLR0913 - one argument per option
     filters = {name: value for name, value in wanted.items() if value is not None}
 
     async def notable(db: Database) -> list[dict[str, Any]]:
-        return await db.read(needing_attention, limit)
+        return await db.scan(needing_attention, limit)
 
     async def plain(db: Database) -> list[Payout]:
-        return await db.read(list_payouts, filters, limit)
+        return await db.scan(list_payouts, filters, limit)
 
     if attention:
         rows = with_store(config, notable)
@@ -168,13 +169,16 @@ def resolve(  # noqa: PLR0913 - one argument per option
     )
 
     async def work(db: Database) -> LookAsked | None:
+        reason = await frozen_reason(db)
+        if reason is not None:
+            raise NotAllowedError(reason)
         name, capabilities = await _custodian_of(db, settings, payout_id)
         recorder = Recorder(runtime, payouts, name, capabilities)
         lag = capabilities.console_lags
         return await db.run(end, recorder, runtime, payout_id, found, lag=lag)
 
     try:
-        asked = with_store(config, work)
+        asked = with_store(config, work, runtime)
     except NotAllowedError as error:
         fail(f"not resolved: {error}")
     if asked is not None:
@@ -195,14 +199,17 @@ def retry(
     from gateway.execution.operator import retry as again
     from gateway.runtime import real_runtime
 
-    settings = settings_of(config)
+    settings, runtime = settings_of(config), real_runtime()
 
     async def work(db: Database) -> None:
+        reason = await frozen_reason(db)
+        if reason is not None:
+            raise NotAllowedError(reason)
         _, capabilities = await _custodian_of(db, settings, payout_id)
         await db.run(again, real_runtime(), payout_id, capabilities)
 
     try:
-        with_store(config, work)
+        with_store(config, work, runtime)
     except NotAllowedError as error:
         fail(f"not retried; missing: {error}")
     typer.echo(f"{payout_id} will be submitted again at once")

@@ -65,9 +65,9 @@ def list_(
     """List the endpoints of all orgs: how they are, and what is due to them."""
     from gateway.runtime import real_runtime
     from gateway.store import deliveries, endpoints
-    from gateway.store.rows import from_us, maybe_from_us, to_us
+    from gateway.store.rows import from_us, maybe_from_us
 
-    now = to_us(real_runtime().clock.now())
+    now = real_runtime().timeline.now()
 
     async def look(tx: Tx) -> list[dict[str, Any]]:
         lags = {row["endpoint_id"]: row for row in await deliveries.lags(tx, now, limit)}
@@ -82,7 +82,7 @@ def list_(
         return found
 
     async def work(db: Database) -> list[dict[str, Any]]:
-        return await db.read(look)
+        return await db.scan(look)
 
     rows = with_store(config, work)
     if as_json:
@@ -100,10 +100,12 @@ def tries(
     as_json: JsonOption = False,
 ) -> None:
     """Show the tries at an endpoint or of an event, newest first."""
+    from gateway.webhooks.replay import NEWEST
+
     member = "event_id" if of.startswith("evt_") else "endpoint_id"
 
     async def act(tx: Tx, replays: Replays, caller: Caller) -> list[dict[str, Any]]:
-        found = await replays.attempts(tx, caller, before=(2**61, "~"), limit=limit, **{member: of})
+        found = await replays.attempts(tx, caller, before=NEWEST, limit=limit, **{member: of})
         return [view.model_dump(mode="json") for view, _ in found]
 
     rows = _heal(config, of, act)
@@ -296,7 +298,7 @@ def _heal(
         return (await act(tx, replays, Caller(row["org"], row["mode"], "operator")),)
 
     async def work(db: Database) -> tuple[T] | None:
-        return await db.run(in_tx) if writes else await db.read(in_tx)
+        return await db.run(in_tx) if writes else await db.scan(in_tx)
 
     try:
         done = with_store(config, work)

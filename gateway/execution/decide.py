@@ -37,6 +37,7 @@ from gateway.execution.proof import (
     closed,
     ended,
     has_news,
+    life_of,
     open_calls,
     waited,
 )
@@ -49,6 +50,7 @@ from gateway.execution.reports import (
 )
 from gateway.execution.state import Decision, State, Verb, View
 from gateway.model import Attention, Status
+from gateway.runtime import Moment
 from gateway.states import STATUS_OF
 
 Outcome = BatchReport | Absent | CannotLook | Exception
@@ -75,9 +77,39 @@ _SECOND = 1_000_000
 
 def decide(view: View, outcome: Outcome) -> Decision:
     """Return what an outcome leads to."""
-    if view.verb in {Verb.FETCH, Verb.CANCEL}:
-        return _looked(view, outcome)
-    return _called(view, outcome)
+    foreign = False
+    if isinstance(outcome, BatchReport):
+        ours = {item: each for item, each in outcome.items.items() if is_ours(view, item)}
+        foreign = len(ours) < len(outcome.items)
+        outcome = replace(outcome, items=ours)
+    looks = view.verb in {Verb.FETCH, Verb.CANCEL}
+    decision = _looked(view, outcome) if looks else _called(view, outcome)
+    if not foreign:
+        return decision
+    alert = (Attention.FOREIGN_REF, "the custodian shows a transfer that belongs to another payout")
+    alerts = (*decision.alerts, alert)
+    return replace(decision, alerts=alerts, blocked=Attention.FOREIGN_REF.value)
+
+
+def is_ours(view: View, item: str) -> bool:
+    """Whether a report about an item names no transfer that belongs to another payout.
+
+    Without this rule a payout is delivered by a stranger's transfer.
+    """
+    return item not in view.foreign
+
+
+def adopted(view: View, call: Evidence) -> Decision:
+    """Return what the adoption of a copy means for an open execution: an unknown call made now.
+
+    `call` brings its date, account, reference and lives, as for a mark. A call that was made after the
+    copy was taken is not in it, and may be on its way.
+    """
+    number = view.history.last_number + 1
+    lost = replace(call, number=number, seen=number - 1, answer=Answer.UNKNOWN)
+    reason = "the database is an adopted copy; a call may be missing from it"
+    reports = {each.id: unknown_report(reason) for each in view.open_items}
+    return Decision(State.UNKNOWN, 0.0, evidence=(lost,), reports=reports, reason=reason)
 
 
 def takeover(view: View) -> Decision:
@@ -107,6 +139,8 @@ def news_from_outside(
 
     None: the word does not end the item by itself; it only brings the next look forward.
     """
+    if not is_ours(view, item):
+        return (), None
     rows, reports, held = _read(view, view.history, {item: report}, source)
     # Whether the order is tried again is decided under the lease, by a look.
     again = report.reopens and failed(report)
@@ -128,7 +162,8 @@ def _called(view: View, outcome: Outcome) -> Decision:
         return Decision(
             State.CLOSED, 0.0, evidence=rows, reports=reports, reason=f"rejected: {outcome}"
         )
-    if isinstance(outcome, WrongAnswer) and _all_closed(view, history):
+    answers = view.verb is Verb.CONFIRM
+    if answers and isinstance(outcome, WrongAnswer) and _all_closed(view, history):
         locked = outcome.attempts_left == 0
         state = State.PREPARED if locked else State.PARKED
         return Decision(state, 0.0, evidence=rows, reason=reason)
@@ -235,10 +270,10 @@ def _reported(
         return _another((*answered, *rows), reports)
     again = _again(told)
     asks = _asks(told)
-    if open_calls(history) and not _all_closed(view, history):
+    if not _all_closed(view, history):
         state = State.UNKNOWN if asks or held else State.ACCEPTED
         delay = _curve(view, 0)
-    elif again is not None and not asks:
+    elif again is not None and not asks and not has_news(history):
         state, delay = State.PREPARED, again
     else:
         state, delay = State.PARKED, _curve(view, len(view.capabilities.polling_s))
@@ -271,6 +306,14 @@ def _looked(view: View, outcome: Outcome) -> Decision:
     return _look_failed(view, look, outcome)
 
 
+def date_of(view: View) -> Moment:
+    """Return the date of what a verb has seen: when its request started, never when it is written.
+
+    Without this rule a look whose answer is written much later counts as evidence of that time.
+    """
+    return view.started
+
+
 def _look_row(view: View, outcome: Outcome) -> Evidence:
     findings: tuple[tuple[type, Finding], ...] = (
         (BatchReport, Finding.PRESENT),
@@ -284,7 +327,7 @@ def _look_row(view: View, outcome: Outcome) -> Evidence:
         number=view.history.last_number + 1,
         kind=Kind.LOOK,
         seen=view.seen,
-        at=view.started,
+        at=date_of(view),
         fingerprint=view.fingerprint,
         answer=finding,
     )
@@ -443,7 +486,7 @@ def _read(
             number=number,
             kind=kind,
             seen=view.seen,
-            at=view.started,
+            at=date_of(view),
             fingerprint=view.fingerprint,
             answer=answer,
             reference=reference,
@@ -551,10 +594,7 @@ def _until_late(view: View, history: History) -> float | None:
     unknown = open_calls(history)
     if not unknown or not all(call_can_die(each) for each in unknown):
         return None
-    left = max(
-        (each.call_life or 0) + each.visibility - waited(history, each, view.now)
-        for each in unknown
-    )
+    left = max(life_of(each) - waited(history, each, view.now) for each in unknown)
     if left > 0:
         return left / _SECOND
     # The first of the curve where the time is over: absence must be seen more than once.
@@ -567,8 +607,7 @@ def _in_vain(view: View, history: History) -> bool:
     The custodian knows the order, or another account is asked: a person has to look, too.
     """
     return view.looks >= LOOKS_ALERT and all(
-        waited(history, each, view.now) >= (each.call_life or 0) + each.visibility
-        for each in open_calls(history)
+        waited(history, each, view.now) >= life_of(each) for each in open_calls(history)
     )
 
 

@@ -16,7 +16,7 @@ from gateway.assets import AssetRegistry
 from gateway.config import EngineSettings
 from gateway.errors import LeaseLost
 from gateway.execution.decide import Outcome, microseconds
-from gateway.execution.order import LiveOrder
+from gateway.execution.order import LiveOrder, Witness
 from gateway.execution.record import Recorded, Recorder
 from gateway.execution.state import Job, Verb
 from gateway.logs import get_logger
@@ -74,8 +74,10 @@ class Engine:
         owner: str,
         metrics: Metrics,
         wake: Callable[[str], None],
+        witness: Witness | None = None,
     ) -> None:
         self._db = db
+        self._witness = witness
         self._runtime = runtime
         self._assets = assets
         self.custodian = custodian
@@ -214,6 +216,7 @@ class Engine:
             capabilities=self.custodian.capabilities,
             fingerprint=self.custodian.fingerprint(payout.account, livemode=payout.livemode),
             before_mark=self.custodian.check_clock,
+            witness=self._witness,
         )
 
     def _lost(self, job: Job) -> None:

@@ -20,13 +20,10 @@ from gateway.execution.proof import (
     closed,
     has_news,
     open_calls,
+    operator_looked,
 )
-from gateway.model import Attention, Status
+from gateway.model import GATE_VERSION, Attention, Status
 from gateway.runtime import Moment
-
-#: What this program knows of the conditions of a mark. A release that adds a condition raises it, and
-#: the database names the lowest version that may set marks.
-GATE_VERSION = 1
 
 
 class Refusal(StrEnum):
@@ -34,6 +31,7 @@ class Refusal(StrEnum):
 
     LEASE_LOST = "lease_lost"  #: another worker owns the execution, or it has ended
     FROZEN = "database_frozen"  #: the database may be an old copy
+    STATE_FILE = "state_file"  #: the state file beside the database cannot be written
     GATE_VERSION = "gate_version"  #: this program does not know every condition
     BLOCKED = "blocked"  #: a mismatch, a foreign reference, or a pause
     NEWS = "news"  #: our transfer was seen already
@@ -45,6 +43,7 @@ class Refusal(StrEnum):
 #: What an operator hears where a refusal does not pass by itself.
 _ALERTS = {
     Refusal.GATE_VERSION: Attention.GATE_VERSION,
+    Refusal.STATE_FILE: Attention.STATE_FILE,
     Refusal.KEY_LIFE: Attention.KEY_LIFE,
 }
 
@@ -71,6 +70,8 @@ class Request:
 
     token_current: bool  #: the fencing token is the newest, and the execution has not ended
     frozen: bool
+    #: why the witness beside the database cannot be written, if it cannot
+    state_file: str | None
     gate_version: int  #: the lowest version that may set marks, by the database
     blocked: str | None
     history: History
@@ -87,6 +88,14 @@ class Request:
     call_life: int | None = None
 
 
+def is_current(token: int, newest: int, *, ended: bool) -> bool:
+    """Whether a worker's fencing token still allows it to write: no other worker took over since.
+
+    Every takeover raises the token. When a lease ends is no evidence: a worker may be suspended.
+    """
+    return token == newest and not ended
+
+
 def token_is_current(request: Request) -> bool:
     """Whether the asking worker still owns the execution.
 
@@ -98,6 +107,11 @@ def token_is_current(request: Request) -> bool:
 def store_is_current(request: Request) -> bool:
     """Whether the database is not known to be an old copy. Without it a restored copy pays again."""
     return not request.frozen
+
+
+def witness_works(request: Request) -> bool:
+    """Whether the mark can be recorded outside the database. Without it an old copy is not recognised."""
+    return request.state_file is None
 
 
 def knows_the_gate(request: Request) -> bool:
@@ -143,7 +157,8 @@ def repeat_is_harmless(request: Request) -> bool:
     """
     unknown = open_calls(request.history)
     if request.same_call is not None:
-        return [each.number for each in unknown] == [request.same_call]
+        # The gate has let this call pass already; what came before it was closed, or harmless.
+        return bool(unknown) and unknown[-1].number == request.same_call
     return request.repeat_is_safe and all(
         each.reference == request.reference
         and at_account(request.history, each, request.fingerprint)
@@ -185,6 +200,7 @@ def gate(request: Request, now: Moment) -> Refusal | None:
     refused = (
         (token_is_current(request), Refusal.LEASE_LOST),
         (store_is_current(request), Refusal.FROZEN),
+        (witness_works(request), Refusal.STATE_FILE),
         (knows_the_gate(request), Refusal.GATE_VERSION),
         (nothing_blocks(request), Refusal.BLOCKED),
         (no_news(request), Refusal.NEWS),
@@ -212,3 +228,30 @@ def may_reopen(history: History, item: str, others: tuple[Other, ...] = ()) -> b
     return closed(history, item) and all(
         closed(other.history, item) for other in others if item in other.items
     )
+
+
+def may_cancel(history: History, item: str, others: tuple[Other, ...] = ()) -> bool:
+    """Whether a payout may be canceled here: nothing that was sent for it can pay it.
+
+    Otherwise only the custodian can cancel it.
+    """
+    return may_reopen(history, item, others)
+
+
+def may_end_unpaid(
+    history: History,
+    item: str,
+    others: tuple[Other, ...] = (),
+    *,
+    looked: int | None = None,
+    lag: bool = True,
+) -> bool:
+    """Whether an operator may say that a payout failed and that no money moved.
+
+    Everything that was sent for it is closed; or the operator has looked at the custodian's own
+    records (row `looked`) after no call could arrive any more. Without this rule a payout is ended as
+    "not paid" while a signed request is on its way.
+    """
+    if not all(closed(other.history, item) for other in others if item in other.items):
+        return False
+    return closed(history, item) or operator_looked(history, looked, lag=lag)

@@ -82,6 +82,7 @@ def evidence_of(row: Row) -> Evidence:
         visibility=row["visibility"],
         absence_looks=row["absence_looks"],
         key_life=row["key_life"],
+        one_key=bool(row["one_key"]),
     )
 
 
@@ -107,5 +108,6 @@ def columns_of(
         "visibility": each.visibility,
         "absence_looks": each.absence_looks,
         "key_life": each.key_life,
+        "one_key": int(each.one_key),
         "detail": None if detail is None else detail[:500],
     }

@@ -1,9 +1,11 @@
-"""Works off the custodians' webhooks that were stored before they were answered."""
+"""Custodians' webhooks: stored and applied in one transaction; what cannot be applied yet waits."""
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from gateway.adapter import Notice
@@ -12,12 +14,13 @@ from gateway.execution.proof import Source
 from gateway.execution.record import Recorder
 from gateway.logs import get_logger
 from gateway.metrics import Metrics
-from gateway.model import Status
+from gateway.model import TERMINAL, Status
 from gateway.runtime import Failpoint, Runtime
 from gateway.store import executions, inbox
 from gateway.store import payouts as payout_rows
 from gateway.store.database import Database, Row, Tx
 from gateway.store.rows import to_us
+from gateway.store.state import note_unmatched
 from gateway.wakeup import Wakeup
 
 _BATCH = 100
@@ -31,6 +34,19 @@ class Parser(Protocol):
 
     def parse(self, body: bytes) -> Sequence[Notice]:
         """Turn a webhook into notices."""
+
+
+@dataclass
+class _Result:
+    """What a webhook came to."""
+
+    #: `applied`, `waiting`, `ignored` or one of `_KEPT`; `new` if the loop is to process it
+    state: str
+    payout_id: str | None = None
+    #: each notice with its payout; None if no payout has its ids yet
+    matched: Sequence[tuple[Notice, Row | None]] = ()
+    reached: list[Status] = field(default_factory=list)
+    woke_inbox: bool = False
 
 
 class Inbox:
@@ -56,8 +72,37 @@ class Inbox:
         self._wake = wake
         self.wakeup = Wakeup(runtime.clock)
 
+    async def receive(self, custodian: str, body: bytes) -> None:
+        """Store and apply a verified webhook of a configured custodian. Durable when this returns.
+
+        If applying it fails, it is stored for the loop. May be called again with the same webhook.
+        sqlite3.OperationalError if the store cannot be written: the custodian must send it again.
+        """
+        notices: Sequence[Notice] | None
+        try:
+            notices = self._custodians[custodian].parse(body)
+        except ValueError:
+            notices = None
+        key = _dedup_key(notices, body)
+        try:
+            result = await self._db.run(self._take, custodian, key, body, notices)
+        except sqlite3.OperationalError:
+            raise
+        except Exception as error:  # noqa: BLE001 - stored all the same, whatever is wrong with it
+            _log.error("webhook_postponed", custodian=custodian, dedup_key=key, exc_info=error)
+            now = to_us(self._runtime.clock.now())
+            fresh = await self._db.run(inbox.add_webhook, custodian, key, body, now)
+            result = _Result("new") if fresh else None
+        self._runtime.failpoint(Failpoint.INBOX_STORED)
+        if result is None:
+            self._metrics.inbox(custodian, "doubled")
+        elif result.state == "new":
+            self._wake("inbox")
+        else:
+            self._notify(custodian, key, result)
+
     async def run(self) -> None:
-        """Work until cancelled."""
+        """Process webhooks that waited or failed, until cancelled."""
         while True:
             rows = await self._db.read(inbox.new_webhooks, _BATCH)
             for row in rows:
@@ -66,71 +111,126 @@ class Inbox:
                 await self.wakeup.sleep(self._settings.idle_s)
 
     async def _one(self, row: Row) -> None:
-        custodian, inbox_id = row["custodian"], row["id"]
+        custodian, key = row["custodian"], row["dedup_key"]
         try:
-            state = await self._read(row)
+            result = await self._process(row)
         except sqlite3.OperationalError:
             raise
         except Exception as error:  # noqa: BLE001 - one bad row must not hold up the others
-            _log.error("webhook_failed", custodian=custodian, inbox_id=inbox_id, exc_info=error)
-            state = "failed"
-        if state in _KEPT:
+            _log.error("webhook_failed", custodian=custodian, dedup_key=key, exc_info=error)
+            result = _Result("failed")
+        if result.state in _KEPT:
             # Kept raw: an operator can read it, and a later version may understand it.
             now = to_us(self._runtime.clock.now())
-            await self._db.run(inbox.settle_webhook, inbox_id, state, None, now)
-            _log.warning("webhook_kept", custodian=custodian, inbox_id=inbox_id, outcome=state)
-        self._runtime.failpoint(Failpoint.INBOX_APPLIED)
-        self._metrics.inbox(custodian, state)
-        self._wake(custodian)
-        self._wake("deliveries")
+            await self._db.run(inbox.settle_webhook, custodian, key, result.state, None, now)
+        self._notify(custodian, key, result)
 
-    async def _read(self, row: Row) -> str:
-        """Read one webhook and apply its notices; return what became of it."""
+    async def _process(self, row: Row) -> _Result:
+        """Parse and apply a webhook that was stored as `new`."""
         custodian = self._custodians.get(row["custodian"])
         if custodian is None:
-            return "unconfigured"
+            return _Result("unconfigured")
         try:
             notices = custodian.parse(row["body"])
         except ValueError:
-            return "unreadable"
-        state, reached = await self._db.run(self._apply, row["id"], row["custodian"], notices)
-        for status in reached:
-            self._metrics.payout(status)
-        return state
+            return _Result("unreadable")
+        return await self._db.run(self._apply_stored, row["custodian"], row["dedup_key"], notices)
 
-    async def _apply(
-        self, tx: Tx, inbox_id: str, custodian: str, notices: Sequence[Notice]
-    ) -> tuple[str, list[Status]]:
-        """Store function: bring each notice to its payout, or let the webhook wait."""
-        reached: list[Status] = []
+    def _notify(self, custodian: str, key: str, result: _Result) -> None:
+        """Count a webhook, and wake the loops that go on from it."""
+        if result.state in _KEPT:
+            _log.warning("webhook_kept", custodian=custodian, dedup_key=key, outcome=result.state)
+        self._runtime.failpoint(Failpoint.INBOX_APPLIED)
+        self._metrics.inbox(custodian, result.state)
+        for status in result.reached:
+            self._metrics.payout(status)
+        self._wake(custodian)
+        self._wake("deliveries")
+        if result.woke_inbox:
+            self._wake("inbox")
+
+    async def _take(
+        self,
+        tx: Tx,
+        custodian: str,
+        key: str,
+        body: bytes,
+        notices: Sequence[Notice] | None,
+    ) -> _Result | None:
+        """Store function: store a webhook in its final state and apply it; None if it is already stored."""
         now = to_us(self._runtime.clock.now())
-        found: str | None = None
-        waiting = False
-        for notice in (each for each in notices if each.refs):
-            payout_id = await self._match(tx, custodian, notice)
-            if payout_id is None:
-                waiting = True
-                for ref in notice.refs:
-                    await inbox.wait_for_ref(tx, inbox_id, custodian, ref.kind, ref.value)
-                continue
-            found = payout_id
-            execution = await executions.open_execution_of(tx, payout_id)
-            if execution is not None and notice.told:
-                await executions.add_told(tx, execution, notice.told)
-            if notice.report is not None:
-                recorder = self._recorders[custodian]
-                applied = await recorder.news(tx, payout_id, notice.report, Source.WEBHOOK)
-                reached += applied.reached if applied is not None else ()
-            if execution is not None:
-                await executions.wake(tx, payout_id, self._runtime.timeline.now())
-        state = "waiting" if waiting else "applied" if found else "ignored"
-        await inbox.settle_webhook(tx, inbox_id, state, found, now)
-        return state, reached
+        if notices is None:
+            result = _Result("unreadable")
+        else:
+            result = await self._match(tx, custodian, notices)
+        fresh = await inbox.add_webhook(
+            tx, custodian, key, body, now, state=result.state, payout_id=result.payout_id
+        )
+        if not fresh:
+            return None
+        await self._apply_matched(tx, custodian, key, result)
+        return result
+
+    async def _apply_stored(
+        self, tx: Tx, custodian: str, key: str, notices: Sequence[Notice]
+    ) -> _Result:
+        """Store function: apply a webhook that was stored as `new`."""
+        now = to_us(self._runtime.clock.now())
+        result = await self._match(tx, custodian, notices)
+        await inbox.settle_webhook(tx, custodian, key, result.state, result.payout_id, now)
+        await self._apply_matched(tx, custodian, key, result)
+        return result
 
     @staticmethod
-    async def _match(tx: Tx, custodian: str, notice: Notice) -> str | None:
-        for ref in notice.refs:
-            payout_id = await payout_rows.payout_of_ref(tx, custodian, ref.kind, ref.value)
-            if payout_id is not None:
-                return payout_id
-        return None
+    async def _match(tx: Tx, custodian: str, notices: Sequence[Notice]) -> _Result:
+        """Find the payout of each notice by its ids."""
+        with_refs = [notice for notice in notices if notice.refs]
+        pairs = list(dict.fromkeys(each for notice in with_refs for each in _refs(notice)))
+        known = await payout_rows.payouts_of_refs(tx, custodian, pairs) if pairs else {}
+        matched = [
+            (notice, next((known[each] for each in _refs(notice) if each in known), None))
+            for notice in with_refs
+        ]
+        found = [row["id"] for _, row in matched if row is not None]
+        state = "waiting" if len(found) < len(matched) else "applied" if found else "ignored"
+        return _Result(state, found[-1] if found else None, matched)
+
+    async def _apply_matched(self, tx: Tx, custodian: str, key: str, result: _Result) -> None:
+        """Apply each notice to its payout; those without one wait."""
+        waiting = [each for notice, row in result.matched if row is None for each in _refs(notice)]
+        if waiting:
+            await inbox.wait_for_refs(tx, custodian, key, waiting)
+            now = to_us(self._runtime.clock.now())
+            for kind, value in waiting:
+                await note_unmatched(tx, self._runtime.ids, now, custodian, kind, value)
+        for notice, row in result.matched:
+            if row is not None:
+                await self._apply_notice(tx, row, notice, result)
+
+    async def _apply_notice(self, tx: Tx, row: Row, notice: Notice, result: _Result) -> None:
+        """Apply one notice, and bring the next look at its payout forward."""
+        payout_id, final = row["id"], row["status"] in TERMINAL
+        if notice.told:
+            execution = await executions.open_execution_of(tx, payout_id)
+            if execution is not None:
+                await executions.add_told(tx, execution, notice.told)
+        if notice.report is not None:
+            applied = await self._recorders[row["custodian"]].news(
+                tx, payout_id, notice.report, Source.WEBHOOK
+            )
+            if applied is not None:
+                result.reached += applied.reached
+                result.woke_inbox |= applied.woke_inbox
+                final = applied.final
+        if not final:
+            await executions.wake(tx, payout_id, self._runtime.timeline.now())
+
+
+def _refs(notice: Notice) -> list[tuple[str, str]]:
+    return [(ref.kind, ref.value) for ref in notice.refs]
+
+
+def _dedup_key(notices: Sequence[Notice] | None, body: bytes) -> str:
+    """Return the custodian's own id of a delivery, or a digest of the body if it has none."""
+    keys = [notice.dedup_key for notice in notices or ()]
+    return "|".join(keys) or "sha256:" + hashlib.sha256(body).hexdigest()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from gateway.execution.gate import MarkRefused, Refusal, Request, gate
+from gateway.execution.gate import MarkRefused, Refusal, Request, gate, is_current
 from gateway.execution.history import columns_of, history_of, others_of
 from gateway.execution.proof import Evidence
 from gateway.model import Status
@@ -13,12 +14,20 @@ from gateway.store import executions as rows
 from gateway.store.database import Tx
 
 
+def _never_behind(_: int) -> str | None:
+    return None
+
+
 @dataclass(frozen=True)
 class Terms:
     """The terms of a call beside its row of evidence."""
 
     until: int  #: the end of the lease, which the mark prolongs
     repeat_is_safe: bool  #: as the adapter declares
+    #: why the database is behind the newest mark that this process has seen, if it is
+    behind: Callable[[int], str | None] = _never_behind
+    #: why the state file cannot be written, if it cannot
+    state_file: str | None = None
     #: the call whose very bytes and single-use credential are sent once more
     same_call: int | None = None
 
@@ -40,8 +49,9 @@ async def set_mark(
     said = row["repeat_is_safe"]
     refusal = gate(
         Request(
-            token_current=row["lease_token"] == token and row["ended_at"] is None,
-            frozen=row["store_frozen"] is not None,
+            token_current=is_current(token, row["lease_token"], ended=row["ended_at"] is not None),
+            frozen=row["store_frozen"] is not None or terms.behind(row["store_marks"]) is not None,
+            state_file=terms.state_file,
             gate_version=row["store_gate_version"],
             blocked=row["blocked"],
             history=history,

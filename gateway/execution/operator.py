@@ -22,6 +22,7 @@ from gateway.execution.proof import (
     call_can_die,
     closed,
     console_look,
+    has_news,
     open_calls,
     operator_looked,
 )
@@ -203,10 +204,12 @@ def missing_proof(  # noqa: PLR0911 - one per kind of what is missing
 ) -> str | None:
     """Return what is missing before an execution may be submitted again by hand, or None. Pure."""
     state = State(execution["state"])
-    if state is State.PREPARED:
-        return "nothing is missing and nothing is to be done: the engine submits it by itself"
     if execution["blocked"] is not None:
         return f"the end of what blocks it ({execution['blocked']}); only `payouts resolve` ends it"
+    if has_news(history) and state is not State.ACCEPTED:
+        return "proof that it did not pay: a transfer of it was seen, and the gateway follows it"
+    if state is State.PREPARED:
+        return "nothing is missing and nothing is to be done: the engine submits it by itself"
     if all(closed(history, item) for item in items):
         return None
     if state is State.MOVING:

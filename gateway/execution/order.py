@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from decimal import Decimal
-from typing import Any
+from typing import Any, Protocol
 
 from uuid_utils import UUID
 
@@ -30,6 +30,15 @@ def step_key(seed: str, step: str) -> str:
     digest[6] = digest[6] & 0x0F | 0x40
     digest[8] = digest[8] & 0x3F | 0x80
     return str(UUID(bytes=bytes(digest)))
+
+
+class Witness(Protocol):
+    """What remembers, outside the database, the newest mark that was committed."""
+
+    failing: str | None  #: why it cannot be written now
+
+    def behind(self, marks: int) -> str | None:
+        """Return why a database with so many marks is an older copy, or None."""
 
 
 class LiveTerms:
@@ -106,7 +115,9 @@ class LiveOrder(LiveTerms):
         capabilities: Capabilities,
         fingerprint: str,
         before_mark: Callable[[], Awaitable[None]],
+        witness: Witness | None = None,
     ) -> None:
+        self._witness = witness
         super().__init__(job.items[0], assets)
         self._db = db
         self._runtime = runtime
@@ -210,11 +221,16 @@ class LiveOrder(LiveTerms):
             visibility=microseconds(can.visibility_s) or 0,
             absence_looks=can.absence_looks,
             key_life=microseconds(can.keys.life_s),
+            one_key=can.keys.failure_is_final,
         )
+        witnessed: dict[str, Any] = {}
+        if self._witness is not None:
+            witnessed = {"behind": self._witness.behind, "state_file": self._witness.failing}
         terms = Terms(
             until=self._runtime.timeline.now() + self._lease,
             repeat_is_safe=can.keys.repeat_is_safe,
             same_call=self.call if same_request else None,
+            **witnessed,
         )
         try:
             marked = await self._db.run(set_mark, lease.execution_id, lease.token, wanted, terms)

@@ -84,6 +84,7 @@ class Evidence:
     visibility: int = 0  #: how long a done thing may stay invisible
     absence_looks: int = 1  #: how many absent looks are needed
     key_life: int | None = None  #: how long the custodian remembers the key; None: for ever
+    one_key: bool = False  #: what failed under the call's key is never tried again under it
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,14 @@ def has_news(history: History) -> bool:
 # --- Time -----------------------------------------------------------------------------------------
 
 
+def same_clock(begin: Moment, end: Moment) -> bool:
+    """Whether two elapsed times may be compared: they were read from one clock.
+
+    Without this rule a machine whose clock is ahead finds that the wait is over at once.
+    """
+    return begin.clock_id == end.clock_id
+
+
 def waited(history: History, call: Evidence, row: Evidence | Moment) -> int:
     """Return how much time has certainly passed from a call's mark to a row's date.
 
@@ -154,7 +163,7 @@ def waited(history: History, call: Evidence, row: Evidence | Moment) -> int:
     A wall clock is never asked: it can be set.
     """
     at = row.at if isinstance(row, Evidence) else row
-    if at.clock_id == call.at.clock_id:
+    if same_clock(call.at, at):
         return at.elapsed - call.at.elapsed
     return at.elapsed - min(_starts(history, call, at.clock_id), default=at.elapsed)
 
@@ -216,6 +225,14 @@ def call_can_die(call: Evidence) -> bool:
     return call.call_life is not None
 
 
+def life_of(call: Evidence) -> int:
+    """Return how long a call can arrive or be invisible, by the values stored with the call.
+
+    Without this rule a setting that is lowered shortens the wait for a request that was signed before.
+    """
+    return (call.call_life or 0) + call.visibility
+
+
 def enough_looks(looks: tuple[Evidence, ...], unknown: tuple[Evidence, ...]) -> bool:
     """Whether absence was seen as often as the calls themselves ask for (their stored values)."""
     return len(looks) >= max(each.absence_looks for each in unknown)
@@ -226,8 +243,7 @@ def waited_out(history: History, call: Evidence, look: Evidence) -> bool:
 
     Without this rule the payout is paid twice: the look answers "absent", then the call arrives.
     """
-    life = (call.call_life or 0) + call.visibility
-    return waited(history, call, look) >= life
+    return waited(history, call, look) >= life_of(call)
 
 
 def uncontradicted(history: History, unknown: tuple[Evidence, ...]) -> bool:
@@ -293,6 +309,7 @@ def speaks_of(word: Evidence, call: Evidence) -> bool:
 def only_call(history: History, word: Evidence) -> bool:
     """Whether the reference that a word names had exactly one call, so that it speaks of that one.
 
+    Calls under one key are one, where the custodian never tries again what failed under it.
     Without this rule "call 1 failed", told late, ends the payout while call 2 is on its way.
     """
     under = [
@@ -300,7 +317,8 @@ def only_call(history: History, word: Evidence) -> bool:
         for each in calls(history)
         if word.reference in {None, each.reference} and each.answer not in NEVER_PROCESSED
     ]
-    return len(under) == 1
+    one_key = all(each.one_key for each in under) and len({each.reference for each in under}) == 1
+    return len(under) == 1 or one_key
 
 
 def late_look(history: History, word: Evidence) -> bool:

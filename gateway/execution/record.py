@@ -7,10 +7,10 @@ and writes all that follows: evidence, the items' status updates, state, time of
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from gateway.adapter import Capabilities, Report
+from gateway.adapter import BatchReport, Capabilities, Report
 from gateway.errors import Rejected, WrongAnswer
 from gateway.execution.decide import (
     Outcome,
@@ -25,14 +25,14 @@ from gateway.execution.history import columns_of, histories, history_of, others_
 from gateway.execution.proof import Evidence, History, Source, closed, open_calls
 from gateway.execution.reports import queued_report, rejected_report, wrong_answer_report
 from gateway.execution.state import Decision, Item, Job, Lease, State, Verb, View
-from gateway.model import TERMINAL, Account, Attention, Status, SubStatus
+from gateway.model import TERMINAL, Account, Attention, FundsMoved, Status, SubStatus
 from gateway.payouts import Applied, Payouts
 from gateway.runtime import Moment, Runtime
-from gateway.store import account_turns, batches, executions
+from gateway.store import account_turns, batches, executions, state
 from gateway.store import evidence as stored
 from gateway.store import payouts as payout_rows
 from gateway.store.database import Row, Tx
-from gateway.store.rows import action_of, payout_of, to_json, to_us
+from gateway.store.rows import Document, action_of, payout_of, to_json, to_us
 
 #: Items whose status updates are written in one transaction.
 PAGE = 25
@@ -67,6 +67,12 @@ class _Work:
     #: the `due_at` that the claim wrote: news that comes meanwhile lowers it
     claimed_due: int
     final: set[str] = field(default_factory=set)
+    told: set[str] = field(default_factory=set)
+
+    @property
+    def rows(self) -> dict[str, Row]:
+        """The items' rows by id."""
+        return {each["id"]: each for each in self.items}
 
 
 class Recorder:
@@ -226,9 +232,13 @@ class Recorder:
         if work.row["earlier"]:
             ids = [each.id for each in view.items]
             view = replace(view, others=await others_of(tx, work.row["id"], ids, now))
+        if isinstance(outcome, BatchReport):
+            view = replace(view, foreign=await self._strangers(tx, work, outcome.items))
         decision = decide(await _frozen(tx, view), outcome)
-        if isinstance(outcome, WrongAnswer) and decision.state in {State.PARKED, State.PREPARED}:
-            payout = job.items[0]
+        payout = job.items[0]
+        answered = verb is Verb.CONFIRM and payout.requires_action is not None
+        waits = decision.state in {State.PARKED, State.PREPARED}
+        if answered and waits and isinstance(outcome, WrongAnswer):
             decision = replace(decision, reports={payout.id: wrong_answer_report(payout, outcome)})
         if isinstance(outcome, Rejected) and len(decision.reports) > PAGE:
             refusal = to_json([outcome.code, outcome.message, outcome.custodian_code])
@@ -272,6 +282,8 @@ class Recorder:
         for code, detail in decision.alerts:
             first = next(iter(view.open_items), view.items[0])
             await payout_rows.add_attention(tx, first.id, code, detail[:200], now.wall)
+        if decision.blocked is not None and row["blocked"] is None:
+            await executions.update_execution(tx, row["id"], blocked=decision.blocked)
         if decision.reopens and row["blocked"] is None:
             await self._reopen(tx, work, [each.id for each in view.open_items], now)
             return Recorded(ended=True)
@@ -327,10 +339,16 @@ class Recorder:
         """Bring news to items; what does not fit the order blocks the execution."""
         applied = []
         for payout_id, report in news:
-            done = await self._payouts.apply(tx, payout_id, report)
+            # The row as it was read in this transaction, unless something was told to it since.
+            row = None if payout_id in work.told else work.rows.get(payout_id)
+            work.told.add(payout_id)
+            done = await self._payouts.apply(tx, payout_id, report, row)
             applied.append(done)
             if done.final:
                 work.final.add(payout_id)
+            if done.final and done.changed and _says_unpaid(report):
+                # A promise as a mark is: an older copy of the database would pay it after all.
+                await state.advance(tx)
             odd = next((each for each in _BLOCKS if each in done.attention), None)
             if odd is not None and work.row["blocked"] is None:
                 await executions.update_execution(tx, work.row["id"], blocked=odd)
@@ -464,6 +482,10 @@ class Recorder:
         items = await executions.items_of(tx, [row["id"]])
         work = _Work(row, items[row["id"]], await history_of(tx, row, now), row["due_at"])
         view = self._view(work, Verb.FETCH, now, now)
+        if await self._strangers(tx, work, {payout_id: report}):
+            # Not ours: it says nothing of this payout. Applied, it only tells the operator, and blocks.
+            (applied,) = await self._tell(tx, work, [(payout_id, report)])
+            return applied
         if row["earlier"]:
             view = replace(view, others=await others_of(tx, row["id"], [payout_id], now))
         rows, told = news_from_outside(view, payout_id, report, source)
@@ -475,6 +497,26 @@ class Recorder:
         (applied,) = await self._tell(tx, work, [(payout_id, told)])
         await self._close_if_ended(tx, work, now)
         return applied
+
+    async def _strangers(
+        self, tx: Tx, work: _Work, reports: Mapping[str, Report]
+    ) -> frozenset[str]:
+        """Return the items whose report names an id that belongs to another payout."""
+        named: dict[tuple[str, str], set[str]] = {}
+        for item, row in work.rows.items():
+            refs = reports[item].refs if item in reports else ()
+            pairs = ((ref.kind, ref.value) for ref in refs)
+            for pair in Document(row["document"]).unknown_refs(self._custodian, pairs):
+                named.setdefault(pair, set()).add(item)
+        if not named:
+            return frozenset()
+        known = await payout_rows.find_refs(tx, self._custodian, list(named))
+        return frozenset(
+            item
+            for pair, items in named.items()
+            for item in items
+            if known.owners.get(pair, item) != item
+        )
 
     async def end(self, tx: Tx, execution: Row, payout_id: str, report: Report) -> Applied:
         """Apply the end of a payout that the caller has the right to end; close what is over."""
@@ -539,6 +581,10 @@ async def _frozen(tx: Tx, view: View) -> View:
     if not any(each.unanswered for each in view.open_items):
         return view
     return replace(view, frozen=(await executions.state_row(tx))["frozen"] is not None)
+
+
+def _says_unpaid(report: Report) -> bool:
+    return report.failure is not None and report.failure.funds_moved is FundsMoved.NO
 
 
 def _stored(state: State) -> str:

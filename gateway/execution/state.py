@@ -104,6 +104,8 @@ class View:
     repeat_is_safe: bool | None = None
     #: other executions that ever held one of the items
     others: tuple[Other, ...] = ()
+    #: items whose report names a transfer that belongs to another payout
+    foreign: frozenset[str] = frozenset()
     jitter: float = 1.0
     #: whether the database may be an old copy: then nothing expires
     frozen: bool = False
@@ -131,5 +133,7 @@ class Decision:
     reason: str | None = None
     #: the account's turn is given back: this waits for a person
     releases_account: bool = False
+    #: why no mark may be set from now on: what was seen does not belong here
+    blocked: str | None = None
     #: close this execution and open another one for its items (a new session)
     reopens: bool = False

@@ -6,8 +6,9 @@ from functools import lru_cache
 
 from sqlalchemy import and_, bindparam, delete, exists, func, insert, or_, select, update
 
-from gateway.store.database import Query, Row, Tx
-from gateway.store.schema import batches, execution_items, executions, payouts, timeline
+from gateway.store.database import Query, Row, Tx, listed
+from gateway.store.payouts import frees_reference
+from gateway.store.schema import batches, execution_items, executions, payouts
 
 _ADD = Query(insert(batches))
 _ROW = Query(select(batches).where(batches.c.id == bindparam("batch_id")))
@@ -118,7 +119,7 @@ _FAILED_UNSENT = Query(
         and_(
             _ITEM,
             payouts.c.status == "failed",
-            func.json_extract(payouts.c.failure, "$.funds_moved") == "no",
+            payouts.c.funds_moved == "no",
         )
     )
 )
@@ -174,12 +175,9 @@ _REFERENCES = Query(
         and_(
             payouts.c.org == bindparam("org"),
             payouts.c.mode == bindparam("mode"),
-            payouts.c.reference.in_(
-                select(func.json_each(bindparam("references")).table_valued("value").c.value)
-            ),
-            payouts.c.status != "failed",
+            payouts.c.reference.in_(listed("references")),
+            ~frees_reference(payouts),
             batches.c.state != "loading",
-            batches.c.state != "canceled",
         )
     )
 )
@@ -200,23 +198,18 @@ _CLASHES = Query(
             _TWIN.c.mode == payouts.c.mode,
             _TWIN.c.reference == payouts.c.reference,
             _TWIN.c.batch_id != payouts.c.batch_id,
-            _TWIN.c.status != "failed",
+            ~frees_reference(_TWIN),
         ),
     )
     .join(
         _ITS_BATCH,
-        and_(
-            _ITS_BATCH.c.id == _TWIN.c.batch_id,
-            _ITS_BATCH.c.state != "loading",
-            _ITS_BATCH.c.state != "canceled",
-        ),
+        and_(_ITS_BATCH.c.id == _TWIN.c.batch_id, _ITS_BATCH.c.state != "loading"),
     )
     .where(_ITEM)
     .order_by(payouts.c.batch_position)
     .limit(bindparam("limit"))
 )
 _SOME_LOADED = select(payouts.c.id).where(_ITEM).limit(bindparam("limit"))
-_DROP_ENTRIES = Query(delete(timeline).where(timeline.c.payout_id.in_(_SOME_LOADED)))
 _DROP_ITEMS = Query(delete(payouts).where(payouts.c.id.in_(_SOME_LOADED)).returning(payouts.c.id))
 _DROP = Query(delete(batches).where(batches.c.id == bindparam("batch_id")))
 
@@ -348,7 +341,6 @@ async def drop_loaded(tx: Tx, batch_id: str, limit: int) -> int:
     row = await batch_row(tx, batch_id)
     if row is None or row["state"] != "loading":
         return 0
-    await tx.all(_DROP_ENTRIES, batch_id=batch_id, limit=limit)
     gone = len(await tx.all(_DROP_ITEMS, batch_id=batch_id, limit=limit))
     if gone < limit:
         await tx.all(_DROP, batch_id=batch_id)

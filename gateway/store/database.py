@@ -1,235 +1,205 @@
-"""One way into the database: `db.run(fn, …)` for a change, `db.read(fn, …)` for a look.
+"""The way into the database: `run` for a change, `read` for a point look-up, `scan` for a long read.
 
 A store function is `async def fn(tx, …)`: it awaits nothing but the transaction, decides before it
-writes, and may be run again. Changes of many callers share one commit (group commit): on SQLite a
-commit with `synchronous=FULL` costs a disk flush, and sharing it is what makes the store fast
-without giving up durability.
+writes, and may be run again. It is driven from start to end without ever being suspended, so no part
+of a transaction can be cancelled.
 
-The statements are Core expressions compiled once to text and run on the bare driver: measured in
-`docs/decisions/0007-compiled-statements.md`.
+- `run`: changes of many callers share one transaction and one commit. On SQLite a commit with
+  `synchronous=FULL` costs a disk flush; sharing it is what makes the store fast without giving up
+  durability. See `writer.py`.
+- `read`: at once, on the event loop's thread. For look-ups by a key or of a bounded page.
+- `scan`: in a reader thread. For lists, reports, counts, and whatever grows with the database.
+
+The statements are Core expressions compiled once to text and run by the standard library's driver:
+`docs/decisions/0007-compiled-statements.md`, `docs/decisions/0015-store-runner.md`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import sqlite3
-from collections.abc import Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, Self, TypeVar
+import threading
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
 
-import aiosqlite
-from sqlalchemy.dialects import sqlite
-from sqlalchemy.dialects.sqlite import insert as upsert
-
-from gateway.errors import Refused
+from gateway.store.connection import Connection, is_busy
+from gateway.store.statements import Query, Row, listed, upsert
+from gateway.store.transaction import StoreFunction, Tx, refuse_inside_a_function, snapshot
+from gateway.store.writer import GROUP_LIMIT, Witness, Writer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import Callable
+    from pathlib import Path
 
-    from sqlalchemy.sql import ClauseElement
-
-__all__ = ["Database", "Query", "Row", "Tx", "upsert"]
+__all__ = [
+    "GROUP_LIMIT",
+    "Database",
+    "Query",
+    "Row",
+    "StoreFunction",
+    "Tx",
+    "Witness",
+    "listed",
+    "upsert",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Row = sqlite3.Row
 
-#: How many changes may share one commit.
-GROUP_LIMIT = 128
-_DIALECT = sqlite.dialect(paramstyle="named")
-_PRAGMAS = (
-    "PRAGMA journal_mode=WAL",
-    "PRAGMA synchronous=FULL",
-    "PRAGMA foreign_keys=ON",
-    "PRAGMA busy_timeout=10000",
-)
-
-
-class Query:
-    """A Core statement, compiled on first use and kept. Build it once, at module level."""
-
-    def __init__(self, statement: ClauseElement, *, columns: tuple[str, ...] | None = None) -> None:
-        self._statement = statement
-        self._columns = columns
-        self._compiled: tuple[str, dict[str, Any]] | None = None
-
-    def compiled(self) -> tuple[str, dict[str, Any]]:
-        """Return the text and the values that the statement itself carries."""
-        if self._compiled is None:
-            compiled = self._statement.compile(
-                dialect=_DIALECT,
-                column_keys=list(self._columns) if self._columns else None,
-                compile_kwargs={"render_postcompile": True},
-            )
-            fixed = {name: value for name, value in compiled.params.items() if value is not None}
-            self._compiled = (str(compiled), fixed)
-        return self._compiled
-
-
-class Tx(Protocol):
-    """An open transaction."""
-
-    async def all(self, query: Query, **values: Any) -> list[Row]:
-        """Run a statement; return its rows."""
-
-    async def one(self, query: Query, **values: Any) -> Row | None:
-        """Run a statement; return its first row or None."""
-
-    async def many(self, query: Query, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Run a statement that returns nothing, once for each row of values, in one call."""
-
-    def mark(self, number: int) -> None:
-        """Say that this change writes the moving mark of this number."""
-
-
-StoreFunction = Callable[Concatenate[Tx, P], Awaitable[R]]
-
-
-class _SqliteTx:
-    """A transaction on one SQLite connection."""
-
-    def __init__(self, connection: aiosqlite.Connection) -> None:
-        self._connection = connection
-
-    async def all(self, query: Query, **values: Any) -> list[Row]:
-        text, fixed = query.compiled()
-        return list(await self._connection.execute_fetchall(text, {**fixed, **values}))
-
-    async def one(self, query: Query, **values: Any) -> Row | None:
-        rows = await self.all(query, **values)
-        return rows[0] if rows else None
-
-    def mark(self, number: int) -> None:
-        pass
-
-    async def many(self, query: Query, rows: Sequence[Mapping[str, Any]]) -> None:
-        text, fixed = query.compiled()
-        await self._connection.executemany(text, [{**fixed, **row} for row in rows])
-
-
-@dataclass
-class _Change:
-    """One caller's change, waiting for the writer."""
-
-    call: Callable[[Tx], Awaitable[Any]]
-    done: asyncio.Future[Any]
+#: How long a transaction waits for another process, before its callers get an error.
+BUSY_S = 10.0
+#: How long the changes of one group may keep the event loop, at least one of them apart.
+GROUP_S = 0.025
+#: How many reads may follow each other before other callbacks of the event loop have their turn.
+_READS_PER_TURN = 32
 
 
 class Database:
-    """The embedded SQLite store: one writer with grouped commits, a few readers."""
+    """The embedded SQLite store. Use it with `async with`, on one event loop.
 
-    def __init__(self, path: Path, readers: int = 4) -> None:
+    - `readers`: how many scans run at the same time.
+    - `busy_s`: how long to wait for another process's transaction.
+    - `group_s`: how long a group of changes may run; the rest of it waits for the next one.
+    - `fault`: called with the text of each statement right before it runs, in its thread (BEGIN,
+      COMMIT and ROLLBACK included, PRAGMAs not); a test raises what SQLite would.
+    - `witness`: records the highest moving mark of each group after its commit and before any of its
+      callers goes on. Where that fails, those that set a mark get `WitnessFailed`.
+    - `on_schema_change`: a store function that is called in the first transaction after any process
+      changed the schema. What it raises (SchemaMismatch) goes to every caller; nothing is written.
+    """
+
+    def __init__(  # noqa: PLR0913 - the hooks are independent of each other
+        self,
+        path: Path,
+        readers: int = 4,
+        *,
+        busy_s: float = BUSY_S,
+        group_s: float = GROUP_S,
+        fault: Callable[[str], None] | None = None,
+        witness: Witness | None = None,
+        on_schema_change: StoreFunction[[], None] | None = None,
+    ) -> None:
         self._path = path
-        self._reader_count = readers
-        self._changes: asyncio.Queue[_Change] = asyncio.Queue()
-        self._readers: asyncio.Queue[aiosqlite.Connection] = asyncio.Queue()
-        self._open: list[aiosqlite.Connection] = []
-        self._writer: asyncio.Task[None] | None = None
+        self._busy_s = busy_s
+        self._write_connection = Connection(path, fault=fault)
+        self._writer = Writer(
+            self._write_connection,
+            busy_s=busy_s,
+            group_s=group_s,
+            witness=witness,
+            on_schema_change=on_schema_change,
+        )
+        self._read_connection = Connection(path, read_only=True, fault=fault)
+        # One scan at a time runs Python, the others wait for SQLite or for it: several threads that
+        # compute would keep the interpreter from the event loop.
+        self._turn = threading.Lock()
+        self._scan_connections = tuple(
+            Connection(path, busy_s=busy_s, read_only=True, fault=fault, turn=self._turn)
+            for _ in range(readers)
+        )
+        #: as many as the pool has threads: a thread that runs always finds one
+        self._free = deque(self._scan_connections)
+        self._pool = ThreadPoolExecutor(readers, thread_name_prefix="store-scan")
+        self._reads_this_turn = 0
+        self._open = False
+
+    @property
+    def statements(self) -> int:
+        """How many statements of store functions were run so far; an `executemany` counts once."""
+        return sum(each.statements for each in self._connections)
+
+    @property
+    def commits(self) -> int:
+        """How many commits wrote something so far; each of them waited for the disk."""
+        return self._writer.commits
 
     async def __aenter__(self) -> Self:
-        """Open the connections and start the writer."""
-        connection = await self._connect()
-        for _ in range(self._reader_count):
-            self._readers.put_nowait(await self._connect())
-        self._writer = asyncio.create_task(self._write(connection), name="store-writer")
+        """Open the connections. sqlite3.OperationalError where the database cannot be used."""
+        self._loop = asyncio.get_running_loop()
+        try:
+            await self._writer.open()
+            await self._loop.run_in_executor(self._pool, self._open_readers)
+        except BaseException:
+            self._close()
+            raise
+        self._open = True
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Finish the changes that were handed in, then close."""
-        await self._changes.join()
-        if self._writer is not None:
-            self._writer.cancel()
-            await asyncio.gather(self._writer, return_exceptions=True)
-        for connection in self._open:
-            await connection.close()
+        """Finish what was handed in, then close."""
+        try:
+            await self._writer.drain()
+            # No new scans, and those under way end: off the loop, which they do not need.
+            await self._loop.run_in_executor(None, self._pool.shutdown)
+        finally:
+            self._close()
 
     async def run(self, fn: StoreFunction[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run a change; when this returns, it is durable. What `fn` raises undoes only itself."""
-        done: asyncio.Future[R] = asyncio.get_running_loop().create_future()
-        self._changes.put_nowait(_Change(lambda tx: fn(tx, *args, **kwargs), done))
-        return await asyncio.shield(done)
+        """Run a change; when this returns, it is durable. What `fn` raises undoes only itself.
+
+        A change that was handed in is made even if its caller is cancelled. `fn` may be run more
+        than once. sqlite3.OperationalError where the database cannot be written: nothing was.
+        """
+        self._check()
+        done: asyncio.Future[R] = self._writer.submit(fn, args, kwargs)
+        return await done
 
     async def read(self, fn: StoreFunction[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run a look at one consistent state of the database."""
-        async with self._reader() as connection:
-            await connection.execute_fetchall("BEGIN")
-            try:
-                return await fn(_SqliteTx(connection), *args, **kwargs)
-            finally:
-                await connection.execute_fetchall("ROLLBACK")
-
-    async def _connect(self) -> aiosqlite.Connection:
-        # isolation_level=None: the driver opens no transaction of its own; BEGIN is ours, always.
-        connection = await aiosqlite.connect(self._path, isolation_level=None)
-        connection.row_factory = sqlite3.Row
-        for pragma in _PRAGMAS:
-            await connection.execute_fetchall(pragma)
-        self._open.append(connection)
-        return connection
-
-    @asynccontextmanager
-    async def _reader(self) -> AsyncIterator[aiosqlite.Connection]:
-        connection = await self._readers.get()
+        """Run a short read on one consistent state of the database, at once, on this thread."""
+        self._check()
+        if self._reads_this_turn == 0:
+            self._loop.call_soon(self._new_turn)
+        self._reads_this_turn += 1
+        if self._reads_this_turn > _READS_PER_TURN:
+            # A caller that only reads, again and again, must not stop everybody else.
+            await asyncio.sleep(0)
         try:
-            yield connection
+            return snapshot(self._read_connection, fn, *args, **kwargs)
+        except Exception as error:
+            if not is_busy(error):
+                raise
+        # Rare: another process recovers the write-ahead log. Wait for it in a thread.
+        return await self.scan(fn, *args, **kwargs)
+
+    async def scan(self, fn: StoreFunction[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run a long read on one consistent state of the database, in a reader thread.
+
+        `fn` runs beside the event loop, so it may change nothing that others use. If the caller is
+        cancelled, a scan that has begun still runs to its end; one that has not never begins.
+        """
+        self._check()
+        return await self._loop.run_in_executor(
+            self._pool, partial(self._scan, fn, *args, **kwargs)
+        )
+
+    def _scan(self, fn: StoreFunction[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        connection = self._free.pop()
+        try:
+            with self._turn:
+                return snapshot(connection, fn, *args, **kwargs)
         finally:
-            self._readers.put_nowait(connection)
+            self._free.append(connection)
 
-    async def _write(self, connection: aiosqlite.Connection) -> None:
-        while True:
-            group = [await self._changes.get()]
-            while len(group) < GROUP_LIMIT and not self._changes.empty():
-                group.append(self._changes.get_nowait())
-            try:
-                await self._commit(connection, group)
-            finally:
-                for _ in group:
-                    self._changes.task_done()
+    def _check(self) -> None:
+        refuse_inside_a_function()
+        if not self._open:
+            raise RuntimeError("the store is not open")
 
-    async def _commit(self, connection: aiosqlite.Connection, group: list[_Change]) -> None:
-        """Commit a group; where one call fails, undo the group and run each call alone."""
-        try:
-            results = await self._transact(connection, group)
-        except Exception as error:  # noqa: BLE001 - handed to the caller, whatever it is
-            if len(group) == 1:
-                _fail(group[0].done, error)
-                return
-            for change in group:
-                await self._commit(connection, [change])
-            return
-        for change, result in zip(group, results, strict=True):
-            if isinstance(result, Refused):
-                _fail(change.done, result)
-            elif not change.done.done():
-                change.done.set_result(result)
+    def _new_turn(self) -> None:
+        self._reads_this_turn = 0
 
-    @staticmethod
-    async def _transact(connection: aiosqlite.Connection, group: list[_Change]) -> list[Any]:
-        await connection.execute_fetchall("BEGIN IMMEDIATE")
-        try:
-            tx = _SqliteTx(connection)
-            results = [await _result(connection, tx, change) for change in group]
-            await connection.execute_fetchall("COMMIT")
-        except BaseException:
-            if connection.in_transaction:
-                await connection.execute_fetchall("ROLLBACK")
-            raise
-        return results
+    def _open_readers(self) -> None:
+        for each in (self._read_connection, *self._scan_connections):
+            each.open(self._busy_s)
 
+    def _close(self) -> None:
+        self._open = False
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._writer.close()
+        for each in self._connections:
+            each.close()
 
-async def _result(connection: aiosqlite.Connection, tx: Tx, change: _Change) -> Any:
-    """Return what a call returns. A refusal that wrote nothing is an answer: it undoes no group."""
-    before = connection.total_changes
-    try:
-        return await change.call(tx)
-    except Refused as refusal:
-        if connection.total_changes != before:
-            raise
-        return refusal
-
-
-def _fail(done: asyncio.Future[Any], error: Exception) -> None:
-    if not done.done():
-        done.set_exception(error)
+    @property
+    def _connections(self) -> tuple[Connection, ...]:
+        return (self._write_connection, self._read_connection, *self._scan_connections)

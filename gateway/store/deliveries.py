@@ -1,88 +1,106 @@
-"""Deliveries: one row per event and subscribed endpoint, claimed in turns, settled under a lease."""
+"""Deliveries: one row per event and subscribed endpoint, claimed in turns, settled under a lease.
+
+`now`, `due` and `until` are of the gateway's timeline; `settled_at`, `started_at` and `next_attempt_at`
+are microseconds since 1970.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from sqlalchemy import and_, bindparam, delete, exists, func, insert, null, or_, select, update
+from sqlalchemy import (
+    Select,
+    and_,
+    bindparam,
+    delete,
+    exists,
+    func,
+    literal_column,
+    null,
+    select,
+    tuple_,
+    update,
+)
 
-from gateway.store.database import Query, Row, Tx
+from gateway.store.database import Query, Row, Tx, upsert
+from gateway.store.rows import to_json
 from gateway.store.schema import deliveries, delivery_attempts, endpoints, events, payouts
 
-_ADD = Query(insert(deliveries))
-_CLAIMABLE = and_(
-    deliveries.c.state == "pending",
-    deliveries.c.due_at <= bindparam("now"),
-    deliveries.c.lease_until <= bindparam("now"),
-)
-_READY = Query(
-    select(endpoints.c.id, endpoints.c.org, endpoints.c.rate_limit_per_second).where(
-        and_(
-            endpoints.c.status == "enabled",
-            exists().where(and_(deliveries.c.endpoint_id == endpoints.c.id, _CLAIMABLE)),
-        )
+#: As text, and not as a value that is bound: the index of what is pending is used for nothing else.
+_PENDING = deliveries.c.state == literal_column("'pending'")
+#: For a delivery that is found by its key: that index would look at everything that is pending.
+_IS_PENDING = func.coalesce(deliveries.c.state, "") == "pending"
+
+
+def _listed(name: str) -> Select[Any]:
+    """Return the members of a JSON list that is given as one value."""
+    return select(func.json_each(bindparam(name)).table_valued("value").c.value)
+
+
+_INSERT = upsert(deliveries)
+_ADD = Query(_INSERT)
+_AGAIN = Query(
+    _INSERT.on_conflict_do_update(
+        index_elements=["position", "endpoint_id"],
+        set_={
+            "state": "pending",
+            "due_at": _INSERT.excluded.due_at,
+            # Whoever still sends the old try settles nothing.
+            "lease_token": deliveries.c.lease_token + 1,
+            "settled_at": null(),
+            "trigger": _INSERT.excluded.trigger,
+            "plan_from": deliveries.c.attempts,
+        },
     )
 )
-_BODY = select(events.c.body).where(events.c.id == deliveries.c.event_id).scalar_subquery()
-_TYPE = select(events.c.type).where(events.c.id == deliveries.c.event_id).scalar_subquery()
-_PAYOUT = select(events.c.payout_id).where(events.c.id == deliveries.c.event_id).scalar_subquery()
+#: When the first delivery of an endpoint becomes due, is tried again, or loses its lease.
+_FIRST_DUE = (
+    select(func.min(deliveries.c.due_at))
+    .where(and_(deliveries.c.endpoint_id == endpoints.c.id, _PENDING))
+    .scalar_subquery()
+)
+_WAITING = (
+    select(
+        endpoints.c.id, endpoints.c.org, endpoints.c.rate_limit_per_second, _FIRST_DUE.label("due")
+    )
+    .where(endpoints.c.status == "enabled")
+    .subquery("waiting")
+)
+_WITH_PENDING = Query(select(_WAITING).where(_WAITING.c.due.is_not(None)))
+_OLDEST_DUE = Query(select(func.min(_WAITING.c.due).label("due")))
+
+
 _CLAIM = Query(
     update(deliveries)
     .where(
-        deliveries.c.id.in_(
-            select(deliveries.c.id)
-            .where(and_(deliveries.c.endpoint_id == bindparam("claimed_endpoint"), _CLAIMABLE))
+        tuple_(deliveries.c.position, deliveries.c.endpoint_id).in_(
+            select(deliveries.c.position, deliveries.c.endpoint_id)
+            .where(
+                and_(
+                    deliveries.c.endpoint_id == bindparam("claimed_endpoint"),
+                    _PENDING,
+                    deliveries.c.due_at <= bindparam("now"),
+                )
+            )
             .order_by(deliveries.c.due_at)
             .limit(bindparam("limit"))
             .with_for_update(skip_locked=True)
         )
     )
-    .values(lease_token=deliveries.c.lease_token + 1, lease_until=bindparam("until"))
+    .values(lease_token=deliveries.c.lease_token + 1, due_at=bindparam("until"))
     .returning(
-        deliveries.c.id,
-        deliveries.c.event_id,
+        deliveries.c.position,
         deliveries.c.endpoint_id,
         deliveries.c.attempts,
         deliveries.c.lease_token,
         deliveries.c.trigger,
         deliveries.c.plan_from,
-        _TYPE.label("type"),
-        _PAYOUT.label("payout_id"),
-        _BODY.label("body"),
     )
 )
-_SETTLE = Query(
-    update(deliveries)
-    .where(
-        and_(
-            deliveries.c.id == bindparam("delivery_id"),
-            deliveries.c.lease_token == bindparam("held_token"),
-            deliveries.c.state == "pending",
-        )
-    )
-    .values(
-        state=bindparam("new_state"),
-        attempts=deliveries.c.attempts + 1,
-        due_at=bindparam("due"),
-        lease_until=bindparam("free"),
-        settled_at=bindparam("settled"),
-        trigger=bindparam("scheduled"),
-    )
-    .returning(deliveries.c.attempts)
-)
-_ADD_ATTEMPT = Query(insert(delivery_attempts))
-_ENABLED = exists().where(
-    and_(endpoints.c.id == deliveries.c.endpoint_id, endpoints.c.status == "enabled")
-)
-_NEXT_DUE = Query(
-    select(deliveries.c.due_at.label("due"))
-    .where(and_(deliveries.c.state == "pending", deliveries.c.due_at > bindparam("now")))
-    .order_by(deliveries.c.due_at)
-    .limit(1)
-)
-_OLDEST_DUE = Query(
-    select(func.min(deliveries.c.due_at).label("due")).where(
-        and_(deliveries.c.state == "pending", _ENABLED)
+_CLAIMED_EVENTS = Query(
+    select(events.c.position, events.c.id, events.c.type, events.c.payout_id, events.c.body).where(
+        events.c.position.in_(_listed("positions"))
     )
 )
 _LAG = Query(
@@ -91,7 +109,15 @@ _LAG = Query(
         func.min(deliveries.c.due_at).label("due"),
         func.count().label("waiting"),
     )
-    .where(and_(deliveries.c.state == "pending", _ENABLED, deliveries.c.due_at <= bindparam("now")))
+    .where(
+        and_(
+            _PENDING,
+            deliveries.c.endpoint_id.in_(
+                select(endpoints.c.id).where(endpoints.c.status == "enabled")
+            ),
+            deliveries.c.due_at <= bindparam("now"),
+        )
+    )
     .group_by(deliveries.c.endpoint_id)
     .order_by(func.min(deliveries.c.due_at))
     .limit(bindparam("limit"))
@@ -99,213 +125,188 @@ _LAG = Query(
 _SKIP = Query(
     update(deliveries)
     .where(
-        deliveries.c.id.in_(
-            select(deliveries.c.id)
-            .join(endpoints, endpoints.c.id == deliveries.c.endpoint_id)
-            .where(and_(deliveries.c.state == "pending", endpoints.c.status != "enabled"))
+        tuple_(deliveries.c.position, deliveries.c.endpoint_id).in_(
+            select(deliveries.c.position, deliveries.c.endpoint_id)
+            .where(
+                and_(
+                    _PENDING,
+                    deliveries.c.endpoint_id.in_(
+                        select(endpoints.c.id).where(endpoints.c.status != "enabled")
+                    ),
+                )
+            )
             .limit(bindparam("limit"))
         )
     )
     .values(state="skipped", settled_at=bindparam("at"))
-    .returning(deliveries.c.id)
-)
-_AGAIN = Query(
-    update(deliveries)
-    .where(
-        and_(
-            deliveries.c.event_id == bindparam("event_id"),
-            deliveries.c.endpoint_id == bindparam("endpoint_id"),
-        )
-    )
-    .values(
-        state="pending",
-        due_at=bindparam("due"),
-        lease_until=0,
-        # Whoever still sends the old try settles nothing.
-        lease_token=deliveries.c.lease_token + 1,
-        settled_at=null(),
-        trigger=bindparam("why"),
-        plan_from=deliveries.c.attempts,
-    )
-    .returning(deliveries.c.id)
-)
-_OF = Query(
-    select(deliveries).where(
-        and_(
-            deliveries.c.event_id == bindparam("event_id"),
-            deliveries.c.endpoint_id == bindparam("endpoint_id"),
-        )
-    )
+    .returning(deliveries.c.position)
 )
 _DELIVERIES_OF_PAYOUT = Query(
     select(
-        deliveries.c.id,
+        deliveries.c.position,
         deliveries.c.endpoint_id,
-        deliveries.c.event_id,
         deliveries.c.state,
         deliveries.c.attempts,
         deliveries.c.due_at,
+        events.c.id.label("event_id"),
         events.c.type,
         events.c.sequence,
         endpoints.c.url,
     )
-    .select_from(deliveries)
-    .join(events, events.c.id == deliveries.c.event_id)
+    .select_from(events)
+    .join(deliveries, deliveries.c.position == events.c.position)
     .join(endpoints, endpoints.c.id == deliveries.c.endpoint_id)
     .where(events.c.payout_id == bindparam("payout_id"))
-    .order_by(events.c.sequence, deliveries.c.id)
+    .order_by(events.c.sequence, deliveries.c.endpoint_id)
 )
-_ATTEMPTS_OF = Query(
+_ATTEMPTS_OF_PAYOUT = Query(
     select(delivery_attempts)
-    .where(delivery_attempts.c.delivery_id == bindparam("delivery_id"))
-    .order_by(delivery_attempts.c.attempt)
+    .select_from(events)
+    .join(delivery_attempts, delivery_attempts.c.position == events.c.position)
+    .where(events.c.payout_id == bindparam("payout_id"))
+    .order_by(
+        delivery_attempts.c.position, delivery_attempts.c.endpoint_id, delivery_attempts.c.attempt
+    )
 )
+_BEFORE = tuple_(
+    delivery_attempts.c.started_at, delivery_attempts.c.position, delivery_attempts.c.endpoint_id
+) < tuple_(bindparam("before_at"), bindparam("before_position"), bindparam("before_endpoint"))
 _LOG = (
-    select(
-        delivery_attempts,
-        deliveries.c.event_id,
-        events.c.type,
+    select(delivery_attempts, events.c.id.label("event_id"), events.c.type)
+    .join(events, events.c.position == delivery_attempts.c.position)
+    .where(_BEFORE)
+    .order_by(
+        delivery_attempts.c.started_at.desc(),
+        delivery_attempts.c.position.desc(),
+        delivery_attempts.c.endpoint_id.desc(),
     )
-    .join(deliveries, deliveries.c.id == delivery_attempts.c.delivery_id)
-    .join(events, events.c.id == deliveries.c.event_id)
-    .where(
-        or_(
-            delivery_attempts.c.started_at < bindparam("before_at"),
-            and_(
-                delivery_attempts.c.started_at == bindparam("before_at"),
-                delivery_attempts.c.delivery_id < bindparam("before_id"),
-            ),
-        )
-    )
-    .order_by(delivery_attempts.c.started_at.desc(), delivery_attempts.c.delivery_id.desc())
     .limit(bindparam("limit"))
 )
 _LOG_OF_ENDPOINT = Query(_LOG.where(delivery_attempts.c.endpoint_id == bindparam("endpoint_id")))
-_LOG_OF_EVENT = Query(_LOG.where(deliveries.c.event_id == bindparam("event_id")))
-_PURGE_ATTEMPTS = Query(
-    delete(delivery_attempts)
-    .where(
-        delivery_attempts.c.delivery_id.in_(
-            select(deliveries.c.id)
-            .where(
-                and_(deliveries.c.state != "pending", deliveries.c.settled_at < bindparam("before"))
-            )
-            .where(exists().where(delivery_attempts.c.delivery_id == deliveries.c.id))
-            .limit(bindparam("limit"))
-        )
+_LOG_OF_EVENT = Query(_LOG.where(delivery_attempts.c.position == bindparam("position")))
+#: Deliveries that ended long enough ago.
+_SETTLED = and_(~_IS_PENDING, deliveries.c.settled_at < bindparam("before"))
+_HAS_ATTEMPTS = exists().where(
+    and_(
+        delivery_attempts.c.position == deliveries.c.position,
+        delivery_attempts.c.endpoint_id == deliveries.c.endpoint_id,
     )
-    .returning(delivery_attempts.c.delivery_id)
 )
-#: Events that were kept long enough: nothing of them is pending, and their payout has ended.
-_OLD_EVENTS = Query(
-    select(events.c.id)
-    .where(
+_OLD_ATTEMPTS = Query(
+    select(deliveries.c.position, deliveries.c.endpoint_id)
+    .where(and_(_SETTLED, _HAS_ATTEMPTS))
+    .limit(bindparam("limit"))
+)
+_PURGE_ATTEMPTS = Query(
+    delete(delivery_attempts).where(
         and_(
-            events.c.created_at < bindparam("before"),
-            ~exists().where(
-                and_(deliveries.c.event_id == events.c.id, deliveries.c.state == "pending")
-            ),
-            ~exists().where(
+            delivery_attempts.c.position == bindparam("position"),
+            delivery_attempts.c.endpoint_id == bindparam("endpoint_id"),
+            exists().where(
                 and_(
-                    payouts.c.id == events.c.payout_id,
-                    payouts.c.status != "delivered",
-                    payouts.c.status != "failed",
+                    deliveries.c.position == delivery_attempts.c.position,
+                    deliveries.c.endpoint_id == delivery_attempts.c.endpoint_id,
+                    _SETTLED,
                 )
             ),
         )
     )
-    .order_by(events.c.position)
-    .limit(bindparam("limit"))
+)
+#: Events that were kept long enough: nothing of them is pending, and their payout has ended.
+_KEPT = and_(
+    events.c.created_at < bindparam("before"),
+    ~exists().where(and_(deliveries.c.position == events.c.position, _IS_PENDING)),
+    ~exists().where(
+        and_(
+            payouts.c.id == events.c.payout_id,
+            payouts.c.status != "delivered",
+            payouts.c.status != "failed",
+        )
+    ),
+)
+_OLD_EVENTS = Query(
+    select(events.c.position).where(_KEPT).order_by(events.c.position).limit(bindparam("limit"))
+)
+_STILL_OLD = Query(
+    select(events.c.position).where(and_(events.c.position.in_(_listed("positions")), _KEPT))
+)
+_DROPS = tuple(
+    Query(delete(table).where(table.c.position.in_(_listed("positions"))))
+    for table in (delivery_attempts, deliveries, events)
 )
 _OLDEST_SKIPPED = Query(
     select(func.min(events.c.created_at).label("at"))
     .select_from(deliveries)
-    .join(events, events.c.id == deliveries.c.event_id)
+    .join(events, events.c.position == deliveries.c.position)
     .where(
-        and_(deliveries.c.endpoint_id == bindparam("endpoint_id"), deliveries.c.state == "skipped")
-    )
-)
-_DROP_ATTEMPTS = Query(
-    delete(delivery_attempts).where(
-        delivery_attempts.c.delivery_id.in_(
-            select(deliveries.c.id).where(deliveries.c.event_id == bindparam("event_id"))
+        and_(
+            deliveries.c.endpoint_id == bindparam("endpoint_id"),
+            # As text: it has an index.
+            deliveries.c.state == literal_column("'skipped'"),
         )
     )
 )
-_DROP_DELIVERIES = Query(delete(deliveries).where(deliveries.c.event_id == bindparam("event_id")))
-_DROP_EVENT = Query(delete(events).where(events.c.id == bindparam("event_id")))
 
 
-async def add_delivery(  # noqa: PLR0913 - one argument per column
-    tx: Tx,
-    delivery_id: str,
-    event_id: str,
+def new_delivery(
+    position: int,
     endpoint_id: str,
     due: int,
     *,
-    skipped: bool = False,
+    skipped_at: int | None = None,
     trigger: str = "scheduled",
-) -> None:
-    """Store that an event is to be delivered to an endpoint; or would have been, were it enabled."""
-    await tx.all(
-        _ADD,
-        id=delivery_id,
-        event_id=event_id,
-        endpoint_id=endpoint_id,
-        state="skipped" if skipped else "pending",
-        attempts=0,
-        due_at=due,
-        lease_token=0,
-        lease_until=0,
-        settled_at=due if skipped else None,
-        trigger=trigger,
-        plan_from=0,
-    )
+) -> Mapping[str, object]:
+    """Return the columns of a delivery; `skipped_at` where its endpoint is disabled now."""
+    return {
+        "position": position,
+        "endpoint_id": endpoint_id,
+        "state": "pending" if skipped_at is None else "skipped",
+        "attempts": 0,
+        "due_at": due,
+        "lease_token": 0,
+        "settled_at": skipped_at,
+        "trigger": trigger,
+        "plan_from": 0,
+    }
 
 
-async def ready_endpoints(tx: Tx, now: int) -> list[Row]:
-    """Return the enabled endpoints with something due: `id`, `org`, `rate_limit_per_second`."""
-    return await tx.all(_READY, now=now)
+async def add_deliveries(tx: Tx, rows: Sequence[Mapping[str, object]]) -> None:
+    """Store deliveries; `new_delivery` makes their columns."""
+    await tx.many(_ADD, rows)
+
+
+async def deliver_again(tx: Tx, wanted: Sequence[tuple[int, str]], due: int, trigger: str) -> None:
+    """Make deliveries (position of the event, endpoint) due now, whatever became of them so far."""
+    rows = [
+        new_delivery(position, endpoint_id, due, trigger=trigger)
+        for position, endpoint_id in wanted
+    ]
+    await tx.many(_AGAIN, rows)
+
+
+async def waiting_endpoints(tx: Tx) -> list[Row]:
+    """Return the enabled endpoints with anything pending: `id`, `org`, `rate_limit_per_second`, `due`.
+
+    `due` is when the first of it may be claimed.
+    """
+    return await tx.all(_WITH_PENDING)
 
 
 async def claim_deliveries(
     tx: Tx, wanted: Sequence[tuple[str, int]], now: int, until: int
-) -> list[Row]:
-    """Lease due deliveries: for each endpoint so many at most."""
+) -> list[tuple[Row, Row]]:
+    """Lease due deliveries: for each endpoint so many at most; each with its event."""
     claimed: list[Row] = []
     for endpoint_id, limit in wanted:
         claimed += await tx.all(
             _CLAIM, claimed_endpoint=endpoint_id, now=now, until=until, limit=limit
         )
-    return claimed
-
-
-async def settle_delivery(  # noqa: PLR0913 - outcome and plan
-    tx: Tx, delivery_id: str, token: int, state: str, due: int, settled: int | None
-) -> int | None:
-    """Write the outcome of a try; the number of tries made, or None where the lease is lost."""
-    row = await tx.one(
-        _SETTLE,
-        delivery_id=delivery_id,
-        held_token=token,
-        new_state=state,
-        due=due,
-        free=0,
-        settled=settled,
-        scheduled="scheduled",
-    )
-    return None if row is None else row["attempts"]
-
-
-async def add_delivery_attempt(tx: Tx, **columns: object) -> None:
-    """Log one try of a delivery; one argument per column."""
-    await tx.all(_ADD_ATTEMPT, **columns)
-
-
-async def next_delivery_due(tx: Tx, now: int) -> int | None:
-    """Return when the next delivery becomes due that is not due yet."""
-    row = await tx.one(_NEXT_DUE, now=now)
-    return None if row is None else row["due"]
+    positions = to_json(list({row["position"] for row in claimed}))
+    found = {
+        row["position"]: row
+        for row in (await tx.all(_CLAIMED_EVENTS, positions=positions) if claimed else ())
+    }
+    return [(row, found[row["position"]]) for row in claimed]
 
 
 async def oldest_delivery_due(tx: Tx) -> int | None:
@@ -330,55 +331,63 @@ async def oldest_skipped(tx: Tx, endpoint_id: str) -> int | None:
     return None if row is None else row["at"]
 
 
-async def deliver_again(tx: Tx, event_id: str, endpoint_id: str, due: int, why: str) -> bool:
-    """Make a delivery due now, whatever became of it; False where there is none."""
-    row = await tx.one(_AGAIN, event_id=event_id, endpoint_id=endpoint_id, due=due, why=why)
-    return row is not None
-
-
-async def delivery_of(tx: Tx, event_id: str, endpoint_id: str) -> Row | None:
-    """Return the delivery of an event to an endpoint."""
-    return await tx.one(_OF, event_id=event_id, endpoint_id=endpoint_id)
-
-
 async def deliveries_of(tx: Tx, payout_id: str) -> list[Row]:
     """Return the deliveries of a payout's events."""
     return await tx.all(_DELIVERIES_OF_PAYOUT, payout_id=payout_id)
 
 
-async def delivery_attempts_of(tx: Tx, delivery_id: str) -> list[Row]:
-    """Return the tries of a delivery."""
-    return await tx.all(_ATTEMPTS_OF, delivery_id=delivery_id)
+async def attempts_of_payout(tx: Tx, payout_id: str) -> list[Row]:
+    """Return the tries of all deliveries of a payout's events, each delivery's in their order."""
+    return await tx.all(_ATTEMPTS_OF_PAYOUT, payout_id=payout_id)
 
 
-async def attempt_log(  # noqa: PLR0913 - the cursor and its scope
+async def attempt_log(
     tx: Tx,
     *,
     endpoint_id: str | None = None,
-    event_id: str | None = None,
-    before_at: int,
-    before_id: str,
+    position: int | None = None,
+    before: tuple[int, int, str],
     limit: int,
 ) -> list[Row]:
-    """Return the tries of an endpoint or of an event, newest first."""
-    cursor = {"before_at": before_at, "before_id": before_id, "limit": limit}
-    if endpoint_id is not None:
-        return await tx.all(_LOG_OF_ENDPOINT, endpoint_id=endpoint_id, **cursor)
-    return await tx.all(_LOG_OF_EVENT, event_id=event_id, **cursor)
+    """Return the tries at an endpoint or of an event, newest first.
 
-
-async def purge_attempts(tx: Tx, before: int, limit: int) -> int:
-    """Delete the tries of deliveries that ended before a time, a bounded number of deliveries."""
-    return len(await tx.all(_PURGE_ATTEMPTS, before=before, limit=limit))
-
-
-async def purge_events(tx: Tx, before: int, limit: int) -> int:
-    """Delete a bounded number of events of before a time, with their deliveries.
-
-    Those with a pending delivery stay, and so do those of payouts that have not ended.
+    `before` is the place of the last one that was seen: `started_at`, `position`, `endpoint_id`.
     """
-    old = [row["id"] for row in await tx.all(_OLD_EVENTS, before=before, limit=limit)]
-    for event_id in old:
-        for statement in (_DROP_ATTEMPTS, _DROP_DELIVERIES, _DROP_EVENT):
-            await tx.all(statement, event_id=event_id)
-    return len(old)
+    cursor = dict(zip(("before_at", "before_position", "before_endpoint"), before, strict=True))
+    if endpoint_id is not None:
+        return await tx.all(_LOG_OF_ENDPOINT, endpoint_id=endpoint_id, limit=limit, **cursor)
+    return await tx.all(_LOG_OF_EVENT, position=position, limit=limit, **cursor)
+
+
+async def old_attempts(tx: Tx, before: int, limit: int) -> list[tuple[int, str]]:
+    """Return deliveries that ended before a time and whose tries are still there. A long read."""
+    rows = await tx.all(_OLD_ATTEMPTS, before=before, limit=limit)
+    return [(row["position"], row["endpoint_id"]) for row in rows]
+
+
+async def purge_attempts(tx: Tx, found: Sequence[tuple[int, str]], before: int) -> None:
+    """Delete the tries of those of the deliveries that ended before a time."""
+    await tx.many(
+        _PURGE_ATTEMPTS,
+        [
+            {"position": position, "endpoint_id": endpoint_id, "before": before}
+            for position, endpoint_id in found
+        ],
+    )
+
+
+async def old_events(tx: Tx, before: int, limit: int) -> list[int]:
+    """Return the positions of events of before a time, oldest first. A long read.
+
+    Those with a pending delivery are left out, and so are those of payouts that have not ended.
+    """
+    return [row["position"] for row in await tx.all(_OLD_EVENTS, before=before, limit=limit)]
+
+
+async def purge_events(tx: Tx, positions: Sequence[int], before: int) -> int:
+    """Delete those of the events that `old_events` would still return, with their deliveries."""
+    found = await tx.all(_STILL_OLD, positions=to_json(positions), before=before)
+    old = to_json([row["position"] for row in found])
+    for statement in _DROPS:
+        await tx.all(statement, positions=old)
+    return len(found)

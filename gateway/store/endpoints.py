@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
-from sqlalchemy import and_, bindparam, delete, insert, select, update
+from sqlalchemy import and_, bindparam, delete, func, insert, select, update
 
 from gateway.store.database import Query, Row, Tx
+from gateway.store.rows import to_json
 from gateway.store.schema import endpoints, previous_secrets, recoveries
 
 _ADD = Query(insert(endpoints))
@@ -26,6 +28,25 @@ _SUBSCRIBED = Query(
     select(endpoints.c.id, endpoints.c.event_types, endpoints.c.status).where(_SCOPE)
 )
 _ANY = Query(select(endpoints).where(endpoints.c.id == bindparam("endpoint_id")))
+_LISTED = endpoints.c.id.in_(select(func.json_each(bindparam("ids")).table_valued("value").c.value))
+_SOME = Query(select(endpoints).where(_LISTED))
+#: A row for each previous secret that still signs, the longest-lived first; one row where there is none.
+_SIGNING = Query(
+    select(
+        endpoints,
+        previous_secrets.c.id.label("previous_id"),
+        previous_secrets.c.secret.label("previous_secret"),
+    )
+    .outerjoin(
+        previous_secrets,
+        and_(
+            previous_secrets.c.endpoint_id == endpoints.c.id,
+            previous_secrets.c.expires_at > bindparam("now"),
+        ),
+    )
+    .where(and_(_LISTED, endpoints.c.status == "enabled", endpoints.c.deleted_at.is_(None)))
+    .order_by(endpoints.c.id, previous_secrets.c.expires_at.desc())
+)
 _EVERY = Query(
     select(endpoints)
     .where(endpoints.c.deleted_at.is_(None))
@@ -134,6 +155,19 @@ async def endpoint_row(tx: Tx, endpoint_id: str) -> Row | None:
     return await tx.one(_ANY, endpoint_id=endpoint_id)
 
 
+async def endpoint_rows(tx: Tx, endpoint_ids: Sequence[str]) -> list[Row]:
+    """Return some endpoints, whoever's they are."""
+    return await tx.all(_SOME, ids=to_json(endpoint_ids))
+
+
+async def signing_endpoints(tx: Tx, endpoint_ids: Sequence[str], now: int) -> list[Row]:
+    """Return those of some endpoints that are enabled, once for each previous secret that still signs.
+
+    Such a secret is `previous_id` and `previous_secret`; both are null where there is none.
+    """
+    return await tx.all(_SIGNING, ids=to_json(endpoint_ids), now=now)
+
+
 @lru_cache(maxsize=64)
 def _update(names: tuple[str, ...]) -> Query:
     return Query(
@@ -147,6 +181,18 @@ async def update_endpoint(tx: Tx, endpoint_id: str, **columns: object) -> None:
     """Change columns of an endpoint."""
     values = {"set_" + name: value for name, value in columns.items()}
     await tx.all(_update(tuple(sorted(columns))), endpoint_id=endpoint_id, **values)
+
+
+async def update_endpoints(tx: Tx, changes: Sequence[tuple[str, Mapping[str, object]]]) -> None:
+    """Change the same columns of some endpoints, each given by its id."""
+    names = tuple(sorted(changes[0][1]))
+    await tx.many(
+        _update(names),
+        [
+            {"endpoint_id": endpoint_id, **{"set_" + name: columns[name] for name in names}}
+            for endpoint_id, columns in changes
+        ],
+    )
 
 
 async def every_endpoint(tx: Tx, limit: int) -> list[Row]:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 
 from sqlalchemy import and_, bindparam, func, insert, select
 
 from gateway.store.database import Query, Row, Tx
-from gateway.store.schema import events
+from gateway.store.rows import to_json
+from gateway.store.schema import deliveries, events
 
-_ADD_EVENT = Query(
-    insert(events),
-    columns=("id", "org", "mode", "type", "payout_id", "sequence", "body", "created_at"),
-)
 _GET_EVENT = Query(
     select(events).where(
         and_(
@@ -34,9 +32,35 @@ async def event_row(tx: Tx, event_id: str) -> Row | None:
     return await tx.one(_ANY_EVENT, event_id=event_id)
 
 
-async def add_event(tx: Tx, **columns: object) -> None:
-    """Store an event; one argument per column, without `position`."""
-    await tx.all(_ADD_EVENT, **columns)
+_COLUMNS = ("id", "org", "mode", "type", "payout_id", "sequence", "body", "created_at")
+#: So many events are written by one statement that also returns their positions.
+_FEW = 3
+_ADD_MANY = Query(insert(events), columns=_COLUMNS)
+_POSITIONS = Query(
+    select(events.c.id, events.c.position).where(
+        events.c.id.in_(select(func.json_each(bindparam("ids")).table_valued("value").c.value))
+    )
+)
+
+
+@lru_cache(maxsize=_FEW)
+def _add_few(count: int) -> Query:
+    rows: list[dict[str, Any]] = [
+        {name: bindparam(f"{name}_{at}") for name in _COLUMNS} for at in range(count)
+    ]
+    return Query(insert(events).values(rows).returning(events.c.id, events.c.position))
+
+
+async def add_events(tx: Tx, rows: Sequence[Mapping[str, object]]) -> list[int]:
+    """Store events, one mapping of columns each; return their positions, in the same order."""
+    if len(rows) <= _FEW:
+        values = {f"{name}_{at}": row[name] for at, row in enumerate(rows) for name in _COLUMNS}
+        written = await tx.all(_add_few(len(rows)), **values)
+    else:
+        await tx.many(_ADD_MANY, rows)
+        written = await tx.all(_POSITIONS, ids=to_json([row["id"] for row in rows]))
+    positions = {row["id"]: int(row["position"]) for row in written}
+    return [positions[str(row["id"])] for row in rows]
 
 
 async def find_event(tx: Tx, event_id: str, org: str, mode: str) -> Row | None:
@@ -75,7 +99,15 @@ async def feed(  # noqa: PLR0913 - the cursor and its scope
 
 
 _RANGE = Query(
-    select(events.c.id, events.c.type, events.c.position, events.c.payout_id)
+    select(events.c.type, events.c.position, deliveries.c.state)
+    .select_from(events)
+    .outerjoin(
+        deliveries,
+        and_(
+            deliveries.c.position == events.c.position,
+            deliveries.c.endpoint_id == bindparam("endpoint_id"),
+        ),
+    )
     .where(
         and_(
             events.c.org == bindparam("org"),
@@ -91,11 +123,28 @@ _RANGE = Query(
 
 
 async def events_between(  # noqa: PLR0913 - the range and its scope
-    tx: Tx, org: str, mode: str, after: int, since: int, until: int, limit: int
+    tx: Tx,
+    org: str,
+    mode: str,
+    after: int,
+    since: int,
+    until: int,
+    endpoint_id: str,
+    limit: int,
 ) -> list[Row]:
-    """Return an org's events of a span of time, after a position: `id`, `type`, `position`, `payout_id`."""
+    """Return an org's events of a span of time, after a position: `type`, `position`, `state`.
+
+    `state` is that of its delivery to the endpoint; null where there is none.
+    """
     return await tx.all(
-        _RANGE, org=org, mode=mode, after=after, since=since, until=until, limit=limit
+        _RANGE,
+        org=org,
+        mode=mode,
+        after=after,
+        since=since,
+        until=until,
+        endpoint_id=endpoint_id,
+        limit=limit,
     )
 
 

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from sqlalchemy import and_, bindparam, func, insert, select, update
 
-from gateway.store.database import Query, Row, Tx
+from gateway.store.database import Query, Row, Tx, listed
 from gateway.store.schema import account_declarations, evidence, heartbeats
 
-_IDS = select(func.json_each(bindparam("ids")).table_valued("value").c.value)
+_IDS = listed("ids")
 _ADD_EVIDENCE = Query(insert(evidence))
 _ANSWER = Query(
     update(evidence)

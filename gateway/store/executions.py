@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import and_, bindparam, case, func, insert, or_, select, update
 
 from gateway.runtime import Moment
-from gateway.store.database import Query, Row, Tx
+from gateway.store.database import Query, Row, Tx, listed
 from gateway.store.evidence import grouped
 from gateway.store.rows import to_json
 from gateway.store.schema import (
@@ -24,7 +24,7 @@ from gateway.store.schema import (
 )
 
 _OPEN = executions.c.ended_at.is_(None)
-_IDS = select(func.json_each(bindparam("ids")).table_valued("value").c.value)
+_IDS = listed("ids")
 
 _ADD = Query(insert(executions))
 _ADD_ITEM = Query(insert(execution_items))
@@ -197,6 +197,7 @@ _MAY_MARK = Query(
         executions,
         select(store_state.c.frozen).scalar_subquery().label("store_frozen"),
         select(store_state.c.gate_version).scalar_subquery().label("store_gate_version"),
+        select(store_state.c.marks).scalar_subquery().label("store_marks"),
     ).where(executions.c.id == bindparam("execution_id"))
 )
 _NEXT_MARK = Query(
@@ -426,7 +427,7 @@ async def sharing(tx: Tx, execution_id: str, items: Iterable[str]) -> dict[str, 
 
 
 async def markable(tx: Tx, execution_id: str) -> Row | None:
-    """Return an execution, and beside it what the store says of marks: `store_frozen`, `store_gate_version`."""
+    """Return an execution, and beside it what the store says of marks: `store_frozen`, `store_gate_version`, `store_marks`."""
     return await tx.one(_MAY_MARK, execution_id=execution_id)
 
 

@@ -1,19 +1,41 @@
-"""Webhooks of custodians: stored raw and once, then worked off; early ones wait for their refs."""
+"""Webhooks of custodians, stored raw and once; early ones wait until a payout learns their ids."""
 
 from __future__ import annotations
 
-from sqlalchemy import and_, bindparam, func, select, update
+from collections.abc import Sequence
+
+from sqlalchemy import (
+    ColumnElement,
+    Table,
+    and_,
+    bindparam,
+    func,
+    literal_column,
+    select,
+    tuple_,
+    update,
+)
 
 from gateway.store.database import Query, Row, Tx, upsert
+from gateway.store.rows import to_json
 from gateway.store.schema import inbox, inbox_refs
 
-_ADD = Query(upsert(inbox).on_conflict_do_nothing().returning(inbox.c.id))
+_ADD = Query(upsert(inbox).on_conflict_do_nothing().returning(inbox.c.received_at))
 _NEW = Query(
-    select(inbox).where(inbox.c.state == "new").order_by(inbox.c.id).limit(bindparam("limit"))
+    select(inbox)
+    # As text, and not as a value that is bound: it has an index.
+    .where(inbox.c.state == literal_column("'new'"))
+    .order_by(inbox.c.received_at)
+    .limit(bindparam("limit"))
 )
 _SETTLE = Query(
     update(inbox)
-    .where(inbox.c.id == bindparam("inbox_id"))
+    .where(
+        and_(
+            inbox.c.custodian == bindparam("of_custodian"),
+            inbox.c.dedup_key == bindparam("of_dedup_key"),
+        )
+    )
     .values(
         state=bindparam("new_state"),
         payout_id=bindparam("new_payout_id"),
@@ -21,78 +43,102 @@ _SETTLE = Query(
     )
 )
 _WAIT = Query(upsert(inbox_refs).on_conflict_do_nothing())
+
+
+def listed_refs(table: Table) -> ColumnElement[bool]:
+    """Return whether a row is of a listed id: `at_custodian`, and `pairs`, a JSON list of kind and value.
+
+    A subquery, and not a join: it must be read first, or every id at the custodian would be looked at.
+    """
+    pairs = func.json_each(bindparam("pairs")).table_valued("value")
+    pair = (func.json_extract(pairs.c.value, f"$[{at}]") for at in (0, 1))
+    return and_(
+        table.c.custodian == bindparam("at_custodian"),
+        tuple_(table.c.kind, table.c.value).in_(select(*pair)),
+    )
+
+
 _WAKE = Query(
     update(inbox)
     .where(
         and_(
             inbox.c.state == "waiting",
-            inbox.c.id.in_(
-                select(inbox_refs.c.inbox_id).where(
-                    and_(
-                        inbox_refs.c.custodian == bindparam("ref_custodian"),
-                        inbox_refs.c.kind == bindparam("ref_kind"),
-                        inbox_refs.c.value == bindparam("ref_value"),
-                    )
+            tuple_(inbox.c.custodian, inbox.c.dedup_key).in_(
+                select(inbox_refs.c.custodian, inbox_refs.c.dedup_key).where(
+                    listed_refs(inbox_refs)
                 )
             ),
         )
     )
     .values(state="new")
-    .returning(inbox.c.id)
+    .returning(inbox.c.dedup_key)
 )
 _OF_PAYOUT = Query(
-    select(inbox).where(inbox.c.payout_id == bindparam("payout_id")).order_by(inbox.c.id)
-)
-_COUNTS = Query(
-    select(inbox.c.custodian, inbox.c.state, func.count().label("rows")).group_by(
-        inbox.c.custodian, inbox.c.state
-    )
+    select(inbox).where(inbox.c.payout_id == bindparam("payout_id")).order_by(inbox.c.received_at)
 )
 
 
-async def store_webhook(  # noqa: PLR0913 - one argument per column
-    tx: Tx, inbox_id: str, custodian: str, dedup_key: str, body: bytes, at: int
+async def add_webhook(  # noqa: PLR0913 - one argument per column
+    tx: Tx,
+    custodian: str,
+    dedup_key: str,
+    body: bytes,
+    at: int,
+    *,
+    state: str = "new",
+    payout_id: str | None = None,
 ) -> bool:
-    """Store a verified webhook; False where this delivery is already stored."""
+    """Store a verified webhook, `new` or in its final state; False if this delivery is already stored."""
     row = await tx.one(
         _ADD,
-        id=inbox_id,
         custodian=custodian,
         dedup_key=dedup_key,
         body=body,
-        state="new",
-        payout_id=None,
+        state=state,
+        payout_id=payout_id,
         received_at=at,
-        settled_at=None,
+        settled_at=None if state == "new" else at,
     )
     return row is not None
 
 
 async def new_webhooks(tx: Tx, limit: int) -> list[Row]:
-    """Return webhooks that nobody has worked off, oldest first."""
+    """Return webhooks that are still to be processed, oldest first."""
     return await tx.all(_NEW, limit=limit)
 
 
-async def settle_webhook(tx: Tx, inbox_id: str, state: str, payout_id: str | None, at: int) -> None:
-    """Note what became of a webhook: `applied`, `waiting` or `unreadable`."""
-    await tx.all(_SETTLE, inbox_id=inbox_id, new_state=state, new_payout_id=payout_id, at=at)
+async def settle_webhook(  # noqa: PLR0913 - the row and what became of it
+    tx: Tx, custodian: str, dedup_key: str, state: str, payout_id: str | None, at: int
+) -> None:
+    """Write the final state of a webhook that was `new`."""
+    await tx.all(
+        _SETTLE,
+        of_custodian=custodian,
+        of_dedup_key=dedup_key,
+        new_state=state,
+        new_payout_id=payout_id,
+        at=at,
+    )
 
 
-async def wait_for_ref(tx: Tx, inbox_id: str, custodian: str, kind: str, value: str) -> None:
-    """Note that a webhook waits for a payout to learn this id."""
-    await tx.all(_WAIT, inbox_id=inbox_id, custodian=custodian, kind=kind, value=value)
+async def wait_for_refs(
+    tx: Tx, custodian: str, dedup_key: str, pairs: Sequence[tuple[str, str]]
+) -> None:
+    """Let a webhook wait until a payout learns one of these ids (kind, value)."""
+    await tx.many(
+        _WAIT,
+        [
+            {"custodian": custodian, "kind": kind, "value": value, "dedup_key": dedup_key}
+            for kind, value in pairs
+        ],
+    )
 
 
-async def wake_webhooks(tx: Tx, custodian: str, kind: str, value: str) -> bool:
-    """Bring back the webhooks that waited for an id; whether there were any."""
-    return bool(await tx.all(_WAKE, ref_custodian=custodian, ref_kind=kind, ref_value=value))
+async def wake_webhooks(tx: Tx, custodian: str, pairs: Sequence[tuple[str, str]]) -> bool:
+    """Make the webhooks `new` again that waited for one of these ids (kind, value); whether any did."""
+    return bool(await tx.all(_WAKE, at_custodian=custodian, pairs=to_json(pairs)))
 
 
 async def webhooks_of(tx: Tx, payout_id: str) -> list[Row]:
-    """Return the webhooks that spoke of a payout."""
+    """Return the webhooks about a payout."""
     return await tx.all(_OF_PAYOUT, payout_id=payout_id)
-
-
-async def inbox_counts(tx: Tx) -> list[Row]:
-    """Return how many webhooks are in which state, per custodian."""
-    return await tx.all(_COUNTS)

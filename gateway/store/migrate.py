@@ -11,10 +11,13 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import create_engine, inspect
+from sqlalchemy import column, create_engine, inspect, select, table
 from sqlalchemy.exc import DatabaseError
 
 from gateway.errors import SchemaMismatch
+from gateway.store.database import Query, Tx
+
+_REVISION = Query(select(column("version_num")).select_from(table("alembic_version")))
 
 
 def _config(path: Path) -> Config:
@@ -48,6 +51,34 @@ def current_revision(path: Path) -> str | None:
         engine.dispose()
 
 
+def known_revisions(path: Path) -> frozenset[str]:
+    """Return the revisions that this program can upgrade from, its own included."""
+    script = ScriptDirectory.from_config(_config(path))
+    return frozenset(each.revision for each in script.walk_revisions())
+
+
+def schema_range() -> tuple[str, str]:
+    """Return the oldest and the newest revision that this program can work with as it is."""
+    head = head_revision()
+    return head, head
+
+
+async def check_schema(tx: Tx) -> None:
+    """Raise SchemaMismatch where the database's schema is not one this program can work with.
+
+    For a running gateway, once the schema was changed: it must not write to a database whose
+    conditions it does not know.
+    """
+    row = await tx.one(_REVISION)
+    revision = None if row is None else row["version_num"]
+    first, last = schema_range()
+    if revision is None or not first <= revision <= last:
+        raise SchemaMismatch(
+            f"the database was changed to schema {revision or 'none'} while this gateway ran, and it "
+            f"works with {last}. It stops; start the program version that fits the database."
+        )
+
+
 def upgrade(path: Path) -> tuple[str | None, str]:
     """Bring the database to the newest schema; return (revision before, revision after).
 
@@ -65,22 +96,26 @@ def upgrade(path: Path) -> tuple[str | None, str]:
 def prepare(path: Path) -> None:
     """Create an empty database; raise SchemaMismatch where an existing one is of another revision."""
     revision = current_revision(path)
-    head = head_revision()
     if revision is None:
         upgrade(path)
-    elif revision != head:
-        known = {
-            script.revision
-            for script in ScriptDirectory.from_config(_config(path)).walk_revisions()
-        }
-        message = (
-            f"the database {path} has schema {revision}, this program needs {head}. "
-            "Stop every gateway on it, back it up, and run: payout-gateway db upgrade"
-            if revision in known
-            else f"the database {path} has schema {revision}, which this program does not know "
-            "(it is newer, or not a payout-gateway database). Run the program version it was made with."
-        )
-        raise SchemaMismatch(message)
+    else:
+        require_head(path, revision)
+
+
+def require_head(path: Path, revision: str) -> None:
+    """Raise SchemaMismatch where a database's revision is not the one that this program needs."""
+    head = head_revision()
+    if revision == head:
+        return
+    message = (
+        f"the database {path} has schema {revision}, this program needs {head}. "
+        "Stop every gateway on it, back it up (payout-gateway db backup), and run: "
+        "payout-gateway db upgrade"
+        if revision in known_revisions(path)
+        else f"the database {path} has schema {revision}, which this program does not know "
+        "(it is newer, or not a payout-gateway database). Run the program version it was made with."
+    )
+    raise SchemaMismatch(message)
 
 
 @contextmanager

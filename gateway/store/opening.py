@@ -1,16 +1,100 @@
-"""Opening the store that is configured."""
+"""Opening the store that is configured: schema, timeline, state file."""
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
 from gateway.config import Settings
-from gateway.store import migrate
-from gateway.store.database import Database
+from gateway.errors import StateFileError
+from gateway.runtime import Runtime, real_runtime
+from gateway.store import clocks, migrate
+from gateway.store.database import Database, Row, Tx
+from gateway.store.state import freeze, frozen, note_witnessed, state_row
+from gateway.store.state_file import FileId, Judgement, Recorded, StateFile, judge
 
 
-def open_database(settings: Settings) -> Database:
-    """Return the store, to be entered with `async with`. A fresh one is made; an old one is refused.
+def state_file_of(settings: Settings, runtime: Runtime) -> StateFile:
+    """Return the state file of the configured database."""
+    clock_id = runtime.clock.moment().clock_id
+    return StateFile(settings.state_path, settings.database, clock_id)
 
-    Raises SchemaMismatch, which says what to run.
+
+@asynccontextmanager
+async def open_database(
+    settings: Settings, runtime: Runtime | None = None, state_file: StateFile | None = None
+) -> AsyncIterator[Database]:
+    """Open the store. A fresh one is made; one of another schema is refused.
+
+    The runtime's timeline goes by the store from then on. The database is compared with its state
+    file, and frozen where it is an older copy. Raises SchemaMismatch, which says what to run.
     """
+    runtime = runtime or real_runtime()
     migrate.prepare(settings.database)
-    return Database(settings.database)
+    witness = state_file or state_file_of(settings, runtime)
+    async with Database(
+        settings.database, witness=witness, on_schema_change=migrate.check_schema
+    ) as db:
+        await anchor_timeline(db, runtime)
+        await compare(db, runtime, witness)
+        yield db
+
+
+async def anchor_timeline(db: Database, runtime: Runtime) -> None:
+    """Anchor the timeline: all processes on one database agree about the time."""
+    moment = runtime.clock.moment()
+    offset = await db.read(clocks.known_offset, moment.clock_id)
+    if offset is None:
+        offset = await db.run(clocks.anchor, moment)
+    runtime.timeline.anchor(offset)
+
+
+async def compare(db: Database, runtime: Runtime, state_file: StateFile) -> str | None:
+    """Compare the database with its state file; freeze it where it is older. Return why it is frozen.
+
+    May be called at any time. Where the file cannot be read or written nothing is concluded from it:
+    `state_file.failing` says so, and no mark is recorded.
+    """
+    # The file first: what it holds was committed before, so that a healthy database is never behind.
+    try:
+        recorded = await runtime.offload(state_file.read)
+        row = await db.read(state_row)
+        if recorded is None and row["witnessed"]:
+            # Another process may have written the first file in between.
+            recorded = await runtime.offload(state_file.read)
+            row = await db.read(state_row)
+        here = state_file.database_file()
+    except StateFileError:
+        return await db.read(frozen)
+    judgement = _judge(recorded, here, row)
+    if judgement.frozen is not None:
+        if row["frozen"] is None:
+            await db.run(_freeze_if_older, runtime, state_file)
+    elif judgement.write:
+        with suppress(StateFileError):
+            await runtime.offload(lambda: state_file.catch_up(recorded, row["marks"], here))
+    if not row["witnessed"] and (recorded is not None or state_file.failing is None):
+        await db.run(note_witnessed)
+    state_file.seen.note(row["marks"])
+    return await db.read(frozen)
+
+
+async def _freeze_if_older(tx: Tx, runtime: Runtime, state_file: StateFile) -> None:
+    """Store function: compare again, and freeze.
+
+    The file is read inside the transaction: between the look before and this one an operator may
+    have adopted the database, which writes the file and then takes the freeze away.
+    """
+    try:
+        recorded, here = state_file.read(), state_file.database_file()
+    except StateFileError:
+        return
+    judgement = _judge(recorded, here, await state_row(tx))
+    if judgement.frozen is not None:
+        await freeze(tx, runtime.ids, runtime.clock.moment().wall, judgement.frozen)
+
+
+def _judge(recorded: Recorded | None, here: FileId, row: Row) -> Judgement:
+    return judge(
+        recorded, here, row["marks"], witnessed=bool(row["witnessed"]), used=bool(row["used"])
+    )

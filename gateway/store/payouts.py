@@ -1,48 +1,67 @@
-"""Payouts, their timeline, transactions, refs and attention rows."""
+"""Payouts, one row each with its document; the ids they are found by; attention rows."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import and_, bindparam, delete, exists, func, insert, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    FromClause,
+    and_,
+    bindparam,
+    exists,
+    func,
+    insert,
+    null,
+    or_,
+    select,
+    union_all,
+    update,
+)
 
-from gateway.model import Payout, Transaction
+from gateway.model import Payout
 from gateway.store.database import Query, Row, Tx, upsert
-from gateway.store.rows import payout_of, to_us
+from gateway.store.inbox import listed_refs
+from gateway.store.rows import payout_of, to_json
 from gateway.store.schema import (
     attention,
     batches,
     execution_items,
+    inbox_refs,
+    payout_hashes,
     payouts,
     refs,
-    timeline,
-    transactions,
 )
 
-#: Beside a batch nothing of it is known.
-_NO_BATCH = {"batch_id": None, "batch_position": None, "name": None}
 _INSERT = Query(insert(payouts))
 _GET = Query(select(payouts).where(payouts.c.id == bindparam("payout_id")))
-_BY_QUOTE = Query(select(payouts).where(payouts.c.quote_id == bindparam("quote_id")))
-_TIMELINE = Query(
-    select(timeline).where(timeline.c.payout_id == bindparam("payout_id")).order_by(timeline.c.id)
-)
-_TRANSACTIONS = Query(
-    select(transactions)
-    .where(transactions.c.payout_id == bindparam("payout_id"))
-    .order_by(transactions.c.at, transactions.c.id)
-)
-_ADD_ENTRY = Query(insert(timeline))
-_INSERT_TRANSACTION = upsert(transactions)
-_ADD_TRANSACTION = Query(
-    _INSERT_TRANSACTION.on_conflict_do_update(
-        index_elements=["payout_id", "id", "tx_hash"],
-        set_={name: _INSERT_TRANSACTION.excluded[name] for name in ("status", "network")},
+
+
+def frees_reference(table: FromClause = payouts) -> ColumnElement[bool]:
+    """Return whether a payout leaves its reference free: it has failed, and nothing has moved.
+
+    A reference may be paid again only where this holds for every payout that carries it.
+    """
+    return and_(table.c.status == "failed", func.coalesce(table.c.funds_moved, "unknown") == "no")
+
+
+_ADD_REF = Query(upsert(refs).on_conflict_do_nothing())
+#: The owner of each id; a row without an owner says that a webhook waits for the id.
+_REFS = Query(
+    union_all(
+        select(refs.c.kind, refs.c.value, refs.c.payout_id).where(listed_refs(refs)),
+        select(inbox_refs.c.kind, inbox_refs.c.value, null()).where(listed_refs(inbox_refs)),
     )
 )
-_ADD_REF = Query(upsert(refs).on_conflict_do_nothing().returning(refs.c.payout_id))
+_PAYOUTS_OF_REFS = Query(
+    select(refs.c.kind.label("ref_kind"), refs.c.value.label("ref_value"), payouts)
+    .select_from(refs)
+    .join(payouts, payouts.c.id == refs.c.payout_id)
+    .where(listed_refs(refs))
+)
 _REF = Query(
     select(refs.c.payout_id).where(
         and_(
@@ -53,24 +72,12 @@ _REF = Query(
     )
 )
 _ANY_REF = Query(select(refs.c.payout_id).where(refs.c.value == bindparam("value")).limit(1))
+_ADD_HASH = Query(upsert(payout_hashes).on_conflict_do_nothing())
 _ANY_HASH = Query(
-    select(transactions.c.payout_id).where(transactions.c.tx_hash == bindparam("value")).limit(1)
+    select(payout_hashes.c.payout_id).where(payout_hashes.c.tx_hash == bindparam("value")).limit(1)
 )
 _REFS_OF = Query(
     select(refs).where(refs.c.payout_id == bindparam("payout_id")).order_by(refs.c.kind)
-)
-_OF_TRANSACTION = and_(
-    transactions.c.payout_id == bindparam("payout_id"),
-    transactions.c.id == bindparam("transaction_id"),
-)
-_DROP_HASHLESS = Query(
-    delete(transactions).where(and_(_OF_TRANSACTION, transactions.c.tx_hash == ""))
-)
-_TOUCH_TRANSACTION = Query(
-    update(transactions)
-    .where(_OF_TRANSACTION)
-    .values(status=bindparam("new_status"))
-    .returning(transactions.c.id)
 )
 _INSERT_ATTENTION = upsert(attention)
 _ADD_ATTENTION = Query(
@@ -103,8 +110,9 @@ _UNOWNED = Query(
     .where(
         and_(
             or_(payouts.c.status == "pending", payouts.c.status == "broadcast"),
-            # What belongs to a batch is handed to the engine by it.
-            payouts.c.batch_id.is_(None),
+            # What belongs to a batch is handed to the engine by it. Not the bare column: by its
+            # index every single payout that there ever was would be looked at.
+            func.coalesce(payouts.c.batch_id, "") == "",
             ~exists().where(
                 and_(execution_items.c.payout_id == payouts.c.id, execution_items.c.open == 1)
             ),
@@ -114,17 +122,14 @@ _UNOWNED = Query(
 )
 
 
-async def insert_payout(tx: Tx, **columns: object) -> None:
-    """Store a payout; one argument per column."""
-    await tx.all(_INSERT, **{**_NO_BATCH, **columns})
+async def insert_payout(tx: Tx, columns: Mapping[str, object]) -> None:
+    """Store a payout; a value for each column."""
+    await tx.all(_INSERT, **columns)
 
 
-async def insert_payouts(
-    tx: Tx, rows: Sequence[Mapping[str, object]], entries: Sequence[Mapping[str, object]]
-) -> None:
-    """Store many payouts, one mapping of columns each, with their first timeline entries."""
+async def insert_payouts(tx: Tx, rows: Sequence[Mapping[str, object]]) -> None:
+    """Store many payouts, one mapping of columns each."""
     await tx.many(_INSERT, rows)
-    await tx.many(_ADD_ENTRY, entries)
 
 
 async def payout_row(tx: Tx, payout_id: str) -> Row | None:
@@ -133,19 +138,9 @@ async def payout_row(tx: Tx, payout_id: str) -> Row | None:
 
 
 async def find_payout(tx: Tx, payout_id: str) -> Payout | None:
-    """Return a payout with its timeline and transactions."""
+    """Return a payout."""
     row = await payout_row(tx, payout_id)
-    return None if row is None else await _whole(tx, row)
-
-
-async def payout_by_quote(tx: Tx, quote_id: str) -> Row | None:
-    """Return the row of the payout that a quote became."""
-    return await tx.one(_BY_QUOTE, quote_id=quote_id)
-
-
-async def _whole(tx: Tx, row: Row) -> Payout:
-    entries = await tx.all(_TIMELINE, payout_id=row["id"])
-    return payout_of(row, entries, await tx.all(_TRANSACTIONS, payout_id=row["id"]))
+    return None if row is None else payout_of(row)
 
 
 #: A batch that is being loaded is not there yet.
@@ -184,31 +179,7 @@ def _list_query(names: tuple[str, ...]) -> Query:
 async def list_payouts(tx: Tx, filters: Mapping[str, Any], limit: int) -> list[Payout]:
     """Return payouts, newest first. `filters`: names of `_FILTERS`, with `after_id` beside `after_at`."""
     names = tuple(sorted(name for name in filters if name in _FILTERS))
-    return await whole_payouts(tx, await tx.all(_list_query(names), **filters, limit=limit))
-
-
-async def whole_payouts(tx: Tx, rows: Sequence[Row]) -> list[Payout]:
-    """Return the payouts of bare rows, with timelines and transactions."""
-    ids = [row["id"] for row in rows]
-    entries = await _grouped(
-        tx, Query(select(timeline).where(timeline.c.payout_id.in_(ids)).order_by(timeline.c.id))
-    )
-    moves = await _grouped(
-        tx,
-        Query(
-            select(transactions)
-            .where(transactions.c.payout_id.in_(ids))
-            .order_by(transactions.c.at, transactions.c.id)
-        ),
-    )
-    return [payout_of(row, entries.get(row["id"], ()), moves.get(row["id"], ())) for row in rows]
-
-
-async def _grouped(tx: Tx, query: Query) -> dict[str, list[Row]]:
-    grouped: dict[str, list[Row]] = {}
-    for row in await tx.all(query):
-        grouped.setdefault(row["payout_id"], []).append(row)
-    return grouped
+    return [payout_of(row) for row in await tx.all(_list_query(names), **filters, limit=limit)]
 
 
 @lru_cache(maxsize=64)
@@ -227,54 +198,72 @@ async def update_payout(tx: Tx, payout_id: str, **columns: object) -> None:
     await tx.all(_update_query(names), payout_id=payout_id, **values)
 
 
+async def update_payouts(tx: Tx, changes: Sequence[tuple[str, Mapping[str, object]]]) -> None:
+    """Change the same columns of some payouts, each given by its id."""
+    names = tuple(sorted(changes[0][1]))
+    await tx.many(
+        _update_query(names),
+        [
+            {"payout_id": payout_id, **{"set_" + name: columns[name] for name in names}}
+            for payout_id, columns in changes
+        ],
+    )
+
+
 async def set_first_answer(tx: Tx, payout_id: str, answer: bytes) -> None:
     """Keep the first answer of a test-mode payout, sealed, to repeat it byte for byte."""
     await tx.all(_FIRST_ANSWER, payout_id=payout_id, answer=answer)
 
 
-async def add_entry(tx: Tx, **columns: object) -> None:
-    """Append a timeline entry; one argument per column."""
-    await tx.all(_ADD_ENTRY, **columns)
+@dataclass(frozen=True)
+class KnownRefs:
+    """What is known of some ids at a custodian."""
+
+    #: the payouts that they belong to, by kind and value
+    owners: Mapping[tuple[str, str], str]
+    #: the ids that custodians' webhooks wait for
+    awaited: frozenset[tuple[str, str]]
 
 
-async def add_transaction(tx: Tx, payout_id: str, transaction: Transaction) -> None:
-    """Add a transaction or bring its status up to date.
-
-    A first hash completes the row, another hash is a row of its own: the history of a replacement.
-    """
-    if transaction.tx_hash:
-        await tx.all(_DROP_HASHLESS, payout_id=payout_id, transaction_id=transaction.id)
-    elif await tx.all(
-        _TOUCH_TRANSACTION,
-        payout_id=payout_id,
-        transaction_id=transaction.id,
-        new_status=transaction.status,
-    ):
-        return
-    await tx.all(
-        _ADD_TRANSACTION,
-        payout_id=payout_id,
-        id=transaction.id,
-        tx_hash=transaction.tx_hash or "",
-        network=transaction.network,
-        status=transaction.status,
-        explorer_url=transaction.explorer_url,
-        at=to_us(transaction.at),
+async def find_refs(tx: Tx, custodian: str, pairs: Sequence[tuple[str, str]]) -> KnownRefs:
+    """Return the owners of some ids (kind, value) at a custodian, and which of them webhooks wait for."""
+    rows = await tx.all(_REFS, at_custodian=custodian, pairs=to_json(pairs))
+    return KnownRefs(
+        {(row[0], row[1]): row[2] for row in rows if row[2] is not None},
+        frozenset((row[0], row[1]) for row in rows if row[2] is None),
     )
 
 
-async def add_ref(tx: Tx, custodian: str, kind: str, value: str, payout_id: str) -> str:
-    """Claim an id at a custodian for a payout; return whose it is: this payout's, or another's."""
-    row = await tx.one(_ADD_REF, custodian=custodian, kind=kind, value=value, payout_id=payout_id)
-    if row is not None:
-        return payout_id
-    return await payout_of_ref(tx, custodian, kind, value) or payout_id
+async def add_refs(
+    tx: Tx, custodian: str, pairs: Sequence[tuple[str, str]], payout_id: str
+) -> None:
+    """Store ids (kind, value) at a custodian as a payout's; they must belong to no other."""
+    await tx.many(
+        _ADD_REF,
+        [
+            {"custodian": custodian, "kind": kind, "value": value, "payout_id": payout_id}
+            for kind, value in pairs
+        ],
+    )
+
+
+async def payouts_of_refs(
+    tx: Tx, custodian: str, pairs: Sequence[tuple[str, str]]
+) -> dict[tuple[str, str], Row]:
+    """Return the rows of the payouts that some ids (kind, value) at a custodian belong to."""
+    rows = await tx.all(_PAYOUTS_OF_REFS, at_custodian=custodian, pairs=to_json(pairs))
+    return {(row["ref_kind"], row["ref_value"]): row for row in rows}
 
 
 async def payout_of_ref(tx: Tx, custodian: str, kind: str, value: str) -> str | None:
     """Return the payout that an id at a custodian belongs to."""
     row = await tx.one(_REF, custodian=custodian, kind=kind, value=value)
     return None if row is None else str(row["payout_id"])
+
+
+async def add_hashes(tx: Tx, payout_id: str, hashes: Sequence[str]) -> None:
+    """Let a payout be found by the hashes of its transactions."""
+    await tx.many(_ADD_HASH, [{"tx_hash": each, "payout_id": payout_id} for each in hashes])
 
 
 async def payout_of_any_id(tx: Tx, value: str) -> str | None:
@@ -290,14 +279,24 @@ async def refs_of(tx: Tx, payout_id: str) -> list[Row]:
 
 async def add_attention(tx: Tx, payout_id: str, code: str, detail: str, at: int) -> None:
     """Put a payout on the operator's list, or count it there once more."""
-    await tx.all(
+    await add_attentions(tx, payout_id, [(code, detail)], at)
+
+
+async def add_attentions(tx: Tx, payout_id: str, found: Sequence[tuple[str, str]], at: int) -> None:
+    """Put a payout on the operator's list for some reasons (code, detail), or count them once more."""
+    await tx.many(
         _ADD_ATTENTION,
-        payout_id=payout_id,
-        code=code,
-        detail=detail,
-        times=1,
-        first_at=at,
-        last_at=at,
+        [
+            {
+                "payout_id": payout_id,
+                "code": code,
+                "detail": detail,
+                "times": 1,
+                "first_at": at,
+                "last_at": at,
+            }
+            for code, detail in found
+        ],
     )
 
 

@@ -17,11 +17,19 @@ _GET = Query(
         )
     )
 )
-_CONSUME = Query(
+_USE = Query(
     update(quotes)
-    .where(and_(quotes.c.id == bindparam("quote_id"), quotes.c.payout_id.is_(None)))
+    .where(
+        and_(
+            quotes.c.id == bindparam("quote_id"),
+            quotes.c.org == bindparam("used_org"),
+            quotes.c.mode == bindparam("used_mode"),
+            quotes.c.payout_id.is_(None),
+            quotes.c.expires_at > bindparam("now"),
+        )
+    )
     .values(payout_id=bindparam("new_payout_id"))
-    .returning(quotes.c.id)
+    .returning(quotes)
 )
 
 
@@ -35,6 +43,10 @@ async def find_quote(tx: Tx, quote_id: str, org: str, mode: str) -> Row | None:
     return await tx.one(_GET, quote_id=quote_id, org=org, mode=mode)
 
 
-async def consume_quote(tx: Tx, quote_id: str, payout_id: str) -> bool:
-    """Consume a quote for a payout; False where it was consumed before."""
-    return await tx.one(_CONSUME, quote_id=quote_id, new_payout_id=payout_id) is not None
+async def use_quote(  # noqa: PLR0913 - the quote, its scope, its use
+    tx: Tx, quote_id: str, org: str, mode: str, *, payout_id: str, now: int
+) -> Row | None:
+    """Use an org's quote for a payout and return it; None where it is unknown, used or expired."""
+    return await tx.one(
+        _USE, quote_id=quote_id, used_org=org, used_mode=mode, new_payout_id=payout_id, now=now
+    )

@@ -1,8 +1,7 @@
-"""Receipts of deliveries, many at a time."""
+"""The results of delivery tries, many at a time."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -10,75 +9,79 @@ from sqlalchemy import and_, bindparam, func, insert, select, update
 from sqlalchemy.sql import ColumnElement
 
 from gateway.store.database import Query, Tx
+from gateway.store.rows import to_json
 from gateway.store.schema import deliveries, delivery_attempts
 
-#: Many receipts in one statement, as one text: a call for each would cost more than what it writes.
-_TOLD = func.json_each(bindparam("receipts")).table_valued("value", name="told")
+#: Many tries in one statement, as one text: a call for each would cost more than what it writes.
+_TRIES = func.json_each(bindparam("tries")).table_valued("value", name="tried")
 
 
-def _told(position: int) -> ColumnElement[Any]:
-    return func.json_extract(_TOLD.c.value, f"$[{position}]")
+class Tried(NamedTuple):
+    """A try under a lease and what follows from it; the statements know its members by their place."""
 
-
-_HELD = and_(
-    deliveries.c.id == _told(0),
-    deliveries.c.lease_token == _told(1),
-    # Not the bare column: by its index every pending delivery would be looked at for each receipt.
-    func.coalesce(deliveries.c.state, "") == "pending",
-)
-_RECEIPT_ATTEMPTS = Query(
-    insert(delivery_attempts).from_select(
-        [
-            "delivery_id",
-            "attempt",
-            "endpoint_id",
-            "trigger",
-            "outcome",
-            "http_status",
-            "response_snippet",
-            "started_at",
-            "duration_ms",
-        ],
-        select(
-            deliveries.c.id,
-            deliveries.c.attempts + 1,
-            deliveries.c.endpoint_id,
-            deliveries.c.trigger,
-            *(_told(position) for position in range(3, 8)),
-        )
-        .select_from(_TOLD)
-        .join(deliveries, _HELD),
-    )
-)
-_RECEIPTS = Query(
-    update(deliveries)
-    .where(_HELD)
-    .values(
-        state="delivered",
-        attempts=deliveries.c.attempts + 1,
-        lease_until=0,
-        settled_at=_told(2),
-        due_at=_told(2),
-        trigger="scheduled",
-    )
-)
-
-
-class Receipt(NamedTuple):
-    """A try that was received; the order of its members is the statements' own."""
-
-    delivery_id: str
+    position: int
+    endpoint_id: str
     token: int
-    settled: int
+    #: the delivery's state from now on, and when it is due
+    state: str
+    due: int
+    settled: int | None
+    #: what is logged of the try
     outcome: str
     http_status: int | None
     snippet: str | None
     started_at: int
     duration_ms: int
+    next_attempt_at: int | None
 
 
-async def settle_receipts(tx: Tx, receipts: Sequence[Receipt]) -> None:
-    """Write that deliveries were received, with their tries; those whose lease is lost stay as they are."""
-    told = json.dumps(receipts, separators=(",", ":"))
-    await tx.all(_RECEIPT_ATTEMPTS, receipts=told)
-    await tx.all(_RECEIPTS, receipts=told)
+def _tried(member: str) -> ColumnElement[Any]:
+    return func.json_extract(_TRIES.c.value, f"$[{Tried._fields.index(member)}]")
+
+
+_HELD = and_(
+    deliveries.c.position == _tried("position"),
+    deliveries.c.endpoint_id == _tried("endpoint_id"),
+    deliveries.c.lease_token == _tried("token"),
+    # Not the bare column: by its index every pending delivery would be looked at for each try.
+    func.coalesce(deliveries.c.state, "") == "pending",
+)
+_LOGGED = ("outcome", "http_status", "started_at", "duration_ms", "next_attempt_at")
+_ADD_ATTEMPTS = Query(
+    insert(delivery_attempts).from_select(
+        ["position", "endpoint_id", "attempt", "trigger", "response_snippet", *_LOGGED],
+        select(
+            deliveries.c.position,
+            deliveries.c.endpoint_id,
+            deliveries.c.attempts + 1,
+            deliveries.c.trigger,
+            _tried("snippet"),
+            *(_tried(name) for name in _LOGGED),
+        )
+        .select_from(_TRIES)
+        .join(deliveries, _HELD),
+    )
+)
+_SETTLE = Query(
+    update(deliveries)
+    .where(_HELD)
+    .values(
+        state=_tried("state"),
+        attempts=deliveries.c.attempts + 1,
+        due_at=_tried("due"),
+        settled_at=_tried("settled"),
+        trigger="scheduled",
+    )
+    .returning(deliveries.c.position, deliveries.c.endpoint_id, deliveries.c.lease_token)
+)
+
+
+async def settle_tries(tx: Tx, tries: Sequence[Tried]) -> set[tuple[int, str, int]]:
+    """Log tries and settle their deliveries; return those that were held: position, endpoint, token.
+
+    A delivery whose lease is lost stays as it is.
+    """
+    listed = to_json(tries)
+    await tx.all(_ADD_ATTEMPTS, tries=listed)
+    rows = await tx.all(_SETTLE, tries=listed)
+    return {(row["position"], row["endpoint_id"], row["lease_token"]) for row in rows}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -16,6 +16,8 @@ from gateway.model import (
     Payout,
     QuoteTerms,
     RequiredAction,
+    Status,
+    SubStatus,
     TimelineEntry,
     Transaction,
 )
@@ -51,9 +53,142 @@ def terms_of(text: str) -> QuoteTerms:
     return _TERMS.validate_json(text)
 
 
-def payout_of(row: Row, timeline: Iterable[Row] = (), transactions: Iterable[Row] = ()) -> Payout:
-    """Return the payout of its row and the rows that belong to it."""
+class Document:
+    """What a payout's row keeps as one JSON text, read and written with the row.
+
+    `timeline` and `transactions` in order, with times in microseconds; `action`, the last one that
+    was asked for, answered or not; `refs`, the ids at custodians that belong to the payout, each as
+    custodian, kind and value. A member that is null is left out.
+    """
+
+    def __init__(self, text: str = "{}") -> None:
+        members: dict[str, Any] = json.loads(text)
+        self._timeline: list[dict[str, Any]] = members.get("timeline") or []
+        self._transactions: list[dict[str, Any]] = members.get("transactions") or []
+        self._refs: list[list[str]] = members.get("refs") or []
+        self._action: dict[str, Any] | None = members.get("action")
+        #: whether anything was changed since it was read
+        self.changed = False
+
+    @property
+    def text(self) -> str:
+        """The JSON text."""
+        members = {
+            "timeline": self._timeline,
+            "transactions": self._transactions,
+            "action": self._action,
+            "refs": self._refs,
+        }
+        return to_json({name: value for name, value in members.items() if value})
+
+    @property
+    def timeline(self) -> tuple[TimelineEntry, ...]:
+        """What happened, oldest first."""
+        return tuple(
+            TimelineEntry(**{**each, "at": from_us(each["at"])}) for each in self._timeline
+        )
+
+    @property
+    def transactions(self) -> tuple[Transaction, ...]:
+        """The transactions at the custodian, oldest first; a replaced hash stays in the history."""
+        return tuple(
+            Transaction(**{**each, "at": from_us(each["at"])}) for each in self._transactions
+        )
+
+    @property
+    def action(self) -> RequiredAction | None:
+        """The last action that was asked for, answered or not."""
+        return None if self._action is None else RequiredAction.model_validate(self._action)
+
+    def add_entry(
+        self,
+        status: Status,
+        sub_status: SubStatus,
+        at: int,
+        *,
+        tx_hash: str | None = None,
+        detail: str | None = None,
+    ) -> None:
+        """Append a timeline entry."""
+        members = {"status": status, "sub_status": sub_status, "at": at}
+        self._timeline.append(_set({**members, "tx_hash": tx_hash, "detail": detail}))
+        self.changed = True
+
+    def add_transaction(self, transaction: Transaction) -> str | None:
+        """Add a transaction or bring its status up to date; return its hash where that is new.
+
+        A first hash completes the entry, another hash is an entry of its own: the history of a
+        replacement.
+        """
+        same_id = [each for each in self._transactions if each["id"] == transaction.id]
+        if not transaction.tx_hash:
+            for each in same_id:
+                self._put(each, status=transaction.status)
+            if not same_id:
+                self._append(transaction)
+            return None
+        known = {each.get("tx_hash") for each in self._transactions}
+        same = next((each for each in same_id if each.get("tx_hash") == transaction.tx_hash), None)
+        if same is None:
+            self._append(transaction)
+        else:
+            self._put(same, status=transaction.status, network=transaction.network)
+        self._drop_without_hash(transaction.id)
+        return None if transaction.tx_hash in known else transaction.tx_hash
+
+    def set_action(self, action: RequiredAction) -> None:
+        """Keep the last action."""
+        self._action = json.loads(action.model_dump_json())
+        self.changed = True
+
+    def unknown_refs(
+        self, custodian: str, refs: Iterable[tuple[str, str]]
+    ) -> list[tuple[str, str]]:
+        """Return those ids (kind, value) at a custodian that are not known to be this payout's."""
+        return [each for each in dict.fromkeys(refs) if [custodian, *each] not in self._refs]
+
+    def add_refs(self, custodian: str, refs: Iterable[tuple[str, str]]) -> None:
+        """Note ids at a custodian that belong to the payout."""
+        self._refs += [[custodian, *each] for each in refs]
+        self.changed = True
+
+    def _append(self, transaction: Transaction) -> None:
+        members = {
+            "id": transaction.id,
+            "tx_hash": transaction.tx_hash or None,
+            "network": transaction.network,
+            "status": transaction.status,
+            "explorer_url": transaction.explorer_url,
+            "at": to_us(transaction.at),
+        }
+        self._transactions.append(_set(members))
+        self._transactions.sort(key=lambda each: (each["at"], each["id"]))
+        self.changed = True
+
+    def _drop_without_hash(self, transaction_id: str) -> None:
+        kept = [
+            each
+            for each in self._transactions
+            if each["id"] != transaction_id or each.get("tx_hash")
+        ]
+        self.changed |= len(kept) != len(self._transactions)
+        self._transactions = kept
+
+    def _put(self, entry: dict[str, Any], **members: str | None) -> None:
+        for name, value in members.items():
+            if entry.get(name) != value:
+                entry[name] = value
+                self.changed = True
+
+
+def _set(members: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in members.items() if value is not None}
+
+
+def payout_of(row: Row | Mapping[str, Any], document: Document | None = None) -> Payout:
+    """Return the payout of its row; `document` where the caller has read the row's already."""
     terms = terms_of(row["terms"])
+    document = document or Document(row["document"])
     return Payout(
         id=row["id"],
         org=row["org"],
@@ -68,10 +203,10 @@ def payout_of(row: Row, timeline: Iterable[Row] = (), transactions: Iterable[Row
         account=Account.model_validate_json(row["account"]),
         custodian_reference=row["custodian_reference"],
         batch_id=row["batch_id"],
-        transactions=tuple(transaction_of(each) for each in transactions),
-        requires_action=action_of(row),
+        transactions=document.transactions,
+        requires_action=document.action,
         failure=Failure.model_validate_json(row["failure"]) if row["failure"] else None,
-        timeline=tuple(entry_of(each) for each in timeline),
+        timeline=document.timeline,
         fees_paid_usd=Decimal(row["fees_paid_usd"]) if row["fees_paid_usd"] else None,
         final_recipient_amount=terms.recipient_gets,
         sequence=row["sequence"],
@@ -80,30 +215,6 @@ def payout_of(row: Row, timeline: Iterable[Row] = (), transactions: Iterable[Row
     )
 
 
-def entry_of(row: Row) -> TimelineEntry:
-    """Return one timeline entry of its row."""
-    return TimelineEntry(
-        status=row["status"],
-        sub_status=row["sub_status"],
-        at=from_us(row["at"]),
-        tx_hash=row["tx_hash"],
-        detail=row["detail"],
-    )
-
-
-def transaction_of(row: Row) -> Transaction:
-    """Return one transaction of its row; an empty hash means that none is known."""
-    return Transaction(
-        id=row["id"],
-        tx_hash=row["tx_hash"] or None,
-        network=row["network"],
-        status=row["status"],
-        explorer_url=row["explorer_url"],
-        at=from_us(row["at"]),
-    )
-
-
-def action_of(row: Row) -> RequiredAction | None:
+def action_of(row: Row | Mapping[str, Any]) -> RequiredAction | None:
     """Return the last action that a payout asked for, answered or not."""
-    stored = row["requires_action"]
-    return RequiredAction.model_validate_json(stored) if stored else None
+    return Document(row["document"]).action

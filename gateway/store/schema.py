@@ -9,6 +9,7 @@ from sqlalchemy import (
     BigInteger,
     Column,
     ForeignKey,
+    ForeignKeyConstraint,
     Index,
     Integer,
     LargeBinary,
@@ -52,14 +53,13 @@ __all__ = [
     "inbox",
     "inbox_refs",
     "metadata",
+    "payout_hashes",
     "payouts",
     "previous_secrets",
     "quotes",
     "recoveries",
     "refs",
     "store_state",
-    "timeline",
-    "transactions",
 ]
 
 #: API keys: a digest only; the key itself is shown once and kept nowhere.
@@ -111,8 +111,11 @@ payouts = Table(
     Column("account", Text, nullable=False),
     Column("custodian_reference", Text),
     Column("custodian_word", Text),
-    Column("requires_action", Text),
+    #: timeline, transactions, the last action, ids at custodians (`gateway.store.rows.Document`)
+    Column("document", Text, nullable=False),
     Column("failure", Text),
+    #: whether money left the source; null unless it failed
+    Column("funds_moved", Text),
     Column("fees_paid_usd", Text),
     Column("observed_at", BigInteger),
     Column("sequence", Integer, nullable=False),
@@ -130,31 +133,13 @@ payouts = Table(
     Index("ix_payouts_status", "status"),
 )
 
-#: What happened to a payout, in order; append-only.
-timeline = Table(
-    "timeline",
+#: Hashes of transactions, so that a payout is found by one.
+payout_hashes = Table(
+    "payout_hashes",
     metadata,
-    Column("id", Text, primary_key=True),
-    Column("payout_id", Text, ForeignKey("payouts.id"), nullable=False),
-    Column("status", Text, nullable=False),
-    Column("sub_status", Text, nullable=False),
-    Column("tx_hash", Text),
-    Column("detail", Text),
-    Column("at", BigInteger, nullable=False),
-    Index("ix_timeline_payout", "payout_id", "id"),
-)
-
-#: Transactions at the custodian, one row per (payout, transaction id, hash): a history.
-transactions = Table(
-    "transactions",
-    metadata,
-    Column("payout_id", Text, ForeignKey("payouts.id"), primary_key=True),
-    Column("id", Text, primary_key=True),
     Column("tx_hash", Text, primary_key=True),
-    Column("network", Text),
-    Column("status", Text),
-    Column("explorer_url", Text),
-    Column("at", BigInteger, nullable=False),
+    Column("payout_id", Text, ForeignKey("payouts.id"), primary_key=True),
+    sqlite_with_rowid=False,
 )
 
 #: Who holds the turn at a source account that pays one at a time.
@@ -180,32 +165,36 @@ refs = Table(
     Index("ix_refs_payout", "payout_id"),
 )
 
-#: Webhooks of custodians, raw, once per delivery id.
+#: Webhooks of custodians, raw, once per delivery of theirs.
 inbox = Table(
     "inbox",
     metadata,
-    Column("id", Text, primary_key=True),
-    Column("custodian", Text, nullable=False),
-    Column("dedup_key", Text, nullable=False),
+    Column("custodian", Text, primary_key=True),
+    Column("dedup_key", Text, primary_key=True),
     Column("body", LargeBinary, nullable=False),
     Column("state", Text, nullable=False),
     Column("payout_id", Text),
     Column("received_at", BigInteger, nullable=False),
     Column("settled_at", BigInteger),
-    UniqueConstraint("custodian", "dedup_key"),
-    Index("ix_inbox_state", "state", "id"),
     Index("ix_inbox_payout", "payout_id"),
 )
+Index(
+    "ix_inbox_new",
+    inbox.c.received_at,
+    sqlite_where=inbox.c.state == "new",
+    postgresql_where=inbox.c.state == "new",
+)
 
-#: The refs of inbox rows that wait for a payout to learn them.
+#: The ids that inbox rows wait for, until a payout learns them.
 inbox_refs = Table(
     "inbox_refs",
     metadata,
-    Column("inbox_id", Text, ForeignKey("inbox.id"), primary_key=True),
     Column("custodian", Text, primary_key=True),
     Column("kind", Text, primary_key=True),
     Column("value", Text, primary_key=True),
-    Index("ix_inbox_refs_ref", "custodian", "kind", "value"),
+    Column("dedup_key", Text, primary_key=True),
+    ForeignKeyConstraint(["custodian", "dedup_key"], ["inbox.custodian", "inbox.dedup_key"]),
+    sqlite_with_rowid=False,
 )
 
 #: What an operator should look at; counted, not repeated.
@@ -296,32 +285,44 @@ recoveries = Table(
     Index("ix_recoveries_state", "state"),
 )
 
-#: One row per event and subscribed endpoint.
+#: One row per event and subscribed endpoint. `due_at` is of the gateway's timeline: when it may be
+#: claimed; a claim moves it to the end of the lease.
 deliveries = Table(
     "deliveries",
     metadata,
-    Column("id", Text, primary_key=True),
-    Column("event_id", Text, ForeignKey("events.id"), nullable=False),
-    Column("endpoint_id", Text, ForeignKey("endpoints.id"), nullable=False),
+    Column("position", Integer, ForeignKey("events.position"), primary_key=True),
+    Column("endpoint_id", Text, ForeignKey("endpoints.id"), primary_key=True),
+    #: pending, delivered, exhausted, or skipped: its endpoint was disabled
     Column("state", Text, nullable=False),
     Column("attempts", Integer, nullable=False),
     Column("due_at", BigInteger, nullable=False),
     Column("lease_token", BigInteger, nullable=False),
-    Column("lease_until", BigInteger, nullable=False),
     Column("settled_at", BigInteger),
-    Column("trigger", Text, nullable=False, server_default="scheduled"),
-    #: How many tries there had been when the retry plan began (anew, after a resend or recovery).
-    Column("plan_from", Integer, nullable=False, server_default="0"),
-    UniqueConstraint("event_id", "endpoint_id"),
-    Index("ix_deliveries_state_due", "state", "due_at"),
-    Index("ix_deliveries_endpoint", "endpoint_id", "state", "due_at"),
+    Column("trigger", Text, nullable=False),
+    #: how many tries there had been when the retry plan began (anew, after a resend or recovery)
+    Column("plan_from", Integer, nullable=False),
+    sqlite_with_rowid=False,
+)
+Index(
+    "ix_deliveries_pending",
+    deliveries.c.endpoint_id,
+    deliveries.c.due_at,
+    sqlite_where=deliveries.c.state == "pending",
+    postgresql_where=deliveries.c.state == "pending",
+)
+Index(
+    "ix_deliveries_skipped",
+    deliveries.c.endpoint_id,
+    sqlite_where=deliveries.c.state == "skipped",
+    postgresql_where=deliveries.c.state == "skipped",
 )
 
 #: What each try of a delivery met.
 delivery_attempts = Table(
     "delivery_attempts",
     metadata,
-    Column("delivery_id", Text, ForeignKey("deliveries.id"), primary_key=True),
+    Column("position", Integer, primary_key=True),
+    Column("endpoint_id", Text, primary_key=True),
     Column("attempt", Integer, primary_key=True),
     Column("outcome", Text, nullable=False),
     Column("http_status", Integer),
@@ -329,8 +330,10 @@ delivery_attempts = Table(
     Column("started_at", BigInteger, nullable=False),
     Column("duration_ms", Integer, nullable=False),
     Column("next_attempt_at", BigInteger),
-    Column("trigger", Text, nullable=False, server_default="scheduled"),
-    Column("endpoint_id", Text),
+    Column("trigger", Text, nullable=False),
+    ForeignKeyConstraint(
+        ["position", "endpoint_id"], ["deliveries.position", "deliveries.endpoint_id"]
+    ),
     Index("ix_delivery_attempts_endpoint", "endpoint_id", "started_at"),
 )
 

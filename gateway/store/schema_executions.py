@@ -105,6 +105,8 @@ evidence = Table(
     Column("visibility", BigInteger, nullable=False),
     Column("absence_looks", Integer, nullable=False),
     Column("key_life", BigInteger),
+    #: 1 where what failed under the call's key is never tried again under it
+    Column("one_key", Integer, nullable=False),
     #: for people: what was said, or who said it
     Column("detail", Text),
 )

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import groupby
 from typing import Any
 
 from gateway.config import Settings
 from gateway.errors import Refused
-from gateway.events import deliver
+from gateway.events import Event, publish
 from gateway.keys import Caller
 from gateway.model import format_time
 from gateway.runtime import Runtime
 from gateway.signing import SECRET_BYTES, public_key_text, secret_text
-from gateway.store import deliveries, events
+from gateway.store import deliveries
 from gateway.store import endpoints as rows
 from gateway.store.database import Row, Tx
 from gateway.store.rows import from_us, to_json, to_us
@@ -188,20 +189,28 @@ class Endpoints:
 
     async def target(self, tx: Tx, endpoint_id: str) -> Found | None:
         """Return where an endpoint's events go, with every secret that signs; None: it is disabled."""
-        row = await rows.endpoint_row(tx, endpoint_id)
-        if row is None or row["status"] != "enabled" or row["deleted_at"] is not None:
-            return None
+        return (await self.targets(tx, [endpoint_id])).get(endpoint_id)
+
+    async def targets(self, tx: Tx, endpoint_ids: Sequence[str]) -> dict[str, Found]:
+        """Return where the events of those of the endpoints go that are enabled."""
         now = to_us(self._runtime.clock.now())
-        secrets = [self._vault.open(row["secret"], bound_to=endpoint_id)]
-        secrets += [
-            self._vault.open(each["secret"], bound_to=each["id"])
-            for each in await rows.previous_secrets_of(tx, endpoint_id, now)
-        ]
-        shown, sealed = self._headers_of(row)
-        return Found(
-            Target(row["url"], tuple(secrets), {**shown, **sealed}, self._seeds(row)),
-            row["failing_since"] is not None,
+        found: dict[str, Found] = {}
+        rows_of = groupby(
+            await rows.signing_endpoints(tx, endpoint_ids, now), key=lambda row: str(row["id"])
         )
+        for endpoint_id, group in rows_of:
+            each = list(group)
+            row = each[0]
+            secrets = [self._vault.open(row["secret"], bound_to=endpoint_id)]
+            secrets += [
+                self._vault.open(old["previous_secret"], bound_to=old["previous_id"])
+                for old in each
+                if old["previous_id"] is not None
+            ]
+            shown, sealed = self._headers_of(row)
+            target = Target(row["url"], tuple(secrets), {**shown, **sealed}, self._seeds(row))
+            found[endpoint_id] = Found(target, row["failing_since"] is not None)
+        return found
 
     async def public_keys(self, tx: Tx, endpoint_id: str) -> list[str]:
         """Return the Ed25519 keys that sign for an endpoint, for whoever asks; none if it wants none."""
@@ -237,19 +246,8 @@ class Endpoints:
             "api_version": API_VERSION,
             "data": view.model_dump(mode="json"),
         }
-        event_id = self._runtime.ids.new("evt")
-        await events.add_event(
-            tx,
-            id=event_id,
-            org=row["org"],
-            mode=row["mode"],
-            type=kind,
-            payout_id=None,
-            sequence=None,
-            body=json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode(),
-            created_at=to_us(now),
-        )
-        await deliver(tx, self._runtime, row["org"], row["mode"], event_id, kind, but=endpoint_id)
+        event = Event(kind, json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode())
+        await publish(tx, self._runtime, row["org"], row["mode"], now, [event], but=endpoint_id)
 
     async def _with_secret(
         self, tx: Tx, caller: Caller, endpoint_id: str, secret: bytes

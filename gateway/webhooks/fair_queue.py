@@ -21,7 +21,8 @@ _MOST_QUEUES = 10_000
 class Claim(NamedTuple):
     """A delivery under lease."""
 
-    id: str
+    #: of the event; with the endpoint it names the delivery
+    position: int
     event_id: str
     endpoint_id: str
     token: int
@@ -33,6 +34,11 @@ class Claim(NamedTuple):
     body: bytes
     #: Until when it is ours, on the monotonic clock.
     until: float
+
+    @property
+    def lease(self) -> tuple[int, str, int]:
+        """What the store knows it by."""
+        return self.position, self.endpoint_id, self.token
 
 
 class Ready(NamedTuple):

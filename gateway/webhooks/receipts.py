@@ -1,50 +1,50 @@
-"""Receipts are written in groups: what came while one group was written makes the next."""
+"""Results of tries are written in groups: what arrives while one group is written makes the next."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
 
-from gateway.store.database import Database
-from gateway.store.receipts import Receipt, settle_receipts
+from gateway.store.database import Database, Tx
 
 _AT_ONCE = 500
+T = TypeVar("T")
+R = TypeVar("R")
 
 
-class Receipts:
-    """Writes receipts; each caller waits until its own is durable."""
+class Receipts(Generic[T, R]):
+    """Writes tries by a store function; each caller waits until its own is durable."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(
+        self, db: Database, write: Callable[[Tx, Sequence[T]], Awaitable[Sequence[R]]]
+    ) -> None:
         self._db = db
-        self._waiting: list[tuple[Receipt, asyncio.Future[None]]] = []
+        self._write = write
+        self._waiting: list[tuple[T, asyncio.Future[R]]] = []
         self._writing: asyncio.Task[None] | None = None
 
-    async def settle(self, receipt: Receipt) -> None:
-        """Write a receipt (`settle_receipts`). When this returns, it is durable."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((receipt, done))
+    async def settle(self, tried: T) -> R:
+        """Write a try; return what the store function says of it. Durable when this returns."""
+        done: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        self._waiting.append((tried, done))
         if self._writing is None:
-            self._writing = asyncio.create_task(self._write(), name="receipts")
-        await done
+            self._writing = asyncio.create_task(self._write_all(), name="receipts")
+        return await done
 
-    async def _write(self) -> None:
+    async def _write_all(self) -> None:
         try:
             while self._waiting:
                 group, self._waiting = self._waiting[:_AT_ONCE], self._waiting[_AT_ONCE:]
                 try:
-                    await self._db.run(settle_receipts, [row for row, _ in group])
+                    results = await self._db.run(self._write, [tried for tried, _ in group])
                 except Exception as error:  # noqa: BLE001 - handed to those who wait for it
-                    _tell(group, error)
+                    for _, done in group:
+                        if not done.done():
+                            done.set_exception(error)
                 else:
-                    _tell(group, None)
+                    for (_, done), result in zip(group, results, strict=True):
+                        if not done.done():
+                            done.set_result(result)
         finally:
             self._writing = None
-
-
-def _tell(group: list[tuple[Receipt, asyncio.Future[None]]], error: Exception | None) -> None:
-    for _, done in group:
-        if done.done():
-            continue
-        if error is None:
-            done.set_result(None)
-        else:
-            done.set_exception(error)

@@ -23,7 +23,12 @@ from gateway.webhooks.subscriptions import EndpointChange, EndpointView
 
 #: Events that one step of a recovery looks at; each step is a transaction of its own.
 STEP_EVENTS = 200
-_MISSED = frozenset({"skipped", "exhausted"})
+#: The states of a delivery that never arrived; none where the endpoint did not exist or subscribe yet.
+_MISSED = frozenset({None, "skipped", "exhausted"})
+#: Where a list of tries goes on: `started_at`, `position` of the event and `endpoint_id` of the last one.
+Place = tuple[int, int, str]
+#: Before every try.
+NEWEST: Place = (2**62, 0, "")
 
 
 class _Request(BaseModel):
@@ -123,9 +128,13 @@ class Replays:
                 if each["status"] == "enabled"
                 and subscribes(json.loads(each["event_types"]), event["type"])
             ]
-        now = to_us(self._runtime.clock.now())
-        for each in wanted:
-            await self._again(tx, event_id, each, now, "manual")
+        if wanted:
+            await deliveries.deliver_again(
+                tx,
+                [(event["position"], each) for each in wanted],
+                self._runtime.timeline.now(),
+                "manual",
+            )
         return Resent(event_id=event_id, endpoint_ids=wanted)
 
     async def recover(
@@ -202,7 +211,6 @@ class Replays:
             return 0
         endpoint = await rows.endpoint_row(tx, job["endpoint_id"])
         assert endpoint is not None  # noqa: S101 - its foreign key holds
-        now = to_us(self._runtime.clock.now())
         gone = endpoint["deleted_at"] is not None
         found = (
             []
@@ -214,28 +222,31 @@ class Replays:
                 job["position"],
                 job["since"],
                 job["until"],
+                endpoint["id"],
                 STEP_EVENTS,
             )
         )
         patterns = json.loads(endpoint["event_types"])
-        due = 0
-        for event in found:
+        due = [
+            (int(event["position"]), str(endpoint["id"]))
+            for event in found
             # An endpoint is not told of itself.
-            if event["type"] not in ENDPOINT_EVENTS and subscribes(patterns, event["type"]):
-                row = await deliveries.delivery_of(tx, event["id"], endpoint["id"])
-                if row is None or row["state"] in _MISSED:
-                    await self._again(tx, event["id"], endpoint["id"], now, "recover")
-                    due += 1
+            if event["state"] in _MISSED
+            and event["type"] not in ENDPOINT_EVENTS
+            and subscribes(patterns, event["type"])
+        ]
+        if due:
+            await deliveries.deliver_again(tx, due, self._runtime.timeline.now(), "recover")
         ended = len(found) < STEP_EVENTS
         await rows.step_recovery(
             tx,
             job["id"],
             now_at=found[-1]["position"] if found else job["position"],
             looked_at=len(found),
-            recovered=due,
-            finished=now if ended else None,
+            recovered=len(due),
+            finished=to_us(self._runtime.clock.now()) if ended else None,
         )
-        return due
+        return len(due)
 
     async def attempts(  # noqa: PLR0913 - the cursor and its scope
         self,
@@ -244,32 +255,28 @@ class Replays:
         *,
         endpoint_id: str | None = None,
         event_id: str | None = None,
-        before: tuple[int, str],
+        before: Place,
         limit: int,
-    ) -> list[tuple[AttemptView, tuple[int, str]]]:
-        """Return the tries at an endpoint or of an event, newest first, each with its cursor.
+    ) -> list[tuple[AttemptView, Place]]:
+        """Return the tries at an endpoint or of an event, newest first, each with its place.
 
         Refused: `endpoint_not_found`, `event_not_found`.
         """
+        position: int | None = None
         if endpoint_id is not None:
             await self._endpoints.row(tx, caller, endpoint_id)
-        elif await events.find_event(tx, event_id or "", caller.org, caller.mode) is None:
-            raise unknown_event(event_id or "")
+        else:
+            event = await events.find_event(tx, event_id or "", caller.org, caller.mode)
+            if event is None:
+                raise unknown_event(event_id or "")
+            position = event["position"]
         found = await deliveries.attempt_log(
-            tx,
-            endpoint_id=endpoint_id,
-            event_id=event_id,
-            before_at=before[0],
-            before_id=before[1],
-            limit=limit,
+            tx, endpoint_id=endpoint_id, position=position, before=before, limit=limit
         )
-        return [(_attempt(row), (row["started_at"], row["delivery_id"])) for row in found]
-
-    async def _again(self, tx: Tx, event_id: str, endpoint_id: str, now: int, why: str) -> None:
-        if not await deliveries.deliver_again(tx, event_id, endpoint_id, now, why):
-            await deliveries.add_delivery(
-                tx, self._runtime.ids.new("whd"), event_id, endpoint_id, now, trigger=why
-            )
+        return [
+            (_attempt(row), (row["started_at"], row["position"], row["endpoint_id"]))
+            for row in found
+        ]
 
 
 def _recovery(row: Row) -> Recovery:
@@ -286,9 +293,14 @@ def _recovery(row: Row) -> Recovery:
     )
 
 
+def delivery_id(event_id: str, endpoint_id: str) -> str:
+    """Return what a delivery is called outside: an event goes to an endpoint once."""
+    return f"whd_{event_id.removeprefix('evt_')}_{endpoint_id.removeprefix('whe_')}"
+
+
 def _attempt(row: Row) -> AttemptView:
     return AttemptView(
-        id=f"{row['delivery_id']}-{row['attempt']}",
+        id=f"{delivery_id(row['event_id'], row['endpoint_id'])}-{row['attempt']}",
         event_id=row["event_id"],
         event_type=row["type"],
         endpoint_id=row["endpoint_id"],

@@ -187,7 +187,7 @@ async def _snippet(answer: aiohttp.ClientResponse) -> str:
     else:
         # The rest is not read: the connection cannot serve another delivery.
         answer.close()
-    return got[:_SNIPPET_BYTES].decode("utf-8", "replace")
+    return got[:_SNIPPET_BYTES].decode("utf-8", "replace").replace("\0", "\ufffd")
 
 
 def _retry_after(text: str, now: datetime) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -14,10 +14,10 @@ from gateway.runtime import Failpoint, Runtime
 from gateway.store import deliveries
 from gateway.store import endpoints as endpoint_rows
 from gateway.store.database import Database, Row, Tx
-from gateway.store.receipts import Receipt
-from gateway.store.rows import from_us, to_us
+from gateway.store.receipts import Tried, settle_tries
+from gateway.store.rows import to_us
 from gateway.wakeup import Wakeup
-from gateway.webhooks.endpoints import Endpoints
+from gateway.webhooks.endpoints import Endpoints, Found
 from gateway.webhooks.fair_queue import Claim, FairQueue, Ready
 from gateway.webhooks.health import Health, Verdict, after_failure
 from gateway.webhooks.receipts import Receipts
@@ -31,6 +31,7 @@ _TARGET_S = 1.0
 #: However far away a receiver wants the next try.
 _LONGEST_WAIT_S = 86_400.0
 _SKIPPED_AT_ONCE = 500
+_SECOND = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,24 @@ class _Known:
     target: Target
     failing: bool
     read_at: float
+
+
+@dataclass(frozen=True)
+class _Try:
+    """A try and what came of it."""
+
+    claim: Claim
+    result: DeliveryResult
+    begun: datetime
+    #: seconds until the next one by the plan; None: there is none
+    again_s: float | None
+    #: whether the endpoint has been failing, as far as is known
+    failing: bool
+
+    @property
+    def affects_health(self) -> bool:
+        """Whether it changes what is known of the endpoint's health."""
+        return not self.result.ok or self.failing or self.result.disabled_reason is not None
 
 
 class Deliveries:
@@ -68,23 +87,28 @@ class Deliveries:
             settings.in_flight, settings.in_flight_per_endpoint, settings.timeout_s
         )
         self._known: dict[str, _Known] = {}
-        self._receipts = Receipts(db)
-        self.wakeup = Wakeup(runtime.clock)
+        self._receipts = Receipts(db, self._settle)
+        self.wakeup = Wakeup(runtime.clock, runtime.timeline)
 
     async def run(self) -> None:
         """Deliver until cancelled."""
         while True:
-            now = self._runtime.clock.now()
-            ready = await self._db.read(deliveries.ready_endpoints, to_us(now))
+            waiting = await self._db.read(deliveries.waiting_endpoints)
+            now = self._runtime.timeline.now()
             wanted = self._queue.share(
-                [Ready(row["id"], row["org"], row["rate_limit_per_second"]) for row in ready],
+                [
+                    Ready(row["id"], row["org"], row["rate_limit_per_second"])
+                    for row in waiting
+                    if row["due"] <= now
+                ],
                 self._runtime.clock.monotonic(),
             )
             if wanted:
                 self._queue.claimed(wanted, await self._claim(wanted))
             self._start()
             if not wanted:
-                await self._rest(to_us(now))
+                later = (row["due"] for row in waiting if row["due"] > now)
+                await self._rest(min(later, default=None))
 
     async def finish(self, grace_s: float) -> None:
         """Let tries under way end, for a bounded time. What is cut off is sent again later."""
@@ -94,11 +118,10 @@ class Deliveries:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
 
-    async def _rest(self, now: int) -> None:
-        due = await self._db.read(deliveries.next_delivery_due, now)
+    async def _rest(self, due: int | None) -> None:
         rate_s = self._queue.rest_s(self._runtime.clock.monotonic())
         longest = self._engine.idle_s if rate_s is None else min(rate_s, self._engine.idle_s)
-        await self.wakeup.sleep_until(None if due is None else from_us(due), longest)
+        await self.wakeup.sleep_until_due(due, longest)
 
     def _start(self) -> None:
         self._queue.start(self._runtime.clock.monotonic(), self._begin)
@@ -115,26 +138,36 @@ class Deliveries:
 
     async def _claim(self, wanted: Sequence[tuple[str, int]]) -> list[Claim]:
         life_s = _LEASES_PER_TIMEOUT * self._settings.timeout_s
-        now, until = self._runtime.clock.now(), self._runtime.clock.monotonic() + life_s
-        rows: list[Row] = await self._db.run(
-            deliveries.claim_deliveries, wanted, to_us(now), to_us(now + timedelta(seconds=life_s))
-        )
+        now = self._runtime.clock.monotonic()
+        stale = [each for each, _ in wanted if self._fresh(each, now) is None]
+        claimed, found = await self._db.run(self._claim_with_targets, wanted, stale, life_s)
+        for endpoint_id in stale:
+            self._learn(endpoint_id, found.get(endpoint_id), now)
         return [
             Claim(
-                id=row["id"],
-                event_id=row["event_id"],
+                position=row["position"],
+                event_id=event["id"],
                 endpoint_id=row["endpoint_id"],
                 token=row["lease_token"],
                 attempts=row["attempts"],
                 plan_from=row["plan_from"],
                 trigger=row["trigger"],
-                type=row["type"],
-                payout_id=row["payout_id"],
-                body=row["body"],
-                until=until,
+                type=event["type"],
+                payout_id=event["payout_id"],
+                body=event["body"],
+                until=now + life_s,
             )
-            for row in rows
+            for row, event in claimed
         ]
+
+    async def _claim_with_targets(
+        self, tx: Tx, wanted: Sequence[tuple[str, int]], stale: Sequence[str], life_s: float
+    ) -> tuple[list[tuple[Row, Row]], dict[str, Found]]:
+        """Store function: lease what is wanted, and read where it goes."""
+        now = self._runtime.timeline.now()
+        until = now + round(life_s * _SECOND)
+        claimed = await deliveries.claim_deliveries(tx, wanted, now, until)
+        return claimed, await self._endpoints.targets(tx, stale) if stale else {}
 
     async def _deliver(self, claim: Claim) -> None:
         begun_s = self._runtime.clock.monotonic()
@@ -155,106 +188,129 @@ class Deliveries:
             self._start()
             if hungry:
                 self.wakeup.ring()
-        next_at, verdict = None, Verdict.NOTHING
-        if result.ok and not known.failing and result.disabled_reason is None:
-            await self._receipts.settle(self._receipt(claim, result, begun))
-        else:
-            next_at, verdict = await self._db.run(self._settle, claim, result, begun)
+        again_s = None if result.ok else self._again_s(claim, result)
+        tried = _Try(claim, result, begun, again_s, known.failing)
+        verdict = await self._receipts.settle(tried)
         self._runtime.failpoint(Failpoint.DELIVERY_SETTLED)
+        if verdict is None:
+            # The lease was lost: its next owner settles it.
+            again_s = None
         if verdict is Verdict.DISABLE or (not result.ok and not known.failing):
             self._known.pop(claim.endpoint_id, None)
         if verdict is Verdict.DISABLE:
             await self._skip_missed()
-        if next_at is not None or verdict is not Verdict.NOTHING:
+        if again_s is not None or verdict in {Verdict.DISABLE, Verdict.WARN}:
             # The loop sleeps by what was due before: tell it of the new try, or of the new event.
             self.wakeup.ring()
-        self._tell(claim, result, next_at)
+        self._tell(claim, result, again_s)
+
+    def _fresh(self, endpoint_id: str, now: float) -> _Known | None:
+        """Return what is known of an endpoint, unless it was read too long ago."""
+        known = self._known.get(endpoint_id)
+        return known if known is not None and now - known.read_at < _TARGET_S else None
+
+    def _learn(self, endpoint_id: str, found: Found | None, now: float) -> _Known | None:
+        """Keep what was read of an endpoint; None where it is disabled or gone."""
+        if found is None:
+            self._known.pop(endpoint_id, None)
+            return None
+        if len(self._known) > 10 * self._settings.in_flight:
+            self._known.clear()
+        known = self._known[endpoint_id] = _Known(found.target, found.failing, now)
+        return known
 
     async def _target(self, endpoint_id: str) -> _Known | None:
         """Return where an endpoint's events go; None where it is disabled or gone."""
         now = self._runtime.clock.monotonic()
-        known = self._known.get(endpoint_id)
-        if known is None or now - known.read_at >= _TARGET_S:
-            found = await self._db.read(self._endpoints.target, endpoint_id)
-            if found is None:
-                self._known.pop(endpoint_id, None)
-                return None
-            if len(self._known) > 10 * self._settings.in_flight:
-                self._known.clear()
-            known = self._known[endpoint_id] = _Known(found.target, found.failing, now)
+        known = self._fresh(endpoint_id, now)
+        if known is None:
+            found = await self._db.read(self._endpoints.targets, [endpoint_id])
+            known = self._learn(endpoint_id, found.get(endpoint_id), now)
         return known
 
-    def _receipt(self, claim: Claim, result: DeliveryResult, begun: datetime) -> Receipt:
-        return Receipt(
-            claim.id,
-            claim.token,
-            to_us(self._runtime.clock.now()),
-            result.outcome,
-            result.http_status,
-            result.snippet,
-            to_us(begun),
-            result.duration_ms,
-        )
+    async def _settle(self, tx: Tx, tries: Sequence[_Try]) -> list[Verdict | None]:
+        """Store function: write the results of tries, and judge their endpoints.
 
-    async def _settle(
-        self, tx: Tx, claim: Claim, result: DeliveryResult, begun: datetime
-    ) -> tuple[datetime | None, Verdict]:
-        """Store function: write the outcome of a try, plan the next one, judge the endpoint.
-
-        For whatever is no plain receipt of an endpoint that has been well.
+        Returns the verdict of each; None where the lease is lost and nothing was written.
         """
-        now = self._runtime.clock.now()
-        next_at = None if result.ok else self._next(claim, result, now)
-        state = "delivered" if result.ok else "exhausted" if next_at is None else "pending"
-        settled = to_us(now) if next_at is None else None
-        due = to_us(next_at or now)
-        number = await deliveries.settle_delivery(tx, claim.id, claim.token, state, due, settled)
-        if number is None:
-            return None, Verdict.NOTHING
-        await deliveries.add_delivery_attempt(
-            tx,
-            delivery_id=claim.id,
-            attempt=number,
+        held = await settle_tries(tx, [self._tried(each) for each in tries])
+        verdicts: list[Verdict | None] = [
+            Verdict.NOTHING if each.claim.lease in held else None for each in tries
+        ]
+        judged = {
+            at: each
+            for at, each in enumerate(tries)
+            if verdicts[at] is not None and each.affects_health
+        }
+        if judged:
+            for at, verdict in (await self._judge(tx, judged)).items():
+                verdicts[at] = verdict
+        return verdicts
+
+    def _tried(self, each: _Try) -> Tried:
+        now, result = self._runtime.clock.now(), each.result
+        due, next_at, settled = self._runtime.timeline.now(), None, None
+        if each.again_s is None:
+            state, settled = "delivered" if result.ok else "exhausted", to_us(now)
+        else:
+            state, due = "pending", due + round(each.again_s * _SECOND)
+            next_at = to_us(now + timedelta(seconds=each.again_s))
+        return Tried(
+            position=each.claim.position,
+            endpoint_id=each.claim.endpoint_id,
+            token=each.claim.token,
+            state=state,
+            due=due,
+            settled=settled,
             outcome=result.outcome,
             http_status=result.http_status,
-            response_snippet=result.snippet,
-            started_at=to_us(begun),
+            snippet=result.snippet,
+            started_at=to_us(each.begun),
             duration_ms=result.duration_ms,
-            next_attempt_at=None if next_at is None else to_us(next_at),
-            trigger=claim.trigger,
-            endpoint_id=claim.endpoint_id,
+            next_attempt_at=next_at,
         )
-        verdict = await self._judge(
-            tx, claim.endpoint_id, result, to_us(now), gave_up=next_at is None
-        )
-        return next_at, verdict
 
-    async def _judge(
-        self, tx: Tx, endpoint_id: str, result: DeliveryResult, now: int, *, gave_up: bool
-    ) -> Verdict:
-        """Store function: remember the endpoint's health, warn of it or disable it."""
-        row = await endpoint_rows.endpoint_row(tx, endpoint_id)
-        if row is None or row["status"] != "enabled" or row["deleted_at"] is not None:
-            return Verdict.NOTHING
-        health, verdict = (
-            (Health(), Verdict.NOTHING)
-            if result.ok
-            else after_failure(
-                Health.of(row),
-                now,
-                gave_up=gave_up,
-                warn_after_s=self._settings.warn_after_s,
-                disable_after_s=self._settings.disable_after_s,
+    async def _judge(self, tx: Tx, tries: Mapping[int, _Try]) -> dict[int, Verdict]:
+        """Store function: remember the health of endpoints, warn of them or disable them."""
+        now = to_us(self._runtime.clock.now())
+        ids = sorted({each.claim.endpoint_id for each in tries.values()})
+        rows = {row["id"]: row for row in await endpoint_rows.endpoint_rows(tx, ids)}
+        active = {
+            name
+            for name, row in rows.items()
+            if row["status"] == "enabled" and row["deleted_at"] is None
+        }
+        health = {name: Health.of(rows[name]) for name in active}
+        verdicts: dict[int, Verdict] = {}
+        ends: dict[str, str] = {}
+        for at, each in tries.items():
+            name, result = each.claim.endpoint_id, each.result
+            if name not in active or name in ends:
+                continue
+            if result.ok:
+                health[name], verdicts[at] = Health(), Verdict.NOTHING
+            else:
+                health[name], verdicts[at] = after_failure(
+                    health[name],
+                    now,
+                    gave_up=each.again_s is None,
+                    warn_after_s=self._settings.warn_after_s,
+                    disable_after_s=self._settings.disable_after_s,
+                )
+            disables = verdicts[at] is Verdict.DISABLE
+            reason = result.disabled_reason or ("failing" if disables else None)
+            if reason is not None:
+                ends[name], verdicts[at] = reason, Verdict.DISABLE
+        if health:
+            await endpoint_rows.update_endpoints(
+                tx, [(name, each.columns) for name, each in health.items()]
             )
-        )
-        await endpoint_rows.update_endpoint(tx, endpoint_id, **health.columns)
-        reason = result.disabled_reason or ("failing" if verdict is Verdict.DISABLE else None)
-        if reason is not None:
-            await self._endpoints.disable(tx, endpoint_id, reason)
-            return Verdict.DISABLE
-        if verdict is Verdict.WARN:
-            await self._endpoints.warn(tx, endpoint_id)
-        return verdict
+        for name, reason in ends.items():
+            await self._endpoints.disable(tx, name, reason)
+        for at, verdict in verdicts.items():
+            if verdict is Verdict.WARN and tries[at].claim.endpoint_id not in ends:
+                await self._endpoints.warn(tx, tries[at].claim.endpoint_id)
+        return verdicts
 
     async def _skip_missed(self) -> None:
         """Put what a disabled endpoint waits for with what it missed, in bounded batches."""
@@ -265,8 +321,8 @@ class Deliveries:
         ):
             pass
 
-    def _next(self, claim: Claim, result: DeliveryResult, now: datetime) -> datetime | None:
-        """Return when to try again by the plan, or None where it is exhausted."""
+    def _again_s(self, claim: Claim, result: DeliveryResult) -> float | None:
+        """Return the seconds until the next try by the plan, or None where it is exhausted."""
         plan, done = self._settings.retry_plan_s, claim.attempts - claim.plan_from
         if done >= len(plan):
             return None
@@ -275,9 +331,11 @@ class Deliveries:
         if result.retry_after_s is not None:
             # Honoured between once and twice the plan: a receiver may slow us down, not put us off.
             planned = min(max(planned, result.retry_after_s), 2 * planned)
-        return now + timedelta(seconds=min(planned, _LONGEST_WAIT_S))
+        return min(planned, _LONGEST_WAIT_S)
 
-    def _tell(self, claim: Claim, result: DeliveryResult, next_at: datetime | None) -> None:
+    def _tell(self, claim: Claim, result: DeliveryResult, again_s: float | None) -> None:
+        now = self._runtime.clock.now()
+        next_at = None if again_s is None else now + timedelta(seconds=again_s)
         self._metrics.webhook_attempt(result.outcome)
         # A receipt is in the log of tries; what went wrong is in this one, too.
         tell = _log.debug if result.ok else _log.info

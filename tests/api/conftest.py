@@ -27,6 +27,8 @@ from gateway.adapter import (
     Notice,
     Order,
     Ref,
+    Report,
+    SubStatus,
     Unsupported,
 )
 from gateway.api.application import ApiContext, create_api
@@ -36,13 +38,14 @@ from gateway.config import Mode, Settings
 from gateway.errors import CannotVerify, InvalidSignature
 from gateway.execution.actions import Actions
 from gateway.execution.engine import Engine
+from gateway.execution.inbox import Inbox
 from gateway.keys import mint_key
 from gateway.metrics import Metrics
 from gateway.payouts import Payouts
 from gateway.quotes import Quotes
 from gateway.router import Instance, Router
 from gateway.runtime import Ids, Runtime, real_runtime
-from gateway.store.opening import open_database
+from gateway.store.opening import open_database, state_file_of
 from gateway.vault import Vault
 from gateway.webhooks.endpoints import Endpoints
 from gateway.webhooks.replay import Replays
@@ -52,6 +55,7 @@ from tests.pricing import TakesEverything
 
 ADDRESS = "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed"
 WALLET = {"type": "custodian_account", "account_type": "EXTERNAL_WALLET", "id": "w-1"}
+STATES = {"sent": SubStatus.BROADCAST, "done": SubStatus.DELIVERED}
 _SECRET = b"a custodian's webhook secret"
 
 
@@ -83,12 +87,15 @@ class HmacCustodian:
             raise InvalidSignature("the signature does not fit")
 
     def parse(self, body: bytes) -> Sequence[Notice]:
-        """Read `{"id", "transfer"}`."""
+        """Read `{"id", "transfer"}`, and a `state` where there is one."""
         told = json.loads(body)
         if not isinstance(told, dict) or "id" not in told:
             msg = "no id"
             raise ValueError(msg)
-        return [Notice((Ref("transfer", str(told.get("transfer"))),), str(told["id"]))]
+        word = told.get("state")
+        report = None if word is None else Report(STATES[word], word)
+        refs = (Ref("transfer", str(told.get("transfer"))),)
+        return [Notice(refs, str(told["id"]), report=report)]
 
     def fingerprint(self, account: Account, *, livemode: bool) -> str:
         """Name the account."""
@@ -264,7 +271,9 @@ async def open_api(
     accounts = settings.accounts["acme_eu"]
     instance = Instance("acme_eu", frozenset({"live", "test"}), custodian.capabilities, accounts)
     router = Router([instance], settings.routes)
-    async with open_database(settings) as db, aiohttp.ClientSession() as http:
+    state_file = state_file_of(settings, runtime)
+    opened = open_database(settings, runtime, state_file)
+    async with opened as db, aiohttp.ClientSession() as http:
         woken: list[str] = []
         payouts = Payouts(runtime, vault)
         endpoints = Endpoints(runtime, vault, settings)
@@ -293,6 +302,15 @@ async def open_api(
                 owner="test",
                 lease_s=60,
             ),
+            inbox=Inbox(
+                db=db,
+                runtime=runtime,
+                custodians={"acme_eu": custodian},
+                recorders={"acme_eu": engine.recorder},
+                settings=settings.engine,
+                metrics=Metrics(),
+                wake=woken.append,
+            ),
             quotes=quotes,
             endpoints=endpoints,
             replays=Replays(runtime, endpoints),
@@ -304,6 +322,7 @@ async def open_api(
             metrics=Metrics(),
             wake=woken.append,
             ready=lambda: True,
+            state_file=state_file,
         )
         made = Api(context, clock, custodian, settings.database)
         made.engine = engine

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from gateway.adapter import Report, SubStatus
-from gateway.batches.items import MOST_FAULTS, Line
+from gateway.batches.items import MOST_FAULTS, Line, json_lines
 from gateway.batches.runner import BatchSteps, Handover
-from gateway.batches.schemas import BatchItemRequest, BatchSource
+from gateway.batches.schemas import BatchItemRequest, BatchRequest, BatchSource
 from gateway.errors import Refused
 from gateway.execution.operator import NotAllowedError, Resolution, resolve, retry
 from gateway.execution.proof import Source
-from gateway.keys import recognise
+from gateway.keys import Caller, recognise
 from gateway.model import Failure, FailureCode, FundsMoved, Transaction
 from gateway.store import batches as rows
 from gateway.store import executions
@@ -235,6 +235,81 @@ async def test_a_reference_is_paid_once_over_all_batches(api: Api) -> None:
     assert (await batch(api, first["id"]))["state"] == "canceled"
     await create(api, item(3), item(2))
     await create(api, item(1, reference=None), item(2, reference=None))
+
+
+def failed(moved: FundsMoved | None) -> Report:
+    """Return the end of a payout that failed; None: the adapter did not say whether money moved."""
+    if moved is None:
+        return Report(SubStatus.FAILED, "BAD")
+    failure = Failure(code=FailureCode.CHAIN_REJECTED, message="", funds_moved=moved)
+    return Report(SubStatus.FAILED, "BAD", failure=failure)
+
+
+#: How the payouts stand that carry a reference, and whether it may be paid again.
+CARRIERS: list[tuple[list[Report | None], bool]] = [
+    ([None], False),
+    ([Report(SubStatus.OUTCOME_UNKNOWN, "")], False),
+    ([Report(SubStatus.DELIVERED, "DONE")], False),
+    ([failed(FundsMoved.YES)], False),
+    ([failed(FundsMoved.UNKNOWN)], False),
+    ([failed(None)], False),
+    ([failed(FundsMoved.NO)], True),
+    ([failed(FundsMoved.NO), failed(FundsMoved.NO)], True),
+    ([failed(FundsMoved.NO), failed(FundsMoved.YES)], False),
+    ([failed(FundsMoved.NO), None], False),
+]
+
+
+@pytest.mark.parametrize(("ends", "free"), CARRIERS)
+async def test_a_reference_is_free_once_nothing_moved(
+    api: Api, ends: list[Report | None], *, free: bool
+) -> None:
+    """Only where every payout that carries it failed without money moving: else it is paid twice."""
+    for end in ends:
+        (payout_id,) = await ids(api, (await create(api, item(1)))["id"])
+        if end is not None:
+            await apply(api, payout_id, end)
+    body = {"source": SOURCE, "payouts": [item(2), item(1)]}
+    status, told = await api.call("POST", "/payout-batches", body=body, idempotency_key="k")
+    if free:
+        assert status == 201
+        return
+    assert (status, told["code"]) == (422, "invalid_batch")
+    (error,) = told["errors"]
+    assert (error["pointer"], error["code"]) == ("/payouts/1/reference", "duplicate_reference")
+
+
+@pytest.mark.parametrize(("ends", "free"), CARRIERS)
+async def test_a_reference_that_was_taken_meanwhile(
+    api: Api, ends: list[Report | None], *, free: bool
+) -> None:
+    """The same holds when a batch is finished that was checked before the other one came."""
+    db, batches, caller = api.context.db, api.context.batches, Caller("acme", "live", "k")
+    wanted = BatchRequest.model_validate_json(
+        json.dumps({"source": SOURCE, "payouts": [item(2), item(1)]})
+    )
+    lines = list(json_lines(wanted))
+
+    async def load(tx: Tx) -> str:
+        batch_id = await batches.begin(
+            tx, caller, wanted.source, init_method="api", reference=None, metadata={}
+        )
+        await batches.add(tx, caller, wanted.source, batch_id, 0, lines)
+        return batch_id
+
+    loading = await db.run(load)
+    # Nobody has seen it yet: it takes its references from no other batch.
+    for end in ends:
+        (payout_id,) = await ids(api, (await create(api, item(1)))["id"])
+        if end is not None:
+            await apply(api, payout_id, end)
+    if free:
+        assert (await db.run(batches.finish, caller, loading, 2)).item_count == 2
+        return
+    with pytest.raises(Refused) as refused:
+        await db.run(batches.finish, caller, loading, 2)
+    assert refused.value.errors is not None
+    assert {each["pointer"] for each in refused.value.errors} == {"/payouts/1/reference"}
 
 
 async def test_a_dry_run_stores_nothing(api: Api) -> None:

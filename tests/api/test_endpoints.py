@@ -8,7 +8,6 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from functools import partial
 from typing import Any
 
 import pytest
@@ -21,6 +20,7 @@ from gateway.adapter import Report, SubStatus
 from gateway.egress import MAX_URL
 from gateway.runtime import real_runtime
 from gateway.store import deliveries, endpoints
+from gateway.store.receipts import Tried, settle_tries
 from gateway.store.rows import to_us
 from gateway.vault import Vault
 from gateway.views import EVENT_TYPES
@@ -316,22 +316,29 @@ async def test_the_log_of_tries(api: Api) -> None:
         api.context.payouts.apply, payout["id"], Report(SubStatus.DELIVERED, "COMPLETED")
     )
     rows = await api.context.db.read(deliveries.deliveries_of, payout["id"])
-    for number, row in enumerate(rows):
-        for attempt in (1, 2):
-            add = partial(
-                deliveries.add_delivery_attempt,
-                delivery_id=row["id"],
-                attempt=attempt,
+    for attempt in (1, 2):
+        now = api.context.runtime.timeline.now()
+        claimed = await api.context.db.run(
+            deliveries.claim_deliveries, [(made["id"], 9)], now, now + 1
+        )
+        tries = [
+            Tried(
+                position=row["position"],
+                endpoint_id=row["endpoint_id"],
+                token=row["lease_token"],
+                state="pending",
+                due=now,
+                settled=None,
                 outcome="http_error",
                 http_status=500,
-                response_snippet="no",
+                snippet="no",
                 started_at=to_us(api.clock.now() + timedelta(seconds=10 * number + attempt)),
                 duration_ms=3,
                 next_attempt_at=None,
-                trigger="scheduled",
-                endpoint_id=made["id"],
             )
-            await api.context.db.run(add)
+            for number, (row, _) in enumerate(claimed)
+        ]
+        await api.context.db.run(settle_tries, tries)
     seen: list[dict[str, Any]] = []
     query = "?limit=2"
     while True:

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from gateway.adapter import Ref, Report, SubStatus
 from gateway.keys import revoke_key
+from gateway.payouts import Payouts
 from gateway.store.database import Database
 from tests.api.conftest import WALLET, Api
 
@@ -252,17 +254,86 @@ async def test_bad_endpoints(api: Api, body: dict[str, Any]) -> None:
 async def test_a_custodians_webhook_is_stored_once(api: Api) -> None:
     """Verified, stored raw, answered; a double is answered and not stored again."""
     body = b'{"id": "n-1",  "transfer": "t-1"}'
-    sign = api.custodian.sign(body)
     for _ in range(3):
-        status, told = await api.call(
-            "POST", "/custodians/acme_eu/webhooks", data=body, authorization=None, x_signature=sign
-        )
-        assert (status, told) == (200, {"received": True})
-    connection = sqlite3.connect(api.path)
-    rows = connection.execute("SELECT custodian, dedup_key, body, state FROM inbox").fetchall()
-    connection.close()
-    assert rows == [("acme_eu", "n-1", body, "new")]
+        assert await _told(api, body) == (200, {"received": True})
+    assert _inbox(api, "custodian, dedup_key, body, state") == [("acme_eu", "n-1", body, "waiting")]
+
+
+async def test_a_custodians_webhook_is_applied_at_once(api: Api) -> None:
+    """In the transaction that stores it, where its id is known; later, where the id comes later."""
+    payout = await api.pay()
+    early = b'{"id": "n-0", "transfer": "t-1", "state": "sent"}'
+    await _told(api, early)
+    submitted = Report(SubStatus.SUBMITTED, "OK", refs=(Ref("transfer", "t-1"),))
+    applied = await api.context.db.run(api.context.payouts.apply, payout["id"], submitted)
+    assert applied.woke_inbox
+    assert _inbox(api, "state") == [("new",)]
+    done = b'{"id": "n-1", "transfer": "t-1", "state": "done"}'
+    assert await _told(api, done) == (200, {"received": True})
+    assert _inbox(api, "dedup_key, state, payout_id") == [
+        ("n-0", "new", None),
+        ("n-1", "applied", payout["id"]),
+    ]
+    _, shown = await api.call("GET", f"/payouts/{payout['id']}")
+    assert shown["status"] == "delivered"
+    assert {"acme_eu", "deliveries"} <= set(api.woken)
+
+
+async def test_a_webhook_that_cannot_be_applied_is_kept(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Raw and new, for the loop; it is answered all the same, and nothing of it is half done."""
+    payout = await api.pay()
+    submitted = Report(SubStatus.SUBMITTED, "OK", refs=(Ref("transfer", "t-1"),))
+    await api.context.db.run(api.context.payouts.apply, payout["id"], submitted)
+
+    async def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("a bug")
+
+    body = b'{"id": "n-1", "transfer": "t-1", "state": "done"}'
+    with monkeypatch.context() as patch:
+        patch.setattr(Payouts, "apply", broken)
+        assert await _told(api, body) == (200, {"received": True})
+        assert await _told(api, body) == (200, {"received": True})
+    assert _inbox(api, "body, state, payout_id, settled_at") == [(body, "new", None, None)]
     assert api.woken.count("inbox") == 1
+
+
+async def test_a_webhook_that_cannot_be_stored_is_not_answered(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """503, so that the custodian sends it again."""
+
+    async def full(*_: object, **__: object) -> None:
+        raise sqlite3.OperationalError("disk full")
+
+    body = b'{"id": "n-1", "transfer": "t-1"}'
+    await api.key()
+    with monkeypatch.context() as patch:
+        patch.setattr(Database, "run", full)
+        status, problem = await _told(api, body)
+    assert (status, problem["code"]) == (503, "store_unavailable")
+    assert _inbox(api, "state") == []
+
+
+async def _told(api: Api, body: bytes) -> tuple[int, Any]:
+    """Send a webhook as the custodian does."""
+    return await api.call(
+        "POST",
+        "/custodians/acme_eu/webhooks",
+        data=body,
+        authorization=None,
+        x_signature=api.custodian.sign(body),
+    )
+
+
+def _inbox(api: Api, columns: str) -> list[tuple[Any, ...]]:
+    """Return columns of what is stored, the oldest first."""
+    connection = sqlite3.connect(api.path)
+    try:
+        return connection.execute(f"SELECT {columns} FROM inbox ORDER BY rowid").fetchall()
+    finally:
+        connection.close()
 
 
 async def test_a_forged_webhook_changes_nothing(api: Api) -> None:
@@ -276,27 +347,21 @@ async def test_a_forged_webhook_changes_nothing(api: Api) -> None:
     assert answer.headers["retry-after"] == "30"
     assert (await api.problem("POST", "/custodians/nobody/webhooks", data=b"{}"))["status"] == 404
     assert (await api.problem("POST", path, data=b"x" * (1024 * 1024 - 1) + b"yz"))["status"] == 413
-    connection = sqlite3.connect(api.path)
-    assert connection.execute("SELECT count(*) FROM inbox").fetchone() == (0,)
-    connection.close()
+    assert _inbox(api, "state") == []
 
 
 async def test_an_unreadable_webhook_is_kept(api: Api) -> None:
     """A genuine delivery that cannot be parsed is stored all the same."""
     body = b"not json at all"
-    status, _ = await api.call(
-        "POST", "/custodians/acme_eu/webhooks", data=body, x_signature=api.custodian.sign(body)
-    )
-    assert status == 200
-    connection = sqlite3.connect(api.path)
-    assert connection.execute("SELECT body FROM inbox").fetchall() == [(body,)]
-    connection.close()
+    assert (await _told(api, body))[0] == 200
+    assert _inbox(api, "body, state") == [(body, "unreadable")]
 
 
 async def test_health(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """Alive, ready, and not ready when the store does not answer; no key needed."""
     assert (await api.call("GET", "/healthz", authorization=None))[0] == 200
-    assert await api.call("GET", "/readyz", authorization=None) == (200, {"status": "ready"})
+    ready = {"status": "ready", "marks": True, "accepting": True}
+    assert await api.call("GET", "/readyz", authorization=None) == (200, ready)
     answer, raw = await api.send("GET", "/metrics", authorization=None)
     assert answer.status == 200
     assert b"payout_gateway_http_requests_total" in raw

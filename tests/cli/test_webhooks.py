@@ -20,13 +20,11 @@ from typer.testing import CliRunner
 from gateway.cli.listen import Listener, ListenError
 from gateway.cli.main import app
 from gateway.config import load
-from gateway.events import deliver
+from gateway.events import Event, publish
 from gateway.keys import Caller
 from gateway.runtime import real_runtime
-from gateway.store import events
 from gateway.store.database import Tx
 from gateway.store.opening import open_database
-from gateway.store.rows import to_us
 from gateway.vault import Vault
 from gateway.webhooks.endpoints import Endpoints
 from gateway.webhooks.subscriptions import EndpointRequest
@@ -57,20 +55,9 @@ async def told(config: Path, url: str = "https://hooks.example.com/") -> tuple[s
 
     async def work(tx: Tx) -> tuple[str, str]:
         made = await use.create(tx, caller, EndpointRequest(url=url))
-        event_id = runtime.ids.new("evt")
-        await events.add_event(
-            tx,
-            id=event_id,
-            org="acme",
-            mode="live",
-            type="payout.created",
-            payout_id=None,
-            sequence=None,
-            body=b'{"type":"payout.created"}',
-            created_at=to_us(runtime.clock.now()),
-        )
-        await deliver(tx, runtime, "acme", "live", event_id, "payout.created")
-        return made.id, event_id
+        event = Event("payout.created", b'{"type":"payout.created"}')
+        (published,) = await publish(tx, runtime, "acme", "live", runtime.clock.now(), [event])
+        return made.id, published.id
 
     async with open_database(settings) as db:
         return await db.run(work)

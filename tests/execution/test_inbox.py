@@ -27,7 +27,7 @@ from gateway.config import EngineSettings, WebhookSettings
 from gateway.execution.decide import LOOKS_ALERT
 from gateway.execution.gate import MarkRefused
 from gateway.execution.inbox import Inbox
-from gateway.execution.proof import Source
+from gateway.execution.proof import Kind, Source
 from gateway.execution.state import Verb
 from gateway.metrics import Metrics
 from gateway.store import executions, inbox
@@ -73,8 +73,7 @@ async def work_off(bench: Bench, *bodies: bytes, custodian: str = "acme") -> dic
     )
     now = to_us(bench.clock.now())
     for body in bodies:
-        inbox_id = bench.runtime.ids.new("inb")
-        await bench.db.run(inbox.store_webhook, inbox_id, custodian, body.decode(), body, now)
+        await bench.db.run(inbox.add_webhook, custodian, body.decode(), body, now)
     task = asyncio.create_task(loop.run())
     try:
         await _until(lambda: not _new(bench))
@@ -187,6 +186,27 @@ async def test_a_transfer_of_another_payout_delivers_nothing(bench: Bench) -> No
     await bench.fetched(await bench.begin(), stranger)
     assert (await bench.payout(payout_id)).status == "pending"
     assert await bench.attention(first) == []
+    # What was seen of another payout is no news of this one.
+    assert not [each for each in await bench.evidence(payout_id) if each.kind is Kind.NEWS]
+    assert set(await bench.attention(payout_id)) == {"foreign_ref"}
+
+
+async def test_a_look_that_shows_another_payouts_transfer_blocks(bench: Bench) -> None:
+    """The custodian shows it first in a look: nothing is told, and nothing is sent any more."""
+    first = await bench.accept()
+    done = Report(SubStatus.DELIVERED, "DONE", refs=SENT.refs)
+    await bench.submitted(await bench.begin(), done, moved=True)
+    payout_id = await learnt(bench, "t-2")
+    await bench.clock.advance(30)
+    await bench.fetched(await bench.begin(), done)
+    assert (await bench.payout(payout_id)).sub_status == "outcome_unknown"
+    assert await bench.attention(payout_id) == ["foreign_ref"]
+    assert (await bench.payout(first)).status == "delivered"
+    execution = await bench.execution(payout_id)
+    assert (execution["state"], execution["blocked"]) == ("unknown", "foreign_ref")
+    await bench.prove_absence()
+    with pytest.raises(MarkRefused, match="blocked"):
+        await bench.order(await bench.begin()).moving()
 
 
 async def test_a_late_failure_of_an_earlier_call_ends_nothing(bench: Bench) -> None:
@@ -324,7 +344,7 @@ async def _close_items(tx: Tx) -> None:
 
 async def _rows(bench: Bench, text: str) -> list[Any]:
     async def read(tx: Any) -> list[Any]:
-        return list(await tx._connection.execute_fetchall(text))
+        return list(tx._connection.execute(text))
 
     return await bench.db.read(read)
 

@@ -111,6 +111,15 @@ async def test_a_blocked_payout_is_not_retried(bench: Bench) -> None:
     assert (await bench.payout(payout_id)).status == "failed"
 
 
+async def test_what_was_seen_on_its_way_is_not_retried(bench: Bench) -> None:
+    """A transfer of it was seen; that nothing was sent, as the adapter had said, counts no more."""
+    payout_id = await bench.accept()
+    sent = Report(SubStatus.BROADCAST, "SENT")
+    await bench.db.run(bench.recorder.news, payout_id, sent, Source.WEBHOOK)
+    with pytest.raises(NotAllowedError, match="a transfer of it was seen"):
+        await again(bench, payout_id)
+
+
 async def test_a_retry_asks_the_gate_again(bench: Bench) -> None:
     """News that comes between the retry and the mark wins: the retry gave no right."""
     payout_id = await bench.accept()

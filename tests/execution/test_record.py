@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -21,6 +22,8 @@ from gateway.adapter import (
     Rejected,
     Report,
     SubStatus,
+    Unsupported,
+    WrongAnswer,
 )
 from gateway.errors import LeaseLost
 from gateway.execution.decide import MAX_UNKNOWN
@@ -135,7 +138,15 @@ async def test_a_repeat_that_was_not_sent_proves_nothing_of_the_first_call(bench
 
 
 @pytest.mark.parametrize(
-    "error", [NotSent("refused"), TimeoutError(), OutcomeUnknown("x"), ValueError("bug")]
+    "error",
+    [
+        NotSent("refused"),
+        TimeoutError(),
+        OutcomeUnknown("x"),
+        ValueError("bug"),
+        WrongAnswer("nobody was asked", 2),
+        Unsupported("no such verb"),
+    ],
 )
 async def test_without_the_mark_nothing_has_moved(bench: Bench, error: Exception) -> None:
     """Any failure before the moving mark is tried again, with the notes."""
@@ -416,25 +427,32 @@ async def test_a_contradiction_is_for_the_operator(bench: Bench) -> None:
 
 
 async def test_an_id_of_another_payout_is_not_taken(bench: Bench) -> None:
-    """One id at a custodian belongs to one payout."""
+    """One id at a custodian belongs to one payout; nothing of a report that names it is kept.
+
+    Another id in it may be that other payout's, too: it is not taken either, and no status changes.
+    """
     first, second = await bench.accept(), await bench.accept()
-    for payout_id in (first, second):
-        await bench.db.run(bench.payouts.apply, payout_id, SENT)
+    await bench.db.run(bench.payouts.apply, first, SENT)
+    odd = replace(SENT, refs=(*SENT.refs, Ref("hash", "0x1")), custodian_reference="c-1")
+    before = await bench.payout(second)
+    applied = await bench.db.run(bench.payouts.apply, second, odd)
+    assert (applied.changed, applied.attention) == (False, ("foreign_ref",))
     assert await bench.attention(second) == ["foreign_ref"]
+    assert await bench.payout(second) == before
     assert await bench.db.read(rows.payout_of_ref, "acme", "payout", "c-1") == first
+    assert await bench.db.read(rows.payout_of_ref, "acme", "hash", "0x1") is None
 
 
 async def test_an_early_webhook_is_woken_by_its_id(bench: Bench) -> None:
     """A webhook that waits for an id becomes new again when a report brings the id."""
     payout_id = await bench.accept()
     now = to_us(bench.clock.now())
-    assert await bench.db.run(inbox.store_webhook, "inb_1", "acme", "n-1", b"{}", now)
-    await bench.db.run(inbox.wait_for_ref, "inb_1", "acme", "payout", "c-1")
-    await bench.db.run(inbox.settle_webhook, "inb_1", "waiting", None, now)
+    assert await bench.db.run(inbox.add_webhook, "acme", "n-1", b"{}", now, state="waiting")
+    await bench.db.run(inbox.wait_for_refs, "acme", "n-1", [("payout", "c-1")])
     assert await bench.db.read(inbox.new_webhooks, 10) == []
     applied = await bench.db.run(bench.payouts.apply, payout_id, SENT)
     assert applied.woke_inbox
-    assert [row["id"] for row in await bench.db.read(inbox.new_webhooks, 10)] == ["inb_1"]
+    assert [row["dedup_key"] for row in await bench.db.read(inbox.new_webhooks, 10)] == ["n-1"]
 
 
 async def test_time_is_over_after_an_unknown_outcome(bench: Bench) -> None:

@@ -536,6 +536,9 @@ async def test_another_account_proves_nothing(lost: Desk) -> None:
     assert len(lost.script.moved) == 1
     assert await lost.attention() == ["same_account"]
     assert (await lost.row())["state"] == "unknown"
+    # Looks that prove nothing become rare.
+    await lost.turns(1, 200)
+    assert await lost.due_in() > 100
 
 
 async def test_a_declared_account_counts(lost: Desk) -> None:

@@ -153,7 +153,8 @@ async def test_a_teller_that_lost_its_lease_tells_nobody(
     large.script.submits, large.script.looks = [TAKEN], [TAKEN]
 
     async def slow(self: Recorder, tx: Any, *args: Any) -> Any:
-        row = await large.row()
+        row = await executions.open_execution_of(tx, large.ids[0])
+        assert row is not None
         await executions.claim_one(tx, row["id"], "two", 2**62, 2**62)
         return await more(self, tx, *args)
 

@@ -15,7 +15,7 @@ TIMEOUT_S = 15.0
 def claim(endpoint_id: str, number: int = 0, until: float = 1e9) -> Claim:
     """Return a claim of an endpoint."""
     return Claim(
-        id=f"{endpoint_id}-{number}",
+        position=number,
         event_id=f"evt_{number}",
         endpoint_id=endpoint_id,
         token=1,

@@ -1,80 +1,109 @@
-"""Receipts in groups: each is durable when it is said so; a lost lease changes nothing."""
+"""Tries in groups: each is durable when it is said so; a lost lease changes nothing."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 
 from gateway.store import deliveries as rows
-from gateway.store.database import Database
-from gateway.store.receipts import Receipt, settle_receipts
+from gateway.store.database import Database, Row, Tx
+from gateway.store.receipts import Tried, settle_tries
 from gateway.store.rows import to_us
 from gateway.webhooks.receipts import Receipts
+from gateway.webhooks.replay import NEWEST
 from tests.execution.conftest import Bench
 from tests.webhooks.test_worker import subscribe
 
 
-async def claimed(bench: Bench, count: int) -> list[Receipt]:
-    """Return the receipts of so many claimed deliveries."""
+async def claimed(bench: Bench, count: int) -> list[Tried]:
+    """Return tries of so many claimed deliveries, all of them received."""
     endpoint = await subscribe(bench, "http://127.0.0.1:9/")
     for _ in range(count):
         await bench.accept()
-    now = to_us(bench.clock.now())
+    now, wall = bench.runtime.timeline.now(), to_us(bench.clock.now())
     found = await bench.db.run(rows.claim_deliveries, [(endpoint.id, count)], now, now + 10**9)
     assert len(found) == count
     return [
-        Receipt(row["id"], row["lease_token"], now, "succeeded", 200, 'a "quoted" ✓', now, 7)
-        for row in found
+        Tried(
+            position=row["position"],
+            endpoint_id=row["endpoint_id"],
+            token=row["lease_token"],
+            state="delivered",
+            due=now,
+            settled=wall,
+            outcome="succeeded",
+            http_status=200,
+            snippet='a "quoted" ✓',
+            started_at=wall,
+            duration_ms=7,
+            next_attempt_at=None,
+        )
+        for row, _ in found
     ]
 
 
-async def test_many_receipts_are_few_transactions(
+async def logged(bench: Bench, tried: Tried) -> list[Row]:
+    """Return what is logged of a delivery."""
+    return await bench.db.read(
+        lambda tx: rows.attempt_log(tx, position=tried.position, before=NEWEST, limit=9)
+    )
+
+
+async def held(tx: Tx, tries: Sequence[Tried]) -> list[bool]:
+    """Store function: settle tries; whether each was held."""
+    found = await settle_tries(tx, tries)
+    return [each[:3] in found for each in tries]
+
+
+async def test_many_tries_are_few_transactions(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All of them are written, with what each try met."""
-    receipts, groups = await claimed(bench, 40), list[int]()
+    """All of them are written, with what each met."""
+    tries, groups = await claimed(bench, 40), list[int]()
     run = Database.run
 
     async def counting(db: Database, fn: object, *args: object, **kwargs: object) -> object:
-        if fn is settle_receipts:
+        if fn is held:
             groups.append(len(args[0]))  # type: ignore[arg-type]
         return await run(db, fn, *args, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Database, "run", counting)
-    writer = Receipts(bench.db)
-    await asyncio.gather(*(writer.settle(each) for each in receipts))
+    writer = Receipts(bench.db, held)
+    assert await asyncio.gather(*(writer.settle(each) for each in tries)) == [True] * 40
     assert sum(groups) == 40
     assert len(groups) <= 3
-    for each in receipts:
-        (row,) = await bench.db.read(rows.delivery_attempts_of, each.delivery_id)
+    for each in tries:
+        (row,) = await logged(bench, each)
         assert (row["attempt"], row["outcome"], row["http_status"]) == (1, "succeeded", 200)
-        assert (row["response_snippet"], row["trigger"]) == ('a "quoted" ✓', "scheduled")
+        assert (row["response_snippet"], row["trigger"]) == (each.snippet, "scheduled")
 
 
 async def test_a_lost_lease_writes_nothing(bench: Bench) -> None:
     """Neither state nor try; the others of the group are written."""
     first, second = await claimed(bench, 2)
-    await bench.db.run(settle_receipts, [first._replace(token=first.token + 1), second])
-    assert await bench.db.read(rows.delivery_attempts_of, first.delivery_id) == []
-    assert len(await bench.db.read(rows.delivery_attempts_of, second.delivery_id)) == 1
-    await bench.db.run(settle_receipts, [second])
-    assert len(await bench.db.read(rows.delivery_attempts_of, second.delivery_id)) == 1
+    lost = first._replace(token=first.token + 1)
+    assert await bench.db.run(held, [lost, second]) == [False, True]
+    assert await logged(bench, first) == []
+    assert len(await logged(bench, second)) == 1
+    assert await bench.db.run(held, [second]) == [False]
+    assert len(await logged(bench, second)) == 1
 
 
 async def test_whoever_waits_hears_of_a_fault(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And the next receipts are written again."""
-    receipts = await claimed(bench, 2)
-    writer, run = Receipts(bench.db), Database.run
+    """And the next tries are written again."""
+    tries = await claimed(bench, 2)
+    writer, run = Receipts(bench.db, held), Database.run
 
     async def full(*_: object, **__: object) -> object:
         raise OSError("disk full")
 
     monkeypatch.setattr(Database, "run", full)
     with pytest.raises(OSError, match="disk full"):
-        await writer.settle(receipts[0])
+        await writer.settle(tries[0])
     monkeypatch.setattr(Database, "run", run)
-    await writer.settle(receipts[1])
-    assert len(await bench.db.read(rows.delivery_attempts_of, receipts[1].delivery_id)) == 1
+    await writer.settle(tries[1])
+    assert len(await logged(bench, tries[1])) == 1

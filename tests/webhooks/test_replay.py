@@ -18,7 +18,7 @@ from gateway.store import endpoints as endpoint_rows
 from gateway.store import events
 from gateway.store.database import Query, Row, Tx
 from gateway.store.rows import to_us
-from gateway.webhooks.replay import STEP_EVENTS, Replays
+from gateway.webhooks.replay import NEWEST, STEP_EVENTS, Replays
 from gateway.webhooks.replay_worker import ReplayWorker
 from gateway.webhooks.subscriptions import EndpointChange
 from tests.execution.conftest import Bench
@@ -39,12 +39,12 @@ _COPY_EVENTS = Query(
 )
 _COPY_DELIVERIES = Query(
     text("""
-        INSERT INTO deliveries (id, event_id, endpoint_id, state, due_at, lease_until, lease_token,
-            attempts, plan_from, settled_at, "trigger")
-        SELECT 'dlv_' || e.id, e.id, d.endpoint_id, d.state, d.due_at, d.lease_until,
-            d.lease_token, d.attempts, d.plan_from, d.settled_at, d."trigger"
+        INSERT INTO deliveries (position, endpoint_id, state, due_at, lease_token, attempts,
+            plan_from, settled_at, "trigger")
+        SELECT e.position, d.endpoint_id, d.state, d.due_at, d.lease_token, d.attempts,
+            d.plan_from, d.settled_at, d."trigger"
         FROM events AS e, (SELECT * FROM deliveries WHERE endpoint_id = :endpoint_id LIMIT 1) AS d
-        WHERE e.id <> d.event_id
+        WHERE e.position <> d.position
     """)
 )
 
@@ -197,9 +197,7 @@ async def _tried(bench: Bench, endpoint_id: str) -> Row:
     async with asyncio.timeout(10):
         while True:
             found = await bench.db.read(
-                lambda tx: rows.attempt_log(
-                    tx, endpoint_id=endpoint_id, before_at=2**62, before_id="", limit=1
-                )
+                lambda tx: rows.attempt_log(tx, endpoint_id=endpoint_id, before=NEWEST, limit=1)
             )
             if found:
                 return found[0]
@@ -341,9 +339,7 @@ async def test_a_resend_begins_the_plan_anew(bench: Bench) -> None:
         await until(lambda: len(made.tries) == 3)
         await wait_for(bench, subscribed.id, {"delivered": 1})
         log = await bench.db.read(
-            lambda tx: rows.attempt_log(
-                tx, endpoint_id=subscribed.id, before_at=2**62, before_id="", limit=9
-            )
+            lambda tx: rows.attempt_log(tx, endpoint_id=subscribed.id, before=NEWEST, limit=9)
         )
         assert [(row["trigger"], row["attempt"]) for row in reversed(log)] == [
             ("scheduled", 1),
@@ -352,50 +348,54 @@ async def test_a_resend_begins_the_plan_anew(bench: Bench) -> None:
         ]
 
 
-async def test_the_clock_jumps_by_an_hour(bench: Bench) -> None:
-    """Forward: at worst a try comes early. Nothing is lost, nothing is tried twice at once."""
+@pytest.mark.parametrize("hours", [1, -1, 24 * 365])
+async def test_the_wall_clock_is_set(bench: Bench, hours: int) -> None:
+    """Forward or back: no try comes early, none is stalled. Only what is signed and shown changes."""
     async with hook() as made, delivering(bench, plan=(300, 300, 300)) as deliveries:
         made.status = 500
         subscribed = await subscribe(bench, made.url)
         await bench.accept()
         deliveries.wakeup.ring()
         await until(lambda: len(made.tries) == 1)
+        await _tried(bench, subscribed.id)
+        bench.clock.step(hours * 3600)
+        await later(bench, deliveries, 200)
         await asyncio.sleep(0.05)
-        await later(bench, deliveries, 3600)
-        await until(lambda: len(made.tries) == 2)
-        await asyncio.sleep(0.05)
-        await later(bench, deliveries, -3600)
-        await asyncio.sleep(0.05)
-        assert len(made.tries) == 2
+        assert len(made.tries) == 1
         made.status = 200
-        await later(bench, deliveries, 3600 + 400)
-        await until(lambda: len(made.tries) == 3)
+        await later(bench, deliveries, 200)
+        await until(lambda: len(made.tries) == 2)
         await wait_for(bench, subscribed.id, {"delivered": 1})
+        signed = [int(headers["webhook-timestamp"]) for _, _, headers in made.tries]
+        assert signed[1] - signed[0] == hours * 3600 + 400
 
 
 async def test_old_events_go_and_unresolved_ones_stay(bench: Bench) -> None:
     """Of a payout that has ended, with nothing pending; in bounded batches."""
     async with hook() as made, delivering(bench, plan=(5,)) as deliveries:
-        await subscribe(bench, made.url)
+        subscribed = await subscribe(bench, made.url)
         done, open_ = await bench.accept(), await bench.accept()
         await bench.db.run(bench.payouts.apply, done, Report(SubStatus.DELIVERED, "COMPLETED"))
         deliveries.wakeup.ring()
-        await until(lambda: len(made.tries) == 4)
-        await asyncio.sleep(0.1)
+        await wait_for(bench, subscribed.id, {"delivered": 4})
         made.status = 500
         waiting = await bench.accept()
         await bench.db.run(bench.payouts.apply, waiting, Report(SubStatus.DELIVERED, "COMPLETED"))
         deliveries.wakeup.ring()
         await until(lambda: len(made.tries) >= 5)
-        await asyncio.sleep(0.05)
+        await wait_for(bench, subscribed.id, {"delivered": 4, "pending": 3})
     later_on = to_us(bench.clock.now() + timedelta(days=365))
-    assert await bench.db.run(rows.purge_events, later_on, 1) == 1
-    assert await bench.db.run(rows.purge_events, later_on, 100) == 2
-    assert await bench.db.run(rows.purge_events, later_on, 100) == 0
+    found = await bench.db.scan(rows.old_events, later_on, 100)
+    assert await bench.db.run(rows.purge_events, found[:1], later_on) == 1
+    assert await bench.db.run(rows.purge_events, found, later_on) == 2
+    assert await bench.db.scan(rows.old_events, later_on, 100) == []
     assert await bench.events(done) == []
     assert len(await bench.events(open_)) == 1
     assert len(await bench.events(waiting)) == 3
-    assert await bench.db.run(rows.purge_attempts, later_on, 100) == 1
+    tried = await bench.db.scan(rows.old_attempts, later_on, 100)
+    assert len(tried) == 1
+    await bench.db.run(rows.purge_attempts, tried, later_on)
+    assert await bench.db.scan(rows.old_attempts, later_on, 100) == []
 
 
 async def test_a_disabled_endpoint_is_not_tried_by_a_claim_of_before(bench: Bench) -> None:

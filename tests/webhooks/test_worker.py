@@ -147,8 +147,7 @@ async def test_a_receiver_that_is_down_gets_it_later(bench: Bench) -> None:
         (first, second) = made.tries
         assert first[:2] == second[:2]
         assert int(second[2]["webhook-timestamp"]) - int(first[2]["webhook-timestamp"]) == 7
-        row = (await bench.db.read(rows.deliveries_of, payout_id))[0]
-        tries = await bench.db.read(rows.delivery_attempts_of, row["id"])
+        tries = await bench.db.read(rows.attempts_of_payout, payout_id)
         assert [(each["outcome"], each["http_status"]) for each in tries] == [
             ("http_error", 500),
             ("succeeded", 204),

@@ -161,6 +161,7 @@ def upgrade() -> None:
         sa.Column("visibility", sa.BigInteger(), nullable=False),
         sa.Column("absence_looks", sa.Integer(), nullable=False),
         sa.Column("key_life", sa.BigInteger(), nullable=True),
+        sa.Column("one_key", sa.Integer(), nullable=False),
         sa.Column("detail", sa.Text(), nullable=True),
         sa.ForeignKeyConstraint(
             ["execution_id"], ["executions.id"], name=op.f("fk_evidence_execution_id")
@@ -430,9 +431,9 @@ def _add(  # noqa: PLR0913 - the parts of an execution
         connection.execute(
             sa.text(
                 "INSERT INTO evidence (execution_id, number, kind, seen, clock_id, elapsed, wall, fingerprint, "
-                "answer, source, mark, call_life, visibility, absence_looks, detail) VALUES (:id, :number, "
+                "answer, source, mark, call_life, visibility, absence_looks, one_key, detail) VALUES (:id, :number, "
                 "'call', :seen, :clock_id, :elapsed, :wall, '', :answer, 'reply', :mark, :life, :visibility, "
-                ":looks, 'made before the upgrade')"
+                ":looks, 0, 'made before the upgrade')"
             ),
             {
                 "id": id,

@@ -1,0 +1,315 @@
+"""`db adopt`: go on with a database that may be an older copy, without paying anything twice.
+
+What happened between the copy and now is unknown: a payout that looks untouched may have been paid.
+So every open payout gets a call of unknown outcome, made now, under an account that no look matches.
+A look that finds our transfer settles it. One that finds nothing proves nothing: the payout may have
+been paid under an execution that only the lost database knew. That takes an operator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from gateway.capabilities import Capabilities
+from gateway.model import Attention, format_time
+from gateway.payouts import Payouts
+from gateway.runtime import Moment, Runtime
+from gateway.store import adoption as rows
+from gateway.store import payouts as payout_rows
+from gateway.store import state
+from gateway.store.audit import add_audit
+from gateway.store.database import Database, Tx
+from gateway.store.rows import from_us, terms_of, to_json
+from gateway.store.state_file import MISSING, StateFile, behind
+from gateway.store.state_file import MOVED as MOVED_FILE
+
+#: Executions or payouts per transaction.
+_AT_ONCE = 200
+_US = 1_000_000
+_DETAIL = "open in a restored database: it may have been paid since, and there is nothing to ask by"
+#: Acts in the audit log.
+ADOPTED, ACCEPTING, MOVED = "database_adopted", "accepting_again", "database_moved"
+
+
+class Custodian(Protocol):
+    """A custodian instance, for what it declares."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """How long its calls live."""
+
+
+class NotAdoptedError(Exception):
+    """The database cannot be adopted as asked; the message says why."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """The time of which marks may be missing."""
+
+    mark: int  #: the newest mark that the database has
+    since: int | None  #: when it was set, by the wall clock of then; None: there is no mark
+    until: int  #: the time that the operator gave
+
+
+@dataclass(frozen=True)
+class Adopted:
+    """What an adoption did."""
+
+    window: Window
+    marks: int  #: the number of the newest mark now
+    executions: int  #: open executions that got a call of unknown outcome
+    without_execution: int  #: payouts that waited in a batch, and got an execution with such a call
+    attention: int  #: payouts that an operator has to look at
+    quotes: int  #: unused quotes that were ended
+    batches: int  #: batches that nothing more is handed over of
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as JSON has it."""
+        told = asdict(self)
+        window = told.pop("window")
+        since = window["since"]
+        return {
+            "last_mark": window["mark"],
+            "missing_from": None if since is None else format_time(from_us(since)),
+            "missing_until": format_time(from_us(window["until"])),
+            **told,
+        }
+
+
+class Adoption:
+    """One run of `db adopt`. Gateways may run meanwhile: the database stays frozen until the end."""
+
+    def __init__(  # noqa: PLR0913 - built in one place
+        self,
+        *,
+        db: Database,
+        runtime: Runtime,
+        payouts: Payouts,
+        custodians: Mapping[str, Custodian],
+        state_file: StateFile,
+        operator: str,
+    ) -> None:
+        self._db = db
+        self._runtime = runtime
+        self._payouts = payouts
+        self._custodians = custodians
+        self._state_file = state_file
+        self._operator = operator
+
+    async def run(self, until: int) -> Adopted:
+        """Adopt the database. `until`: when the last mark that may be missing was set, by wall clock.
+
+        May be run again after it was interrupted, and on a database that is not frozen: a snapshot
+        of a whole machine brings the state file back as well. NotAdoptedError, StateFileError.
+        """
+        recorded = self._state_file.read()
+        known = 0 if recorded is None else recorded.marks
+        base, window = await self._db.run(self._begin, known, until)
+        counts = {"executions": 0, "without_execution": 0, "attention": 0}
+        while True:
+            for name, page in (("executions", self._add_calls), ("without_execution", self._open)):
+                while True:
+                    done, noted = await self._db.run(page, base)
+                    counts[name] += done
+                    counts["attention"] += noted
+                    if done < _AT_ONCE:
+                        break
+            marks = (await self._db.read(state.state_row))["marks"]
+            # While the database is still frozen: from the moment it is not, both agree.
+            self._state_file.rewrite(marks)
+            finished = await self._db.run(self._finish, base, marks, window, counts)
+            if finished is not None:
+                return finished
+
+    async def _begin(self, tx: Tx, known: int, until: int) -> tuple[int, Window]:
+        """Store function: freeze the database, and count on from above every mark that is known of."""
+        now = self._runtime.clock.moment().wall
+        row = await state.state_row(tx)
+        call = await rows.last_call(tx)
+        since = None if call is None else int(call["wall"])
+        if until > now:
+            raise NotAdoptedError("the time of the last mark lies in the future")
+        if since is not None and until < since:
+            raise NotAdoptedError(
+                f"the database itself has a mark of {format_time(from_us(since))}: "
+                "the last one that may be missing is not older"
+            )
+        await state.freeze(tx, self._runtime.ids, now, "it is being adopted", self._operator)
+        base = max(int(row["marks"]), known) + 1
+        await state.set_marks(tx, base)
+        return base, Window(int(row["marks"]), since, until)
+
+    async def _add_calls(self, tx: Tx, base: int) -> tuple[int, int]:
+        """Store function: some open executions; return how many, and how many need an operator."""
+        found = await rows.untouched_executions(tx, base, _AT_ONCE)
+        at, due = self._runtime.clock.moment(), self._runtime.timeline.now()
+        marks = int((await state.state_row(tx))["marks"])
+        calls = [
+            self._call(row["id"], row["custodian"], row["rows"] + 1, marks + offset, at)
+            for offset, row in enumerate(found, 1)
+        ]
+        await rows.add_unknown_calls(tx, [dict(row) for row in found], calls, due)
+        await state.set_marks(tx, marks + len(found))
+        noted = 0
+        for row in found:
+            if row["notes"] == "{}":
+                for payout_id in await rows.payouts_of(tx, row["id"]):
+                    await self._note(tx, payout_id, at)
+                    noted += 1
+        return len(found), noted
+
+    async def _open(self, tx: Tx, base: int) -> tuple[int, int]:
+        """Store function: some payouts that wait in a batch; each gets an execution of its own."""
+        del base
+        found = await rows.payouts_without_execution(tx, _AT_ONCE)
+        at, due = self._runtime.clock.moment(), self._runtime.timeline.now()
+        marks = int((await state.state_row(tx))["marks"])
+        for offset, row in enumerate(found, 1):
+            if row["sequence"] == 0:
+                # Of a batch that was not executed in this copy: it may have been since.
+                await self._payouts.announce(tx, [(row, terms_of(row["terms"]))])
+            execution_id = self._runtime.ids.new("exe")
+            call = self._call(execution_id, row["custodian"], 1, marks + offset, at)
+            await rows.open_unknown(tx, execution_id, row, call, at, due)
+            await self._note(tx, row["id"], at)
+        await state.set_marks(tx, marks + len(found))
+        return len(found), len(found)
+
+    async def _finish(
+        self, tx: Tx, base: int, marks: int, window: Window, counts: Mapping[str, int]
+    ) -> Adopted | None:
+        """Store function: end quotes and batches, let marks be set. None: there is more to do before."""
+        if (
+            (await state.state_row(tx))["marks"] != marks
+            or await rows.untouched_executions(tx, base, 1)
+            or await rows.payouts_without_execution(tx, 1)
+        ):
+            return None
+        now = self._runtime.clock.moment().wall
+        adopted = Adopted(
+            window=window,
+            marks=marks,
+            executions=counts["executions"],
+            without_execution=counts["without_execution"],
+            attention=counts["attention"],
+            quotes=await rows.void_quotes(tx),
+            batches=await rows.stop_handing_over(tx, now),
+        )
+        await state.set_accepting(tx, accepting=False)
+        await state.note_witnessed(tx)
+        await state.unfreeze(tx)
+        await self._audit(tx, ADOPTED, to_json(adopted.as_json()))
+        return adopted
+
+    def _call(
+        self, execution_id: str, custodian: str, number: int, mark: int, at: Moment
+    ) -> dict[str, object]:
+        """Return a row of evidence: a call made now, of which nothing is known."""
+        instance = self._custodians.get(custodian)
+        can = None if instance is None else instance.capabilities
+        return {
+            "execution_id": execution_id,
+            "number": number,
+            "kind": "call",
+            "seen": number - 1,
+            "clock_id": at.clock_id,
+            "elapsed": at.elapsed,
+            "wall": at.wall,
+            # No look is at this account: absence never proves that the payout was not paid.
+            "fingerprint": "adopted",
+            "answer": None,
+            "reference": None,
+            "item": None,
+            "source": "operator",
+            "mark": mark,
+            "call_life": None if can is None else _us(can.call_life_s),
+            "visibility": 0 if can is None else _us(can.visibility_s),
+            "absence_looks": 1 if can is None else can.absence_looks,
+            "key_life": None,
+            "detail": "the database was adopted: a call that it does not know may have been made",
+        }
+
+    async def _note(self, tx: Tx, payout_id: str, at: Moment) -> None:
+        await payout_rows.add_attention(tx, payout_id, Attention.ADOPTED, _DETAIL, at.wall)
+
+    async def _audit(self, tx: Tx, act: str, detail: str) -> None:
+        await add_audit(
+            tx,
+            self._runtime.ids,
+            self._runtime.clock.moment().wall,
+            actor=self._operator,
+            act=act,
+            subject=state.DATABASE,
+            detail=detail,
+        )
+
+
+def _us(seconds: float | None) -> int | None:
+    """Return microseconds; None, which means without end, stays None."""
+    return None if seconds is None else round(seconds * _US)
+
+
+async def accept_again(tx: Tx, runtime: Runtime, operator: str, *, checked: bool) -> list[str]:
+    """Store function: let new quotes, payouts and batches in again after an adoption.
+
+    Return the references that custodians told of and that no payout has. Where there are any, nothing
+    is let in unless the operator has `checked` them. NotAdoptedError while the database is frozen.
+    """
+    reason = await state.frozen(tx)
+    if reason is not None:
+        raise NotAdoptedError(
+            f"the database is frozen ({reason}): adopt it first, with --last-mark-at"
+        )
+    found = await state.unmatched(tx)
+    if found and not checked:
+        return found
+    now = runtime.clock.moment().wall
+    await state.note_checked(tx, runtime.ids, now, operator)
+    await state.set_accepting(tx, accepting=True)
+    await add_audit(
+        tx,
+        runtime.ids,
+        now,
+        actor=operator,
+        act=ACCEPTING,
+        subject=state.DATABASE,
+        detail=f"{len(found)} references without a payout",
+    )
+    return found
+
+
+async def move(db: Database, runtime: Runtime, state_file: StateFile, operator: str) -> str | None:
+    """Go on with a database whose file was moved, or whose state file was away for a while.
+
+    Return why not, or None. Nothing is missing from such a database: its state file is there, knows
+    no newer mark, and does not say that the database was restored.
+    """
+    recorded = state_file.read()
+    if recorded is None:
+        return "there is no state file"
+    if recorded.frozen is not None:
+        return recorded.frozen
+    row = await db.read(state.state_row)
+    if row["frozen"] not in {MOVED_FILE, MISSING}:
+        return row["frozen"] or "the database is not frozen"
+    if row["marks"] < recorded.marks:
+        return behind(row["marks"], recorded.marks, "the state file has")
+    state_file.rewrite(row["marks"])
+    await db.run(_moved, runtime, operator)
+    return None
+
+
+async def _moved(tx: Tx, runtime: Runtime, operator: str) -> None:
+    await state.unfreeze(tx)
+    await add_audit(
+        tx,
+        runtime.ids,
+        runtime.clock.moment().wall,
+        actor=operator,
+        act=MOVED,
+        subject=state.DATABASE,
+        detail="the operator says that no other copy of it is in use",
+    )

@@ -1,0 +1,285 @@
+"""`db backup`, `db restore`, `db moved`, `db adopt`: copies of the database, and which of them goes on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from gateway.cli.common import (
+    DEFAULT_CONFIG,
+    ConfigOption,
+    JsonOption,
+    fail,
+    operator_name,
+    print_json,
+    settings_of,
+    store_faults_told,
+)
+
+if TYPE_CHECKING:
+    from gateway.adoption import Adopted
+    from gateway.config import Settings
+    from gateway.runtime import Runtime
+    from gateway.store.backup import Operator
+    from gateway.store.database import Database
+    from gateway.store.state_file import StateFile
+
+
+T = TypeVar("T")
+
+
+def _operator(runtime: Runtime) -> Operator:
+    from gateway.store.backup import Operator
+
+    return Operator(operator_name(), runtime.clock.moment().wall, runtime.ids)
+
+
+def running(settings: Settings, runtime: Runtime) -> list[str]:
+    """Return the gateways that run on the configured database; say what is waited for."""
+    from gateway.store.gateways import STALE_S, alive
+
+    def tell(rows: Iterable[Mapping[str, Any]]) -> None:
+        typer.echo(
+            f"these gateways have not signed off; waiting up to {STALE_S:g} s to see whether one of "
+            f"them runs: {', '.join(_label(row) for row in rows)}",
+            err=True,
+        )
+
+    with store_faults_told(settings.database):
+        found = asyncio.run(alive(settings.database, runtime.clock, tell))
+    return [_label(row) for row in found]
+
+
+def _label(row: Mapping[str, Any]) -> str:
+    return f"{row['id']} (process {row['pid']} on {row['host']})"
+
+
+def backup(
+    to: Annotated[Path, typer.Argument(help="The file to write; it must not exist.")],
+    *,
+    config: ConfigOption = Path(DEFAULT_CONFIG),
+    as_json: JsonOption = False,
+) -> None:
+    """Copy the database to a file, while the gateway runs. The copy is checked."""
+    from gateway.runtime import real_runtime
+    from gateway.store.backup import BackupError, back_up
+
+    settings, runtime = settings_of(config), real_runtime()
+    try:
+        copy = back_up(settings.database, to, _operator(runtime))
+    except BackupError as error:
+        fail(str(error))
+    if as_json:
+        print_json({"path": str(to), "schema": copy.revision, "mark": copy.marks})
+        return
+    typer.echo(f"{to}: schema {copy.revision or 'none'}, newest mark {copy.marks}")
+
+
+def restore(
+    source: Annotated[Path, typer.Argument(help="A file of `db backup`.")],
+    *,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace a database that is there; it is kept beside.")
+    ] = False,
+    config: ConfigOption = Path(DEFAULT_CONFIG),
+) -> None:
+    """Put a backup in the database's place. Stop every gateway first.
+
+    Unless nothing can be missing from it, the database is then frozen until `db adopt`.
+    """
+    from gateway.errors import StateFileError
+    from gateway.runtime import real_runtime
+    from gateway.store.backup import BackupError
+    from gateway.store.backup import restore as put
+    from gateway.store.opening import state_file_of
+
+    settings, runtime = settings_of(config), real_runtime()
+    with store_faults_told(source):
+        _refuse_while_running(settings, runtime, "restored")
+        try:
+            done = put(
+                source,
+                settings.database,
+                state_file_of(settings, runtime),
+                _operator(runtime),
+                clock_id=runtime.clock.moment().clock_id,
+                replace=force,
+            )
+        except (BackupError, StateFileError) as error:
+            fail(f"not restored: {error}")
+    typer.echo(f"{settings.database}: schema {done.copy.revision}, newest mark {done.copy.marks}")
+    if done.kept is not None:
+        typer.echo(f"the database that was there is kept as {done.kept}")
+    if done.frozen is not None:
+        typer.echo(f"it is frozen: {done.frozen}")
+        typer.echo("next: payout-gateway db adopt (docs: Back up and restore)")
+
+
+def _refuse_while_running(settings: Settings, runtime: Runtime, verb: str) -> None:
+    found = running(settings, runtime)
+    if found:
+        fail(f"not {verb}: stop every gateway on it first: {', '.join(found)}")
+
+
+def moved(config: ConfigOption = Path(DEFAULT_CONFIG)) -> None:
+    """Say that the database file was moved as it is, and that no other copy of it is in use.
+
+    Also where its state file was away for a while. Refused where a mark may be missing.
+    """
+    from gateway.adoption import move
+
+    async def work(db: Database, runtime: Runtime, state_file: StateFile) -> str | None:
+        return await move(db, runtime, state_file, operator_name())
+
+    reason = _with_state_file(config, work)
+    if reason is not None:
+        fail(f"nothing was changed: {reason}")
+    typer.echo("the database is not frozen any more")
+
+
+def adopt(
+    *,
+    last_mark_at: Annotated[
+        str | None,
+        typer.Option(
+            help="When the last payout may have been handed to a custodian that this database does not "
+            "know of: the time the lost database was last in use, such as 2026-03-02T10:00:00Z."
+        ),
+    ] = None,
+    accept_new: Annotated[
+        bool,
+        typer.Option("--accept-new", help="Let new quotes, payouts and batches in (again)."),
+    ] = False,
+    yes: Annotated[
+        bool,
+        typer.Option("--yes", help="With --accept-new: the references that it lists were checked."),
+    ] = False,
+    config: ConfigOption = Path(DEFAULT_CONFIG),
+    as_json: JsonOption = False,
+) -> None:
+    """Go on with a database that was restored, or that may be an older copy for another reason.
+
+    Every open payout counts as handed over just now, with an unknown outcome. Unused quotes end.
+    New ones are let in with --accept-new only.
+    """
+    from gateway.runtime import real_runtime
+
+    if last_mark_at is None and not accept_new:
+        fail("give --last-mark-at, or --accept-new once the database is adopted", 2)
+    runtime, done, told = real_runtime(), None, {}
+    if last_mark_at is not None:
+        done = _adopt(config, runtime, _microseconds(last_mark_at))
+        told = done.as_json()
+    references: list[str] = []
+    if accept_new:
+        references = _accept_new(config, runtime, checked=yes)
+    accepting = accept_new and (yes or not references)
+    if as_json:
+        print_json({**told, "accepting": accepting, "references": references})
+    else:
+        if done is not None:
+            _print_adopted(told)
+        for reference in references:
+            typer.echo(f"no payout has the reference {reference}")
+        typer.echo(
+            "new quotes, payouts and batches are accepted"
+            if accepting
+            else "new quotes, payouts and batches are not accepted: payout-gateway db adopt --accept-new"
+        )
+    if accept_new and not accepting:
+        fail("check these with the custodian, then give --yes as well")
+
+
+def _adopt(config: Path, runtime: Runtime, until: int) -> Adopted:
+    from gateway import logs
+    from gateway.adoption import Adoption, NotAdoptedError
+    from gateway.app import open_gateway
+    from gateway.errors import ConfigError, StateFileError
+
+    settings = settings_of(config)
+    logs.configure(settings.log.format, "warning")
+
+    async def run() -> Adopted:
+        # The whole wiring, without its loops: what custodians declare is asked of the instances.
+        async with open_gateway(settings, runtime=runtime) as gateway:
+            adoption = Adoption(
+                db=gateway.db,
+                runtime=runtime,
+                payouts=gateway.context.payouts,
+                custodians=gateway.context.custodians,
+                state_file=gateway.context.state_file,
+                operator=operator_name(),
+            )
+            return await adoption.run(until)
+
+    try:
+        with store_faults_told(settings.database):
+            return asyncio.run(run())
+    except ConfigError as error:
+        fail("\n".join(f"config: {each}" for each in error.faults), 2)
+    except (NotAdoptedError, StateFileError) as error:
+        fail(f"not adopted: {error}")
+
+
+def _accept_new(config: Path, runtime: Runtime, *, checked: bool) -> list[str]:
+    from gateway.adoption import NotAdoptedError, accept_again
+
+    async def work(db: Database, *_: object) -> list[str]:
+        return await db.run(accept_again, runtime, operator_name(), checked=checked)
+
+    try:
+        return _with_state_file(config, work)
+    except NotAdoptedError as error:
+        fail(str(error))
+
+
+def _with_state_file(
+    config: Path, work: Callable[[Database, Runtime, StateFile], Awaitable[T]]
+) -> T:
+    """Open the store, and do something with it and its state file."""
+    from gateway.errors import StateFileError
+    from gateway.runtime import real_runtime
+    from gateway.store.opening import open_database, state_file_of
+
+    settings, runtime = settings_of(config), real_runtime()
+    state_file = state_file_of(settings, runtime)
+
+    async def run() -> T:
+        async with open_database(settings, runtime, state_file) as db:
+            return await work(db, runtime, state_file)
+
+    with store_faults_told(settings.database):
+        try:
+            return asyncio.run(run())
+        except StateFileError as error:
+            fail(str(error))
+
+
+def _microseconds(text: str) -> int:
+    from gateway.store.rows import to_us
+
+    try:
+        return to_us(datetime.fromisoformat(text))
+    except (ValueError, TypeError, OverflowError):
+        fail("--last-mark-at is a time with a zone, such as 2026-03-02T10:00:00Z", 2)
+
+
+def _print_adopted(told: Mapping[str, Any]) -> None:
+    since = told["missing_from"] or "the beginning"
+    typer.echo(f"payouts handed over between {since} and {told['missing_until']} may be missing")
+    typer.echo(
+        f"{told['executions']} open executions and {told['without_execution']} payouts without one "
+        "have an unknown outcome now"
+    )
+    typer.echo(
+        f"{told['attention']} payouts need an operator: payout-gateway payouts list --attention"
+    )
+    typer.echo(
+        f"{told['quotes']} unused quotes were ended; {told['batches']} batches hand nothing more over"
+    )
+    typer.echo(f"the newest mark is {told['marks']} now")

@@ -1,0 +1,182 @@
+"""A gateway's sign of life: its row in the registry, a counter that it raises, and a row per minute.
+
+The rows per minute prove how much time has passed since a call, where the clock that the call was
+dated by is gone. Beside that, every beat compares the database with its state file and with what this
+process remembers of it: an older copy that was put in place while it runs is recognised.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+import sqlite3
+from contextlib import suppress
+from typing import Any
+
+from gateway import __version__
+from gateway.config import Settings
+from gateway.errors import SchemaMismatch, StateFileError
+from gateway.logs import get_logger
+from gateway.metrics import Metrics
+from gateway.model import GATE_VERSION
+from gateway.runtime import Moment, Runtime
+from gateway.store import gateways, migrate
+from gateway.store.database import Database, Row, Tx
+from gateway.store.gateways import BEAT_S, Identity, Watch
+from gateway.store.opening import compare
+from gateway.store.state import freeze, marks_refused, state_row
+from gateway.store.state_file import StateFile
+
+#: A heartbeat row every so many beats: once a minute.
+_BEATS_PER_ROW = 12
+#: Old rows are deleted every so many beats: once an hour.
+_BEATS_PER_PURGE = 720
+_DAY_US = 86_400_000_000
+#: How long rows of gateways that are gone are kept.
+_KEPT_DAYS = 30
+WENT_BACK = "the database was replaced by an older copy while a gateway ran on it"
+_log = get_logger("heartbeat")
+
+
+def identity_of(settings: Settings, runtime: Runtime) -> Identity:
+    """Return what this process tells of itself."""
+    first, last = migrate.schema_range()
+    return Identity(
+        id=runtime.ids.new("gwy"),
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        version=__version__,
+        config_digest=config_digest(settings),
+        schema_from=first,
+        schema_to=last,
+        gate_version=GATE_VERSION,
+    )
+
+
+def config_digest(settings: Settings) -> str:
+    """Return what tells configurations apart. Nothing of a secret is in it.
+
+    Of a custodian's own settings only the names are: the gateway does not know which are secret.
+    """
+    told: dict[str, Any] = settings.model_dump(
+        mode="json", exclude={"server_key", "previous_server_key", "custodians"}
+    )
+    told["custodians"] = {
+        name: [each.adapter, sorted(each.modes), sorted(each.adapter_settings)]
+        for name, each in settings.custodians.items()
+    }
+    document = json.dumps(told, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(document.encode()).hexdigest()[:16]
+
+
+class Heartbeat:
+    """The registry row of this process."""
+
+    def __init__(
+        self,
+        *,
+        db: Database,
+        runtime: Runtime,
+        identity: Identity,
+        state_file: StateFile,
+        metrics: Metrics,
+    ) -> None:
+        self._db = db
+        self._runtime = runtime
+        self._identity = identity
+        self._state_file = state_file
+        self._metrics = metrics
+        self._counter = 0
+        self._beats = 0
+        self._refused: str | None = None
+        self._stale: set[str] = set()
+        self.watch = Watch()
+
+    @property
+    def id(self) -> str:
+        """This gateway's id."""
+        return self._identity.id
+
+    async def start(self) -> None:
+        """Register, and write the first heartbeat."""
+        moment = self._runtime.clock.moment()
+        await self._db.run(gateways.register, self._identity, moment, self._runtime.timeline.now())
+        await self.beat()
+
+    async def run(self) -> None:
+        """Beat until cancelled."""
+        while True:
+            await self._runtime.clock.sleep(BEAT_S)
+            await self.beat()
+
+    async def stop(self) -> None:
+        """Sign off. A database that cannot be written any more is left as it is."""
+        with suppress(sqlite3.Error, SchemaMismatch):
+            await self._db.run(gateways.mark_stopped, self.id, self._runtime.timeline.now())
+
+    async def beat(self) -> None:
+        """Raise the counter, compare the database with what is known of it, and write what is due."""
+        moment = self._runtime.clock.moment()
+        froze, self._counter, row = await self._db.run(self._raise, moment)
+        self._state_file.seen.note(row["marks"])
+        await compare(self._db, self._runtime, self._state_file)
+        if self._state_file.failing is not None:
+            # Only a write shows that it works again.
+            with suppress(StateFileError):
+                await self._runtime.offload(lambda: self._state_file.record(row["marks"]))
+        if froze is not None:
+            _log.error("database_frozen", reason=froze)
+        await self._report_changes(moment)
+        if self._beats % _BEATS_PER_ROW == 0:
+            await self._add_row()
+        if self._beats % _BEATS_PER_PURGE == _BEATS_PER_PURGE - 1:
+            await self._purge(moment.clock_id)
+        self._beats += 1
+
+    async def _raise(self, tx: Tx, moment: Moment) -> tuple[str | None, int, Row]:
+        """Store function: raise the counter; freeze the database if it went back.
+
+        Return why it was frozen just now, the counter, and the state of the store.
+        """
+        counter = await gateways.raise_counter(tx, self.id, moment)
+        row = await state_row(tx)
+        reason = self._state_file.seen.check(row["marks"])
+        if counter is None or counter <= self._counter:
+            reason = WENT_BACK
+        if counter is None:
+            await gateways.register(tx, self._identity, moment, self._runtime.timeline.now())
+        froze = reason is not None and await freeze(tx, self._runtime.ids, moment.wall, reason)
+        return (reason if froze else None), counter or 0, row
+
+    async def _report_changes(self, moment: Moment) -> None:
+        """Tell what changed since the beat before: whether marks are set, and which gateways are gone."""
+        row = await self._db.read(state_row)
+        refused = marks_refused(row, self._state_file.failing)
+        if refused != self._refused:
+            if refused is not None:
+                _log.error("marks_refused", reason=refused)
+            else:
+                _log.info("marks_allowed")
+        self._refused = refused
+        self._metrics.marks(allowed=refused is None)
+        running = await self._db.read(gateways.running_gateways)
+        self.watch.look({each["id"]: each["counter"] for each in running}, moment.elapsed)
+        stale = self.watch.stale(moment.elapsed)
+        for gateway_id in sorted(stale - self._stale):
+            _log.warning("gateway_gone", gateway=gateway_id)
+        self._stale = stale
+
+    async def _purge(self, clock_id: str) -> None:
+        oldest = await self._db.read(gateways.oldest_call)
+        now = self._runtime.timeline.now()
+        await self._db.run(
+            gateways.purge, oldest, clock_id, now - _DAY_US, now - _KEPT_DAYS * _DAY_US
+        )
+
+    async def _add_row(self) -> None:
+        # Read, then dated, then written: every mark up to this number was committed before the date.
+        marks = (await self._db.read(state_row))["marks"]
+        moment = self._runtime.clock.moment()
+        await self._db.run(gateways.add_heartbeat, self.id, moment, marks)

@@ -1,0 +1,194 @@
+"""One SQLite connection that can always be used again, whatever failed on it."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from gateway.logs import get_logger
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from gateway.store.statements import Row
+
+#: Statements that the driver keeps compiled. The store has about 250.
+_KEPT_STATEMENTS = 512
+_log = get_logger("store")
+
+
+def is_busy(error: BaseException) -> bool:
+    """Whether a statement failed only because another connection holds a lock."""
+    if not isinstance(error, sqlite3.OperationalError):
+        return False
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is None:
+        return "database is locked" in str(error)
+    return bool(code & 0xFF == sqlite3.SQLITE_BUSY)
+
+
+class Connection:
+    """A connection for one thread at a time. It opens no transaction by itself.
+
+    After an error nothing is left open: `rollback` closes a connection whose ROLLBACK fails, and
+    `open` makes a new one.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        busy_s: float = 0.0,
+        read_only: bool = False,
+        fault: Callable[[str], None] | None = None,
+        turn: threading.Lock | None = None,
+    ) -> None:
+        self._path = path
+        self._busy_s = busy_s
+        self._read_only = read_only
+        self._fault = fault
+        #: held by the thread that uses the connection, except while SQLite works
+        self._turn = turn
+        self._raw: sqlite3.Connection | None = None
+        #: how many Query statements were run, an `executemany` as one
+        self.statements = 0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the connection can be used as it is."""
+        return self._raw is not None
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction is open."""
+        return self._raw is not None and self._raw.in_transaction
+
+    @property
+    def changes(self) -> int:
+        """How many rows were written since the connection was opened, rolled back ones included."""
+        return 0 if self._raw is None else self._raw.total_changes
+
+    def open(self, wait_s: float | None = None) -> None:
+        """Connect; nothing happens where the connection is open.
+
+        `wait_s`: how long to wait for another process that holds the database, if not `busy_s`.
+        """
+        if self._raw is not None:
+            return
+        # mode=rw: a database that went away is an error, and not an empty database.
+        raw = sqlite3.connect(
+            f"{self._path.absolute().as_uri()}?mode=rw",
+            uri=True,
+            timeout=self._busy_s if wait_s is None else wait_s,
+            # The driver opens no transaction of its own; BEGIN is ours, always.
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=_KEPT_STATEMENTS,
+        )
+        try:
+            raw.row_factory = sqlite3.Row
+            (mode,) = raw.execute("PRAGMA journal_mode=WAL").fetchone()
+            if mode != "wal":
+                # Without it a commit would wait for every reader.
+                raise sqlite3.OperationalError(  # noqa: TRY301 - closed below, as after any error
+                    f"{self._path} cannot have a write-ahead log (journal mode {mode}); "
+                    "put the database on a local file system"
+                )
+            raw.execute("PRAGMA synchronous=FULL")
+            raw.execute("PRAGMA foreign_keys=ON")
+            if self._read_only:
+                raw.execute("PRAGMA query_only=ON")
+            _wait(raw, self._busy_s)
+        except BaseException:
+            raw.close()
+            raise
+        self._raw = raw
+
+    def close(self) -> None:
+        """Disconnect; an open transaction is undone. May be called twice."""
+        raw, self._raw = self._raw, None
+        if raw is not None:
+            raw.close()
+
+    def execute(self, text: str, values: Any = ()) -> list[Row]:
+        """Run one statement; return its rows."""
+        raw = self._usable()
+        if self._turn is None and self._fault is None:
+            return raw.execute(text, values).fetchall()
+        with self._sqlite_works(text):
+            return raw.execute(text, values).fetchall()
+
+    def query(self, text: str, values: dict[str, Any]) -> list[Row]:
+        """Run a statement of a store function inside the open transaction; return its rows."""
+        self.require_transaction()
+        self.statements += 1
+        return self.execute(text, values)
+
+    def query_many(self, text: str, rows: Sequence[dict[str, Any]]) -> None:
+        """Run a statement of a store function once for each row of values."""
+        raw = self.require_transaction()
+        self.statements += 1
+        with self._sqlite_works(text):
+            raw.executemany(text, rows)
+
+    def require_transaction(self) -> sqlite3.Connection:
+        """Refuse a statement that SQLite would commit by itself.
+
+        After some errors (a full disk, an I/O error) SQLite itself rolls the transaction back. A
+        function that swallowed the error must not go on as if nothing had happened.
+        """
+        raw = self._usable()
+        if not raw.in_transaction:
+            raise sqlite3.OperationalError("the transaction was rolled back by an earlier error")
+        return raw
+
+    def begin_waiting(self, text: str, seconds: float) -> None:
+        """Begin a transaction; wait up to so many seconds for another process to finish its own."""
+        self.open(seconds)
+        raw = self._usable()
+        _wait(raw, seconds)
+        try:
+            self.execute(text)
+        finally:
+            _wait(raw, self._busy_s)
+
+    def rollback(self) -> None:
+        """Leave the transaction, if one is open, whatever it takes. Raises nothing that SQLite may."""
+        if not self.in_transaction:
+            return
+        try:
+            self.execute("ROLLBACK")
+        except Exception as error:  # noqa: BLE001 - closing the connection rolls back as well
+            _log.error("rollback_failed", error=str(error))
+        finally:
+            if self.in_transaction:
+                self.close()
+
+    def schema_version(self) -> int:
+        """Return SQLite's counter of schema changes, by whichever process."""
+        (version,) = self._usable().execute("PRAGMA schema_version").fetchone()
+        return int(version)
+
+    @contextmanager
+    def _sqlite_works(self, text: str) -> Iterator[None]:
+        if self._turn is not None:
+            self._turn.release()
+        try:
+            if self._fault is not None:
+                self._fault(text)
+            yield
+        finally:
+            if self._turn is not None:
+                self._turn.acquire()
+
+    def _usable(self) -> sqlite3.Connection:
+        if self._raw is None:
+            raise sqlite3.OperationalError("the connection to the database is closed")
+        return self._raw
+
+
+def _wait(raw: sqlite3.Connection, seconds: float) -> None:
+    raw.execute(f"PRAGMA busy_timeout={int(seconds * 1000)}")

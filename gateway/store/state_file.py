@@ -1,0 +1,273 @@
+"""The state file: the newest mark, told by something other than the database.
+
+A database that was restored from a copy looks healthy. It would make calls again that it does not
+remember. The state file beside it holds the number of the newest mark, so that an older database is
+recognised before it sets one. For each mark the order is: COMMIT, then this file, then the call.
+
+The file also names the database file (device and inode): two copies of one database must not both go
+on from the same mark.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from gateway.errors import StateFileError
+
+FORMAT = 1
+MISSING = "the state file is missing, although the database was used under one"
+MOVED = "the state file names another database file: this one was copied, moved or restored"
+
+
+def behind(marks: int, known: int, where: str) -> str:
+    """Return the reason to freeze a database that lacks marks."""
+    return f"the database is an older copy: its newest mark is {marks}, {where} {known}"
+
+
+@dataclass(frozen=True)
+class FileId:
+    """What tells one database file from another one."""
+
+    device: int
+    inode: int
+    filesystem: int  #: the identifier that the file system itself reports; 0: none
+    clock_id: str  #: the boot in which the other members were read
+
+    @classmethod
+    def of(cls, path: Path, clock_id: str) -> FileId:
+        """Read them. OSError where there is no such file."""
+        found = path.stat()
+        return cls(found.st_dev, found.st_ino, os.statvfs(path).f_fsid, clock_id)
+
+    def same_file(self, other: FileId) -> bool:
+        """Whether both are the same file.
+
+        The number of a device may change when the machine boots or the volume is attached elsewhere.
+        The identifier of the file system counts in its place then, and only then: within one boot,
+        another device is another file.
+        """
+        if self.inode != other.inode:
+            return False
+        if self.device == other.device:
+            return True
+        booted = self.clock_id != other.clock_id
+        return booted and self.filesystem == other.filesystem != 0
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What a state file says."""
+
+    marks: int  #: the number of the newest mark
+    file: FileId
+    frozen: str | None = None  #: why the database may not be used before it is adopted
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What follows from comparing a database with its state file."""
+
+    frozen: str | None = None  #: why nothing may move
+    write: bool = False  #: whether the file has to be written
+
+
+def judge(
+    recorded: Recorded | None, here: FileId, marks: int, *, witnessed: bool, used: bool
+) -> Judgement:
+    """Compare what the state file says with the database. Pure.
+
+    `here`, `marks`: the database file and its newest mark. `witnessed`: whether a state file was
+    written for this database before. `used`: whether there was ever a payout in it. A database that
+    is ahead of the file is an ordinary crash between the commit and the file.
+    """
+    if recorded is None:
+        return Judgement(frozen=MISSING) if witnessed and used else Judgement(write=True)
+    if recorded.frozen is not None:
+        return Judgement(frozen=recorded.frozen)
+    if marks < recorded.marks:
+        return Judgement(frozen=behind(marks, recorded.marks, "the state file has"))
+    if not here.same_file(recorded.file):
+        return Judgement(frozen=MOVED) if used else Judgement(write=True)
+    return Judgement(write=marks > recorded.marks or here != recorded.file)
+
+
+class Seen:
+    """The newest mark that this process has seen committed."""
+
+    def __init__(self) -> None:
+        self._marks = 0
+        self._lock = threading.Lock()
+
+    def note(self, marks: int) -> None:
+        """Remember a number that is committed. Never one of a transaction that may be undone."""
+        with self._lock:
+            self._marks = max(self._marks, marks)
+
+    def check(self, marks: int) -> str | None:
+        """Return why the database must be frozen, or None.
+
+        `marks` is what the database holds, read in a transaction that writes: marks that this process
+        has seen committed cannot be missing there.
+        """
+        known = self._marks
+        return behind(marks, known, "this process has seen") if marks < known else None
+
+
+class StateFile:
+    """The state file of one database: the witness of its marks. Safe for threads and processes."""
+
+    def __init__(self, path: Path, database: Path, clock_id: str) -> None:
+        self.path = path
+        self._database = database
+        self._clock_id = clock_id
+        self.seen = Seen()
+        #: why marks cannot be recorded now; None: they can
+        self.failing: str | None = None
+
+    def behind(self, marks: int) -> str | None:
+        """Return why a database with so many marks is older than what this process has seen, or None."""
+        return self.seen.check(marks)
+
+    def database_file(self) -> FileId:
+        """Return what names the database file now. StateFileError where there is none."""
+        try:
+            return FileId.of(self._database, self._clock_id)
+        except OSError as error:
+            raise StateFileError(f"the database cannot be found: {error.strerror}") from None
+
+    def read(self) -> Recorded | None:
+        """Return what the file says; None where there is none. StateFileError: it cannot be read."""
+        try:
+            return self._read()
+        except StateFileError as error:
+            self.failing = str(error)
+            raise
+
+    def record(self, mark: int) -> None:
+        """Record a mark that is committed; durable when this returns.
+
+        The number in the file never gets lower. StateFileError: it is not recorded, so that the call
+        must not be made. Nothing is made up here: a missing file, or one that names another database
+        file, is an error.
+        """
+        with self._changing():
+            known = self._read()
+            if known is None:
+                raise StateFileError("the state file is missing")
+            if known.frozen is not None:
+                raise StateFileError(known.frozen)
+            here = self.database_file()
+            if not here.same_file(known.file):
+                raise StateFileError(MOVED)
+            # After a failure it is written in any case: only that shows that it works again.
+            if mark > known.marks or here != known.file or self.failing is not None:
+                self._replace(Recorded(max(mark, known.marks), here))
+        self.seen.note(mark)
+
+    def catch_up(self, read: Recorded | None, marks: int, here: FileId) -> None:
+        """Write what a comparison found the file to lack; nothing if it was changed since it was read."""
+        with self._changing():
+            if self._read() == read:
+                known = 0 if read is None else read.marks
+                self._replace(Recorded(max(marks, known), here))
+
+    def rewrite(self, marks: int, *, frozen: str | None = None, file: FileId | None = None) -> None:
+        """Write the file for a database file, the present one if none is given, whatever it named.
+
+        The number in the file never gets lower. For adopting, moving and restoring a database.
+        """
+        with self._changing():
+            known = self._read()
+            marks = max(marks, 0 if known is None else known.marks)
+            self._replace(Recorded(marks, file or self.database_file(), frozen))
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Be the only one who changes the file, among all processes; note whether it worked."""
+        try:
+            with self._lock_path().open("a") as lock:
+                self._match_owner(lock.fileno())
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                yield
+        except StateFileError as error:
+            self.failing = str(error)
+            raise
+        except OSError as error:
+            self.failing = f"the state file cannot be written: {error.strerror}"
+            raise StateFileError(self.failing) from error
+        self.failing = None
+
+    def _lock_path(self) -> Path:
+        return self.path.with_name(self.path.name + ".lock")
+
+    def _read(self) -> Recorded | None:
+        try:
+            text = self.path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or type(error).__name__
+            raise StateFileError(f"the state file cannot be read: {reason}") from None
+        return parse(text)
+
+    def _replace(self, recorded: Recorded) -> None:
+        """Put a new file in place: whoever reads sees the old one or the new one, also after a crash."""
+        text = json.dumps({"format": FORMAT, **asdict(recorded)}, indent=1) + "\n"
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        try:
+            with temporary.open("wb") as file:
+                self._match_owner(file.fileno())
+                file.write(text.encode())
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self.path)
+        except OSError:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
+        sync_folder(self.path.parent)
+
+    def _match_owner(self, descriptor: int) -> None:
+        """Give a file the owner and mode of the database: a command may be run by another user."""
+        try:
+            model = self._database.stat()
+        except FileNotFoundError:
+            return
+        found = os.fstat(descriptor)
+        if found.st_mode != model.st_mode:
+            with suppress(PermissionError):
+                os.fchmod(descriptor, stat.S_IMODE(model.st_mode))
+        if (found.st_uid, found.st_gid) != (model.st_uid, model.st_gid):
+            with suppress(PermissionError):
+                os.fchown(descriptor, model.st_uid, model.st_gid)
+
+
+def parse(text: str) -> Recorded:
+    """Return what the text of a state file says. StateFileError where it is none of this version."""
+    try:
+        told = json.loads(text)
+        version, marks = int(told["format"]), int(told["marks"])
+        file = FileId(**told["file"])
+        frozen = told["frozen"]
+    except (ValueError, KeyError, TypeError):
+        raise StateFileError("the state file is not readable as a state file") from None
+    if version != FORMAT:
+        raise StateFileError(f"the state file has format {version}: another version wrote it")
+    return Recorded(marks, file, frozen)
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder durable: what was renamed stays renamed after a crash."""
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,48 @@
+"""Statements: SQLAlchemy Core expressions, compiled once to text for the bare driver."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Select, bindparam, func, select
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.dialects.sqlite import insert as upsert
+
+if TYPE_CHECKING:
+    from sqlalchemy.sql import ClauseElement
+
+__all__ = ["Query", "Row", "listed", "upsert"]
+
+Row = sqlite3.Row
+
+_DIALECT = sqlite.dialect(paramstyle="named")
+
+
+class Query:
+    """A Core statement, compiled on first use and kept. Build it once, at module level."""
+
+    def __init__(self, statement: ClauseElement, *, columns: tuple[str, ...] | None = None) -> None:
+        self._statement = statement
+        self._columns = columns
+        self._compiled: tuple[str, dict[str, Any]] | None = None
+
+    def compiled(self) -> tuple[str, dict[str, Any]]:
+        """Return the text and the values that the statement itself carries."""
+        if self._compiled is None:
+            compiled = self._statement.compile(
+                dialect=_DIALECT,
+                column_keys=list(self._columns) if self._columns else None,
+                compile_kwargs={"render_postcompile": True},
+            )
+            fixed = {name: value for name, value in compiled.params.items() if value is not None}
+            self._compiled = (str(compiled), fixed)
+        return self._compiled
+
+
+def listed(name: str) -> Select[Any]:
+    """Return the members of a JSON list, given as one value: for `column.in_(listed("ids"))`.
+
+    So one statement, compiled once, serves lists of any length.
+    """
+    return select(func.json_each(bindparam(name)).table_valued("value").c.value)

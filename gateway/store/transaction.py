@@ -1,0 +1,132 @@
+"""Store functions and the transaction that they are given."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from gateway.store.connection import Connection
+    from gateway.store.statements import Query, Row
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_ONLY_TX = "a store function may await nothing but its transaction"
+
+
+class Tx(Protocol):
+    """An open transaction. Its methods never suspend the caller."""
+
+    async def all(self, query: Query, **values: Any) -> list[Row]:
+        """Run a statement; return its rows."""
+
+    async def one(self, query: Query, **values: Any) -> Row | None:
+        """Run a statement; return its first row or None."""
+
+    async def many(self, query: Query, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Run a statement that returns nothing, once for each row of values, in one call."""
+
+    def mark(self, number: int) -> None:
+        """Say that this change writes moving mark `number`: the witness records it after the commit."""
+
+
+StoreFunction = Callable[Concatenate[Tx, P], Awaitable[R]]
+
+
+class SqliteTx:
+    """The transaction of one call of a store function, on one SQLite connection."""
+
+    def __init__(self, connection: Connection, *, read_only: bool = False) -> None:
+        self._connection: Connection | None = connection
+        self._read_only = read_only
+        #: the highest moving mark that the call wrote
+        self.marked: int | None = None
+
+    async def all(self, query: Query, **values: Any) -> list[Row]:
+        """Run a statement; return its rows."""
+        text, fixed = query.compiled()
+        return self._open().query(text, {**fixed, **values} if fixed else values)
+
+    async def one(self, query: Query, **values: Any) -> Row | None:
+        """Run a statement; return its first row or None."""
+        text, fixed = query.compiled()
+        rows = self._open().query(text, {**fixed, **values} if fixed else values)
+        return rows[0] if rows else None
+
+    async def many(self, query: Query, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Run a statement that returns nothing, once for each row of values, in one call."""
+        text, fixed = query.compiled()
+        self._open().query_many(text, [{**fixed, **row} for row in rows])
+
+    def mark(self, number: int) -> None:
+        """Say that this change writes moving mark `number`."""
+        self._open()
+        if self._read_only:
+            raise RuntimeError("a read cannot write a moving mark")
+        self.marked = number if self.marked is None else max(self.marked, number)
+
+    def end(self) -> None:
+        """Refuse every further statement: the function has returned."""
+        self._connection = None
+
+    def _open(self) -> Connection:
+        if self._connection is None:
+            raise RuntimeError("the store function of this transaction has already returned")
+        return self._connection
+
+
+class _Here(threading.local):
+    """What this thread is doing."""
+
+    driving = False
+
+
+_here = _Here()
+
+
+def refuse_inside_a_function() -> None:
+    """Raise RuntimeError where the caller is itself a store function."""
+    if _here.driving:
+        raise RuntimeError(_ONLY_TX)
+
+
+def drive(fn: StoreFunction[P, R], tx: SqliteTx, *args: P.args, **kwargs: P.kwargs) -> R:
+    """Run a store function to its end, now, on this thread.
+
+    The methods of a transaction return at once, so the function cannot be suspended, and so neither
+    cancelled nor interleaved with another. RuntimeError where it awaits anything else.
+    """
+    _here.driving = True
+    try:
+        steps = fn(tx, *args, **kwargs).__await__()
+        try:
+            steps.send(None)
+        except StopIteration as end:
+            returned: R = end.value
+            return returned
+        # It waits for something: end it. Whatever its `finally` blocks write is rolled back, too.
+        with suppress(Exception, asyncio.CancelledError):
+            steps.close()
+        name = getattr(fn, "__qualname__", None) or repr(fn)
+        raise RuntimeError(f"{_ONLY_TX}; {name} awaited something else")
+    finally:
+        tx.end()
+        _here.driving = False
+
+
+def snapshot(
+    connection: Connection, fn: StoreFunction[P, R], *args: P.args, **kwargs: P.kwargs
+) -> R:
+    """Run a store function that only reads, on one consistent state of the database."""
+    connection.open()
+    try:
+        connection.execute("BEGIN")
+        return drive(fn, SqliteTx(connection, read_only=True), *args, **kwargs)
+    finally:
+        connection.rollback()

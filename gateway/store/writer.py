@@ -1,0 +1,332 @@
+"""The writer: changes of many callers share one transaction and one commit.
+
+The whole group runs on the event loop's thread, without a hand-over per statement; only COMMIT,
+which waits for the disk, goes to a thread of its own. What arrives meanwhile is the next group.
+Every step below is a plain call, never a coroutine, so that nothing can be cancelled half-way:
+
+    _next ─▶ _begin ─▶ _work ─▶ [thread] _commit ─▶ _committed ─▶ _next …
+                └─▶ [thread] wait for the write lock ─▶ _begun ─▶ _work …
+
+An error leads to `_undo`: the group is rolled back and runs again in parts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from gateway.errors import Refused, WitnessFailed
+from gateway.logs import get_logger
+from gateway.store.connection import is_busy
+from gateway.store.transaction import SqliteTx, StoreFunction, drive
+
+if TYPE_CHECKING:
+    from gateway.store.connection import Connection
+
+T = TypeVar("T")
+
+#: How many changes may share one commit.
+GROUP_LIMIT = 128
+_BEGIN = "BEGIN IMMEDIATE"
+_log = get_logger("store")
+
+
+class Witness(Protocol):
+    """Remembers, outside the database, the highest moving mark that was committed."""
+
+    def record(self, mark: int) -> None:
+        """Store the mark durably before returning. Called in the commit thread, in rising order."""
+
+
+@dataclass(eq=False)
+class _Change:
+    """One caller's change, and what became of it when it last ran."""
+
+    fn: StoreFunction[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    done: asyncio.Future[Any]
+    result: Any = None
+    refusal: Refused | None = None
+    mark: int | None = None
+
+    def fail(self, error: BaseException) -> None:
+        """Give the caller an error. One that was cancelled hears nothing of its change."""
+        if not self.done.done():
+            self.done.set_exception(error)
+
+    def settle(self) -> None:
+        """Give the caller its answer."""
+        if self.refusal is not None:
+            self.fail(self.refusal)
+        elif not self.done.done():
+            self.done.set_result(self.result)
+
+
+class Writer:
+    """Runs changes in groups on one connection, of which nobody else makes use."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        busy_s: float,
+        group_s: float,
+        witness: Witness | None = None,
+        on_schema_change: StoreFunction[[], None] | None = None,
+    ) -> None:
+        self._connection = connection
+        self._busy_s = busy_s
+        self._group_s = group_s
+        self._witness = witness
+        self._on_schema_change = on_schema_change
+        self._schema_version = 0
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="store-commit")
+        self._queue: deque[_Change] = deque()
+        #: parts of a group that failed, to be run again before what is queued
+        self._again: deque[list[_Change]] = deque()
+        self._busy = False
+        self._closed = False
+        #: how many commits had something to write: each of them waited for the disk
+        self.commits = 0
+
+    async def open(self) -> None:
+        """Connect."""
+        self._loop = asyncio.get_running_loop()
+        # The callbacks run in this context, and not in that of whoever happened to start a group.
+        self._context = copy_context()
+        self._resting = asyncio.Event()
+        self._resting.set()
+        await self._loop.run_in_executor(self._thread, self._connect)
+
+    def _connect(self) -> None:
+        self._connection.open(self._busy_s)
+        self._schema_version = self._connection.schema_version()
+
+    async def drain(self) -> None:
+        """Wait until everything that was handed in is done."""
+        while self._busy:
+            await self._resting.wait()
+
+    def close(self) -> None:
+        """Disconnect. A commit under way is waited for; what has not begun fails."""
+        self._closed = True
+        self._thread.shutdown(wait=True)
+        self._connection.close()
+
+    def submit(
+        self, fn: StoreFunction[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> asyncio.Future[Any]:
+        """Queue a change; the future is resolved when it is durable."""
+        if self._closed:
+            raise RuntimeError("the store is closed")
+        change = _Change(fn, args, kwargs, self._loop.create_future())
+        self._queue.append(change)
+        if not self._busy:
+            self._busy = True
+            self._resting.clear()
+            self._soon()
+        return change.done
+
+    def _soon(self) -> None:
+        # After those callers that were just answered: what they change next joins the next group.
+        self._loop.call_soon(self._next, context=self._context)
+
+    def _next(self) -> None:
+        """Begin the next group, if there is one."""
+        if self._closed:
+            for change in (*(each for part in self._again for each in part), *self._queue):
+                change.fail(RuntimeError("the store is closed"))
+            self._again.clear()
+            self._queue.clear()
+        if self._again:
+            self._guarded(self._begin, self._again.popleft())
+        elif self._queue:
+            size = min(GROUP_LIMIT, len(self._queue))
+            self._guarded(self._begin, [self._queue.popleft() for _ in range(size)])
+        else:
+            self._busy = False
+            self._resting.set()
+
+    def _begin(self, group: list[_Change]) -> None:
+        if not self._connection.is_open:
+            self._begin_in_thread(group)
+            return
+        _, error = _attempt(partial(self._connection.execute, _BEGIN))
+        if error is None:
+            self._work(group)
+        elif is_busy(error):
+            self._begin_in_thread(group)
+        else:
+            self._undo(group, error)
+
+    def _begin_in_thread(self, group: list[_Change]) -> None:
+        """Wait for another process's transaction, without holding up the event loop."""
+        begin = partial(self._connection.begin_waiting, _BEGIN, self._busy_s)
+        self._in_thread(begin, self._begun, group)
+
+    def _begun(self, group: list[_Change], _: None, error: BaseException | None) -> None:
+        if error is None:
+            self._work(group)
+        elif is_busy(error):
+            self._connection.rollback()
+            # Not each alone: every one of them would wait as long again.
+            for change in group:
+                change.fail(_busy(self._busy_s, error))
+            self._soon()
+        else:
+            self._undo(group, error)
+
+    def _work(self, group: list[_Change]) -> None:
+        """Run the changes of a group in the open transaction, then have it committed."""
+        culprit = None
+        before = self._connection.changes
+        until = self._loop.time() + self._group_s
+        try:
+            self._check_schema()
+            for number, change in enumerate(group, 1):
+                culprit = change
+                self._run(change)
+                if number < len(group) and self._loop.time() >= until:
+                    # Others need the event loop, too: the rest is the next group.
+                    self._again.appendleft(group[number:])
+                    del group[number:]
+                    break
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the caller gets it
+            self._undo(group, error, culprit)
+            return
+        mark = max((each.mark for each in group if each.mark is not None), default=None)
+        if self._connection.changes == before and mark is None:
+            # Nothing to write: this only gives the lock back, and waits for no disk.
+            self._committed(group, *_attempt(partial(self._commit, None, wrote=False)))
+        else:
+            self._in_thread(partial(self._commit, mark, wrote=True), self._committed, group)
+
+    def _check_schema(self) -> None:
+        """Ask the hook where the schema was changed since the last group. In the transaction."""
+        if self._on_schema_change is None:
+            return
+        version = self._connection.schema_version()
+        if version != self._schema_version:
+            drive(self._on_schema_change, SqliteTx(self._connection))
+            self._schema_version = version
+
+    def _run(self, change: _Change) -> None:
+        """Run one change. A refusal that wrote nothing is an answer: it undoes no group."""
+        connection = self._connection
+        change.result = change.refusal = change.mark = None
+        before = connection.changes
+        tx = SqliteTx(connection)
+        try:
+            change.result = drive(change.fn, tx, *change.args, **change.kwargs)
+        except Refused as refusal:
+            if connection.changes != before:
+                raise
+            change.refusal = refusal
+        else:
+            change.mark = tx.marked
+        # It may have swallowed an error by which SQLite rolled the whole transaction back.
+        connection.require_transaction()
+
+    def _commit(self, mark: int | None, *, wrote: bool) -> Exception | None:
+        """Commit, then tell the witness; return the witness's error."""
+        self._connection.execute("COMMIT")
+        if wrote:
+            self.commits += 1
+        if mark is None or self._witness is None:
+            return None
+        try:
+            self._witness.record(mark)
+        except Exception as error:  # noqa: BLE001 - those whose mark it was get it
+            return error
+        return None
+
+    def _committed(
+        self, group: list[_Change], unwitnessed: Exception | None, error: BaseException | None
+    ) -> None:
+        if error is not None:
+            self._undo(group, error)
+            return
+        for change in group:
+            if unwitnessed is not None and change.mark is not None:
+                failure = WitnessFailed(change.mark)
+                failure.__cause__ = unwitnessed
+                change.fail(failure)
+            else:
+                change.settle()
+        self._soon()
+
+    def _undo(
+        self, group: list[_Change], error: BaseException, culprit: _Change | None = None
+    ) -> None:
+        """Roll a group back and run it again in parts, until each error is its own caller's.
+
+        A known culprit runs alone, between those before it and those after it. Otherwise (COMMIT
+        itself failed) each change runs alone.
+        """
+        self._connection.rollback()
+        if len(group) == 1:
+            group[0].fail(error)
+        elif culprit is None:
+            self._again.extendleft([change] for change in reversed(group))
+        else:
+            at = group.index(culprit)
+            parts = (group[:at], [culprit], group[at + 1 :])
+            self._again.extendleft(part for part in reversed(parts) if part)
+        self._soon()
+
+    def _in_thread(
+        self,
+        work: Callable[[], T],
+        then: Callable[[list[_Change], T, BaseException | None], None],
+        group: list[_Change],
+    ) -> None:
+        """Do some work in the commit thread, then go on with the group on the event loop."""
+
+        def job() -> None:
+            result, error = _attempt(work)
+            self._loop.call_soon_threadsafe(
+                self._guarded, then, group, result, error, context=self._context
+            )
+
+        self._thread.submit(job)
+
+    def _guarded(self, step: Callable[..., None], group: list[_Change], *outcome: Any) -> None:
+        """Take a step. Should the runner itself fail, its callers hear of it and it goes on."""
+        try:
+            step(group, *outcome)
+        except BaseException as error:
+            self._connection.rollback()
+            for change in group:
+                failure = RuntimeError(f"the store's runner failed: {error!r}")
+                failure.__cause__ = error
+                change.fail(failure)
+            self._soon()
+            if not isinstance(error, Exception):
+                raise
+            _log.error("store_runner_failed", exc_info=error)
+
+
+def _attempt(work: Callable[[], T]) -> tuple[T | None, BaseException | None]:
+    """Return what some work returns, or what it raises."""
+    try:
+        return work(), None
+    except BaseException as error:  # noqa: BLE001 - handed on as a value
+        return None, error
+
+
+def _busy(seconds: float, cause: BaseException) -> sqlite3.OperationalError:
+    """Return a new error: one that several callers raise would mix their traces."""
+    error = sqlite3.OperationalError(
+        f"database is locked: another process kept the write lock for {seconds:g} s; "
+        "nothing was written"
+    )
+    error.__cause__ = cause
+    return error

@@ -1,0 +1,47 @@
+"""Counting the statements of store functions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gateway.store.database import Database, Query, Row, StoreFunction, Tx
+
+
+class CountingTx:
+    """A transaction that counts its statements; many rows in one call count once."""
+
+    def __init__(self, tx: Tx) -> None:
+        self._tx = tx
+        self.texts: list[str] = []
+
+    async def all(self, query: Query, **values: Any) -> list[Row]:
+        """Run a statement; return its rows."""
+        self.texts.append(query.compiled()[0])
+        return await self._tx.all(query, **values)
+
+    async def one(self, query: Query, **values: Any) -> Row | None:
+        """Run a statement; return its first row or None."""
+        self.texts.append(query.compiled()[0])
+        return await self._tx.one(query, **values)
+
+    def mark(self, number: int) -> None:
+        """Say that this change writes a moving mark."""
+        self._tx.mark(number)
+
+    async def many(self, query: Query, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Run a statement once for each row of values."""
+        self.texts.append(query.compiled()[0])
+        await self._tx.many(query, rows)
+
+
+async def counted(
+    db: Database, fn: StoreFunction[..., Any], *args: Any, **kwargs: Any
+) -> tuple[Any, list[str]]:
+    """Run a change; return its result and the texts of its statements."""
+
+    async def counting(tx: Tx) -> tuple[Any, list[str]]:
+        counter = CountingTx(tx)
+        return await fn(counter, *args, **kwargs), counter.texts
+
+    return await db.run(counting)

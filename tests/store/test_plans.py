@@ -1,0 +1,58 @@
+"""How SQLite finds the rows of the statements that every payout needs: by a key, whatever is stored."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from gateway.store import deliveries, events, inbox, migrate, payouts, receipts
+from gateway.store.database import Query
+
+_PENDING = "USING INDEX ix_deliveries_pending (endpoint_id=?"
+_DELIVERY = "SEARCH deliveries USING PRIMARY KEY (position=? AND endpoint_id=?)"
+_REF = "(custodian=? AND kind=? AND value=?)"
+
+
+@pytest.fixture
+def db(tmp_path: Path) -> sqlite3.Connection:
+    """Return an empty database."""
+    migrate.prepare(tmp_path / "store.db")
+    return sqlite3.connect(tmp_path / "store.db")
+
+
+@pytest.mark.parametrize(
+    ("query", "wanted"),
+    [
+        pytest.param(payouts._REFS, [f"sqlite_autoindex_refs_1 {_REF}", f"PRIMARY KEY {_REF}"]),
+        pytest.param(payouts._PAYOUTS_OF_REFS, [f"sqlite_autoindex_refs_1 {_REF}", "payouts"]),
+        pytest.param(inbox._WAKE, [f"PRIMARY KEY {_REF}", "(custodian=? AND dedup_key=?)"]),
+        pytest.param(inbox._NEW, ["ix_inbox_new"]),
+        pytest.param(deliveries._WITH_PENDING, [_PENDING]),
+        pytest.param(deliveries._CLAIM, [f"{_PENDING} AND due_at<?)", "PRIMARY KEY (position=?)"]),
+        pytest.param(deliveries._SKIP, [_PENDING]),
+        pytest.param(deliveries._OLDEST_SKIPPED, ["ix_deliveries_skipped (endpoint_id=?)"]),
+        pytest.param(deliveries._LOG_OF_ENDPOINT, ["(endpoint_id=? AND started_at<?)"]),
+        pytest.param(deliveries._LOG_OF_EVENT, ["delivery_attempts_1 (position=?)"]),
+        pytest.param(events._RANGE, [_DELIVERY]),
+        pytest.param(receipts._ADD_ATTEMPTS, [_DELIVERY]),
+        pytest.param(receipts._SETTLE, [_DELIVERY]),
+    ],
+)
+def test_it_searches_by_a_key(db: sqlite3.Connection, query: Query, wanted: list[str]) -> None:
+    """And scans nothing but the endpoints and what it is told."""
+    text, fixed = query.compiled()
+    lists = dict.fromkeys(("pairs", "tries", "ids"), "[]")
+    values = dict.fromkeys(re.findall(r":(\w+)", text), 1) | lists | fixed
+    plan = [str(row[3]) for row in db.execute("EXPLAIN QUERY PLAN " + text, values)]
+    db.close()
+    for each in wanted:
+        assert any(each in step for step in plan), plan
+    scanned = {step for step in plan if step.startswith("SCAN")}
+    assert not [
+        step
+        for step in scanned
+        if not re.search(r"VIRTUAL TABLE|SCAN endpoints|ix_inbox_new", step)
+    ], plan

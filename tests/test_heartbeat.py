@@ -1,0 +1,243 @@
+"""A gateway's sign of life, and what it finds out about its database on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.config import Settings
+from gateway.heartbeat import WENT_BACK, Heartbeat, config_digest, identity_of
+from gateway.metrics import Metrics
+from gateway.runtime import Runtime
+from gateway.store import gateways
+from gateway.store.database import Database
+from gateway.store.gateways import BEAT_S
+from gateway.store.opening import open_database, state_file_of
+from gateway.store.state import advance, frozen
+from gateway.store.state_file import MOVED, StateFile
+from tests.clock import SetClock
+from tests.store.rows import add_payout, runtime_of
+
+SETTINGS: dict[str, Any] = {
+    "server_key": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
+    "custodians": {"acme": {"adapter": "dummy", "api_key": "hush"}},
+}
+
+
+class Process:
+    """What one gateway process has."""
+
+    def __init__(self, db: Database, runtime: Runtime, settings: Settings, file: StateFile) -> None:
+        self.db = db
+        self.state_file = file
+        self.heartbeat = Heartbeat(
+            db=db,
+            runtime=runtime,
+            identity=identity_of(settings, runtime),
+            state_file=file,
+            metrics=Metrics(),
+        )
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """The configuration."""
+    return Settings.model_validate({"database": tmp_path / "g.db", **SETTINGS})
+
+
+@pytest.fixture
+def clock() -> SetClock:
+    """The clock of the machine."""
+    return SetClock()
+
+
+@pytest.fixture
+async def process(settings: Settings, clock: SetClock) -> AsyncIterator[Process]:
+    """A gateway process that has registered."""
+    runtime = runtime_of(clock)
+    state_file = state_file_of(settings, runtime)
+    async with open_database(settings, runtime, state_file) as db:
+        made = Process(db, runtime, settings, state_file)
+        await made.heartbeat.start()
+        yield made
+
+
+def rows(settings: Settings, text: str) -> list[tuple[Any, ...]]:
+    """Run a query on the database file."""
+    with closing(sqlite3.connect(settings.database)) as connection:
+        return connection.execute(text).fetchall()
+
+
+async def asleep(clock: SetClock) -> None:
+    """Wait until the loop has done its beat and sleeps."""
+    await asyncio.sleep(0)
+    while not clock._moved._waiters:
+        await asyncio.sleep(0.001)
+
+
+async def test_two_gateways_are_registered(
+    settings: Settings, clock: SetClock, process: Process
+) -> None:
+    """Each with a row of its own, one timeline for both; the one that stops signs off."""
+    runtime = runtime_of(clock)
+    async with open_database(settings, runtime) as db:
+        state_file = state_file_of(settings, runtime)
+        other = Process(db, runtime, settings, state_file)
+        await other.heartbeat.start()
+        found = await db.read(gateways.running_gateways)
+        assert {row["id"] for row in found} == {process.heartbeat.id, other.heartbeat.id}
+        assert len({row["config_digest"] for row in found}) == 1
+        assert {row["clock_id"] for row in found} == {clock.moment().clock_id}
+        await other.heartbeat.stop()
+    (left,) = await process.db.read(gateways.running_gateways)
+    assert left["id"] == process.heartbeat.id
+
+
+async def test_it_beats_every_few_seconds_and_writes_a_row_a_minute(
+    settings: Settings, clock: SetClock, process: Process
+) -> None:
+    """Whatever the wall clock is set to meanwhile. Each row has the marks that were committed before."""
+    await process.db.run(advance)
+    running = asyncio.create_task(process.heartbeat.run())
+    for beat in range(24):
+        await asleep(clock)
+        clock.step((-3600, 3600)[beat % 2])
+        await clock.advance(BEAT_S)
+    await asleep(clock)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert rows(settings, "SELECT counter FROM gateways") == [(25,)]
+    found = rows(settings, "SELECT marks, elapsed FROM heartbeats ORDER BY id")
+    assert found == [(0, 0), (1, 60 * 10**6), (1, 120 * 10**6)]
+    assert await process.db.read(frozen) is None
+
+
+async def test_marks_are_read_before_the_heartbeat_is_dated(
+    settings: Settings, process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mark that is committed in between is not claimed to be older than the heartbeat."""
+    read = process.db.read
+
+    async def read_then_mark(fn: Any, *args: Any, **kwargs: Any) -> Any:
+        found = await read(fn, *args, **kwargs)
+        await process.db.run(advance)
+        return found
+
+    monkeypatch.setattr(process.db, "read", read_then_mark)
+    await process.heartbeat._add_row()
+    assert rows(settings, "SELECT marks FROM heartbeats ORDER BY id") == [(0,), (0,)]
+    assert rows(settings, "SELECT marks FROM store_state") == [(1,)]
+
+
+async def test_an_older_copy_under_a_running_gateway(settings: Settings, process: Process) -> None:
+    """Its own counter went back: frozen, though no mark was set since the copy."""
+    await process.db.run(add_payout)
+    copy = rows(settings, "SELECT counter FROM gateways")
+    await process.heartbeat.beat()
+    with closing(sqlite3.connect(settings.database)) as other:
+        other.execute("UPDATE gateways SET counter = ?", copy[0])
+        other.execute("UPDATE gateways SET counter = counter - 1")
+        other.commit()
+    await process.heartbeat.beat()
+    assert await process.db.read(frozen) == WENT_BACK
+    await process.heartbeat.beat()
+    assert rows(settings, "SELECT act FROM audit_log") == [("database_frozen",)]
+
+
+async def test_a_copy_from_before_the_gateway_was_registered(
+    settings: Settings, process: Process
+) -> None:
+    """The row is gone: frozen, and registered again."""
+    with closing(sqlite3.connect(settings.database)) as other:
+        other.execute("DELETE FROM gateways")
+        other.commit()
+    await process.heartbeat.beat()
+    assert await process.db.read(frozen) == WENT_BACK
+    await process.heartbeat.beat()
+    assert rows(settings, "SELECT id, counter FROM gateways") == [(process.heartbeat.id, 1)]
+
+
+async def test_marks_that_this_process_has_seen(settings: Settings, process: Process) -> None:
+    """Are missing from the database: frozen, also where the state file was put back with it."""
+    await process.db.run(advance)
+    await process.db.run(advance)
+    await process.heartbeat.beat()
+    with closing(sqlite3.connect(settings.database)) as other:
+        other.execute("UPDATE store_state SET marks = 1")
+        other.commit()
+    settings.state_path.unlink()
+    process.state_file.rewrite(1)
+    await process.heartbeat.beat()
+    reason = await process.db.read(frozen)
+    assert reason is not None
+    assert "this process has seen 2" in reason
+
+
+async def test_a_file_that_took_the_databases_place(settings: Settings, process: Process) -> None:
+    """The gateway still writes to the old file: it sets no marks any more."""
+    await process.db.run(add_payout)
+    shutil.copyfile(settings.database, settings.database.with_name("copy"))
+    settings.database.with_name("copy").replace(settings.database)
+    await process.heartbeat.beat()
+    assert await process.db.read(frozen) == MOVED
+
+
+async def test_marks_go_on_once_the_state_file_can_be_written(
+    settings: Settings, process: Process
+) -> None:
+    """A full disk or a lost permission is no reason to freeze; every beat tries again."""
+    lock = settings.state_path.with_name(settings.state_path.name + ".lock")
+    lock.unlink()
+    lock.mkdir()
+    with pytest.raises(Exception, match="state file"):
+        await process.db.run(advance)
+    await process.heartbeat.beat()
+    assert "cannot be written" in str(process.state_file.failing)
+    lock.rmdir()
+    await process.heartbeat.beat()
+    assert "cannot be written" not in str(process.state_file.failing)
+    assert await process.db.run(advance) == 2
+    assert await process.db.read(frozen) is None
+
+
+async def test_gateways_that_are_gone(
+    settings: Settings, clock: SetClock, process: Process
+) -> None:
+    """Each gateway watches the others; a counter that stands still is told of."""
+    runtime = runtime_of(clock)
+    async with open_database(settings, runtime) as db:
+        other = Process(db, runtime, settings, state_file_of(settings, runtime))
+        await other.heartbeat.start()
+        for _ in range(4):
+            await process.heartbeat.beat()
+            assert process.heartbeat.watch.stale(clock.moment().elapsed) == set()
+            await clock.advance(BEAT_S)
+            await other.heartbeat.beat()
+        for _ in range(4):
+            await process.heartbeat.beat()
+            await clock.advance(BEAT_S)
+        assert process.heartbeat.watch.stale(clock.moment().elapsed) == {other.heartbeat.id}
+
+
+def test_the_digest_tells_configurations_apart_and_holds_no_secret(settings: Settings) -> None:
+    """Secrets do not change it; what is configured does."""
+    same = Settings.model_validate(
+        {
+            **SETTINGS,
+            "database": settings.database,
+            "server_key": "/////////////////////////////////////////////w==",
+            "custodians": {"acme": {"adapter": "dummy", "api_key": "other"}},
+        }
+    )
+    assert config_digest(same) == config_digest(settings)
+    changed = settings.model_copy(update={"public_url": "https://pay.example"})
+    assert config_digest(changed) != config_digest(settings)
+    without = settings.model_copy(update={"custodians": {}})
+    assert config_digest(without) != config_digest(settings)
