@@ -3,8 +3,8 @@
     python -m tests.e2e.stopping_gateway --config g.toml [--at order.moved --how kill|stop]
 
 - `--quick`: the waiting times of the adapters shrink to about a second, so that the recovery of an
-  unknown outcome can be watched; the rule itself stays the same. `--call-life` sets the life of a
-  call otherwise.
+  unknown outcome can be watched; the rule itself stays the same. `--call-life` sets another life of a
+  call. What a custodian itself decides (the life of a session, of a token) is a switch of its twin.
 - `--short-looks`: every waiting time is the adapter's own, and only the time between two looks is
   short.
 - `--clock FILE`: the wall clock is as many seconds off as FILE says, now and whenever it changes.
@@ -28,6 +28,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from adapters.card_passcode import session
 from adapters.card_passcode.adapter import CardPasscode
 from adapters.dfns.adapter import Dfns
 from adapters.dummy.adapter import Dummy
@@ -140,6 +141,8 @@ def main() -> int:
             # Of Dfns it is a setting, because the vendor does not tell it.
             life_s = each.capabilities.call_life_s if each is Dfns else options.call_life
             each.capabilities = quick(each.capabilities, life_s)
+            # A call on the card rail lives as long as its session, and a margin.
+            session._MARGIN_S = options.call_life
     return asyncio.run(
         serve(
             settings,

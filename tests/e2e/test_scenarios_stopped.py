@@ -188,15 +188,14 @@ async def test_suspended_anywhere_an_answer_pays_once(made: Stack, failpoint: Fa
     The first answer, woken late, arrives in a session that has ended, or finds that its payout is
     paid.
     """
-    quick = ("--quick", "--call-life", "5")
-    plain = await made.start_gateway(*quick)
+    plain = await made.start_gateway("--quick")
     payout_id, action = await asked(made)
     await plain.stop()
     code = made.credentials["passcode"]
-    stalled = await made.start_gateway(*quick, "--at", failpoint, "--how", "stop")
+    stalled = await made.start_gateway("--quick", "--at", failpoint, "--how", "stop")
     begun = asyncio.create_task(attempted(confirm(made, payout_id, answer(action, code))))
     await stopped(stalled.pid)
-    await made.start_second(*quick)
+    await made.start_second("--quick")
     await _answer_until(made, payout_id, code, lambda payout: payout["status"] == "delivered")
     await wake(stalled)
     await begun
