@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import os
 import secrets
-import signal
 import socket
-import sys
+import sqlite3
 import tomllib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +26,7 @@ from gateway.config import Mode
 from gateway.keys import mint_key
 from gateway.runtime import real_runtime
 from gateway.store.opening import open_database
+from tests.e2e.forking import Process, command
 
 PAYEE = "bef85a1c-b605-4b2e-bdb5-2d400f4d0bf3"
 NETWORK = "3adc1f92-e791-44a8-9aee-7f31c2108b78"
@@ -85,6 +85,13 @@ OFF_RAMP = replace(
         "purpose": "salary payment",
     },
 )
+#: One call that pays, and its key may be repeated for ever.
+DUMMY = Rail(
+    "dummy",
+    {"timeout_s": 3},
+    ("api_key", "webhook_secret"),
+    {"type": "address", "network": "EthereumSepolia", "address": EVM_PAYEE},
+)
 #: The caller gives the passcode of account 18; a code is sent for account 19.
 PASSCODE = Rail(
     "card_passcode",
@@ -120,57 +127,15 @@ async def eventually(look: Callable[[], Awaitable[T]], seconds: float = 25) -> T
     return found
 
 
-class Process:
-    """A child process that tells its readiness by one line on stdout."""
-
-    def __init__(self, process: asyncio.subprocess.Process, line: str, log: Path) -> None:
-        self._process = process
-        self.line = line
-        self.log = log
-
-    @classmethod
-    async def start(cls, log: Path, *arguments: str) -> Process:
-        """Start `python -m …` and wait for its line."""
-        with log.open("ab") as errors:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                *arguments,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=errors,
-                cwd=_ROOT,
-            )
-        assert process.stdout is not None
-        line = (await asyncio.wait_for(process.stdout.readline(), 30)).decode()
-        assert line, f"{arguments} did not start:\n{log.read_text()[-3000:]}"
-        return cls(process, line, log)
-
-    @property
-    def pid(self) -> int:
-        """The process id."""
-        return self._process.pid
-
-    async def died(self, seconds: float = 20) -> int:
-        """Wait for the end; return the exit code."""
-        return await asyncio.wait_for(self._process.wait(), seconds)
-
-    async def stop(self) -> int:
-        """Ask it to stop and wait."""
-        if self._process.returncode is None:
-            os.kill(self.pid, signal.SIGCONT)
-            self._process.terminate()
-        try:
-            return await self.died()
-        except TimeoutError:
-            self._process.kill()
-            raise AssertionError(f"did not stop in time:\n{self.log.read_text()[-3000:]}") from None
-
-
 class Receiver:
-    """A subscriber's endpoint: keeps what verifies with the independent library, counts the rest."""
+    """A subscriber's endpoint: keeps what verifies with the independent library, counts the rest.
+
+    `any_age`: it does not mind how old the signature says that it is.
+    """
 
     def __init__(self) -> None:
         self.secret = ""
+        self.any_age = False
         self.answer = 204
         self.received: list[dict[str, Any]] = []
         self.unverified = 0
@@ -182,13 +147,28 @@ class Receiver:
         body = await request.read()
         self.tries += 1
         try:
-            event = Webhook(self.secret).verify(body, dict(request.headers))
+            event = self._verified(body, dict(request.headers))
         except Exception:  # noqa: BLE001 - whatever it is, it did not verify
             self.unverified += 1
             return web.Response(status=400)
         if self.answer == 204:
             self.received.append({"id": request.headers["webhook-id"], "body": body, **event})
         return web.Response(status=self.answer)
+
+    def _verified(self, body: bytes, headers: dict[str, str]) -> Any:
+        webhook = Webhook(self.secret)
+        if not self.any_age:
+            return webhook.verify(body, headers)
+        sent_at = datetime.fromtimestamp(int(headers["webhook-timestamp"]), UTC)
+        expected = webhook.sign(headers["webhook-id"], sent_at, body.decode())
+        if expected not in headers["webhook-signature"].split(" "):
+            raise ValueError("the signature does not fit")
+        return json.loads(body)
+
+    def forget(self) -> None:
+        """Begin anew; the secret stays."""
+        self.received.clear()
+        self.any_age, self.answer, self.unverified, self.tries = False, 204, 0, 0
 
     def types(self, payout_id: str) -> list[str]:
         """Return the event types received for a payout, in the order of their sequence, once each."""
@@ -208,10 +188,12 @@ class Stack:
         self.http = http
         self.receiver = Receiver()
         self.gateway: Process | None = None
+        self.gateways: list[Process] = []
         self.twin: Process | None = None
         self.control = ""
         self.credentials: dict[str, str] = {}
         self.url = ""
+        self.own_url = ""
         self.key = ""
 
     @property
@@ -228,23 +210,40 @@ class Stack:
             str(self.config),
             *arguments,
         )
+        self.gateways.append(self.gateway)
         return self.gateway
 
+    async def start_second(self, *arguments: str) -> Process:
+        """Start another gateway on the same database, on a port of its own; calls go there now."""
+        second = await self.start_gateway("--port", "0", *arguments)
+        self.url = second.line.strip()
+        return second
+
+    async def stop_gateways(self) -> None:
+        """Stop every gateway that still runs, each by its id."""
+        running, self.gateways, self.gateway = self.gateways, [], None
+        self.url = self.own_url
+        ended = await asyncio.gather(*(each.stop() for each in running), return_exceptions=True)
+        for each in ended:
+            if isinstance(each, BaseException):
+                raise each
+
+    async def command(self, *arguments: str) -> tuple[int, str, str]:
+        """Run a command of the gateway; return its exit code, stdout and stderr."""
+        return await command(self.folder, *arguments, "--config", str(self.config))
+
     async def run(self, *arguments: str) -> str:
-        """Run a command of the gateway and return what it printed."""
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "gateway",
-            *arguments,
-            "--config",
-            str(self.config),
-            stdout=asyncio.subprocess.PIPE,
-            cwd=_ROOT,
-        )
-        out, _ = await process.communicate()
-        assert process.returncode == 0, f"{arguments} ended with {process.returncode}"
-        return out.decode()
+        """Run a command of the gateway that succeeds, and return what it printed."""
+        code, out, err = await self.command(*arguments)
+        assert code == 0, f"{arguments} ended with {code}: {err}"
+        return out
+
+    def rows(self, query: str, *values: object) -> list[dict[str, Any]]:
+        """Read the database as it is now, past every gateway."""
+        uri = f"file:{config.load(self.config, {}).database}?mode=ro"
+        with closing(sqlite3.connect(uri, uri=True, timeout=20)) as connection:
+            connection.row_factory = sqlite3.Row
+            return [dict(row) for row in connection.execute(query, values)]
 
     async def call(
         self, method: str, path: str, body: Any = None, **headers: str
@@ -311,6 +310,11 @@ class Stack:
         async with self.http.get(self.control + "/_twin/ledger") as answer:
             return list((await answer.json())["transfers"])
 
+    async def calls(self, *names: str) -> list[str]:
+        """Return the calls that the twin has received, in order; only those of some names."""
+        told = (await self.steer("GET", "calls"))["calls"]
+        return [each["call"] for each in told if not names or each["call"] in names]
+
     async def steer(self, method: str, what: str, body: Any = None) -> Any:
         """Use the twin's control API."""
         async with self.http.request(method, f"{self.control}/_twin/{what}", json=body) as answer:
@@ -319,14 +323,16 @@ class Stack:
             return json.loads(text) if text else None
 
 
-def configuration(rail: Rail, told: Any, port: int, base_url: str) -> dict[str, Any]:
+def configuration(
+    rail: Rail, told: Any, port: int, base_url: str, database: Path
+) -> dict[str, Any]:
     """Return the gateway's configuration for a twin; what it needs else stands beside the twin."""
     credentials = {name: told["credentials"][name] for name in rail.credentials}
     twin = _ROOT / "adapters" / rail.name / "twin"
     fragment = tomllib.loads((twin / "sandbox.toml").read_text())
     settings = {**fragment.get("settings", {}), **rail.settings, **credentials}
     return {
-        "database": "gateway.db",
+        "database": str(database),
         "public_url": f"http://127.0.0.1:{port}",
         "server_key": base64.b64encode(secrets.token_bytes(32)).decode(),
         "listen": {"port": port},
@@ -358,6 +364,7 @@ async def stack(
     mode: Mode = "live",
     rail: Rail = FIREBLOCKS,
     through: Callable[[str], Awaitable[str]] | None = None,
+    database: Path = Path("gateway.db"),
 ) -> AsyncIterator[Stack]:
     """Start twin and receiver, write the configuration, mint a key. The gateway is started by the test.
 
@@ -369,7 +376,7 @@ async def stack(
     arguments += ["--webhook-url", webhook_url] if twin_webhooks else []
     async with aiohttp.ClientSession() as http:
         made = Stack(folder, http, rail)
-        made.url = f"http://127.0.0.1:{port}"
+        made.url = made.own_url = f"http://127.0.0.1:{port}"
         application = web.Application()
         application.router.add_post("/hook", made.receiver.handle)
         runner = web.AppRunner(application)
@@ -377,27 +384,88 @@ async def stack(
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
         made.receiver.url = f"http://127.0.0.1:{runner.addresses[0][1]}/hook"
-        made.twin = await Process.start(folder / "twin.log", *arguments)
-        told = json.loads(made.twin.line)
-        made.control, made.credentials = told["control_url"], told["credentials"]
-        if rail.switches:
-            await made.steer("PUT", "settings", dict(rail.switches))
-        base_url = told["url"] if through is None else await through(told["url"])
-        made.config.write_text(tomli_w.dumps(configuration(rail, told, port, base_url)))
         try:
+            made.twin = await Process.start(folder / "twin.log", *arguments)
+            told = json.loads(made.twin.line)
+            made.control, made.credentials = told["control_url"], told["credentials"]
+            if rail.switches:
+                await made.steer("PUT", "settings", dict(rail.switches))
+            base_url = told["url"] if through is None else await through(told["url"])
+            document = configuration(rail, told, port, base_url, database)
+            made.config.write_text(tomli_w.dumps(document))
             # Not by the command, which has tests of its own: a process more for each test.
             async with open_database(config.load(made.config, {})) as db:
                 made.key = (await db.run(mint_key, real_runtime(), "acme", mode)).key
             yield made
         finally:
-            for process in (made.gateway, made.twin):
-                if process is not None:
-                    await process.stop()
-            await runner.cleanup()
+            try:
+                await made.stop_gateways()
+            finally:
+                if made.twin is not None:
+                    await made.twin.stop()
+                await runner.cleanup()
+
+
+_OPEN_WORK = """
+SELECT id FROM executions WHERE ended_at IS NULL
+UNION ALL SELECT id FROM batches WHERE state NOT IN ('finalized', 'failed', 'canceled')
+"""
+
+
+class SharedStacks:
+    """One stack for the tests of a module: twin, receiver and database go on, gateways do not.
+
+    A test is lent a stack whose payouts have all ended, and a twin in its seeded world. If it leaves
+    something open, the next one is lent a new stack.
+    """
+
+    def __init__(self, new_folder: Callable[[], Path]) -> None:
+        self._new_folder = new_folder
+        self._kept: dict[str, tuple[Stack, AsyncExitStack]] = {}
+
+    @asynccontextmanager
+    async def lend(self, key: str, rail: Rail, **options: Any) -> AsyncIterator[Stack]:
+        """Lend the stack of a key; one key always stands for the same rail and options."""
+        if key not in self._kept:
+            opened = AsyncExitStack()
+            made = await opened.enter_async_context(
+                stack(self._new_folder(), rail=rail, **options)
+            )
+            self._kept[key] = made, opened
+        made, _ = self._kept[key]
+        as_new = False
+        try:
+            yield made
+            as_new = await self._renew(made)
+        finally:
+            if not as_new:
+                await self._drop(key)
+
+    async def _renew(self, made: Stack) -> bool:
+        """Make a stack as good as new; False where payouts of the last test have not ended."""
+        await made.stop_gateways()
+        if made.rows(_OPEN_WORK):
+            return False
+        made.receiver.forget()
+        await made.steer("POST", "reset", {})
+        if made.rail.switches:
+            await made.steer("PUT", "settings", dict(made.rail.switches))
+        return True
+
+    async def _drop(self, key: str) -> None:
+        _, opened = self._kept.pop(key)
+        await opened.aclose()
+
+    async def close(self) -> None:
+        """Stop everything."""
+        for key in list(self._kept):
+            await self._drop(key)
 
 
 async def subscribe(made: Stack) -> None:
-    """Register the receiver for every event."""
+    """Register the receiver for every event, once."""
+    if made.receiver.secret:
+        return
     status, endpoint = await made.call(
         "POST", "/webhook-endpoints", {"url": made.receiver.url, "event_types": []}
     )

@@ -2,46 +2,112 @@
 
     python -m tests.e2e.stopping_gateway --config g.toml [--at order.moved --how kill|stop]
 
-With `--quick` the waiting times of the adapters shrink to about a second, so that the
-recovery of an unknown outcome can be watched; the rule itself stays the same.
+- `--quick`: the waiting times of the adapters shrink to about a second, so that the recovery of an
+  unknown outcome can be watched; the rule itself stays the same. `--call-life` sets another life of a
+  call. What a custodian itself decides (the life of a session, of a token) is a switch of its twin.
+- `--short-looks`: every waiting time is the adapter's own, and only the time between two looks is
+  short.
+- `--clock FILE`: the wall clock is as many seconds off as FILE says, now and whenever it changes.
+  Elapsed time and the clock's id are the machine's.
+- `--adapter MODULE:CLASS`: an adapter of a test, beside the installed ones.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib
 import os
 import signal
+import sqlite3
 import sys
 from collections.abc import Callable
+from contextlib import closing, suppress
 from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
+from adapters.card_passcode import session
 from adapters.card_passcode.adapter import CardPasscode
 from adapters.dfns.adapter import Dfns
+from adapters.dummy.adapter import Dummy
 from adapters.fireblocks.adapter import Fireblocks
 from gateway import config
-from gateway.adapter import Capabilities
-from gateway.runtime import Failpoint, Runtime, real_runtime
+from gateway.adapter import Adapter, Capabilities
+from gateway.custodians import registry
+from gateway.runtime import Failpoint, Ids, Moment, Runtime, SystemClock, real_runtime
 from gateway.server import serve
 
+_LOOKS_S = (0.2, 0.3, 0.4, 0.5)
 
-def stop_at(failpoint: Failpoint, how: signal.Signals) -> Callable[[Failpoint], None]:
+
+class SteppedClock(SystemClock):
+    """The machine's clock, but for its wall time: that is as many seconds off as a file says."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+        self._read_at = -1
+        self._off = timedelta()
+
+    def moment(self) -> Moment:
+        """Return this moment by all clocks at once."""
+        now = super().moment()
+        return replace(now, wall=now.wall + self._offset() // timedelta(microseconds=1))
+
+    def now(self) -> datetime:
+        """Return the wall-clock time, aware, in UTC."""
+        return super().now() + self._offset()
+
+    def _offset(self) -> timedelta:
+        with suppress(FileNotFoundError):
+            changed = self._path.stat().st_mtime_ns
+            if changed != self._read_at:
+                self._off = timedelta(seconds=float(self._path.read_text()))
+                self._read_at = changed
+        return self._off
+
+
+def stop_at(failpoint: Failpoint, how: signal.Signals, database: Path) -> Callable[..., None]:
     """Return a hook that sends the signal to this very process, once, at the failpoint."""
     done: list[Failpoint] = []
 
     def hook(reached: Failpoint) -> None:
         if reached is failpoint and not done:
             done.append(reached)
+            if how is signal.SIGSTOP:
+                _outside_transactions(database)
             os.kill(os.getpid(), how)
 
     return hook
 
 
+def _outside_transactions(database: Path) -> None:
+    """Wait until no transaction of this process is open.
+
+    Whoever is stopped in one stops every process on the database, which is another story.
+    """
+    with (
+        closing(sqlite3.connect(database, timeout=2, isolation_level=None)) as connection,
+        suppress(sqlite3.OperationalError),
+    ):
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("ROLLBACK")
+
+
 def quick(can: Capabilities, call_life_s: float | None) -> Capabilities:
     """Return an adapter's capabilities with short waiting times."""
-    curve = (0.2, 0.3, 0.4, 0.5)
-    return replace(can, call_life_s=call_life_s, visibility_s=0.5, polling_s=curve)
+    return replace(can, call_life_s=call_life_s, visibility_s=0.5, polling_s=_LOOKS_S)
+
+
+def install(named: str) -> type[Adapter[Any]]:
+    """Have an adapter of a test found beside the installed ones; return it."""
+    module, _, name = named.partition(":")
+    adapter: type[Adapter[Any]] = getattr(importlib.import_module(module), name)
+    installed = registry.find_adapters
+    registry.find_adapters = lambda: {**installed(), adapter.name: adapter}
+    return adapter
 
 
 def main() -> int:
@@ -51,20 +117,35 @@ def main() -> int:
     parser.add_argument("--at", type=Failpoint)
     parser.add_argument("--how", choices=["kill", "stop"], default="kill")
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--call-life", type=float, default=1.0)
+    parser.add_argument("--short-looks", action="store_true")
+    parser.add_argument("--clock", type=Path)
+    parser.add_argument("--adapter")
     parser.add_argument("--port", type=int)
     options = parser.parse_args()
+    settings = config.load(options.config)
     runtime: Runtime = real_runtime()
+    if options.clock is not None:
+        clock = SteppedClock(options.clock)
+        runtime = replace(runtime, clock=clock, ids=Ids(clock))
     if options.at is not None:
         how = signal.SIGKILL if options.how == "kill" else signal.SIGSTOP
-        runtime = replace(runtime, failpoint=stop_at(options.at, how))
-    if options.quick:
-        Fireblocks.capabilities = quick(Fireblocks.capabilities, call_life_s=1.0)
-        CardPasscode.capabilities = quick(CardPasscode.capabilities, call_life_s=1.0)
-        # Of Dfns it is a setting, because the vendor does not tell it.
-        Dfns.capabilities = quick(Dfns.capabilities, call_life_s=Dfns.capabilities.call_life_s)
+        runtime = replace(runtime, failpoint=stop_at(options.at, how, settings.database))
+    adapters: list[type[Adapter[Any]]] = [CardPasscode, Dfns, Dummy, Fireblocks]
+    if options.adapter is not None:
+        adapters.append(install(options.adapter))
+    for each in adapters:
+        if options.short_looks:
+            each.capabilities = replace(each.capabilities, polling_s=_LOOKS_S)
+        if options.quick:
+            # Of Dfns it is a setting, because the vendor does not tell it.
+            life_s = each.capabilities.call_life_s if each is Dfns else options.call_life
+            each.capabilities = quick(each.capabilities, life_s)
+            # A call on the card rail lives as long as its session, and a margin.
+            session._MARGIN_S = options.call_life
     return asyncio.run(
         serve(
-            config.load(options.config),
+            settings,
             port=options.port,
             runtime=runtime,
             ready=lambda url: print(url, flush=True),

@@ -15,6 +15,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from alembic import op
+from alembic.util.exc import CommandError
 
 from gateway.runtime import SystemClock
 
@@ -249,7 +250,7 @@ def _refuse_leases(connection: Any) -> None:
         ).first()
         if row is not None:
             left = (row.lease_until - now) / 1e6
-            raise RuntimeError(
+            raise CommandError(
                 f"a gateway ({row.lease_owner}) still works on payments: stop every gateway on this "
                 f"database; a lease of one that died ends in {left:.0f} s"
             )
