@@ -428,9 +428,7 @@ class SharedStacks:
         """Lend the stack of a key; one key always stands for the same rail and options."""
         if key not in self._kept:
             opened = AsyncExitStack()
-            made = await opened.enter_async_context(
-                stack(self._new_folder(), rail=rail, **options)
-            )
+            made = await opened.enter_async_context(stack(self._new_folder(), rail=rail, **options))
             self._kept[key] = made, opened
         made, _ = self._kept[key]
         as_new = False

@@ -98,7 +98,9 @@ async def test_an_operator_cannot_call_a_suspended_call_unpaid(made: Stack) -> N
         code, err = await _resolve(made, payout_id)
         assert code == 1
         assert "not resolved" in err
-        refusals.add("worker" if "a worker" in err else "call" if "may still arrive" in err else err)
+        refusals.add(
+            "worker" if "a worker" in err else "call" if "may still arrive" in err else err
+        )
         return "may still arrive" in err
 
     await eventually(lease_is_over, 30)

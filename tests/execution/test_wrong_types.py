@@ -379,4 +379,3 @@ async def test_a_cancel_that_fails(bench: Bench, says: Says, size: int) -> None:
     async with here.desk.running():
         await here.stands("delivered")
     assert here.adapter.story.count("moved") == 1
-
