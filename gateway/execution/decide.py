@@ -505,14 +505,13 @@ def _read(
         claim = report.failure.funds_moved if report.failure else FundsMoved.UNKNOWN
         rows.append(row(Kind.WORD, item, claim, report.reference))
         now_known = history.having(*rows)
-        if report.reopens and closed(now_known, item):
+        unpaid = closed(now_known, item) and _others_closed(view.others, item)
+        if report.reopens and unpaid:
             continue
         if not ended(now_known, item):
             held = True
             judged[item] = held_report(report)
-        elif claim is FundsMoved.NO and not (
-            closed(now_known, item) and _others_closed(view.others, item)
-        ):
+        elif claim is FundsMoved.NO and not unpaid:
             judged[item] = _claiming(report, FundsMoved.UNKNOWN)
     return tuple(rows), judged, held
 
@@ -559,8 +558,11 @@ def _another(rows: tuple[Evidence, ...], reports: Mapping[str, Report]) -> Decis
 
 
 def _all_closed(view: View, history: History) -> bool:
-    """Whether it is certain that this execution pays none of its open items."""
-    return all(closed(history, each.id) for each in view.open_items)
+    """Whether it is certain that neither this execution nor another one pays any of its open items."""
+    return all(
+        closed(history, each.id) and _others_closed(view.others, each.id)
+        for each in view.open_items
+    )
 
 
 def _unpaid(view: View, history: History) -> bool:
@@ -579,7 +581,7 @@ def _may_repeat(view: View) -> bool:
     declared = view.capabilities.keys.repeat_is_safe
     references = {each.reference for each in open_calls(view.history)}
     allowed = (declared if safe is None else safe) and not has_news(view.history)
-    return allowed and len(references) <= 1 and not _asked_elsewhere(view)
+    return allowed and len(references) == 1 and not _asked_elsewhere(view)
 
 
 def _asked_elsewhere(view: View) -> bool:
