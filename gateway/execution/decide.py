@@ -222,6 +222,8 @@ def _answered(view: View, outcome: Outcome) -> tuple[Evidence, ...]:
     answer = Answer.UNKNOWN
     if isinstance(outcome, BatchReport):
         answer = Answer.ACCEPTED
+    elif not sent_once(call):
+        answer = Answer.UNKNOWN
     elif isinstance(outcome, WrongAnswer):
         answer = Answer.WRONG_ANSWER
     elif isinstance(outcome, NotSent):
@@ -229,6 +231,15 @@ def _answered(view: View, outcome: Outcome) -> tuple[Evidence, ...]:
     elif isinstance(outcome, Rejected) and is_first_call(view.history, call):
         answer = Answer.REJECTED
     return (replace(call, answer=answer),)
+
+
+def sent_once(call: Evidence) -> bool:
+    """Whether a call was sent once, so that what the adapter vouches for is true of all of it.
+
+    Where the same bytes are sent again, the answer is about the second time: "not sent" or "already
+    used" says nothing of the first. Without this rule a payout is ended as "not paid", and is paid.
+    """
+    return call.answer is None
 
 
 def is_first_call(history: History, call: Evidence) -> bool:

@@ -339,6 +339,19 @@ def test_a_refusal_of_a_repeat_is_not_believed() -> None:
     assert [each.answer for each in decision.evidence] == [Answer.UNKNOWN]
 
 
+@pytest.mark.parametrize("outcome", [Rejected("already_used"), NotSent("no connection")])
+def test_an_answer_to_the_same_bytes_sent_again_says_nothing_of_the_first_time(
+    outcome: Outcome,
+) -> None:
+    """A credential that is used once: the first time may have arrived, whatever the second is told."""
+    at_hand = view(
+        rows(paying(1, answer=Answer.UNKNOWN)), state=State.MOVING, verb=Verb.SUBMIT, call=1
+    )
+    decision = judged(at_hand, outcome)
+    assert decision.state is State.UNKNOWN
+    assert [each.answer for each in decision.evidence] == [Answer.UNKNOWN]
+
+
 def test_an_unforeseen_error_after_the_mark_is_unknown() -> None:
     """A bug in an adapter is no refusal."""
     at_hand = view(rows(paying(1)), state=State.MOVING, verb=Verb.SUBMIT, call=1)
