@@ -365,7 +365,7 @@ def _found(view: View, history: History, look: Evidence, told: BatchReport) -> D
     if expired is not None:
         return replace(expired, evidence=(look, *rows))
     alerts: tuple[tuple[Attention, str], ...] = ()
-    if state is State.UNKNOWN and _in_vain(view, history):
+    if (held or state is State.UNKNOWN) and _in_vain(view, history):
         detail = f"no look proves what became of the last call; last word: {told.custodian_word}"
         alerts = ((Attention.UNRESOLVED, detail),)
     return Decision(

@@ -385,6 +385,17 @@ def test_a_failed_word_waits_while_another_call_may_arrive() -> None:
     assert late.reports[ITEM].sub_status is SubStatus.FAILED
 
 
+def test_a_failed_word_that_can_never_count_is_for_a_person() -> None:
+    """Requests that never die, two under one reference: no look ever decides."""
+    never: dict[str, Any] = {"call_life": None}
+    history = rows(
+        paying(1, answer=Answer.UNKNOWN, **never), paying(2, 5, answer=Answer.ACCEPTED, **never)
+    )
+    at_hand = view(history, state=State.ACCEPTED, now=at(2 * LATE), looks=LOOKS_ALERT)
+    decision = judged(at_hand, told(failing()))
+    assert [code for code, _ in decision.alerts] == [Attention.UNRESOLVED]
+
+
 def test_the_word_about_a_second_call_ends_a_payout_whose_first_call_was_ruled_out() -> None:
     """The first reference never arrived, and that was proven before the second one was used."""
     history = rows(
