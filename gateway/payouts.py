@@ -38,7 +38,9 @@ from gateway.store import executions, inbox
 from gateway.store import payouts as rows
 from gateway.store import quotes as quote_rows
 from gateway.store.database import Row, Tx
+from gateway.store.payouts import KnownRefs
 from gateway.store.rows import Document, from_us, payout_of, to_us
+from gateway.store.state import refuse_unless_accepting
 from gateway.vault import Vault
 from gateway.views import ACTION_EVENT, EVENT_OF, event_body
 
@@ -76,7 +78,7 @@ class Payouts:
 
         Live mode, and test mode with `strict`, consume the quote. Otherwise test mode answers a
         second call with the same payout. Refused: `quote_not_found`, `quote_already_used` (with
-        `payout_id`), `quote_expired`.
+        `payout_id`), `quote_expired`, `database_frozen`, `not_accepting`.
         """
         now = self._runtime.clock.now()
         payout_id = (
@@ -103,6 +105,7 @@ class Payouts:
             )
         used_by = quote["payout_id"]
         if used_by is None:
+            await refuse_unless_accepting(tx)
             detail = f"The quote ended at {format_time(from_us(quote['expires_at']))}. Ask for a new one."
             raise Refused("quote_expired", detail)
         if caller.mode != "live" and not strict:
@@ -184,14 +187,20 @@ class Payouts:
         return payout
 
     async def apply(
-        self, tx: Tx, payout_id: str, report: Report, row: Row | None = None
+        self,
+        tx: Tx,
+        payout_id: str,
+        report: Report,
+        row: Row | None = None,
+        known: KnownRefs | None = None,
     ) -> Applied:
         """Judge one piece of news and write what follows from it.
 
         Every door ends here: an adapter's reply, a custodian's webhook, a poll, an operator. May be
         called with the same news any number of times. `row` is the payout's row as it is now, where
-        the caller has read it in this transaction. A report with an id of another payout is not
-        believed at all. One that differs from the order moves neither status nor sub-status.
+        the caller has read it in this transaction; `known` is whose its new ids are. A report with an
+        id of another payout is not believed at all. One that differs from the order moves neither
+        status nor sub-status.
         """
         now = self._runtime.clock.now()
         if row is None:
@@ -203,7 +212,8 @@ class Payouts:
         fresh = change.unknown_refs(report)
         woke = False
         if fresh:
-            known = await rows.find_refs(tx, row["custodian"], fresh)
+            if known is None:
+                known = await rows.find_refs(tx, row["custodian"], fresh)
             foreign = [
                 f"{kind} {value} already belongs to {known.owners[kind, value]}"
                 for kind, value in fresh

@@ -82,7 +82,6 @@ async def create_payout(request: Request) -> Response:
     custodians: list[str] = []
 
     async def work(tx: Tx) -> Answer:
-        await refuse_unless_accepting(tx)
         payout = await context.payouts.accept(tx, caller, quote_id, strict=strict)
         custodians.append(payout.custodian)
         if payout.livemode:

@@ -9,11 +9,11 @@ from gateway.execution.proof import Evidence, Heartbeat, History, Kind, Source, 
 from gateway.runtime import Moment
 from gateway.store import evidence as stored
 from gateway.store import executions as rows
-from gateway.store.database import Row, Tx
+from gateway.store.database import Columns, Row, Tx
 
 
 async def histories(
-    tx: Tx, of: Sequence[Row], now: Moment, *, asked: str = ""
+    tx: Tx, of: Sequence[Columns], now: Moment, *, asked: str = ""
 ) -> dict[str, History]:
     """Return what is known of executions, by id.
 
@@ -27,7 +27,7 @@ async def histories(
     return known
 
 
-async def history_of(tx: Tx, execution: Row, now: Moment, *, asked: str = "") -> History:
+async def history_of(tx: Tx, execution: Columns, now: Moment, *, asked: str = "") -> History:
     """Return what is known of one execution; see `histories`."""
     return (await histories(tx, [execution], now, asked=asked))[execution["id"]]
 

@@ -31,7 +31,7 @@ from gateway.runtime import Moment, Runtime
 from gateway.store import account_turns, batches, executions, state
 from gateway.store import evidence as stored
 from gateway.store import payouts as payout_rows
-from gateway.store.database import Row, Tx
+from gateway.store.database import Columns, Row, Tx
 from gateway.store.rows import Document, action_of, payout_of, to_json, to_us
 
 #: Items whose status updates are written in one transaction.
@@ -61,13 +61,15 @@ class Recorded:
 class _Work:
     """An execution in the transaction that works on it."""
 
-    row: Row
+    row: Columns
     items: list[Row]
     history: History
     #: the `due_at` that the claim wrote: news that comes meanwhile lowers it
     claimed_due: int
     final: set[str] = field(default_factory=set)
     told: set[str] = field(default_factory=set)
+    #: whose the new ids of the reports are, where that was read
+    refs: payout_rows.KnownRefs | None = None
 
     @property
     def rows(self) -> dict[str, Row]:
@@ -268,13 +270,13 @@ class Recorder:
         return Recorded(applied, decision=decision, changed=changed, ended=ended)
 
     async def _held(self, tx: Tx, lease: Lease, *, asked: str = "") -> _Work | None:
-        row = await executions.held(tx, lease.execution_id, lease.token)
-        if row is None:
+        found = await executions.held_with_items(tx, lease.execution_id, lease.token)
+        if found is None:
             return None
-        items = await executions.items_of(tx, [row["id"]])
+        row, items = found
         now = self._runtime.clock.moment()
         history = await history_of(tx, row, now, asked=asked)
-        return _Work(row, items[row["id"]], history, lease.claimed_due)
+        return _Work(row, items, history, lease.claimed_due)
 
     async def _write(
         self, tx: Tx, work: _Work, decision: Decision, view: View, now: Moment
@@ -345,7 +347,8 @@ class Recorder:
             # The row as it was read in this transaction, unless something was told to it since.
             row = None if payout_id in work.told else work.rows.get(payout_id)
             work.told.add(payout_id)
-            done = await self._payouts.apply(tx, payout_id, report, row)
+            done = await self._payouts.apply(tx, payout_id, report, row, work.refs)
+            work.refs = None
             applied.append(done)
             if done.final:
                 work.final.add(payout_id)
@@ -444,7 +447,7 @@ class Recorder:
         )
 
     @staticmethod
-    async def _next_number(tx: Tx, row: Row) -> int:
+    async def _next_number(tx: Tx, row: Columns) -> int:
         """Return the number of the execution that follows: among its payout's, or its batch's sets."""
         batch = None if row["batch_id"] is None else await batches.batch_row(tx, row["batch_id"])
         if batch is None or not batch["native"]:
@@ -514,6 +517,8 @@ class Recorder:
         if not named:
             return frozenset()
         known = await payout_rows.find_refs(tx, self._custodian, list(named))
+        if len(reports) == 1:
+            work.refs = known
         return frozenset(
             item
             for pair, items in named.items()

@@ -24,7 +24,7 @@ from functools import partial
 from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
 
 from gateway.store.connection import Connection, is_busy
-from gateway.store.statements import Query, Row, listed, upsert
+from gateway.store.statements import Columns, Query, Row, listed, upsert
 from gateway.store.transaction import StoreFunction, Tx, refuse_inside_a_function, snapshot
 from gateway.store.writer import GROUP_LIMIT, Witness, Writer
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "GROUP_LIMIT",
+    "Columns",
     "Database",
     "Query",
     "Row",

@@ -81,6 +81,15 @@ _HELD = and_(
     _OPEN,
 )
 _HELD_ROW = Query(select(executions).where(_HELD))
+#: An execution under a lease and its payouts, in one read: its own columns are labelled `of_…`.
+_HELD_WITH_ITEMS = Query(
+    select(payouts, *(each.label(f"of_{each.name}") for each in executions.columns))
+    .select_from(executions)
+    .join(execution_items, execution_items.c.execution_id == executions.c.id)
+    .join(payouts, payouts.c.id == execution_items.c.payout_id)
+    .where(_HELD)
+    .order_by(execution_items.c.position)
+)
 _EXTEND = Query(
     update(executions)
     .where(_HELD)
@@ -332,6 +341,16 @@ async def claim_one(tx: Tx, execution_id: str, owner: str, now: int, until: int)
 async def held(tx: Tx, execution_id: str, token: int) -> Row | None:
     """Return an open execution if this is its newest token."""
     return await tx.one(_HELD_ROW, held_id=execution_id, held_token=token)
+
+
+async def held_with_items(
+    tx: Tx, execution_id: str, token: int
+) -> tuple[Mapping[str, Any], list[Row]] | None:
+    """Return an open execution if this is its newest token, and the rows of its payouts in order."""
+    rows = await tx.all(_HELD_WITH_ITEMS, held_id=execution_id, held_token=token)
+    if not rows:
+        return None
+    return {each.name: rows[0][f"of_{each.name}"] for each in executions.columns}, rows
 
 
 async def extend(tx: Tx, execution_id: str, token: int, until: int) -> bool:

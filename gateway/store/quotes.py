@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from sqlalchemy import and_, bindparam, insert, select, update
+from sqlalchemy import and_, bindparam, exists, insert, select, update
 
 from gateway.store.database import Query, Row, Tx
-from gateway.store.schema import quotes
+from gateway.store.schema import quotes, store_state
 
 _INSERT = Query(insert(quotes))
 _GET = Query(
@@ -26,6 +26,8 @@ _USE = Query(
             quotes.c.mode == bindparam("used_mode"),
             quotes.c.payout_id.is_(None),
             quotes.c.expires_at > bindparam("now"),
+            # In the same statement: nothing new while the database may be an old copy.
+            exists().where(and_(store_state.c.frozen.is_(None), store_state.c.accepting == 1)),
         )
     )
     .values(payout_id=bindparam("new_payout_id"))
@@ -46,7 +48,10 @@ async def find_quote(tx: Tx, quote_id: str, org: str, mode: str) -> Row | None:
 async def use_quote(  # noqa: PLR0913 - the quote, its scope, its use
     tx: Tx, quote_id: str, org: str, mode: str, *, payout_id: str, now: int
 ) -> Row | None:
-    """Use an org's quote for a payout and return it; None where it is unknown, used or expired."""
+    """Use an org's quote for a payout and return it.
+
+    None where it is unknown, used or expired, or where nothing new is accepted now.
+    """
     return await tx.one(
         _USE, quote_id=quote_id, used_org=org, used_mode=mode, new_payout_id=payout_id, now=now
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Select, bindparam, func, select
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 __all__ = ["Query", "Row", "listed", "upsert"]
 
 Row = sqlite3.Row
+#: A row as it was read, or the part of a joined row that belongs to one table.
+Columns = Row | Mapping[str, Any]
 
 _DIALECT = sqlite.dialect(paramstyle="named")
 
