@@ -101,6 +101,9 @@ PASSCODE = Rail(
     asset="USD",
     gateway={"browser_origins": ["https://shop.example"]},
 )
+#: A session of the card rail takes an execution as long as it lives. Where a test waits for the end of
+#: a call's life, it must be short.
+SHORT_SESSIONS = replace(PASSCODE, switches={"session_life_s": 3})
 
 
 def free_port() -> int:
@@ -428,9 +431,7 @@ class SharedStacks:
         """Lend the stack of a key; one key always stands for the same rail and options."""
         if key not in self._kept:
             opened = AsyncExitStack()
-            made = await opened.enter_async_context(
-                stack(self._new_folder(), rail=rail, **options)
-            )
+            made = await opened.enter_async_context(stack(self._new_folder(), rail=rail, **options))
             self._kept[key] = made, opened
         made, _ = self._kept[key]
         as_new = False

@@ -15,7 +15,7 @@ import aiohttp
 from aiohttp import web
 
 from adapters.dummy.adapter import STATES, Dummy
-from gateway.adapter import KeySemantics, Notice, Ref, Report
+from gateway.adapter import KeySemantics, Notice, Report
 
 #: What the custodian answers: status and JSON, or None to cut the connection.
 Answer = tuple[int, Any] | None

@@ -17,12 +17,12 @@ import aiohttp
 import pytest
 
 from gateway.runtime import Failpoint
+from tests.e2e.forking import Process
 from tests.e2e.stack import (
     ERC20,
     FIREBLOCKS,
     NETWORK,
     PAYEE,
-    Process,
     Rail,
     Stack,
     eventually,

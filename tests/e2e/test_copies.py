@@ -19,7 +19,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.e2e.stack import Process, eventually, free_port
+from tests.e2e.forking import Process
+from tests.e2e.stack import eventually, free_port
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(120)]
 QUOTE = {
