@@ -1,9 +1,10 @@
 """`db adopt`: go on with a database that may be an older copy, without paying anything twice.
 
 What happened between the copy and now is unknown: a payout that looks untouched may have been paid.
-So every open payout gets a call of unknown outcome, made now, under an account that no look matches.
-A look that finds our transfer settles it. One that finds nothing proves nothing: the payout may have
-been paid under an execution that only the lost database knew. That takes an operator.
+So every open execution gets a call of unknown outcome, made now: it is looked for, and another call
+needs the proof that any lost call needs. A payout without an execution, an item that waits in a batch,
+may have been paid under an execution that only the lost database knew. No look can find that one, so
+that its absence proves nothing, and an operator decides.
 """
 
 from __future__ import annotations
@@ -28,6 +29,12 @@ from gateway.store.state_file import MOVED as MOVED_FILE
 #: Executions or payouts per transaction.
 _AT_ONCE = 200
 _US = 1_000_000
+#: The account of a call that is looked for as any other: the one that is configured.
+_CONFIGURED = ""
+#: The account of a call that no look can find: it is none.
+_NOWHERE = "adopted"
+#: The reference of such calls: no word and no repeat is about it.
+_REFERENCE = "adopted"
 _DETAIL = "open in a restored database: it may have been paid since, and there is nothing to ask by"
 #: Acts in the audit log.
 ADOPTED, ACCEPTING, MOVED = "database_adopted", "accepting_again", "database_moved"
@@ -148,7 +155,9 @@ class Adoption:
         at, due = self._runtime.clock.moment(), self._runtime.timeline.now()
         marks = int((await state.state_row(tx))["marks"])
         calls = [
-            self._call(row["id"], row["custodian"], row["rows"] + 1, marks + offset, at)
+            self._call(
+                row["id"], row["custodian"], row["rows"] + 1, marks + offset, at, _CONFIGURED
+            )
             for offset, row in enumerate(found, 1)
         ]
         await rows.add_unknown_calls(tx, [dict(row) for row in found], calls, due)
@@ -172,7 +181,7 @@ class Adoption:
                 # Of a batch that was not executed in this copy: it may have been since.
                 await self._payouts.announce(tx, [(row, terms_of(row["terms"]))])
             execution_id = self._runtime.ids.new("exe")
-            call = self._call(execution_id, row["custodian"], 1, marks + offset, at)
+            call = self._call(execution_id, row["custodian"], 1, marks + offset, at, _NOWHERE)
             await rows.open_unknown(tx, execution_id, row, call, at, due)
             await self._note(tx, row["id"], at)
         await state.set_marks(tx, marks + len(found))
@@ -204,8 +213,8 @@ class Adoption:
         await self._audit(tx, ADOPTED, to_json(adopted.as_json()))
         return adopted
 
-    def _call(
-        self, execution_id: str, custodian: str, number: int, mark: int, at: Moment
+    def _call(  # noqa: PLR0913 - what tells the calls apart
+        self, execution_id: str, custodian: str, number: int, mark: int, at: Moment, account: str
     ) -> dict[str, object]:
         """Return a row of evidence: a call made now, of which nothing is known."""
         instance = self._custodians.get(custodian)
@@ -218,10 +227,9 @@ class Adoption:
             "clock_id": at.clock_id,
             "elapsed": at.elapsed,
             "wall": at.wall,
-            # No look is at this account: absence never proves that the payout was not paid.
-            "fingerprint": "adopted",
+            "fingerprint": account,
             "answer": None,
-            "reference": None,
+            "reference": _REFERENCE,
             "item": None,
             "source": "operator",
             "mark": mark,
@@ -229,6 +237,7 @@ class Adoption:
             "visibility": 0 if can is None else _us(can.visibility_s),
             "absence_looks": 1 if can is None else can.absence_looks,
             "key_life": None,
+            "one_key": 0,
             "detail": "the database was adopted: a call that it does not know may have been made",
         }
 

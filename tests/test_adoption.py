@@ -136,7 +136,7 @@ async def add_batch(
 
 
 async def test_every_open_execution_gets_a_call_of_unknown_outcome(store: Store) -> None:
-    """Made now, under an account that no look matches; its worker loses the lease; it is due."""
+    """Made now, at the account that is configured; its worker loses the lease; it is due."""
     at = store.clock.moment()
     paying, fresh, over = [await store.db.run(add_payout) for _ in range(3)]
     sent = await store.db.run(add_execution, paying, notes='{"id": "x"}', calls=(3, 4), at=at)
@@ -159,7 +159,11 @@ async def test_every_open_execution_gets_a_call_of_unknown_outcome(store: Store)
     assert {call["execution_id"]: call["number"] for call in calls} == expected
     for call in calls:
         assert call["kind"] == "call"
-        assert (call["answer"], call["fingerprint"], call["seen"]) == (None, "", call["number"] - 1)
+        assert (call["answer"], call["fingerprint"], call["seen"]) == (
+            None,
+            "adopted",
+            call["number"] - 1,
+        )
         assert (call["clock_id"], call["elapsed"], call["wall"]) == (
             now.clock_id,
             now.elapsed,
@@ -233,6 +237,9 @@ async def test_items_that_wait_in_a_batch_may_have_been_paid(store: Store) -> No
     assert {(row["sequence"], row["state"], row["open_calls"]) for row in found} == {
         (1, "unknown", 1)
     }
+    # No look is at this account: that nothing is found under a new reference proves nothing.
+    accounts = await store.rows("SELECT DISTINCT fingerprint FROM evidence")
+    assert accounts == [{"fingerprint": "adopted"}]
     events = await store.rows("SELECT type, count(*) AS n FROM events GROUP BY type")
     assert events == [{"type": "payout.created", "n": 4}]
     told = await store.rows("SELECT id, state, worked_off, executed_at FROM batches ORDER BY id")

@@ -56,6 +56,18 @@ def test_the_environment_wins(tmp_path: Path) -> None:
     assert settings.custodians["fb_eu"].adapter_settings["api_key"] == "other"
 
 
+def test_where_the_state_file_is(tmp_path: Path) -> None:
+    """Beside the database, or where it is set: the name of the setting is not that of a file to read."""
+    (tmp_path / "api-key").write_text("k-123")
+    plain = load(write(tmp_path, GOOD), {})
+    assert plain.state_path == tmp_path / "payout-gateway.db.state"
+    placed = load(write(tmp_path, 'state_file = "there/state"\n' + GOOD), {})
+    assert placed.state_path == tmp_path / "there" / "state"
+    environ = {"PAYOUT_GATEWAY_STATE_FILE": "/var/lib/state", "PAYOUT_GATEWAY_DATABASE": "/db"}
+    elsewhere = load(write(tmp_path, GOOD), environ)
+    assert (elsewhere.state_path, elsewhere.database) == (Path("/var/lib/state"), Path("/db"))
+
+
 def test_every_fault_at_once(tmp_path: Path) -> None:
     """All of them, by name, each with what to do; no value."""
     text = """

@@ -128,6 +128,7 @@ class _Load:
         """
         if claim.created_id is not None:
             await self._drop(claim.created_id)
+        await self.context.db.read(refuse_unless_accepting)
         await self.check()
         batch_id = await self.context.db.run(self._begin, claim)
         try:

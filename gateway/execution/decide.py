@@ -126,7 +126,7 @@ def expiry(view: View) -> Decision | None:
     """
     late = [each for each in view.open_items if each.unanswered]
     waits = view.state in {State.PARKED, State.UNKNOWN}
-    if view.frozen or not waits or not late or not _all_closed(view, view.history):
+    if view.frozen or not waits or not late or not _unpaid(view, view.history):
         return None
     reports = {each.id: expired_report() for each in late}
     return Decision(State.CLOSED, 0.0, reports=reports, reason="not answered in time")
@@ -157,7 +157,7 @@ def _called(view: View, outcome: Outcome) -> Decision:
     if isinstance(outcome, BatchReport):
         return _reported(view, history, rows, outcome)
     reason = _reason(outcome)
-    if isinstance(outcome, Rejected) and _all_closed(view, history):
+    if isinstance(outcome, Rejected) and _unpaid(view, history):
         reports = {each.id: rejected_report(outcome) for each in view.open_items}
         return Decision(
             State.CLOSED, 0.0, evidence=rows, reports=reports, reason=f"rejected: {outcome}"
@@ -222,6 +222,8 @@ def _answered(view: View, outcome: Outcome) -> tuple[Evidence, ...]:
     answer = Answer.UNKNOWN
     if isinstance(outcome, BatchReport):
         answer = Answer.ACCEPTED
+    elif not sent_once(call):
+        answer = Answer.UNKNOWN
     elif isinstance(outcome, WrongAnswer):
         answer = Answer.WRONG_ANSWER
     elif isinstance(outcome, NotSent):
@@ -229,6 +231,15 @@ def _answered(view: View, outcome: Outcome) -> tuple[Evidence, ...]:
     elif isinstance(outcome, Rejected) and is_first_call(view.history, call):
         answer = Answer.REJECTED
     return (replace(call, answer=answer),)
+
+
+def sent_once(call: Evidence) -> bool:
+    """Whether a call was sent once, so that what the adapter vouches for is true of all of it.
+
+    Where the same bytes are sent again, the answer is about the second time: "not sent" or "already
+    used" says nothing of the first. Without this rule a payout is ended as "not paid", and is paid.
+    """
+    return call.answer is None
 
 
 def is_first_call(history: History, call: Evidence) -> bool:
@@ -354,7 +365,7 @@ def _found(view: View, history: History, look: Evidence, told: BatchReport) -> D
     if expired is not None:
         return replace(expired, evidence=(look, *rows))
     alerts: tuple[tuple[Attention, str], ...] = ()
-    if state is State.UNKNOWN and _in_vain(view, history):
+    if (held or state is State.UNKNOWN) and _in_vain(view, history):
         detail = f"no look proves what became of the last call; last word: {told.custodian_word}"
         alerts = ((Attention.UNRESOLVED, detail),)
     return Decision(
@@ -505,14 +516,13 @@ def _read(
         claim = report.failure.funds_moved if report.failure else FundsMoved.UNKNOWN
         rows.append(row(Kind.WORD, item, claim, report.reference))
         now_known = history.having(*rows)
-        if report.reopens and closed(now_known, item):
+        unpaid = closed(now_known, item) and _others_closed(view.others, item)
+        if report.reopens and unpaid:
             continue
         if not ended(now_known, item):
             held = True
             judged[item] = held_report(report)
-        elif claim is FundsMoved.NO and not (
-            closed(now_known, item) and _others_closed(view.others, item)
-        ):
+        elif claim is FundsMoved.NO and not unpaid:
             judged[item] = _claiming(report, FundsMoved.UNKNOWN)
     return tuple(rows), judged, held
 
@@ -559,8 +569,18 @@ def _another(rows: tuple[Evidence, ...], reports: Mapping[str, Report]) -> Decis
 
 
 def _all_closed(view: View, history: History) -> bool:
-    """Whether it is certain that this execution pays none of its open items."""
-    return all(closed(history, each.id) for each in view.open_items)
+    """Whether it is certain that neither this execution nor another one pays any of its open items."""
+    return all(
+        closed(history, each.id) and _others_closed(view.others, each.id)
+        for each in view.open_items
+    )
+
+
+def _unpaid(view: View, history: History) -> bool:
+    """Whether it is certain that no execution of theirs pays the open items: they may end unpaid."""
+    return _all_closed(view, history) and all(
+        _others_closed(view.others, each.id) for each in view.open_items
+    )
 
 
 def _others_closed(others: Sequence[Other], item: str) -> bool:
@@ -572,7 +592,7 @@ def _may_repeat(view: View) -> bool:
     declared = view.capabilities.keys.repeat_is_safe
     references = {each.reference for each in open_calls(view.history)}
     allowed = (declared if safe is None else safe) and not has_news(view.history)
-    return allowed and len(references) <= 1 and not _asked_elsewhere(view)
+    return allowed and len(references) == 1 and not _asked_elsewhere(view)
 
 
 def _asked_elsewhere(view: View) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from gateway.execution.gate import MarkRefused, Refusal, Request, gate, is_current
 from gateway.execution.history import columns_of, history_of, others_of
-from gateway.execution.proof import Evidence
+from gateway.execution.proof import Answer, Evidence
 from gateway.model import Status
 from gateway.store import evidence as stored
 from gateway.store import executions as rows
@@ -70,7 +70,10 @@ async def set_mark(
         return refusal
     if terms.same_call is not None:
         # One signed request is one call, however often it is sent: its life ends with its credential.
-        return next(each for each in history.rows if each.number == terms.same_call)
+        # From now on an answer is about the second time it was sent; see `decide.sent_once`.
+        sent = next(each for each in history.rows if each.number == terms.same_call)
+        await stored.set_answer(tx, execution_id, sent.number, Answer.UNKNOWN)
+        return replace(sent, answer=Answer.UNKNOWN)
     number, mark = row["rows"] + 1, await rows.next_mark(tx)
     marked = replace(call, number=number, seen=number - 1, mark=mark)
     await stored.add_evidence(tx, [columns_of(execution_id, marked)])

@@ -339,22 +339,44 @@ def word_counts(history: History, word: Evidence) -> bool:
     return only_call(history, word) or late_look(history, word)
 
 
+def ruled_out(history: History, call: Evidence) -> bool:
+    """Whether a call was proven absent before a later one was marked, and was not seen since.
+
+    The custodian's word about the later call says nothing of it, and need not: without this rule a payout
+    whose first call never arrived does not end by the word about its second call.
+    """
+    later = [each.number for each in calls(history) if each.number > call.number]
+    return any(proof(_before(history, number)) for number in later) and not any(
+        each.kind is Kind.NEWS and each.reference in {None, call.reference} for each in history.rows
+    )
+
+
+def _before(history: History, number: int) -> History:
+    """Return the history as it was before a row was written."""
+    rows = tuple(each for each in history.rows if each.number < number)
+    return History(rows, history.heartbeats, history.accounts)
+
+
 def ended(history: History, item: str | None = None) -> bool:
     """Whether everything that was sent for an item has ended, by words that count."""
-    told = words(history, item)
-    return all(
-        any(speaks_of(word, call) and word_counts(history, word) for word in told)
-        for call in open_calls(history)
-    )
+    return _spoken_of(history, words(history, item))
 
 
 def ended_unpaid(history: History, item: str | None = None) -> bool:
     """Whether the custodian's final words say, of everything that was sent, that no money moved."""
-    told = [each for each in words(history, item) if each.answer == FundsMoved.NO]
-    return all(
-        any(speaks_of(word, call) and word_counts(history, word) for word in told)
-        for call in open_calls(history)
-    )
+    told = tuple(each for each in words(history, item) if each.answer == FundsMoved.NO)
+    return _spoken_of(history, told)
+
+
+def _spoken_of(history: History, told: tuple[Evidence, ...]) -> bool:
+    """Whether words that count speak of every call that may have arrived."""
+    counting = tuple(word for word in told if word_counts(history, word))
+    unspoken = [
+        call for call in open_calls(history) if not any(speaks_of(word, call) for word in counting)
+    ]
+    if not counting:
+        return not unspoken
+    return all(ruled_out(history, call) for call in unspoken)
 
 
 def closed(history: History, item: str | None = None) -> bool:

@@ -124,6 +124,9 @@ class Recorder:
             if remaining is not None:
                 return remaining
         view = await _frozen(tx, view)
+        if row["earlier"] and any(each.unanswered for each in view.open_items):
+            ids = [each.id for each in view.items]
+            view = replace(view, others=await others_of(tx, row["id"], ids, now))
         late = expiry(view)
         if late is not None:
             return await self._write(tx, work, late, view, now)
@@ -538,7 +541,8 @@ class Recorder:
         history = await history_of(tx, execution, now)
         work = _Work(execution, items[execution["id"]], history, execution["due_at"])
         pending = [each["id"] for each in work.items if each["status"] not in TERMINAL]
-        if not all(closed(history, each) for each in pending):
+        others = await others_of(tx, execution["id"], pending, now) if execution["earlier"] else ()
+        if not all(may_reopen(history, each, others) for each in pending):
             return False
         await self._close(tx, work, now, "taken back")
         return True

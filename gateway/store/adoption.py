@@ -166,6 +166,7 @@ async def open_unknown(  # noqa: PLR0913 - what an execution is made of
         notes="{}",
         rows=call["number"],
         open_calls=1,
+        size=1,
         earlier=int(earlier > 0),
         repeat_is_safe=None,
         looks=0,

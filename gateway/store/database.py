@@ -49,7 +49,7 @@ R = TypeVar("R")
 
 #: How long a transaction waits for another process, before its callers get an error.
 BUSY_S = 10.0
-#: How long the changes of one group may keep the event loop, at least one of them apart.
+#: How much CPU time a group of changes may use on the event loop's thread, if it is more than one.
 GROUP_S = 0.025
 #: How many reads may follow each other before other callbacks of the event loop have their turn.
 _READS_PER_TURN = 32
@@ -60,7 +60,7 @@ class Database:
 
     - `readers`: how many scans run at the same time.
     - `busy_s`: how long to wait for another process's transaction.
-    - `group_s`: how long a group of changes may run; the rest of it waits for the next one.
+    - `group_s`: how much CPU time a group of changes may use; the rest of it joins the next group.
     - `fault`: called with the text of each statement right before it runs, in its thread (BEGIN,
       COMMIT and ROLLBACK included, PRAGMAs not); a test raises what SQLite would.
     - `witness`: records the highest moving mark of each group after its commit and before any of its
@@ -130,6 +130,7 @@ class Database:
         """Finish what was handed in, then close."""
         try:
             await self._writer.drain()
+            self._open = False
             # No new scans, and those under way end: off the loop, which they do not need.
             await self._loop.run_in_executor(None, self._pool.shutdown)
         finally:
@@ -173,7 +174,7 @@ class Database:
             self._pool, partial(self._scan, fn, *args, **kwargs)
         )
 
-    def _scan(self, fn: StoreFunction[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    def _scan(self, fn: StoreFunction[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         connection = self._free.pop()
         try:
             with self._turn:

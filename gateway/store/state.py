@@ -20,7 +20,7 @@ _RETRY_AFTER = {"Retry-After": "60"}
 
 _STATE = Query(
     select(
-        store_state, or_(store_state.c.marks > 0, exists(select(payouts.c.id))).label("used")
+        store_state, or_(store_state.c.marks > 0, exists().where(payouts.c.id > "")).label("used")
     ).where(store_state.c.id == 1)
 )
 _FREEZE = Query(

@@ -10,11 +10,13 @@ on from the same mark.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -23,6 +25,8 @@ from pathlib import Path
 from gateway.errors import StateFileError
 
 FORMAT = 1
+#: How often, and how long each time, a lock is waited for: 10 s together.
+_LOCK_TRIES, _LOCK_WAIT_S = 2000, 0.005
 MISSING = "the state file is missing, although the database was used under one"
 MOVED = "the state file names another database file: this one was copied, moved or restored"
 
@@ -195,7 +199,7 @@ class StateFile:
         try:
             with self._lock_path().open("a") as lock:
                 self._match_owner(lock.fileno())
-                fcntl.flock(lock, fcntl.LOCK_EX)
+                _lock(lock.fileno())
                 yield
         except StateFileError as error:
             self.failing = str(error)
@@ -248,6 +252,21 @@ class StateFile:
         if (found.st_uid, found.st_gid) != (model.st_uid, model.st_gid):
             with suppress(PermissionError):
                 os.fchown(descriptor, model.st_uid, model.st_gid)
+
+
+def _lock(descriptor: int) -> None:
+    """Take a lock that other processes take as well. OSError: one of them keeps it.
+
+    Not without end: a process that is suspended just now must not hold up every commit of this one.
+    """
+    for _ in range(_LOCK_TRIES):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_LOCK_WAIT_S)
+        else:
+            return
+    raise OSError(errno.EAGAIN, "another process keeps it locked")
 
 
 def parse(text: str) -> Recorded:

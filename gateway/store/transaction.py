@@ -96,7 +96,7 @@ def refuse_inside_a_function() -> None:
         raise RuntimeError(_ONLY_TX)
 
 
-def drive(fn: StoreFunction[P, R], tx: SqliteTx, *args: P.args, **kwargs: P.kwargs) -> R:
+def drive(fn: StoreFunction[P, R], tx: SqliteTx, /, *args: P.args, **kwargs: P.kwargs) -> R:
     """Run a store function to its end, now, on this thread.
 
     The methods of a transaction return at once, so the function cannot be suspended, and so neither
@@ -121,7 +121,7 @@ def drive(fn: StoreFunction[P, R], tx: SqliteTx, *args: P.args, **kwargs: P.kwar
 
 
 def snapshot(
-    connection: Connection, fn: StoreFunction[P, R], *args: P.args, **kwargs: P.kwargs
+    connection: Connection, fn: StoreFunction[P, R], /, *args: P.args, **kwargs: P.kwargs
 ) -> R:
     """Run a store function that only reads, on one consistent state of the database."""
     connection.open()

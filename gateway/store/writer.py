@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
+from time import thread_time
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from gateway.errors import Refused, WitnessFailed
@@ -42,7 +43,7 @@ class Witness(Protocol):
     """Remembers, outside the database, the highest moving mark that was committed."""
 
     def record(self, mark: int) -> None:
-        """Store the mark durably before returning. Called in the commit thread, in rising order."""
+        """Store the mark durably before returning. Called in the commit thread, once per group."""
 
 
 @dataclass(eq=False)
@@ -188,15 +189,16 @@ class Writer:
         """Run the changes of a group in the open transaction, then have it committed."""
         culprit = None
         before = self._connection.changes
-        until = self._loop.time() + self._group_s
+        # CPU time, not time: on a busy machine small groups would only make it busier.
+        until = thread_time() + self._group_s
         try:
             self._check_schema()
             for number, change in enumerate(group, 1):
                 culprit = change
                 self._run(change)
-                if number < len(group) and self._loop.time() >= until:
-                    # Others need the event loop, too: the rest is the next group.
-                    self._again.appendleft(group[number:])
+                if number < len(group) and thread_time() >= until:
+                    # Others need the event loop, too: the rest belongs to the next group.
+                    self._put_back(group[number:])
                     del group[number:]
                     break
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the caller gets it
@@ -208,6 +210,13 @@ class Writer:
             self._committed(group, *_attempt(partial(self._commit, None, wrote=False)))
         else:
             self._in_thread(partial(self._commit, mark, wrote=True), self._committed, group)
+
+    def _put_back(self, rest: list[_Change]) -> None:
+        """Keep changes for the next group, in front of what came after them."""
+        if self._again:
+            self._again.appendleft(rest)
+        else:
+            self._queue.extendleft(reversed(rest))
 
     def _check_schema(self) -> None:
         """Ask the hook where the schema was changed since the last group. In the transaction."""

@@ -179,5 +179,5 @@ async def test_references_without_a_payout_are_noted(api: Api) -> None:
 
 def _rows(api: Api) -> list[Any]:
     with closing(sqlite3.connect(api.path)) as connection:
-        tables = ("quotes", "payouts", "batches", "events", "idempotency", "work", "timeline")
+        tables = ("quotes", "payouts", "batches", "events", "idempotency", "executions", "evidence")
         return [connection.execute(f"SELECT * FROM {table}").fetchall() for table in tables]

@@ -13,6 +13,7 @@ import sqlite3
 import sys
 from collections.abc import AsyncIterator
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,7 @@ async def test_a_restored_copy_under_a_newer_state_file(place: Place) -> None:
     await eventually(noted)
     assert place.rows("SELECT body FROM inbox") == [(body,)]
 
-    adopted = ("db", "adopt", "--last-mark-at", "2026-01-01T00:00:00Z")
+    adopted = ("db", "adopt", "--last-mark-at", datetime.now(UTC).isoformat())
     code, out = await place.run(*adopted)
     assert code == 0, out
     status, problem = await place.call(gateway, "POST", "/payouts/quote", QUOTE)

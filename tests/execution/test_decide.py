@@ -1,17 +1,16 @@
-"""Decisions are total: every outcome, in every state, after every history, for one item or two."""
+"""What an outcome leads to: total over everything an adapter can do, and by example."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import product
 from typing import Any
 
 import pytest
 
 from gateway.adapter import (
     Absent,
-    Action,
     BatchReport,
     CannotLook,
     Capabilities,
@@ -39,7 +38,7 @@ from gateway.execution.decide import (
     news_from_outside,
     takeover,
 )
-from gateway.execution.gate import MarkRefused, Refusal
+from gateway.execution.gate import MarkRefused, Other, Refusal
 from gateway.execution.proof import (
     Answer,
     Evidence,
@@ -53,218 +52,418 @@ from gateway.execution.proof import (
     open_calls,
 )
 from gateway.execution.state import Decision, Item, State, Verb, View
-from gateway.model import Status
-from gateway.runtime import Moment
-
-SECOND = 1_000_000
-LATE = 1000
-CAN = Capabilities(
-    frozenset(), keys=KeySemantics(life_s=600), call_life_s=60, visibility_s=30, polling_s=(10, 20)
+from gateway.model import Attention, Status
+from gateway.states import STATUS_OF
+from tests.execution.rows import (
+    ACCOUNT,
+    ITEM,
+    LIFE,
+    OTHER_ACCOUNT,
+    OTHER_ITEM,
+    VISIBILITY,
+    at,
+    call,
+    look,
+    news,
+    rows,
+    word,
 )
-CAPABILITIES = {
-    "plain": CAN,
-    "safe": replace(CAN, keys=KeySemantics(repeat_is_safe=True)),
-    "short key": replace(CAN, keys=KeySemantics(life_s=100, repeat_is_safe=True)),
-    "endless": replace(CAN, call_life_s=None),
-}
-ITEMS = {"one": ("p-1",), "two": ("p-1", "p-2")}
+
+_SECOND = 1_000_000
+LATE = (LIFE + VISIBILITY) * _SECOND
+POLLING = (2.0, 4.0, 8.0)
+#: What an adapter wished at most in these tests.
+WISH = 30.0
 
 
-def at(seconds: int) -> Moment:
-    """Return a moment of the one clock there is."""
-    return Moment("clock", seconds * SECOND, seconds * SECOND)
+#: What an adapter may declare.
+PLAIN = Capabilities(
+    destination_types=frozenset(),
+    call_life_s=LIFE,
+    visibility_s=VISIBILITY,
+    absence_looks=1,
+    polling_s=POLLING,
+)
+SAFE = replace(PLAIN, keys=KeySemantics(repeat_is_safe=True))
+SHORT_KEY = replace(PLAIN, keys=KeySemantics(repeat_is_safe=True, life_s=100))
+ENDLESS = replace(PLAIN, call_life_s=None)
 
 
-def call(number: int, answer: str | None, can: Capabilities, **members: Any) -> Evidence:
-    """Return a call."""
-    life = None if can.call_life_s is None else round(can.call_life_s * SECOND)
-    terms: dict[str, Any] = {
-        "seen": number - 1,
-        "at": at(number),
-        "fingerprint": "A",
-        "mark": number,
-        "call_life": life,
-        "visibility": 30 * SECOND,
-        "absence_looks": 3,
-        "key_life": None if can.keys.life_s is None else round(can.keys.life_s * SECOND),
-    }
-    return Evidence(number, Kind.CALL, answer=answer, **{**terms, **members})
+def paying(number: int, elapsed: int = 0, answer: str | None = None, **changed: Any) -> Evidence:
+    """Return a moving call, its durations in microseconds as everywhere outside these rows."""
+    terms = {"call_life": LIFE * _SECOND, "visibility": VISIBILITY * _SECOND}
+    return call(number, elapsed, answer, **(terms | changed))
 
 
-def row(number: int, kind: Kind, answer: str | None = None, **members: Any) -> Evidence:
-    """Return a row that is no call."""
-    terms: dict[str, Any] = {"seen": number - 1, "at": at(100 + number), "fingerprint": "A"}
-    return Evidence(number, kind, answer=answer, **{**terms, **members})
+def view(history: History, **changed: Any) -> View:
+    """Return what is read when an outcome is written, one minute after the call."""
+    now = changed.pop("now", at(60 * _SECOND))
+    plain = View(
+        state=State.UNKNOWN,
+        verb=Verb.FETCH,
+        history=history,
+        items=(Item(ITEM, Status.PENDING, SubStatus.SUBMITTING),),
+        capabilities=PLAIN,
+        started=now,
+        now=now,
+        seen=history.last_number,
+        fingerprint=ACCOUNT,
+    )
+    return replace(plain, **changed)
 
 
-def histories(can: Capabilities) -> dict[str, History]:
-    """Return every kind of history, by name."""
-    absent = [row(number, Kind.LOOK, Finding.ABSENT) for number in (2, 3, 4)]
-    news = row(5, Kind.NEWS, source=Source.WEBHOOK)
-    word = row(5, Kind.WORD, FundsMoved.NO, item="p-1", source=Source.REPLY)
-    found = {
-        "nothing": [],
-        "news alone": [news],
-        **{f"a call: {answer}": [call(1, answer, can)] for answer in (None, *Answer)},
-        "proven": [call(1, Answer.UNKNOWN, can), *absent],
-        "proven, and news": [call(1, Answer.UNKNOWN, can), *absent, news],
-        "not sent, and news": [call(1, Answer.NOT_SENT, can), news],
-        "failed": [call(1, Answer.ACCEPTED, can), word],
-        "two calls": [call(1, Answer.UNKNOWN, can), *absent, call(5, Answer.UNKNOWN, can)],
-        "two references": [
-            call(1, Answer.UNKNOWN, can, reference="r-1"),
-            call(2, Answer.UNKNOWN, can, reference="r-2"),
-        ],
-        "five calls": [call(number, Answer.UNKNOWN, can) for number in range(1, 6)],
-        "another account": [call(1, Answer.UNKNOWN, can, fingerprint="B")],
-    }
-    return {
-        name: History(
-            tuple(replace(each, number=index + 1, seen=index) for index, each in enumerate(rows))
-        )
-        for name, rows in found.items()
-    }
+def failing(claim: FundsMoved = FundsMoved.NO, **changed: Any) -> Report:
+    """Return a report that a payout failed."""
+    failure = Failure(code=FailureCode.CUSTODIAN_ERROR, message="failed", funds_moved=claim)
+    return replace(Report(SubStatus.FAILED, "failed", failure=failure, reference="ref"), **changed)
 
 
-def outcomes(items: tuple[str, ...]) -> Iterator[Outcome]:
-    """Yield everything that an adapter may return or raise."""
-    yield from (Absent("404"), CannotLook("none"))
-    yield from (CannotLook("none", repeat_is_safe=safe) for safe in (True, False))
-    yield from (Rejected("no"), NotSent("429", again_after_s=77), NotSent("x", alert="clock_skew"))
-    yield from (WrongAnswer("wrong", left) for left in (None, 2, 0))
-    yield from (UnreadableAnswer(["a"]), OutcomeUnknown("lost"), TimeoutError(), ValueError("bug"))
-    yield from (Unsupported(""), LeaseLost("x"), *(MarkRefused(each) for each in Refusal))
-    yield BatchReport("NOTHING", {})
-    yield BatchReport("STRANGER", {"p-9": Report(SubStatus.DELIVERED, "W")})
-    for report in reports():
-        yield BatchReport("W", dict.fromkeys(items, report))
-        if len(items) > 1:
-            yield BatchReport("W", {items[-1]: report})
+def told(report: Report, *items: str) -> BatchReport:
+    """Return a report that says the same of some items."""
+    return BatchReport(report.custodian_word, dict.fromkeys(items or (ITEM,), report))
+
+
+# --- Total ----------------------------------------------------------------------------------------
 
 
 def reports() -> Iterator[Report]:
-    """Yield everything that may be said of a payout."""
-    yield Report(None, "W", unknown_words=("W",))
-    for sub_status in SubStatus:
-        report = Report(sub_status, "W")
-        if sub_status is SubStatus.REQUIRES_ACTION:
-            yield replace(report, action=Action())
-        elif not failed(report):
-            yield report
-            yield replace(report, again_after_s=5)
-        else:
-            yield report
-            for moved in (FundsMoved.NO, FundsMoved.UNKNOWN):
-                code = FailureCode.UNKNOWN_REASON
-                failure = Failure(code=code, message="", funds_moved=moved)
-                yield replace(report, failure=failure)
-                yield replace(report, failure=failure, reopens=True)
+    """Yield every kind of report."""
+    for sub_status in (None, *SubStatus):
+        plain = Report(sub_status, str(sub_status))
+        yield plain
+        yield replace(plain, again_after_s=WISH)
+        yield replace(plain, unknown_words=("odd",), reference="ref")
+    ends = [each for each, status in STATUS_OF.items() if status is Status.FAILED]
+    for sub_status, claim, reopens in itertools.product(ends, FundsMoved, (False, True)):
+        yield failing(claim, sub_status=sub_status, reopens=reopens)
+        yield failing(claim, sub_status=sub_status, reopens=reopens, reference=None)
+    yield failing(reference="another reference")
 
 
-#: In which states a verb is recorded: after its mark the state is "moving".
-STATES = {
-    Verb.SUBMIT: (State.PREPARED, State.MOVING),
-    Verb.CONFIRM: (State.PARKED, State.MOVING),
-    Verb.FETCH: (State.PREPARED, State.PARKED, State.UNKNOWN, State.ACCEPTED),
-    Verb.CANCEL: (State.PREPARED, State.PARKED, State.UNKNOWN, State.ACCEPTED),
+def outcomes(items: tuple[str, ...]) -> Iterator[Outcome]:
+    """Yield every outcome that an adapter can produce."""
+    for report in reports():
+        yield told(report, *items)
+    yield BatchReport("an item is missing", {items[0]: Report(SubStatus.DELIVERED, "done")})
+    yield BatchReport("nothing of any item", {})
+    yield BatchReport("an item of somebody else", {"pay_9": failing()})
+    if len(items) > 1:
+        yield BatchReport(
+            "mixed", {items[0]: Report(SubStatus.DELIVERED, "done"), items[1]: failing()}
+        )
+        yield BatchReport(
+            "asks of one", {items[0]: Report(SubStatus.REQUIRES_ACTION, ""), items[1]: failing()}
+        )
+    yield Absent("unknown here")
+    for safe in (None, True, False):
+        yield CannotLook("no reference", repeat_is_safe=safe)
+    yield Rejected("invalid_destination")
+    yield NotSent("no connection")
+    yield NotSent("slow down", again_after_s=WISH)
+    yield NotSent("clock", alert=Attention.CLOCK_SKEW)
+    for refusal in Refusal:
+        yield MarkRefused(refusal)
+    yield UnreadableAnswer(["passcode.token"])
+    for left in (None, 0, 2):
+        yield WrongAnswer("wrong", left)
+    yield OutcomeUnknown("no reply")
+    yield LeaseLost("taken over")
+    yield Unsupported("no such verb")
+    yield ValueError("a bug in an adapter")
+    yield TimeoutError()
+
+
+PASTS: dict[str, History] = {
+    "nothing": rows(),
+    "a mark": rows(paying(1)),
+    "an unknown call": rows(paying(1, answer=Answer.UNKNOWN)),
+    "a call that was not sent": rows(paying(1, answer=Answer.NOT_SENT)),
+    "proven absence": rows(paying(1, answer=Answer.UNKNOWN), look(2, LATE)),
+    "a second call": rows(paying(1, answer=Answer.UNKNOWN), look(2, LATE), paying(3, LATE)),
+    "a repeat": rows(paying(1, answer=Answer.UNKNOWN), paying(2, 5)),
+    "two references": rows(
+        paying(1, answer=Answer.UNKNOWN), look(2, LATE), paying(3, LATE, reference="second")
+    ),
+    "the same bytes twice": rows(paying(1, answer=Answer.UNKNOWN)),
+    "news": rows(paying(1, answer=Answer.ACCEPTED), news(2)),
+    "news without a call": rows(news(1)),
+    "another account": rows(paying(1, fingerprint=OTHER_ACCOUNT)),
+    "a request that never dies": rows(paying(1, call_life=None)),
+    "refused": rows(paying(1, answer=Answer.REJECTED)),
 }
 
 
-def views(can: Capabilities, items: tuple[str, ...]) -> Iterator[tuple[str, View]]:
-    """Yield everything that there is to decide in."""
-    for (name, history), verb, late in product(histories(can).items(), Verb, (False, True)):
-        calls = verb in {Verb.SUBMIT, Verb.CONFIRM}
-        last = open_calls(history)[-1:]
-        asks = SubStatus.REQUIRES_ACTION if late else SubStatus.SUBMITTING
-        for state, looks in product(STATES[verb], (0, LOOKS_ALERT) if verb is Verb.FETCH else (0,)):
-            if late and state not in {State.PARKED, State.UNKNOWN}:
-                continue
-            mine = last[0].number if last and last[0].answer is None else None
-            yield (
-                name,
-                View(
-                    state=state,
-                    verb=verb,
-                    history=history,
-                    items=tuple(
-                        Item(each, Status.PENDING, asks, unanswered=late) for each in items
-                    ),
-                    capabilities=can,
-                    started=at(LATE),
-                    now=at(LATE + 1),
-                    seen=history.last_number,
-                    fingerprint="A",
-                    call=mine if calls and state is State.MOVING else None,
-                    looks=looks,
-                ),
-            )
+def views(state: State, verb: Verb) -> Iterator[View]:
+    """Yield every kind of view in one state."""
+    one = (Item(ITEM, Status.PENDING, SubStatus.SUBMITTING),)
+    two = (*one, Item(OTHER_ITEM, Status.PENDING, SubStatus.REQUIRES_ACTION, unanswered=True))
+    for history, items in itertools.product(PASTS.values(), (one, two)):
+        plain = view(history, state=state, verb=verb, items=items, now=at(2 * LATE))
+        yield plain
+        made = [each.number for each in history.rows if each.kind is Kind.CALL]
+        if made and verb in {Verb.SUBMIT, Verb.CONFIRM}:
+            yield replace(plain, call=made[-1])
+        if items is one:
+            yield replace(plain, others=(Other(rows(paying(1)), (ITEM,)),))
+            yield replace(plain, capabilities=SAFE, looks=LOOKS_ALERT, failures=9)
+            yield replace(plain, capabilities=SHORT_KEY, frozen=True)
+            yield replace(plain, capabilities=ENDLESS, foreign=frozenset({ITEM}))
 
 
-def check(view: View, decision: Decision) -> None:
-    """Check what holds of every decision."""
-    after = view.history.having(*decision.evidence)
-    numbers = [each.number for each in after.rows]
-    everything = all(closed(after, each.id) for each in view.open_items)
-    assert numbers == list(range(1, len(numbers) + 1))
-    assert decision.delay_s >= 0
-    assert set(decision.reports) <= {each.id for each in view.items}
-    for item, report in decision.reports.items():
-        if report.failure is not None and report.failure.funds_moved is FundsMoved.NO:
-            assert closed(after, item), "not paid, and not proven"
-        if failed(report):
-            assert ended(after, item) or closed(after, item), (
-                "ended by a word that may be about another call"
-            )
-    if decision.state is State.PREPARED and view.state is not State.PREPARED:
-        assert not has_news(after), "submitted again after news"
-        harmless = view.capabilities.keys.repeat_is_safe or decision.repeat_is_safe
-        elsewhere = any(each.fingerprint != view.fingerprint for each in open_calls(after))
-        assert everything or (harmless and not elsewhere), "submitted again without a right"
-    if decision.state is State.PARKED and view.state is not State.PARKED:
-        assert everything, "a person is asked while a call may still arrive"
+def judged(at_hand: View, outcome: Outcome) -> Decision:
+    """Return a decision, after checking what every decision has to respect."""
+    decision = decide(at_hand, outcome)
+    history = at_hand.history.having(*decision.evidence)
+    certain = all(_closed(at_hand, history, each.id) for each in at_hand.open_items)
+    _check_reports(at_hand, decision, history)
+    looks = at_hand.verb in {Verb.FETCH, Verb.CANCEL}
+    if decision.state is State.PREPARED and not (looks and at_hand.state is State.PREPARED):
+        harmless = certain or _harmless(at_hand, outcome, history)
+        assert harmless, "submitted again: only where that is lawful"
+        assert not has_news(history), "submitted again after news"
+    if decision.state is State.PARKED and at_hand.state is not State.PARKED:
+        assert certain, "a person is asked while a call may still arrive"
+    if decision.state is State.CLOSED and at_hand.state is not State.CLOSED:
+        assert decision.reopens or any(failed(each) for each in decision.reports.values())
     if decision.reopens:
-        assert everything
+        assert certain
         assert not decision.reports
-    if decision.state is State.CLOSED and not decision.reopens:
-        assert all(failed(each) for each in decision.reports.values())
-        assert decision.reports
-    if decision.state is State.UNKNOWN and decision.delay_s < view.capabilities.polling_s[0]:
-        assert decision.delay_s > 0, "looked at without a pause"
+    assert 0 <= decision.delay_s <= max(POLLING[-1], WISH, LIFE + VISIBILITY)
+    assert decision.state is not State.MOVING or at_hand.state is State.MOVING
+    numbers = [each.number for each in history.rows]
+    assert numbers == list(range(1, len(numbers) + 1)), "rows are numbered in order"
+    known = at_hand.history.last_number
+    changed = {each.number for each in decision.evidence if each.number <= known}
+    assert changed <= {at_hand.call}, "only the call that was made is answered"
+    assert has_news(history) >= has_news(at_hand.history), "news is never undone"
+    return decision
 
 
-@pytest.mark.parametrize(
-    ("capabilities", "count"),
-    [("plain", "one"), ("plain", "two"), ("safe", "one"), ("short key", "one"), ("endless", "one")],
-)
-def test_every_outcome_has_a_decision(capabilities: str, count: str) -> None:
-    """None raises, none says "not paid" without proof, none submits after news."""
-    items = ITEMS[count]
-    told = list(outcomes(items))
-    for name, view in views(CAPABILITIES[capabilities], items):
-        for outcome in told:
-            try:
-                check(view, decide(view, outcome))
-            except Exception as error:
-                error.add_note(f"{name}: {view.state} {view.verb} {outcome!r}")
-                raise
-
-
-@pytest.mark.parametrize("can", CAPABILITIES.values(), ids=CAPABILITIES)
-def test_every_beginning_and_all_news_has_a_decision(can: Capabilities) -> None:
-    """Takeovers, expiries, and news from outside."""
-    for _, view in views(can, ITEMS["two"]):
-        if view.verb is not Verb.FETCH or view.looks:
+def _check_reports(at_hand: View, decision: Decision, history: History) -> None:
+    assert set(decision.reports) <= {each.id for each in at_hand.items}
+    for item, report in decision.reports.items():
+        if not failed(report):
             continue
-        begun = takeover(view)
-        assert (begun.state, set(begun.reports)) == (State.UNKNOWN, {"p-1", "p-2"})
-        over = expiry(view)
-        if over is not None:
-            check(view, over)
-        for report, source in product(reports(), (Source.WEBHOOK, Source.OPERATOR)):
-            rows, told = news_from_outside(view, "p-1", report, source)
-            after = view.history.having(*rows)
-            assert has_news(after) or report.sub_status not in NEWS
-            if told is None or told.failure is None:
-                continue
-            if told.failure.funds_moved is FundsMoved.NO:
-                assert closed(after, "p-1")
+        over = ended(history, item) or closed(history, item)
+        assert over, "ended by a word that may be about another call"
+        if report.failure is not None and report.failure.funds_moved is FundsMoved.NO:
+            assert _closed(at_hand, history, item), "not paid, and that is not proven"
+
+
+def _closed(at_hand: View, history: History, item: str) -> bool:
+    """Whether neither this execution nor another one pays an item."""
+    return closed(history, item) and all(
+        closed(each.history, item) for each in at_hand.others if item in each.items
+    )
+
+
+def _harmless(at_hand: View, outcome: Outcome, history: History) -> bool:
+    """Whether the gate may allow a repeat under the same key."""
+    said = outcome.repeat_is_safe if isinstance(outcome, CannotLook) else None
+    safe = at_hand.repeat_is_safe if said is None else said
+    declared = at_hand.capabilities.keys.repeat_is_safe
+    unknown = open_calls(history)
+    return (declared if safe is None else safe) and len({each.reference for each in unknown}) <= 1
+
+
+@pytest.mark.parametrize("verb", Verb)
+@pytest.mark.parametrize("state", State)
+def test_every_outcome_in_every_state_is_decided(state: State, verb: Verb) -> None:
+    """Nothing escapes, and no decision claims or allows more than the rows prove."""
+    for at_hand in views(state, verb):
+        for outcome in outcomes(tuple(each.id for each in at_hand.items)):
+            judged(at_hand, outcome)
+
+
+@pytest.mark.parametrize("state", State)
+def test_takeovers_expiries_and_news_are_total(state: State) -> None:
+    """So are the decisions that no verb leads to."""
+    for at_hand in views(state, Verb.FETCH):
+        assert takeover(at_hand).state is State.UNKNOWN
+        late = expiry(at_hand)
+        if late is not None:
+            assert all(closed(at_hand.history, each.id) for each in at_hand.open_items)
+        for report, source in itertools.product(reports(), Source):
+            added, said = news_from_outside(at_hand, ITEM, report, source)
+            claims = said is not None and said.failure is not None
+            if claims and said is not None and said.failure is not None:
+                no = said.failure.funds_moved is FundsMoved.NO and said.sub_status is not None
+                assert not no or closed(at_hand.history.having(*added), ITEM)
+
+
+# --- By example -----------------------------------------------------------------------------------
+
+
+def test_a_report_of_the_first_call_is_followed() -> None:
+    """What the custodian has taken is looked at; the call is answered in its row."""
+    decision = judged(
+        view(rows(paying(1)), state=State.MOVING, verb=Verb.SUBMIT, call=1),
+        told(Report(SubStatus.AWAITING_APPROVAL, "queued")),
+    )
+    assert decision.state is State.ACCEPTED
+    assert [each.answer for each in decision.evidence] == [Answer.ACCEPTED]
+
+
+@pytest.mark.parametrize("sub_status", sorted(NEWS))
+def test_money_on_its_way_is_news(sub_status: SubStatus) -> None:
+    """A report that money is or may be on its way adds a row, once."""
+    at_hand = view(rows(paying(1)), verb=Verb.SUBMIT, call=1)
+    decision = judged(at_hand, told(Report(sub_status, "on its way")))
+    assert [each.kind for each in decision.evidence] == [Kind.CALL, Kind.NEWS]
+    again = replace(at_hand, history=at_hand.history.having(*decision.evidence), verb=Verb.FETCH)
+    assert [each.kind for each in judged(again, told(Report(sub_status, ""))).evidence] == [
+        Kind.LOOK
+    ]
+
+
+def test_a_refusal_of_the_first_call_ends_the_payout() -> None:
+    """Nothing moved: only there is it certain."""
+    at_hand = view(rows(paying(1)), state=State.MOVING, verb=Verb.SUBMIT, call=1)
+    decision = judged(at_hand, Rejected("invalid_destination"))
+    assert decision.state is State.CLOSED
+    failure = decision.reports[ITEM].failure
+    assert failure is not None
+    assert failure.funds_moved is FundsMoved.NO
+
+
+def test_a_refusal_of_a_repeat_is_not_believed() -> None:
+    """The answer "already used" may mean that the first call has arrived."""
+    at_hand = view(
+        rows(paying(1, answer=Answer.UNKNOWN), paying(2, 5)),
+        state=State.MOVING,
+        verb=Verb.SUBMIT,
+        call=2,
+    )
+    decision = judged(at_hand, Rejected("already_used"))
+    assert decision.state is State.UNKNOWN
+    assert [each.answer for each in decision.evidence] == [Answer.UNKNOWN]
+
+
+@pytest.mark.parametrize("outcome", [Rejected("already_used"), NotSent("no connection")])
+def test_an_answer_to_the_same_bytes_sent_again_says_nothing_of_the_first_time(
+    outcome: Outcome,
+) -> None:
+    """A credential that is used once: the first time may have arrived, whatever the second is told."""
+    at_hand = view(
+        rows(paying(1, answer=Answer.UNKNOWN)), state=State.MOVING, verb=Verb.SUBMIT, call=1
+    )
+    decision = judged(at_hand, outcome)
+    assert decision.state is State.UNKNOWN
+    assert [each.answer for each in decision.evidence] == [Answer.UNKNOWN]
+
+
+def test_an_unforeseen_error_after_the_mark_is_unknown() -> None:
+    """A bug in an adapter is no refusal."""
+    at_hand = view(rows(paying(1)), state=State.MOVING, verb=Verb.SUBMIT, call=1)
+    assert judged(at_hand, ValueError("bug")).state is State.UNKNOWN
+    assert judged(view(rows(), verb=Verb.SUBMIT), ValueError("bug")).state is State.PREPARED
+
+
+def test_absence_is_tried_again_when_it_is_proven() -> None:
+    """A look counts from its start: one second earlier proves nothing."""
+    history = rows(paying(1, answer=Answer.UNKNOWN))
+    late = view(history, started=at(LATE), now=at(3 * LATE))
+    assert judged(late, Absent()).state is State.PREPARED
+    early = replace(late, started=at(LATE - 1))
+    assert judged(early, Absent()).state is State.UNKNOWN
+
+
+def test_a_look_is_dated_when_it_started() -> None:
+    """Its answer may be written much later."""
+    at_hand = view(rows(paying(1)), started=at(7), now=at(LATE))
+    (row,) = judged(at_hand, Absent()).evidence
+    assert (row.at, row.answer, row.fingerprint) == (at(7), Finding.ABSENT, ACCOUNT)
+
+
+def test_a_failed_word_waits_while_another_call_may_arrive() -> None:
+    """Two calls under one reference: a look after the last one's life decides."""
+    history = rows(paying(1, answer=Answer.UNKNOWN), paying(2, 5, answer=Answer.UNKNOWN))
+    early = judged(view(history), told(failing()))
+    assert early.state is State.UNKNOWN
+    assert early.reports[ITEM].sub_status is SubStatus.OUTCOME_UNKNOWN
+    late = judged(view(history, now=at(LATE + 5)), told(failing()))
+    assert late.reports[ITEM].sub_status is SubStatus.FAILED
+
+
+def test_a_failed_word_that_can_never_count_is_for_a_person() -> None:
+    """Requests that never die, two under one reference: no look ever decides."""
+    never: dict[str, Any] = {"call_life": None}
+    history = rows(
+        paying(1, answer=Answer.UNKNOWN, **never), paying(2, 5, answer=Answer.ACCEPTED, **never)
+    )
+    at_hand = view(history, state=State.ACCEPTED, now=at(2 * LATE), looks=LOOKS_ALERT)
+    decision = judged(at_hand, told(failing()))
+    assert [code for code, _ in decision.alerts] == [Attention.UNRESOLVED]
+
+
+def test_the_word_about_a_second_call_ends_a_payout_whose_first_call_was_ruled_out() -> None:
+    """The first reference never arrived, and that was proven before the second one was used."""
+    history = rows(
+        paying(1, answer=Answer.UNKNOWN),
+        look(2, LATE),
+        paying(3, LATE, answer=Answer.UNKNOWN, reference="second"),
+    )
+    at_hand = view(history, now=at(LATE + 5))
+    decision = judged(at_hand, told(failing(reference="second")))
+    failure = decision.reports[ITEM].failure
+    assert failure is not None
+    assert failure.funds_moved is FundsMoved.NO
+
+
+def test_a_strangers_transfer_is_for_a_person() -> None:
+    """It is no outcome; it blocks every mark."""
+    at_hand = view(rows(paying(1)), foreign=frozenset({ITEM}))
+    decision = judged(at_hand, told(Report(SubStatus.DELIVERED, "done")))
+    assert decision.state is State.UNKNOWN
+    assert ITEM not in decision.reports
+    assert decision.blocked == Attention.FOREIGN_REF
+    assert [code for code, _ in decision.alerts] == [Attention.FOREIGN_REF]
+    assert news_from_outside(at_hand, ITEM, Report(SubStatus.DELIVERED, ""), Source.WEBHOOK) == (
+        (),
+        None,
+    )
+
+
+def test_a_mark_without_an_outcome_is_unknown_for_its_new_owner() -> None:
+    """The process that set it may have sent the call."""
+    decision = takeover(view(rows(paying(1)), state=State.MOVING))
+    assert decision.state is State.UNKNOWN
+    assert decision.reports[ITEM].sub_status is SubStatus.OUTCOME_UNKNOWN
+
+
+def test_the_answer_of_another_account_goes_to_a_person() -> None:
+    """The instance was pointed at another account: absence there is never proof."""
+    at_hand = view(rows(paying(1)), fingerprint=OTHER_ACCOUNT, now=at(2 * LATE))
+    decision = judged(at_hand, Absent())
+    assert decision.state is State.UNKNOWN
+    assert [code for code, _ in decision.alerts] == [Attention.SAME_ACCOUNT]
+
+
+def test_a_word_in_a_reply_is_held_back_like_any_other() -> None:
+    """A reply that says "failed" to the second call says nothing of the first."""
+    history = rows(paying(1, answer=Answer.UNKNOWN), paying(2, 5))
+    at_hand = view(history, state=State.MOVING, verb=Verb.SUBMIT, call=2)
+    decision = judged(at_hand, told(failing()))
+    assert decision.reports[ITEM].sub_status is SubStatus.OUTCOME_UNKNOWN
+    assert decision.state is State.UNKNOWN
+
+
+def test_a_late_webhook_of_the_first_call_ends_nothing_while_the_second_may_arrive() -> None:
+    """Call 1 refused late, call 2 out, webhook "call 1 failed": it only brings the next look forward."""
+    history = rows(paying(1, answer=Answer.UNKNOWN), paying(2, 5))
+    added, report = news_from_outside(view(history), ITEM, failing(), Source.WEBHOOK)
+    assert [each.kind for each in added] == [Kind.WORD]
+    assert report is None
+
+
+def test_a_claim_is_weakened_where_another_execution_may_pay() -> None:
+    """A payout is published as "not paid" only where every execution of the payout is closed."""
+    at_hand = view(rows(paying(1)), others=(Other(rows(paying(1)), (ITEM,)),))
+    failure = judged(at_hand, told(failing())).reports[ITEM].failure
+    assert failure is not None
+    assert failure.funds_moved is FundsMoved.UNKNOWN
+
+
+def test_a_recorded_word_is_closed_by_what_the_custodian_says() -> None:
+    """The word of a webhook closes the only call of its reference."""
+    assert closed(rows(paying(1), word(2)), ITEM)

@@ -655,8 +655,8 @@ async def test_an_item_in_an_open_execution_is_in_no_other(desk: Desk) -> None:
         )
 
 
-async def test_an_earlier_execution_that_may_have_paid_holds_its_items(desk: Desk) -> None:
-    """Closed by whatever fault while a call was unknown: another execution may not move money."""
+async def opened_anew(desk: Desk) -> None:
+    """Have the execution be closed by a fault while its call is unknown, and another one be opened."""
     bench = desk.bench
     desk.script.submits = [LOST]
     await desk.turn()
@@ -677,11 +677,36 @@ async def test_an_earlier_execution_that_may_have_paid_holds_its_items(desk: Des
         await account_turns.release_account(tx, old["id"], "acme", old["account"], 1, 0)
 
     await bench.db.run(fault)
-    desk.script.submits = [TAKEN]
+
+
+async def test_an_earlier_execution_that_may_have_paid_holds_its_items(desk: Desk) -> None:
+    """Another execution may not move money, and may not say that none moved."""
+    await opened_anew(desk)
+    assert not await desk.bench.db.run(desk.bench.recorder.take_back, await desk.row())
     (job,) = await desk.claim()
     assert isinstance(job, Job)
     with pytest.raises(MarkRefused, match="not_closed"):
         await desk.engine.order(job).moving()
+    started = desk.bench.clock.moment()
+    await desk.engine.record(
+        job, Verb.SUBMIT, Rejected("no"), order=desk.engine.order(job), started=started
+    )
+    assert set(await desk.stand()) == {"submitting"}
+    desk.script.moves = False
+    desk.script.submits = [all_are(SubStatus.FAILED, NO)]
+    await desk.turns(1, 100)
+    assert await failures(desk) == {("policy_rejected", "unknown")}
+
+
+async def test_an_earlier_execution_that_may_have_paid_lets_nothing_expire(desk: Desk) -> None:
+    """Nobody answers in time: that is no proof about the call of the earlier execution."""
+    await opened_anew(desk)
+    desk.script.moves = False
+    asks = all_are(SubStatus.REQUIRES_ACTION, action=Action())
+    desk.script.submits = desk.script.looks = [asks]
+    await desk.turn()
+    await desk.turns(3, 100_000)
+    assert set(await desk.stand()) == {"requires_action"}
 
 
 def all_told(desk: Desk) -> BatchReport:

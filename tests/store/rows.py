@@ -39,6 +39,7 @@ async def add_payout(tx: Tx, status: str = "pending", batch_id: str | None = Non
         "external_ref": "u",
         "metadata": "{}",
         "terms": _TERMS,
+        "document": "{}",
         "custodian": "acme",
         "account": '{"id": "A", "type": "VAULT"}',
         "sequence": 0 if batch_id else 1,

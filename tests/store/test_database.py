@@ -164,8 +164,18 @@ async def test_a_failing_change_undoes_only_itself(db: Database) -> None:
     kinds = [type(each) for each in results]
     assert kinds == [str, RuntimeError, str, sqlite3.IntegrityError, str]
     assert await db.read(names) == ["a", "b", "c"]
-    # The failing ones ran alone; the others were not torn apart more than that.
-    assert db.commits == 3
+
+
+async def test_a_failing_change_does_not_tear_its_group_apart(db: Database) -> None:
+    """It runs alone; those before it are one commit, and so are those after it."""
+    results = await asyncio.gather(
+        *(db.run(add, f"a{index}") for index in range(20)),
+        db.run(add_and_fail, "half"),
+        *(db.run(add, f"b{index}") for index in range(20)),
+        return_exceptions=True,
+    )
+    assert [type(each) for each in results].count(str) == 40
+    assert db.commits == 2
 
 
 async def test_every_caller_gets_its_own_error(db: Database) -> None:
@@ -273,6 +283,23 @@ async def test_a_store_function_awaits_nothing_else(
     assert NOTHING_BUT in str(failed)
     assert fn.__name__ in str(failed)
     assert await db.read(names) == ["after", "before"]
+
+
+async def test_a_store_function_that_is_ended_is_closed_at_once(db: Database, path: Path) -> None:
+    """Its `finally` runs inside the transaction that is rolled back, and not some time later."""
+    ended = []
+
+    async def cleans_up(tx: Tx) -> None:
+        try:
+            await asyncio.sleep(0)
+        finally:
+            ended.append(await add(tx, "cleanup"))
+            raise ValueError
+
+    with pytest.raises(RuntimeError, match=NOTHING_BUT):
+        await db.run(cleans_up)
+    assert ended == ["cleanup"]
+    assert committed(path) == set()
 
 
 async def test_neither_does_a_read(db: Database) -> None:
@@ -606,15 +633,29 @@ async def test_marks_that_were_undone_are_not_told(path: Path) -> None:
         tx.mark(98)
         raise Refused("no", "not today")
 
+    async def mark_twice(tx: Tx) -> None:
+        tx.mark(8)
+        tx.mark(7)
+
+    runs: list[int] = []
+
+    async def mark_only_at_first(tx: Tx) -> None:
+        runs.append(1)
+        if len(runs) == 1:
+            tx.mark(97)
+
     async with Database(path, witness=book) as db:
         await asyncio.gather(
+            db.run(mark_only_at_first),
             db.run(add_marked, "a", 5),
             db.run(mark_and_fail),
             db.run(mark_and_refuse),
             db.run(add_marked, "b", 6),
             return_exceptions=True,
         )
-    assert [mark for mark, _, _ in book.records] == [5, 6]
+        assert len(runs) == 2
+        await db.run(mark_twice)
+    assert [mark for mark, _, _ in book.records] == [5, 6, 8]
 
 
 # --- The schema fence --------------------------------------------------------------------------------------

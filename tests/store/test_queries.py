@@ -59,6 +59,10 @@ LONG = {
 }
 
 
+#: An adoption is made by hand, while nothing is paid. `_STATE` asks whether there is any payout at all.
+ONCE = ("adoption.", "state._STATE")
+
+
 def test_nothing_on_the_event_loop_reads_a_whole_table(path: Path) -> None:
     """Changes and point reads run on the event loop: each of their statements has an index."""
     connection = sqlite3.connect(path)
@@ -74,7 +78,7 @@ def test_nothing_on_the_event_loop_reads_a_whole_table(path: Path) -> None:
             for step in plan
             if step[3].startswith("SCAN ") and not step[3].endswith(OF_WHAT_IS_OPEN)
         }
-        if tables & GROWING:
+        if tables & GROWING and not str(each.id).startswith(ONCE):
             scanning.add(each.id)
     connection.close()
     assert scanning == LONG

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -241,6 +242,19 @@ def test_threads_and_processes_at_once(state_file: StateFile) -> None:
     recorded = state_file.read()
     assert recorded is not None
     assert recorded.marks == 59
+
+
+def test_a_process_that_keeps_the_lock(
+    state_file: StateFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is suspended just then: an error after a while, so that commits go on."""
+    state_file.rewrite(1)
+    monkeypatch.setattr("gateway.store.state_file._LOCK_TRIES", 3)
+    with Path(f"{state_file.path}.lock").open("a") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(StateFileError, match="keeps it locked"):
+            state_file.record(2)
+    state_file.record(2)
 
 
 def test_the_file_belongs_to_whom_the_database_belongs(state_file: StateFile) -> None:
