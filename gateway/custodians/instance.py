@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from datetime import datetime
+from decimal import Decimal
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -19,17 +22,23 @@ import aiohttp
 from gateway.adapter import (
     Absent,
     Account,
+    Action,
     Adapter,
     BatchItem,
     BatchReport,
     CannotLook,
     Capabilities,
+    Echo,
+    Failure,
     Notice,
     Offer,
     Order,
+    Ref,
     Report,
+    SubStatus,
     Terms,
     Tools,
+    Transaction,
 )
 from gateway.custodians.dates import Dates
 from gateway.errors import (
@@ -44,6 +53,34 @@ from gateway.metrics import Metrics
 from gateway.model import Attention
 
 R = TypeVar("R")
+_NONE = type(None)
+#: The members of a report and what they may be; the contract says it to type checkers alone.
+_MEMBERS: Mapping[str, tuple[type, ...]] = {
+    "sub_status": (SubStatus, _NONE),
+    "custodian_word": (str,),
+    "refs": (tuple, list),
+    "transactions": (tuple, list),
+    "failure": (Failure, _NONE),
+    "echo": (Echo, _NONE),
+    "custodian_reference": (str, _NONE),
+    "unknown_words": (tuple, list),
+    "observed_at": (datetime, _NONE),
+    "detail": (str, _NONE),
+    "fees_paid_usd": (Decimal, _NONE),
+    "again_after_s": (int, float, _NONE),
+    "action": (Action, _NONE),
+    "reference": (str, _NONE),
+}
+_MEMBERS_OF_AN_ECHO: Mapping[str, tuple[type, ...]] = {
+    name: (Decimal if "amount" in name else str, _NONE)
+    for name in (each.name for each in fields(Echo))
+}
+_MEMBERS_OF_A_SET: Mapping[str, tuple[type, ...]] = {
+    "custodian_word": (str,),
+    "items": (Mapping,),
+    "custodian_reference": (str, _NONE),
+    "detail": (str, _NONE),
+}
 #: What a custodian says is kept in the store and shown; a whole page of it helps nobody.
 _MOST_CHARS = 300
 #: A partner waits for its quote meanwhile.
@@ -78,7 +115,7 @@ class _Telling:
     def fail(self, outcome: str, error: Exception, *, crashed: bool) -> None:
         """Tell of an error; of one that nobody foresaw, with the traceback."""
         self.outcome, self.level = outcome, logging.ERROR if crashed else logging.WARNING
-        self.keys["detail"] = str(error)[:_MOST_CHARS] or type(error).__name__
+        self.keys["detail"] = _words_of(error)[:_MOST_CHARS] or type(error).__name__
         if crashed:
             self.keys["exc_info"] = error
 
@@ -216,6 +253,8 @@ class CustodianInstance:
                 notices = list(self._adapter.parse(body))
                 for each in notices:
                     _expect(each, Notice)
+                    if each.report is not None:
+                        _expect_sound(each.report)
             except Exception as error:  # noqa: BLE001 - the body is kept; a later version may read it
                 # Not the error's own words: they may be the body's.
                 telling.fail("unreadable", error, crashed=not isinstance(error, ValueError))
@@ -236,7 +275,13 @@ class CustodianInstance:
                 async with asyncio.timeout(self._deadline_s):
                     result = await call()
                 _expect(result, *kinds)
-                _expect_zones(result)
+                _expect_sound(result)
+            except asyncio.CancelledError:
+                if _is_canceled():
+                    raise
+                # Something that the adapter waited for was cancelled, and not this call.
+                telling.fail("OutcomeUnknown", OutcomeUnknown("cancelled inside"), crashed=False)
+                raise OutcomeUnknown("the adapter was cancelled from inside") from None
             except Exception as error:  # noqa: BLE001 - an adapter may fail in any way
                 translated = _translate(error, moved=order.moved_now)
                 crashed = not isinstance(error, AdapterError) and not _foreseen(error)
@@ -311,17 +356,48 @@ def _expect(result: object, *kinds: type) -> None:
         raise TypeError(f"the adapter returned a {type(result).__name__}")
 
 
-def _expect_zones(result: object) -> None:
-    """Refuse a report with a time that has no zone: nobody could compare it with another one."""
-    reports = result.items.values() if isinstance(result, BatchReport) else (result,)
+def _expect_sound(result: object) -> None:
+    """Refuse a report with a member of a wrong type, before anything of it is written.
+
+    Times need a zone: nobody could compare one without with another one.
+    """
+    reports: Iterable[Any] = (result,) if isinstance(result, Report) else ()
+    if isinstance(result, BatchReport):
+        _expect_members(result, _MEMBERS_OF_A_SET)
+        reports = result.items.values()
     for report in reports:
-        if not isinstance(report, Report):
-            _expect(report, Absent, CannotLook)
-            continue
+        _expect(report, Report)
+        _expect_members(report, _MEMBERS)
+        if report.echo is not None:
+            _expect_members(report.echo, _MEMBERS_OF_AN_ECHO)
+        for each, kind in (
+            *((ref, Ref) for ref in report.refs),
+            *((transaction, Transaction) for transaction in report.transactions),
+            *((word, str) for word in report.unknown_words),
+            *((ref.kind, str) for ref in report.refs),
+            *((ref.value, str) for ref in report.refs),
+        ):
+            _expect(each, kind)
         times = [report.observed_at, *(each.at for each in report.transactions)]
         times += [report.action.expires_at] if report.action else []
         if any(each is not None and each.tzinfo is None for each in times):
             raise TypeError("the adapter returned a time without a zone")
+        again_s = report.again_after_s
+        if again_s is not None and not math.isfinite(again_s):
+            raise TypeError("the adapter returned a wait that is no number")
+
+
+def _expect_members(report: object, members: Mapping[str, tuple[type, ...]]) -> None:
+    for name, kinds in members.items():
+        member = getattr(report, name)
+        if not isinstance(member, kinds):
+            raise TypeError(f"the adapter returned {name} as a {type(member).__name__}")
+
+
+def _is_canceled() -> bool:
+    """Whether this very task is asked to end."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _foreseen(error: Exception) -> bool:
@@ -342,7 +418,15 @@ def _translate(error: Exception, *, moved: bool) -> AdapterError:
         return NotSent(f"no connection ({type(error).__name__})")
     if isinstance(error, TimeoutError):
         return OutcomeUnknown("no answer in time")
-    return OutcomeUnknown(scrub(f"{type(error).__name__}: {error}")[:_MOST_CHARS])
+    return OutcomeUnknown(scrub(f"{type(error).__name__}: {_words_of(error)}")[:_MOST_CHARS])
+
+
+def _words_of(error: Exception) -> str:
+    """Return an error's own words; it may be one that cannot even say them."""
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - a stranger's error may fail in any way
+        return ""
 
 
 def _scrubbed(error: AdapterError) -> AdapterError:

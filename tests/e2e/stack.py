@@ -101,6 +101,9 @@ PASSCODE = Rail(
     asset="USD",
     gateway={"browser_origins": ["https://shop.example"]},
 )
+#: A session of the card rail takes an execution as long as it lives. Where a test waits for the end of
+#: a call's life, it must be short.
+SHORT_SESSIONS = replace(PASSCODE, switches={"session_life_s": 3})
 
 
 def free_port() -> int:

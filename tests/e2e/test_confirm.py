@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.e2e.stack import PASSCODE, Stack, eventually, stack, subscribe
+from tests.e2e.stack import PASSCODE, SHORT_SESSIONS, Stack, eventually, stack, subscribe
 
 pytestmark = pytest.mark.timeout(120)
 ORIGIN = "https://shop.example"
@@ -227,6 +227,7 @@ async def test_twenty_answers_at_once_are_one_execution(made: Stack) -> None:
     assert len(await made.ledger()) == 1
 
 
+@pytest.mark.parametrize("made", [SHORT_SESSIONS], indirect=True, ids=["short"])
 @pytest.mark.parametrize("fault", ["lose_reply", "error_after", "half_response", "drop_before"])
 async def test_a_lost_reply_and_another_answer_are_one_execution(made: Stack, fault: str) -> None:
     """The outcome is unknown and found out; where nothing arrived, it is asked for again."""
@@ -304,7 +305,7 @@ async def test_a_repeat_under_one_key_is_replayed(made: Stack) -> None:
 @pytest.mark.parametrize("failpoint", ["order.moved", "submit.returned", "order.remembered"])
 async def test_a_kill_during_an_answer_pays_at_most_once(tmp_path: Path, failpoint: str) -> None:
     """Between execution sent and reply stored: found, without asking again. Before it: asked again."""
-    async with stack(tmp_path, rail=PASSCODE) as made:
+    async with stack(tmp_path, rail=SHORT_SESSIONS) as made:
         plain = await made.start_gateway("--quick")
         payout_id, action = await asked(made)
         await plain.stop()

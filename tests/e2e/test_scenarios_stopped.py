@@ -7,7 +7,6 @@ import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -19,7 +18,7 @@ from tests.e2e.forking import Process
 from tests.e2e.stack import (
     ERC20,
     FIREBLOCKS,
-    PASSCODE,
+    SHORT_SESSIONS,
     Rail,
     SharedStacks,
     Stack,
@@ -33,9 +32,6 @@ from tests.e2e.witness import evidence, ledger_pays, never_said_unpaid
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.asyncio(loop_scope="module")]
 ALL_EVENTS = ["payout.created", "payout.broadcast", "payout.delivered"]
-#: A session of the card rail takes an execution as long as it lives: it must end before the gateway
-#: believes that it has.
-SHORT_SESSIONS = replace(PASSCODE, switches={"session_life_s": 3})
 #: Those that a set comes by; accepting, webhooks and deliveries are the same as for one payout.
 _OF_EXECUTIONS = [
     Failpoint.CLAIMED,

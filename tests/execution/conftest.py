@@ -69,6 +69,11 @@ class Bench:
 
     async def accept(self, amount: str = "5") -> str:
         """Quote and accept a payout; return its id."""
+        quote_id = await self.quote(amount)
+        return (await self.db.run(self.payouts.accept, self.caller, quote_id)).id
+
+    async def quote(self, amount: str = "5") -> str:
+        """Store a quote; return its id."""
         request = QuoteRequest.model_validate(
             {
                 "external_ref": "u",
@@ -79,7 +84,7 @@ class Bench:
         )
         quote, account = self.quotes.draft(self.caller, request)
         await self.db.run(self.quotes.store, self.caller, quote, account)
-        return (await self.db.run(self.payouts.accept, self.caller, quote.quote_id)).id
+        return quote.quote_id
 
     def without_call_life(self) -> Capabilities:
         """Return the capabilities of a custodian that accepts a signed request for ever."""

@@ -158,52 +158,7 @@ class Desk:
         """Open the execution of one payout, or of many as one set of a batch."""
         self.ids = [await self.bench.accept() for _ in range(count)]
         if count > 1:
-            await self.bench.db.run(self._as_set)
-
-    async def _as_set(self, tx: Tx) -> None:
-        """Store function: make the payouts items of a batch that was handed over as one set."""
-        moment = self.bench.clock.moment()
-        now = to_us(self.bench.clock.now())
-        await batches.add_batch(
-            tx,
-            id="bat_1",
-            org="acme-org",
-            mode="live",
-            custodian="acme",
-            account=ACCOUNT,
-            native=1,
-            init_method="api",
-            reference=None,
-            metadata="{}",
-            state="verifying",
-            items=len(self.ids),
-            worked_off=len(self.ids) - 1,
-            failure=None,
-            created_at=now,
-            updated_at=now,
-            expires_at=now,
-            executed_at=now,
-            cancel_at=None,
-            funds_until=None,
-            finalized_at=None,
-        )
-        # Items of a batch have no execution of their own.
-        await tx.all(Query(text("DELETE FROM execution_items")))
-        await tx.all(Query(text("DELETE FROM executions")))
-        for position, each in enumerate(self.ids):
-            await rows.update_payout(tx, each, batch_id="bat_1", batch_position=position)
-        await executions.open_execution(
-            tx,
-            execution_id=self.bench.runtime.ids.new("exe"),
-            custodian="acme",
-            account=ACCOUNT,
-            items=self.ids,
-            at=moment,
-            due=self.bench.runtime.timeline.now(),
-            batch_id="bat_1",
-            rank=1,
-            fresh=True,
-        )
+            await self.bench.db.run(as_set, self.bench, self.ids, "bat_1")
 
     async def claim(self, engine: Engine | None = None) -> list[Job | Recorded]:
         """Claim what is due."""
@@ -268,3 +223,55 @@ class Desk:
         """Return the codes on the operator's list, of all items."""
         found = [await self.bench.attention(each) for each in self.ids]
         return sorted({code for codes in found for code in codes})
+
+
+async def as_set(tx: Tx, bench: Bench, ids: list[str], batch_id: str) -> None:
+    """Store function: make payouts the items of a batch that was handed over as one set."""
+    moment = bench.clock.moment()
+    now = to_us(bench.clock.now())
+    await batches.add_batch(
+        tx,
+        id=batch_id,
+        org="acme-org",
+        mode="live",
+        custodian="acme",
+        account=ACCOUNT,
+        native=1,
+        init_method="api",
+        reference=None,
+        metadata="{}",
+        state="verifying",
+        items=len(ids),
+        worked_off=len(ids) - 1,
+        failure=None,
+        created_at=now,
+        updated_at=now,
+        expires_at=now,
+        executed_at=now,
+        cancel_at=None,
+        funds_until=None,
+        finalized_at=None,
+    )
+    for position, each in enumerate(ids):
+        # Items of a batch have no execution of their own.
+        own = await executions.open_execution_of(tx, each)
+        assert own is not None
+        await tx.all(_DROP_ITEMS, execution_id=own["id"])
+        await tx.all(_DROP, execution_id=own["id"])
+        await rows.update_payout(tx, each, batch_id=batch_id, batch_position=position)
+    await executions.open_execution(
+        tx,
+        execution_id=bench.runtime.ids.new("exe"),
+        custodian="acme",
+        account=ACCOUNT,
+        items=ids,
+        at=moment,
+        due=bench.runtime.timeline.now(),
+        batch_id=batch_id,
+        rank=1,
+        fresh=True,
+    )
+
+
+_DROP_ITEMS = Query(text("DELETE FROM execution_items WHERE execution_id = :execution_id"))
+_DROP = Query(text("DELETE FROM executions WHERE id = :execution_id"))

@@ -7,14 +7,17 @@ engine and adapter stands the gateway's own custodian instance, as in production
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, ClassVar, cast
 
 import aiohttp
 import pytest
+import structlog
 from pydantic import BaseModel
 
 from gateway.adapter import (
@@ -33,14 +36,17 @@ from gateway.adapter import (
     Tools,
     Transaction,
 )
+from gateway.config import EngineSettings
 from gateway.custodians.dates import Dates
 from gateway.custodians.instance import CustodianInstance
 from gateway.errors import AdapterError, Refused
 from gateway.execution.actions import Actions
 from gateway.execution.engine import Engine
 from gateway.metrics import Metrics
+from gateway.model import Payout
+from gateway.store.database import Tx
 from tests.execution.conftest import LEASE_S, Bench
-from tests.execution.script import Desk
+from tests.execution.script import as_set
 
 CAN = Capabilities(
     frozenset({"custodian_account"}), keys=KeySemantics(), call_life_s=60, visibility_s=30
@@ -189,10 +195,13 @@ WRONG: dict[str, Says] = {
     "StopAsyncIteration": lambda _: StopAsyncIteration(),
     "a group": lambda _: ExceptionGroup("many", [ValueError("one"), OSError("two")]),
     "CancelledError": lambda _: asyncio.CancelledError(),
-    "GeneratorExit": lambda _: GeneratorExit(),
-    "an error of the base": lambda _: BaseException("base"),
     "an error of the contract's base": lambda _: AdapterError("of no kind"),
     "an error without words": lambda _: Odd(),
+}
+#: What no program may raise. Nothing of it is caught; the next owner of the lease goes on.
+DEADLY: dict[str, Says] = {
+    "GeneratorExit": lambda _: GeneratorExit(),
+    "an error of the base": lambda _: BaseException("base"),
 }
 #: What one verb may return and another one must not.
 ONLY_LOOKS: dict[str, Says] = {"absent": lambda _: Absent("404"), "blind": lambda _: CannotLook("")}
@@ -209,71 +218,131 @@ _SETS_ONLY: dict[str, Says] = {
         cast("Any", None), {order.items[0].payout_id: Report(SubStatus.SUBMITTED, "WORD")}
     ),
 }
-SIZES = [1, 3]
 
 
-@dataclass
 class Place:
-    """An engine, its custodian instance and the adapter behind it."""
+    """An engine whose loop runs, its custodian instance and the adapter behind it."""
 
-    desk: Desk
-    adapter: Wild
-    actions: Actions
+    def __init__(self, bench: Bench, size: int) -> None:
+        self.bench = bench
+        self.size = size
+        self._batches = itertools.count(1)
+        tools = cast("Tools", _Tools(bench))
+        self.adapter = Wild(replace(CAN, batch=size > 1), tools)
+        instance = CustodianInstance(
+            "acme",
+            "wild",
+            self.adapter,
+            tools,
+            Metrics(),
+            30.0,
+            fingerprint=lambda *parts: "/".join(parts),
+            dates=Dates(bench.clock),
+        )
+        self.engine = Engine(
+            db=bench.db,
+            runtime=bench.runtime,
+            payouts=bench.payouts,
+            assets=bench.assets,
+            custodian=instance,
+            settings=EngineSettings(lease_s=LEASE_S),
+            owner="one",
+            metrics=Metrics(),
+            wake=lambda _: None,
+        )
+        self.actions = Actions(
+            db=bench.db,
+            runtime=bench.runtime,
+            engines={"acme": self.engine},
+            owner="one",
+            lease_s=LEASE_S,
+        )
 
-    @property
-    def engine(self) -> Engine:
-        """The engine."""
-        return self.desk.engine
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Let the engine's loop run meanwhile; it must still run at the end."""
+        loop = asyncio.create_task(self.engine.run())
+        try:
+            yield
+            assert not loop.done(), "the loop ended"
+        finally:
+            loop.cancel()
+            await asyncio.gather(loop, return_exceptions=True)
+            await self.engine.finish(5)
 
-    async def stands(self, *words: str) -> None:
-        """Wait until every item stands like one of these; time passes meanwhile."""
-        async with asyncio.timeout(30):
-            while not set(await self.desk.stand()) <= set(words):
-                await self.desk.bench.clock.advance(5)
-                await asyncio.sleep(0.01)
+    async def new(self) -> list[str]:
+        """Accept one payout, or a set of many; return their ids. The adapter is good at first."""
+        self.adapter.story.clear()
+        self.adapter.moves = True
+        self.adapter.says = {
+            "submit": good(SubStatus.SUBMITTED),
+            "fetch": good(SubStatus.DELIVERED),
+            "confirm": good(SubStatus.SUBMITTED),
+            "cancel": good(SubStatus.CANCELED),
+        }
+        if self.size == 1:
+            return [await self.bench.accept()]
+        quotes = [await self.bench.quote() for _ in range(self.size)]
+        return await self.bench.db.run(self._new_set, quotes, f"bat_{next(self._batches)}")
 
-    async def told(self, count: int = 1) -> None:
+    async def _new_set(self, tx: Tx, quotes: list[str], batch_id: str) -> list[str]:
+        """Store function: accept payouts as the items of a set, before the engine can claim one."""
+        bench = self.bench
+        accepted = [await bench.payouts.accept(tx, bench.caller, each) for each in quotes]
+        ids = [each.id for each in accepted]
+        await as_set(tx, bench, ids, batch_id)
+        return ids
+
+    async def confirm(self, payout: Payout) -> None:
+        """Answer what a payout asks for; again, while the engine looks at it this very moment."""
+        assert payout.requires_action is not None
+        number = payout.requires_action.number
+        while True:
+            try:
+                await self.act(self.actions.confirm(payout, number, {"code": "1"}))
+            except Refused as refusal:
+                if refusal.code == "confirm_in_progress":
+                    continue
+                raise
+            return
+
+    async def act(self, act: Coroutine[Any, Any, None]) -> None:
+        """Do what a person asked for, while time passes."""
+        acting = asyncio.create_task(act)
+
+        async def ended() -> bool:
+            return acting.done()
+
+        await self.until(ended)
+        await acting
+
+    async def stand(self, ids: list[str]) -> set[str]:
+        """Return the sub-statuses of payouts."""
+        return {(await self.bench.payout(each)).sub_status.value for each in ids}
+
+    async def until(self, done: Callable[[], Awaitable[bool]], *, every_s: float = 5) -> None:
+        """Wait for something; so much time passes by the clock with every look."""
+        async with asyncio.timeout(40):
+            while not await done():
+                await self.bench.clock.advance(every_s)
+                await asyncio.sleep(0.005)
+
+    async def stands(self, ids: list[str], *words: str, every_s: float = 5) -> None:
+        """Wait until every payout stands like one of these."""
+
+        async def look() -> bool:
+            return await self.stand(ids) <= set(words)
+
+        await self.until(look, every_s=every_s)
+
+    async def asked(self, count: int) -> None:
         """Wait until the adapter was asked so many times more."""
         before = len(self.adapter.story)
-        async with asyncio.timeout(30):
-            while len(self.adapter.story) < before + count:
-                await self.desk.bench.clock.advance(5)
-                await asyncio.sleep(0.01)
 
+        async def look() -> bool:
+            return len(self.adapter.story) >= before + count
 
-async def place(bench: Bench, size: int) -> Place:
-    """Build it, with an execution of so many payouts."""
-    can = replace(CAN, batch=size > 1)
-    desk = Desk(bench)
-    await desk.open(size)
-    tools = cast("Tools", _Tools(bench))
-    adapter = Wild(can, tools)
-    instance = CustodianInstance(
-        "acme",
-        "wild",
-        adapter,
-        tools,
-        Metrics(),
-        30.0,
-        fingerprint=lambda *parts: "/".join(parts),
-        dates=Dates(bench.clock),
-    )
-    desk.script = cast("Any", instance)
-    desk.engine = desk.new_engine("one")
-    actions = Actions(
-        db=bench.db,
-        runtime=bench.runtime,
-        engines={"acme": desk.engine},
-        owner="one",
-        lease_s=LEASE_S,
-    )
-    adapter.says = {
-        "submit": good(SubStatus.SUBMITTED),
-        "fetch": good(SubStatus.DELIVERED),
-        "confirm": good(SubStatus.SUBMITTED),
-        "cancel": good(SubStatus.CANCELED),
-    }
-    return Place(desk, adapter, actions)
+        await self.until(look)
 
 
 class _Tools:
@@ -283,99 +352,127 @@ class _Tools:
         self.clock = bench.clock
 
 
-def _cases(*kinds: Mapping[str, Says], sizes: list[int] | None = None) -> list[Any]:
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """Keep the tracebacks of every case out of the output: they are what is expected."""
+    with structlog.testing.capture_logs():
+        yield
+
+
+@pytest.fixture(params=[1, 3], ids=["one", "many"])
+def place(bench: Bench, request: pytest.FixtureRequest) -> Place:
+    """An engine for payouts one by one, or for sets of many."""
+    return Place(bench, request.param)
+
+
+@pytest.fixture
+def single(bench: Bench) -> Place:
+    """An engine for payouts one by one."""
+    return Place(bench, 1)
+
+
+def cases(place: Place, *kinds: Mapping[str, Says]) -> dict[str, Says]:
+    """Return the cases of some kinds, and of sets those that only sets know."""
     every = {name: says for kind in kinds for name, says in kind.items()}
-    cases = [
-        pytest.param(says, size, id=f"{name}, {size}")
-        for name, says in every.items()
-        for size in sizes or SIZES
-    ]
-    sets = [pytest.param(says, 3, id=name) for name, says in _SETS_ONLY.items()]
-    return cases + sets if sizes is None else cases
+    return every | (_SETS_ONLY if place.size > 1 else {})
 
 
-@pytest.mark.parametrize(("says", "size"), _cases(WRONG, ONLY_LOOKS))
-async def test_after_the_mark_the_outcome_is_unknown(bench: Bench, says: Says, size: int) -> None:
+async def test_after_the_mark_the_outcome_is_unknown(place: Place) -> None:
     """Whatever `submit` gives after its mark: unknown at once, looked up, never called again."""
-    here = await place(bench, size)
-    here.adapter.says["submit"] = says
-    here.adapter.says["fetch"] = lambda _: CannotLook("not yet")
-    async with here.desk.running():
-        await here.desk.until("outcome_unknown")
-        assert here.adapter.story[:2] == ["submit", "moved"]
-        here.adapter.says["fetch"] = good(SubStatus.DELIVERED)
-        await here.stands("delivered")
-    assert here.adapter.story.count("submit") == 1
+    async with place.running():
+        for name, says in cases(place, WRONG, ONLY_LOOKS).items():
+            ids = await place.new()
+            place.adapter.says |= {"submit": says, "fetch": lambda _: CannotLook("not yet")}
+            place.engine.wakeup.ring()
+            await place.stands(ids, "outcome_unknown", every_s=0)
+            assert place.adapter.story[:2] == ["submit", "moved"], name
+            place.adapter.says["fetch"] = good(SubStatus.DELIVERED)
+            await place.stands(ids, "delivered")
+            assert place.adapter.story.count("submit") == 1, name
 
 
-@pytest.mark.parametrize(("says", "size"), _cases(WRONG, ONLY_LOOKS))
-async def test_before_the_mark_it_is_tried_again(bench: Bench, says: Says, size: int) -> None:
+async def test_what_nobody_catches_is_taken_over(place: Place) -> None:
+    """What no program may raise ends the work, but not the loop: the next owner finds the mark."""
+    async with place.running():
+        for name, says in DEADLY.items():
+            ids = await place.new()
+            place.adapter.says["submit"] = says
+            await place.stands(ids, "delivered")
+            assert place.adapter.story.count("submit") == 1, name
+            entries = [each.sub_status for each in (await place.bench.payout(ids[0])).timeline]
+            assert SubStatus.OUTCOME_UNKNOWN in entries, name
+
+
+async def test_before_the_mark_it_is_tried_again(place: Place) -> None:
     """Whatever `submit` gives without a mark: nothing was sent, and it is called again."""
-    here = await place(bench, size)
-    here.adapter.moves = False
-    here.adapter.says["submit"] = says
-    async with here.desk.running():
-        await here.told(2)
-        assert set(here.adapter.story) == {"submit"}
-        assert set(await here.desk.stand()) <= {"created", "submitting"}
-        here.adapter.moves = True
-        here.adapter.says["submit"] = good(SubStatus.SUBMITTED)
-        await here.stands("delivered")
-    assert here.adapter.story.count("moved") == 1
+    async with place.running():
+        for name, says in cases(place, WRONG, ONLY_LOOKS, DEADLY).items():
+            ids = await place.new()
+            place.adapter.moves, place.adapter.says["submit"] = False, says
+            await place.asked(2)
+            assert set(place.adapter.story) == {"submit"}, name
+            assert await place.stand(ids) <= {"created", "submitting"}, name
+            place.adapter.moves, place.adapter.says["submit"] = True, good(SubStatus.SUBMITTED)
+            await place.stands(ids, "delivered")
+            assert place.adapter.story.count("moved") == 1, name
 
 
-@pytest.mark.parametrize(("says", "size"), _cases(WRONG))
-async def test_a_look_that_fails_changes_nothing(bench: Bench, says: Says, size: int) -> None:
+async def test_a_look_that_fails_changes_nothing(place: Place) -> None:
     """Whatever `fetch` gives of a payout that the custodian has: it is asked again."""
-    here = await place(bench, size)
-    here.adapter.says["fetch"] = says
-    async with here.desk.running():
-        await here.told(4)
-        assert set(await here.desk.stand()) == {"submitted"}
-        here.adapter.says["fetch"] = good(SubStatus.DELIVERED)
-        await here.stands("delivered")
-    assert here.adapter.story.count("moved") == 1
+    async with place.running():
+        for name, says in cases(place, WRONG, DEADLY).items():
+            ids = await place.new()
+            place.adapter.says["fetch"] = says
+            await place.stands(ids, "submitted")
+            await place.asked(2)
+            assert await place.stand(ids) == {"submitted"}, name
+            place.adapter.says["fetch"] = good(SubStatus.DELIVERED)
+            await place.stands(ids, "delivered")
+            assert place.adapter.story.count("moved") == 1, name
 
 
-@pytest.mark.parametrize(("says", "size"), _cases(WRONG, ONLY_LOOKS, sizes=[1]))
 @pytest.mark.parametrize("moves", [True, False], ids=["after the mark", "before the mark"])
-async def test_an_answer_that_fails(bench: Bench, says: Says, size: int, *, moves: bool) -> None:
+async def test_an_answer_that_fails(single: Place, *, moves: bool) -> None:
     """Whatever `confirm` gives: unknown after its mark; without one the payout asks as before."""
-    here = await place(bench, size)
-    here.adapter.moves = False
-    here.adapter.says["submit"] = good(SubStatus.REQUIRES_ACTION, action=Action())
-    here.adapter.says["fetch"] = lambda _: CannotLook("nobody has answered")
-    await here.desk.turn()
-    payout = await bench.payout(here.desk.ids[0])
-    assert payout.requires_action is not None
-    here.adapter.moves, here.adapter.says["confirm"] = moves, says
-    number = payout.requires_action.number
-    confirming = asyncio.ensure_future(here.actions.confirm(payout, number, {"code": "1"}))
-    await asyncio.gather(confirming, return_exceptions=True)
-    stands = await here.desk.stand()
-    if moves:
-        assert stands == ["outcome_unknown"]
-        assert here.adapter.story.count("moved") == 1
-    else:
-        assert stands == ["requires_action"]
-        refused = confirming.exception() if not confirming.cancelled() else None
-        if isinstance(refused, Refused):
-            assert refused.code == "confirm_not_sent"
+    async with single.running():
+        for name, says in cases(single, WRONG, ONLY_LOOKS).items():
+            ids = await single.new()
+            single.adapter.moves = False
+            single.adapter.says |= {
+                "submit": good(SubStatus.REQUIRES_ACTION, action=Action()),
+                "fetch": lambda _: CannotLook("nobody has answered"),
+                "confirm": says,
+            }
+            await single.stands(ids, "requires_action")
+            payout = await single.bench.payout(ids[0])
+            single.adapter.moves = moves
+            if moves:
+                await single.confirm(payout)
+                assert await single.stand(ids) == {"outcome_unknown"}, name
+            else:
+                with pytest.raises(Refused) as refused:
+                    await single.confirm(payout)
+                assert refused.value.code == "confirm_not_sent", name
+                assert await single.stand(ids) == {"requires_action"}, name
+                single.adapter.moves = True
+                single.adapter.says["confirm"] = good(SubStatus.SUBMITTED)
+                await single.confirm(payout)
+            single.adapter.says["fetch"] = good(SubStatus.DELIVERED)
+            await single.stands(ids, "delivered")
+            assert single.adapter.story.count("moved") == 1, name
 
 
-@pytest.mark.parametrize(("says", "size"), _cases(WRONG, ONLY_LOOKS, sizes=[1]))
-async def test_a_cancel_that_fails(bench: Bench, says: Says, size: int) -> None:
+async def test_a_cancel_that_fails(single: Place) -> None:
     """Whatever `cancel` gives of a payout that was sent: it is refused, and the payout goes on."""
-    here = await place(bench, size)
-    await here.desk.turn()
-    payout = await bench.payout(here.desk.ids[0])
-    here.adapter.says["cancel"] = says
-    canceling = asyncio.ensure_future(here.actions.cancel(payout))
-    await asyncio.gather(canceling, return_exceptions=True)
-    refused = canceling.exception() if not canceling.cancelled() else None
-    if isinstance(refused, Refused):
-        assert refused.code in {"cancel_too_late", "cancel_unsupported", "payout_busy"}
-    assert await here.desk.stand() == ["submitted"]
-    async with here.desk.running():
-        await here.stands("delivered")
-    assert here.adapter.story.count("moved") == 1
+    async with single.running():
+        for name, says in cases(single, WRONG, ONLY_LOOKS).items():
+            ids = await single.new()
+            single.adapter.says |= {"cancel": says, "fetch": good(SubStatus.SUBMITTED)}
+            await single.stands(ids, "submitted")
+            with pytest.raises(Refused) as refused:
+                await single.act(single.actions.cancel(await single.bench.payout(ids[0])))
+            assert refused.value.code in {"cancel_too_late", "cancel_unsupported"}, name
+            assert await single.stand(ids) == {"submitted"}, name
+            single.adapter.says["fetch"] = good(SubStatus.DELIVERED)
+            await single.stands(ids, "delivered")
+            assert single.adapter.story.count("moved") == 1, name

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,17 @@ from typer.testing import CliRunner
 from gateway.cli.main import app
 from gateway.execution.gate import may_reopen
 from gateway.execution.history import evidence_of, others_of
-from gateway.execution.proof import Answer, History, calls, closed, open_calls, proof
+from gateway.execution.proof import (
+    Answer,
+    Evidence,
+    Finding,
+    History,
+    Kind,
+    calls,
+    closed,
+    open_calls,
+    proof,
+)
 from gateway.runtime import SystemClock
 from gateway.store import migrate
 from gateway.store.database import Database
@@ -75,8 +86,8 @@ BECOMES: dict[tuple[str, int, int], tuple[str, list[str | None]]] = {
     ("parked", 0, 0): ("parked", []),
     ("parked", 1, 0): ("parked", []),
     ("parked", 1, 1): ("parked", ["unknown"]),
-    ("moving", 1, 0): ("unknown", [None]),
-    ("moving", 2, 1): ("unknown", [None]),
+    ("moving", 1, 0): ("moving", [None]),
+    ("moving", 2, 1): ("moving", [None]),
     ("unknown", 1, 1): ("unknown", [None]),
     ("accepted", 1, 0): ("accepted", ["accepted"]),
     ("accepted", 2, 1): ("accepted", ["accepted"]),
@@ -294,6 +305,30 @@ def test_a_payout_in_every_state(
         assert each.mark > 0
     assert closed(history, "pay_1") == (after[1] == [])
     assert proof(history) == (after[1] == [])
+    for call in open_calls(history):
+        # The looks of the account that is configured count; what was accepted is never disproven.
+        life = (call.call_life or 0) + call.visibility
+        absent = call.answer != Answer.ACCEPTED
+        assert proof(looked_at(history, call, call.absence_looks, life)) == absent
+        assert not proof(looked_at(history, call, call.absence_looks, life - 1))
+        assert not proof(looked_at(history, call, call.absence_looks - 1, life))
+
+
+def looked_at(history: History, call: Evidence, count: int, after: int) -> History:
+    """Return the history with so many absent looks, so long after a call."""
+    first = history.last_number + 1
+    looks = (
+        Evidence(
+            number=number,
+            kind=Kind.LOOK,
+            seen=number - 1,
+            at=replace(call.at, elapsed=call.at.elapsed + after),
+            fingerprint="acme/A",
+            answer=Finding.ABSENT,
+        )
+        for number in range(first, first + count)
+    )
+    return history.having(*looks)
 
 
 @pytest.mark.parametrize(("before", "after"), BECOMES.items())

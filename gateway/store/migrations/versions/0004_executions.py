@@ -259,7 +259,8 @@ def _refuse_leases(connection: Any) -> None:
 _STATES = {
     "prepared": "prepared",
     "parked": "parked",
-    "moving": "unknown",
+    # The worker that takes it over says that its outcome is unknown.
+    "moving": "moving",
     "unknown": "unknown",
     "accepted": "accepted",
     "ended": "closed",
