@@ -126,7 +126,7 @@ def expiry(view: View) -> Decision | None:
     """
     late = [each for each in view.open_items if each.unanswered]
     waits = view.state in {State.PARKED, State.UNKNOWN}
-    if view.frozen or not waits or not late or not _unpaid(view, view.history):
+    if view.frozen or not waits or not late or not _all_closed(view, view.history):
         return None
     reports = {each.id: expired_report() for each in late}
     return Decision(State.CLOSED, 0.0, reports=reports, reason="not answered in time")
@@ -157,7 +157,7 @@ def _called(view: View, outcome: Outcome) -> Decision:
     if isinstance(outcome, BatchReport):
         return _reported(view, history, rows, outcome)
     reason = _reason(outcome)
-    if isinstance(outcome, Rejected) and _unpaid(view, history):
+    if isinstance(outcome, Rejected) and _all_closed(view, history):
         reports = {each.id: rejected_report(outcome) for each in view.open_items}
         return Decision(
             State.CLOSED, 0.0, evidence=rows, reports=reports, reason=f"rejected: {outcome}"
@@ -573,13 +573,6 @@ def _all_closed(view: View, history: History) -> bool:
     return all(
         closed(history, each.id) and _others_closed(view.others, each.id)
         for each in view.open_items
-    )
-
-
-def _unpaid(view: View, history: History) -> bool:
-    """Whether it is certain that no execution of theirs pays the open items: they may end unpaid."""
-    return _all_closed(view, history) and all(
-        _others_closed(view.others, each.id) for each in view.open_items
     )
 
 
