@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from gateway.capabilities import Capabilities
+from gateway.execution.history import columns_of
+from gateway.execution.proof import lost_call
 from gateway.model import Attention, format_time
 from gateway.payouts import Payouts
 from gateway.runtime import Moment, Runtime
@@ -206,32 +208,20 @@ class Adoption:
 
     def _call(
         self, execution_id: str, custodian: str, number: int, mark: int, at: Moment
-    ) -> dict[str, object]:
+    ) -> Mapping[str, object]:
         """Return a row of evidence: a call made now, of which nothing is known."""
         instance = self._custodians.get(custodian)
         can = None if instance is None else instance.capabilities
-        return {
-            "execution_id": execution_id,
-            "number": number,
-            "kind": "call",
-            "seen": number - 1,
-            "clock_id": at.clock_id,
-            "elapsed": at.elapsed,
-            "wall": at.wall,
-            # No look is at this account: absence never proves that the payout was not paid.
-            "fingerprint": "adopted",
-            "answer": None,
-            "reference": None,
-            "item": None,
-            "source": "operator",
-            "mark": mark,
-            "call_life": None if can is None else _us(can.call_life_s),
-            "visibility": 0 if can is None else _us(can.visibility_s),
-            "absence_looks": 1 if can is None else can.absence_looks,
-            "key_life": None,
-            "one_key": 0,
-            "detail": "the database was adopted: a call that it does not know may have been made",
-        }
+        call = lost_call(
+            number,
+            mark,
+            at,
+            call_life=None if can is None else _us(can.call_life_s),
+            visibility=0 if can is None else _us(can.visibility_s) or 0,
+            absence_looks=1 if can is None else can.absence_looks,
+        )
+        detail = "the database was adopted: a call that it does not know may have been made"
+        return columns_of(execution_id, call, detail)
 
     async def _note(self, tx: Tx, payout_id: str, at: Moment) -> None:
         await payout_rows.add_attention(tx, payout_id, Attention.ADOPTED, _DETAIL, at.wall)

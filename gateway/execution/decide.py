@@ -99,19 +99,6 @@ def is_ours(view: View, item: str) -> bool:
     return item not in view.foreign
 
 
-def adopted(view: View, call: Evidence) -> Decision:
-    """Return what the adoption of a copy means for an open execution: an unknown call made now.
-
-    `call` brings its date, account, reference and lives, as for a mark. A call that was made after the
-    copy was taken is not in it, and may be on its way.
-    """
-    number = view.history.last_number + 1
-    lost = replace(call, number=number, seen=number - 1, answer=Answer.UNKNOWN)
-    reason = "the database is an adopted copy; a call may be missing from it"
-    reports = {each.id: unknown_report(reason) for each in view.open_items}
-    return Decision(State.UNKNOWN, 0.0, evidence=(lost,), reports=reports, reason=reason)
-
-
 def takeover(view: View) -> Decision:
     """Return what a mark without an outcome means for its new owner: an unknown outcome."""
     reason = "the worker stopped while the call was in progress"

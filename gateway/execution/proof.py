@@ -144,6 +144,39 @@ def has_news(history: History) -> bool:
     return any(each.kind is Kind.NEWS for each in history.rows)
 
 
+#: The account of calls that an adopted copy may be missing: none that is ever asked.
+NO_ACCOUNT = "adopted"
+
+
+def lost_call(  # noqa: PLR0913 - the terms of a call
+    number: int,
+    mark: int,
+    at: Moment,
+    *,
+    call_life: int | None,
+    visibility: int,
+    absence_looks: int,
+) -> Evidence:
+    """Return the call that an adopted copy of the database may be missing: an unknown one, made now.
+
+    It is at no account that is ever asked, so absence never rules it out and nothing is sent again by
+    itself: the payout may have ended after the copy, and its partner may have paid it in another way.
+    A look that finds the payout settles it; otherwise an operator does.
+    """
+    return Evidence(
+        number=number,
+        kind=Kind.CALL,
+        seen=number - 1,
+        at=at,
+        fingerprint=NO_ACCOUNT,
+        source=Source.OPERATOR,
+        mark=mark,
+        call_life=call_life,
+        visibility=visibility,
+        absence_looks=absence_looks,
+    )
+
+
 # --- Time -----------------------------------------------------------------------------------------
 
 
