@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from gateway.capabilities import Capabilities
+from gateway.execution.history import columns_of
+from gateway.execution.proof import NO_ACCOUNT, lost_call
 from gateway.model import Attention, format_time
 from gateway.payouts import Payouts
 from gateway.runtime import Moment, Runtime
@@ -31,10 +33,6 @@ _AT_ONCE = 200
 _US = 1_000_000
 #: The account of a call that is looked for as any other: the one that is configured.
 _CONFIGURED = ""
-#: The account of a call that no look can find: it is none.
-_NOWHERE = "adopted"
-#: The reference of such calls: no word and no repeat is about it.
-_REFERENCE = "adopted"
 _DETAIL = "open in a restored database: it may have been paid since, and there is nothing to ask by"
 #: Acts in the audit log.
 ADOPTED, ACCEPTING, MOVED = "database_adopted", "accepting_again", "database_moved"
@@ -181,7 +179,7 @@ class Adoption:
                 # Of a batch that was not executed in this copy: it may have been since.
                 await self._payouts.announce(tx, [(row, terms_of(row["terms"]))])
             execution_id = self._runtime.ids.new("exe")
-            call = self._call(execution_id, row["custodian"], 1, marks + offset, at, _NOWHERE)
+            call = self._call(execution_id, row["custodian"], 1, marks + offset, at, NO_ACCOUNT)
             await rows.open_unknown(tx, execution_id, row, call, at, due)
             await self._note(tx, row["id"], at)
         await state.set_marks(tx, marks + len(found))
@@ -215,31 +213,21 @@ class Adoption:
 
     def _call(  # noqa: PLR0913 - what tells the calls apart
         self, execution_id: str, custodian: str, number: int, mark: int, at: Moment, account: str
-    ) -> dict[str, object]:
+    ) -> Mapping[str, object]:
         """Return a row of evidence: a call made now, of which nothing is known."""
         instance = self._custodians.get(custodian)
         can = None if instance is None else instance.capabilities
-        return {
-            "execution_id": execution_id,
-            "number": number,
-            "kind": "call",
-            "seen": number - 1,
-            "clock_id": at.clock_id,
-            "elapsed": at.elapsed,
-            "wall": at.wall,
-            "fingerprint": account,
-            "answer": None,
-            "reference": _REFERENCE,
-            "item": None,
-            "source": "operator",
-            "mark": mark,
-            "call_life": None if can is None else _us(can.call_life_s),
-            "visibility": 0 if can is None else _us(can.visibility_s),
-            "absence_looks": 1 if can is None else can.absence_looks,
-            "key_life": None,
-            "one_key": 0,
-            "detail": "the database was adopted: a call that it does not know may have been made",
-        }
+        call = lost_call(
+            number,
+            mark,
+            at,
+            account=account,
+            call_life=None if can is None else _us(can.call_life_s),
+            visibility=0 if can is None else _us(can.visibility_s) or 0,
+            absence_looks=1 if can is None else can.absence_looks,
+        )
+        detail = "the database was adopted: a call that it does not know may have been made"
+        return columns_of(execution_id, call, detail)
 
     async def _note(self, tx: Tx, payout_id: str, at: Moment) -> None:
         await payout_rows.add_attention(tx, payout_id, Attention.ADOPTED, _DETAIL, at.wall)

@@ -99,19 +99,6 @@ def is_ours(view: View, item: str) -> bool:
     return item not in view.foreign
 
 
-def adopted(view: View, call: Evidence) -> Decision:
-    """Return what the adoption of a copy means for an open execution: an unknown call made now.
-
-    `call` brings its date, account, reference and lives, as for a mark. A call that was made after the
-    copy was taken is not in it, and may be on its way.
-    """
-    number = view.history.last_number + 1
-    lost = replace(call, number=number, seen=number - 1, answer=Answer.UNKNOWN)
-    reason = "the database is an adopted copy; a call may be missing from it"
-    reports = {each.id: unknown_report(reason) for each in view.open_items}
-    return Decision(State.UNKNOWN, 0.0, evidence=(lost,), reports=reports, reason=reason)
-
-
 def takeover(view: View) -> Decision:
     """Return what a mark without an outcome means for its new owner: an unknown outcome."""
     reason = "the worker stopped while the call was in progress"
@@ -126,7 +113,7 @@ def expiry(view: View) -> Decision | None:
     """
     late = [each for each in view.open_items if each.unanswered]
     waits = view.state in {State.PARKED, State.UNKNOWN}
-    if view.frozen or not waits or not late or not _unpaid(view, view.history):
+    if view.frozen or not waits or not late or not _all_closed(view, view.history):
         return None
     reports = {each.id: expired_report() for each in late}
     return Decision(State.CLOSED, 0.0, reports=reports, reason="not answered in time")
@@ -157,7 +144,7 @@ def _called(view: View, outcome: Outcome) -> Decision:
     if isinstance(outcome, BatchReport):
         return _reported(view, history, rows, outcome)
     reason = _reason(outcome)
-    if isinstance(outcome, Rejected) and _unpaid(view, history):
+    if isinstance(outcome, Rejected) and _all_closed(view, history):
         reports = {each.id: rejected_report(outcome) for each in view.open_items}
         return Decision(
             State.CLOSED, 0.0, evidence=rows, reports=reports, reason=f"rejected: {outcome}"
@@ -573,13 +560,6 @@ def _all_closed(view: View, history: History) -> bool:
     return all(
         closed(history, each.id) and _others_closed(view.others, each.id)
         for each in view.open_items
-    )
-
-
-def _unpaid(view: View, history: History) -> bool:
-    """Whether it is certain that no execution of theirs pays the open items: they may end unpaid."""
-    return _all_closed(view, history) and all(
-        _others_closed(view.others, each.id) for each in view.open_items
     )
 
 

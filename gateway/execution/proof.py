@@ -144,6 +144,42 @@ def has_news(history: History) -> bool:
     return any(each.kind is Kind.NEWS for each in history.rows)
 
 
+#: The account of a call that no look can find: none that is ever asked.
+NO_ACCOUNT = "adopted"
+#: The reference of such calls: no word and no repeat is about it.
+LOST_REFERENCE = "adopted"
+
+
+def lost_call(  # noqa: PLR0913 - the terms of a call
+    number: int,
+    mark: int,
+    at: Moment,
+    *,
+    account: str,
+    call_life: int | None,
+    visibility: int,
+    absence_looks: int,
+) -> Evidence:
+    """Return the call that an adopted copy of the database may be missing: an unknown one, made now.
+
+    `account` is the configured one where the restored row holds a reference to look for, and
+    `NO_ACCOUNT` where it does not: absence never rules that call out, and an operator settles it.
+    """
+    return Evidence(
+        number=number,
+        kind=Kind.CALL,
+        seen=number - 1,
+        at=at,
+        fingerprint=account,
+        reference=LOST_REFERENCE,
+        source=Source.OPERATOR,
+        mark=mark,
+        call_life=call_life,
+        visibility=visibility,
+        absence_looks=absence_looks,
+    )
+
+
 # --- Time -----------------------------------------------------------------------------------------
 
 
