@@ -20,6 +20,8 @@ ORIGIN = "https://shop.example"
 SHORT = replace(
     PASSCODE, gateway={**PASSCODE.gateway, "engine": {"idle_s": 0.3, "action_life_s": 3}}
 )
+#: An answer may arrive as long as its session lives: that long a lost one is waited for.
+SHORT_SESSIONS = replace(PASSCODE, switches={"session_life_s": 8})
 
 
 @pytest.fixture
@@ -227,7 +229,14 @@ async def test_twenty_answers_at_once_are_one_execution(made: Stack) -> None:
     assert len(await made.ledger()) == 1
 
 
-@pytest.mark.parametrize("fault", ["lose_reply", "error_after", "half_response", "drop_before"])
+@pytest.mark.parametrize(
+    ("made", "fault"),
+    [
+        *((PASSCODE, fault) for fault in ("lose_reply", "error_after", "half_response")),
+        (SHORT_SESSIONS, "drop_before"),
+    ],
+    indirect=["made"],
+)
 async def test_a_lost_reply_and_another_answer_are_one_execution(made: Stack, fault: str) -> None:
     """The outcome is unknown and found out; where nothing arrived, it is asked for again."""
     await made.steer("POST", "faults", {"call": "execute", "fault": fault, "times": 1})
@@ -239,7 +248,7 @@ async def test_a_lost_reply_and_another_answer_are_one_execution(made: Stack, fa
     status, _ = await confirm(made, payout_id, body)
     assert status == 409
     if fault == "drop_before":
-        payout = await made.reaches(payout_id, "requires_action", seconds=30)
+        payout = await made.reaches(payout_id, "requires_action", seconds=40)
         new = payout["requires_action"]
         assert new["client_secret"] != action["client_secret"]
 
@@ -304,7 +313,7 @@ async def test_a_repeat_under_one_key_is_replayed(made: Stack) -> None:
 @pytest.mark.parametrize("failpoint", ["order.moved", "submit.returned", "order.remembered"])
 async def test_a_kill_during_an_answer_pays_at_most_once(tmp_path: Path, failpoint: str) -> None:
     """Between execution sent and reply stored: found, without asking again. Before it: asked again."""
-    async with stack(tmp_path, rail=PASSCODE) as made:
+    async with stack(tmp_path, rail=SHORT_SESSIONS) as made:
         plain = await made.start_gateway("--quick")
         payout_id, action = await asked(made)
         await plain.stop()
