@@ -20,6 +20,8 @@ ORIGIN = "https://shop.example"
 SHORT = replace(
     PASSCODE, gateway={**PASSCODE.gateway, "engine": {"idle_s": 0.3, "action_life_s": 3}}
 )
+#: An answer may arrive as long as its session lives: that long a lost one is waited for.
+SHORT_SESSIONS = replace(PASSCODE, switches={"session_life_s": 8})
 
 
 @pytest.fixture
@@ -240,7 +242,7 @@ async def test_a_lost_reply_and_another_answer_are_one_execution(made: Stack, fa
     status, _ = await confirm(made, payout_id, body)
     assert status == 409
     if fault == "drop_before":
-        payout = await made.reaches(payout_id, "requires_action", seconds=30)
+        payout = await made.reaches(payout_id, "requires_action", seconds=40)
         new = payout["requires_action"]
         assert new["client_secret"] != action["client_secret"]
 

@@ -692,8 +692,7 @@ async def test_an_earlier_execution_that_may_have_paid_holds_its_items(desk: Des
         job, Verb.SUBMIT, Rejected("no"), order=desk.engine.order(job), started=started
     )
     assert set(await desk.stand()) == {"outcome_unknown"}
-    desk.script.moves = False
-    desk.script.submits = [all_are(SubStatus.FAILED, NO)]
+    desk.script.looks = [all_are(SubStatus.FAILED, NO)]
     await desk.turns(1, 100)
     assert await failures(desk) == {("policy_rejected", "unknown")}
 
