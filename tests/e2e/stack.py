@@ -103,7 +103,7 @@ PASSCODE = Rail(
 )
 #: A session of the card rail takes an execution as long as it lives. Where a test waits for the end of
 #: a call's life, it must be short.
-SHORT_SESSIONS = replace(PASSCODE, switches={"session_life_s": 3})
+SHORT_SESSIONS = replace(PASSCODE, switches={"session_life_s": 8})
 
 
 def free_port() -> int:

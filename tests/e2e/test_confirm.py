@@ -20,8 +20,6 @@ ORIGIN = "https://shop.example"
 SHORT = replace(
     PASSCODE, gateway={**PASSCODE.gateway, "engine": {"idle_s": 0.3, "action_life_s": 3}}
 )
-#: An answer may arrive as long as its session lives: that long a lost one is waited for.
-SHORT_SESSIONS = replace(PASSCODE, switches={"session_life_s": 8})
 
 
 @pytest.fixture
