@@ -113,7 +113,7 @@ def expiry(view: View) -> Decision | None:
     """
     late = [each for each in view.open_items if each.unanswered]
     waits = view.state in {State.PARKED, State.UNKNOWN}
-    if view.frozen or not waits or not late or not _all_closed(view, view.history):
+    if not waits or not late or not _may_end(view, view.history):
         return None
     reports = {each.id: expired_report() for each in late}
     return Decision(State.CLOSED, 0.0, reports=reports, reason="not answered in time")
@@ -144,7 +144,7 @@ def _called(view: View, outcome: Outcome) -> Decision:
     if isinstance(outcome, BatchReport):
         return _reported(view, history, rows, outcome)
     reason = _reason(outcome)
-    if isinstance(outcome, Rejected) and _all_closed(view, history):
+    if isinstance(outcome, Rejected) and _may_end(view, history):
         reports = {each.id: rejected_report(outcome) for each in view.open_items}
         return Decision(
             State.CLOSED, 0.0, evidence=rows, reports=reports, reason=f"rejected: {outcome}"
@@ -503,10 +503,11 @@ def _read(
         claim = report.failure.funds_moved if report.failure else FundsMoved.UNKNOWN
         rows.append(row(Kind.WORD, item, claim, report.reference))
         now_known = history.having(*rows)
+        whole = knows_every_call(view)
         unpaid = closed(now_known, item) and _others_closed(view.others, item)
-        if report.reopens and unpaid:
+        if report.reopens and unpaid and whole:
             continue
-        if not ended(now_known, item):
+        if not (whole and ended(now_known, item)):
             held = True
             judged[item] = held_report(report)
         elif claim is FundsMoved.NO and not unpaid:
@@ -536,13 +537,17 @@ def _claiming(report: Report, moved: FundsMoved) -> Report:
 def _reopens(view: View, history: History, told: BatchReport) -> bool:
     """Whether the order may be tried again by a new execution: refused late, and certainly unpaid."""
     reports = [told.items.get(each.id) for each in view.open_items]
-    return bool(reports) and all(
-        report is not None
-        and report.reopens
-        and failed(report)
-        and closed(history, item.id)
-        and _others_closed(view.others, item.id)
-        for report, item in zip(reports, view.open_items, strict=True)
+    return (
+        knows_every_call(view)
+        and bool(reports)
+        and all(
+            report is not None
+            and report.reopens
+            and failed(report)
+            and closed(history, item.id)
+            and _others_closed(view.others, item.id)
+            for report, item in zip(reports, view.open_items, strict=True)
+        )
     )
 
 
@@ -561,6 +566,20 @@ def _all_closed(view: View, history: History) -> bool:
         closed(history, each.id) and _others_closed(view.others, each.id)
         for each in view.open_items
     )
+
+
+def _may_end(view: View, history: History) -> bool:
+    """Whether the open items may be ended as not paid."""
+    return knows_every_call(view) and _all_closed(view, history)
+
+
+def knows_every_call(view: View) -> bool:
+    """Whether the rows are certainly all: the database is not an old copy that nobody has adopted.
+
+    Without this rule the word that the only call of an old copy failed ends a payout as "not paid", while
+    a call that was made after the copy is on its way.
+    """
+    return not view.frozen
 
 
 def _others_closed(others: Sequence[Other], item: str) -> bool:

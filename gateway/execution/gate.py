@@ -238,20 +238,22 @@ def may_cancel(history: History, item: str, others: tuple[Other, ...] = ()) -> b
     return may_reopen(history, item, others)
 
 
-def may_end_unpaid(
+def may_end_unpaid(  # noqa: PLR0913 - what the right depends on
     history: History,
     item: str,
     others: tuple[Other, ...] = (),
     *,
     looked: int | None = None,
     lag: bool = True,
+    frozen: bool = False,
 ) -> bool:
     """Whether an operator may say that a payout failed and that no money moved.
 
     Everything that was sent for it is closed; or the operator has looked at the custodian's own
-    records (row `looked`) after no call could arrive any more. Without this rule a payout is ended as
-    "not paid" while a signed request is on its way.
+    records (row `looked`) after no call could arrive any more. Never while the database may be an old
+    copy (`frozen`): it may miss a call. Without this rule a payout is ended as "not paid" while a signed
+    request is on its way.
     """
-    if not all(closed(other.history, item) for other in others if item in other.items):
+    if frozen or not all(closed(other.history, item) for other in others if item in other.items):
         return False
     return closed(history, item) or operator_looked(history, looked, lag=lag)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from gateway.adapter import Capabilities, Failure, FailureCode, FundsMoved, Report, SubStatus
 from gateway.errors import GatewayError
 from gateway.execution.decide import microseconds
-from gateway.execution.gate import key_is_alive
+from gateway.execution.gate import key_is_alive, may_end_unpaid
 from gateway.execution.history import columns_of, history_of, others_of
 from gateway.execution.proof import (
     Evidence,
@@ -24,7 +24,6 @@ from gateway.execution.proof import (
     console_look,
     has_news,
     open_calls,
-    operator_looked,
 )
 from gateway.execution.record import Recorder
 from gateway.execution.state import State
@@ -111,12 +110,18 @@ async def _not_paid(  # noqa: PLR0913 - the decision and its circumstances
         raise NotAllowedError(_not_sent_yet(payout))
     history = await history_of(tx, execution, now)
     others = await others_of(tx, execution["id"], [payout.id], now)
+    frozen = (await executions.state_row(tx))["frozen"] is not None
+    if may_end_unpaid(history, payout.id, others, looked=found.looked, lag=lag, frozen=frozen):
+        return None
+    if frozen:
+        raise NotAllowedError(
+            "the database may be an old copy that misses a call: adopt it first (`db adopt`), or say "
+            "funds_moved unknown"
+        )
     if not all(closed(each.history, payout.id) for each in others):
         raise NotAllowedError(
             "an earlier execution of it may still have paid; say funds_moved unknown"
         )
-    if closed(history, payout.id) or operator_looked(history, found.looked, lag=lag):
-        return None
     if found.looked is not None:
         raise NotAllowedError(
             f"look {found.looked} does not count: it was not asked for, or a call was made since"

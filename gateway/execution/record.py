@@ -16,6 +16,7 @@ from gateway.execution.decide import (
     Outcome,
     decide,
     expiry,
+    failed,
     news_from_outside,
     polling_delay_s,
     takeover,
@@ -239,7 +240,7 @@ class Recorder:
             view = replace(view, others=await others_of(tx, work.row["id"], ids, now))
         if isinstance(outcome, BatchReport):
             view = replace(view, foreign=await self._strangers(tx, work, outcome.items))
-        decision = decide(await _frozen(tx, view), outcome)
+        decision = decide(await _frozen(tx, view, ends=_may_end(outcome)), outcome)
         payout = job.items[0]
         answered = verb is Verb.CONFIRM and payout.requires_action is not None
         waits = decision.state in {State.PARKED, State.PREPARED}
@@ -494,6 +495,7 @@ class Recorder:
             return applied
         if row["earlier"]:
             view = replace(view, others=await others_of(tx, row["id"], [payout_id], now))
+        view = await _frozen(tx, view, ends=failed(report))
         rows, told = news_from_outside(view, payout_id, report, source)
         await self._add_evidence(tx, work, rows, report.custodian_word)
         if rows:
@@ -585,11 +587,19 @@ class Recorder:
             await self._close(tx, work, now)
 
 
-async def _frozen(tx: Tx, view: View) -> View:
-    """Return the view with what only an expiry needs to know."""
-    if not any(each.unanswered for each in view.open_items):
+async def _frozen(tx: Tx, view: View, *, ends: bool = False) -> View:
+    """Return the view with whether the database may be an old copy: then nothing is ended.
+
+    It is read only where something could end: an expiry, or a word that something failed.
+    """
+    if not ends and not any(each.unanswered for each in view.open_items):
         return view
     return replace(view, frozen=(await executions.state_row(tx))["frozen"] is not None)
+
+
+def _may_end(outcome: Outcome) -> bool:
+    reports = outcome.items.values() if isinstance(outcome, BatchReport) else ()
+    return isinstance(outcome, Rejected) or any(failed(each) for each in reports)
 
 
 def _says_unpaid(report: Report) -> bool:

@@ -244,6 +244,7 @@ def _check_reports(at_hand: View, decision: Decision, history: History) -> None:
     for item, report in decision.reports.items():
         if not failed(report):
             continue
+        assert not at_hand.frozen, "ended although a call may be missing from the rows"
         over = ended(history, item) or closed(history, item)
         assert over, "ended by a word that may be about another call"
         if report.failure is not None and report.failure.funds_moved is FundsMoved.NO:
@@ -408,6 +409,18 @@ def test_the_word_about_a_second_call_ends_a_payout_whose_first_call_was_ruled_o
     failure = decision.reports[ITEM].failure
     assert failure is not None
     assert failure.funds_moved is FundsMoved.NO
+
+
+def test_nothing_ends_while_the_database_may_be_an_old_copy() -> None:
+    """The copy knows one call; the word that it failed may hide a second one that is on its way."""
+    at_hand = view(rows(paying(1, answer=Answer.UNKNOWN)), frozen=True)
+    decision = judged(at_hand, told(failing()))
+    assert decision.reports[ITEM].sub_status is SubStatus.OUTCOME_UNKNOWN
+    added, report = news_from_outside(at_hand, ITEM, failing(), Source.WEBHOOK)
+    assert ([each.kind for each in added], report) == ([Kind.WORD], None)
+    refused = replace(at_hand, history=rows(paying(1)), verb=Verb.SUBMIT, call=1)
+    assert judged(refused, Rejected("invalid_destination")).state is State.UNKNOWN
+    assert judged(at_hand, told(failing(reopens=True))).reopens is False
 
 
 def test_a_strangers_transfer_is_for_a_person() -> None:

@@ -206,6 +206,7 @@ def test_unpaid_needs_proof_or_a_late_look_of_the_operator() -> None:
     looked = rows(call(1), asked(2, LATE))
     assert may_end_unpaid(NOTHING, ITEM)
     assert may_end_unpaid(PROVEN, ITEM)
+    assert not may_end_unpaid(NOTHING, ITEM, frozen=True)
     assert not may_end_unpaid(UNKNOWN, ITEM)
     assert not may_end_unpaid(looked, ITEM)
     assert may_end_unpaid(looked, ITEM, looked=2)
