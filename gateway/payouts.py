@@ -97,6 +97,7 @@ class Payouts:
         self, tx: Tx, caller: Caller, quote_id: str, *, strict: bool
     ) -> Payout:
         """Return the payout that a test-mode quote became, or refuse a quote that cannot be used."""
+        await refuse_unless_accepting(tx)
         quote = await quote_rows.find_quote(tx, quote_id, caller.org, caller.mode)
         if quote is None:
             raise Refused(
@@ -105,7 +106,6 @@ class Payouts:
             )
         used_by = quote["payout_id"]
         if used_by is None:
-            await refuse_unless_accepting(tx)
             detail = f"The quote ended at {format_time(from_us(quote['expires_at']))}. Ask for a new one."
             raise Refused("quote_expired", detail)
         if caller.mode != "live" and not strict:
