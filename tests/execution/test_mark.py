@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import pkgutil
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -20,10 +20,13 @@ from tests.execution.conftest import Bench
 ROOT = Path(gateway.__file__).parent
 
 
-def trees(folder: Path) -> Iterator[tuple[str, ast.Module]]:
-    """Yield the modules under a folder, by their path within the package."""
-    for path in sorted(folder.rglob("*.py")):
-        yield path.relative_to(ROOT).as_posix(), ast.parse(path.read_text(encoding="utf-8"))
+@cache
+def trees(folder: Path) -> tuple[tuple[str, ast.Module], ...]:
+    """Return the modules under a folder, by their path within the package."""
+    return tuple(
+        (path.relative_to(ROOT).as_posix(), ast.parse(path.read_text(encoding="utf-8")))
+        for path in sorted(folder.rglob("*.py"))
+    )
 
 
 def users_of(*names: str) -> set[tuple[str, str]]:
