@@ -1,8 +1,9 @@
 """`db adopt`: go on with a database that may be an older copy, without paying anything twice.
 
 What happened between the copy and now is unknown: a payout that looks untouched may have been paid.
-So every open execution gets a call of unknown outcome, made now: it is looked for, and another call
-needs the proof that any lost call needs. A payout without an execution, an item that waits in a batch,
+So every open execution gets a call of unknown outcome, made now, and is looked for. It may also have
+ended: its partner may have heard "not paid" and have paid it in another way. So nothing is sent again by
+itself; what cannot be found, an operator ends, with the proof that any lost call needs. A payout without an execution, an item that waits in a batch,
 may have been paid under an execution that only the lost database knew. No look can find that one, so
 that its absence proves nothing, and an operator decides.
 """

@@ -173,7 +173,8 @@ async def test_every_open_execution_gets_a_call_of_unknown_outcome(store: Store)
         assert lives == (60 * US, 30 * US, 4)
     assert len({call["mark"] for call in calls}) == 2
     for row in await store.rows("SELECT * FROM executions WHERE ended_at IS NULL"):
-        assert row["state"] == "unknown"
+        # It may have ended after the copy was taken: an operator decides about another call.
+        assert (row["state"], row["blocked"]) == ("unknown", "adopted")
         assert row["rows"] == expected[row["id"]]
         assert row["open_calls"] == expected[row["id"]]
         assert (row["lease_token"], row["lease_owner"], row["lease_until"]) == (4, None, 0)

@@ -44,11 +44,15 @@ _PAYOUTS_OF = Query(
     .order_by(execution_items.c.position)
 )
 _ADD_EVIDENCE = Query(insert(evidence))
+#: Why no mark is set: the payout may have ended after the copy was taken, and its partner may have
+#: heard "not paid" and have paid it in another way.
+BLOCKED = "adopted"
 _MARK_UNKNOWN = Query(
     update(executions)
     .where(executions.c.id == bindparam("unknown_id"))
     .values(
         state="unknown",
+        blocked=func.coalesce(executions.c.blocked, BLOCKED),
         rows=bindparam("new_rows"),
         open_calls=executions.c.open_calls + 1,
         looks=0,
@@ -171,7 +175,7 @@ async def open_unknown(  # noqa: PLR0913 - what an execution is made of
         repeat_is_safe=None,
         looks=0,
         failures=0,
-        blocked=None,
+        blocked=BLOCKED,
         outcome=None,
         refusal=None,
         waiting_since=None,
