@@ -124,7 +124,8 @@ async def _live(
                         assert answer.status == 201, await answer.text()
                     await _pay(http, range(CALLERS))
                     await _settled(gateway.db, arrived, CALLERS)
-                    costs, paid = [], CALLERS
+                    costs: list[float] = []
+                    paid = CALLERS
                     while len(costs) < ROUNDS and min(costs, default=MOST + 1.0) > MOST:
                         before, seen = gateway.db.statements, len(arrived)
                         await _pay(http, range(paid, paid + PAYOUTS))
