@@ -9,7 +9,7 @@ PATHS := gateway adapters tests
 # Processes that the tests are shared by; 0 for one after the other (to debug).
 WORKERS ?= auto
 
-.PHONY: help setup demo serve test e2e e2e-clients bench bench-webhooks cover check fmt docs lock adapter clean distclean
+.PHONY: help setup demo serve test e2e e2e-clients model bench bench-webhooks cover check fmt docs lock adapter clean distclean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ e2e: $(READY) ## Run only the tests with whole processes
 e2e-clients: $(READY) ## Clients and verifiers of others, in JavaScript and Go (needs node and npm)
 	$(BIN)/python -m tests.clients.dfns_javascript
 	$(BIN)/python -m tests.clients.webhooks_verifiers
+
+model: $(READY) ## Search the larger runs of the money rules, and each rule switched off (some minutes)
+	$(BIN)/python -m tests.model
 
 bench: $(READY) ## Payouts and batch items accepted a second, beside the ceiling of this disk
 	$(BIN)/python bench/accept.py

@@ -26,6 +26,7 @@ from gateway.cli.main import app
 from gateway.config import Settings
 from gateway.custodians.registry import BrokenAdapter, find_adapters
 from gateway.examples import example_event
+from gateway.execution import decide, gate, proof
 from gateway.model import Attention
 from gateway.states import NEXT, STATUS_OF
 from gateway.views import EVENT_TYPES
@@ -257,7 +258,76 @@ def _commands(command: Any, path: str) -> list[str]:
     return [*parts, table(["option", "", "meaning"], rows)] if rows else parts
 
 
+#: The rules of `never-twice.md`: each is one predicate, and its docstring says what it is for.
+MONEY_RULES: dict[str, tuple[Callable[..., Any], ...]] = {
+    "What looks prove": (
+        proof.may_have_arrived,
+        decide.date_of,
+        proof.names_call,
+        proof.same_clock,
+        proof.beat_knows_call,
+        proof.waited_out,
+        proof.life_of,
+        proof.call_can_die,
+        proof.enough_looks,
+        proof.uncontradicted,
+        proof.same_account,
+        proof.at_account,
+    ),
+    "What words prove": (
+        proof.only_call,
+        proof.late_look,
+        proof.ruled_out,
+        decide.sent_once,
+        decide.is_ours,
+        decide.knows_every_call,
+    ),
+    "When a call may be made": (
+        gate.is_current,
+        gate.store_is_current,
+        gate.witness_works,
+        gate.knows_the_gate,
+        gate.nothing_blocks,
+        gate.no_news,
+        gate.items_are_pending,
+        gate.others_are_closed,
+        gate.earlier_is_closed,
+        gate.repeat_is_harmless,
+        gate.key_is_alive,
+    ),
+    "What people may do": (
+        gate.may_reopen,
+        gate.may_cancel,
+        gate.may_end_unpaid,
+        proof.console_look,
+        proof.operator_looked,
+        proof.lost_call,
+    ),
+}
+
+
+def money_rules() -> str:
+    """Every rule that guards a moving call, and what happens without it."""
+    parts = []
+    for topic, rules in MONEY_RULES.items():
+        rows = [[f"`{each.__name__}`", *_rule(each)] for each in rules]
+        parts += [f"### {topic}\n", table(["rule", "what it asks", "without it"], rows)]
+    return "\n".join(parts)
+
+
+def _rule(predicate: Callable[..., Any]) -> tuple[str, str]:
+    """Return what a predicate's docstring says, and what it says of a world without the rule."""
+    says, _, rest = (inspect.getdoc(predicate) or "").partition("\n\n")
+    missed = re.search(r"Without this rule (.*?)\.(?:\s|$)", rest, flags=re.DOTALL)
+    if missed is None:
+        message = f"{predicate.__name__}: the docstring does not say what happens without the rule"
+        raise SystemExit(message)
+    says = re.sub(r"^Return (\w)", lambda match: match[1].upper(), says)
+    return says, missed[1]
+
+
 GENERATORS: dict[str, Callable[[], str]] = {
+    "money-rules": money_rules,
     "api": api,
     "states": states,
     "problems": problems,

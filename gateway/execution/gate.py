@@ -92,40 +92,53 @@ def is_current(token: int, newest: int, *, ended: bool) -> bool:
     """Whether a worker's fencing token still allows it to write: no other worker took over since.
 
     Every takeover raises the token. When a lease ends is no evidence: a worker may be suspended.
+    Without this rule a worker that slept tells what it knew before another one proved and marked.
     """
     return token == newest and not ended
 
 
 def token_is_current(request: Request) -> bool:
-    """Whether the asking worker still owns the execution.
-
-    Without this rule a worker that slept writes what it knew before another one proved and marked.
-    """
+    """Whether the asking worker still owns the execution; see `is_current`."""
     return request.token_current
 
 
 def store_is_current(request: Request) -> bool:
-    """Whether the database is not known to be an old copy. Without it a restored copy pays again."""
+    """Whether the database is not known to be an old copy.
+
+    Without this rule a restored copy pays again what was paid after it was taken.
+    """
     return not request.frozen
 
 
 def witness_works(request: Request) -> bool:
-    """Whether the mark can be recorded outside the database. Without it an old copy is not recognised."""
+    """Whether the mark can be recorded outside the database.
+
+    Without this rule an old copy is not recognised.
+    """
     return request.state_file is None
 
 
 def knows_the_gate(request: Request) -> bool:
-    """Whether this program knows every condition that the database asks for."""
+    """Whether this program knows every condition that the database asks for.
+
+    Without this rule an older release sets marks that a newer one would refuse.
+    """
     return request.gate_version <= GATE_VERSION
 
 
 def nothing_blocks(request: Request) -> bool:
-    """Whether there is no mismatch, no foreign reference and no pause."""
+    """Whether there is no mismatch, no foreign reference, no adoption and no pause.
+
+    Without this rule a payout that ended after a copy was taken is paid by the copy.
+    """
     return request.blocked is None
 
 
 def no_news(request: Request) -> bool:
-    """Whether nothing was seen of our own transfer. Once seen, this execution is never marked again."""
+    """Whether nothing was seen of our own transfer. Once seen, this execution is never marked again.
+
+    Without this rule a harmless repeat is made although the money is on its way.
+    """
     return not has_news(request.history)
 
 
@@ -138,7 +151,10 @@ def items_are_pending(request: Request) -> bool:
 
 
 def others_are_closed(request: Request) -> bool:
-    """Whether every other execution that ever held one of the items is closed for it."""
+    """Whether every other execution that ever held one of the items is closed for it.
+
+    Without this rule a payout is paid by its second execution, and then by its first.
+    """
     return all(closed(other.history, item) for other in request.others for item in other.items)
 
 
@@ -146,6 +162,7 @@ def earlier_is_closed(request: Request) -> bool:
     """Whether nothing that this execution sent before can pay any of its items.
 
     Recomputed from the rows: a permission that was computed earlier may have been overtaken.
+    Without this rule a worker is suspended with its permission, the key ends, and it pays again.
     """
     return all(closed(request.history, item) for item in request.items)
 
@@ -154,6 +171,7 @@ def repeat_is_harmless(request: Request) -> bool:
     """Whether this is the same request or key and content as everything that may have arrived.
 
     At the same account: at another one the same key is another payment.
+    Without this rule a call is repeated although the custodian would pay it a second time.
     """
     unknown = open_calls(request.history)
     if request.same_call is not None:
@@ -223,7 +241,8 @@ def gate(request: Request, now: Moment) -> Refusal | None:
 def may_reopen(history: History, item: str, others: tuple[Other, ...] = ()) -> bool:
     """Whether a payout may get another execution: everything that was sent for it is closed.
 
-    The second gate, for an operator's retry, a new session and a failover.
+    The second gate, for the other items of a set, a new session and a failover.
+    Without this rule the other items of a set are paid under a new key, and then by the old set.
     """
     return closed(history, item) and all(
         closed(other.history, item) for other in others if item in other.items
@@ -234,6 +253,7 @@ def may_cancel(history: History, item: str, others: tuple[Other, ...] = ()) -> b
     """Whether a payout may be canceled here: nothing that was sent for it can pay it.
 
     Otherwise only the custodian can cancel it.
+    Without this rule a payout is canceled as "not paid" while a signed request is on its way.
     """
     return may_reopen(history, item, others)
 

@@ -164,6 +164,7 @@ def lost_call(  # noqa: PLR0913 - the terms of a call
 
     `account` is the configured one where the restored row holds a reference to look for, and
     `NO_ACCOUNT` where it does not: absence never rules that call out, and an operator settles it.
+    Without this rule a payout that was paid after the copy was taken is paid again.
     """
     return Evidence(
         number=number,
@@ -224,8 +225,16 @@ def _starts(history: History, call: Evidence, clock_id: str) -> Iterable[int]:
         if each.at.clock_id == clock_id and names_call(each, call):
             yield each.at.elapsed
     for beat in history.heartbeats:
-        if beat.clock_id == clock_id and beat.marks >= call.mark > 0:
+        if beat.clock_id == clock_id and beat_knows_call(beat, call):
             yield beat.elapsed
+
+
+def beat_knows_call(beat: Heartbeat, call: Evidence) -> bool:
+    """Whether a gateway's heartbeat was dated after the call's mark was committed.
+
+    Without this rule waiting on another clock starts before the call was made.
+    """
+    return beat.marks >= call.mark > 0
 
 
 # --- The rules of absence -------------------------------------------------------------------------
@@ -251,13 +260,17 @@ def at_account(history: History, call: Evidence, fingerprint: str) -> bool:
     """Whether a call was made at this account, or at one that an operator declared to be the same.
 
     A call that an upgrade or an adoption recorded names no account: the configured one counts.
+    Without this rule a repeat under the same key pays a second time, at another account.
     """
     ours, theirs = call.fingerprint, fingerprint
     return not ours or history.accounts.get(ours, ours) == history.accounts.get(theirs, theirs)
 
 
 def call_can_die(call: Evidence) -> bool:
-    """Whether the signed request dies by itself. If it does not, absence is never proven."""
+    """Whether the signed request dies by itself. If it does not, absence is never proven.
+
+    Without this rule a request that was signed long ago arrives after it was proven absent.
+    """
     return call.call_life is not None
 
 
@@ -270,7 +283,11 @@ def life_of(call: Evidence) -> int:
 
 
 def enough_looks(looks: tuple[Evidence, ...], unknown: tuple[Evidence, ...]) -> bool:
-    """Whether absence was seen as often as the calls themselves ask for (their stored values)."""
+    """Whether absence was seen as often as the calls themselves ask for (their stored values).
+
+    Without this rule one look that is wrong, because a custodian shows old data for longer than it
+    declares, pays twice.
+    """
     return len(looks) >= max(each.absence_looks for each in unknown)
 
 
@@ -283,7 +300,10 @@ def waited_out(history: History, call: Evidence, look: Evidence) -> bool:
 
 
 def uncontradicted(history: History, unknown: tuple[Evidence, ...]) -> bool:
-    """Whether nothing says that the custodian has it: no news, and no call that it accepted."""
+    """Whether nothing says that the custodian has it: no news, and no call that it accepted.
+
+    Without this rule a look that shows old data outweighs our own transfer, which was seen before.
+    """
     return not has_news(history) and all(each.answer != Answer.ACCEPTED for each in unknown)
 
 
@@ -358,7 +378,10 @@ def only_call(history: History, word: Evidence) -> bool:
 
 
 def late_look(history: History, word: Evidence) -> bool:
-    """Whether a word was read by a look that started when no call could arrive any more."""
+    """Whether a word was read by a look that started when no call could arrive any more.
+
+    Without this rule the failure of call 1, seen early, ends the payout while call 2 is on its way.
+    """
     unknown = open_calls(history)
     if word.source is not Source.LOOK or not unknown:
         return False
@@ -378,8 +401,8 @@ def word_counts(history: History, word: Evidence) -> bool:
 def ruled_out(history: History, call: Evidence) -> bool:
     """Whether a call was proven absent before a later one was marked, and was not seen since.
 
-    The custodian's word about the later call says nothing of it, and need not: without this rule a payout
-    whose first call never arrived does not end by the word about its second call.
+    The custodian's word about the later call says nothing of it, and need not.
+    Without this rule a payout whose first call never arrived does not end by the word about its second.
     """
     later = [each.number for each in calls(history) if each.number > call.number]
     return any(proof(_before(history, number)) for number in later) and not any(
@@ -432,6 +455,7 @@ def console_look(history: History, now: Moment, *, lag: bool) -> int | None:
 
     An operator's look replaces the gateway's own looks, never the life of a call. `lag`: whether the
     console may show old data, so that the visibility window is waited for, too. None: never.
+    Without this rule an operator sees nothing, says "not paid", and the call arrives.
     """
     unknown = open_calls(history)
     if any(not call_can_die(each) for each in unknown):
@@ -448,6 +472,7 @@ def operator_looked(history: History, number: int | None, *, lag: bool) -> bool:
 
     The row `number` was written when the operator was asked to look, and its number was shown then:
     whoever names it has been asked, and looked, after it.
+    Without this rule a payout is ended as "not paid" by a look from before its last call.
     """
     asked = [each for each in history.rows if each.kind is Kind.CONSOLE and each.number == number]
     return any(

@@ -1,0 +1,1 @@
+"""A model of the money rules: the project's own rules in a world that does everything it may do."""
