@@ -23,6 +23,7 @@ from gateway.model import Attention
 from gateway.states import Kind
 from gateway.store import payouts as rows
 from gateway.store.database import Row
+from gateway.store.state import state_row
 from tests.execution.conftest import Bench, bench, capabilities, empty_database
 from tests.statements import counted
 from tests.webhooks.test_worker import subscribe
@@ -284,3 +285,25 @@ async def test_lists_need_one_statement(bench: Bench) -> None:
     found, texts = await counted(bench.db, rows.list_payouts, {"org": "acme-org"}, 10)
     assert len(texts) == 1
     assert [len(each.timeline) for each in found] == [2] * 5
+
+
+async def test_the_promise_that_nothing_was_paid_counts_as_a_mark(bench: Bench) -> None:
+    """Whoever makes it, a cancelled batch too: an older copy, which would still pay, is recognised."""
+
+    async def marks() -> int:
+        return int((await bench.db.read(state_row))["marks"])
+
+    payout_id = await bench.accept()
+    before = await marks()
+    unpaid = FAILED.model_copy(update={"funds_moved": FundsMoved.NO})
+    await bench.db.run(
+        bench.payouts.apply, payout_id, Report(SubStatus.FAILED, "NO", failure=unpaid)
+    )
+    assert await marks() == before + 1
+    await bench.db.run(
+        bench.payouts.apply, payout_id, Report(SubStatus.FAILED, "NO", failure=unpaid)
+    )
+    assert await marks() == before + 1
+    other = await bench.accept()
+    await bench.db.run(bench.payouts.apply, other, Report(SubStatus.FAILED, "NO", failure=FAILED))
+    assert await marks() == before + 1

@@ -26,10 +26,10 @@ from gateway.execution.history import columns_of, histories, history_of, others_
 from gateway.execution.proof import Evidence, History, Source, closed, open_calls
 from gateway.execution.reports import queued_report, rejected_report, wrong_answer_report
 from gateway.execution.state import Decision, Item, Job, Lease, State, Verb, View
-from gateway.model import TERMINAL, Account, Attention, FundsMoved, Status, SubStatus
+from gateway.model import TERMINAL, Account, Attention, Status, SubStatus
 from gateway.payouts import Applied, Payouts
 from gateway.runtime import Moment, Runtime
-from gateway.store import account_turns, batches, executions, state
+from gateway.store import account_turns, batches, executions
 from gateway.store import evidence as stored
 from gateway.store import payouts as payout_rows
 from gateway.store.database import Columns, Row, Tx
@@ -353,9 +353,6 @@ class Recorder:
             applied.append(done)
             if done.final:
                 work.final.add(payout_id)
-            if done.final and done.changed and _says_unpaid(report):
-                # A promise as a mark is: an older copy of the database would pay it after all.
-                await state.advance(tx)
             odd = next((each for each in _BLOCKS if each in done.attention), None)
             if odd is not None and work.row["blocked"] is None:
                 await executions.update_execution(tx, work.row["id"], blocked=odd)
@@ -600,10 +597,6 @@ async def _frozen(tx: Tx, view: View, *, ends: bool = False) -> View:
 def _may_end(outcome: Outcome) -> bool:
     reports = outcome.items.values() if isinstance(outcome, BatchReport) else ()
     return isinstance(outcome, Rejected) or any(failed(each) for each in reports)
-
-
-def _says_unpaid(report: Report) -> bool:
-    return report.failure is not None and report.failure.funds_moved is FundsMoved.NO
 
 
 def _stored(state: State) -> str:
