@@ -171,6 +171,7 @@ LARGE = (
         answers=("failed", "partly"),
     ),
     _COPIES,
+    replace(_COPIES, name="an old copy in the same file", same_file=True, answers=("paid",)),
     replace(
         _COPIES,
         name="an old copy, and an end",

@@ -65,10 +65,9 @@ class Steps:
             yield Step("time passes", self.passed(at))
         left = at.left
         if left[w.WALLS]:
-            yield Step(
-                "the wall clock is set forward",
-                at._replace(wall=w.WALL_STEP, left=w.spend(left, w.WALLS)),
-            )
+            for way, wall in (("forward", w.WALL_STEP), ("back", -w.WALL_STEP)):
+                set_to = at._replace(wall=wall, left=w.spend(left, w.WALLS))
+                yield Step(f"the wall clock is set {way}", set_to)
         if left[w.REBOOTS]:
             yield Step("machine 1 reboots", self._rebooted(at))
         if left[w.REPOINTS]:
@@ -634,9 +633,10 @@ class Steps:
         if at.copy is not None and at.left[w.RESTORES]:
             old = at.copy
             # The state file names the database file that it belongs to: every other one is frozen.
-            restored = w.store(old.executions, old.items, old.marks, True, old.beats)
+            frozen = old.marks < at.witness or not self.profile.same_file
+            restored = w.store(old.executions, old.items, old.marks, frozen, old.beats)
             yield Step(
-                "the copy is restored: it is frozen",
+                "the copy is restored" + (": it is frozen" if frozen else ""),
                 _tidy(
                     at._replace(
                         store=restored,
