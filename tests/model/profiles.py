@@ -171,7 +171,14 @@ LARGE = (
         answers=("failed", "partly"),
     ),
     _COPIES,
-    replace(_COPIES, name="an old copy in the same file", same_file=True, answers=("paid",)),
+    replace(
+        _COPIES,
+        name="an old copy in the same file",
+        same_file=True,
+        acts=frozenset({"cancel"}),
+        act_count=1,
+        answers=("paid", "failed"),
+    ),
     replace(
         _COPIES,
         name="an old copy, and an end",

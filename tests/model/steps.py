@@ -231,13 +231,17 @@ class Steps:
 
     def _published(self, at: World, workers: tuple[Worker, ...], written: Store) -> World:
         """Return the world after a transaction; partners are told of every end."""
-        told = at.told
+        told, witness = at.told, at.witness
         if written.items is not at.store.items:
             told = tuple(
                 before if item.status is not Status.FAILED else item.moved
                 for before, item in zip(told, written.items, strict=True)
             )
-        return _tidy(at._replace(workers=workers, store=written, told=told))
+        if self.profile.restores and written.marks > at.store.marks:
+            # An end as not paid is a promise: the state file counts it as it counts a mark.
+            witness = max(witness, written.marks)
+        after = at._replace(workers=workers, store=written, told=told, witness=witness)
+        return _tidy(after)
 
     def _submits(self, at: World, number: int) -> Iterator[Step]:
         worker = at.workers[number]
