@@ -278,6 +278,7 @@ MONEY_RULES: dict[str, tuple[Callable[..., Any], ...]] = {
         proof.only_call,
         proof.late_look,
         proof.ruled_out,
+        decide.names_execution,
         decide.sent_once,
         decide.is_ours,
         decide.knows_every_call,

@@ -496,9 +496,13 @@ def _read(
         if item not in known:
             continue
         judged[item] = report
-        if report.sub_status in NEWS and not has_news(history) and not rows_have_news(rows):
+        if report.sub_status in NEWS and not _seen((*history.rows, *rows), report.reference):
             rows.append(row(Kind.NEWS, item, None, report.reference))
         if not failed(report):
+            continue
+        if not names_execution(view, item, report, source):
+            held = True
+            judged[item] = held_report(report)
             continue
         claim = report.failure.funds_moved if report.failure else FundsMoved.UNKNOWN
         rows.append(row(Kind.WORD, item, claim, report.reference))
@@ -515,9 +519,20 @@ def _read(
     return tuple(rows), judged, held
 
 
-def rows_have_news(rows: Sequence[Evidence]) -> bool:
-    """Whether news is among some rows."""
-    return any(each.kind is Kind.NEWS for each in rows)
+def names_execution(view: View, item: str, report: Report, source: Source) -> bool:
+    """Whether a failed word is about this execution, and not about an earlier one of the payout.
+
+    A webhook that names none of our references may be late, and about the call of an earlier execution.
+    Without this rule the failure of a first session ends the payout while the second one is paying it.
+    """
+    if source is not Source.WEBHOOK or report.reference is not None:
+        return True
+    return not any(calls(each.history) for each in view.others if item in each.items)
+
+
+def _seen(rows: Sequence[Evidence], reference: str | None) -> bool:
+    """Whether there is news of a reference already."""
+    return any(each.kind is Kind.NEWS and each.reference == reference for each in rows)
 
 
 def failed(report: Report) -> bool:

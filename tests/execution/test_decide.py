@@ -469,6 +469,30 @@ def test_a_late_webhook_of_the_first_call_ends_nothing_while_the_second_may_arri
     assert report is None
 
 
+def test_a_webhook_that_names_nothing_may_be_about_an_earlier_execution() -> None:
+    """The first session was refused; its webhook comes late, when the second session is paying."""
+    earlier = Other(rows(paying(1, answer=Answer.ACCEPTED), word(2)), (ITEM,))
+    at_hand = view(rows(paying(1)), others=(earlier,))
+    unnamed = failing(reference=None)
+    assert news_from_outside(at_hand, ITEM, unnamed, Source.WEBHOOK) == ((), None)
+    # A look asks by the references of this execution, and alone there is no other one to be meant.
+    assert judged(at_hand, told(unnamed)).reports[ITEM].sub_status is SubStatus.FAILED
+    alone = replace(at_hand, others=())
+    _, said = news_from_outside(alone, ITEM, unnamed, Source.WEBHOOK)
+    assert said is not None
+    assert said.sub_status is SubStatus.FAILED
+
+
+def test_news_is_kept_once_for_each_reference() -> None:
+    """News of one reference does not hide that of another one."""
+    history = rows(paying(1), news(2, reference="ref"))
+    at_hand = view(history)
+    again = judged(at_hand, told(Report(SubStatus.SUBMITTED, "", reference="ref")))
+    assert [each.kind for each in again.evidence] == [Kind.LOOK]
+    other = judged(at_hand, told(Report(SubStatus.SUBMITTED, "", reference="second")))
+    assert [each.kind for each in other.evidence] == [Kind.LOOK, Kind.NEWS]
+
+
 def test_a_claim_is_weakened_where_another_execution_may_pay() -> None:
     """A payout is published as "not paid" only where every execution of the payout is closed."""
     at_hand = view(rows(paying(1)), others=(Other(rows(paying(1)), (ITEM,)),))

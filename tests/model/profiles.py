@@ -173,6 +173,14 @@ LARGE = (
     _COPIES,
     replace(
         _COPIES,
+        name="an old copy in the same file",
+        same_file=True,
+        acts=frozenset({"cancel"}),
+        act_count=1,
+        answers=("paid", "failed"),
+    ),
+    replace(
+        _COPIES,
         name="an old copy, and an end",
         acts=frozenset({"cancel"}),
         act_count=1,
@@ -187,5 +195,15 @@ LARGE = (
         answers=("paid",),
     ),
     _ASKS,
+    replace(
+        _ASKS, name="a person answers, with webhooks", webhooks=1, answers=("paid", "refused_code")
+    ),
+    replace(
+        _ASKS,
+        name="a person answers, webhooks that name nothing",
+        webhooks=1,
+        names_reference=False,
+        answers=("paid", "refused_code"),
+    ),
     replace(_ASKS, name="a person answers or cancels", acts=frozenset({"cancel"}), act_count=1),
 )

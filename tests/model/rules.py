@@ -299,6 +299,22 @@ RULES = (
         NO_END,
     ),
     Rule(
+        "names_execution",
+        "a webhook that names no reference is about the newest execution",
+        {"names_execution": always(True)},
+        Profile(
+            "a second session",
+            asks=True,
+            names_reference=False,
+            webhooks=1,
+            answers=("refused_code",),
+            looks=1,
+            call_life=1,
+            ticks=2,
+        ),
+        LIVE,
+    ),
+    Rule(
         "sent_once",
         "the answer to the same bytes sent again counts",
         {"sent_once": always(True)},

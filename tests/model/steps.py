@@ -65,10 +65,9 @@ class Steps:
             yield Step("time passes", self.passed(at))
         left = at.left
         if left[w.WALLS]:
-            yield Step(
-                "the wall clock is set forward",
-                at._replace(wall=w.WALL_STEP, left=w.spend(left, w.WALLS)),
-            )
+            for way, wall in (("forward", w.WALL_STEP), ("back", -w.WALL_STEP)):
+                set_to = at._replace(wall=wall, left=w.spend(left, w.WALLS))
+                yield Step(f"the wall clock is set {way}", set_to)
         if left[w.REBOOTS]:
             yield Step("machine 1 reboots", self._rebooted(at))
         if left[w.REPOINTS]:
@@ -232,13 +231,17 @@ class Steps:
 
     def _published(self, at: World, workers: tuple[Worker, ...], written: Store) -> World:
         """Return the world after a transaction; partners are told of every end."""
-        told = at.told
+        told, witness = at.told, at.witness
         if written.items is not at.store.items:
             told = tuple(
                 before if item.status is not Status.FAILED else item.moved
                 for before, item in zip(told, written.items, strict=True)
             )
-        return _tidy(at._replace(workers=workers, store=written, told=told))
+        if self.profile.restores and written.marks > at.store.marks:
+            # An end as not paid is a promise: the state file counts it as it counts a mark.
+            witness = max(witness, written.marks)
+        after = at._replace(workers=workers, store=written, told=told, witness=witness)
+        return _tidy(after)
 
     def _submits(self, at: World, number: int) -> Iterator[Step]:
         worker = at.workers[number]
@@ -634,9 +637,10 @@ class Steps:
         if at.copy is not None and at.left[w.RESTORES]:
             old = at.copy
             # The state file names the database file that it belongs to: every other one is frozen.
-            restored = w.store(old.executions, old.items, old.marks, True, old.beats)
+            frozen = old.marks < at.witness or not self.profile.same_file
+            restored = w.store(old.executions, old.items, old.marks, frozen, old.beats)
             yield Step(
-                "the copy is restored: it is frozen",
+                "the copy is restored" + (": it is frozen" if frozen else ""),
                 _tidy(
                     at._replace(
                         store=restored,

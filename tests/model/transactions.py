@@ -370,7 +370,7 @@ class Transactions:
         return store(
             _with(known.executions, number, changed),
             items,
-            known.marks,
+            known.marks + _promises(known, items),
             known.frozen,
             known.beats,
         )
@@ -391,7 +391,7 @@ class Transactions:
         written = store(
             _with(known.executions, number, changed),
             items,
-            known.marks,
+            known.marks + _promises(known, items),
             known.frozen,
             known.beats,
         )
@@ -640,6 +640,14 @@ def _replaced(known: Store, number: int, changed: Execution) -> Store:
         known.marks,
         known.frozen,
         known.beats,
+    )
+
+
+def _promises(known: Store, items: tuple[Item, ...]) -> int:
+    """Return how many items have just ended as not paid: each counts as a mark of the database."""
+    return sum(
+        new.moved is FundsMoved.NO and old.moved is not FundsMoved.NO
+        for old, new in zip(known.items, items, strict=True)
     )
 
 

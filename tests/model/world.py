@@ -55,11 +55,12 @@ class Profile:
     acts: frozenset[str] = frozenset()  #: what an operator may do
     act_count: int = 0
     crashes: int = 0
-    wall_steps: int = 0  #: the wall clock is set forward
+    wall_steps: int = 0  #: the wall clock is set forward or back
     reboots: int = 0
     repoints: int = 0  #: the instance is pointed at another account
     lowered: int = 0  #: the settings are lowered
     restores: int = 0  #: the database is replaced by an older copy of it
+    same_file: bool = False  #: by overwriting the file, so that only the newest mark tells
     foreign: int = 0  #: a look shows a transfer that belongs to another payout
     lies: int = 0  #: a look breaks the declared visibility
     heartbeats: int = 0
@@ -109,7 +110,7 @@ def spend(left: tuple[int, ...], place: int) -> tuple[int, ...]:
 #: What each clock shows at the beginning. Differences between clocks prove nothing.
 _ELAPSED = (0, 40, 80, 120)
 CLOCK_IDS = ("clock-a", "clock-b", "clock-c", "clock-d")
-#: How far the wall clock is set forward.
+#: How far the wall clock is set.
 WALL_STEP = 50
 
 
