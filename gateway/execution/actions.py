@@ -19,7 +19,7 @@ from gateway.errors import (
     Unsupported,
     WrongAnswer,
 )
-from gateway.execution.decide import Outcome, microseconds
+from gateway.execution.decide import NEWS, Outcome, microseconds
 from gateway.execution.engine import Engine
 from gateway.execution.gate import may_reopen
 from gateway.execution.history import history_of, others_of
@@ -195,13 +195,23 @@ class Actions:
         await engine.record(job, Verb.CANCEL, outcome, order=order, started=started)
 
     async def _cancel_quietly(self, engine: Engine, job: Job) -> None:
-        """Tell the custodian of what was prepared there. Nothing has moved, whatever it answers."""
+        """Withdraw what was prepared at the custodian. Nothing was sent, whether it succeeds or not.
+
+        Refused where the custodian answers that money is on its way: somebody else has released it
+        there. That is recorded as news.
+        """
         if not job.notes:
             return
+        order = engine.order(job)
+        started = self._runtime.clock.moment()
         try:
-            await engine.custodian.cancel(engine.order(job))
+            outcome = await engine.custodian.cancel(order)
         except AdapterError as error:
             _log.info("cancel_not_told", payout_id=job.items[0].id, detail=type(error).__name__)
+            return
+        if any(each.sub_status in NEWS for each in outcome.items.values()):
+            await engine.record(job, Verb.CANCEL, outcome, order=order, started=started)
+            raise _too_late("the custodian says that it is on its way")
 
     async def _cancel_here(self, tx: Tx, engine: Engine, job: Job) -> Applied | None:
         """Store function: end a payout that nothing was sent for. None: the lease is lost.

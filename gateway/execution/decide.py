@@ -15,8 +15,6 @@ from gateway.adapter import (
     BatchReport,
     CannotLook,
     Capabilities,
-    Failure,
-    FailureCode,
     FundsMoved,
     Report,
     SubStatus,
@@ -24,6 +22,7 @@ from gateway.adapter import (
 from gateway.errors import NotSent, Rejected, WrongAnswer
 from gateway.execution.gate import MarkRefused, Other, key_is_alive
 from gateway.execution.proof import (
+    LOST_REFERENCE,
     OWN_WORD,
     Answer,
     Evidence,
@@ -42,9 +41,13 @@ from gateway.execution.proof import (
     waited,
 )
 from gateway.execution.reports import (
+    again_after_s,
+    asks,
+    claiming,
     expired_report,
     held_report,
     not_sent_report,
+    only_asks,
     rejected_report,
     unknown_report,
 )
@@ -71,6 +74,8 @@ NEWS = frozenset(
         SubStatus.DELIVERED,
     }
 )
+#: What the operator hears of a report that is about another payout.
+REFERENCE_OF_ANOTHER = "the custodian shows a transfer that belongs to another payout"
 _NOT_KNOWN = frozenset({None, SubStatus.OUTCOME_UNKNOWN})
 _SECOND = 1_000_000
 
@@ -86,7 +91,7 @@ def decide(view: View, outcome: Outcome) -> Decision:
     decision = _looked(view, outcome) if looks else _called(view, outcome)
     if not foreign:
         return decision
-    alert = (Attention.FOREIGN_REF, "the custodian shows a transfer that belongs to another payout")
+    alert = (Attention.FOREIGN_REF, REFERENCE_OF_ANOTHER)
     alerts = (*decision.alerts, alert)
     return replace(decision, alerts=alerts, blocked=Attention.FOREIGN_REF.value)
 
@@ -97,6 +102,23 @@ def is_ours(view: View, item: str) -> bool:
     Without this rule a payout is delivered by a stranger's transfer.
     """
     return item not in view.foreign
+
+
+def unknown_references(view: View, reports: Mapping[str, Report]) -> frozenset[str]:
+    """Return the items whose money is said to move by a reference that none of their calls was made under.
+
+    Where a call names no reference of ours, as one from before an upgrade, nothing is concluded.
+    """
+    made = {each.reference for each in calls(view.history)}
+    for other in view.others:
+        made |= {each.reference for each in calls(other.history)}
+    if not made or made & {None, LOST_REFERENCE}:
+        return frozenset()
+    return frozenset(
+        item
+        for item, report in reports.items()
+        if report.sub_status in NEWS and report.reference not in {None, *made}
+    )
 
 
 def takeover(view: View) -> Decision:
@@ -266,12 +288,12 @@ def _reported(
     history = history.having(*rows)
     if _reopens(view, history, told):
         return _another((*answered, *rows), reports)
-    again = _again(told)
-    asks = _asks(told)
+    again = again_after_s(told)
+    waits = asks(told)
     if not _all_closed(view, history):
-        state = State.UNKNOWN if asks or held else State.ACCEPTED
+        state = State.UNKNOWN if waits or held else State.ACCEPTED
         delay = _curve(view, 0)
-    elif again is not None and not asks and not has_news(history):
+    elif again is not None and not waits and not has_news(history):
         state, delay = State.PREPARED, again
     else:
         state, delay = State.PARKED, _curve(view, len(view.capabilities.polling_s))
@@ -319,7 +341,7 @@ def _look_row(view: View, outcome: Outcome) -> Evidence:
         (CannotLook, Finding.BLIND),
     )
     finding = next((each for kind, each in findings if isinstance(outcome, kind)), Finding.FAILED)
-    if isinstance(outcome, BatchReport) and _only_asks(outcome):
+    if isinstance(outcome, BatchReport) and only_asks(outcome):
         finding = Finding.ASKS
     return Evidence(
         number=view.history.last_number + 1,
@@ -341,14 +363,14 @@ def _found(view: View, history: History, look: Evidence, told: BatchReport) -> D
     known = any(each.sub_status not in _NOT_KNOWN for each in told.items.values())
     state = view.state
     delay = _curve(view, view.looks)
-    if _asks(told) and _all_closed(view, history):
+    if asks(told) and _all_closed(view, history):
         state = State.PARKED
     elif state in {State.PREPARED, State.UNKNOWN, State.MOVING}:
-        state = State.ACCEPTED if known and not held and not _asks(told) else State.UNKNOWN
+        state = State.ACCEPTED if known and not held and not asks(told) else State.UNKNOWN
     if held:
         # An earlier call may still arrive: a look after its life decides.
         delay = min(delay, _until_late(view, history) or delay)
-    expired = expiry(replace(view, state=state, history=history)) if _asks(told) else None
+    expired = expiry(replace(view, state=state, history=history)) if asks(told) else None
     if expired is not None:
         return replace(expired, evidence=(look, *rows))
     alerts: tuple[tuple[Attention, str], ...] = ()
@@ -500,7 +522,7 @@ def _read(
             rows.append(row(Kind.NEWS, item, None, report.reference))
         if not failed(report):
             continue
-        if not names_execution(view, item, report, source):
+        if not (fits_order(report) and names_execution(view, item, report, source)):
             held = True
             judged[item] = held_report(report)
             continue
@@ -515,8 +537,16 @@ def _read(
             held = True
             judged[item] = held_report(report)
         elif claim is FundsMoved.NO and not unpaid:
-            judged[item] = _claiming(report, FundsMoved.UNKNOWN)
+            judged[item] = claiming(report, FundsMoved.UNKNOWN)
     return tuple(rows), judged, held
+
+
+def fits_order(report: Report) -> bool:
+    """Whether a failed word is about what was ordered: the amount, the payee and our own reference.
+
+    Without this rule the refusal of another payout, in a reply that was mixed up, ends this one.
+    """
+    return report.echo is None or not report.echo.differences()
 
 
 def names_execution(view: View, item: str, report: Report, source: Source) -> bool:
@@ -540,15 +570,6 @@ def failed(report: Report) -> bool:
     return report.sub_status is not None and STATUS_OF[report.sub_status] is Status.FAILED
 
 
-def _claiming(report: Report, moved: FundsMoved) -> Report:
-    failure = report.failure or Failure(
-        code=FailureCode.UNKNOWN_REASON,
-        message=report.detail or report.custodian_word,
-        funds_moved=moved,
-    )
-    return replace(report, failure=failure.model_copy(update={"funds_moved": moved}))
-
-
 def _reopens(view: View, history: History, told: BatchReport) -> bool:
     """Whether the order may be tried again by a new execution: refused late, and certainly unpaid."""
     reports = [told.items.get(each.id) for each in view.open_items]
@@ -559,6 +580,7 @@ def _reopens(view: View, history: History, told: BatchReport) -> bool:
             report is not None
             and report.reopens
             and failed(report)
+            and fits_order(report)
             and closed(history, item.id)
             and _others_closed(view.others, item.id)
             for report, item in zip(reports, view.open_items, strict=True)
@@ -650,21 +672,6 @@ def _unknown_alerts(history: History) -> tuple[tuple[Attention, str], ...]:
     if len(unknown) < MAX_UNKNOWN:
         return ()
     return ((Attention.UNRESOLVED, f"{len(unknown)} calls of unknown outcome"),)
-
-
-def _asks(told: BatchReport) -> bool:
-    return any(each.sub_status is SubStatus.REQUIRES_ACTION for each in told.items.values())
-
-
-def _only_asks(told: BatchReport) -> bool:
-    return bool(told.items) and all(
-        each.sub_status is SubStatus.REQUIRES_ACTION for each in told.items.values()
-    )
-
-
-def _again(told: BatchReport) -> float | None:
-    wishes = [each.again_after_s for each in told.items.values() if each.again_after_s is not None]
-    return min(wishes) if wishes else None
 
 
 def _reason(error: object) -> str:

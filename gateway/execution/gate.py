@@ -270,10 +270,12 @@ def may_end_unpaid(  # noqa: PLR0913 - what the right depends on
     """Whether an operator may say that a payout failed and that no money moved.
 
     Everything that was sent for it is closed; or the operator has looked at the custodian's own
-    records (row `looked`) after no call could arrive any more. Never while the database may be an old
-    copy (`frozen`): it may miss a call. Without this rule a payout is ended as "not paid" while a signed
-    request is on its way.
+    records (row `looked`) after no call could arrive any more, and no transfer of it was ever seen.
+    Never while the database may be an old copy (`frozen`): it may miss a call. Without this rule a
+    payout is ended as "not paid" while a signed request is on its way.
     """
     if frozen or not all(closed(other.history, item) for other in others if item in other.items):
         return False
-    return closed(history, item) or operator_looked(history, looked, lag=lag)
+    if closed(history, item):
+        return True
+    return not has_news(history) and operator_looked(history, looked, lag=lag)

@@ -8,7 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gateway.adapter import Capabilities, Failure, FailureCode, FundsMoved, Report, SubStatus
+from gateway.adapter import (
+    Capabilities,
+    Failure,
+    FailureCode,
+    FundsMoved,
+    Ref,
+    Report,
+    SubStatus,
+)
 from gateway.errors import GatewayError
 from gateway.execution.decide import microseconds
 from gateway.execution.gate import key_is_alive, may_end_unpaid
@@ -123,6 +131,11 @@ async def _not_paid(  # noqa: PLR0913 - the decision and its circumstances
         raise NotAllowedError(
             "an earlier execution of it may still have paid; say funds_moved unknown"
         )
+    if has_news(history):
+        raise NotAllowedError(
+            "money of this payout was seen on its way, and the gateway follows it; where the custodian's "
+            "records say that it came back or never left, say funds_moved unknown"
+        )
     if found.looked is not None:
         raise NotAllowedError(
             f"look {found.looked} does not count: it was not asked for, or a call was made since"
@@ -171,6 +184,8 @@ def _report_of(found: Resolution) -> Report:
             "",
             detail=f"{detail} (transfer {found.transfer})",
             custodian_reference=found.transfer,
+            # Kept as the payout's own: no other payout is delivered by it.
+            refs=(Ref(payout_rows.OPERATORS_REF, found.transfer),) if found.transfer else (),
         )
     failure = Failure(
         code=FailureCode.OPERATOR_DECISION, message=detail, funds_moved=found.funds_moved

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any, Protocol
 
@@ -11,7 +12,7 @@ from uuid_utils import UUID
 
 from gateway.adapter import Capabilities
 from gateway.assets import AssetRegistry
-from gateway.errors import LeaseLost, NotSent, WitnessFailed
+from gateway.errors import LeaseLost, NotSent, OutcomeUnknown, WitnessFailed
 from gateway.execution.decide import microseconds
 from gateway.execution.gate import MarkRefused, Refusal
 from gateway.execution.mark import Terms, set_mark
@@ -185,7 +186,10 @@ class LiveOrder(LiveTerms):
             seen=int(number),
             at=Moment(clock_id, int(elapsed), 0),
         )
-        return waited(self._history, stamped, self._runtime.clock.moment()) / 1e6
+        # Only what was done under a lease came after the stamp: a webhook's row may be older.
+        done = [each for each in self._history.rows if each.kind in {Kind.CALL, Kind.LOOK}]
+        history = replace(self._history, rows=tuple(done))
+        return waited(history, stamped, self._runtime.clock.moment()) / 1e6
 
     async def remember(self, **notes: Any) -> None:
         """Add durable notes; committed when this returns. Raises LeaseLost."""
@@ -204,7 +208,22 @@ class LiveOrder(LiveTerms):
         call_life_s: float | None = None,
         same_request: bool = False,
     ) -> None:
-        """Set the durable moving mark. Raises LeaseLost or NotSent: make no call then."""
+        """Set the durable moving mark. Raises LeaseLost, NotSent or OutcomeUnknown: make no call then.
+
+        OutcomeUnknown: an earlier call of this verb was made, and the mark for another one was refused.
+        """
+        before = self.call
+        try:
+            await self._mark(reference, call_life_s, same_request=same_request)
+        except NotSent as error:
+            if before is None or self.call != before:
+                raise
+            # "Not sent" would be recorded as the answer of the call before, which was sent.
+            raise OutcomeUnknown(f"not repeated: {error}") from error
+
+    async def _mark(
+        self, reference: str | None, call_life_s: float | None, *, same_request: bool
+    ) -> None:
         await self._before_mark()
         self._runtime.failpoint(Failpoint.MOVING)
         lease, can = self._job.lease, self._can

@@ -259,11 +259,17 @@ def same_account(history: History, look: Evidence, call: Evidence) -> bool:
 def at_account(history: History, call: Evidence, fingerprint: str) -> bool:
     """Whether a call was made at this account, or at one that an operator declared to be the same.
 
-    A call that an upgrade or an adoption recorded names no account: the configured one counts.
+    A call that an upgrade recorded names no account: it is the one that was asked first after it.
     Without this rule a repeat under the same key pays a second time, at another account.
     """
-    ours, theirs = call.fingerprint, fingerprint
+    ours, theirs = call.fingerprint or _asked_first(history, call), fingerprint
     return not ours or history.accounts.get(ours, ours) == history.accounts.get(theirs, theirs)
+
+
+def _asked_first(history: History, call: Evidence) -> str:
+    """Return the account that was configured when a call was recorded: the first one asked since."""
+    asked = (each for each in history.rows if each.number > call.number and each.fingerprint)
+    return next((each.fingerprint for each in asked), "")
 
 
 def call_can_die(call: Evidence) -> bool:
@@ -357,9 +363,16 @@ def words(history: History, item: str | None) -> tuple[Evidence, ...]:
     )
 
 
-def speaks_of(word: Evidence, call: Evidence) -> bool:
-    """Whether a word speaks of the reference that a call was made under, and came after it."""
-    return word.number > call.number and word.reference in {None, call.reference}
+def speaks_of(history: History, word: Evidence, call: Evidence) -> bool:
+    """Whether a word speaks of the reference that a call was made under, and came after it.
+
+    A call that an adopted copy may be missing was made under a reference that nobody knows: only a look
+    that started after its life speaks of it. Without this rule "nothing was created" is believed of a
+    payment that was created after the copy was taken.
+    """
+    if word.number < call.number or word.reference not in {None, call.reference}:
+        return False
+    return call.reference != LOST_REFERENCE or late_look(history, word)
 
 
 def only_call(history: History, word: Evidence) -> bool:
@@ -431,7 +444,9 @@ def _spoken_of(history: History, told: tuple[Evidence, ...]) -> bool:
     """Whether words that count speak of every call that may have arrived."""
     counting = tuple(word for word in told if word_counts(history, word))
     unspoken = [
-        call for call in open_calls(history) if not any(speaks_of(word, call) for word in counting)
+        call
+        for call in open_calls(history)
+        if not any(speaks_of(history, word, call) for word in counting)
     ]
     if not counting:
         return not unspoken

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from gateway.adapter import BatchReport, Capabilities, Report
 from gateway.errors import Rejected, WrongAnswer
 from gateway.execution.decide import (
+    REFERENCE_OF_ANOTHER,
     Outcome,
     decide,
     expiry,
@@ -20,11 +21,17 @@ from gateway.execution.decide import (
     news_from_outside,
     polling_delay_s,
     takeover,
+    unknown_references,
 )
 from gateway.execution.gate import may_reopen
 from gateway.execution.history import columns_of, histories, history_of, others_of
 from gateway.execution.proof import Evidence, History, Source, closed, open_calls
-from gateway.execution.reports import queued_report, rejected_report, wrong_answer_report
+from gateway.execution.reports import (
+    claims_unpaid,
+    queued_report,
+    rejected_report,
+    wrong_answer_report,
+)
 from gateway.execution.state import Decision, Item, Job, Lease, State, Verb, View
 from gateway.model import TERMINAL, Account, Attention, Status, SubStatus
 from gateway.payouts import Applied, Payouts
@@ -163,9 +170,32 @@ class Recorder:
             for each in work.items
             if each["status"] not in TERMINAL
         }
-        decision = Decision(State.CLOSED, 0.0, reports=news)
+        certain = dict(await self._certain(tx, work, tuple(news.items()), now))
+        if news and not certain:
+            # It is looked up instead, or waits until the database is adopted.
+            decision = Decision(State.UNKNOWN, QUEUE_LOOK_S)
+            if await frozen(tx) is None:
+                await executions.update_execution(tx, work.row["id"], refusal=None)
+        else:
+            decision = Decision(State.CLOSED, 0.0, reports=certain)
         view = self._view(work, Verb.FETCH, now, now)
         return await self._write(tx, work, decision, view, now)
+
+    async def _certain(
+        self, tx: Tx, work: _Work, news: Sequence[tuple[str, Report]], now: Moment
+    ) -> Sequence[tuple[str, Report]]:
+        """Return a page of decided news without the ends as "not paid" that are not certain any more.
+
+        The decision was made in an earlier transaction: news of a transfer may have come since, or the
+        database may have turned out to be an old copy.
+        """
+        unpaid = [item for item, each in news if claims_unpaid(each)]
+        if not unpaid:
+            return news
+        others = await others_of(tx, work.row["id"], unpaid, now) if work.row["earlier"] else ()
+        old = await frozen(tx) is not None
+        doubtful = {each for each in unpaid if old or not may_reopen(work.history, each, others)}
+        return tuple((item, each) for item, each in news if item not in doubtful)
 
     async def _without_ended(self, tx: Tx, work: _Work, view: View, now: Moment) -> Recorded | None:
         """Go on with the items of a set that have not ended, as new content under new keys.
@@ -240,7 +270,8 @@ class Recorder:
             ids = [each.id for each in view.items]
             view = replace(view, others=await others_of(tx, work.row["id"], ids, now))
         if isinstance(outcome, BatchReport):
-            view = replace(view, foreign=await self._strangers(tx, work, outcome.items))
+            foreign = await self._strangers(tx, work, outcome.items)
+            view = replace(view, foreign=foreign | unknown_references(view, outcome.items))
         decision = decide(await _frozen(tx, view, ends=_may_end(outcome)), outcome)
         payout = job.items[0]
         answered = verb is Verb.CONFIRM and payout.requires_action is not None
@@ -264,7 +295,8 @@ class Recorder:
         if work is None:
             return Recorded(lost=True)
         now = self._runtime.clock.moment()
-        applied = await self._tell(tx, work, recorded.rest[:PAGE])
+        page = await self._certain(tx, work, recorded.rest[:PAGE], now)
+        applied = await self._tell(tx, work, page)
         changed = recorded.changed or any(each.changed for each in applied)
         if recorded.rest[PAGE:]:
             return replace(recorded, applied=applied, rest=recorded.rest[PAGE:], changed=changed)
@@ -493,6 +525,9 @@ class Recorder:
             return applied
         if row["earlier"]:
             view = replace(view, others=await others_of(tx, row["id"], [payout_id], now))
+        if unknown_references(view, {payout_id: report}):
+            await self._block(tx, work, Attention.FOREIGN_REF, REFERENCE_OF_ANOTHER, now)
+            return None
         view = await _frozen(tx, view, ends=failed(report))
         rows, told = news_from_outside(view, payout_id, report, source)
         await self._add_evidence(tx, work, rows, report.custodian_word)
@@ -525,6 +560,12 @@ class Recorder:
             for item in items
             if known.owners.get(pair, item) != item
         )
+
+    async def _block(self, tx: Tx, work: _Work, code: Attention, detail: str, now: Moment) -> None:
+        """Set no further mark for an execution, and tell the operator why."""
+        await payout_rows.add_attention(tx, work.items[0]["id"], code, detail, now.wall)
+        if work.row["blocked"] is None:
+            await executions.update_execution(tx, work.row["id"], blocked=code.value)
 
     async def end(self, tx: Tx, execution: Row, payout_id: str, report: Report) -> Applied:
         """Apply the end of a payout that the caller has the right to end; close what is over."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from gateway.adapter import Report
+from gateway.adapter import BatchReport, Report
 from gateway.errors import Rejected, WrongAnswer
 from gateway.model import Failure, FailureCode, FundsMoved, Payout, SubStatus
 from gateway.report import Action
@@ -86,3 +86,36 @@ def canceled_report() -> Report:
         funds_moved=FundsMoved.NO,
     )
     return Report(SubStatus.CANCELED, "", failure=failure, detail=failure.message)
+
+
+def asks(told: BatchReport) -> bool:
+    """Whether a report waits for somebody's answer."""
+    return any(each.sub_status is SubStatus.REQUIRES_ACTION for each in told.items.values())
+
+
+def only_asks(told: BatchReport) -> bool:
+    """Whether a report says nothing else."""
+    return bool(told.items) and all(
+        each.sub_status is SubStatus.REQUIRES_ACTION for each in told.items.values()
+    )
+
+
+def again_after_s(told: BatchReport) -> float | None:
+    """Return after how many seconds the adapter wants to be called again; None: it does not say."""
+    wishes = [each.again_after_s for each in told.items.values() if each.again_after_s is not None]
+    return min(wishes) if wishes else None
+
+
+def claiming(report: Report, moved: FundsMoved) -> Report:
+    """Return a failed report with another claim about the money."""
+    failure = report.failure or Failure(
+        code=FailureCode.UNKNOWN_REASON,
+        message=report.detail or report.custodian_word,
+        funds_moved=moved,
+    )
+    return replace(report, failure=failure.model_copy(update={"funds_moved": moved}))
+
+
+def claims_unpaid(report: Report) -> bool:
+    """Whether a report says that no money moved."""
+    return report.failure is not None and report.failure.funds_moved is FundsMoved.NO

@@ -50,6 +50,9 @@ def frees_reference(table: FromClause = payouts) -> ColumnElement[bool]:
 
 _ADD_REF = Query(upsert(refs).on_conflict_do_nothing())
 #: The owner of each id; a row without an owner says that a webhook waits for the id.
+#: The kind of an id that an operator named as the transfer by which a payout was delivered.
+OPERATORS_REF = "operator"
+
 _REFS = Query(
     union_all(
         select(refs.c.kind, refs.c.value, refs.c.payout_id).where(listed_refs(refs)),
@@ -226,12 +229,17 @@ class KnownRefs:
 
 
 async def find_refs(tx: Tx, custodian: str, pairs: Sequence[tuple[str, str]]) -> KnownRefs:
-    """Return the owners of some ids (kind, value) at a custodian, and which of them webhooks wait for."""
-    rows = await tx.all(_REFS, at_custodian=custodian, pairs=to_json(pairs))
-    return KnownRefs(
-        {(row[0], row[1]): row[2] for row in rows if row[2] is not None},
-        frozenset((row[0], row[1]) for row in rows if row[2] is None),
-    )
+    """Return the owners of some ids (kind, value) at a custodian, and which of them webhooks wait for.
+
+    An id that an operator named as a payout's transfer is that payout's, of whichever kind it is.
+    """
+    named = [(OPERATORS_REF, value) for value in dict.fromkeys(value for _, value in pairs)]
+    rows = await tx.all(_REFS, at_custodian=custodian, pairs=to_json([*pairs, *named]))
+    owners = {(row[0], row[1]): row[2] for row in rows if row[2] is not None}
+    for kind, value in pairs:
+        if (OPERATORS_REF, value) in owners:
+            owners.setdefault((kind, value), owners[OPERATORS_REF, value])
+    return KnownRefs(owners, frozenset((row[0], row[1]) for row in rows if row[2] is None))
 
 
 async def add_refs(

@@ -22,9 +22,10 @@ from gateway.batches.runner import BatchSteps, Handover
 from gateway.batches.service import Batches
 from gateway.execution.operator import Resolution, resolve
 from gateway.execution.order import LiveOrder
-from gateway.execution.record import PAGE, Recorder
+from gateway.execution.proof import Source
+from gateway.execution.record import PAGE, Recorded, Recorder
 from gateway.execution.state import Job
-from gateway.store import batches, executions
+from gateway.store import batches, executions, state
 from gateway.store.database import Tx
 from gateway.store.rows import to_us
 from tests.execution.conftest import LEASE_S, Bench
@@ -124,6 +125,37 @@ async def test_a_refusal_whose_teller_dies_is_told_by_the_next(
     assert large.script.story == ["submit"]
     row = await large.row()
     assert (row["state"], row["refusal"]) == ("closed", None)
+
+
+@pytest.mark.parametrize("by", ["news", "freezing"])
+async def test_a_refusal_is_not_told_on_when_it_is_not_certain_any_more(
+    large: Desk, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    """Between two pages our transfer is seen, or the database turns out to be an old copy.
+
+    The items that are left are not ended as "not paid"; the set is looked up.
+    """
+    bench, last = large.bench, large.ids[-1]
+    large.script.submits = [raises(Rejected("destination_rejected", "unknown payee")), TAKEN]
+    large.script.looks = [all_are(SubStatus.BROADCAST)]
+    more, pages = Recorder.record_more, list[int]()
+
+    async def between(self: Recorder, tx: Tx, recorded: Recorded) -> Recorded:
+        if not pages and by == "news":
+            await self.news(tx, last, Report(SubStatus.BROADCAST, "SENT"), Source.WEBHOOK)
+        elif not pages:
+            await state.freeze(tx, bench.runtime.ids, 0, "a copy")
+        pages.append(1)
+        return await more(self, tx, recorded)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Recorder, "record_more", between)
+        await large.turn()
+    found = await large.stand()
+    assert found.count("rejected") == PAGE
+    await large.turns(2, 70)
+    assert (await large.stand()).count("rejected") == PAGE
+    assert large.script.story.count("submit") == 1
 
 
 async def test_a_takeover_is_told_to_every_item(

@@ -445,6 +445,19 @@ RULES = (
         TWICE,
     ),
     Rule(
+        "speaks_of",
+        "a word that names no reference is about a call that an adopted copy misses, too",
+        {"speaks_of": lambda _, word, call: word.reference in {None, call.reference}},
+        replace(
+            _REFUSED_LATE,
+            name="an adopted copy, and a word without a reference",
+            restores=1,
+            answers=("failed",),
+            names_reference=False,
+        ),
+        LIVE,
+    ),
+    Rule(
         "knows_every_call",
         "words count in a copy that nobody has adopted",
         {"knows_every_call": always(True)},
