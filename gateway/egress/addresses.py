@@ -1,4 +1,4 @@
-"""The only way out to addresses that customers name.
+"""Which addresses deliveries may go to.
 
 Three checks: the URL when it is named, every address that its name resolves to, and the concrete
 address when it is dialled (a resolver never sees a literal host, and names may change between the
@@ -10,12 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-import socket
-from typing import Any
 from urllib.parse import SplitResult, urlsplit
-
-import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
 
 #: (networks that no delivery goes to, what they are). Each row has a test.
 DENIED: tuple[tuple[str, str], ...] = (
@@ -104,53 +99,3 @@ def _host_fault(parts: SplitResult) -> str | None:
     if ("." + host.lower()).endswith(_INNER_NAMES):
         return "names a host of an inner network"
     return None
-
-
-class PublicResolver(AbstractResolver):
-    """Resolves names; a set with any address that is not public is refused as a whole."""
-
-    def __init__(self, resolver: AbstractResolver) -> None:
-        self._resolver = resolver
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        """Return the addresses. DeniedAddressError where one of them is not public."""
-        found = await self._resolver.resolve(host, port, family)
-        if any(denied(each["host"]) for each in found):
-            msg = "the name of this endpoint has an address that is not public"
-            raise DeniedAddressError(msg)
-        return found
-
-    async def close(self) -> None:
-        """Close the resolver below."""
-        await self._resolver.close()
-
-
-def connector(
-    *,
-    allow_private_addresses: bool,
-    resolver: AbstractResolver | None = None,
-    keepalive_s: float = 3.0,
-) -> aiohttp.TCPConnector:
-    """Return a connector that dials public addresses only, unless told otherwise.
-
-    The socket factory sees every concrete address, literal hosts too. No look-up
-    is cached: each connection resolves and checks anew. Needs a running loop.
-    """
-
-    def dial(info: tuple[Any, ...]) -> socket.socket:
-        family, kind, protocol, _, address = info
-        if not allow_private_addresses and denied(str(address[0])):
-            msg = "the address of this endpoint is not public"
-            raise DeniedAddressError(msg)
-        return socket.socket(family, kind, protocol)
-
-    below = resolver or aiohttp.ThreadedResolver()
-    return aiohttp.TCPConnector(
-        resolver=below if allow_private_addresses else PublicResolver(below),
-        socket_factory=dial,
-        use_dns_cache=False,
-        keepalive_timeout=keepalive_s,
-        limit=0,
-    )
