@@ -25,7 +25,7 @@ from gateway.config import Settings
 from gateway.custodians import registry
 from gateway.custodians.dates import Dates
 from gateway.custodians.instance import CustodianInstance
-from gateway.egress import custodian_connector
+from gateway.egress import custodian_connector, echoes
 from gateway.errors import ConfigError
 from gateway.execution.actions import Actions
 from gateway.execution.engine import Engine
@@ -292,7 +292,7 @@ async def _custodians(  # noqa: PLR0913 - the parts of an instance
                 trust_env=False,
                 # Connections and look-ups of its own: no custodian waits for another one's.
                 connector=custodian_connector(),
-                trace_configs=[dates.tracing()],
+                trace_configs=[dates.tracing(), echoes.tracing()],
             )
         )
         tools = Tools(http, runtime.clock, runtime.ids, runtime.offload, assets)
