@@ -291,7 +291,7 @@ async def _custodians(  # noqa: PLR0913 - the parts of an instance
             aiohttp.ClientSession(
                 trust_env=False,
                 # Connections and look-ups of its own: no custodian waits for another one's.
-                connector=custodian_connector(),
+                connector=custodian_connector(name),
                 trace_configs=[dates.tracing(), echoes.tracing()],
             )
         )

@@ -84,6 +84,18 @@ class WebhookSettings(_Section):
     timeout_s: float = Field(
         default=15, gt=0, le=30, description="Total time for one delivery, in seconds."
     )
+    lookup_timeout_s: float = Field(
+        default=8,
+        gt=0,
+        le=30,
+        description="Longest wait for the name of an endpoint to resolve, in seconds; a part of `timeout_s`.",
+    )
+    lookups_per_org: int = Field(
+        default=4,
+        ge=1,
+        le=32,
+        description="Look-ups of names under way at once for one org, those included that never end.",
+    )
     warn_after_s: float = Field(
         default=3 * 86_400,
         gt=0,

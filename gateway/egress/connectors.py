@@ -12,6 +12,11 @@ from aiohttp.client_proto import ResponseHandler
 
 from gateway.egress.addresses import DeniedAddressError, denied
 from gateway.egress.answers import BoundedHandler
+from gateway.egress.lookups import Lookups
+
+#: A call of a custodian may wait longer for a name than a delivery.
+CUSTODIAN_LOOKUP_S = 15.0
+CUSTODIAN_THREADS = 4
 
 
 class PublicResolver(AbstractResolver):
@@ -38,8 +43,10 @@ class PublicResolver(AbstractResolver):
 class BoundedConnector(aiohttp.TCPConnector):
     """A connector whose connections bound what comes before a final status."""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
+    def __init__(self, resolver: AbstractResolver, *, owner: bool, **options: Any) -> None:
+        super().__init__(resolver=resolver, **options)
+        #: whether the resolver is closed with the connector
+        self._resolver_owner = owner
         # aiohttp has no public place for it; tests/test_egress_answers.py notices when this one moves.
         self._factory = cast("partial[ResponseHandler]", partial(BoundedHandler, self._loop))
 
@@ -48,12 +55,14 @@ def connector(
     *,
     allow_private_addresses: bool,
     resolver: AbstractResolver | None = None,
+    owner: bool = False,
     keepalive_s: float = 3.0,
 ) -> aiohttp.TCPConnector:
     """Return a connector that dials public addresses only, unless told otherwise.
 
     The socket factory sees every concrete address, literal hosts too. No look-up
-    is cached: each connection resolves and checks anew. Needs a running loop.
+    is cached: each connection resolves and checks anew. `owner`: the resolver is closed with the
+    connector. Needs a running loop.
     """
 
     def dial(info: tuple[Any, ...]) -> socket.socket:
@@ -63,9 +72,10 @@ def connector(
             raise DeniedAddressError(msg)
         return socket.socket(family, kind, protocol)
 
-    below = resolver or aiohttp.ThreadedResolver()
+    below = resolver or Lookups("endpoint-names")
     return BoundedConnector(
-        resolver=below if allow_private_addresses else PublicResolver(below),
+        below if allow_private_addresses else PublicResolver(below),
+        owner=resolver is None or owner,
         socket_factory=dial,
         use_dns_cache=False,
         keepalive_timeout=keepalive_s,
@@ -73,9 +83,11 @@ def connector(
     )
 
 
-def custodian_connector(*, resolver: AbstractResolver | None = None) -> aiohttp.TCPConnector:
+def custodian_connector(name: str = "custodian") -> aiohttp.TCPConnector:
     """Return a connector for the calls of one custodian instance. Needs a running loop.
 
-    Its addresses are the operator's own configuration: they are not checked.
+    Its addresses are the operator's own configuration: they are not checked. Its look-ups have threads
+    of their own, which neither endpoints nor other custodians can occupy.
     """
-    return BoundedConnector(resolver=resolver, limit=0)
+    lookups = Lookups(f"names-{name}", deadline_s=CUSTODIAN_LOOKUP_S, threads=CUSTODIAN_THREADS)
+    return BoundedConnector(lookups, owner=True, limit=0)

@@ -214,6 +214,7 @@ class Endpoints:
                 {**shown, **sealed},
                 self._seeds(row),
                 sensitive=frozenset(sealed),
+                org=row["org"],
             )
             found[endpoint_id] = Found(target, row["failing_since"] is not None)
         return found

@@ -16,6 +16,7 @@ from gateway import __version__
 from gateway.config import WebhookSettings
 from gateway.egress import DeniedAddressError, connector
 from gateway.egress.echoes import redact
+from gateway.egress.lookups import Lookups, LookupTimeoutError, looking_up_for
 from gateway.runtime import Runtime
 from gateway.signing import PREFIX, headers, secret_text
 
@@ -41,7 +42,7 @@ class DeliveryOutcome(StrEnum):
 
     SUCCEEDED = "succeeded"  #: answered 2xx
     HTTP_ERROR = "http_error"  #: answered anything else, redirects too
-    TIMEOUT = "timeout"  #: no status in time
+    TIMEOUT = "timeout"  #: no status in time, or the name did not resolve in time
     CONNECT_ERROR = "connect_error"  #: no connection, or it broke
     TLS_ERROR = "tls_error"  #: the certificate or the handshake failed
     BLOCKED = "blocked"  #: the address is not public
@@ -63,6 +64,8 @@ class Target:
     seeds: Sequence[bytes] = field(default=(), repr=False)
     #: names of those of the headers whose values are shown to nobody
     sensitive: Collection[str] = ()
+    #: whose endpoint it is: an org has a bounded number of look-ups of names
+    org: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +106,20 @@ def session_for(settings: WebhookSettings) -> aiohttp.ClientSession:
     names and refuses inner addresses.
     """
     private = settings.allow_private_addresses or settings.egress_proxy is not None
+    lookups = Lookups(
+        "endpoint-names",
+        deadline_s=settings.lookup_timeout_s,
+        per_scope=settings.lookups_per_org,
+    )
     return aiohttp.ClientSession(
         trust_env=False,
         cookie_jar=aiohttp.DummyCookieJar(),
-        connector=connector(allow_private_addresses=private, keepalive_s=_KEEPALIVE_S),
+        connector=connector(
+            allow_private_addresses=private,
+            resolver=lookups,
+            owner=True,
+            keepalive_s=_KEEPALIVE_S,
+        ),
     )
 
 
@@ -134,8 +147,9 @@ class Sender:
         status, snippet, retry_after, unwanted = None, None, None, False
         try:
             sent: list[Mapping[str, str]] = []
-            async with asyncio.timeout(self._total_s):
-                answer = await self._twice(target, event_id, body, sent)
+            with looking_up_for(target.org):
+                async with asyncio.timeout(self._total_s):
+                    answer = await self._twice(target, event_id, body, sent)
             status, snippet = answer.status, await _snippet(answer, _confidential(target, sent))
             ok = 200 <= status < 300  # noqa: PLR2004 - any 2xx is a receipt, nothing else
             outcome = DeliveryOutcome.SUCCEEDED if ok else DeliveryOutcome.HTTP_ERROR
@@ -240,6 +254,8 @@ def _outcome(error: BaseException) -> DeliveryOutcome:
     if isinstance(error, (aiohttp.ClientSSLError, ssl.SSLError)):
         return DeliveryOutcome.TLS_ERROR
     cause = getattr(error, "os_error", None)
+    if isinstance(cause, LookupTimeoutError):
+        return DeliveryOutcome.TIMEOUT
     if isinstance(error, DeniedAddressError) or isinstance(cause, DeniedAddressError):
         return DeliveryOutcome.BLOCKED
     return DeliveryOutcome.CONNECT_ERROR
