@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, ValidationError
+from pydantic.networks import IPvAnyNetwork
 
 from gateway.errors import ConfigError
 from gateway.model import Account, Amount, DestinationType, Network
@@ -67,6 +68,11 @@ class WebhookSettings(_Section):
         pattern=r"^https?://[^/\s@]+/?$",
         description="Filtering HTTP proxy that every delivery goes through. It resolves the names then, "
         "and must refuse inner addresses itself.",
+    )
+    denied_networks: tuple[IPvAnyNetwork, ...] = Field(
+        default=(),
+        description="Further networks that no delivery goes to, such as `198.51.100.0/24`: your own public "
+        "addresses behind NAT, hosts that trust this machine's address, a NAT64 prefix of your own.",
     )
     in_flight: int = Field(default=128, ge=4, le=1000, description="Deliveries under way at once.")
     in_flight_per_endpoint: int = Field(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -10,7 +11,7 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.client_proto import ResponseHandler
 
-from gateway.egress.addresses import DeniedAddressError, denied
+from gateway.egress.addresses import DeniedAddressError, IPNetwork, denied, is_own
 from gateway.egress.answers import BoundedHandler
 from gateway.egress.lookups import Lookups
 
@@ -22,15 +23,16 @@ CUSTODIAN_THREADS = 4
 class PublicResolver(AbstractResolver):
     """Resolves names; a set with any address that is not public is refused as a whole."""
 
-    def __init__(self, resolver: AbstractResolver) -> None:
+    def __init__(self, resolver: AbstractResolver, more: Sequence[IPNetwork] = ()) -> None:
         self._resolver = resolver
+        self._more = more
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
         """Return the addresses. DeniedAddressError where one of them is not public."""
         found = await self._resolver.resolve(host, port, family)
-        if any(denied(each["host"]) for each in found):
+        if any(denied(each["host"], self._more) for each in found):
             msg = "the name of this endpoint has an address that is not public"
             raise DeniedAddressError(msg)
         return found
@@ -57,24 +59,30 @@ def connector(
     resolver: AbstractResolver | None = None,
     owner: bool = False,
     keepalive_s: float = 3.0,
+    denied_networks: Sequence[IPNetwork] = (),
 ) -> aiohttp.TCPConnector:
     """Return a connector that dials public addresses only, unless told otherwise.
 
-    The socket factory sees every concrete address, literal hosts too. No look-up
+    The socket factory sees every concrete address, literal hosts too; it also refuses the machine's own
+    addresses, public ones included. `denied_networks` are refused as those of the table are. No look-up
     is cached: each connection resolves and checks anew. `owner`: the resolver is closed with the
     connector. Needs a running loop.
     """
 
     def dial(info: tuple[Any, ...]) -> socket.socket:
         family, kind, protocol, _, address = info
-        if not allow_private_addresses and denied(str(address[0])):
-            msg = "the address of this endpoint is not public"
-            raise DeniedAddressError(msg)
+        if not allow_private_addresses:
+            if denied(str(address[0]), denied_networks):
+                msg = "the address of this endpoint is not public"
+                raise DeniedAddressError(msg)
+            if is_own(str(address[0])):
+                msg = "the address of this endpoint is this machine's own"
+                raise DeniedAddressError(msg)
         return socket.socket(family, kind, protocol)
 
     below = resolver or Lookups("endpoint-names")
     return BoundedConnector(
-        below if allow_private_addresses else PublicResolver(below),
+        below if allow_private_addresses else PublicResolver(below, denied_networks),
         owner=resolver is None or owner,
         socket_factory=dial,
         use_dns_cache=False,

@@ -119,6 +119,7 @@ def session_for(settings: WebhookSettings) -> aiohttp.ClientSession:
             resolver=lookups,
             owner=True,
             keepalive_s=_KEEPALIVE_S,
+            denied_networks=settings.denied_networks,
         ),
     )
 
