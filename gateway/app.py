@@ -261,7 +261,7 @@ async def open_gateway(
             quotes=quotes,
             endpoints=endpoints,
             replays=replays,
-            sender=sender,
+            tester=workers.deliveries,
             router=router,
             custodians=custodians,
             vault=vault,

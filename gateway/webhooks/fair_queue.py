@@ -119,10 +119,7 @@ class FairQueue:
         )
         self._held_back.clear()
         for each in sorted(ready, key=self._last_served):
-            queue = self._queues.setdefault(
-                each.id, EndpointQueue(each.id, each.org, each.rate, max(each.rate, 1.0), now)
-            )
-            queue.rate = each.rate
+            queue = self._queue_of(each, now)
             room = self._room(queue, now)
             queue.more = True
             if room > 0 and not queue.proven:
@@ -163,6 +160,20 @@ class FairQueue:
             got[queue.endpoint_id] = got.get(queue.endpoint_id, 0) + 1
         for endpoint_id, count in wanted:
             self._queues[endpoint_id].more = got.get(endpoint_id, 0) >= count
+
+    def offer(self, ready: Ready, claim: Claim, now: float) -> None:
+        """Put a delivery that is not in the store first in its endpoint's queue: its cap and rate hold."""
+        queue = self._queue_of(ready, now)
+        queue.claims.appendleft(claim)
+        self._queued.setdefault(queue.endpoint_id, queue)
+
+    def withdraw(self, claim: Claim) -> bool:
+        """Take back what was offered; whether it had not begun."""
+        queue = self._queues.get(claim.endpoint_id)
+        if queue is None or claim not in queue.claims:
+            return False
+        queue.claims.remove(claim)
+        return True
 
     def start(self, now: float, begin: Callable[[Claim], None]) -> None:
         """Begin what may begin now, one per endpoint and round."""
@@ -220,6 +231,13 @@ class FairQueue:
             if (queue.claims or queue.more) and queue.under_way < self._cap and queue.tokens < 1
         ]
         return min(waits, default=None)
+
+    def _queue_of(self, each: Ready, now: float) -> EndpointQueue:
+        queue = self._queues.setdefault(
+            each.id, EndpointQueue(each.id, each.org, each.rate, max(each.rate, 1.0), now)
+        )
+        queue.rate = each.rate
+        return queue
 
     @property
     def _most_unproven(self) -> int:
