@@ -11,6 +11,7 @@ import base64
 import binascii
 import html
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -46,6 +47,7 @@ _PLAIN_HEADERS = frozenset(
         "user-agent",
     }
 )
+_WORDS = re.compile("[A-Za-z0-9]+")
 _sent: ContextVar[set[str] | None] = ContextVar("sent", default=None)
 
 
@@ -56,8 +58,17 @@ def redact(body: bytes, values: Iterable[str], *, cut: bool = False) -> bytes:
     not matter. Pure.
     """
     low = body.lower()
-    forms: set[bytes] = set().union(*(_forms(value) for value in values))
-    spans = sorted(span for form in forms for span in _spans(low, form, cut=cut))
+    spans: list[tuple[int, int]] = []
+    there: dict[bytes, bool] = {}
+    for core, form in set().union(*(_forms(value) for value in values)):
+        # Most answers echo nothing: one search for what all spellings have in common is enough then.
+        if core not in there:
+            there[core] = core in low
+        if there[core]:
+            spans += _whole(low, form)
+        if cut:
+            spans += _begun(low, form)
+    spans.sort()
     if not spans:
         return body
     pieces, at = [], 0
@@ -125,8 +136,11 @@ async def _note(
 
 
 @lru_cache(maxsize=256)
-def _forms(value: str) -> frozenset[bytes]:
-    """Return a value and its parts, as they are and as they look inside JSON, HTML and URLs; lower case."""
+def _forms(value: str) -> frozenset[tuple[bytes, bytes]]:
+    """Return a value and its parts, as they are and as they look inside JSON, HTML and URLs; lower case.
+
+    Each with its core, which stands in every text that the form stands in.
+    """
     parts = {value, value.strip()}
     # "Bearer <token>", "v1,<signature> v1a,<signature>": servers print the parts, too.
     parts |= {
@@ -136,22 +150,29 @@ def _forms(value: str) -> frozenset[bytes]:
         if len(part) >= _LEAST_PART
     }
     parts |= set(_opened(value))
-    inside_json = {json.dumps(part)[1:-1] for part in parts}
-    return frozenset(
-        form.encode("utf-8", "replace").lower()
-        for form in {
-            *parts,
-            *inside_json,
-            *(json.dumps(part)[1:-1] for part in inside_json),
-            *(part.replace("/", "\\/") for part in inside_json),
-            *(html.escape(part) for part in parts),
-            *(quote(part) for part in parts),
-            *(quote(part, safe="") for part in parts),
-            *(quote_plus(part) for part in parts),
-            *(base64.b64encode(part.encode()).decode().rstrip("=") for part in parts),
+    found: set[tuple[bytes, bytes]] = set()
+    for part in parts:
+        inside_json = json.dumps(part)[1:-1]
+        spellings = {
+            part,
+            inside_json,
+            json.dumps(inside_json)[1:-1],
+            inside_json.replace("/", "\\/"),
+            html.escape(part),
+            quote(part),
+            quote(part, safe=""),
+            quote_plus(part),
         }
-        if form
-    )
+        # What no spelling changes.
+        core = max(_WORDS.findall(part), key=len, default="")
+        found |= {(_low(core), _low(each)) for each in spellings}
+        encoded = _low(base64.b64encode(part.encode()).decode().rstrip("="))
+        found.add((encoded, encoded))
+    return frozenset(pair for pair in found if pair[1])
+
+
+def _low(text: str) -> bytes:
+    return text.encode("utf-8", "replace").lower()
 
 
 def _opened(value: str) -> Iterator[str]:
@@ -167,7 +188,7 @@ def _opened(value: str) -> Iterator[str]:
     yield pair.partition(":")[2]
 
 
-def _spans(low: bytes, form: bytes, *, cut: bool) -> Iterator[tuple[int, int]]:
+def _whole(low: bytes, form: bytes) -> Iterator[tuple[int, int]]:
     """Yield where a form stands in a text; both are in lower case."""
     at = low.find(form)
     while at >= 0:
@@ -175,10 +196,20 @@ def _spans(low: bytes, form: bytes, *, cut: bool) -> Iterator[tuple[int, int]]:
         alone = not (low[at - 1 : at].isalnum() or low[end : end + 1].isalnum())
         if len(form) >= _LEAST_ANYWHERE or alone:
             yield at, end
-        at = low.find(form, at + 1 if not alone else end)
-    if not cut or len(form) < _LEAST_ANYWHERE:
+        at = low.find(form, end)
+
+
+def _begun(low: bytes, form: bytes) -> Iterator[tuple[int, int]]:
+    """Yield where a text ends in the middle of a form."""
+    if len(form) < _LEAST_ANYWHERE:
         return
-    beginning = form[:_LEAST_BEGINNING]
+    for kept in range(_LEAST_BEGINNING, _LEAST_ANYWHERE):
+        if low.endswith(form[:kept]):
+            yield len(low) - kept, len(low)
+    if low[-_LEAST_ANYWHERE:] not in form:
+        # A longer beginning would have the end of the text in it.
+        return
+    beginning = form[:_LEAST_ANYWHERE]
     at = low.find(beginning, max(0, len(low) - len(form) + 1))
     while at >= 0:
         if form.startswith(low[at:]):

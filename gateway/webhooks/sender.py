@@ -24,6 +24,8 @@ from gateway.signing import PREFIX, headers, secret_text
 _READ_BYTES = 16 * 1024
 #: How much of it is kept for the log.
 _SNIPPET_BYTES = 4 * 1024
+#: How much of it is searched for what was sent; more than is kept, so that no value is cut in two.
+_SEARCHED_BYTES = _SNIPPET_BYTES + 1024
 #: How long the rest of an answer is waited for once its status is known; only the log gains by it.
 _BODY_S = 1.0
 _CONNECT_S = 5.0
@@ -231,8 +233,9 @@ async def _snippet(answer: aiohttp.ClientResponse, confidential: Iterable[str]) 
     else:
         # The rest is not read: the connection cannot serve another delivery.
         answer.close()
-    # First the whole that was read, then the cut: a value across it would stay in part.
-    got = redact(got, confidential, cut=not whole)
+    # Before the cut: a value across it would stay in part.
+    seen = got[:_SEARCHED_BYTES]
+    got = redact(seen, confidential, cut=not whole or len(seen) < len(got))
     return got[:_SNIPPET_BYTES].decode("utf-8", "replace").replace("\0", "\ufffd")
 
 
