@@ -25,6 +25,7 @@ from gateway.config import Settings
 from gateway.custodians import registry
 from gateway.custodians.dates import Dates
 from gateway.custodians.instance import CustodianInstance
+from gateway.egress import custodian_connector, echoes
 from gateway.errors import ConfigError
 from gateway.execution.actions import Actions
 from gateway.execution.engine import Engine
@@ -260,7 +261,7 @@ async def open_gateway(
             quotes=quotes,
             endpoints=endpoints,
             replays=replays,
-            sender=sender,
+            tester=workers.deliveries,
             router=router,
             custodians=custodians,
             vault=vault,
@@ -282,7 +283,6 @@ async def _custodians(  # noqa: PLR0913 - the parts of an instance
     vault: Vault,
 ) -> dict[str, CustodianInstance]:
     """Build every instance; the faults of all of them are listed at once."""
-    connector = await stack.enter_async_context(aiohttp.TCPConnector(limit=0))
     built: dict[str, CustodianInstance] = {}
     faults: list[str] = []
     for name, custodian in settings.custodians.items():
@@ -290,9 +290,9 @@ async def _custodians(  # noqa: PLR0913 - the parts of an instance
         http = await stack.enter_async_context(
             aiohttp.ClientSession(
                 trust_env=False,
-                connector=connector,
-                connector_owner=False,
-                trace_configs=[dates.tracing()],
+                # Connections and look-ups of its own: no custodian waits for another one's.
+                connector=custodian_connector(name),
+                trace_configs=[dates.tracing(), echoes.tracing()],
             )
         )
         tools = Tools(http, runtime.clock, runtime.ids, runtime.offload, assets)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, ValidationError
+from pydantic.networks import IPvAnyNetwork
 
 from gateway.errors import ConfigError
 from gateway.model import Account, Amount, DestinationType, Network
@@ -68,6 +69,11 @@ class WebhookSettings(_Section):
         description="Filtering HTTP proxy that every delivery goes through. It resolves the names then, "
         "and must refuse inner addresses itself.",
     )
+    denied_networks: tuple[IPvAnyNetwork, ...] = Field(
+        default=(),
+        description="Further networks that no delivery goes to, such as `198.51.100.0/24`: your own public "
+        "addresses behind NAT, hosts that trust this machine's address, a NAT64 prefix of your own.",
+    )
     in_flight: int = Field(default=128, ge=4, le=1000, description="Deliveries under way at once.")
     in_flight_per_endpoint: int = Field(
         default=4, ge=1, le=100, description="Deliveries under way at once to one endpoint."
@@ -83,6 +89,18 @@ class WebhookSettings(_Section):
     )
     timeout_s: float = Field(
         default=15, gt=0, le=30, description="Total time for one delivery, in seconds."
+    )
+    lookup_timeout_s: float = Field(
+        default=8,
+        gt=0,
+        le=30,
+        description="Longest wait for the name of an endpoint to resolve, in seconds; a part of `timeout_s`.",
+    )
+    lookups_per_org: int = Field(
+        default=4,
+        ge=1,
+        le=32,
+        description="Look-ups of names under way at once for one org, those included that never end.",
     )
     warn_after_s: float = Field(
         default=3 * 86_400,

@@ -12,8 +12,13 @@ import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.abc import AbstractResolver, ResolveResult
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from gateway.egress import DENIED, DeniedAddressError, connector, denied, url_fault
+from gateway.config import WebhookSettings
+from gateway.egress import DENIED, DeniedAddressError, connector, connectors, denied, url_fault
+from gateway.egress.addresses import is_own
 
 
 @dataclass
@@ -112,6 +117,21 @@ async def test_every_row_is_refused_when_it_is_dialled(network: str) -> None:
         "255.255.255.255",
         "::",
         "0.0.0.0",
+        "168.63.129.16",
+        # IPv4 inside IPv6: translated (SIIT), local NAT64, ISATAP under a public prefix.
+        "::ffff:0:7f00:1",
+        "64:ff9b:1::a00:1",
+        "2606:4700::5efe:7f00:1",
+        "2606:4700::200:5efe:10.0.0.1",
+        "2606:4700:1:2:0:5efe:808:808",
+        # Outside of what is allocated as global unicast.
+        "1::1",
+        "200::1",
+        "400::1",
+        "1fff:ffff::1",
+        "4000::1",
+        "8000::1",
+        "fe00::1",
     ],
 )
 def test_known_traps_are_denied(address: str) -> None:
@@ -119,10 +139,77 @@ def test_known_traps_are_denied(address: str) -> None:
     assert denied(address)
 
 
-@pytest.mark.parametrize("address", ["1.1.1.1", "93.184.216.34", "2606:4700::1111", "100.128.0.1"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "1.1.1.1",
+        "93.184.216.34",
+        "2606:4700::1111",
+        "100.128.0.1",
+        "168.63.129.15",
+        "2000::1",
+        "3eff:ffff::1",
+        "2606:4700::5eff:7f00:1",
+    ],
+)
 def test_public_addresses_are_not(address: str) -> None:
     """The table is not a wall."""
     assert not denied(address)
+
+
+@given(st.integers(0, 2**128 - 1))
+def test_of_ipv6_only_global_unicast_is_left(number: int) -> None:
+    """Whatever the other bits are."""
+    address = ipaddress.IPv6Address(number)
+    if number >> 125 != 0b001:
+        assert denied(str(address))
+    inside = ipaddress.IPv6Address(number & (2**125 - 1) | 1 << 125)
+    isatap = ipaddress.IPv6Address(int(inside) & ~(0xFFFFFFFF << 32) | 0x02005EFE << 32)
+    assert denied(str(isatap))
+
+
+@pytest.mark.parametrize("network", ["93.184.216.0/24", "2606:4700::/32"])
+async def test_networks_that_the_operator_denies(network: str) -> None:
+    """By name and as a literal host; addresses beside them are not denied."""
+    more = WebhookSettings.model_validate({"denied_networks": [network]}).denied_networks
+    for address in _samples(network):
+        host = f"[{address}]" if ":" in address else address
+        assert not denied(address)
+        for url in (f"http://{host}:9/", "http://hooks.example.com:9/"):
+            kind = connector(
+                allow_private_addresses=False,
+                resolver=SetResolver([[address]]),
+                denied_networks=more,
+            )
+            async with aiohttp.ClientSession(connector=kind) as http:
+                with pytest.raises((DeniedAddressError, aiohttp.ClientError)) as refused:
+                    await http.post(url, data=b"x")
+            cause = getattr(refused.value, "os_error", refused.value)
+            assert isinstance(cause, DeniedAddressError), refused.value
+    assert not denied("1.1.1.1", more)
+    assert not denied("2a00::1", more)
+
+
+def test_a_network_that_is_none_is_refused_at_start() -> None:
+    """With the setting's name."""
+    with pytest.raises(ValidationError, match="denied_networks"):
+        WebhookSettings.model_validate({"denied_networks": ["93.184.216.34/24"]})
+
+
+def test_own_addresses_are_known() -> None:
+    """As the kernel says. tests/test_egress_tripwire.py has more of them."""
+    assert is_own("127.0.0.1")
+
+
+async def test_the_own_public_address_is_not_dialled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the seam of the socket: an address that is public, and this machine's."""
+    monkeypatch.setattr(connectors, "is_own", lambda address: address == "93.184.216.34")
+    for url in ("http://93.184.216.34:9/", "http://hooks.example.com:9/"):
+        kind = connector(allow_private_addresses=False, resolver=SetResolver([["93.184.216.34"]]))
+        async with aiohttp.ClientSession(connector=kind) as http:
+            with pytest.raises(aiohttp.ClientError) as refused:
+                await http.post(url, data=b"x")
+        assert isinstance(getattr(refused.value, "os_error", None), DeniedAddressError)
 
 
 @pytest.mark.parametrize(

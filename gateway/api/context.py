@@ -19,8 +19,9 @@ from gateway.store.database import Database
 from gateway.store.state_file import StateFile
 from gateway.vault import Vault
 from gateway.webhooks.endpoints import Endpoints
+from gateway.webhooks.fair_queue import Ready
 from gateway.webhooks.replay import Replays
-from gateway.webhooks.sender import Sender
+from gateway.webhooks.sender import DeliveryResult, Target
 
 
 class Custodian(Protocol):
@@ -56,6 +57,15 @@ class Actions(Protocol):
         """Cancel."""
 
 
+class Tester(Protocol):
+    """What sends test events, in turn with all other deliveries."""
+
+    async def test(
+        self, endpoint: Ready, target: Target, event_id: str, kind: str, body: bytes
+    ) -> DeliveryResult:
+        """Post an event once; it is not in the store."""
+
+
 @dataclass(frozen=True)
 class ApiContext:
     """Everything a request may need."""
@@ -71,7 +81,7 @@ class ApiContext:
     quotes: Quotes
     endpoints: Endpoints
     replays: Replays
-    sender: Sender
+    tester: Tester
     router: Router
     custodians: Mapping[str, Custodian]
     vault: Vault

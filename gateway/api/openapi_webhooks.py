@@ -192,10 +192,12 @@ def _endpoints(refs: dict[Any, Any]) -> dict[str, Any]:
                 refs,
                 "testWebhookEndpoint",
                 "webhooks",
-                "Send an example event now",
+                "Send an example event",
                 ("200", as_json(refs[EndpointTest], "What the endpoint answered.")),
-                (*BODY, "endpoint_not_found", "endpoint_disabled"),
-                description='One try, signed as always, marked `"test": true`; it is no event of the feed.',
+                (*BODY, "endpoint_not_found", "endpoint_disabled", "endpoint_busy"),
+                description='One try, signed as always, marked `"test": true`; it is no event of the feed. '
+                "It takes its turn with the endpoint's deliveries, under its rate; an endpoint has one "
+                "test in progress at a time.",
                 parameters=endpoint,
                 body=refs[EndpointTestRequest],
             )

@@ -99,6 +99,12 @@ PROBLEMS: dict[str, Problem] = {
     "endpoint_disabled": Problem(
         409, "Webhook endpoint disabled", "Enable it: PATCH it with status enabled."
     ),
+    "endpoint_busy": Problem(
+        409,
+        "Webhook endpoint busy",
+        "One test at a time, in turn with deliveries: repeat it after Retry-After.",
+        retryable=True,
+    ),
     "too_many_secrets": Problem(
         409, "Too many secrets", "End the previous ones, or wait until one has ended."
     ),

@@ -15,6 +15,7 @@ from gateway.errors import Refused
 from gateway.examples import EventType, example_event
 from gateway.store.database import Tx
 from gateway.webhooks.endpoints import Found
+from gateway.webhooks.fair_queue import Ready
 from gateway.webhooks.replay import (
     NEWEST,
     AttemptView,
@@ -22,7 +23,6 @@ from gateway.webhooks.replay import (
     RecoveryRequest,
     ResendRequest,
 )
-from gateway.webhooks.sender import DeliveryResult
 
 
 class AttemptList(BaseModel):
@@ -130,23 +130,24 @@ async def list_event_attempts(request: Request) -> Response:
 
 
 async def test_endpoint(request: Request) -> Response:
-    """`POST /webhook-endpoints/{id}/test`: one try, now, of an example marked `"test": true`."""
+    """`POST /webhook-endpoints/{id}/test`: one try of an example marked `"test": true`, in its turn."""
     context = context_of(request)
     caller = await caller_of(request)
     members = await read_json(request)
     wanted = validate(EndpointTestRequest, members)
     endpoint_id = request.path_params["endpoint_id"]
 
-    async def find(tx: Tx) -> Found | None:
-        await context.endpoints.row(tx, caller, endpoint_id)
-        return await context.endpoints.target(tx, endpoint_id)
+    async def find(tx: Tx) -> tuple[Ready, Found | None]:
+        row = await context.endpoints.row(tx, caller, endpoint_id)
+        ready = Ready(row["id"], row["org"], row["rate_limit_per_second"])
+        return ready, await context.endpoints.target(tx, endpoint_id)
 
-    found = await context.db.read(find)
+    ready, found = await context.db.read(find)
     if found is None:
         raise Refused("endpoint_disabled", f"The endpoint {endpoint_id} is disabled.")
     event_id = context.runtime.ids.new("evt")
     body = example_event(wanted.type, context.runtime.clock.now(), livemode=caller.mode == "live")
-    result: DeliveryResult = await context.sender.send(found.target, event_id, body)
+    result = await context.tester.test(ready, found.target, event_id, wanted.type, body)
     return _answer(
         EndpointTest(
             event_id=event_id,

@@ -41,6 +41,7 @@ from gateway.adapter import (
     Transaction,
 )
 from gateway.custodians.dates import Dates
+from gateway.egress.echoes import currently_sent, sending, texts_of, without_sent
 from gateway.errors import (
     AdapterError,
     CannotVerify,
@@ -115,7 +116,7 @@ class _Telling:
     def fail(self, outcome: str, error: Exception, *, crashed: bool) -> None:
         """Tell of an error; of one that nobody foresaw, with the traceback."""
         self.outcome, self.level = outcome, logging.ERROR if crashed else logging.WARNING
-        self.keys["detail"] = _words_of(error)[:_MOST_CHARS] or type(error).__name__
+        self.keys["detail"] = _clean(_words_of(error))[:_MOST_CHARS] or type(error).__name__
         if crashed:
             self.keys["exc_info"] = error
 
@@ -200,7 +201,9 @@ class CustodianInstance:
     async def confirm(self, order: TrackedOrder, answer: Mapping[str, Any]) -> BatchReport:
         """Answer a required action."""
         call = partial(self._adapter.confirm, order, answer)
-        return _of_one(order, await self._call("confirm", order, call, Report))
+        # A custodian that quotes the passcode that it refused must not have us store and show it.
+        with sending(*texts_of(answer)):
+            return _of_one(order, await self._call("confirm", order, call, Report))
 
     async def cancel(self, order: TrackedOrder) -> BatchReport:
         """Ask the custodian to cancel."""
@@ -214,7 +217,7 @@ class CustodianInstance:
     def check(self, terms: Terms) -> str | None:
         """Return why the adapter could never pay on such terms, or None. Pure: no metric, no log."""
         reason = self._adapter.check(terms)
-        return None if reason is None else scrub(reason)
+        return None if reason is None else _clean(reason)
 
     async def offers(self, terms: Terms) -> Sequence[Offer]:
         """Return what providers would give now; nothing where they are silent, slow or unknown."""
@@ -250,11 +253,13 @@ class CustodianInstance:
         """Read a webhook. Raises ValueError where it cannot be read, whatever the reason."""
         with self._telling("parse") as telling:
             try:
-                notices = list(self._adapter.parse(body))
-                for each in notices:
+                notices = []
+                for each in self._adapter.parse(body):
                     _expect(each, Notice)
                     if each.report is not None:
                         _expect_sound(each.report)
+                        each = replace(each, report=_clean_report(each.report))  # noqa: PLW2901
+                    notices.append(each)
             except Exception as error:  # noqa: BLE001 - the body is kept; a later version may read it
                 # Not the error's own words: they may be the body's.
                 telling.fail("unreadable", error, crashed=not isinstance(error, ValueError))
@@ -291,22 +296,23 @@ class CustodianInstance:
                 raise translated from None
             telling.outcome = type(result).__name__
             if isinstance(result, Report):
-                telling.outcome = result.sub_status or "unknown_word"
+                report = _clean_report(result)
+                telling.outcome = report.sub_status or "unknown_word"
                 telling.keys |= {
-                    "custodian_word": result.custodian_word,
-                    "custodian_reference": result.custodian_reference,
+                    "custodian_word": report.custodian_word,
+                    "custodian_reference": report.custodian_reference,
                 }
-                for unknown in result.unknown_words:
+                for unknown in report.unknown_words:
                     self._metrics.unknown_word(self.name, unknown)
-                return _clean_report(result)  # type: ignore[return-value] # R is a Report here
+                return report  # type: ignore[return-value] # R is a Report here
             if isinstance(result, BatchReport):
                 telling.outcome = "report"
-                telling.keys["custodian_word"] = scrub(result.custodian_word)
-                for each in result.items.values():
+                clean = _clean_set(result)
+                telling.keys["custodian_word"] = clean.custodian_word
+                for each in clean.items.values():
                     for unknown in each.unknown_words:
                         self._metrics.unknown_word(self.name, unknown)
-                clean = {key: _clean_report(each) for key, each in result.items.items()}
-                return replace(result, items=clean, custodian_word=scrub(result.custodian_word))
+                return clean  # type: ignore[return-value] # R is a BatchReport here
             return result
 
     @contextmanager
@@ -315,7 +321,8 @@ class CustodianInstance:
         begun = self._clock.monotonic()
         telling = _Telling()
         try:
-            yield telling
+            with sending(*currently_sent()):
+                yield telling
         except asyncio.CancelledError:
             telling.outcome = "cancelled"
             raise
@@ -418,7 +425,7 @@ def _translate(error: Exception, *, moved: bool) -> AdapterError:
         return NotSent(f"no connection ({type(error).__name__})")
     if isinstance(error, TimeoutError):
         return OutcomeUnknown("no answer in time")
-    return OutcomeUnknown(scrub(f"{type(error).__name__}: {_words_of(error)}")[:_MOST_CHARS])
+    return OutcomeUnknown(_clean(f"{type(error).__name__}: {_words_of(error)}")[:_MOST_CHARS])
 
 
 def _words_of(error: Exception) -> str:
@@ -431,25 +438,52 @@ def _words_of(error: Exception) -> str:
 
 def _scrubbed(error: AdapterError) -> AdapterError:
     """Return the error, its words and members without secrets."""
-    error.args = tuple(scrub(each) if isinstance(each, str) else each for each in error.args)
+    error.args = tuple(_clean(each) if isinstance(each, str) else each for each in error.args)
     for name, each in vars(error).items():
         if isinstance(each, str):
-            setattr(error, name, scrub(each))
+            setattr(error, name, _clean(each))
     return error
+
+
+def _clean(text: str) -> str:
+    """Return a text without secrets, nor anything that this call sent in confidence."""
+    return scrub(without_sent(text))
+
+
+def _clean_any(value: R) -> R:
+    """Return a member without secrets where it is a text."""
+    return _clean(value) if isinstance(value, str) else value  # type: ignore[return-value] # a str
+
+
+def _clean_set(report: BatchReport) -> BatchReport:
+    return replace(
+        report,
+        items={key: _clean_report(each) for key, each in report.items.items()},
+        custodian_word=_clean(report.custodian_word),
+        detail=_clean_any(report.detail),
+    )
 
 
 def _clean_report(report: Report) -> Report:
     """Return the report, the custodian's words in it without secrets: they are kept and shown."""
+    action = report.action
+    if action is not None:
+        action = replace(
+            action,
+            channel=_clean_any(action.channel),
+            masked_target=_clean_any(action.masked_target),
+        )
     failure = report.failure
     if failure is not None:
-        words = {"message": scrub(failure.message)}
+        words = {"message": _clean(failure.message)}
         if failure.custodian_code is not None:
-            words["custodian_code"] = scrub(failure.custodian_code)
+            words["custodian_code"] = _clean(failure.custodian_code)
         failure = failure.model_copy(update=words)
     return replace(
         report,
-        custodian_word=scrub(report.custodian_word),
-        detail=None if report.detail is None else scrub(report.detail),
-        unknown_words=tuple(scrub(word) for word in report.unknown_words),
+        custodian_word=_clean(report.custodian_word),
+        detail=_clean_any(report.detail),
+        unknown_words=tuple(_clean(word) for word in report.unknown_words),
         failure=failure,
+        action=action,
     )

@@ -208,7 +208,14 @@ class Endpoints:
                 if old["previous_id"] is not None
             ]
             shown, sealed = self._headers_of(row)
-            target = Target(row["url"], tuple(secrets), {**shown, **sealed}, self._seeds(row))
+            target = Target(
+                row["url"],
+                tuple(secrets),
+                {**shown, **sealed},
+                self._seeds(row),
+                sensitive=frozenset(sealed),
+                org=row["org"],
+            )
             found[endpoint_id] = Found(target, row["failing_since"] is not None)
         return found
 

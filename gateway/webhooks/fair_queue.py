@@ -5,7 +5,7 @@ Pure bookkeeping of one process; what is claimed, and by whom, is in the store.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -14,6 +14,9 @@ from typing import NamedTuple
 _AHEAD = 16
 #: Of what may be under way in all, the endpoints that do not answer share one part in so many.
 _SLOW_SHARE = 4
+#: Of it, the tries of one org at endpoints that have not answered yet take one part in so many: whoever
+#: names a hundred hosts that never answer must not fill the room with first tries.
+_UNPROVEN_SHARE = 8
 #: Queues of endpoints that have had nothing to do are forgotten above so many.
 _MOST_QUEUES = 10_000
 
@@ -54,17 +57,25 @@ class EndpointQueue:
     """The claimed deliveries of one endpoint, its rate and how it answers."""
 
     endpoint_id: str
+    org: str
     rate: float
     tokens: float
     filled_at: float
     claims: deque[Claim] = field(default_factory=deque)
     under_way: int = 0
+    #: How many of them began while nobody knew that it answers.
+    unproven: int = 0
     #: Whether it may have more due than was claimed.
     more: bool = False
     #: Seconds of its last try; None before the first.
     last_s: float | None = None
     answers: bool = True
     served: int = 0
+
+    @property
+    def proven(self) -> bool:
+        """Whether its last try was answered."""
+        return self.answers and self.last_s is not None
 
     def refill(self, now: float) -> None:
         """Give it the tokens of the time that has passed, one second's worth at most."""
@@ -90,6 +101,10 @@ class FairQueue:
         self._turn = 0
         self._under_way = 0
         self._slow_under_way = 0
+        #: By org, the tries under way at endpoints that have not answered yet.
+        self._unproven: Counter[str] = Counter()
+        #: Orgs of which something due was not claimed for that reason.
+        self._held_back: set[str] = set()
 
     def share(self, ready: Sequence[Ready], now: float) -> list[tuple[str, int]]:
         """Return how many deliveries to claim for whom: turns between orgs, then between endpoints.
@@ -99,13 +114,19 @@ class FairQueue:
         """
         self._forget()
         by_org: dict[str, deque[tuple[EndpointQueue, int]]] = {}
-        for each in ready:
-            queue = self._queues.setdefault(
-                each.id, EndpointQueue(each.id, each.rate, max(each.rate, 1.0), now)
-            )
-            queue.rate = each.rate
+        unproven = self._unproven + Counter(
+            queue.org for queue in self._queued.values() if not queue.proven
+        )
+        self._held_back.clear()
+        for each in sorted(ready, key=self._last_served):
+            queue = self._queue_of(each, now)
             room = self._room(queue, now)
             queue.more = True
+            if room > 0 and not queue.proven:
+                if unproven[each.org] >= self._most_unproven:
+                    self._held_back.add(each.org)
+                    continue
+                unproven[each.org] += 1
             if room > 0:
                 by_org.setdefault(each.org, deque()).append((queue, room))
         orgs = deque(
@@ -140,6 +161,20 @@ class FairQueue:
         for endpoint_id, count in wanted:
             self._queues[endpoint_id].more = got.get(endpoint_id, 0) >= count
 
+    def offer(self, ready: Ready, claim: Claim, now: float) -> None:
+        """Put a delivery that is not in the store first in its endpoint's queue: its cap and rate hold."""
+        queue = self._queue_of(ready, now)
+        queue.claims.appendleft(claim)
+        self._queued.setdefault(queue.endpoint_id, queue)
+
+    def withdraw(self, claim: Claim) -> bool:
+        """Take back what was offered; whether it had not begun."""
+        queue = self._queues.get(claim.endpoint_id)
+        if queue is None or claim not in queue.claims:
+            return False
+        queue.claims.remove(claim)
+        return True
+
     def start(self, now: float, begin: Callable[[Claim], None]) -> None:
         """Begin what may begin now, one per endpoint and round."""
         waiting = deque(self._queued.values())
@@ -160,6 +195,9 @@ class FairQueue:
             queue.under_way += 1
             self._under_way += 1
             self._slow_under_way += not queue.answers
+            if not queue.proven:
+                queue.unproven += 1
+                self._unproven[queue.org] += 1
             # Its next turn comes after everybody else's.
             self._queued.pop(queue.endpoint_id, None)
             if queue.claims:
@@ -178,6 +216,11 @@ class FairQueue:
         elif not answered:
             self._slow_under_way -= 1
         queue.answers, queue.last_s = answered, seconds
+        if queue.unproven:
+            queue.unproven -= 1
+            self._unproven[queue.org] -= 1
+            if queue.org in self._held_back:
+                return True
         return queue.more and len(queue.claims) <= self._depth(queue) // 2
 
     def rest_s(self, now: float) -> float | None:
@@ -189,8 +232,25 @@ class FairQueue:
         ]
         return min(waits, default=None)
 
+    def _queue_of(self, each: Ready, now: float) -> EndpointQueue:
+        queue = self._queues.setdefault(
+            each.id, EndpointQueue(each.id, each.org, each.rate, max(each.rate, 1.0), now)
+        )
+        queue.rate = each.rate
+        return queue
+
+    @property
+    def _most_unproven(self) -> int:
+        return max(1, self._total // _UNPROVEN_SHARE)
+
+    def _last_served(self, each: Ready) -> int:
+        queue = self._queues.get(each.id)
+        return 0 if queue is None else queue.served
+
     def _may_begin(self, queue: EndpointQueue) -> bool:
         if queue.tokens < 1:
+            return False
+        if not queue.proven and self._unproven[queue.org] >= self._most_unproven:
             return False
         if queue.answers:
             return queue.under_way < (self._cap if queue.last_s is not None else 1)

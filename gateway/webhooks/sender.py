@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -15,13 +15,17 @@ import aiohttp
 from gateway import __version__
 from gateway.config import WebhookSettings
 from gateway.egress import DeniedAddressError, connector
+from gateway.egress.echoes import redact
+from gateway.egress.lookups import Lookups, LookupTimeoutError, looking_up_for
 from gateway.runtime import Runtime
-from gateway.signing import headers
+from gateway.signing import PREFIX, headers, secret_text
 
 #: How much of the answer is read at all; a receiver may answer without end.
 _READ_BYTES = 16 * 1024
 #: How much of it is kept for the log.
 _SNIPPET_BYTES = 4 * 1024
+#: How much of it is searched for what was sent; more than is kept, so that no value is cut in two.
+_SEARCHED_BYTES = _SNIPPET_BYTES + 1024
 #: How long the rest of an answer is waited for once its status is known; only the log gains by it.
 _BODY_S = 1.0
 _CONNECT_S = 5.0
@@ -29,6 +33,8 @@ _CONNECT_S = 5.0
 #: is just being closed fails, and whether it arrived is not known.
 _KEEPALIVE_S = 3.0
 _RETRY_AFTER_CHARS = 40
+#: Values of headers that are no secret are removed from answers if they have so many characters.
+_LEAST_SHOWN = 4
 #: The answer header by which a receiver has its endpoint disabled (webhooks protocol notes, §2).
 _CONTROL = "webhook-delivery"
 
@@ -38,7 +44,7 @@ class DeliveryOutcome(StrEnum):
 
     SUCCEEDED = "succeeded"  #: answered 2xx
     HTTP_ERROR = "http_error"  #: answered anything else, redirects too
-    TIMEOUT = "timeout"  #: no status in time
+    TIMEOUT = "timeout"  #: no status in time, or the name did not resolve in time
     CONNECT_ERROR = "connect_error"  #: no connection, or it broke
     TLS_ERROR = "tls_error"  #: the certificate or the handshake failed
     BLOCKED = "blocked"  #: the address is not public
@@ -58,6 +64,10 @@ class Target:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     #: of Ed25519 keys, for endpoints that want `v1a`, too
     seeds: Sequence[bytes] = field(default=(), repr=False)
+    #: names of those of the headers whose values are shown to nobody
+    sensitive: Collection[str] = ()
+    #: whose endpoint it is: an org has a bounded number of look-ups of names
+    org: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +108,21 @@ def session_for(settings: WebhookSettings) -> aiohttp.ClientSession:
     names and refuses inner addresses.
     """
     private = settings.allow_private_addresses or settings.egress_proxy is not None
+    lookups = Lookups(
+        "endpoint-names",
+        deadline_s=settings.lookup_timeout_s,
+        per_scope=settings.lookups_per_org,
+    )
     return aiohttp.ClientSession(
         trust_env=False,
         cookie_jar=aiohttp.DummyCookieJar(),
-        connector=connector(allow_private_addresses=private, keepalive_s=_KEEPALIVE_S),
+        connector=connector(
+            allow_private_addresses=private,
+            resolver=lookups,
+            owner=True,
+            keepalive_s=_KEEPALIVE_S,
+            denied_networks=settings.denied_networks,
+        ),
     )
 
 
@@ -128,9 +149,11 @@ class Sender:
         begun = self._runtime.clock.monotonic()
         status, snippet, retry_after, unwanted = None, None, None, False
         try:
-            async with asyncio.timeout(self._total_s):
-                answer = await self._twice(target, event_id, body)
-            status, snippet = answer.status, await _snippet(answer)
+            sent: list[Mapping[str, str]] = []
+            with looking_up_for(target.org):
+                async with asyncio.timeout(self._total_s):
+                    answer = await self._twice(target, event_id, body, sent)
+            status, snippet = answer.status, await _snippet(answer, _confidential(target, sent))
             ok = 200 <= status < 300  # noqa: PLR2004 - any 2xx is a receipt, nothing else
             outcome = DeliveryOutcome.SUCCEEDED if ok else DeliveryOutcome.HTTP_ERROR
             retry_after = _retry_after(
@@ -143,21 +166,27 @@ class Sender:
         duration_ms = int(took / timedelta(milliseconds=1))
         return DeliveryResult(outcome, status, snippet, duration_ms, retry_after, unwanted)
 
-    async def _twice(self, target: Target, event_id: str, body: bytes) -> aiohttp.ClientResponse:
+    async def _twice(
+        self, target: Target, event_id: str, body: bytes, sent: list[Mapping[str, str]]
+    ) -> aiohttp.ClientResponse:
         try:
-            return await self._post(target, event_id, body)
+            return await self._post(target, event_id, body, sent)
         except aiohttp.ClientConnectorError as error:
             if _outcome(error) is not DeliveryOutcome.CONNECT_ERROR:
                 raise
-        return await self._post(target, event_id, body)
+        return await self._post(target, event_id, body, sent)
 
-    async def _post(self, target: Target, event_id: str, body: bytes) -> aiohttp.ClientResponse:
+    async def _post(
+        self, target: Target, event_id: str, body: bytes, sent: list[Mapping[str, str]]
+    ) -> aiohttp.ClientResponse:
+        signed = headers(target.secrets, event_id, self._runtime.clock.now(), body, target.seeds)
+        sent.append(signed)
         return await self._session.post(
             target.url,
             data=body,
             headers={
                 **target.headers,
-                **headers(target.secrets, event_id, self._runtime.clock.now(), body, target.seeds),
+                **signed,
                 "content-type": "application/json",
                 "user-agent": f"payout-gateway/{__version__}",
             },
@@ -167,8 +196,24 @@ class Sender:
         )
 
 
-async def _snippet(answer: aiohttp.ClientResponse) -> str:
-    """Read the beginning of an answer, and free it. The status has come; however the body ends, it stands."""
+def _confidential(target: Target, sent: Sequence[Mapping[str, str]]) -> Iterator[str]:
+    """Yield what a receiver may echo and nobody is to read: header values, signatures, secrets."""
+    sensitive = {name.lower() for name in target.sensitive}
+    for name, value in target.headers.items():
+        # A short value that is no secret ("pay", "1") would only make the answer unreadable.
+        if name.lower() in sensitive or len(value) >= _LEAST_SHOWN:
+            yield value
+    for signed in sent:
+        yield signed["webhook-signature"]
+    for secret in target.secrets:
+        yield from (secret_text(secret), secret_text(secret).removeprefix(PREFIX))
+
+
+async def _snippet(answer: aiohttp.ClientResponse, confidential: Iterable[str]) -> str:
+    """Read the beginning of an answer, and free it. The status has come; however the body ends, it stands.
+
+    What the delivery itself sent in confidence is removed, before it leaves the sender.
+    """
     if answer.content.at_eof():
         answer.release()
         return ""
@@ -182,11 +227,15 @@ async def _snippet(answer: aiohttp.ClientResponse) -> str:
                 got += chunk
     except (TimeoutError, aiohttp.ClientError, OSError, ValueError):
         pass
+    whole = answer.content.at_eof() and answer.content.exception() is None
     if answer.content.at_eof():
         answer.release()
     else:
         # The rest is not read: the connection cannot serve another delivery.
         answer.close()
+    # Before the cut: a value across it would stay in part.
+    seen = got[:_SEARCHED_BYTES]
+    got = redact(seen, confidential, cut=not whole or len(seen) < len(got))
     return got[:_SNIPPET_BYTES].decode("utf-8", "replace").replace("\0", "\ufffd")
 
 
@@ -209,6 +258,8 @@ def _outcome(error: BaseException) -> DeliveryOutcome:
     if isinstance(error, (aiohttp.ClientSSLError, ssl.SSLError)):
         return DeliveryOutcome.TLS_ERROR
     cause = getattr(error, "os_error", None)
+    if isinstance(cause, LookupTimeoutError):
+        return DeliveryOutcome.TIMEOUT
     if isinstance(error, DeniedAddressError) or isinstance(cause, DeniedAddressError):
         return DeliveryOutcome.BLOCKED
     return DeliveryOutcome.CONNECT_ERROR

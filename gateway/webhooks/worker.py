@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from gateway.config import EngineSettings, WebhookSettings
+from gateway.errors import Refused
 from gateway.logs import get_logger
 from gateway.metrics import Metrics
 from gateway.runtime import Failpoint, Runtime
@@ -32,6 +34,9 @@ _TARGET_S = 1.0
 _LONGEST_WAIT_S = 86_400.0
 _SKIPPED_AT_ONCE = 500
 _SECOND = 1_000_000
+#: How long a test waits for its turn; somebody waits for its answer.
+_TURN_S = 10.0
+_TEST = "test"
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,14 @@ class _Known:
     target: Target
     failing: bool
     read_at: float
+
+
+@dataclass(frozen=True)
+class _Test:
+    """A test that waits for its turn, or is under way."""
+
+    target: Target
+    result: asyncio.Future[DeliveryResult]
 
 
 @dataclass(frozen=True)
@@ -87,6 +100,8 @@ class Deliveries:
             settings.in_flight, settings.in_flight_per_endpoint, settings.timeout_s
         )
         self._known: dict[str, _Known] = {}
+        #: The one test of each endpoint.
+        self._tests: dict[str, _Test] = {}
         self._receipts = Receipts(db, self._settle)
         self.wakeup = Wakeup(runtime.clock, runtime.timeline)
 
@@ -110,6 +125,52 @@ class Deliveries:
                 later = (row["due"] for row in waiting if row["due"] > now)
                 await self._rest(min(later, default=None))
 
+    async def test(
+        self, endpoint: Ready, target: Target, event_id: str, kind: str, body: bytes
+    ) -> DeliveryResult:
+        """Post an event that is not in the store, once, when it is the endpoint's turn.
+
+        The cap, the rate and the room of every delivery hold for it; its result goes to nobody else.
+        Refused: `endpoint_busy` while another test is in progress (in this process), or where its turn
+        does not come within 10 s.
+        """
+        if endpoint.id in self._tests:
+            raise _busy(f"A test event is on its way to {endpoint.id}")
+        result: asyncio.Future[DeliveryResult] = asyncio.get_running_loop().create_future()
+        claim = Claim(
+            position=0,
+            event_id=event_id,
+            endpoint_id=endpoint.id,
+            token=0,
+            attempts=0,
+            plan_from=0,
+            trigger=_TEST,
+            type=kind,
+            payout_id=None,
+            body=body,
+            until=math.inf,
+        )
+        self._tests[endpoint.id] = _Test(target, result)
+        try:
+            self._queue.offer(endpoint, claim, self._runtime.clock.monotonic())
+            self._start()
+            # The loop may have to wait for its rate.
+            self.wakeup.ring()
+            await asyncio.wait({result}, timeout=_TURN_S)
+            if result.done() or not self._withdraw(claim):
+                return await result
+        finally:
+            # One that has begun keeps its place until it ends, also where nobody waits for it any more.
+            self._withdraw(claim)
+        raise _busy(f"{endpoint.id} takes no more deliveries just now")
+
+    def _withdraw(self, claim: Claim) -> bool:
+        """Take a test back; whether it had not begun."""
+        withdrawn = self._queue.withdraw(claim)
+        if withdrawn:
+            del self._tests[claim.endpoint_id]
+        return withdrawn
+
     async def finish(self, grace_s: float) -> None:
         """Let tries under way end, for a bounded time. What is cut off is sent again later."""
         if self._tasks:
@@ -127,7 +188,8 @@ class Deliveries:
         self._queue.start(self._runtime.clock.monotonic(), self._begin)
 
     def _begin(self, claim: Claim) -> None:
-        task = asyncio.create_task(self._deliver(claim))
+        work = self._deliver_test if claim.trigger == _TEST else self._deliver
+        task = asyncio.create_task(work(claim))
         self._tasks.add(task)
         task.add_done_callback(self._done)
 
@@ -169,6 +231,31 @@ class Deliveries:
         claimed = await deliveries.claim_deliveries(tx, wanted, now, until)
         return claimed, await self._endpoints.targets(tx, stale) if stale else {}
 
+    async def _deliver_test(self, claim: Claim) -> None:
+        begun_s = self._runtime.clock.monotonic()
+        test = self._tests[claim.endpoint_id]
+        result: DeliveryResult | None = None
+        try:
+            result = await self._sender.send(test.target, claim.event_id, claim.body)
+        finally:
+            del self._tests[claim.endpoint_id]
+            self._leave(claim, begun_s, result)
+            if result is not None:
+                test.result.set_result(result)
+            else:
+                test.result.set_exception(_busy("The try was broken off"))
+                # Nobody may wait any more.
+                test.result.exception()
+
+    def _leave(self, claim: Claim, begun_s: float, result: DeliveryResult | None) -> None:
+        """Give the place of a try to the next one."""
+        answered = result is None or result.outcome is not DeliveryOutcome.TIMEOUT
+        took_s = self._runtime.clock.monotonic() - begun_s
+        hungry = self._queue.ended(claim.endpoint_id, took_s, answered=answered)
+        self._start()
+        if hungry:
+            self.wakeup.ring()
+
     async def _deliver(self, claim: Claim) -> None:
         begun_s = self._runtime.clock.monotonic()
         result: DeliveryResult | None = None
@@ -182,12 +269,7 @@ class Deliveries:
             result = await self._sender.send(known.target, claim.event_id, claim.body)
             self._runtime.failpoint(Failpoint.DELIVERY_SENT)
         finally:
-            answered = result is None or result.outcome is not DeliveryOutcome.TIMEOUT
-            took_s = self._runtime.clock.monotonic() - begun_s
-            hungry = self._queue.ended(claim.endpoint_id, took_s, answered=answered)
-            self._start()
-            if hungry:
-                self.wakeup.ring()
+            self._leave(claim, begun_s, result)
         again_s = None if result.ok else self._again_s(claim, result)
         tried = _Try(claim, result, begun, again_s, known.failing)
         verdict = await self._receipts.settle(tried)
@@ -352,3 +434,7 @@ class Deliveries:
             duration_ms=result.duration_ms,
             next_attempt_at=None if next_at is None else next_at.isoformat(),
         )
+
+
+def _busy(why: str) -> Refused:
+    return Refused("endpoint_busy", f"{why}. Repeat it later.", headers={"Retry-After": "10"})

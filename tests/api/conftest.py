@@ -50,6 +50,7 @@ from gateway.vault import Vault
 from gateway.webhooks.endpoints import Endpoints
 from gateway.webhooks.replay import Replays
 from gateway.webhooks.sender import Sender
+from gateway.webhooks.worker import Deliveries
 from tests.clock import SetClock
 from tests.pricing import TakesEverything
 
@@ -314,7 +315,15 @@ async def open_api(
             quotes=quotes,
             endpoints=endpoints,
             replays=Replays(runtime, endpoints),
-            sender=Sender(http, settings.webhooks, runtime),
+            tester=Deliveries(
+                db=db,
+                runtime=runtime,
+                endpoints=endpoints,
+                sender=Sender(http, settings.webhooks, runtime),
+                settings=settings.webhooks,
+                engine=settings.engine,
+                metrics=Metrics(),
+            ),
             router=router,
             custodians={"acme_eu": custodian},
             vault=vault,

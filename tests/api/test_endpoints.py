@@ -25,6 +25,8 @@ from gateway.store.rows import to_us
 from gateway.vault import Vault
 from gateway.views import EVENT_TYPES
 from tests.api.conftest import Api
+from tests.webhooks.test_test_events import holding
+from tests.webhooks.test_worker import until
 
 _URL = "https://hooks.example.com/in"
 _TOKEN = "token-3f9a1c"
@@ -249,6 +251,22 @@ async def test_an_example_of_every_type(api: Api, kind: str) -> None:
         Webhook(made["secret"]).sign(seen["event_id"], at, body.decode())
         in (headers["webhook-signature"])
     )
+
+
+async def test_one_test_of_an_endpoint_at_a_time(api: Api) -> None:
+    """Of twenty at once one is sent; the others hear when to repeat theirs."""
+    made = await make(api)
+    path = f"/webhook-endpoints/{made['id']}/test"
+    async with holding() as held:
+        await _redirect(api, made["id"], held.url)
+        calls = [asyncio.create_task(api.call("POST", path, body={})) for _ in range(20)]
+        await until(lambda: sum(each.done() for each in calls) == 19)
+        held.go_on.set()
+        answers = await asyncio.gather(*calls)
+    assert len(held.took) == 1
+    assert sorted(status for status, _ in answers) == [200, *[409] * 19]
+    refused = [body for status, body in answers if status == 409]
+    assert {(each["code"], each["retryable"]) for each in refused} == {("endpoint_busy", True)}
 
 
 async def test_a_test_of_a_disabled_or_unknown_endpoint(api: Api) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import aiohttp
 import pytest
 from aiohttp import web
+from prometheus_client import generate_latest
 
 from gateway.adapter import (
     Absent,
@@ -24,6 +25,7 @@ from gateway.adapter import (
     Report,
     SubStatus,
 )
+from gateway.egress import echoes
 from gateway.errors import (
     CannotVerify,
     InvalidSignature,
@@ -35,6 +37,7 @@ from gateway.errors import (
 )
 from tests.adapters.orders import OrderForTest
 from tests.custodians.odd import SECRET, SUBMITTED, Bench
+from tests.webhooks.test_sender import receiver
 
 # --- The verbs that get an order -----------------------------------------------------------------
 
@@ -263,6 +266,43 @@ async def test_a_reports_words_lose_secrets(bench: Bench) -> None:
     assert cleaned.failure.funds_moved is FundsMoved.NO
 
 
+async def test_what_a_call_sent_is_not_told_back(bench: Bench) -> None:
+    """A custodian that quotes the passcode, or a header of the call, has it neither stored nor shown."""
+
+    async def quote(request: web.Request) -> web.Response:
+        return web.json_response(dict(request.headers) | {"body": await request.json()})
+
+    async with (
+        receiver(quote) as url,
+        aiohttp.ClientSession(trace_configs=[echoes.tracing()]) as http,
+    ):
+
+        async def confirm(_: Any, answer: Mapping[str, Any]) -> Report:
+            sent = {"X-Signature": "signature-of-this-call"}
+            async with http.post(url, json=answer, headers=sent) as reply:
+                said = await reply.text()
+            if "fails" in answer:
+                raise Rejected("custodian_error", said, custodian_code=said)
+            return Report(
+                SubStatus.FAILED,
+                said,
+                detail=said,
+                unknown_words=(said,),
+                failure=Failure.model_validate(refused | {"message": said}),
+            )
+
+        refused = {"code": FailureCode.CUSTODIAN_ERROR, "funds_moved": FundsMoved.NO}
+        bench.adapter.confirm = confirm  # type: ignore[method-assign,assignment]
+        found = await bench.instance.confirm(OrderForTest(), {"passcode": "4711"})
+        with pytest.raises(Rejected) as raised:
+            await bench.instance.confirm(OrderForTest(), {"passcode": "4711", "fails": 1})
+    told = (repr(found), repr(raised.value), repr(vars(raised.value)), bench.stream.getvalue())
+    for each in (*told, generate_latest(bench.metrics.registry).decode()):
+        assert "4711" not in each
+        assert "signature-of-this-call" not in each
+    assert "X-Signature" in told[0]
+
+
 # --- Webhooks ------------------------------------------------------------------------------------
 
 
@@ -309,6 +349,16 @@ async def test_parse_returns_notices(bench: Bench) -> None:
     bench.adapter.read = lambda _: [notice]
     assert bench.instance.parse(b"{}") == [notice]
     assert (bench.line()["verb"], bench.line()["notices"]) == ("parse", 1)
+
+
+async def test_a_webhooks_words_lose_secrets(bench: Bench) -> None:
+    """As those of an answer do."""
+    report = Report(SubStatus.SUBMITTED, f"taken {SECRET}", detail=f"by {SECRET}")
+    bench.adapter.read = lambda _: [Notice((), "d-1", report=report)]
+    (notice,) = bench.instance.parse(b"{}")
+    assert SECRET not in repr(notice)
+    assert notice.report is not None
+    assert notice.report.sub_status is SubStatus.SUBMITTED
 
 
 @pytest.mark.parametrize(

@@ -66,11 +66,48 @@ def test_a_new_endpoint_is_tried_once_before_it_is_given_more() -> None:
 def test_a_flood_of_one_org_takes_no_turn_from_another() -> None:
     """Turns go round the orgs first: one endpoint of a small org is not behind fifty of a big one."""
     queue = FairQueue(8, 4, TIMEOUT_S)
-    ready = [Ready(f"big-{n}", "big", 1000) for n in range(500)] + [Ready("small", "small", 1000)]
-    fill(queue, ready, 0)
-    first = begun(queue, 0)
+    ready = [Ready(f"big-{n}", "big", 1000) for n in range(50)] + [Ready("small", "small", 1000)]
+    for each in ready:
+        # Each has answered once.
+        fill(queue, [each], 0)
+        begun(queue, 0)
+        answered(queue, each.id)
+    fill(queue, ready, 1)
+    first = begun(queue, 1)
     assert sum(first.values()) == 8
     assert first["small"] == 1
+
+
+def test_first_tries_of_one_org_do_not_fill_the_room() -> None:
+    """Of an org's endpoints that never answered an eighth of the room is tried at once, not all of them."""
+    queue = FairQueue(40, 4, TIMEOUT_S)
+    bad = [Ready(f"bad-{n}", "bad", 100) for n in range(4000)]
+    good = [Ready(f"good-{n}", "good", 100) for n in range(3)]
+    fill(queue, bad, 0)
+    assert begun(queue, 0).total() == 5
+    assert fill(queue, [*bad, *good], 0) == {each.id: 1 for each in good}
+    assert begun(queue, 0).total() == 3
+    for each in good:
+        answered(queue, each.id)
+    fill(queue, [*bad, *good], 1)
+    assert begun(queue, 1) == {each.id: 4 for each in good}
+
+
+def test_the_held_back_have_their_turns_later() -> None:
+    """Each in turn: an end asks for more, and none of four thousand is tried twice before the last."""
+    queue, tried = FairQueue(40, 4, TIMEOUT_S), Counter[str]()
+    bad = [Ready(f"bad-{n}", "bad", 100) for n in range(100)]
+    fill(queue, bad, 0)
+    under_way = list(begun(queue, 0))
+    for _ in range(200):
+        tried.update(under_way)
+        hungry = [queue.ended(each, TIMEOUT_S, answered=False) for each in under_way]
+        assert all(hungry) or tried.total() >= 95
+        fill(queue, bad, 1)
+        under_way = list(begun(queue, 1))
+        if tried.total() >= 100:
+            break
+    assert tried == {each.id: 1 for each in bad}
 
 
 def test_the_rate_is_kept() -> None:
@@ -105,8 +142,8 @@ def test_the_rest_is_as_long_as_the_rate_wants() -> None:
 def test_those_that_do_not_answer_share_a_part_of_the_room() -> None:
     """A quarter of it, one try each; the others go on at their full cap."""
     queue = FairQueue(40, 4, TIMEOUT_S)
-    slow = [Ready(f"slow-{n}", "o", 100) for n in range(30)]
-    good = [Ready(f"good-{n}", "o", 100) for n in range(10)]
+    slow = [Ready(f"slow-{n}", f"o{n % 6}", 100) for n in range(30)]
+    good = [Ready(f"good-{n}", f"g{n % 2}", 100) for n in range(10)]
     fill(queue, slow + good, 0)
     begun(queue, 0)
     for each in slow:

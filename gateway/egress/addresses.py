@@ -1,9 +1,10 @@
-"""The only way out to addresses that customers name.
+"""Which addresses deliveries may go to.
 
 Three checks: the URL when it is named, every address that its name resolves to, and the concrete
 address when it is dialled (a resolver never sees a literal host, and names may change between the
 look-up and the call). `ipaddress.is_global` is not the rule: it calls NAT64, 6to4 and multicast forms
-of inner addresses global. The table is ours.
+of inner addresses global. The table is ours. Of IPv6, only what is allocated as global unicast
+(2000::/3) is allowed at all, less the table.
 """
 
 from __future__ import annotations
@@ -11,11 +12,8 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
-from typing import Any
+from collections.abc import Sequence
 from urllib.parse import SplitResult, urlsplit
-
-import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
 
 #: (networks that no delivery goes to, what they are). Each row has a test.
 DENIED: tuple[tuple[str, str], ...] = (
@@ -23,6 +21,7 @@ DENIED: tuple[tuple[str, str], ...] = (
     ("10.0.0.0/8", "private"),
     ("100.64.0.0/10", "shared by carriers"),
     ("127.0.0.0/8", "loopback"),
+    ("168.63.129.16/32", "metadata and DNS of Azure, under a public address"),
     ("169.254.0.0/16", "link-local, also cloud metadata"),
     ("172.16.0.0/12", "private"),
     ("192.0.0.0/24", "protocol assignments"),
@@ -36,12 +35,14 @@ DENIED: tuple[tuple[str, str], ...] = (
     ("240.0.0.0/4", "reserved, also broadcast"),
     ("::/96", "unspecified, loopback, IPv4-compatible"),
     ("::ffff:0:0/96", "IPv4-mapped"),
+    ("::ffff:0:0:0/96", "IPv4-translated"),
     ("64:ff9b::/96", "NAT64"),
     ("64:ff9b:1::/48", "local NAT64"),
     ("100::/64", "discard"),
     ("2001::/23", "protocol assignments, also Teredo"),
     ("2001:db8::/32", "documentation"),
     ("2002::/16", "6to4"),
+    ("3ffe::/16", "the former 6bone"),
     ("3fff::/20", "documentation"),
     ("5f00::/16", "segment routing"),
     ("fc00::/7", "unique local"),
@@ -49,7 +50,13 @@ DENIED: tuple[tuple[str, str], ...] = (
     ("fec0::/10", "site-local"),
     ("ff00::/8", "multicast"),
 )
-_NETWORKS = tuple(ipaddress.ip_network(text) for text, _ in DENIED)
+IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+_NETWORKS: tuple[IPNetwork, ...] = tuple(ipaddress.ip_network(text) for text, _ in DENIED)
+_GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
+#: The upper half of an ISATAP interface id (RFC 5214), under any prefix; the lower half is an IPv4 address.
+_ISATAP = 0x0000_5EFE
+#: Without the bits that say "universal" and "group".
+_ISATAP_MASK = 0xFCFF_FFFF
 MAX_URL = 2048
 PORTS = frozenset({443, 8443})
 #: What libraries take for an address: digits, dots, hexadecimal and octal forms.
@@ -63,10 +70,38 @@ class DeniedAddressError(OSError):
     """The address is not public, and the setting that allows such ones is off."""
 
 
-def denied(address: str) -> bool:
-    """Whether deliveries may not go to this address, unless configured."""
+def denied(address: str, more: Sequence[IPNetwork] = ()) -> bool:
+    """Whether deliveries may not go to this address, unless configured. Pure.
+
+    `more`: further networks that are denied.
+    """
     ip = ipaddress.ip_address(address.partition("%")[0])
-    return any(ip in network for network in _NETWORKS if network.version == ip.version)
+    if isinstance(ip, ipaddress.IPv6Address) and (ip not in _GLOBAL_UNICAST or _is_isatap(ip)):
+        return True
+    return any(ip in network for network in (*_NETWORKS, *more) if network.version == ip.version)
+
+
+def is_own(address: str) -> bool:
+    """Whether an address is one of this machine's interfaces, now. Sends nothing.
+
+    The kernel is asked which source address it would use: for an own address it is that very address.
+    Other than a list of interfaces, this needs no privilege and is never out of date.
+    """
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    family = socket.AF_INET if ip.version == 4 else socket.AF_INET6  # noqa: PLR2004
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            # Of a datagram socket this sets the peer only. Any port will do but 0.
+            probe.connect((str(ip), 9))
+            source = probe.getsockname()[0]
+    except OSError:
+        # There is no route: it cannot be dialled, either.
+        return False
+    return ipaddress.ip_address(source.partition("%")[0]) == ip
+
+
+def _is_isatap(ip: ipaddress.IPv6Address) -> bool:
+    return (int(ip) >> 32) & _ISATAP_MASK == _ISATAP
 
 
 def url_fault(url: str, *, live: bool, allow_private: bool) -> str | None:  # noqa: PLR0911 - one per rule
@@ -104,53 +139,3 @@ def _host_fault(parts: SplitResult) -> str | None:
     if ("." + host.lower()).endswith(_INNER_NAMES):
         return "names a host of an inner network"
     return None
-
-
-class PublicResolver(AbstractResolver):
-    """Resolves names; a set with any address that is not public is refused as a whole."""
-
-    def __init__(self, resolver: AbstractResolver) -> None:
-        self._resolver = resolver
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        """Return the addresses. DeniedAddressError where one of them is not public."""
-        found = await self._resolver.resolve(host, port, family)
-        if any(denied(each["host"]) for each in found):
-            msg = "the name of this endpoint has an address that is not public"
-            raise DeniedAddressError(msg)
-        return found
-
-    async def close(self) -> None:
-        """Close the resolver below."""
-        await self._resolver.close()
-
-
-def connector(
-    *,
-    allow_private_addresses: bool,
-    resolver: AbstractResolver | None = None,
-    keepalive_s: float = 3.0,
-) -> aiohttp.TCPConnector:
-    """Return a connector that dials public addresses only, unless told otherwise.
-
-    The socket factory sees every concrete address, literal hosts too. No look-up
-    is cached: each connection resolves and checks anew. Needs a running loop.
-    """
-
-    def dial(info: tuple[Any, ...]) -> socket.socket:
-        family, kind, protocol, _, address = info
-        if not allow_private_addresses and denied(str(address[0])):
-            msg = "the address of this endpoint is not public"
-            raise DeniedAddressError(msg)
-        return socket.socket(family, kind, protocol)
-
-    below = resolver or aiohttp.ThreadedResolver()
-    return aiohttp.TCPConnector(
-        resolver=below if allow_private_addresses else PublicResolver(below),
-        socket_factory=dial,
-        use_dns_cache=False,
-        keepalive_timeout=keepalive_s,
-        limit=0,
-    )

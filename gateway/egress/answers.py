@@ -1,0 +1,80 @@
+"""Bounds on an answer before its final status.
+
+A server may send any number of interim answers (`103 Early Hints`) before the final one, and aiohttp
+reads them all: it parses up to 256 KB at a time and holds the event loop meanwhile. Here the bytes
+are parsed in small pieces, and a connection that exceeds a bound is closed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import aiohttp
+from aiohttp.client_proto import ResponseHandler
+
+#: Interim answers (1xx) to one request. Servers send one or two.
+MOST_INTERIM = 8
+#: Bytes of status lines and headers until the final status has come, interim answers included.
+MOST_HEAD_BYTES = 64 * 1024
+#: Bytes that are parsed before the bounds are checked again.
+_PIECE = 4096
+_SWITCHING = 101
+
+
+class AnswerTooLongError(aiohttp.ClientConnectionError):
+    """The server sent more before its final status than is read. The request may have arrived."""
+
+
+class BoundedHandler(ResponseHandler):
+    """aiohttp's client connection with bounds on interim answers, on header bytes and on what follows."""
+
+    _head_bytes = 0
+    _interim = 0
+    #: Final answers since the last request; the second one answers nothing.
+    _final = 0
+    _cut = False
+
+    def set_response_params(self, **params: Any) -> None:
+        """Begin a new request on this connection."""
+        self._head_bytes = self._interim = self._final = 0
+        super().set_response_params(**params)
+
+    def feed_data(self, data: Any, size: int = 0) -> None:
+        """Queue a parsed answer, unless a bound is exceeded."""
+        status = data[0].code
+        if 100 <= status < 200 and status != _SWITCHING:  # noqa: PLR2004
+            self._interim += 1
+        elif self._interim <= MOST_INTERIM:
+            self._final += 1
+        if self._interim > MOST_INTERIM or self._final > 1:
+            return
+        super().feed_data(data, size)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came, a piece at a time. After a bound is exceeded, nothing is parsed any more."""
+        if not data:
+            # aiohttp calls itself so to go on with a paused body.
+            super().data_received(data)
+            return
+        for at in range(0, len(data), _PIECE):
+            if self._cut:
+                return
+            piece = data[at : at + _PIECE]
+            if not self._final:
+                self._head_bytes += len(piece)
+            super().data_received(piece)
+            if self._interim > MOST_INTERIM:
+                self._close(f"more than {MOST_INTERIM} interim answers")
+            elif self._head_bytes > MOST_HEAD_BYTES and not self._final:
+                self._close(f"more than {MOST_HEAD_BYTES} bytes before a final status")
+            elif self._final > 1:
+                self._close("more than one answer to one request")
+
+    def _close(self, reason: str) -> None:
+        self._cut = True
+        if not self._final:
+            self.set_exception(AnswerTooLongError(f"the server sent {reason}"))
+        # The final status stands where there is one; the connection serves no other request.
+        self.force_close()
+        if self.transport is not None:
+            self.transport.abort()

@@ -1,0 +1,101 @@
+"""Connectors: what dials, for endpoints that customers name and for custodians."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, cast
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.client_proto import ResponseHandler
+
+from gateway.egress.addresses import DeniedAddressError, IPNetwork, denied, is_own
+from gateway.egress.answers import BoundedHandler
+from gateway.egress.lookups import Lookups
+
+#: A call of a custodian may wait longer for a name than a delivery.
+CUSTODIAN_LOOKUP_S = 15.0
+CUSTODIAN_THREADS = 4
+
+
+class PublicResolver(AbstractResolver):
+    """Resolves names; a set with any address that is not public is refused as a whole."""
+
+    def __init__(self, resolver: AbstractResolver, more: Sequence[IPNetwork] = ()) -> None:
+        self._resolver = resolver
+        self._more = more
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """Return the addresses. DeniedAddressError where one of them is not public."""
+        found = await self._resolver.resolve(host, port, family)
+        if any(denied(each["host"], self._more) for each in found):
+            msg = "the name of this endpoint has an address that is not public"
+            raise DeniedAddressError(msg)
+        return found
+
+    async def close(self) -> None:
+        """Close the resolver below."""
+        await self._resolver.close()
+
+
+class BoundedConnector(aiohttp.TCPConnector):
+    """A connector whose connections bound what comes before a final status."""
+
+    def __init__(self, resolver: AbstractResolver, *, owner: bool, **options: Any) -> None:
+        super().__init__(resolver=resolver, **options)
+        #: whether the resolver is closed with the connector
+        self._resolver_owner = owner
+        # aiohttp has no public place for it; tests/test_egress_answers.py notices when this one moves.
+        self._factory = cast("partial[ResponseHandler]", partial(BoundedHandler, self._loop))
+
+
+def connector(
+    *,
+    allow_private_addresses: bool,
+    resolver: AbstractResolver | None = None,
+    owner: bool = False,
+    keepalive_s: float = 3.0,
+    denied_networks: Sequence[IPNetwork] = (),
+) -> aiohttp.TCPConnector:
+    """Return a connector that dials public addresses only, unless told otherwise.
+
+    The socket factory sees every concrete address, literal hosts too; it also refuses the machine's own
+    addresses, public ones included. `denied_networks` are refused as those of the table are. No look-up
+    is cached: each connection resolves and checks anew. `owner`: the resolver is closed with the
+    connector. Needs a running loop.
+    """
+
+    def dial(info: tuple[Any, ...]) -> socket.socket:
+        family, kind, protocol, _, address = info
+        if not allow_private_addresses:
+            if denied(str(address[0]), denied_networks):
+                msg = "the address of this endpoint is not public"
+                raise DeniedAddressError(msg)
+            if is_own(str(address[0])):
+                msg = "the address of this endpoint is this machine's own"
+                raise DeniedAddressError(msg)
+        return socket.socket(family, kind, protocol)
+
+    below = resolver or Lookups("endpoint-names")
+    return BoundedConnector(
+        below if allow_private_addresses else PublicResolver(below, denied_networks),
+        owner=resolver is None or owner,
+        socket_factory=dial,
+        use_dns_cache=False,
+        keepalive_timeout=keepalive_s,
+        limit=0,
+    )
+
+
+def custodian_connector(name: str = "custodian") -> aiohttp.TCPConnector:
+    """Return a connector for the calls of one custodian instance. Needs a running loop.
+
+    Its addresses are the operator's own configuration: they are not checked. Its look-ups have threads
+    of their own, which neither endpoints nor other custodians can occupy.
+    """
+    lookups = Lookups(f"names-{name}", deadline_s=CUSTODIAN_LOOKUP_S, threads=CUSTODIAN_THREADS)
+    return BoundedConnector(lookups, owner=True, limit=0)

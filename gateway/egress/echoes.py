@@ -1,0 +1,218 @@
+"""Takes what we sent out of what came back.
+
+Outside parties echo requests: a debugging receiver prints the headers it got, a custodian quotes the
+passcode that it refused. Their answers are stored and shown, so whatever was sent in confidence is
+removed first, in the spellings in which servers print it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import html
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import lru_cache
+from types import SimpleNamespace
+from urllib.parse import quote, quote_plus
+
+import aiohttp
+
+from gateway.logs import REMOVED
+
+#: Shorter values are removed only where they stand alone: they are parts of ordinary words.
+_LEAST_ANYWHERE = 8
+#: How much of a value at the very end of a text counts as its beginning that was cut off.
+_LEAST_BEGINNING = 4
+#: The parts of a value ("Bearer …", "v1,… v1,…") are removed by themselves if they have so many bytes.
+_LEAST_PART = 8
+#: Headers of a request that say nothing in confidence.
+_PLAIN_HEADERS = frozenset(
+    {
+        "accept",
+        "accept-encoding",
+        "accept-language",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "date",
+        "expect",
+        "host",
+        "idempotency-key",
+        "transfer-encoding",
+        "user-agent",
+    }
+)
+_WORDS = re.compile("[A-Za-z0-9]+")
+_sent: ContextVar[set[str] | None] = ContextVar("sent", default=None)
+
+
+def redact(body: bytes, values: Iterable[str], *, cut: bool = False) -> bytes:
+    """Return an answer without the values, nor their parts, in any usual spelling.
+
+    `cut`: the answer was not read to its end, so that it may end in the middle of a value. Case does
+    not matter. Pure.
+    """
+    low = body.lower()
+    spans: list[tuple[int, int]] = []
+    there: dict[bytes, bool] = {}
+    for core, form in set().union(*(_forms(value) for value in values)):
+        # Most answers echo nothing: one search for what all spellings have in common is enough then.
+        if core not in there:
+            there[core] = core in low
+        if there[core]:
+            spans += _whole(low, form)
+        if cut:
+            spans += _begun(low, form)
+    spans.sort()
+    if not spans:
+        return body
+    pieces, at = [], 0
+    for begin, end in spans:
+        if begin >= at:
+            pieces += [body[at:begin], REMOVED.encode()]
+        at = max(at, end)
+    return b"".join((*pieces, body[at:]))
+
+
+@contextmanager
+def sending(*values: str) -> Iterator[None]:
+    """Collect what this task, and the tasks it begins, send in confidence: `values` and headers."""
+    token = _sent.set(set(values))
+    try:
+        yield
+    finally:
+        _sent.reset(token)
+
+
+def currently_sent() -> frozenset[str]:
+    """Return what was sent in confidence since `sending` began; nothing outside of it."""
+    return frozenset(_sent.get() or ())
+
+
+def without_sent(text: str) -> str:
+    """Return a text without what was sent since `sending` began."""
+    values = _sent.get()
+    if not values or not text:
+        return text
+    return redact(text.encode("utf-8", "replace"), values).decode("utf-8", "replace")
+
+
+def texts_of(value: object) -> Iterator[str]:
+    """Yield every text in a JSON value, and every number as a text."""
+    if isinstance(value, Mapping):
+        for each in value.values():
+            yield from texts_of(each)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from texts_of(each)
+    elif isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
+        yield str(value)
+
+
+def tracing() -> aiohttp.TraceConfig:
+    """Return what a session needs to note the confidential headers of every request."""
+    trace = aiohttp.TraceConfig()
+    trace.on_request_headers_sent.append(_note)
+    return trace
+
+
+async def _note(
+    _session: aiohttp.ClientSession,
+    _context: SimpleNamespace,
+    params: aiohttp.TraceRequestHeadersSentParams,
+) -> None:
+    values = _sent.get()
+    if values is not None:
+        values.update(
+            str(value)
+            for name, value in params.headers.items()
+            if name.lower() not in _PLAIN_HEADERS and len(str(value)) >= _LEAST_ANYWHERE
+        )
+
+
+@lru_cache(maxsize=256)
+def _forms(value: str) -> frozenset[tuple[bytes, bytes]]:
+    """Return a value and its parts, as they are and as they look inside JSON, HTML and URLs; lower case.
+
+    Each with its core, which stands in every text that the form stands in.
+    """
+    parts = {value, value.strip()}
+    # "Bearer <token>", "v1,<signature> v1a,<signature>": servers print the parts, too.
+    parts |= {
+        part
+        for word in value.split()
+        for part in (word, *word.split(","))
+        if len(part) >= _LEAST_PART
+    }
+    parts |= set(_opened(value))
+    found: set[tuple[bytes, bytes]] = set()
+    for part in parts:
+        inside_json = json.dumps(part)[1:-1]
+        spellings = {
+            part,
+            inside_json,
+            json.dumps(inside_json)[1:-1],
+            inside_json.replace("/", "\\/"),
+            html.escape(part),
+            quote(part),
+            quote(part, safe=""),
+            quote_plus(part),
+        }
+        # What no spelling changes.
+        core = max(_WORDS.findall(part), key=len, default="")
+        found |= {(_low(core), _low(each)) for each in spellings}
+        encoded = _low(base64.b64encode(part.encode()).decode().rstrip("="))
+        found.add((encoded, encoded))
+    return frozenset(pair for pair in found if pair[1])
+
+
+def _low(text: str) -> bytes:
+    return text.encode("utf-8", "replace").lower()
+
+
+def _opened(value: str) -> Iterator[str]:
+    """Yield the user name with its password, and the password, of `Basic` credentials."""
+    scheme, _, credentials = value.partition(" ")
+    if scheme.lower() != "basic":
+        return
+    try:
+        pair = base64.b64decode(credentials, validate=True).decode()
+    except (binascii.Error, UnicodeDecodeError):
+        return
+    yield pair
+    yield pair.partition(":")[2]
+
+
+def _whole(low: bytes, form: bytes) -> Iterator[tuple[int, int]]:
+    """Yield where a form stands in a text; both are in lower case."""
+    at = low.find(form)
+    while at >= 0:
+        end = at + len(form)
+        alone = not (low[at - 1 : at].isalnum() or low[end : end + 1].isalnum())
+        if len(form) >= _LEAST_ANYWHERE or alone:
+            yield at, end
+        at = low.find(form, end)
+
+
+def _begun(low: bytes, form: bytes) -> Iterator[tuple[int, int]]:
+    """Yield where a text ends in the middle of a form."""
+    if len(form) < _LEAST_ANYWHERE:
+        return
+    for kept in range(_LEAST_BEGINNING, _LEAST_ANYWHERE):
+        if low.endswith(form[:kept]):
+            yield len(low) - kept, len(low)
+    if low[-_LEAST_ANYWHERE:] not in form:
+        # A longer beginning would have the end of the text in it.
+        return
+    beginning = form[:_LEAST_ANYWHERE]
+    at = low.find(beginning, max(0, len(low) - len(form) + 1))
+    while at >= 0:
+        if form.startswith(low[at:]):
+            yield at, len(low)
+            return
+        at = low.find(beginning, at + 1)
