@@ -68,6 +68,13 @@ class WebhookSettings(_Section):
         description="Filtering HTTP proxy that every delivery goes through. It resolves the names then, "
         "and must refuse inner addresses itself.",
     )
+    endpoints_per_org: int = Field(
+        default=50,
+        ge=1,
+        le=10_000,
+        description="Webhook endpoints that an org may have in each mode. An org that has more keeps them "
+        "and cannot add any.",
+    )
     in_flight: int = Field(default=128, ge=4, le=1000, description="Deliveries under way at once.")
     in_flight_per_endpoint: int = Field(
         default=4, ge=1, le=100, description="Deliveries under way at once to one endpoint."
