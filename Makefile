@@ -9,7 +9,7 @@ PATHS := gateway adapters tests
 # Processes that the tests are shared by; 0 for one after the other (to debug).
 WORKERS ?= auto
 
-.PHONY: help setup demo serve test e2e e2e-clients model bench bench-webhooks cover check fmt docs lock adapter clean distclean
+.PHONY: help setup demo serve test e2e e2e-clients model bench bench-webhooks bench-isolation cover check fmt docs lock adapter clean distclean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ bench: $(READY) ## Payouts and batch items accepted a second, beside the ceiling
 
 bench-webhooks: $(READY) ## Signed deliveries a second, beside a bare client; what is lost (about 6 minutes)
 	$(BIN)/python bench/webhooks.py
+
+bench-isolation: $(READY) ## Attacks beside a victim, each against a control (QUICK=1 for two minutes)
+	$(BIN)/python bench/isolation.py $(if $(QUICK),--quick)
 
 cover: $(READY) ## Run the tests and show which branches none of them took
 	$(BIN)/coverage erase

@@ -1,6 +1,7 @@
 """A receiver that costs as little as Python allows: it answers 204, and remembers what came when.
 
-Paths that begin with /hang are taken and never answered. On standard input, one word a line: `down`
+Paths that begin with /hang are taken and never answered; after an answer to /close the connection is
+closed, so that the next delivery dials anew. On standard input, one word a line: `down`
 closes the port, `up` opens it again, `tell` prints what came (webhook-id, path, monotonic time in ns of
 the first, how often) as one line of JSON, `forget` forgets it.
 """
@@ -16,6 +17,7 @@ from typing import cast
 import uvloop
 
 _ANSWER = b"HTTP/1.1 204 No Content\r\n\r\n"
+_LAST_ANSWER = b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n"
 
 
 class Receiver(asyncio.Protocol):
@@ -55,7 +57,10 @@ class Receiver(asyncio.Protocol):
                 (fields.get("webhook-id", ""), path), [time.monotonic_ns(), 0]
             )
             times[1] += 1
-            if not path.startswith("/hang"):
+            if path.startswith("/close"):
+                self.transport.write(_LAST_ANSWER)
+                self.transport.close()
+            elif not path.startswith("/hang"):
                 self.transport.write(_ANSWER)
 
 

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints,
 from pydantic.networks import IPvAnyNetwork
 
 from gateway.errors import ConfigError
-from gateway.model import Account, Amount, DestinationType, Network
+from gateway.model import Account, Amount, DestinationType, Network, Text
 
 ENV_PREFIX = "PAYOUT_GATEWAY_"
 #: What the command line reads from the environment; no settings, though they are called alike.
@@ -73,6 +73,13 @@ class WebhookSettings(_Section):
         default=(),
         description="Further networks that no delivery goes to, such as `198.51.100.0/24`: your own public "
         "addresses behind NAT, hosts that trust this machine's address, a NAT64 prefix of your own.",
+    )
+    endpoints_per_org: int = Field(
+        default=50,
+        ge=1,
+        le=10_000,
+        description="Webhook endpoints that an org may have in each mode. An org that has more keeps them "
+        "and cannot add any.",
     )
     in_flight: int = Field(default=128, ge=4, le=1000, description="Deliveries under way at once.")
     in_flight_per_endpoint: int = Field(
@@ -196,6 +203,17 @@ class RouteSettings(_Section):
     fee: FeeSettings = Field(default=FeeSettings(), description="Fee; none, if not given.")
 
 
+class AccountSettings(_Section):
+    """A source account that a partner may name in `route`, beside those of the routes."""
+
+    id: Text = Field(description="Its id, in the custodian's words.")
+    type: Text = Field(description="Its type, in the custodian's words.")
+    orgs: tuple[str, ...] | None = Field(
+        default=None,
+        description="Orgs that may name it; all, if not given. Required as soon as any route has `orgs`.",
+    )
+
+
 class AssetSettings(_Section):
     """An asset beyond the built-in ones, or another reading of one."""
 
@@ -250,7 +268,7 @@ class Settings(_Section):
         default=(), description="Routes, in the order of preference."
     )
     assets: tuple[AssetSettings, ...] = Field(default=(), description="More assets.")
-    accounts: dict[InstanceName, tuple[Account, ...]] = Field(
+    accounts: dict[InstanceName, tuple[AccountSettings, ...]] = Field(
         default={},
         description="More source accounts per custodian that a partner may name in `route`.",
     )
@@ -358,6 +376,18 @@ def _cross_faults(settings: Settings) -> list[str]:
         for name in settings.accounts
         if name not in settings.custodians
     ]
+    restricted = [
+        f"routes.{index}" for index, each in enumerate(settings.routes) if each.orgs is not None
+    ]
+    if restricted:
+        faults += [
+            f"accounts.{name}.{index}: orgs is not set, so every org could pay from this account, and "
+            f"{restricted[0]} is only for some orgs. List the orgs that may name it: "
+            'orgs = ["..."]'
+            for name, accounts in settings.accounts.items()
+            for index, account in enumerate(accounts)
+            if account.orgs is None
+        ]
     keys = {"server_key": settings.server_key, "previous_server_key": settings.previous_server_key}
     for name, key in keys.items():
         try:

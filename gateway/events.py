@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import fnmatch
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from gateway.runtime import Runtime
-from gateway.store import deliveries, endpoints
+from gateway.store import deliveries
 from gateway.store import events as rows
 from gateway.store.database import Tx
 from gateway.store.rows import to_us
@@ -29,13 +28,11 @@ class Event:
 
 @dataclass(frozen=True)
 class Published:
-    """An event as it was written: all that a sender needs to deliver it."""
+    """An event as it was written."""
 
     event: Event
     id: str
     position: int
-    #: the endpoints that it is due at
-    endpoint_ids: tuple[str, ...]
 
 
 async def publish(  # noqa: PLR0913 - the events and their scope
@@ -52,11 +49,6 @@ async def publish(  # noqa: PLR0913 - the events and their scope
 
     For a disabled endpoint a delivery is stored as skipped, so that it can be recovered.
     """
-    subscribed = [
-        (row["id"], row["status"] == "enabled", json.loads(row["event_types"]))
-        for row in await endpoints.subscribed_endpoints(tx, org, mode)
-        if row["id"] != but
-    ]
     columns = [
         {
             "id": runtime.ids.new("evt"),
@@ -71,25 +63,19 @@ async def publish(  # noqa: PLR0913 - the events and their scope
         for event in events
     ]
     positions = await rows.add_events(tx, columns)
-    due, now = runtime.timeline.now(), to_us(runtime.clock.now())
-    written, published = [], []
-    for event, event_id, position in zip(
-        events, (str(each["id"]) for each in columns), positions, strict=True
-    ):
-        wanted = [
-            (endpoint_id, enabled)
-            for endpoint_id, enabled, patterns in subscribed
-            if subscribes(patterns, event.type)
-        ]
-        written += [
-            deliveries.new_delivery(position, endpoint_id, due, skipped_at=None if enabled else now)
-            for endpoint_id, enabled in wanted
-        ]
-        ready = tuple(endpoint_id for endpoint_id, enabled in wanted if enabled)
-        published.append(Published(event, event_id, position, ready))
-    if written:
-        await deliveries.add_deliveries(tx, written)
-    return published
+    await deliveries.fan_out(
+        tx,
+        positions,
+        org,
+        mode,
+        due=runtime.timeline.now(),
+        now=to_us(runtime.clock.now()),
+        but=but,
+    )
+    return [
+        Published(event, str(each["id"]), position)
+        for event, each, position in zip(events, columns, positions, strict=True)
+    ]
 
 
 def subscribes(patterns: Sequence[str], event_type: str) -> bool:

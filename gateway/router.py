@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from gateway.adapter import Capabilities
 from gateway.assets import EXACT, Asset, round_fee
-from gateway.config import Mode, RouteSettings
+from gateway.config import AccountSettings, Mode, RouteSettings
 from gateway.errors import Refused
 from gateway.model import (
     Account,
@@ -26,7 +26,7 @@ class Instance:
     name: str
     modes: frozenset[Mode]
     capabilities: Capabilities
-    accounts: tuple[Account, ...] = ()
+    accounts: tuple[AccountSettings, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Router:
         """
         fitting = [each for each in self._routes if self._fits(each, org, mode, destination, asset)]
         if wish is not None:
-            fitting = self._wished(fitting, wish)
+            fitting = self._wished(fitting, wish, org)
         if not fitting:
             detail = (
                 f"No custodian is configured to pay {asset.code} to a {destination.type} in {mode} mode. "
@@ -101,6 +101,16 @@ class Router:
         """Return every configured instance, by name."""
         return tuple(self._instances[name] for name in sorted(self._instances))
 
+    def routes_of(self, instance: Instance, org: str, mode: Mode) -> list[RouteSettings]:
+        """Return the routes by which an org may use an instance; none where it may not."""
+        if mode not in instance.modes:
+            return []
+        return [
+            each
+            for each in self._routes
+            if each.custodian == instance.name and (each.orgs is None or org in each.orgs)
+        ]
+
     def _fits(
         self, route: RouteSettings, org: str, mode: Mode, destination: Destination, asset: Asset
     ) -> bool:
@@ -113,7 +123,7 @@ class Router:
             and (route.assets is None or asset.code in route.assets)
         )
 
-    def _wished(self, fitting: list[RouteSettings], wish: Wish) -> list[RouteSettings]:
+    def _wished(self, fitting: list[RouteSettings], wish: Wish, org: str) -> list[RouteSettings]:
         of_custodian = [each for each in fitting if each.custodian == wish.custodian]
         if not of_custodian:
             detail = (
@@ -125,7 +135,12 @@ class Router:
                 errors=[_fault("/route/custodian", "route_unavailable", detail)],
             )
         known = {(each.account.type, each.account.id) for each in of_custodian}
-        known |= {(each.type, each.id) for each in self._instances[wish.custodian].accounts}
+        # Another org's account is refused in the same words as one that does not exist.
+        known |= {
+            (each.type, each.id)
+            for each in self._instances[wish.custodian].accounts
+            if each.orgs is None or org in each.orgs
+        }
         if (wish.account.type, wish.account.id) not in known:
             detail = f"The account {wish.account.type} {wish.account.id!r} is not configured at {wish.custodian!r}."
             raise Refused(

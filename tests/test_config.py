@@ -115,6 +115,28 @@ def test_faults_between_settings(tmp_path: Path, change: tuple[str, str], words:
         load(write(tmp_path, GOOD.replace(*change)), {})
 
 
+_ACCOUNT = (
+    '[accounts]\nfb_eu = [{ id = "7", type = "X", orgs = ["a"] }, { id = "8", type = "X" }]\n'
+)
+
+
+def test_an_account_for_every_org_beside_a_route_for_some(tmp_path: Path) -> None:
+    """Refused at start, with the account, the route and what to write."""
+    (tmp_path / "api-key").write_text("k")
+    open_to_all = GOOD.replace("[[routes]]", _ACCOUNT + "[[routes]]")
+    accounts = load(write(tmp_path, open_to_all), {}).accounts["fb_eu"]
+    assert [each.orgs for each in accounts] == [("a",), None]
+    restricted = open_to_all + 'orgs = ["a", "b"]\n'
+    with pytest.raises(ConfigError) as caught:
+        load(write(tmp_path, restricted), {})
+    (fault,) = caught.value.faults
+    assert fault.startswith("accounts.fb_eu.1: orgs is not set")
+    for word in ("every org", "routes.0", 'orgs = ["..."]'):
+        assert word in fault
+    fixed = restricted.replace('{ id = "8", type = "X" }', '{ id = "8", type = "X", orgs = [] }')
+    assert load(write(tmp_path, fixed), {}).accounts["fb_eu"][1].orgs == ()
+
+
 def test_no_file_and_bad_toml(tmp_path: Path) -> None:
     """Said in words."""
     with pytest.raises(ConfigError, match="payout-gateway init"):

@@ -176,3 +176,16 @@ def _foreign(text: str) -> list[str]:
         r"""|url\(["']?(?:https?:)?//[^)]+|@import\s+["']https?:[^"']+""",
         text,
     )
+
+
+def test_the_page_on_isolation_lists_every_attack() -> None:
+    """What `make bench-isolation` runs is what the page explains, in the same order."""
+    path = DOCS.parent / "bench" / "isolation_attacks.py"
+    spec = importlib.util.spec_from_file_location("isolation_attacks", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    text = (DOCS / "explanation" / "isolation.md").read_text("utf-8")
+    rows = re.findall(r"(?m)^\| ([^|]+) \|", text[text.index("| attack |") :].split("\n\n")[0])
+    assert rows == ["attack", "---", *module.ATTACKS]

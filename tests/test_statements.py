@@ -74,19 +74,19 @@ async def accepted(bench: Bench) -> tuple[str, list[str]]:
 async def test_from_the_quote_to_the_end(bench: Bench, two_endpoints: list[str]) -> None:
     """Accept, submitted with a new id, broadcast with a hash, delivered: each with its event."""
     assert len(two_endpoints) == 2
-    # The quote, the payout, its execution and item; endpoints, event, deliveries.
+    # The quote, the payout, its execution and item; event, deliveries.
     payout_id, texts = await accepted(bench)
-    assert len(texts) <= 7
+    assert len(texts) <= 6
     sent = Transaction(id="1", tx_hash="0x1", status="SENT", at=bench.clock.now())
     reports = (
         # The row is read; whose the id is, and the id; the row is written.
         (Report(SubStatus.SUBMITTED, "OK", refs=(TRANSFER,)), 4),
         # The same news costs the read.
         (Report(SubStatus.SUBMITTED, "OK", refs=(TRANSFER,)), 1),
-        # Row, hash, row; endpoints, event, deliveries.
-        (Report(SubStatus.BROADCAST, "SENT", refs=(TRANSFER,), transactions=(sent,)), 6),
-        # Row, row; endpoints, event, deliveries.
-        (Report(SubStatus.DELIVERED, "DONE", refs=(TRANSFER,), transactions=(sent,)), 5),
+        # Row, hash, row; event, deliveries.
+        (Report(SubStatus.BROADCAST, "SENT", refs=(TRANSFER,), transactions=(sent,)), 5),
+        # Row, row; event, deliveries.
+        (Report(SubStatus.DELIVERED, "DONE", refs=(TRANSFER,), transactions=(sent,)), 4),
     )
     for report, most in reports:
         _, texts = await counted(bench.db, bench.payouts.apply, payout_id, report)
@@ -101,7 +101,7 @@ async def test_two_events_at_once_cost_no_more(bench: Bench, two_endpoints: list
     _, texts = await counted(
         bench.db, bench.payouts.apply, payout_id, Report(SubStatus.DELIVERED, "DONE")
     )
-    assert len(texts) <= 7, texts
+    assert len(texts) <= 6, texts
     assert len(await bench.events(payout_id)) == 3
 
 
@@ -126,9 +126,9 @@ async def test_a_custodians_webhook(
     for body in (b"n-1", b"n-1", b"n-2"):
         await inbox.receive("acme", body)
     first, double, second = (len(texts) for _, texts in changes)
-    # Match and insert; the execution with items and evidence; row, endpoints, event, deliveries; the
-    # evidence of our own transfer in two; one to wake the engine. Then no news.
-    assert first <= 12
+    # Match and insert; the execution with items and evidence; row, event, deliveries; the evidence of
+    # our own transfer in two; one to wake the engine. Then no news.
+    assert first <= 11
     assert double == 2
     assert second <= 7
     assert (await bench.payout(payout_id)).status == "broadcast"
@@ -197,8 +197,8 @@ async def test_a_page_of_items_is_announced_together(
     found = [await payout_row(bench, str(each["id"])) for each in items]
     told = [(row, terms_of(row["terms"])) for row in found]
     _, texts = await counted(bench.db, bench.payouts.announce, told)
-    # The rows; endpoints, events and their places, deliveries.
-    assert len(texts) == 5, texts
+    # The rows; events and their places, deliveries.
+    assert len(texts) == 4, texts
     for row in found:
         assert await bench.events(row["id"]) == [(1, "payout.created")]
         sent = await bench.db.read(deliveries.deliveries_of, row["id"])

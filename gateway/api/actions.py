@@ -84,7 +84,9 @@ async def confirm_payout(request: Request) -> Response:
         await context.actions.confirm(payout, action.number, answer, filled)
         return Answer(202, await _shown(request, payout.id, keyed=caller is not None))
 
-    return await _act(request, payout, key, _without_code(members), act)
+    # Who holds the client secret sees less than who holds an API key, and never what was answered to one.
+    audience = f"client secret {payout.id}/{action.number}" if caller is None else ""
+    return await _act(request, payout, key, _without_code(members), act, audience=audience)
 
 
 async def cancel_payout(request: Request) -> Response:
@@ -195,12 +197,14 @@ async def _shown(request: Request, payout_id: str, *, keyed: bool) -> bytes:
     return reduced_payout(payout).model_dump_json().encode()
 
 
-async def _act(
+async def _act(  # noqa: PLR0913 - the request, its key, and what to do
     request: Request,
     payout: Payout,
     key: str | None,
     members: Any,
     act: Callable[[], Awaitable[Answer]],
+    *,
+    audience: str = "",
 ) -> Response:
     """Act once per idempotency key; the network is called outside of any transaction.
 
@@ -219,7 +223,7 @@ async def _act(
         return await claim.finish(keep)
 
     mode = "live" if payout.livemode else "test"
-    keyed = keyed_request(request, payout.org, mode, key, [payout.id, members])
+    keyed = keyed_request(request, payout.org, mode, key, [payout.id, members], audience=audience)
     return await claimed(request, keyed, carry_out)
 
 

@@ -189,7 +189,11 @@ async def _check(
     context: ApiContext, caller: Caller, source: BatchSource, lines: Callable[[], Iterator[Line]]
 ) -> Checked:
     found = Checked()
-    known = sorted(each.name for each in context.router.instances())
+    known = {
+        each.name
+        for each in context.router.instances()
+        if context.router.routes_of(each, caller.org, caller.mode)
+    }
     if source.custodian not in known:
         detail = "no custodian is called so; GET /custodians lists them"
         found.fault("/source/custodian", "unknown_custodian", detail)

@@ -41,12 +41,8 @@ async def list_custodians(request: Request) -> Response:
     caller = await caller_of(request)
     data = []
     for instance in context.router.instances():
-        routes = [
-            route
-            for route in context.settings.routes
-            if route.custodian == instance.name and (route.orgs is None or caller.org in route.orgs)
-        ]
-        if caller.mode not in instance.modes or not routes:
+        routes = context.router.routes_of(instance, caller.org, caller.mode)
+        if not routes:
             continue
         can = instance.capabilities
         data.append(

@@ -117,9 +117,18 @@ def idempotency_key(request: Request, *, required: bool) -> str | None:
     return raw
 
 
-def keyed_request(request: Request, org: str, mode: str, key: str, members: Any) -> KeyedRequest:
-    """Return a request with its key; `members` (JSON) is what the key is bound to."""
+def keyed_request(  # noqa: PLR0913 - the parts of a key, and what it is bound to
+    request: Request, org: str, mode: str, key: str, members: Any, *, audience: str = ""
+) -> KeyedRequest:
+    """Return a request with its key; `members` (JSON) is what the key is bound to.
+
+    `audience` tells apart who may see the answer: the same text is another key for another audience.
+    Empty for the holders of the org's API keys.
+    """
     route = f"{request.method} {request.scope['route'].path}"
+    if audience:
+        # In the part of the scope that no client can write.
+        route = f"{route} for {audience}"
     document = json.dumps(members, sort_keys=True, separators=(",", ":"))
     fingerprint = hashlib.sha256(document.encode()).hexdigest()
     return KeyedRequest(KeyScope(org, mode, route, key), fingerprint, request.state.request_id)

@@ -108,6 +108,11 @@ PROBLEMS: dict[str, Problem] = {
     "too_many_secrets": Problem(
         409, "Too many secrets", "End the previous ones, or wait until one has ended."
     ),
+    "endpoint_quota_reached": Problem(
+        409,
+        "Too many webhook endpoints",
+        "Delete one that is not needed, then create the new one with a new Idempotency-Key.",
+    ),
     "payload_too_large": Problem(413, "Body too large", "Send less."),
     "unsupported_media_type": Problem(
         415, "Media type not supported", "Send Content-Type: application/json."

@@ -6,18 +6,22 @@ are microseconds since 1970.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import (
     Select,
     and_,
     bindparam,
+    case,
     delete,
     exists,
     func,
+    insert,
+    literal,
     literal_column,
     null,
+    or_,
     select,
     tuple_,
     update,
@@ -38,8 +42,60 @@ def _listed(name: str) -> Select[Any]:
     return select(func.json_each(bindparam(name)).table_valued("value").c.value)
 
 
+_PATTERNS = func.json_each(endpoints.c.event_types).table_valued("value")
+_ENABLED = endpoints.c.status == "enabled"
+#: A delivery of each event to each endpoint that subscribes, as `events.subscribes` says. GLOB reads `*`
+#: as it does; a pattern has no other wildcard.
+_FAN_OUT = Query(
+    insert(deliveries).from_select(
+        [
+            "position",
+            "endpoint_id",
+            "state",
+            "attempts",
+            "due_at",
+            "lease_token",
+            "settled_at",
+            "trigger",
+            "plan_from",
+        ],
+        select(
+            events.c.position,
+            endpoints.c.id,
+            case((_ENABLED, "pending"), else_="skipped"),
+            literal(0),
+            bindparam("due"),
+            literal(0),
+            case((_ENABLED, null()), else_=bindparam("skipped_at")),
+            literal("scheduled"),
+            literal(0),
+        )
+        .select_from(events)
+        .join(
+            endpoints,
+            and_(
+                endpoints.c.org == bindparam("of_org"),
+                endpoints.c.mode == bindparam("of_mode"),
+                endpoints.c.deleted_at.is_(None),
+            ),
+        )
+        .where(
+            and_(
+                events.c.position.in_(_listed("positions")),
+                endpoints.c.id != bindparam("but"),
+                or_(
+                    func.json_array_length(endpoints.c.event_types) == 0,
+                    exists(
+                        select(literal(1))
+                        .select_from(_PATTERNS)
+                        .where(events.c.type.op("GLOB")(_PATTERNS.c.value))
+                    ),
+                ),
+            )
+        ),
+    )
+)
 _INSERT = upsert(deliveries)
-_ADD = Query(_INSERT)
 _AGAIN = Query(
     _INSERT.on_conflict_do_update(
         index_elements=["position", "endpoint_id"],
@@ -248,37 +304,46 @@ _OLDEST_SKIPPED = Query(
 )
 
 
-def new_delivery(
-    position: int,
-    endpoint_id: str,
-    due: int,
+async def fan_out(  # noqa: PLR0913 - the events and their scope
+    tx: Tx,
+    positions: Sequence[int],
+    org: str,
+    mode: str,
     *,
-    skipped_at: int | None = None,
-    trigger: str = "scheduled",
-) -> Mapping[str, object]:
-    """Return the columns of a delivery; `skipped_at` where its endpoint is disabled now."""
-    return {
-        "position": position,
-        "endpoint_id": endpoint_id,
-        "state": "pending" if skipped_at is None else "skipped",
-        "attempts": 0,
-        "due_at": due,
-        "lease_token": 0,
-        "settled_at": skipped_at,
-        "trigger": trigger,
-        "plan_from": 0,
-    }
+    due: int,
+    now: int,
+    but: str | None = None,
+) -> None:
+    """Store the deliveries of an org's new events: one statement, however many endpoints there are.
 
-
-async def add_deliveries(tx: Tx, rows: Sequence[Mapping[str, object]]) -> None:
-    """Store deliveries; `new_delivery` makes their columns."""
-    await tx.many(_ADD, rows)
+    Each endpoint that subscribes gets one, except `but`. For a disabled endpoint it is stored as skipped
+    at `now`, so that it can be recovered.
+    """
+    await tx.all(
+        _FAN_OUT,
+        positions=to_json(positions),
+        of_org=org,
+        of_mode=mode,
+        due=due,
+        skipped_at=now,
+        but=but or "",
+    )
 
 
 async def deliver_again(tx: Tx, wanted: Sequence[tuple[int, str]], due: int, trigger: str) -> None:
     """Make deliveries (position of the event, endpoint) due now, whatever became of them so far."""
     rows = [
-        new_delivery(position, endpoint_id, due, trigger=trigger)
+        {
+            "position": position,
+            "endpoint_id": endpoint_id,
+            "state": "pending",
+            "attempts": 0,
+            "due_at": due,
+            "lease_token": 0,
+            "settled_at": None,
+            "trigger": trigger,
+            "plan_from": 0,
+        }
         for position, endpoint_id in wanted
     ]
     await tx.many(_AGAIN, rows)

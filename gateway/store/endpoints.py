@@ -24,6 +24,7 @@ _DELETE = Query(
     .values(deleted_at=bindparam("at"), status="deleted")
     .returning(endpoints.c.id)
 )
+_COUNT = Query(select(func.count().label("count")).select_from(endpoints).where(_SCOPE))
 _SUBSCRIBED = Query(
     select(endpoints.c.id, endpoints.c.event_types, endpoints.c.status).where(_SCOPE)
 )
@@ -143,6 +144,12 @@ async def list_endpoints(
 async def delete_endpoint(tx: Tx, endpoint_id: str, org: str, mode: str, at: int) -> bool:
     """Delete an endpoint; False where the org has none of that id."""
     return await tx.one(_DELETE, endpoint_id=endpoint_id, org=org, mode=mode, at=at) is not None
+
+
+async def count_endpoints(tx: Tx, org: str, mode: str) -> int:
+    """Return how many endpoints an org has, disabled ones too."""
+    row = await tx.one(_COUNT, org=org, mode=mode)
+    return 0 if row is None else int(row["count"])
 
 
 async def subscribed_endpoints(tx: Tx, org: str, mode: str) -> list[Row]:

@@ -51,10 +51,18 @@ class Endpoints:
         self._runtime = runtime
         self._vault = vault
         self._private = settings.webhooks.allow_private_addresses
+        self._quota = settings.webhooks.endpoints_per_org
 
     async def create(self, tx: Tx, caller: Caller, request: EndpointRequest) -> EndpointCreated:
-        """Create an endpoint. Refused: `invalid_request`, with what is wrong."""
+        """Create an endpoint. Refused: `invalid_request`, with what is wrong; `endpoint_quota_reached`."""
         self.check(caller, request)
+        # In the transaction that creates it: two requests at once cannot both take the last place.
+        if await rows.count_endpoints(tx, caller.org, caller.mode) >= self._quota:
+            raise Refused(
+                "endpoint_quota_reached",
+                f"An org may have {self._quota} webhook endpoints in {caller.mode} mode, and this one has "
+                "no place left. Delete one that is no longer needed: DELETE /webhook-endpoints/{id}.",
+            )
         now = self._runtime.clock.now()
         endpoint_id = self._runtime.ids.new("whe")
         secret = self._runtime.ids.random_bytes(SECRET_BYTES)

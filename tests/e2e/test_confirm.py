@@ -302,6 +302,55 @@ async def test_a_repeat_under_one_key_is_replayed(made: Stack) -> None:
     assert await executions(made) == 1
 
 
+async def by_secret(made: Stack, payout_id: str, body: Any, key: str) -> tuple[int, Any, bool]:
+    """Confirm as a browser does, without an API key; return also whether it is a replay."""
+    async with (
+        aiohttp.ClientSession() as page,
+        page.post(
+            f"{made.url}/payouts/{payout_id}/confirm", json=body, headers={"Idempotency-Key": key}
+        ) as reply,
+    ):
+        return reply.status, await reply.json(), "Idempotent-Replayed" in reply.headers
+
+
+async def test_a_replay_is_for_the_audience_of_its_answer(made: Stack) -> None:
+    """What was answered to an API key is not given to a client secret under the same key, nor the reverse."""
+    payout_id, action = await asked(made)
+    body = answer(action, made.credentials["passcode"])
+    status, full = await confirm(made, payout_id, body, idempotency_key="k-1")
+    assert status == 202
+    assert {"metadata", "quote", "timeline"} <= set(full)
+    status, told, replayed = await by_secret(made, payout_id, body, "k-1")
+    assert (status, told["code"], replayed) == (409, "action_not_required", False)
+    assert not {"metadata", "quote", "timeline"} & set(told)
+    # The API key's own replay is as it was.
+    assert await confirm(made, payout_id, body, idempotency_key="k-1") == (202, full)
+    other_id, action = await asked(made)
+    body = answer(action, made.credentials["passcode"])
+    # Another payout's page: the same text is another key, and not one that is taken.
+    status, reduced, replayed = await by_secret(made, other_id, body, "k-1")
+    assert (status, replayed) == (202, False)
+    assert await by_secret(made, other_id, body, "k-1") == (202, reduced, True)
+    status, told = await confirm(made, other_id, body, idempotency_key="k-2")
+    assert (status, told["code"]) == (409, "action_not_required")
+    for each in (payout_id, other_id):
+        await made.reaches(each, "delivered")
+    assert await executions(made) == 2
+
+
+async def test_another_action_is_not_answered_by_a_replay(made: Stack) -> None:
+    """The secret of the next action under the key of the one before: the answer is carried out."""
+    payout_id, first = await asked(made, amount="4000.10")
+    right = made.credentials["passcode"]
+    status, _, _ = await by_secret(made, payout_id, answer(first, right), "k-1")
+    assert status == 202
+
+    second = (await made.reaches(payout_id, "requires_action"))["requires_action"]
+    assert second["client_secret"] != first["client_secret"]
+    status, told, replayed = await by_secret(made, payout_id, answer(second, "WRONG"), "k-1")
+    assert (status, told["code"], replayed) == (422, "wrong_answer", False)
+
+
 @pytest.mark.parametrize("failpoint", ["order.moved", "submit.returned", "order.remembered"])
 async def test_a_kill_during_an_answer_pays_at_most_once(tmp_path: Path, failpoint: str) -> None:
     """Between execution sent and reply stored: found, without asking again. Before it: asked again."""

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from gateway.store import deliveries, events, inbox, migrate, payouts, receipts
+from gateway.store import deliveries, endpoints, events, inbox, migrate, payouts, receipts
 from gateway.store.database import Query
 
 _PENDING = "USING INDEX ix_deliveries_pending (endpoint_id=?"
 _DELIVERY = "SEARCH deliveries USING PRIMARY KEY (position=? AND endpoint_id=?)"
+#: A partial index, of the endpoints that are not deleted.
+_EXISTING = "INDEX ix_endpoints_org_mode"
 _REF = "(custodian=? AND kind=? AND value=?)"
 
 
@@ -33,6 +35,14 @@ def db(tmp_path: Path) -> sqlite3.Connection:
         pytest.param(deliveries._WITH_PENDING, [_PENDING]),
         pytest.param(deliveries._CLAIM, [f"{_PENDING} AND due_at<?)", "PRIMARY KEY (position=?)"]),
         pytest.param(deliveries._SKIP, [_PENDING]),
+        pytest.param(
+            deliveries._FAN_OUT,
+            [
+                "SEARCH events USING INTEGER PRIMARY KEY (rowid=?)",
+                f"{_EXISTING} (org=? AND mode=?)",
+            ],
+        ),
+        pytest.param(endpoints._COUNT, [f"{_EXISTING} (org=? AND mode=?)"]),
         pytest.param(deliveries._OLDEST_SKIPPED, ["ix_deliveries_skipped (endpoint_id=?)"]),
         pytest.param(deliveries._LOG_OF_ENDPOINT, ["(endpoint_id=? AND started_at<?)"]),
         pytest.param(deliveries._LOG_OF_EVENT, ["delivery_attempts_1 (position=?)"]),
@@ -44,7 +54,7 @@ def db(tmp_path: Path) -> sqlite3.Connection:
 def test_it_searches_by_a_key(db: sqlite3.Connection, query: Query, wanted: list[str]) -> None:
     """And scans nothing but the endpoints and what it is told."""
     text, fixed = query.compiled()
-    lists = dict.fromkeys(("pairs", "tries", "ids"), "[]")
+    lists = dict.fromkeys(("pairs", "tries", "ids", "positions"), "[]")
     values = dict.fromkeys(re.findall(r":(\w+)", text), 1) | lists | fixed
     plan = [str(row[3]) for row in db.execute("EXPLAIN QUERY PLAN " + text, values)]
     db.close()
