@@ -46,7 +46,7 @@ from gateway.quotes import Quotes
 from gateway.router import Instance, Router
 from gateway.runtime import Ids, Runtime, real_runtime
 from gateway.store.opening import open_database, state_file_of
-from gateway.vault import Vault
+from gateway.vault import vault_of
 from gateway.webhooks.endpoints import Endpoints
 from gateway.webhooks.replay import Replays
 from gateway.webhooks.sender import Sender
@@ -265,7 +265,7 @@ async def open_api(
     """
     clock = clock or SetClock()
     runtime: Runtime = replace(real_runtime(), clock=clock, ids=Ids(clock))
-    vault = Vault(settings.server_key_bytes(), runtime.ids)
+    vault = vault_of(settings, runtime.ids)
     custodian = HmacCustodian(offers=offers)
     pricer = TakesEverything()
     accounts = settings.accounts["acme_eu"]
