@@ -89,6 +89,15 @@ class Metrics:
             registry=self.registry,
         )
 
+        self._connections = Gauge(
+            "payout_gateway_connections",
+            "Open connections of the public listener.",
+            registry=self.registry,
+        )
+        self._connections_closed = self._counter(
+            "connections_closed", "Connections that a limit closed or refused.", "reason"
+        )
+
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"payout_gateway_{name}", text, labels, registry=self.registry)
 
@@ -127,6 +136,14 @@ class Metrics:
         )
         self._requests.labels(route, known, str(status)).inc()
         self._request_seconds.labels(route).observe(seconds)
+
+    def connections(self, count: int) -> None:
+        """Set how many connections are open."""
+        self._connections.set(count)
+
+    def connection_closed(self, reason: str) -> None:
+        """Count a connection that a limit closed."""
+        self._connections_closed.labels(reason).inc()
 
     def unowned(self) -> None:
         """Count a payout that was found without an owner."""

@@ -81,11 +81,19 @@ _PLAIN = [
     _route("/track/{token}", GET=track.show),
     _route("/healthz", GET=health.healthz),
     _route("/readyz", GET=health.readyz),
-    _route("/metrics", GET=health.metrics),
     _route("/openapi.json", GET=docs.openapi_json),
     _route("/docs", GET=docs.reference),
     _route("/docs/problems", GET=docs.problems),
     _route("/docs/style.css", GET=docs.style),
+]
+
+
+_METRICS = _route("/metrics", GET=health.metrics)
+#: What the listener for metrics answers.
+_INNER = [
+    _METRICS,
+    _route("/healthz", GET=health.healthz),
+    _route("/readyz", GET=health.readyz),
 ]
 
 
@@ -114,13 +122,24 @@ def _browser_routes(origins: Sequence[str]) -> list[Route]:
 
 
 #: Every route there is.
-ROUTES = [*_PLAIN, *_browser_routes(())]
+ROUTES = [*_PLAIN, _METRICS, *_browser_routes(())]
 
 
 def create_api(context: ApiContext) -> Starlette:
-    """Return the ASGI application."""
-    handlers: dict[Any, Any] = dict(HANDLERS)
+    """Return the ASGI application of the public listener."""
     routes = [*_PLAIN, *_browser_routes(context.settings.browser_origins)]
+    if context.settings.metrics.public:
+        routes.append(_METRICS)
+    return _application(context, routes)
+
+
+def create_metrics_api(context: ApiContext) -> Starlette:
+    """Return the ASGI application of the listener for metrics and probes."""
+    return _application(context, _INNER)
+
+
+def _application(context: ApiContext, routes: Sequence[Route]) -> Starlette:
+    handlers: dict[Any, Any] = dict(HANDLERS)
     app = Starlette(routes=routes, exception_handlers=handlers, middleware=[Middleware(Envelope)])
     # A redirect would name whatever host the request named; an unknown path is a problem instead.
     app.router.redirect_slashes = False

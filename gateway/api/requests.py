@@ -16,7 +16,6 @@ from gateway.keys import Caller, recognise
 MAX_BODY = 64 * 1024
 #: How much of a body that is too large is thrown away before the connection is closed on it.
 _DRAIN_BYTES = 32 * 1024 * 1024
-_BODY_S = 30
 #: Deeper nesting than any request has; the parser itself would give up at about a thousand.
 _MAX_DEPTH = 32
 M = TypeVar("M", bound=BaseModel)
@@ -53,7 +52,7 @@ async def read_body(request: Request, limit: int = MAX_BODY) -> bytes:
         detail = f"The body may have {limit} bytes."
         raise Refused("payload_too_large", detail, headers={"Connection": "close"})
     try:
-        async with asyncio.timeout(_BODY_S):
+        async with asyncio.timeout(context_of(request).settings.listen.body_s):
             async for chunk in request.stream():
                 size += len(chunk)
                 if size <= limit:
