@@ -30,6 +30,7 @@ from gateway.execution.actions import Actions
 from gateway.execution.engine import Engine
 from gateway.execution.inbox import Inbox
 from gateway.heartbeat import Heartbeat, identity_of
+from gateway.limits import Buckets
 from gateway.metrics import Metrics
 from gateway.payouts import Payouts
 from gateway.quotes import Quotes
@@ -173,7 +174,11 @@ async def open_gateway(
 
         sender = Sender(endpoint_http, settings.webhooks, runtime)
         endpoints = Endpoints(runtime, vault, settings)
-        quotes = Quotes(router, assets, runtime, custodians)
+        limits = settings.limits
+        calls = Buckets(
+            "quote_calls", runtime.clock, limits.quote_calls_per_s, limits.quote_calls_burst
+        )
+        quotes = Quotes(router, assets, runtime, custodians, calls)
         native = {name: each for name, each in custodians.items() if each.capabilities.batch}
         batches = Batches(runtime, quotes, frozenset(native), settings.public_url)
         handovers = {

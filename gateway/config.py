@@ -105,6 +105,53 @@ class MetricsSettings(_Section):
     )
 
 
+class LimitSettings(_Section):
+    """How many requests are taken. Each process counts for itself."""
+
+    reads_per_s: float = Field(
+        default=100, gt=0, description="GET requests of one API key a second."
+    )
+    reads_burst: int = Field(default=400, ge=1, description="GET requests of one API key at once.")
+    quotes_per_s: float = Field(default=50, gt=0, description="Quotes of one API key a second.")
+    quotes_burst: int = Field(default=200, ge=1, description="Quotes of one API key at once.")
+    confirms_per_s: float = Field(
+        default=20,
+        gt=0,
+        description="Confirms and cancels of one API key or client secret a second.",
+    )
+    confirms_burst: int = Field(
+        default=100,
+        ge=1,
+        description="Confirms and cancels of one API key or client secret at once.",
+    )
+    writes_per_s: float = Field(
+        default=50, gt=0, description="All other requests of one API key a second."
+    )
+    writes_burst: int = Field(
+        default=200, ge=1, description="All other requests of one API key at once."
+    )
+    unknown_per_s: float = Field(
+        default=5,
+        gt=0,
+        description="Wrong keys, tokens and paths of one client address that are answered a second.",
+    )
+    unknown_burst: int = Field(
+        default=50,
+        ge=1,
+        description="Wrong keys, tokens and paths of one client address that are answered at once.",
+    )
+    quote_calls_per_s: float = Field(
+        default=5,
+        gt=0,
+        description="Calls of one custodian instance for quotes of one org a second (off-ramp quotes).",
+    )
+    quote_calls_burst: int = Field(
+        default=50,
+        ge=1,
+        description="Calls of one custodian instance for quotes of one org at once.",
+    )
+
+
 class LogSettings(_Section):
     """How the gateway logs."""
 
@@ -285,6 +332,7 @@ class Settings(_Section):
     )
     listen: ListenSettings = ListenSettings()
     metrics: MetricsSettings = MetricsSettings()
+    limits: LimitSettings = LimitSettings()
     log: LogSettings = LogSettings()
     webhooks: WebhookSettings = WebhookSettings()
     engine: EngineSettings = EngineSettings()

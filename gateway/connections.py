@@ -26,6 +26,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway.config import ListenSettings, Settings
 from gateway.errors import ConfigError
+from gateway.limits import client_group
 from gateway.logs import get_logger
 from gateway.metrics import Metrics
 
@@ -50,7 +51,6 @@ _STATUS = {
     503: b"503 Service Unavailable",
 }
 _log = get_logger("connections")
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class Closed(Enum):
@@ -71,22 +71,6 @@ class _Part(Enum):
     REQUEST = auto()
     HEADERS = auto()
     BODY = auto()
-
-
-def client_group(host: str | None) -> str:
-    """Return what stands for a client where it is limited by its address.
-
-    The address itself, and of IPv6 the network of 64 bits, which one client has all of.
-    """
-    try:
-        address: Address = ipaddress.ip_address((host or "").partition("%")[0])
-    except ValueError:
-        return ""
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is not None:
-            return str(address.ipv4_mapped)
-        return str(ipaddress.ip_network((address, 64), strict=False))
-    return str(address)
 
 
 @dataclass(frozen=True)

@@ -98,6 +98,10 @@ class Metrics:
             "connections_closed", "Connections that a limit closed or refused.", "reason"
         )
 
+        self._rate_limited = self._counter(
+            "rate_limited", "Requests that a rate refused (429).", "limit"
+        )
+
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"payout_gateway_{name}", text, labels, registry=self.registry)
 
@@ -144,6 +148,10 @@ class Metrics:
     def connection_closed(self, reason: str) -> None:
         """Count a connection that a limit closed."""
         self._connections_closed.labels(reason).inc()
+
+    def rate_limited(self, limit: str) -> None:
+        """Count a request that a rate refused."""
+        self._rate_limited.labels(limit).inc()
 
     def unowned(self) -> None:
         """Count a payout that was found without an owner."""

@@ -24,6 +24,7 @@ from gateway.api import (
     payouts,
     replay,
 )
+from gateway.api.admission import Admission
 from gateway.api.context import ApiContext
 from gateway.api.idempotency import Keys
 from gateway.api.middleware import HANDLERS, Envelope
@@ -108,7 +109,7 @@ def _browser_routes(origins: Sequence[str]) -> list[Route]:
         allow_origins=list(origins),
         allow_methods=["GET", "POST"],
         allow_headers=["Authorization", "Content-Type", "Idempotency-Key"],
-        expose_headers=["Retry-After", "Request-Id"],
+        expose_headers=["Retry-After", "Request-Id", "RateLimit", "RateLimit-Policy"],
     )
     return [
         Route(path, each.endpoint, methods=[*(each.methods or ()), "OPTIONS"], middleware=[may])
@@ -145,4 +146,5 @@ def _application(context: ApiContext, routes: Sequence[Route]) -> Starlette:
     app.router.redirect_slashes = False
     app.state.context = context
     app.state.keys = Keys(context)
+    app.state.admission = Admission(context.settings.limits, context.runtime.clock, context.metrics)
     return app

@@ -194,7 +194,13 @@ def _paths(refs: dict[Any, Any]) -> dict[str, Any]:
                         "content": {"application/json": {"schema": {"type": "object"}}},
                     },
                 ),
-                ("invalid_signature", "custodian_not_found", "payload_too_large", "cannot_verify"),
+                (
+                    "invalid_signature",
+                    "custodian_not_found",
+                    "payload_too_large",
+                    "rate_limited",
+                    "cannot_verify",
+                ),
                 parameters=(in_path("name"),),
                 body={"type": "object"},
                 public=True,
@@ -210,6 +216,7 @@ def _paths(refs: dict[Any, Any]) -> dict[str, Any]:
                 "responses": {
                     "200": html,
                     "404": {**html, "description": "A page: no such payout."},
+                    "429": {**html, "description": "A page: too many links that do not exist."},
                 },
                 "security": [],
             }

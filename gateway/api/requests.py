@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
+from gateway.api.admission import admission_of
 from gateway.api.context import ApiContext
 from gateway.errors import Refused
 from gateway.keys import Caller, recognise
@@ -28,7 +29,10 @@ def context_of(request: Request) -> ApiContext:
 
 
 async def caller_of(request: Request) -> Caller:
-    """Return whose key was sent. Refused: `missing_api_key`, `invalid_api_key`, `api_key_revoked`."""
+    """Return whose key was sent. Refused: `missing_api_key`, `invalid_api_key`, `api_key_revoked`.
+
+    Also `rate_limited`: before anything else of the request is read.
+    """
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not key.strip():
         raise Refused(
@@ -36,6 +40,7 @@ async def caller_of(request: Request) -> Caller:
         )
     caller = await context_of(request).db.read(recognise, key.strip())
     request.state.org = caller.org
+    admission_of(request).admit(request, caller.key_id)
     return caller
 
 

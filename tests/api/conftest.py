@@ -40,6 +40,7 @@ from gateway.execution.actions import Actions
 from gateway.execution.engine import Engine
 from gateway.execution.inbox import Inbox
 from gateway.keys import mint_key
+from gateway.limits import Buckets
 from gateway.metrics import Metrics
 from gateway.payouts import Payouts
 from gateway.quotes import Quotes
@@ -54,6 +55,7 @@ from tests.clock import SetClock
 from tests.pricing import TakesEverything
 
 ADDRESS = "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed"
+RATES = ("reads", "quotes", "writes", "confirms", "unknown", "quote_calls")
 WALLET = {"type": "custodian_account", "account_type": "EXTERNAL_WALLET", "id": "w-1"}
 STATES = {"sent": SubStatus.BROADCAST, "done": SubStatus.DELIVERED}
 _SECRET = b"a custodian's webhook secret"
@@ -251,6 +253,8 @@ def settings(tmp_path: Path) -> Settings:
                 },
             ],
             "accounts": {"acme_eu": [{"id": "A2", "type": "VAULT"}]},
+            # The clock of a test stands still, so that no bucket fills again by itself.
+            "limits": {f"{name}_burst": 100_000 for name in RATES},
         }
     )
 
@@ -288,7 +292,9 @@ async def open_api(
             metrics=Metrics(),
             wake=woken.append,
         )
-        quotes = Quotes(router, AssetRegistry(), runtime, {"acme_eu": pricer})
+        limits = settings.limits
+        calls = Buckets("quote_calls", clock, limits.quote_calls_per_s, limits.quote_calls_burst)
+        quotes = Quotes(router, AssetRegistry(), runtime, {"acme_eu": pricer}, calls)
         context = ApiContext(
             gateway_id=runtime.ids.new("gwy"),
             settings=settings,
@@ -336,6 +342,7 @@ async def open_api(
                 port=0,
                 log_config=None,
                 lifespan="off",
+                proxy_headers=False,
                 # A test that fails while a request waits fails, and does not hang.
                 timeout_graceful_shutdown=5,
             )

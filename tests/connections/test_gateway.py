@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import sys
+import tomllib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -113,6 +114,30 @@ async def test_half_open_connections_take_nobodys_place(config: Path) -> None:
     assert "Too many open files" not in log
     (replaced,) = re.findall(r'connections_closed_total{reason="replaced"} ([0-9.]+)', text)
     assert float(replaced) >= 2 * CONNECTIONS - FILES
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("trusted", [False, True])
+async def test_an_address_is_believed_only_from_a_proxy(config: Path, *, trusted: bool) -> None:
+    """Wrong keys under forged addresses are one client's, until its address is that of a proxy."""
+    document = tomllib.loads(config.read_text())
+    document["limits"] = {"unknown_per_s": 0.01, "unknown_burst": 3}
+    if trusted:
+        document["listen"]["trusted_proxies"] = ["192.0.2.0/24", "127.0.0.1"]
+    config.write_text(tomli_w.dumps(document))
+    async with serving(config) as (public, _):
+        key = "Bearer sk_live_" + "A" * 43
+        seen = []
+        for number in range(8):
+            # What the client wrote itself stands before what the proxies have added.
+            forwarded = f"198.51.100.{number}, 203.0.113.{number}, 192.0.2.1"
+            status, _ = await get(public + "/payouts", authorization=key, x_forwarded_for=forwarded)
+            seen.append(status)
+        assert seen == [401] * 8 if trusted else [401] * 3 + [429] * 5
+        for _ in range(5):
+            forwarded = "203.0.113.77"
+            status, _ = await get(public + "/payouts", authorization=key, x_forwarded_for=forwarded)
+        assert status == 429
 
 
 @pytest.mark.e2e

@@ -16,8 +16,9 @@ from starlette.types import Message, Receive, Scope, Send
 
 from gateway import connections
 from gateway.config import ListenSettings, Settings
-from gateway.connections import Connections, Limits, client_group, most_connections
+from gateway.connections import Connections, Limits, most_connections
 from gateway.errors import ConfigError
+from gateway.limits import client_group
 
 LIMITS = Limits.of(ListenSettings(), 100)
 GET = b"GET /small HTTP/1.1\r\nhost: x\r\n\r\n"
