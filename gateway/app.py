@@ -7,7 +7,7 @@ import contextlib
 import os
 import socket
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -23,6 +23,7 @@ from gateway.batches.runner import BatchSteps, Handover
 from gateway.batches.service import Batches
 from gateway.config import Settings
 from gateway.custodians import registry
+from gateway.custodians.contact import Contact
 from gateway.custodians.dates import Dates
 from gateway.custodians.instance import CustodianInstance
 from gateway.errors import ConfigError
@@ -136,9 +137,16 @@ class Gateway:
 
 @asynccontextmanager
 async def open_gateway(
-    settings: Settings, *, runtime: Runtime | None = None, ready: Callable[[], bool] = lambda: True
+    settings: Settings,
+    *,
+    runtime: Runtime | None = None,
+    ready: Callable[[], bool] = lambda: True,
+    broken: Callable[[], bool] = lambda: False,
 ) -> AsyncIterator[Gateway]:
-    """Wire everything. ConfigError lists every fault of every custodian at once."""
+    """Wire everything. ConfigError lists every fault of every custodian at once.
+
+    `ready`, `broken`: whether the process takes requests, and whether one of its loops has died.
+    """
     for key in (settings.server_key, settings.previous_server_key):
         if key is not None:
             logs.SCRUBBER.register(key.get_secret_value())
@@ -148,7 +156,8 @@ async def open_gateway(
     assets = AssetRegistry(Asset.model_validate(each.model_dump()) for each in settings.assets)
     async with contextlib.AsyncExitStack() as stack:
         endpoint_http = await stack.enter_async_context(session_for(settings.webhooks))
-        custodians = await _custodians(stack, settings, runtime, assets, metrics, vault)
+        contacts = {name: Contact() for name in settings.custodians}
+        custodians = await _custodians(stack, settings, runtime, assets, metrics, vault, contacts)
         router = Router(
             [
                 Instance(
@@ -274,6 +283,10 @@ async def open_gateway(
             wake=wake,
             ready=ready,
             state_file=state_file,
+            broken=broken,
+            degraded=lambda: {
+                name: word for name, each in contacts.items() if (word := each.degraded) is not None
+            },
         )
         yield Gateway(context, workers, db)
 
@@ -285,6 +298,7 @@ async def _custodians(  # noqa: PLR0913 - the parts of an instance
     assets: AssetRegistry,
     metrics: Metrics,
     vault: Vault,
+    contacts: Mapping[str, Contact],
 ) -> dict[str, CustodianInstance]:
     """Build every instance; the faults of all of them are listed at once."""
     connector = await stack.enter_async_context(aiohttp.TCPConnector(limit=0))
@@ -297,7 +311,7 @@ async def _custodians(  # noqa: PLR0913 - the parts of an instance
                 trust_env=False,
                 connector=connector,
                 connector_owner=False,
-                trace_configs=[dates.tracing()],
+                trace_configs=[dates.tracing(), contacts[name].tracing()],
             )
         )
         tools = Tools(http, runtime.clock, runtime.ids, runtime.offload, assets)

@@ -61,7 +61,7 @@ class Metrics:
         )
         self._attention = Gauge(
             "payout_gateway_attention",
-            "Rows of the operator's list.",
+            "Rows of the operator's list, and marks_refused: nothing is handed to custodians.",
             ("code",),
             registry=self.registry,
         )
@@ -85,7 +85,7 @@ class Metrics:
 
         self._marks = Gauge(
             "payout_gateway_marks_allowed",
-            "Whether this process may hand payouts to custodians (1), or the database is frozen (0).",
+            "Whether this process may hand payouts to custodians (1); /readyz says why not (0).",
             registry=self.registry,
         )
 
@@ -168,8 +168,9 @@ class Metrics:
         self._work_age.set(seconds)
 
     def marks(self, *, allowed: bool) -> None:
-        """Set whether moving marks may be set."""
+        """Set whether moving marks may be set; where not, the operator's list has one more row."""
         self._marks.set(int(allowed))
+        self._attention.labels("marks_refused").set(int(not allowed))
 
     def delivery_age(self, seconds: float) -> None:
         """Set the age of the oldest due delivery."""

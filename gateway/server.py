@@ -62,7 +62,10 @@ async def serve(
                 _listen("metrics", settings.metrics.host, settings.metrics.port)
             )
         async with open_gateway(
-            settings, runtime=runtime, ready=lambda: not stopping.is_set()
+            settings,
+            runtime=runtime,
+            ready=lambda: not stopping.is_set(),
+            broken=lambda: bool(broken),
         ) as gateway:
             context = gateway.context
             loop = asyncio.get_running_loop()

@@ -151,3 +151,15 @@ async def test_metrics_are_on_a_listener_of_their_own(config: Path) -> None:
         assert "payout_gateway_http_requests_total" in text
         assert (await get(inner + "/readyz"))[0] == (await get(public + "/readyz"))[0]
         assert (await get(inner + "/payouts"))[0] == 404
+
+
+@pytest.mark.e2e
+async def test_without_a_custodian_it_lives_and_is_not_ready(config: Path) -> None:
+    """Nothing can be paid; a restart would not help."""
+    document = tomllib.loads(config.read_text())
+    del document["custodians"]
+    config.write_text(tomli_w.dumps(document))
+    async with serving(config) as (public, _):
+        assert (await get(public + "/healthz"))[0] == 200
+        status, text = await get(public + "/readyz")
+        assert (status, json.loads(text)["status"]) == (503, "no_custodian")
