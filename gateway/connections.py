@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
 import resource
 from collections import Counter, OrderedDict
 from dataclasses import dataclass
@@ -51,6 +52,9 @@ _STATUS = {
     503: b"503 Service Unavailable",
 }
 _log = get_logger("connections")
+#: uvicorn's own, without its line for each request that cannot be read: those are counted.
+_uvicorn_log = logging.getLogger("uvicorn.error.connection")
+_uvicorn_log.setLevel(logging.ERROR)
 
 
 class Closed(Enum):
@@ -62,6 +66,7 @@ class Closed(Enum):
     HEADERS_LATE = auto()
     BODY_LATE = auto()
     NOT_READ = auto()  #: the client does not take the answer
+    UNREADABLE = auto()  #: not HTTP
     TOO_FAR_AHEAD = auto()  #: too many requests sent before the first was answered
 
 
@@ -204,6 +209,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def __init__(self, table: Connections, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.logger = _uvicorn_log
         self._table = table
         self._limits = table.limits
         self.group = ""
@@ -297,8 +303,9 @@ class LimitedProtocol(HttpToolsProtocol):
             self._refuse(*self._refusal)
         elif self._is_answering():
             # Not in the middle of another answer.
-            self.transport.abort()
+            self.cut(Closed.UNREADABLE)
         else:
+            self._table.count(Closed.UNREADABLE)
             super().send_400_response(msg)
 
     def on_message_begin(self) -> None:

@@ -162,6 +162,15 @@ async def test_headers_are_limited_with_the_address(head: bytes) -> None:
         assert (await made.ask(fitting)).startswith(b"HTTP/1.1 200 ")
 
 
+async def test_what_is_no_request_is_counted(caplog: pytest.LogCaptureFixture) -> None:
+    """400, and no line in the log for each of them: nobody shall fill it by sending rubbish."""
+    async with listening() as made:
+        for rubbish in (b"\x16\x03\x01" + bytes(200), b"GET\r\n\r\n"):
+            assert (await made.ask(rubbish)).startswith(b"HTTP/1.1 400 ")
+        assert made.told.closed == {"unreadable": 2}
+    assert "Invalid HTTP" not in caplog.text
+
+
 async def test_fifty_megabytes_of_headers_are_not_kept() -> None:
     """The client is stopped long before it has sent them."""
     async with listening() as made:
