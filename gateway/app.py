@@ -7,7 +7,7 @@ import contextlib
 import os
 import socket
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -23,6 +23,7 @@ from gateway.batches.runner import BatchSteps, Handover
 from gateway.batches.service import Batches
 from gateway.config import Settings
 from gateway.custodians import registry
+from gateway.custodians.contact import Contact
 from gateway.custodians.dates import Dates
 from gateway.custodians.instance import CustodianInstance
 from gateway.egress import custodian_connector, echoes
@@ -31,6 +32,7 @@ from gateway.execution.actions import Actions
 from gateway.execution.engine import Engine
 from gateway.execution.inbox import Inbox
 from gateway.heartbeat import Heartbeat, identity_of
+from gateway.limits import Buckets
 from gateway.metrics import Metrics
 from gateway.payouts import Payouts
 from gateway.quotes import Quotes
@@ -136,9 +138,16 @@ class Gateway:
 
 @asynccontextmanager
 async def open_gateway(
-    settings: Settings, *, runtime: Runtime | None = None, ready: Callable[[], bool] = lambda: True
+    settings: Settings,
+    *,
+    runtime: Runtime | None = None,
+    ready: Callable[[], bool] = lambda: True,
+    broken: Callable[[], bool] = lambda: False,
 ) -> AsyncIterator[Gateway]:
-    """Wire everything. ConfigError lists every fault of every custodian at once."""
+    """Wire everything. ConfigError lists every fault of every custodian at once.
+
+    `ready`, `broken`: whether the process takes requests, and whether one of its loops has died.
+    """
     for key in (settings.server_key, settings.previous_server_key):
         if key is not None:
             logs.SCRUBBER.register(key.get_secret_value())
@@ -148,7 +157,8 @@ async def open_gateway(
     assets = AssetRegistry(Asset.model_validate(each.model_dump()) for each in settings.assets)
     async with contextlib.AsyncExitStack() as stack:
         endpoint_http = await stack.enter_async_context(session_for(settings.webhooks))
-        custodians = await _custodians(stack, settings, runtime, assets, metrics, vault)
+        contacts = {name: Contact() for name in settings.custodians}
+        custodians = await _custodians(stack, settings, runtime, assets, metrics, vault, contacts)
         router = Router(
             [
                 Instance(
@@ -174,7 +184,11 @@ async def open_gateway(
 
         sender = Sender(endpoint_http, settings.webhooks, runtime)
         endpoints = Endpoints(runtime, vault, settings)
-        quotes = Quotes(router, assets, runtime, custodians)
+        limits = settings.limits
+        calls = Buckets(
+            "quote_calls", runtime.clock, limits.quote_calls_per_s, limits.quote_calls_burst
+        )
+        quotes = Quotes(router, assets, runtime, custodians, calls)
         native = {name: each for name, each in custodians.items() if each.capabilities.batch}
         batches = Batches(runtime, quotes, frozenset(native), settings.public_url)
         handovers = {
@@ -270,6 +284,10 @@ async def open_gateway(
             wake=wake,
             ready=ready,
             state_file=state_file,
+            broken=broken,
+            degraded=lambda: {
+                name: word for name, each in contacts.items() if (word := each.degraded) is not None
+            },
         )
         yield Gateway(context, workers, db)
 
@@ -281,6 +299,7 @@ async def _custodians(  # noqa: PLR0913 - the parts of an instance
     assets: AssetRegistry,
     metrics: Metrics,
     vault: Vault,
+    contacts: Mapping[str, Contact],
 ) -> dict[str, CustodianInstance]:
     """Build every instance; the faults of all of them are listed at once."""
     built: dict[str, CustodianInstance] = {}
@@ -292,7 +311,11 @@ async def _custodians(  # noqa: PLR0913 - the parts of an instance
                 trust_env=False,
                 # Connections and look-ups of its own: no custodian waits for another one's.
                 connector=custodian_connector(name),
-                trace_configs=[dates.tracing(), echoes.tracing()],
+                trace_configs=[
+                    dates.tracing(),
+                    echoes.tracing(),
+                    contacts[name].tracing(),
+                ],
             )
         )
         tools = Tools(http, runtime.clock, runtime.ids, runtime.offload, assets)

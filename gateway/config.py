@@ -13,10 +13,19 @@ import os
 import tomllib
 from collections.abc import Mapping
 from decimal import Decimal
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    StringConstraints,
+    ValidationError,
+)
 from pydantic.networks import IPvAnyNetwork
 
 from gateway.errors import ConfigError
@@ -31,6 +40,14 @@ Mode = Literal["live", "test"]
 InstanceName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 
 
+def _network_name(text: str) -> str:
+    """Return an address or a network in its usual spelling. ValueError where it is neither."""
+    return str(ip_network(text))
+
+
+NetworkName = Annotated[str, AfterValidator(_network_name)]
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -41,6 +58,98 @@ class ListenSettings(_Section):
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(
         default=8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one."
+    )
+    trusted_proxies: tuple[NetworkName, ...] = Field(
+        default=(),
+        description="Addresses or networks of your reverse proxies. Only their `X-Forwarded-For` is "
+        "believed, and their connections are not limited per address.",
+    )
+    max_connections: int = Field(
+        default=1000,
+        ge=16,
+        description="Open connections in total; fewer where the process may not have so many files.",
+    )
+    max_connections_per_address: int = Field(
+        default=200, ge=1, description="Open connections of one client address (IPv6: /64)."
+    )
+    max_header_bytes: int = Field(
+        default=16_384, ge=1024, description="Bytes of a request's address and headers together."
+    )
+    header_s: float = Field(
+        default=10, gt=0, description="How long the headers of a request may take, in seconds."
+    )
+    body_s: float = Field(
+        default=30,
+        gt=0,
+        description="How long the body of a request may take, in seconds. That of a CSV file may take a "
+        "second more for each 16 KiB, and at most 300.",
+    )
+    write_s: float = Field(
+        default=30,
+        gt=0,
+        description="A client that takes less than 64 KiB of an answer in so many seconds is cut off.",
+    )
+
+
+class MetricsSettings(_Section):
+    """Where the metrics are read."""
+
+    host: str = Field(default="127.0.0.1", description="Address of the listener for metrics.")
+    port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="Port of a listener for `/metrics`, `/healthz` and `/readyz` only; none, if not set.",
+    )
+    public: bool = Field(
+        default=False, description="Answer `/metrics` on the API's own listener, to everybody."
+    )
+
+
+class LimitSettings(_Section):
+    """How many requests are taken. Each process counts for itself."""
+
+    reads_per_s: float = Field(
+        default=100, gt=0, description="GET requests of one API key a second."
+    )
+    reads_burst: int = Field(default=400, ge=1, description="GET requests of one API key at once.")
+    quotes_per_s: float = Field(default=50, gt=0, description="Quotes of one API key a second.")
+    quotes_burst: int = Field(default=200, ge=1, description="Quotes of one API key at once.")
+    confirms_per_s: float = Field(
+        default=20,
+        gt=0,
+        description="Confirms and cancels of one API key or client secret a second.",
+    )
+    confirms_burst: int = Field(
+        default=100,
+        ge=1,
+        description="Confirms and cancels of one API key or client secret at once.",
+    )
+    writes_per_s: float = Field(
+        default=50, gt=0, description="All other requests of one API key a second."
+    )
+    writes_burst: int = Field(
+        default=200, ge=1, description="All other requests of one API key at once."
+    )
+    unknown_per_s: float = Field(
+        default=5,
+        gt=0,
+        description="Wrong keys, tokens and paths of one client address that are answered a second.",
+    )
+    unknown_burst: int = Field(
+        default=50,
+        ge=1,
+        description="Wrong keys, tokens and paths of one client address that are answered at once.",
+    )
+    quote_calls_per_s: float = Field(
+        default=5,
+        gt=0,
+        description="Calls of one custodian instance for quotes of one org a second (off-ramp quotes).",
+    )
+    quote_calls_burst: int = Field(
+        default=50,
+        ge=1,
+        description="Calls of one custodian instance for quotes of one org at once.",
     )
 
 
@@ -258,6 +367,8 @@ class Settings(_Section):
         "Take it out once `payout-gateway db reseal` is done and its tracking links may end.",
     )
     listen: ListenSettings = ListenSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    limits: LimitSettings = LimitSettings()
     log: LogSettings = LogSettings()
     webhooks: WebhookSettings = WebhookSettings()
     engine: EngineSettings = EngineSettings()

@@ -109,7 +109,12 @@ class Heartbeat:
         """Beat until cancelled."""
         while True:
             await self._runtime.clock.sleep(BEAT_S)
-            await self.beat()
+            try:
+                await self.beat()
+            except sqlite3.OperationalError:
+                fault = self._db.write_fault
+                self._told("the database cannot be written" if fault is None else fault.words)
+                raise
 
     async def stop(self) -> None:
         """Sign off. A database that cannot be written any more is left as it is."""
@@ -153,7 +158,16 @@ class Heartbeat:
     async def _report_changes(self, moment: Moment) -> None:
         """Tell what changed since the beat before: whether marks are set, and which gateways are gone."""
         row = await self._db.read(state_row)
-        refused = marks_refused(row, self._state_file.failing)
+        self._told(marks_refused(row, self._state_file.failing))
+        running = await self._db.read(gateways.running_gateways)
+        self.watch.look({each["id"]: each["counter"] for each in running}, moment.elapsed)
+        stale = self.watch.stale(moment.elapsed)
+        for gateway_id in sorted(stale - self._stale):
+            _log.warning("gateway_gone", gateway=gateway_id)
+        self._stale = stale
+
+    def _told(self, refused: str | None) -> None:
+        """Log why no marks are set, if that has changed, and set the gauge."""
         if refused != self._refused:
             if refused is not None:
                 _log.error("marks_refused", reason=refused)
@@ -161,12 +175,6 @@ class Heartbeat:
                 _log.info("marks_allowed")
         self._refused = refused
         self._metrics.marks(allowed=refused is None)
-        running = await self._db.read(gateways.running_gateways)
-        self.watch.look({each["id"]: each["counter"] for each in running}, moment.elapsed)
-        stale = self.watch.stale(moment.elapsed)
-        for gateway_id in sorted(stale - self._stale):
-            _log.warning("gateway_gone", gateway=gateway_id)
-        self._stale = stale
 
     async def _purge(self, clock_id: str) -> None:
         oldest = await self._db.read(gateways.oldest_call)

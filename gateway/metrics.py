@@ -61,7 +61,7 @@ class Metrics:
         )
         self._attention = Gauge(
             "payout_gateway_attention",
-            "Rows of the operator's list.",
+            "Rows of the operator's list, and marks_refused: nothing is handed to custodians.",
             ("code",),
             registry=self.registry,
         )
@@ -85,8 +85,21 @@ class Metrics:
 
         self._marks = Gauge(
             "payout_gateway_marks_allowed",
-            "Whether this process may hand payouts to custodians (1), or the database is frozen (0).",
+            "Whether this process may hand payouts to custodians (1); /readyz says why not (0).",
             registry=self.registry,
+        )
+
+        self._connections = Gauge(
+            "payout_gateway_connections",
+            "Open connections of the public listener.",
+            registry=self.registry,
+        )
+        self._connections_closed = self._counter(
+            "connections_closed", "Connections that a limit closed or refused.", "reason"
+        )
+
+        self._rate_limited = self._counter(
+            "rate_limited", "Requests that a rate refused (429).", "limit"
         )
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
@@ -128,6 +141,18 @@ class Metrics:
         self._requests.labels(route, known, str(status)).inc()
         self._request_seconds.labels(route).observe(seconds)
 
+    def connections(self, count: int) -> None:
+        """Set how many connections are open."""
+        self._connections.set(count)
+
+    def connection_closed(self, reason: str) -> None:
+        """Count a connection that a limit closed."""
+        self._connections_closed.labels(reason).inc()
+
+    def rate_limited(self, limit: str) -> None:
+        """Count a request that a rate refused."""
+        self._rate_limited.labels(limit).inc()
+
     def unowned(self) -> None:
         """Count a payout that was found without an owner."""
         self._unowned.inc()
@@ -143,8 +168,9 @@ class Metrics:
         self._work_age.set(seconds)
 
     def marks(self, *, allowed: bool) -> None:
-        """Set whether moving marks may be set."""
+        """Set whether moving marks may be set; where not, the operator's list has one more row."""
         self._marks.set(int(allowed))
+        self._attention.labels("marks_refused").set(int(not allowed))
 
     def delivery_age(self, seconds: float) -> None:
         """Set the age of the oldest due delivery."""

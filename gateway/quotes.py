@@ -21,6 +21,7 @@ from gateway.assets import (
 )
 from gateway.errors import Refused
 from gateway.keys import Caller
+from gateway.limits import Buckets
 from gateway.model import (
     Account,
     AddressDestination,
@@ -126,11 +127,14 @@ class Quotes:
         assets: AssetRegistry,
         runtime: Runtime,
         custodians: Mapping[str, Pricer],
+        budget: Buckets | None = None,
     ) -> None:
         self._router = router
         self._assets = assets
         self._runtime = runtime
         self._custodians = custodians
+        #: of calls, per org and instance
+        self._budget = budget
 
     def has_offers(self, caller: Caller, request: QuoteRequest) -> bool:
         """Return whether `offers` would call a custodian. False for an invalid request."""
@@ -144,12 +148,23 @@ class Quotes:
         )
 
     async def offers(self, caller: Caller, request: QuoteRequest) -> Sequence[Offer]:
-        """Ask the custodian for offers, before any transaction. Nothing for a faulty request."""
+        """Ask the custodian for offers, before any transaction. Nothing for a faulty request.
+
+        Refused: `rate_limited`, where the org has used up its budget of calls to this instance. What
+        was quoted already is answered from its key, and costs nothing of it.
+        """
         try:
             _, terms, choice = self._plan(caller, request)
         except Refused:
             return ()
-        return await self._custodians[choice.route.custodian].offers(terms)
+        name = choice.route.custodian
+        if self._budget is not None:
+            taken = self._budget.take(f"{caller.org} {name}")
+            if not taken.allowed:
+                detail = f"Too many quotes that {name!r} has to be asked for. Nothing was done."
+                headers = {"Retry-After": str(taken.retry_s)}
+                raise Refused("rate_limited", detail, headers=headers)
+        return await self._custodians[name].offers(terms)
 
     def draft(
         self, caller: Caller, request: QuoteRequest, offers: Sequence[Offer] = ()

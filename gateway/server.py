@@ -6,18 +6,24 @@ import asyncio
 import contextlib
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import Any
 
 import uvicorn
 import uvloop
 
 from gateway import __version__, logs
-from gateway.api.application import create_api
+from gateway.api.application import create_api, create_metrics_api
 from gateway.app import GRACE_S, open_gateway
 from gateway.config import Settings
+from gateway.connections import Connections, Limits, most_connections
 from gateway.errors import ConfigError, SchemaMismatch
 from gateway.runtime import Runtime
 
+#: Connections to the listener for metrics and probes.
+_INNER_CONNECTIONS = 64
+#: How to name another port, by the section of the settings.
+_OTHER = {"listen": "with --port", "metrics": "as metrics.port"}
 _log = logs.get_logger("app")
 
 
@@ -45,27 +51,44 @@ async def serve(
         broken.append(error)
         stopping.set()
 
-    with _listen(settings.listen.host, settings.listen.port if port is None else port) as listener:
-        async with open_gateway(
-            settings, runtime=runtime, ready=lambda: not stopping.is_set()
-        ) as gateway:
-            server = _Server(
-                uvicorn.Config(
-                    create_api(gateway.context),
-                    log_config=None,
-                    access_log=False,
-                    lifespan="off",
-                    server_header=False,
-                    timeout_graceful_shutdown=GRACE_S,
-                )
+    most = most_connections(settings)
+    with contextlib.ExitStack() as listeners:
+        public = listeners.enter_context(
+            _listen("listen", settings.listen.host, settings.listen.port if port is None else port)
+        )
+        inner = None
+        if settings.metrics.port is not None:
+            inner = listeners.enter_context(
+                _listen("metrics", settings.metrics.host, settings.metrics.port)
             )
+        async with open_gateway(
+            settings,
+            runtime=runtime,
+            ready=lambda: not stopping.is_set(),
+            broken=lambda: bool(broken),
+        ) as gateway:
+            context = gateway.context
             loop = asyncio.get_running_loop()
             for name in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(name, stopping.set)
-            async with gateway.workers.running(fail):
-                serving = asyncio.create_task(server.serve(sockets=[listener]))
-                await server.listening()
-                address = _address(listener)
+            async with gateway.workers.running(fail), contextlib.AsyncExitStack() as servers:
+                if inner is not None:
+                    limits = Limits.of(settings.listen, _INNER_CONNECTIONS)
+                    await servers.enter_async_context(
+                        _serving(create_metrics_api(context), inner, Connections(limits), fail)
+                    )
+                    _log.info("metrics_ready", url=_address(inner) + "/metrics")
+                connections = Connections(Limits.of(settings.listen, most), context.metrics)
+                serving = await servers.enter_async_context(
+                    _serving(
+                        create_api(context),
+                        public,
+                        connections,
+                        fail,
+                        proxies=settings.listen.trusted_proxies,
+                    )
+                )
+                address = _address(public)
                 _log.info(
                     "ready",
                     version=__version__,
@@ -77,8 +100,6 @@ async def serve(
                 stop = asyncio.create_task(stopping.wait())
                 await asyncio.wait({serving, stop}, return_when=asyncio.FIRST_COMPLETED)
                 stop.cancel()
-                server.should_exit = True
-                await serving
     if any(isinstance(each, SchemaMismatch) for each in broken):
         return 2
     return 1 if broken else 0
@@ -90,6 +111,48 @@ def run(
     """Serve on an event loop of its own; for the command line."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(serve(settings, port=port, ready=ready))
+
+
+@contextlib.asynccontextmanager
+async def _serving(
+    app: Any,
+    listener: socket.socket,
+    connections: Connections,
+    failed: Callable[[BaseException], None],
+    *,
+    proxies: Sequence[str] = (),
+) -> AsyncIterator[asyncio.Task[None]]:
+    """Serve an application on a listener within the limits of its connections; let requests finish."""
+    server = _Server(
+        uvicorn.Config(
+            app,
+            http=connections.protocol(),
+            ws="none",
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            # From anyone else `X-Forwarded-For` is ignored: it would be the client's own word.
+            proxy_headers=bool(proxies),
+            forwarded_allow_ips=list(proxies),
+            timeout_graceful_shutdown=GRACE_S,
+        )
+    )
+    watching = asyncio.create_task(connections.watch())
+    watching.add_done_callback(
+        lambda done: (
+            None if done.cancelled() else failed(done.exception() or RuntimeError("connections"))
+        )
+    )
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        await server.listening()
+        yield serving
+    finally:
+        server.should_exit = True
+        await serving
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
 
 
 class _Server(uvicorn.Server):
@@ -105,8 +168,8 @@ class _Server(uvicorn.Server):
             await asyncio.sleep(0.005)
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    """Return the listening socket. ConfigError where the address cannot be used."""
+def _listen(section: str, host: str, port: int) -> socket.socket:
+    """Return a listening socket. ConfigError where the address cannot be used."""
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -114,7 +177,9 @@ def _listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         raise ConfigError(
-            [f"listen: {host}:{port} cannot be used ({error.strerror}); name another with --port"]
+            [
+                f"{section}: {host}:{port} cannot be used ({error.strerror}); name another {_OTHER[section]}"
+            ]
         ) from None
     return listener
 

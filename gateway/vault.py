@@ -24,7 +24,8 @@ from gateway.runtime import Ids
 
 _KEY_BYTES = 32
 _NONCE_BYTES = 12
-_MAC_BYTES = 16
+#: The length of every MAC.
+MAC_BYTES = 16
 #: What a client secret begins with.
 CLIENT_PREFIX = "pcs_"
 
@@ -51,6 +52,7 @@ class Vault:
         self._client = self._derive(server_key, b"client")
         self._webhooks = self._derive(server_key, b"webhooks")
         self._digest = self._derive(server_key, b"digest")
+        self._cursor = self._derive(server_key, b"cursor")
 
     def __repr__(self) -> str:
         """Show nothing of the keys."""
@@ -127,6 +129,16 @@ class Vault:
         before = self._previous
         return before is not None and before.is_client_secret(secret, payout_id, action)
 
+    def cursor_mac(self, message: bytes) -> bytes:
+        """Return the MAC of a list cursor."""
+        return self._mac(self._cursor, message)
+
+    def is_cursor_mac(self, mac: bytes, message: bytes) -> bool:
+        """Whether a MAC is that of a list cursor; in constant time."""
+        if hmac.compare_digest(mac, self.cursor_mac(message)):
+            return True
+        return self._previous is not None and self._previous.is_cursor_mac(mac, message)
+
     def webhook_seeds(self, endpoint_id: str) -> tuple[bytes, ...]:
         """Return the Ed25519 seeds that sign for an endpoint; derived, never stored.
 
@@ -143,7 +155,7 @@ class Vault:
 
     @staticmethod
     def _mac(key: bytes, message: bytes) -> bytes:
-        return hmac.new(key, message, hashlib.sha256).digest()[:_MAC_BYTES]
+        return hmac.new(key, message, hashlib.sha256).digest()[:MAC_BYTES]
 
 
 def vault_of(settings: Settings, ids: Ids) -> Vault:

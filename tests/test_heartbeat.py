@@ -37,12 +37,13 @@ class Process:
     def __init__(self, db: Database, runtime: Runtime, settings: Settings, file: StateFile) -> None:
         self.db = db
         self.state_file = file
+        self.metrics = Metrics()
         self.heartbeat = Heartbeat(
             db=db,
             runtime=runtime,
             identity=identity_of(settings, runtime),
             state_file=file,
-            metrics=Metrics(),
+            metrics=self.metrics,
         )
 
 
@@ -241,3 +242,33 @@ def test_the_digest_tells_configurations_apart_and_holds_no_secret(settings: Set
     assert config_digest(changed) != config_digest(settings)
     without = settings.model_copy(update={"custodians": {}})
     assert config_digest(without) != config_digest(settings)
+
+
+def _samples(metrics: Metrics) -> tuple[float | None, float | None]:
+    """Return whether marks are allowed, and how many rows the operator's list has for it."""
+    get = metrics.registry.get_sample_value
+    code = {"code": "marks_refused"}
+    return get("payout_gateway_marks_allowed"), get("payout_gateway_attention", code)
+
+
+async def test_a_full_disk_is_on_the_operators_list(clock: SetClock, process: Process) -> None:
+    """The beat itself cannot be written then: the gauge says so all the same, until one is."""
+    assert _samples(process.metrics) == (1, 0)
+    connection = process.db._write_connection
+
+    def full(text: str) -> None:
+        if text == "COMMIT":
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorcode = sqlite3.SQLITE_FULL
+            raise error
+
+    connection._fault = full
+    running = asyncio.create_task(process.heartbeat.run())
+    await asleep(clock)
+    await clock.advance(BEAT_S)
+    with pytest.raises(sqlite3.OperationalError):
+        await running
+    assert _samples(process.metrics) == (0, 1)
+    connection._fault = None
+    await process.heartbeat.beat()
+    assert _samples(process.metrics) == (1, 0)

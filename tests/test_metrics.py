@@ -33,6 +33,9 @@ def _use_all(metrics: Metrics) -> None:
     metrics.work_age(3.5)
     metrics.delivery_age(4.5)
     metrics.marks(allowed=True)
+    metrics.rate_limited("reads")
+    metrics.connections(3)
+    metrics.connection_closed("headers_late")
 
 
 @pytest.mark.parametrize(
@@ -60,6 +63,9 @@ def _use_all(metrics: Metrics) -> None:
         ("work_oldest_due_seconds", {}, 3.5),
         ("webhook_oldest_due_seconds", {}, 4.5),
         ("marks_allowed", {}, 1),
+        ("rate_limited_total", {"limit": "reads"}, 1),
+        ("connections", {}, 3),
+        ("connections_closed_total", {"reason": "headers_late"}, 1),
     ],
 )
 def test_a_scraper_reads_it(name: str, labels: dict[str, str], value: float) -> None:

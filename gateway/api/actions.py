@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints
 from starlette.requests import Request
 from starlette.responses import Response
 
+from gateway.api.admission import admission_of
 from gateway.api.idempotency import Answer, Claim, claimed, idempotency_key, keyed_request
 from gateway.api.payouts import payout_answer
 from gateway.api.requests import caller_of, context_of, read_json, validate
@@ -72,6 +73,8 @@ async def confirm_payout(request: Request) -> Response:
     wanted = validate(ConfirmRequest, members)
     payout = await _payout_of(request, caller)
     action = _action_of(request, payout, wanted.client_secret, keyed=caller is not None)
+    if caller is None:
+        admission_of(request).admit(request, payout.id)
     answer, filled = _answer(request, wanted)
     if action.type == "enter_passcode" and wanted.passcode is None:
         fault = {"pointer": "/passcode", "code": "missing", "detail": "is what this action asks"}
@@ -123,6 +126,7 @@ async def read_with_secret(request: Request) -> Response | None:
     )
     if not genuine:
         raise _not_found(payout.id)
+    admission_of(request).admit(request, payout.id)
     return Response(reduced_payout(payout).model_dump_json(), media_type="application/json")
 
 

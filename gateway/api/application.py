@@ -24,6 +24,7 @@ from gateway.api import (
     payouts,
     replay,
 )
+from gateway.api.admission import Admission
 from gateway.api.context import ApiContext
 from gateway.api.idempotency import Keys
 from gateway.api.middleware import HANDLERS, Envelope
@@ -81,11 +82,19 @@ _PLAIN = [
     _route("/track/{token}", GET=track.show),
     _route("/healthz", GET=health.healthz),
     _route("/readyz", GET=health.readyz),
-    _route("/metrics", GET=health.metrics),
     _route("/openapi.json", GET=docs.openapi_json),
     _route("/docs", GET=docs.reference),
     _route("/docs/problems", GET=docs.problems),
     _route("/docs/style.css", GET=docs.style),
+]
+
+
+_METRICS = _route("/metrics", GET=health.metrics)
+#: What the listener for metrics answers.
+_INNER = [
+    _METRICS,
+    _route("/healthz", GET=health.healthz),
+    _route("/readyz", GET=health.readyz),
 ]
 
 
@@ -100,7 +109,7 @@ def _browser_routes(origins: Sequence[str]) -> list[Route]:
         allow_origins=list(origins),
         allow_methods=["GET", "POST"],
         allow_headers=["Authorization", "Content-Type", "Idempotency-Key"],
-        expose_headers=["Retry-After", "Request-Id"],
+        expose_headers=["Retry-After", "Request-Id", "RateLimit", "RateLimit-Policy"],
     )
     return [
         Route(path, each.endpoint, methods=[*(each.methods or ()), "OPTIONS"], middleware=[may])
@@ -114,16 +123,28 @@ def _browser_routes(origins: Sequence[str]) -> list[Route]:
 
 
 #: Every route there is.
-ROUTES = [*_PLAIN, *_browser_routes(())]
+ROUTES = [*_PLAIN, _METRICS, *_browser_routes(())]
 
 
 def create_api(context: ApiContext) -> Starlette:
-    """Return the ASGI application."""
-    handlers: dict[Any, Any] = dict(HANDLERS)
+    """Return the ASGI application of the public listener."""
     routes = [*_PLAIN, *_browser_routes(context.settings.browser_origins)]
+    if context.settings.metrics.public:
+        routes.append(_METRICS)
+    return _application(context, routes)
+
+
+def create_metrics_api(context: ApiContext) -> Starlette:
+    """Return the ASGI application of the listener for metrics and probes."""
+    return _application(context, _INNER)
+
+
+def _application(context: ApiContext, routes: Sequence[Route]) -> Starlette:
+    handlers: dict[Any, Any] = dict(HANDLERS)
     app = Starlette(routes=routes, exception_handlers=handlers, middleware=[Middleware(Envelope)])
     # A redirect would name whatever host the request named; an unknown path is a problem instead.
     app.router.redirect_slashes = False
     app.state.context = context
     app.state.keys = Keys(context)
+    app.state.admission = Admission(context.settings.limits, context.runtime.clock, context.metrics)
     return app

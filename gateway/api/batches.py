@@ -256,10 +256,10 @@ async def list_batches(request: Request) -> Response:
     check_names(request, frozenset({"limit", "cursor"}))
     limit, after = limit_of(request), None
     if "cursor" in request.query_params:
-        after = str(decode(request.query_params["cursor"], {}, (str,))[0])
+        after = str(decode(request, request.query_params["cursor"], {}, (str,))[0])
     found = await context.db.scan(context.batches.page, caller, after, limit + 1)
     page, more = found[:limit], len(found) > limit
-    cursor = encode([page[-1].id], {}) if more else None
+    cursor = encode(request, [page[-1].id], {}) if more else None
     return _answer(BatchList(data=page, next_cursor=cursor, has_more=more))
 
 
@@ -278,7 +278,7 @@ async def list_batch_payouts(request: Request) -> Response:
     limit, after, batch_id = limit_of(request), -1, _id(request)
     of = {"batch_id": batch_id}
     if "cursor" in request.query_params:
-        after = int(decode(request.query_params["cursor"], of, (int,))[0])
+        after = int(decode(request, request.query_params["cursor"], of, (int,))[0])
 
     async def look(tx: Tx) -> tuple[list[Payout], list[Any]]:
         await context.batches.row(tx, caller, batch_id)
@@ -292,7 +292,7 @@ async def list_batch_payouts(request: Request) -> Response:
         payout_with_tracking(each, f"{base}/track/{context.vault.tracking_token(each.id)}")
         for each in payouts
     ]
-    cursor = encode([found[limit - 1]["batch_position"]], of) if more else None
+    cursor = encode(request, [found[limit - 1]["batch_position"]], of) if more else None
     return _answer(BatchPayoutList(data=data, next_cursor=cursor, has_more=more))
 
 

@@ -90,3 +90,7 @@ class ApiContext:
     wake: Callable[[str], None]
     ready: Callable[[], bool]
     state_file: StateFile
+    #: whether a loop of this process has died
+    broken: Callable[[], bool] = lambda: False
+    #: instances that have trouble, each with what it is
+    degraded: Callable[[], Mapping[str, str]] = dict

@@ -1,16 +1,20 @@
-"""Opaque cursors, bound to the filters they were made with."""
+"""Opaque cursors, bound to the list, the org and the filters they were made for by a MAC.
+
+Nobody can make one or change one: what comes back is a position that the gateway gave out.
+"""
 
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import re
 from collections.abc import Mapping
 
 from starlette.requests import Request
 
+from gateway.api.requests import context_of
 from gateway.errors import Refused
+from gateway.vault import MAC_BYTES
 
 MAX_LIMIT = 200
 DEFAULT_LIMIT = 50
@@ -40,27 +44,32 @@ def check_names(request: Request, known: frozenset[str]) -> None:
             raise query_fault(name, "is given twice")
 
 
-def encode(position: list[int | str], filters: Mapping[str, str]) -> str:
-    """Return the cursor of a position under these filters."""
-    raw = json.dumps([*position, _digest(filters)], separators=(",", ":")).encode()
-    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+def encode(request: Request, position: list[int | str], filters: Mapping[str, str]) -> str:
+    """Return the cursor of a position in this list, for this caller under these filters."""
+    raw = json.dumps(position, separators=(",", ":")).encode()
+    mac = context_of(request).vault.cursor_mac(_bound(request, filters, raw))
+    return base64.urlsafe_b64encode(mac + raw).rstrip(b"=").decode()
 
 
-def decode(cursor: str, filters: Mapping[str, str], kinds: tuple[type, ...]) -> list[int | str]:
-    """Return the position of a cursor. Refused: `invalid_cursor`, also where the filters changed."""
+def decode(
+    request: Request, cursor: str, filters: Mapping[str, str], kinds: tuple[type, ...]
+) -> list[int | str]:
+    """Return the position of a cursor that this list gave out.
+
+    Refused: `invalid_cursor`, also where the filters changed or another caller got it.
+    """
     try:
-        raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
-        *position, digest = json.loads(raw)
-    except (ValueError, TypeError, RecursionError):
-        raise Refused("invalid_cursor", "This is not a cursor of this list.") from None
-    if digest != _digest(filters):
-        raise Refused(
-            "invalid_cursor", "This cursor was made with other filters: start again without it."
-        )
+        packed = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+    except ValueError:
+        packed = b""
+    mac, raw = packed[:MAC_BYTES], packed[MAC_BYTES:]
+    if not context_of(request).vault.is_cursor_mac(mac, _bound(request, filters, raw)):
+        detail = "This cursor was not made by this list with these filters: start again without a cursor."
+        raise Refused("invalid_cursor", detail)
+    position: list[int | str] = json.loads(raw)
     if len(position) != len(kinds) or not all(map(_fits, position, kinds)):
         raise Refused("invalid_cursor", "This is not a cursor of this list.")
-    found: list[int | str] = position
-    return found
+    return position
 
 
 def _fits(value: object, kind: type) -> bool:
@@ -68,5 +77,7 @@ def _fits(value: object, kind: type) -> bool:
     return type(value) is kind and (not isinstance(value, int) or 0 <= value < 2**62)
 
 
-def _digest(filters: Mapping[str, str]) -> str:
-    return hashlib.sha256(json.dumps(sorted(filters.items())).encode()).hexdigest()[:16]
+def _bound(request: Request, filters: Mapping[str, str], raw: bytes) -> bytes:
+    """Return what the MAC of a cursor covers: the list, the org, the filters and the position."""
+    told = [request.scope["route"].path, request.state.org, sorted(filters.items())]
+    return json.dumps(told).encode() + b"\n" + raw

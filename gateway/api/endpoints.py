@@ -76,11 +76,11 @@ async def list_endpoints(request: Request) -> Response:
     limit = limit_of(request)
     after = None
     if "cursor" in request.query_params:
-        after = str(decode(request.query_params["cursor"], {}, (str,))[0])
+        after = str(decode(request, request.query_params["cursor"], {}, (str,))[0])
     found = await context.db.scan(context.endpoints.page, caller, after, limit + 1)
     page, more = found[:limit], len(found) > limit
     body = EndpointList(
-        data=page, next_cursor=encode([page[-1].id], {}) if more else None, has_more=more
+        data=page, next_cursor=encode(request, [page[-1].id], {}) if more else None, has_more=more
     )
     return Response(body.model_dump_json(), media_type="application/json")
 

@@ -10,7 +10,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.api.problems import problem_response
+from gateway.api.admission import headers_of, refuse_stranger
+from gateway.api.problems import PROBLEMS, problem_response
 from gateway.api.requests import context_of
 from gateway.errors import Refused
 from gateway.logs import get_logger
@@ -45,6 +46,7 @@ class Envelope:
                 if b"cache-control" not in names:
                     message["headers"].append((b"cache-control", _SAFE[0]))
                 message["headers"].append((b"x-content-type-options", _SAFE[1]))
+                message["headers"].extend(headers_of(scope["state"]))
             await send(message)
 
         try:
@@ -66,6 +68,7 @@ class Envelope:
 
 def _answer(request: Request, refused: Refused) -> Response:
     context = context_of(request)
+    refused = refuse_stranger(request, refused, PROBLEMS[refused.code].status)
     return problem_response(
         refused, public_url=context.settings.public_url, request_id=request.state.request_id
     )

@@ -194,7 +194,13 @@ def _paths(refs: dict[Any, Any]) -> dict[str, Any]:
                         "content": {"application/json": {"schema": {"type": "object"}}},
                     },
                 ),
-                ("invalid_signature", "custodian_not_found", "payload_too_large", "cannot_verify"),
+                (
+                    "invalid_signature",
+                    "custodian_not_found",
+                    "payload_too_large",
+                    "rate_limited",
+                    "cannot_verify",
+                ),
                 parameters=(in_path("name"),),
                 body={"type": "object"},
                 public=True,
@@ -210,20 +216,38 @@ def _paths(refs: dict[Any, Any]) -> dict[str, Any]:
                 "responses": {
                     "200": html,
                     "404": {**html, "description": "A page: no such payout."},
+                    "429": {**html, "description": "A page: too many links that do not exist."},
                 },
                 "security": [],
             }
         },
-        "/healthz": {"get": _plain(refs, "healthz", "Whether the process lives", ())},
+        "/healthz": {
+            "get": _plain(
+                refs,
+                "healthz",
+                "Whether the process lives",
+                ("store_unavailable",),
+                reason={"type": "string", "description": "Why it has to be restarted."},
+            )
+        },
         "/readyz": {
             "get": _plain(
                 refs,
                 "readyz",
                 "Whether requests are served, and payouts handed to custodians",
                 ("store_unavailable",),
+                parameters=(
+                    query("require", "Answer 503 where marks is not true.", enum=["marks"]),
+                ),
                 marks={
-                    "type": "boolean",
-                    "description": "Whether payouts are handed to custodians.",
+                    "type": ["boolean", "string"],
+                    "description": "True where payouts are handed to custodians; otherwise why not.",
+                },
+                degraded={
+                    "type": "object",
+                    "description": "Custodians with trouble: unreachable, failing, "
+                    "refuses_credentials.",
+                    "additionalProperties": {"type": "string"},
                 },
                 accepting={
                     "type": "boolean",
@@ -236,7 +260,12 @@ def _paths(refs: dict[Any, Any]) -> dict[str, Any]:
 
 
 def _plain(
-    refs: dict[Any, Any], name: str, summary: str, codes: tuple[str, ...], **members: Any
+    refs: dict[Any, Any],
+    name: str,
+    summary: str,
+    codes: tuple[str, ...],
+    parameters: tuple[dict[str, Any], ...] = (),
+    **members: Any,
 ) -> dict[str, Any]:
     answer = {
         "type": "object",
@@ -249,7 +278,8 @@ def _plain(
         "operation",
         summary,
         ("200", as_json(answer, "Yes.")),
-        ("internal_error",),
+        ("invalid_request", "internal_error") if parameters else ("internal_error",),
+        parameters=parameters,
         public=True,
     )
     for code in codes:

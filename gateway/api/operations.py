@@ -35,7 +35,7 @@ class ProblemDocument(BaseModel):
     attempts_left: int | None = None
 
 
-ALWAYS = ("invalid_api_key", "internal_error", "store_unavailable")
+ALWAYS = ("invalid_api_key", "rate_limited", "internal_error", "store_unavailable")
 BODY = ("invalid_json", "payload_too_large", "unsupported_media_type", "invalid_request")
 #: What may be answered to whatever starts a payout.
 STARTS = ("database_frozen", "not_accepting")

@@ -115,7 +115,7 @@ async def list_payouts(request: Request) -> Response:
     }
     conditions = _conditions(filters, caller)
     if "cursor" in request.query_params:
-        at, after = decode(request.query_params["cursor"], filters, (int, str))
+        at, after = decode(request, request.query_params["cursor"], filters, (int, str))
         conditions |= {"after_at": at, "after_id": after}
     found = await context.db.scan(rows.list_payouts, conditions, limit + 1)
     page = found[:limit]
@@ -124,7 +124,7 @@ async def list_payouts(request: Request) -> Response:
         payout_with_tracking(each, _tracking_url(context.vault, context.settings.public_url, each))
         for each in page
     ]
-    cursor = encode([to_us(page[-1].created_at), page[-1].id], filters) if more else None
+    cursor = encode(request, [to_us(page[-1].created_at), page[-1].id], filters) if more else None
     body = PayoutList(data=views, next_cursor=cursor, has_more=more)
     return Response(body.model_dump_json(), media_type="application/json")
 

@@ -151,6 +151,12 @@ PROBLEMS: dict[str, Problem] = {
     "wrong_answer": Problem(
         422, "Wrong answer", "Ask the person again; attempts_left says how often."
     ),
+    "rate_limited": Problem(
+        429,
+        "Too many requests",
+        "Nothing was done, and no quote or key was used. Repeat it unchanged after Retry-After.",
+        retryable=True,
+    ),
     "internal_error": Problem(
         500,
         "Internal error",

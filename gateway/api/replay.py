@@ -166,13 +166,15 @@ async def _attempts(request: Request, **of: Any) -> Response:
     check_names(request, frozenset({"limit", "cursor"}))
     limit, before = limit_of(request), NEWEST
     if "cursor" in request.query_params:
-        at, position, endpoint = decode(request.query_params["cursor"], of, (int, int, str))
+        at, position, endpoint = decode(
+            request, request.query_params["cursor"], of, (int, int, str)
+        )
         before = (int(at), int(position), str(endpoint))
     found = await context.db.scan(
         context.replays.attempts, caller, before=before, limit=limit + 1, **of
     )
     page, more = found[:limit], len(found) > limit
-    cursor = encode(list(page[-1][1]), of) if more else None
+    cursor = encode(request, list(page[-1][1]), of) if more else None
     return _answer(AttemptList(data=[view for view, _ in page], next_cursor=cursor, has_more=more))
 
 

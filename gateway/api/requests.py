@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
+from gateway.api.admission import admission_of
 from gateway.api.context import ApiContext
 from gateway.errors import Refused
 from gateway.keys import Caller, recognise
@@ -16,7 +17,6 @@ from gateway.keys import Caller, recognise
 MAX_BODY = 64 * 1024
 #: How much of a body that is too large is thrown away before the connection is closed on it.
 _DRAIN_BYTES = 32 * 1024 * 1024
-_BODY_S = 30
 #: Deeper nesting than any request has; the parser itself would give up at about a thousand.
 _MAX_DEPTH = 32
 M = TypeVar("M", bound=BaseModel)
@@ -29,7 +29,10 @@ def context_of(request: Request) -> ApiContext:
 
 
 async def caller_of(request: Request) -> Caller:
-    """Return whose key was sent. Refused: `missing_api_key`, `invalid_api_key`, `api_key_revoked`."""
+    """Return whose key was sent. Refused: `missing_api_key`, `invalid_api_key`, `api_key_revoked`.
+
+    Also `rate_limited`: before anything else of the request is read.
+    """
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not key.strip():
         raise Refused(
@@ -37,6 +40,7 @@ async def caller_of(request: Request) -> Caller:
         )
     caller = await context_of(request).db.read(recognise, key.strip())
     request.state.org = caller.org
+    admission_of(request).admit(request, caller.key_id)
     return caller
 
 
@@ -53,7 +57,7 @@ async def read_body(request: Request, limit: int = MAX_BODY) -> bytes:
         detail = f"The body may have {limit} bytes."
         raise Refused("payload_too_large", detail, headers={"Connection": "close"})
     try:
-        async with asyncio.timeout(_BODY_S):
+        async with asyncio.timeout(context_of(request).settings.listen.body_s):
             async for chunk in request.stream():
                 size += len(chunk)
                 if size <= limit:

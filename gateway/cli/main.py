@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -110,6 +111,8 @@ def version() -> None:
 
 def main() -> None:
     """Run the command line."""
+    # Whatever a command writes, reports and logs of its own included, is for its user only.
+    os.umask(0o077)
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show a sign gets its escape, not a traceback.
         if isinstance(stream, io.TextIOWrapper):

@@ -12,6 +12,7 @@ from gateway.pages.render import page
 from gateway.store.payouts import find_payout
 
 if TYPE_CHECKING:
+    from gateway.errors import Refused
     from gateway.store.database import Database
     from gateway.vault import Vault
 
@@ -31,7 +32,12 @@ async def show(request: Request) -> Response:
     payout_id = vault.payout_of_token(request.path_params["token"])
     payout = None if payout_id is None else await db.read(find_payout, payout_id)
     if payout is None:
-        return page("track_missing.html", 404)
+        refused: Refused | None = request.app.state.admission.unknown(request)
+        if refused is None:
+            return page("track_missing.html", 404)
+        answer = page("track_missing.html", 429)
+        answer.headers.update(refused.headers)
+        return answer
     # One line per stage reached: what the operator sees between them is not the recipient's business.
     seen: set[str] = set()
     stages = []

@@ -7,7 +7,6 @@ restore replaces may be damaged.
 from __future__ import annotations
 
 import os
-import shutil
 import sqlite3
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from gateway.errors import GatewayError
 from gateway.runtime import Ids
 from gateway.store import migrate
 from gateway.store.audit import ADD
+from gateway.store.files import close_to_others, mode_like, private
 from gateway.store.state import DATABASE
 from gateway.store.state_file import FileId, Recorded, StateFile, sync_folder
 
@@ -104,12 +104,13 @@ def restore(  # noqa: PLR0913 - where from, where to, and who
     recorded = state_file.read()
     part = database.with_name(f".{database.name}.restoring")
     try:
-        database.parent.mkdir(parents=True, exist_ok=True)
+        database.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         copy = _copy(source, part)
         _note(part, operator, RESTORED, f"from {source}, newest mark {copy.marks}")
         _sync(part)
         frozen = _missing(copy, recorded, _newest_event(database))
         _checkpoint(database)
+        close_to_others(_beside(database, each) for each in ("", *_BESIDE))
         _match_owner(part, database)
         # Before the file: should this end in between, the database that is still there is frozen.
         state_file.rewrite(copy.marks, frozen=frozen, file=FileId.of(part, clock_id))
@@ -162,7 +163,7 @@ def _missing(copy: Copy, recorded: Recorded | None, events: int) -> str | None:
 def _copy(source: Path, target: Path) -> Copy:
     """Copy a database of whatever schema into a new file; check the copy."""
     target.unlink(missing_ok=True)
-    os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    os.close(private(str(target), os.O_WRONLY | os.O_CREAT | os.O_EXCL))
     with closing(_connect(source, "ro")) as old, closing(_connect(target, "rw")) as new:
         # In one step: a writer beside us would make a copy in several steps begin again and again.
         old.backup(new)
@@ -248,8 +249,8 @@ def _put_aside(database: Path) -> Path | None:
 def _match_owner(path: Path, database: Path) -> None:
     """Give a file the owner and mode of the present database, so that the gateway can use it."""
     if database.exists():
-        shutil.copymode(database, path)
         model = database.stat()
+        path.chmod(mode_like(model.st_mode))
         if os.geteuid() == 0:
             os.chown(path, model.st_uid, model.st_gid)
 

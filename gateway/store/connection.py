@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gateway.logs import get_logger
@@ -28,6 +29,34 @@ def is_busy(error: BaseException) -> bool:
     if code is None:
         return "database is locked" in str(error)
     return bool(code & 0xFF == sqlite3.SQLITE_BUSY)
+
+
+#: Why a database cannot be written, by SQLite's code. Other errors are those of one statement.
+_UNWRITABLE = {
+    sqlite3.SQLITE_FULL: "the disk is full",
+    sqlite3.SQLITE_IOERR: "the database file cannot be read or written",
+    sqlite3.SQLITE_READONLY: "the database file is read-only",
+    sqlite3.SQLITE_CANTOPEN: "the database file cannot be opened",
+    sqlite3.SQLITE_CORRUPT: "the database file is damaged",
+    sqlite3.SQLITE_NOTADB: "the database file is damaged",
+    sqlite3.SQLITE_BUSY: "another process keeps the database locked",
+}
+
+
+@dataclass(frozen=True)
+class WriteFault:
+    """Why the database cannot be written now."""
+
+    words: str
+    full: bool  #: the disk is full: it is written again once there is room
+
+    @classmethod
+    def of(cls, error: BaseException) -> WriteFault | None:
+        """Return what an error says of the whole database; None where it is about one statement."""
+        code = getattr(error, "sqlite_errorcode", None)
+        if code is None or code & 0xFF not in _UNWRITABLE:
+            return None
+        return cls(_UNWRITABLE[code & 0xFF], full=code & 0xFF == sqlite3.SQLITE_FULL)
 
 
 class Connection:

@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
 
-from gateway.store.connection import Connection, is_busy
+from gateway.store.connection import Connection, WriteFault, is_busy
 from gateway.store.statements import Columns, Query, Row, listed, upsert
 from gateway.store.transaction import StoreFunction, Tx, refuse_inside_a_function, snapshot
 from gateway.store.writer import GROUP_LIMIT, Witness, Writer
@@ -114,6 +114,11 @@ class Database:
     def commits(self) -> int:
         """How many commits wrote something so far; each of them waited for the disk."""
         return self._writer.commits
+
+    @property
+    def write_fault(self) -> WriteFault | None:
+        """Why the last change could not be written; None: it was. The heartbeat tries every 5 s."""
+        return self._writer.fault
 
     async def __aenter__(self) -> Self:
         """Open the connections. sqlite3.OperationalError where the database cannot be used."""

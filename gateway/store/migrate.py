@@ -16,6 +16,7 @@ from sqlalchemy.exc import DatabaseError
 
 from gateway.errors import SchemaMismatch
 from gateway.store.database import Query, Tx
+from gateway.store.files import create_private, private
 
 _REVISION = Query(select(column("version_num")).select_from(table("alembic_version")))
 
@@ -84,11 +85,12 @@ def upgrade(path: Path) -> tuple[str | None, str]:
 
     May be called twice, also by two processes at once: a file lock beside the database orders them.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _only_one(path):
         before = current_revision(path)
         head = head_revision()
         if before != head:
+            create_private(path)
             command.upgrade(_config(path), "head")
         return before, head
 
@@ -120,6 +122,6 @@ def require_head(path: Path, revision: str) -> None:
 
 @contextmanager
 def _only_one(path: Path) -> Iterator[None]:
-    with path.with_name(path.name + ".lock").open("w") as lock:
+    with open(path.with_name(path.name + ".lock"), "w", opener=private) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -10,6 +10,7 @@ from gateway.errors import StateFileError
 from gateway.runtime import Runtime, real_runtime
 from gateway.store import clocks, migrate
 from gateway.store.database import Database, Row, Tx
+from gateway.store.files import beside, close_to_others
 from gateway.store.state import freeze, frozen, note_witnessed, state_row
 from gateway.store.state_file import FileId, Judgement, Recorded, StateFile, judge
 
@@ -30,6 +31,7 @@ async def open_database(
     file, and frozen where it is an older copy. Raises SchemaMismatch, which says what to run.
     """
     runtime = runtime or real_runtime()
+    close_to_others((*beside(settings.database), settings.state_path))
     migrate.prepare(settings.database)
     witness = state_file or state_file_of(settings, runtime)
     async with Database(

@@ -14,7 +14,6 @@ import errno
 import fcntl
 import json
 import os
-import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from gateway.errors import StateFileError
+from gateway.store.files import mode_like, private
 
 FORMAT = 1
 #: How often, and how long each time, a lock is waited for: 10 s together.
@@ -197,7 +197,7 @@ class StateFile:
     def _changing(self) -> Iterator[None]:
         """Be the only one who changes the file, among all processes; note whether it worked."""
         try:
-            with self._lock_path().open("a") as lock:
+            with open(self._lock_path(), "a", opener=private) as lock:
                 self._match_owner(lock.fileno())
                 _lock(lock.fileno())
                 yield
@@ -227,7 +227,7 @@ class StateFile:
         text = json.dumps({"format": FORMAT, **asdict(recorded)}, indent=1) + "\n"
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         try:
-            with temporary.open("wb") as file:
+            with open(temporary, "wb", opener=private) as file:
                 self._match_owner(file.fileno())
                 file.write(text.encode())
                 file.flush()
@@ -240,15 +240,19 @@ class StateFile:
         sync_folder(self.path.parent)
 
     def _match_owner(self, descriptor: int) -> None:
-        """Give a file the owner and mode of the database: a command may be run by another user."""
+        """Give a file the owner and mode of the database: a command may be run by another user.
+
+        Whatever the database's mode is, not every user of the machine gets a right.
+        """
         try:
             model = self._database.stat()
         except FileNotFoundError:
             return
         found = os.fstat(descriptor)
-        if found.st_mode != model.st_mode:
+        mode = mode_like(model.st_mode)
+        if mode_like(found.st_mode) != mode:
             with suppress(PermissionError):
-                os.fchmod(descriptor, stat.S_IMODE(model.st_mode))
+                os.fchmod(descriptor, mode)
         if (found.st_uid, found.st_gid) != (model.st_uid, model.st_gid):
             with suppress(PermissionError):
                 os.fchown(descriptor, model.st_uid, model.st_gid)

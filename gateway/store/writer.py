@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from gateway.errors import Refused, WitnessFailed
 from gateway.logs import get_logger
-from gateway.store.connection import is_busy
+from gateway.store.connection import WriteFault, is_busy
 from gateway.store.transaction import SqliteTx, StoreFunction, drive
 
 if TYPE_CHECKING:
@@ -95,6 +95,8 @@ class Writer:
         self._again: deque[list[_Change]] = deque()
         self._busy = False
         self._closed = False
+        #: why the last change that had something to write could not be written; None: it was
+        self.fault: WriteFault | None = None
         #: how many commits had something to write: each of them waited for the disk
         self.commits = 0
 
@@ -178,6 +180,7 @@ class Writer:
             self._work(group)
         elif is_busy(error):
             self._connection.rollback()
+            self.fault = WriteFault.of(error)
             # Not each alone: every one of them would wait as long again.
             for change in group:
                 change.fail(_busy(self._busy_s, error))
@@ -249,6 +252,7 @@ class Writer:
         self._connection.execute("COMMIT")
         if wrote:
             self.commits += 1
+            self.fault = None
         if mark is None or self._witness is None:
             return None
         try:
@@ -281,6 +285,7 @@ class Writer:
         itself failed) each change runs alone.
         """
         self._connection.rollback()
+        self.fault = WriteFault.of(error) or self.fault
         if len(group) == 1:
             group[0].fail(error)
         elif culprit is None:

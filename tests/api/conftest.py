@@ -40,13 +40,14 @@ from gateway.execution.actions import Actions
 from gateway.execution.engine import Engine
 from gateway.execution.inbox import Inbox
 from gateway.keys import mint_key
+from gateway.limits import Buckets
 from gateway.metrics import Metrics
 from gateway.payouts import Payouts
 from gateway.quotes import Quotes
 from gateway.router import Instance, Router
 from gateway.runtime import Ids, Runtime, real_runtime
 from gateway.store.opening import open_database, state_file_of
-from gateway.vault import Vault
+from gateway.vault import vault_of
 from gateway.webhooks.endpoints import Endpoints
 from gateway.webhooks.replay import Replays
 from gateway.webhooks.sender import Sender
@@ -55,6 +56,7 @@ from tests.clock import SetClock
 from tests.pricing import TakesEverything
 
 ADDRESS = "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed"
+RATES = ("reads", "quotes", "writes", "confirms", "unknown", "quote_calls")
 WALLET = {"type": "custodian_account", "account_type": "EXTERNAL_WALLET", "id": "w-1"}
 STATES = {"sent": SubStatus.BROADCAST, "done": SubStatus.DELIVERED}
 _SECRET = b"a custodian's webhook secret"
@@ -252,6 +254,8 @@ def settings(tmp_path: Path) -> Settings:
                 },
             ],
             "accounts": {"acme_eu": [{"id": "A2", "type": "VAULT"}]},
+            # The clock of a test stands still, so that no bucket fills again by itself.
+            "limits": {f"{name}_burst": 100_000 for name in RATES},
         }
     )
 
@@ -266,7 +270,7 @@ async def open_api(
     """
     clock = clock or SetClock()
     runtime: Runtime = replace(real_runtime(), clock=clock, ids=Ids(clock))
-    vault = Vault(settings.server_key_bytes(), runtime.ids)
+    vault = vault_of(settings, runtime.ids)
     custodian = HmacCustodian(offers=offers)
     pricer = TakesEverything()
     accounts = settings.accounts["acme_eu"]
@@ -289,7 +293,9 @@ async def open_api(
             metrics=Metrics(),
             wake=woken.append,
         )
-        quotes = Quotes(router, AssetRegistry(), runtime, {"acme_eu": pricer})
+        limits = settings.limits
+        calls = Buckets("quote_calls", clock, limits.quote_calls_per_s, limits.quote_calls_burst)
+        quotes = Quotes(router, AssetRegistry(), runtime, {"acme_eu": pricer}, calls)
         context = ApiContext(
             gateway_id=runtime.ids.new("gwy"),
             settings=settings,
@@ -345,6 +351,7 @@ async def open_api(
                 port=0,
                 log_config=None,
                 lifespan="off",
+                proxy_headers=False,
                 # A test that fails while a request waits fails, and does not hang.
                 timeout_graceful_shutdown=5,
             )

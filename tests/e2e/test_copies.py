@@ -131,8 +131,10 @@ async def test_a_restored_copy_under_a_newer_state_file(place: Place) -> None:
 
     gateway = await place.serve()
     status, ready = await place.call(gateway, "GET", "/readyz")
-    assert (status, ready["marks"], ready["accepting"]) == (200, False, False)
-    assert "older copy" in ready["reason"]
+    assert (status, ready["accepting"]) == (200, False)
+    assert "older copy" in ready["marks"]
+    assert ready["reason"] == ready["marks"]
+    assert (await place.call(gateway, "GET", "/readyz?require=marks"))[0] == 503
     asked: list[tuple[str, Any]] = [
         ("/payouts/quote", QUOTE),
         ("/payouts", {"quote_id": quote["quote_id"]}),
@@ -174,7 +176,10 @@ async def test_a_restored_copy_under_a_newer_state_file(place: Place) -> None:
 
     await eventually(beaten)
     ready = {"status": "ready", "marks": True, "accepting": True}
-    assert await place.call(gateway, "GET", "/readyz") == (200, ready)
+    status, told = await place.call(gateway, "GET", "/readyz")
+    # The custodian of this test is not there.
+    assert told.pop("degraded", None) in (None, {"dummy": "unreachable"})
+    assert (status, told) == (200, ready)
 
 
 async def test_an_upgrade_beside_a_running_gateway(place: Place, tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def endpoints_of(bench: Bench) -> Endpoints:
     settings = Settings.model_validate(
         {
             "server_key": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
-            "webhooks": {"allow_private_addresses": True},
+            "webhooks": {"allow_private_addresses": True, "endpoints_per_org": 1000},
             "database": Path("unused"),
         }
     )

@@ -1,0 +1,105 @@
+"""Admission: how many requests an API key, a client secret or an unknown client may send.
+
+A refused request has done nothing: no quote and no idempotency key is used, no body was read. It is
+asked for right after the key was recognised. A repeat that would only be answered with its kept
+answer takes a token of the rate like any other request, and nothing of the custodians' budget.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import Request
+
+from gateway.config import LimitSettings
+from gateway.errors import Refused
+from gateway.limits import Buckets, Taken, client_group
+from gateway.metrics import Metrics
+from gateway.runtime import Clock
+
+#: What a person waits for: a flood of other calls under the same key does not hold it up.
+_CONFIRMS = frozenset({"/payouts/{payout_id}/confirm", "/payouts/{payout_id}/cancel"})
+_QUOTE = "/payouts/quote"
+
+
+class Admission:
+    """The rates of one process."""
+
+    def __init__(self, settings: LimitSettings, clock: Clock, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._classes = {
+            name: Buckets(
+                name,
+                clock,
+                getattr(settings, f"{name}_per_s"),
+                getattr(settings, f"{name}_burst"),
+            )
+            for name in ("reads", "quotes", "writes", "confirms", "unknown")
+        }
+
+    def admit(self, request: Request, who: str) -> None:
+        """Let a request of a key or a payout's client secret in. Refused: `rate_limited`."""
+        request.state.admitted = who
+        refused = self._take(request, class_of(request), who)
+        if refused is not None:
+            raise refused
+
+    def unknown(self, request: Request) -> Refused | None:
+        """Count a wrong key, token or path of a client; return the refusal where it sent too many.
+
+        Only what is wrong counts, and only it is refused: clients behind one address do not lock each
+        other out.
+        """
+        host = request.client.host if request.client else None
+        return self._take(request, "unknown", client_group(host))
+
+    def _take(self, request: Request, name: str, who: str) -> Refused | None:
+        buckets = self._classes[name]
+        taken = buckets.take(who)
+        request.state.rate_limit = _headers(buckets, taken)
+        if taken.allowed:
+            return None
+        self._metrics.rate_limited(name)
+        detail = f"Too many requests of the class {name!r}. Nothing was done."
+        return Refused("rate_limited", detail, headers={"Retry-After": str(taken.retry_s)})
+
+
+def admission_of(request: Request) -> Admission:
+    """Return the rates of the application."""
+    admission: Admission = request.app.state.admission
+    return admission
+
+
+def class_of(request: Request) -> str:
+    """Return the class of a request by its route and method."""
+    path = request.scope["route"].path
+    if request.method in {"GET", "HEAD"}:
+        return "reads"
+    if path in _CONFIRMS:
+        return "confirms"
+    return "quotes" if path == _QUOTE else "writes"
+
+
+def refuse_stranger(request: Request, refused: Refused, status: int) -> Refused:
+    """Return the refusal of a request, or that of a rate where an unknown client sent too many.
+
+    For what nobody with a key, a client secret or a custodian's signature has sent.
+    """
+    strange = not hasattr(request.state, "admitted") and status in _WRONG
+    return (strange and admission_of(request).unknown(request)) or refused
+
+
+_WRONG = frozenset({401, 404})
+
+
+def _headers(buckets: Buckets, taken: Taken) -> list[tuple[bytes, bytes]]:
+    """Return the header fields of draft-ietf-httpapi-ratelimit-headers, as it has been since -08."""
+    policy = f'"{buckets.name}";q={buckets.burst};w={buckets.window_s}'
+    limit = f'"{buckets.name}";r={taken.left};t={taken.full_s}'
+    return [(b"ratelimit-policy", policy.encode()), (b"ratelimit", limit.encode())]
+
+
+def headers_of(state: dict[str, Any]) -> list[tuple[bytes, bytes]]:
+    """Return the rate's header fields of the answer to a request."""
+    found: list[tuple[bytes, bytes]] = state.get("rate_limit", [])
+    return found

@@ -1,0 +1,454 @@
+"""The limits of a connection: what a client may use up before anybody knows who it is.
+
+uvicorn limits neither headers nor time nor the number of connections. This protocol does, for each
+listener by a table of its connections:
+
+- A connection from which the gateway waits for a request costs next to nothing, and can be closed for
+  a new one. So the oldest of them goes where there are too many, in total or of one address. A new
+  connection is refused only where all the others are in the middle of a request.
+- A look at all connections once a second finds those that are late: headers, bodies, answers that
+  nobody reads. No request pays for a timer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import resource
+from collections import Counter, OrderedDict
+from dataclasses import dataclass
+from enum import Enum, auto
+from functools import partial
+from typing import Any
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from gateway.config import ListenSettings, Settings
+from gateway.errors import ConfigError
+from gateway.limits import client_group
+from gateway.logs import get_logger
+from gateway.metrics import Metrics
+
+#: How often all connections are looked at.
+SWEEP_S = 1.0
+#: A body may take longer by its size: this many bytes a second are always enough.
+_LEAST_BYTES_PER_S = 16 * 1024
+#: How much later than the request itself gives up its connection is closed: its answer comes first.
+_AFTER_THE_ANSWER_S = 2.0
+#: What a client has to take of an answer within `write_s`, or all of it where less is left.
+_LEAST_TAKEN = 64 * 1024
+#: Requests that one connection may send ahead. Each of them is kept until those before it are answered.
+_MOST_AHEAD = 8
+#: Files that are no connections of clients: database, log, standard streams, DNS, this listener, spare.
+_OTHER_FILES = 128
+_FILES_PER_CUSTODIAN = 32
+_FEWEST = 16
+_STATUS = {
+    400: b"400 Bad Request",
+    408: b"408 Request Timeout",
+    431: b"431 Request Header Fields Too Large",
+    503: b"503 Service Unavailable",
+}
+_log = get_logger("connections")
+#: uvicorn's own, without its line for each request that cannot be read: those are counted.
+_uvicorn_log = logging.getLogger("uvicorn.error.connection")
+_uvicorn_log.setLevel(logging.ERROR)
+
+
+class Closed(Enum):
+    """Why a connection was closed by us."""
+
+    TOO_MANY = auto()  #: refused: all the others are in the middle of a request
+    REPLACED = auto()  #: nothing was asked on it, and a new connection needed its place
+    HEADERS_LONG = auto()
+    HEADERS_LATE = auto()
+    BODY_LATE = auto()
+    NOT_READ = auto()  #: the client does not take the answer
+    UNREADABLE = auto()  #: not HTTP
+    TOO_FAR_AHEAD = auto()  #: too many requests sent before the first was answered
+
+
+class _Part(Enum):
+    """What is expected on a connection."""
+
+    REQUEST = auto()
+    HEADERS = auto()
+    BODY = auto()
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a listener allows. Times in seconds."""
+
+    most: int
+    most_per_address: int
+    header_bytes: int
+    header_s: float
+    body_s: float
+    write_s: float
+    trusted: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = ()
+
+    @classmethod
+    def of(cls, listen: ListenSettings, most: int) -> Limits:
+        """Return the limits of a configuration, with so many connections."""
+        return cls(
+            most=most,
+            most_per_address=listen.max_connections_per_address,
+            header_bytes=listen.max_header_bytes,
+            header_s=listen.header_s,
+            body_s=listen.body_s,
+            write_s=listen.write_s,
+            trusted=tuple(ipaddress.ip_network(each) for each in listen.trusted_proxies),
+        )
+
+    def trusts(self, host: str) -> bool:
+        """Whether an address is that of a configured proxy: it stands for many clients."""
+        try:
+            address = ipaddress.ip_address(host.partition("%")[0])
+        except ValueError:
+            return False
+        return any(address in network for network in self.trusted)
+
+
+class Connections:
+    """The open connections of one listener, and which of them has to go."""
+
+    def __init__(self, limits: Limits, metrics: Metrics | None = None) -> None:
+        self.limits = limits
+        self._metrics = metrics
+        self._open: dict[LimitedProtocol, None] = {}
+        self._of: Counter[str] = Counter()
+        #: those from which nothing but a request is expected, the one that waits longest first
+        self._waiting: OrderedDict[LimitedProtocol, None] = OrderedDict()
+        self._waiting_of: dict[str, OrderedDict[LimitedProtocol, None]] = {}
+        self._closed: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        """Return how many are open."""
+        return len(self._open)
+
+    def protocol(self) -> Any:
+        """Return what makes the protocol of a new connection; for uvicorn's `http`."""
+        return partial(LimitedProtocol, self)
+
+    def admit(self, new: LimitedProtocol) -> bool:
+        """Take a new connection in, perhaps in the place of another one. False: there is no place."""
+        limits, group = self.limits, new.group
+        of_group = self._waiting_of.get(group, ())
+        if not new.trusted and self._of[group] >= limits.most_per_address:
+            if not of_group:
+                return False
+            self._replace(next(iter(of_group)))
+        if len(self._open) >= limits.most:
+            if not self._waiting:
+                return False
+            self._replace(next(iter(self._waiting)))
+        self._open[new] = None
+        self._of[group] += 1
+        self.waits(new)
+        return True
+
+    def _replace(self, old: LimitedProtocol) -> None:
+        self.forget(old)
+        old.cut(Closed.REPLACED)
+
+    def waits(self, connection: LimitedProtocol) -> None:
+        """Note that nothing but a request is expected on a connection."""
+        if connection in self._open:
+            self._waiting[connection] = None
+            self._waiting_of.setdefault(connection.group, OrderedDict())[connection] = None
+
+    def works(self, connection: LimitedProtocol) -> None:
+        """Note that a connection is in the middle of a request."""
+        self._waiting.pop(connection, None)
+        of_group = self._waiting_of.get(connection.group)
+        if of_group is not None:
+            of_group.pop(connection, None)
+            if not of_group:
+                del self._waiting_of[connection.group]
+
+    def forget(self, connection: LimitedProtocol) -> None:
+        """Note that a connection is closed. May be called twice."""
+        if connection not in self._open:
+            return
+        self.works(connection)
+        del self._open[connection]
+        self._of[connection.group] -= 1
+        if not self._of[connection.group]:
+            del self._of[connection.group]
+
+    def count(self, why: Closed) -> None:
+        """Count a connection that we closed."""
+        word = why.name.lower()
+        self._closed[word] += 1
+        if self._metrics is not None:
+            self._metrics.connection_closed(word)
+
+    async def watch(self) -> None:
+        """Close what is late, once a second, until cancelled."""
+        while True:
+            await asyncio.sleep(min(SWEEP_S, self.limits.header_s / 4, self.limits.write_s / 4))
+            self.sweep(asyncio.get_running_loop().time())
+
+    def sweep(self, now: float) -> None:
+        """Look at every connection once; close those that are late."""
+        for each in list(self._open):
+            each.check(now)
+        if self._metrics is not None:
+            self._metrics.connections(len(self._open))
+        if self._closed:
+            # One line for all of them: nobody shall fill the log by connecting.
+            _log.warning("connections_closed", open=len(self._open), **self._closed)
+            self._closed.clear()
+
+
+class LimitedProtocol(HttpToolsProtocol):
+    """uvicorn's protocol within the limits of a listener."""
+
+    def __init__(self, table: Connections, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.logger = _uvicorn_log
+        self._table = table
+        self._limits = table.limits
+        self.group = ""
+        self.trusted = False
+        self._part = _Part.REQUEST
+        self._refusal: tuple[int, str, Closed] | None = None
+        #: since when a request is expected or its headers arrive; None: neither
+        self._begun: float | None = None
+        self._got_bytes = False
+        #: of the headers that arrive: what the parser has told, and all bytes
+        self._header_bytes = 0
+        self._raw_bytes = 0
+        self._completed = 0
+        self._body_since = 0.0
+        self._body_bytes = 0
+        #: bytes of a body that were none of its content: sizes of chunks, trailers
+        self._frame_bytes = 0
+        self._was_cut = False
+        #: an answer that was not taken at once: since when, how much was left, how much was taken since
+        self._unread_since: float | None = None
+        self._unread = 0
+        self._taken = 0
+
+    # --- Connection -------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take the connection in, or refuse it."""
+        super().connection_made(transport)
+        host = self.client[0] if self.client else ""
+        self.group, self.trusted = client_group(host), self._limits.trusts(host)
+        self._begun = self.loop.time()
+        if not self._table.admit(self):
+            self._refuse(503, "Too many connections.", Closed.TOO_MANY)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        self._table.forget(self)
+        super().connection_lost(exc)
+
+    def cut(self, why: Closed) -> None:
+        """Close the connection at once, whatever was still to be sent on it."""
+        self._table.count(why)
+        self._was_cut = True
+        self.transport.abort()
+
+    def _refuse(self, status: int, text: str, why: Closed) -> None:
+        """Answer with a status, where no other answer has begun, and close."""
+        self._table.count(why)
+        if self._is_answering():
+            self.transport.abort()
+            return
+        body = text.encode()
+        head = (
+            b"HTTP/1.1 %b\r\ncontent-type: text/plain; charset=utf-8\r\n"
+            b"content-length: %d\r\nconnection: close\r\n\r\n"
+        )
+        self.transport.write(head % (_STATUS[status], len(body)) + body)
+        self.transport.close()
+
+    # --- What arrives -----------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        """Read what arrived, within the limits."""
+        if self.transport.is_closing():
+            return
+        completed, body_bytes = self._completed, self._body_bytes
+        self._got_bytes = True
+        super().data_received(data)
+        if self.transport.is_closing():
+            return
+        if self._part is _Part.BODY:
+            self._count_frame(len(data) if body_bytes == self._body_bytes else None)
+        elif self._part is _Part.HEADERS and completed == self._completed:
+            # The parser tells of a header once it is complete, and keeps what there is of it.
+            self._raw_bytes += len(data)
+            if self._raw_bytes > self._limits.header_bytes:
+                self._refuse(*_TOO_LONG)
+        elif self._begun is None and self.timeout_keep_alive_task is None and self._is_idle():
+            # Bytes that begin no request have ended uvicorn's wait for one: this is another.
+            self._begun = self.loop.time()
+
+    def _count_frame(self, size: int | None) -> None:
+        """Count bytes that brought no content; the parser keeps a trailer that does not end."""
+        self._frame_bytes = 0 if size is None else self._frame_bytes + size
+        if self._frame_bytes > self._limits.header_bytes:
+            self.cut(Closed.HEADERS_LONG)
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what cannot be read, or what one of the limits refused while it was read."""
+        if self._refusal is not None:
+            self._refuse(*self._refusal)
+        elif self._is_answering():
+            # Not in the middle of another answer.
+            self.cut(Closed.UNREADABLE)
+        else:
+            self._table.count(Closed.UNREADABLE)
+            super().send_400_response(msg)
+
+    def on_message_begin(self) -> None:
+        """Begin a request."""
+        super().on_message_begin()
+        self._part = _Part.HEADERS
+        self._header_bytes = self._raw_bytes = self._frame_bytes = 0
+        if self._begun is None:
+            self._begun = self.loop.time()
+
+    def on_url(self, url: bytes) -> None:
+        """Count the request's address as a part of its headers."""
+        self._header_bytes += len(url)
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Count a header. One after the body (a trailer) counts as well, and is not used."""
+        self._header_bytes += len(name) + len(value) + 4
+        if self._part is not _Part.BODY:
+            super().on_header(name, value)
+        elif self._header_bytes > self._limits.header_bytes:
+            self._stop_reading(*_TOO_LONG)
+
+    def on_headers_complete(self) -> None:
+        """Hand the request on, unless it is over a limit."""
+        if self._header_bytes > self._limits.header_bytes:
+            self._stop_reading(*_TOO_LONG)
+        if len(self.pipeline) >= _MOST_AHEAD:
+            self._stop_reading(503, "Too many requests sent ahead.", Closed.TOO_FAR_AHEAD)
+        self._part = _Part.BODY
+        self._begun = None
+        self._body_since, self._body_bytes = self.loop.time(), 0
+        self._table.works(self)
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Count what arrives of a body."""
+        self._body_bytes += len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """End a request; its answer may be complete already."""
+        super().on_message_complete()
+        self._completed += 1
+        self._part = _Part.REQUEST
+        if self._is_idle():
+            self._table.waits(self)
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request, if nothing else is to come."""
+        super().on_response_complete()
+        if self._is_idle() and not self.transport.is_closing():
+            self._table.waits(self)
+
+    def resume_writing(self) -> None:
+        """Note that the client has taken most of what waited for it."""
+        self._taken += _LEAST_TAKEN
+        super().resume_writing()
+
+    def _stop_reading(self, status: int, text: str, why: Closed) -> None:
+        """End the parser, from within one of its callbacks; the answer follows."""
+        self._refusal = (status, text, why)
+        raise httptools.HttpParserError(text)
+
+    def _is_idle(self) -> bool:
+        """Whether every request so far has been answered and has arrived."""
+        busy = self._is_answering() or self.pipeline or self._part is _Part.BODY
+        return not busy
+
+    def _is_answering(self) -> bool:
+        """Whether the answer to the newest request is not complete."""
+        newest: Any = self.cycle
+        return newest is not None and not newest.response_complete
+
+    # --- What is late -----------------------------------------------------------------------------
+
+    def check(self, now: float) -> None:
+        """Close the connection if anything on it is late."""
+        limits = self._limits
+        if self._begun is not None and now - self._begun > limits.header_s and self._is_idle():
+            if self._got_bytes and not self.transport.is_closing():
+                self._begun = None
+                self._refuse(408, "The request did not arrive in time.", Closed.HEADERS_LATE)
+            elif not self.transport.is_closing():
+                self._table.count(Closed.HEADERS_LATE)
+                self.transport.close()
+        elif self._part is _Part.BODY:
+            self._check_body(now)
+        if not self._was_cut:
+            self._check_answer(now)
+
+    def _check_body(self, now: float) -> None:
+        if self.flow.read_paused:
+            # It is the gateway that has not read on.
+            self._body_since = now
+            return
+        # Once it is answered the rest of a body is only thrown away.
+        by_size = 0 if self.cycle.response_complete else self._body_bytes / _LEAST_BYTES_PER_S
+        if now - self._body_since > self._limits.body_s + by_size + _AFTER_THE_ANSWER_S:
+            self.cut(Closed.BODY_LATE)
+
+    def _check_answer(self, now: float) -> None:
+        left = self.transport.get_write_buffer_size()
+        if left == 0:
+            self._unread_since = None
+            return
+        if self._unread_since is None:
+            self._unread_since, self._taken = now, 0
+        elif left < self._unread:
+            self._taken += self._unread - left
+        self._unread = left
+        if self._taken >= _LEAST_TAKEN:
+            self._unread_since, self._taken = now, 0
+        elif now - self._unread_since > self._limits.write_s:
+            self.cut(Closed.NOT_READ)
+
+
+_TOO_LONG = (431, "The headers are too long.", Closed.HEADERS_LONG)
+
+
+def most_connections(settings: Settings) -> int:
+    """Return how many connections the public listener may have, by its setting and by the system.
+
+    Allows the process as many open files as that needs, if the system lets it. ConfigError: too few.
+    """
+    wanted = settings.listen.max_connections
+    others = _OTHER_FILES + settings.webhooks.in_flight
+    others += _FILES_PER_CUSTODIAN * len(settings.custodians)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted + others:
+        enough = wanted + others if hard == resource.RLIM_INFINITY else min(hard, wanted + others)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (enough, hard))
+        soft = enough
+    most = wanted if soft == resource.RLIM_INFINITY else min(wanted, soft - others)
+    if most < _FEWEST:
+        raise ConfigError(
+            [
+                (
+                    f"this process may have {soft} open files, and {others} of them are no "
+                    "connections of clients: allow more (ulimit -n, LimitNOFILE)"
+                )
+            ]
+        )
+    if most < wanted:
+        _log.warning("fewer_connections", open_files=soft, connections=most, wanted=wanted)
+    return most

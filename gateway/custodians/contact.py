@@ -1,0 +1,65 @@
+"""Whether a custodian answers and accepts our credentials, by the answers of its server."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import aiohttp
+
+#: So many bad answers in a row, without a good one: a single one happens to everybody.
+_BAD_IN_A_ROW = 3
+_REFUSED = frozenset({401, 403})
+_SERVER_ERROR = 500
+
+
+class Contact:
+    """Remembers how one instance's requests ended."""
+
+    def __init__(self) -> None:
+        self._bad = 0
+        self._word = ""
+
+    @property
+    def degraded(self) -> str | None:
+        """What is wrong: `unreachable`, `failing` (5xx), `refuses_credentials`; None: nothing known."""
+        return self._word if self._bad >= _BAD_IN_A_ROW else None
+
+    def tracing(self) -> aiohttp.TraceConfig:
+        """Return what a session needs to note how every request ends."""
+        trace = aiohttp.TraceConfig()
+        trace.on_request_end.append(self._ended)
+        trace.on_request_exception.append(self._failed)
+        return trace
+
+    def answered(self, status: int) -> None:
+        """Note the status of an answer."""
+        if status in _REFUSED:
+            self._note("refuses_credentials")
+        elif status >= _SERVER_ERROR:
+            self._note("failing")
+        else:
+            self._bad = 0
+
+    def unreachable(self) -> None:
+        """Note that no answer came."""
+        self._note("unreachable")
+
+    def _note(self, word: str) -> None:
+        self._bad += 1
+        self._word = word
+
+    async def _ended(
+        self,
+        _session: aiohttp.ClientSession,
+        _context: SimpleNamespace,
+        params: aiohttp.TraceRequestEndParams,
+    ) -> None:
+        self.answered(params.response.status)
+
+    async def _failed(
+        self,
+        _session: aiohttp.ClientSession,
+        _context: SimpleNamespace,
+        _params: aiohttp.TraceRequestExceptionParams,
+    ) -> None:
+        self.unreachable()

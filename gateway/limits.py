@@ -1,0 +1,80 @@
+"""Token buckets: who may do how much, of one kind, in this process.
+
+Each has `burst` tokens at most, and gets `per_s` new ones a second. They are kept in memory: another
+process on the same database has buckets of its own, and a restart fills them all.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from gateway.runtime import Clock
+
+#: Buckets that are remembered; the one used longest ago is forgotten first, and would be full again.
+_MOST = 20_000
+#: Many small additions lose the last digits; whoever waited as told must not be told to wait again.
+_ALMOST_ONE = 1 - 1e-6
+
+
+def client_group(host: str | None) -> str:
+    """Return what stands for a client where it is limited by its address.
+
+    The address itself, and of IPv6 the network of 64 bits, which one client has all of.
+    """
+    try:
+        address = ipaddress.ip_address((host or "").partition("%")[0])
+    except ValueError:
+        return ""
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            return str(address.ipv4_mapped)
+        return str(ipaddress.ip_network((address, 64), strict=False))
+    return str(address)
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What came of asking for a token."""
+
+    allowed: bool
+    left: int  #: whole tokens that are left
+    full_s: int  #: seconds until the bucket is full again
+    retry_s: int  #: seconds until there is a token; at least 1 where it was not allowed
+
+
+class Buckets:
+    """The buckets of one kind, one for each of those who use it."""
+
+    def __init__(self, name: str, clock: Clock, per_s: float, burst: int) -> None:
+        self.name = name
+        self.per_s = per_s
+        self.burst = burst
+        self._clock = clock
+        #: tokens, and when they were counted
+        self._kept: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    @property
+    def window_s(self) -> int:
+        """How long an empty bucket needs to fill, in seconds."""
+        return max(1, math.ceil(self.burst / self.per_s))
+
+    def take(self, who: str) -> Taken:
+        """Take a token of somebody's bucket, if there is one."""
+        now = self._clock.monotonic()
+        tokens, at = self._kept.pop(who, (float(self.burst), now))
+        tokens = min(float(self.burst), tokens + (now - at) * self.per_s)
+        allowed = tokens > _ALMOST_ONE
+        if allowed:
+            tokens = max(0.0, tokens - 1)
+        self._kept[who] = tokens, now
+        if len(self._kept) > _MOST:
+            self._kept.popitem(last=False)
+        return Taken(
+            allowed,
+            int(tokens),
+            math.ceil((self.burst - tokens) / self.per_s),
+            0 if tokens > _ALMOST_ONE else max(1, math.ceil((1 - tokens) / self.per_s)),
+        )

@@ -1,0 +1,183 @@
+"""Rates per key and class, a budget of custodian calls, and unknown clients: what a 429 leaves alone."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from typing import Any
+
+import pytest
+
+from gateway.config import Settings
+from tests.api.conftest import RATES, WALLET, Api, open_api
+
+QUOTE: dict[str, Any] = {
+    "external_ref": "u-1",
+    "destination": WALLET,
+    "asset": "USDC",
+    "amount": "43",
+}
+
+
+@asynccontextmanager
+async def limited(settings: Settings, *, offers: bool = False, **burst: int) -> AsyncIterator[Api]:
+    """Run an API whose buckets hold so many tokens and get one a second."""
+    limits = {f"{name}_per_s": 1 for name in RATES} | {
+        f"{name}_burst": burst.get(name, 10_000) for name in RATES
+    }
+    changed = settings.model_dump() | {"limits": limits}
+    changed["server_key"] = settings.server_key.get_secret_value()
+    async with open_api(Settings.model_validate(changed), offers=offers) as api:
+        yield api
+
+
+def rows(api: Api, *tables: str) -> list[Any]:
+    """Return everything in some tables."""
+    with closing(sqlite3.connect(api.path)) as connection:
+        return [connection.execute(f"SELECT * FROM {table}").fetchall() for table in tables]
+
+
+async def test_each_class_has_a_bucket_of_its_own(settings: Settings) -> None:
+    """Reads, quotes, confirms and other writes of one key do not hold each other up; nor do keys."""
+    async with limited(settings, reads=2, quotes=2, writes=2, confirms=2) as api:
+        other = await api.key("rival")
+        payouts = [(await api.pay())["id"] for _ in range(2)]
+        calls: list[tuple[str, str, dict[str, Any]]] = [
+            ("GET", "/payouts", {}),
+            ("POST", "/payouts/quote", {"body": QUOTE, "idempotency_key": "k"}),
+            ("POST", f"/payouts/{payouts[0]}/cancel", {}),
+            ("POST", "/webhook-endpoints", {"body": {"url": "https://a.example"}}),
+        ]
+        for method, path, options in calls:
+            seen = [(await api.call(method, path, **options))[0] for _ in range(3)]
+            assert seen[-1] == 429, path
+            if path not in {"/payouts/quote", "/webhook-endpoints"}:
+                assert 429 not in seen[:2], path
+        status, _ = await api.call("GET", "/payouts", authorization=f"Bearer {other}")
+        assert status == 200
+        await api.clock.advance(1)
+        assert (await api.call("GET", "/payouts"))[0] == 200
+        assert (await api.call("GET", "/payouts"))[0] == 429
+
+
+async def test_a_refusal_says_when_to_come_back(settings: Settings) -> None:
+    """`RateLimit` on every answer; 429 is a problem with `Retry-After`, and holds exactly so long."""
+    async with limited(settings, reads=3) as api:
+        told = []
+        for _ in range(4):
+            answer, raw = await api.send("GET", "/payouts")
+            told.append((answer.status, answer.headers["ratelimit"]))
+            assert answer.headers["ratelimit-policy"] == '"reads";q=3;w=3'
+        assert told == [
+            (200, '"reads";r=2;t=1'),
+            (200, '"reads";r=1;t=2'),
+            (200, '"reads";r=0;t=3'),
+            (429, '"reads";r=0;t=3'),
+        ]
+        problem = json.loads(raw)
+        assert (problem["code"], problem["retryable"]) == ("rate_limited", True)
+        assert answer.headers["content-type"] == "application/problem+json"
+        await api.clock.advance(int(answer.headers["retry-after"]))
+        assert (await api.call("GET", "/payouts"))[0] == 200
+
+
+async def test_a_refusal_has_done_nothing(settings: Settings) -> None:
+    """No quote and no idempotency key is used: the same request pays once it is let in."""
+    async with limited(settings, writes=1) as api:
+        quote = await api.quote()
+        first = await api.quote()
+        await api.call("POST", "/payouts", body={"quote_id": first["quote_id"]})
+        tables = ("quotes", "payouts", "idempotency", "events")
+        before = rows(api, *tables)
+        pay: dict[str, Any] = {
+            "body": {"quote_id": quote["quote_id"]},
+            "idempotency_key": "pay-1",
+        }
+        assert (await api.problem("POST", "/payouts", **pay))["code"] == "rate_limited"
+        assert rows(api, *tables) == before
+        await api.clock.advance(1)
+        answer, _ = await api.send("POST", "/payouts", **pay)
+        assert answer.status == 201
+        assert "idempotent-replayed" not in answer.headers
+
+
+async def test_a_budget_of_custodian_calls_for_quotes(settings: Settings) -> None:
+    """Per org: what is refused asks nobody and uses no key; a replay asks nobody and is not refused."""
+    async with limited(settings, offers=True, quote_calls=2) as api:
+
+        async def quote(key: str, org: str = "acme", **members: str) -> tuple[int, Any]:
+            body = {**QUOTE, **members}
+            path = "/payouts/quote"
+            return await api.call("POST", path, body=body, org=org, idempotency_key=key)
+
+        status, first = await quote("k-1")
+        assert (status, api.pricer.calls) == (200, 1)
+        assert (await quote("k-2"))[0] == 200
+        before = rows(api, "quotes", "idempotency")
+        status, problem = await quote("k-3")
+        assert (status, problem["code"], api.pricer.calls) == (429, "rate_limited", 2)
+        assert rows(api, "quotes", "idempotency") == before
+        # Neither of these has to ask the custodian.
+        assert await quote("k-1") == (200, first)
+        assert (await quote("k-1", amount="44"))[1]["code"] == "idempotency_key_reused"
+        assert (await quote("k-4", asset="DOGE"))[1]["code"] == "unsupported_asset"
+        assert api.pricer.calls == 2
+        # Another org has a budget of its own.
+        assert (await quote("k-1", org="rival"))[0] == 200
+        await api.clock.advance(1)
+        assert (await quote("k-3"))[0] == 200
+        assert api.pricer.calls == 4
+
+
+@pytest.mark.parametrize(
+    ("path", "header"),
+    [
+        ("/payouts", f"Bearer sk_live_{'A' * 43}"),
+        ("/payouts", None),
+        ("/nothing", None),
+        ("/payouts/pay_01hzy3v5qsf6tb3vqm8e3r0d1n", f"Bearer pcs_{'A' * 22}"),
+        (f"/track/{'A' * 43}", None),
+    ],
+)
+async def test_unknown_clients_are_limited_by_address(
+    settings: Settings, path: str, header: str | None
+) -> None:
+    """Wrong keys, secrets, links and paths; whoever has a right key comes in from the same address."""
+    async with limited(settings, unknown=3) as api:
+        payout = await api.pay()
+        seen = []
+        for _ in range(5):
+            answer, _ = await api.send("GET", path, authorization=header)
+            seen.append(answer.status)
+        assert 429 not in seen[:3]
+        assert seen[3:] == [429, 429]
+        assert answer.headers["retry-after"] == "1"
+        assert (await api.call("GET", "/payouts"))[0] == 200
+        assert (await api.call("GET", "/healthz", authorization=None))[0] == 200
+        link = payout["tracking_url"].removeprefix("https://pay.example/base")
+        answer, _ = await api.send("GET", link, authorization=None)
+        assert answer.status == 200
+        # A faulty request under a right key is nobody's guess.
+        for _ in range(5):
+            assert (await api.call("GET", "/payouts/pay_x"))[0] == 404
+        await api.clock.advance(1)
+        answer, _ = await api.send("GET", path, authorization=header)
+        assert answer.status == seen[0]
+
+
+async def test_ten_thousand_wrong_keys_are_one_client(settings: Settings) -> None:
+    """Each with another key and another forged address: the address is the connection's own."""
+    async with limited(settings, unknown=3) as api:
+        seen = []
+        for number in range(30):
+            answer, _ = await api.send(
+                "GET",
+                "/payouts",
+                authorization=f"Bearer sk_live_{secrets.token_urlsafe(32)}",
+                x_forwarded_for=f"192.0.2.{number}",
+            )
+            seen.append(answer.status)
+        assert seen == [401] * 3 + [429] * 27
