@@ -12,6 +12,7 @@ from gateway.cli.common import (
     DEFAULT_CONFIG,
     ConfigOption,
     fail,
+    say,
     settings_of,
     store_faults_told,
     with_store,
@@ -76,9 +77,9 @@ def upgrade(
     # Opening it writes the first state file.
     with_store(config, _nothing)
     if before == after:
-        typer.echo(f"{path} is up to date ({after})")
+        say(f"{path} is up to date ({after})")
     else:
-        typer.echo(f"{path}: {before or 'no schema'} -> {after}")
+        say(f"{path}: {before or 'no schema'} -> {after}")
 
 
 async def _nothing(_: Database) -> None:
@@ -116,5 +117,5 @@ def reseal(config: ConfigOption = Path(DEFAULT_CONFIG)) -> None:
     except ConfigError as error:
         fail("\n".join(error.faults) + "; set previous_server_key to that one", 2)
     for name, (seen, changed) in done.items():
-        typer.echo(f"{name}: {seen} sealed, {changed} of them anew")
-    typer.echo("previous_server_key is needed for nothing stored any more")
+        say(f"{name}: {seen} sealed, {changed} of them anew")
+    say("previous_server_key is needed for nothing stored any more")

@@ -6,9 +6,7 @@ import base64
 import os
 from pathlib import Path
 
-import typer
-
-from gateway.cli.common import fail
+from gateway.cli.common import fail, say
 from gateway.runtime import real_runtime
 
 _TEMPLATE = """# Payout gateway. Every setting is explained in docs/reference/settings.md.
@@ -55,7 +53,7 @@ def write(config: Path) -> None:
         _write_new(config, _TEMPLATE.format(key=key.name))
     except OSError as error:
         fail(f"{error.filename} cannot be written: {error.strerror}", 2)
-    typer.echo(
+    say(
         f"wrote {config} and {key} (readable by you only); next: payout-gateway serve --config {config}"
     )
 

@@ -16,6 +16,7 @@ from gateway.cli.common import (
     frozen_reason,
     print_json,
     print_table,
+    say,
     settings_of,
     told_time,
     with_store,
@@ -186,7 +187,7 @@ def resolve(  # noqa: PLR0913 - one argument per option
             "not resolved yet: no call can arrive any more. Look at the custodian's own records now; if "
             f"they show no payment, run the command again with --looked {asked.number}"
         )
-    typer.echo(f"{payout_id} is {ending}")
+    say(f"{payout_id} is {ending}")
 
 
 @app.command()
@@ -212,7 +213,7 @@ def retry(
         with_store(config, work, runtime)
     except NotAllowedError as error:
         fail(f"not retried; missing: {error}")
-    typer.echo(f"{payout_id} will be submitted again at once")
+    say(f"{payout_id} will be submitted again at once")
 
 
 async def _custodian_of(
