@@ -75,15 +75,28 @@ def upgrade(
         except CommandError as error:
             fail(f"the database {path} was not changed: {error}", 2)
     # Opening it writes the first state file.
-    with_store(config, _nothing)
+    colliding = with_store(config, _some_collide if before != after else _nothing)
     if before == after:
         say(f"{path} is up to date ({after})")
     else:
         say(f"{path}: {before or 'no schema'} -> {after}")
+    if colliding:
+        say(
+            "payouts have references that were written differently and are compared as one now; "
+            "nothing was changed. List them: payout-gateway payouts collisions"
+        )
 
 
-async def _nothing(_: Database) -> None:
+async def _nothing(_: Database) -> bool:
     """Do nothing with the store."""
+    return False
+
+
+async def _some_collide(db: Database) -> bool:
+    """Whether references that were different ones before are one now."""
+    from gateway.store.payouts import reference_collisions
+
+    return bool(await db.scan(reference_collisions, 1))
 
 
 @app.command()

@@ -216,6 +216,44 @@ def retry(
     say(f"{payout_id} will be submitted again at once")
 
 
+@app.command()
+def collisions(
+    *,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="References at most.")] = 1000,
+    config: ConfigOption = Path(DEFAULT_CONFIG),
+    as_json: JsonOption = False,
+) -> None:
+    """List payouts whose references were written differently, and are compared as one now.
+
+    They were accepted before references were compared by their normal form. Nothing is changed: whether
+    somebody was paid twice is for people to find out. A new payout of a batch may have none of these
+    references.
+    """
+    from gateway.store.payouts import reference_collisions
+
+    async def work(db: Database) -> list[dict[str, Any]]:
+        return [
+            {
+                "org": row["org"],
+                "mode": row["mode"],
+                "reference": row["reference"],
+                # With letters beyond ASCII as escapes: two that look alike are told apart by them.
+                "written_as": ascii(row["reference"])[1:-1],
+                "payout_id": row["id"],
+                "status": row["status"],
+                "batch_id": row["batch_id"],
+            }
+            for row in await db.scan(reference_collisions, limit)
+        ]
+
+    rows = with_store(config, work)
+    if as_json:
+        print_json({"data": rows})
+        return
+    columns = ["org", "mode", "reference", "written_as", "payout_id", "status", "batch_id"]
+    print_table("Collisions", columns, [[row[name] for name in columns] for row in rows])
+
+
 async def _custodian_of(
     db: Database, settings: Settings, payout_id: str
 ) -> tuple[str, Capabilities]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.store import deliveries, events, inbox, migrate, payouts, receipts
+from gateway.store import batches, deliveries, events, inbox, migrate, payouts, receipts
 from gateway.store.database import Query
 
 _PENDING = "USING INDEX ix_deliveries_pending (endpoint_id=?"
@@ -28,6 +28,8 @@ def db(tmp_path: Path) -> sqlite3.Connection:
     [
         pytest.param(payouts._REFS, [f"sqlite_autoindex_refs_1 {_REF}", f"PRIMARY KEY {_REF}"]),
         pytest.param(payouts._PAYOUTS_OF_REFS, [f"sqlite_autoindex_refs_1 {_REF}", "payouts"]),
+        pytest.param(batches._REFERENCES, ["(org=? AND mode=? AND reference_key=?)"]),
+        pytest.param(batches._CLASHES, ["(org=? AND mode=? AND reference_key=?)"]),
         pytest.param(inbox._WAKE, [f"PRIMARY KEY {_REF}", "(custodian=? AND dedup_key=?)"]),
         pytest.param(inbox._NEW, ["ix_inbox_new"]),
         pytest.param(deliveries._WITH_PENDING, [_PENDING]),
@@ -44,7 +46,7 @@ def db(tmp_path: Path) -> sqlite3.Connection:
 def test_it_searches_by_a_key(db: sqlite3.Connection, query: Query, wanted: list[str]) -> None:
     """And scans nothing but the endpoints and what it is told."""
     text, fixed = query.compiled()
-    lists = dict.fromkeys(("pairs", "tries", "ids"), "[]")
+    lists = dict.fromkeys(("pairs", "tries", "ids", "reference_keys"), "[]")
     values = dict.fromkeys(re.findall(r":(\w+)", text), 1) | lists | fixed
     plan = [str(row[3]) for row in db.execute("EXPLAIN QUERY PLAN " + text, values)]
     db.close()
