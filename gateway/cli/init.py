@@ -28,6 +28,7 @@ port = 8080
 # api_key_file = "fireblocks-api-key"
 # private_key_file = "fireblocks-secret.pem"
 # jwks_url = "https://eu-keys.fireblocks.io/.well-known/jwks.json"
+# workspace_id = "the id of your workspace: webhooks of other workspaces are refused"
 # assets = {{ USDC = {{ asset_id = "USDC", network = "Ethereum" }} }}
 
 # Which account pays which kind of destination. The first route that fits is taken.
