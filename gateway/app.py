@@ -230,6 +230,7 @@ async def open_gateway(
                 recorders=recorders,
                 settings=settings.engine,
                 webhooks=settings.webhooks,
+                retention=settings.retention,
                 metrics=metrics,
                 wake=wake,
             ),

@@ -21,6 +21,7 @@ from gateway.cli.common import (
     told_time,
     with_store,
 )
+from gateway.cli.erasure import erase
 from gateway.cli.words import FundsMovedWord, StatusWord
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from gateway.store.database import Database
 
 app = typer.Typer(help="Payouts, for operators.", no_args_is_help=True)
+app.command()(erase)
 
 
 @app.command()

@@ -74,6 +74,8 @@ def _head(story: dict[str, Any]) -> list[str]:
         f"  there known as {payout['custodian_reference'] or '-'}  its last word: {story['custodian_word'] or '-'}",
         f"  next look {story['next_look_at'] or 'none'}  lease {story['lease'] or 'free'}",
     ]
+    if story["erased_at"]:
+        lines.append(f"  personal data was erased at {story['erased_at']}")
     if story["blocked"]:
         lines.append(f"  no further call is made: {story['blocked']}")
     lines += [

@@ -143,8 +143,9 @@ payouts = Table(
     Index("ix_payouts_org_mode_reference_key", "org", "mode", "reference_key"),
     Index("ix_payouts_status", "status"),
 )
-#: Payouts that have ended and whose personal data is still there.
-ENDED = text("status IN ('delivered', 'failed') AND erased_at IS NULL")
+#: Payouts that have ended and whose personal data is still there. Written so that the index on the status
+#: is not taken for it.
+ENDED = text("status <> 'pending' AND status <> 'broadcast' AND erased_at IS NULL")
 Index("ix_payouts_ended", payouts.c.updated_at, sqlite_where=ENDED, postgresql_where=ENDED)
 
 #: Hashes of transactions, so that a payout is found by one.
@@ -214,6 +215,7 @@ inbox_refs = Table(
     Column("value", Text, primary_key=True),
     Column("dedup_key", Text, primary_key=True),
     ForeignKeyConstraint(["custodian", "dedup_key"], ["inbox.custodian", "inbox.dedup_key"]),
+    Index("ix_inbox_refs_webhook", "custodian", "dedup_key"),
     sqlite_with_rowid=False,
 )
 

@@ -26,7 +26,7 @@ from gateway.adapter import (
     Report,
     SubStatus,
 )
-from gateway.config import EngineSettings, WebhookSettings
+from gateway.config import EngineSettings, RetentionSettings, WebhookSettings
 from gateway.execution.decide import LOOKS_ALERT
 from gateway.execution.gate import MarkRefused
 from gateway.execution.inbox import Inbox
@@ -386,7 +386,12 @@ async def test_the_sweeper_leaves_what_is_not_configured(bench: Bench) -> None:
 
 
 def sweeper(
-    bench: Bench, metrics: Metrics, woken: list[str], *, configured: bool = True
+    bench: Bench,
+    metrics: Metrics,
+    woken: list[str],
+    *,
+    configured: bool = True,
+    personal_data_days: float | None = None,
 ) -> Sweeper:
     """Return a sweeper."""
     return Sweeper(
@@ -394,6 +399,7 @@ def sweeper(
         runtime=bench.runtime,
         settings=EngineSettings(),
         webhooks=WebhookSettings(),
+        retention=RetentionSettings(personal_data_days=personal_data_days),
         metrics=metrics,
         wake=woken.append,
         recorders={"acme": bench.recorder} if configured else {},

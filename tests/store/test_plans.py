@@ -8,7 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from gateway.store import batches, deliveries, events, inbox, migrate, payouts, receipts
+from gateway.store import (
+    batches,
+    deliveries,
+    erasure,
+    events,
+    inbox,
+    migrate,
+    payouts,
+    quotes,
+    receipts,
+)
 from gateway.store.database import Query
 
 _PENDING = "USING INDEX ix_deliveries_pending (endpoint_id=?"
@@ -31,6 +41,17 @@ def db(tmp_path: Path) -> sqlite3.Connection:
         pytest.param(batches._REFERENCES, ["(org=? AND mode=? AND reference_key=?)"]),
         pytest.param(batches._CLASHES, ["(org=? AND mode=? AND reference_key=?)"]),
         pytest.param(inbox._WAKE, [f"PRIMARY KEY {_REF}", "(custodian=? AND dedup_key=?)"]),
+        pytest.param(inbox._OLD_WEBHOOKS[False], ["ix_inbox_unmatched (settled_at<?)"]),
+        pytest.param(inbox._OLD_WEBHOOKS[True], ["ix_inbox_settled (settled_at<?)"]),
+        pytest.param(inbox._STILL_OLD[True], ["(custodian=? AND dedup_key=?)"]),
+        pytest.param(inbox._DROPS[0], ["ix_inbox_refs_webhook (custodian=? AND dedup_key=?)"]),
+        pytest.param(quotes._PURGE, ["ix_quotes_unused (expires_at<?)"]),
+        pytest.param(erasure._erasable(False, False), ["ix_payouts_ended (updated_at<?)"]),
+        pytest.param(erasure._EVENTS, ["(payout_id=?)"]),
+        pytest.param(erasure._SNIPPETS, ["(position=?)"]),
+        pytest.param(erasure._BODIES, ["ix_inbox_payout (payout_id=?)"]),
+        pytest.param(erasure._EXECUTIONS, ["ix_execution_items_payout (payout_id=?)"]),
+        pytest.param(erasure._DETAILS_OF_ITEM, ["(execution_id=?)"]),
         pytest.param(inbox._NEW, ["ix_inbox_new"]),
         pytest.param(deliveries._WITH_PENDING, [_PENDING]),
         pytest.param(deliveries._CLAIM, [f"{_PENDING} AND due_at<?)", "PRIMARY KEY (position=?)"]),

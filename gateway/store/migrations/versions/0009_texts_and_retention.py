@@ -36,7 +36,7 @@ def upgrade() -> None:
     op.create_index(
         "ix_payouts_org_mode_reference_key", "payouts", ["org", "mode", "reference_key"]
     )
-    ended = sa.text("status IN ('delivered', 'failed') AND erased_at IS NULL")
+    ended = sa.text("status <> 'pending' AND status <> 'broadcast' AND erased_at IS NULL")
     op.create_index(
         "ix_payouts_ended", "payouts", ["updated_at"], sqlite_where=ended, postgresql_where=ended
     )
@@ -50,6 +50,7 @@ def upgrade() -> None:
     ):
         where = sa.text(f"state IN ({states})")
         op.create_index(name, "inbox", ["settled_at"], sqlite_where=where, postgresql_where=where)
+    op.create_index("ix_inbox_refs_webhook", "inbox_refs", ["custodian", "dedup_key"])
 
 
 def _fill() -> None:
