@@ -160,6 +160,10 @@ async def test_references_that_look_alike_are_paid_once(api: Api) -> None:
     await api.call("POST", f"/payout-batches/{made['id']}/cancel", body={})
     await go_on(api, made["id"])
     await create(api, item(1, reference=_NFD))
+    # A dry run compares with what is stored, too.
+    body = {"source": SOURCE, "payouts": [item(1, reference=_NFC)]}
+    problem = await api.problem("POST", "/payout-batches?validate=true", body=body)
+    assert problem["errors"][0]["code"] == "duplicate_reference"
 
 
 async def test_what_came_in_between_is_found_when_a_batch_becomes_visible(api: Api) -> None:
