@@ -245,6 +245,7 @@ async def open_gateway(
                 recorders=recorders,
                 settings=settings.engine,
                 webhooks=settings.webhooks,
+                retention=settings.retention,
                 metrics=metrics,
                 wake=wake,
             ),

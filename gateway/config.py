@@ -238,6 +238,33 @@ class WebhookSettings(_Section):
     )
 
 
+class RetentionSettings(_Section):
+    """How long what is over is kept. What belongs to an open payout or batch stays, however old it is."""
+
+    unmatched_webhooks_days: float = Field(
+        default=30,
+        ge=1,
+        description="How long a custodian's webhook that matches no payout, or cannot be read, is kept.",
+    )
+    webhooks_days: float = Field(
+        default=90,
+        ge=1,
+        description="How long a custodian's webhook is kept after it was applied. Those of open payouts stay.",
+    )
+    quotes_days: float = Field(
+        default=30,
+        ge=2,
+        description="How long an expired quote that was never used is kept. A used one lives as long as its "
+        "payout.",
+    )
+    personal_data_days: float | None = Field(
+        default=None,
+        ge=1,
+        description="How long after its end a payout's recipient can still be read: then the personal data "
+        "is erased, and ids, references, amounts and times stay. Not set: only `payouts erase` erases.",
+    )
+
+
 class EngineSettings(_Section):
     """How payouts are worked on."""
 
@@ -372,6 +399,7 @@ class Settings(_Section):
     log: LogSettings = LogSettings()
     webhooks: WebhookSettings = WebhookSettings()
     engine: EngineSettings = EngineSettings()
+    retention: RetentionSettings = RetentionSettings()
     custodians: dict[InstanceName, CustodianSettings] = Field(
         default={}, description="Custodian instances by name."
     )

@@ -123,6 +123,10 @@ class Notice:
     hash, or an end where the protocol says that the webhook's word is final for the payout; without
     it the notice only brings the next look forward. `told` is kept with the attempt, for the adapter
     to compare with what the API says: it is found in `order.notes["told"]`, never acted on by itself.
+
+    `believed_for_s` bounds the webhook in time: received further than that from `observed_at` it only
+    brings the next look forward, however genuine it is, and so does one without `observed_at`. None: what
+    it says holds whenever it comes.
     """
 
     refs: tuple[Ref, ...]
@@ -130,6 +134,7 @@ class Notice:
     observed_at: datetime | None = None
     report: Report | None = None
     told: Mapping[str, str] = field(default_factory=dict)
+    believed_for_s: float | None = None
 
 
 @dataclass(frozen=True)

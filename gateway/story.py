@@ -30,6 +30,7 @@ async def tell(tx: Tx, wanted: str) -> dict[str, Any] | None:
         "org": payout.org,
         "account": payout.account.model_dump(),
         "custodian_word": row["custodian_word"],
+        "erased_at": _at(row["erased_at"]),
         "next_look_at": None if owned is None else _at(owned["due_at"]),
         "lease": None if owned is None else _lease(owned),
         "blocked": None if owned is None else owned["blocked"],

@@ -108,7 +108,7 @@ class Fireblocks(Adapter[FireblocksSettings]):
         )
         v1 = settings.webhook_v1_public_key
         v1_key = None if v1 is None else webhook.load_public_key(v1.get_secret_value())
-        self._verifier = webhook.Verifier(settings.jwks_url, v1_key, tools)
+        self._verifier = webhook.Verifier(settings.jwks_url, v1_key, tools, settings.workspace_id)
         self._reader = Reader(self._client, self._asset_id, tools)
         self._networks = {each.asset_id: each.network for each in settings.assets.values()}
 
@@ -149,12 +149,14 @@ class Fireblocks(Adapter[FireblocksSettings]):
         return None
 
     async def verify(self, headers: Mapping[str, str], body: bytes) -> None:
-        """Check a webhook's signature, v2 or v1."""
+        """Check a webhook's signature, v2 or v1, and then its workspace."""
         await self._verifier.verify(headers, body)
 
     def parse(self, body: bytes) -> Sequence[Notice]:
         """Read a webhook; it never ends a payout."""
-        return webhook.parse(body, self._networks.get)
+        return webhook.parse(
+            body, self._networks.get, believed_for_s=self.settings.webhook_max_age_s
+        )
 
     # --- Create: nothing moves --------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints
+from pydantic import ConfigDict, Field, SecretStr, StringConstraints
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -15,7 +15,7 @@ from gateway.api.payouts import payout_answer
 from gateway.api.requests import caller_of, context_of, read_json, validate
 from gateway.errors import Refused
 from gateway.keys import Caller
-from gateway.model import Payout, RequiredAction
+from gateway.model import Payout, RequestBody, RequiredAction
 from gateway.store import executions
 from gateway.store import payouts as rows
 from gateway.store.database import Tx
@@ -26,8 +26,8 @@ from gateway.views import reduced_payout
 _Word = Annotated[str, StringConstraints(min_length=1, max_length=255)]
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
+class _Body(RequestBody):
+    model_config = ConfigDict(hide_input_in_errors=True)
 
 
 class PasscodeToken(_Body):

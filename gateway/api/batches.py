@@ -21,7 +21,7 @@ from gateway.api.cursors import check_names, decode, encode, limit_of, query_fau
 from gateway.api.idempotency import Answer, Claim, claimed, idempotency_key, keyed_request, once
 from gateway.api.requests import caller_of, context_of, read_json, validate
 from gateway.batches.items import MOST_IN_FILE, Checked, Line, check, csv_lines, json_lines, pages
-from gateway.batches.schemas import BatchCheck, BatchRequest, BatchSource, BatchView
+from gateway.batches.schemas import BatchCheck, BatchHead, BatchRequest, BatchSource, BatchView
 from gateway.errors import Refused
 from gateway.keys import Caller
 from gateway.model import Payout
@@ -81,17 +81,17 @@ async def create_batch(request: Request) -> Response:
         )
         return await _create(request, load, key, members)
     check_names(request, _FILE_QUERY)
-    source = _source_of(request)
+    head = _head_of(request)
     with tempfile.TemporaryDirectory(prefix="payout-batch-") as folder:
         path = Path(folder) / "batch.csv"
         digest = await _receive(request, path)
         load = _Load(
             context=context_of(request),
             caller=caller,
-            source=source,
+            source=head.source,
             lines=lambda: csv_lines(path),
             init_method="file",
-            reference=request.query_params.get("reference"),
+            reference=head.reference,
             metadata={},
         )
         members = {"file": digest, "query": sorted(request.query_params.items())}
@@ -230,16 +230,17 @@ async def _receive(request: Request, path: Path) -> str:
     return digest.hexdigest()
 
 
-def _source_of(request: Request) -> BatchSource:
+def _head_of(request: Request) -> BatchHead:
+    """Return what the query says of a file, under the same rules as the members of a body."""
     query = request.query_params
     for name in ("custodian", "account_id", "account_type"):
         if not query.get(name):
             raise query_fault(name, "is needed: it names the account that pays")
-    members = {
-        "custodian": query["custodian"],
-        "account": {"id": query["account_id"], "type": query["account_type"]},
-    }
-    return validate(BatchSource, members)
+    account = {"id": query["account_id"], "type": query["account_type"]}
+    members: dict[str, Any] = {"source": {"custodian": query["custodian"], "account": account}}
+    if "reference" in query:
+        members["reference"] = query["reference"]
+    return validate(BatchHead, members)
 
 
 def _flag(request: Request, name: str) -> bool:

@@ -12,6 +12,7 @@ from gateway.cli.common import (
     ConfigOption,
     fail,
     operator_name,
+    say,
     settings_of,
     with_store,
 )
@@ -66,4 +67,4 @@ def same_account(
         )
 
     done = with_store(config, work)
-    typer.echo("declared" if done else "both are declared the same account already")
+    say("declared" if done else "both are declared the same account already")

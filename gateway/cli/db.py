@@ -12,6 +12,7 @@ from gateway.cli.common import (
     DEFAULT_CONFIG,
     ConfigOption,
     fail,
+    say,
     settings_of,
     store_faults_told,
     with_store,
@@ -74,15 +75,28 @@ def upgrade(
         except CommandError as error:
             fail(f"the database {path} was not changed: {error}", 2)
     # Opening it writes the first state file.
-    with_store(config, _nothing)
+    colliding = with_store(config, _some_collide if before != after else _nothing)
     if before == after:
-        typer.echo(f"{path} is up to date ({after})")
+        say(f"{path} is up to date ({after})")
     else:
-        typer.echo(f"{path}: {before or 'no schema'} -> {after}")
+        say(f"{path}: {before or 'no schema'} -> {after}")
+    if colliding:
+        say(
+            "payouts have references that were written differently and are compared as one now; "
+            "nothing was changed. List them: payout-gateway payouts collisions"
+        )
 
 
-async def _nothing(_: Database) -> None:
+async def _nothing(_: Database) -> bool:
     """Do nothing with the store."""
+    return False
+
+
+async def _some_collide(db: Database) -> bool:
+    """Whether references that were different ones before are one now."""
+    from gateway.store.payouts import reference_collisions
+
+    return bool(await db.scan(reference_collisions, 1))
 
 
 @app.command()
@@ -116,5 +130,5 @@ def reseal(config: ConfigOption = Path(DEFAULT_CONFIG)) -> None:
     except ConfigError as error:
         fail("\n".join(error.faults) + "; set previous_server_key to that one", 2)
     for name, (seen, changed) in done.items():
-        typer.echo(f"{name}: {seen} sealed, {changed} of them anew")
-    typer.echo("previous_server_key is needed for nothing stored any more")
+        say(f"{name}: {seen} sealed, {changed} of them anew")
+    say("previous_server_key is needed for nothing stored any more")

@@ -15,6 +15,7 @@ from gateway.cli.common import (
     fail,
     print_json,
     print_table,
+    say,
     told_time,
     with_store,
 )
@@ -37,9 +38,10 @@ def _show(minted: MintedKey, *, as_json: bool) -> None:
     if as_json:
         print_json({"id": minted.id, "key": minted.key, "org": minted.org, "mode": minted.mode})
         return
-    typer.echo(f"{minted.key}\n")
-    typer.echo(
-        f"Key {minted.id} of {minted.org} ({minted.mode}). It is shown this once: keep it safe."
+    say(
+        minted.key,
+        "",
+        f"Key {minted.id} of {minted.org} ({minted.mode}). It is shown this once: keep it safe.",
     )
 
 
@@ -117,7 +119,7 @@ def rotate(
         fail(f"there is no key {key_id}; payout-gateway keys list shows them all")
     _show(minted, as_json=as_json)
     if not as_json:
-        typer.echo(f"When nothing uses the old one any more: payout-gateway keys revoke {key_id}")
+        say(f"When nothing uses the old one any more: payout-gateway keys revoke {key_id}")
 
 
 @app.command()
@@ -134,4 +136,4 @@ def revoke(
 
     if not with_store(config, work):
         fail(f"there is no living key {key_id}; payout-gateway keys list shows them all")
-    typer.echo(f"revoked {key_id}")
+    say(f"revoked {key_id}")

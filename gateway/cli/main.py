@@ -11,7 +11,14 @@ from typing import Annotated
 import typer
 
 from gateway.cli import adapters, batches, custodians, db, keys, payouts, webhooks
-from gateway.cli.common import DEFAULT_CONFIG, ConfigOption, fail, settings_of, store_faults_told
+from gateway.cli.common import (
+    DEFAULT_CONFIG,
+    ConfigOption,
+    fail,
+    say,
+    settings_of,
+    store_faults_told,
+)
 
 app = typer.Typer(
     name="payout-gateway",
@@ -50,7 +57,7 @@ def serve(
     try:
         code = run(settings, port=port)
     except ConfigError as error:
-        fail("\n".join(f"config: {each}" for each in error.faults), 2)
+        fail((f"config: {each}" for each in error.faults), 2)
     raise typer.Exit(code)
 
 
@@ -106,7 +113,7 @@ def version() -> None:
     """Print the version."""
     from gateway import __version__
 
-    typer.echo(__version__)
+    say(__version__)
 
 
 def main() -> None:

@@ -16,10 +16,12 @@ from gateway.cli.common import (
     frozen_reason,
     print_json,
     print_table,
+    say,
     settings_of,
     told_time,
     with_store,
 )
+from gateway.cli.erasure import erase
 from gateway.cli.words import FundsMovedWord, StatusWord
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from gateway.store.database import Database
 
 app = typer.Typer(help="Payouts, for operators.", no_args_is_help=True)
+app.command()(erase)
 
 
 @app.command()
@@ -186,7 +189,7 @@ def resolve(  # noqa: PLR0913 - one argument per option
             "not resolved yet: no call can arrive any more. Look at the custodian's own records now; if "
             f"they show no payment, run the command again with --looked {asked.number}"
         )
-    typer.echo(f"{payout_id} is {ending}")
+    say(f"{payout_id} is {ending}")
 
 
 @app.command()
@@ -212,7 +215,45 @@ def retry(
         with_store(config, work, runtime)
     except NotAllowedError as error:
         fail(f"not retried; missing: {error}")
-    typer.echo(f"{payout_id} will be submitted again at once")
+    say(f"{payout_id} will be submitted again at once")
+
+
+@app.command()
+def collisions(
+    *,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="References at most.")] = 1000,
+    config: ConfigOption = Path(DEFAULT_CONFIG),
+    as_json: JsonOption = False,
+) -> None:
+    """List payouts whose references were written differently, and are compared as one now.
+
+    They were accepted before references were compared by their normal form. Nothing is changed: whether
+    somebody was paid twice is for people to find out. A new payout of a batch may have none of these
+    references.
+    """
+    from gateway.store.payouts import reference_collisions
+
+    async def work(db: Database) -> list[dict[str, Any]]:
+        return [
+            {
+                "org": row["org"],
+                "mode": row["mode"],
+                "reference": row["reference"],
+                # With letters beyond ASCII as escapes: two that look alike are told apart by them.
+                "written_as": ascii(row["reference"])[1:-1],
+                "payout_id": row["id"],
+                "status": row["status"],
+                "batch_id": row["batch_id"],
+            }
+            for row in await db.scan(reference_collisions, limit)
+        ]
+
+    rows = with_store(config, work)
+    if as_json:
+        print_json({"data": rows})
+        return
+    columns = ["org", "mode", "reference", "written_as", "payout_id", "status", "batch_id"]
+    print_table("Collisions", columns, [[row[name] for name in columns] for row in rows])
 
 
 async def _custodian_of(

@@ -16,6 +16,7 @@ from gateway.cli.common import (
     fail,
     print_json,
     print_table,
+    say,
     settings_of,
     told_time,
     with_store,
@@ -133,7 +134,7 @@ def resend(
     sent_to = _heal(config, event_id, act, writes=True)
     if not sent_to:
         fail("no enabled endpoint subscribes to this event; nothing is sent")
-    typer.echo(f"{event_id} is due again at {', '.join(sent_to)}")
+    say(f"{event_id} is due again at {', '.join(sent_to)}")
 
 
 @app.command()
@@ -163,7 +164,7 @@ def recover(
         return await replays.recover(tx, caller, endpoint_id, begin, end)
 
     job = _heal(config, endpoint_id, act, writes=True)
-    typer.echo(f"{job.id}: `payout-gateway webhooks recoveries {endpoint_id}` shows how far it is")
+    say(f"{job.id}: `payout-gateway webhooks recoveries {endpoint_id}` shows how far it is")
 
 
 @app.command()
@@ -267,7 +268,7 @@ def _switch(config: Path, endpoint_id: str, status: str) -> None:
 
     recovers = _heal(config, endpoint_id, act, writes=True)
     more = "; what it missed is being recovered" if recovers else ""
-    typer.echo(f"{endpoint_id} is {status}{more}")
+    say(f"{endpoint_id} is {status}{more}")
 
 
 def _heal(

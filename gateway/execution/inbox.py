@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from gateway.adapter import Notice
@@ -134,7 +134,9 @@ class Inbox:
             notices = custodian.parse(row["body"])
         except ValueError:
             return _Result("unreadable")
-        return await self._db.run(self._apply_stored, row["custodian"], row["dedup_key"], notices)
+        # As it was received: one that waits for its payout does not grow old meanwhile.
+        believed = _believed(notices, row["received_at"])
+        return await self._db.run(self._apply_stored, row["custodian"], row["dedup_key"], believed)
 
     def _notify(self, custodian: str, key: str, result: _Result) -> None:
         """Count a webhook, and wake the loops that go on from it."""
@@ -162,7 +164,7 @@ class Inbox:
         if notices is None:
             result = _Result("unreadable")
         else:
-            result = await self._match(tx, custodian, notices)
+            result = await self._match(tx, custodian, _believed(notices, now))
         fresh = await inbox.add_webhook(
             tx, custodian, key, body, now, state=result.state, payout_id=result.payout_id
         )
@@ -224,6 +226,25 @@ class Inbox:
                 final = applied.final
         if not final:
             await executions.wake(tx, payout_id, self._runtime.timeline.now())
+
+
+def _believed(notices: Sequence[Notice], received_at: int) -> list[Notice]:
+    """Return notices as far as they are believed: one that is too old for it says only where to look.
+
+    A genuine webhook can be kept by somebody and sent again years later, when nobody remembers it.
+    """
+    return [
+        each if _is_timely(each, received_at) else replace(each, report=None, told={})
+        for each in notices
+    ]
+
+
+def _is_timely(notice: Notice, received_at: int) -> bool:
+    if notice.believed_for_s is None:
+        return True
+    if notice.observed_at is None:
+        return False
+    return abs(received_at - to_us(notice.observed_at)) <= notice.believed_for_s * 1_000_000
 
 
 def _refs(notice: Notice) -> list[tuple[str, str]]:

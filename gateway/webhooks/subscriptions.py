@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from gateway.egress import MAX_URL, url_fault
 from gateway.errors import Refused
-from gateway.model import Text, Time
+from gateway.model import RequestBody, Text, Time
 from gateway.views import EVENT_TYPES
 
 EventPattern = Annotated[str, StringConstraints(pattern=r"^[a-z*][a-z_.*]{0,63}$")]
@@ -42,11 +42,7 @@ MAX_OVERLAP_S = 7 * 86_400
 _RATE = Field(ge=1, le=5000, description="Deliveries a second, at most; per process.")
 
 
-class _Request(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class EndpointRequest(_Request):
+class EndpointRequest(RequestBody):
     """What an endpoint is made of."""
 
     url: Annotated[str, StringConstraints(min_length=1)] = Field(
@@ -67,7 +63,7 @@ class EndpointRequest(_Request):
     )
 
 
-class EndpointChange(_Request):
+class EndpointChange(RequestBody):
     """What is to be changed; a member that is not given stays."""
 
     url: Annotated[str, StringConstraints(min_length=1)] | None = None
@@ -82,7 +78,7 @@ class EndpointChange(_Request):
     )
 
 
-class RotationRequest(_Request):
+class RotationRequest(RequestBody):
     """How a signing secret is replaced."""
 
     overlap_seconds: Annotated[int, Field(ge=0, le=MAX_OVERLAP_S)] = Field(

@@ -33,6 +33,7 @@ from gateway.store.opening import open_database
 from gateway.vault import vault_of
 from gateway.webhooks.endpoints import Endpoints
 from gateway.webhooks.subscriptions import EndpointRequest
+from tests.store.rows import add_payout
 
 RUNNER = CliRunner()
 ROOT = Path(__file__).parents[2]
@@ -206,6 +207,41 @@ def test_payouts_that_do_not_exist(config: Path) -> None:
     assert json.loads(run("payouts", "list", "--attention", "--json", "--config", config)) == {
         "data": []
     }
+
+
+def test_personal_data_is_erased_by_name_and_by_time(config: Path) -> None:
+    """Only with --yes; what is still needed is named and kept; the story says so afterwards."""
+    run("db", "upgrade", "--config", config)
+
+    async def some() -> list[str]:
+        async with open_database(load(config)) as db:
+            ends = ("delivered", "delivered", "pending", "failed")
+            return [await db.run(add_payout, end) for end in ends]
+
+    first, second, open_one, uncertain = asyncio.run(some())
+    erase = ("payouts", "erase", "--config", config)
+    for wrong in ((), (first, "--ended-before", "2026-01-01T00:00:00Z"), (first, "--org", "acme")):
+        assert run(*erase, *wrong, code=2)
+    assert "with a zone" in run(*erase, "--ended-before", "2026-01-01", code=2)
+    assert "give --yes" in run(*erase, first)
+    text = run(*erase, first, open_one, "pay_none", "--yes", code=1)
+    assert "1 payout: personal data was erased" in text
+    assert f"{open_one} was kept as it is: it has not ended" in text
+    assert "pay_none was kept as it is: there is no such payout" in text
+    assert "personal data was erased at" in run("payouts", "show", first, "--config", config)
+    assert "personal data" not in run("payouts", "show", second, "--config", config)
+    by_time = (*erase, "--ended-before", "2026-01-01T00:00:00Z", "--json")
+    for scope, would in (((), 1), (("--org", "acme"), 1), (("--org", "other"), 0)):
+        told = json.loads(run(*by_time, *scope))
+        assert told == {"erased": 0, "would_erase": would, "kept": {}}
+    assert json.loads(run(*by_time, "--yes")) == {"erased": 1, "would_erase": 1, "kept": {}}
+    assert json.loads(run(*by_time, "--yes")) == {"erased": 0, "would_erase": 0, "kept": {}}
+    # It failed while money may have moved: only by name.
+    assert "1 payout: personal data was erased" in run(*erase, uncertain, "--yes")
+    with sqlite3.connect(config.with_name("g.db")) as db:
+        db.execute("UPDATE store_state SET frozen = 'an older copy'")
+    db.close()
+    assert "frozen" in run(*erase, first, "--yes", code=1)
 
 
 def test_adapters_are_listed() -> None:
