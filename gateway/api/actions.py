@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from gateway.api.idempotency import Answer, Claim, claimed, idempotency_key, keyed_request
 from gateway.api.payouts import payout_answer
-from gateway.api.requests import caller_of, context_of, read_json, validate
+from gateway.api.requests import caller_of, client_address, context_of, read_json, validate
 from gateway.errors import Refused
 from gateway.keys import Caller
 from gateway.model import Payout, RequiredAction
@@ -163,7 +163,7 @@ def _answer(request: Request, wanted: ConfirmRequest) -> tuple[dict[str, Any], l
     device = wanted.passcode.device.model_dump(exclude_none=True)
     told = {
         "user_agent": request.headers.get("user-agent", "")[:255],
-        "client_ip": request.client.host if request.client else "",
+        "client_ip": client_address(request) or "",
     }
     filled = {name: value for name, value in told.items() if value and name not in device}
     owner = token.model_dump(include={"phone", "user_id"}, exclude_none=True)

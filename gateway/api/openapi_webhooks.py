@@ -19,6 +19,7 @@ from gateway.api.operations import (
 )
 from gateway.api.replay import AttemptList, EndpointTest, EndpointTestRequest, RecoveryList
 from gateway.batches.schemas import BatchEventView
+from gateway.keys import Scope
 from gateway.views import BATCH_EVENTS, ENDPOINT_EVENTS, EVENT_TYPES, EventView
 from gateway.webhooks.replay import Recovery, RecoveryRequest, ResendRequest, Resent
 from gateway.webhooks.subscriptions import (
@@ -105,6 +106,7 @@ def _endpoints(refs: dict[Any, Any]) -> dict[str, Any]:
                 (*BODY, *KEYED),
                 parameters=(parameter("IdempotencyKey"),),
                 body=refs[EndpointRequest],
+                scope=Scope.WEBHOOKS_WRITE,
             ),
             "get": operation(
                 refs,
@@ -114,6 +116,7 @@ def _endpoints(refs: dict[Any, Any]) -> dict[str, Any]:
                 ("200", as_json(refs[EndpointList], "A page of endpoints.")),
                 _LISTS,
                 parameters=(parameter("Limit"), parameter("Cursor")),
+                scope=Scope.EVENTS_READ,
             ),
         },
         _ENDPOINT: {
@@ -125,6 +128,7 @@ def _endpoints(refs: dict[Any, Any]) -> dict[str, Any]:
                 ("200", as_json(refs[EndpointView], "The endpoint.")),
                 ("endpoint_not_found",),
                 parameters=endpoint,
+                scope=Scope.EVENTS_READ,
             ),
             "patch": operation(
                 refs,
@@ -136,6 +140,7 @@ def _endpoints(refs: dict[Any, Any]) -> dict[str, Any]:
                 description="Enabled again, it is sent what it missed: see its recoveries.",
                 parameters=endpoint,
                 body=refs[EndpointChange],
+                scope=Scope.WEBHOOKS_WRITE,
             ),
             "delete": operation(
                 refs,
@@ -145,6 +150,7 @@ def _endpoints(refs: dict[Any, Any]) -> dict[str, Any]:
                 ("204", {"description": "Deleted; pending deliveries are skipped."}),
                 ("endpoint_not_found",),
                 parameters=endpoint,
+                scope=Scope.WEBHOOKS_WRITE,
             ),
         },
         "/.well-known/webhook-keys.json": {
@@ -174,6 +180,7 @@ def _endpoints(refs: dict[Any, Any]) -> dict[str, Any]:
                 description="For the overlap every delivery carries a signature of each secret.",
                 parameters=(*endpoint, parameter("IdempotencyKey")),
                 body=refs[RotationRequest],
+                scope=Scope.WEBHOOKS_WRITE,
             )
         },
         f"{_ENDPOINT}/previous-secrets": {
@@ -185,6 +192,7 @@ def _endpoints(refs: dict[Any, Any]) -> dict[str, Any]:
                 ("204", {"description": "Only the present secret signs."}),
                 ("endpoint_not_found",),
                 parameters=endpoint,
+                scope=Scope.WEBHOOKS_WRITE,
             )
         },
         f"{_ENDPOINT}/test": {
@@ -198,6 +206,7 @@ def _endpoints(refs: dict[Any, Any]) -> dict[str, Any]:
                 description='One try, signed as always, marked `"test": true`; it is no event of the feed.',
                 parameters=endpoint,
                 body=refs[EndpointTestRequest],
+                scope=Scope.WEBHOOKS_WRITE,
             )
         },
     }
@@ -218,6 +227,7 @@ def _replays(refs: dict[Any, Any]) -> dict[str, Any]:
                 description="Events of the span that it subscribes to and has not received.",
                 parameters=(*endpoint, parameter("IdempotencyKey")),
                 body=refs[RecoveryRequest],
+                scope=Scope.WEBHOOKS_WRITE,
             )
         },
         f"{_ENDPOINT}/recoveries": {
@@ -229,6 +239,7 @@ def _replays(refs: dict[Any, Any]) -> dict[str, Any]:
                 ("200", as_json(refs[RecoveryList], "The newest recoveries.")),
                 ("endpoint_not_found", "invalid_request"),
                 parameters=endpoint,
+                scope=Scope.EVENTS_READ,
             )
         },
         f"{_ENDPOINT}/recoveries/{{recovery_id}}": {
@@ -240,6 +251,7 @@ def _replays(refs: dict[Any, Any]) -> dict[str, Any]:
                 ("200", as_json(refs[Recovery], "The job.")),
                 ("recovery_not_found",),
                 parameters=(*endpoint, in_path("recovery_id")),
+                scope=Scope.EVENTS_READ,
             )
         },
         f"{_ENDPOINT}/attempts": {
@@ -251,6 +263,7 @@ def _replays(refs: dict[Any, Any]) -> dict[str, Any]:
                 ("200", as_json(refs[AttemptList], "A page of tries.")),
                 (*_LISTS, "endpoint_not_found"),
                 parameters=(*endpoint, *page),
+                scope=Scope.EVENTS_READ,
             )
         },
         "/events/{event_id}/attempts": {
@@ -262,6 +275,7 @@ def _replays(refs: dict[Any, Any]) -> dict[str, Any]:
                 ("200", as_json(refs[AttemptList], "A page of tries.")),
                 (*_LISTS, "event_not_found"),
                 parameters=(in_path("event_id"), *page),
+                scope=Scope.EVENTS_READ,
             )
         },
         "/events/{event_id}/resend": {
@@ -275,6 +289,7 @@ def _replays(refs: dict[Any, Any]) -> dict[str, Any]:
                 description="Same webhook-id and body; received, it ends the automatic retries, too.",
                 parameters=(in_path("event_id"), parameter("IdempotencyKey")),
                 body=refs[ResendRequest],
+                scope=Scope.WEBHOOKS_WRITE,
             )
         },
     }
@@ -303,6 +318,7 @@ def _events(refs: dict[Any, Any]) -> dict[str, Any]:
                     parameter("Limit"),
                     parameter("Cursor"),
                 ),
+                scope=Scope.EVENTS_READ,
             )
         },
         "/events/{event_id}": {
@@ -314,6 +330,7 @@ def _events(refs: dict[Any, Any]) -> dict[str, Any]:
                 ("200", as_json(refs[FeedEvent], "The event.")),
                 ("event_not_found",),
                 parameters=(in_path("event_id"),),
+                scope=Scope.EVENTS_READ,
             )
         },
     }
