@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints
 from starlette.requests import Request
 from starlette.responses import Response
 
+from gateway.api import acts
+from gateway.api.acts import note_act
 from gateway.api.idempotency import Answer, Claim, claimed, idempotency_key, keyed_request
 from gateway.api.payouts import payout_answer
 from gateway.api.requests import caller_of, client_address, context_of, read_json, validate
@@ -81,7 +83,8 @@ async def confirm_payout(request: Request) -> Response:
         if not action.open:
             raise Refused("action_not_required", "This action was answered, or is over.")
         await context.db.read(refuse_if_frozen)
-        await context.actions.confirm(payout, action.number, answer, filled)
+        note = _note(request, caller, payout, acts.PAYOUT_CONFIRMED)
+        await context.actions.confirm(payout, action.number, answer, filled, note=note)
         return Answer(202, await _shown(request, payout.id, keyed=caller is not None))
 
     return await _act(request, payout, key, _without_code(members), act)
@@ -103,7 +106,8 @@ async def cancel_payout(request: Request) -> Response:
             detail = f"It is part of a batch: POST /payout-batches/{payout.batch_id}/cancel."
             raise Refused("cancel_unsupported", detail)
         await context.db.read(refuse_if_frozen)
-        await context.actions.cancel(payout)
+        note = _note(request, caller, payout, acts.PAYOUT_CANCELED)
+        await context.actions.cancel(payout, note=note)
         return Answer(202, await _shown(request, payout.id, keyed=True))
 
     return await _act(request, payout, key, {}, act)
@@ -174,6 +178,20 @@ def _answer(request: Request, wanted: ConfirmRequest) -> tuple[dict[str, Any], l
         }
     }
     return answer, [f"device.{name}" for name in sorted(filled)]
+
+
+def _note(
+    request: Request, caller: Caller | None, payout: Payout, act: str
+) -> Callable[[Tx, str], Awaitable[None]]:
+    """Return what writes the act to the audit log; nothing of the answer is in it."""
+    before = {"status": payout.status, "sub_status": payout.sub_status}
+
+    async def note(tx: Tx, detail: str) -> None:
+        await note_act(
+            tx, request, caller, act, payout.id, org=payout.org, detail=detail, before=before
+        )
+
+    return note
 
 
 def _without_code(members: Any) -> Any:

@@ -61,6 +61,12 @@ _OF_SUBJECT = Query(
     .where(and_(audit_log.c.subject == bindparam("subject"), audit_log.c.act == bindparam("act")))
     .order_by(audit_log.c.id)
 )
+_ABOUT = Query(
+    select(audit_log)
+    .where(audit_log.c.subject == bindparam("subject"))
+    .order_by(audit_log.c.id.desc())
+    .limit(bindparam("limit"))
+)
 _PAGE = Query(
     select(audit_log)
     .where(and_(audit_log.c.org == bindparam("org"), audit_log.c.number > bindparam("after")))
@@ -165,8 +171,18 @@ async def audit_rows(tx: Tx, act: str, subject: str | None = None) -> list[Row]:
     return await tx.all(_OF_SUBJECT, act=act, subject=subject)
 
 
+async def acts_on(tx: Tx, subject: str, limit: int) -> list[Row]:
+    """Return the newest rows about a subject, oldest first."""
+    return (await tx.all(_ABOUT, subject=subject, limit=limit))[::-1]
+
+
 async def newest_acts(
-    tx: Tx, limit: int, *, org: str | None = None, subject: str | None, act: str | None
+    tx: Tx,
+    limit: int,
+    *,
+    org: str | None = None,
+    subject: str | None = None,
+    act: str | None = None,
 ) -> list[Row]:
     """Return the newest rows, newest first; only those of a chain, about a subject, of an act."""
     wanted = {"org": org, "subject": subject, "act": act}
