@@ -334,7 +334,11 @@ def refuse_without(scope: Scope, caller: Caller) -> None:
     """Raise Refused: `insufficient_scope`, naming the scope."""
     if scope not in caller.scopes:
         raise Refused(
-            "insufficient_scope", f"This needs an API key with the scope {scope}.", scope=str(scope)
+            "insufficient_scope",
+            f"This needs an API key with the scope {scope}.",
+            # (RFC 6750, 3.1)
+            headers={"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{scope}"'},
+            scope=str(scope),
         )
 
 
