@@ -22,6 +22,7 @@ from gateway.batches.loop import BatchLoop
 from gateway.batches.runner import BatchSteps, Handover
 from gateway.batches.service import Batches
 from gateway.config import Settings
+from gateway.credentials import accounts_of, carry_over
 from gateway.custodians import registry
 from gateway.custodians.contact import Contact
 from gateway.custodians.dates import Dates
@@ -134,6 +135,7 @@ class Gateway:
     context: ApiContext
     workers: Workers
     db: Database
+    instances: Mapping[str, CustodianInstance]
 
 
 @asynccontextmanager
@@ -174,6 +176,10 @@ async def open_gateway(
         identity = identity_of(settings, runtime)
         state_file = state_file_of(settings, runtime)
         db = await stack.enter_async_context(open_database(settings, runtime, state_file))
+        if settings.previous_server_key is not None:
+            # The digests that name accounts change with the server key; what they name does not.
+            for name, each in custodians.items():
+                await db.run(carry_over, runtime, each, accounts_of(settings, name))
         payouts = Payouts(runtime, vault, timedelta(seconds=settings.engine.action_life_s))
         owner = f"{socket.gethostname()}-{os.getpid()}"
         bells: list[Workers] = []
@@ -290,7 +296,7 @@ async def open_gateway(
                 name: word for name, each in contacts.items() if (word := each.degraded) is not None
             },
         )
-        yield Gateway(context, workers, db)
+        yield Gateway(context, workers, db, custodians)
 
 
 async def _custodians(  # noqa: PLR0913 - the parts of an instance
@@ -322,12 +328,15 @@ async def _custodians(  # noqa: PLR0913 - the parts of an instance
         tools = Tools(http, runtime.clock, runtime.ids, runtime.offload, assets)
         try:
             built[name] = registry.build(
-                registry.Wanted(name, custodian.adapter, custodian.adapter_settings),
+                registry.Wanted(
+                    name, custodian.adapter, custodian.adapter_settings, custodian.previous
+                ),
                 tools,
                 metrics,
                 settings.engine,
                 dates=dates,
                 digest=vault.digest,
+                digest_before=vault.digest_before,
             )
         except ConfigError as error:
             faults += error.faults

@@ -17,6 +17,9 @@ class KeySemantics:
     look_up: bool = False  #: what a key did can be asked for
     #: repeating the moving call with the same key and content can never move money a second time
     repeat_is_safe: bool = False
+    #: every credential of the account meets the same keys; else a repeat under new credentials is not the
+    #: same call, and is never made
+    shared_by_credentials: bool = False
     #: what failed under a key is never tried again under it, so that a failed word is about every call
     #: that was made with it
     failure_is_final: bool = False

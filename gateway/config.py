@@ -298,6 +298,11 @@ class CustodianSettings(BaseModel):
         min_length=1,
         description="Key modes that may use it; `test` only for a sandbox.",
     )
+    previous: dict[str, Any] | None = Field(
+        default=None,
+        description="While its credentials are changed: those of before, under the names of the adapter's "
+        "settings. They still verify webhooks. Take it out when the custodian uses them no more.",
+    )
 
     @property
     def adapter_settings(self) -> Mapping[str, Any]:

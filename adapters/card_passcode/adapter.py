@@ -87,6 +87,7 @@ class CardPasscode(Adapter[CardPasscodeSettings]):
         keys=KeySemantics(
             life_s=None,
             scope="merchant and operation",
+            shared_by_credentials=True,
             body_bound=True,
             look_up=True,
             repeat_is_safe=True,

@@ -16,6 +16,8 @@ from pydantic import BaseModel
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from gateway.api import acts
+from gateway.api.acts import note_act
 from gateway.api.context import ApiContext
 from gateway.api.cursors import check_names, decode, encode, limit_of, query_fault
 from gateway.api.idempotency import Answer, Claim, claimed, idempotency_key, keyed_request, once
@@ -299,15 +301,19 @@ async def list_batch_payouts(request: Request) -> Response:
 
 async def execute_batch(request: Request) -> Response:
     """`POST /payout-batches/{id}/execute`."""
-    return await _act(request, context_of(request).batches.execute, refuse_unless_accepting)
+    change = context_of(request).batches.execute
+    return await _act(request, change, refuse_unless_accepting, acts.BATCH_EXECUTED)
 
 
 async def cancel_batch(request: Request) -> Response:
     """`POST /payout-batches/{id}/cancel`."""
-    return await _act(request, context_of(request).batches.cancel, refuse_if_frozen)
+    change = context_of(request).batches.cancel
+    return await _act(request, change, refuse_if_frozen, acts.BATCH_CANCELED)
 
 
-async def _act(request: Request, change: Any, refuse: Callable[[Tx], Awaitable[None]]) -> Response:
+async def _act(
+    request: Request, change: Any, refuse: Callable[[Tx], Awaitable[None]], act: str
+) -> Response:
     context = context_of(request)
     caller = await caller_of(request)
     key = idempotency_key(request, required=False)
@@ -315,7 +321,10 @@ async def _act(request: Request, change: Any, refuse: Callable[[Tx], Awaitable[N
 
     async def work(tx: Tx) -> Answer:
         await refuse(tx)
+        before = {"state": (await context.batches.row(tx, caller, batch_id))["state"]}
         view = await change(tx, caller, batch_id)
+        after = {"state": view.state, "item_count": view.item_count}
+        await note_act(tx, request, caller, act, batch_id, before=before, after=after)
         return Answer(202, view.model_dump_json().encode())
 
     answer = await once(request, caller, key, [batch_id], work)

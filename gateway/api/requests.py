@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
@@ -22,23 +22,53 @@ _MAX_DEPTH = 32
 M = TypeVar("M", bound=BaseModel)
 
 
+class Access(Protocol):
+    """What a route declares: who may call it."""
+
+    async def admit(self, request: Request) -> Caller:
+        """Return whose key was sent, or raise Refused."""
+
+
 def context_of(request: Request) -> ApiContext:
     """Return the context that the application was built with."""
     context: ApiContext = request.app.state.context
     return context
 
 
-async def caller_of(request: Request) -> Caller:
-    """Return whose key was sent. Refused: `missing_api_key`, `invalid_api_key`, `api_key_revoked`.
+def client_address(request: Request) -> str | None:
+    """Return the address of the client, or None where it is not known."""
+    return request.client.host if request.client else None
 
-    Also `rate_limited`: before anything else of the request is read.
+
+def request_id_of(request: Request) -> str:
+    """Return the id that the request was given."""
+    return str(request.state.request_id)
+
+
+async def caller_of(request: Request) -> Caller:
+    """Return whose key was sent, with the scope that the route declares.
+
+    Refused: `missing_api_key`, `invalid_api_key`, `api_key_revoked`, `api_key_expired`,
+    `client_network_not_allowed`, `org_key_required`, `operator_key_required`, `insufficient_scope`, and
+    `rate_limited` before anything else of the request is read.
     """
+    known: Caller | None = getattr(request.state, "caller", None)
+    if known is None:
+        access: Access = request.state.access
+        known = request.state.caller = await access.admit(request)
+    return known
+
+
+async def authenticated(request: Request) -> Caller:
+    """Return whose key was sent, whatever it may do. For `Access`, which knows what is needed."""
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not key.strip():
         raise Refused(
             "missing_api_key", "Send your API key: Authorization: Bearer sk_live_… or sk_test_…."
         )
-    caller = await context_of(request).db.read(recognise, key.strip())
+    context = context_of(request)
+    address = client_address(request)
+    caller = await context.db.read(recognise, context.runtime, key.strip(), address)
     request.state.org = caller.org
     admission_of(request).admit(request, caller.key_id)
     return caller

@@ -12,6 +12,7 @@ from gateway.cli.common import (
     DEFAULT_CONFIG,
     ConfigOption,
     fail,
+    operator_name,
     say,
     settings_of,
     store_faults_told,
@@ -19,7 +20,7 @@ from gateway.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from gateway.store.database import Database
+    from gateway.store.database import Database, Tx
 
 app = typer.Typer(help="The database.", no_args_is_help=True)
 #: Values per transaction: the gateway goes on meanwhile.
@@ -108,13 +109,29 @@ def reseal(config: ConfigOption = Path(DEFAULT_CONFIG)) -> None:
     from gateway.errors import ConfigError
     from gateway.resealing import reseal_some
     from gateway.runtime import real_runtime
+    from gateway.store.audit import add_audit
     from gateway.store.sealed import SEALED
+    from gateway.store.state import DATABASE
     from gateway.vault import vault_of
 
-    vault = vault_of(settings_of(config), real_runtime().ids)
+    runtime = real_runtime()
+    vault = vault_of(settings_of(config), runtime.ids)
+
+    async def note(tx: Tx, act: str, counts: dict[str, tuple[int, int]]) -> None:
+        await add_audit(
+            tx,
+            runtime.ids,
+            runtime.clock.moment().wall,
+            actor=operator_name(),
+            act=act,
+            subject=DATABASE,
+            after={name: {"seen": seen, "anew": anew} for name, (seen, anew) in counts.items()},
+        )
 
     async def work(db: Database) -> dict[str, tuple[int, int]]:
-        done = {}
+        done: dict[str, tuple[int, int]] = {}
+        # Two rows: it may be stopped in between, and run again.
+        await db.run(note, "reseal_begun", done)
         for what in SEALED:
             seen, changed, after = 0, 0, None
             while True:
@@ -123,6 +140,7 @@ def reseal(config: ConfigOption = Path(DEFAULT_CONFIG)) -> None:
                 if after is None:
                     break
             done[what.name] = (seen, changed)
+        await db.run(note, "resealed", done)
         return done
 
     try:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli import adapters, batches, custodians, db, keys, payouts, webhooks
+from gateway.cli import adapters, audit, batches, custodians, db, keys, payouts, webhooks
 from gateway.cli.common import (
     DEFAULT_CONFIG,
     ConfigOption,
@@ -34,6 +34,7 @@ app.add_typer(webhooks.app, name="webhooks")
 app.add_typer(custodians.app, name="custodians")
 app.add_typer(db.app, name="db")
 app.add_typer(adapters.app, name="adapters")
+app.add_typer(audit.app, name="audit")
 
 
 @app.command()

@@ -14,6 +14,7 @@ from gateway.cli.common import (
     JsonOption,
     fail,
     frozen_reason,
+    operator_name,
     print_json,
     print_table,
     say,
@@ -130,7 +131,10 @@ def resolve(  # noqa: PLR0913 - one argument per option
     *,
     ending: Annotated[Ending, typer.Option("--as", help="What the custodian's own records say.")],
     evidence: Annotated[
-        str, typer.Option(help="What you saw, where and when; kept with the payout.")
+        str,
+        typer.Option(
+            help="What you saw, where and when; kept in the audit log, not shown to the partner."
+        ),
     ],
     funds_moved: Annotated[
         FundsMovedWord,
@@ -178,7 +182,7 @@ def resolve(  # noqa: PLR0913 - one argument per option
         name, capabilities = await _custodian_of(db, settings, payout_id)
         recorder = Recorder(runtime, payouts, name, capabilities)
         lag = capabilities.console_lags
-        return await db.run(end, recorder, runtime, payout_id, found, lag=lag)
+        return await db.run(end, recorder, runtime, payout_id, found, lag=lag, by=operator_name())
 
     try:
         asked = with_store(config, work, runtime)
@@ -209,7 +213,7 @@ def retry(
         if reason is not None:
             raise NotAllowedError(reason)
         _, capabilities = await _custodian_of(db, settings, payout_id)
-        await db.run(again, real_runtime(), payout_id, capabilities)
+        await db.run(again, real_runtime(), payout_id, capabilities, by=operator_name())
 
     try:
         with_store(config, work, runtime)

@@ -17,6 +17,7 @@ _TABLES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("notes", ("execution", "note", "value")),
     ("refs", ("kind", "value")),
     ("custodian_webhooks", ("received_at", "state", "dedup_key")),
+    ("acts", ("at", "actor", "act", "detail")),
     ("events", ("sequence", "type", "id", "at")),
     (
         "deliveries",

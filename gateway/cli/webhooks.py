@@ -14,6 +14,7 @@ from gateway.cli.common import (
     ConfigOption,
     JsonOption,
     fail,
+    operator_name,
     print_json,
     print_table,
     say,
@@ -259,11 +260,28 @@ def listen(  # noqa: PLR0913 - one argument per option
 
 
 def _switch(config: Path, endpoint_id: str, status: str) -> None:
+    from gateway.runtime import real_runtime
+    from gateway.store import endpoints
+    from gateway.store.audit import add_audit
     from gateway.webhooks.subscriptions import EndpointChange
+
+    runtime = real_runtime()
 
     async def act(tx: Tx, replays: Replays, caller: Caller) -> bool:
         change = EndpointChange.model_validate({"status": status})
+        row = await endpoints.endpoint_row(tx, endpoint_id)
         _, job = await replays.change(tx, caller, endpoint_id, change)
+        await add_audit(
+            tx,
+            runtime.ids,
+            runtime.clock.moment().wall,
+            actor=operator_name(),
+            act="endpoint_changed",
+            subject=endpoint_id,
+            org=caller.org,
+            before={"status": None if row is None else row["status"]},
+            after={"status": status},
+        )
         return job is not None
 
     recovers = _heal(config, endpoint_id, act, writes=True)

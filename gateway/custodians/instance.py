@@ -48,6 +48,7 @@ from gateway.errors import (
     InvalidSignature,
     NotSent,
     OutcomeUnknown,
+    Unsupported,
 )
 from gateway.logs import get_logger, scrub
 from gateway.metrics import Metrics
@@ -121,6 +122,18 @@ class _Telling:
             self.keys["exc_info"] = error
 
 
+#: What makes fingerprints of accounts: under the server key, and under the previous one if it is set.
+Fingerprints = tuple[Callable[..., str], ...]
+
+
+@dataclass(frozen=True)
+class Previous:
+    """The adapter with the credentials of before, while they are changed. It only verifies and reads."""
+
+    adapter: Adapter[Any]
+    fingerprints: Fingerprints
+
+
 class CustodianInstance:
     """A custodian instance: an adapter with deadline, metrics, logs, scrubbing, error translation."""
 
@@ -133,11 +146,13 @@ class CustodianInstance:
         metrics: Metrics,
         deadline_s: float,
         *,
-        fingerprint: Callable[..., str],
+        fingerprints: Fingerprints,
         dates: Dates,
+        previous: Previous | None = None,
     ) -> None:
         self.name = name
-        self._fingerprint = fingerprint
+        self._previous = previous
+        self._fingerprints = fingerprints
         self.dates = dates
         self.adapter_name = adapter_name
         self._adapter = adapter
@@ -155,8 +170,61 @@ class CustodianInstance:
 
         A digest of the adapter, the mode, the account, and the settings that say whose account it is.
         """
+        return self._named(self._fingerprints[0], account, livemode=livemode)
+
+    def fingerprint_before(self, account: Account, *, livemode: bool) -> str | None:
+        """Return the fingerprint under the credentials of before; None where none are configured."""
+        if self._previous is None:
+            return None
+        return self._named(self._previous.fingerprints[0], account, livemode=livemode)
+
+    def fingerprints_of_keys(self, account: Account, *, livemode: bool) -> list[tuple[str, str]]:
+        """Return pairs of fingerprints that are the same account by their making.
+
+        Of the same settings: under the previous server key, and under the present one.
+        """
+        makers = [self._fingerprints]
+        makers += [] if self._previous is None else [self._previous.fingerprints]
+        return [
+            (
+                self._named(each, account, livemode=livemode),
+                self._named(present, account, livemode=livemode),
+            )
+            for present, *before in makers
+            for each in before
+        ]
+
+    def _named(self, make: Callable[..., str], account: Account, *, livemode: bool) -> str:
         mode = "live" if livemode else "test"
-        return self._fingerprint(self.adapter_name, mode, account.type, account.id)
+        return make(self.adapter_name, mode, account.type, account.id)
+
+    async def identities(self) -> tuple[str, str]:
+        """Return the custodian's own id as the credentials of before and those of now read it.
+
+        Raises Unsupported where the adapter cannot read it or no others are configured, and NotSent
+        where one of them could not.
+        """
+        if self._previous is None:
+            raise Unsupported(f"no previous credentials are configured for {self.name}")
+        return (
+            await self._identity(self._previous.adapter, "previous"),
+            await self._identity(self._adapter, "present"),
+        )
+
+    async def _identity(self, adapter: Adapter[Any], which: str) -> str:
+        with self._telling("identity", credentials=which) as telling:
+            try:
+                async with asyncio.timeout(self._deadline_s):
+                    found = await adapter.identity()
+                _expect(found, str)
+            except Unsupported:
+                telling.outcome = "Unsupported"
+                raise
+            except Exception as error:  # noqa: BLE001 - a read: whatever fails, nothing is known
+                clean = scrub(_words_of(error))[:_MOST_CHARS] or type(error).__name__
+                telling.fail(type(error).__name__, error, crashed=False)
+                raise NotSent(f"with the {which} credentials: {clean}") from None
+            return found
 
     async def check_clock(self) -> None:
         """Refuse a moving call whose credentials would be dated by a clock that is wrong.
@@ -240,7 +308,7 @@ class CustodianInstance:
         with self._telling("verify") as telling:
             try:
                 async with asyncio.timeout(self._deadline_s):
-                    await self._adapter.verify(headers, body)
+                    telling.keys["by_previous"] = await self._verified(headers, body)
             except (InvalidSignature, CannotVerify) as error:
                 clean = _scrubbed(error)
                 telling.fail(type(error).__name__, clean, crashed=False)
@@ -248,6 +316,21 @@ class CustodianInstance:
             except Exception as error:  # noqa: BLE001 - a fault of ours must not lose the custodian's news
                 telling.fail("CannotVerify", error, crashed=not _foreseen(error))
                 raise CannotVerify(type(error).__name__) from None
+
+    async def _verified(self, headers: Mapping[str, str], body: bytes) -> bool:
+        """Verify with the credentials of now, then with those of before; whether it needed the latter."""
+        try:
+            await self._adapter.verify(headers, body)
+        except (InvalidSignature, CannotVerify) as error:
+            if self._previous is None:
+                raise
+            try:
+                await self._previous.adapter.verify(headers, body)
+            except InvalidSignature:
+                # Where the present keys are out of reach, it may still be authentic.
+                raise error from None
+            return True
+        return False
 
     def parse(self, body: bytes) -> Sequence[Notice]:
         """Read a webhook. Raises ValueError where it cannot be read, whatever the reason."""

@@ -20,7 +20,7 @@ from gateway.adapter import (
     SubStatus,
 )
 from gateway.errors import NotSent, Rejected, WrongAnswer
-from gateway.execution.gate import MarkRefused, Other, key_is_alive
+from gateway.execution.gate import MarkRefused, Other, key_is_alive, with_same_credentials
 from gateway.execution.proof import (
     LOST_REFERENCE,
     OWN_WORD,
@@ -628,7 +628,16 @@ def _may_repeat(view: View) -> bool:
     declared = view.capabilities.keys.repeat_is_safe
     references = {each.reference for each in open_calls(view.history)}
     allowed = (declared if safe is None else safe) and not has_news(view.history)
-    return allowed and len(references) == 1 and not _asked_elsewhere(view)
+    return allowed and len(references) == 1 and _keys_reach(view)
+
+
+def _keys_reach(view: View) -> bool:
+    """Whether a repeat made now meets the keys of every call that may have arrived."""
+    if view.capabilities.keys.shared_by_credentials:
+        return not _asked_elsewhere(view)
+    return not _asked_elsewhere(view) and all(
+        with_same_credentials(each, view.fingerprint) for each in open_calls(view.history)
+    )
 
 
 def _asked_elsewhere(view: View) -> bool:

@@ -24,6 +24,7 @@ class Terms:
 
     until: int  #: the end of the lease, which the mark prolongs
     repeat_is_safe: bool  #: as the adapter declares
+    keys_shared: bool = False  #: as the adapter declares
     #: why the database is behind the newest mark that this process has seen, if it is
     behind: Callable[[int], str | None] = _never_behind
     #: why the state file cannot be written, if it cannot
@@ -60,6 +61,7 @@ async def set_mark(
             reference=call.reference,
             fingerprint=call.fingerprint,
             repeat_is_safe=terms.repeat_is_safe if said is None else bool(said),
+            keys_shared=terms.keys_shared,
             same_call=terms.same_call,
             key_life=call.key_life,
             call_life=call.call_life,

@@ -41,7 +41,14 @@ from gateway.store import evidence as stored
 from gateway.store import executions
 from gateway.store import payouts as payout_rows
 from gateway.store import state as store_state
+from gateway.store.audit import add_audit
 from gateway.store.database import Row, Tx
+from gateway.views import BY_OPERATOR
+
+#: Who acts where no name is known.
+OPERATOR = "operator"
+#: Acts in the audit log.
+RESOLVED, LOOK_ASKED, RETRIED = "payout_resolved", "payout_look_asked", "payout_retried"
 
 
 class NotAllowedError(GatewayError):
@@ -76,8 +83,12 @@ async def resolve(  # noqa: PLR0913 - the decision and its circumstances
     found: Resolution,
     *,
     lag: bool = True,
+    by: str = OPERATOR,
 ) -> LookAsked | None:
-    """End a payout as an operator has found it to be. Store function; the evidence is recorded.
+    """End a payout as an operator has found it to be. Store function.
+
+    `by` and the evidence are written to the audit log and shown to nobody else: the evidence may name
+    people and accounts.
 
     `failed` with `funds_moved: no` needs that nothing was sent, or proof, or the operator's own look
     after no call could arrive any more: then LookAsked is returned the first time. NotAllowedError where
@@ -93,7 +104,9 @@ async def resolve(  # noqa: PLR0913 - the decision and its circumstances
     elif found.funds_moved is FundsMoved.NO:
         asked = await _not_paid(tx, payout, execution, found, now, lag=lag)
         if asked is not None:
+            await _audit(tx, runtime, payout, by, LOOK_ASKED, found)
             return asked
+    await _audit(tx, runtime, payout, by, RESOLVED, found)
     report = _report_of(found)
     if found.delivered and execution is not None:
         await recorder.news(tx, payout_id, report, Source.OPERATOR)
@@ -177,23 +190,50 @@ async def _known_transfer(tx: Tx, payout: Payout, found: Resolution) -> None:
 
 
 def _report_of(found: Resolution) -> Report:
-    detail = f"resolved by an operator: {found.evidence}"
+    """Return the news. Partners and subscribers see it: nothing of the evidence is in it."""
     if found.delivered:
         return Report(
             SubStatus.DELIVERED,
             "",
-            detail=f"{detail} (transfer {found.transfer})",
+            detail=BY_OPERATOR,
             custodian_reference=found.transfer,
             # Kept as the payout's own: no other payout is delivered by it.
             refs=(Ref(payout_rows.OPERATORS_REF, found.transfer),) if found.transfer else (),
         )
     failure = Failure(
-        code=FailureCode.OPERATOR_DECISION, message=detail, funds_moved=found.funds_moved
+        code=FailureCode.OPERATOR_DECISION, message=BY_OPERATOR, funds_moved=found.funds_moved
     )
-    return Report(SubStatus.FAILED, "", failure=failure, detail=detail)
+    return Report(SubStatus.FAILED, "", failure=failure, detail=BY_OPERATOR)
 
 
-async def retry(tx: Tx, runtime: Runtime, payout_id: str, capabilities: Capabilities) -> None:
+async def _audit(  # noqa: PLR0913 - the act and its circumstances
+    tx: Tx, runtime: Runtime, payout: Payout, by: str, act: str, found: Resolution | None = None
+) -> None:
+    after = None
+    if found is not None:
+        after = {
+            "as": "delivered" if found.delivered else "failed",
+            "funds_moved": None if found.delivered else found.funds_moved,
+            "transfer": found.transfer,
+            "looked": found.looked,
+        }
+    await add_audit(
+        tx,
+        runtime.ids,
+        runtime.clock.moment().wall,
+        actor=by,
+        act=act,
+        subject=payout.id,
+        org=payout.org,
+        detail="" if found is None else found.evidence,
+        before={"status": payout.status, "sub_status": payout.sub_status},
+        after=after,
+    )
+
+
+async def retry(
+    tx: Tx, runtime: Runtime, payout_id: str, capabilities: Capabilities, *, by: str = OPERATOR
+) -> None:
     """Have a payout submitted again, with the same keys. Store function.
 
     It adds no right: the gate decides again at the mark. NotAllowedError names what is missing.
@@ -210,6 +250,7 @@ async def retry(tx: Tx, runtime: Runtime, payout_id: str, capabilities: Capabili
     missing = missing_proof(execution, history, items, capabilities, now)
     if missing is not None:
         raise NotAllowedError(missing)
+    await _audit(tx, runtime, payout, by, RETRIED)
     await executions.update_execution(
         tx,
         execution["id"],

@@ -200,6 +200,11 @@ _EARLIER = Query(
         )
     )
 )
+_OPEN_ACCOUNTS = Query(
+    select(executions.c.account)
+    .where(and_(executions.c.custodian == bindparam("custodian"), _OPEN))
+    .distinct()
+)
 _MAY_MARK = Query(
     select(
         executions,
@@ -298,6 +303,11 @@ async def execution_row(tx: Tx, execution_id: str) -> Row | None:
 async def executions_of(tx: Tx, payout_id: str) -> list[Row]:
     """Return every execution that a payout was in, first one first."""
     return await tx.all(_OF_PAYOUT, payout_id=payout_id)
+
+
+async def accounts_of_open(tx: Tx, custodian: str) -> list[str]:
+    """Return the accounts (JSON) that the open executions of a custodian pay from."""
+    return [str(row["account"]) for row in await tx.all(_OPEN_ACCOUNTS, custodian=custodian)]
 
 
 async def open_execution_of(tx: Tx, payout_id: str) -> Row | None:

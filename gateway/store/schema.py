@@ -68,12 +68,22 @@ api_keys = Table(
     "api_keys",
     metadata,
     Column("id", Text, primary_key=True),
-    Column("org", Text, nullable=False),
+    #: none: a key of the operator
+    Column("org", Text),
     Column("mode", Text, nullable=False),
     Column("digest", Text, nullable=False, unique=True),
     Column("hint", Text, nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("revoked_at", BigInteger),
+    Column("name", Text),
+    #: who answers for it; none for keys of before owners were asked for
+    Column("owner", Text),
+    #: JSON lists: what it may do, and the networks that it may be used from (empty: any)
+    Column("scopes", Text, nullable=False, server_default="[]"),
+    Column("networks", Text, nullable=False, server_default="[]"),
+    Column("expires_at", BigInteger),
+    #: at most a minute old
+    Column("last_used_at", BigInteger),
 )
 
 #: Quotes: a price promise; consumed once in live mode by `payout_id`.

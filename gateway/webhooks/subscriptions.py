@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
@@ -134,6 +134,23 @@ class EndpointEventView(BaseModel):
     timestamp: Time
     api_version: str
     data: EndpointView
+
+
+def audited(view: EndpointView) -> dict[str, Any]:
+    """Return what the audit log keeps of an endpoint: no value of a header, no query of its URL.
+
+    Pure. Both may hold secrets of the receiver.
+    """
+    url, _, query = view.url.partition("?")
+    return {
+        "url": f"{url}?…" if query else url,
+        "event_types": view.event_types,
+        "headers": sorted((*view.headers, *view.sensitive_headers)),
+        "rate_limit_per_second": view.rate_limit_per_second,
+        "ed25519": bool(view.public_keys),
+        "status": view.status,
+        "mode": "live" if view.livemode else "test",
+    }
 
 
 def check(request: EndpointRequest | EndpointChange, *, live: bool, allow_private: bool) -> None:

@@ -630,7 +630,7 @@ async def _load(api: Api, count: int, batch_id: str | None = None) -> str:
 
 
 async def _caller(api: Api) -> Any:
-    return await api.context.db.read(recognise, await api.key())
+    return await api.context.db.read(recognise, api.context.runtime, await api.key())
 
 
 async def test_an_item_does_not_leave_its_batch_by_itself(api: Api) -> None:

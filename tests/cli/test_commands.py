@@ -21,10 +21,10 @@ from typer.testing import CliRunner
 
 from gateway import __version__
 from gateway.cli.main import app
-from gateway.cli.words import FundsMovedWord, StatusWord
+from gateway.cli.words import FundsMovedWord, ScopeWord, StatusWord
 from gateway.config import load
 from gateway.custodians.registry import find_adapters
-from gateway.keys import Caller
+from gateway.keys import Caller, Scope
 from gateway.model import FundsMoved, Status
 from gateway.runtime import real_runtime
 from gateway.signing import secret_text
@@ -288,6 +288,7 @@ def test_an_adapter_is_begun_as_a_copy(tmp_path: Path, monkeypatch: pytest.Monke
 def test_the_models_words() -> None:
     """The command line takes the model's own words, though it does not load the model for them."""
     assert [each.value for each in StatusWord] == [each.value for each in Status]
+    assert [each.value for each in ScopeWord] == [each.value for each in Scope]
     assert {each.value for each in FundsMovedWord} == {each.value for each in FundsMoved}
 
 

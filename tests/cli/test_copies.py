@@ -122,8 +122,9 @@ def test_references_without_a_payout_stop_it(config: Path) -> None:
     run("db", "adopt", "--last-mark-at", "2026-01-01T00:00:00Z", *at)
     change(
         config,
-        "INSERT INTO audit_log VALUES "
-        "('a', 1, 'acme', 'unmatched_reference', 'acme transfer t-1', '')",
+        "INSERT INTO audit_log (id, at, actor, act, subject, detail, org, number, previous, hash) "
+        "SELECT 'a', 1, 'acme', 'unmatched_reference', 'acme transfer t-1', '', '', "
+        "1 + max(number), 'p', 'h' FROM audit_log WHERE org = ''",
     )
     text = run("db", "adopt", "--accept-new", *at, code=1)
     assert "no payout has the reference acme transfer t-1" in text

@@ -19,6 +19,7 @@ from gateway.execution.operator import LookAsked, NotAllowedError, Resolution, r
 from gateway.execution.proof import Source
 from gateway.execution.record import Recorded
 from gateway.execution.state import Verb
+from gateway.store.audit import acts_on
 from tests.execution.conftest import CAN, LEASE_S, Bench
 
 SEEN = "console, 10:15, payout p-1"
@@ -67,6 +68,8 @@ async def test_an_unresolved_payout_is_retried_only_with_proof(bench: Bench) -> 
             assert await bench.due_in(payout_id) == 0
     assert await bench.due_in(payout_id) > 0
     await again(bench, payout_id)
+    # Refused ones are no acts.
+    assert [row["act"] for row in await bench.db.read(acts_on, payout_id, 10)] == ["payout_retried"]
     repeat = await bench.begin()
     assert repeat.next_verb is Verb.SUBMIT
     assert bench.order(repeat).key("execute") == bench.order(job).key("execute")
@@ -164,8 +167,13 @@ async def test_an_end_by_hand_is_told_and_frees_the_account(
         assert await end(bench, payout_id, looked=asked.number) is None
     payout = await bench.payout(payout_id)
     assert payout.status == ("delivered" if delivered else "failed")
-    detail = f"resolved by an operator: {SEEN}"
-    assert payout.timeline[-1].detail == (f"{detail} (transfer t-1)" if delivered else detail)
+    assert payout.timeline[-1].detail == "resolved by an operator"
+    acts = await bench.db.read(acts_on, payout_id, 10)
+    asks = [] if delivered else ["payout_look_asked"]
+    assert [row["act"] for row in acts] == [*asks, "payout_resolved"]
+    assert {(row["actor"], row["detail"], row["org"]) for row in acts} == {
+        ("operator", SEEN, "acme-org")
+    }
     if not delivered:
         assert payout.failure is not None
         assert (payout.failure.code, payout.failure.funds_moved) == ("operator_decision", "no")
