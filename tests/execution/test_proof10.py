@@ -267,3 +267,80 @@ async def test_a_call_from_before_the_upgrade_is_not_absent_at_another_account(d
     assert len(desk.script.moved) == 1, "proven absent at acme/B, where it was never made"
 
 
+# --- Weaker: needs an adapter or a custodian that does more wrong ----------------------------------
+
+
+async def test_a_reference_of_another_payouts_call_delivers_nothing(bench: Bench) -> None:
+    """N3: the report names the reference under which another payout's call was made, and nothing else."""
+    ids = [await bench.accept(), await bench.accept()]
+    jobs = await bench.claim()
+    orders = [bench.order(job) for job in jobs]  # type: ignore[arg-type]
+    for number, order in enumerate(orders):
+        await order.moving(reference=f"ref-{number}")
+    done = Report(SubStatus.DELIVERED, "DONE", reference="ref-1")
+    from gateway.execution.state import Verb
+
+    await bench.record(jobs[0], Verb.SUBMIT, done, order=orders[0])  # type: ignore[arg-type]
+    assert (await bench.payout(orders[0].payout_id)).status == "pending", ids
+
+
+async def test_what_the_custodian_asks_about_contradicts_absence(desk: Desk) -> None:
+    """E3: two early absent looks, then the custodian shows it (and asks), then one look at old data.
+
+    With any other word than `requires_action` the count begins anew.
+    """
+    asks = all_are(SubStatus.REQUIRES_ACTION, action=Action(type="redirect_to_url", url="https://x"))
+    desk.script.submits = [LOST, TAKEN]
+    desk.script.looks = [ABSENT, ABSENT, asks, ABSENT]
+    await desk.turn()
+    await desk.turns(2, 25)
+    await desk.turns(1, 45)
+    assert "asks" in [each.answer for each in await desk.rows()]
+    await desk.turns(1, 50)
+    await desk.turns(1, 1)
+    assert len(desk.script.moved) == 1
+
+
+async def test_an_operator_cannot_say_not_paid_of_what_was_broadcast(desk: Desk) -> None:
+    """N1: our transfer was seen on its way; the operator's own look undoes that (allowed by O1's letter)."""
+    desk.script.submits, desk.script.looks = [all_are(SubStatus.BROADCAST)], [ABSENT]
+    await desk.turn()
+    bench = desk.bench
+    await bench.clock.advance(200)
+    found = Resolution(delivered=False, evidence="x", funds_moved=FundsMoved.NO)
+    asked = await bench.db.run(
+        resolve, desk.engine.recorder, bench.runtime, desk.ids[0], found, lag=True
+    )
+    assert asked is not None
+    again = Resolution(
+        delivered=False, evidence="x", funds_moved=FundsMoved.NO, looked=asked.number
+    )
+    with pytest.raises(NotAllowedError):
+        await bench.db.run(
+            resolve, desk.engine.recorder, bench.runtime, desk.ids[0], again, lag=True
+        )
+
+
+async def test_a_stamp_counts_no_time_from_before_it_was_made(bench: Bench) -> None:
+    """E1: a row of another clock that was written after the claim and before the stamp starts its wait.
+
+    The webhook was taken by a gateway with another clock (a time namespace of its own).
+    """
+    from gateway.execution.proof import Source
+
+    await bench.accept()
+    job = await bench.begin()
+    mine = bench.clock.moment().clock_id
+    bench.clock.reboot()  # the other gateway's clock: its elapsed time goes on from the same number
+    sent = Report(SubStatus.SUBMITTED, "SENT")
+    await bench.db.run(bench.recorder.news, job.items[0].id, sent, Source.WEBHOOK)
+    theirs = bench.clock._clock_id
+    await bench.clock.advance(600)
+    bench.clock._clock_id = mine
+    order = bench.order(job)
+    stamp = order.stamp()
+    await order.remember(stamp=stamp)
+    bench.clock._clock_id = theirs
+    await bench.clock.advance(LEASE_S + 1)
+    later = bench.order(await bench.begin())
+    assert later.passed_s(stamp) <= LEASE_S + 1
