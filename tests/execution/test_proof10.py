@@ -344,3 +344,15 @@ async def test_a_stamp_counts_no_time_from_before_it_was_made(bench: Bench) -> N
     await bench.clock.advance(LEASE_S + 1)
     later = bench.order(await bench.begin())
     assert later.passed_s(stamp) <= LEASE_S + 1
+
+
+@pytest.mark.parametrize("account", ["", "adopted"], ids=["configured", "nowhere"])
+def test_no_word_is_about_a_lost_call(account: str) -> None:
+    """S2, N2: "LOST_REFERENCE: no word and no repeat is about it"; a word that names no reference is."""
+    from gateway.execution.proof import closed, lost_call
+    from tests.execution.rows import at, rows, word
+
+    lost = lost_call(
+        1, 1, at(0), account=account, call_life=120, visibility=60, absence_looks=1
+    )
+    assert not closed(rows(lost, word(2, 1, reference=None)), "pay_1")
