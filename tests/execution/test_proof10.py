@@ -356,3 +356,21 @@ def test_no_word_is_about_a_lost_call(account: str) -> None:
         1, 1, at(0), account=account, call_life=120, visibility=60, absence_looks=1
     )
     assert not closed(rows(lost, word(2, 1, reference=None)), "pay_1")
+
+
+async def test_a_call_from_before_the_upgrade_is_not_repeated_at_another_account(
+    bench: Bench,
+) -> None:
+    """E4, G3: keys make repeats harmless, at the account that has seen the key; at another one it pays."""
+    bench.capabilities = bench.repeating()
+    desk = Desk(bench)
+    await desk.open(1)
+    desk.script.account = ""  # as migration 0004 writes it
+    desk.script.submits, desk.script.looks = [LOST, TAKEN], [ABSENT]
+    await desk.turn()
+    desk.script.account = "acme/A"
+    await desk.turns(1, 1)
+    desk.script.account = "acme/B"
+    await desk.turns(3, 20)
+    calls = [each for each in await desk.rows() if each.kind is Kind.CALL]
+    assert [each.fingerprint for each in calls] == [""], "the key was used again at acme/B"

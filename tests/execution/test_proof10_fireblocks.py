@@ -267,3 +267,25 @@ async def test_a_token_dated_by_a_wrong_clock_is_not_used(rig: Rig) -> None:
     assert all(
         claims["exp"] - each.at.wall / 1e6 <= (each.call_life or 0) / 1e6 for each in calls
     ), f"marked with 90 s; the token lives {claims['exp'] - calls[0].at.wall / 1e6:.0f} s"
+
+
+async def test_nobody_outside_is_needed_for_a_queued_set(rig: Rig) -> None:
+    """As the first test; the account is busy with a payout of this gateway, which an operator ended.
+
+    It waits for funds at Fireblocks until midnight; ended by hand (`funds_moved: unknown`, always
+    allowed), it hands its turn at the account to the next one.
+    """
+    bench = rig.bench
+    stuck = await rig.accept("1.000401")
+    await rig.turn()
+    await bench.clock.advance(LEASE_S)
+    unknown = Resolution(delivered=False, evidence="seen", funds_moved=FundsMoved.UNKNOWN)
+    await bench.db.run(resolve, rig.engine.recorder, bench.runtime, stuck, unknown, lag=True)
+    ids = [await rig.accept("5"), await rig.accept("7")]
+    await bench.db.run(as_set, bench, ids, "bat_1")
+    await rig.space.fault("execute", "lose_reply")
+    await rig.turn()
+    assert (await bench.execution(ids[1]))["state"] == "unknown"
+    await bench.db.run(resolve, rig.engine.recorder, bench.runtime, ids[0], unknown, lag=True)
+    await rig.turns(12, 40)
+    assert await paid(rig, "7") == 1
