@@ -65,7 +65,7 @@ check: $(READY) ## Judge the code: format, lint, types, import rules, docs
 	$(BIN)/python scripts/generate_docs.py --check
 	$(BIN)/mkdocs build --strict --quiet --site-dir build/site
 
-fmt: $(READY) ## Format the code and mend what can be mended
+fmt: $(READY) ## Format the code and fix what can be fixed automatically
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 

@@ -35,6 +35,7 @@ from gateway.store import executions
 from gateway.store import payouts as payout_rows
 from gateway.store.database import Database, Tx
 from gateway.store.rows import to_us
+from gateway.store.state import frozen
 
 #: A look in progress is waited for; a call that may move money is not.
 _WAITS_S = (0.1, 0.2, 0.4, 0.8)
@@ -249,7 +250,7 @@ def _answer_for(outcome: Outcome, recorded: Recorded, *, moved_now: bool) -> Non
 
 async def _not_frozen(tx: Tx) -> None:
     """Store function. Refused where the database may be an old copy."""
-    if (await executions.state_row(tx))["frozen"] is not None:
+    if await frozen(tx) is not None:
         raise Refused(
             "database_frozen",
             "The database may be an old copy; nothing is canceled until an operator has adopted it.",

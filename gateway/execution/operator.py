@@ -32,6 +32,7 @@ from gateway.runtime import Moment, Runtime
 from gateway.store import evidence as stored
 from gateway.store import executions
 from gateway.store import payouts as payout_rows
+from gateway.store import state as store_state
 from gateway.store.database import Row, Tx
 
 
@@ -110,7 +111,7 @@ async def _not_paid(  # noqa: PLR0913 - the decision and its circumstances
         raise NotAllowedError(_not_sent_yet(payout))
     history = await history_of(tx, execution, now)
     others = await others_of(tx, execution["id"], [payout.id], now)
-    frozen = (await executions.state_row(tx))["frozen"] is not None
+    frozen = await store_state.frozen(tx) is not None
     if may_end_unpaid(history, payout.id, others, looked=found.looked, lag=lag, frozen=frozen):
         return None
     if frozen:

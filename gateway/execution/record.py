@@ -34,6 +34,7 @@ from gateway.store import evidence as stored
 from gateway.store import payouts as payout_rows
 from gateway.store.database import Columns, Row, Tx
 from gateway.store.rows import Document, action_of, payout_of, to_json, to_us
+from gateway.store.state import frozen
 
 #: Items whose status updates are written in one transaction.
 PAGE = 25
@@ -591,7 +592,7 @@ async def _frozen(tx: Tx, view: View, *, ends: bool = False) -> View:
     """
     if not ends and not any(each.unanswered for each in view.open_items):
         return view
-    return replace(view, frozen=(await executions.state_row(tx))["frozen"] is not None)
+    return replace(view, frozen=await frozen(tx) is not None)
 
 
 def _may_end(outcome: Outcome) -> bool:

@@ -200,7 +200,6 @@ _EARLIER = Query(
         )
     )
 )
-_STATE = Query(select(store_state).where(store_state.c.id == 1))
 _MAY_MARK = Query(
     select(
         executions,
@@ -398,8 +397,12 @@ def _update(names: tuple[str, ...]) -> Query:
 
 
 async def update_execution(tx: Tx, execution_id: str, **columns: object) -> None:
-    """Change columns of an execution. The moving state is written by `write_mark` alone."""
-    assert columns.get("state") != "moving"  # noqa: S101 - see the docstring
+    """Change columns of an execution.
+
+    Raises ValueError for the moving state: `write_mark` alone writes that, behind the gate.
+    """
+    if columns.get("state") == "moving":
+        raise ValueError("the moving state is written by write_mark, behind the gate")
     names = tuple(sorted(columns))
     values = {"set_" + name: value for name, value in columns.items()}
     await tx.all(_update(names), at_id=execution_id, **values)
@@ -467,10 +470,3 @@ async def write_mark(tx: Tx, execution_id: str, token: int, number: int, until: 
     """Write the moving state. For `gateway.execution.mark` alone, which runs the gate before."""
     row = await tx.one(_MARK, held_id=execution_id, held_token=token, new_rows=number, until=until)
     return row is not None
-
-
-async def state_row(tx: Tx) -> Row:
-    """Return what every mark depends on: the newest mark, the gate version, whether it is frozen."""
-    row = await tx.one(_STATE)
-    assert row is not None  # noqa: S101 - the row is made with the table
-    return row
