@@ -230,12 +230,13 @@ class Payouts:
         words = f"Dfns refused the confirmation: {answer.message}"
         try:
             look = await self._reader.read(order)
+            if look is None:
+                raise OutcomeUnknown(f"{words}; then it was not shown")
+            told = look.told
+            if execution_of(told) == AWAITING_CONFIRM and not data_of(told).get("transferId"):
+                # It stays open at Dfns until somebody cancels it there or it expires: no end of ours.
+                return self._reader.park(order, told, words)
+            return await self._reader.judge(order, look)
         except NotSent as error:
-            # Unseen is not unconfirmed.
+            # A look that failed, of the payout or of its transfer. Unseen is not unconfirmed.
             raise OutcomeUnknown(f"{words}; then: {error}") from None
-        if look is None:
-            raise OutcomeUnknown(f"{words}; then it was not shown")
-        if execution_of(look.told) == AWAITING_CONFIRM and not data_of(look.told).get("transferId"):
-            # It stays open at Dfns until somebody cancels it there or it expires: no end of ours.
-            return self._reader.park(order, look.told, words)
-        return await self._reader.judge(order, look)
