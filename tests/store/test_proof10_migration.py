@@ -56,9 +56,7 @@ def test_two_calls_of_before_are_not_one(old: Old) -> None:
 def test_a_call_of_before_lives_as_long_as_its_instance_was_told(old: Old) -> None:
     """E5: "above every adapter's of that time" is not: Dfns' `user_action_life_s` may be up to a day."""
     longest: Any = next(
-        each.le
-        for each in DfnsSettings.model_fields["user_action_life_s"].metadata
-        if hasattr(each, "le")
+        each.le for each in DfnsSettings.model_fields["user_action_life_s"].metadata if hasattr(each, "le")
     )
     old.payout("pay_1", custodian="dfns")
     old.attempt("pay_1", "unknown", custodian="dfns", moves=1, ever_unknown=1)
