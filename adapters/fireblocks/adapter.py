@@ -91,6 +91,8 @@ class Fireblocks(Adapter[FireblocksSettings]):
         call_life_s=90,
         dated_by_clock=True,
         visibility_s=60,
+        # Sets are asked for by the id that Fireblocks gave; there is no list, and no search by ours.
+        finds_lost_calls=False,
         polling_s=(1, 2, 3, 5, 8, 15, 30, 60, 120, 300),
         in_flight=32,
     )

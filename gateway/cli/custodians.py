@@ -43,11 +43,14 @@ def same_account(
     Looks made now then count for calls made before. If they are not one account, a payout may be
     paid twice.
     """
+    from gateway.execution.proof import NO_ACCOUNT
     from gateway.runtime import real_runtime
     from gateway.store.accounts import declare_same_account
 
     if not evidence.strip():
         fail("--evidence must say how you know", 2)
+    if NO_ACCOUNT in {fingerprint, same_as}:
+        fail(f"{NO_ACCOUNT!r} is no account: no look finds the calls that an adoption recorded", 2)
     settings, runtime = settings_of(config), real_runtime()
     if name not in settings.custodians:
         known = ", ".join(sorted(settings.custodians)) or "none"

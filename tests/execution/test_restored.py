@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from pathlib import Path
 
 import aiohttp
@@ -102,3 +101,26 @@ async def test_an_off_ramp_that_was_created_since_is_not_canceled_as_unpaid(
             await rail.cancel(payout_id)
         assert refused.value.code == "cancel_too_late"
         assert not await rail.says_unpaid(payout_id)
+
+
+async def test_a_card_payout_that_was_paid_since_does_not_expire_as_unpaid(
+    card: Rail, merchant: Merchant, tmp_path: Path
+) -> None:
+    """A wrong code, the copy, then the right code: it was paid under another reference.
+
+    That the first reference is absent proves nothing of the second one, which the copy does not know.
+    """
+    payout_id = await card.accept("75.00")
+    await card.turn()
+    with pytest.raises(Refused, match="wrong"):
+        await card.confirm(payout_id, "wrong")
+    card.back_up(tmp_path / "copy.db")
+    await card.confirm(payout_id, merchant.passcode)
+    merchant.twin.clock.advance(1000)
+    assert len(await merchant.ledger()) == 1
+    async with card.restored(tmp_path / "copy.db") as (rail, adopted):
+        assert adopted.attention == 1
+        assert "adopted" in await rail.bench.attention(payout_id)
+        await rail.turns(60, 1800)
+        assert not await rail.says_unpaid(payout_id)
+        assert (await rail.bench.payout(payout_id)).status == "pending"
