@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -13,7 +13,7 @@ from pydantic import BaseModel, SecretBytes, SecretStr, ValidationError
 
 from gateway.adapter import Adapter, Tools
 from gateway.config import ENV_PREFIX, EngineSettings
-from gateway.custodians.dates import Dates
+from gateway.custodians.dates import Dates, NotedClock
 from gateway.custodians.instance import CustodianInstance
 from gateway.errors import ConfigError
 from gateway.logs import SCRUBBER, scrub
@@ -91,6 +91,7 @@ def build(  # noqa: PLR0913 - the parts of an instance
     except ValidationError as error:
         raise ConfigError([_fault_line(where, each) for each in error.errors()]) from None
     _register_secrets(checked)
+    tools = replace(tools, clock=NotedClock(tools.clock))
     try:
         made = kind(checked, tools)
     except Exception as error:  # noqa: BLE001 - a stranger's constructor may fail in any way

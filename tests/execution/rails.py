@@ -16,7 +16,7 @@ from gateway.adapter import Adapter, Tools
 from gateway.adoption import Adopted, Adoption
 from gateway.assets import AssetRegistry
 from gateway.config import RouteSettings
-from gateway.custodians.dates import Dates
+from gateway.custodians.dates import Dates, NotedClock
 from gateway.custodians.instance import CustodianInstance
 from gateway.execution.actions import Actions
 from gateway.execution.operator import LookAsked, Resolution, resolve
@@ -148,7 +148,7 @@ class Rail(Desk):
 
 def tools_of(bench: Bench, http: aiohttp.ClientSession) -> Tools:
     """Return what an adapter on a bench is handed."""
-    return Tools(http, bench.clock, bench.runtime.ids, offload, AssetRegistry())
+    return Tools(http, NotedClock(bench.clock), bench.runtime.ids, offload, AssetRegistry())
 
 
 def settings_of(kind: type[BaseModel], credentials: Mapping[str, Any], **members: Any) -> Any:
