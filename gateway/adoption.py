@@ -3,9 +3,12 @@
 What happened between the copy and now is unknown: a payout that looks untouched may have been paid.
 So every open execution gets a call of unknown outcome, made now, and is looked for. It may also have
 ended: its partner may have heard "not paid" and have paid it in another way. So nothing is sent again by
-itself; what cannot be found, an operator ends, with the proof that any lost call needs. A payout without an execution, an item that waits in a batch,
-may have been paid under an execution that only the lost database knew. No look can find that one, so
-that its absence proves nothing, and an operator decides.
+itself; what cannot be found, an operator ends, with the proof that any lost call needs.
+
+The lost call may have been made under a reference that only the lost database knew: an id that the
+custodian gave, or that of a later try. So absence proves something only where the adapter declares that it
+asks by keys which this copy has, too (`Capabilities.finds_lost_calls`). Otherwise, and for a payout without
+an execution (an item that waits in a batch), absence proves nothing, and an operator decides.
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ _AT_ONCE = 200
 _US = 1_000_000
 #: The account of a call that is looked for as any other: the one that is configured.
 _CONFIGURED = ""
-_DETAIL = "open in a restored database: it may have been paid since, and there is nothing to ask by"
+_DETAIL = "open in a restored database: it may have been paid since, under a reference that is not known here"
 #: Acts in the audit log.
 ADOPTED, ACCEPTING, MOVED = "database_adopted", "accepting_again", "database_moved"
 
@@ -153,9 +156,16 @@ class Adoption:
         found = await rows.untouched_executions(tx, base, _AT_ONCE)
         at, due = self._runtime.clock.moment(), self._runtime.timeline.now()
         marks = int((await state.state_row(tx))["marks"])
+        lives = await rows.longest_lives(tx)
         calls = [
             self._call(
-                row["id"], row["custodian"], row["rows"] + 1, marks + offset, at, _CONFIGURED
+                row["id"],
+                row["custodian"],
+                row["rows"] + 1,
+                marks + offset,
+                at,
+                _CONFIGURED if self._finds_lost_calls(row["custodian"]) else NO_ACCOUNT,
+                lives,
             )
             for offset, row in enumerate(found, 1)
         ]
@@ -163,7 +173,7 @@ class Adoption:
         await state.set_marks(tx, marks + len(found))
         noted = 0
         for row in found:
-            if row["notes"] == "{}":
+            if not self._finds_lost_calls(row["custodian"]):
                 for payout_id in await rows.payouts_of(tx, row["id"]):
                     await self._note(tx, payout_id, at)
                     noted += 1
@@ -175,12 +185,15 @@ class Adoption:
         found = await rows.payouts_without_execution(tx, _AT_ONCE)
         at, due = self._runtime.clock.moment(), self._runtime.timeline.now()
         marks = int((await state.state_row(tx))["marks"])
+        lives = await rows.longest_lives(tx)
         for offset, row in enumerate(found, 1):
             if row["sequence"] == 0:
                 # Of a batch that was not executed in this copy: it may have been since.
                 await self._payouts.announce(tx, [(row, terms_of(row["terms"]))])
             execution_id = self._runtime.ids.new("exe")
-            call = self._call(execution_id, row["custodian"], 1, marks + offset, at, NO_ACCOUNT)
+            call = self._call(
+                execution_id, row["custodian"], 1, marks + offset, at, NO_ACCOUNT, lives
+            )
             await rows.open_unknown(tx, execution_id, row, call, at, due)
             await self._note(tx, row["id"], at)
         await state.set_marks(tx, marks + len(found))
@@ -212,18 +225,35 @@ class Adoption:
         await self._audit(tx, ADOPTED, to_json(adopted.as_json()))
         return adopted
 
+    def _finds_lost_calls(self, custodian: str) -> bool:
+        """Whether looks of a custodian instance find a call that this copy does not know of."""
+        instance = self._custodians.get(custodian)
+        return instance is not None and instance.capabilities.finds_lost_calls
+
     def _call(  # noqa: PLR0913 - what tells the calls apart
-        self, execution_id: str, custodian: str, number: int, mark: int, at: Moment, account: str
+        self,
+        execution_id: str,
+        custodian: str,
+        number: int,
+        mark: int,
+        at: Moment,
+        account: str,
+        lives: Mapping[str, int],
     ) -> Mapping[str, object]:
-        """Return a row of evidence: a call made now, of which nothing is known."""
+        """Return a row of evidence: a call made now, of which nothing is known.
+
+        It lives as long as the adapter declares, or as any call of this custodian so far (`lives`): an
+        adapter may say of each call how long it lives, such as until the end of its session.
+        """
         instance = self._custodians.get(custodian)
         can = None if instance is None else instance.capabilities
+        life = None if can is None else _us(can.call_life_s)
         call = lost_call(
             number,
             mark,
             at,
             account=account,
-            call_life=None if can is None else _us(can.call_life_s),
+            call_life=None if life is None else max(life, lives.get(custodian, 0)),
             visibility=0 if can is None else _us(can.visibility_s) or 0,
             absence_looks=1 if can is None else can.absence_looks,
         )

@@ -47,6 +47,11 @@ class Capabilities:
     call_life_s: float | None = 120.0
     visibility_s: float = 60.0  #: how long a done thing may stay invisible to `fetch`
     absence_looks: int = 3  #: how many times absence must be seen before it is believed
+    #: whether `fetch` asks by our own keys alone (`order.key`), the only references that anything is ever
+    #: sent under: so it also finds a call that an older copy of the database does not know of. False where
+    #: it needs an id that the custodian gave, or where a later try has a reference of its own: then nothing
+    #: that such a copy "does not find" is proven unpaid
+    finds_lost_calls: bool = False
     #: whether the wall clock dates the credentials of a moving call (a JWT, a signed timestamp): no mark is
     #: made then while that clock differs from the custodian's by more than `clock_skew_s`
     dated_by_clock: bool = False

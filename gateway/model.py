@@ -136,7 +136,7 @@ class Attention(StrEnum):
     ITEM_ENDED = (
         "item_ended"  #: an item of a set has ended; what to do with the others needs a decision
     )
-    ADOPTED = "adopted"  #: open in a restored database with nothing to ask by; maybe paid already
+    ADOPTED = "adopted"  #: open in a restored database; maybe paid, by a reference not known here
     SAME_ACCOUNT = "same_account"  #: the account was changed while an outcome is unknown
 
 

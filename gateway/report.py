@@ -97,7 +97,8 @@ class Absent:
     """The custodian was asked by a reference it must know, and does not know it now.
 
     For a custodian that registers first and executes later: it knows the payout and says that it
-    was not executed. The engine counts such answers; one alone proves nothing.
+    was not executed, and one that was executed never looks like that. The engine counts such answers;
+    one alone proves nothing.
     """
 
     custodian_word: str = ""
@@ -105,7 +106,7 @@ class Absent:
 
 @dataclass(frozen=True)
 class CannotLook:
-    """There is nothing to ask the custodian by. Never a proof of anything.
+    """There is nothing to ask by, or the answer does not tell done from not done. Never a proof.
 
     `repeat_is_safe` says it of this very attempt, where an adapter has calls of both kinds; None
     leaves it to the declared key semantics.

@@ -65,6 +65,8 @@ class Dfns(Adapter[DfnsSettings]):
         # Of a user action token; `user_action_life_s` of the settings takes its place.
         call_life_s=900,
         visibility_s=60,
+        # Payouts and transfers are asked for by the ids that Dfns gave, which an older copy may lack.
+        finds_lost_calls=False,
         polling_s=(1, 2, 4, 8, 15, 30, 60, 120, 300),
     )
     #: The token of the service account says whose wallets and payouts are read; the key only signs.

@@ -82,8 +82,8 @@ class Fireblocks(Adapter[FireblocksSettings]):
         webhooks=True,
         one_at_a_time=True,
         # Execute is accepted once per payout id, whatever the key: a repeat on the remembered id
-        # cannot pay twice. It is not declared as `repeat_is_safe`, because there is always an id to
-        # look by, and a look is safer than a repeat.
+        # cannot pay twice. A look comes first, and says so (`CannotLook`) where the set may have been
+        # executed and does not show it. A day bounds that: later, or after a reboot, a person decides.
         keys=KeySemantics(
             life_s=86_400, max_length=40, scope="not published", burnt_by_failure=True
         ),
@@ -91,6 +91,8 @@ class Fireblocks(Adapter[FireblocksSettings]):
         call_life_s=90,
         dated_by_clock=True,
         visibility_s=60,
+        # Sets are asked for by the id that Fireblocks gave; there is no list, and no search by ours.
+        finds_lost_calls=False,
         polling_s=(1, 2, 3, 5, 8, 15, 30, 60, 120, 300),
         in_flight=32,
     )
@@ -272,20 +274,23 @@ class Fireblocks(Adapter[FireblocksSettings]):
         """Judge a clear refusal of execute, by what the set looks like afterwards."""
         try:
             told = await self._look(batch)
+            seen = None if told is None else await self._reader.read(batch, told)
         except NotSent as error:
             # Unseen is not unexecuted.
             raise OutcomeUnknown(f"execute: {_words(answer)}; then: {error}") from None
-        seen = None if told is None else await self._reader.read(batch, told)
         if isinstance(seen, BatchReport) and all(
             each.sub_status is not None for each in seen.items.values()
         ):
             return seen
-        if not isinstance(seen, Absent):
+        if not isinstance(seen, Absent | CannotLook):
             raise OutcomeUnknown(f"execute: {_words(answer)}; then it could not be read")
         if answer.locked:
+            # Of this call alone: an earlier one may be executed and wait for the account, too.
             raise NotSent(
                 f"execute: the account is busy ({answer.kind})", again_after_s=_LOCKED_AGAIN_S
             )
+        if isinstance(seen, CannotLook):
+            raise OutcomeUnknown(f"execute: {_words(answer)}; then: {seen.reason}")
         raise Rejected(refusal_code(answer.message), answer.message, custodian_code=answer.kind)
 
     async def _look(self, batch: BatchOrder) -> dict[str, Any] | None:

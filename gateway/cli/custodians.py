@@ -61,6 +61,7 @@ def same_account(
     read the same, every account of the instance is declared. Looks made now then count for calls made
     before. If they are not one account, a payout may be paid twice.
     """
+    from gateway.execution.proof import NO_ACCOUNT
     from gateway.runtime import real_runtime
     from gateway.store.accounts import declare_same_account
 
@@ -69,6 +70,8 @@ def same_account(
         fail("give --fingerprint and --same-as together, or neither", 2)
     if (evidence is not None or fingerprint is not None) and not words:
         fail("--evidence must say how you know", 2)
+    if NO_ACCOUNT in {fingerprint, same_as}:
+        fail(f"{NO_ACCOUNT!r} is no account: no look finds the calls that an adoption recorded", 2)
     settings, runtime = settings_of(config), real_runtime()
     if name not in settings.custodians:
         known = ", ".join(sorted(settings.custodians)) or "none"

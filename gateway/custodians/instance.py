@@ -40,7 +40,7 @@ from gateway.adapter import (
     Tools,
     Transaction,
 )
-from gateway.custodians.dates import Dates
+from gateway.custodians.dates import Dates, noted_readings, set_since_s
 from gateway.egress.echoes import currently_sent, sending, texts_of, without_sent
 from gateway.errors import (
     AdapterError,
@@ -227,9 +227,10 @@ class CustodianInstance:
             return found
 
     async def check_clock(self) -> None:
-        """Refuse a moving call whose credentials would be dated by a clock that is wrong.
+        """Refuse a moving call whose credentials were dated by a clock that is, or was, wrong.
 
-        Only where the adapter declares that the wall clock dates them. Raises NotSent.
+        Only where the adapter declares that the wall clock dates them. They are made already: what
+        counts is what the clock showed whenever it was read since the verb began. Raises NotSent.
         """
         if not self.capabilities.dated_by_clock:
             return
@@ -245,6 +246,13 @@ class CustodianInstance:
             raise NotSent(message, alert=Attention.CLOCK_SKEW)
         if abs(skew) > self.capabilities.clock_skew_s:
             message = f"our clock is {skew:+.0f} s off the custodian's; not sent"
+            raise NotSent(message, alert=Attention.CLOCK_SKEW)
+        worst = max((skew + each for each in set_since_s(self._clock)), key=abs, default=skew)
+        if abs(worst) > self.capabilities.clock_skew_s:
+            message = (
+                f"our clock was {worst:+.0f} s off the custodian's while the call was prepared, and was "
+                "set; not sent"
+            )
             raise NotSent(message, alert=Attention.CLOCK_SKEW)
 
     async def submit(self, order: TrackedOrder) -> BatchReport:
@@ -360,8 +368,9 @@ class CustodianInstance:
     ) -> R:
         with self._telling(verb, **_keys_of(order)) as telling:
             try:
-                async with asyncio.timeout(self._deadline_s):
-                    result = await call()
+                with noted_readings(self._clock):
+                    async with asyncio.timeout(self._deadline_s):
+                        result = await call()
                 _expect(result, *kinds)
                 _expect_sound(result)
             except asyncio.CancelledError:

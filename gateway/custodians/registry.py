@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -13,7 +13,7 @@ from pydantic import BaseModel, SecretBytes, SecretStr, ValidationError
 
 from gateway.adapter import Adapter, Tools
 from gateway.config import ENV_PREFIX, EngineSettings
-from gateway.custodians.dates import Dates
+from gateway.custodians.dates import Dates, NotedClock
 from gateway.custodians.instance import CustodianInstance, Fingerprints, Previous
 from gateway.errors import ConfigError
 from gateway.logs import SCRUBBER, scrub
@@ -90,6 +90,7 @@ def build(  # noqa: PLR0913 - the parts of an instance
         raise ConfigError(
             [f"{where}.adapter: {adapter!r} is installed but failed to import: {kind.reason}"]
         )
+    tools = replace(tools, clock=NotedClock(tools.clock))
     digests = (digest,) if digest_before is None else (digest, digest_before)
     made, fingerprints = _made(kind, where, settings, tools, digests)
     before = None

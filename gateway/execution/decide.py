@@ -74,7 +74,6 @@ NEWS = frozenset(
         SubStatus.DELIVERED,
     }
 )
-#: What the operator hears of a report that is about another payout.
 REFERENCE_OF_ANOTHER = "the custodian shows a transfer that belongs to another payout"
 _NOT_KNOWN = frozenset({None, SubStatus.OUTCOME_UNKNOWN})
 _SECOND = 1_000_000
@@ -91,8 +90,7 @@ def decide(view: View, outcome: Outcome) -> Decision:
     decision = _looked(view, outcome) if looks else _called(view, outcome)
     if not foreign:
         return decision
-    alert = (Attention.FOREIGN_REF, REFERENCE_OF_ANOTHER)
-    alerts = (*decision.alerts, alert)
+    alerts = (*decision.alerts, (Attention.FOREIGN_REF, REFERENCE_OF_ANOTHER))
     return replace(decision, alerts=alerts, blocked=Attention.FOREIGN_REF.value)
 
 

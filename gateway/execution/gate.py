@@ -74,6 +74,7 @@ class Request:
     #: why the witness beside the database cannot be written, if it cannot
     state_file: str | None
     gate_version: int  #: the lowest version that may set marks, by the database
+    #: a mismatch, a foreign reference, an adoption, a canceled batch that nothing was sent for, or a pause
     blocked: str | None
     history: History
     #: the status of every item of the fixed content, by id
@@ -130,7 +131,7 @@ def knows_the_gate(request: Request) -> bool:
 
 
 def nothing_blocks(request: Request) -> bool:
-    """Whether there is no mismatch, no foreign reference, no adoption and no pause.
+    """Whether there is no mismatch, no foreign reference, no adoption, no canceled batch and no pause.
 
     Without this rule a payout that ended after a copy was taken is paid by the copy.
     """

@@ -212,7 +212,9 @@ class Recorder:
         first = view.open_items[0].id
         detail = "an item of its set has ended; the set is not sent again as it is"
         await payout_rows.add_attention(tx, first, Attention.ITEM_ENDED, detail, now.wall)
-        decision = Decision(State.UNKNOWN, 0.0, failures=view.failures, looks=view.looks)
+        # Later and later: where a repeat were harmless, each look wants one, and comes back here.
+        delay = polling_delay_s(self._can, view.looks)
+        decision = Decision(State.UNKNOWN, delay, failures=view.failures, looks=view.looks)
         return await self._write(tx, work, decision, view, now)
 
     async def _turn(self, tx: Tx, work: _Work, now: Moment) -> bool:

@@ -20,6 +20,13 @@ from gateway.store.schema import (
 _LAST_CALL = Query(
     select(evidence).where(evidence.c.kind == "call").order_by(evidence.c.mark.desc()).limit(1)
 )
+_LONGEST_LIVES = Query(
+    select(executions.c.custodian, func.max(evidence.c.call_life).label("life"))
+    .select_from(evidence)
+    .join(executions, executions.c.id == evidence.c.execution_id)
+    .where(evidence.c.call_life.is_not(None))
+    .group_by(executions.c.custodian)
+)
 #: Open executions without a call since the adoption began.
 _UNTOUCHED = Query(
     select(executions)
@@ -118,6 +125,11 @@ _STOP_HANDING_OVER = Query(
 async def last_call(tx: Tx) -> Row | None:
     """Return the call of the newest mark."""
     return await tx.one(_LAST_CALL)
+
+
+async def longest_lives(tx: Tx) -> dict[str, int]:
+    """Return how long the longest call of each custodian could be accepted, in microseconds."""
+    return {row["custodian"]: int(row["life"]) for row in await tx.all(_LONGEST_LIVES)}
 
 
 async def untouched_executions(tx: Tx, base: int, limit: int) -> list[Row]:

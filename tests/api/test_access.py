@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 
 from gateway.api.access import Guarded, needs_operator
 from gateway.api.admission import Admission
@@ -181,6 +182,9 @@ async def test_a_route_of_the_operator_takes_no_key_of_an_org(api: Api) -> None:
         scope = {
             "type": "http",
             "app": App,
+            "method": "POST",
+            "path": "/admin",
+            "route": Route("/admin", act),
             "headers": [(b"authorization", header.encode())],
             "client": ("127.0.0.1", 1),
         }

@@ -187,3 +187,6 @@ def test_two_fingerprints_are_one_account(config: Path) -> None:
     wrong = ("--fingerprint", "a", "--same-as", "b", "--config", config, "--evidence")
     assert "no custodian x" in run("custodians", "same-account", "x", *wrong, "e", code=2)
     assert "must say" in run("custodians", "same-account", "acme", *wrong, " ", code=2)
+    # What an adoption recorded was made at no account: nobody can declare that a look finds it.
+    nowhere = ("--fingerprint", "adopted", "--same-as", "b", "--evidence", "e")
+    assert "is no account" in run("custodians", "same-account", "acme", *nowhere, code=2)
