@@ -26,6 +26,7 @@ from gateway.config import Mode
 from gateway.keys import mint_key
 from gateway.runtime import real_runtime
 from gateway.store.opening import open_database
+from tests.databases import make_database
 from tests.e2e.forking import Process, command
 
 PAYEE = "bef85a1c-b605-4b2e-bdb5-2d400f4d0bf3"
@@ -397,7 +398,9 @@ async def stack(
             document = configuration(rail, told, port, base_url, database)
             made.config.write_text(tomli_w.dumps(document))
             # Not by the command, which has tests of its own: a process more for each test.
-            async with open_database(config.load(made.config, {})) as db:
+            settings = config.load(made.config, {})
+            make_database(settings.database)
+            async with open_database(settings) as db:
                 made.key = (await db.run(mint_key, real_runtime(), "acme", mode)).key
             yield made
         finally:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.store import deliveries, events, inbox, migrate, payouts, receipts
+from gateway.store import deliveries, events, inbox, payouts, receipts
 from gateway.store.database import Query
 
 _PENDING = "USING INDEX ix_deliveries_pending (endpoint_id=?"
@@ -17,10 +17,9 @@ _REF = "(custodian=? AND kind=? AND value=?)"
 
 
 @pytest.fixture
-def db(tmp_path: Path) -> sqlite3.Connection:
+def db(path: Path) -> sqlite3.Connection:
     """Return an empty database."""
-    migrate.prepare(tmp_path / "store.db")
-    return sqlite3.connect(tmp_path / "store.db")
+    return sqlite3.connect(path)
 
 
 @pytest.mark.parametrize(
