@@ -422,7 +422,8 @@ class SharedStacks:
     """One stack for the tests of a module: twin, receiver and database go on, gateways do not.
 
     A test is lent a stack whose payouts have all ended, and a twin in its seeded world. If it leaves
-    something open, the next one is lent a new stack.
+    something open, the next one is lent a new stack. A test that stops no gateway may be lent one
+    that goes on, too.
     """
 
     def __init__(self, new_folder: Callable[[], Path]) -> None:
@@ -430,8 +431,13 @@ class SharedStacks:
         self._kept: dict[str, tuple[Stack, AsyncExitStack]] = {}
 
     @asynccontextmanager
-    async def lend(self, key: str, rail: Rail, **options: Any) -> AsyncIterator[Stack]:
-        """Lend the stack of a key; one key always stands for the same rail and options."""
+    async def lend(
+        self, key: str, rail: Rail, *, gateway: tuple[str, ...] | None = None, **options: Any
+    ) -> AsyncIterator[Stack]:
+        """Lend the stack of a key; one key always stands for the same rail and options.
+
+        `gateway`: the arguments of a gateway that runs already and goes on after the test.
+        """
         if key not in self._kept:
             opened = AsyncExitStack()
             made = await opened.enter_async_context(stack(self._new_folder(), rail=rail, **options))
@@ -439,15 +445,19 @@ class SharedStacks:
         made, _ = self._kept[key]
         as_new = False
         try:
+            if gateway is not None and not made.gateways:
+                await made.start_gateway(*gateway)
+                await subscribe(made)
             yield made
-            as_new = await self._renew(made)
+            as_new = await self._renew(made, goes_on=gateway is not None)
         finally:
             if not as_new:
                 await self._drop(key)
 
-    async def _renew(self, made: Stack) -> bool:
+    async def _renew(self, made: Stack, *, goes_on: bool) -> bool:
         """Make a stack as good as new; False where payouts of the last test have not ended."""
-        await made.stop_gateways()
+        if not goes_on or any(each.exit_code is not None for each in made.gateways):
+            await made.stop_gateways()
         if made.rows(_OPEN_WORK):
             return False
         made.receiver.forget()
