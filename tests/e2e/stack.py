@@ -10,7 +10,7 @@ import socket
 import sqlite3
 import tomllib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, closing
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -415,14 +415,18 @@ async def stack(
 _OPEN_WORK = """
 SELECT id FROM executions WHERE ended_at IS NULL
 UNION ALL SELECT id FROM batches WHERE state NOT IN ('finalized', 'failed', 'canceled')
+UNION ALL SELECT dedup_key FROM inbox WHERE state = 'new'
+UNION ALL SELECT endpoint_id FROM deliveries WHERE state = 'pending'
 """
+#: How long the gateways of a test may take to do what is left to do after it, which nobody waits for.
+_LEFT_S = 1.5
 
 
 class SharedStacks:
     """One stack for the tests of a module: twin, receiver and database go on, gateways do not.
 
-    A test is lent a stack whose payouts have all ended, and a twin in its seeded world. If it leaves
-    something open, the next one is lent a new stack. A test that stops no gateway may be lent one
+    A test is lent a stack on which nothing is left to be done, and a twin in its seeded world. If it
+    leaves something open, the next one is lent a new stack. A test that stops no gateway may be lent one
     that goes on, too.
     """
 
@@ -455,10 +459,17 @@ class SharedStacks:
                 await self._drop(key)
 
     async def _renew(self, made: Stack, *, goes_on: bool) -> bool:
-        """Make a stack as good as new; False where payouts of the last test have not ended."""
+        """Make a stack as good as new; False where the last test has left something to be done."""
+
+        async def nothing_open() -> bool:
+            return not made.rows(_OPEN_WORK)
+
+        if any(each.exit_code is None for each in made.gateways):
+            with suppress(AssertionError):
+                await eventually(nothing_open, _LEFT_S)
         if not goes_on or any(each.exit_code is not None for each in made.gateways):
             await made.stop_gateways()
-        if made.rows(_OPEN_WORK):
+        if not await nothing_open():
             return False
         made.receiver.forget()
         await made.steer("POST", "reset", {})
