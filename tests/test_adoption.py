@@ -27,6 +27,7 @@ from gateway.store.schema import batches, quotes
 from gateway.store.state_file import StateFile
 from gateway.vault import Vault
 from tests.clock import SetClock
+from tests.databases import make_database
 from tests.store.rows import add_execution, add_payout, runtime_of
 
 US = 1_000_000
@@ -93,6 +94,7 @@ async def store(settings: Settings) -> AsyncIterator[Store]:
     clock = SetClock()
     runtime = runtime_of(clock)
     state_file = state_file_of(settings, runtime)
+    make_database(settings.database)
     async with open_database(settings, runtime, state_file) as db:
         yield Store(db, runtime, clock, state_file)
 

@@ -15,7 +15,6 @@ from gateway.store import (
     erasure,
     events,
     inbox,
-    migrate,
     payouts,
     quotes,
     receipts,
@@ -30,10 +29,9 @@ _REF = "(custodian=? AND kind=? AND value=?)"
 
 
 @pytest.fixture
-def db(tmp_path: Path) -> sqlite3.Connection:
+def db(path: Path) -> sqlite3.Connection:
     """Return an empty database."""
-    migrate.prepare(tmp_path / "store.db")
-    return sqlite3.connect(tmp_path / "store.db")
+    return sqlite3.connect(path)
 
 
 @pytest.mark.parametrize(
