@@ -208,6 +208,7 @@ async def open_gateway(
                 settings=settings.engine,
                 metrics=metrics,
                 wake=wake,
+                look_after_end=lambda name, payout_id: engines[name].look_after_end(payout_id),
             ),
             deliveries=Deliveries(
                 db=db,

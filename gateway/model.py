@@ -119,7 +119,8 @@ class Attention(StrEnum):
     MISMATCH = (
         "mismatch"  #: the custodian says another asset, amount or destination than was ordered
     )
-    CONTRADICTION = "contradiction"  #: a final word against another final word
+    #: a final word against another final word, or money that moves though the payout ended as failed
+    CONTRADICTION = "contradiction"
     FOREIGN_REF = "foreign_ref"  #: an id at the custodian that already belongs to another payout
     CANNOT_LOOK = "cannot_look"  #: the outcome is unknown and there is nothing to ask by
     UNRESOLVED = "unresolved"  #: the outcome stays unknown although everything safe was tried

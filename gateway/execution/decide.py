@@ -7,7 +7,7 @@ prove is asked of `proof`; whether money may move again is decided by the gate, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from gateway.adapter import (
@@ -112,13 +112,14 @@ def unknown_references(view: View, reports: Mapping[str, Report]) -> frozenset[s
     made = {each.reference for each in calls(view.history)}
     for other in view.others:
         made |= {each.reference for each in calls(other.history)}
-    if not made or made & {None, LOST_REFERENCE}:
-        return frozenset()
-    return frozenset(
-        item
-        for item, report in reports.items()
-        if report.sub_status in NEWS and report.reference not in {None, *made}
-    )
+    return frozenset(item for item, report in reports.items() if names_no_call(report, made))
+
+
+def names_no_call(report: Report, made: Collection[str | None]) -> bool:
+    """Whether money is said to move by a reference of ours under which no call was made."""
+    if not made or None in made or LOST_REFERENCE in made:
+        return False
+    return report.sub_status in NEWS and report.reference not in {None, *made}
 
 
 def takeover(view: View) -> Decision:
@@ -518,7 +519,7 @@ def _read(
         if item not in known:
             continue
         judged[item] = report
-        if report.sub_status in NEWS and not _seen((*history.rows, *rows), report.reference):
+        if report.sub_status in NEWS and not was_seen((*history.rows, *rows), report.reference):
             rows.append(row(Kind.NEWS, item, None, report.reference))
         if not failed(report):
             continue
@@ -560,7 +561,7 @@ def names_execution(view: View, item: str, report: Report, source: Source) -> bo
     return not any(calls(each.history) for each in view.others if item in each.items)
 
 
-def _seen(rows: Sequence[Evidence], reference: str | None) -> bool:
+def was_seen(rows: Sequence[Evidence], reference: str | None) -> bool:
     """Whether there is news of a reference already."""
     return any(each.kind is Kind.NEWS and each.reference == reference for each in rows)
 
