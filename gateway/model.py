@@ -132,7 +132,8 @@ class Attention(StrEnum):
     ITEM_ENDED = (
         "item_ended"  #: an item of a set has ended; what to do with the others needs a decision
     )
-    ADOPTED = "adopted"  #: open in a restored database with nothing to ask by; maybe paid already
+    #: open in a restored database, and not found at the custodian or nothing to ask by; maybe paid already
+    ADOPTED = "adopted"
     SAME_ACCOUNT = "same_account"  #: the account was changed while an outcome is unknown
 
 

@@ -23,6 +23,7 @@ from gateway.errors import NotSent, Rejected, WrongAnswer
 from gateway.execution.gate import MarkRefused, Other, key_is_alive
 from gateway.execution.proof import (
     LOST_REFERENCE,
+    NO_ACCOUNT,
     OWN_WORD,
     Answer,
     Evidence,
@@ -36,15 +37,20 @@ from gateway.execution.proof import (
     closed,
     ended,
     has_news,
+    is_adopted,
     life_of,
     open_calls,
     waited,
 )
 from gateway.execution.reports import (
+    ADOPTED_ABSENT,
+    ADOPTED_BLIND,
+    NEWS,
     again_after_s,
     asks,
     claiming,
     expired_report,
+    failed,
     held_report,
     not_sent_report,
     only_asks,
@@ -52,9 +58,8 @@ from gateway.execution.reports import (
     unknown_report,
 )
 from gateway.execution.state import Decision, State, Verb, View
-from gateway.model import Attention, Status
+from gateway.model import Attention
 from gateway.runtime import Moment
-from gateway.states import STATUS_OF
 
 Outcome = BatchReport | Absent | CannotLook | Exception
 
@@ -64,16 +69,6 @@ MAX_UNKNOWN = 4
 FAILURES_ALERT = 5
 #: After so many looks in a row that do not find what was accepted, too.
 LOOKS_ALERT = 10
-#: Words by which money is or may be on its way: from then on the execution is never marked again.
-NEWS = frozenset(
-    {
-        SubStatus.SUBMITTED,
-        SubStatus.BROADCAST,
-        SubStatus.CONFIRMING,
-        SubStatus.SETTLING,
-        SubStatus.DELIVERED,
-    }
-)
 #: What the operator hears of a report that is about another payout.
 REFERENCE_OF_ANOTHER = "the custodian shows a transfer that belongs to another payout"
 _NOT_KNOWN = frozenset({None, SubStatus.OUTCOME_UNKNOWN})
@@ -430,9 +425,11 @@ def _perhaps_again(view: View, decision: Decision, word: str, *, blind: bool) ->
         # Our transfer was seen: it is followed, and never sent again by this execution.
         return replace(decision, state=State.ACCEPTED)
     unknown = [each for each in calls(view.history) if each.answer in {None, Answer.UNKNOWN}]
-    if _all_closed(view, view.history) and len(unknown) < MAX_UNKNOWN:
+    # Then no mark is set any more: it may have ended after the copy, and have been paid in another way.
+    adopted = is_adopted(view.history)
+    if not adopted and _all_closed(view, view.history) and len(unknown) < MAX_UNKNOWN:
         return replace(decision, state=State.PREPARED, delay_s=0.0)
-    if _may_repeat(view):
+    if not adopted and _may_repeat(view):
         if _key_alive(view):
             return replace(
                 decision,
@@ -443,10 +440,22 @@ def _perhaps_again(view: View, decision: Decision, word: str, *, blind: bool) ->
         detail = f"the key of the first call may be forgotten by now; last word: {word or 'none'}"
         alert = ((Attention.KEY_LIFE, detail),)
         return replace(decision, state=State.UNKNOWN, alerts=alert)
-    alerts = _stuck(view, word, blind=blind)
+    alerts = (_adopted_alerts if adopted else _stuck)(view, word, blind=blind)
     soon = _until_late(view, view.history)
     delay = decision.delay_s if soon is None or blind else min(decision.delay_s, soon)
     return replace(decision, state=State.UNKNOWN, delay_s=delay, alerts=alerts)
+
+
+def _adopted_alerts(view: View, word: str, *, blind: bool) -> tuple[tuple[Attention, str], ...]:
+    """Return what a person should know of an execution that a look after an adoption did not find."""
+    unknown = open_calls(view.history)
+    if blind or any(each.fingerprint == NO_ACCOUNT for each in unknown):
+        return ((Attention.ADOPTED, ADOPTED_BLIND),)
+    if _asked_elsewhere(view):
+        return _stuck(view, word, blind=False)
+    if _all_closed(view, view.history) or _until_late(view, view.history) is None:
+        return ((Attention.ADOPTED, ADOPTED_ABSENT),)
+    return ()
 
 
 def _stuck(view: View, word: str, *, blind: bool) -> tuple[tuple[Attention, str], ...]:
@@ -564,11 +573,6 @@ def names_execution(view: View, item: str, report: Report, source: Source) -> bo
 def was_seen(rows: Sequence[Evidence], reference: str | None) -> bool:
     """Whether there is news of a reference already."""
     return any(each.kind is Kind.NEWS and each.reference == reference for each in rows)
-
-
-def failed(report: Report) -> bool:
-    """Whether a report says that a payout failed."""
-    return report.sub_status is not None and STATUS_OF[report.sub_status] is Status.FAILED
 
 
 def _reopens(view: View, history: History, told: BatchReport) -> bool:

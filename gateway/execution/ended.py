@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from gateway.adapter import Absent, BatchReport, CannotLook, Report
 from gateway.execution.decide import (
-    NEWS,
     REFERENCE_OF_ANOTHER,
     Outcome,
     names_no_call,
@@ -12,6 +11,7 @@ from gateway.execution.decide import (
 )
 from gateway.execution.history import columns_of, histories
 from gateway.execution.proof import Evidence, Kind, Source, calls
+from gateway.execution.reports import NEWS
 from gateway.model import Attention
 from gateway.payouts import Applied, Payouts
 from gateway.runtime import Moment

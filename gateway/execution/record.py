@@ -17,7 +17,6 @@ from gateway.execution.decide import (
     Outcome,
     decide,
     expiry,
-    failed,
     news_from_outside,
     polling_delay_s,
     takeover,
@@ -29,6 +28,7 @@ from gateway.execution.history import columns_of, histories, history_of, others_
 from gateway.execution.proof import Evidence, History, Source, closed, open_calls
 from gateway.execution.reports import (
     claims_unpaid,
+    failed,
     queued_report,
     rejected_report,
     wrong_answer_report,

@@ -30,11 +30,9 @@ from gateway.adapter import (
 )
 from gateway.execution.decide import (
     LOOKS_ALERT,
-    NEWS,
     Outcome,
     decide,
     expiry,
-    failed,
     news_from_outside,
     takeover,
 )
@@ -51,6 +49,7 @@ from gateway.execution.proof import (
     has_news,
     open_calls,
 )
+from gateway.execution.reports import NEWS, failed
 from gateway.execution.state import Decision, Item, State, Verb, View
 from gateway.model import Attention, Status
 from gateway.states import STATUS_OF
