@@ -274,6 +274,20 @@ async def open_gateway(
         yield Gateway(context, workers, db)
 
 
+@asynccontextmanager
+async def custodian_of(
+    settings: Settings, name: str, runtime: Runtime
+) -> AsyncIterator[CustodianInstance]:
+    """Build one configured custodian instance alone, for what it declares. ConfigError."""
+    alone = settings.model_copy(update={"custodians": {name: settings.custodians[name]}})
+    assets = AssetRegistry(Asset.model_validate(each.model_dump()) for each in settings.assets)
+    async with contextlib.AsyncExitStack() as stack:
+        built = await _custodians(
+            stack, alone, runtime, assets, Metrics(), vault_of(settings, runtime.ids)
+        )
+        yield built[name]
+
+
 async def _custodians(  # noqa: PLR0913 - the parts of an instance
     stack: contextlib.AsyncExitStack,
     settings: Settings,
