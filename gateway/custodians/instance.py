@@ -85,6 +85,8 @@ _MEMBERS_OF_A_SET: Mapping[str, tuple[type, ...]] = {
 _MOST_CHARS = 300
 #: A partner waits for its quote meanwhile.
 _OFFERS_S = 3.0
+#: What an adapter may raise without meaning it. It ends no process: SystemExit is a failed call, too.
+CRASHES = (Exception, SystemExit)
 _log = get_logger("custodian")
 
 
@@ -112,7 +114,7 @@ class _Telling:
     level: int = logging.INFO
     keys: dict[str, Any] = field(default_factory=dict)
 
-    def fail(self, outcome: str, error: Exception, *, crashed: bool) -> None:
+    def fail(self, outcome: str, error: BaseException, *, crashed: bool) -> None:
         """Tell of an error; of one that nobody foresaw, with the traceback."""
         self.outcome, self.level = outcome, logging.ERROR if crashed else logging.WARNING
         self.keys["detail"] = _words_of(error)[:_MOST_CHARS] or type(error).__name__
@@ -168,7 +170,7 @@ class CustodianInstance:
             try:
                 async with asyncio.timeout(self._deadline_s):
                     await self._adapter.probe()
-            except Exception as error:  # noqa: BLE001 - any answer has a date; without one nothing is sent
+            except CRASHES as error:  # noqa: BLE001 - any answer has a date; without one nothing is sent
                 _log.info("probe_failed", custodian=self.name, detail=type(error).__name__)
         skew = self.dates.skew_s()
         if skew is None:
@@ -213,7 +215,10 @@ class CustodianInstance:
 
     def check(self, terms: Terms) -> str | None:
         """Return why the adapter could never pay on such terms, or None. Pure: no metric, no log."""
-        reason = self._adapter.check(terms)
+        try:
+            reason = self._adapter.check(terms)
+        except SystemExit as error:
+            raise RuntimeError("the adapter wanted to end the process") from error
         return None if reason is None else scrub(reason)
 
     async def offers(self, terms: Terms) -> Sequence[Offer]:
@@ -226,7 +231,7 @@ class CustodianInstance:
                     offers = list(await self._adapter.offers(terms))
                 for each in offers:
                     _expect(each, Offer)
-            except Exception as error:  # noqa: BLE001 - a quote without an offer is still a quote
+            except CRASHES as error:  # noqa: BLE001 - a quote without an offer is still a quote
                 crashed = not isinstance(error, AdapterError) and not _foreseen(error)
                 telling.fail(type(error).__name__, error, crashed=crashed)
                 return ()
@@ -242,7 +247,7 @@ class CustodianInstance:
                 clean = _scrubbed(error)
                 telling.fail(type(error).__name__, clean, crashed=False)
                 raise clean from None
-            except Exception as error:  # noqa: BLE001 - a fault of ours must not lose the custodian's news
+            except CRASHES as error:  # noqa: BLE001 - a fault of ours must not lose the custodian's news
                 telling.fail("CannotVerify", error, crashed=not _foreseen(error))
                 raise CannotVerify(type(error).__name__) from None
 
@@ -255,7 +260,7 @@ class CustodianInstance:
                     _expect(each, Notice)
                     if each.report is not None:
                         _expect_sound(each.report)
-            except Exception as error:  # noqa: BLE001 - the body is kept; a later version may read it
+            except CRASHES as error:  # noqa: BLE001 - the body is kept; a later version may read it
                 # Not the error's own words: they may be the body's.
                 telling.fail("unreadable", error, crashed=not isinstance(error, ValueError))
                 telling.keys["detail"] = type(error).__name__
@@ -282,7 +287,7 @@ class CustodianInstance:
                 # Something that the adapter waited for was cancelled, and not this call.
                 telling.fail("OutcomeUnknown", OutcomeUnknown("cancelled inside"), crashed=False)
                 raise OutcomeUnknown("the adapter was cancelled from inside") from None
-            except Exception as error:  # noqa: BLE001 - an adapter may fail in any way
+            except CRASHES as error:  # noqa: BLE001 - an adapter may fail in any way
                 translated = _translate(error, moved=order.moved_now)
                 crashed = not isinstance(error, AdapterError) and not _foreseen(error)
                 telling.fail(
@@ -400,12 +405,12 @@ def _is_canceled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-def _foreseen(error: Exception) -> bool:
+def _foreseen(error: BaseException) -> bool:
     """Whether it is what networks do, and no bug of the adapter."""
     return isinstance(error, aiohttp.ClientError | TimeoutError | OSError)
 
 
-def _translate(error: Exception, *, moved: bool) -> AdapterError:
+def _translate(error: BaseException, *, moved: bool) -> AdapterError:
     """Return the typed outcome of whatever a verb raised; its words without secrets.
 
     Once the moving mark is set only the adapter itself can say that nothing was sent: a raw error
@@ -421,7 +426,7 @@ def _translate(error: Exception, *, moved: bool) -> AdapterError:
     return OutcomeUnknown(scrub(f"{type(error).__name__}: {_words_of(error)}")[:_MOST_CHARS])
 
 
-def _words_of(error: Exception) -> str:
+def _words_of(error: BaseException) -> str:
     """Return an error's own words; it may be one that cannot even say them."""
     try:
         return str(error)

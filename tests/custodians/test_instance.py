@@ -331,3 +331,23 @@ async def test_what_cannot_be_parsed_is_a_value_error(
     line = bench.line()
     assert ("exception" in line) is crashed
     assert "private bank" not in json.dumps(line) + str(raised.value)
+
+
+async def test_an_adapter_ends_no_process(bench: Bench) -> None:
+    """SystemExit is a failed call: it may have arrived, and everything else goes on."""
+    order = bench.acts(SystemExit(3))
+    for verb in (bench.instance.submit, bench.instance.fetch):
+        with pytest.raises(OutcomeUnknown, match="SystemExit"):
+            await verb(order)
+    with pytest.raises(CannotVerify, match="SystemExit"):
+        await bench.instance.verify({}, b"")
+
+    def leave(_: object) -> Any:
+        raise SystemExit(3)
+
+    bench.adapter.read = leave
+    with pytest.raises(ValueError, match="SystemExit"):
+        bench.instance.parse(b"")
+    bench.adapter.check = leave  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match="end the process"):
+        bench.instance.check(order)
