@@ -170,7 +170,7 @@ class CustodianInstance:
             try:
                 async with asyncio.timeout(self._deadline_s):
                     await self._adapter.probe()
-            except CRASHES as error:  # noqa: BLE001 - any answer has a date; without one nothing is sent
+            except CRASHES as error:
                 _log.info("probe_failed", custodian=self.name, detail=type(error).__name__)
         skew = self.dates.skew_s()
         if skew is None:
@@ -179,6 +179,14 @@ class CustodianInstance:
         if abs(skew) > self.capabilities.clock_skew_s:
             message = f"our clock is {skew:+.0f} s off the custodian's; not sent"
             raise NotSent(message, alert=Attention.CLOCK_SKEW)
+
+    def _by_our_clock(self, error: NotSent) -> NotSent:
+        """Return a refusal as one of our clock, where that is too far off for any credentials to hold."""
+        skew = self.dates.skew_s() if self.capabilities.dated_by_clock else None
+        if error.alert is not None or skew is None or abs(skew) <= self.capabilities.clock_skew_s:
+            return error
+        message = f"our clock is {skew:+.0f} s off the custodian's: {error}"
+        return NotSent(message, again_after_s=error.again_after_s, alert=Attention.CLOCK_SKEW)
 
     async def submit(self, order: TrackedOrder) -> BatchReport:
         """Do the next thing for an execution. Raises the typed outcomes and nothing else."""
@@ -231,7 +239,7 @@ class CustodianInstance:
                     offers = list(await self._adapter.offers(terms))
                 for each in offers:
                     _expect(each, Offer)
-            except CRASHES as error:  # noqa: BLE001 - a quote without an offer is still a quote
+            except CRASHES as error:
                 crashed = not isinstance(error, AdapterError) and not _foreseen(error)
                 telling.fail(type(error).__name__, error, crashed=crashed)
                 return ()
@@ -247,7 +255,7 @@ class CustodianInstance:
                 clean = _scrubbed(error)
                 telling.fail(type(error).__name__, clean, crashed=False)
                 raise clean from None
-            except CRASHES as error:  # noqa: BLE001 - a fault of ours must not lose the custodian's news
+            except CRASHES as error:
                 telling.fail("CannotVerify", error, crashed=not _foreseen(error))
                 raise CannotVerify(type(error).__name__) from None
 
@@ -260,7 +268,7 @@ class CustodianInstance:
                     _expect(each, Notice)
                     if each.report is not None:
                         _expect_sound(each.report)
-            except CRASHES as error:  # noqa: BLE001 - the body is kept; a later version may read it
+            except CRASHES as error:
                 # Not the error's own words: they may be the body's.
                 telling.fail("unreadable", error, crashed=not isinstance(error, ValueError))
                 telling.keys["detail"] = type(error).__name__
@@ -287,8 +295,10 @@ class CustodianInstance:
                 # Something that the adapter waited for was cancelled, and not this call.
                 telling.fail("OutcomeUnknown", OutcomeUnknown("cancelled inside"), crashed=False)
                 raise OutcomeUnknown("the adapter was cancelled from inside") from None
-            except CRASHES as error:  # noqa: BLE001 - an adapter may fail in any way
+            except CRASHES as error:
                 translated = _translate(error, moved=order.moved_now)
+                if type(translated) is NotSent and not order.moved_now:
+                    translated = self._by_our_clock(translated)
                 crashed = not isinstance(error, AdapterError) and not _foreseen(error)
                 telling.fail(
                     type(translated).__name__, error if crashed else translated, crashed=crashed

@@ -477,12 +477,10 @@ def _stuck(view: View, word: str, *, blind: bool) -> tuple[tuple[Attention, str]
     return ()
 
 
-def _look_failed(view: View, look: Evidence, error: Exception | Outcome) -> Decision:
+def _look_failed(view: View, look: Evidence, error: Outcome) -> Decision:
     """Decide about a look that failed: the observer failed, not the payout."""
     failures = view.failures + 1
-    alerts: tuple[tuple[Attention, str], ...] = ()
-    if failures >= FAILURES_ALERT:
-        alerts = ((Attention.CUSTODIAN_UNREACHABLE, _reason(error)),)
+    alerts = _failure_alerts(error, failures, _reason(error))
     return Decision(
         State.UNKNOWN if view.state is State.MOVING else view.state,
         _curve(view, failures),

@@ -352,3 +352,12 @@ async def test_an_engine_with_other_settings_goes_by_the_calls_own(desk: Desk) -
     await desk.turns(1, 25, hasty)
     await desk.turn(hasty)
     assert script.story[3:] == ["look", "look", "submit"]
+
+
+async def test_a_look_with_a_wrong_clock_is_told_at_once(desk: Desk) -> None:
+    """Not as a custodian that is out of reach after a while."""
+    desk.script.submits = [TAKEN]
+    desk.script.looks = [raises(NotSent("our clock is off", alert="clock_skew"))]
+    await desk.turn()
+    await desk.turns(7, 100)
+    assert await desk.attention() == ["clock_skew"]
