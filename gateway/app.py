@@ -147,7 +147,13 @@ async def open_gateway(
     assets = AssetRegistry(Asset.model_validate(each.model_dump()) for each in settings.assets)
     async with contextlib.AsyncExitStack() as stack:
         endpoint_http = await stack.enter_async_context(session_for(settings.webhooks))
-        custodians = await _custodians(stack, settings, runtime, assets, metrics, vault)
+        faults = _unknown_assets(settings, assets)
+        try:
+            custodians = await _custodians(stack, settings, runtime, assets, metrics, vault)
+        except ConfigError as error:
+            raise ConfigError([*faults, *error.faults]) from None
+        if faults:
+            raise ConfigError(faults)
         router = Router(
             [
                 Instance(
@@ -272,6 +278,17 @@ async def open_gateway(
             state_file=state_file,
         )
         yield Gateway(context, workers, db)
+
+
+def _unknown_assets(settings: Settings, assets: AssetRegistry) -> list[str]:
+    """Return a fault per asset of a route that is not known: the route would never be taken for it."""
+    known = ", ".join(assets.codes())
+    return [
+        f"routes.{index}.assets: {code!r} is not known; known: {known}; others are added under [[assets]]"
+        for index, route in enumerate(settings.routes)
+        for code in route.assets or ()
+        if code not in assets.codes()
+    ]
 
 
 @asynccontextmanager

@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, ValidationError
 
 from gateway.errors import ConfigError
+from gateway.faults import names_at, words_of
 from gateway.model import Account, Amount, DestinationType, Network
 
 ENV_PREFIX = "PAYOUT_GATEWAY_"
@@ -324,7 +325,7 @@ def _fault_line(error: Any) -> str:
     env = ENV_PREFIX + "__".join(str(part).upper() for part in error["loc"])
     if error["type"] == "missing":
         return f"{where} is not set: set it in the file, or {env} in the environment"
-    return f"{where}: {error['msg']}"
+    return f"{where} {words_of(error, names_at(Settings, error['loc']))}"
 
 
 def _cross_faults(settings: Settings) -> list[str]:

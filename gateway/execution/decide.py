@@ -381,6 +381,7 @@ def _found(view: View, history: History, look: Evidence, told: BatchReport) -> D
         alerts=alerts,
         looks=view.looks + 1,
         repeat_is_safe=view.repeat_is_safe,
+        reason=told.custodian_word or None,
     )
 
 

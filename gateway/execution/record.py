@@ -398,7 +398,7 @@ class Recorder:
         """Give the lease back with the time of the next look, or end the execution with its last item."""
         row = work.row
         if all(each["status"] in TERMINAL or each["id"] in work.final for each in work.items):
-            await self._close(tx, work, now, decision.reason)
+            await self._close(tx, work, now, decision.reason or "ended")
             return True
         looks, delay = decision.looks, decision.delay_s
         if changed and looks:
@@ -537,7 +537,7 @@ class Recorder:
         if told is None:
             return None
         (applied,) = await self._tell(tx, work, [(payout_id, told)])
-        await self._close_if_ended(tx, work, now)
+        await self._close_if_ended(tx, work, now, told)
         return applied
 
     async def ended_job(self, tx: Tx, payout_id: str) -> Job | None:
@@ -595,7 +595,7 @@ class Recorder:
         history = await history_of(tx, execution, now)
         work = _Work(execution, items[execution["id"]], history, execution["due_at"])
         (applied,) = await self._tell(tx, work, [(payout_id, report)])
-        await self._close_if_ended(tx, work, now)
+        await self._close_if_ended(tx, work, now, report)
         return applied
 
     async def take_back(self, tx: Tx, execution: Row) -> bool:
@@ -642,9 +642,9 @@ class Recorder:
         )
         return True
 
-    async def _close_if_ended(self, tx: Tx, work: _Work, now: Moment) -> None:
+    async def _close_if_ended(self, tx: Tx, work: _Work, now: Moment, last: Report) -> None:
         if all(each["status"] in TERMINAL or each["id"] in work.final for each in work.items):
-            await self._close(tx, work, now)
+            await self._close(tx, work, now, last.custodian_word or last.detail or "ended")
 
 
 async def _frozen(tx: Tx, view: View, *, ends: bool = False) -> View:
