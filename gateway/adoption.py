@@ -13,14 +13,15 @@ an execution (an item that waits in a batch), absence proves nothing, and an ope
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from gateway.capabilities import Capabilities
 from gateway.execution.history import columns_of
 from gateway.execution.proof import NO_ACCOUNT, lost_call
-from gateway.model import Attention, format_time
+from gateway.execution.reports import ADOPTED_BLIND, unknown_report
+from gateway.model import Attention, Status, format_time
 from gateway.payouts import Payouts
 from gateway.runtime import Moment, Runtime
 from gateway.store import adoption as rows
@@ -37,7 +38,7 @@ _AT_ONCE = 200
 _US = 1_000_000
 #: The account of a call that is looked for as any other: the one that is configured.
 _CONFIGURED = ""
-_DETAIL = "open in a restored database: it may have been paid since, under a reference that is not known here"
+_REASON = "the database was restored from a copy, and it may have been paid since"
 #: Acts in the audit log.
 ADOPTED, ACCEPTING, MOVED = "database_adopted", "accepting_again", "database_moved"
 
@@ -59,7 +60,9 @@ class Window:
     """The time of which marks may be missing."""
 
     mark: int  #: the newest mark that the database has
-    since: int | None  #: when it was set, by the wall clock of then; None: there is no mark
+    #: when it was set, by the wall clock of then; without a mark, when the newest row was created; None:
+    #: the database is empty
+    since: int | None
     until: int  #: the time that the operator gave
 
 
@@ -138,13 +141,15 @@ class Adoption:
         now = self._runtime.clock.moment().wall
         row = await state.state_row(tx)
         call = await rows.last_call(tx)
-        since = None if call is None else int(call["wall"])
+        created = await rows.newest_creation(tx)
+        since = created if call is None else int(call["wall"])
         if until > now:
             raise NotAdoptedError("the time of the last mark lies in the future")
-        if since is not None and until < since:
+        newest = max(since or 0, created or 0)
+        if until < newest:
             raise NotAdoptedError(
-                f"the database itself has a mark of {format_time(from_us(since))}: "
-                "the last one that may be missing is not older"
+                f"the database itself was in use at {format_time(from_us(newest))}, when the newest thing in "
+                "it was created: --last-mark-at is when the lost database was last in use, and not before"
             )
         await state.freeze(tx, self._runtime.ids, now, "it is being adopted", self._operator)
         base = max(int(row["marks"]), known) + 1
@@ -173,8 +178,10 @@ class Adoption:
         await state.set_marks(tx, marks + len(found))
         noted = 0
         for row in found:
+            payout_ids = await rows.payouts_of(tx, row["id"])
+            await self._tell(tx, payout_ids)
             if not self._finds_lost_calls(row["custodian"]):
-                for payout_id in await rows.payouts_of(tx, row["id"]):
+                for payout_id in payout_ids:
                     await self._note(tx, payout_id, at)
                     noted += 1
         return len(found), noted
@@ -195,6 +202,7 @@ class Adoption:
                 execution_id, row["custodian"], 1, marks + offset, at, NO_ACCOUNT, lives
             )
             await rows.open_unknown(tx, execution_id, row, call, at, due)
+            await self._tell(tx, [row["id"]])
             await self._note(tx, row["id"], at)
         await state.set_marks(tx, marks + len(found))
         return len(found), len(found)
@@ -260,8 +268,15 @@ class Adoption:
         detail = "the database was adopted: a call that it does not know may have been made"
         return columns_of(execution_id, call, detail)
 
+    async def _tell(self, tx: Tx, payout_ids: Sequence[str]) -> None:
+        """Tell payouts that their outcome is unknown; what is on its way, or has ended, stays that."""
+        for payout_id in payout_ids:
+            payout = await payout_rows.find_payout(tx, payout_id)
+            if payout is not None and payout.status is Status.PENDING:
+                await self._payouts.apply(tx, payout_id, unknown_report(_REASON))
+
     async def _note(self, tx: Tx, payout_id: str, at: Moment) -> None:
-        await payout_rows.add_attention(tx, payout_id, Attention.ADOPTED, _DETAIL, at.wall)
+        await payout_rows.add_attention(tx, payout_id, Attention.ADOPTED, ADOPTED_BLIND, at.wall)
 
     async def _audit(self, tx: Tx, act: str, detail: str) -> None:
         await add_audit(

@@ -160,7 +160,15 @@ async def open_gateway(
     async with contextlib.AsyncExitStack() as stack:
         endpoint_http = await stack.enter_async_context(session_for(settings.webhooks))
         contacts = {name: Contact() for name in settings.custodians}
-        custodians = await _custodians(stack, settings, runtime, assets, metrics, vault, contacts)
+        faults = _unknown_assets(settings, assets)
+        try:
+            custodians = await _custodians(
+                stack, settings, runtime, assets, metrics, vault, contacts
+            )
+        except ConfigError as error:
+            raise ConfigError([*faults, *error.faults]) from None
+        if faults:
+            raise ConfigError(faults)
         router = Router(
             [
                 Instance(
@@ -229,6 +237,7 @@ async def open_gateway(
                 settings=settings.engine,
                 metrics=metrics,
                 wake=wake,
+                look_after_end=lambda name, payout_id: engines[name].look_after_end(payout_id),
             ),
             deliveries=Deliveries(
                 db=db,
@@ -297,6 +306,37 @@ async def open_gateway(
             },
         )
         yield Gateway(context, workers, db, custodians)
+
+
+def _unknown_assets(settings: Settings, assets: AssetRegistry) -> list[str]:
+    """Return a fault per asset of a route that is not known: the route would never be taken for it."""
+    known = ", ".join(assets.codes())
+    return [
+        f"routes.{index}.assets: {code!r} is not known; known: {known}; others are added under [[assets]]"
+        for index, route in enumerate(settings.routes)
+        for code in route.assets or ()
+        if code not in assets.codes()
+    ]
+
+
+@asynccontextmanager
+async def custodian_of(
+    settings: Settings, name: str, runtime: Runtime
+) -> AsyncIterator[CustodianInstance]:
+    """Build one configured custodian instance alone, for what it declares. ConfigError."""
+    alone = settings.model_copy(update={"custodians": {name: settings.custodians[name]}})
+    assets = AssetRegistry(Asset.model_validate(each.model_dump()) for each in settings.assets)
+    async with contextlib.AsyncExitStack() as stack:
+        built = await _custodians(
+            stack,
+            alone,
+            runtime,
+            assets,
+            Metrics(),
+            vault_of(settings, runtime.ids),
+            {name: Contact()},
+        )
+        yield built[name]
 
 
 async def _custodians(  # noqa: PLR0913 - the parts of an instance

@@ -29,6 +29,7 @@ from pydantic import (
 from pydantic.networks import IPvAnyNetwork
 
 from gateway.errors import ConfigError
+from gateway.faults import names_at, words_of
 from gateway.model import Account, Amount, DestinationType, Network, Text
 
 ENV_PREFIX = "PAYOUT_GATEWAY_"
@@ -504,7 +505,7 @@ def _fault_line(error: Any) -> str:
     env = ENV_PREFIX + "__".join(str(part).upper() for part in error["loc"])
     if error["type"] == "missing":
         return f"{where} is not set: set it in the file, or {env} in the environment"
-    return f"{where}: {error['msg']}"
+    return f"{where} {words_of(error, names_at(Settings, error['loc']))}"
 
 
 def _cross_faults(settings: Settings) -> list[str]:

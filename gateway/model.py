@@ -124,7 +124,8 @@ class Attention(StrEnum):
     MISMATCH = (
         "mismatch"  #: the custodian says another asset, amount or destination than was ordered
     )
-    CONTRADICTION = "contradiction"  #: a final word against another final word
+    #: a final word against another final word, or money that moves though the payout ended as failed
+    CONTRADICTION = "contradiction"
     FOREIGN_REF = "foreign_ref"  #: an id at the custodian that already belongs to another payout
     CANNOT_LOOK = "cannot_look"  #: the outcome is unknown and there is nothing to ask by
     UNRESOLVED = "unresolved"  #: the outcome stays unknown although everything safe was tried
@@ -136,7 +137,8 @@ class Attention(StrEnum):
     ITEM_ENDED = (
         "item_ended"  #: an item of a set has ended; what to do with the others needs a decision
     )
-    ADOPTED = "adopted"  #: open in a restored database; maybe paid, by a reference not known here
+    #: open in a restored database, and not found at the custodian or nothing to ask by; maybe paid already
+    ADOPTED = "adopted"
     SAME_ACCOUNT = "same_account"  #: the account was changed while an outcome is unknown
 
 

@@ -99,7 +99,9 @@ async def store(settings: Settings) -> AsyncIterator[Store]:
         yield Store(db, runtime, clock, state_file)
 
 
-async def add_quote(tx: Tx, name: str, expires_at: int, payout_id: str | None = None) -> None:
+async def add_quote(
+    tx: Tx, name: str, expires_at: int, payout_id: str | None = None, created_at: int = 0
+) -> None:
     """Store function: add a quote."""
     values = {
         "id": name,
@@ -111,7 +113,7 @@ async def add_quote(tx: Tx, name: str, expires_at: int, payout_id: str | None = 
         "terms": "{}",
         "account": "{}",
         "expires_at": expires_at,
-        "created_at": 0,
+        "created_at": created_at,
         "payout_id": payout_id,
     }
     await tx.all(Query(insert(quotes)), **values)
@@ -266,7 +268,7 @@ async def test_items_that_wait_in_a_batch_may_have_been_paid(store: Store) -> No
     done = await store.adoption().run(store.now())
     assert (done.without_execution, done.attention, done.batches) == (4, 4, 2)
     found = await store.rows(
-        "SELECT p.batch_id, p.sequence, e.state, e.open_calls FROM executions e "
+        "SELECT p.batch_id, p.sequence, p.sub_status, e.state, e.open_calls FROM executions e "
         "JOIN execution_items i ON i.execution_id = e.id JOIN payouts p ON p.id = i.payout_id "
         "WHERE i.open = 1 ORDER BY p.batch_id"
     )
@@ -274,6 +276,7 @@ async def test_items_that_wait_in_a_batch_may_have_been_paid(store: Store) -> No
     assert {(row["sequence"], row["state"], row["open_calls"]) for row in found} == {
         (1, "unknown", 1)
     }
+    assert {row["sub_status"] for row in found} == {"outcome_unknown"}
     # No look is at this account: that nothing is found under a new reference proves nothing.
     accounts = await store.rows("SELECT DISTINCT fingerprint FROM evidence")
     assert accounts == [{"fingerprint": "adopted"}]
@@ -355,6 +358,18 @@ async def test_the_window_is_told_and_checked(store: Store) -> None:
     told = (await store.adoption().run(store.now())).as_json()
     assert told["missing_from"] == "2026-03-02T10:00:00.000Z"
     assert told["missing_until"] == "2026-03-02T10:10:00.000Z"
+
+
+async def test_the_time_is_not_before_what_the_copy_itself_has(store: Store) -> None:
+    """Without a mark, too: the copy was in use when its newest payout or quote was created."""
+    await store.db.run(add_payout)
+    used = store.now() - 60 * US
+    await store.db.run(add_quote, "quo_1", store.now(), created_at=used)
+    with pytest.raises(NotAdoptedError, match="was in use at"):
+        await store.adoption().run(used - 1)
+    assert await store.db.read(state.frozen) is None
+    told = (await store.adoption().run(used)).as_json()
+    assert told["missing_from"] == told["missing_until"]
 
 
 async def test_an_unknown_custodian_is_never_proven_absent(store: Store) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from itertools import pairwise
 from typing import Any, Protocol, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -12,6 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from gateway.api.admission import admission_of
 from gateway.api.context import ApiContext
 from gateway.errors import Refused
+from gateway.faults import names_at, plain_faults, words_of
 from gateway.keys import Caller, recognise
 
 MAX_BODY = 64 * 1024
@@ -160,29 +162,32 @@ def validate(model: type[M], members: Any) -> M:
         return model.model_validate_json(json.dumps(members))
     except ValidationError as error:
         raise Refused(
-            "invalid_request", "The request is not valid; see errors.", errors=faults_of(error)
+            "invalid_request",
+            "The request is not valid; see errors.",
+            errors=faults_of(error, model),
         ) from None
 
 
-def faults_of(error: ValidationError) -> list[dict[str, str]]:
+def faults_of(error: ValidationError, model: type[BaseModel]) -> list[dict[str, str]]:
     """Return one entry per fault: where, which, why; never the value that was sent."""
     faults = []
-    for each in error.errors(include_input=False, include_url=False, include_context=False):
-        # Discriminators and union branches are no part of the sender's document.
-        parts = [part for part in each["loc"] if not (isinstance(part, str) and part in _BRANCHES)]
+    for each in plain_faults(error):
+        parts = [part for before, part in pairwise(("", *each["loc"])) if not _branch(before, part)]
         pointer = "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in parts)
-        faults.append({"pointer": pointer, "code": each["type"], "detail": each["msg"]})
+        faults.append(
+            {
+                "pointer": pointer,
+                "code": each["type"],
+                "detail": words_of(each, names_at(model, each["loc"])),
+            }
+        )
     return faults
 
 
-_BRANCHES = frozenset(
-    {
-        "address",
-        "custodian_account",
-        "payout_account",
-        "bank_account",
-        "constrained-str",
-        "str",
-        "tagged-union[AddressDestination,CustodianAccountDestination,PayoutAccountDestination,BankAccountDestination]",
-    }
-)
+def _branch(before: int | str, part: int | str) -> bool:
+    """Whether a part names a union, one of its branches, or a tag: no part of the sender's document."""
+    return str(before).startswith(_UNION) or str(part).startswith(_UNION) or part in _STRINGS
+
+
+_UNION = "tagged-union["
+_STRINGS = frozenset({"constrained-str", "str"})

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from gateway.assets import EXACT
 from gateway.batches.schemas import BatchItemRequest, BatchRequest, BatchSource
 from gateway.errors import Refused
+from gateway.faults import names_at, plain_faults, words_of
 from gateway.keys import Caller
 from gateway.model import Account, QuoteTerms
 from gateway.payouts import created_document
@@ -172,12 +173,19 @@ def _line(where: str, header: Sequence[str], row: Sequence[str]) -> Line:
 
 def _model_faults(where: str, error: ValidationError) -> list[dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
-    for each in error.errors(include_input=False, include_url=False, include_context=False):
+    for each in plain_faults(error):
         name = str(each["loc"][0]) if each["loc"] else ""
         inner = str(each["loc"][-1])
         if name == "destination" and inner in _DESTINATION:
             name = inner
-        found.setdefault(name, _fault(f"{where}/{name}", each["type"], each["msg"]))
+        found.setdefault(
+            name,
+            _fault(
+                f"{where}/{name}",
+                each["type"],
+                words_of(each, names_at(BatchItemRequest, each["loc"])),
+            ),
+        )
     return list(found.values())
 
 

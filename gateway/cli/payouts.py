@@ -202,9 +202,12 @@ def retry(
     config: ConfigOption = Path(DEFAULT_CONFIG),
 ) -> None:
     """Submit a payout again, with the same keys, where it is proven that it did not pay."""
-    from gateway.execution.operator import NotAllowedError
+    from gateway.app import custodian_of
+    from gateway.errors import ConfigError
+    from gateway.execution.operator import NotAllowedError, ProofMissingError
     from gateway.execution.operator import retry as again
     from gateway.runtime import real_runtime
+    from gateway.store.payouts import find_payout
 
     settings, runtime = settings_of(config), real_runtime()
 
@@ -212,14 +215,27 @@ def retry(
         reason = await frozen_reason(db)
         if reason is not None:
             raise NotAllowedError(reason)
-        _, capabilities = await _custodian_of(db, settings, payout_id)
-        await db.run(again, real_runtime(), payout_id, capabilities, by=operator_name())
+        payout = await db.read(find_payout, payout_id)
+        if payout is None:
+            raise NotAllowedError(f"there is no payout {payout_id}")
+        if payout.custodian not in settings.custodians:
+            raise NotAllowedError(f"the custodian {payout.custodian} is not configured here")
+        # The instance and not its class: what it declares may depend on its settings.
+        async with custodian_of(settings, payout.custodian, runtime) as custodian:
+            asked = custodian.fingerprint(payout.account, livemode=payout.livemode)
+            await db.run(
+                again, runtime, payout_id, custodian.capabilities, asked, by=operator_name()
+            )
 
     try:
         with_store(config, work, runtime)
-    except NotAllowedError as error:
+    except ProofMissingError as error:
         fail(f"not retried; missing: {error}")
-    say(f"{payout_id} will be submitted again at once")
+    except NotAllowedError as error:
+        fail(f"not retried: {error}")
+    except ConfigError as error:
+        fail("\n".join(f"config: {each}" for each in error.faults), 2)
+    say(f"{payout_id} will be submitted again at once, if nothing has changed by then")
 
 
 @app.command()

@@ -87,6 +87,8 @@ _MEMBERS_OF_A_SET: Mapping[str, tuple[type, ...]] = {
 _MOST_CHARS = 300
 #: A partner waits for its quote meanwhile.
 _OFFERS_S = 3.0
+#: What an adapter may raise without meaning it. It ends no process: SystemExit is a failed call, too.
+CRASHES = (Exception, SystemExit)
 _log = get_logger("custodian")
 
 
@@ -114,7 +116,7 @@ class _Telling:
     level: int = logging.INFO
     keys: dict[str, Any] = field(default_factory=dict)
 
-    def fail(self, outcome: str, error: Exception, *, crashed: bool) -> None:
+    def fail(self, outcome: str, error: BaseException, *, crashed: bool) -> None:
         """Tell of an error; of one that nobody foresaw, with the traceback."""
         self.outcome, self.level = outcome, logging.ERROR if crashed else logging.WARNING
         self.keys["detail"] = _clean(_words_of(error))[:_MOST_CHARS] or type(error).__name__
@@ -238,7 +240,7 @@ class CustodianInstance:
             try:
                 async with asyncio.timeout(self._deadline_s):
                     await self._adapter.probe()
-            except Exception as error:  # noqa: BLE001 - any answer has a date; without one nothing is sent
+            except CRASHES as error:
                 _log.info("probe_failed", custodian=self.name, detail=type(error).__name__)
         skew = self.dates.skew_s()
         if skew is None:
@@ -254,6 +256,14 @@ class CustodianInstance:
                 "set; not sent"
             )
             raise NotSent(message, alert=Attention.CLOCK_SKEW)
+
+    def _by_our_clock(self, error: NotSent) -> NotSent:
+        """Return a refusal as one of our clock, where that is too far off for any credentials to hold."""
+        skew = self.dates.skew_s() if self.capabilities.dated_by_clock else None
+        if error.alert is not None or skew is None or abs(skew) <= self.capabilities.clock_skew_s:
+            return error
+        message = f"our clock is {skew:+.0f} s off the custodian's: {error}"
+        return NotSent(message, again_after_s=error.again_after_s, alert=Attention.CLOCK_SKEW)
 
     async def submit(self, order: TrackedOrder) -> BatchReport:
         """Do the next thing for an execution. Raises the typed outcomes and nothing else."""
@@ -292,7 +302,10 @@ class CustodianInstance:
 
     def check(self, terms: Terms) -> str | None:
         """Return why the adapter could never pay on such terms, or None. Pure: no metric, no log."""
-        reason = self._adapter.check(terms)
+        try:
+            reason = self._adapter.check(terms)
+        except SystemExit as error:
+            raise RuntimeError("the adapter wanted to end the process") from error
         return None if reason is None else _clean(reason)
 
     async def offers(self, terms: Terms) -> Sequence[Offer]:
@@ -305,7 +318,7 @@ class CustodianInstance:
                     offers = list(await self._adapter.offers(terms))
                 for each in offers:
                     _expect(each, Offer)
-            except Exception as error:  # noqa: BLE001 - a quote without an offer is still a quote
+            except CRASHES as error:
                 crashed = not isinstance(error, AdapterError) and not _foreseen(error)
                 telling.fail(type(error).__name__, error, crashed=crashed)
                 return ()
@@ -321,7 +334,7 @@ class CustodianInstance:
                 clean = _scrubbed(error)
                 telling.fail(type(error).__name__, clean, crashed=False)
                 raise clean from None
-            except Exception as error:  # noqa: BLE001 - a fault of ours must not lose the custodian's news
+            except CRASHES as error:
                 telling.fail("CannotVerify", error, crashed=not _foreseen(error))
                 raise CannotVerify(type(error).__name__) from None
 
@@ -351,7 +364,7 @@ class CustodianInstance:
                         _expect_sound(each.report)
                         each = replace(each, report=_clean_report(each.report))  # noqa: PLW2901
                     notices.append(each)
-            except Exception as error:  # noqa: BLE001 - the body is kept; a later version may read it
+            except CRASHES as error:
                 # Not the error's own words: they may be the body's.
                 telling.fail("unreadable", error, crashed=not isinstance(error, ValueError))
                 telling.keys["detail"] = type(error).__name__
@@ -379,8 +392,10 @@ class CustodianInstance:
                 # Something that the adapter waited for was cancelled, and not this call.
                 telling.fail("OutcomeUnknown", OutcomeUnknown("cancelled inside"), crashed=False)
                 raise OutcomeUnknown("the adapter was cancelled from inside") from None
-            except Exception as error:  # noqa: BLE001 - an adapter may fail in any way
+            except CRASHES as error:
                 translated = _translate(error, moved=order.moved_now)
+                if type(translated) is NotSent and not order.moved_now:
+                    translated = self._by_our_clock(translated)
                 crashed = not isinstance(error, AdapterError) and not _foreseen(error)
                 telling.fail(
                     type(translated).__name__, error if crashed else translated, crashed=crashed
@@ -499,12 +514,12 @@ def _is_canceled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-def _foreseen(error: Exception) -> bool:
+def _foreseen(error: BaseException) -> bool:
     """Whether it is what networks do, and no bug of the adapter."""
     return isinstance(error, aiohttp.ClientError | TimeoutError | OSError)
 
 
-def _translate(error: Exception, *, moved: bool) -> AdapterError:
+def _translate(error: BaseException, *, moved: bool) -> AdapterError:
     """Return the typed outcome of whatever a verb raised; its words without secrets.
 
     Once the moving mark is set only the adapter itself can say that nothing was sent: a raw error
@@ -520,7 +535,7 @@ def _translate(error: Exception, *, moved: bool) -> AdapterError:
     return OutcomeUnknown(_clean(f"{type(error).__name__}: {_words_of(error)}")[:_MOST_CHARS])
 
 
-def _words_of(error: Exception) -> str:
+def _words_of(error: BaseException) -> str:
     """Return an error's own words; it may be one that cannot even say them."""
     try:
         return str(error)

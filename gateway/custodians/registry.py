@@ -16,6 +16,7 @@ from gateway.config import ENV_PREFIX, EngineSettings
 from gateway.custodians.dates import Dates, NotedClock
 from gateway.custodians.instance import CustodianInstance, Fingerprints, Previous
 from gateway.errors import ConfigError
+from gateway.faults import names_at, words_of
 from gateway.logs import SCRUBBER, scrub
 from gateway.metrics import Metrics
 
@@ -130,7 +131,9 @@ def _made(
     try:
         checked = kind.Settings.model_validate(settings)
     except ValidationError as error:
-        raise ConfigError([_fault_line(where, each) for each in error.errors()]) from None
+        raise ConfigError(
+            [_fault_line(where, kind.Settings, each) for each in error.errors()]
+        ) from None
     _register_secrets(checked)
     try:
         made = kind(checked, tools)
@@ -176,18 +179,20 @@ def missing_verbs(kind: type[Adapter[Any]], *, batch: bool) -> tuple[str, ...]:
     return tuple(verb for verb in _VERBS[batch] if getattr(kind, verb) is getattr(Adapter, verb))
 
 
-def _fault_line(where: str, error: Any) -> str:
+def _fault_line(where: str, model: type[BaseModel], error: Any) -> str:
     where = ".".join((where, *(str(part) for part in error["loc"])))
     if error["type"] == "missing":
         env = ENV_PREFIX + where.upper().replace(".", "__")
         return (
             f"{where} is not set: set it in the file, as {where}_file, or {env} in the environment"
         )
-    message = str(error["msg"])
+    if error["type"] == "extra_forbidden":
+        return f"{where} {words_of(error, names_at(model, error['loc']))}"
+    message = words_of(error)
     # A validator of the adapter may have put the value into its words.
     for text in sorted(_texts(error.get("input")), key=len, reverse=True):
         message = message.replace(text, "…")
-    return scrub(f"{where}: {message}")
+    return scrub(f"{where} {message}")
 
 
 def _texts(value: object) -> set[str]:

@@ -20,13 +20,13 @@ from gateway.errors import (
     Unsupported,
     WrongAnswer,
 )
-from gateway.execution.decide import NEWS, Outcome, microseconds
+from gateway.execution.decide import Outcome, microseconds
 from gateway.execution.engine import Engine
 from gateway.execution.gate import may_reopen
 from gateway.execution.history import history_of, others_of
 from gateway.execution.proof import closed
 from gateway.execution.record import Recorded
-from gateway.execution.reports import canceled_report
+from gateway.execution.reports import NEWS, canceled_report
 from gateway.execution.state import Job, State, Verb
 from gateway.logs import get_logger
 from gateway.model import Payout

@@ -47,6 +47,8 @@ class _Result:
     matched: Sequence[tuple[Notice, Row | None]] = ()
     reached: list[Status] = field(default_factory=list)
     woke_inbox: bool = False
+    #: failed payouts that a notice is about which says no status: the custodian is asked once
+    ended: list[tuple[str, str]] = field(default_factory=list)
 
 
 class Inbox:
@@ -62,6 +64,7 @@ class Inbox:
         settings: EngineSettings,
         metrics: Metrics,
         wake: Callable[[str], None],
+        look_after_end: Callable[[str, str], None] = lambda _custodian, _payout_id: None,
     ) -> None:
         self._db = db
         self._runtime = runtime
@@ -70,6 +73,7 @@ class Inbox:
         self._settings = settings
         self._metrics = metrics
         self._wake = wake
+        self._look_after_end = look_after_end
         self.wakeup = Wakeup(runtime.clock)
 
     async def receive(self, custodian: str, body: bytes) -> None:
@@ -148,6 +152,8 @@ class Inbox:
             self._metrics.payout(status)
         self._wake(custodian)
         self._wake("deliveries")
+        for payout in result.ended:
+            self._look_after_end(*payout)
         if result.woke_inbox:
             self._wake("inbox")
 
@@ -226,6 +232,15 @@ class Inbox:
                 final = applied.final
         if not final:
             await executions.wake(tx, payout_id, self._runtime.timeline.now())
+        elif row["status"] == Status.FAILED and not _says_status(notice):
+            # Nothing is looked at any more by itself, and yet something happens there.
+            open_one = await executions.wake(tx, payout_id, self._runtime.timeline.now())
+            if open_one is None:
+                result.ended.append((row["custodian"], payout_id))
+
+
+def _says_status(notice: Notice) -> bool:
+    return notice.report is not None and notice.report.sub_status is not None
 
 
 def _believed(notices: Sequence[Notice], received_at: int) -> list[Notice]:

@@ -44,10 +44,18 @@ _GET = Query(select(payouts).where(payouts.c.id == bindparam("payout_id")))
 def frees_reference(table: FromClause = payouts) -> ColumnElement[bool]:
     """Return whether a payout leaves its reference free: it has failed, and nothing has moved.
 
-    A reference may be paid again only where this holds for every payout that carries it. A payout carries
-    every reference that has the same `reference_key`.
+    Not where the custodian has contradicted that since. A reference may be paid again only where this
+    holds for every payout that carries it. A payout carries every reference that has the same
+    `reference_key`.
     """
-    return and_(table.c.status == "failed", func.coalesce(table.c.funds_moved, "unknown") == "no")
+    contradicted = exists().where(
+        and_(attention.c.payout_id == table.c.id, attention.c.code == "contradiction")
+    )
+    return and_(
+        table.c.status == "failed",
+        func.coalesce(table.c.funds_moved, "unknown") == "no",
+        ~contradicted,
+    )
 
 
 _SAME = payouts.alias("same")

@@ -19,7 +19,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from adapters.card_passcode.adapter import CardPasscode
 from gateway import __version__
+from gateway.app import custodian_of
 from gateway.cli.main import app
 from gateway.cli.words import FundsMovedWord, ScopeWord, StatusWord
 from gateway.config import load
@@ -200,7 +202,8 @@ def test_payouts_that_do_not_exist(config: Path) -> None:
     assert "of all orgs" in run(
         "payouts", "list", "--attention", "--org", "acme", "--config", config, code=2
     )
-    assert "no payout pay_x" in run("payouts", "retry", "pay_x", "--config", config, code=1)
+    retried = run("payouts", "retry", "pay_x", "--config", config, code=1)
+    assert retried == "not retried: there is no payout pay_x\n"
     resolve = ("payouts", "resolve", "pay_x", "--as", "failed", "--config", config, "--evidence")
     assert "no payout pay_x" in run(*resolve, "seen", code=1)
     assert "must say" in run(*resolve, " ", code=2)
@@ -242,6 +245,24 @@ def test_personal_data_is_erased_by_name_and_by_time(config: Path) -> None:
         db.execute("UPDATE store_state SET frozen = 'an older copy'")
     db.close()
     assert "frozen" in run(*erase, first, "--yes", code=1)
+
+
+async def test_a_retry_asks_the_instance_and_not_its_class(config: Path) -> None:
+    """Where people are asked for codes, the instance declares that no repeat is harmless."""
+    card = """
+[custodians.card]
+adapter = "card_passcode"
+base_url = "http://127.0.0.1:1/v1"
+client_id = "c"
+client_secret = "s"
+passcode_mode = "caller"
+device = { client_ip = "127.0.0.1" }
+phone = "231770000001"
+"""
+    config.write_text(config.read_text() + card)
+    async with custodian_of(load(config), "card", real_runtime()) as custodian:
+        assert not custodian.capabilities.keys.repeat_is_safe
+        assert CardPasscode.capabilities.keys.repeat_is_safe
 
 
 def test_adapters_are_listed() -> None:

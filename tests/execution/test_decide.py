@@ -31,11 +31,9 @@ from gateway.adapter import (
 )
 from gateway.execution.decide import (
     LOOKS_ALERT,
-    NEWS,
     Outcome,
     decide,
     expiry,
-    failed,
     news_from_outside,
     takeover,
 )
@@ -52,6 +50,7 @@ from gateway.execution.proof import (
     has_news,
     open_calls,
 )
+from gateway.execution.reports import NEWS, failed
 from gateway.execution.state import Decision, Item, State, Verb, View
 from gateway.model import Attention, Status
 from gateway.states import STATUS_OF

@@ -63,8 +63,14 @@ class Parser:
         return [Notice(refs, body.decode(), None, REPORTS.get(word), told)]
 
 
-async def work_off(bench: Bench, *bodies: bytes, custodian: str = "acme") -> dict[bytes, str]:
-    """Store webhooks, let the loop work them off, return what became of each."""
+async def work_off(
+    bench: Bench, *bodies: bytes, custodian: str = "acme", asked: list[str] | None = None
+) -> dict[bytes, str]:
+    """Store webhooks, let the loop work them off, return what became of each.
+
+    `asked` receives the payouts that are to be looked at after their end.
+    """
+    looks = [] if asked is None else asked
     loop = Inbox(
         db=bench.db,
         runtime=bench.runtime,
@@ -73,6 +79,7 @@ async def work_off(bench: Bench, *bodies: bytes, custodian: str = "acme") -> dic
         settings=EngineSettings(idle_s=3600),
         metrics=Metrics(),
         wake=lambda _: None,
+        look_after_end=lambda _, payout_id: looks.append(payout_id),
     )
     now = to_us(bench.clock.now())
     for body in bodies:

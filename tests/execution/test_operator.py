@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.adapter import (
+    Action,
     CannotLook,
     Echo,
     FundsMoved,
@@ -15,7 +16,14 @@ from gateway.adapter import (
 )
 from gateway.execution.decide import MAX_UNKNOWN
 from gateway.execution.gate import MarkRefused
-from gateway.execution.operator import LookAsked, NotAllowedError, Resolution, resolve, retry
+from gateway.execution.operator import (
+    LookAsked,
+    NotAllowedError,
+    ProofMissingError,
+    Resolution,
+    resolve,
+    retry,
+)
 from gateway.execution.proof import Source
 from gateway.execution.record import Recorded
 from gateway.execution.state import Verb
@@ -89,8 +97,34 @@ async def test_what_the_custodian_has_is_never_retried(bench: Bench) -> None:
         await again(bench, payout_id)
     await end(bench, payout_id, delivered=True, transfer="t-1")
     for payout in (payout_id, "pay_nope"):
-        with pytest.raises(NotAllowedError):
+        with pytest.raises(NotAllowedError) as refused:
             await again(bench, payout)
+        assert not isinstance(refused.value, ProofMissingError)
+
+
+async def test_what_asks_a_person_is_not_retried(bench: Bench) -> None:
+    """A person has to answer: the engine submits nothing meanwhile."""
+    payout_id = await bench.accept()
+    asks = Report(SubStatus.REQUIRES_ACTION, "ASKS", action=Action())
+    await bench.submitted(await bench.begin(), asks)
+    with pytest.raises(ProofMissingError, match="answer of the person"):
+        await again(bench, payout_id)
+    assert (await bench.execution(payout_id))["state"] == "parked"
+
+
+@pytest.mark.parametrize("account", ["acme/A", "acme/B"])
+async def test_a_retry_asks_what_the_gate_asks(bench: Bench, account: str) -> None:
+    """A safe repeat is one at the same account: what the gate would refuse is not promised."""
+    bench.capabilities = bench.repeating()
+    payout_id = await unknown(bench)
+    repeat = bench.db.run(retry, bench.runtime, payout_id, bench.capabilities, account)
+    if account == bench.fingerprint:
+        await repeat
+        assert (await bench.begin()).next_verb is Verb.SUBMIT
+        return
+    with pytest.raises(ProofMissingError, match="at another account"):
+        await repeat
+    assert (await bench.execution(payout_id))["state"] == "unknown"
 
 
 async def test_a_parked_payout_may_go_on(bench: Bench) -> None:
