@@ -86,7 +86,7 @@ class Adopted:
 
 
 class Adoption:
-    """One run of `db adopt`. Gateways may run meanwhile: the database stays frozen until the end."""
+    """One run of `db adopt`. The database stays frozen until the end."""
 
     def __init__(  # noqa: PLR0913 - built in one place
         self,

@@ -53,11 +53,11 @@ def store_faults_told(database: Path) -> Iterator[None]:
     """End with 2 and words where the database is of another schema or cannot be used at all."""
     from sqlalchemy.exc import SQLAlchemyError
 
-    from gateway.errors import SchemaMismatch
+    from gateway.errors import SchemaMismatch, StoreUnusable
 
     try:
         yield
-    except SchemaMismatch as error:
+    except (SchemaMismatch, StoreUnusable) as error:
         fail(str(error), 2)
     except (sqlite3.Error, SQLAlchemyError, OSError) as error:
         cause = getattr(error, "orig", None) or getattr(error, "strerror", None) or error

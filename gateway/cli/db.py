@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -60,19 +61,19 @@ def upgrade(
 
     settings = settings_of(config)
     path = settings.database
-    if not force:
-        found = copies.running(settings, real_runtime())
+    refusal = f"the database {path} was not changed"
+    with nullcontext() if force else copies.alone(settings, refusal, 2), store_faults_told(path):
+        found = [] if force else copies.running(settings, real_runtime())
         if found:
             fail(
-                f"the database {path} was not changed: stop every gateway on it first "
-                f"({', '.join(found)}), and back it up: payout-gateway db backup",
+                f"{refusal}: {copies.STOP_FIRST}: {', '.join(found)}. "
+                "Then back it up: payout-gateway db backup",
                 2,
             )
-    with store_faults_told(path):
         try:
             before, after = migrate.upgrade(path)
         except CommandError as error:
-            fail(f"the database {path} was not changed: {error}", 2)
+            fail(f"{refusal}: {error}", 2)
     # Opening it writes the first state file.
     with_store(config, _nothing)
     if before == after:

@@ -37,7 +37,7 @@ class Connection:
     `open` makes a new one.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the hooks are independent of each other
         self,
         path: Path,
         *,
@@ -45,6 +45,7 @@ class Connection:
         read_only: bool = False,
         fault: Callable[[str], None] | None = None,
         turn: threading.Lock | None = None,
+        verify: Callable[[], None] | None = None,
     ) -> None:
         self._path = path
         self._busy_s = busy_s
@@ -52,6 +53,8 @@ class Connection:
         self._fault = fault
         #: held by the thread that uses the connection, except while SQLite works
         self._turn = turn
+        #: raises where what was opened is not the database
+        self._verify = verify
         self._raw: sqlite3.Connection | None = None
         #: how many Query statements were run, an `executemany` as one
         self.statements = 0
@@ -102,6 +105,8 @@ class Connection:
             if self._read_only:
                 raw.execute("PRAGMA query_only=ON")
             _wait(raw, self._busy_s)
+            if self._verify is not None:
+                self._verify()
         except BaseException:
             raw.close()
             raise

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, closing, suppress
 
 from gateway.config import Settings
 from gateway.errors import StateFileError
 from gateway.runtime import Runtime, real_runtime
-from gateway.store import clocks, migrate
+from gateway.store import clocks, in_use, migrate
 from gateway.store.database import Database, Row, Tx
+from gateway.store.pinned import PinnedFile
 from gateway.store.state import freeze, frozen, note_witnessed, state_row
 from gateway.store.state_file import FileId, Judgement, Recorded, StateFile, judge
 
@@ -27,17 +29,28 @@ async def open_database(
     """Open the store. A fresh one is made; one of another schema is refused.
 
     The runtime's timeline goes by the store from then on. The database is compared with its state
-    file, and frozen where it is an older copy. Raises SchemaMismatch, which says what to run.
+    file, and frozen where it is an older copy. Nobody can have it alone meanwhile, and nothing is
+    written to it once it is not the file at its path. Raises SchemaMismatch, which says what to run;
+    InUse.
     """
     runtime = runtime or real_runtime()
-    migrate.prepare(settings.database)
     witness = state_file or state_file_of(settings, runtime)
-    async with Database(
-        settings.database, witness=witness, on_schema_change=migrate.check_schema
-    ) as db:
-        await anchor_timeline(db, runtime)
-        await compare(db, runtime, witness)
-        yield db
+    with ExitStack() as held:
+        await asyncio.to_thread(held.enter_context, in_use.shared(settings.database))
+        migrate.prepare(settings.database)
+        file = held.enter_context(closing(PinnedFile(settings.database)))
+        witness.pin(file)
+        held.callback(witness.pin, None)
+        async with Database(
+            settings.database,
+            witness=witness,
+            verify=file.check,
+            before_commit=witness.before_commit,
+            on_schema_change=migrate.check_schema,
+        ) as db:
+            await anchor_timeline(db, runtime)
+            await compare(db, runtime, witness)
+            yield db
 
 
 async def anchor_timeline(db: Database, runtime: Runtime) -> None:

@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from gateway.errors import StateFileError
+from gateway.store.pinned import AWAY, FileReplaced, PinnedFile
 
 FORMAT = 1
 #: How often, and how long each time, a lock is waited for: 10 s together.
@@ -132,20 +133,53 @@ class StateFile:
         self.path = path
         self._database = database
         self._clock_id = clock_id
+        self._pinned: PinnedFile | None = None
         self.seen = Seen()
         #: why marks cannot be recorded now; None: they can
         self.failing: str | None = None
+
+    def pin(self, file: PinnedFile | None) -> None:
+        """Hold to the database file that this process has open; None: to whichever is at the path."""
+        self._pinned = file
+
+    def before_commit(self, mark: int | None) -> None:
+        """Raise FileReplaced where nothing may be committed to the database that is open.
+
+        It was moved away or replaced; or, for a mark, the state file holds another file for the
+        database, which may have given this number as well. What else is wrong, `record` finds.
+        """
+        try:
+            if self._pinned is not None:
+                self._pinned.check()
+            if mark is not None:
+                self._refuse_another_file()
+        except FileReplaced as error:
+            self.failing = str(error)
+            raise
+
+    def _refuse_another_file(self) -> None:
+        with suppress(StateFileError):
+            known = self._read()
+            if known is not None and not self.database_file().same_file(known.file):
+                raise FileReplaced(MOVED)
 
     def behind(self, marks: int) -> str | None:
         """Return why a database with so many marks is older than what this process has seen, or None."""
         return self.seen.check(marks)
 
     def database_file(self) -> FileId:
-        """Return what names the database file now. StateFileError where there is none."""
+        """Return what names the database file now.
+
+        StateFileError where there is none, or another one than this process has open.
+        """
         try:
-            return FileId.of(self._database, self._clock_id)
+            found = FileId.of(self._database, self._clock_id)
         except OSError as error:
             raise StateFileError(f"the database cannot be found: {error.strerror}") from None
+        if self._pinned is not None and not self._pinned.is_file(found.device, found.inode):
+            self.failing = AWAY
+            raise StateFileError(AWAY)
+        return found
 
     def read(self) -> Recorded | None:
         """Return what the file says; None where there is none. StateFileError: it cannot be read."""
