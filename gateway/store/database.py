@@ -114,6 +114,11 @@ class Database:
         self._open = False
 
     @property
+    def path(self) -> Path:
+        """Where the database file is."""
+        return self._path
+
+    @property
     def statements(self) -> int:
         """How many statements of store functions were run so far; an `executemany` counts once."""
         return sum(each.statements for each in self._connections)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager, closing, suppress
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, closing, suppress
 
 from gateway.config import Settings
 from gateway.errors import StateFileError
@@ -14,6 +14,7 @@ from gateway.store.database import Database, Row, Tx
 from gateway.store.pinned import PinnedFile
 from gateway.store.state import freeze, frozen, note_witnessed, state_row
 from gateway.store.state_file import FileId, Judgement, Recorded, StateFile, judge
+from gateway.store.unusable import told
 
 
 def state_file_of(settings: Settings, runtime: Runtime) -> StateFile:
@@ -31,7 +32,7 @@ async def open_database(
     The runtime's timeline goes by the store from then on. The database is compared with its state
     file, and frozen where it is an older copy. Nobody can have it alone meanwhile, and nothing is
     written to it once it is not the file at its path. Raises SchemaMismatch, which says what to run;
-    InUse.
+    StoreUnusable, which says why; InUse.
     """
     runtime = runtime or real_runtime()
     witness = state_file or state_file_of(settings, runtime)
@@ -41,15 +42,19 @@ async def open_database(
         file = held.enter_context(closing(PinnedFile(settings.database)))
         witness.pin(file)
         held.callback(witness.pin, None)
-        async with Database(
-            settings.database,
-            witness=witness,
-            verify=file.check,
-            before_commit=witness.before_commit,
-            on_schema_change=migrate.check_schema,
-        ) as db:
-            await anchor_timeline(db, runtime)
-            await compare(db, runtime, witness)
+        async with AsyncExitStack() as opened:
+            with told(settings.database):
+                db = await opened.enter_async_context(
+                    Database(
+                        settings.database,
+                        witness=witness,
+                        verify=file.check,
+                        before_commit=witness.before_commit,
+                        on_schema_change=migrate.check_schema,
+                    )
+                )
+                await anchor_timeline(db, runtime)
+                await compare(db, runtime, witness)
             yield db
 
 
