@@ -70,8 +70,10 @@ def test_where_the_state_file_is(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "named",
-    ["g.db", "./g.db", "sub/../g.db", "g.db-wal", "g.db-shm", "g.db-journal", "g.db.lock"]
-    + ["g.db.in-use", "link", "hard"],
+    [
+        *("g.db", "./g.db", "sub/../g.db", "link", "hard"),
+        *("g.db-wal", "g.db-shm", "g.db-journal", "g.db.lock", "g.db.in-use"),
+    ],
 )
 def test_the_state_file_is_no_file_of_the_database(tmp_path: Path, named: str) -> None:
     """It would be written over it; also by another name of the same file."""
@@ -81,7 +83,7 @@ def test_the_state_file_is_no_file_of_the_database(tmp_path: Path, named: str) -
     (tmp_path / "link").symlink_to("g.db")
     (tmp_path / "hard").hardlink_to(tmp_path / "g.db")
     text = f'database = "g.db"\nstate_file = "{named}"\n' + GOOD
-    with pytest.raises(ConfigError, match="state_file: .* would be written over"):
+    with pytest.raises(ConfigError, match=r"state_file: .* would be written over"):
         load(write(tmp_path, text), {})
 
 

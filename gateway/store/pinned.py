@@ -22,10 +22,6 @@ _PATH_ONLY = getattr(os, "O_PATH", 0)
 class FileReplaced(sqlite3.OperationalError):
     """The database that is open is not the one at its path any more; nothing was written."""
 
-    #: As SQLite has it for the same finding (SQLITE_READONLY_DBMOVED).
-    sqlite_errorcode = sqlite3.SQLITE_READONLY | (4 << 8)
-    sqlite_errorname = "SQLITE_READONLY_DBMOVED"
-
     def __init__(self, words: str = AWAY) -> None:
         super().__init__(words)
 

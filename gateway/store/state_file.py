@@ -32,6 +32,26 @@ MISSING = "the state file is missing, although the database was used under one"
 MOVED = "the state file names another database file: this one was copied, moved or restored"
 
 
+#: What an operator runs next where nothing can be concluded from a state file, or a mark is missing.
+ADOPT = "payout-gateway db adopt"
+_LOST = f"put the right one back; if it is lost, move this one away, and then: {ADOPT}"
+
+
+def next_step(frozen: str) -> str:
+    """Return what an operator does about a frozen database, by the reason. Pure."""
+    if frozen == MOVED:
+        return (
+            "stop every gateway; then, if the file was moved as it is and no other copy is in use: "
+            f"payout-gateway db moved; otherwise: {ADOPT}"
+        )
+    if frozen == MISSING:
+        return (
+            "stop every gateway; then put the state file back, and: payout-gateway db moved; "
+            f"if it is lost: {ADOPT}"
+        )
+    return f"stop every gateway, and then: {ADOPT}"
+
+
 def behind(marks: int, known: int, where: str) -> str:
     """Return the reason to freeze a database that lacks marks."""
     return f"the database is an older copy: its newest mark is {marks}, {where} {known}"
@@ -251,9 +271,14 @@ class StateFile:
             text = self.path.read_text(encoding="utf-8")
         except FileNotFoundError:
             return None
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or type(error).__name__
-            raise StateFileError(f"the state file cannot be read: {reason}") from None
+        except UnicodeDecodeError:
+            raise StateFileError(
+                f"the state file is not readable as a state file: {_LOST}"
+            ) from None
+        except OSError as error:
+            raise StateFileError(
+                f"the state file cannot be read: {error.strerror}. Make it readable, or {_LOST}"
+            ) from None
         return parse(text)
 
     def _replace(self, recorded: Recorded) -> None:
@@ -311,7 +336,7 @@ def parse(text: str) -> Recorded:
         file = FileId(**told["file"])
         frozen = told["frozen"]
     except (ValueError, KeyError, TypeError):
-        raise StateFileError("the state file is not readable as a state file") from None
+        raise StateFileError(f"the state file is not readable as a state file: {_LOST}") from None
     if version != FORMAT:
         raise StateFileError(f"the state file has format {version}: another version wrote it")
     return Recorded(marks, file, frozen)

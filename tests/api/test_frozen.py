@@ -108,7 +108,8 @@ async def test_readiness_says_whether_marks_are_set(api: Api) -> None:
         (False, True, True),
         (False, True, True),
     ]
-    assert told[0][1]["reason"] == "it is a copy"
+    reason = "it is a copy. Next: stop every gateway, and then: payout-gateway db adopt"
+    assert told[0][1]["reason"] == reason
     assert "99" in told[4][1]["reason"]
 
 
