@@ -359,12 +359,13 @@ def _state_file_faults(settings: Settings) -> list[str]:
     taken = [_beside(settings.database, suffix) for suffix in ("", *_BESIDE_DATABASE)]
     # It has a lock file beside it, which is opened as well.
     own = [_beside(settings.state_path, suffix) for suffix in ("", ".lock")]
-    return [
+    faults = [
         f"state_file: {settings.state_path} would be written over {found}, which the database needs. "
         "Name another file, or leave the setting out"
         for found in taken
         if any(_same_file(found, each) for each in own)
     ]
+    return faults[:1]
 
 
 def _beside(path: Path, suffix: str) -> Path:
