@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 
+from gateway.runtime import Failpoint
 from gateway.store import in_use
 from tests.e2e.forking import Process
 from tests.e2e.stack import Stack, eventually, stack
+from tests.e2e.test_crashes import stopped
 from tests.e2e.witness import evidence, ledger_pays, never_said_unpaid
 
 pytestmark = [pytest.mark.timeout(180)]
@@ -42,17 +44,19 @@ def move(made: Stack, source: str, target: str) -> None:
             (made.folder / (source + suffix)).rename(made.folder / (target + suffix))
 
 
-async def waiting(made: Stack, amount: str) -> str:
-    """Make a payout whose call the custodian has put off; it is made again in a while."""
+async def put_off(made: Stack) -> None:
+    """Have the custodian put the next call off for a while."""
     limit = {"call": "execute", "fault": "rate_limit", "retry_after_s": _LATER_S, "times": 1}
     await made.steer("POST", "faults", limit)
-    payout_id = await made.pay(amount)
 
-    async def put_off() -> bool:
+
+async def was_put_off(made: Stack, payout_id: str) -> None:
+    """Wait until a payout's one call has been put off."""
+
+    async def look() -> bool:
         return [each["answer"] for each in evidence(made, payout_id, "call")] == ["not_sent"]
 
-    await eventually(put_off)
-    return payout_id
+    await eventually(look)
 
 
 async def ready(made: Stack) -> Any:
@@ -75,7 +79,9 @@ async def test_nothing_takes_its_place_while_it_is_used(made: Stack) -> None:
     """
     gateway = await made.start_gateway("--short-looks")
     await made.reaches(await made.pay("31"), "delivered")
-    payout_id = await waiting(made, "32")
+    await put_off(made)
+    payout_id = await made.pay("32")
+    await was_put_off(made, payout_id)
     backup = str(made.folder / "b.db")
     await made.run("db", "backup", backup)
     move(made, "gateway.db", "away.db")
@@ -99,20 +105,16 @@ async def test_nothing_takes_its_place_while_it_is_used(made: Stack) -> None:
     await ledger_pays(made, ["31", "32"])
 
 
-@pytest.mark.parametrize("suspended", [False, True], ids=["running", "suspended"])
 @pytest.mark.parametrize("how", ["restore", "moved"])
-async def test_it_pays_nothing_from_the_file_that_is_away(
-    made: Stack, how: str, suspended: bool
-) -> None:
-    """Also where the lock was moved away with it, so that another gateway goes on with a copy.
+async def test_it_pays_nothing_from_the_file_that_is_away(made: Stack, how: str) -> None:
+    """Also where the lock went away with it, so that another gateway goes on with a copy.
 
-    What that one ends as not paid, the first one never pays.
+    The first one is suspended right before its mark. What the other one ends as not paid meanwhile,
+    it never pays, although its own file has nothing against it.
     """
-    first = await made.start_gateway("--short-looks")
-    await made.reaches(await made.pay("31"), "delivered")
-    payout_id = await waiting(made, "32")
-    if suspended:
-        os.kill(first.pid, signal.SIGSTOP)
+    first = await made.start_gateway(*("--short-looks", "--at", Failpoint.MOVING, "--how", "stop"))
+    payout_id = await made.pay("32")
+    await stopped(first.pid)
     backup = str(made.folder / "b.db")
     await made.run("db", "backup", backup)
     move(made, "gateway.db", "away.db")
@@ -122,8 +124,10 @@ async def test_it_pays_nothing_from_the_file_that_is_away(
     else:
         shutil.copyfile(backup, database(made))
         await made.run("db", "moved")
+    await put_off(made)
     await made.start_second("--short-looks")
     assert (await ready(made))["marks"] is True
+    await was_put_off(made, payout_id)
 
     async def canceled() -> bool:
         status, _ = await made.call("POST", f"/payouts/{payout_id}/cancel")
@@ -135,14 +139,11 @@ async def test_it_pays_nothing_from_the_file_that_is_away(
     os.kill(first.pid, signal.SIGCONT)
 
     async def tried() -> bool:
-        refused = '"loop": "engine-fireblocks"' in first.log.read_text()
-        return refused or len(await made.ledger()) > 1
+        return "moved away" in first.log.read_text() or bool(await made.ledger())
 
     await eventually(tried, 60)
-    await ledger_pays(made, ["31"])
-    # The other one marked and paid, too: the numbers of both are the same now.
     await made.reaches(await made.pay("33"), "delivered")
+    await ledger_pays(made, ["33"])
     made.url = made.own_url
     assert (await ready(made))["marks"] is not True
     assert (await made.payout(payout_id))["status"] == "pending"
-    await ledger_pays(made, ["31", "33"])
