@@ -20,7 +20,17 @@ from gateway.adapter import (
     SubStatus,
 )
 from gateway.errors import NotSent, Rejected, WrongAnswer
-from gateway.execution.gate import MarkRefused, Other, key_is_alive, with_same_credentials
+from gateway.execution.alerts import (
+    FAILURES_ALERT,
+    LOOKS_ALERT,
+    MAX_UNKNOWN,
+    asked_elsewhere,
+    failure_alerts,
+    in_vain,
+    stuck,
+    unknown_alerts,
+)
+from gateway.execution.gate import Other, key_is_alive, with_same_credentials
 from gateway.execution.proof import (
     LOST_REFERENCE,
     OWN_WORD,
@@ -30,7 +40,6 @@ from gateway.execution.proof import (
     History,
     Kind,
     Source,
-    at_account,
     call_can_die,
     calls,
     closed,
@@ -58,12 +67,6 @@ from gateway.states import STATUS_OF
 
 Outcome = BatchReport | Absent | CannotLook | Exception
 
-#: After so many calls of unknown outcome a person decides about another one.
-MAX_UNKNOWN = 4
-#: After so many failed requests in a row the operator is alerted.
-FAILURES_ALERT = 5
-#: After so many looks in a row that do not find what was accepted, too.
-LOOKS_ALERT = 10
 #: Words by which money is or may be on its way: from then on the execution is never marked again.
 NEWS = frozenset(
     {
@@ -184,7 +187,7 @@ def _called(view: View, outcome: Outcome) -> Decision:
         return replace(
             decision,
             delay_s=max(_wish(outcome), _curve(view, view.failures)),
-            alerts=(*decision.alerts, *_failure_alerts(outcome, failures, reason)),
+            alerts=(*decision.alerts, *failure_alerts(outcome, failures, reason)),
             failures=failures,
         )
     return _nothing_sent(view, rows, outcome, reason)
@@ -197,7 +200,7 @@ def _unknown(view: View, history: History, rows: tuple[Evidence, ...], reason: s
         _curve(view, 0),
         evidence=rows,
         reports={each.id: unknown_report(reason) for each in view.open_items},
-        alerts=_unknown_alerts(history),
+        alerts=unknown_alerts(history),
         repeat_is_safe=view.repeat_is_safe,
         reason=reason,
     )
@@ -206,19 +209,6 @@ def _unknown(view: View, history: History, rows: tuple[Evidence, ...], reason: s
 def _wish(outcome: Outcome) -> float:
     """Return after how many seconds the custodian wants to be asked again."""
     return (outcome.again_after_s or 0.0) if isinstance(outcome, NotSent) else 0.0
-
-
-def _failure_alerts(
-    outcome: Outcome, failures: int, reason: str
-) -> tuple[tuple[Attention, str], ...]:
-    """Return what an operator hears of a call that did nothing, the last one of so many in a row."""
-    alert = outcome.alert if isinstance(outcome, NotSent) else None
-    if alert is not None:
-        return ((Attention(alert), reason),)
-    if failures < FAILURES_ALERT:
-        return ()
-    ours = isinstance(outcome, MarkRefused)
-    return ((Attention.UNRESOLVED if ours else Attention.CUSTODIAN_UNREACHABLE, reason),)
 
 
 def _answered(view: View, outcome: Outcome) -> tuple[Evidence, ...]:
@@ -271,7 +261,7 @@ def _nothing_sent(
         max(_wish(outcome), _curve(view, view.failures)),
         evidence=rows,
         reports=reports,
-        alerts=_failure_alerts(outcome, failures, reason),
+        alerts=failure_alerts(outcome, failures, reason),
         failures=failures,
         repeat_is_safe=view.repeat_is_safe,
         reason=reason,
@@ -372,7 +362,7 @@ def _found(view: View, history: History, look: Evidence, told: BatchReport) -> D
     if expired is not None:
         return replace(expired, evidence=(look, *rows))
     alerts: tuple[tuple[Attention, str], ...] = ()
-    if (held or state is State.UNKNOWN) and _in_vain(view, history):
+    if (held or state is State.UNKNOWN) and in_vain(view, history):
         detail = f"no look proves what became of the last call; last word: {told.custodian_word}"
         alerts = ((Attention.UNRESOLVED, detail),)
     return Decision(
@@ -435,34 +425,15 @@ def _perhaps_again(view: View, decision: Decision, word: str, *, blind: bool) ->
                 decision,
                 state=State.PREPARED,
                 delay_s=_curve(view, max(len(calls(view.history)) - 1, view.failures)),
-                alerts=_unknown_alerts(view.history),
+                alerts=unknown_alerts(view.history),
             )
         detail = f"the key of the first call may be forgotten by now; last word: {word or 'none'}"
         alert = ((Attention.KEY_LIFE, detail),)
         return replace(decision, state=State.UNKNOWN, alerts=alert)
-    alerts = _stuck(view, word, blind=blind)
+    alerts = stuck(view, word, blind=blind)
     soon = _until_late(view, view.history)
     delay = decision.delay_s if soon is None or blind else min(decision.delay_s, soon)
     return replace(decision, state=State.UNKNOWN, delay_s=delay, alerts=alerts)
-
-
-def _stuck(view: View, word: str, *, blind: bool) -> tuple[tuple[Attention, str], ...]:
-    """Return what a person should know where looks alone do not settle an unknown outcome."""
-    if _asked_elsewhere(view):
-        detail = "a call was made at another account than the one that is asked now"
-        return ((Attention.SAME_ACCOUNT, detail),)
-    if blind:
-        return ((Attention.CANNOT_LOOK, word),)
-    alerts = _unknown_alerts(view.history)
-    if alerts:
-        return alerts
-    if not all(call_can_die(each) for each in open_calls(view.history)):
-        detail = f"absence cannot be proven here; last word: {word or 'none'}"
-        return ((Attention.UNRESOLVED, detail),)
-    if _in_vain(view, view.history):
-        detail = f"no look proves what became of the last call; last word: {word or 'none'}"
-        return ((Attention.UNRESOLVED, detail),)
-    return ()
 
 
 def _look_failed(view: View, look: Evidence, error: Exception | Outcome) -> Decision:
@@ -632,16 +603,9 @@ def _may_repeat(view: View) -> bool:
 def _keys_reach(view: View) -> bool:
     """Whether a repeat made now meets the keys of every call that may have arrived."""
     if view.capabilities.keys.shared_by_credentials:
-        return not _asked_elsewhere(view)
-    return not _asked_elsewhere(view) and all(
+        return not asked_elsewhere(view)
+    return not asked_elsewhere(view) and all(
         with_same_credentials(each, view.fingerprint) for each in open_calls(view.history)
-    )
-
-
-def _asked_elsewhere(view: View) -> bool:
-    """Whether a call that may have arrived was made at another account than the one asked now."""
-    return not all(
-        at_account(view.history, each, view.fingerprint) for each in open_calls(view.history)
     )
 
 
@@ -661,24 +625,7 @@ def _until_late(view: View, history: History) -> float | None:
     if left > 0:
         return left / _SECOND
     # The first of the curve where the time is over: absence must be seen more than once.
-    return None if _in_vain(view, history) else view.capabilities.polling_s[0]
-
-
-def _in_vain(view: View, history: History) -> bool:
-    """Whether looks came late enough and often enough to prove absence, and did not prove it.
-
-    The custodian knows the order, or another account is asked: a person has to look, too.
-    """
-    return view.looks >= LOOKS_ALERT and all(
-        waited(history, each, view.now) >= life_of(each) for each in open_calls(history)
-    )
-
-
-def _unknown_alerts(history: History) -> tuple[tuple[Attention, str], ...]:
-    unknown = [each for each in calls(history) if each.answer in {None, Answer.UNKNOWN}]
-    if len(unknown) < MAX_UNKNOWN:
-        return ()
-    return ((Attention.UNRESOLVED, f"{len(unknown)} calls of unknown outcome"),)
+    return None if in_vain(view, history) else view.capabilities.polling_s[0]
 
 
 def _reason(error: object) -> str:

@@ -28,8 +28,8 @@ from gateway.adapter import (
     Unsupported,
     WrongAnswer,
 )
+from gateway.execution.alerts import LOOKS_ALERT
 from gateway.execution.decide import (
-    LOOKS_ALERT,
     NEWS,
     Outcome,
     decide,

@@ -13,7 +13,7 @@ from gateway.adapter import (
     Report,
     SubStatus,
 )
-from gateway.execution.decide import MAX_UNKNOWN
+from gateway.execution.alerts import MAX_UNKNOWN
 from gateway.execution.gate import MarkRefused
 from gateway.execution.operator import LookAsked, NotAllowedError, Resolution, resolve, retry
 from gateway.execution.proof import Source

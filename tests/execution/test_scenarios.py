@@ -28,7 +28,7 @@ from gateway.adapter import (
     SubStatus,
 )
 from gateway.errors import LeaseLost
-from gateway.execution.decide import FAILURES_ALERT, LOOKS_ALERT
+from gateway.execution.alerts import FAILURES_ALERT, LOOKS_ALERT
 from gateway.execution.gate import MarkRefused
 from gateway.execution.proof import Answer, Kind, Source
 from gateway.execution.state import Job, Verb

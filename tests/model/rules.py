@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gateway.execution import decide, gate, proof
+from gateway.execution import alerts, decide, gate, proof
 from gateway.execution.proof import Evidence, History
 from gateway.execution.state import View
 from gateway.runtime import Moment
@@ -19,7 +19,7 @@ from tests.model.fair import FairRuns
 from tests.model.search import Result, explore
 from tests.model.world import Profile
 
-_MODULES = (proof, gate, decide)
+_MODULES = (proof, gate, alerts, decide)
 TWICE = "paid twice"
 LIVE = "failed/no, with a live call"
 PAID = "failed/no, and paid"
