@@ -28,14 +28,18 @@ import aiohttp
 from pydantic import BaseModel
 
 from gateway.assets import AssetRegistry, address_fault, from_minor, to_minor
-from gateway.capabilities import Capabilities, KeySemantics
+from gateway.capabilities import Capabilities, KeySemantics, Rate
 from gateway.errors import (
     CannotVerify,
+    CredentialsRefused,
     InvalidSignature,
     LeaseLost,
+    Misconfigured,
     NotSent,
     OutcomeUnknown,
+    RateLimited,
     Rejected,
+    TurnedAway,
     UnreadableAnswer,
     Unsupported,
     WrongAnswer,
@@ -83,6 +87,7 @@ __all__ = [
     "CannotVerify",
     "Capabilities",
     "Clock",
+    "CredentialsRefused",
     "CustodianAccountDestination",
     "Destination",
     "Echo",
@@ -94,6 +99,7 @@ __all__ = [
     "InvalidSignature",
     "KeySemantics",
     "LeaseLost",
+    "Misconfigured",
     "NotSent",
     "Notice",
     "Offer",
@@ -101,6 +107,8 @@ __all__ = [
     "Order",
     "OutcomeUnknown",
     "PayoutAccountDestination",
+    "Rate",
+    "RateLimited",
     "Ref",
     "Rejected",
     "Report",
@@ -108,6 +116,7 @@ __all__ = [
     "Terms",
     "Tools",
     "Transaction",
+    "TurnedAway",
     "UnreadableAnswer",
     "Unsupported",
     "WrongAnswer",

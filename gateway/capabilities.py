@@ -26,6 +26,23 @@ class KeySemantics:
 
 
 @dataclass(frozen=True)
+class Rate:
+    """How many requests the custodian takes: `per_s` a second, and `burst` at once after a pause.
+
+    The instance keeps below it: it begins no verb without a token for it, so that nothing waits between
+    the moving mark and its call.
+    """
+
+    per_s: float
+    burst: int = 1
+    #: a limit of its own for calls that only read, where the custodian counts them apart
+    reads: Rate | None = None
+    #: the custodian's documents say that a moving call answered 429 was not executed. Believed of the
+    #: first moving call alone; of a repeat a 429 proves nothing
+    refusal_proves_unsent: bool = False
+
+
+@dataclass(frozen=True)
 class Capabilities:
     """What an adapter can do. Shown to partners and operators, and obeyed by the engine."""
 
@@ -61,3 +78,6 @@ class Capabilities:
     )
     polling_s: tuple[float, ...] = (2, 4, 8, 15, 30, 60, 120, 300)  #: delays; the last one repeats
     in_flight: int = 16  #: how many payouts are worked on at once at this custodian
+    rate: Rate | None = (
+        None  #: how many requests it takes; None: nothing is known, a 429 pauses all the same
+    )

@@ -11,7 +11,11 @@ GatewayError
     ├── Rejected           the custodian said no, finally; nothing moved
     ├── NotSent            the call never left; nothing moved; may be tried again
     │   ├── UnreadableAnswer   what a person answered lacks something or has too much
-    │   └── WrongAnswer        what a person answered is wrong; the payout asks again
+    │   ├── WrongAnswer        what a person answered is wrong; the payout asks again
+    │   └── TurnedAway         the custodian refused the call at its door, before it looked at it
+    │       ├── RateLimited        too many requests (HTTP 429)
+    │       ├── CredentialsRefused     our credentials or rights are not accepted (401, 403)
+    │       └── Misconfigured      no such call there (404): a wrong base address, a proxy, a plan
     ├── OutcomeUnknown     the call may or may not have arrived; never read as a failure
     ├── LeaseLost          another worker owns the payout now; stop at once
     ├── Unsupported        this adapter does not have the verb
@@ -144,6 +148,40 @@ class WrongAnswer(NotSent):
     def __init__(self, message: str, attempts_left: int | None = None) -> None:
         self.attempts_left = attempts_left
         super().__init__(message)
+
+
+class TurnedAway(NotSent):
+    """The custodian refused the call at its door, by an error that its own documents have.
+
+    After the moving mark raise it only for such a body; whatever else came back is `OutcomeUnknown`.
+    The engine believes that nothing was sent for the first moving call alone: a refusal of a repeat
+    says nothing of it, and the outcome is unknown.
+    """
+
+
+class RateLimited(TurnedAway):
+    """The custodian takes no more requests now (HTTP 429). The whole instance pauses.
+
+    After the moving mark it proves that nothing was sent only where
+    `Capabilities.rate.refusal_proves_unsent` is declared.
+    """
+
+
+class CredentialsRefused(TurnedAway):
+    """The custodian does not accept our credentials or rights (401, 403): an operator must act."""
+
+    def __init__(self, message: str = "", *, again_after_s: float | None = None) -> None:
+        super().__init__(message, again_after_s=again_after_s, alert="credentials_refused")
+
+
+class Misconfigured(TurnedAway):
+    """The call does not exist there (404): a wrong base address, a proxy, a plan that lacks it.
+
+    It is no refusal of the payout, which is tried again once an operator has fixed it.
+    """
+
+    def __init__(self, message: str = "", *, again_after_s: float | None = None) -> None:
+        super().__init__(message, again_after_s=again_after_s, alert="custodian_misconfigured")
 
 
 class OutcomeUnknown(AdapterError):

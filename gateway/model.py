@@ -138,6 +138,10 @@ class Attention(StrEnum):
     )
     ADOPTED = "adopted"  #: open in a restored database; maybe paid, by a reference not known here
     SAME_ACCOUNT = "same_account"  #: the account was changed while an outcome is unknown
+    CUSTODIAN_MISCONFIGURED = "custodian_misconfigured"  #: a call does not exist there (404): wrong address, proxy or plan
+    CREDENTIALS_REFUSED = (
+        "credentials_refused"  #: the custodian does not accept our credentials or rights
+    )
 
 
 def parse_amount(text: object) -> Decimal:

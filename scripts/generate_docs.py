@@ -50,7 +50,7 @@ def _cell(value: Any) -> str:
 def meanings(enum: type) -> dict[str, str]:
     """Return the `#:` line of each member of an enum."""
     source = inspect.getsource(enum)
-    return dict(re.findall(r'= "([a-z_]+)"  #: (.*)', source))
+    return dict(re.findall(r'^ +(?:[A-Z_]+ = )?"([a-z_]+)"  #: (.*)', source, re.MULTILINE))
 
 
 def states() -> str:
@@ -304,6 +304,7 @@ MONEY_RULES: dict[str, tuple[Callable[..., Any], ...]] = {
         decide.names_execution,
         decide.fits_order,
         decide.sent_once,
+        decide.speaks_for_call,
         decide.is_ours,
         decide.knows_every_call,
     ),

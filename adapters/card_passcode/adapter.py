@@ -59,6 +59,7 @@ from gateway.adapter import (
     SubStatus,
     Terms,
     Tools,
+    TurnedAway,
     Unsupported,
     WrongAnswer,
     read_time,
@@ -201,7 +202,7 @@ class CardPasscode(Adapter[CardPasscodeSettings]):
             if answer.refused_fields and known is not None:
                 # Too many codes for this session, or it is over.
                 await self._forget(order)
-            raise NotSent(f"code: {answer.words}", again_after_s=answer.retry_after_s)
+            raise answer.not_done(f"code: {answer.words}")
         # Both by the provider's clock; the result is counted from our stamp.
         ends, begun = read_time(answer.json.get("expires_at")), read_time(session.created_at)
         life_s = session.life_s
@@ -233,7 +234,7 @@ class CardPasscode(Adapter[CardPasscodeSettings]):
             if answer.refused_fields:
                 code = refused_code(answer.refused_fields)
                 raise Rejected(code, answer.words, custodian_code="422")
-            raise NotSent(f"session: {answer.words}", again_after_s=answer.retry_after_s)
+            raise answer.not_done(f"session: {answer.words}")
         echo = echo_of(order, account, answer.json)
         unfit = misfits(order, answer.json, echo)
         if unfit or echo.differences():
@@ -313,16 +314,22 @@ class CardPasscode(Adapter[CardPasscodeSettings]):
             return await self._accepted(order, reference_id, answer, young=young)
         # Never the passcode, should they repeat it.
         words = "(it repeats the passcode)" if code in answer.words else answer.words
-        if answer.status in _AT_THE_DOOR:
-            if answer.status == 403 and self._mode(order) == "standing":  # noqa: PLR2004
-                # For a wrong passcode or for a lack of rights: nobody can tell.
-                self._pause(_FORBIDDEN_AGAIN_S)
-            raise NotSent(f"execution: {words}", again_after_s=answer.retry_after_s)
+        if answer.status in _AT_THE_DOOR and answer.documented:
+            raise self._turned_away(order, answer, f"execution: {words}")
         fields = answer.refused_fields
         if not first or not fields or "reference_id" in fields:
             # Used up, already there: the first call may have arrived.
             raise OutcomeUnknown(f"execution: {words}")
         raise await self._refused(order, session, fields, words)
+
+    def _turned_away(self, order: Order, answer: Answer, words: str) -> NotSent:
+        """Return that an execution was refused at the door."""
+        if answer.status != 403:  # noqa: PLR2004
+            return answer.not_done(words)
+        # For a wrong passcode or for a lack of rights: nobody can tell.
+        if self._mode(order) == "standing":
+            self._pause(_FORBIDDEN_AGAIN_S)
+        return TurnedAway(words, again_after_s=answer.retry_after_s)
 
     async def _accepted(
         self, order: Order, reference_id: str, answer: Answer, *, young: bool
@@ -370,7 +377,7 @@ class CardPasscode(Adapter[CardPasscodeSettings]):
         if answer.not_found:
             return Absent("404")
         if not answer.ok:
-            raise NotSent(f"status: {answer.words}", again_after_s=answer.retry_after_s)
+            raise answer.not_done(f"status: {answer.words}")
         return await self._read(order, reference_id, answer.json, young=young)
 
     async def _read(

@@ -23,6 +23,7 @@ from gateway.adapter import (
     AddressDestination,
     CannotLook,
     Capabilities,
+    CredentialsRefused,
     CustodianAccountDestination,
     Echo,
     Failure,
@@ -30,16 +31,19 @@ from gateway.adapter import (
     FundsMoved,
     InvalidSignature,
     KeySemantics,
+    Misconfigured,
     Notice,
     NotSent,
     Order,
     OutcomeUnknown,
+    RateLimited,
     Ref,
     Rejected,
     Report,
     SubStatus,
     Terms,
     Transaction,
+    TurnedAway,
     format_amount,
 )
 
@@ -57,7 +61,12 @@ REASONS: Mapping[str, FailureCode] = {
 }
 _CREATED, _REPEATED = 201, 200
 #: Refused at the door: nobody has looked at the request.
-_AT_THE_DOOR = frozenset({401, 403, 429})
+_AT_THE_DOOR: Mapping[int, type[TurnedAway]] = {
+    401: CredentialsRefused,
+    403: CredentialsRefused,
+    404: Misconfigured,
+    429: RateLimited,
+}
 #: Dummy has read the request and says no, for good.
 _FINAL = frozenset({400, 422})
 
@@ -121,9 +130,10 @@ class Dummy(Adapter[DummySettings]):
             raise NotSent(message) from None
         if status in {_CREATED, _REPEATED}:
             return self._report(order, told)
-        if status in _AT_THE_DOOR:
+        if status in _AT_THE_DOOR and isinstance(told, dict):
+            # In the API's own words; a proxy's page says nothing of the call.
             message = f"refused at the door: HTTP {status}"
-            raise NotSent(message)
+            raise _AT_THE_DOOR[status](message)
         if status not in _FINAL:
             # Whatever is no clear no: 409 ("key already used" after a lost answer means that the
             # first one arrived), 5xx, a redirect, some proxy's own words.
@@ -142,7 +152,7 @@ class Dummy(Adapter[DummySettings]):
             return Absent("404")
         if status != _REPEATED:
             message = f"the look failed: HTTP {status}"
-            raise NotSent(message)
+            raise _AT_THE_DOOR.get(status, NotSent)(message)
         return self._report(order, told)
 
     def check(self, terms: Terms) -> str | None:

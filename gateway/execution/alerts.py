@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.adapter import NotSent
+from gateway.adapter import NotSent, RateLimited
 from gateway.execution.gate import MarkRefused
 from gateway.execution.proof import (
     Answer,
@@ -32,7 +32,7 @@ def failure_alerts(outcome: object, failures: int, reason: str) -> Alerts:
     alert = outcome.alert if isinstance(outcome, NotSent) else None
     if alert is not None:
         return ((Attention(alert), reason),)
-    if failures < FAILURES_ALERT:
+    if failures < FAILURES_ALERT or isinstance(outcome, RateLimited):
         return ()
     ours = isinstance(outcome, MarkRefused)
     return ((Attention.UNRESOLVED if ours else Attention.CUSTODIAN_UNREACHABLE, reason),)

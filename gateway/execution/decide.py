@@ -19,9 +19,8 @@ from gateway.adapter import (
     Report,
     SubStatus,
 )
-from gateway.errors import NotSent, Rejected, WrongAnswer
+from gateway.errors import NotSent, RateLimited, Rejected, TurnedAway, WrongAnswer
 from gateway.execution.alerts import (
-    FAILURES_ALERT,
     LOOKS_ALERT,
     MAX_UNKNOWN,
     asked_elsewhere,
@@ -182,7 +181,7 @@ def _called(view: View, outcome: Outcome) -> Decision:
         return _unknown(view, history, rows, reason)
     if not _all_closed(view, history):
         # This call did nothing; what was unknown before still is.
-        failures = view.failures + 1
+        failures = _failures(view, outcome)
         decision = _unknown(view, history, rows, reason)
         return replace(
             decision,
@@ -223,6 +222,8 @@ def _answered(view: View, outcome: Outcome) -> tuple[Evidence, ...]:
         answer = Answer.UNKNOWN
     elif isinstance(outcome, WrongAnswer):
         answer = Answer.WRONG_ANSWER
+    elif isinstance(outcome, TurnedAway) and not speaks_for_call(view, call, outcome):
+        answer = Answer.TURNED_AWAY
     elif isinstance(outcome, NotSent):
         answer = Answer.NOT_SENT
     elif isinstance(outcome, Rejected) and is_first_call(view.history, call):
@@ -247,14 +248,27 @@ def is_first_call(history: History, call: Evidence) -> bool:
     return all(each.answer in OWN_WORD for each in calls(history) if each.number < call.number)
 
 
+def speaks_for_call(view: View, call: Evidence, outcome: TurnedAway) -> bool:
+    """Whether a refusal at the door proves that the call did nothing: it is the first moving call.
+
+    For a rate only where the custodian's documents say so. Without this rule a repeat that arrived,
+    and was answered 429 or 404 on its way, is struck off, and the refusal of the first call ends the
+    payout as "not paid".
+    """
+    rate = view.capabilities.rate
+    proves = rate is not None and rate.refusal_proves_unsent
+    return is_first_call(view.history, call) and (proves or not isinstance(outcome, RateLimited))
+
+
 def _nothing_sent(
     view: View, rows: tuple[Evidence, ...], outcome: Outcome, reason: str
 ) -> Decision:
     """Decide about a call that did nothing: it is tried again, later and later."""
-    failures = view.failures + 1
+    failures = _failures(view, outcome)
     if view.verb is Verb.CONFIRM:
         # The payout asks as before; the person may answer again at once.
-        return Decision(State.PARKED, _curve(view, 0), evidence=rows, reason=reason)
+        alerts = failure_alerts(outcome, 0, reason)
+        return Decision(State.PARKED, _curve(view, 0), evidence=rows, reason=reason, alerts=alerts)
     reports = {each.id: not_sent_report() for each in view.open_items}
     return Decision(
         State.ACCEPTED if has_news(view.history) else State.PREPARED,
@@ -266,6 +280,11 @@ def _nothing_sent(
         repeat_is_safe=view.repeat_is_safe,
         reason=reason,
     )
+
+
+def _failures(view: View, outcome: Outcome) -> int:
+    """Return how many requests failed in a row. A rate is the instance's matter, not the payout's."""
+    return view.failures + (not isinstance(outcome, RateLimited))
 
 
 def _reported(
@@ -436,17 +455,14 @@ def _perhaps_again(view: View, decision: Decision, word: str, *, blind: bool) ->
     return replace(decision, state=State.UNKNOWN, delay_s=delay, alerts=alerts)
 
 
-def _look_failed(view: View, look: Evidence, error: Exception | Outcome) -> Decision:
+def _look_failed(view: View, look: Evidence, error: Outcome) -> Decision:
     """Decide about a look that failed: the observer failed, not the payout."""
-    failures = view.failures + 1
-    alerts: tuple[tuple[Attention, str], ...] = ()
-    if failures >= FAILURES_ALERT:
-        alerts = ((Attention.CUSTODIAN_UNREACHABLE, _reason(error)),)
+    failures = _failures(view, error)
     return Decision(
         State.UNKNOWN if view.state is State.MOVING else view.state,
-        _curve(view, failures),
+        max(_wish(error), _curve(view, failures)),
         evidence=(look,),
-        alerts=alerts,
+        alerts=failure_alerts(error, failures, _reason(error)),
         looks=view.looks,
         failures=failures,
         repeat_is_safe=view.repeat_is_safe,

@@ -36,6 +36,8 @@ class Answer(StrEnum):
     ACCEPTED = "accepted"  #: the custodian has it
     NOT_SENT = "not_sent"  #: the adapter vouches that this call did nothing
     WRONG_ANSWER = "wrong_answer"  #: the custodian refused a person's answer; this call did nothing
+    #: refused at the door, by a word that proves nothing: of a repeat, or for a rate; it may have arrived
+    TURNED_AWAY = "turned_away"
     REJECTED = "rejected"  #: a final refusal of the first moving call; this call did nothing
 
 

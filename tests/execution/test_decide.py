@@ -14,13 +14,16 @@ from gateway.adapter import (
     BatchReport,
     CannotLook,
     Capabilities,
+    CredentialsRefused,
     Failure,
     FailureCode,
     FundsMoved,
     KeySemantics,
     LeaseLost,
+    Misconfigured,
     NotSent,
     OutcomeUnknown,
+    RateLimited,
     Rejected,
     Report,
     SubStatus,
@@ -163,6 +166,9 @@ def outcomes(items: tuple[str, ...]) -> Iterator[Outcome]:
     yield NotSent("clock", alert=Attention.CLOCK_SKEW)
     for refusal in Refusal:
         yield MarkRefused(refusal)
+    yield Misconfigured("HTTP 404")
+    yield CredentialsRefused("HTTP 401")
+    yield RateLimited("HTTP 429", again_after_s=WISH)
     yield UnreadableAnswer(["passcode.token"])
     for left in (None, 0, 2):
         yield WrongAnswer("wrong", left)
@@ -178,6 +184,9 @@ PASTS: dict[str, History] = {
     "a mark": rows(paying(1)),
     "an unknown call": rows(paying(1, answer=Answer.UNKNOWN)),
     "a call that was not sent": rows(paying(1, answer=Answer.NOT_SENT)),
+    "a repeat that was turned away": rows(
+        paying(1, answer=Answer.UNKNOWN), paying(2, 5, answer=Answer.TURNED_AWAY)
+    ),
     "proven absence": rows(paying(1, answer=Answer.UNKNOWN), look(2, LATE)),
     "a second call": rows(paying(1, answer=Answer.UNKNOWN), look(2, LATE), paying(3, LATE)),
     "a repeat": rows(paying(1, answer=Answer.UNKNOWN), paying(2, 5)),

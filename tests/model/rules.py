@@ -322,6 +322,13 @@ RULES = (
         PAID,
     ),
     Rule(
+        "speaks_for_call",
+        "a refusal of a repeat at the door counts",
+        {"speaks_for_call": always(True)},
+        replace(_REFUSED_LATE, name="a repeat turned away", doors=True, answers=("paid", "failed")),
+        PAID,
+    ),
+    Rule(
         "is_ours",
         "a stranger's transfer counts",
         {"is_ours": always(True)},

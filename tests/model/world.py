@@ -33,6 +33,8 @@ class Profile:
     key_life: int | None = None  #: ticks that a key is remembered; None: for ever
     remembers_keys: bool = False  #: one payment per reference while its key is remembered
     burnt_keys: bool = False  #: a refused call uses its key up
+    #: a call may be refused at the door: a first one is not executed then, a repeat may be all the same
+    doors: bool = False
     repeat_is_safe: bool = False  #: declared by the adapter
     can_look: bool = True  #: whether there is something to look by
     own_references: bool = False  #: every call is made under a reference of its own
