@@ -27,6 +27,7 @@ from gateway.custodians import registry
 from gateway.custodians.contact import Contact
 from gateway.custodians.dates import Dates
 from gateway.custodians.instance import CustodianInstance
+from gateway.custodians.pacer import Pacer
 from gateway.egress import custodian_connector, echoes
 from gateway.errors import ConfigError
 from gateway.execution.actions import Actions
@@ -213,6 +214,7 @@ async def open_gateway(
                 owner=owner,
                 wake=wake,
                 witness=state_file,
+                pacer=custodian.pacer,
             )
             for name, custodian in custodians.items()
         }
@@ -312,7 +314,7 @@ async def _custodians(  # noqa: PLR0913 - the parts of an instance
     built: dict[str, CustodianInstance] = {}
     faults: list[str] = []
     for name, custodian in settings.custodians.items():
-        dates = Dates(runtime.clock)
+        dates, pacer = Dates(runtime.clock), Pacer(runtime.clock)
         http = await stack.enter_async_context(
             aiohttp.ClientSession(
                 trust_env=False,
@@ -322,6 +324,7 @@ async def _custodians(  # noqa: PLR0913 - the parts of an instance
                     dates.tracing(),
                     echoes.tracing(),
                     contacts[name].tracing(),
+                    pacer.tracing(),
                 ],
             )
         )
@@ -335,6 +338,7 @@ async def _custodians(  # noqa: PLR0913 - the parts of an instance
                 metrics,
                 settings.engine,
                 dates=dates,
+                pacer=pacer,
                 digest=vault.digest,
                 digest_before=vault.digest_before,
             )

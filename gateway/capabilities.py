@@ -30,13 +30,12 @@ class Rate:
     """How many requests the custodian takes: `per_s` a second, and `burst` at once after a pause.
 
     The instance keeps below it: it begins no verb without a token for it, so that nothing waits between
-    the moving mark and its call.
+    the moving mark and its call. A quarter of the tokens is offered to looks first, the rest to calls
+    that move money. A 429 pauses the instance in any case.
     """
 
-    per_s: float
+    per_s: float | None = None  #: None: the custodian publishes no number
     burst: int = 1
-    #: a limit of its own for calls that only read, where the custodian counts them apart
-    reads: Rate | None = None
     #: the custodian's documents say that a moving call answered 429 was not executed. Believed of the
     #: first moving call alone; of a repeat a 429 proves nothing
     refusal_proves_unsent: bool = False

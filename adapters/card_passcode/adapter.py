@@ -54,6 +54,7 @@ from gateway.adapter import (
     Order,
     OutcomeUnknown,
     PayoutAccountDestination,
+    Rate,
     Rejected,
     Report,
     SubStatus,
@@ -98,6 +99,8 @@ class CardPasscode(Adapter[CardPasscodeSettings]):
         visibility_s=60,
         # Every code has a reference of its own, and only those that were remembered are asked by.
         finds_lost_calls=False,
+        # No number is published; a 429 is one of the documented errors (notes, §7).
+        rate=Rate(refusal_proves_unsent=True),
         polling_s=(*(2,) * 5, *(5,) * 12, *(30,) * 20, 300),
     )
     #: The client id names the merchant; its secret and the passcode may be replaced.

@@ -36,6 +36,7 @@ from gateway.adapter import (
     NotSent,
     Order,
     OutcomeUnknown,
+    Rate,
     RateLimited,
     Ref,
     Rejected,
@@ -109,6 +110,9 @@ class Dummy(Adapter[DummySettings]):
         # `fetch` asks by our key, and every call of an order is made under that one key: a call that an
         # older copy of the database does not know of is found as any other.
         finds_lost_calls=True,
+        # Dummy publishes no number, and looks at nothing that it answers 429. With a number the gateway
+        # keeps below it: Rate(per_s=20, burst=40).
+        rate=Rate(refusal_proves_unsent=True),
         polling_s=(1, 2, 5, 10, 30, 60, 300),
     )
     # Whose account it is. The webhook secret and the timeout may change without another account.

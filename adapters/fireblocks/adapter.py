@@ -47,6 +47,7 @@ from gateway.adapter import (
     Notice,
     NotSent,
     OutcomeUnknown,
+    Rate,
     RateLimited,
     Ref,
     Rejected,
@@ -102,6 +103,8 @@ class Fireblocks(Adapter[FireblocksSettings]):
         visibility_s=60,
         # Sets are asked for by the id that Fireblocks gave; there is no list, and no search by ours.
         finds_lost_calls=False,
+        # The limits are negotiated, and 429 is not documented for execute: it proves nothing there.
+        rate=Rate(),
         polling_s=(1, 2, 3, 5, 8, 15, 30, 60, 120, 300),
         in_flight=32,
     )
@@ -110,6 +113,12 @@ class Fireblocks(Adapter[FireblocksSettings]):
 
     def __init__(self, settings: FireblocksSettings, tools: Tools) -> None:
         super().__init__(settings, tools)
+        whole = settings.requests_per_minute
+        if whole is not None:
+            # So many in any minute, a tenth of them at once.
+            burst = max(1, whole // 10)
+            rate = Rate((whole - burst) / 60, burst)
+            self.capabilities = replace(type(self).capabilities, rate=rate)
         self._client = Client(
             settings.base_url,
             settings.api_key.get_secret_value(),

@@ -41,6 +41,7 @@ from gateway.adapter import (
     Transaction,
 )
 from gateway.custodians.dates import Dates, noted_readings, set_since_s
+from gateway.custodians.pacer import MOST_PAUSE_S, Pacer
 from gateway.egress.echoes import currently_sent, sending, texts_of, without_sent
 from gateway.errors import (
     AdapterError,
@@ -48,6 +49,7 @@ from gateway.errors import (
     InvalidSignature,
     NotSent,
     OutcomeUnknown,
+    RateLimited,
     Unsupported,
 )
 from gateway.logs import get_logger, scrub
@@ -85,6 +87,7 @@ _MEMBERS_OF_A_SET: Mapping[str, tuple[type, ...]] = {
 }
 #: What a custodian says is kept in the store and shown; a whole page of it helps nobody.
 _MOST_CHARS = 300
+_TOO_MANY = 429
 #: A partner waits for its quote meanwhile.
 _OFFERS_S = 3.0
 _log = get_logger("custodian")
@@ -149,8 +152,10 @@ class CustodianInstance:
         fingerprints: Fingerprints,
         dates: Dates,
         previous: Previous | None = None,
+        pacer: Pacer | None = None,
     ) -> None:
         self.name = name
+        self.pacer = pacer or Pacer(tools.clock, adapter.capabilities.rate)
         self._previous = previous
         self._fingerprints = fingerprints
         self.dates = dates
@@ -366,7 +371,7 @@ class CustodianInstance:
         call: Callable[[], Awaitable[R]],
         *kinds: type,
     ) -> R:
-        with self._telling(verb, **_keys_of(order)) as telling:
+        with self._telling(verb, **_keys_of(order)) as telling, self.pacer.hearing() as heard:
             try:
                 with noted_readings(self._clock):
                     async with asyncio.timeout(self._deadline_s):
@@ -380,7 +385,7 @@ class CustodianInstance:
                 telling.fail("OutcomeUnknown", OutcomeUnknown("cancelled inside"), crashed=False)
                 raise OutcomeUnknown("the adapter was cancelled from inside") from None
             except Exception as error:  # noqa: BLE001 - an adapter may fail in any way
-                translated = _translate(error, moved=order.moved_now)
+                translated = _of_rate(_translate(error, moved=order.moved_now), heard.status)
                 crashed = not isinstance(error, AdapterError) and not _foreseen(error)
                 telling.fail(
                     type(translated).__name__, error if crashed else translated, crashed=crashed
@@ -518,6 +523,15 @@ def _translate(error: Exception, *, moved: bool) -> AdapterError:
     if isinstance(error, TimeoutError):
         return OutcomeUnknown("no answer in time")
     return OutcomeUnknown(_clean(f"{type(error).__name__}: {_words_of(error)}")[:_MOST_CHARS])
+
+
+def _of_rate(error: AdapterError, status: int | None) -> AdapterError:
+    """Return what is said of a call that the custodian answered 429, whatever the adapter calls it."""
+    if type(error) is NotSent and status == _TOO_MANY:
+        error = RateLimited(str(error), again_after_s=error.again_after_s)
+    if isinstance(error, RateLimited) and error.again_after_s is not None:
+        error.again_after_s = min(error.again_after_s, MOST_PAUSE_S)
+    return error
 
 
 def _words_of(error: Exception) -> str:

@@ -15,6 +15,7 @@ from gateway.adapter import Adapter, Tools
 from gateway.config import ENV_PREFIX, EngineSettings
 from gateway.custodians.dates import Dates, NotedClock
 from gateway.custodians.instance import CustodianInstance, Fingerprints, Previous
+from gateway.custodians.pacer import Pacer
 from gateway.errors import ConfigError
 from gateway.logs import SCRUBBER, scrub
 from gateway.metrics import Metrics
@@ -66,6 +67,7 @@ def build(  # noqa: PLR0913 - the parts of an instance
     engine: EngineSettings,
     *,
     dates: Dates | None = None,
+    pacer: Pacer | None = None,
     digest: Callable[[bytes], str] = lambda text: hashlib.sha256(text).hexdigest(),
     digest_before: Callable[[bytes], str] | None = None,
 ) -> CustodianInstance:
@@ -106,6 +108,8 @@ def build(  # noqa: PLR0913 - the parts of an instance
             "defines submit and fetch, or submit_batch and fetch_batch with capabilities.batch=True"
         )
         raise ConfigError([fault])
+    if pacer is not None:
+        pacer.obey(made.capabilities.rate)
     return CustodianInstance(
         instance,
         adapter,
@@ -116,6 +120,7 @@ def build(  # noqa: PLR0913 - the parts of an instance
         fingerprints=fingerprints,
         dates=dates or Dates(tools.clock),
         previous=before,
+        pacer=pacer,
     )
 
 

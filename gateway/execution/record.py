@@ -99,10 +99,15 @@ class Recorder:
 
     # --- Beginning --------------------------------------------------------------------------------
 
-    async def claim(self, tx: Tx, owner: str, until: int, limit: int) -> list[Job | Recorded]:
-        """Claim due executions, up to a limit, and begin work on each."""
+    async def claim(
+        self, tx: Tx, owner: str, until: int, limit: int, looks: int | None = None
+    ) -> list[Job | Recorded]:
+        """Claim due executions, up to a limit, and begin work on each.
+
+        `looks`: where requests are scarce, so many looks first, then what is to be sent, then looks.
+        """
         now = self._runtime.timeline.now()
-        rows = await executions.claim(tx, self._custodian, owner, now, until, limit)
+        rows = await executions.claim(tx, self._custodian, owner, now, until, limit, looks)
         return await self.begin(tx, rows) if rows else []
 
     async def begin(self, tx: Tx, rows: Sequence[Row]) -> list[Job | Recorded]:
