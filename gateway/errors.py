@@ -2,6 +2,7 @@
 
 GatewayError
 ├── ConfigError            every fault of the configuration at once; exit code 2
+│   └── BrokenPackage      an adapter's package cannot be used; the other custodians can
 ├── SchemaMismatch         the database is older or newer than this program; exit code 2
 ├── StateFileError         the state file cannot be read or written, or names another database
 ├── WitnessFailed          a moving mark is committed, but the state file could not be written
@@ -17,6 +18,7 @@ GatewayError
     │       ├── CredentialsRefused     our credentials or rights are not accepted (401, 403)
     │       └── Misconfigured      no such call there (404): a wrong base address, a proxy, a plan
     ├── OutcomeUnknown     the call may or may not have arrived; never read as a failure
+    │   └── AdapterFault       the adapter said what it must not say; names member and fix
     ├── LeaseLost          another worker owns the payout now; stop at once
     ├── Unsupported        this adapter does not have the verb
     ├── InvalidSignature   a custodian's webhook is not authentic (answered 401)
@@ -39,6 +41,13 @@ class ConfigError(GatewayError):
     def __init__(self, faults: Sequence[str]) -> None:
         self.faults = tuple(faults)
         super().__init__("\n".join(self.faults))
+
+
+class BrokenPackage(ConfigError):
+    """An adapter's package cannot be used: its import, its class or its constructor fails.
+
+    The custodian instances of other packages are served all the same.
+    """
 
 
 class SchemaMismatch(GatewayError):
@@ -186,6 +195,21 @@ class Misconfigured(TurnedAway):
 
 class OutcomeUnknown(AdapterError):
     """The call may have arrived: timeout, reset, most 5xx. Settled by looking, never by guessing."""
+
+
+class AdapterFault(OutcomeUnknown):
+    """An adapter returned or remembered what the contract does not allow. Nothing of it is believed.
+
+    The message names the member and the fix; the custodian instance puts adapter and verb before it.
+    After a moving mark the outcome is unknown. The payout goes to the operator's list as `adapter_error`.
+    """
+
+    alert = "adapter_error"
+
+    def __init__(self, message: str, *, where: str | None = None) -> None:
+        self.message = message
+        self.where = where
+        super().__init__(f"{where}: {message}" if where else message)
 
 
 class LeaseLost(AdapterError):

@@ -138,6 +138,7 @@ class Attention(StrEnum):
     )
     ADOPTED = "adopted"  #: open in a restored database; maybe paid, by a reference not known here
     SAME_ACCOUNT = "same_account"  #: the account was changed while an outcome is unknown
+    ADAPTER_ERROR = "adapter_error"  #: the adapter said what the contract does not allow
     CUSTODIAN_MISCONFIGURED = "custodian_misconfigured"  #: a call does not exist there (404): wrong address, proxy or plan
     CREDENTIALS_REFUSED = (
         "credentials_refused"  #: the custodian does not accept our credentials or rights

@@ -139,6 +139,13 @@ class Notice:
 
 
 @dataclass(frozen=True)
+class FaultyNotice(Notice):
+    """A notice whose report the gateway does not take: it only brings the next look forward."""
+
+    fault: str = ""
+
+
+@dataclass(frozen=True)
 class Offer:
     """What a provider behind the custodian would give. Never a promise: the quote says `indicative`."""
 

@@ -26,7 +26,7 @@ from gateway.cli.main import app
 from gateway.config import Settings
 from gateway.custodians.registry import BrokenAdapter, find_adapters
 from gateway.examples import example_event
-from gateway.execution import decide, gate, proof
+from gateway.execution import claims, decide, gate, proof
 from gateway.keys import USUAL, Scope
 from gateway.model import Attention
 from gateway.states import NEXT, STATUS_OF
@@ -306,6 +306,7 @@ MONEY_RULES: dict[str, tuple[Callable[..., Any], ...]] = {
         decide.sent_once,
         decide.speaks_for_call,
         decide.is_ours,
+        claims.has_mark,
         decide.knows_every_call,
     ),
     "When a call may be made": (

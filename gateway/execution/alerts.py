@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gateway.adapter import NotSent, RateLimited
+from gateway.errors import AdapterFault
 from gateway.execution.gate import MarkRefused
 from gateway.execution.proof import (
     Answer,
@@ -29,6 +30,8 @@ Alerts = tuple[tuple[Attention, str], ...]
 
 def failure_alerts(outcome: object, failures: int, reason: str) -> Alerts:
     """Return what an operator hears of a call that did nothing, the last one of so many in a row."""
+    if isinstance(outcome, AdapterFault):
+        return fault_alerts(outcome)
     alert = outcome.alert if isinstance(outcome, NotSent) else None
     if alert is not None:
         return ((Attention(alert), reason),)
@@ -36,6 +39,13 @@ def failure_alerts(outcome: object, failures: int, reason: str) -> Alerts:
         return ()
     ours = isinstance(outcome, MarkRefused)
     return ((Attention.UNRESOLVED if ours else Attention.CUSTODIAN_UNREACHABLE, reason),)
+
+
+def fault_alerts(outcome: object) -> Alerts:
+    """Return what an operator hears of an adapter that broke the contract; nothing of other outcomes."""
+    if not isinstance(outcome, AdapterFault):
+        return ()
+    return ((Attention.ADAPTER_ERROR, str(outcome)),)
 
 
 def stuck(view: View, word: str, *, blind: bool) -> Alerts:

@@ -25,10 +25,12 @@ from gateway.execution.alerts import (
     MAX_UNKNOWN,
     asked_elsewhere,
     failure_alerts,
+    fault_alerts,
     in_vain,
     stuck,
     unknown_alerts,
 )
+from gateway.execution.claims import unmarked, without_unmarked
 from gateway.execution.gate import Other, key_is_alive, with_same_credentials
 from gateway.execution.proof import (
     LOST_REFERENCE,
@@ -90,6 +92,8 @@ def decide(view: View, outcome: Outcome) -> Decision:
         outcome = replace(outcome, items=ours)
     looks = view.verb in {Verb.FETCH, Verb.CANCEL}
     decision = _looked(view, outcome) if looks else _called(view, outcome)
+    if isinstance(outcome, BatchReport):
+        decision = without_unmarked(decision, unmarked(view, outcome.items))
     if not foreign:
         return decision
     alerts = (*decision.alerts, (Attention.FOREIGN_REF, REFERENCE_OF_ANOTHER))
@@ -151,6 +155,8 @@ def news_from_outside(
     if not is_ours(view, item):
         return (), None
     rows, reports, held = _read(view, view.history, {item: report}, source)
+    if source is not Source.OPERATOR and unmarked(view, {item: report}):
+        return rows, None
     # Whether the order is tried again is decided under the lease, by a look.
     again = report.reopens and failed(report)
     return rows, None if held or again else reports[item]
@@ -178,7 +184,8 @@ def _called(view: View, outcome: Outcome) -> Decision:
         return Decision(state, 0.0, evidence=rows, reason=reason)
     arrived = view.call is not None and not isinstance(outcome, NotSent)
     if arrived:
-        return _unknown(view, history, rows, reason)
+        decision = _unknown(view, history, rows, reason)
+        return replace(decision, alerts=(*decision.alerts, *fault_alerts(outcome)))
     if not _all_closed(view, history):
         # This call did nothing; what was unknown before still is.
         failures = _failures(view, outcome)

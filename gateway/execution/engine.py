@@ -114,7 +114,8 @@ class Engine:
         self._metrics = metrics
         self._wake = wake
         self._lease = microseconds(settings.lease_s) or 0
-        self.recorder = Recorder(runtime, payouts, custodian.name, custodian.capabilities)
+        adapter = getattr(custodian, "adapter_name", custodian.name)
+        self.recorder = Recorder(runtime, payouts, custodian.name, custodian.capabilities, adapter)
         self._tasks: set[asyncio.Task[object]] = set()
         self.wakeup = Wakeup(runtime.clock, runtime.timeline)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from gateway.adapter import BatchReport, Capabilities, Report
 from gateway.errors import Rejected, WrongAnswer
+from gateway.execution.claims import unmarked
 from gateway.execution.decide import (
     REFERENCE_OF_ANOTHER,
     Outcome,
@@ -47,6 +48,8 @@ from gateway.store.state import frozen
 PAGE = 25
 #: How long an execution waits for its turn at an account before it asks again; the turn wakes it sooner.
 QUEUE_LOOK_S = 60.0
+#: What is kept of one line for the operator.
+_DETAIL = 300
 _SECOND = 1_000_000
 _BLOCKS = (Attention.MISMATCH, Attention.FOREIGN_REF)
 
@@ -90,8 +93,14 @@ class Recorder:
     """Store functions around the calls of one custodian instance."""
 
     def __init__(
-        self, runtime: Runtime, payouts: Payouts, custodian: str, capabilities: Capabilities
+        self,
+        runtime: Runtime,
+        payouts: Payouts,
+        custodian: str,
+        capabilities: Capabilities,
+        adapter: str = "adapter",
     ) -> None:
+        self._adapter = adapter
         self._runtime = runtime
         self._payouts = payouts
         self._custodian = custodian
@@ -327,7 +336,7 @@ class Recorder:
         await self._add_evidence(tx, work, decision.evidence, decision.reason)
         for code, detail in decision.alerts:
             first = next(iter(view.open_items), view.items[0])
-            await payout_rows.add_attention(tx, first.id, code, detail[:200], now.wall)
+            await payout_rows.add_attention(tx, first.id, code, detail[:_DETAIL], now.wall)
         if decision.blocked is not None and row["blocked"] is None:
             await executions.update_execution(tx, row["id"], blocked=decision.blocked)
         if decision.reopens and row["blocked"] is None:
@@ -510,6 +519,7 @@ class Recorder:
             failures=row["failures"],
             repeat_is_safe=None if said is None else bool(said),
             jitter=self._runtime.ids.jitter(),
+            adapter=self._adapter,
         )
 
     # --- News from outside, and what people end ---------------------------------------------------
@@ -540,6 +550,9 @@ class Recorder:
         await self._add_evidence(tx, work, rows, report.custodian_word)
         if rows:
             await executions.update_execution(tx, row["id"], rows=work.history.last_number)
+        faults = {} if source is Source.OPERATOR else unmarked(view, {payout_id: report})
+        if faults:
+            await self._block(tx, work, Attention.ADAPTER_ERROR, faults[payout_id][:_DETAIL], now)
         if told is None:
             return None
         (applied,) = await self._tell(tx, work, [(payout_id, told)])

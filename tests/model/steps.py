@@ -51,6 +51,8 @@ class Steps:
         yield from self._custodian(at)
         if at.left[w.WEBHOOKS]:
             yield from self._webhooks(at)
+        if at.left[w.STRAYS] and not at.store.marks:
+            yield from self._strays(at)
         if self.profile.acts:
             yield from self._operator(at)
         if self.profile.restores:
@@ -529,6 +531,13 @@ class Steps:
                     after,
                     _changed_end(at.store, written),
                 )
+
+    def _strays(self, at: World) -> Iterator[Step]:
+        """Yield a webhook that says "paid" of a payout that nothing was ever sent for."""
+        now = self._stamp(at, at.workers[0].clock)
+        written = self.transactions.news(at.store, 0, 0, "paid", None, Source.WEBHOOK, now)
+        after = at._replace(left=w.spend(at.left, w.STRAYS))
+        yield Step("webhook: paid, by nobody's call", self._published(after, at.workers, written))
 
     # --- People -----------------------------------------------------------------------------------
 
