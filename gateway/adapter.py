@@ -66,6 +66,7 @@ from gateway.report import (
     CannotLook,
     Echo,
     Notice,
+    NotListed,
     Offer,
     Ref,
     Report,
@@ -100,6 +101,7 @@ __all__ = [
     "KeySemantics",
     "LeaseLost",
     "Misconfigured",
+    "NotListed",
     "NotSent",
     "Notice",
     "Offer",
@@ -297,7 +299,7 @@ class Adapter(Generic[SettingsT]):
         """
         raise Unsupported(f"{self.name} defines no submit; a batch adapter pays by submit_batch")
 
-    async def fetch(self, order: Order) -> Report | Absent | CannotLook:  # noqa: ARG002
+    async def fetch(self, order: Order) -> Report | Absent | NotListed | CannotLook:  # noqa: ARG002
         """Ask the custodian how the order stands. Read-only; may be called at any time."""
         raise Unsupported(f"{self.name} defines no fetch; a batch adapter looks by fetch_batch")
 
@@ -366,6 +368,9 @@ class Adapter(Generic[SettingsT]):
         """
         raise Unsupported(f"sets are not supported by {self.name}")
 
-    async def fetch_batch(self, batch: BatchOrder) -> BatchReport | Absent | CannotLook:  # noqa: ARG002
+    async def fetch_batch(
+        self,
+        batch: BatchOrder,  # noqa: ARG002
+    ) -> BatchReport | Absent | NotListed | CannotLook:
         """Ask the custodian how a set stands. Read-only; may be called at any time."""
         raise Unsupported(f"sets are not supported by {self.name}")

@@ -291,6 +291,7 @@ MONEY_RULES: dict[str, tuple[Callable[..., Any], ...]] = {
         proof.waited_out,
         proof.life_of,
         proof.call_can_die,
+        claims.covers_calls,
         proof.enough_looks,
         proof.uncontradicted,
         proof.same_account,

@@ -25,6 +25,7 @@ from gateway.adapter import (
     CannotLook,
     Capabilities,
     Notice,
+    NotListed,
     Offer,
     Order,
     Report,
@@ -234,9 +235,9 @@ class CustodianInstance:
         report = await self._call("submit", order, partial(self._adapter.submit, order), Report)
         return _of_one(order, report)
 
-    async def fetch(self, order: TrackedOrder) -> BatchReport | Absent | CannotLook:
+    async def fetch(self, order: TrackedOrder) -> BatchReport | Absent | NotListed | CannotLook:
         """Ask how an execution stands. Raises OutcomeUnknown or NotSent where the look failed."""
-        kinds = (Absent, CannotLook)
+        kinds = (Absent, NotListed, CannotLook)
         if self.capabilities.batch:
             call = partial(self._adapter.fetch_batch, order)
             return await self._call("fetch", order, call, BatchReport, *kinds)
@@ -346,6 +347,13 @@ class CustodianInstance:
         where = fault.where or f"{self.adapter_name}.{verb}"
         return AdapterFault(_clean(fault.message), where=where)
 
+    def _translated(
+        self, verb: str, error: Exception, order: TrackedOrder, status: int | None
+    ) -> AdapterError:
+        """Return the typed outcome of whatever a verb raised."""
+        found = _of_rate(_translate(error, moved=order.moved_now), status)
+        return self._located(found, verb) if isinstance(found, AdapterFault) else found
+
     async def _call(
         self,
         verb: str,
@@ -367,9 +375,7 @@ class CustodianInstance:
                 telling.fail("OutcomeUnknown", OutcomeUnknown("cancelled inside"), crashed=False)
                 raise OutcomeUnknown("the adapter was cancelled from inside") from None
             except Exception as error:  # noqa: BLE001 - an adapter may fail in any way
-                translated = _of_rate(_translate(error, moved=order.moved_now), heard.status)
-                if isinstance(translated, AdapterFault):
-                    translated = self._located(translated, verb)
+                translated = self._translated(verb, error, order, heard.status)
                 crashed = not isinstance(error, AdapterError) and not _foreseen(error)
                 telling.fail(
                     type(translated).__name__, error if crashed else translated, crashed=crashed

@@ -19,6 +19,7 @@ from gateway.adapter import (
     Echo,
     Failure,
     Notice,
+    NotListed,
     Ref,
     Report,
     SubStatus,
@@ -85,6 +86,9 @@ def expect_sound(result: object) -> None:
         for key, each in result.items.items():
             _expect_type(f"BatchReport.items[{str(key)[:40]}]", each, (Report,))
         reports = result.items.values()
+    if isinstance(result, NotListed):
+        _expect_type("NotListed.since", result.since, (datetime, _NONE))
+        _expect_zone("NotListed.since", result.since)
     for report in reports:
         _expect_report(report)
 

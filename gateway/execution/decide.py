@@ -16,6 +16,7 @@ from gateway.adapter import (
     CannotLook,
     Capabilities,
     FundsMoved,
+    NotListed,
     Report,
     SubStatus,
 )
@@ -30,7 +31,7 @@ from gateway.execution.alerts import (
     stuck,
     unknown_alerts,
 )
-from gateway.execution.claims import unmarked, without_unmarked
+from gateway.execution.claims import covers_calls, unmarked, without_unmarked
 from gateway.execution.gate import Other, key_is_alive, with_same_credentials
 from gateway.execution.proof import (
     LOST_REFERENCE,
@@ -66,7 +67,7 @@ from gateway.model import Attention, Status
 from gateway.runtime import Moment
 from gateway.states import STATUS_OF
 
-Outcome = BatchReport | Absent | CannotLook | Exception
+Outcome = BatchReport | Absent | NotListed | CannotLook | Exception
 
 #: Words by which money is or may be on its way: from then on the execution is never marked again.
 NEWS = frozenset(
@@ -93,7 +94,7 @@ def decide(view: View, outcome: Outcome) -> Decision:
     looks = view.verb in {Verb.FETCH, Verb.CANCEL}
     decision = _looked(view, outcome) if looks else _called(view, outcome)
     if isinstance(outcome, BatchReport):
-        decision = without_unmarked(decision, unmarked(view, outcome.items))
+        decision = without_unmarked(view, decision, unmarked(view, outcome.items))
     if not foreign:
         return decision
     alerts = (*decision.alerts, (Attention.FOREIGN_REF, REFERENCE_OF_ANOTHER))
@@ -331,7 +332,10 @@ def _looked(view: View, outcome: Outcome) -> Decision:
     history = view.history.having(look)
     if isinstance(outcome, BatchReport):
         return _found(view, history, look, outcome)
-    if isinstance(outcome, Absent):
+    if isinstance(outcome, NotListed) and look.answer == Finding.BLIND:
+        word = "the searched list begins after a call that may have arrived"
+        return _not_found(view, history, look, word, safe=view.repeat_is_safe)
+    if isinstance(outcome, Absent | NotListed):
         return _not_found(view, history, look, outcome.custodian_word, safe=view.repeat_is_safe)
     if isinstance(outcome, CannotLook):
         said = outcome.repeat_is_safe
@@ -352,11 +356,14 @@ def _look_row(view: View, outcome: Outcome) -> Evidence:
     findings: tuple[tuple[type, Finding], ...] = (
         (BatchReport, Finding.PRESENT),
         (Absent, Finding.ABSENT),
+        (NotListed, Finding.NOT_LISTED),
         (CannotLook, Finding.BLIND),
     )
     finding = next((each for kind, each in findings if isinstance(outcome, kind)), Finding.FAILED)
     if isinstance(outcome, BatchReport) and only_asks(outcome):
         finding = Finding.ASKS
+    if isinstance(outcome, NotListed) and not covers_calls(view, outcome):
+        finding = Finding.BLIND
     return Evidence(
         number=view.history.last_number + 1,
         kind=Kind.LOOK,

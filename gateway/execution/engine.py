@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mappin
 from contextlib import AbstractContextManager, asynccontextmanager
 from typing import Any, Protocol
 
-from gateway.adapter import Absent, BatchReport, CannotLook, Capabilities
+from gateway.adapter import Absent, BatchReport, CannotLook, Capabilities, NotListed
 from gateway.assets import AssetRegistry
 from gateway.config import EngineSettings
 from gateway.errors import LeaseLost
@@ -52,7 +52,7 @@ class Custodian(Protocol):
     async def submit(self, order: LiveOrder) -> BatchReport:
         """Do the next thing for an execution."""
 
-    async def fetch(self, order: LiveOrder) -> BatchReport | Absent | CannotLook:
+    async def fetch(self, order: LiveOrder) -> BatchReport | Absent | NotListed | CannotLook:
         """Ask how an execution stands."""
 
     async def confirm(self, order: LiveOrder, answer: Mapping[str, Any]) -> BatchReport:

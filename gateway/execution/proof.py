@@ -45,10 +45,15 @@ class Finding(StrEnum):
     """What a look found."""
 
     ABSENT = "absent"  #: the custodian does not know it now
+    NOT_LISTED = "not_listed"  #: it is not in a complete list of the time since the call
     PRESENT = "present"  #: the custodian knows it, whatever it says about it
     ASKS = "asks"  #: the custodian waits for a person's answer; it says nothing of an earlier call
     BLIND = "blind"  #: there was nothing to look by
     FAILED = "failed"  #: the look itself failed
+
+
+#: Findings that count as one absent look each.
+NOTHING_FOUND = frozenset({Finding.ABSENT, Finding.NOT_LISTED})
 
 
 class Source(StrEnum):
@@ -324,7 +329,7 @@ def absent_looks(history: History, call: Evidence) -> tuple[Evidence, ...]:
         if each.answer == Finding.PRESENT:
             found = []
         elif (
-            each.answer == Finding.ABSENT
+            each.answer in NOTHING_FOUND
             and names_call(each, call)
             and same_account(history, each, call)
         ):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from gateway.adapter import (
     KeySemantics,
     LeaseLost,
     Misconfigured,
+    NotListed,
     NotSent,
     OutcomeUnknown,
     RateLimited,
@@ -158,6 +160,8 @@ def outcomes(items: tuple[str, ...]) -> Iterator[Outcome]:
             "asks of one", {items[0]: Report(SubStatus.REQUIRES_ACTION, ""), items[1]: failing()}
         )
     yield Absent("unknown here")
+    yield NotListed()
+    yield NotListed(since=datetime(2030, 1, 1, tzinfo=UTC))
     for safe in (None, True, False):
         yield CannotLook("no reference", repeat_is_safe=safe)
     yield Rejected("invalid_destination")

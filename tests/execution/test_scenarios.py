@@ -410,7 +410,7 @@ async def test_news_that_comes_while_a_refusal_is_on_its_way(desk: Desk) -> None
     sent = Report(SubStatus.BROADCAST, "SENT")
     await bench.db.run(bench.recorder.news, desk.ids[0], sent, Source.WEBHOOK)
     await desk.engine.record(job, Verb.SUBMIT, Rejected("no"), order=order, started=started)
-    assert (await bench.payout(desk.ids[0])).status == "broadcast"
+    assert (await bench.payout(desk.ids[0])).status == "pending"
 
 
 # --- Harmless repeats -----------------------------------------------------------------------------

@@ -7,6 +7,7 @@ is remembered for `key_life`, replies get lost, old, or say "already used".
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from functools import cache
 
 from gateway.adapter import (
@@ -16,6 +17,7 @@ from gateway.adapter import (
     Failure,
     FailureCode,
     FundsMoved,
+    NotListed,
     Report,
     SubStatus,
 )
@@ -65,6 +67,8 @@ def outcome(found: Found, items: tuple[int, ...]) -> Outcome:  # noqa: PLR0911 -
     match found:
         case ("absent",):
             return Absent("not found")
+        case ("short list",):
+            return NotListed(since=datetime(9999, 1, 1, tzinfo=UTC))
         case ("blind", bool() | None as safe):
             return CannotLook("nothing to look by", repeat_is_safe=safe)
         case ("rejected",):

@@ -336,6 +336,13 @@ RULES = (
         STRANGER,
     ),
     Rule(
+        "covers_calls",
+        "a list that begins after the call counts",
+        {"covers_calls": always(True)},
+        replace(_ONE, name="a list of the last hour", lists=2),
+        TWICE,
+    ),
+    Rule(
         "has_mark",
         "news counts although no call was ever marked",
         {"has_mark": always(True)},

@@ -370,7 +370,11 @@ class Steps:
                 f"{says}, and is answered: {_said(found)}",
                 self._put(at._replace(left=left), number, self.seen(at, worker, found)),
             )
-        for found, place in ((("foreign",), w.FOREIGN), (("absent",), w.LIES)):
+        for found, place in (
+            (("foreign",), w.FOREIGN),
+            (("absent",), w.LIES),
+            (("short list",), w.LISTS),
+        ):
             if left[place]:
                 spent = at._replace(left=w.spend(left, place))
                 yield Step(

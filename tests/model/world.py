@@ -66,6 +66,7 @@ class Profile:
     foreign: int = 0  #: a look shows a transfer that belongs to another payout
     lies: int = 0  #: a look breaks the declared visibility
     heartbeats: int = 0
+    lists: int = 0  #: a look searches a list that begins too late
     strays: int = 0  #: a webhook about another payout's transfer, before any mark of this one
     resends: int = 0  #: a process sends the same bytes with the same credential again
 
@@ -77,7 +78,7 @@ class Profile:
 
 #: The places of the budgets in `World.left`.
 LOOKS, CALLS, WEBHOOKS, ACTS, CRASHES, WALLS, REBOOTS, REPOINTS, LOWERED = range(9)
-COPIES, RESTORES, FOREIGN, LIES, BEATS, RESENDS, STRAYS = range(9, 16)
+COPIES, RESTORES, FOREIGN, LIES, BEATS, RESENDS, STRAYS, LISTS = range(9, 17)
 
 
 def budgets(profile: Profile) -> tuple[int, ...]:
@@ -99,6 +100,7 @@ def budgets(profile: Profile) -> tuple[int, ...]:
         profile.heartbeats,
         profile.resends,
         profile.strays,
+        profile.lists,
     )
 
 
