@@ -130,7 +130,7 @@ class Attention(StrEnum):
     UNRESOLVED = "unresolved"  #: the outcome stays unknown although everything safe was tried
     CUSTODIAN_UNREACHABLE = "custodian_unreachable"  #: the custodian could not be asked for a while
     CLOCK_SKEW = "clock_skew"  #: our clock and the custodian's differ too much to sign a request
-    KEY_LIFE = "key_life"  #: a harmless repeat is no longer possible: the key may be forgotten
+    KEY_LIFE = "key_life"  #: half of the key's life is over, or all of it: a repeat may be harmful
     STATE_FILE = "state_file"  #: the state file beside the database cannot be written
     GATE_VERSION = "gate_version"  #: this program is too old to set marks in this database
     ITEM_ENDED = (

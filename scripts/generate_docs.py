@@ -149,7 +149,7 @@ def feature_matrix() -> str:
                     for each in (can.batch, can.cancel, can.step_up, can.webhooks)
                 ),
                 "yes" if can.one_at_a_time else "no",
-                life + (", burnt by a failed call" if keys.burnt_by_failure else ""),
+                life,
                 f"{_seconds(can.call_life_s)} / {_seconds(can.visibility_s)}",
             ]
         )

@@ -88,9 +88,7 @@ class CardPasscode(Adapter[CardPasscodeSettings]):
         # after a 5xx. An instance that asks people for codes cannot repeat by itself, see below.
         keys=KeySemantics(
             life_s=None,
-            scope="merchant and operation",
             shared_by_credentials=True,
-            body_bound=True,
             look_up=True,
             repeat_is_safe=True,
         ),

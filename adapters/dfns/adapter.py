@@ -65,9 +65,7 @@ class Dfns(Adapter[DfnsSettings]):
         keys=KeySemantics(
             life_s=None,
             max_length=50,
-            scope="organisation",
             shared_by_credentials=True,
-            body_bound=True,
             look_up=True,
             # Of a transfer it is; of an off-ramp's Confirm it is not, and one word must do for both.
             # `CannotLook` says it of a transfer.

@@ -96,9 +96,7 @@ class Dummy(Adapter[DummySettings]):
         # What a key does there. The same key and body pay once, for ever: the engine may repeat.
         keys=KeySemantics(
             life_s=None,
-            scope="account",
             shared_by_credentials=True,
-            body_bound=True,
             look_up=True,
             repeat_is_safe=True,
             failure_is_final=True,

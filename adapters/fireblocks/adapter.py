@@ -94,9 +94,8 @@ class Fireblocks(Adapter[FireblocksSettings]):
         # Execute is accepted once per payout id, whatever the key: a repeat on the remembered id
         # cannot pay twice. A look comes first, and says so (`CannotLook`) where the set may have been
         # executed and does not show it. A day bounds that: later, or after a reboot, a person decides.
-        keys=KeySemantics(
-            life_s=86_400, max_length=40, scope="not published", burnt_by_failure=True
-        ),
+        # A failure of theirs uses a key up: the next one has another step.
+        keys=KeySemantics(life_s=86_400, max_length=40),
         # A token lives 55 s by our wall clock, which may be 30 s ahead of the custodian's.
         call_life_s=90,
         dated_by_clock=True,

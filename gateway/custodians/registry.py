@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel, SecretBytes, SecretStr, ValidationError
 
 from gateway.adapter import Adapter, Capabilities, Tools
+from gateway.capabilities import KEY_LENGTH
 from gateway.config import ENV_PREFIX, EngineSettings
 from gateway.custodians.dates import Dates, NotedClock
 from gateway.custodians.instance import CustodianInstance, Fingerprints, Previous
@@ -119,6 +120,12 @@ def build(  # noqa: PLR0913 - the parts of an instance
         fault = (
             f"{where}.adapter: {adapter!r} does not define {' and '.join(missing)}; an adapter "
             "defines submit and fetch, or submit_batch and fetch_batch with capabilities.batch=True"
+        )
+        raise BrokenPackage([fault])
+    if made.capabilities.keys.max_length < KEY_LENGTH:
+        fault = (
+            f"{where}.adapter: {adapter!r} declares keys of {made.capabilities.keys.max_length} "
+            f"characters at most, and order.key() has {KEY_LENGTH}: pay under an id of the custodian's own"
         )
         raise BrokenPackage([fault])
     if pacer is not None:

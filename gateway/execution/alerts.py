@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.adapter import NotSent, RateLimited
+from gateway.adapter import Absent, BatchReport, NotListed, NotSent, RateLimited
 from gateway.errors import AdapterFault
 from gateway.execution.gate import MarkRefused
 from gateway.execution.proof import (
@@ -13,6 +13,7 @@ from gateway.execution.proof import (
     calls,
     life_of,
     open_calls,
+    passed,
     waited,
 )
 from gateway.execution.state import View
@@ -46,6 +47,25 @@ def fault_alerts(outcome: object) -> Alerts:
     if not isinstance(outcome, AdapterFault):
         return ()
     return ((Attention.ADAPTER_ERROR, str(outcome)),)
+
+
+def key_alerts(view: View, outcome: object, history: History) -> Alerts:
+    """Return that half of a key's life is over while no look has answered what became of its call.
+
+    There is still time for a person to settle it by a harmless repeat. The wall clock counts, too: it is
+    no evidence here, and late is worse than early.
+    """
+    unknown = open_calls(history)
+    lives = [each.key_life for each in unknown if each.key_life is not None]
+    found = isinstance(outcome, Absent | NotListed) and view.capabilities.keys.look_up
+    if not lives or found or isinstance(outcome, BatchReport):
+        return ()
+    first = unknown[0]
+    since = max(view.now.wall - first.at.wall, passed(history, first, view.now))
+    if since < min(lives) / 2:
+        return ()
+    detail = "half of its key's life is over, and no look tells what became of the call"
+    return ((Attention.KEY_LIFE, detail),)
 
 
 def stuck(view: View, word: str, *, blind: bool) -> Alerts:

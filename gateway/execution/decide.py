@@ -28,6 +28,7 @@ from gateway.execution.alerts import (
     failure_alerts,
     fault_alerts,
     in_vain,
+    key_alerts,
     stuck,
     unknown_alerts,
 )
@@ -93,6 +94,9 @@ def decide(view: View, outcome: Outcome) -> Decision:
         outcome = replace(outcome, items=ours)
     looks = view.verb in {Verb.FETCH, Verb.CANCEL}
     decision = _looked(view, outcome) if looks else _called(view, outcome)
+    history = view.history.having(*decision.evidence)
+    if decision.state in {State.UNKNOWN, State.PREPARED} and not _all_closed(view, history):
+        decision = replace(decision, alerts=(*decision.alerts, *key_alerts(view, outcome, history)))
     if isinstance(outcome, BatchReport):
         decision = without_unmarked(view, decision, unmarked(view, outcome.items))
     if not foreign:
