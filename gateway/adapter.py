@@ -28,14 +28,18 @@ import aiohttp
 from pydantic import BaseModel
 
 from gateway.assets import AssetRegistry, address_fault, from_minor, to_minor
-from gateway.capabilities import Capabilities, KeySemantics
+from gateway.capabilities import Capabilities, KeySemantics, Rate
 from gateway.errors import (
     CannotVerify,
+    CredentialsRefused,
     InvalidSignature,
     LeaseLost,
+    Misconfigured,
     NotSent,
     OutcomeUnknown,
+    RateLimited,
     Rejected,
+    TurnedAway,
     UnreadableAnswer,
     Unsupported,
     WrongAnswer,
@@ -62,6 +66,7 @@ from gateway.report import (
     CannotLook,
     Echo,
     Notice,
+    NotListed,
     Offer,
     Ref,
     Report,
@@ -83,6 +88,7 @@ __all__ = [
     "CannotVerify",
     "Capabilities",
     "Clock",
+    "CredentialsRefused",
     "CustodianAccountDestination",
     "Destination",
     "Echo",
@@ -94,6 +100,8 @@ __all__ = [
     "InvalidSignature",
     "KeySemantics",
     "LeaseLost",
+    "Misconfigured",
+    "NotListed",
     "NotSent",
     "Notice",
     "Offer",
@@ -101,6 +109,8 @@ __all__ = [
     "Order",
     "OutcomeUnknown",
     "PayoutAccountDestination",
+    "Rate",
+    "RateLimited",
     "Ref",
     "Rejected",
     "Report",
@@ -108,6 +118,7 @@ __all__ = [
     "Terms",
     "Tools",
     "Transaction",
+    "TurnedAway",
     "UnreadableAnswer",
     "Unsupported",
     "WrongAnswer",
@@ -288,7 +299,7 @@ class Adapter(Generic[SettingsT]):
         """
         raise Unsupported(f"{self.name} defines no submit; a batch adapter pays by submit_batch")
 
-    async def fetch(self, order: Order) -> Report | Absent | CannotLook:  # noqa: ARG002
+    async def fetch(self, order: Order) -> Report | Absent | NotListed | CannotLook:  # noqa: ARG002
         """Ask the custodian how the order stands. Read-only; may be called at any time."""
         raise Unsupported(f"{self.name} defines no fetch; a batch adapter looks by fetch_batch")
 
@@ -357,6 +368,9 @@ class Adapter(Generic[SettingsT]):
         """
         raise Unsupported(f"sets are not supported by {self.name}")
 
-    async def fetch_batch(self, batch: BatchOrder) -> BatchReport | Absent | CannotLook:  # noqa: ARG002
+    async def fetch_batch(
+        self,
+        batch: BatchOrder,  # noqa: ARG002
+    ) -> BatchReport | Absent | NotListed | CannotLook:
         """Ask the custodian how a set stands. Read-only; may be called at any time."""
         raise Unsupported(f"sets are not supported by {self.name}")

@@ -27,8 +27,9 @@ from gateway.custodians import registry
 from gateway.custodians.contact import Contact
 from gateway.custodians.dates import Dates
 from gateway.custodians.instance import CustodianInstance
+from gateway.custodians.pacer import Pacer
 from gateway.egress import custodian_connector, echoes
-from gateway.errors import ConfigError
+from gateway.errors import BrokenPackage, ConfigError
 from gateway.execution.actions import Actions
 from gateway.execution.engine import Engine
 from gateway.execution.inbox import Inbox
@@ -221,6 +222,7 @@ async def open_gateway(
                 owner=owner,
                 wake=wake,
                 witness=state_file,
+                pacer=custodian.pacer,
             )
             for name, custodian in custodians.items()
         }
@@ -351,8 +353,9 @@ async def _custodians(  # noqa: PLR0913 - the parts of an instance
     """Build every instance; the faults of all of them are listed at once."""
     built: dict[str, CustodianInstance] = {}
     faults: list[str] = []
+    broken: list[str] = []
     for name, custodian in settings.custodians.items():
-        dates = Dates(runtime.clock)
+        dates, pacer = Dates(runtime.clock), Pacer(runtime.clock)
         http = await stack.enter_async_context(
             aiohttp.ClientSession(
                 trust_env=False,
@@ -362,6 +365,7 @@ async def _custodians(  # noqa: PLR0913 - the parts of an instance
                     dates.tracing(),
                     echoes.tracing(),
                     contacts[name].tracing(),
+                    pacer.tracing(),
                 ],
             )
         )
@@ -375,11 +379,17 @@ async def _custodians(  # noqa: PLR0913 - the parts of an instance
                 metrics,
                 settings.engine,
                 dates=dates,
+                pacer=pacer,
                 digest=vault.digest,
                 digest_before=vault.digest_before,
             )
+        except BrokenPackage as error:
+            # The others are served all the same; its payouts wait, and its webhooks are asked for again.
+            broken += error.faults
+            contacts[name].broken()
+            _log.error("custodian_broken", custodian=name, faults=list(error.faults))
         except ConfigError as error:
             faults += error.faults
-    if faults:
-        raise ConfigError(faults)
+    if faults or (broken and not built):
+        raise ConfigError([*faults, *broken])
     return built

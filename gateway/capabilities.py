@@ -4,17 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+#: The length of every key that an adapter is handed.
+KEY_LENGTH = 36
+
 
 @dataclass(frozen=True)
 class KeySemantics:
-    """How the custodian treats an idempotency key or external id. Declared, because they differ."""
+    """How the custodian treats an idempotency key or external id. Declared, because they differ.
 
-    life_s: float | None = None  #: how long a key is remembered; None: for ever
-    max_length: int = 36
-    scope: str = "api_user"  #: what shares one space of keys; for the docs and the operator
-    body_bound: bool = False  #: the same key with another body is refused
-    burnt_by_failure: bool = False  #: a failed call may use up the key without an effect
-    look_up: bool = False  #: what a key did can be asked for
+    Every fact changes what the engine does.
+    """
+
+    #: how long a key is remembered; None: for ever. No repeat is made that could arrive later; after half of
+    #: it an operator hears of an unknown outcome that no look answers
+    life_s: float | None = None
+    max_length: int = (
+        KEY_LENGTH  #: an adapter whose custodian takes no 36 characters does not start
+    )
+    #: what a key did can be asked for by the key, so that a look that finds nothing is an answer
+    look_up: bool = False
     #: repeating the moving call with the same key and content can never move money a second time
     repeat_is_safe: bool = False
     #: every credential of the account meets the same keys; else a repeat under new credentials is not the
@@ -23,6 +31,22 @@ class KeySemantics:
     #: what failed under a key is never tried again under it, so that a failed word is about every call
     #: that was made with it
     failure_is_final: bool = False
+
+
+@dataclass(frozen=True)
+class Rate:
+    """How many requests the custodian takes: `per_s` a second, and `burst` at once after a pause.
+
+    The instance keeps below it: it begins no verb without a token for it, so that nothing waits between
+    the moving mark and its call. A quarter of the tokens is offered to looks first, the rest to calls
+    that move money. A 429 pauses the instance in any case.
+    """
+
+    per_s: float | None = None  #: None: the custodian publishes no number
+    burst: int = 1
+    #: the custodian's documents say that a moving call answered 429 was not executed. Believed of the
+    #: first moving call alone; of a repeat a 429 proves nothing
+    refusal_proves_unsent: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,3 +85,6 @@ class Capabilities:
     )
     polling_s: tuple[float, ...] = (2, 4, 8, 15, 30, 60, 120, 300)  #: delays; the last one repeats
     in_flight: int = 16  #: how many payouts are worked on at once at this custodian
+    rate: Rate | None = (
+        None  #: how many requests it takes; None: nothing is known, a 429 pauses all the same
+    )

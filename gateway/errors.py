@@ -2,6 +2,7 @@
 
 GatewayError
 ├── ConfigError            every fault of the configuration at once; exit code 2
+│   └── BrokenPackage      an adapter's package cannot be used; the other custodians can
 ├── SchemaMismatch         the database is older or newer than this program; exit code 2
 ├── StoreUnusable          the database cannot be opened or written as it is now; exit code 2
 │   └── InUse              other processes use the database, or one has it alone
@@ -13,8 +14,13 @@ GatewayError
     ├── Rejected           the custodian said no, finally; nothing moved
     ├── NotSent            the call never left; nothing moved; may be tried again
     │   ├── UnreadableAnswer   what a person answered lacks something or has too much
-    │   └── WrongAnswer        what a person answered is wrong; the payout asks again
+    │   ├── WrongAnswer        what a person answered is wrong; the payout asks again
+    │   └── TurnedAway         the custodian refused the call at its door, before it looked at it
+    │       ├── RateLimited        too many requests (HTTP 429)
+    │       ├── CredentialsRefused     our credentials or rights are not accepted (401, 403)
+    │       └── Misconfigured      no such call there (404): a wrong base address, a proxy, a plan
     ├── OutcomeUnknown     the call may or may not have arrived; never read as a failure
+    │   └── AdapterFault       the adapter said what it must not say; names member and fix
     ├── LeaseLost          another worker owns the payout now; stop at once
     ├── Unsupported        this adapter does not have the verb
     ├── InvalidSignature   a custodian's webhook is not authentic (answered 401)
@@ -37,6 +43,13 @@ class ConfigError(GatewayError):
     def __init__(self, faults: Sequence[str]) -> None:
         self.faults = tuple(faults)
         super().__init__("\n".join(self.faults))
+
+
+class BrokenPackage(ConfigError):
+    """An adapter's package cannot be used: its import, its class or its constructor fails.
+
+    The custodian instances of other packages are served all the same.
+    """
 
 
 class SchemaMismatch(GatewayError):
@@ -160,8 +173,57 @@ class WrongAnswer(NotSent):
         super().__init__(message)
 
 
+class TurnedAway(NotSent):
+    """The custodian refused the call at its door, by an error that its own documents have.
+
+    After the moving mark raise it only for such a body; whatever else came back is `OutcomeUnknown`.
+    The engine believes that nothing was sent for the first moving call alone: a refusal of a repeat
+    says nothing of it, and the outcome is unknown.
+    """
+
+
+class RateLimited(TurnedAway):
+    """The custodian takes no more requests now (HTTP 429). The whole instance pauses.
+
+    After the moving mark it proves that nothing was sent only where
+    `Capabilities.rate.refusal_proves_unsent` is declared.
+    """
+
+
+class CredentialsRefused(TurnedAway):
+    """The custodian does not accept our credentials or rights (401, 403): an operator must act."""
+
+    def __init__(self, message: str = "", *, again_after_s: float | None = None) -> None:
+        super().__init__(message, again_after_s=again_after_s, alert="credentials_refused")
+
+
+class Misconfigured(TurnedAway):
+    """The call does not exist there (404): a wrong base address, a proxy, a plan that lacks it.
+
+    It is no refusal of the payout, which is tried again once an operator has fixed it.
+    """
+
+    def __init__(self, message: str = "", *, again_after_s: float | None = None) -> None:
+        super().__init__(message, again_after_s=again_after_s, alert="custodian_misconfigured")
+
+
 class OutcomeUnknown(AdapterError):
     """The call may have arrived: timeout, reset, most 5xx. Settled by looking, never by guessing."""
+
+
+class AdapterFault(OutcomeUnknown):
+    """An adapter returned or remembered what the contract does not allow. Nothing of it is believed.
+
+    The message names the member and the fix; the custodian instance puts adapter and verb before it.
+    After a moving mark the outcome is unknown. The payout goes to the operator's list as `adapter_error`.
+    """
+
+    alert = "adapter_error"
+
+    def __init__(self, message: str, *, where: str | None = None) -> None:
+        self.message = message
+        self.where = where
+        super().__init__(f"{where}: {message}" if where else message)
 
 
 class LeaseLost(AdapterError):

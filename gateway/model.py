@@ -131,7 +131,7 @@ class Attention(StrEnum):
     UNRESOLVED = "unresolved"  #: the outcome stays unknown although everything safe was tried
     CUSTODIAN_UNREACHABLE = "custodian_unreachable"  #: the custodian could not be asked for a while
     CLOCK_SKEW = "clock_skew"  #: our clock and the custodian's differ too much to sign a request
-    KEY_LIFE = "key_life"  #: a harmless repeat is no longer possible: the key may be forgotten
+    KEY_LIFE = "key_life"  #: half of the key's life is over, or all of it: a repeat may be harmful
     STATE_FILE = "state_file"  #: the state file beside the database cannot be written
     GATE_VERSION = "gate_version"  #: this program is too old to set marks in this database
     ITEM_ENDED = (
@@ -140,6 +140,11 @@ class Attention(StrEnum):
     #: open in a restored database, and not found at the custodian or nothing to ask by; maybe paid already
     ADOPTED = "adopted"
     SAME_ACCOUNT = "same_account"  #: the account was changed while an outcome is unknown
+    ADAPTER_ERROR = "adapter_error"  #: the adapter said what the contract does not allow
+    CUSTODIAN_MISCONFIGURED = "custodian_misconfigured"  #: a call does not exist there (404): wrong address, proxy or plan
+    CREDENTIALS_REFUSED = (
+        "credentials_refused"  #: the custodian does not accept our credentials or rights
+    )
 
 
 def parse_amount(text: object) -> Decimal:

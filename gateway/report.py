@@ -105,6 +105,24 @@ class Absent:
 
 
 @dataclass(frozen=True)
+class NotListed:
+    """A complete list was searched for this very order, and it is not in it.
+
+    For a custodian that cannot be asked by our reference, but lists what it did. It stands between `Absent`
+    and `CannotLook`. The engine counts it as one look that found nothing, under the same rules as `Absent`:
+    as many looks, the same waiting; it never shortens them. It counts only where the searched window began
+    before every call that may have arrived, by more than `Capabilities.clock_skew_s`; otherwise it is
+    `CannotLook`. Say it only where every page was read: a list that broke off is a failed look (raise
+    NotSent), and one that several orders share may show that something is there, never that it is not.
+    """
+
+    since: datetime | None = (
+        None  #: where the window begins, by the custodian's clock; None: all there is
+    )
+    custodian_word: str = ""
+
+
+@dataclass(frozen=True)
 class CannotLook:
     """There is nothing to ask by, or the answer does not tell done from not done. Never a proof.
 
@@ -136,6 +154,13 @@ class Notice:
     report: Report | None = None
     told: Mapping[str, str] = field(default_factory=dict)
     believed_for_s: float | None = None
+
+
+@dataclass(frozen=True)
+class FaultyNotice(Notice):
+    """A notice whose report the gateway does not take: it only brings the next look forward."""
+
+    fault: str = ""
 
 
 @dataclass(frozen=True)

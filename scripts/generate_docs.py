@@ -26,7 +26,7 @@ from gateway.cli.main import app
 from gateway.config import Settings
 from gateway.custodians.registry import BrokenAdapter, find_adapters
 from gateway.examples import example_event
-from gateway.execution import decide, gate, proof
+from gateway.execution import claims, decide, gate, proof
 from gateway.keys import USUAL, Scope
 from gateway.model import Attention
 from gateway.states import NEXT, STATUS_OF
@@ -50,7 +50,7 @@ def _cell(value: Any) -> str:
 def meanings(enum: type) -> dict[str, str]:
     """Return the `#:` line of each member of an enum."""
     source = inspect.getsource(enum)
-    return dict(re.findall(r'= "([a-z_]+)"  #: (.*)', source))
+    return dict(re.findall(r'^ +(?:[A-Z_]+ = )?"([a-z_]+)"  #: (.*)', source, re.MULTILINE))
 
 
 def states() -> str:
@@ -149,7 +149,7 @@ def feature_matrix() -> str:
                     for each in (can.batch, can.cancel, can.step_up, can.webhooks)
                 ),
                 "yes" if can.one_at_a_time else "no",
-                life + (", burnt by a failed call" if keys.burnt_by_failure else ""),
+                life,
                 f"{_seconds(can.call_life_s)} / {_seconds(can.visibility_s)}",
             ]
         )
@@ -291,6 +291,7 @@ MONEY_RULES: dict[str, tuple[Callable[..., Any], ...]] = {
         proof.waited_out,
         proof.life_of,
         proof.call_can_die,
+        claims.covers_calls,
         proof.enough_looks,
         proof.uncontradicted,
         proof.same_account,
@@ -304,7 +305,9 @@ MONEY_RULES: dict[str, tuple[Callable[..., Any], ...]] = {
         decide.names_execution,
         decide.fits_order,
         decide.sent_once,
+        decide.speaks_for_call,
         decide.is_ours,
+        claims.has_mark,
         decide.knows_every_call,
     ),
     "When a call may be made": (

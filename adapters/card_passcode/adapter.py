@@ -54,11 +54,13 @@ from gateway.adapter import (
     Order,
     OutcomeUnknown,
     PayoutAccountDestination,
+    Rate,
     Rejected,
     Report,
     SubStatus,
     Terms,
     Tools,
+    TurnedAway,
     Unsupported,
     WrongAnswer,
     read_time,
@@ -86,9 +88,7 @@ class CardPasscode(Adapter[CardPasscodeSettings]):
         # after a 5xx. An instance that asks people for codes cannot repeat by itself, see below.
         keys=KeySemantics(
             life_s=None,
-            scope="merchant and operation",
             shared_by_credentials=True,
-            body_bound=True,
             look_up=True,
             repeat_is_safe=True,
         ),
@@ -97,6 +97,8 @@ class CardPasscode(Adapter[CardPasscodeSettings]):
         visibility_s=60,
         # Every code has a reference of its own, and only those that were remembered are asked by.
         finds_lost_calls=False,
+        # No number is published; a 429 is one of the documented errors (notes, §7).
+        rate=Rate(refusal_proves_unsent=True),
         polling_s=(*(2,) * 5, *(5,) * 12, *(30,) * 20, 300),
     )
     #: The client id names the merchant; its secret and the passcode may be replaced.
@@ -201,7 +203,7 @@ class CardPasscode(Adapter[CardPasscodeSettings]):
             if answer.refused_fields and known is not None:
                 # Too many codes for this session, or it is over.
                 await self._forget(order)
-            raise NotSent(f"code: {answer.words}", again_after_s=answer.retry_after_s)
+            raise answer.not_done(f"code: {answer.words}")
         # Both by the provider's clock; the result is counted from our stamp.
         ends, begun = read_time(answer.json.get("expires_at")), read_time(session.created_at)
         life_s = session.life_s
@@ -233,7 +235,7 @@ class CardPasscode(Adapter[CardPasscodeSettings]):
             if answer.refused_fields:
                 code = refused_code(answer.refused_fields)
                 raise Rejected(code, answer.words, custodian_code="422")
-            raise NotSent(f"session: {answer.words}", again_after_s=answer.retry_after_s)
+            raise answer.not_done(f"session: {answer.words}")
         echo = echo_of(order, account, answer.json)
         unfit = misfits(order, answer.json, echo)
         if unfit or echo.differences():
@@ -313,16 +315,22 @@ class CardPasscode(Adapter[CardPasscodeSettings]):
             return await self._accepted(order, reference_id, answer, young=young)
         # Never the passcode, should they repeat it.
         words = "(it repeats the passcode)" if code in answer.words else answer.words
-        if answer.status in _AT_THE_DOOR:
-            if answer.status == 403 and self._mode(order) == "standing":  # noqa: PLR2004
-                # For a wrong passcode or for a lack of rights: nobody can tell.
-                self._pause(_FORBIDDEN_AGAIN_S)
-            raise NotSent(f"execution: {words}", again_after_s=answer.retry_after_s)
+        if answer.status in _AT_THE_DOOR and answer.documented:
+            raise self._turned_away(order, answer, f"execution: {words}")
         fields = answer.refused_fields
         if not first or not fields or "reference_id" in fields:
             # Used up, already there: the first call may have arrived.
             raise OutcomeUnknown(f"execution: {words}")
         raise await self._refused(order, session, fields, words)
+
+    def _turned_away(self, order: Order, answer: Answer, words: str) -> NotSent:
+        """Return that an execution was refused at the door."""
+        if answer.status != 403:  # noqa: PLR2004
+            return answer.not_done(words)
+        # For a wrong passcode or for a lack of rights: nobody can tell.
+        if self._mode(order) == "standing":
+            self._pause(_FORBIDDEN_AGAIN_S)
+        return TurnedAway(words, again_after_s=answer.retry_after_s)
 
     async def _accepted(
         self, order: Order, reference_id: str, answer: Answer, *, young: bool
@@ -370,7 +378,7 @@ class CardPasscode(Adapter[CardPasscodeSettings]):
         if answer.not_found:
             return Absent("404")
         if not answer.ok:
-            raise NotSent(f"status: {answer.words}", again_after_s=answer.retry_after_s)
+            raise answer.not_done(f"status: {answer.words}")
         return await self._read(order, reference_id, answer.json, young=young)
 
     async def _read(

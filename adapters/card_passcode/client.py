@@ -15,7 +15,7 @@ import aiohttp
 from yarl import URL
 
 from adapters.card_passcode.statuses import text_of
-from gateway.adapter import NotSent
+from gateway.adapter import CredentialsRefused, Misconfigured, NotSent, RateLimited
 
 if TYPE_CHECKING:
     from gateway.adapter import Tools
@@ -72,6 +72,21 @@ class Answer:
     def not_found(self) -> bool:
         """Whether the API itself says that there is no such thing; a proxy's 404 says nothing."""
         return self.status == 404 and isinstance(self.detail, str)  # noqa: PLR2004
+
+    @property
+    def documented(self) -> bool:
+        """Whether the body is an error of the API itself, which has a text beside 401, 403, 404, 429."""
+        return isinstance(self.detail, str) and self.detail != ""
+
+    def not_done(self, words: str) -> NotSent:
+        """Return that a call did nothing, with what an operator has to do where it is ours to fix."""
+        kinds: dict[int, type[NotSent]] = {
+            401: CredentialsRefused,
+            403: CredentialsRefused,
+            404: Misconfigured,
+            429: RateLimited,
+        }
+        return kinds.get(self.status, NotSent)(words, again_after_s=self.retry_after_s)
 
     @property
     def words(self) -> str:
@@ -174,9 +189,8 @@ class Client:
             or not isinstance(minutes, int | Decimal)
             or not 0 < minutes <= 60 * 24 * 365
         ):
-            raise NotSent(
-                f"token: {'an answer without a token' if answer.ok else answer.words}",
-                again_after_s=answer.retry_after_s,
+            raise answer.not_done(
+                f"token: {'an answer without a token' if answer.ok else answer.words}"
             )
         life_s = float(minutes) * 60
         return _Bearer(token, asked_at + life_s - min(_MARGIN_S, life_s / 2), asked_at + life_s)

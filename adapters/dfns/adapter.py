@@ -31,6 +31,7 @@ from gateway.adapter import (
     NotSent,
     Offer,
     Order,
+    Rate,
     Report,
     Terms,
     Tools,
@@ -38,6 +39,16 @@ from gateway.adapter import (
 
 #: Digits of an indicative rate; more would be noise.
 _RATE_STEP = Decimal("0.00000001")
+
+
+def rate_of(settings: DfnsSettings) -> Rate:
+    """Return the rate of the organisation: so many in any minute, a tenth of them at once.
+
+    A 429 is one of the documented errors (dfns protocol notes, §4): the call was not looked at.
+    """
+    whole = settings.requests_per_minute
+    burst = max(1, whole // 10)
+    return Rate((whole - burst) / 60, burst, refusal_proves_unsent=True)
 
 
 class Dfns(Adapter[DfnsSettings]):
@@ -54,9 +65,7 @@ class Dfns(Adapter[DfnsSettings]):
         keys=KeySemantics(
             life_s=None,
             max_length=50,
-            scope="organisation",
             shared_by_credentials=True,
-            body_bound=True,
             look_up=True,
             # Of a transfer it is; of an off-ramp's Confirm it is not, and one word must do for both.
             # `CannotLook` says it of a transfer.
@@ -75,7 +84,9 @@ class Dfns(Adapter[DfnsSettings]):
     def __init__(self, settings: DfnsSettings, tools: Tools) -> None:
         super().__init__(settings, tools)
         self.capabilities = replace(
-            type(self).capabilities, call_life_s=settings.user_action_life_s
+            type(self).capabilities,
+            call_life_s=settings.user_action_life_s,
+            rate=rate_of(settings),
         )
         client = Client(
             settings.base_url,

@@ -15,7 +15,7 @@ import aiohttp
 from yarl import URL
 
 from adapters.dfns.signing import PrivateKey, SignedCall, UserActionSigner
-from gateway.adapter import NotSent, Tools
+from gateway.adapter import CredentialsRefused, Misconfigured, NotSent, RateLimited, Tools
 
 _MOST_CHARS = 200
 _MOST_WAIT_S = 600.0
@@ -56,12 +56,12 @@ class Answer:
     def refusal(self) -> bool:
         """Whether it is a no to the request itself, in the API's own words, and so final.
 
-        A proxy's page, a lack of rights and a problem with the user action are none: a wrong
-        configuration of ours must not fail a payout.
+        A proxy's page, a lack of rights, a 404 (of another organisation, or a wrong address) and a
+        problem with the user action are none: a wrong configuration of ours must not fail a payout.
         """
         if not self.message or _USER_ACTION.search(self.message):
             return False
-        return self.status in {400, 404, 422}
+        return self.status in {400, 422}
 
     @property
     def not_found(self) -> bool:
@@ -70,8 +70,23 @@ class Answer:
 
     @property
     def at_the_door(self) -> bool:
-        """Whether it was stopped for our credentials, plan or rate, before it was looked at."""
-        return self.status in {401, 402, 403, 429} and not self.used_token
+        """Whether the API stopped it for our credentials, plan, address or rate, in its own words.
+
+        It was not looked at then. A proxy's page says nothing.
+        """
+        known = self.status in {401, 402, 403, 404, 429} and bool(self.message)
+        return known and not self.used_token
+
+    def not_done(self, words: str) -> NotSent:
+        """Return that a call did nothing, with what an operator has to do where it is ours to fix."""
+        kinds: dict[int, type[NotSent]] = {
+            401: CredentialsRefused,
+            402: Misconfigured,
+            403: CredentialsRefused,
+            404: Misconfigured,
+            429: RateLimited,
+        }
+        return kinds.get(self.status, NotSent)(words, again_after_s=self.retry_after_s)
 
     def words(self) -> str:
         """Return one line for the operator."""
@@ -130,7 +145,7 @@ class Client:
     async def _post_signing(self, path: str, body: bytes) -> dict[str, Any]:
         answer = await self._ask("POST", path, body)
         if answer.status != 200 or not isinstance(answer.json, dict):  # noqa: PLR2004
-            raise NotSent(f"user action: {answer.words()}", again_after_s=answer.retry_after_s)
+            raise answer.not_done(f"user action: {answer.words()}")
         return answer.json
 
     async def _request(

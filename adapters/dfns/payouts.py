@@ -114,7 +114,7 @@ class Payouts:
             raise OutcomeUnknown(f"cancel: no answer ({type(error).__name__})") from None
         if answer.status not in {200, 202}:
             if answer.at_the_door:
-                raise NotSent(f"cancel: {answer.words()}", again_after_s=answer.retry_after_s)
+                raise answer.not_done(f"cancel: {answer.words()}")
             raise OutcomeUnknown(f"cancel: {answer.words()}")
         look = await self._reader.read(order)
         if look is None:
@@ -144,7 +144,7 @@ class Payouts:
             raise Rejected(
                 refusal_code(answer.message), answer.message, custodian_code=str(answer.status)
             )
-        raise NotSent(f"create: {answer.words()}", again_after_s=answer.retry_after_s)
+        raise answer.not_done(f"create: {answer.words()}")
 
     async def _confirm(self, order: Order, told: Mapping[str, Any]) -> Report:
         """Confirm exactly what was ordered, to the deposit address that every source agrees on."""
@@ -222,9 +222,10 @@ class Payouts:
             raise OutcomeUnknown(f"{words} (an earlier call has arrived)")
         if lost or order.moved or answer.status == 409:  # noqa: PLR2004
             raise OutcomeUnknown(words)
-        if answer.at_the_door:
-            raise NotSent(words, again_after_s=answer.retry_after_s)
-        if not answer.refusal:
+        # A 404 is about this payout, which was read a moment ago: what it looks like now decides.
+        if answer.at_the_door and not answer.not_found:
+            raise answer.not_done(words)
+        if not (answer.refusal or answer.not_found):
             raise OutcomeUnknown(words)
         return await self._refused(order, answer)
 

@@ -51,6 +51,12 @@ class DfnsSettings(BaseModel):
         description="How long a signed call may still be accepted, in seconds. Dfns does not say; "
         "never less than it is.",
     )
+    requests_per_minute: int = Field(
+        default=1000,
+        ge=10,
+        le=100_000,
+        description="Requests a minute that Dfns takes of the organisation; 100 on a trial plan.",
+    )
     timeout_s: float = Field(
         default=10, gt=0, le=20, description="Longest time for one HTTP call, in seconds."
     )

@@ -80,7 +80,7 @@ class Transfers:
         """Return the outcome of a call that made no transfer, or that does not say so."""
         words = f"transfer: {answer.words()}"
         if answer.at_the_door:
-            return NotSent(words, again_after_s=answer.retry_after_s)
+            return answer.not_done(words)
         if answer.refusal and not answer.used_token and not order.moved:
             return Rejected(
                 refusal_code(answer.message), answer.message, custodian_code=str(answer.status)
@@ -118,7 +118,7 @@ async def read_transfer(
     if answer.not_found:
         return None
     if not answer.ok:
-        raise NotSent(f"transfer: {answer.words()}", again_after_s=answer.retry_after_s)
+        raise answer.not_done(f"transfer: {answer.words()}")
     told: Mapping[str, Any] = answer.json
     return told
 

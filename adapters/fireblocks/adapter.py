@@ -39,18 +39,23 @@ from gateway.adapter import (
     BatchReport,
     CannotLook,
     Capabilities,
+    CredentialsRefused,
     CustodianAccountDestination,
     FailureCode,
     KeySemantics,
+    Misconfigured,
     Notice,
     NotSent,
     OutcomeUnknown,
+    Rate,
+    RateLimited,
     Ref,
     Rejected,
     Report,
     SubStatus,
     Terms,
     Tools,
+    TurnedAway,
 )
 
 PAYEE_TYPES = frozenset(
@@ -64,8 +69,13 @@ PAYEE_TYPES = frozenset(
     }
 )
 SOURCE_TYPES = frozenset({"VAULT_ACCOUNT", "EXCHANGE_ACCOUNT", "FIAT_ACCOUNT"})
-#: Stopped at the door, for our credentials or our rate, before anything was looked at.
-_AT_THE_DOOR = frozenset({401, 403, 429})
+#: Stopped at the door, for our credentials, our address or our rate, before anything was looked at.
+_AT_THE_DOOR: Mapping[int, type[TurnedAway]] = {
+    401: CredentialsRefused,
+    403: CredentialsRefused,
+    404: Misconfigured,
+    429: RateLimited,
+}
 _LOCKED_AGAIN_S = 15.0
 
 
@@ -84,15 +94,16 @@ class Fireblocks(Adapter[FireblocksSettings]):
         # Execute is accepted once per payout id, whatever the key: a repeat on the remembered id
         # cannot pay twice. A look comes first, and says so (`CannotLook`) where the set may have been
         # executed and does not show it. A day bounds that: later, or after a reboot, a person decides.
-        keys=KeySemantics(
-            life_s=86_400, max_length=40, scope="not published", burnt_by_failure=True
-        ),
+        # A failure of theirs uses a key up: the next one has another step.
+        keys=KeySemantics(life_s=86_400, max_length=40),
         # A token lives 55 s by our wall clock, which may be 30 s ahead of the custodian's.
         call_life_s=90,
         dated_by_clock=True,
         visibility_s=60,
         # Sets are asked for by the id that Fireblocks gave; there is no list, and no search by ours.
         finds_lost_calls=False,
+        # The limits are negotiated, and 429 is not documented for execute: it proves nothing there.
+        rate=Rate(),
         polling_s=(1, 2, 3, 5, 8, 15, 30, 60, 120, 300),
         in_flight=32,
     )
@@ -101,6 +112,12 @@ class Fireblocks(Adapter[FireblocksSettings]):
 
     def __init__(self, settings: FireblocksSettings, tools: Tools) -> None:
         super().__init__(settings, tools)
+        whole = settings.requests_per_minute
+        if whole is not None:
+            # So many in any minute, a tenth of them at once.
+            burst = max(1, whole // 10)
+            rate = Rate((whole - burst) / 60, burst)
+            self.capabilities = replace(type(self).capabilities, rate=rate)
         self._client = Client(
             settings.base_url,
             settings.api_key.get_secret_value(),
@@ -189,7 +206,7 @@ class Fireblocks(Adapter[FireblocksSettings]):
         if answer.status not in {401, 429}:
             # Whatever the key would replay is of no use; another orphan costs nothing.
             await batch.remember(create_step=step + 1)
-        raise NotSent(f"create: {_words(answer)}", again_after_s=answer.retry_after_s)
+        raise _not_done("create", answer)
 
     async def _keep(self, batch: BatchOrder, made: dict[str, Any]) -> BatchReport | None:
         """Compare what was created with the order, and remember it as executable only if it fits.
@@ -256,8 +273,8 @@ class Fireblocks(Adapter[FireblocksSettings]):
             raise OutcomeUnknown(f"execute got no answer ({type(error).__name__})") from None
         if answer.ok and answer.json.get("payoutId") == payout_id:
             return _submitted(batch, payout_id, "executed")
-        if answer.status in _AT_THE_DOOR:
-            raise NotSent(f"execute: {_words(answer)}", again_after_s=answer.retry_after_s)
+        if answer.status in _AT_THE_DOOR and answer.status != 404 and answer.documented:  # noqa: PLR2004
+            raise _not_done("execute", answer)
         # Whatever this was, its key is used up; the payout id stays the same, and is executed once.
         await batch.remember(execute_step=step + 1)
         if answer.executed_before:
@@ -300,7 +317,7 @@ class Fireblocks(Adapter[FireblocksSettings]):
         except (aiohttp.ClientError, TimeoutError) as error:
             raise NotSent(f"status: no answer ({type(error).__name__})") from None
         if not answer.ok and not answer.not_found:
-            raise NotSent(f"status: {_words(answer)}", again_after_s=answer.retry_after_s)
+            raise _not_done("status", answer)
         return dict(answer.json) if answer.ok else None
 
     def _asset_id(self, terms: Terms) -> str | None:
@@ -330,6 +347,12 @@ def _step(name: str, number: int) -> str:
 
 def _path(payout_id: str) -> str:
     return f"/payments/payout/{quote(payout_id, safe='')}"
+
+
+def _not_done(call: str, answer: Answer) -> NotSent:
+    """Return that a call did nothing, with what an operator has to do where it is ours to fix."""
+    kind = _AT_THE_DOOR.get(answer.status, NotSent)
+    return kind(f"{call}: {_words(answer)}", again_after_s=answer.retry_after_s)
 
 
 def _words(answer: Answer) -> str:

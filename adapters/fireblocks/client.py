@@ -103,11 +103,17 @@ class Answer:
         """Whether it is a no to the request itself, in the API's own words, and so final.
 
         A proxy's page, a path that nobody serves, a burnt key and a lack of rights are none: a
-        wrong configuration of ours must not fail a payout.
+        wrong configuration of ours must not fail a payout. Nor is any 404: create and execute document
+        none, so it speaks of the address that was asked.
         """
         if self.burnt or not self.message or self.kind in _NOT_THE_REQUEST:
             return False
-        return self.status in {400, 422} or (self.status == 404 and self.kind == "NOT_FOUND")  # noqa: PLR2004
+        return self.status in {400, 422}
+
+    @property
+    def documented(self) -> bool:
+        """Whether the body is an error of the API itself, in one of its documented shapes."""
+        return isinstance(self.json, dict) and self.message != "" and self.kind != str(self.status)
 
     @property
     def not_found(self) -> bool:

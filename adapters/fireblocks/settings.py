@@ -57,6 +57,12 @@ class FireblocksSettings(BaseModel):
         le=1000,
         description="Most instructions in one set; a batch with more is split. The vendor names no limit.",
     )
+    requests_per_minute: int | None = Field(
+        default=None,
+        ge=10,
+        le=100_000,
+        description="Requests a minute that Fireblocks takes of the API user, where that was agreed.",
+    )
     timeout_s: float = Field(
         default=20, gt=0, le=40, description="Longest time for one HTTP call, in seconds."
     )

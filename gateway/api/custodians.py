@@ -69,6 +69,9 @@ async def receive_webhook(request: Request) -> Response:
     context = context_of(request)
     name = request.path_params["name"]
     custodian = context.custodians.get(name)
+    if custodian is None and name in context.settings.custodians:
+        detail = "Its adapter cannot be used now; send it again."
+        raise Refused("cannot_verify", detail, headers={"Retry-After": "60"})
     if custodian is None:
         raise Refused("custodian_not_found", f"There is no custodian instance {name[:64]}.")
     body = await read_body(request, MAX_WEBHOOK)

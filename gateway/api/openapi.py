@@ -252,7 +252,7 @@ def _paths(refs: dict[Any, Any]) -> dict[str, Any]:
                 degraded={
                     "type": "object",
                     "description": "Custodians with trouble: unreachable, failing, "
-                    "refuses_credentials.",
+                    "refuses_credentials, broken_adapter.",
                     "additionalProperties": {"type": "string"},
                 },
                 accepting={

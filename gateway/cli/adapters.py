@@ -25,7 +25,10 @@ def list_(*, as_json: JsonOption = False) -> None:
         if isinstance(found, BrokenAdapter):
             rows.append({"name": name, "works": False, "reason": found.reason})
             continue
-        can = {name: _plain(value) for name, value in asdict(found.capabilities).items()}
+        declared = getattr(found, "capabilities", None)
+        # An adapter may declare them as it is made, of its settings.
+        declared = {} if declared is None else asdict(declared)
+        can = {name: _plain(value) for name, value in declared.items()}
         rows.append({"name": name, "works": True, **can})
     if as_json:
         print_json({"data": rows})

@@ -21,8 +21,15 @@ class Contact:
 
     @property
     def degraded(self) -> str | None:
-        """What is wrong: `unreachable`, `failing` (5xx), `refuses_credentials`; None: nothing known."""
+        """What is wrong: `unreachable`, `failing` (5xx), `refuses_credentials`, `broken_adapter`.
+
+        None: nothing is known.
+        """
         return self._word if self._bad >= _BAD_IN_A_ROW else None
+
+    def broken(self) -> None:
+        """Note that the adapter's package cannot be used at all."""
+        self._bad, self._word = _BAD_IN_A_ROW, "broken_adapter"
 
     def tracing(self) -> aiohttp.TraceConfig:
         """Return what a session needs to note how every request ends."""

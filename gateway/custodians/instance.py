@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
-from datetime import datetime
-from decimal import Decimal
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -22,69 +19,42 @@ import aiohttp
 from gateway.adapter import (
     Absent,
     Account,
-    Action,
     Adapter,
     BatchItem,
     BatchReport,
     CannotLook,
     Capabilities,
-    Echo,
-    Failure,
     Notice,
+    NotListed,
     Offer,
     Order,
-    Ref,
     Report,
-    SubStatus,
     Terms,
     Tools,
-    Transaction,
 )
 from gateway.custodians.dates import Dates, noted_readings, set_since_s
+from gateway.custodians.pacer import MOST_PAUSE_S, Pacer
+from gateway.custodians.soundness import expect, expect_sound, expect_sound_notice
 from gateway.egress.echoes import currently_sent, sending, texts_of, without_sent
 from gateway.errors import (
     AdapterError,
+    AdapterFault,
     CannotVerify,
     InvalidSignature,
     NotSent,
     OutcomeUnknown,
+    RateLimited,
     Unsupported,
 )
 from gateway.logs import get_logger, scrub
 from gateway.metrics import Metrics
 from gateway.model import Attention
+from gateway.report import FaultyNotice
 
 R = TypeVar("R")
-_NONE = type(None)
-#: The members of a report and what they may be; the contract says it to type checkers alone.
-_MEMBERS: Mapping[str, tuple[type, ...]] = {
-    "sub_status": (SubStatus, _NONE),
-    "custodian_word": (str,),
-    "refs": (tuple, list),
-    "transactions": (tuple, list),
-    "failure": (Failure, _NONE),
-    "echo": (Echo, _NONE),
-    "custodian_reference": (str, _NONE),
-    "unknown_words": (tuple, list),
-    "observed_at": (datetime, _NONE),
-    "detail": (str, _NONE),
-    "fees_paid_usd": (Decimal, _NONE),
-    "again_after_s": (int, float, _NONE),
-    "action": (Action, _NONE),
-    "reference": (str, _NONE),
-}
-_MEMBERS_OF_AN_ECHO: Mapping[str, tuple[type, ...]] = {
-    name: (Decimal if "amount" in name else str, _NONE)
-    for name in (each.name for each in fields(Echo))
-}
-_MEMBERS_OF_A_SET: Mapping[str, tuple[type, ...]] = {
-    "custodian_word": (str,),
-    "items": (Mapping,),
-    "custodian_reference": (str, _NONE),
-    "detail": (str, _NONE),
-}
 #: What a custodian says is kept in the store and shown; a whole page of it helps nobody.
 _MOST_CHARS = 300
+_TOO_MANY = 429
 #: A partner waits for its quote meanwhile.
 _OFFERS_S = 3.0
 #: What an adapter may raise without meaning it. It ends no process: SystemExit is a failed call, too.
@@ -151,8 +121,10 @@ class CustodianInstance:
         fingerprints: Fingerprints,
         dates: Dates,
         previous: Previous | None = None,
+        pacer: Pacer | None = None,
     ) -> None:
         self.name = name
+        self.pacer = pacer or Pacer(tools.clock, adapter.capabilities.rate)
         self._previous = previous
         self._fingerprints = fingerprints
         self.dates = dates
@@ -218,7 +190,7 @@ class CustodianInstance:
             try:
                 async with asyncio.timeout(self._deadline_s):
                     found = await adapter.identity()
-                _expect(found, str)
+                expect(found, str)
             except Unsupported:
                 telling.outcome = "Unsupported"
                 raise
@@ -273,9 +245,9 @@ class CustodianInstance:
         report = await self._call("submit", order, partial(self._adapter.submit, order), Report)
         return _of_one(order, report)
 
-    async def fetch(self, order: TrackedOrder) -> BatchReport | Absent | CannotLook:
+    async def fetch(self, order: TrackedOrder) -> BatchReport | Absent | NotListed | CannotLook:
         """Ask how an execution stands. Raises OutcomeUnknown or NotSent where the look failed."""
-        kinds = (Absent, CannotLook)
+        kinds = (Absent, NotListed, CannotLook)
         if self.capabilities.batch:
             call = partial(self._adapter.fetch_batch, order)
             return await self._call("fetch", order, call, BatchReport, *kinds)
@@ -317,7 +289,7 @@ class CustodianInstance:
                 async with asyncio.timeout(_OFFERS_S):
                     offers = list(await self._adapter.offers(terms))
                 for each in offers:
-                    _expect(each, Offer)
+                    expect(each, Offer)
             except CRASHES as error:
                 crashed = not isinstance(error, AdapterError) and not _foreseen(error)
                 telling.fail(type(error).__name__, error, crashed=crashed)
@@ -357,20 +329,45 @@ class CustodianInstance:
         """Read a webhook. Raises ValueError where it cannot be read, whatever the reason."""
         with self._telling("parse") as telling:
             try:
-                notices = []
-                for each in self._adapter.parse(body):
-                    _expect(each, Notice)
-                    if each.report is not None:
-                        _expect_sound(each.report)
-                        each = replace(each, report=_clean_report(each.report))  # noqa: PLW2901
-                    notices.append(each)
+                notices = [self._sound_notice(each) for each in self._adapter.parse(body)]
             except CRASHES as error:
                 # Not the error's own words: they may be the body's.
                 telling.fail("unreadable", error, crashed=not isinstance(error, ValueError))
                 telling.keys["detail"] = type(error).__name__
+                if isinstance(error, AdapterFault):
+                    telling.keys["detail"] = str(self._located(error, "parse"))
                 raise ValueError(f"{type(error).__name__} while reading a webhook") from None
             telling.keys["notices"] = len(notices)
             return notices
+
+    def _sound_notice(self, notice: Any) -> Notice:
+        """Return a notice; one with a report that is not sound only brings the next look forward."""
+        expect_sound_notice(notice)
+        found: Notice = notice
+        if found.report is None:
+            return found
+        try:
+            expect_sound(found.report)
+        except AdapterFault as fault:
+            located = self._located(fault, "parse")
+            _log.error("adapter_error", custodian=self.name, detail=str(located))
+            plain = {each.name: getattr(found, each.name) for each in fields(Notice)}
+            return FaultyNotice(**(plain | {"report": None}), fault=str(located))
+        return replace(found, report=_clean_report(found.report))
+
+    def _located(self, fault: AdapterFault, verb: str) -> AdapterFault:
+        """Return a fault with the adapter and the verb in its message."""
+        where = fault.where or f"{self.adapter_name}.{verb}"
+        return AdapterFault(_clean(fault.message), where=where)
+
+    def _translated(
+        self, verb: str, error: BaseException, order: TrackedOrder, status: int | None
+    ) -> AdapterError:
+        """Return the typed outcome of whatever a verb raised."""
+        found = _of_rate(_translate(error, moved=order.moved_now), status)
+        if type(found) is NotSent and not order.moved_now:
+            found = self._by_our_clock(found)
+        return self._located(found, verb) if isinstance(found, AdapterFault) else found
 
     async def _call(
         self,
@@ -379,13 +376,13 @@ class CustodianInstance:
         call: Callable[[], Awaitable[R]],
         *kinds: type,
     ) -> R:
-        with self._telling(verb, **_keys_of(order)) as telling:
+        with self._telling(verb, **_keys_of(order)) as telling, self.pacer.hearing() as heard:
             try:
                 with noted_readings(self._clock):
                     async with asyncio.timeout(self._deadline_s):
                         result = await call()
-                _expect(result, *kinds)
-                _expect_sound(result)
+                expect(result, *kinds)
+                expect_sound(result)
             except asyncio.CancelledError:
                 if _is_canceled():
                     raise
@@ -393,13 +390,13 @@ class CustodianInstance:
                 telling.fail("OutcomeUnknown", OutcomeUnknown("cancelled inside"), crashed=False)
                 raise OutcomeUnknown("the adapter was cancelled from inside") from None
             except CRASHES as error:
-                translated = _translate(error, moved=order.moved_now)
-                if type(translated) is NotSent and not order.moved_now:
-                    translated = self._by_our_clock(translated)
+                translated = self._translated(verb, error, order, heard.status)
                 crashed = not isinstance(error, AdapterError) and not _foreseen(error)
                 telling.fail(
                     type(translated).__name__, error if crashed else translated, crashed=crashed
                 )
+                if isinstance(translated, AdapterFault):
+                    telling.level = logging.ERROR
                 raise translated from None
             telling.outcome = type(result).__name__
             if isinstance(result, Report):
@@ -465,49 +462,6 @@ def _keys_of(order: TrackedOrder) -> dict[str, Any]:
     return keys if len(order.items) == 1 else {**keys, "items": len(order.items)}
 
 
-def _expect(result: object, *kinds: type) -> None:
-    if not isinstance(result, kinds):
-        raise TypeError(f"the adapter returned a {type(result).__name__}")
-
-
-def _expect_sound(result: object) -> None:
-    """Refuse a report with a member of a wrong type, before anything of it is written.
-
-    Times need a zone: nobody could compare one without with another one.
-    """
-    reports: Iterable[Any] = (result,) if isinstance(result, Report) else ()
-    if isinstance(result, BatchReport):
-        _expect_members(result, _MEMBERS_OF_A_SET)
-        reports = result.items.values()
-    for report in reports:
-        _expect(report, Report)
-        _expect_members(report, _MEMBERS)
-        if report.echo is not None:
-            _expect_members(report.echo, _MEMBERS_OF_AN_ECHO)
-        for each, kind in (
-            *((ref, Ref) for ref in report.refs),
-            *((transaction, Transaction) for transaction in report.transactions),
-            *((word, str) for word in report.unknown_words),
-            *((ref.kind, str) for ref in report.refs),
-            *((ref.value, str) for ref in report.refs),
-        ):
-            _expect(each, kind)
-        times = [report.observed_at, *(each.at for each in report.transactions)]
-        times += [report.action.expires_at] if report.action else []
-        if any(each is not None and each.tzinfo is None for each in times):
-            raise TypeError("the adapter returned a time without a zone")
-        again_s = report.again_after_s
-        if again_s is not None and not math.isfinite(again_s):
-            raise TypeError("the adapter returned a wait that is no number")
-
-
-def _expect_members(report: object, members: Mapping[str, tuple[type, ...]]) -> None:
-    for name, kinds in members.items():
-        member = getattr(report, name)
-        if not isinstance(member, kinds):
-            raise TypeError(f"the adapter returned {name} as a {type(member).__name__}")
-
-
 def _is_canceled() -> bool:
     """Whether this very task is asked to end."""
     task = asyncio.current_task()
@@ -533,6 +487,15 @@ def _translate(error: BaseException, *, moved: bool) -> AdapterError:
     if isinstance(error, TimeoutError):
         return OutcomeUnknown("no answer in time")
     return OutcomeUnknown(_clean(f"{type(error).__name__}: {_words_of(error)}")[:_MOST_CHARS])
+
+
+def _of_rate(error: AdapterError, status: int | None) -> AdapterError:
+    """Return what is said of a call that the custodian answered 429, whatever the adapter calls it."""
+    if type(error) is NotSent and status == _TOO_MANY:
+        error = RateLimited(str(error), again_after_s=error.again_after_s)
+    if isinstance(error, RateLimited) and error.again_after_s is not None:
+        error.again_after_s = min(error.again_after_s, MOST_PAUSE_S)
+    return error
 
 
 def _words_of(error: BaseException) -> str:

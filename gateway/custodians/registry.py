@@ -6,16 +6,18 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from pydantic import BaseModel, SecretBytes, SecretStr, ValidationError
 
-from gateway.adapter import Adapter, Tools
+from gateway.adapter import Adapter, Capabilities, Tools
+from gateway.capabilities import KEY_LENGTH
 from gateway.config import ENV_PREFIX, EngineSettings
 from gateway.custodians.dates import Dates, NotedClock
 from gateway.custodians.instance import CustodianInstance, Fingerprints, Previous
-from gateway.errors import ConfigError
+from gateway.custodians.pacer import Pacer
+from gateway.errors import BrokenPackage, ConfigError
 from gateway.faults import names_at, words_of
 from gateway.logs import SCRUBBER, scrub
 from gateway.metrics import Metrics
@@ -37,16 +39,27 @@ def find_adapters() -> dict[str, type[Adapter[Any]] | BrokenAdapter]:
     """Return every installed adapter by name, broken ones with the reason."""
     found: dict[str, type[Adapter[Any]] | BrokenAdapter] = {}
     for entry in sorted(entry_points(group=GROUP), key=lambda each: each.name):
-        try:
-            loaded = entry.load()
-        except Exception as error:  # noqa: BLE001 - a stranger's package may fail in any way
-            found[entry.name] = BrokenAdapter(entry.name, f"{type(error).__name__}: {error}")
-            continue
-        if isinstance(loaded, type) and issubclass(loaded, Adapter):
-            found[entry.name] = loaded
-        else:
-            found[entry.name] = BrokenAdapter(entry.name, f"{entry.value} is no Adapter")
+        found[entry.name] = _load(entry)
     return found
+
+
+def _load(entry: EntryPoint) -> type[Adapter[Any]] | BrokenAdapter:
+    """Import an adapter. Whatever its package does then, it is the only one that does not work."""
+    try:
+        loaded = entry.load()
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a stranger's package may fail in any way
+        return BrokenAdapter(entry.name, f"{type(error).__name__}: {error}")
+    if not (isinstance(loaded, type) and issubclass(loaded, Adapter)):
+        return BrokenAdapter(entry.name, f"{entry.value} is no Adapter")
+    settings = getattr(loaded, "Settings", None)
+    if not (isinstance(settings, type) and issubclass(settings, BaseModel)):
+        reason = f"{entry.value}.Settings is missing; name its pydantic class: Settings = …"
+        return BrokenAdapter(entry.name, reason)
+    can = getattr(loaded, "capabilities", None)
+    if can is not None and not isinstance(can, Capabilities):
+        reason = f"{entry.value}.capabilities is a {type(can).__name__}; use Capabilities(…)"
+        return BrokenAdapter(entry.name, reason)
+    return loaded
 
 
 @dataclass(frozen=True)
@@ -67,6 +80,7 @@ def build(  # noqa: PLR0913 - the parts of an instance
     engine: EngineSettings,
     *,
     dates: Dates | None = None,
+    pacer: Pacer | None = None,
     digest: Callable[[bytes], str] = lambda text: hashlib.sha256(text).hexdigest(),
     digest_before: Callable[[bytes], str] | None = None,
 ) -> CustodianInstance:
@@ -76,10 +90,12 @@ def build(  # noqa: PLR0913 - the parts of an instance
     them under the previous server key.
     """
     instance, adapter, settings = wanted.instance, wanted.adapter, wanted.settings
-    adapters = find_adapters()
     where = f"custodians.{instance}"
-    kind = adapters.get(adapter)
+    # Only what is configured is imported: a package that nobody uses cannot do harm.
+    entry = next((each for each in entry_points(group=GROUP) if each.name == adapter), None)
+    kind = None if entry is None else _load(entry)
     if kind is None:
+        adapters = find_adapters()
         known = ", ".join(
             f"{name} (failed to import)" if isinstance(each, BrokenAdapter) else name
             for name, each in adapters.items()
@@ -88,7 +104,7 @@ def build(  # noqa: PLR0913 - the parts of an instance
             [f"{where}.adapter: there is no adapter {adapter!r}; installed: {known or 'none'}"]
         )
     if isinstance(kind, BrokenAdapter):
-        raise ConfigError(
+        raise BrokenPackage(
             [f"{where}.adapter: {adapter!r} is installed but failed to import: {kind.reason}"]
         )
     tools = replace(tools, clock=NotedClock(tools.clock))
@@ -106,7 +122,15 @@ def build(  # noqa: PLR0913 - the parts of an instance
             f"{where}.adapter: {adapter!r} does not define {' and '.join(missing)}; an adapter "
             "defines submit and fetch, or submit_batch and fetch_batch with capabilities.batch=True"
         )
-        raise ConfigError([fault])
+        raise BrokenPackage([fault])
+    if made.capabilities.keys.max_length < KEY_LENGTH:
+        fault = (
+            f"{where}.adapter: {adapter!r} declares keys of {made.capabilities.keys.max_length} "
+            f"characters at most, and order.key() has {KEY_LENGTH}: pay under an id of the custodian's own"
+        )
+        raise BrokenPackage([fault])
+    if pacer is not None:
+        pacer.obey(made.capabilities.rate)
     return CustodianInstance(
         instance,
         adapter,
@@ -117,6 +141,7 @@ def build(  # noqa: PLR0913 - the parts of an instance
         fingerprints=fingerprints,
         dates=dates or Dates(tools.clock),
         previous=before,
+        pacer=pacer,
     )
 
 
@@ -138,9 +163,11 @@ def _made(
     try:
         made = kind(checked, tools)
     except Exception as error:  # noqa: BLE001 - a stranger's constructor may fail in any way
-        raise ConfigError(
+        raise BrokenPackage(
             [scrub(f"{where}: {kind.name!r} cannot start: {type(error).__name__}: {error}")]
         ) from None
+    if not isinstance(getattr(made, "capabilities", None), Capabilities):
+        raise BrokenPackage([f"{where}: {kind.name!r} declares no capabilities = Capabilities(…)"])
     names = kind.account_settings
     return made, tuple(_fingerprints(checked, names, each) for each in digests)
 

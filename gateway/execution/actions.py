@@ -16,6 +16,7 @@ from gateway.errors import (
     LeaseLost,
     NotSent,
     Refused,
+    TurnedAway,
     UnreadableAnswer,
     Unsupported,
     WrongAnswer,
@@ -274,6 +275,10 @@ def _answer_for(outcome: Outcome, recorded: Recorded, *, moved_now: bool) -> Non
         raise Refused("invalid_request", "The answer is not usable; see errors.", errors=faults)
     if isinstance(outcome, Unsupported):
         raise _not_asked()
+    doubtful = recorded.decision is not None and recorded.decision.state is State.UNKNOWN
+    if isinstance(outcome, TurnedAway) and moved_now and doubtful:
+        # A word at the door that proves nothing: the payout shows that its outcome is unknown.
+        return
     failed = not isinstance(outcome, BatchReport) and not moved_now
     if isinstance(outcome, NotSent) or failed:
         detail = "The custodian could not be reached; nothing was sent. Answer again in a moment."

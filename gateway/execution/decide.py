@@ -16,11 +16,24 @@ from gateway.adapter import (
     CannotLook,
     Capabilities,
     FundsMoved,
+    NotListed,
     Report,
     SubStatus,
 )
-from gateway.errors import NotSent, Rejected, WrongAnswer
-from gateway.execution.gate import MarkRefused, Other, key_is_alive, with_same_credentials
+from gateway.errors import NotSent, RateLimited, Rejected, TurnedAway, WrongAnswer
+from gateway.execution.alerts import (
+    LOOKS_ALERT,
+    MAX_UNKNOWN,
+    asked_elsewhere,
+    failure_alerts,
+    fault_alerts,
+    in_vain,
+    key_alerts,
+    stuck,
+    unknown_alerts,
+)
+from gateway.execution.claims import covers_calls, unmarked, without_unmarked
+from gateway.execution.gate import Other, key_is_alive, with_same_credentials
 from gateway.execution.proof import (
     LOST_REFERENCE,
     NO_ACCOUNT,
@@ -31,7 +44,6 @@ from gateway.execution.proof import (
     History,
     Kind,
     Source,
-    at_account,
     call_can_die,
     calls,
     closed,
@@ -62,14 +74,8 @@ from gateway.execution.state import Decision, State, Verb, View
 from gateway.model import Attention
 from gateway.runtime import Moment
 
-Outcome = BatchReport | Absent | CannotLook | Exception
+Outcome = BatchReport | Absent | NotListed | CannotLook | Exception
 
-#: After so many calls of unknown outcome a person decides about another one.
-MAX_UNKNOWN = 4
-#: After so many failed requests in a row the operator is alerted.
-FAILURES_ALERT = 5
-#: After so many looks in a row that do not find what was accepted, too.
-LOOKS_ALERT = 10
 REFERENCE_OF_ANOTHER = "the custodian shows a transfer that belongs to another payout"
 _NOT_KNOWN = frozenset({None, SubStatus.OUTCOME_UNKNOWN})
 _SECOND = 1_000_000
@@ -84,6 +90,11 @@ def decide(view: View, outcome: Outcome) -> Decision:
         outcome = replace(outcome, items=ours)
     looks = view.verb in {Verb.FETCH, Verb.CANCEL}
     decision = _looked(view, outcome) if looks else _called(view, outcome)
+    history = view.history.having(*decision.evidence)
+    if decision.state in {State.UNKNOWN, State.PREPARED} and not _all_closed(view, history):
+        decision = replace(decision, alerts=(*decision.alerts, *key_alerts(view, outcome, history)))
+    if isinstance(outcome, BatchReport):
+        decision = without_unmarked(view, decision, unmarked(view, outcome.items))
     if not foreign:
         return decision
     alerts = (*decision.alerts, (Attention.FOREIGN_REF, REFERENCE_OF_ANOTHER))
@@ -146,6 +157,8 @@ def news_from_outside(
     if not is_ours(view, item):
         return (), None
     rows, reports, held = _read(view, view.history, {item: report}, source)
+    if source is not Source.OPERATOR and unmarked(view, {item: report}):
+        return rows, None
     # Whether the order is tried again is decided under the lease, by a look.
     again = report.reopens and failed(report)
     return rows, None if held or again else reports[item]
@@ -173,15 +186,16 @@ def _called(view: View, outcome: Outcome) -> Decision:
         return Decision(state, 0.0, evidence=rows, reason=reason)
     arrived = view.call is not None and not isinstance(outcome, NotSent)
     if arrived:
-        return _unknown(view, history, rows, reason)
+        decision = _unknown(view, history, rows, reason)
+        return replace(decision, alerts=(*decision.alerts, *fault_alerts(outcome)))
     if not _all_closed(view, history):
         # This call did nothing; what was unknown before still is.
-        failures = view.failures + 1
+        failures = _failures(view, outcome)
         decision = _unknown(view, history, rows, reason)
         return replace(
             decision,
             delay_s=max(_wish(outcome), _curve(view, view.failures)),
-            alerts=(*decision.alerts, *_failure_alerts(outcome, failures, reason)),
+            alerts=(*decision.alerts, *failure_alerts(outcome, failures, reason)),
             failures=failures,
         )
     return _nothing_sent(view, rows, outcome, reason)
@@ -194,7 +208,7 @@ def _unknown(view: View, history: History, rows: tuple[Evidence, ...], reason: s
         _curve(view, 0),
         evidence=rows,
         reports={each.id: unknown_report(reason) for each in view.open_items},
-        alerts=_unknown_alerts(history),
+        alerts=unknown_alerts(history),
         repeat_is_safe=view.repeat_is_safe,
         reason=reason,
     )
@@ -203,19 +217,6 @@ def _unknown(view: View, history: History, rows: tuple[Evidence, ...], reason: s
 def _wish(outcome: Outcome) -> float:
     """Return after how many seconds the custodian wants to be asked again."""
     return (outcome.again_after_s or 0.0) if isinstance(outcome, NotSent) else 0.0
-
-
-def _failure_alerts(
-    outcome: Outcome, failures: int, reason: str
-) -> tuple[tuple[Attention, str], ...]:
-    """Return what an operator hears of a call that did nothing, the last one of so many in a row."""
-    alert = outcome.alert if isinstance(outcome, NotSent) else None
-    if alert is not None:
-        return ((Attention(alert), reason),)
-    if failures < FAILURES_ALERT:
-        return ()
-    ours = isinstance(outcome, MarkRefused)
-    return ((Attention.UNRESOLVED if ours else Attention.CUSTODIAN_UNREACHABLE, reason),)
 
 
 def _answered(view: View, outcome: Outcome) -> tuple[Evidence, ...]:
@@ -230,6 +231,8 @@ def _answered(view: View, outcome: Outcome) -> tuple[Evidence, ...]:
         answer = Answer.UNKNOWN
     elif isinstance(outcome, WrongAnswer):
         answer = Answer.WRONG_ANSWER
+    elif isinstance(outcome, TurnedAway) and not speaks_for_call(view, call, outcome):
+        answer = Answer.TURNED_AWAY
     elif isinstance(outcome, NotSent):
         answer = Answer.NOT_SENT
     elif isinstance(outcome, Rejected) and is_first_call(view.history, call):
@@ -254,25 +257,43 @@ def is_first_call(history: History, call: Evidence) -> bool:
     return all(each.answer in OWN_WORD for each in calls(history) if each.number < call.number)
 
 
+def speaks_for_call(view: View, call: Evidence, outcome: TurnedAway) -> bool:
+    """Whether a refusal at the door proves that the call did nothing: it is the first moving call.
+
+    For a rate only where the custodian's documents say so. Without this rule a repeat that arrived,
+    and was answered 429 or 404 on its way, is struck off, and the refusal of the first call ends the
+    payout as "not paid".
+    """
+    rate = view.capabilities.rate
+    proves = rate is not None and rate.refusal_proves_unsent
+    return is_first_call(view.history, call) and (proves or not isinstance(outcome, RateLimited))
+
+
 def _nothing_sent(
     view: View, rows: tuple[Evidence, ...], outcome: Outcome, reason: str
 ) -> Decision:
     """Decide about a call that did nothing: it is tried again, later and later."""
-    failures = view.failures + 1
+    failures = _failures(view, outcome)
     if view.verb is Verb.CONFIRM:
         # The payout asks as before; the person may answer again at once.
-        return Decision(State.PARKED, _curve(view, 0), evidence=rows, reason=reason)
+        alerts = failure_alerts(outcome, 0, reason)
+        return Decision(State.PARKED, _curve(view, 0), evidence=rows, reason=reason, alerts=alerts)
     reports = {each.id: not_sent_report() for each in view.open_items}
     return Decision(
         State.ACCEPTED if has_news(view.history) else State.PREPARED,
         max(_wish(outcome), _curve(view, view.failures)),
         evidence=rows,
         reports=reports,
-        alerts=_failure_alerts(outcome, failures, reason),
+        alerts=failure_alerts(outcome, failures, reason),
         failures=failures,
         repeat_is_safe=view.repeat_is_safe,
         reason=reason,
     )
+
+
+def _failures(view: View, outcome: Outcome) -> int:
+    """Return how many requests failed in a row. A rate is the instance's matter, not the payout's."""
+    return view.failures + (not isinstance(outcome, RateLimited))
 
 
 def _reported(
@@ -312,7 +333,10 @@ def _looked(view: View, outcome: Outcome) -> Decision:
     history = view.history.having(look)
     if isinstance(outcome, BatchReport):
         return _found(view, history, look, outcome)
-    if isinstance(outcome, Absent):
+    if isinstance(outcome, NotListed) and look.answer == Finding.BLIND:
+        word = "the searched list begins after a call that may have arrived"
+        return _not_found(view, history, look, word, safe=view.repeat_is_safe)
+    if isinstance(outcome, Absent | NotListed):
         return _not_found(view, history, look, outcome.custodian_word, safe=view.repeat_is_safe)
     if isinstance(outcome, CannotLook):
         said = outcome.repeat_is_safe
@@ -333,11 +357,14 @@ def _look_row(view: View, outcome: Outcome) -> Evidence:
     findings: tuple[tuple[type, Finding], ...] = (
         (BatchReport, Finding.PRESENT),
         (Absent, Finding.ABSENT),
+        (NotListed, Finding.NOT_LISTED),
         (CannotLook, Finding.BLIND),
     )
     finding = next((each for kind, each in findings if isinstance(outcome, kind)), Finding.FAILED)
     if isinstance(outcome, BatchReport) and only_asks(outcome):
         finding = Finding.ASKS
+    if isinstance(outcome, NotListed) and not covers_calls(view, outcome):
+        finding = Finding.BLIND
     return Evidence(
         number=view.history.last_number + 1,
         kind=Kind.LOOK,
@@ -369,7 +396,7 @@ def _found(view: View, history: History, look: Evidence, told: BatchReport) -> D
     if expired is not None:
         return replace(expired, evidence=(look, *rows))
     alerts: tuple[tuple[Attention, str], ...] = ()
-    if (held or state is State.UNKNOWN) and _in_vain(view, history):
+    if (held or state is State.UNKNOWN) and in_vain(view, history):
         detail = f"no look proves what became of the last call; last word: {told.custodian_word}"
         alerts = ((Attention.UNRESOLVED, detail),)
     return Decision(
@@ -435,12 +462,12 @@ def _perhaps_again(view: View, decision: Decision, word: str, *, blind: bool) ->
                 decision,
                 state=State.PREPARED,
                 delay_s=_curve(view, max(len(calls(view.history)) - 1, view.failures)),
-                alerts=_unknown_alerts(view.history),
+                alerts=unknown_alerts(view.history),
             )
         detail = f"the key of the first call may be forgotten by now; last word: {word or 'none'}"
         alert = ((Attention.KEY_LIFE, detail),)
         return replace(decision, state=State.UNKNOWN, alerts=alert)
-    alerts = (_adopted_alerts if adopted else _stuck)(view, word, blind=blind)
+    alerts = (_adopted_alerts if adopted else stuck)(view, word, blind=blind)
     soon = _until_late(view, view.history)
     delay = decision.delay_s if soon is None or blind else min(decision.delay_s, soon)
     return replace(decision, state=State.UNKNOWN, delay_s=delay, alerts=alerts)
@@ -451,41 +478,21 @@ def _adopted_alerts(view: View, word: str, *, blind: bool) -> tuple[tuple[Attent
     unknown = open_calls(view.history)
     if blind or any(each.fingerprint == NO_ACCOUNT for each in unknown):
         return ((Attention.ADOPTED, ADOPTED_BLIND),)
-    if _asked_elsewhere(view):
-        return _stuck(view, word, blind=False)
+    if asked_elsewhere(view):
+        return stuck(view, word, blind=False)
     if _all_closed(view, view.history) or _until_late(view, view.history) is None:
         return ((Attention.ADOPTED, ADOPTED_ABSENT),)
     return ()
 
 
-def _stuck(view: View, word: str, *, blind: bool) -> tuple[tuple[Attention, str], ...]:
-    """Return what a person should know where looks alone do not settle an unknown outcome."""
-    if _asked_elsewhere(view):
-        detail = "a call was made at another account than the one that is asked now"
-        return ((Attention.SAME_ACCOUNT, detail),)
-    if blind:
-        return ((Attention.CANNOT_LOOK, word),)
-    alerts = _unknown_alerts(view.history)
-    if alerts:
-        return alerts
-    if not all(call_can_die(each) for each in open_calls(view.history)):
-        detail = f"absence cannot be proven here; last word: {word or 'none'}"
-        return ((Attention.UNRESOLVED, detail),)
-    if _in_vain(view, view.history):
-        detail = f"no look proves what became of the last call; last word: {word or 'none'}"
-        return ((Attention.UNRESOLVED, detail),)
-    return ()
-
-
 def _look_failed(view: View, look: Evidence, error: Outcome) -> Decision:
     """Decide about a look that failed: the observer failed, not the payout."""
-    failures = view.failures + 1
-    alerts = _failure_alerts(error, failures, _reason(error))
+    failures = _failures(view, error)
     return Decision(
         State.UNKNOWN if view.state is State.MOVING else view.state,
-        _curve(view, failures),
+        max(_wish(error), _curve(view, failures)),
         evidence=(look,),
-        alerts=alerts,
+        alerts=failure_alerts(error, failures, _reason(error)),
         looks=view.looks,
         failures=failures,
         repeat_is_safe=view.repeat_is_safe,
@@ -632,16 +639,9 @@ def _may_repeat(view: View) -> bool:
 def _keys_reach(view: View) -> bool:
     """Whether a repeat made now meets the keys of every call that may have arrived."""
     if view.capabilities.keys.shared_by_credentials:
-        return not _asked_elsewhere(view)
-    return not _asked_elsewhere(view) and all(
+        return not asked_elsewhere(view)
+    return not asked_elsewhere(view) and all(
         with_same_credentials(each, view.fingerprint) for each in open_calls(view.history)
-    )
-
-
-def _asked_elsewhere(view: View) -> bool:
-    """Whether a call that may have arrived was made at another account than the one asked now."""
-    return not all(
-        at_account(view.history, each, view.fingerprint) for each in open_calls(view.history)
     )
 
 
@@ -661,24 +661,7 @@ def _until_late(view: View, history: History) -> float | None:
     if left > 0:
         return left / _SECOND
     # The first of the curve where the time is over: absence must be seen more than once.
-    return None if _in_vain(view, history) else view.capabilities.polling_s[0]
-
-
-def _in_vain(view: View, history: History) -> bool:
-    """Whether looks came late enough and often enough to prove absence, and did not prove it.
-
-    The custodian knows the order, or another account is asked: a person has to look, too.
-    """
-    return view.looks >= LOOKS_ALERT and all(
-        waited(history, each, view.now) >= life_of(each) for each in open_calls(history)
-    )
-
-
-def _unknown_alerts(history: History) -> tuple[tuple[Attention, str], ...]:
-    unknown = [each for each in calls(history) if each.answer in {None, Answer.UNKNOWN}]
-    if len(unknown) < MAX_UNKNOWN:
-        return ()
-    return ((Attention.UNRESOLVED, f"{len(unknown)} calls of unknown outcome"),)
+    return None if in_vain(view, history) else view.capabilities.polling_s[0]
 
 
 def _reason(error: object) -> str:

@@ -7,11 +7,12 @@ so that a slow or dead custodian costs the others nothing.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from typing import Any, Protocol
 
-from gateway.adapter import Absent, BatchReport, CannotLook, Capabilities
+from gateway.adapter import Absent, BatchReport, CannotLook, Capabilities, NotListed
 from gateway.assets import AssetRegistry
 from gateway.config import EngineSettings
 from gateway.errors import LeaseLost
@@ -28,6 +29,8 @@ from gateway.store import executions
 from gateway.store.database import Database
 from gateway.wakeup import Wakeup
 
+#: A token that is almost there is not waited for in steps that no clock shows.
+_LEAST_REST_S = 0.005
 _log = get_logger("engine")
 
 
@@ -49,7 +52,7 @@ class Custodian(Protocol):
     async def submit(self, order: LiveOrder) -> BatchReport:
         """Do the next thing for an execution."""
 
-    async def fetch(self, order: LiveOrder) -> BatchReport | Absent | CannotLook:
+    async def fetch(self, order: LiveOrder) -> BatchReport | Absent | NotListed | CannotLook:
         """Ask how an execution stands."""
 
     async def confirm(self, order: LiveOrder, answer: Mapping[str, Any]) -> BatchReport:
@@ -57,6 +60,29 @@ class Custodian(Protocol):
 
     async def cancel(self, order: LiveOrder) -> BatchReport:
         """Ask to cancel."""
+
+
+class Pace(Protocol):
+    """What says how much work may be begun now; `gateway.custodians.pacer` has it."""
+
+    @property
+    def paced(self) -> bool:
+        """Whether a rate is kept to."""
+
+    def share(self, most: int) -> Any:
+        """Return how much may be begun (`works`), and how many looks first (`looks`)."""
+
+    def begin(self, works: int) -> None:
+        """Take the tokens of so much work."""
+
+    def wait_s(self) -> float | None:
+        """Return the seconds until there is a token."""
+
+    def working(self) -> AbstractContextManager[None]:
+        """Do work that was begun."""
+
+    def allow_mark(self) -> None:
+        """Refuse a moving call while nothing is sent. Raises RateLimited."""
 
 
 class Engine:
@@ -75,7 +101,9 @@ class Engine:
         metrics: Metrics,
         wake: Callable[[str], None],
         witness: Witness | None = None,
+        pacer: Pace | None = None,
     ) -> None:
+        self._pacer = pacer
         self._db = db
         self._witness = witness
         self._runtime = runtime
@@ -86,7 +114,8 @@ class Engine:
         self._metrics = metrics
         self._wake = wake
         self._lease = microseconds(settings.lease_s) or 0
-        self.recorder = Recorder(runtime, payouts, custodian.name, custodian.capabilities)
+        adapter = getattr(custodian, "adapter_name", custodian.name)
+        self.recorder = Recorder(runtime, payouts, custodian.name, custodian.capabilities, adapter)
         self._tasks: set[asyncio.Task[object]] = set()
         #: payouts that have failed and are to be looked at once more
         self._ended: set[str] = set()
@@ -100,7 +129,11 @@ class Engine:
                 payout_id = self._ended.pop()
                 self._start(payout_id, self._look_at_ended(payout_id))
                 free -= 1
-            begun = await self._claim(free) if free else []
+            looks = 0
+            if self._pacer is not None:
+                share = self._pacer.share(free)
+                free, looks = share.works, share.looks
+            begun = await self._claim(free, looks) if free else []
             for each in begun:
                 if isinstance(each, Job):
                     self._start(each.lease.execution_id, self._work(each))
@@ -109,7 +142,7 @@ class Engine:
                 else:
                     self.announce(each)
             if not begun or len(begun) < free:
-                await self._rest()
+                await self._rest(paced=not free)
 
     def look_after_end(self, payout_id: str) -> None:
         """Look once at a payout that has failed, soon: the custodian tells of it and says no status.
@@ -132,16 +165,26 @@ class Engine:
         self._tasks.add(task)
         task.add_done_callback(self._done)
 
-    async def _claim(self, limit: int) -> list[Job | Recorded]:
+    async def _claim(self, limit: int, looks: int = 0) -> list[Job | Recorded]:
         until = self._runtime.timeline.now() + self._lease
-        begun = await self._db.run(self.recorder.claim, self._owner, until, limit)
+        paced = self._pacer is not None and self._pacer.paced
+        begun = await self._db.run(
+            self.recorder.claim, self._owner, until, limit, looks if paced else None
+        )
+        if self._pacer is not None:
+            # Before any of it is begun: between a mark and its call nothing waits for a token.
+            self._pacer.begin(sum(isinstance(each, Job) for each in begun))
         if begun:
             self._runtime.failpoint(Failpoint.CLAIMED)
         return begun
 
-    async def _rest(self) -> None:
+    async def _rest(self, *, paced: bool) -> None:
+        wait_s = None if self._pacer is None else self._pacer.wait_s()
+        if paced and wait_s is not None:
+            await self.wakeup.sleep(max(wait_s, _LEAST_REST_S))
+            return
         due = await self._db.read(executions.next_due, self.custodian.name)
-        busy = len(self._tasks) >= self.custodian.capabilities.in_flight
+        busy = paced or len(self._tasks) >= self.custodian.capabilities.in_flight
         await self.wakeup.sleep_until_due(None if busy else due, self._settings.idle_s)
 
     def _done(self, task: asyncio.Task[object]) -> None:
@@ -152,6 +195,13 @@ class Engine:
             _log.error("work_crashed", custodian=self.custodian.name, exc_info=task.exception())
 
     async def _work(self, job: Job) -> None:
+        with contextlib.nullcontext() if self._pacer is None else self._pacer.working():
+            await self._do(job)
+        if job.batch_id is not None:
+            # There is room for another one of its batch.
+            self._wake("batches")
+
+    async def _do(self, job: Job) -> None:
         self._runtime.failpoint(Failpoint.ATTEMPT_COMMITTED)
         async with self.keeping(job):
             order = self.order(job)
@@ -170,9 +220,6 @@ class Engine:
             self._runtime.failpoint(Failpoint.SUBMITTED if submitted else Failpoint.FETCHED)
             await self.record(job, verb, outcome, order=order, started=started)
             self._runtime.failpoint(Failpoint.SETTLED if submitted else Failpoint.APPLIED)
-        if job.batch_id is not None:
-            # There is room for another one of its batch.
-            self._wake("batches")
 
     async def _look_at_ended(self, payout_id: str) -> None:
         """Ask the custodian once how a payout stands that has ended; no look follows."""
@@ -243,9 +290,15 @@ class Engine:
             assets=self._assets,
             capabilities=self.custodian.capabilities,
             fingerprint=self.custodian.fingerprint(payout.account, livemode=payout.livemode),
-            before_mark=self.custodian.check_clock,
+            before_mark=self._before_mark,
             witness=self._witness,
         )
+
+    async def _before_mark(self) -> None:
+        """Refuse a mark while the clock is wrong or the custodian takes no requests. Raises NotSent."""
+        await self.custodian.check_clock()
+        if self._pacer is not None:
+            self._pacer.allow_mark()
 
     def _lost(self, job: Job) -> None:
         _log.warning(

@@ -14,7 +14,8 @@ from gateway.execution.proof import Source
 from gateway.execution.record import Recorder
 from gateway.logs import get_logger
 from gateway.metrics import Metrics
-from gateway.model import TERMINAL, Status
+from gateway.model import TERMINAL, Attention, Status
+from gateway.report import FaultyNotice
 from gateway.runtime import Failpoint, Runtime
 from gateway.store import executions, inbox
 from gateway.store import payouts as payout_rows
@@ -222,6 +223,10 @@ class Inbox:
             execution = await executions.open_execution_of(tx, payout_id)
             if execution is not None:
                 await executions.add_told(tx, execution, notice.told)
+        if isinstance(notice, FaultyNotice):
+            at = to_us(self._runtime.clock.now())
+            code = Attention.ADAPTER_ERROR
+            await payout_rows.add_attention(tx, payout_id, code, notice.fault[:300], at)
         if notice.report is not None:
             applied = await self._recorders[row["custodian"]].news(
                 tx, payout_id, notice.report, Source.WEBHOOK

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
@@ -12,7 +13,7 @@ from uuid_utils import UUID
 
 from gateway.adapter import Capabilities
 from gateway.assets import AssetRegistry
-from gateway.errors import LeaseLost, NotSent, OutcomeUnknown, WitnessFailed
+from gateway.errors import AdapterFault, LeaseLost, NotSent, OutcomeUnknown, WitnessFailed
 from gateway.execution.decide import microseconds
 from gateway.execution.gate import MarkRefused, Refusal
 from gateway.execution.mark import Terms, set_mark
@@ -31,6 +32,20 @@ def step_key(seed: str, step: str) -> str:
     digest[6] = digest[6] & 0x0F | 0x40
     digest[8] = digest[8] & 0x3F | 0x80
     return str(UUID(bytes=bytes(digest)))
+
+
+def _expect_json(name: str, value: object) -> None:
+    """Raise AdapterFault where a note is no JSON: what is read back would not be what was remembered."""
+    try:
+        same = json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError, RecursionError):
+        same = None
+    plain = list(value) if isinstance(value, tuple) else value
+    if same != plain:
+        raise AdapterFault(
+            f"remember({name}=…) is given a {type(value).__name__} that is no JSON; remember texts, "
+            "whole numbers, lists and dicts of texts, an amount as format_amount(…)"
+        )
 
 
 class Witness(Protocol):
@@ -193,6 +208,8 @@ class LiveOrder(LiveTerms):
 
     async def remember(self, **notes: Any) -> None:
         """Add durable notes; committed when this returns. Raises LeaseLost."""
+        for name, value in notes.items():
+            _expect_json(name, value)
         self._runtime.failpoint(Failpoint.REMEMBERING)
         lease = self._job.lease
         merged = await self._db.run(executions.add_notes, lease.execution_id, lease.token, notes)

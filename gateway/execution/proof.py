@@ -36,6 +36,8 @@ class Answer(StrEnum):
     ACCEPTED = "accepted"  #: the custodian has it
     NOT_SENT = "not_sent"  #: the adapter vouches that this call did nothing
     WRONG_ANSWER = "wrong_answer"  #: the custodian refused a person's answer; this call did nothing
+    #: refused at the door, by a word that proves nothing: of a repeat, or for a rate; it may have arrived
+    TURNED_AWAY = "turned_away"
     REJECTED = "rejected"  #: a final refusal of the first moving call; this call did nothing
 
 
@@ -43,10 +45,15 @@ class Finding(StrEnum):
     """What a look found."""
 
     ABSENT = "absent"  #: the custodian does not know it now
+    NOT_LISTED = "not_listed"  #: it is not in a complete list of the time since the call
     PRESENT = "present"  #: the custodian knows it, whatever it says about it
     ASKS = "asks"  #: the custodian waits for a person's answer; it says nothing of an earlier call
     BLIND = "blind"  #: there was nothing to look by
     FAILED = "failed"  #: the look itself failed
+
+
+#: Findings that count as one absent look each.
+NOTHING_FOUND = frozenset({Finding.ABSENT, Finding.NOT_LISTED})
 
 
 class Source(StrEnum):
@@ -332,7 +339,7 @@ def absent_looks(history: History, call: Evidence) -> tuple[Evidence, ...]:
         if each.answer == Finding.PRESENT:
             found = []
         elif (
-            each.answer == Finding.ABSENT
+            each.answer in NOTHING_FOUND
             and names_call(each, call)
             and same_account(history, each, call)
         ):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from gateway.adapter import BatchReport, Capabilities, Report
 from gateway.errors import Rejected, WrongAnswer
+from gateway.execution.claims import unmarked
 from gateway.execution.decide import (
     REFERENCE_OF_ANOTHER,
     Outcome,
@@ -48,6 +49,8 @@ from gateway.store.state import frozen
 PAGE = 25
 #: How long an execution waits for its turn at an account before it asks again; the turn wakes it sooner.
 QUEUE_LOOK_S = 60.0
+#: What is kept of one line for the operator.
+_DETAIL = 300
 _SECOND = 1_000_000
 _BLOCKS = (Attention.MISMATCH, Attention.FOREIGN_REF)
 
@@ -91,8 +94,14 @@ class Recorder:
     """Store functions around the calls of one custodian instance."""
 
     def __init__(
-        self, runtime: Runtime, payouts: Payouts, custodian: str, capabilities: Capabilities
+        self,
+        runtime: Runtime,
+        payouts: Payouts,
+        custodian: str,
+        capabilities: Capabilities,
+        adapter: str = "adapter",
     ) -> None:
+        self._adapter = adapter
         self._runtime = runtime
         self._payouts = payouts
         self._custodian = custodian
@@ -100,10 +109,15 @@ class Recorder:
 
     # --- Beginning --------------------------------------------------------------------------------
 
-    async def claim(self, tx: Tx, owner: str, until: int, limit: int) -> list[Job | Recorded]:
-        """Claim due executions, up to a limit, and begin work on each."""
+    async def claim(
+        self, tx: Tx, owner: str, until: int, limit: int, looks: int | None = None
+    ) -> list[Job | Recorded]:
+        """Claim due executions, up to a limit, and begin work on each.
+
+        `looks`: where requests are scarce, so many looks first, then what is to be sent, then looks.
+        """
         now = self._runtime.timeline.now()
-        rows = await executions.claim(tx, self._custodian, owner, now, until, limit)
+        rows = await executions.claim(tx, self._custodian, owner, now, until, limit, looks)
         return await self.begin(tx, rows) if rows else []
 
     async def begin(self, tx: Tx, rows: Sequence[Row]) -> list[Job | Recorded]:
@@ -323,7 +337,7 @@ class Recorder:
         await self._add_evidence(tx, work, decision.evidence, decision.reason)
         for code, detail in decision.alerts:
             first = next(iter(view.open_items), view.items[0])
-            await payout_rows.add_attention(tx, first.id, code, detail[:200], now.wall)
+            await payout_rows.add_attention(tx, first.id, code, detail[:_DETAIL], now.wall)
         if decision.blocked is not None and row["blocked"] is None:
             await executions.update_execution(tx, row["id"], blocked=decision.blocked)
         if decision.reopens and row["blocked"] is None:
@@ -506,6 +520,7 @@ class Recorder:
             failures=row["failures"],
             repeat_is_safe=None if said is None else bool(said),
             jitter=self._runtime.ids.jitter(),
+            adapter=self._adapter,
         )
 
     # --- News from outside, and what people end ---------------------------------------------------
@@ -536,6 +551,9 @@ class Recorder:
         await self._add_evidence(tx, work, rows, report.custodian_word)
         if rows:
             await executions.update_execution(tx, row["id"], rows=work.history.last_number)
+        faults = {} if source is Source.OPERATOR else unmarked(view, {payout_id: report})
+        if faults:
+            await self._block(tx, work, Attention.ADAPTER_ERROR, faults[payout_id][:_DETAIL], now)
         if told is None:
             return None
         (applied,) = await self._tell(tx, work, [(payout_id, told)])

@@ -109,6 +109,8 @@ class View:
     jitter: float = 1.0
     #: whether the database may be an old copy: then nothing expires
     frozen: bool = False
+    #: the adapter's name, for what an operator hears of its mistakes
+    adapter: str = "adapter"
 
     @property
     def open_items(self) -> tuple[Item, ...]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import and_, bindparam, case, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, and_, bindparam, case, func, insert, or_, select, update
 
 from gateway.runtime import Moment
 from gateway.store.database import Query, Row, Tx, listed
@@ -32,33 +32,42 @@ _ADD_ITEM = Query(insert(execution_items))
 _HAD_EARLIER = Query(
     select(execution_items.c.execution_id).where(execution_items.c.payout_id.in_(_IDS)).limit(1)
 )
-_CLAIM = Query(
-    update(executions)
-    .where(
-        executions.c.id.in_(
-            select(executions.c.id)
-            .where(
-                and_(
-                    executions.c.custodian == bindparam("claimed_custodian"),
-                    executions.c.due_at <= bindparam("now"),
-                    executions.c.lease_until <= bindparam("now"),
-                    _OPEN,
-                )
+
+
+def _claiming(*which: ColumnElement[bool]) -> Query:
+    """Return the claim of due executions, all of them or some."""
+    due = (
+        select(executions.c.id)
+        .where(
+            and_(
+                executions.c.custodian == bindparam("claimed_custodian"),
+                executions.c.due_at <= bindparam("now"),
+                executions.c.lease_until <= bindparam("now"),
+                _OPEN,
+                *which,
             )
-            .order_by(executions.c.rank, executions.c.due_at)
-            .limit(bindparam("limit"))
-            .with_for_update(skip_locked=True)
         )
+        .order_by(executions.c.rank, executions.c.due_at)
+        .limit(bindparam("limit"))
+        .with_for_update(skip_locked=True)
     )
-    .values(
-        lease_token=executions.c.lease_token + 1,
-        lease_owner=bindparam("owner"),
-        lease_until=bindparam("until"),
-        # News that arrives while the lease is held lowers this again, and so is not lost at release.
-        due_at=bindparam("until"),
+    return Query(
+        update(executions)
+        .where(executions.c.id.in_(due))
+        .values(
+            lease_token=executions.c.lease_token + 1,
+            lease_owner=bindparam("owner"),
+            lease_until=bindparam("until"),
+            # News that arrives while the lease is held lowers this again, and so is not lost at release.
+            due_at=bindparam("until"),
+        )
+        .returning(executions)
     )
-    .returning(executions)
-)
+
+
+_CLAIM = _claiming()
+_CLAIM_MOVES = _claiming(executions.c.state == "prepared")
+_CLAIM_LOOKS = _claiming(executions.c.state != "prepared")
 _CLAIM_ONE = Query(
     update(executions)
     .where(
@@ -343,12 +352,27 @@ async def items_of(tx: Tx, execution_ids: Iterable[str]) -> dict[str, list[Row]]
 
 
 async def claim(  # noqa: PLR0913 - the terms of a lease
-    tx: Tx, custodian: str, owner: str, now: int, until: int, limit: int
+    tx: Tx,
+    custodian: str,
+    owner: str,
+    now: int,
+    until: int,
+    limit: int,
+    looks: int | None = None,
 ) -> list[Row]:
-    """Lease due executions of one custodian; return their rows."""
-    return await tx.all(
-        _CLAIM, claimed_custodian=custodian, owner=owner, now=now, until=until, limit=limit
-    )
+    """Lease due executions of one custodian; return their rows.
+
+    `looks` None: in the order in which they are due. Otherwise so many that are looked at first, then
+    those that are to be sent, and looks again where there is room.
+    """
+    terms = {"claimed_custodian": custodian, "owner": owner, "now": now, "until": until}
+    if looks is None:
+        return await tx.all(_CLAIM, **terms, limit=limit)
+    rows: list[Row] = []
+    for query, most in ((_CLAIM_LOOKS, looks), (_CLAIM_MOVES, limit), (_CLAIM_LOOKS, limit)):
+        left = min(most, limit - len(rows))
+        rows += await tx.all(query, **terms, limit=left) if left > 0 else []
+    return rows
 
 
 async def claim_one(tx: Tx, execution_id: str, owner: str, now: int, until: int) -> Row | None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.metadata import EntryPoint
 from typing import Any
 
 import pytest
 
 from gateway import logs
-from gateway.adapter import (
-    Tools,
-)
+from gateway.adapter import KeySemantics, Tools
 from gateway.config import EngineSettings
 from gateway.custodians import registry
 from gateway.custodians.instance import CustodianInstance
@@ -116,3 +115,18 @@ async def test_a_constructor_that_fails_is_a_fault_of_the_configuration(
     assert faulty.value.faults == (
         f"custodians.odd_eu: 'odd' cannot start: ValueError: cannot use {REMOVED}",
     )
+
+
+class Short(Odd):
+    """An adapter whose custodian takes short keys."""
+
+    capabilities = replace(Odd.capabilities, keys=KeySemantics(max_length=32))
+
+
+async def test_keys_that_do_not_fit_are_refused_at_the_start(
+    monkeypatch: pytest.MonkeyPatch, tools: Tools
+) -> None:
+    """A key that is cut short, or refused at the first payout, is found before there is one."""
+    _entries(monkeypatch, odd="tests.custodians.test_registry:Short")
+    with pytest.raises(ConfigError, match="keys of 32 characters at most"):
+        _build(tools, api_key="k")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
@@ -15,13 +16,17 @@ from gateway.adapter import (
     BatchReport,
     CannotLook,
     Capabilities,
+    CredentialsRefused,
     Failure,
     FailureCode,
     FundsMoved,
     KeySemantics,
     LeaseLost,
+    Misconfigured,
+    NotListed,
     NotSent,
     OutcomeUnknown,
+    RateLimited,
     Rejected,
     Report,
     SubStatus,
@@ -29,8 +34,8 @@ from gateway.adapter import (
     Unsupported,
     WrongAnswer,
 )
+from gateway.execution.alerts import LOOKS_ALERT
 from gateway.execution.decide import (
-    LOOKS_ALERT,
     Outcome,
     decide,
     expiry,
@@ -159,6 +164,8 @@ def _outcomes(items: tuple[str, ...]) -> Iterator[Outcome]:
             "asks of one", {items[0]: Report(SubStatus.REQUIRES_ACTION, ""), items[1]: failing()}
         )
     yield Absent("unknown here")
+    yield NotListed()
+    yield NotListed(since=datetime(2030, 1, 1, tzinfo=UTC))
     for safe in (None, True, False):
         yield CannotLook("no reference", repeat_is_safe=safe)
     yield Rejected("invalid_destination")
@@ -167,6 +174,9 @@ def _outcomes(items: tuple[str, ...]) -> Iterator[Outcome]:
     yield NotSent("clock", alert=Attention.CLOCK_SKEW)
     for refusal in Refusal:
         yield MarkRefused(refusal)
+    yield Misconfigured("HTTP 404")
+    yield CredentialsRefused("HTTP 401")
+    yield RateLimited("HTTP 429", again_after_s=WISH)
     yield UnreadableAnswer(["passcode.token"])
     for left in (None, 0, 2):
         yield WrongAnswer("wrong", left)
@@ -182,6 +192,9 @@ PASTS: dict[str, History] = {
     "a mark": rows(paying(1)),
     "an unknown call": rows(paying(1, answer=Answer.UNKNOWN)),
     "a call that was not sent": rows(paying(1, answer=Answer.NOT_SENT)),
+    "a repeat that was turned away": rows(
+        paying(1, answer=Answer.UNKNOWN), paying(2, 5, answer=Answer.TURNED_AWAY)
+    ),
     "proven absence": rows(paying(1, answer=Answer.UNKNOWN), look(2, LATE)),
     "a second call": rows(paying(1, answer=Answer.UNKNOWN), look(2, LATE), paying(3, LATE)),
     "a repeat": rows(paying(1, answer=Answer.UNKNOWN), paying(2, 5)),

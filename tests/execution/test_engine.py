@@ -17,7 +17,7 @@ from gateway.adapter import (
     Report,
     SubStatus,
 )
-from gateway.execution.decide import MAX_UNKNOWN
+from gateway.execution.alerts import MAX_UNKNOWN
 from gateway.execution.proof import Answer, Kind
 from gateway.execution.state import Job
 from gateway.model import Status

@@ -58,6 +58,7 @@ async def paid(bench: Bench, end: Report | None = None) -> str:
         action=Action(channel="sms", masked_target=f"+49 {PERSON}"),
         detail=f"asks {PERSON}",
     )
+    await order.moving()
     await bench.submitted(job, asks)
     sent = Transaction(id="t-1", tx_hash="0xabc", status="SENT", at=bench.clock.now())
     at_custodian = Report(
@@ -374,7 +375,7 @@ async def test_a_payout_of_a_set_waits_for_the_others(bench: Bench) -> None:
     assert await put_away(bench, first) == []
     assert "executions.notes" in places(bench)
     done = Report(SubStatus.DELIVERED, "DONE")
-    await bench.db.run(bench.recorder.news, second, done, Source.WEBHOOK)
+    await bench.db.run(bench.recorder.news, second, done, Source.OPERATOR)
     await bench.db.run(_all_delivered)
     assert await put_away(bench, second) == []
     assert places(bench) == set()

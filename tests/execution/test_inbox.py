@@ -27,7 +27,7 @@ from gateway.adapter import (
     SubStatus,
 )
 from gateway.config import EngineSettings, RetentionSettings, WebhookSettings
-from gateway.execution.decide import LOOKS_ALERT
+from gateway.execution.alerts import LOOKS_ALERT
 from gateway.execution.gate import MarkRefused
 from gateway.execution.inbox import Inbox
 from gateway.execution.proof import Kind, Source

@@ -14,7 +14,7 @@ from gateway.adapter import (
     Report,
     SubStatus,
 )
-from gateway.execution.decide import MAX_UNKNOWN
+from gateway.execution.alerts import MAX_UNKNOWN
 from gateway.execution.gate import MarkRefused
 from gateway.execution.operator import (
     LookAsked,
@@ -151,7 +151,7 @@ async def test_a_blocked_payout_is_not_retried(bench: Bench) -> None:
 async def test_what_was_seen_on_its_way_is_not_retried(bench: Bench) -> None:
     """A transfer of it was seen; that nothing was sent, as the adapter had said, counts no more."""
     payout_id = await bench.accept()
-    sent = Report(SubStatus.BROADCAST, "SENT")
+    sent = Report(SubStatus.SUBMITTED, "SENT")
     await bench.db.run(bench.recorder.news, payout_id, sent, Source.WEBHOOK)
     with pytest.raises(NotAllowedError, match="a transfer of it was seen"):
         await again(bench, payout_id)
@@ -164,7 +164,7 @@ async def test_a_retry_asks_the_gate_again(bench: Bench) -> None:
     await again(bench, payout_id)
     job = await bench.begin()
     assert job.next_verb is Verb.SUBMIT
-    sent = Report(SubStatus.BROADCAST, "SENT")
+    sent = Report(SubStatus.SUBMITTED, "SENT")
     await bench.db.run(bench.recorder.news, payout_id, sent, Source.WEBHOOK)
     with pytest.raises(MarkRefused, match="news"):
         await bench.order(job).moving()

@@ -26,7 +26,7 @@ from gateway.adapter import (
     WrongAnswer,
 )
 from gateway.errors import LeaseLost
-from gateway.execution.decide import MAX_UNKNOWN
+from gateway.execution.alerts import MAX_UNKNOWN
 from gateway.execution.proof import calls
 from gateway.execution.record import Recorded
 from gateway.execution.state import Job, Verb

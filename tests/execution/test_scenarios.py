@@ -28,7 +28,7 @@ from gateway.adapter import (
     SubStatus,
 )
 from gateway.errors import LeaseLost
-from gateway.execution.decide import FAILURES_ALERT, LOOKS_ALERT
+from gateway.execution.alerts import FAILURES_ALERT, LOOKS_ALERT
 from gateway.execution.gate import MarkRefused
 from gateway.execution.proof import Answer, Kind, Source
 from gateway.execution.state import Job, Verb
@@ -410,7 +410,7 @@ async def test_news_that_comes_while_a_refusal_is_on_its_way(desk: Desk) -> None
     sent = Report(SubStatus.BROADCAST, "SENT")
     await bench.db.run(bench.recorder.news, desk.ids[0], sent, Source.WEBHOOK)
     await desk.engine.record(job, Verb.SUBMIT, Rejected("no"), order=order, started=started)
-    assert (await bench.payout(desk.ids[0])).status == "broadcast"
+    assert (await bench.payout(desk.ids[0])).status == "pending"
 
 
 # --- Harmless repeats -----------------------------------------------------------------------------

@@ -7,6 +7,7 @@ is remembered for `key_life`, replies get lost, old, or say "already used".
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from functools import cache
 
 from gateway.adapter import (
@@ -16,10 +17,11 @@ from gateway.adapter import (
     Failure,
     FailureCode,
     FundsMoved,
+    NotListed,
     Report,
     SubStatus,
 )
-from gateway.errors import NotSent, OutcomeUnknown, Rejected, WrongAnswer
+from gateway.errors import Misconfigured, NotSent, OutcomeUnknown, Rejected, WrongAnswer
 from gateway.execution.decide import Outcome
 from tests.model.world import Call, Event, Ledger, Profile
 
@@ -65,6 +67,8 @@ def outcome(found: Found, items: tuple[int, ...]) -> Outcome:  # noqa: PLR0911 -
     match found:
         case ("absent",):
             return Absent("not found")
+        case ("short list",):
+            return NotListed(since=datetime(9999, 1, 1, tzinfo=UTC))
         case ("blind", bool() | None as safe):
             return CannotLook("nothing to look by", repeat_is_safe=safe)
         case ("rejected",):
@@ -73,6 +77,8 @@ def outcome(found: Found, items: tuple[int, ...]) -> Outcome:  # noqa: PLR0911 -
             return Rejected("already_used")
         case ("wrong",):
             return WrongAnswer("wrong code", 2)
+        case ("door",):
+            return Misconfigured("no such call")
         case ("not sent",):
             return NotSent("no connection")
         case ("said", tuple() as words, reference):
@@ -138,16 +144,21 @@ def arrivals(profile: Profile, known: Ledger, call: Call) -> Iterator[tuple[Even
             yield None, said
             return
     for answer in profile.answers:
-        yield from _led_to(profile, call, answer)
+        yield from _led_to(profile, call, answer, repeated=bool(under))
 
 
-def _led_to(profile: Profile, call: Call, answer: str) -> Iterator[tuple[Event | None, Found]]:
+def _led_to(
+    profile: Profile, call: Call, answer: str, *, repeated: bool
+) -> Iterator[tuple[Event | None, Found]]:
     if answer == "wrong":
         yield None, ("wrong",)
         return
     if answer == "partly" and len(call.items) == 1:
         return
     words = ("paid", "failed") if answer == "partly" else (answer,) * len(call.items)
+    if profile.doors:
+        # Of a first call it is true. What became of a repeat, a page on the way does not know.
+        yield None, ("door",)
     event = Event(
         0,
         call.execution,
@@ -159,6 +170,8 @@ def _led_to(profile: Profile, call: Call, answer: str) -> Iterator[tuple[Event |
         call.credential,
     )
     named = call.reference if profile.names_reference else None
+    if profile.doors and repeated:
+        yield event, ("door",)
     if answer in {"failed", "refused_code"}:
         yield event, ("rejected",)
     if answer != "failed" or profile.asks:

@@ -88,6 +88,7 @@ LARGE = (
     ),
     replace(_KEYS, calls=3, ticks=4, answers=("paid", "failed")),
     replace(_KEYS, name="keys that end", key_life=4, ticks=7, wall_steps=1),
+    replace(_KEYS, name="refused at the door", doors=True, webhooks=1, ticks=4),
     replace(_KEYS, name="keys that a failure uses up", burnt_keys=True, webhooks=1, ticks=4),
     replace(
         _KEYS,

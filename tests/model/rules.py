@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gateway.execution import decide, gate, proof
+from gateway.execution import alerts, claims, decide, gate, proof
 from gateway.execution.proof import Evidence, History
 from gateway.execution.state import View
 from gateway.runtime import Moment
@@ -19,7 +19,7 @@ from tests.model.fair import FairRuns
 from tests.model.search import Result, explore
 from tests.model.world import Profile
 
-_MODULES = (proof, gate, decide)
+_MODULES = (proof, gate, alerts, claims, decide)
 TWICE = "paid twice"
 LIVE = "failed/no, with a live call"
 PAID = "failed/no, and paid"
@@ -322,10 +322,31 @@ RULES = (
         PAID,
     ),
     Rule(
+        "speaks_for_call",
+        "a refusal of a repeat at the door counts",
+        {"speaks_for_call": always(True)},
+        replace(_REFUSED_LATE, name="a repeat turned away", doors=True, answers=("paid", "failed")),
+        PAID,
+    ),
+    Rule(
         "is_ours",
         "a stranger's transfer counts",
         {"is_ours": always(True)},
         replace(_ONE, name="a stranger's transfer", foreign=1),
+        STRANGER,
+    ),
+    Rule(
+        "covers_calls",
+        "a list that begins after the call counts",
+        {"covers_calls": always(True)},
+        replace(_ONE, name="a list of the last hour", lists=2),
+        TWICE,
+    ),
+    Rule(
+        "has_mark",
+        "news counts although no call was ever marked",
+        {"has_mark": always(True)},
+        replace(_ONE, name="a stranger's webhook before the first mark", strays=1),
         STRANGER,
     ),
     # the gate

@@ -51,6 +51,8 @@ class Steps:
         yield from self._custodian(at)
         if at.left[w.WEBHOOKS]:
             yield from self._webhooks(at)
+        if at.left[w.STRAYS] and not at.store.marks:
+            yield from self._strays(at)
         if self.profile.acts:
             yield from self._operator(at)
         if self.profile.restores:
@@ -368,7 +370,11 @@ class Steps:
                 f"{says}, and is answered: {_said(found)}",
                 self._put(at._replace(left=left), number, self.seen(at, worker, found)),
             )
-        for found, place in ((("foreign",), w.FOREIGN), (("absent",), w.LIES)):
+        for found, place in (
+            (("foreign",), w.FOREIGN),
+            (("absent",), w.LIES),
+            (("short list",), w.LISTS),
+        ):
             if left[place]:
                 spent = at._replace(left=w.spend(left, place))
                 yield Step(
@@ -529,6 +535,13 @@ class Steps:
                     after,
                     _changed_end(at.store, written),
                 )
+
+    def _strays(self, at: World) -> Iterator[Step]:
+        """Yield a webhook that says "paid" of a payout that nothing was ever sent for."""
+        now = self._stamp(at, at.workers[0].clock)
+        written = self.transactions.news(at.store, 0, 0, "paid", None, Source.WEBHOOK, now)
+        after = at._replace(left=w.spend(at.left, w.STRAYS))
+        yield Step("webhook: paid, by nobody's call", self._published(after, at.workers, written))
 
     # --- People -----------------------------------------------------------------------------------
 

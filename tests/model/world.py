@@ -33,6 +33,8 @@ class Profile:
     key_life: int | None = None  #: ticks that a key is remembered; None: for ever
     remembers_keys: bool = False  #: one payment per reference while its key is remembered
     burnt_keys: bool = False  #: a refused call uses its key up
+    #: a call may be refused at the door: a first one is not executed then, a repeat may be all the same
+    doors: bool = False
     repeat_is_safe: bool = False  #: declared by the adapter
     can_look: bool = True  #: whether there is something to look by
     own_references: bool = False  #: every call is made under a reference of its own
@@ -64,6 +66,8 @@ class Profile:
     foreign: int = 0  #: a look shows a transfer that belongs to another payout
     lies: int = 0  #: a look breaks the declared visibility
     heartbeats: int = 0
+    lists: int = 0  #: a look searches a list that begins too late
+    strays: int = 0  #: a webhook about another payout's transfer, before any mark of this one
     resends: int = 0  #: a process sends the same bytes with the same credential again
 
     @property
@@ -74,7 +78,7 @@ class Profile:
 
 #: The places of the budgets in `World.left`.
 LOOKS, CALLS, WEBHOOKS, ACTS, CRASHES, WALLS, REBOOTS, REPOINTS, LOWERED = range(9)
-COPIES, RESTORES, FOREIGN, LIES, BEATS, RESENDS = range(9, 15)
+COPIES, RESTORES, FOREIGN, LIES, BEATS, RESENDS, STRAYS, LISTS = range(9, 17)
 
 
 def budgets(profile: Profile) -> tuple[int, ...]:
@@ -95,6 +99,8 @@ def budgets(profile: Profile) -> tuple[int, ...]:
         profile.lies,
         profile.heartbeats,
         profile.resends,
+        profile.strays,
+        profile.lists,
     )
 
 

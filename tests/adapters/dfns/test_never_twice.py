@@ -9,7 +9,16 @@ import pytest
 
 from adapters.dfns.adapter import Dfns
 from adapters.dfns.client import Answer
-from gateway.adapter import Absent, NotSent, OutcomeUnknown, Report, SubStatus
+from gateway.adapter import (
+    Absent,
+    CredentialsRefused,
+    Misconfigured,
+    NotSent,
+    OutcomeUnknown,
+    RateLimited,
+    Report,
+    SubStatus,
+)
 from tests.adapters.dfns.organisation import Organisation
 from tests.adapters.dfns.rig import bank_order, confirmed, look, pair, transfer_order
 from tests.adapters.orders import Mark, OrderForTest
@@ -136,6 +145,28 @@ async def test_a_refused_first_confirm_waits_for_a_person(status: int) -> None:
         assert report.sub_status is SubStatus.AWAITING_APPROVAL
         assert "refused the confirmation" in str(report.detail)
         assert report.failure is None
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (401, CredentialsRefused),
+        (402, Misconfigured),
+        (403, CredentialsRefused),
+        (404, Misconfigured),
+        (429, RateLimited),
+    ],
+)
+async def test_a_first_transfer_stopped_at_the_door_was_not_sent(
+    status: int, error: type[Exception]
+) -> None:
+    """In the API's own words; a 404 on create is no refusal of the payout."""
+    async with pair() as (adapter, org):
+        order = transfer_order()
+        await org.fault("transfer", "reject", status=status)
+        with pytest.raises(error):
+            await adapter.submit(order)
+        assert order.story[-1] == "moving"
 
 
 @pytest.mark.parametrize("status", [401, 402, 403, 429])

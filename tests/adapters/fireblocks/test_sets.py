@@ -12,10 +12,12 @@ from gateway.adapter import (
     Absent,
     BatchReport,
     CannotLook,
+    CredentialsRefused,
     CustodianAccountDestination,
     LeaseLost,
     NotSent,
     OutcomeUnknown,
+    RateLimited,
     Rejected,
     SubStatus,
 )
@@ -191,11 +193,14 @@ async def test_a_refused_create_is_a_refusal() -> None:
 @pytest.mark.parametrize(
     ("answer", "error"),
     [
-        ((401, {"message": "no", "code": -1}), NotSent),
-        ((429, {}), NotSent),
+        ((401, {"message": "no", "code": -1}), CredentialsRefused),
+        ((401, "<html>"), OutcomeUnknown),
+        ((429, {"message": "slow", "code": 1}), RateLimited),
+        ((429, {}), OutcomeUnknown),
         ((500, "<html>"), OutcomeUnknown),
         ((200, {"payoutId": "another"}), OutcomeUnknown),
-        ((403, {}), NotSent),
+        ((403, {}), OutcomeUnknown),
+        ((403, {"error": {"type": "FORBIDDEN", "message": "no"}}), CredentialsRefused),
     ],
 )
 async def test_answers_to_execute(answer: tuple[int, Any], error: type[Exception]) -> None:

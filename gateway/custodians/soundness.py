@@ -1,0 +1,161 @@
+"""Whether what an adapter returned is what the contract allows; nothing of it is believed otherwise.
+
+Type checkers say the same to authors who use them. One message names the member and the fix; the custodian
+instance puts adapter and verb before it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from gateway.adapter import (
+    Action,
+    BatchReport,
+    Echo,
+    Failure,
+    Notice,
+    NotListed,
+    Ref,
+    Report,
+    SubStatus,
+    Transaction,
+)
+from gateway.errors import AdapterFault
+from gateway.model import Status
+from gateway.states import STATUS_OF
+
+_NONE = type(None)
+#: The members of a report and what they may be; the contract says it to type checkers alone.
+_MEMBERS: Mapping[str, tuple[type, ...]] = {
+    "sub_status": (SubStatus, _NONE),
+    "custodian_word": (str,),
+    "refs": (tuple, list),
+    "transactions": (tuple, list),
+    "failure": (Failure, _NONE),
+    "echo": (Echo, _NONE),
+    "custodian_reference": (str, _NONE),
+    "unknown_words": (tuple, list),
+    "observed_at": (datetime, _NONE),
+    "detail": (str, _NONE),
+    "fees_paid_usd": (Decimal, _NONE),
+    "again_after_s": (int, float, _NONE),
+    "action": (Action, _NONE),
+    "reference": (str, _NONE),
+}
+_MEMBERS_OF_AN_ECHO: Mapping[str, tuple[type, ...]] = {
+    name: (Decimal if "amount" in name else str, _NONE)
+    for name in (each.name for each in fields(Echo))
+}
+_MEMBERS_OF_A_SET: Mapping[str, tuple[type, ...]] = {
+    "custodian_word": (str,),
+    "items": (Mapping,),
+    "custodian_reference": (str, _NONE),
+    "detail": (str, _NONE),
+}
+_MEMBERS_OF_A_NOTICE: Mapping[str, tuple[type, ...]] = {
+    "refs": (tuple, list),
+    "dedup_key": (str,),
+    "observed_at": (datetime, _NONE),
+    "report": (Report, _NONE),
+    "told": (Mapping,),
+}
+_FIXES: Mapping[type, str] = {
+    Decimal: "build it of the custodian's text: Decimal(text), never by a float",
+    datetime: "use gateway.adapter.read_time, which gives a time with a zone",
+    SubStatus: "take it from your table of words; None where the word is not in it",
+    Failure: "use Failure(code=…, message=…, funds_moved=…)",
+}
+
+
+def expect(result: object, *kinds: type) -> None:
+    """Raise AdapterFault unless a verb returned one of these."""
+    if not isinstance(result, kinds):
+        raise AdapterFault(f"it returned a {type(result).__name__}; return {_or(kinds)}")
+
+
+def expect_sound(result: object) -> None:
+    """Raise AdapterFault where a report has a member of a wrong type, or lacks one that it needs."""
+    reports: Iterable[Any] = (result,) if isinstance(result, Report) else ()
+    if isinstance(result, BatchReport):
+        _expect_members("BatchReport", result, _MEMBERS_OF_A_SET)
+        for key, each in result.items.items():
+            _expect_type(f"BatchReport.items[{str(key)[:40]}]", each, (Report,))
+        reports = result.items.values()
+    if isinstance(result, NotListed):
+        _expect_type("NotListed.since", result.since, (datetime, _NONE))
+        _expect_zone("NotListed.since", result.since)
+    for report in reports:
+        _expect_report(report)
+
+
+def expect_sound_notice(notice: object) -> None:
+    """Raise AdapterFault where a notice cannot be matched, or its time has no zone. Not of its report."""
+    expect(notice, Notice)
+    _expect_members("Notice", notice, _MEMBERS_OF_A_NOTICE)
+    assert isinstance(notice, Notice)  # noqa: S101 - see above
+    _expect_refs("Notice", notice.refs)
+    _expect_zone("Notice.observed_at", notice.observed_at)
+
+
+def _expect_report(report: Report) -> None:
+    _expect_members("Report", report, _MEMBERS)
+    if report.echo is not None:
+        _expect_members("Report.echo", report.echo, _MEMBERS_OF_AN_ECHO)
+    _expect_refs("Report", report.refs)
+    for transaction in report.transactions:
+        _expect_type("an element of Report.transactions", transaction, (Transaction,))
+        _expect_zone("Transaction.at", transaction.at)
+    for word in report.unknown_words:
+        _expect_type("an element of Report.unknown_words", word, (str,))
+    _expect_zone("Report.observed_at", report.observed_at)
+    if report.action is not None:
+        _expect_zone("Action.expires_at", report.action.expires_at)
+    again_s = report.again_after_s
+    if again_s is not None and not math.isfinite(again_s):
+        raise AdapterFault(f"Report.again_after_s is {again_s}; give seconds, or None")
+    sub_status = report.sub_status
+    if sub_status is None:
+        return
+    if STATUS_OF[sub_status] is Status.FAILED and report.failure is None:
+        raise AdapterFault(
+            f"Report.failure is missing beside sub_status {sub_status}; {_FIXES[Failure]}, "
+            "with funds_moved unknown unless the custodian says that no money moved"
+        )
+    if sub_status is SubStatus.REQUIRES_ACTION and report.action is None:
+        raise AdapterFault(
+            f"Report.action is missing beside sub_status {sub_status}; say what the person is to do: "
+            "Action(type=…)"
+        )
+
+
+def _expect_refs(where: str, refs: Iterable[Any]) -> None:
+    for ref in refs:
+        _expect_type(f"an element of {where}.refs", ref, (Ref,))
+        _expect_type("Ref.kind", ref.kind, (str,))
+        _expect_type("Ref.value", ref.value, (str,))
+
+
+def _expect_zone(member: str, at: object) -> None:
+    if isinstance(at, datetime) and at.tzinfo is None:
+        raise AdapterFault(f"{member} is a time without a zone; {_FIXES[datetime]}")
+
+
+def _expect_members(where: str, report: object, members: Mapping[str, tuple[type, ...]]) -> None:
+    for name, kinds in members.items():
+        _expect_type(f"{where}.{name}", getattr(report, name), kinds)
+
+
+def _expect_type(member: str, value: object, kinds: tuple[type, ...]) -> None:
+    if isinstance(value, kinds) and not (isinstance(value, bool) and bool not in kinds):
+        return
+    fix = next((_FIXES[each] for each in kinds if each in _FIXES), f"give {_or(kinds)}")
+    raise AdapterFault(f"{member} is a {type(value).__name__}; {fix}")
+
+
+def _or(kinds: Iterable[type]) -> str:
+    return " or ".join("None" if each is _NONE else each.__name__ for each in kinds)

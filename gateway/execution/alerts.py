@@ -1,0 +1,112 @@
+"""What an operator hears of an execution that does not come to an end by itself. Pure."""
+
+from __future__ import annotations
+
+from gateway.adapter import Absent, BatchReport, NotListed, NotSent, RateLimited
+from gateway.errors import AdapterFault
+from gateway.execution.gate import MarkRefused
+from gateway.execution.proof import (
+    Answer,
+    History,
+    at_account,
+    call_can_die,
+    calls,
+    life_of,
+    open_calls,
+    passed,
+    waited,
+)
+from gateway.execution.state import View
+from gateway.model import Attention
+
+#: After so many calls of unknown outcome a person decides about another one.
+MAX_UNKNOWN = 4
+#: After so many failed requests in a row the operator is alerted.
+FAILURES_ALERT = 5
+#: After so many looks in a row that do not find what was accepted, too.
+LOOKS_ALERT = 10
+#: Codes with one line for the operator each.
+Alerts = tuple[tuple[Attention, str], ...]
+
+
+def failure_alerts(outcome: object, failures: int, reason: str) -> Alerts:
+    """Return what an operator hears of a call that did nothing, the last one of so many in a row."""
+    if isinstance(outcome, AdapterFault):
+        return fault_alerts(outcome)
+    alert = outcome.alert if isinstance(outcome, NotSent) else None
+    if alert is not None:
+        return ((Attention(alert), reason),)
+    if failures < FAILURES_ALERT or isinstance(outcome, RateLimited):
+        return ()
+    ours = isinstance(outcome, MarkRefused)
+    return ((Attention.UNRESOLVED if ours else Attention.CUSTODIAN_UNREACHABLE, reason),)
+
+
+def fault_alerts(outcome: object) -> Alerts:
+    """Return what an operator hears of an adapter that broke the contract; nothing of other outcomes."""
+    if not isinstance(outcome, AdapterFault):
+        return ()
+    return ((Attention.ADAPTER_ERROR, str(outcome)),)
+
+
+def key_alerts(view: View, outcome: object, history: History) -> Alerts:
+    """Return that half of a key's life is over while no look has answered what became of its call.
+
+    There is still time for a person to settle it by a harmless repeat. The wall clock counts, too: it is
+    no evidence here, and late is worse than early.
+    """
+    unknown = open_calls(history)
+    lives = [each.key_life for each in unknown if each.key_life is not None]
+    found = isinstance(outcome, Absent | NotListed) and view.capabilities.keys.look_up
+    if not lives or found or isinstance(outcome, BatchReport):
+        return ()
+    first = unknown[0]
+    since = max(view.now.wall - first.at.wall, passed(history, first, view.now))
+    if since < min(lives) / 2:
+        return ()
+    detail = "half of its key's life is over, and no look tells what became of the call"
+    return ((Attention.KEY_LIFE, detail),)
+
+
+def stuck(view: View, word: str, *, blind: bool) -> Alerts:
+    """Return what a person should know where looks alone do not settle an unknown outcome."""
+    if asked_elsewhere(view):
+        detail = "a call was made at another account than the one that is asked now"
+        return ((Attention.SAME_ACCOUNT, detail),)
+    if blind:
+        return ((Attention.CANNOT_LOOK, word),)
+    alerts = unknown_alerts(view.history)
+    if alerts:
+        return alerts
+    if not all(call_can_die(each) for each in open_calls(view.history)):
+        detail = f"absence cannot be proven here; last word: {word or 'none'}"
+        return ((Attention.UNRESOLVED, detail),)
+    if in_vain(view, view.history):
+        detail = f"no look proves what became of the last call; last word: {word or 'none'}"
+        return ((Attention.UNRESOLVED, detail),)
+    return ()
+
+
+def asked_elsewhere(view: View) -> bool:
+    """Whether a call that may have arrived was made at another account than the one asked now."""
+    return not all(
+        at_account(view.history, each, view.fingerprint) for each in open_calls(view.history)
+    )
+
+
+def in_vain(view: View, history: History) -> bool:
+    """Whether looks came late enough and often enough to prove absence, and did not prove it.
+
+    The custodian knows the order, or another account is asked: a person has to look, too.
+    """
+    return view.looks >= LOOKS_ALERT and all(
+        waited(history, each, view.now) >= life_of(each) for each in open_calls(history)
+    )
+
+
+def unknown_alerts(history: History) -> Alerts:
+    """Return that so many calls may have arrived that a person decides about another one."""
+    unknown = [each for each in calls(history) if each.answer in {None, Answer.UNKNOWN}]
+    if len(unknown) < MAX_UNKNOWN:
+        return ()
+    return ((Attention.UNRESOLVED, f"{len(unknown)} calls of unknown outcome"),)

@@ -1,0 +1,75 @@
+"""What an adapter may claim: of money without a mark, and of a list that it searched. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from gateway.adapter import FundsMoved, NotListed, Report, SubStatus
+from gateway.execution.proof import calls, open_calls
+from gateway.execution.state import Decision, State, View
+from gateway.model import Attention
+
+#: Words by which the custodian has handed our money to somebody.
+_MOVES = frozenset(
+    {SubStatus.BROADCAST, SubStatus.CONFIRMING, SubStatus.SETTLING, SubStatus.DELIVERED}
+)
+
+
+def has_mark(view: View, item: str) -> bool:
+    """Whether a moving call was ever marked for an item, by this execution or another one.
+
+    Without this rule a payout that nothing was sent for is delivered by another one's transfer.
+    """
+    return bool(calls(view.history)) or any(
+        calls(other.history) for other in view.others if item in other.items
+    )
+
+
+def covers_calls(view: View, found: NotListed) -> bool:
+    """Whether the searched window began before every call that may have arrived.
+
+    Dated by two wall clocks, which here can only forbid. Without this rule a list of the last hour, which
+    cannot have an older call, proves that it was never made.
+    """
+    if found.since is None:
+        return True
+    begin = round((found.since.timestamp() + view.capabilities.clock_skew_s) * 1_000_000)
+    return all(begin < each.at.wall for each in open_calls(view.history))
+
+
+def unmarked(view: View, reports: Mapping[str, Report]) -> dict[str, str]:
+    """Return the items whose report says that money moved although no call was made, each with why."""
+    found = {}
+    for item, report in reports.items():
+        claims_funds = report.failure is not None and report.failure.funds_moved is FundsMoved.YES
+        member = (
+            f"Report.sub_status is {report.sub_status}"
+            if report.sub_status in _MOVES
+            else "Report.failure.funds_moved is yes"
+        )
+        if (report.sub_status in _MOVES or claims_funds) and not has_mark(view, item):
+            found[item] = (
+                f"{view.adapter}.{view.verb}: {member}, and no call was marked: call order.moving() "
+                "before the call; if it was, this is an old copy, or another payout's reference"
+            )
+    return found
+
+
+def without_unmarked(view: View, decision: Decision, faults: Mapping[str, str]) -> Decision:
+    """Return a decision that tells such items nothing, blocks the next mark, and alerts the operator."""
+    if not faults:
+        return decision
+    kept = {item: each for item, each in decision.reports.items() if item not in faults}
+    alerts = tuple((Attention.ADAPTER_ERROR, each) for each in dict.fromkeys(faults.values()))
+    if decision.state is State.CLOSED:
+        # It does not end by such a word: it is looked at, rarely, until a person has decided.
+        rarely = view.capabilities.polling_s[-1]
+        decision = replace(decision, state=State.UNKNOWN, delay_s=rarely)
+    return replace(
+        decision,
+        reports=kept,
+        alerts=(*decision.alerts, *alerts),
+        blocked=decision.blocked or Attention.ADAPTER_ERROR.value,
+        reopens=False,
+    )
