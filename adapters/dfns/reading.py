@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 from adapters.dfns.client import Client
 from adapters.dfns.settings import DfnsSettings
@@ -210,7 +211,8 @@ class PayoutReader:
             token = clean(answer.json.get("nextPageToken"))
             if not token:
                 return None
-            page = f"&paginationToken={path_id(token)}"
+            # Opaque: it may hold `=`, `+` and `/` (dfns protocol notes, §2).
+            page = f"&paginationToken={quote(token, safe='')}"
         raise NotSent(f"more than {_MOST_PAGES} pages of transfers; none to {deposit} among them")
 
     def _tell(  # noqa: PLR0913 - the members of a report

@@ -297,7 +297,7 @@ class DfnsTwin(Twin):
                 for each in reversed(self.transfers.transfers.values())
                 if each.wallet.id == wallet_id
             ]
-            return web.json_response(page_of(request, items))
+            return web.json_response({"walletId": wallet_id, **page_of(request, items)})
 
         return await self._plain("list", request, do)
 

@@ -5,6 +5,8 @@ Source: dfns protocol notes, §2 (patterns, create, action), §5 (transfers), §
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -257,14 +259,33 @@ def read_sign(body: bytes) -> SignAction:
 
 
 def page_of(request: web.Request, items: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the page of a list that the query asks for."""
-    told, start = request.query.get("limit", "50"), request.query.get("paginationToken", "0")
+    """Return the page of a list that the query asks for.
+
+    Its token is opaque and only good for the same list: base64 with every sign of that alphabet in it,
+    so that a client that does not percent-encode it gets no second page.
+    """
+    told, token = request.query.get("limit", "50"), request.query.get("paginationToken")
     if not (told.isascii() and told.isdigit() and 1 <= int(told) <= 50):
         raise BadRequest("limit: from 1 to 50")
-    if not (start.isascii() and start.isdigit()):
-        raise BadRequest("paginationToken: not one of ours")
-    end = int(start) + int(told)
-    page: dict[str, Any] = {"items": items[int(start) : end]}
+    start = 0 if token is None else _start_of(token, request.path)
+    end = start + int(told)
+    page: dict[str, Any] = {"items": items[start:end]}
     if end < len(items):
-        page["nextPageToken"] = str(end)
+        page["nextPageToken"] = _page_token(end, request.path)
     return page
+
+
+def _page_token(start: int, path: str) -> str:
+    # The first three bytes are written as `+++/`, and a multiple of three plus one ends with `==`.
+    bound = hashlib.sha256(path.encode()).digest()[:6]
+    return base64.b64encode(b"\xfb\xef\xbf" + bound + start.to_bytes(4)).decode()
+
+
+def _start_of(token: str, path: str) -> int:
+    try:
+        start = int.from_bytes(base64.b64decode(token, validate=True)[9:])
+    except ValueError:
+        start = -1
+    if start < 0 or token != _page_token(start, path):
+        raise BadRequest("paginationToken: not one of this list's")
+    return start
