@@ -292,7 +292,7 @@ class PayoutBook:
         if record.course.before_end is not None:
             self._end(record, record.course.before_end, "ended before the confirmation")
             return
-        record.open_deposit()
+        record.open_deposit(self.settings.solana_deposits)
         self._set(record, "AwaitingPayoutConfirmation")
         self._tell("payout.action.required", {"payout": record.document()})
         self._clock.call_later(self.settings.confirm_window_s, partial(self._run_out, record))

@@ -132,6 +132,9 @@ class DfnsSettings(TwinSettings):
     requests_per_minute: int = Field(default=1000, ge=1, le=1_000_000)
     #: A call that meets the policy is answered with 202.
     policy_answers_202: bool = True
+    #: Deposit addresses on Solana are those of a key (`on_curve`) or of a program (`off_curve`): the
+    #: vendor's pattern allows both.
+    solana_deposits: Literal["on_curve", "off_curve"] = "on_curve"
     #: A webhook's `retryOf` names the `first` attempt or the `previous` one.
     retry_of: Literal["first", "previous"] = "previous"
 
