@@ -40,6 +40,11 @@ class DfnsSettings(BaseModel):
         default=frozenset({"PYUSD"}),
         description="Asset codes whose mint on Solana belongs to the Token-2022 program.",
     )
+    create_destination_account: bool = Field(
+        default=False,
+        description="Pay to create the token account of a recipient on Solana that has none "
+        "(`createDestinationAccount`); without it such a transfer is refused.",
+    )
     confirm_after_webhook: bool = Field(
         default=False,
         description="Confirm an off-ramp only after the webhook told the same deposit address, too.",

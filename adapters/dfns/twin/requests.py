@@ -114,11 +114,26 @@ class Cancel(_Strict):
     action: Literal["Cancel"]
 
 
+class TravelRule(_Strict):
+    """What a travel rule provider wants to know of both sides; its own members are not checked."""
+
+    kind: Literal["Notabene"]
+    # Its one word with more than one capital in a row.
+    beneficiary_vasp_did: Annotated[str | None, Field(alias="beneficiaryVASPdid")] = None
+    beneficiary_proof: dict[str, Any] | None = None
+    originator: dict[str, Any]
+    beneficiary: dict[str, Any]
+
+
 class _Transfer(_Strict):
     to: Words
     amount: Digits
     external_id: ExternalId | None = None
     fee_sponsor_id: str | None = None
+    travel_rule: TravelRule | None = None
+    memo: str | None = None
+    create_destination_account: bool | None = None
+    use_durable_nonce: bool | None = None
 
     @property
     def place(self) -> str | None:
@@ -130,7 +145,10 @@ class NativeTransfer(_Transfer):
     """A wallet transfer of the network's own coin."""
 
     kind: Literal["Native"]
-    memo: str | None = None
+    gas_limit: str | None = None
+    gas_price: str | None = None
+    max_fee_per_gas: str | None = None
+    max_priority_fee_per_gas: str | None = None
     priority: Literal["Slow", "Standard", "Fast"] | None = None
 
 
@@ -140,6 +158,14 @@ class Erc20WalletTransfer(_Transfer):
     kind: Literal["Erc20"]
     contract: Words
     to: EvmAddress
+    # A token of these networks carries no memo, and needs neither of the others.
+    memo: None = None
+    create_destination_account: None = None
+    use_durable_nonce: None = None
+    gas_limit: str | None = None
+    gas_price: str | None = None
+    max_fee_per_gas: str | None = None
+    max_priority_fee_per_gas: str | None = None
     priority: Literal["Slow", "Standard", "Fast"] | None = None
 
     @property
@@ -154,7 +180,6 @@ class SplWalletTransfer(_Transfer):
     kind: Literal["Spl", "Spl2022"]
     mint: Words
     to: SolanaAddress
-    create_destination_account: bool | None = None
 
     @property
     def place(self) -> str | None:

@@ -71,6 +71,12 @@ BALANCES: Mapping[tuple[str, str], Decimal] = {
     (SOLANA_WALLET, "SOL"): Decimal(1_000),
 }
 
+#: Owners on Solana that have a token account of every mint here; nobody else has one.
+TOKEN_OWNERS = frozenset({"7v91N7iZ9mNicL8WfG6cgSCKyRXydQjLh6UYBWwm6y1Q"})
+
+#: Networks whose own coin carries a memo. None of the wallets here has one.
+MEMO_NETWORKS = frozenset({"Stellar", "StellarTestnet", "XrpLedger", "XrpLedgerTestnet"})
+
 #: What a dollar gives, for the indicative quote: net of fees, in the fiat currency.
 RATES: Mapping[str, Decimal] = {"EUR": Decimal("0.92"), "USD": Decimal(1), "GBP": Decimal("0.79")}
 
