@@ -293,3 +293,75 @@ async def test_a_refused_confirm_of_a_payout_under_way_is_unknown() -> None:
         assert order.story[-1] == "moving"
         await org.steps(6)
         assert len(await org.ledger()) == 1
+
+
+@pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 409, 422, 429])
+async def test_no_refusal_of_a_repeated_transfer_is_believed(status: int) -> None:
+    """The first one may have arrived, whatever the second one is told."""
+    async with pair() as (adapter, org):
+        order = transfer_order()
+        await org.fault("transfer", "drop_before")
+        with pytest.raises(OutcomeUnknown):
+            await adapter.submit(order)
+        await org.fault("transfer", "reject", status=status)
+        with pytest.raises(OutcomeUnknown):
+            await adapter.submit(order.again())
+        await adapter.submit(order.again())
+        await org.steps(4)
+        assert len(await org.ledger()) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (400, {"message": "bad request"}),
+        (401, {"message": "Unauthorized"}),
+        (403, {"message": "Forbidden"}),
+        (404, {"message": "no Route matched with those values"}),
+        (404, {"error": {"message": "of another answer", "status": 502}}),
+        (404, None),
+        (429, None),
+    ],
+)
+@pytest.mark.parametrize("make", [transfer_order, bank_order])
+async def test_a_refusal_in_other_words_than_the_vendors_is_unknown(
+    make: Any, status: int, body: Any
+) -> None:
+    """A proxy behind which the call arrived may say anything."""
+    async with pair() as (adapter, org):
+        order = make()
+        if make is bank_order:
+            order = await ready(adapter, org)
+        client: Any = adapter._client
+
+        async def refuse(_: Any) -> Answer:
+            return Answer(status, body)
+
+        client.send = refuse
+        with pytest.raises(OutcomeUnknown):
+            await adapter.submit(order)
+        assert order.story[-1] == "moving"
+
+
+@pytest.mark.parametrize(
+    ("status", "alert"),
+    [
+        (401, "credentials_refused"),
+        (402, "custodian_misconfigured"),
+        (403, "credentials_refused"),
+        (404, "custodian_misconfigured"),
+        (429, None),
+    ],
+)
+@pytest.mark.parametrize("call", ["init", "create", "transfer"])
+async def test_the_operator_hears_of_what_no_repeat_heals(
+    call: str, status: int, alert: str | None
+) -> None:
+    """A wrong base address or a wrong key fails no payout; it is tried again, with back-off."""
+    async with pair() as (adapter, org):
+        order = bank_order() if call == "create" else transfer_order()
+        await org.fault(call, "reject", status=status)
+        with pytest.raises(NotSent) as told:
+            await adapter.submit(order)
+        assert told.value.alert == alert
+        await adapter.submit(order.again())
