@@ -109,7 +109,7 @@ class Reader:
         words, listed = payout_words(told), mine.get("transactions")
         if not isinstance(listed, list):
             return Report(None, words, unknown_words=("instruction without its transactions",))
-        seen, transactions, blind = await self._transactions(item, listed)
+        seen, transactions, blind = await self._transactions(item, listed, batch.source.type)
         reading = read(
             clean(told.get("state")),
             clean(told.get("status")),
@@ -141,7 +141,7 @@ class Reader:
         )
 
     async def _transactions(
-        self, item: BatchItem, listed: Sequence[Any]
+        self, item: BatchItem, listed: Sequence[Any], source: str
     ) -> tuple[list[Seen], list[Transaction], bool]:
         """Return the instruction's transactions with hash and sub-status; whether a look failed."""
         seen, transactions, blind = [], [], False
@@ -156,7 +156,9 @@ class Reader:
             if state == "COMPLETED" and not not_credited(sub_status):
                 sub_status = ""
             # One without an id is seen, too: it may move money, whatever it is called.
-            seen.append(Seen(state, sub_status, on_chain=bool(tx_hash)))
+            told_source = _source_of(details)
+            certain = source if told_source in {"", source} else ""
+            seen.append(Seen(state, sub_status, on_chain=bool(tx_hash), source=certain))
             if identifier:
                 at = webhook.read_time(each.get("timestamp")) or self._tools.clock.now()
                 transactions.append(
@@ -180,6 +182,12 @@ class Reader:
             found: dict[str, Any] = answer.json
             return found
         return {} if answer.status in {403, 404} else None
+
+
+def _source_of(details: Mapping[str, Any]) -> str:
+    """Return the type of the account that a transaction pays from; empty where it is not told."""
+    source = details.get("source")
+    return clean(source.get("type")) if isinstance(source, dict) else ""
 
 
 def _reason(told: Mapping[str, Any], mine: Mapping[str, Any]) -> str:

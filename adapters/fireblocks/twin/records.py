@@ -142,7 +142,7 @@ class Transaction:
         amount = self.instruction.amount_text
         source = (self.payout.source_type, self.payout.source_id)
         payee = (self.instruction.payee_type, self.instruction.payee_id)
-        on_chain = self._seen_on_chain and self.instruction.asset not in FIAT
+        on_chain = self._seen_on_chain and self._has_hash()
         details: dict[str, Any] = {
             "id": self.id,
             "status": self._leg.status,
@@ -171,6 +171,13 @@ class Transaction:
             payee_digest = hashlib.sha256("/".join(payee).encode()).hexdigest()
             details["destinationAddress"] = "0x" + payee_digest[:40]
         return details
+
+    def _has_hash(self) -> bool:
+        """Whether a hash is ever told of it: an exchange gives one towards vaults only, a bank none."""
+        if self.instruction.asset in FIAT or self.payout.source_type == "FIAT_ACCOUNT":
+            return False
+        to_vault = self.instruction.payee_type == "VAULT_ACCOUNT"
+        return self.payout.source_type != "EXCHANGE_ACCOUNT" or to_vault
 
 
 def _peer(kind: str, id_: str, name: str) -> dict[str, str]:
