@@ -6,7 +6,7 @@ Source: dfns protocol notes, §2 (asset, create, action), §5 (transfer bodies).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from decimal import Decimal
+from decimal import ROUND_UP, Decimal
 from typing import Any
 
 from adapters.dfns.settings import DfnsSettings
@@ -24,6 +24,8 @@ from gateway.adapter import (
 
 #: Networks whose own coin carries a memo with a transfer; elsewhere Dfns refuses it.
 MEMO_NETWORKS = frozenset({"Stellar", "StellarTestnet", "XrpLedger", "XrpLedgerTestnet"})
+#: Millionths of a dollar, rounded up: more digits of a fixed price would be noise.
+_FEE_STEP = Decimal("0.000001")
 #: (dfns protocol notes, §2: `paymentPurpose`)
 PURPOSES = frozenset(
     {
@@ -235,6 +237,17 @@ def payout_echo(
         ordered_destination=ordered,
         ordered_reference=external_id,
     )
+
+
+def fee_usd(settings: DfnsSettings, network: str | None, told: Mapping[str, Any]) -> Decimal | None:
+    """Return what a transfer's `fee` cost, by the configured price; None where one of them is missing.
+
+    Dfns tells it in the smallest unit of the network's own coin.
+    """
+    coin, units = settings.fee_coins.get(network or ""), clean(told.get("fee"))
+    if coin is None or not (units.isascii() and units.isdigit()):
+        return None
+    return (from_minor(int(units), coin.decimals) * coin.usd).quantize(_FEE_STEP, rounding=ROUND_UP)
 
 
 def untold(echo: Echo) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 from urllib.parse import quote
 
@@ -15,6 +16,7 @@ import aiohttp
 
 from adapters.fireblocks import webhook
 from adapters.fireblocks.client import Client
+from adapters.fireblocks.fees import fees_usd
 from adapters.fireblocks.instructions import (
     AssetIds,
     another_set,
@@ -52,10 +54,17 @@ _AT_ONCE = 8
 class Reader:
     """Reads sets."""
 
-    def __init__(self, client: Client, asset_id: AssetIds, tools: Tools) -> None:
+    def __init__(
+        self,
+        client: Client,
+        asset_id: AssetIds,
+        tools: Tools,
+        fee_prices: Mapping[str, Decimal],
+    ) -> None:
         self._client = client
         self._asset_id = asset_id
         self._tools = tools
+        self._fee_prices = fee_prices
 
     async def read(
         self, batch: BatchOrder, told: dict[str, Any]
@@ -109,7 +118,8 @@ class Reader:
         words, listed = payout_words(told), mine.get("transactions")
         if not isinstance(listed, list):
             return Report(None, words, unknown_words=("instruction without its transactions",))
-        seen, transactions, blind = await self._transactions(item, listed, batch.source.type)
+        source = batch.source.type
+        seen, transactions, details, blind = await self._transactions(item, listed, source)
         reading = read(
             clean(told.get("state")),
             clean(told.get("status")),
@@ -138,13 +148,16 @@ class Reader:
             echo=echo_of(item, self._asset_id(item), mine, echoed_key(batch, item)),
             unknown_words=reading.unknown_words,
             detail=reading.failure.message if reading.failure else None,
+            fees_paid_usd=fees_usd(details, self._fee_prices)
+            if reading.sub_status is SubStatus.DELIVERED
+            else None,
         )
 
     async def _transactions(
         self, item: BatchItem, listed: Sequence[Any], source: str
-    ) -> tuple[list[Seen], list[Transaction], bool]:
-        """Return the instruction's transactions with hash and sub-status; whether a look failed."""
-        seen, transactions, blind = [], [], False
+    ) -> tuple[list[Seen], list[Transaction], list[dict[str, Any]], bool]:
+        """Return the instruction's transactions, as seen and in detail; whether a look failed."""
+        seen, transactions, all_details, blind = [], [], [], False
         for each in (one if isinstance(one, dict) else {} for one in listed):
             details: dict[str, Any] = {}
             identifier, state = clean(each.get("id")), clean(each.get("state"))
@@ -152,6 +165,7 @@ class Reader:
                 found = await self._details(identifier)
                 blind |= found is None
                 details = found or {}
+            all_details.append(details)
             tx_hash, sub_status = clean(details.get("txHash")), clean(details.get("subStatus"))
             if state == "COMPLETED" and not not_credited(sub_status):
                 sub_status = ""
@@ -170,7 +184,7 @@ class Reader:
                         at=at,
                     )
                 )
-        return seen, transactions, blind
+        return seen, transactions, all_details, blind
 
     async def _details(self, transaction_id: str) -> dict[str, Any] | None:
         """Return a transaction's details; {} where they are not ours to read, None where the look failed."""

@@ -100,11 +100,18 @@ class TransferRecord:
         else:
             self.tx_hash = "0x" + digest.hex()
 
+    def _fee(self) -> str | None:
+        """Return what the network took, in the smallest unit of its coin; it is known at the end."""
+        if self.status not in {"Confirmed", "Failed"} or self.tx_hash is None:
+            return None
+        return "5000" if self.wallet.network.startswith("Solana") else "420000000000000"
+
     def document(self) -> dict[str, Any]:
         """Return it as the transfer call and webhooks show it."""
         optional = {
             "reason": self.reason,
             "txHash": self.tx_hash,
+            "fee": self._fee(),
             "externalId": self.external_id,
             **self.dates,
         }
