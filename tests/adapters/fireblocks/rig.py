@@ -73,7 +73,7 @@ class TwinClock:
 
 @asynccontextmanager
 async def pair(
-    settings: dict[str, Any] | None = None, **switches: Any
+    settings: Any = None, **switches: Any
 ) -> AsyncIterator[tuple[Fireblocks, Workspace]]:
     """Run a twin and an adapter that talks to it."""
     async with open_workspace(**switches) as space:
