@@ -137,10 +137,6 @@ class Attention(StrEnum):
         "item_ended"  #: an item of a set has ended; what to do with the others needs a decision
     )
     ADOPTED = "adopted"  #: open in a restored database; maybe paid, by a reference not known here
-    CUSTODIAN_MISCONFIGURED = (
-        "custodian_misconfigured"  #: the custodian does not know the address that is called
-    )
-    CREDENTIALS_REFUSED = "credentials_refused"  #: the custodian refuses our credentials or rights
     SAME_ACCOUNT = "same_account"  #: the account was changed while an outcome is unknown
 
 

@@ -64,9 +64,8 @@ from gateway.adapter import (
     read_time,
 )
 
-#: Stopped at the door, for our credentials or rights, our address or our rate: only in the API's own
-#: words, and only if nothing was sent before.
-_AT_THE_DOOR = frozenset({401, 403, 404, 429})
+#: Stopped at the door: for our credentials or rights, or for our rate.
+_AT_THE_DOOR = frozenset({401, 403, 429})
 #: After a refused standing passcode nothing is executed for so long: five wrong ones lock.
 _REFUSED_AGAIN_S = 300.0
 _FORBIDDEN_AGAIN_S = 60.0
@@ -205,7 +204,7 @@ class CardPasscode(Adapter[CardPasscodeSettings]):
             if answer.refused_fields and known is not None:
                 # Too many codes for this session, or it is over.
                 await self._forget(order)
-            raise answer.not_sent("code")
+            raise NotSent(f"code: {answer.words}", again_after_s=answer.retry_after_s)
         # Both by the provider's clock; the result is counted from our stamp.
         ends, begun = read_time(answer.json.get("expires_at")), read_time(session.created_at)
         life_s = session.life_s
@@ -237,7 +236,7 @@ class CardPasscode(Adapter[CardPasscodeSettings]):
             if answer.refused_fields:
                 code = refused_code(answer.refused_fields)
                 raise Rejected(code, answer.words, custodian_code="422")
-            raise answer.not_sent("session")
+            raise NotSent(f"session: {answer.words}", again_after_s=answer.retry_after_s)
         echo = echo_of(order, account, answer.json)
         unfit = misfits(order, answer.json, echo)
         if unfit or echo.differences():
@@ -317,16 +316,11 @@ class CardPasscode(Adapter[CardPasscodeSettings]):
             return await self._accepted(order, reference_id, answer, young=young)
         # Never the passcode, should they repeat it.
         words = "(it repeats the passcode)" if code in answer.words else answer.words
-        standing = self._mode(order) == "standing"
-        if answer.status == 403 and standing:  # noqa: PLR2004
-            # For a wrong passcode or for a lack of rights: nobody can tell. Both are ours here.
-            self._pause(_FORBIDDEN_AGAIN_S)
-        if first and answer.documented and answer.status in _AT_THE_DOOR:
-            # A person's passcode may be what a 403 is about: then the operator has nothing to do.
-            ours = standing or answer.status != 403  # noqa: PLR2004
-            alert = answer.alert if ours else None
-            message = f"execution: {words}"
-            raise NotSent(message, again_after_s=answer.retry_after_s, alert=alert)
+        if answer.status in _AT_THE_DOOR:
+            if answer.status == 403 and self._mode(order) == "standing":  # noqa: PLR2004
+                # For a wrong passcode or for a lack of rights: nobody can tell.
+                self._pause(_FORBIDDEN_AGAIN_S)
+            raise NotSent(f"execution: {words}", again_after_s=answer.retry_after_s)
         fields = answer.refused_fields
         if not first or not fields or "reference_id" in fields:
             # Used up, already there: the first call may have arrived.
@@ -379,7 +373,7 @@ class CardPasscode(Adapter[CardPasscodeSettings]):
         if answer.not_found:
             return Absent("404")
         if not answer.ok:
-            raise answer.not_sent("status")
+            raise NotSent(f"status: {answer.words}", again_after_s=answer.retry_after_s)
         return await self._read(order, reference_id, answer.json, young=young)
 
     async def _read(

@@ -69,23 +69,6 @@ class Answer:
         )
 
     @property
-    def documented(self) -> bool:
-        """Whether it is one of the API's own errors, and no answer of a proxy in between."""
-        return isinstance(self.detail, str | list)
-
-    @property
-    def alert(self) -> str | None:
-        """What the operator hears of at once: what no repeat heals."""
-        if self.status in {401, 403}:
-            return "credentials_refused"
-        return "custodian_misconfigured" if self.status == 404 else None  # noqa: PLR2004
-
-    def not_sent(self, call: str) -> NotSent:
-        """Return that a call moved nothing, with what the operator should know of it."""
-        message = f"{call}: {self.words}"
-        return NotSent(message, again_after_s=self.retry_after_s, alert=self.alert)
-
-    @property
     def not_found(self) -> bool:
         """Whether the API itself says that there is no such thing; a proxy's 404 says nothing."""
         return self.status == 404 and isinstance(self.detail, str)  # noqa: PLR2004
@@ -191,9 +174,10 @@ class Client:
             or not isinstance(minutes, int | Decimal)
             or not 0 < minutes <= 60 * 24 * 365
         ):
-            if answer.ok:
-                raise NotSent("token: an answer without a token")
-            raise answer.not_sent("token")
+            raise NotSent(
+                f"token: {'an answer without a token' if answer.ok else answer.words}",
+                again_after_s=answer.retry_after_s,
+            )
         life_s = float(minutes) * 60
         return _Bearer(token, asked_at + life_s - min(_MARGIN_S, life_s / 2), asked_at + life_s)
 

@@ -48,29 +48,6 @@ class Answer:
         return told[:_MOST_CHARS] if isinstance(told, str) else ""
 
     @property
-    def documented(self) -> bool:
-        """Whether it is one of the vendor's own errors, and no answer of a proxy in between.
-
-        The old form, which has a `message` alone, is that of common proxies, too.
-        """
-        error = self.json.get("error") if isinstance(self.json, dict) else None
-        told = error if isinstance(error, dict) else {}
-        return bool(self.message) and bool(told) and told.get("status", self.status) == self.status
-
-    @property
-    def alert(self) -> str | None:
-        """What the operator hears of at once: what no repeat heals."""
-        if self.status in {401, 403} and not self.used_token:
-            return "credentials_refused"
-        return "custodian_misconfigured" if self.status in {402, 404} else None
-
-    def not_sent(self, call: str) -> NotSent:
-        """Return that a call did nothing, with what the operator should know of it."""
-        return NotSent(
-            f"{call}: {self.words()}", again_after_s=self.retry_after_s, alert=self.alert
-        )
-
-    @property
     def used_token(self) -> bool:
         """Whether the user action token was used before: an earlier call has arrived."""
         return self.status in {400, 403} and _USED.search(self.message) is not None
@@ -79,12 +56,12 @@ class Answer:
     def refusal(self) -> bool:
         """Whether it is a no to the request itself, in the API's own words, and so final.
 
-        A proxy's page, a lack of rights, a problem with the user action and any 404 are none: a
-        wrong configuration of ours must not fail a payout.
+        A proxy's page, a lack of rights and a problem with the user action are none: a wrong
+        configuration of ours must not fail a payout.
         """
         if not self.message or _USER_ACTION.search(self.message):
             return False
-        return self.status in {400, 422}
+        return self.status in {400, 404, 422}
 
     @property
     def not_found(self) -> bool:
@@ -93,9 +70,8 @@ class Answer:
 
     @property
     def at_the_door(self) -> bool:
-        """Whether it was stopped for our credentials, plan or rate, in the vendor's own words."""
-        known = self.status in {401, 402, 403, 429}
-        return known and self.documented and not self.used_token
+        """Whether it was stopped for our credentials, plan or rate, before it was looked at."""
+        return self.status in {401, 402, 403, 429} and not self.used_token
 
     def words(self) -> str:
         """Return one line for the operator."""
@@ -154,7 +130,7 @@ class Client:
     async def _post_signing(self, path: str, body: bytes) -> dict[str, Any]:
         answer = await self._ask("POST", path, body)
         if answer.status != 200 or not isinstance(answer.json, dict):  # noqa: PLR2004
-            raise answer.not_sent("user action")
+            raise NotSent(f"user action: {answer.words()}", again_after_s=answer.retry_after_s)
         return answer.json
 
     async def _request(

@@ -114,7 +114,7 @@ class Payouts:
             raise OutcomeUnknown(f"cancel: no answer ({type(error).__name__})") from None
         if answer.status not in {200, 202}:
             if answer.at_the_door:
-                raise answer.not_sent("cancel")
+                raise NotSent(f"cancel: {answer.words()}", again_after_s=answer.retry_after_s)
             raise OutcomeUnknown(f"cancel: {answer.words()}")
         look = await self._reader.read(order)
         if look is None:
@@ -144,7 +144,7 @@ class Payouts:
             raise Rejected(
                 refusal_code(answer.message), answer.message, custodian_code=str(answer.status)
             )
-        raise answer.not_sent("create")
+        raise NotSent(f"create: {answer.words()}", again_after_s=answer.retry_after_s)
 
     async def _confirm(self, order: Order, told: Mapping[str, Any]) -> Report:
         """Confirm exactly what was ordered, to the deposit address that every source agrees on."""
@@ -224,10 +224,8 @@ class Payouts:
         if lost or order.moved or answer.status == 409:  # noqa: PLR2004
             raise OutcomeUnknown(words)
         if answer.at_the_door:
-            raise answer.not_sent("confirm")
-        # A payout that was read a moment ago and "is not found" now: the look says what it is.
-        refused = answer.refusal or answer.status == 404  # noqa: PLR2004
-        if not (refused and answer.documented):
+            raise NotSent(words, again_after_s=answer.retry_after_s)
+        if not answer.refusal:
             raise OutcomeUnknown(words)
         return await self._refused(order, answer)
 

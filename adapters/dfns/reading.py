@@ -77,7 +77,7 @@ class PayoutReader:
         if answer.not_found:
             return None
         if not answer.ok:
-            raise answer.not_sent("payout")
+            raise NotSent(f"payout: {answer.words()}", again_after_s=answer.retry_after_s)
         return Look(answer.json, late)
 
     async def judge(self, order: Order, look: Look) -> Report:
@@ -206,7 +206,7 @@ class PayoutReader:
         for _ in range(_MOST_PAGES):
             answer = await self._client.get(f"/wallets/{wallet}/transfers?limit=50{page}")
             if not answer.ok or not isinstance(answer.json.get("items"), list):
-                raise answer.not_sent("transfers")
+                raise NotSent(f"transfers: {answer.words()}", again_after_s=answer.retry_after_s)
             for each in answer.json["items"]:
                 request = each.get("requestBody") if isinstance(each, dict) else None
                 to = clean(request.get("to")) if isinstance(request, dict) else ""

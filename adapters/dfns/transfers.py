@@ -79,16 +79,13 @@ class Transfers:
     def _judge(self, order: Order, answer: Answer) -> Exception:
         """Return the outcome of a call that made no transfer, or that does not say so."""
         words = f"transfer: {answer.words()}"
-        first = answer.documented and not answer.used_token and not order.moved
-        # 404: the wallet is another organisation's, or this is another region.
-        if first and (answer.at_the_door or answer.status == 404):  # noqa: PLR2004
-            return answer.not_sent("transfer")
-        if first and answer.refusal:
+        if answer.at_the_door:
+            return NotSent(words, again_after_s=answer.retry_after_s)
+        if answer.refusal and not answer.used_token and not order.moved:
             return Rejected(
                 refusal_code(answer.message), answer.message, custodian_code=str(answer.status)
             )
-        # 409 and a used token say that an earlier call may have arrived; so may any refusal of a repeat.
-        # The rest says nothing.
+        # 409 and a used token say that an earlier call may have arrived; the rest says nothing.
         return OutcomeUnknown(words)
 
     def _report(self, order: Order, told: Mapping[str, Any]) -> Report:
@@ -124,7 +121,7 @@ async def read_transfer(
     if answer.not_found:
         return None
     if not answer.ok:
-        raise answer.not_sent("transfer")
+        raise NotSent(f"transfer: {answer.words()}", again_after_s=answer.retry_after_s)
     told: Mapping[str, Any] = answer.json
     return told
 

@@ -56,13 +56,8 @@ REASONS: Mapping[str, FailureCode] = {
     "POLICY": FailureCode.POLICY_REJECTED,
 }
 _CREATED, _REPEATED = 201, 200
-#: Refused at the door: nobody has looked at the request. What the operator hears of it.
-_AT_THE_DOOR: Mapping[int, str | None] = {
-    401: "credentials_refused",
-    403: "credentials_refused",
-    404: "custodian_misconfigured",
-    429: None,
-}
+#: Refused at the door: nobody has looked at the request.
+_AT_THE_DOOR = frozenset({401, 403, 429})
 #: Dummy has read the request and says no, for good.
 _FINAL = frozenset({400, 422})
 
@@ -126,16 +121,15 @@ class Dummy(Adapter[DummySettings]):
             raise NotSent(message) from None
         if status in {_CREATED, _REPEATED}:
             return self._report(order, told)
-        own_words = isinstance(told, dict) and "error" in told
-        if order.moved or not own_words or status not in {*_AT_THE_DOOR, *_FINAL}:
-            # Whatever is no clear no to the first call: any refusal of a repeat (the first one may have
-            # arrived), 409, 5xx, a redirect, some proxy's own words.
-            message = f"HTTP {status}"
-            raise OutcomeUnknown(message)
         if status in _AT_THE_DOOR:
             message = f"refused at the door: HTTP {status}"
-            raise NotSent(message, alert=_AT_THE_DOOR[status])
-        reason = str(told.get("reason", ""))
+            raise NotSent(message)
+        if status not in _FINAL:
+            # Whatever is no clear no: 409 ("key already used" after a lost answer means that the
+            # first one arrived), 5xx, a redirect, some proxy's own words.
+            message = f"HTTP {status}"
+            raise OutcomeUnknown(message)
+        reason = str(told.get("reason", "")) if isinstance(told, dict) else ""
         code = REASONS.get(reason, FailureCode.SUBMISSION_REJECTED)
         raise Rejected(code, f"Dummy refused the transfer ({status})", custodian_code=reason)
 

@@ -64,8 +64,7 @@ PAYEE_TYPES = frozenset(
     }
 )
 SOURCE_TYPES = frozenset({"VAULT_ACCOUNT", "EXCHANGE_ACCOUNT", "FIAT_ACCOUNT"})
-#: Stopped at the door, for our credentials or our rate, before anything was looked at: only in the
-#: vendor's own words, and only if no call was made before.
+#: Stopped at the door, for our credentials or our rate, before anything was looked at.
 _AT_THE_DOOR = frozenset({401, 403, 429})
 _LOCKED_AGAIN_S = 15.0
 
@@ -190,7 +189,7 @@ class Fireblocks(Adapter[FireblocksSettings]):
         if answer.status not in {401, 429}:
             # Whatever the key would replay is of no use; another orphan costs nothing.
             await batch.remember(create_step=step + 1)
-        raise _not_sent("create", answer)
+        raise NotSent(f"create: {_words(answer)}", again_after_s=answer.retry_after_s)
 
     async def _keep(self, batch: BatchOrder, made: dict[str, Any]) -> BatchReport | None:
         """Compare what was created with the order, and remember it as executable only if it fits.
@@ -257,21 +256,17 @@ class Fireblocks(Adapter[FireblocksSettings]):
             raise OutcomeUnknown(f"execute got no answer ({type(error).__name__})") from None
         if answer.ok and answer.json.get("payoutId") == payout_id:
             return _submitted(batch, payout_id, "executed")
-        first = answer.documented and not batch.moved
-        if first and answer.status in _AT_THE_DOOR:
-            raise _not_sent("execute", answer)
+        if answer.status in _AT_THE_DOOR:
+            raise NotSent(f"execute: {_words(answer)}", again_after_s=answer.retry_after_s)
         # Whatever this was, its key is used up; the payout id stays the same, and is executed once.
         await batch.remember(execute_step=step + 1)
         if answer.executed_before:
             # An earlier call arrived. It may wait for its account, and is not shown as executed then.
             return _submitted(batch, payout_id, "executed before")
-        if first and answer.status == 404:  # noqa: PLR2004
-            # Another workspace or region than the one that the set was created in.
-            raise _not_sent("execute", answer)
         # Only a clear no of the documented kind may be one. A repeat's can be the echo of a first
-        # call that arrived.
+        # call that arrived, unless it speaks of another payout being in the way.
         clear = answer.status == 400 and answer.refusal and not answer.done_before  # noqa: PLR2004
-        if not (first and clear):
+        if not clear or (batch.moved and not answer.locked):
             raise OutcomeUnknown(f"execute: {_words(answer)}")
         return await self._refused(batch, answer)
 
@@ -305,7 +300,7 @@ class Fireblocks(Adapter[FireblocksSettings]):
         except (aiohttp.ClientError, TimeoutError) as error:
             raise NotSent(f"status: no answer ({type(error).__name__})") from None
         if not answer.ok and not answer.not_found:
-            raise _not_sent("status", answer)
+            raise NotSent(f"status: {_words(answer)}", again_after_s=answer.retry_after_s)
         return dict(answer.json) if answer.ok else None
 
     def _asset_id(self, terms: Terms) -> str | None:
@@ -335,12 +330,6 @@ def _step(name: str, number: int) -> str:
 
 def _path(payout_id: str) -> str:
     return f"/payments/payout/{quote(payout_id, safe='')}"
-
-
-def _not_sent(call: str, answer: Answer) -> NotSent:
-    return NotSent(
-        f"{call}: {_words(answer)}", again_after_s=answer.retry_after_s, alert=answer.alert
-    )
 
 
 def _words(answer: Answer) -> str:

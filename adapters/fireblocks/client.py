@@ -29,22 +29,8 @@ TOKEN_LIFE_S = 55
 _MOST_CHARS = 300
 #: The longest wish of `Retry-After` that is believed.
 _MOST_WAIT_S = 3600.0
-#: The types of error that the vendor documents.
-_TYPES = frozenset(
-    {
-        "INTERNAL",
-        "AUTHENTICATION",
-        "AUTHORIZATION",
-        "VALIDATION",
-        "NOT_FOUND",
-        "UNPROCESSABLE_ENTITY",
-        "FORBIDDEN",
-    }
-)
-#: Types of error that are about our credentials or rights.
-_CREDENTIALS = frozenset({"AUTHENTICATION", "AUTHORIZATION", "FORBIDDEN"})
 #: Types of error that are about us or about them, whatever the status; never about the request.
-_NOT_THE_REQUEST = _CREDENTIALS | {"INTERNAL"}
+_NOT_THE_REQUEST = frozenset({"INTERNAL", "AUTHENTICATION", "AUTHORIZATION", "FORBIDDEN"})
 _BURNT = re.compile(r"idempoten|re-?used?\b|internal error", re.IGNORECASE)
 _LOCKED = re.compile(r"\block|in progress|active payout|another payout", re.IGNORECASE)
 _EXECUTED_BEFORE = re.compile(r"\balready (?:been )?executed\b", re.IGNORECASE)
@@ -108,24 +94,6 @@ class Answer:
         return str(self.status)
 
     @property
-    def documented(self) -> bool:
-        """Whether it is one of the vendor's own errors, and no answer of a proxy in between."""
-        if not self.message:
-            return False
-        error = self.json.get("error")
-        if isinstance(error, dict):
-            return error.get("type") in _TYPES
-        code = self.json.get("code")
-        return isinstance(code, int) and not isinstance(code, bool)
-
-    @property
-    def alert(self) -> str | None:
-        """What the operator hears of at once: what no repeat heals."""
-        if self.status in {401, 403} or self.kind in _CREDENTIALS:
-            return "credentials_refused"
-        return "custodian_misconfigured" if self.status == 404 else None  # noqa: PLR2004
-
-    @property
     def burnt(self) -> bool:
         """Whether the key was used up by an earlier failure of theirs."""
         return self.status == 400 and _BURNT.search(self.message) is not None  # noqa: PLR2004
@@ -134,12 +102,12 @@ class Answer:
     def refusal(self) -> bool:
         """Whether it is a no to the request itself, in the API's own words, and so final.
 
-        A proxy's page, a burnt key and a lack of rights are none, and neither is any 404: no payout is
-        named in the request, and a wrong configuration of ours must not fail one.
+        A proxy's page, a path that nobody serves, a burnt key and a lack of rights are none: a
+        wrong configuration of ours must not fail a payout.
         """
         if self.burnt or not self.message or self.kind in _NOT_THE_REQUEST:
             return False
-        return self.status in {400, 422}
+        return self.status in {400, 422} or (self.status == 404 and self.kind == "NOT_FOUND")  # noqa: PLR2004
 
     @property
     def not_found(self) -> bool:

@@ -146,24 +146,6 @@ async def test_an_execute_that_never_arrived_is_repeated(rail: Rail, space: Work
     assert await paid(rail, space, "7") == 1
 
 
-@pytest.mark.parametrize(
-    ("status", "code"), [(404, "custodian_misconfigured"), (401, "credentials_refused")]
-)
-@pytest.mark.parametrize("call", ["create", "execute"])
-async def test_a_wrong_address_or_key_fails_no_payout(
-    rail: Rail, space: Workspace, call: str, status: int, code: str
-) -> None:
-    """The operator hears of it at once; the payout is tried again, later and later, and is paid once."""
-    payout_id = await rail.accept("7")
-    await space.fault(call, "reject", status=status, times=2)
-    await rail.turn()
-    assert await rail.bench.attention(payout_id) == [code]
-    assert (await rail.bench.payout(payout_id)).status == "pending"
-    await rail.turns(6, 30)
-    assert await rail.stand() == ["submitted"]
-    assert await paid(rail, space, "7") == 1
-
-
 @pytest.mark.parametrize("how", ["a day", "reboot"])
 async def test_a_day_later_or_after_a_reboot_a_person_decides(
     rail: Rail, space: Workspace, how: str

@@ -187,46 +187,6 @@ async def test_bad_credentials_and_full_doors_are_tried_again(space: Space) -> N
     assert await space.ledger() == []
 
 
-@pytest.mark.parametrize(
-    ("status", "alert"),
-    [
-        (401, "credentials_refused"),
-        (403, "credentials_refused"),
-        (404, "custodian_misconfigured"),
-        (429, None),
-    ],
-)
-async def test_the_operator_hears_of_what_no_repeat_heals(
-    space: Space, status: int, alert: str | None
-) -> None:
-    """A wrong key or address fails no payout. Of a repeat, the same words prove nothing."""
-    await space.fault("transfer", "reject", status=status)
-    with pytest.raises(NotSent) as told:
-        await space.adapter.submit(OrderForTest())
-    assert told.value.alert == alert
-    lost = OrderForTest(payout_id="pay_lost")
-    await space.fault("transfer", "lose_reply")
-    with pytest.raises(aiohttp.ClientError):
-        await space.adapter.submit(lost)
-    await space.fault("transfer", "reject", status=status)
-    with pytest.raises(OutcomeUnknown):
-        await space.adapter.submit(lost.again())
-
-
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 422, 429])
-async def test_a_proxys_words_prove_nothing(space: Space, status: int) -> None:
-    """Only Dummy's own form is Dummy's answer."""
-
-    async def proxy(_: web.Request) -> web.Response:
-        return web.json_response({"message": "no route"}, status=status)
-
-    app = web.Application()
-    app.router.add_post("/v1/transfers", proxy)
-    async with listening(app) as root:
-        with pytest.raises(OutcomeUnknown):
-            await space.adapter_with(base_url=f"{root}/v1").submit(OrderForTest())
-
-
 async def test_a_clear_no_is_final(space: Space) -> None:
     """A refusal has our code and the custodian's word; nothing has moved."""
     order = OrderForTest(amount=Decimal(2_000_000))

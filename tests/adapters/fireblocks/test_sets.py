@@ -192,11 +192,10 @@ async def test_a_refused_create_is_a_refusal() -> None:
     ("answer", "error"),
     [
         ((401, {"message": "no", "code": -1}), NotSent),
-        ((429, {}), OutcomeUnknown),
-        ((429, {"message": "slow", "code": 1}), NotSent),
+        ((429, {}), NotSent),
         ((500, "<html>"), OutcomeUnknown),
         ((200, {"payoutId": "another"}), OutcomeUnknown),
-        ((403, {}), OutcomeUnknown),
+        ((403, {}), NotSent),
     ],
 )
 async def test_answers_to_execute(answer: tuple[int, Any], error: type[Exception]) -> None:
