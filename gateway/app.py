@@ -14,7 +14,7 @@ from datetime import timedelta
 
 import aiohttp
 
-from gateway import logs
+from gateway import __version__, logs
 from gateway.adapter import Tools
 from gateway.api.application import ApiContext
 from gateway.assets import Asset, AssetRegistry
@@ -358,6 +358,8 @@ async def _custodians(  # noqa: PLR0913 - the parts of an instance
         dates, pacer = Dates(runtime.clock), Pacer(runtime.clock)
         http = await stack.enter_async_context(
             aiohttp.ClientSession(
+                # Some custodians refuse calls that do not say who calls.
+                headers={"User-Agent": f"payout-gateway/{__version__}"},
                 trust_env=False,
                 # Connections and look-ups of its own: no custodian waits for another one's.
                 connector=custodian_connector(name),

@@ -251,8 +251,14 @@ def check_address(destination: AddressDestination, asset: Asset) -> AddressDesti
     return destination.model_copy(update={"address": address})
 
 
-def address_fault(network: str, address: str) -> str | None:
-    """Return what is wrong with an address on a network ("fails its checksum"), or None. Pure."""
+def address_fault(network: str, address: str, *, by_custodian: bool = False) -> str | None:
+    """Return what is wrong with an address on a network ("fails its checksum"), or None. Pure.
+
+    `by_custodian`: the custodian made the address itself, so that on Solana it may belong to a program
+    instead of a key (decision 0018). Its form is checked all the same.
+    """
+    if by_custodian and NETWORKS.get(network) is NetworkKind.SOLANA:
+        return _solana_form_fault(address)
     checks = {
         NetworkKind.EVM: _evm_fault,
         NetworkKind.SOLANA: _solana_fault,
@@ -296,6 +302,16 @@ def _evm_fault(address: str) -> str | None:
 
 
 def _solana_fault(address: str) -> str | None:
+    fault = _solana_form_fault(address)
+    if fault is None and not _on_curve(base58.b58decode(address.encode("ascii"))):
+        return (
+            "belongs to no key: it is a token account or another program's own address. "
+            "Give the address of the wallet that owns it"
+        )
+    return fault
+
+
+def _solana_form_fault(address: str) -> str | None:
     try:
         raw = base58.b58decode(address.encode("ascii"))
     except (ValueError, UnicodeEncodeError):
@@ -304,11 +320,6 @@ def _solana_fault(address: str) -> str | None:
         return f"decodes to {len(raw)} bytes; a Solana address has 32"
     if raw == bytes(32):
         return "is the system program's address: what is sent there is lost"
-    if not _on_curve(raw):
-        return (
-            "belongs to no key: it is a token account or another program's own address. "
-            "Give the address of the wallet that owns it"
-        )
     return None
 
 

@@ -47,6 +47,15 @@ def test_keys_are_on_the_curve_and_half_of_the_rest_is_not() -> None:
     assert 150 < sum(fault is not None for fault in faults) < 250
 
 
+def test_an_address_that_the_custodian_made_needs_no_key() -> None:
+    """A provider may collect deposits at a program's address; its form is checked all the same."""
+    assert address_fault("Solana", TOKEN_ACCOUNT) is not None
+    assert address_fault("Solana", TOKEN_ACCOUNT, by_custodian=True) is None
+    for wrong in (TOKEN_ACCOUNT[:-2], "0OIl", "1" * 32, GOOD):
+        assert address_fault("Solana", wrong, by_custodian=True) is not None
+    assert address_fault("Ethereum", GOOD.swapcase().replace("0X", "0x"), by_custodian=True)
+
+
 @pytest.mark.parametrize("asset", BUILT_IN, ids=lambda asset: asset.code)
 def test_built_in_contracts_are_well_formed(asset: Asset) -> None:
     """Each contract or mint of the table passes the address rules of its network."""

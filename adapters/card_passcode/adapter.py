@@ -146,7 +146,10 @@ class CardPasscode(Adapter[CardPasscodeSettings]):
         mode = self._mode(order)
         if mode == "standing":
             raise Unsupported("this payout account takes the standing passcode")
-        given = read_answer(answer, self.settings.owner, self.settings.device.model_dump())
+        settings = self.settings
+        given = read_answer(
+            answer, settings.owner, settings.device.model_dump(), both_ids=settings.both_ids
+        )
         known = Session.of(order.notes)
         if known is not None and self._sent(order, known):
             seen = await self._look(order, known.reference_id)

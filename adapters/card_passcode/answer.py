@@ -51,9 +51,16 @@ class Given:
 
 
 def read_answer(
-    answer: Mapping[str, Any], owner: Mapping[str, str], device: Mapping[str, str]
+    answer: Mapping[str, Any],
+    owner: Mapping[str, str],
+    device: Mapping[str, str],
+    *,
+    both_ids: bool = False,
 ) -> Given:
-    """Read what was given; owner and device default member by member. Raises UnreadableAnswer."""
+    """Read what was given; owner and device default member by member. Raises UnreadableAnswer.
+
+    `both_ids`: a phone and a user id may stand together.
+    """
     try:
         given = _Answer.model_validate(answer).passcode
     except ValidationError as problem:
@@ -61,6 +68,6 @@ def read_answer(
         raise UnreadableAnswer(tuple(dict.fromkeys(fields))) from None
     named = given.token.model_dump(include={"phone", "user_id"}, exclude_none=True)
     whose = named or dict(owner)
-    if len(whose) != 1:
+    if not whose or (len(whose) > 1 and not both_ids):
         raise UnreadableAnswer(("passcode.token",))
     return Given(given.token.code, whose, {**device, **given.device.model_dump(exclude_none=True)})

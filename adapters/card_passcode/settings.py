@@ -65,7 +65,13 @@ class CardPasscodeSettings(BaseModel):
         default=None, description="Phone that the passcode is tied to: digits, no plus sign."
     )
     user_id: _Words | None = Field(
-        default=None, description="User id that the passcode is tied to, instead of a phone."
+        default=None,
+        description="User id that the passcode is tied to, instead of a phone (or beside it, with both_ids).",
+    )
+    both_ids: bool = Field(
+        default=False,
+        description="The provider takes phone and user_id of a passcode together: both may be set, and "
+        "given with an answer.",
     )
     channel: Literal["sms", "email", "totp"] = Field(
         default="sms", description="How one-time codes are sent."
@@ -76,8 +82,8 @@ class CardPasscodeSettings(BaseModel):
 
     @model_validator(mode="after")
     def _complete(self) -> CardPasscodeSettings:
-        if self.phone is not None and self.user_id is not None:
-            msg = "phone and user_id exclude each other: set one"
+        if self.phone is not None and self.user_id is not None and not self.both_ids:
+            msg = "phone and user_id exclude each other: set one, or both_ids where the provider takes both"
             raise ValueError(msg)
         if "standing" in {self.passcode_mode, *self.payout_accounts.values()}:
             if self.passcode is None:
@@ -95,6 +101,5 @@ class CardPasscodeSettings(BaseModel):
     @property
     def owner(self) -> dict[str, str]:
         """Whose passcode it is, unless the caller says otherwise."""
-        if self.phone is not None:
-            return {"phone": self.phone}
-        return {} if self.user_id is None else {"user_id": self.user_id}
+        ids = {"phone": self.phone, "user_id": self.user_id}
+        return {name: value for name, value in ids.items() if value is not None}

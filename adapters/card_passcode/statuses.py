@@ -75,7 +75,8 @@ def read_execution(  # noqa: PLR0913 - what is told, and about what
 ) -> Report:
     """Read how an execution stands. Pure.
 
-    `young`: the passcode came so lately that it may still be refused; PROCESSING is not believed.
+    `young`: the passcode came so lately that it may still be refused; PROCESSING is not believed, and
+    neither is it while an action is required.
     `named`: whether the call was marked under its reference.
     The two message members are for the operator and never decide anything; that a word about the
     wallet is there, and none of the provider, does.
@@ -87,10 +88,12 @@ def read_execution(  # noqa: PLR0913 - what is told, and about what
         odd.append(status or "(none)")
     if odd:
         sub_status = None
-    if told.get("requires_action") is True:
-        # A member of card collections; a payout never shows it, and it asks nothing of us.
+    asks = told.get("requires_action") is True
+    if asks:
+        # A member of card collections; a payout should never show it, and nothing of it can be answered
+        # here. Until somebody answers, the network has not got the payment.
         odd.append("requires_action")
-    if sub_status is SubStatus.BROADCAST and young:
+    if sub_status is SubStatus.BROADCAST and (young or asks):
         sub_status = SubStatus.SUBMITTED
     transaction_id = text_of(told.get("provider_transaction_id"))
     transactions = (

@@ -155,7 +155,6 @@ class Client:
             "Authorization": f"Bearer {self._token}",
             "Accept": "application/json",
             "Content-Type": "application/json",
-            "User-Agent": "payout-gateway",
         }
         if user_action is not None:
             headers["X-DFNS-USERACTION"] = user_action

@@ -151,7 +151,8 @@ class Payouts:
         deposit = clean(data_of(told).get("depositAddress"))
         if not deposit:
             return self._reader.wait(order, told, AWAITING_CONFIRM)
-        fault = address_fault(order.network or "", deposit)
+        # Whether it belongs to a key says nothing here: the provider made it (decision 0018).
+        fault = address_fault(order.network or "", deposit, by_custodian=True)
         if fault is not None:
             return self._reader.park(order, told, f"the deposit address {deposit} {fault}")
         # Remembering also brings what a webhook has told meanwhile.

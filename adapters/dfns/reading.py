@@ -7,8 +7,9 @@ delivers; an end is a failure only once the transfer is final, too.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+from urllib.parse import quote
 
 from adapters.dfns.client import Client
 from adapters.dfns.settings import DfnsSettings
@@ -21,7 +22,7 @@ from adapters.dfns.statuses import (
     clean,
     payout_failure,
 )
-from adapters.dfns.terms import payout_echo, same_address, untold
+from adapters.dfns.terms import fee_usd, payout_echo, same_address, untold
 from adapters.dfns.transfers import (
     path_id,
     read_transfer,
@@ -99,7 +100,11 @@ class PayoutReader:
             # The settling transfer gives broadcast and a hash at most.
             news = SETTLING_NEWS.get(transfer_of(transfer).status) if transfer else None
             sub_status = news or sub_status or SubStatus.SUBMITTED
-        return self._tell(order, told, sub_status, echo, transactions)
+        report = self._tell(order, told, sub_status, echo, transactions)
+        if sub_status is not SubStatus.DELIVERED or transfer is None:
+            return report
+        # Of the settling transfer. What the provider keeps is not told with a payout.
+        return replace(report, fees_paid_usd=fee_usd(self._settings, order.network, transfer))
 
     def unfit(self, order: Order, told: Mapping[str, Any]) -> Report | None:
         """Return the report of a payout that is not the one ordered: it is never confirmed (P7)."""
@@ -210,7 +215,8 @@ class PayoutReader:
             token = clean(answer.json.get("nextPageToken"))
             if not token:
                 return None
-            page = f"&paginationToken={path_id(token)}"
+            # Opaque: it may hold `=`, `+` and `/` (dfns protocol notes, §2).
+            page = f"&paginationToken={quote(token, safe='')}"
         raise NotSent(f"more than {_MOST_PAGES} pages of transfers; none to {deposit} among them")
 
     def _tell(  # noqa: PLR0913 - the members of a report

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
@@ -10,6 +11,15 @@ from adapters.dfns.signing import load_private_key
 
 #: (dfns protocol notes, §2: patterns)
 WALLET_ID = r"^wa-[a-z0-9]{5}-[a-z0-9]{5}-[a-z0-9]{14,16}$"
+
+
+class FeeCoin(BaseModel):
+    """The coin that a network's fees are paid in."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    usd: Decimal = Field(gt=0, description="Price of one coin in US dollars.")
+    decimals: int = Field(ge=0, le=36, description="Decimals of the coin.")
 
 
 class DfnsSettings(BaseModel):
@@ -39,6 +49,17 @@ class DfnsSettings(BaseModel):
     spl2022_assets: frozenset[str] = Field(
         default=frozenset({"PYUSD"}),
         description="Asset codes whose mint on Solana belongs to the Token-2022 program.",
+    )
+    create_destination_account: bool = Field(
+        default=False,
+        description="Pay to create the token account of a recipient on Solana that has none "
+        "(`createDestinationAccount`); without it such a transfer is refused.",
+    )
+    fee_coins: dict[str, FeeCoin] = Field(
+        default={},
+        description="By network, the coin that fees are paid in, e.g. Ethereum = "
+        '{usd = "2500", decimals = 18}: fees are told in US dollars by these fixed prices, and not at all '
+        "on other networks.",
     )
     confirm_after_webhook: bool = Field(
         default=False,

@@ -6,7 +6,7 @@ Source: dfns protocol notes, §2 (asset, create, action), §5 (transfer bodies).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from decimal import Decimal
+from decimal import ROUND_UP, Decimal
 from typing import Any
 
 from adapters.dfns.settings import DfnsSettings
@@ -22,21 +22,10 @@ from gateway.adapter import (
     to_minor,
 )
 
-#: Networks whose own coin carries a memo with a transfer; elsewhere a memo would be lost in silence.
-MEMO_NETWORKS = frozenset(
-    {
-        "Algorand",
-        "AlgorandTestnet",
-        "Hedera",
-        "HederaTestnet",
-        "Stellar",
-        "StellarTestnet",
-        "Ton",
-        "TonTestnet",
-        "XrpLedger",
-        "XrpLedgerTestnet",
-    }
-)
+#: Networks whose own coin carries a memo with a transfer; elsewhere Dfns refuses it.
+MEMO_NETWORKS = frozenset({"Stellar", "StellarTestnet", "XrpLedger", "XrpLedgerTestnet"})
+#: Millionths of a dollar, rounded up: more digits of a fixed price would be noise.
+_FEE_STEP = Decimal("0.000001")
 #: (dfns protocol notes, §2: `paymentPurpose`)
 PURPOSES = frozenset(
     {
@@ -106,7 +95,9 @@ def why_not(settings: DfnsSettings, assets: AssetRegistry, terms: Terms) -> str 
 def _why_not_address(payee: AddressDestination, network: str, *, native: bool) -> str | None:
     if payee.network != network:
         return f"an address on {payee.network} is not paid from {network}"
-    if payee.memo is not None and not (native and network in MEMO_NETWORKS):
+    # Of tokens, those of Solana carry one.
+    carries = network in MEMO_NETWORKS if native else network.startswith("Solana")
+    if payee.memo is not None and not carries:
         return f"a transfer of this asset on {network} carries no memo; leave it out"
     return None
 
@@ -178,12 +169,14 @@ def transfer_body(
     """Return the body of a wallet transfer; the same at every repeat."""
     payee = order.destination
     assert isinstance(payee, AddressDestination)  # noqa: S101 - checked before
-    body = {
+    body: dict[str, Any] = {
         **token_of(settings, assets, order),
         "to": payee.address,
         "amount": str(to_minor(order.amount, order.decimals)),
         "externalId": external_id,
     }
+    if "mint" in body and settings.create_destination_account:
+        body["createDestinationAccount"] = True
     return body if payee.memo is None else {**body, "memo": payee.memo}
 
 
@@ -199,15 +192,16 @@ def transfer_echo(
     assert isinstance(payee, AddressDestination)  # noqa: S101 - checked before
     request = told.get("requestBody")
     request = request if isinstance(request, Mapping) else {}
+    memo = clean(request.get("memo"))
     return Echo(
         asset=_token_words(request, told),
         amount=amount_of(request.get("amount"), order.decimals),
-        destination=_address(request.get("to")),
+        destination=_payee_words(request.get("to"), memo),
         # The request that is echoed may have it, too.
         reference=_told_id(external_id, told.get("externalId"), request.get("externalId")),
         ordered_asset=_ordered_token(settings, assets, order),
         ordered_amount=order.amount,
-        ordered_destination=_address(payee.address),
+        ordered_destination=_payee_words(payee.address, (payee.memo or "").strip() if memo else ""),
         ordered_reference=external_id or None,
     )
 
@@ -245,6 +239,17 @@ def payout_echo(
     )
 
 
+def fee_usd(settings: DfnsSettings, network: str | None, told: Mapping[str, Any]) -> Decimal | None:
+    """Return what a transfer's `fee` cost, by the configured price; None where one of them is missing.
+
+    Dfns tells it in the smallest unit of the network's own coin.
+    """
+    coin, units = settings.fee_coins.get(network or ""), clean(told.get("fee"))
+    if coin is None or not (units.isascii() and units.isdigit()):
+        return None
+    return (from_minor(int(units), coin.decimals) * coin.usd).quantize(_FEE_STEP, rounding=ROUND_UP)
+
+
 def untold(echo: Echo) -> tuple[str, ...]:
     """Return the members of an echo that were not told: what is not told was not compared."""
     members = {"asset": echo.asset, "amount": echo.amount, "destination": echo.destination}
@@ -271,6 +276,12 @@ def same_address(one: str, other: str) -> bool:
 def _address(value: object) -> str | None:
     text = clean(value)
     return (text.lower() if text.startswith("0x") else text) or None
+
+
+def _payee_words(address: object, memo: str) -> str | None:
+    """Return an address with its memo; a memo that is not told is not compared."""
+    words = _address(address)
+    return f"{words} memo {memo}" if words and memo else words
 
 
 def _token_words(token: Mapping[str, Any], told: Mapping[str, Any]) -> str | None:

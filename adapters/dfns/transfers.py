@@ -22,7 +22,7 @@ from adapters.dfns.statuses import (
     refusal_code,
     transfer_failure,
 )
-from adapters.dfns.terms import transfer_body, transfer_echo, untold
+from adapters.dfns.terms import fee_usd, transfer_body, transfer_echo, untold
 from gateway.adapter import (
     Absent,
     CannotLook,
@@ -107,6 +107,9 @@ class Transfers:
             custodian_reference=transfer.id,
             unknown_words=unknown,
             detail=transfer.reason or None,
+            fees_paid_usd=fee_usd(self._settings, order.network, told)
+            if sub_status is SubStatus.DELIVERED
+            else None,
         )
 
 

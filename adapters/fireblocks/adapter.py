@@ -128,7 +128,7 @@ class Fireblocks(Adapter[FireblocksSettings]):
         v1 = settings.webhook_v1_public_key
         v1_key = None if v1 is None else webhook.load_public_key(v1.get_secret_value())
         self._verifier = webhook.Verifier(settings.jwks_url, v1_key, tools, settings.workspace_id)
-        self._reader = Reader(self._client, self._asset_id, tools)
+        self._reader = Reader(self._client, self._asset_id, tools, settings.fee_prices_usd)
         self._networks = {each.asset_id: each.network for each in settings.assets.values()}
 
     def set_limit(self) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 from urllib.parse import quote
 
@@ -15,6 +16,7 @@ import aiohttp
 
 from adapters.fireblocks import webhook
 from adapters.fireblocks.client import Client
+from adapters.fireblocks.fees import fees_usd
 from adapters.fireblocks.instructions import (
     AssetIds,
     another_set,
@@ -52,10 +54,17 @@ _AT_ONCE = 8
 class Reader:
     """Reads sets."""
 
-    def __init__(self, client: Client, asset_id: AssetIds, tools: Tools) -> None:
+    def __init__(
+        self,
+        client: Client,
+        asset_id: AssetIds,
+        tools: Tools,
+        fee_prices: Mapping[str, Decimal],
+    ) -> None:
         self._client = client
         self._asset_id = asset_id
         self._tools = tools
+        self._fee_prices = fee_prices
 
     async def read(
         self, batch: BatchOrder, told: dict[str, Any]
@@ -109,7 +118,8 @@ class Reader:
         words, listed = payout_words(told), mine.get("transactions")
         if not isinstance(listed, list):
             return Report(None, words, unknown_words=("instruction without its transactions",))
-        seen, transactions, blind = await self._transactions(item, listed)
+        source = batch.source.type
+        seen, transactions, details, blind = await self._transactions(item, listed, source)
         reading = read(
             clean(told.get("state")),
             clean(told.get("status")),
@@ -138,13 +148,16 @@ class Reader:
             echo=echo_of(item, self._asset_id(item), mine, echoed_key(batch, item)),
             unknown_words=reading.unknown_words,
             detail=reading.failure.message if reading.failure else None,
+            fees_paid_usd=fees_usd(details, self._fee_prices)
+            if reading.sub_status is SubStatus.DELIVERED
+            else None,
         )
 
     async def _transactions(
-        self, item: BatchItem, listed: Sequence[Any]
-    ) -> tuple[list[Seen], list[Transaction], bool]:
-        """Return the instruction's transactions with hash and sub-status; whether a look failed."""
-        seen, transactions, blind = [], [], False
+        self, item: BatchItem, listed: Sequence[Any], source: str
+    ) -> tuple[list[Seen], list[Transaction], list[dict[str, Any]], bool]:
+        """Return the instruction's transactions, as seen and in detail; whether a look failed."""
+        seen, transactions, all_details, blind = [], [], [], False
         for each in (one if isinstance(one, dict) else {} for one in listed):
             details: dict[str, Any] = {}
             identifier, state = clean(each.get("id")), clean(each.get("state"))
@@ -152,11 +165,14 @@ class Reader:
                 found = await self._details(identifier)
                 blind |= found is None
                 details = found or {}
+            all_details.append(details)
             tx_hash, sub_status = clean(details.get("txHash")), clean(details.get("subStatus"))
             if state == "COMPLETED" and not not_credited(sub_status):
                 sub_status = ""
             # One without an id is seen, too: it may move money, whatever it is called.
-            seen.append(Seen(state, sub_status, on_chain=bool(tx_hash)))
+            told_source = _source_of(details)
+            certain = source if told_source in {"", source} else ""
+            seen.append(Seen(state, sub_status, on_chain=bool(tx_hash), source=certain))
             if identifier:
                 at = webhook.read_time(each.get("timestamp")) or self._tools.clock.now()
                 transactions.append(
@@ -168,7 +184,7 @@ class Reader:
                         at=at,
                     )
                 )
-        return seen, transactions, blind
+        return seen, transactions, all_details, blind
 
     async def _details(self, transaction_id: str) -> dict[str, Any] | None:
         """Return a transaction's details; {} where they are not ours to read, None where the look failed."""
@@ -180,6 +196,12 @@ class Reader:
             found: dict[str, Any] = answer.json
             return found
         return {} if answer.status in {403, 404} else None
+
+
+def _source_of(details: Mapping[str, Any]) -> str:
+    """Return the type of the account that a transaction pays from; empty where it is not told."""
+    source = details.get("source")
+    return clean(source.get("type")) if isinstance(source, dict) else ""
 
 
 def _reason(told: Mapping[str, Any], mine: Mapping[str, Any]) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+from typing import Annotated
+
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 from adapters.fireblocks import webhook
@@ -50,6 +53,11 @@ class FireblocksSettings(BaseModel):
     assets: dict[str, AssetMapping] = Field(
         min_length=1,
         description='Asset ids by our code ("USDC"), or by code and network ("USDC:Polygon").',
+    )
+    fee_prices_usd: dict[str, Annotated[Decimal, Field(gt=0)]] = Field(
+        default={},
+        description='Price in US dollars of each asset id that fees are paid in, e.g. ETH = "2500": fees '
+        "are told by these fixed prices where Fireblocks gives none in dollars.",
     )
     set_limit: int = Field(
         default=100,

@@ -1,6 +1,6 @@
 """Fireblocks' words and ours. Tables first; the one reading of an instruction below them.
 
-Source: fireblocks protocol notes, §3 (payout, instruction and transaction words), §10 (sub-statuses).
+Source: fireblocks protocol notes, §3 (payout, instruction and transaction words), §9 (hashes). Sub-statuses have a module of their own.
 """
 
 from __future__ import annotations
@@ -8,6 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from adapters.fireblocks.substatuses import (
+    REFUSED_BY_THIRD_PARTY,
+    REVERTED,
+    SUB_STATUS_WORDS,
+    Kind,
+    Stage,
+    SubStatusWord,
+)
 from gateway.adapter import Failure, FailureCode, FundsMoved, SubStatus
 
 #: State of a payout while none of its instructions has started. `None`: not executed yet.
@@ -69,27 +77,6 @@ MOVED_BY: Mapping[str, FundsMoved] = {
     "TIMEOUT": FundsMoved.UNKNOWN,
 }
 
-#: Sub-statuses after which an ended transaction may still turn up on the network, may have been
-#: replaced there by another one of the same payment, may have paid in part, or whose end nobody knows.
-MAY_HAVE_MOVED = frozenset(
-    {
-        "DROPPED_BY_BLOCKCHAIN",
-        "DOUBLE_SPENDING",
-        "TOO_LONG_MEMPOOL_CHAIN",
-        "PARTIALLY_FAILED",
-        "TIMEOUT",
-        "CONNECTIVITY_ERROR",
-        "INTERNAL_ERROR",
-        "UNKNOWN_ERROR",
-        # An exchange that pays for us answered nonsense, or failed inside.
-        "THIRD_PARTY_INTERNAL_ERROR",
-        "INVALID_THIRD_PARTY_RESPONSE",
-    }
-)
-
-#: Sub-statuses that prove, also for a transaction with a hash, that the network moved nothing.
-REVERTED = frozenset({"SMART_CONTRACT_EXECUTION_FAILED"})
-
 #: States in which a transaction has no hash yet: there is nothing to look up.
 BEFORE_THE_NETWORK = frozenset(
     {"SUBMITTED", "QUEUED", "PENDING_AUTHORIZATION", "PENDING_SIGNATURE"}
@@ -97,6 +84,14 @@ BEFORE_THE_NETWORK = frozenset(
 
 #: Moved on the network, not credited behind it; with whatever comes after the last underline.
 _NOT_CREDITED = "COMPLETED_BUT_3RD_PARTY_"
+
+#: What a partner can do about a failure, beside its words.
+_HINTS: Mapping[Kind, str] = {
+    Kind.RETRYABLE: " The same payout may succeed later.",
+    Kind.FINAL: " The same payout would fail again.",
+    Kind.POLICY: " A rule or a person at the custodian refused it.",
+    Kind.FUNDS: " Money is missing at the paying account.",
+}
 
 REASON_WORDS: Mapping[str, FailureCode] = {
     "INSUFFICIENT_BALANCE": FailureCode.INSUFFICIENT_FUNDS,
@@ -115,80 +110,6 @@ REASON_WORDS: Mapping[str, FailureCode] = {
     "TRANSACTION_SUBMISSION": FailureCode.CUSTODIAN_ERROR,
 }
 
-_MONEY = (
-    "INSUFFICIENT_FUNDS",
-    "INSUFFICIENT_FUNDS_FOR_FEE",
-    "INSUFFICIENT_RESERVED_FUNDING",
-)
-_AMOUNT = (
-    "AMOUNT_TOO_SMALL",
-    "MAX_FEE_EXCEEDED",
-    "ACTUAL_FEE_TOO_HIGH",
-    "WITHDRAW_LIMIT",
-    "EXCEEDED_DECIMAL_PRECISION",
-)
-_POLICY = (
-    "BLOCKED_BY_POLICY",
-    "REJECTED_BY_USER",
-    "CANCELLED_BY_USER",
-    "CANCELLED_BY_USER_REQUEST",
-    "AUTHORIZATION_FAILED",
-    "UNAUTHORISED_USER",
-    "UNAUTHORISED_DEVICE",
-)
-_COMPLIANCE = ("REJECTED_AML_SCREENING", "FAILED_AML_SCREENING", "AUTO_FREEZE", "FROZEN_MANUALLY")
-_DESTINATION = (
-    "INVALID_ADDRESS",
-    "ADDRESS_NOT_WHITELISTED",
-    "ADDRESS_WHITELISTING_SUSPENDED",
-    "MISSING_TAG_OR_MEMO",
-    "INVALID_TAG_OR_MEMO",
-    "ASSET_NOT_ENABLED_ON_DESTINATION",
-    "DEST_TYPE_NOT_SUPPORTED",
-    "MISSING_DEPOSIT_ADDRESS",
-    "NO_DEPOSIT_ADDRESS",
-    "PEER_ACCOUNT_DOES_NOT_EXIST",
-)
-_THIRD_PARTY = (
-    "3RD_PARTY_FAILED",
-    "3RD_PARTY_REJECTED",
-    "3RD_PARTY_CANCELLED",
-    "CANCELLED_EXTERNALLY",
-    "API_CALL_LIMIT",
-    "THIRD_PARTY_INTERNAL_ERROR",
-    "INVALID_THIRD_PARTY_RESPONSE",
-    "COMPLETED_BUT_3RD_PARTY_FAILED",
-    "COMPLETED_BUT_3RD_PARTY_REJECTED",
-)
-_CHAIN = (
-    "DROPPED_BY_BLOCKCHAIN",
-    "REJECTED_BY_BLOCKCHAIN",
-    "DOUBLE_SPENDING",
-    "SMART_CONTRACT_EXECUTION_FAILED",
-    "INVALID_SIGNATURE",
-    "TOO_LONG_MEMPOOL_CHAIN",
-    "PARTIALLY_FAILED",
-)
-_INTERNAL = (
-    "TIMEOUT",
-    "SIGNING_ERROR",
-    "CONNECTIVITY_ERROR",
-    "INTERNAL_ERROR",
-    "UNKNOWN_ERROR",
-    "TX_OUTDATED",
-)
-
-SUB_STATUS_WORDS: Mapping[str, FailureCode] = {
-    **dict.fromkeys(_MONEY, FailureCode.INSUFFICIENT_FUNDS),
-    **dict.fromkeys(_AMOUNT, FailureCode.AMOUNT_REJECTED),
-    **dict.fromkeys(_POLICY, FailureCode.POLICY_REJECTED),
-    **dict.fromkeys(_COMPLIANCE, FailureCode.COMPLIANCE_REJECTED),
-    **dict.fromkeys(_DESTINATION, FailureCode.DESTINATION_REJECTED),
-    **dict.fromkeys(_THIRD_PARTY, FailureCode.THIRD_PARTY_FAILED),
-    **dict.fromkeys(_CHAIN, FailureCode.CHAIN_REJECTED),
-    **dict.fromkeys(_INTERNAL, FailureCode.CUSTODIAN_ERROR),
-}
-
 
 @dataclass(frozen=True)
 class Seen:
@@ -197,6 +118,8 @@ class Seen:
     state: str
     sub_status: str = ""
     on_chain: bool = False  #: it has a hash
+    #: the type of the account that it pays from; empty where it is not certain
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -276,15 +199,18 @@ def _failed(instruction: str, seen: Sequence[Seen], reason: str) -> Reading:
         (each for each in (FundsMoved.YES, FundsMoved.UNKNOWN) if each in moved), FundsMoved.NO
     )
     sub_status = next((each.sub_status for each in reversed(seen) if each.sub_status), "")
-    code = SUB_STATUS_WORDS.get(sub_status) or REASON_WORDS.get(reason)
+    known = SUB_STATUS_WORDS.get(sub_status)
+    code = None if known is None or known.kind is Kind.NONE else known.code
+    code = code or REASON_WORDS.get(reason)
     if code is None:
         code = {"TRANSLATION_ERROR": FailureCode.DESTINATION_REJECTED}.get(
             instruction, FailureCode.UNKNOWN_REASON
         )
     word = sub_status or reason or instruction
+    hint = _HINTS.get(known.kind, "") if known else ""
     failure = Failure(
         code=code,
-        message=f"Fireblocks ended the instruction as {instruction} ({word}).",
+        message=f"Fireblocks ended the instruction as {instruction} ({word}).{hint}",
         custodian_code=word,
         funds_moved=funds_moved,
     )
@@ -292,15 +218,39 @@ def _failed(instruction: str, seen: Sequence[Seen], reason: str) -> Reading:
 
 
 def _moved(ended: Seen) -> FundsMoved:
-    """Return whether an ended transaction moved money. `no` is said only where it is proven."""
+    """Return whether an ended transaction moved money. `no` is said only where it is proven.
+
+    By its own state and sub-status, and by the kind of account. That there is no hash proves nothing: the
+    vendor promises one for vaults only, and there not before the network confirms.
+    """
     by_state = MOVED_BY[ended.state]
-    if by_state is not FundsMoved.NO or ended.sub_status in REVERTED:
+    if by_state is not FundsMoved.NO:
         return by_state
-    # FAILED says nothing by itself: its reason must be known, and be one that ends it for good.
-    unproven = ended.state == "FAILED" and ended.sub_status not in SUB_STATUS_WORDS
-    if unproven or ended.on_chain or ended.sub_status in MAY_HAVE_MOVED:
+    vault = ended.source == "VAULT_ACCOUNT"
+    if vault and ended.sub_status in REVERTED:
+        return FundsMoved.NO
+    if ended.on_chain:
         return FundsMoved.UNKNOWN
-    return FundsMoved.NO
+    known = SUB_STATUS_WORDS.get(ended.sub_status)
+    if known is not None and known.stage is Stage.GATE:
+        return FundsMoved.NO
+    if vault:
+        return _left_vault(ended, known)
+    # What an exchange or a bank did with a request is not seen here. Only the policy's own state and
+    # the third party's own refusal say that it did nothing.
+    stopped = ended.state == "BLOCKED" and not ended.sub_status
+    refused = ended.sub_status == REFUSED_BY_THIRD_PARTY.get(ended.state, "none")
+    return FundsMoved.NO if stopped or refused else FundsMoved.UNKNOWN
+
+
+def _left_vault(ended: Seen, known: SubStatusWord | None) -> FundsMoved:
+    """Return whether money left a vault, which pays by transactions that Fireblocks signs, and only so."""
+    if known is not None and known.stage is Stage.REQUEST:
+        return FundsMoved.NO
+    # FAILED says nothing by itself. The other states are decisions: without a word, nothing was signed.
+    # A third party's refusal is about crediting; of a vault's transaction it says nothing.
+    decided = ended.state != "FAILED" and not ended.sub_status
+    return FundsMoved.NO if decided else FundsMoved.UNKNOWN
 
 
 def refusal_code(message: str) -> FailureCode:

@@ -38,7 +38,7 @@ class TwinSettings(BaseModel):
 
 @dataclass
 class CallRecord:
-    """A request received. No headers and no bodies: they hold secrets."""
+    """A request received. Of the headers only who calls, and no bodies: they hold secrets."""
 
     method: str
     path: str
@@ -46,6 +46,7 @@ class CallRecord:
     call: str | None = None
     status: int | None = None
     cut: bool = False
+    user_agent: str | None = None
 
 
 _RECORD = web.RequestKey("record", CallRecord)
@@ -233,7 +234,12 @@ class Twin(ABC):
         """Record the custodian's calls, and answer in its shape where no route does."""
         if request.path.startswith("/_twin/"):
             return await handler(request)
-        record = CallRecord(request.method, request.raw_path, self.clock.stamp())
+        record = CallRecord(
+            request.method,
+            request.raw_path,
+            self.clock.stamp(),
+            user_agent=request.headers.get("User-Agent"),
+        )
         request[_RECORD] = record
         self.calls.append(record)
         try:

@@ -11,8 +11,8 @@ entry per transfer that moved money |
 | `DELETE faults` | none waits any more |
 | `POST clock` | `{advance_s}`: moves the twin's clock on and runs at once what falls due |
 | `GET inbox` | `{"messages": […]}`: one-time codes sent |
-| `GET calls` | `{"calls": [{call, method, path, status, at}]}`: requests received; `status` is \
-null while unanswered or cut off |
+| `GET calls` | `{"calls": [{call, method, path, status, at, user_agent}]}`: requests received; \
+`status` is null while unanswered or cut off |
 | `GET`, `PUT webhooks` | `{url}` of the receiver (null: none); what became of each delivery |
 | `GET`, `PUT settings` | switches for what the custodian leaves open; those named are set |
 | `POST reset` | the seeded world again: no payouts, faults, calls or clock offset, switches as \
@@ -131,7 +131,14 @@ class _ControlApi:
 
     async def _get_calls(self, _: web.Request) -> web.Response:
         calls = [
-            {"call": c.call, "method": c.method, "path": c.path, "status": c.status, "at": c.at}
+            {
+                "call": c.call,
+                "method": c.method,
+                "path": c.path,
+                "status": c.status,
+                "at": c.at,
+                "user_agent": c.user_agent,
+            }
             for c in self._twin.calls
         ]
         return web.json_response({"calls": calls})

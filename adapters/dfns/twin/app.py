@@ -39,6 +39,9 @@ Magic amounts: the fraction of an amount in whole units (e.g. 43.000601) steers 
 | .000514 | Expired after 60 s, while its transfer waits; approved and paid after 120 s |
 | .000515 | a word nobody knows, for 3600 s, then goes through |
 
+On Solana only the owners in `world.TOKEN_OWNERS` have token accounts: a token transfer to anybody else is
+refused without `createDestinationAccount`.
+
 Switches (`PUT /_twin/settings`) are the fields of `DfnsSettings`; where the vendor says nothing the
 default is the worst case: a second Confirm pays again.
 
@@ -297,7 +300,7 @@ class DfnsTwin(Twin):
                 for each in reversed(self.transfers.transfers.values())
                 if each.wallet.id == wallet_id
             ]
-            return web.json_response(page_of(request, items))
+            return web.json_response({"walletId": wallet_id, **page_of(request, items)})
 
         return await self._plain("list", request, do)
 

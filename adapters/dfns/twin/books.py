@@ -29,7 +29,9 @@ from adapters.dfns.twin.requests import (
 from adapters.dfns.twin.world import (
     BORDERLESS_ACCOUNT,
     EUR_BANK_ACCOUNT,
+    MEMO_NETWORKS,
     RATES,
+    TOKEN_OWNERS,
     WALLETS,
     DfnsSettings,
     Token,
@@ -81,6 +83,8 @@ class TransferBook:
         """Forget everything; the clock's timers must be forgotten with it."""
         self.transfers: dict[str, TransferRecord] = {}
         self._by_external_id: dict[str, tuple[str, Any, TransferRecord]] = {}
+        #: Pairs of mint and owner that got a token account by a transfer.
+        self._token_accounts: set[tuple[str, str]] = set()
 
     def request(
         self,
@@ -100,12 +104,33 @@ class TransferBook:
                 details = {"duplicate": {"id": first.id, "externalId": first.external_id}}
                 raise BadRequest("externalId was used for another transfer", 409, details)
             return first, False
+        self._check_extras(wallet, wanted)
         echo = {name: value for name, value in body.items() if name != "externalId"}
         course = transfer_course(_whole(int(wanted.amount), token))
         record = self.start(wallet, token, echo, int(wanted.amount), course, wanted.external_id)
         if wanted.external_id is not None:
             self._by_external_id[wanted.external_id] = (wallet_id, body, record)
         return record, course.answers_202 and self.settings.policy_answers_202
+
+    def _check_extras(
+        self, wallet: WalletRecord, wanted: NativeTransfer | Erc20WalletTransfer | SplWalletTransfer
+    ) -> None:
+        """Refuse what the network does not have, and a recipient without a token account."""
+        native = isinstance(wanted, NativeTransfer)
+        if native and wanted.memo and wallet.network not in MEMO_NETWORKS:
+            raise BadRequest(f"memo: not supported on {wallet.network}")
+        if wanted.use_durable_nonce and not wallet.network.startswith("Solana"):
+            raise BadRequest(f"useDurableNonce: not supported on {wallet.network}")
+        if not isinstance(wanted, SplWalletTransfer):
+            return
+        account = (wanted.mint, wanted.to)
+        if wanted.to in TOKEN_OWNERS or account in self._token_accounts:
+            return
+        if not wanted.create_destination_account:
+            raise BadRequest(
+                "to: the recipient has no token account of this mint; set createDestinationAccount"
+            )
+        self._token_accounts.add(account)
 
     def start(  # noqa: PLR0913 - what a transfer is
         self,
@@ -292,7 +317,7 @@ class PayoutBook:
         if record.course.before_end is not None:
             self._end(record, record.course.before_end, "ended before the confirmation")
             return
-        record.open_deposit()
+        record.open_deposit(self.settings.solana_deposits)
         self._set(record, "AwaitingPayoutConfirmation")
         self._tell("payout.action.required", {"payout": record.document()})
         self._clock.call_later(self.settings.confirm_window_s, partial(self._run_out, record))

@@ -15,6 +15,7 @@ from decimal import Decimal
 from typing import Any
 
 import base58
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from adapters.dfns.twin.requests import CreatePayout
 from adapters.dfns.twin.world import PayoutCourse, Token, TransferCourse, WalletRecord
@@ -45,6 +46,23 @@ def fits_place(token: Token, kind: str, place: str | None) -> bool:
     if token.kind == "Erc20":
         return (token.place or "").lower() == (place or "").lower()
     return token.place == place
+
+
+def _key_of(seed: bytes) -> bytes:
+    """Return the public key of a seed: a point of the curve, as the address of a wallet is."""
+    return Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw()
+
+
+def _off_curve(seed: bytes) -> bytes:
+    """Return 32 bytes that are no point of the curve of Ed25519, as a program's own address is."""
+    prime = 2**255 - 19
+    d = -121665 * pow(121666, -1, prime) % prime
+    while True:
+        y = int.from_bytes(seed, "little") & ((1 << 255) - 1)
+        x_squared = (y * y - 1) * pow(d * y * y + 1, -1, prime) % prime
+        if pow(x_squared, (prime - 1) // 2, prime) == prime - 1:
+            return seed
+        seed = hashlib.sha256(seed).digest()
 
 
 @dataclass
@@ -82,11 +100,18 @@ class TransferRecord:
         else:
             self.tx_hash = "0x" + digest.hex()
 
+    def _fee(self) -> str | None:
+        """Return what the network took, in the smallest unit of its coin; it is known at the end."""
+        if self.status not in {"Confirmed", "Failed"} or self.tx_hash is None:
+            return None
+        return "5000" if self.wallet.network.startswith("Solana") else "420000000000000"
+
     def document(self) -> dict[str, Any]:
         """Return it as the transfer call and webhooks show it."""
         optional = {
             "reason": self.reason,
             "txHash": self.tx_hash,
+            "fee": self._fee(),
             "externalId": self.external_id,
             **self.dates,
         }
@@ -134,11 +159,12 @@ class PayoutRecord:
         """Whether it has ended."""
         return self.execution in FINAL_STATUSES
 
-    def open_deposit(self) -> None:
-        """Get the provider's deposit address."""
+    def open_deposit(self, solana: str) -> None:
+        """Get the provider's deposit address; on Solana that of a key, or of a program."""
         digest = hashlib.sha256(self.id.encode()).digest()
         if self.wallet.network.startswith("Solana"):
-            self.deposit_address = base58.b58encode(digest).decode()
+            made = _key_of(digest) if solana == "on_curve" else _off_curve(digest)
+            self.deposit_address = base58.b58encode(made).decode()
         else:
             self.deposit_address = "0x" + digest[:20].hex()
 

@@ -5,6 +5,8 @@ Source: dfns protocol notes, §2 (patterns, create, action), §5 (transfers), §
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -112,11 +114,26 @@ class Cancel(_Strict):
     action: Literal["Cancel"]
 
 
+class TravelRule(_Strict):
+    """What a travel rule provider wants to know of both sides; its own members are not checked."""
+
+    kind: Literal["Notabene"]
+    # Its one word with more than one capital in a row.
+    beneficiary_vasp_did: Annotated[str | None, Field(alias="beneficiaryVASPdid")] = None
+    beneficiary_proof: dict[str, Any] | None = None
+    originator: dict[str, Any]
+    beneficiary: dict[str, Any]
+
+
 class _Transfer(_Strict):
     to: Words
     amount: Digits
     external_id: ExternalId | None = None
     fee_sponsor_id: str | None = None
+    travel_rule: TravelRule | None = None
+    memo: str | None = None
+    create_destination_account: bool | None = None
+    use_durable_nonce: bool | None = None
 
     @property
     def place(self) -> str | None:
@@ -128,7 +145,10 @@ class NativeTransfer(_Transfer):
     """A wallet transfer of the network's own coin."""
 
     kind: Literal["Native"]
-    memo: str | None = None
+    gas_limit: str | None = None
+    gas_price: str | None = None
+    max_fee_per_gas: str | None = None
+    max_priority_fee_per_gas: str | None = None
     priority: Literal["Slow", "Standard", "Fast"] | None = None
 
 
@@ -138,6 +158,14 @@ class Erc20WalletTransfer(_Transfer):
     kind: Literal["Erc20"]
     contract: Words
     to: EvmAddress
+    # A token of these networks carries no memo, and needs neither of the others.
+    memo: None = None
+    create_destination_account: None = None
+    use_durable_nonce: None = None
+    gas_limit: str | None = None
+    gas_price: str | None = None
+    max_fee_per_gas: str | None = None
+    max_priority_fee_per_gas: str | None = None
     priority: Literal["Slow", "Standard", "Fast"] | None = None
 
     @property
@@ -152,7 +180,6 @@ class SplWalletTransfer(_Transfer):
     kind: Literal["Spl", "Spl2022"]
     mint: Words
     to: SolanaAddress
-    create_destination_account: bool | None = None
 
     @property
     def place(self) -> str | None:
@@ -257,14 +284,33 @@ def read_sign(body: bytes) -> SignAction:
 
 
 def page_of(request: web.Request, items: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the page of a list that the query asks for."""
-    told, start = request.query.get("limit", "50"), request.query.get("paginationToken", "0")
+    """Return the page of a list that the query asks for.
+
+    Its token is opaque and only good for the same list: base64 with every sign of that alphabet in it,
+    so that a client that does not percent-encode it gets no second page.
+    """
+    told, token = request.query.get("limit", "50"), request.query.get("paginationToken")
     if not (told.isascii() and told.isdigit() and 1 <= int(told) <= 50):
         raise BadRequest("limit: from 1 to 50")
-    if not (start.isascii() and start.isdigit()):
-        raise BadRequest("paginationToken: not one of ours")
-    end = int(start) + int(told)
-    page: dict[str, Any] = {"items": items[int(start) : end]}
+    start = 0 if token is None else _start_of(token, request.path)
+    end = start + int(told)
+    page: dict[str, Any] = {"items": items[start:end]}
     if end < len(items):
-        page["nextPageToken"] = str(end)
+        page["nextPageToken"] = _page_token(end, request.path)
     return page
+
+
+def _page_token(start: int, path: str) -> str:
+    # The first three bytes are written as `+++/`, and a multiple of three plus one ends with `==`.
+    bound = hashlib.sha256(path.encode()).digest()[:6]
+    return base64.b64encode(b"\xfb\xef\xbf" + bound + start.to_bytes(4)).decode()
+
+
+def _start_of(token: str, path: str) -> int:
+    try:
+        start = int.from_bytes(base64.b64decode(token, validate=True)[9:])
+    except ValueError:
+        start = -1
+    if start < 0 or token != _page_token(start, path):
+        raise BadRequest("paginationToken: not one of this list's")
+    return start

@@ -71,6 +71,12 @@ BALANCES: Mapping[tuple[str, str], Decimal] = {
     (SOLANA_WALLET, "SOL"): Decimal(1_000),
 }
 
+#: Owners on Solana that have a token account of every mint here; nobody else has one.
+TOKEN_OWNERS = frozenset({"7v91N7iZ9mNicL8WfG6cgSCKyRXydQjLh6UYBWwm6y1Q"})
+
+#: Networks whose own coin carries a memo. None of the wallets here has one.
+MEMO_NETWORKS = frozenset({"Stellar", "StellarTestnet", "XrpLedger", "XrpLedgerTestnet"})
+
 #: What a dollar gives, for the indicative quote: net of fees, in the fiat currency.
 RATES: Mapping[str, Decimal] = {"EUR": Decimal("0.92"), "USD": Decimal(1), "GBP": Decimal("0.79")}
 
@@ -132,6 +138,9 @@ class DfnsSettings(TwinSettings):
     requests_per_minute: int = Field(default=1000, ge=1, le=1_000_000)
     #: A call that meets the policy is answered with 202.
     policy_answers_202: bool = True
+    #: Deposit addresses on Solana are those of a key (`on_curve`) or of a program (`off_curve`): the
+    #: vendor's pattern allows both.
+    solana_deposits: Literal["on_curve", "off_curve"] = "on_curve"
     #: A webhook's `retryOf` names the `first` attempt or the `previous` one.
     retry_of: Literal["first", "previous"] = "previous"
 

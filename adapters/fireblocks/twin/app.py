@@ -14,6 +14,8 @@ A life: REQUESTED, then after execute TRANSLATED, PROCESSING, SUBMITTED, FINALIZ
 state follows its transaction's end by a step, the payout's follows a step later. A queued payout
 shows REQUESTED, as one never executed does. The ledger gets its entry when a transaction completes.
 
+A hash is told of vaults' transactions; of an exchange's only towards a vault, of fiat never.
+
 Magic amounts: the fraction of an instruction's amount (e.g. 43.000402) steers it.
 
 | fraction | what happens |
@@ -170,6 +172,7 @@ class FireblocksTwin(Twin):
             raise TypeError(type(settings).__name__)
         self._book.settings = settings
         self._gate.skew_s = settings.skew_s
+        self._gate.shape = settings.shape_401
         self._keys.scope = settings.key_scope
         self._keys.other_body = settings.key_body
         self._keys.remember_refusals = settings.replay_4xx
@@ -245,7 +248,10 @@ class FireblocksTwin(Twin):
             if call == "transaction":
                 return web.json_response({"message": "Not found", "code": 404}, status=404)
             return self.error(404, "payout was not found")
-        return web.json_response(found.history.look(old.set_at if old else None))
+        shown = web.json_response(found.history.look(old.set_at if old else None))
+        if call == "transaction":
+            shown.headers["X-Request-ID"] = str(uuid.uuid4())
+        return shown
 
     async def _rotate_keys(self, request: web.Request) -> web.Response:
         keep_old = (await read_object(request, {"keep_old"})).get("keep_old", True)

@@ -61,21 +61,41 @@ def make_key() -> rsa.RSAPrivateKey:
     return rsa.generate_private_key(public_exponent=65537, key_size=2048)
 
 
+class _NotAdmitted(Exception):
+    """A request is refused, with a code of the gateway's list."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
 class Gate:
-    """Admits requests, or refuses them with 401 in the gateway's shape."""
+    """Admits requests, or refuses them with 401, in the gateway's shape or in the documented one."""
 
     def __init__(self, user: ApiUser, shared_time: Callable[[], float]) -> None:
         self._user = user
         self._shared_time = shared_time
         self._nonces: dict[str, str] = {}
         self.skew_s = 0.0
+        self.shape = "gateway"
 
     def forget_nonces(self) -> None:
         """Forget every nonce seen."""
         self._nonces.clear()
 
     def admit(self, request: web.Request, body: bytes) -> None:
-        """Raise Refusal unless the token is this user's, fresh, and made for this request.
+        """Raise Refusal unless the token is this user's, fresh, and made for this request."""
+        try:
+            self._check(request, body)
+        except _NotAdmitted as no:
+            document: dict[str, Any] = {"message": no.message, "code": no.code}
+            if self.shape == "documented":
+                document = {"error": {"type": "AUTHENTICATION", "message": no.message}}
+            raise Refusal(web.json_response(document, status=401)) from None
+
+    def _check(self, request: web.Request, body: bytes) -> None:
+        """Raise _NotAdmitted where anything of a token is wrong.
 
         A nonce is good once. Only a GET may come again with the same token: the official client
         repeats GETs after a lost connection or a 429, and never a POST.
@@ -147,5 +167,5 @@ def _seconds(claims: dict[str, Any], name: str) -> float:
     return value
 
 
-def _refuse(code: int, message: str) -> Refusal:
-    return Refusal(web.json_response({"message": message, "code": code}, status=401))
+def _refuse(code: int, message: str) -> _NotAdmitted:
+    return _NotAdmitted(code, message)

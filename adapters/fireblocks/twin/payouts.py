@@ -175,7 +175,7 @@ class PayoutBook:
             self._later(partial(self._finish_instruction, payout, instruction, leg))
         payout.show(self._clock.now())
         event = "transaction.created" if number == 0 else "transaction.status.updated"
-        self._tell(event, transaction.details())
+        self._tell(event, transaction.event_data())
 
     def _settle(self, transaction: Transaction, leg: Leg) -> None:
         payout, instruction = transaction.payout, transaction.instruction

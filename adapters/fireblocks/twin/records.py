@@ -21,6 +21,7 @@ from adapters.fireblocks.twin.world import (
 from adapters.twin.history import History
 
 _FINAL_INSTRUCTIONS = frozenset({"COMPLETED", "FAILED", "TRANSLATION_ERROR", "SKIPPED"})
+_API_USER = "6f0d6a1c-31ab-4d3b-8f0e-0c6a7a9f7d11"
 _ON_CHAIN = frozenset({"BROADCASTING", "CONFIRMING", "COMPLETED"})
 
 
@@ -59,8 +60,11 @@ class Instruction:
 
     def document(self) -> dict[str, Any]:
         """Return it as the status call shows it."""
+        named = PAYEES.get((self.payee_type, self.payee_id))
         return {
             "id": self.id,
+            # In every official example, and not in the schema.
+            **({} if named is None else {"name": named}),
             "payeeAccount": {"id": self.payee_id, "type": self.payee_type},
             "amount": {"amount": self.amount_text, "assetId": self.asset},
             "state": self.state,
@@ -104,6 +108,8 @@ class Payout:
             "initMethod": "API",
             "instructionSet": [instruction.document() for instruction in self.instructions],
         }
+        if self.state == "FINALIZED":
+            document["reportUrl"] = f"https://reports.example/{self.id}.csv"
         if self.reason is not None:
             document["reasonOfFailure"] = self.reason
         self.history.add(now, document)
@@ -142,7 +148,7 @@ class Transaction:
         amount = self.instruction.amount_text
         source = (self.payout.source_type, self.payout.source_id)
         payee = (self.instruction.payee_type, self.instruction.payee_id)
-        on_chain = self._seen_on_chain and self.instruction.asset not in FIAT
+        on_chain = self._seen_on_chain and self._has_hash()
         details: dict[str, Any] = {
             "id": self.id,
             "status": self._leg.status,
@@ -153,12 +159,10 @@ class Transaction:
             "destination": _peer(*payee, PAYEES[payee]),
             "amountInfo": {"amount": amount, "requestedAmount": amount, "netAmount": amount},
             # The vendor's own lossy numbers beside the exact text above.
-            "amount": float(amount),
-            "requestedAmount": float(amount),
-            "netAmount": float(amount),
-            "fee": 0,
-            "feeInfo": {"networkFee": "0"},
-            "feeCurrency": self.instruction.asset,
+            "amount": _number(amount),
+            "requestedAmount": _number(amount),
+            "netAmount": _number(amount),
+            **self._fee(on_chain=on_chain),
             "createdAt": self._created_ms,
             "lastUpdated": int(self._entered * 1000),
             "numOfConfirmations": 1 if on_chain and self._leg.status == "COMPLETED" else 0,
@@ -171,6 +175,48 @@ class Transaction:
             payee_digest = hashlib.sha256("/".join(payee).encode()).hexdigest()
             details["destinationAddress"] = "0x" + payee_digest[:40]
         return details
+
+    def event_data(self) -> dict[str, Any]:
+        """Return it as webhooks show it: with the members of the vendor's example, empty where unset."""
+        details = self.details()
+        exchange = self.payout.source_type == "EXCHANGE_ACCOUNT"
+        network_fee = details["feeInfo"].get("networkFee", "0")
+        return {
+            "sourceAddress": "",
+            "networkFee": _number(network_fee),
+            "signedBy": [],
+            "createdBy": _API_USER,
+            "rejectedBy": _API_USER if details["subStatus"] == "REJECTED_BY_USER" else "",
+            "amountUSD": details["amount"],
+            "addressType": "",
+            "exchangeTxId": f"ex-{self.id[:8]}" if exchange else "",
+            "destinationTag": "",
+            "destinationAddressDescription": "",
+            "txHash": "",
+            **details,
+        }
+
+    def _fee(self, *, on_chain: bool) -> dict[str, Any]:
+        """Return the fee: the network's, in its own coin, or what the third party keeps of the asset."""
+        if self.payout.source_type == "VAULT_ACCOUNT":
+            fee = "0.0021" if on_chain else "0"
+            return {"fee": _number(fee), "feeInfo": {"networkFee": fee}, "feeCurrency": "ETH"}
+        fee = "0.5" if self._leg.status == "COMPLETED" else "0"
+        info = {"networkFee": "0", "serviceFee": fee}
+        return {"fee": 0, "feeInfo": info, "feeCurrency": self.instruction.asset}
+
+    def _has_hash(self) -> bool:
+        """Whether a hash is ever told of it: an exchange gives one towards vaults only, a bank none."""
+        if self.instruction.asset in FIAT or self.payout.source_type == "FIAT_ACCOUNT":
+            return False
+        to_vault = self.instruction.payee_type == "VAULT_ACCOUNT"
+        return self.payout.source_type != "EXCHANGE_ACCOUNT" or to_vault
+
+
+def _number(text: str) -> float | int:
+    """Return a number as JavaScript writes it: a whole one without a point."""
+    value = float(text)
+    return int(value) if value.is_integer() else value
 
 
 def _peer(kind: str, id_: str, name: str) -> dict[str, str]:

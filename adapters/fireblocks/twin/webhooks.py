@@ -42,6 +42,7 @@ class WebhookSigner:
         self._keys = {self._new_kid(): key}
         self._v1_key = v1_key
         self.workspace_id = str(uuid.uuid4())
+        self.webhook_id = str(uuid.uuid4())
         self.format: Literal["v2", "v2_and_v1_header", "v1"] = "v2"
 
     def jwks(self) -> dict[str, Any]:
@@ -83,6 +84,7 @@ class WebhookSigner:
                 "eventType": event,
                 "resourceId": details["id"],
                 "workspaceId": self.workspace_id,
+                "webhookId": self.webhook_id,
                 "createdAt": now_ms,
                 "data": details,
             }

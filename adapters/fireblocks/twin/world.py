@@ -100,6 +100,9 @@ class FireblocksSettings(TwinSettings):
     second_execute: Literal["refused", "accepted"] = "refused"
     #: `v2`; v2 with the legacy header beside it; or the legacy `v1` header and envelope.
     webhook_format: Literal["v2", "v2_and_v1_header", "v1"] = "v2"
+    #: The shape of a 401: message and code as the clients' pages show it (`gateway`), or with an `error`
+    #: member as the API description has it (`documented`).
+    shape_401: Literal["gateway", "documented"] = "gateway"
     #: How far `iat` may lie ahead and `exp` behind.
     skew_s: float = Field(default=0, ge=0, le=3600)
 

@@ -131,7 +131,8 @@ async def test_what_is_odd_is_told() -> None:
         assert seen["4000.09"].sub_status is None
         assert seen["4000.09"].unknown_words == ("operation_type TRANSFER",)
         assert seen["4000.11"].unknown_words == ("requires_action",)
-        assert seen["4000.11"].sub_status is SubStatus.BROADCAST
+        # Not on the network until the action is answered, whatever else is told.
+        assert seen["4000.11"].sub_status is SubStatus.SUBMITTED
 
 
 @pytest.mark.parametrize("fault", ["lose_reply", "error_after", "half_response", "bad_json"])

@@ -168,6 +168,26 @@ async def test_a_right_code_after_a_wrong_one() -> None:
         assert both.merchant.calls("session") == 1
 
 
+async def test_phone_and_user_id_go_together_where_it_is_configured() -> None:
+    """As in the provider's own sample; elsewhere only one of them is taken."""
+    both_of = {"phone": "231770000001", "user_id": "1001"}
+    async with pair({"both_ids": "accept"}, both_ids=True, **_CALLER) as both:
+        mine = order()
+        await both.adapter.confirm(mine, answer(both.merchant.passcode, **both_of))
+        assert mine.notes["owner"] == both_of
+        await both.end(mine)
+        assert len(await both.merchant.ledger()) == 1
+    async with pair({"both_ids": "accept"}, **_CALLER) as both:
+        with pytest.raises(UnreadableAnswer):
+            await both.adapter.confirm(order(), answer(both.merchant.passcode, **both_of))
+    async with pair({"both_ids": "accept"}, both_ids=True, user_id="1001") as both:
+        mine = order()
+        await both.adapter.submit(mine)
+        assert mine.notes["owner"] == both_of
+        await both.end(mine)
+        assert len(await both.merchant.ledger()) == 1
+
+
 async def test_403_counts_nothing_down() -> None:
     """Of a passcode or of a right: nobody can tell. Not sent; the action stays as it was."""
     async with pair({"passcode_trouble": "403"}, **_CALLER) as both:

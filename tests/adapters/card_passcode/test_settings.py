@@ -27,6 +27,7 @@ def _made(**change: Any) -> CardPasscodeSettings:
     [
         {},
         {"phone": None, "user_id": "1001"},
+        {"user_id": "1001", "both_ids": True},
         {"passcode_mode": "caller", "passcode": None, "phone": None},
         {"passcode_mode": "one_time_code", "passcode": None},
         {"device": {"client_ip": "2001:db8::7", "name": "worker"}},

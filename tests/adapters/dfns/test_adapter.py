@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from adapters.dfns.adapter import Dfns
-from adapters.dfns.twin.world import EVM_WALLET, SOLANA_WALLET
+from adapters.dfns.twin.world import EVM_WALLET, SOLANA_WALLET, THROUGH
+from adapters.dfns.twin.world import WALLETS as WALLETS_OF_TWIN
 from gateway.adapter import (
     Absent,
     AddressDestination,
@@ -179,6 +180,39 @@ async def test_an_end_without_a_transfer_is_believed_after_a_minute(amount: str)
         report = await look(adapter, order.again())
         assert report.failure is not None
         assert report.failure.funds_moved is FundsMoved.NO
+
+
+async def fill_pages(org: Organisation, count: int, to: str) -> None:
+    """Let the wallet have so many more transfers, the first of them to an address of its own."""
+    wallet = WALLETS_OF_TWIN[EVM_WALLET]
+    for number in range(count):
+        request = {"kind": "Erc20", "amount": "1", "to": PAYEE if number else to}
+        org.twin.transfers.start(wallet, wallet.tokens[0], request, 1, THROUGH, None)
+
+
+async def test_an_end_is_searched_for_on_every_page() -> None:
+    """The tokens of pages are opaque and hold `=`, `+` and `/`; 120 transfers are three pages."""
+    async with pair() as (adapter, org):
+        order = await ended_alone(adapter, org, ALONE[0])
+        await fill_pages(org, 120, PAYEE)
+        before = await org.calls("list")
+        order.time.advance(60)
+        report = await look(adapter, order.again())
+        assert report.failure is not None
+        assert report.failure.funds_moved is FundsMoved.NO
+        assert await org.calls("list") == before + 3
+
+
+async def test_a_transfer_on_the_last_page_is_found() -> None:
+    """The oldest of 120 transfers went to the deposit address: the money has moved."""
+    async with pair() as (adapter, org):
+        order = await ended_alone(adapter, org, ALONE[0])
+        await fill_pages(org, 120, str(order.notes["deposit_address"]))
+        await org.steps(3)
+        order.time.advance(60)
+        report = await look(adapter, order.again())
+        assert report.failure is not None
+        assert report.failure.funds_moved is FundsMoved.YES
 
 
 @pytest.mark.parametrize("amount", ALONE)

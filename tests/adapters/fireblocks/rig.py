@@ -72,12 +72,15 @@ class TwinClock:
 
 
 @asynccontextmanager
-async def pair(**switches: Any) -> AsyncIterator[tuple[Fireblocks, Workspace]]:
+async def pair(
+    settings: Any = None, **switches: Any
+) -> AsyncIterator[tuple[Fireblocks, Workspace]]:
     """Run a twin and an adapter that talks to it."""
     async with open_workspace(**switches) as space:
         credentials = space.twin.credentials(space.root)
         keys = {name: credentials[name] for name in ("api_key", "private_key", "jwks_url")}
-        async with adapter_for(space.root + "/v1", TwinClock(space), **keys) as adapter:
+        members = {**keys, **(settings or {})}
+        async with adapter_for(space.root + "/v1", TwinClock(space), **members) as adapter:
             yield adapter, space
 
 

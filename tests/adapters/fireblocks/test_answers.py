@@ -339,13 +339,12 @@ async def test_a_transaction_without_an_id_still_counts() -> None:
         assert (found.sub_status, found.unknown_words) == (None, ("(none)",))
 
 
-async def test_a_hash_forbids_to_say_that_nothing_moved() -> None:
-    """FAILED with a hash is `unknown`, unless the network itself reverted it."""
-    for sub_status, moved in (
-        ("REJECTED_BY_BLOCKCHAIN", "unknown"),
-        ("SMART_CONTRACT_EXECUTION_FAILED", "no"),
-    ):
-        details = {"txHash": "0xab", "subStatus": sub_status}
+@pytest.mark.parametrize("tx_hash", ["0xab", ""])
+async def test_an_exchanges_failure_proves_nothing_with_a_hash_or_without(tx_hash: str) -> None:
+    """What an exchange did with the request is not seen here."""
+    for sub_status in ("REJECTED_BY_BLOCKCHAIN", "SMART_CONTRACT_EXECUTION_FAILED"):
+        source = {"type": "EXCHANGE_ACCOUNT", "id": "EX_SUB3"}
+        details = {"txHash": tx_hash, "subStatus": sub_status, "source": source}
         async with answering({"transaction": (200, details)}) as (adapter, wire):
             mine = order()
             await submit(adapter, mine)
@@ -356,7 +355,8 @@ async def test_a_hash_forbids_to_say_that_nothing_moved() -> None:
             assert isinstance(found, Report)
             assert found.failure is not None
             assert found.failure.code is FailureCode.CHAIN_REJECTED
-            assert found.failure.funds_moved == moved
+            assert found.failure.funds_moved == "unknown"
+            assert found.failure.custodian_code == sub_status
 
 
 async def test_a_retry_after_is_believed_within_reason() -> None:

@@ -8,6 +8,7 @@ import hmac
 import json
 import time
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 import pytest
@@ -209,6 +210,26 @@ async def test_strangers_and_odd_requests_are_refused() -> None:
         assert (await org.get("/payouts/pyt-1")).status == 404
 
 
+async def test_page_tokens_are_opaque_and_of_one_list() -> None:
+    """Percent-encoded they give the next page; as they are, of another list, or made up, they do not."""
+    async with open_organisation() as org:
+        for _ in range(3):
+            await org.act(TRANSFERS, transfer_body())
+            await org.act("/payouts", payout_body())
+        first = (await org.get(f"{TRANSFERS}?limit=2")).json
+        assert first["walletId"] == EVM_WALLET
+        token = first["nextPageToken"]
+        assert set("=+/") <= set(token)
+        page = "limit=2&paginationToken="
+        rest = (await org.get(f"{TRANSFERS}?{page}{quote(token, safe='')}")).json
+        assert len(rest["items"]) == 1
+        assert "nextPageToken" not in rest
+        assert {each["id"] for each in rest["items"]}.isdisjoint(e["id"] for e in first["items"])
+        assert (await org.get(f"{TRANSFERS}?{page}{token}")).status == 400
+        assert (await org.get(f"/payouts?{page}{quote(token, safe='')}")).status == 400
+        assert (await org.get(f"{TRANSFERS}?{page}2")).status == 400
+
+
 @pytest.mark.parametrize("amount", sorted(MAGIC_TRANSFERS))
 async def test_every_magic_transfer_has_its_end(amount: Any) -> None:
     """The last status of its course, and a ledger entry only where it is Confirmed."""
@@ -336,7 +357,7 @@ async def test_reset_forgets_what_was_made() -> None:
         assert len(await org.ledger()) == 1
         await org.steer("POST", "reset")
         assert await org.ledger() == []
-        assert (await org.get(TRANSFERS)).json == {"items": []}
+        assert (await org.get(TRANSFERS)).json == {"walletId": EVM_WALLET, "items": []}
         assert (await org.act(TRANSFERS, transfer_body())).status == 200
 
 

@@ -35,7 +35,8 @@ async def test_calls_are_listed_without_secrets(workspace: Workspace) -> None:
         ("execute", "POST", f"/v1/payments/payout/{payout_id}/actions/execute", 200),
         ("status", "GET", f"/v1/payments/payout/{payout_id}?x=1", 401),
     ]
-    assert all(set(c) == {"call", "method", "path", "status", "at"} for c in document["calls"])
+    members = {"call", "method", "path", "status", "at", "user_agent"}
+    assert all(set(c) == members for c in document["calls"])
     assert workspace.twin.user.api_key not in json.dumps(document)
     assert workspace.twin.user.api_key not in repr(workspace.twin.user)
 

@@ -55,7 +55,7 @@ async def test_every_transaction_step_is_told_and_signed(workspace: Workspace) -
         assert headers["Content-Type"] == "application/json"
         assert "Fireblocks-Signature" not in headers
         assert set(document) == {
-            "id", "eventType", "resourceId", "workspaceId", "createdAt", "data",
+            "id", "eventType", "resourceId", "workspaceId", "webhookId", "createdAt", "data",
         }  # fmt: skip
         created = document["data"]["status"] == "SUBMITTED"
         event = "transaction.created" if created else "transaction.status.updated"

@@ -1,0 +1,53 @@
+"""What the transactions of an instruction cost, in US dollars.
+
+Source: the vendor's API description (`feeInfo`, `feeCurrency`). Only texts are read: a JSON number has lost
+digits already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from decimal import ROUND_UP, Decimal, InvalidOperation
+from typing import Any
+
+#: Millionths of a dollar, rounded up: more digits of a fixed price would be noise.
+_STEP = Decimal("0.000001")
+
+
+def fees_usd(
+    transactions: Sequence[Mapping[str, Any]], prices: Mapping[str, Decimal]
+) -> Decimal | None:
+    """Return the fees of all transactions; None where the fee of one is not told or has no price."""
+    found = [_fee(each, prices) for each in transactions]
+    known = [each for each in found if each is not None]
+    if not found or len(known) < len(found):
+        return None
+    return sum(known, Decimal(0)).quantize(_STEP, rounding=ROUND_UP)
+
+
+def _fee(details: Mapping[str, Any], prices: Mapping[str, Decimal]) -> Decimal | None:
+    """Return one transaction's fee: as Fireblocks prices it, else by the configured prices."""
+    info = details.get("feeInfo")
+    info = info if isinstance(info, Mapping) else {}
+    told = _amount(info.get("feeUSD"))
+    if told is not None:
+        return told
+    network, service = _amount(info.get("networkFee")), _amount(info.get("serviceFee"))
+    if network is None:
+        return None
+    parts = (
+        (network, prices.get(str(details.get("feeCurrency")))),
+        # What an exchange keeps, it keeps of the asset that is paid.
+        (service or Decimal(0), prices.get(str(details.get("assetId")))),
+    )
+    if any(amount and price is None for amount, price in parts):
+        return None
+    return sum((amount * price for amount, price in parts if price is not None), Decimal(0))
+
+
+def _amount(value: object) -> Decimal | None:
+    try:
+        amount = Decimal(value) if isinstance(value, str) else None
+    except InvalidOperation:
+        return None
+    return amount if amount is not None and amount.is_finite() and amount >= 0 else None
