@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 from gateway.runtime import Clock
 
+#: Member of a request's ASGI state: called once it is known who sent the request, and that it is let in.
+RECOGNISED = "recognised"
 #: Buckets that are remembered; the one used longest ago is forgotten first, and would be full again.
 _MOST = 20_000
 #: Many small additions lose the last digits; whoever waited as told must not be told to wait again.

@@ -13,7 +13,7 @@ from starlette.requests import Request
 
 from gateway.config import LimitSettings
 from gateway.errors import Refused
-from gateway.limits import Buckets, Taken, client_group
+from gateway.limits import RECOGNISED, Buckets, Taken, client_group
 from gateway.metrics import Metrics
 from gateway.runtime import Clock
 
@@ -43,6 +43,10 @@ class Admission:
         refused = self._take(request, class_of(request), who)
         if refused is not None:
             raise refused
+        recognised = getattr(request.state, RECOGNISED, None)
+        if recognised is not None:
+            # Now its connection keeps its place while the body arrives.
+            recognised()
 
     def unknown(self, request: Request) -> Refused | None:
         """Count a wrong key, token or path of a client; return the refusal where it sent too many.
