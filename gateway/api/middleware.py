@@ -46,7 +46,9 @@ class Envelope:
                 if b"cache-control" not in names:
                     message["headers"].append((b"cache-control", _SAFE[0]))
                 message["headers"].append((b"x-content-type-options", _SAFE[1]))
-                message["headers"].extend(headers_of(scope["state"]))
+                if b"ratelimit" not in names:
+                    # A refusal names the policy that refused, which may be another one.
+                    message["headers"].extend(headers_of(scope["state"]))
             await send(message)
 
         try:
