@@ -25,8 +25,8 @@ from gateway.metrics import Metrics
 
 T = TypeVar("T")
 
-#: Lines of one step: about a millisecond.
-LINES = 10
+#: Lines of one step: one or two milliseconds.
+LINES = 20
 #: The pause before a step, in seconds: about as long as the step.
 PAUSE_S = 0.001
 _NAME = "batch_jobs"

@@ -57,15 +57,18 @@ class Envelope:
             route = getattr(scope.get("route"), "path", "unmatched")
             took = context.runtime.clock.monotonic() - begun
             context.metrics.http_request(route, scope["method"], status, took)
-            _log.info(
-                "request",
-                request_id=request_id,
-                org=scope["state"].get("org"),
-                method=scope["method"],
-                route=route,
-                status=status,
-                duration_ms=round(took * 1000, 1),
-            )
+            left_out = scope["state"].get("left_out", 0)
+            if left_out is not None:
+                _log.info(
+                    "request",
+                    request_id=request_id,
+                    org=scope["state"].get("org"),
+                    method=scope["method"],
+                    route=route,
+                    status=status,
+                    duration_ms=round(took * 1000, 1),
+                    **({"left_out": left_out} if left_out else {}),
+                )
 
 
 def _answer(request: Request, refused: Refused) -> Response:
