@@ -59,17 +59,33 @@ class Attacker:
             print("ready", flush=True)  # noqa: T201 - the parent reads it
 
     async def call(
-        self, method: str, path: str, body: Any = None, *, key: str | None = None
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        key: str | None = None,
+        text: str | None = None,
     ) -> tuple[int, Any, float]:
-        """Call the API; return status (0: no answer), JSON, and `Retry-After` in seconds."""
+        """Call the API with JSON or a CSV `text`; return status (0: no answer), JSON, `Retry-After` (s)."""
         headers = {
             "Authorization": f"Bearer {key or self._key}",
             "Idempotency-Key": secrets.token_hex(8),
         }
         url = f"http://{self.host}:{self.port}{path}"
+        sent: dict[str, Any] = {"json": body}
+        if text is not None:
+            headers["Content-Type"] = "text/csv"
+            sent = {"data": text.encode()}
+        timeout = aiohttp.ClientTimeout(total=_CALL_S if text is None else PREPARE_S)
         try:
-            async with self._http.request(method, url, json=body, headers=headers) as answer:
-                told = await answer.json(content_type=None)
+            async with self._http.request(
+                method, url, headers=headers, timeout=timeout, **sent
+            ) as answer:
+                if answer.content_type == "text/csv":
+                    told: Any = len(await answer.read())
+                else:
+                    told = await answer.json(content_type=None)
                 wait_s = float(answer.headers.get("Retry-After", "1"))
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
             self.counts["no answer"] += 1
@@ -238,6 +254,18 @@ async def slow_clients(attacker: Attacker) -> None:
     await attacker.keep(attacker.most, hold)
 
 
+async def slow_bodies(attacker: Attacker) -> None:
+    """Send whole headers without a key, and the body a byte a second."""
+
+    async def hold(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"POST /payouts HTTP/1.1\r\nhost: gateway\r\ncontent-length: 1000\r\n\r\n")
+        while not writer.transport.is_closing():
+            writer.write(b"a")
+            await asyncio.sleep(1)
+
+    await attacker.keep(attacker.most, hold)
+
+
 async def half_open(attacker: Attacker) -> None:
     """Connect and send nothing, or the beginning of a request."""
     numbers = itertools.count()
@@ -301,6 +329,43 @@ async def flood(attacker: Attacker) -> None:
     await asyncio.gather(*(ask() for _ in range(16)))
 
 
+_BATCH = "/payout-batches?custodian=dummy&account_id=MAIN&account_type=ACCOUNT"
+
+
+async def _upload(attacker: Attacker, lines: int, *, dry: bool) -> Any:
+    """Upload a CSV file of so many lines, to create a batch or only to have it checked."""
+    head = "external_ref,asset,amount,destination_type,network,address,reference\n"
+    to, tag = f"{_DESTINATION['network']},{_DESTINATION['address']}", secrets.token_hex(4)
+    rows = (f"u{number},USDC,1,address,{to},{tag}-{number}\n" for number in range(lines))
+    path = _BATCH + ("&validate=true" if dry else "")
+    return await attacker.call("POST", path, text=head + "".join(rows))
+
+
+async def reports(attacker: Attacker) -> None:
+    """Read the report of a large batch, many times at once, and never wait where that is asked for."""
+    status, told, _ = await _upload(attacker, attacker.most, dry=False)
+    if status != 201:  # noqa: PLR2004 - created
+        raise SystemExit(f"the batch was not created: {status} {told}")
+
+    async def read() -> None:
+        while True:
+            await attacker.call("GET", f"/payout-batches/{told['id']}/report.csv")
+
+    attacker.ready()
+    await asyncio.gather(*(read() for _ in range(8)))
+
+
+async def validations(attacker: Attacker) -> None:
+    """Have large files checked, many at once; nothing is stored."""
+
+    async def check() -> None:
+        while True:
+            await _upload(attacker, attacker.most, dry=True)
+
+    attacker.ready()
+    await asyncio.gather(*(check() for _ in range(6)))
+
+
 #: By name: what it does, and how many at most (quick, full).
 ATTACKS: dict[str, tuple[Callable[[Attacker], Awaitable[None]], int, int]] = {
     "endpoints at quota": (endpoints, 300, 4000),
@@ -314,6 +379,9 @@ ATTACKS: dict[str, tuple[Callable[[Attacker], Awaitable[None]], int, int]] = {
     "50 MB of headers": (big_headers, 50_000_000, 50_000_000),
     "10000 distinct keys": (distinct_keys, 10_000, 10_000),
     "an org at its rate": (flood, 0, 0),
+    "reports of a large batch": (reports, 1_000, 100_000),
+    "checks of large files": (validations, 5_000, 100_000),
+    "1000 bodies without a key": (slow_bodies, 1000, 1000),
 }
 
 

@@ -154,6 +154,16 @@ class LimitSettings(_Section):
         ge=1,
         description="Calls of one custodian instance for quotes of one org at once.",
     )
+    batch_jobs_per_org: int = Field(
+        default=4,
+        ge=1,
+        description="Reports, checks and creations of batches of one org that run at the same time.",
+    )
+    batch_jobs: int = Field(
+        default=16,
+        ge=1,
+        description="Reports, checks and creations of batches that run at the same time.",
+    )
 
 
 class LogSettings(_Section):

@@ -4,7 +4,9 @@ uvicorn limits neither headers nor time nor the number of connections. This prot
 listener by a table of its connections:
 
 - A connection from which the gateway waits for a request costs next to nothing, and can be closed for
-  a new one. So the oldest of them goes where there are too many, in total or of one address. A new
+  a new one. So can one that still sends the body of a request that is answered already, or that nobody
+  known has sent: no key was recognised, and a signature or a client secret in the body was not checked
+  yet. The one that waits longest goes where there are too many, in total or of one address. A new
   connection is refused only where all the others are in the middle of a request.
 - A look at all connections once a second finds those that are late: headers, bodies, answers that
   nobody reads. No request pays for a timer.
@@ -27,7 +29,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway.config import ListenSettings, Settings
 from gateway.errors import ConfigError
-from gateway.limits import client_group
+from gateway.limits import RECOGNISED, client_group
 from gateway.logs import get_logger
 from gateway.metrics import Metrics
 
@@ -37,6 +39,9 @@ SWEEP_S = 1.0
 _LEAST_BYTES_PER_S = 16 * 1024
 #: How much later than the request itself gives up its connection is closed: its answer comes first.
 _AFTER_THE_ANSWER_S = 2.0
+#: How long the rest of a body is read and thrown away once its request is answered. A sender that is cut
+#: off at once may see a broken connection instead of the answer.
+_DRAIN_S = 5.0
 #: What a client has to take of an answer within `write_s`, or all of it where less is left.
 _LEAST_TAKEN = 64 * 1024
 #: Requests that one connection may send ahead. Each of them is kept until those before it are answered.
@@ -61,7 +66,9 @@ class Closed(Enum):
     """Why a connection was closed by us."""
 
     TOO_MANY = auto()  #: refused: all the others are in the middle of a request
-    REPLACED = auto()  #: nothing was asked on it, and a new connection needed its place
+    REPLACED = (
+        auto()
+    )  #: it had nothing under way for anybody known, and a new connection needed its place
     HEADERS_LONG = auto()
     HEADERS_LATE = auto()
     BODY_LATE = auto()
@@ -120,7 +127,7 @@ class Connections:
         self._metrics = metrics
         self._open: dict[LimitedProtocol, None] = {}
         self._of: Counter[str] = Counter()
-        #: those from which nothing but a request is expected, the one that waits longest first
+        #: those that may be replaced, the one that waits longest first
         self._waiting: OrderedDict[LimitedProtocol, None] = OrderedDict()
         self._waiting_of: dict[str, OrderedDict[LimitedProtocol, None]] = {}
         self._closed: Counter[str] = Counter()
@@ -155,13 +162,15 @@ class Connections:
         old.cut(Closed.REPLACED)
 
     def waits(self, connection: LimitedProtocol) -> None:
-        """Note that nothing but a request is expected on a connection."""
+        """Note that a connection may be replaced, and waits from now on. May be called twice."""
         if connection in self._open:
-            self._waiting[connection] = None
-            self._waiting_of.setdefault(connection.group, OrderedDict())[connection] = None
+            of_group = self._waiting_of.setdefault(connection.group, OrderedDict())
+            for each in (self._waiting, of_group):
+                each[connection] = None
+                each.move_to_end(connection)
 
     def works(self, connection: LimitedProtocol) -> None:
-        """Note that a connection is in the middle of a request."""
+        """Note that a connection is in the middle of a request. May be called twice."""
         self._waiting.pop(connection, None)
         of_group = self._waiting_of.get(connection.group)
         if of_group is not None:
@@ -225,6 +234,10 @@ class LimitedProtocol(HttpToolsProtocol):
         self._completed = 0
         self._body_since = 0.0
         self._body_bytes = 0
+        #: whether it is known who sent the newest request
+        self._recognised = False
+        #: when the newest request was answered before all of its body had arrived
+        self._answered_at: float | None = None
         #: bytes of a body that were none of its content: sizes of chunks, trailers
         self._frame_bytes = 0
         self._was_cut = False
@@ -311,6 +324,9 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Begin a request."""
         super().on_message_begin()
+        self._recognised, self._answered_at = False, None
+        scope: Any = self.scope
+        scope["state"][RECOGNISED] = partial(self._recognise, scope)
         self._part = _Part.HEADERS
         self._header_bytes = self._raw_bytes = self._frame_bytes = 0
         if self._begun is None:
@@ -338,8 +354,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self._part = _Part.BODY
         self._begun = None
         self._body_since, self._body_bytes = self.loop.time(), 0
-        self._table.works(self)
         super().on_headers_complete()
+        self._take_place()
 
     def on_body(self, body: bytes) -> None:
         """Count what arrives of a body."""
@@ -351,14 +367,36 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_message_complete()
         self._completed += 1
         self._part = _Part.REQUEST
-        if self._is_idle():
-            self._table.waits(self)
+        self._take_place()
 
     def on_response_complete(self) -> None:
-        """Wait for the next request, if nothing else is to come."""
+        """Wait for the next request, or for the rest of the one that is answered."""
         super().on_response_complete()
-        if self._is_idle() and not self.transport.is_closing():
+        if self.transport.is_closing():
+            return
+        if self._part is _Part.BODY and not self._is_answering():
+            self._answered_at = self.loop.time()
+        self._take_place()
+
+    def _recognise(self, scope: Any) -> None:
+        """Note that it is known who sent a request: its connection is not replaced any more."""
+        if scope is self.scope:
+            self._recognised = True
+            self._take_place()
+
+    def _take_place(self) -> None:
+        """Tell the table whether this connection may be replaced."""
+        if self._may_go():
             self._table.waits(self)
+        else:
+            self._table.works(self)
+
+    def _may_go(self) -> bool:
+        """Whether nobody loses anything that was asked for when this connection is closed."""
+        if self.pipeline:
+            return False
+        answered = not self._is_answering()
+        return answered or (self._part is _Part.BODY and not self._recognised)
 
     def resume_writing(self) -> None:
         """Note that the client has taken most of what waited for it."""
@@ -402,9 +440,12 @@ class LimitedProtocol(HttpToolsProtocol):
             # It is the gateway that has not read on.
             self._body_since = now
             return
-        # Once it is answered the rest of a body is only thrown away.
-        by_size = 0 if self.cycle.response_complete else self._body_bytes / _LEAST_BYTES_PER_S
-        if now - self._body_since > self._limits.body_s + by_size + _AFTER_THE_ANSWER_S:
+        if self._answered_at is not None:
+            late = now - self._answered_at > min(_DRAIN_S, self._limits.body_s)
+        else:
+            by_size = self._body_bytes / _LEAST_BYTES_PER_S
+            late = now - self._body_since > self._limits.body_s + by_size + _AFTER_THE_ANSWER_S
+        if late:
             self.cut(Closed.BODY_LATE)
 
     def _check_answer(self, now: float) -> None:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 from gateway.runtime import Clock
 
+#: Member of a request's ASGI state: called once it is known who sent the request, and that it is let in.
+RECOGNISED = "recognised"
 #: Buckets that are remembered; the one used longest ago is forgotten first, and would be full again.
 _MOST = 20_000
 #: Many small additions lose the last digits; whoever waited as told must not be told to wait again.
@@ -61,6 +63,13 @@ class Buckets:
         """How long an empty bucket needs to fill, in seconds."""
         return max(1, math.ceil(self.burst / self.per_s))
 
+    def headers(self, taken: Taken) -> dict[str, str]:
+        """Return the fields of draft-ietf-httpapi-ratelimit-headers, as it has been since -08."""
+        return {
+            "RateLimit-Policy": f'"{self.name}";q={self.burst};w={self.window_s}',
+            "RateLimit": f'"{self.name}";r={taken.left};t={taken.full_s}',
+        }
+
     def take(self, who: str) -> Taken:
         """Take a token of somebody's bucket, if there is one."""
         now = self._clock.monotonic()
@@ -78,3 +87,22 @@ class Buckets:
             math.ceil((self.burst - tokens) / self.per_s),
             0 if tokens > _ALMOST_ONE else max(1, math.ceil((1 - tokens) / self.per_s)),
         )
+
+
+class Sample:
+    """Lets one of many through: for log lines that anybody can cause."""
+
+    def __init__(self, clock: Clock, every_s: float = 10) -> None:
+        self._clock = clock
+        self._every_s = every_s
+        self._last: float | None = None
+        self._left_out = 0
+
+    def take(self) -> int | None:
+        """Return how many were left out since the last one, or None where this one is left out."""
+        now = self._clock.monotonic()
+        if self._last is not None and now - self._last < self._every_s:
+            self._left_out += 1
+            return None
+        left_out, self._left_out, self._last = self._left_out, 0, now
+        return left_out

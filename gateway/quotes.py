@@ -161,7 +161,7 @@ class Quotes:
             taken = self._budget.take(f"{caller.org} {name}")
             if not taken.allowed:
                 detail = f"Too many quotes that {name!r} has to be asked for. Nothing was done."
-                headers = {"Retry-After": str(taken.retry_s)}
+                headers = {"Retry-After": str(taken.retry_s), **self._budget.headers(taken)}
                 raise Refused("rate_limited", detail, headers=headers)
         return await self._custodians[name].offers(terms)
 

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 _KEYS_LIFE_S = 3600
 #: An unknown key id, or a failed fetch, is followed by the next fetch no sooner than this.
 _LEAST_BETWEEN_S = 5
+_UNKNOWN = "the key id is not among the custodian's keys"
 _TIMEOUT = aiohttp.ClientTimeout(total=10)
 #: What a transaction's webhook may say of a payout: under way, never at its end.
 _NEWS = frozenset({SubStatus.BROADCAST, SubStatus.CONFIRMING, SubStatus.SETTLING})
@@ -76,6 +77,8 @@ class Verifier:
         self._keys: dict[str, RSAPublicKey] = {}
         self._fetched_at: float | None = None
         self._tried_at: float | None = None
+        #: whether the last fetch brought keys
+        self._reached = False
         self._fetching = asyncio.Lock()
 
     async def verify(self, headers: Mapping[str, str], body: bytes) -> None:
@@ -137,10 +140,13 @@ class Verifier:
         if self._tried_at is not None and now - self._tried_at < _LEAST_BETWEEN_S:
             if known:
                 return
-            # Perhaps rotated this very moment: 503, so that the sender tries again.
-            msg = "an unknown key id, and the keys were asked for a moment ago"
+            # Anybody can make up a key id. One that keys of a moment ago do not have is forged; a key that
+            # Fireblocks took into use since then is found when the refused webhook is delivered again.
+            if self._reached:
+                raise InvalidSignature(_UNKNOWN)
+            msg = "an unknown key id, and the keys could not be fetched a moment ago"
             raise CannotVerify(msg)
-        self._tried_at = now
+        self._tried_at, self._reached = now, False
         try:
             self._keys = await self._fetch()
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
@@ -149,10 +155,9 @@ class Verifier:
             if known:
                 return
             raise CannotVerify(type(error).__name__) from None
-        self._fetched_at = now
+        self._fetched_at, self._reached = now, True
         if kid not in self._keys:
-            msg = "the key id is not among the custodian's keys"
-            raise InvalidSignature(msg)
+            raise InvalidSignature(_UNKNOWN)
 
     async def _fetch(self) -> dict[str, RSAPublicKey]:
         assert self._jwks_url is not None  # noqa: S101 - checked by the caller

@@ -13,7 +13,7 @@ from starlette.requests import Request
 
 from gateway.config import LimitSettings
 from gateway.errors import Refused
-from gateway.limits import Buckets, Taken, client_group
+from gateway.limits import RECOGNISED, Buckets, Sample, client_group
 from gateway.metrics import Metrics
 from gateway.runtime import Clock
 
@@ -27,6 +27,7 @@ class Admission:
 
     def __init__(self, settings: LimitSettings, clock: Clock, metrics: Metrics) -> None:
         self._metrics = metrics
+        self._lines = Sample(clock)
         self._classes = {
             name: Buckets(
                 name,
@@ -43,20 +44,31 @@ class Admission:
         refused = self._take(request, class_of(request), who)
         if refused is not None:
             raise refused
+        recognised = getattr(request.state, RECOGNISED, None)
+        if recognised is not None:
+            # Now its connection keeps its place while the body arrives.
+            recognised()
 
     def unknown(self, request: Request) -> Refused | None:
-        """Count a wrong key, token or path of a client; return the refusal where it sent too many.
+        """Count a wrong key, token, path or signature of a client; return the refusal where it sent too many.
 
         Only what is wrong counts, and only it is refused: clients behind one address do not lock each
         other out.
         """
         host = request.client.host if request.client else None
-        return self._take(request, "unknown", client_group(host))
+        refused = self._take(request, "unknown", client_group(host))
+        if refused is not None:
+            # Whoever sends too many shall not fill the log: one line for many of them.
+            request.state.left_out = self._lines.take()
+        return refused
 
     def _take(self, request: Request, name: str, who: str) -> Refused | None:
         buckets = self._classes[name]
         taken = buckets.take(who)
-        request.state.rate_limit = _headers(buckets, taken)
+        request.state.rate_limit = [
+            (field.lower().encode(), value.encode())
+            for field, value in buckets.headers(taken).items()
+        ]
         if taken.allowed:
             return None
         self._metrics.rate_limited(name)
@@ -85,18 +97,12 @@ def refuse_stranger(request: Request, refused: Refused, status: int) -> Refused:
 
     For what nobody with a key, a client secret or a custodian's signature has sent.
     """
-    strange = not hasattr(request.state, "admitted") and status in _WRONG
+    wrong = status in _WRONG or refused.code == "cannot_verify"
+    strange = not hasattr(request.state, "admitted") and wrong
     return (strange and admission_of(request).unknown(request)) or refused
 
 
-_WRONG = frozenset({401, 404})
-
-
-def _headers(buckets: Buckets, taken: Taken) -> list[tuple[bytes, bytes]]:
-    """Return the header fields of draft-ietf-httpapi-ratelimit-headers, as it has been since -08."""
-    policy = f'"{buckets.name}";q={buckets.burst};w={buckets.window_s}'
-    limit = f'"{buckets.name}";r={taken.left};t={taken.full_s}'
-    return [(b"ratelimit-policy", policy.encode()), (b"ratelimit", limit.encode())]
+_WRONG = frozenset({401, 404, 405})
 
 
 def headers_of(state: dict[str, Any]) -> list[tuple[bytes, bytes]]:

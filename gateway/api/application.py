@@ -28,6 +28,7 @@ from gateway.api.access import Guarded, Uses, needs, needs_or_secret, public
 from gateway.api.admission import Admission
 from gateway.api.context import ApiContext
 from gateway.api.idempotency import Keys
+from gateway.api.jobs import Jobs
 from gateway.api.middleware import HANDLERS, Envelope
 from gateway.keys import Scope
 from gateway.pages import track
@@ -179,5 +180,6 @@ def _application(context: ApiContext, routes: Sequence[Route]) -> Starlette:
     app.state.context = context
     app.state.keys = Keys(context)
     app.state.admission = Admission(context.settings.limits, context.runtime.clock, context.metrics)
+    app.state.jobs = Jobs(context.settings.limits, context.metrics)
     app.state.uses = Uses(context)
     return app

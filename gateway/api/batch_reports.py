@@ -11,16 +11,17 @@ from decimal import Decimal
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
+from gateway.api.jobs import JobResponse, jobs_of
 from gateway.api.requests import caller_of, context_of
 from gateway.model import BATCH_ENDS, Payout
 from gateway.store import batches as rows
-from gateway.store.database import Tx
 from gateway.store.rows import payout_of
 from gateway.views import shown_detail
 
-_REPORTED_AT_ONCE = 200
+#: Rows that are read at once. A thread reads them, and is free again before any of them is sent.
+_REPORTED_AT_ONCE = 50
 REPORT_COLUMNS = (
     "position",
     "payout_id",
@@ -71,7 +72,8 @@ async def report_csv(request: Request) -> Response:
     batch_id, init_method, final = await _reported(request)
     name = f'attachment; filename="{batch_id}.csv"'
     headers = {"Content-Disposition": name, "Report-Final": str(final).lower()}
-    return StreamingResponse(lines(), media_type="text/csv; charset=utf-8", headers=headers)
+    jobs, org = jobs_of(request), (await caller_of(request)).org
+    return JobResponse(jobs, org, lines(), media_type="text/csv; charset=utf-8", headers=headers)
 
 
 async def report_json(request: Request) -> Response:
@@ -82,15 +84,18 @@ async def report_json(request: Request) -> Response:
         yield f'{{"batch_id":{json.dumps(batch_id)},"final":{str(final).lower()},"payouts":['
         begun = False
         async for page in _report(request, batch_id, init_method):
+            text = ""
             for row in page:
                 members = {
                     name: cell or None for name, cell in zip(REPORT_COLUMNS, row, strict=True)
                 }
-                yield ("," if begun else "") + json.dumps(members, ensure_ascii=False)
+                text += ("," if begun else "") + json.dumps(members, ensure_ascii=False)
                 begun = True
+            yield text
         yield "]}"
 
-    return StreamingResponse(parts(), media_type="application/json")
+    jobs, org = jobs_of(request), (await caller_of(request)).org
+    return JobResponse(jobs, org, parts(), media_type="application/json")
 
 
 async def _reported(request: Request) -> tuple[str, str, bool]:
@@ -104,16 +109,12 @@ async def _reported(request: Request) -> tuple[str, str, bool]:
 async def _report(
     request: Request, batch_id: str, init_method: str
 ) -> AsyncIterator[list[list[str]]]:
-    """Give the rows of the report, a page at a time, each of one consistent look."""
-    context, after = context_of(request), -1
-
-    async def look(tx: Tx) -> list[tuple[Any, Payout]]:
-        found = await rows.items_page(tx, batch_id, after, _REPORTED_AT_ONCE)
-        return [(row, payout_of(row)) for row in found]
-
-    while page := await context.db.scan(look):
-        yield [_row(row, payout, init_method) for row, payout in page]
-        after = page[-1][0]["batch_position"]
+    """Give the rows of the report, a few at a time; those of a page are of one consistent look."""
+    context, jobs, after = context_of(request), jobs_of(request), -1
+    while page := await context.db.scan(rows.items_page, batch_id, after, _REPORTED_AT_ONCE):
+        async for step in jobs.steps(page):
+            yield [_row(row, payout_of(row), init_method) for row in step]
+        after = page[-1]["batch_position"]
 
 
 def _row(row: Any, payout: Payout, init_method: str) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -21,8 +21,9 @@ from gateway.api.acts import note_act
 from gateway.api.context import ApiContext
 from gateway.api.cursors import check_names, decode, encode, limit_of, query_fault
 from gateway.api.idempotency import Answer, Claim, claimed, idempotency_key, keyed_request, once
+from gateway.api.jobs import Jobs, jobs_of
 from gateway.api.requests import caller_of, context_of, read_json, validate
-from gateway.batches.items import MOST_IN_FILE, Checked, Line, check, csv_lines, json_lines, pages
+from gateway.batches.items import MOST_IN_FILE, Checked, Line, check, csv_lines, json_lines
 from gateway.batches.schemas import BatchCheck, BatchHead, BatchRequest, BatchSource, BatchView
 from gateway.errors import Refused
 from gateway.keys import Caller
@@ -37,9 +38,9 @@ from gateway.views import PayoutWithTracking, payout_with_tracking
 _MOST_JSON = 4 * 1024 * 1024
 _MOST_BYTES = 64 * 1024 * 1024
 _FILE_S = 300.0
-#: Lines that are checked before others may do something; lines of one transaction.
-_CHECKED_AT_ONCE = 50
-_STORED_AT_ONCE = 500
+#: Lines whose references are looked up at once; lines of one transaction.
+_LOOKED_UP_AT_ONCE = 100
+_STORED_AT_ONCE = 50
 _FILE_QUERY = frozenset({"custodian", "account_id", "account_type", "reference", "validate"})
 
 
@@ -67,6 +68,12 @@ async def create_batch(request: Request) -> Response:
     if dry:
         # It does nothing that could be repeated.
         key = None
+    with jobs_of(request).running(caller.org):
+        return await _create_from(request, caller, key)
+
+
+async def _create_from(request: Request, caller: Caller, key: str | None) -> Response:
+    """Create a batch of what the body holds."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "text/csv":
         check_names(request, frozenset({"validate"}))
@@ -74,6 +81,7 @@ async def create_batch(request: Request) -> Response:
         wanted = validate(BatchRequest, members)
         load = _Load(
             context=context_of(request),
+            jobs=jobs_of(request),
             caller=caller,
             source=wanted.source,
             lines=lambda: json_lines(wanted),
@@ -89,6 +97,7 @@ async def create_batch(request: Request) -> Response:
         digest = await _receive(request, path)
         load = _Load(
             context=context_of(request),
+            jobs=jobs_of(request),
             caller=caller,
             source=head.source,
             lines=lambda: csv_lines(path),
@@ -114,6 +123,7 @@ class _Load:
     """The creation of a batch: checked as a whole, stored page by page, visible with the last one."""
 
     context: ApiContext
+    jobs: Jobs
     caller: Caller
     source: BatchSource
     #: reads the lines, from the first one on each time that it is called
@@ -135,7 +145,7 @@ class _Load:
         batch_id = await self.context.db.run(self._begin, claim)
         try:
             first = 0
-            for page in pages(self.lines(), _STORED_AT_ONCE):
+            async for page in _gathered(self.jobs.steps(self.lines()), _STORED_AT_ONCE):
                 await self.context.db.run(self._add, claim, batch_id, first, page)
                 first += len(page)
             return await claim.finish(lambda tx: self._finish(tx, batch_id, first))
@@ -147,7 +157,7 @@ class _Load:
 
     async def check(self) -> Checked:
         """Check every item. Refused: `invalid_batch`, with the faults."""
-        found = await _check(self.context, self.caller, self.source, self.lines)
+        found = await _check(self.context, self.jobs, self.caller, self.source, self.lines)
         found.refuse()
         return found
 
@@ -187,8 +197,24 @@ class _Load:
             pass
 
 
+async def _gathered(steps: AsyncIterator[list[Line]], size: int) -> AsyncIterator[list[Line]]:
+    """Give lines that come a few at a time in lists of a size."""
+    page: list[Line] = []
+    async for step in steps:
+        page += step
+        while len(page) >= size:
+            yield page[:size]
+            page = page[size:]
+    if page:
+        yield page
+
+
 async def _check(
-    context: ApiContext, caller: Caller, source: BatchSource, lines: Callable[[], Iterator[Line]]
+    context: ApiContext,
+    jobs: Jobs,
+    caller: Caller,
+    source: BatchSource,
+    lines: Callable[[], Iterator[Line]],
 ) -> Checked:
     found = Checked()
     known = {
@@ -200,14 +226,18 @@ async def _check(
         detail = "no custodian is called so; GET /custodians lists them"
         found.fault("/source/custodian", "unknown_custodian", detail)
         found.refuse()
-    for page in pages(lines(), _CHECKED_AT_ONCE):
-        check(context.quotes, caller, source, page, found)
-        if found.count > MOST_IN_FILE:
-            found.fault("/lines", "too_long", f"a file may have {MOST_IN_FILE} payouts")
-            break
+
+    async def checked() -> AsyncIterator[list[Line]]:
+        async for step in jobs.steps(lines()):
+            check(context.quotes, caller, source, step, found)
+            if found.count > MOST_IN_FILE:
+                return
+            yield step
+
+    async for page in _gathered(checked(), _LOOKED_UP_AT_ONCE):
         await context.db.scan(context.batches.references_used, caller, page, found)
-        # Others are served between two pages.
-        await asyncio.sleep(0)
+    if found.count > MOST_IN_FILE:
+        found.fault("/lines", "too_long", f"a file may have {MOST_IN_FILE} payouts")
     if not found.count:
         found.fault("/lines", "too_short", "the file has no payouts")
     return found

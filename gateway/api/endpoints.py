@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from gateway.api import acts
 from gateway.api.acts import note_act
+from gateway.api.admission import admission_of
 from gateway.api.cursors import check_names, decode, encode, limit_of, query_fault
 from gateway.api.idempotency import Answer, idempotency_key, once
 from gateway.api.requests import caller_of, context_of, read_json, validate
@@ -178,6 +179,10 @@ async def webhook_keys(request: Request) -> Response:
     if not endpoint_id:
         raise query_fault("endpoint_id", "is needed: it says whose keys")
     keys = await context.db.read(context.endpoints.public_keys, endpoint_id)
+    # An unknown endpoint and one without such keys look the same, and so count the same.
+    refused = None if keys else admission_of(request).unknown(request)
+    if refused is not None:
+        raise refused
     body = WebhookKeys(keys=[WebhookKey(endpoint_id=endpoint_id, key=each) for each in keys])
     return Response(
         body.model_dump_json(),

@@ -60,8 +60,9 @@ async def readyz(request: Request) -> Response:
         # Custodians' webhooks are stored before they are answered.
         return _not({"status": "store_unavailable", "reason": fault.words})
     body = _ready(context, row)
-    refused = require == "marks" and body["marks"] is not True
-    return JSONResponse(body, _UNAVAILABLE if refused else 200)
+    if require == "marks" and body["marks"] is not True:
+        return JSONResponse({**body, "status": "no_marks"}, _UNAVAILABLE)
+    return JSONResponse(body)
 
 
 def _ready(context: ApiContext, row: Row) -> dict[str, Any]:

@@ -46,7 +46,9 @@ class Envelope:
                 if b"cache-control" not in names:
                     message["headers"].append((b"cache-control", _SAFE[0]))
                 message["headers"].append((b"x-content-type-options", _SAFE[1]))
-                message["headers"].extend(headers_of(scope["state"]))
+                if b"ratelimit" not in names:
+                    # A refusal names the policy that refused, which may be another one.
+                    message["headers"].extend(headers_of(scope["state"]))
             await send(message)
 
         try:
@@ -55,15 +57,18 @@ class Envelope:
             route = getattr(scope.get("route"), "path", "unmatched")
             took = context.runtime.clock.monotonic() - begun
             context.metrics.http_request(route, scope["method"], status, took)
-            _log.info(
-                "request",
-                request_id=request_id,
-                org=scope["state"].get("org"),
-                method=scope["method"],
-                route=route,
-                status=status,
-                duration_ms=round(took * 1000, 1),
-            )
+            left_out = scope["state"].get("left_out", 0)
+            if left_out is not None:
+                _log.info(
+                    "request",
+                    request_id=request_id,
+                    org=scope["state"].get("org"),
+                    method=scope["method"],
+                    route=route,
+                    status=status,
+                    duration_ms=round(took * 1000, 1),
+                    **({"left_out": left_out} if left_out else {}),
+                )
 
 
 def _answer(request: Request, refused: Refused) -> Response:

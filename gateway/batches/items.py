@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -98,12 +97,6 @@ def json_lines(request: BatchRequest) -> Iterator[Line]:
     """Return the items of a JSON batch."""
     for index, item in enumerate(request.payouts):
         yield Line(f"/payouts/{index}", item)
-
-
-def pages(lines: Iterator[Line], size: int) -> Iterator[list[Line]]:
-    """Return the lines in lists of a size."""
-    while page := list(islice(lines, size)):
-        yield page
 
 
 def csv_lines(path: Path) -> Iterator[Line]:

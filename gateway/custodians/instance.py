@@ -46,6 +46,7 @@ from gateway.errors import (
     RateLimited,
     Unsupported,
 )
+from gateway.limits import Sample
 from gateway.logs import get_logger, scrub
 from gateway.metrics import Metrics
 from gateway.model import Attention
@@ -85,6 +86,8 @@ class _Telling:
     outcome: str = "ok"
     level: int = logging.INFO
     keys: dict[str, Any] = field(default_factory=dict)
+    #: how many lines were left out before this one; None: this one is left out as well
+    left_out: int | None = 0
 
     def fail(self, outcome: str, error: BaseException, *, crashed: bool) -> None:
         """Tell of an error; of one that nobody foresaw, with the traceback."""
@@ -131,6 +134,7 @@ class CustodianInstance:
         self.adapter_name = adapter_name
         self._adapter = adapter
         self._clock = tools.clock
+        self._refused = Sample(tools.clock)
         self._metrics = metrics
         self._deadline_s = deadline_s
 
@@ -305,6 +309,8 @@ class CustodianInstance:
             except (InvalidSignature, CannotVerify) as error:
                 clean = _scrubbed(error)
                 telling.fail(type(error).__name__, clean, crashed=False)
+                # Anybody can send webhooks: one line for many that are refused.
+                telling.left_out = self._refused.take()
                 raise clean from None
             except CRASHES as error:
                 telling.fail("CannotVerify", error, crashed=not _foreseen(error))
@@ -433,17 +439,20 @@ class CustodianInstance:
         finally:
             took = self._clock.monotonic() - begun
             self._metrics.call(self.name, verb, telling.outcome, took)
-            _log.log(
-                telling.level,
-                "custodian_call",
-                custodian=self.name,
-                adapter=self.adapter_name,
-                verb=verb,
-                outcome=telling.outcome,
-                duration_ms=round(took * 1000, 1),
-                **keys,
-                **telling.keys,
-            )
+            if telling.left_out:
+                telling.keys["left_out"] = telling.left_out
+            if telling.left_out is not None:
+                _log.log(
+                    telling.level,
+                    "custodian_call",
+                    custodian=self.name,
+                    adapter=self.adapter_name,
+                    verb=verb,
+                    outcome=telling.outcome,
+                    duration_ms=round(took * 1000, 1),
+                    **keys,
+                    **telling.keys,
+                )
 
 
 def _of_one(order: TrackedOrder, report: Report) -> BatchReport:

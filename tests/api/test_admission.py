@@ -168,6 +168,61 @@ async def test_unknown_clients_are_limited_by_address(
         assert answer.status == seen[0]
 
 
+@pytest.mark.parametrize("reachable", [True, False])
+async def test_forged_webhooks_are_limited_per_client(
+    settings: Settings, capsys: pytest.CaptureFixture[str], *, reachable: bool
+) -> None:
+    """Whether or not the keys are in reach; genuine ones get through. A flood is few lines of the log."""
+    body = b'{"id":"n-1"}'
+    path = "/custodians/acme_eu/webhooks"
+    async with limited(settings, unknown=3) as api:
+        api.custodian.keys_reachable = reachable
+        seen = []
+        for _ in range(30):
+            answer, _ = await api.send("POST", path, data=body, x_signature="0" * 64)
+            seen.append(answer.status)
+        assert seen == [401 if reachable else 503] * 3 + [429] * 27
+        lines = capsys.readouterr()
+        assert (lines.out + lines.err).count("/custodians/{name}/webhooks") == 4
+        api.custodian.keys_reachable = True
+        signature = api.custodian.sign(body)
+        answer, _ = await api.send("POST", path, data=body, x_signature=signature)
+        assert answer.status == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("PUT", "/payouts", 405),
+        ("OPTIONS", "/payouts", 405),
+        ("GET", "/.well-known/webhook-keys.json?endpoint_id=whe_01m8kef33zezes22y8rwjryv1z", 200),
+    ],
+)
+async def test_whatever_a_stranger_tries_is_counted(
+    settings: Settings, method: str, path: str, status: int
+) -> None:
+    """Wrong methods and unknown endpoints, too; not what has a right answer."""
+    async with limited(settings, unknown=3) as api:
+        seen = [(await api.send(method, path, authorization=None))[0].status for _ in range(6)]
+        assert seen == [status] * 3 + [429] * 3
+        assert (await api.send("GET", "/healthz", authorization=None))[0].status == 200
+        assert (await api.call("GET", "/payouts"))[0] == 200
+
+
+async def test_a_refusal_names_the_policy_that_refused(settings: Settings) -> None:
+    """The budget of custodian calls, and not the rate of quotes, of which there is enough left."""
+    async with limited(settings, offers=True, quote_calls=1) as api:
+        await api.quote()
+        answer, _ = await api.send(
+            "POST", "/payouts/quote", body={**QUOTE, "external_ref": "b"}, idempotency_key="b"
+        )
+        assert answer.status == 429
+        assert answer.headers.getall("ratelimit") == ['"quote_calls";r=0;t=1']
+        assert answer.headers.getall("ratelimit-policy") == ['"quote_calls";q=1;w=1']
+        answer, _ = await api.send("GET", "/payouts")
+        assert answer.headers["ratelimit"].startswith('"reads";')
+
+
 async def test_ten_thousand_wrong_keys_are_one_client(settings: Settings) -> None:
     """Each with another key and another forged address: the address is the connection's own."""
     async with limited(settings, unknown=3) as api:

@@ -113,7 +113,7 @@ async def test_a_full_disk_is_told(api: Api) -> None:
     assert await write(api) == 503
     body = {**READY, "marks": "the disk is full", "reason": "the disk is full"}
     assert await probe(api, "/readyz") == (200, body)
-    assert await probe(api, "/readyz?require=marks") == (503, body)
+    assert await probe(api, "/readyz?require=marks") == (503, {**body, "status": "no_marks"})
     assert (await probe(api, "/healthz"))[0] == 200
     connection._fault = None
     assert await write(api) == 201

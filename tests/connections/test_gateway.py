@@ -117,6 +117,49 @@ async def test_half_open_connections_take_nobodys_place(config: Path) -> None:
 
 
 @pytest.mark.e2e
+@pytest.mark.parametrize("path", ["/payouts", "/custodians/acme/webhooks"])
+async def test_bodies_without_a_key_take_nobodys_place(config: Path, path: str) -> None:
+    """Five addresses drip 1,000 bodies; probes and a client with a key are answered all the time."""
+    document = tomllib.loads(config.read_text())
+    del document["listen"]["max_connections_per_address"]
+    document["limits"] = {"unknown_per_s": 1, "unknown_burst": 10}
+    config.write_text(tomli_w.dumps(document))
+    async with serving(config) as (public, inner):
+        key = await _key(config)
+        port = int(public.rpartition(":")[2])
+        head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{{"
+        writers = []
+        try:
+            for number in range(1000):
+                local = (f"127.0.1.{number % 5 + 1}", 0)
+                _, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=local)
+                writer.write(head.encode())
+                writers.append(writer)
+            for _ in range(20):
+                for writer in writers:
+                    if not writer.transport.is_closing():
+                        writer.write(b"a")
+                assert (await get(public + "/healthz"))[0] == 200
+                status, _ = await get(public + "/payouts", authorization=f"Bearer {key}")
+                assert status == 200
+            _, text = await get(inner + "/metrics")
+        finally:
+            for writer in writers:
+                writer.transport.abort()
+    assert 'connections_closed_total{reason="too_many"}' not in text
+
+
+async def _key(config: Path) -> str:
+    """Mint a key of an org."""
+    words = ["keys", "create", "--org", "o", "--mode", "live", "--json", "--config"]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "gateway", *words, str(config), stdout=asyncio.subprocess.PIPE
+    )
+    out, _ = await process.communicate()
+    return str(json.loads(out)["key"])
+
+
+@pytest.mark.e2e
 @pytest.mark.parametrize("trusted", [False, True])
 async def test_an_address_is_believed_only_from_a_proxy(config: Path, *, trusted: bool) -> None:
     """Wrong keys under forged addresses are one client's, until its address is that of a proxy."""

@@ -18,7 +18,7 @@ from gateway import connections
 from gateway.config import ListenSettings, Settings
 from gateway.connections import Connections, Limits, most_connections
 from gateway.errors import ConfigError
-from gateway.limits import client_group
+from gateway.limits import RECOGNISED, client_group
 
 LIMITS = Limits.of(ListenSettings(), 100)
 GET = b"GET /small HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -74,6 +74,8 @@ class Listener:
         path, answer = scope["path"], b"fine"
         if path == "/held":
             await self.hold.wait()
+        if (b"authorization", b"known") in scope["headers"]:
+            scope["state"][RECOGNISED]()
         if path == "/body":
             size, more = 0, True
             while more:
@@ -299,6 +301,53 @@ async def test_connections_without_a_request_make_room() -> None:
         assert await all_of(silent[0][0]) == b""
         made.hold.set()
         assert (await all_of(held_reader)).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("path", [b"small", b"body"])
+async def test_a_body_that_nobody_known_sends_makes_room(path: bytes) -> None:
+    """Answered at once or still read: the one that waits longest goes, not one that is recognised."""
+    head = b"POST /%b HTTP/1.1\r\nhost: x\r\n%bcontent-length: 10\r\n\r\n"
+    known = b"authorization: known\r\nconnection: close\r\n"
+    async with listening(replace(LIMITS, most=20, most_per_address=20)) as made:
+        kept_reader, kept = await made.connect()
+        kept.write(head % (b"body", known) + b"a")
+        await until(lambda: len(made.table) == 1 and not made.table._waiting)
+        slow = []
+        for _ in range(60):
+            slow.append(await made.connect())
+            slow[-1][1].write(head % (path, b"") + b"a")
+        await until(lambda: made.told.closed["replaced"] + made.told.closed["too_many"] >= 41)
+        for _ in range(20):
+            for _, writer in slow:
+                if not writer.transport.is_closing():
+                    writer.write(b"a")
+            assert (await made.ask()).startswith(b"HTTP/1.1 200 ")
+        assert "too_many" not in made.told.closed
+        assert len(made.table) <= 20
+        await all_of(slow[0][0])
+        kept.write(b"a" * 9)
+        assert (await all_of(kept_reader)).startswith(b"HTTP/1.1 200 ")
+        assert made.bodies[-1] == 10
+
+
+async def test_a_body_is_read_on_for_a_while_after_the_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A sender gets its answer and may go on; one that drips is cut long before `body_s`."""
+    monkeypatch.setattr(connections, "_DRAIN_S", 0.5)
+    monkeypatch.setattr(connections, "SWEEP_S", 0.1)
+    async with listening() as made:
+        head = b"POST /small HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n"
+        reader, writer = await made.connect()
+        writer.write(head)
+        assert b"fine" in await reader.readuntil(b"fine")
+        writer.write(b"a" * 10 + GET)
+        assert (await reader.readuntil(b"fine")).startswith(b"HTTP/1.1 200 ")
+        assert not made.told.closed
+        reader, writer = await made.connect()
+        writer.write(head)
+        assert b"fine" in await all_of(reader)
+        assert made.told.closed == {"body_late": 1}
 
 
 async def test_one_address_takes_no_more_than_its_share() -> None:

@@ -39,6 +39,7 @@ from gateway.errors import (
     Unsupported,
 )
 from tests.adapters.orders import OrderForTest
+from tests.clock import SetClock
 from tests.custodians.odd import SECRET, SUBMITTED, Bench
 from tests.webhooks.test_sender import receiver
 
@@ -318,6 +319,22 @@ async def test_verify_passes_its_two_words_through(bench: Bench, error: Exceptio
     assert SECRET not in str(raised.value)
     assert bench.line()["outcome"] == type(error).__name__
     assert bench.count("verify", type(error).__name__) == 1
+
+
+async def test_a_flood_of_refused_webhooks_is_one_line(bench: Bench) -> None:
+    """Anybody can send them: all are counted, few are logged, and the next line says how many."""
+    for number in range(50):
+        bench.acts(InvalidSignature(f"no {number}"))
+        with pytest.raises(InvalidSignature):
+            await bench.instance.verify({}, b"{}")
+    assert bench.count("verify", "InvalidSignature") == 50
+    assert bench.stream.getvalue().count("custodian_call") == 1
+    assert isinstance(bench.tools.clock, SetClock)
+    await bench.tools.clock.advance(10)
+    with pytest.raises(InvalidSignature):
+        await bench.instance.verify({}, b"{}")
+    assert bench.stream.getvalue().count("custodian_call") == 2
+    assert '"left_out": 49' in bench.stream.getvalue()
 
 
 @pytest.mark.parametrize(

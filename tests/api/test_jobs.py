@@ -1,0 +1,156 @@
+"""Reports, checks and creations of batches: few at once, and a few lines at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import pytest
+
+from gateway.api import batch_reports
+from gateway.api.jobs import LINES
+from gateway.batches import items
+from gateway.config import Settings
+from tests.api.conftest import Api, open_api
+from tests.api.test_batches import QUERY, create, item, upload
+
+HEADER = "external_ref,asset,amount,destination_type,network,address\n"
+LINE = "u,USDC,1,address,Ethereum,0x52908400098527886E0F7030069857D2E4169EE7\n"
+
+
+@asynccontextmanager
+async def limited(settings: Settings, **limits: int) -> AsyncIterator[Api]:
+    """Run an API with some limits."""
+    changed = settings.model_dump() | {"limits": settings.limits.model_dump() | limits}
+    changed["server_key"] = settings.server_key.get_secret_value()
+    async with open_api(Settings.model_validate(changed)) as api:
+        yield api
+
+
+class Longest:
+    """Counts calls of a function, and the most between two turns of the event loop."""
+
+    def __init__(self) -> None:
+        self.calls = self.most = 0
+        self._in_turn = 0
+        self._going = True
+
+    def counted(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the function, counted."""
+
+        def call(*arguments: Any) -> Any:
+            self.calls += 1
+            self._in_turn += 1
+            self.most = max(self.most, self._in_turn)
+            return function(*arguments)
+
+        return call
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Watch the turns of the loop."""
+        loop = asyncio.get_running_loop()
+
+        def turn() -> None:
+            self._in_turn = 0
+            if self._going:
+                loop.call_soon(turn)
+
+        turn()
+        try:
+            yield
+        finally:
+            self._going = False
+
+
+@asynccontextmanager
+async def uploading(api: Api, org: str) -> AsyncIterator[None]:
+    """Keep an upload under way."""
+    host, _, port = api.url.removeprefix("http://").partition(":")
+    _, writer = await asyncio.open_connection(host, int(port))
+    head = (
+        f"POST /payout-batches{QUERY} HTTP/1.1\r\nhost: x\r\ncontent-type: text/csv\r\n"
+        f"authorization: Bearer {await api.key(org)}\r\nidempotency-key: {secrets.token_hex(8)}\r\n"
+        "content-length: 100000\r\n\r\n"
+    )
+    writer.write(head.encode() + b"external_ref")
+    await writer.drain()
+    await asyncio.sleep(0.1)
+    try:
+        yield
+    finally:
+        writer.transport.abort()
+        await asyncio.sleep(0.1)
+
+
+async def test_an_org_has_few_jobs_at_once(settings: Settings) -> None:
+    """More get 429 before their body is read; another org and other requests are served."""
+    async with limited(settings, batch_jobs_per_org=1) as api:
+        made = await create(api, item(0))
+        report = f"/payout-batches/{made['id']}/report"
+        key = secrets.token_hex(8)
+        async with uploading(api, "acme"):
+            for path in (".csv", ".json"):
+                answer, _ = await api.send("GET", report + path)
+                assert answer.status == 429
+                assert int(answer.headers["retry-after"]) > 0
+                assert answer.headers.getall("ratelimit") == ['"batch_jobs";r=0;t=5']
+                policy = '"batch_jobs";q=1;qu="concurrent-requests"'
+                assert answer.headers.getall("ratelimit-policy") == [policy]
+            status, told = await upload(api, HEADER + LINE, QUERY, key)
+            assert (status, told["code"]) == (429, "rate_limited")
+            assert (await api.call("GET", f"/payout-batches/{made['id']}"))[0] == 200
+            problem = await api.problem("GET", report + ".csv", org="rival")
+            assert problem["code"] == "batch_not_found"
+        # The key was not used, and the upload that was given up holds no place.
+        assert (await upload(api, HEADER + LINE, QUERY, key))[0] == 201
+        assert (await api.send("GET", report + ".csv"))[0].status == 200
+
+
+async def test_all_orgs_together_have_a_limit(settings: Settings) -> None:
+    """Two jobs of two orgs; a third org has to wait."""
+    async with limited(settings, batch_jobs=2) as api:
+        await api.key("third")
+        async with uploading(api, "acme"), uploading(api, "rival"):
+            made = await api.problem(
+                "POST",
+                "/payout-batches" + QUERY,
+                data=(HEADER + LINE).encode(),
+                content_type="text/csv",
+                org="third",
+                idempotency_key="k",
+            )
+            assert made["code"] == "rate_limited"
+        assert (await upload(api, HEADER + LINE))[0] == 201
+
+
+async def test_reports_are_built_in_short_steps(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many run at once, only a few rows between two turns of the loop."""
+    made = await create(api, *(item(number) for number in range(205)))
+    longest = Longest()
+    monkeypatch.setattr(batch_reports, "_row", longest.counted(batch_reports._row))
+    path = f"/payout-batches/{made['id']}/report"
+    with longest.watching():
+        answers = await asyncio.gather(
+            *(api.send("GET", path + kind) for kind in (".csv", ".json", ".csv"))
+        )
+    assert [answer.status for answer, _ in answers] == [200] * 3
+    assert answers[0][1].count(b"\r\n") == 206
+    assert longest.calls == 3 * 205
+    assert longest.most <= LINES
+
+
+async def test_files_are_checked_in_short_steps(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a few lines are read between two turns of the loop."""
+    longest = Longest()
+    monkeypatch.setattr(items, "_line", longest.counted(items._line))
+    with longest.watching():
+        told = await asyncio.gather(
+            *(upload(api, HEADER + LINE * 203, QUERY + "&validate=true") for _ in range(3))
+        )
+    assert [(status, body["item_count"]) for status, body in told] == [(200, 203)] * 3
+    assert longest.calls == 3 * 203
+    assert longest.most <= LINES
