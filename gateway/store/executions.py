@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import and_, bindparam, case, func, insert, or_, select, update
+from sqlalchemy import ScalarSelect, and_, bindparam, case, func, insert, or_, select, update
 
 from gateway.runtime import Moment
 from gateway.store.database import Query, Row, Tx, listed
@@ -24,30 +24,70 @@ from gateway.store.schema import (
     store_state,
 )
 
+#: Of how many that are due the orgs take turns, at a claim.
+LOOKED_AT = 512
 _OPEN = executions.c.ended_at.is_(None)
 _IDS = listed("ids")
+
+
+def org_of(execution_id: Any) -> ScalarSelect[Any]:
+    """Return the expression for the org of an execution: that of any of its payouts."""
+    return (
+        select(payouts.c.org)
+        .select_from(execution_items)
+        .join(payouts, payouts.c.id == execution_items.c.payout_id)
+        .where(execution_items.c.execution_id == execution_id)
+        .limit(1)
+        .scalar_subquery()
+    )
+
 
 _ADD = Query(insert(executions))
 _ADD_ITEM = Query(insert(execution_items))
 _HAD_EARLIER = Query(
     select(execution_items.c.execution_id).where(execution_items.c.payout_id.in_(_IDS)).limit(1)
 )
+#: What is due longest. To look up whose everything is that is due would hold up everybody else where
+#: that is thousands; at an account that pays one at a time what is not its turn is soon not due any more.
+_DUE = (
+    select(executions.c.id, executions.c.rank, executions.c.due_at)
+    .where(
+        and_(
+            executions.c.custodian == bindparam("claimed_custodian"),
+            executions.c.due_at <= bindparam("now"),
+            executions.c.lease_until <= bindparam("now"),
+            _OPEN,
+        )
+    )
+    .order_by(executions.c.rank, executions.c.due_at)
+    .limit(LOOKED_AT)
+    .subquery()
+)
+_OF_ORGS = select(_DUE, org_of(_DUE.c.id).label("org")).subquery()
+#: The how manieth of its org each is.
+_IN_TURN = select(
+    _OF_ORGS,
+    func.row_number()
+    .over(partition_by=(_OF_ORGS.c.rank, _OF_ORGS.c.org), order_by=_OF_ORGS.c.due_at)
+    .label("turn"),
+).subquery()
+#: The turn at which each org was served last, by its name.
+_SERVED = func.json_each(bindparam("served")).table_valued("key", "value")
 _CLAIM = Query(
     update(executions)
     .where(
         executions.c.id.in_(
-            select(executions.c.id)
-            .where(
-                and_(
-                    executions.c.custodian == bindparam("claimed_custodian"),
-                    executions.c.due_at <= bindparam("now"),
-                    executions.c.lease_until <= bindparam("now"),
-                    _OPEN,
-                )
+            select(_IN_TURN.c.id)
+            .select_from(_IN_TURN)
+            .outerjoin(_SERVED, _SERVED.c.key == _IN_TURN.c.org)
+            # Single payouts before items of batches; among them one of each org, then another one.
+            .order_by(
+                _IN_TURN.c.rank,
+                _IN_TURN.c.turn,
+                func.coalesce(_SERVED.c.value, 0),
+                _IN_TURN.c.due_at,
             )
-            .order_by(executions.c.rank, executions.c.due_at)
             .limit(bindparam("limit"))
-            .with_for_update(skip_locked=True)
         )
     )
     .values(
@@ -343,11 +383,26 @@ async def items_of(tx: Tx, execution_ids: Iterable[str]) -> dict[str, list[Row]]
 
 
 async def claim(  # noqa: PLR0913 - the terms of a lease
-    tx: Tx, custodian: str, owner: str, now: int, until: int, limit: int
+    tx: Tx,
+    custodian: str,
+    owner: str,
+    now: int,
+    until: int,
+    limit: int,
+    served: Mapping[str, int] | None = None,
 ) -> list[Row]:
-    """Lease due executions of one custodian; return their rows."""
+    """Lease due executions of one custodian, orgs in turn; return their rows.
+
+    `served`: when each org was served last, as a number that rises; one that is not in it comes first.
+    """
     return await tx.all(
-        _CLAIM, claimed_custodian=custodian, owner=owner, now=now, until=until, limit=limit
+        _CLAIM,
+        claimed_custodian=custodian,
+        owner=owner,
+        now=now,
+        until=until,
+        limit=limit,
+        served=to_json(dict(served or {})),
     )
 
 
