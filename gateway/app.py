@@ -38,6 +38,7 @@ from gateway.limits import Buckets
 from gateway.metrics import Metrics
 from gateway.payouts import Payouts
 from gateway.quotes import Quotes
+from gateway.resealing import compare_server_key
 from gateway.router import Instance, Router
 from gateway.runtime import Clock, Runtime, real_runtime
 from gateway.store.database import Database
@@ -185,6 +186,7 @@ async def open_gateway(
         identity = identity_of(settings, runtime)
         state_file = state_file_of(settings, runtime)
         db = await stack.enter_async_context(open_database(settings, runtime, state_file))
+        await compare_server_key(db, runtime, vault)
         if settings.previous_server_key is not None:
             # The digests that name accounts change with the server key; what they name does not.
             for name, each in custodians.items():

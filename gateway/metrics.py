@@ -61,7 +61,8 @@ class Metrics:
         )
         self._attention = Gauge(
             "payout_gateway_attention",
-            "Rows of the operator's list, and marks_refused: nothing is handed to custodians.",
+            "Rows of the operator's list; marks_refused: nothing is handed to custodians; "
+            "endpoint_unreadable: webhook endpoints whose secrets do not open.",
             ("code",),
             registry=self.registry,
         )
@@ -171,6 +172,10 @@ class Metrics:
         """Set whether moving marks may be set; where not, the operator's list has one more row."""
         self._marks.set(int(allowed))
         self._attention.labels("marks_refused").set(int(not allowed))
+
+    def endpoints_set_aside(self, count: int) -> None:
+        """Set how many endpoints wait because their secrets do not open: a row of the operator's list."""
+        self._attention.labels("endpoint_unreadable").set(count)
 
     def delivery_age(self, seconds: float) -> None:
         """Set the age of the oldest due delivery."""

@@ -1,13 +1,60 @@
-"""The change of the server key: what is sealed under the previous one, sealed under the present one."""
+"""The server key and the database: whether they belong together, and how the key is changed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gateway.store.database import Tx
-from gateway.store.sealed import Sealed, sealed_page, write_sealed
+from gateway.errors import ConfigError
+from gateway.runtime import Runtime
+from gateway.store.database import Database, Tx
+from gateway.store.sealed import SEALED, Sealed, note_key, noted_key, sealed_page, write_sealed
 from gateway.vault import Vault
+
+#: What the noted digest is made of.
+_CHECK = b"the server key of this database"
+#: How many values of each column are tried where the digest does not decide.
+_TRIED = 20
+FOREIGN = (
+    "what is stored does not open: server_key is not the one that this database was used with. Set it to that "
+    "one; where the key is being changed, set previous_server_key to the one before"
+)
+
+
+async def refuse_foreign_key(tx: Tx, vault: Vault) -> bool:
+    """Raise ConfigError where the database was used with another server key. Store function; reads.
+
+    A stored secret that is damaged is no reason: it alone does not open. Returns whether the digest of
+    the key has to be noted.
+    """
+    noted = await noted_key(tx)
+    before = vault.digest_before
+    if noted == vault.digest(_CHECK) or (before is not None and noted == before(_CHECK)):
+        return False
+    opened = damaged = 0
+    for what in SEALED:
+        for row in await sealed_page(tx, what, None, _TRIED):
+            try:
+                vault.open(row["sealed"], bound_to=what.bound_to(row))
+            except ConfigError:
+                damaged += 1
+            else:
+                opened += 1
+    # With a digest of another key: the noted one is damaged only if everything else opens.
+    if (damaged or not opened) if noted is not None else (damaged and not opened):
+        raise ConfigError([FOREIGN])
+    return True
+
+
+async def note_server_key(tx: Tx, runtime: Runtime, vault: Vault) -> None:
+    """Note which server key the database is used with. Store function; may be called again."""
+    await note_key(tx, vault.digest(_CHECK), runtime.clock.moment().wall)
+
+
+async def compare_server_key(db: Database, runtime: Runtime, vault: Vault) -> None:
+    """Compare the server key with the database, and note it in a new one. ConfigError: a foreign key."""
+    if await db.read(refuse_foreign_key, vault):
+        await db.run(note_server_key, runtime, vault)
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,10 @@ class Vault:
                 return self._previous.open(sealed, bound_to=bound_to)
             raise ConfigError(
                 [
-                    "a stored secret does not open: server_key is not the one that this database was used with"
+                    (
+                        "a stored secret does not open: it is damaged, or server_key is not the one that "
+                        "this database was used with"
+                    )
                 ]
             ) from None
 

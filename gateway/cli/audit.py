@@ -16,8 +16,8 @@ from gateway.cli.common import (
     fail,
     print_json,
     print_table,
+    reading_store,
     told_time,
-    with_store,
 )
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def list_(  # noqa: PLR0913 - one argument per option
     async def work(db: Database) -> list[Row]:
         return await db.scan(newest_acts, limit, org=chain, subject=subject, act=act)
 
-    rows = [_told(row) for row in with_store(config, work)]
+    rows = [_told(row) for row in reading_store(config, work)]
     if as_json:
         print_json({"data": rows})
         return
@@ -89,7 +89,7 @@ def verify(
         orgs = dict.fromkeys([*await db.scan(chains), *known])
         return [await _follow(db, org, known.get(org)) for org in orgs]
 
-    found = with_store(config, work)
+    found = reading_store(config, work)
     faults = [f"{head.org or 'installation'}: {wrong}" for head, wrong in found if wrong]
     rows = [
         {"org": head.org or None, "number": head.number, "hash": head.hash, "fault": wrong}
@@ -127,7 +127,7 @@ def export(
                     # As it is stored: its hash can be checked elsewhere.
                     print_json(dict(row))
 
-    with_store(config, work)
+    reading_store(config, work)
 
 
 def _chain(org: str | None, *, installation: bool) -> str | None:

@@ -24,12 +24,14 @@ __all__ = [
     "DEFAULT_CONFIG",
     "ConfigOption",
     "JsonOption",
+    "config_faults_told",
     "console",
     "fail",
     "frozen_reason",
     "operator_name",
     "print_json",
     "print_table",
+    "reading_store",
     "say",
     "settings_of",
     "store_faults_told",
@@ -83,23 +85,74 @@ def store_faults_told(database: Path) -> Iterator[None]:
 
 
 def with_store(
-    config: Path, work: Callable[[Database], Awaitable[T]], runtime: Runtime | None = None
+    config: Path,
+    work: Callable[[Database], Awaitable[T]],
+    runtime: Runtime | None = None,
+    *,
+    creates: bool = False,
 ) -> T:
-    """Open the configured store, do the work, close it. `runtime` goes by the store's timeline."""
-    from gateway.store.opening import open_database
-    from gateway.store.state import frozen
+    """Open the configured store, do the work, close it. `runtime` goes by the store's timeline.
 
-    settings = settings_of(config)
+    Ends with 2 where the server key is another one than the database's, and where there is no
+    database, unless the command `creates` one.
+    """
+    from gateway.resealing import compare_server_key
+    from gateway.runtime import real_runtime
+    from gateway.store.opening import open_database, refuse_missing
+    from gateway.store.state import frozen
+    from gateway.vault import vault_of
+
+    settings, runtime = settings_of(config), runtime or real_runtime()
 
     async def run() -> T:
         async with open_database(settings, runtime) as db:
-            reason = await db.read(frozen)
-            if reason is not None:
-                say(f"warning: the database is frozen: {reason}", err=True)
+            with config_faults_told():
+                await compare_server_key(db, runtime, vault_of(settings, runtime.ids))
+            _warn_if_frozen(await db.read(frozen))
+            return await work(db)
+
+    with store_faults_told(settings.database):
+        if not creates:
+            refuse_missing(settings.database)
+        return asyncio.run(run())
+
+
+def reading_store(
+    config: Path, work: Callable[[Database], Awaitable[T]], runtime: Runtime | None = None
+) -> T:
+    """Open the configured store to be read, do the work, close it. No file is changed.
+
+    `runtime` goes by the store's timeline. Ends with 2 where there is no database.
+    """
+    from gateway.runtime import real_runtime
+    from gateway.store.opening import frozen_or_older, open_to_read, state_file_of
+
+    settings, runtime = settings_of(config), runtime or real_runtime()
+
+    async def run() -> T:
+        async with open_to_read(settings, runtime) as db:
+            state_file = state_file_of(settings, runtime)
+            _warn_if_frozen(await frozen_or_older(db, state_file))
             return await work(db)
 
     with store_faults_told(settings.database):
         return asyncio.run(run())
+
+
+def _warn_if_frozen(reason: str | None) -> None:
+    if reason is not None:
+        say(f"warning: the database is frozen: {reason}", err=True)
+
+
+@contextmanager
+def config_faults_told() -> Iterator[None]:
+    """End with 2 and every fault of the configuration."""
+    from gateway.errors import ConfigError
+
+    try:
+        yield
+    except ConfigError as error:
+        fail((f"config: {each}" for each in error.faults), 2)
 
 
 async def frozen_reason(db: Database) -> str | None:

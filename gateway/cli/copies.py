@@ -217,6 +217,7 @@ def _adopt(config: Path, runtime: Runtime, until: int) -> Adopted:
     from gateway.adoption import Adoption, NotAdoptedError
     from gateway.app import open_gateway
     from gateway.errors import ConfigError, StateFileError
+    from gateway.store.opening import refuse_missing
 
     settings = settings_of(config)
     logs.configure(settings.log.format, "warning")
@@ -236,6 +237,7 @@ def _adopt(config: Path, runtime: Runtime, until: int) -> Adopted:
 
     try:
         with alone(settings, "not adopted"):
+            refuse_missing(settings.database)
             return asyncio.run(run())
     except ConfigError as error:
         fail((f"config: {each}" for each in error.faults), 2)
@@ -261,7 +263,7 @@ def _with_state_file(
     """Open the store, and do something with it and its state file."""
     from gateway.errors import StateFileError
     from gateway.runtime import real_runtime
-    from gateway.store.opening import open_database, state_file_of
+    from gateway.store.opening import open_database, refuse_missing, state_file_of
 
     settings, runtime = settings_of(config), real_runtime()
     state_file = state_file_of(settings, runtime)
@@ -271,6 +273,7 @@ def _with_state_file(
             return await work(db, runtime, state_file)
 
     with store_faults_told(settings.database):
+        refuse_missing(settings.database)
         try:
             return asyncio.run(run())
         except StateFileError as error:

@@ -104,6 +104,7 @@ def _declare_configured(
     from gateway.app import open_gateway
     from gateway.credentials import Declared, NotDeclaredError, accounts_of, declare_credentials
     from gateway.errors import ConfigError
+    from gateway.store.opening import refuse_missing
 
     wanted = settings.custodians[name]
     if wanted.previous is None:
@@ -128,6 +129,7 @@ def _declare_configured(
 
     try:
         with store_faults_told(settings.database):
+            refuse_missing(settings.database)
             done = asyncio.run(run())
     except ConfigError as error:
         fail((f"config: {each}" for each in error.faults), 2)

@@ -77,7 +77,7 @@ def upgrade(
         except CommandError as error:
             fail(f"{refusal}: {error}", 2)
     # Opening it writes the first state file.
-    colliding = with_store(config, _some_collide if before != after else _nothing)
+    colliding = with_store(config, _some_collide if before != after else _nothing, creates=True)
     if before == after:
         say(f"{path} is up to date ({after})")
     else:
@@ -108,7 +108,7 @@ def reseal(config: ConfigOption = Path(DEFAULT_CONFIG)) -> None:
     Every running gateway must know the new key already, and the one before as previous_server_key.
     """
     from gateway.errors import ConfigError
-    from gateway.resealing import reseal_some
+    from gateway.resealing import note_server_key, reseal_some
     from gateway.runtime import real_runtime
     from gateway.store.audit import add_audit
     from gateway.store.sealed import SEALED
@@ -141,6 +141,7 @@ def reseal(config: ConfigOption = Path(DEFAULT_CONFIG)) -> None:
                 if after is None:
                     break
             done[what.name] = (seen, changed)
+        await db.run(note_server_key, runtime, vault)
         await db.run(note, "resealed", done)
         return done
 

@@ -17,6 +17,7 @@ from gateway.cli.common import (
     operator_name,
     print_json,
     print_table,
+    reading_store,
     say,
     told_time,
     with_store,
@@ -118,7 +119,7 @@ def create(  # noqa: PLR0913 - one argument per option
         return await db.run(mint_key, real_runtime(), org, mode.value, terms, actor=operator_name())
 
     try:
-        minted = with_store(config, work)
+        minted = with_store(config, work, creates=True)
     except ValueError as error:
         fail(str(error), 2)
     _show(minted, as_json=as_json)
@@ -132,7 +133,7 @@ def list_(*, config: ConfigOption = Path(DEFAULT_CONFIG), as_json: JsonOption = 
     async def work(db: Database) -> list[KeyInfo]:
         return await db.scan(list_keys)
 
-    found = with_store(config, work)
+    found = reading_store(config, work)
     rows = [
         {
             "id": each.id,

@@ -17,6 +17,7 @@ from gateway.cli.common import (
     operator_name,
     print_json,
     print_table,
+    reading_store,
     say,
     settings_of,
     told_time,
@@ -48,7 +49,7 @@ def show(
     async def work(db: Database) -> dict[str, Any] | None:
         return await db.scan(tell, payout_id)
 
-    story = with_store(config, work)
+    story = reading_store(config, work)
     if story is None:
         fail(f"there is no payout {payout_id}, and no payout with that id or hash at a custodian")
     if as_json:
@@ -87,7 +88,7 @@ def list_(  # noqa: PLR0913 - one argument per option
         return await db.scan(list_payouts, filters, limit)
 
     if attention:
-        rows = with_store(config, notable)
+        rows = reading_store(config, notable)
         columns = [
             "payout_id",
             "status",
@@ -109,7 +110,7 @@ def list_(  # noqa: PLR0913 - one argument per option
                 "custodian": each.custodian,
                 "created_at": told_time(each.created_at),
             }
-            for each in with_store(config, plain)
+            for each in reading_store(config, plain)
         ]
         columns = ["payout_id", "org", "status", "sub_status", "amount", "custodian", "created_at"]
     if as_json:
@@ -268,7 +269,7 @@ def collisions(
             for row in await db.scan(reference_collisions, limit)
         ]
 
-    rows = with_store(config, work)
+    rows = reading_store(config, work)
     if as_json:
         print_json({"data": rows})
         return

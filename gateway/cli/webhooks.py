@@ -13,10 +13,12 @@ from gateway.cli.common import (
     DEFAULT_CONFIG,
     ConfigOption,
     JsonOption,
+    config_faults_told,
     fail,
     operator_name,
     print_json,
     print_table,
+    reading_store,
     say,
     settings_of,
     told_time,
@@ -40,6 +42,7 @@ _COLUMNS = [
     "failing_since",
     "due",
     "oldest_due_at",
+    "fault",
 ]
 _TRIES = [
     "started_at",
@@ -65,32 +68,47 @@ def list_(
     as_json: JsonOption = False,
 ) -> None:
     """List the endpoints of all orgs: how they are, and what is due to them."""
+    from gateway.resealing import refuse_foreign_key
     from gateway.runtime import real_runtime
     from gateway.store import deliveries, endpoints
     from gateway.store.rows import from_us, maybe_from_us
+    from gateway.vault import vault_of
+    from gateway.webhooks.endpoints import Endpoints, SetAside
 
-    now = real_runtime().timeline.now()
+    settings, runtime = settings_of(config), real_runtime()
+    vault = vault_of(settings, runtime.ids)
 
     async def look(tx: Tx) -> list[dict[str, Any]]:
+        await refuse_foreign_key(tx, vault)
+        now = runtime.timeline.now()
         lags = {row["endpoint_id"]: row for row in await deliveries.lags(tx, now, limit)}
+        every = await endpoints.every_endpoint(tx, limit)
+        targets = await Endpoints(runtime, vault, settings).targets(
+            tx, [each["id"] for each in every]
+        )
         found = []
-        for row in await endpoints.every_endpoint(tx, limit):
+        for row in every:
             lag = lags.get(row["id"])
             told = {name: row[name] for name in _COLUMNS[:6]}
             told["failing_since"] = told_time(maybe_from_us(row["failing_since"]))
             told["due"] = 0 if lag is None else lag["waiting"]
             told["oldest_due_at"] = None if lag is None else told_time(from_us(lag["due"]))
+            target = targets.get(row["id"])
+            told["fault"] = target.why if isinstance(target, SetAside) else None
             found.append(told)
         return found
 
     async def work(db: Database) -> list[dict[str, Any]]:
         return await db.scan(look)
 
-    rows = with_store(config, work)
+    with config_faults_told():
+        rows = reading_store(config, work, runtime)
     if as_json:
         print_json({"data": rows})
         return
-    print_table("Webhook endpoints", _COLUMNS, [[row[name] for name in _COLUMNS] for row in rows])
+    # Rare, and the table is wide.
+    columns = _COLUMNS if any(row["fault"] for row in rows) else _COLUMNS[:-1]
+    print_table("Webhook endpoints", columns, [[row[name] for name in columns] for row in rows])
 
 
 @app.command()
@@ -320,7 +338,7 @@ def _heal(
         return await db.run(in_tx) if writes else await db.scan(in_tx)
 
     try:
-        done = with_store(config, work)
+        done = (with_store if writes else reading_store)(config, work)
     except Refused as error:
         fail(error.detail)
     if done is None:

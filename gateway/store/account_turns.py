@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from sqlalchemy import and_, bindparam, delete, select, update
+from sqlalchemy import and_, bindparam, case, delete, select, update
 
 from gateway.store.database import Query, Tx, upsert
+from gateway.store.executions import org_of
 from gateway.store.schema import account_locks, executions
 
 _OPEN = executions.c.ended_at.is_(None)
@@ -23,6 +24,7 @@ _FREE_LOCK = Query(
     .where(account_locks.c.execution_id == bindparam("execution_id"))
     .returning(account_locks.c.custodian, account_locks.c.account_type, account_locks.c.account_id)
 )
+_ORG, _LAST_ORG = org_of(executions.c.id), org_of(bindparam("ended_id"))
 _NEXT_WAITING = Query(
     select(executions.c.id)
     .where(
@@ -33,7 +35,15 @@ _NEXT_WAITING = Query(
             _OPEN,
         )
     )
-    .order_by(executions.c.waiting_since, executions.c.id)
+    # The orgs go in a circle, by their names: the one after that whose turn ends, and from the first one
+    # again. So each waits for one turn of every other org at most, however many it has queued.
+    .order_by(
+        case((_ORG > _LAST_ORG, 0), else_=1),
+        _ORG,
+        executions.c.rank,
+        executions.c.waiting_since,
+        executions.c.id,
+    )
     .limit(1)
 )
 _WAKE_ONE = Query(
@@ -56,14 +66,16 @@ async def acquire_account(  # noqa: PLR0913 - the account has three parts
 async def release_account(  # noqa: PLR0913 - the account has three parts
     tx: Tx, execution_id: str, custodian: str, account: str, at: int, now: int
 ) -> None:
-    """Hand the turn at a source account to the execution that has waited longest. Run it any time.
+    """Hand the turn at a source account to the next org, and there to what has waited longest.
 
-    It is handed over, not left free: a payout accepted this moment must not overtake the queue.
+    Run it any time. It is handed over, not left free: a payout accepted this moment must not overtake the queue.
     """
     freed = await tx.one(_FREE_LOCK, execution_id=execution_id)
     if freed is None:
         return
-    following = await tx.one(_NEXT_WAITING, custodian=custodian, account=account)
+    following = await tx.one(
+        _NEXT_WAITING, custodian=custodian, account=account, ended_id=execution_id
+    )
     if following is not None:
         names = {name: freed[name] for name in ("custodian", "account_type", "account_id")}
         await tx.all(_TAKE_LOCK, **names, execution_id=following["id"], taken_at=at)

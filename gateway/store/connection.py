@@ -75,6 +75,7 @@ class Connection:
         fault: Callable[[str], None] | None = None,
         turn: threading.Lock | None = None,
         verify: Callable[[], None] | None = None,
+        untouched: bool = False,
     ) -> None:
         self._path = path
         self._busy_s = busy_s
@@ -84,6 +85,8 @@ class Connection:
         self._turn = turn
         #: raises where what was opened is not the database
         self._verify = verify
+        #: nothing is written to any file, whatever is read
+        self._untouched = untouched
         self._raw: sqlite3.Connection | None = None
         #: how many Query statements were run, an `executemany` as one
         self.statements = 0
@@ -112,7 +115,7 @@ class Connection:
             return
         # mode=rw: a database that went away is an error, and not an empty database.
         raw = sqlite3.connect(
-            f"{self._path.absolute().as_uri()}?mode=rw",
+            f"{self._path.absolute().as_uri()}?{self._mode()}",
             uri=True,
             timeout=self._busy_s if wait_s is None else wait_s,
             # The driver opens no transaction of its own; BEGIN is ours, always.
@@ -122,17 +125,8 @@ class Connection:
         )
         try:
             raw.row_factory = sqlite3.Row
-            (mode,) = raw.execute("PRAGMA journal_mode=WAL").fetchone()
-            if mode != "wal":
-                # Without it a commit would wait for every reader.
-                raise sqlite3.OperationalError(  # noqa: TRY301 - closed below, as after any error
-                    f"{self._path} cannot have a write-ahead log (journal mode {mode}); "
-                    "put the database on a local file system"
-                )
-            raw.execute("PRAGMA synchronous=FULL")
-            raw.execute("PRAGMA foreign_keys=ON")
-            # What is deleted or erased is overwritten in the file, too, whatever the library's default is.
-            raw.execute("PRAGMA secure_delete=ON")
+            if not self._untouched:
+                self._prepare(raw)
             if self._read_only:
                 raw.execute("PRAGMA query_only=ON")
             _wait(raw, self._busy_s)
@@ -142,6 +136,29 @@ class Connection:
             raw.close()
             raise
         self._raw = raw
+
+    def _mode(self) -> str:
+        """Return how the file is opened.
+
+        Without a write-ahead log nobody has it open: SQLite is told that, or it would leave an empty log.
+        """
+        if not self._untouched:
+            return "mode=rw"
+        log = self._path.with_name(self._path.name + "-wal")
+        return "mode=ro" if log.exists() else "mode=ro&immutable=1"
+
+    def _prepare(self, raw: sqlite3.Connection) -> None:
+        (mode,) = raw.execute("PRAGMA journal_mode=WAL").fetchone()
+        if mode != "wal":
+            # Without it a commit would wait for every reader.
+            raise sqlite3.OperationalError(
+                f"{self._path} cannot have a write-ahead log (journal mode {mode}); "
+                "put the database on a local file system"
+            )
+        raw.execute("PRAGMA synchronous=FULL")
+        raw.execute("PRAGMA foreign_keys=ON")
+        # What is deleted or erased is overwritten in the file, too, whatever the library's default is.
+        raw.execute("PRAGMA secure_delete=ON")
 
     def close(self) -> None:
         """Disconnect; an open transaction is undone. May be called twice."""

@@ -71,6 +71,7 @@ class Database:
       mark of the group or None. What it raises undoes the changes of the group, and nobody else's.
     - `on_schema_change`: a store function that is called in the first transaction after any process
       changed the schema. What it raises (SchemaMismatch) goes to every caller; nothing is written.
+    - `untouched`: only `read` and `scan`; no file is written, not even a log beside the database.
     """
 
     def __init__(  # noqa: PLR0913 - the hooks are independent of each other
@@ -85,8 +86,10 @@ class Database:
         verify: Callable[[], None] | None = None,
         before_commit: Callable[[int | None], None] | None = None,
         on_schema_change: StoreFunction[[], None] | None = None,
+        untouched: bool = False,
     ) -> None:
         self._path = path
+        self._untouched = untouched
         self._busy_s = busy_s
         self._write_connection = Connection(path, fault=fault, verify=verify)
         self._writer = Writer(
@@ -97,13 +100,21 @@ class Database:
             before_commit=before_commit,
             on_schema_change=on_schema_change,
         )
-        self._read_connection = Connection(path, read_only=True, fault=fault, verify=verify)
+        self._read_connection = Connection(
+            path, read_only=True, fault=fault, verify=verify, untouched=untouched
+        )
         # One scan at a time runs Python, the others wait for SQLite or for it: several threads that
         # compute would keep the interpreter from the event loop.
         self._turn = threading.Lock()
         self._scan_connections = tuple(
             Connection(
-                path, busy_s=busy_s, read_only=True, fault=fault, turn=self._turn, verify=verify
+                path,
+                busy_s=busy_s,
+                read_only=True,
+                fault=fault,
+                turn=self._turn,
+                verify=verify,
+                untouched=untouched,
             )
             for _ in range(readers)
         )
@@ -137,7 +148,8 @@ class Database:
         """Open the connections. sqlite3.OperationalError where the database cannot be used."""
         self._loop = asyncio.get_running_loop()
         try:
-            await self._writer.open()
+            if not self._untouched:
+                await self._writer.open()
             await self._loop.run_in_executor(self._pool, self._open_readers)
         except BaseException:
             self._close()
@@ -162,6 +174,8 @@ class Database:
         than once. sqlite3.OperationalError where the database cannot be written: nothing was.
         """
         self._check()
+        if self._untouched:
+            raise RuntimeError("the store is open to be read only")
         done: asyncio.Future[R] = self._writer.submit(fn, args, kwargs)
         return await done
 

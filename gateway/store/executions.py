@@ -10,7 +10,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, bindparam, case, func, insert, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    ScalarSelect,
+    and_,
+    bindparam,
+    case,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 
 from gateway.runtime import Moment
 from gateway.store.database import Query, Row, Tx, listed
@@ -24,20 +35,39 @@ from gateway.store.schema import (
     store_state,
 )
 
+#: Of how many that are due the orgs take turns, at a claim.
+LOOKED_AT = 512
 _OPEN = executions.c.ended_at.is_(None)
 _IDS = listed("ids")
+
+
+def org_of(execution_id: Any) -> ScalarSelect[Any]:
+    """Return the expression for the org of an execution: that of any of its payouts."""
+    return (
+        select(payouts.c.org)
+        .select_from(execution_items)
+        .join(payouts, payouts.c.id == execution_items.c.payout_id)
+        .where(execution_items.c.execution_id == execution_id)
+        .limit(1)
+        .scalar_subquery()
+    )
+
 
 _ADD = Query(insert(executions))
 _ADD_ITEM = Query(insert(execution_items))
 _HAD_EARLIER = Query(
     select(execution_items.c.execution_id).where(execution_items.c.payout_id.in_(_IDS)).limit(1)
 )
+#: The turn at which each org was served last, by its name.
+_SERVED = func.json_each(bindparam("served")).table_valued("key", "value")
 
 
 def _claiming(*which: ColumnElement[bool]) -> Query:
-    """Return the claim of due executions, all of them or some."""
+    """Return the claim of due executions, all of them or some; orgs take turns."""
+    # Only what has been due longest is considered. To look up every org that has something due would
+    # delay everybody where that is thousands.
     due = (
-        select(executions.c.id)
+        select(executions.c.id, executions.c.rank, executions.c.due_at)
         .where(
             and_(
                 executions.c.custodian == bindparam("claimed_custodian"),
@@ -48,12 +78,29 @@ def _claiming(*which: ColumnElement[bool]) -> Query:
             )
         )
         .order_by(executions.c.rank, executions.c.due_at)
+        .limit(LOOKED_AT)
+        .subquery()
+    )
+    of_orgs = select(due, org_of(due.c.id).label("org")).subquery()
+    in_turn = select(
+        of_orgs,
+        func.row_number()
+        .over(partition_by=(of_orgs.c.rank, of_orgs.c.org), order_by=of_orgs.c.due_at)
+        .label("turn"),
+    ).subquery()
+    chosen = (
+        select(in_turn.c.id)
+        .select_from(in_turn)
+        .outerjoin(_SERVED, _SERVED.c.key == in_turn.c.org)
+        # Single payouts before items of batches; among them one of each org, then another one.
+        .order_by(
+            in_turn.c.rank, in_turn.c.turn, func.coalesce(_SERVED.c.value, 0), in_turn.c.due_at
+        )
         .limit(bindparam("limit"))
-        .with_for_update(skip_locked=True)
     )
     return Query(
         update(executions)
-        .where(executions.c.id.in_(due))
+        .where(executions.c.id.in_(chosen))
         .values(
             lease_token=executions.c.lease_token + 1,
             lease_owner=bindparam("owner"),
@@ -359,13 +406,21 @@ async def claim(  # noqa: PLR0913 - the terms of a lease
     until: int,
     limit: int,
     looks: int | None = None,
+    served: Mapping[str, int] | None = None,
 ) -> list[Row]:
-    """Lease due executions of one custodian; return their rows.
+    """Lease due executions of one custodian, orgs in turn; return their rows.
 
     `looks` None: in the order in which they are due. Otherwise so many that are looked at first, then
-    those that are to be sent, and looks again where there is room.
+    those that are to be sent, and looks again where there is room. `served`: when each org was served
+    last, as a number that rises; one that is not in it comes first.
     """
-    terms = {"claimed_custodian": custodian, "owner": owner, "now": now, "until": until}
+    terms = {
+        "claimed_custodian": custodian,
+        "owner": owner,
+        "now": now,
+        "until": until,
+        "served": to_json(dict(served or {})),
+    }
     if looks is None:
         return await tx.all(_CLAIM, **terms, limit=limit)
     rows: list[Row] = []

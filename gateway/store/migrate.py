@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,6 +66,17 @@ def schema_range() -> tuple[str, str]:
     """Return the oldest and the newest revision that this program can work with as it is."""
     head = head_revision()
     return head, head
+
+
+async def revision(tx: Tx) -> str:
+    """Return the revision of an open database; `none` where it has no tables of ours."""
+    try:
+        row = await tx.one(_REVISION)
+    except sqlite3.OperationalError as error:
+        if "no such table" not in str(error):
+            raise
+        return "none"
+    return "none" if row is None else str(row["version_num"])
 
 
 async def check_schema(tx: Tx) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, closing, suppress
+from pathlib import Path
 
 from gateway.config import Settings
-from gateway.errors import StateFileError
+from gateway.errors import StateFileError, StoreUnusable
 from gateway.runtime import Runtime, real_runtime
 from gateway.store import clocks, in_use, migrate
 from gateway.store.database import Database, Row, Tx
@@ -60,6 +61,37 @@ async def open_database(
             yield db
 
 
+@asynccontextmanager
+async def open_to_read(
+    settings: Settings, runtime: Runtime | None = None
+) -> AsyncIterator[Database]:
+    """Open the store to be read, and change no file: nothing is made, upgraded, frozen or compared.
+
+    The runtime's timeline goes by the store where one has run on this machine's clock. Raises
+    StoreUnusable, SchemaMismatch. Beside a gateway that starts in the same moment a file without a log
+    may be read in the middle of a change; repeat it then.
+    """
+    refuse_missing(settings.database)
+    async with AsyncExitStack() as opened:
+        with told(settings.database):
+            db = await opened.enter_async_context(Database(settings.database, untouched=True))
+            migrate.require_head(settings.database, await db.read(migrate.revision))
+            if runtime is not None:
+                offset = await db.read(clocks.known_offset, runtime.clock.moment().clock_id)
+                if offset is not None:
+                    runtime.timeline.anchor(offset)
+        yield db
+
+
+def refuse_missing(database: Path) -> None:
+    """Raise StoreUnusable where there is no database. For whatever must not make an empty one."""
+    if not database.exists():
+        raise StoreUnusable(
+            f"there is no database {database}: look at `database` in the configuration; "
+            "`payout-gateway db upgrade` makes an empty one"
+        )
+
+
 async def anchor_timeline(db: Database, runtime: Runtime) -> None:
     """Anchor the timeline: all processes on one database agree about the time."""
     moment = runtime.clock.moment()
@@ -97,6 +129,18 @@ async def compare(db: Database, runtime: Runtime, state_file: StateFile) -> str 
         await db.run(note_witnessed)
     state_file.seen.note(row["marks"])
     return await db.read(frozen)
+
+
+async def frozen_or_older(db: Database, state_file: StateFile) -> str | None:
+    """Return why the database is frozen, or would be once a gateway opens it. Changes nothing."""
+    row = await db.read(state_row)
+    if row["frozen"] is not None:
+        return str(row["frozen"])
+    try:
+        recorded, here = state_file.read(), state_file.database_file()
+    except StateFileError:
+        return None
+    return _judge(recorded, here, row).frozen
 
 
 async def _freeze_if_older(tx: Tx, runtime: Runtime, state_file: StateFile) -> None:

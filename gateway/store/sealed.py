@@ -8,8 +8,14 @@ from typing import Any
 
 from sqlalchemy import Column, Table, and_, bindparam, select, tuple_, update
 
-from gateway.store.database import Query, Row, Tx
-from gateway.store.schema import endpoints, idempotency, payouts, previous_secrets
+from gateway.store.database import Query, Row, Tx, upsert
+from gateway.store.schema import (
+    account_declarations,
+    endpoints,
+    idempotency,
+    payouts,
+    previous_secrets,
+)
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,29 @@ SEALED: tuple[Sealed, ...] = (
         lambda row: "|".join(str(row[each.name]) for each in _IDEMPOTENCY),
     ),
 )
+
+
+#: The row that says which server key the database is used with. No custodian has an empty name.
+_OF_KEY = {"custodian": "", "fingerprint": "server_key"}
+_KEY_ROW = and_(
+    account_declarations.c.custodian == bindparam("custodian"),
+    account_declarations.c.fingerprint == bindparam("fingerprint"),
+)
+_NOTED_KEY = Query(select(account_declarations.c.same_as).where(_KEY_ROW))
+_ADD_KEY = Query(upsert(account_declarations).on_conflict_do_nothing())
+_SET_KEY = Query(update(account_declarations).where(_KEY_ROW).values(same_as=bindparam("digest")))
+
+
+async def noted_key(tx: Tx) -> str | None:
+    """Return the digest that was made with the server key of this database; None: there is none yet."""
+    row = await tx.one(_NOTED_KEY, **_OF_KEY)
+    return None if row is None else str(row["same_as"])
+
+
+async def note_key(tx: Tx, digest: str, at: int) -> None:
+    """Keep a digest that only the present server key makes. `at`: wall clock, in microseconds."""
+    await tx.all(_ADD_KEY, **_OF_KEY, same_as=digest, evidence="", at=at)
+    await tx.all(_SET_KEY, **_OF_KEY, digest=digest)
 
 
 async def sealed_page(

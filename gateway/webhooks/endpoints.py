@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import groupby
 from typing import Any
 
 from gateway.config import Settings
-from gateway.errors import Refused
+from gateway.errors import ConfigError, Refused
 from gateway.events import Event, publish
 from gateway.keys import Caller
 from gateway.model import format_time
@@ -42,6 +43,13 @@ class Found:
 
     target: Target
     failing: bool
+
+
+@dataclass(frozen=True)
+class SetAside:
+    """An enabled endpoint to which nothing can be delivered: what is stored of it does not open."""
+
+    why: str
 
 
 class Endpoints:
@@ -125,7 +133,8 @@ class Endpoints:
         if "description" in given:
             columns["description"] = change.description
         if change.headers is not None or change.sensitive_headers is not None:
-            shown, sealed = self._headers_of(row)
+            # What is replaced may be damaged.
+            shown, sealed = self._headers_of(row, opens=change.sensitive_headers is None)
             columns |= self._header_columns(
                 endpoint_id,
                 shown if change.headers is None else change.headers,
@@ -173,11 +182,13 @@ class Endpoints:
                     f"DELETE /webhook-endpoints/{endpoint_id}/previous-secrets.",
                 )
             secret_id = self._runtime.ids.new("whs")
-            old = self._vault.open(row["secret"], bound_to=endpoint_id)
-            sealed = self._vault.seal(old, bound_to=secret_id)
-            await rows.add_previous_secret(
-                tx, secret_id, endpoint_id, sealed, now + overlap_s * 1_000_000
-            )
+            # One that does not open has signed nothing: there is nothing to overlap with.
+            with suppress(ConfigError):
+                old = self._vault.open(row["secret"], bound_to=endpoint_id)
+                sealed = self._vault.seal(old, bound_to=secret_id)
+                await rows.add_previous_secret(
+                    tx, secret_id, endpoint_id, sealed, now + overlap_s * 1_000_000
+                )
         secret = self._runtime.ids.random_bytes(SECRET_BYTES)
         sealed = self._vault.seal(secret, bound_to=endpoint_id)
         await rows.update_endpoint(tx, endpoint_id, secret=sealed)
@@ -196,36 +207,57 @@ class Endpoints:
         await rows.delete_endpoint(tx, endpoint_id, caller.org, caller.mode, to_us(now))
 
     async def target(self, tx: Tx, endpoint_id: str) -> Found | None:
-        """Return where an endpoint's events go, with every secret that signs; None: it is disabled."""
-        return (await self.targets(tx, [endpoint_id])).get(endpoint_id)
+        """Return where an endpoint's events go, with every secret that signs; None: it is disabled.
 
-    async def targets(self, tx: Tx, endpoint_ids: Sequence[str]) -> dict[str, Found]:
+        Refused: `endpoint_busy` where what is stored of it does not open; the operator has to act.
+        """
+        found = (await self.targets(tx, [endpoint_id])).get(endpoint_id)
+        if isinstance(found, SetAside):
+            raise Refused(
+                "endpoint_busy",
+                f"Nothing can be signed for {endpoint_id} just now: its stored secret cannot be read. "
+                "The operator has to act, or give it a new one: "
+                f"POST /webhook-endpoints/{endpoint_id}/rotate-secret.",
+                headers={"Retry-After": "60"},
+            )
+        return found
+
+    async def targets(self, tx: Tx, endpoint_ids: Sequence[str]) -> dict[str, Found | SetAside]:
         """Return where the events of those of the endpoints go that are enabled."""
         now = to_us(self._runtime.clock.now())
-        found: dict[str, Found] = {}
+        found: dict[str, Found | SetAside] = {}
         rows_of = groupby(
             await rows.signing_endpoints(tx, endpoint_ids, now), key=lambda row: str(row["id"])
         )
         for endpoint_id, group in rows_of:
-            each = list(group)
-            row = each[0]
-            secrets = [self._vault.open(row["secret"], bound_to=endpoint_id)]
-            secrets += [
-                self._vault.open(old["previous_secret"], bound_to=old["previous_id"])
-                for old in each
-                if old["previous_id"] is not None
-            ]
-            shown, sealed = self._headers_of(row)
-            target = Target(
-                row["url"],
-                tuple(secrets),
-                {**shown, **sealed},
-                self._seeds(row),
-                sensitive=frozenset(sealed),
-                org=row["org"],
-            )
-            found[endpoint_id] = Found(target, row["failing_since"] is not None)
+            # Each by itself: what does not open of one endpoint must not keep the others waiting.
+            try:
+                found[endpoint_id] = self._found(list(group))
+            except (ConfigError, ValueError) as error:
+                found[endpoint_id] = SetAside(
+                    "; ".join(error.faults) if isinstance(error, ConfigError) else str(error)
+                )
         return found
+
+    def _found(self, each: Sequence[Row]) -> Found:
+        """Return what a delivery needs of an endpoint, given by a row for each previous secret."""
+        row = each[0]
+        secrets = [self._vault.open(row["secret"], bound_to=row["id"])]
+        secrets += [
+            self._vault.open(old["previous_secret"], bound_to=old["previous_id"])
+            for old in each
+            if old["previous_id"] is not None
+        ]
+        shown, sealed = self._headers_of(row)
+        target = Target(
+            row["url"],
+            tuple(secrets),
+            {**shown, **sealed},
+            self._seeds(row),
+            sensitive=frozenset(sealed),
+            org=row["org"],
+        )
+        return Found(target, row["failing_since"] is not None)
 
     async def public_keys(self, tx: Tx, endpoint_id: str) -> list[str]:
         """Return the Ed25519 keys that sign for an endpoint, for whoever asks; none if it wants none."""
@@ -283,10 +315,10 @@ class Endpoints:
         names: dict[str, str | None] = {**shown, **dict.fromkeys(sensitive)}
         return {"headers": to_json(names), "sealed_headers": sealed if sensitive else None}
 
-    def _headers_of(self, row: Row) -> tuple[dict[str, str], dict[str, str]]:
+    def _headers_of(self, row: Row, *, opens: bool = True) -> tuple[dict[str, str], dict[str, str]]:
         names: dict[str, str | None] = json.loads(row["headers"])
         shown = {name: value for name, value in names.items() if value is not None}
-        if row["sealed_headers"] is None:
+        if row["sealed_headers"] is None or not opens:
             return shown, {}
         opened = self._vault.open(row["sealed_headers"], bound_to=f"{row['id']}/headers")
         return shown, json.loads(opened)

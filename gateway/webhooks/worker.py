@@ -19,7 +19,7 @@ from gateway.store.database import Database, Row, Tx
 from gateway.store.receipts import Tried, settle_tries
 from gateway.store.rows import to_us
 from gateway.wakeup import Wakeup
-from gateway.webhooks.endpoints import Endpoints, Found
+from gateway.webhooks.endpoints import Endpoints, Found, SetAside
 from gateway.webhooks.fair_queue import Claim, FairQueue, Ready
 from gateway.webhooks.health import Health, Verdict, after_failure
 from gateway.webhooks.receipts import Receipts
@@ -32,6 +32,8 @@ _LEASES_PER_TIMEOUT = 4
 _TARGET_S = 1.0
 #: However far away a receiver wants the next try.
 _LONGEST_WAIT_S = 86_400.0
+#: How long an endpoint is left alone whose secret does not open; then it is read again.
+_ASIDE_S = 60.0
 _SKIPPED_AT_ONCE = 500
 _SECOND = 1_000_000
 #: How long a test waits for its turn; somebody waits for its answer.
@@ -100,6 +102,8 @@ class Deliveries:
             settings.in_flight, settings.in_flight_per_endpoint, settings.timeout_s
         )
         self._known: dict[str, _Known] = {}
+        #: Endpoints whose secrets do not open, and until when they are left alone (monotonic clock).
+        self._aside: dict[str, float] = {}
         #: The one test of each endpoint.
         self._tests: dict[str, _Test] = {}
         self._receipts = Receipts(db, self._settle)
@@ -110,11 +114,14 @@ class Deliveries:
         while True:
             waiting = await self._db.read(deliveries.waiting_endpoints)
             now = self._runtime.timeline.now()
+            for gone in self._aside.keys() - {row["id"] for row in waiting}:
+                # Disabled or deleted: nothing waits there any more.
+                self._set_aside(gone, None, 0.0)
             wanted = self._queue.share(
                 [
                     Ready(row["id"], row["org"], row["rate_limit_per_second"])
                     for row in waiting
-                    if row["due"] <= now
+                    if row["due"] <= now and not self._left_alone(row["id"])
                 ],
                 self._runtime.clock.monotonic(),
             )
@@ -224,7 +231,7 @@ class Deliveries:
 
     async def _claim_with_targets(
         self, tx: Tx, wanted: Sequence[tuple[str, int]], stale: Sequence[str], life_s: float
-    ) -> tuple[list[tuple[Row, Row]], dict[str, Found]]:
+    ) -> tuple[list[tuple[Row, Row]], dict[str, Found | SetAside]]:
         """Store function: lease what is wanted, and read where it goes."""
         now = self._runtime.timeline.now()
         until = now + round(life_s * _SECOND)
@@ -291,9 +298,31 @@ class Deliveries:
         known = self._known.get(endpoint_id)
         return known if known is not None and now - known.read_at < _TARGET_S else None
 
-    def _learn(self, endpoint_id: str, found: Found | None, now: float) -> _Known | None:
-        """Keep what was read of an endpoint; None where it is disabled or gone."""
-        if found is None:
+    def _left_alone(self, endpoint_id: str) -> bool:
+        until = self._aside.get(endpoint_id)
+        return until is not None and self._runtime.clock.monotonic() < until
+
+    def _set_aside(self, endpoint_id: str, found: Found | SetAside | None, now: float) -> None:
+        """Leave an endpoint alone whose secrets do not open; its deliveries wait. Logged once."""
+        if isinstance(found, SetAside):
+            if endpoint_id not in self._aside:
+                _log.error(
+                    "endpoint_set_aside",
+                    endpoint_id=endpoint_id,
+                    reason=found.why,
+                    next="payout-gateway webhooks list",
+                )
+            self._aside[endpoint_id] = now + _ASIDE_S
+        elif self._aside.pop(endpoint_id, None) is not None:
+            _log.info("endpoint_usable_again", endpoint_id=endpoint_id)
+        else:
+            return
+        self._metrics.endpoints_set_aside(len(self._aside))
+
+    def _learn(self, endpoint_id: str, found: Found | SetAside | None, now: float) -> _Known | None:
+        """Keep what was read of an endpoint; None where it is disabled, gone or set aside."""
+        self._set_aside(endpoint_id, found, now)
+        if found is None or isinstance(found, SetAside):
             self._known.pop(endpoint_id, None)
             return None
         if len(self._known) > 10 * self._settings.in_flight:

@@ -196,6 +196,7 @@ def test_a_taken_port_is_said_so(config: Path) -> None:
 
 def test_payouts_that_do_not_exist(config: Path) -> None:
     """Said in words, exit 1."""
+    run("db", "upgrade", "--config", config)
     assert "there is no payout pay_x" in run("payouts", "show", "pay_x", "--config", config, code=1)
     assert json.loads(run("payouts", "list", "--json", "--config", config)) == {"data": []}
     assert "'failed'" in run("payouts", "list", "--status", "lost", "--config", config, code=2)
