@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.forking import Process
+from gateway.testing.processes import Process
 from tests.e2e.holding_proxy import holding_proxy
 from tests.e2e.stack import FIREBLOCKS, Stack, eventually, stack
 from tests.e2e.witness import evidence, ledger_pays, never_said_unpaid

@@ -14,23 +14,27 @@ import multiprocessing
 import os
 import signal
 import sys
+from importlib.metadata import entry_points
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-#: What a forked process may run; imported once, in the server.
-MODULES = (
-    "gateway.__main__",
-    "tests.e2e.stopping_gateway",
-    "adapters.card_passcode.twin.app",
-    "adapters.dfns.twin.app",
-    "adapters.dummy.twin.app",
-    "adapters.fireblocks.twin.app",
-)
+#: The entry points of the twins.
+TWINS = "payout_gateway.twins"
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["tests.e2e.forking", *MODULES])
+_FORKS.set_forkserver_preload(["gateway.testing.preload"])
 _LOOK_S = 0.02
 _PR_SET_PDEATHSIG = 1
 _numbers = itertools.count(1)
+
+
+def twin_module(name: str) -> str:
+    """Return the module that runs the twin of an adapter. AssertionError where none is installed."""
+    found = {each.name: each.module for each in entry_points(group=TWINS)}
+    assert name in found, (
+        f"no twin named {name!r} is installed: declare it under "
+        f'[project.entry-points."{TWINS}"] and install the package; installed: {sorted(found)}'
+    )
+    return found[name]
 
 
 def _run(module: str, arguments: tuple[str, ...], out: Path, log: Path) -> None:
