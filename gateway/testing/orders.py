@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
@@ -113,6 +113,8 @@ class OrderForTest(_Terms):
     lose_lease_at: str | None = None
     #: The gate refuses marks from this one on, counted from 0.
     refuse_from: int | None = None
+    #: Called with `remember` or `moving` when it is about to happen.
+    watch: Callable[[str], None] = lambda _: None
     #: What happened, in order: `remember <names>`, `moving`, `moving again` (the same request).
     story: list[str] = field(default_factory=list)
     #: Every mark of the execution.
@@ -158,6 +160,7 @@ class OrderForTest(_Terms):
 
     async def remember(self, **notes: Any) -> None:
         """Add notes; only JSON survives."""
+        self.watch("remember")
         if self.lose_lease_at == "remember":
             raise LeaseLost(self.payout_id)
         self._notes = json.loads(json.dumps({**self._notes, **notes}))
@@ -171,6 +174,7 @@ class OrderForTest(_Terms):
         same_request: bool = False,
     ) -> None:
         """Set the mark, or refuse it."""
+        self.watch("moving")
         if self.lose_lease_at == "moving":
             raise LeaseLost(self.payout_id)
         asked = sum(each.startswith("moving") for each in self.story)

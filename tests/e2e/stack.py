@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gateway.testing import stack as of_the_kit
 from gateway.testing.stack import (
     Rail,
     Receiver,
@@ -17,6 +16,7 @@ from gateway.testing.stack import (
     free_port,
     subscribe,
 )
+from gateway.testing.stack import stack as stack_of_the_kit
 
 __all__ = [
     "DUMMY",
@@ -104,4 +104,4 @@ def stack(
     folder: Path, *, rail: Rail = FIREBLOCKS, **options: Any
 ) -> AbstractAsyncContextManager[Stack]:
     """Start twin and receiver, on Fireblocks if nothing else is said; see `gateway.testing.stack`."""
-    return of_the_kit.stack(folder, rail=rail, **options)
+    return stack_of_the_kit(folder, rail=rail, **options)
