@@ -53,6 +53,12 @@ class BenchClock(SystemClock):
         super().__init__()
         #: how far the wall clock was set wrong, in seconds
         self.off_s = 0.0
+        #: how much time a test let pass, in seconds; credentials are dated by the time that both share
+        self.ahead_s = 0.0
+
+    def monotonic(self) -> float:
+        """Return seconds on a clock that never steps back."""
+        return super().monotonic() + self.ahead_s
 
     def now(self) -> datetime:
         """Return the wall clock."""
@@ -193,6 +199,7 @@ class Bench:
     async def pass_time(self, seconds: float) -> None:
         """Let time pass on both sides."""
         self.time.advance(seconds)
+        self.clock.ahead_s += seconds
         await self.steer("POST", "clock", {"advance_s": seconds})
 
     @asynccontextmanager
@@ -266,6 +273,8 @@ class Course:
         self.outcomes: list[tuple[str, Outcome]] = []
         self._answer = answer
         self._absences = 0
+        #: whether it is proven that nothing sent before can pay
+        self._closed = False
 
     @property
     def reports(self) -> list[Report]:
@@ -347,7 +356,8 @@ class Course:
         own_word = isinstance(outcome, NotSent) and verb != "fetch"
         # Trusted for the first moving call only.
         own_word = own_word or (isinstance(outcome, Rejected) and not order.moved)
-        self.order = order.again(own_word=own_word)
+        self._closed = self._closed and not order.moved_now
+        self.order = order.again(own_word=own_word, closed=self._closed)
         if isinstance(outcome, Report):
             self._absences = 0
             if outcome.sub_status is SubStatus.REQUIRES_ACTION:
@@ -368,6 +378,7 @@ class Course:
                 self.verb = "submit"
             elif self._absences >= can.absence_looks:
                 await bench.pass_time((can.call_life_s or 0) + can.visibility_s)
+                self._closed = True
                 self.order = self.order.again(closed=True)
                 self.verb = "submit"
         elif isinstance(outcome, CannotLook):

@@ -54,6 +54,8 @@ class KitBase:
     switches: ClassVar[Mapping[str, Any]] = {}
     #: the setting that says where webhook keys are fetched, where they are
     webhook_keys: ClassVar[str | None] = None
+    #: whether each payout asks a person; nobody answers in the tests with real processes
+    asks_person: ClassVar[bool] = False
     #: for stacks of real processes: settings, switches and numbers that make waiting times short
     quick_settings: ClassVar[Mapping[str, Any]] = {}
     quick_switches: ClassVar[Mapping[str, Any]] = {}

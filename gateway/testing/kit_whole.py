@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
@@ -36,7 +37,7 @@ class WholeTests(KitBase):
     @proves("whole: faults")
     async def test_every_fault_on_every_call_pays_once(self, stacks: SharedStacks) -> None:
         """Many payouts at once, a fault for each call of each: delivered or refused, each paid once."""
-        async with stacks.lend(self.name(), self.rail()) as made:
+        async with self.lent(stacks) as made:
             await made.serve()
             await subscribe(made)
             payouts: dict[str, str] = {}
@@ -67,7 +68,7 @@ class WholeTests(KitBase):
         """The payout is delivered, its events are told once each and in order."""
         if not self.adapter.capabilities.webhooks:
             not_applicable("the custodian sends no webhooks")
-        async with stacks.lend(self.name(), self.rail()) as made:
+        async with self.lent(stacks) as made:
             await made.serve()
             await subscribe(made)
             payouts = []
@@ -93,7 +94,7 @@ class WholeTests(KitBase):
         self, stacks: SharedStacks, failpoint: Failpoint
     ) -> None:
         """Killed between two effects and started again: one transfer, delivered."""
-        async with stacks.lend(self.name(), self.rail()) as made:
+        async with self.lent(stacks) as made:
             dying = await made.kill_at(failpoint)
             quote_id = await made.quote(self.amount())
             with contextlib.suppress(aiohttp.ClientError):
@@ -104,6 +105,14 @@ class WholeTests(KitBase):
             payout_id = await made.execute(quote_id)
             await made.reaches(payout_id, "delivered", seconds=60)
             assert len(await made.ledger()) == 1
+
+    @contextlib.asynccontextmanager
+    async def lent(self, stacks: SharedStacks) -> AsyncIterator[Stack]:
+        """Lend the stack of the class."""
+        if self.asks_person:
+            not_applicable("each payout asks a person")
+        async with stacks.lend(self.name(), self.rail()) as made:
+            yield made
 
     async def outlives(self, made: Stack, quote_id: str, dying: Any) -> bool:
         """Wait until a gateway has died, or has delivered the payout without coming to its failpoint."""
@@ -124,7 +133,7 @@ class WholeTests(KitBase):
     @proves("whole: secrets")
     async def test_no_secret_is_in_the_log_or_the_database(self, stacks: SharedStacks) -> None:
         """After a payout with a failed call: not in the log, not in the database, not in the API."""
-        async with stacks.lend(self.name(), self.rail()) as made:
+        async with self.lent(stacks) as made:
             await made.serve()
             await made.fault(self.moving, "bad_json")
             payout_id = await made.pay(self.amount())
