@@ -6,8 +6,12 @@
 BIN   := .venv/bin
 READY := .venv/.ready
 PATHS := gateway adapters tests
-# Processes that the tests are shared by; 0 for one after the other (to debug).
-WORKERS ?= auto
+# Processes that the tests are shared by; 0 for one after the other (to debug). Two for each core: the
+# tests with whole processes wait most of the time.
+WORKERS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
+# Compiled tests are kept, whatever the environment says: else each of these processes compiles all of
+# them, in each run.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help setup demo serve test e2e e2e-clients model bench bench-webhooks bench-isolation cover check fmt docs lock adapter clean distclean
 

@@ -292,6 +292,15 @@ class Adapter(Generic[SettingsT]):
         """Ask the custodian how the order stands. Read-only; may be called at any time."""
         raise Unsupported(f"{self.name} defines no fetch; a batch adapter looks by fetch_batch")
 
+    async def identity(self) -> str:
+        """Return the custodian's own id of the workspace or organisation, read with these credentials.
+
+        Asked with the old and the new credentials while they are changed: where both read the same id,
+        looks made with the new ones count for calls made with the old ones. Never a configured value.
+        Raises `Unsupported` unless the adapter defines it; then the operator declares it.
+        """
+        raise Unsupported(f"{self.name} cannot read whose account it is")
+
     async def probe(self) -> None:
         """Make one harmless read, whose answer carries the custodian's `Date`.
 

@@ -3,21 +3,25 @@
 What happened between the copy and now is unknown: a payout that looks untouched may have been paid.
 So every open execution gets a call of unknown outcome, made now, and is looked for. It may also have
 ended: its partner may have heard "not paid" and have paid it in another way. So nothing is sent again by
-itself; what cannot be found, an operator ends, with the proof that any lost call needs. A payout without an execution, an item that waits in a batch,
-may have been paid under an execution that only the lost database knew. No look can find that one, so
-that its absence proves nothing, and an operator decides.
+itself; what cannot be found, an operator ends, with the proof that any lost call needs.
+
+The lost call may have been made under a reference that only the lost database knew: an id that the
+custodian gave, or that of a later try. So absence proves something only where the adapter declares that it
+asks by keys which this copy has, too (`Capabilities.finds_lost_calls`). Otherwise, and for a payout without
+an execution (an item that waits in a batch), absence proves nothing, and an operator decides.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from gateway.capabilities import Capabilities
 from gateway.execution.history import columns_of
 from gateway.execution.proof import NO_ACCOUNT, lost_call
-from gateway.model import Attention, format_time
+from gateway.execution.reports import ADOPTED_BLIND, unknown_report
+from gateway.model import Attention, Status, format_time
 from gateway.payouts import Payouts
 from gateway.runtime import Moment, Runtime
 from gateway.store import adoption as rows
@@ -34,7 +38,7 @@ _AT_ONCE = 200
 _US = 1_000_000
 #: The account of a call that is looked for as any other: the one that is configured.
 _CONFIGURED = ""
-_DETAIL = "open in a restored database: it may have been paid since, and there is nothing to ask by"
+_REASON = "the database was restored from a copy, and it may have been paid since"
 #: Acts in the audit log.
 ADOPTED, ACCEPTING, MOVED = "database_adopted", "accepting_again", "database_moved"
 
@@ -56,7 +60,9 @@ class Window:
     """The time of which marks may be missing."""
 
     mark: int  #: the newest mark that the database has
-    since: int | None  #: when it was set, by the wall clock of then; None: there is no mark
+    #: when it was set, by the wall clock of then; without a mark, when the newest row was created; None:
+    #: the database is empty
+    since: int | None
     until: int  #: the time that the operator gave
 
 
@@ -135,13 +141,15 @@ class Adoption:
         now = self._runtime.clock.moment().wall
         row = await state.state_row(tx)
         call = await rows.last_call(tx)
-        since = None if call is None else int(call["wall"])
+        created = await rows.newest_creation(tx)
+        since = created if call is None else int(call["wall"])
         if until > now:
             raise NotAdoptedError("the time of the last mark lies in the future")
-        if since is not None and until < since:
+        newest = max(since or 0, created or 0)
+        if until < newest:
             raise NotAdoptedError(
-                f"the database itself has a mark of {format_time(from_us(since))}: "
-                "the last one that may be missing is not older"
+                f"the database itself was in use at {format_time(from_us(newest))}, when the newest thing in "
+                "it was created: --last-mark-at is when the lost database was last in use, and not before"
             )
         await state.freeze(tx, self._runtime.ids, now, "it is being adopted", self._operator)
         base = max(int(row["marks"]), known) + 1
@@ -153,9 +161,16 @@ class Adoption:
         found = await rows.untouched_executions(tx, base, _AT_ONCE)
         at, due = self._runtime.clock.moment(), self._runtime.timeline.now()
         marks = int((await state.state_row(tx))["marks"])
+        lives = await rows.longest_lives(tx)
         calls = [
             self._call(
-                row["id"], row["custodian"], row["rows"] + 1, marks + offset, at, _CONFIGURED
+                row["id"],
+                row["custodian"],
+                row["rows"] + 1,
+                marks + offset,
+                at,
+                _CONFIGURED if self._finds_lost_calls(row["custodian"]) else NO_ACCOUNT,
+                lives,
             )
             for offset, row in enumerate(found, 1)
         ]
@@ -163,8 +178,10 @@ class Adoption:
         await state.set_marks(tx, marks + len(found))
         noted = 0
         for row in found:
-            if row["notes"] == "{}":
-                for payout_id in await rows.payouts_of(tx, row["id"]):
+            payout_ids = await rows.payouts_of(tx, row["id"])
+            await self._tell(tx, payout_ids)
+            if not self._finds_lost_calls(row["custodian"]):
+                for payout_id in payout_ids:
                     await self._note(tx, payout_id, at)
                     noted += 1
         return len(found), noted
@@ -175,13 +192,17 @@ class Adoption:
         found = await rows.payouts_without_execution(tx, _AT_ONCE)
         at, due = self._runtime.clock.moment(), self._runtime.timeline.now()
         marks = int((await state.state_row(tx))["marks"])
+        lives = await rows.longest_lives(tx)
         for offset, row in enumerate(found, 1):
             if row["sequence"] == 0:
                 # Of a batch that was not executed in this copy: it may have been since.
                 await self._payouts.announce(tx, [(row, terms_of(row["terms"]))])
             execution_id = self._runtime.ids.new("exe")
-            call = self._call(execution_id, row["custodian"], 1, marks + offset, at, NO_ACCOUNT)
+            call = self._call(
+                execution_id, row["custodian"], 1, marks + offset, at, NO_ACCOUNT, lives
+            )
             await rows.open_unknown(tx, execution_id, row, call, at, due)
+            await self._tell(tx, [row["id"]])
             await self._note(tx, row["id"], at)
         await state.set_marks(tx, marks + len(found))
         return len(found), len(found)
@@ -212,26 +233,50 @@ class Adoption:
         await self._audit(tx, ADOPTED, to_json(adopted.as_json()))
         return adopted
 
+    def _finds_lost_calls(self, custodian: str) -> bool:
+        """Whether looks of a custodian instance find a call that this copy does not know of."""
+        instance = self._custodians.get(custodian)
+        return instance is not None and instance.capabilities.finds_lost_calls
+
     def _call(  # noqa: PLR0913 - what tells the calls apart
-        self, execution_id: str, custodian: str, number: int, mark: int, at: Moment, account: str
+        self,
+        execution_id: str,
+        custodian: str,
+        number: int,
+        mark: int,
+        at: Moment,
+        account: str,
+        lives: Mapping[str, int],
     ) -> Mapping[str, object]:
-        """Return a row of evidence: a call made now, of which nothing is known."""
+        """Return a row of evidence: a call made now, of which nothing is known.
+
+        It lives as long as the adapter declares, or as any call of this custodian so far (`lives`): an
+        adapter may say of each call how long it lives, such as until the end of its session.
+        """
         instance = self._custodians.get(custodian)
         can = None if instance is None else instance.capabilities
+        life = None if can is None else _us(can.call_life_s)
         call = lost_call(
             number,
             mark,
             at,
             account=account,
-            call_life=None if can is None else _us(can.call_life_s),
+            call_life=None if life is None else max(life, lives.get(custodian, 0)),
             visibility=0 if can is None else _us(can.visibility_s) or 0,
             absence_looks=1 if can is None else can.absence_looks,
         )
         detail = "the database was adopted: a call that it does not know may have been made"
         return columns_of(execution_id, call, detail)
 
+    async def _tell(self, tx: Tx, payout_ids: Sequence[str]) -> None:
+        """Tell payouts that their outcome is unknown; what is on its way, or has ended, stays that."""
+        for payout_id in payout_ids:
+            payout = await payout_rows.find_payout(tx, payout_id)
+            if payout is not None and payout.status is Status.PENDING:
+                await self._payouts.apply(tx, payout_id, unknown_report(_REASON))
+
     async def _note(self, tx: Tx, payout_id: str, at: Moment) -> None:
-        await payout_rows.add_attention(tx, payout_id, Attention.ADOPTED, _DETAIL, at.wall)
+        await payout_rows.add_attention(tx, payout_id, Attention.ADOPTED, ADOPTED_BLIND, at.wall)
 
     async def _audit(self, tx: Tx, act: str, detail: str) -> None:
         await add_audit(

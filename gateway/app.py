@@ -22,6 +22,7 @@ from gateway.batches.loop import BatchLoop
 from gateway.batches.runner import BatchSteps, Handover
 from gateway.batches.service import Batches
 from gateway.config import Settings
+from gateway.credentials import accounts_of, carry_over
 from gateway.custodians import registry
 from gateway.custodians.contact import Contact
 from gateway.custodians.dates import Dates
@@ -134,6 +135,7 @@ class Gateway:
     context: ApiContext
     workers: Workers
     db: Database
+    instances: Mapping[str, CustodianInstance]
 
 
 @asynccontextmanager
@@ -158,7 +160,15 @@ async def open_gateway(
     async with contextlib.AsyncExitStack() as stack:
         endpoint_http = await stack.enter_async_context(session_for(settings.webhooks))
         contacts = {name: Contact() for name in settings.custodians}
-        custodians = await _custodians(stack, settings, runtime, assets, metrics, vault, contacts)
+        faults = _unknown_assets(settings, assets)
+        try:
+            custodians = await _custodians(
+                stack, settings, runtime, assets, metrics, vault, contacts
+            )
+        except ConfigError as error:
+            raise ConfigError([*faults, *error.faults]) from None
+        if faults:
+            raise ConfigError(faults)
         router = Router(
             [
                 Instance(
@@ -174,6 +184,10 @@ async def open_gateway(
         identity = identity_of(settings, runtime)
         state_file = state_file_of(settings, runtime)
         db = await stack.enter_async_context(open_database(settings, runtime, state_file))
+        if settings.previous_server_key is not None:
+            # The digests that name accounts change with the server key; what they name does not.
+            for name, each in custodians.items():
+                await db.run(carry_over, runtime, each, accounts_of(settings, name))
         payouts = Payouts(runtime, vault, timedelta(seconds=settings.engine.action_life_s))
         owner = f"{socket.gethostname()}-{os.getpid()}"
         bells: list[Workers] = []
@@ -223,6 +237,7 @@ async def open_gateway(
                 settings=settings.engine,
                 metrics=metrics,
                 wake=wake,
+                look_after_end=lambda name, payout_id: engines[name].look_after_end(payout_id),
             ),
             deliveries=Deliveries(
                 db=db,
@@ -245,6 +260,7 @@ async def open_gateway(
                 recorders=recorders,
                 settings=settings.engine,
                 webhooks=settings.webhooks,
+                retention=settings.retention,
                 metrics=metrics,
                 wake=wake,
             ),
@@ -289,7 +305,38 @@ async def open_gateway(
                 name: word for name, each in contacts.items() if (word := each.degraded) is not None
             },
         )
-        yield Gateway(context, workers, db)
+        yield Gateway(context, workers, db, custodians)
+
+
+def _unknown_assets(settings: Settings, assets: AssetRegistry) -> list[str]:
+    """Return a fault per asset of a route that is not known: the route would never be taken for it."""
+    known = ", ".join(assets.codes())
+    return [
+        f"routes.{index}.assets: {code!r} is not known; known: {known}; others are added under [[assets]]"
+        for index, route in enumerate(settings.routes)
+        for code in route.assets or ()
+        if code not in assets.codes()
+    ]
+
+
+@asynccontextmanager
+async def custodian_of(
+    settings: Settings, name: str, runtime: Runtime
+) -> AsyncIterator[CustodianInstance]:
+    """Build one configured custodian instance alone, for what it declares. ConfigError."""
+    alone = settings.model_copy(update={"custodians": {name: settings.custodians[name]}})
+    assets = AssetRegistry(Asset.model_validate(each.model_dump()) for each in settings.assets)
+    async with contextlib.AsyncExitStack() as stack:
+        built = await _custodians(
+            stack,
+            alone,
+            runtime,
+            assets,
+            Metrics(),
+            vault_of(settings, runtime.ids),
+            {name: Contact()},
+        )
+        yield built[name]
 
 
 async def _custodians(  # noqa: PLR0913 - the parts of an instance
@@ -321,12 +368,15 @@ async def _custodians(  # noqa: PLR0913 - the parts of an instance
         tools = Tools(http, runtime.clock, runtime.ids, runtime.offload, assets)
         try:
             built[name] = registry.build(
-                registry.Wanted(name, custodian.adapter, custodian.adapter_settings),
+                registry.Wanted(
+                    name, custodian.adapter, custodian.adapter_settings, custodian.previous
+                ),
                 tools,
                 metrics,
                 settings.engine,
                 dates=dates,
                 digest=vault.digest,
+                digest_before=vault.digest_before,
             )
         except ConfigError as error:
             faults += error.faults

@@ -17,6 +17,9 @@ class KeySemantics:
     look_up: bool = False  #: what a key did can be asked for
     #: repeating the moving call with the same key and content can never move money a second time
     repeat_is_safe: bool = False
+    #: every credential of the account meets the same keys; else a repeat under new credentials is not the
+    #: same call, and is never made
+    shared_by_credentials: bool = False
     #: what failed under a key is never tried again under it, so that a failed word is about every call
     #: that was made with it
     failure_is_final: bool = False
@@ -44,6 +47,11 @@ class Capabilities:
     call_life_s: float | None = 120.0
     visibility_s: float = 60.0  #: how long a done thing may stay invisible to `fetch`
     absence_looks: int = 3  #: how many times absence must be seen before it is believed
+    #: whether `fetch` asks by our own keys alone (`order.key`), the only references that anything is ever
+    #: sent under: so it also finds a call that an older copy of the database does not know of. False where
+    #: it needs an id that the custodian gave, or where a later try has a reference of its own: then nothing
+    #: that such a copy "does not find" is proven unpaid
+    finds_lost_calls: bool = False
     #: whether the wall clock dates the credentials of a moving call (a JWT, a signed timestamp): no mark is
     #: made then while that clock differs from the custodian's by more than `clock_skew_s`
     dated_by_clock: bool = False

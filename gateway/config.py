@@ -29,6 +29,7 @@ from pydantic import (
 from pydantic.networks import IPvAnyNetwork
 
 from gateway.errors import ConfigError
+from gateway.faults import names_at, words_of
 from gateway.model import Account, Amount, DestinationType, Network, Text
 
 ENV_PREFIX = "PAYOUT_GATEWAY_"
@@ -238,6 +239,33 @@ class WebhookSettings(_Section):
     )
 
 
+class RetentionSettings(_Section):
+    """How long what is over is kept. What belongs to an open payout or batch stays, however old it is."""
+
+    unmatched_webhooks_days: float = Field(
+        default=30,
+        ge=1,
+        description="How long a custodian's webhook that matches no payout, or cannot be read, is kept.",
+    )
+    webhooks_days: float = Field(
+        default=90,
+        ge=1,
+        description="How long a custodian's webhook is kept after it was applied. Those of open payouts stay.",
+    )
+    quotes_days: float = Field(
+        default=30,
+        ge=2,
+        description="How long an expired quote that was never used is kept. A used one lives as long as its "
+        "payout.",
+    )
+    personal_data_days: float | None = Field(
+        default=None,
+        ge=1,
+        description="How long after its end a payout's recipient can still be read: then the personal data "
+        "is erased, and ids, references, amounts and times stay. Not set: only `payouts erase` erases.",
+    )
+
+
 class EngineSettings(_Section):
     """How payouts are worked on."""
 
@@ -270,6 +298,11 @@ class CustodianSettings(BaseModel):
         default=("live",),
         min_length=1,
         description="Key modes that may use it; `test` only for a sandbox.",
+    )
+    previous: dict[str, Any] | None = Field(
+        default=None,
+        description="While its credentials are changed: those of before, under the names of the adapter's "
+        "settings. They still verify webhooks. Take it out when the custodian uses them no more.",
     )
 
     @property
@@ -372,6 +405,7 @@ class Settings(_Section):
     log: LogSettings = LogSettings()
     webhooks: WebhookSettings = WebhookSettings()
     engine: EngineSettings = EngineSettings()
+    retention: RetentionSettings = RetentionSettings()
     custodians: dict[InstanceName, CustodianSettings] = Field(
         default={}, description="Custodian instances by name."
     )
@@ -471,7 +505,7 @@ def _fault_line(error: Any) -> str:
     env = ENV_PREFIX + "__".join(str(part).upper() for part in error["loc"])
     if error["type"] == "missing":
         return f"{where} is not set: set it in the file, or {env} in the environment"
-    return f"{where}: {error['msg']}"
+    return f"{where} {words_of(error, names_at(Settings, error['loc']))}"
 
 
 def _cross_faults(settings: Settings) -> list[str]:

@@ -17,6 +17,7 @@ from urllib.parse import quote, quote_plus
 import structlog
 
 from gateway.runtime import Clock, SystemClock
+from gateway.text import escaped, escaped_json
 
 #: What stands where a secret stood.
 REMOVED = "[removed]"
@@ -185,17 +186,20 @@ def configure(
         structlog.processors.format_exc_info,
         SCRUBBER,
     ]
-    renderer: Any = (
-        structlog.processors.JSONRenderer(ensure_ascii=False)
+    renderers: list[Any] = (
+        [structlog.processors.JSONRenderer(serializer=_json)]
         if form == "json"
         # A traceback is a text by now, because it was scrubbed.
-        else structlog.dev.ConsoleRenderer(colors=out.isatty(), timestamp_key="at")
+        else [
+            _escape,
+            structlog.dev.ConsoleRenderer(colors=out.isatty(), timestamp_key="at"),
+        ]
     )
     handler = logging.StreamHandler(out)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
         )
     )
     root = logging.getLogger()
@@ -211,6 +215,28 @@ def configure(
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,
     )
+
+
+def _json(record: Any, **options: Any) -> str:
+    """Return a record as one line of JSON that changes nothing on a terminal."""
+    return escaped_json(json.dumps(record, ensure_ascii=False, **options))
+
+
+def _escape(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Act as a structlog processor: let no text of others steer the terminal that shows the line."""
+    return {
+        key: "\n".join(map(escaped, each.split("\n")))
+        if key == "exception" and isinstance(each, str)
+        else _escaped(each)
+        for key, each in event.items()
+    }
+
+
+def _escaped(value: Any) -> Any:
+    if isinstance(value, str):
+        return escaped(value)
+    # Containers are shown as their repr, which escapes what is in them.
+    return value
 
 
 def get_logger(name: str) -> Any:

@@ -6,7 +6,7 @@ Frozen values, no I/O. The partner's API, the webhooks and the adapters all spea
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
@@ -19,8 +19,13 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
+    SecretStr,
     StringConstraints,
+    field_validator,
 )
+from pydantic_core import PydanticCustomError
+
+from gateway.text import NO_CONTROLS, has_controls, invisible_in
 
 #: A decimal amount on the wire: digits with an optional fraction; no sign, exponent or spaces.
 AMOUNT_PATTERN = r"^(0|[1-9][0-9]{0,29})(\.[0-9]{1,30})?$"
@@ -119,7 +124,8 @@ class Attention(StrEnum):
     MISMATCH = (
         "mismatch"  #: the custodian says another asset, amount or destination than was ordered
     )
-    CONTRADICTION = "contradiction"  #: a final word against another final word
+    #: a final word against another final word, or money that moves though the payout ended as failed
+    CONTRADICTION = "contradiction"
     FOREIGN_REF = "foreign_ref"  #: an id at the custodian that already belongs to another payout
     CANNOT_LOOK = "cannot_look"  #: the outcome is unknown and there is nothing to ask by
     UNRESOLVED = "unresolved"  #: the outcome stays unknown although everything safe was tried
@@ -131,7 +137,8 @@ class Attention(StrEnum):
     ITEM_ENDED = (
         "item_ended"  #: an item of a set has ended; what to do with the others needs a decision
     )
-    ADOPTED = "adopted"  #: open in a restored database with nothing to ask by; maybe paid already
+    #: open in a restored database, and not found at the custodian or nothing to ask by; maybe paid already
+    ADOPTED = "adopted"
     SAME_ACCOUNT = "same_account"  #: the account was changed while an outcome is unknown
 
 
@@ -202,6 +209,24 @@ Time = Annotated[
     PlainSerializer(format_time, return_type=str, when_used="json"),
 ]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=MAX_TEXT)]
+
+
+def _all_visible(reference: str) -> str:
+    unseen = invisible_in(reference)
+    # Control characters are named as such, as in every other text.
+    if unseen is not None and not has_controls(reference):
+        raise PydanticCustomError(
+            "invisible_character",
+            "has the character {unseen}, which people do not see or cannot tell from a blank: leave it out",
+            {"unseen": unseen},
+        )
+    return reference
+
+
+#: A reference of the partner's own, in a request: two of them that look alike are one.
+Reference = Annotated[
+    str, StringConstraints(min_length=1, max_length=MAX_TEXT), AfterValidator(_all_visible)
+]
 #: Network codes are Dfns' words (`Ethereum`, `Solana`); see `gateway.assets` for the known ones.
 Network = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 
@@ -210,6 +235,62 @@ class Value(BaseModel):
     """Base of every frozen value: unknown members are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=False)
+
+
+def _texts_of(value: object, path: str = "") -> Iterator[tuple[str, str]]:
+    """Yield every text in a value with its path, the names of members among them."""
+    if isinstance(value, str):
+        yield path, value
+    elif isinstance(value, SecretStr):
+        yield path, value.get_secret_value()
+    elif isinstance(value, Mapping):
+        for name, each in value.items():
+            yield f"the name of a member of {path or 'it'}", str(name)
+            yield from _texts_of(each, f"{path}.{name}" if path else str(name))
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _texts_of(each, path)
+    elif isinstance(value, BaseModel) and not isinstance(value, RequestBody):
+        for name in type(value).model_fields:
+            yield from _texts_of(getattr(value, name), f"{path}.{name}" if path else name)
+
+
+def _show_no_controls(schema: dict[str, Any]) -> None:
+    """Say in the schema what texts a request may have, where nothing narrower is said."""
+    for name in ("properties", "$defs"):
+        for each in schema.get(name, {}).values():
+            _show_no_controls(each)
+    for each in schema.get("anyOf", ()):
+        _show_no_controls(each)
+    for name in ("items", "additionalProperties", "propertyNames"):
+        if isinstance(schema.get(name), dict):
+            _show_no_controls(schema[name])
+    if schema.get("type") == "string" and not {"pattern", "enum", "const", "format"} & set(schema):
+        schema["pattern"] = NO_CONTROLS
+
+
+class RequestBody(BaseModel):
+    """Base of what a partner may send: no unknown members, and no control characters in any text.
+
+    The types of members alone would not do: those that are shared with the store must still read what
+    was stored before the rule.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, json_schema_extra=_show_no_controls
+    )
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _no_controls(cls, value: Any) -> Any:
+        for path, text in _texts_of(value):
+            if has_controls(text):
+                raise PydanticCustomError(
+                    "control_character",
+                    "has a control character{where}: leave out NUL, tabs, line breaks and escapes",
+                    {"where": f" in {path}" if path else ""},
+                )
+        return value
 
 
 class Account(Value):

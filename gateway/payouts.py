@@ -33,7 +33,7 @@ from gateway.model import (
     format_time,
 )
 from gateway.runtime import Runtime
-from gateway.states import Kind, Verdict, judge
+from gateway.states import STATUS_OF, Kind, Verdict, judge
 from gateway.store import executions, inbox
 from gateway.store import payouts as rows
 from gateway.store import quotes as quote_rows
@@ -317,8 +317,9 @@ class _Change:
         row = self.row
         verdict = judge(Status(row["status"]), SubStatus(row["sub_status"]), report.sub_status)
         if verdict.kind is Kind.CONTRADICTION:
-            detail = f"{row['status']}, and now the custodian says {report.custodian_word}"
-            self.attention.append((Attention.CONTRADICTION, detail))
+            if _before_the_end(report, payout_of(row, self._document)):
+                return Kind.LATE, (), False
+            self.attention.append((Attention.CONTRADICTION, _contradiction(row, report)))
         if any(code is Attention.MISMATCH for code, _ in self.attention):
             # The custodian pays something else than was ordered: an operator looks first.
             return verdict.kind, (), False
@@ -423,6 +424,35 @@ def _older(report: Report, row: Row) -> bool:
     if report.observed_at is None or row["observed_at"] is None:
         return False
     return bool(to_us(report.observed_at) < row["observed_at"])
+
+
+def _before_the_end(report: Report, payout: Payout) -> bool:
+    """Whether a word that money moves was made before the payout failed, and says nothing new.
+
+    The custodian's own last word came after it, or its `broadcast` was known. It does not hold against an
+    end that says that no money moved, nor against a person's decision: these the word contradicts.
+    """
+    if report.sub_status is None or STATUS_OF[report.sub_status] is not Status.BROADCAST:
+        return False
+    if report.observed_at is None or payout.failure is None:
+        return False
+    entries = [each for each in payout.timeline if each.status is Status.FAILED]
+    if not entries or report.observed_at >= entries[0].at:
+        return False
+    known = any(each.status is Status.BROADCAST for each in payout.timeline)
+    decided = payout.failure.code is FailureCode.OPERATOR_DECISION
+    return known or not (decided or payout.failure.funds_moved is FundsMoved.NO)
+
+
+def _contradiction(row: Row, report: Report) -> str:
+    """Return what the operator hears: one line for all that is said of money that moves after all."""
+    if row["status"] != Status.FAILED:
+        return f"{row['status']}, and now the custodian says {report.custodian_word}"
+    claim = "with funds_moved: no" if row["funds_moved"] == FundsMoved.NO else "already"
+    return (
+        f"it ended as failed {claim}, and the custodian says that its money moves: do not pay it again; "
+        "clear it up with the custodian"
+    )
 
 
 def _failure(report: Report, sub_status: SubStatus) -> Failure:

@@ -8,7 +8,7 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Annotated, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import Field, StringConstraints
 
 from gateway.adapter import Offer, Terms
 from gateway.assets import (
@@ -29,6 +29,8 @@ from gateway.model import (
     Destination,
     Network,
     QuoteTerms,
+    Reference,
+    RequestBody,
     Text,
     Time,
 )
@@ -43,18 +45,14 @@ MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=40)]
 MetadataText = Annotated[str, StringConstraints(max_length=500)]
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class RouteWish(_Body):
+class RouteWish(RequestBody):
     """A custodian and account that the partner asks for."""
 
     custodian: Text
     account: Account
 
 
-class QuoteRequest(_Body):
+class QuoteRequest(RequestBody):
     """What a quote is asked for."""
 
     external_ref: Text = Field(
@@ -75,8 +73,9 @@ class QuoteRequest(_Body):
     route: RouteWish | None = Field(
         default=None, description="A custodian and source account, where you want a certain one."
     )
-    reference: Text | None = Field(
-        default=None, description="Your own reference; searchable, shown in reports."
+    reference: Reference | None = Field(
+        default=None,
+        description="Your own reference; searchable, shown in reports. No invisible characters.",
     )
     metadata: Annotated[dict[MetadataKey, MetadataText], Field(max_length=20)] = Field(
         default={}, description="Up to 20 pairs of strings, returned as they are."

@@ -97,7 +97,8 @@ class Absent:
     """The custodian was asked by a reference it must know, and does not know it now.
 
     For a custodian that registers first and executes later: it knows the payout and says that it
-    was not executed. The engine counts such answers; one alone proves nothing.
+    was not executed, and one that was executed never looks like that. The engine counts such answers;
+    one alone proves nothing.
     """
 
     custodian_word: str = ""
@@ -105,7 +106,7 @@ class Absent:
 
 @dataclass(frozen=True)
 class CannotLook:
-    """There is nothing to ask the custodian by. Never a proof of anything.
+    """There is nothing to ask by, or the answer does not tell done from not done. Never a proof.
 
     `repeat_is_safe` says it of this very attempt, where an adapter has calls of both kinds; None
     leaves it to the declared key semantics.
@@ -123,6 +124,10 @@ class Notice:
     hash, or an end where the protocol says that the webhook's word is final for the payout; without
     it the notice only brings the next look forward. `told` is kept with the attempt, for the adapter
     to compare with what the API says: it is found in `order.notes["told"]`, never acted on by itself.
+
+    `believed_for_s` bounds the webhook in time: received further than that from `observed_at` it only
+    brings the next look forward, however genuine it is, and so does one without `observed_at`. None: what
+    it says holds whenever it comes.
     """
 
     refs: tuple[Ref, ...]
@@ -130,6 +135,7 @@ class Notice:
     observed_at: datetime | None = None
     report: Report | None = None
     told: Mapping[str, str] = field(default_factory=dict)
+    believed_for_s: float | None = None
 
 
 @dataclass(frozen=True)

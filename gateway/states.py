@@ -49,7 +49,9 @@ class Kind(StrEnum):
     MOVE = "move"  #: lawful, and something changes
     SAME = "same"  #: says what is already known
     LATE = "late"  #: speaks of a stage already left behind; nothing changes
-    CONTRADICTION = "contradiction"  #: a final word against another final word; for the operator
+    #: a final word against another final word, or the word that money moves, of a payout that failed;
+    #: for the operator
+    CONTRADICTION = "contradiction"
 
 
 @dataclass(frozen=True)
@@ -71,9 +73,10 @@ def judge(  # noqa: PLR0911 - one per row of the rule
     """Judge one piece of news about a payout at (`status`, `sub_status`). Pure; total."""
     target = status_for(news, status)
     if status in TERMINAL:
-        if target not in TERMINAL:
-            return Verdict(Kind.LATE)
-        return Verdict(Kind.SAME if target == status else Kind.CONTRADICTION)
+        if target == status:
+            return Verdict(Kind.SAME)
+        contradicts = target in TERMINAL or (status, target) == (Status.FAILED, Status.BROADCAST)
+        return Verdict(Kind.CONTRADICTION if contradicts else Kind.LATE)
     if target == status:
         if news == sub_status:
             return Verdict(Kind.SAME)

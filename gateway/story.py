@@ -6,12 +6,14 @@ import json
 from typing import Any
 
 from gateway.model import format_time
-from gateway.store import deliveries, events, executions, inbox
+from gateway.store import audit, deliveries, events, executions, inbox
 from gateway.store import evidence as stored
 from gateway.store import payouts as rows
 from gateway.store.database import Row, Tx
 from gateway.store.rows import from_us, payout_of
 from gateway.views import payout_view
+
+_MOST_ACTS = 100
 
 
 async def tell(tx: Tx, wanted: str) -> dict[str, Any] | None:
@@ -30,11 +32,18 @@ async def tell(tx: Tx, wanted: str) -> dict[str, Any] | None:
         "org": payout.org,
         "account": payout.account.model_dump(),
         "custodian_word": row["custodian_word"],
+        "erased_at": _at(row["erased_at"]),
         "next_look_at": None if owned is None else _at(owned["due_at"]),
         "lease": None if owned is None else _lease(owned),
         "blocked": None if owned is None else owned["blocked"],
         "attention": [_times(each, "first_at", "last_at") for each in attention],
-        "timeline": payout_view(payout).model_dump(mode="json")["timeline"],
+        # As it is stored: the operator may see more than the partner.
+        "timeline": [each.model_dump(mode="json") for each in payout.timeline],
+        "acts": [
+            {name: each[name] for name in ("actor", "act", "detail", "after", "request_id")}
+            | {"at": _at(each["at"])}
+            for each in await audit.acts_on(tx, payout.id, _MOST_ACTS)
+        ],
         "executions": [
             await _execution(tx, each) for each in await executions.executions_of(tx, payout.id)
         ],

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 
-from gateway.config import EngineSettings, WebhookSettings
+from gateway.config import EngineSettings, RetentionSettings, WebhookSettings
+from gateway.erasure import erase
 from gateway.execution.record import Recorder
 from gateway.logs import get_logger
 from gateway.metrics import Metrics
 from gateway.runtime import Runtime
-from gateway.store import deliveries, executions, idempotency
+from gateway.store import deliveries, executions, idempotency, inbox, quotes
+from gateway.store import erasure as erasure_rows
 from gateway.store import payouts as payout_rows
+from gateway.store.audit import GATEWAY
 from gateway.store.database import Database, Tx
 from gateway.store.rows import to_us
+from gateway.store.state import frozen
 
 _BATCH = 500
 #: Events that are deleted in one transaction; each takes its deliveries with it.
@@ -35,9 +39,11 @@ class Sweeper:
         metrics: Metrics,
         wake: Callable[[str], None],
         webhooks: WebhookSettings,
+        retention: RetentionSettings,
         recorders: Mapping[str, Recorder],
     ) -> None:
         self._recorders = recorders
+        self._retention = retention
         self._db = db
         self._runtime = runtime
         self._settings = settings
@@ -78,6 +84,41 @@ class Sweeper:
         before = to_us(now - timedelta(days=self._webhooks.keep_events_days))
         while told := await self._db.scan(deliveries.old_events, before, _BATCH):
             await self._db.run(deliveries.purge_events, told, before)
+        if await self._db.read(frozen) is None:
+            # A database that may be an old copy is evidence: nothing of it goes by itself.
+            await self._forget_webhooks(now)
+            await self._forget_quotes(now)
+            await self._erase(now)
+
+    async def _forget_webhooks(self, now: datetime) -> None:
+        """Delete custodians' webhooks that match nothing, or whose payout has ended."""
+        for matched, days in (
+            (False, self._retention.unmatched_webhooks_days),
+            (True, self._retention.webhooks_days),
+        ):
+            before = to_us(now - timedelta(days=days))
+            while found := await self._db.scan(inbox.old_webhooks, before, _BATCH, matched=matched):
+                if not await self._db.run(inbox.purge_webhooks, found, before, matched=matched):
+                    break
+
+    async def _forget_quotes(self, now: datetime) -> None:
+        """Delete expired quotes that never became a payout."""
+        before = to_us(now - timedelta(days=self._retention.quotes_days))
+        while await self._db.run(quotes.purge_quotes, before, _BATCH) >= _BATCH:
+            pass
+
+    async def _erase(self, now: datetime) -> None:
+        """Erase the personal data of payouts that ended long enough ago, where that is wanted."""
+        if self._retention.personal_data_days is None:
+            return
+        before, at = to_us(now - timedelta(days=self._retention.personal_data_days)), to_us(now)
+        while found := await self._db.scan(erasure_rows.erasable, before, _BATCH):
+            needed = [
+                await self._db.run(erase, self._runtime.ids, at, each, GATEWAY) for each in found
+            ]
+            if all(needed):
+                # Something has needed each of them since they were found; the next sweep looks again.
+                return
 
     async def _own(self, tx: Tx) -> list[tuple[str, str]]:
         """Store function: give payouts that nobody would ever work on back to the engine."""

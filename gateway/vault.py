@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+from collections.abc import Callable
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -67,6 +68,11 @@ class Vault:
     def digest(self, text: bytes) -> str:
         """Return a keyed digest: equal for equal texts, and it reveals nothing of them."""
         return hmac.new(self._digest, text, hashlib.sha256).hexdigest()
+
+    @property
+    def digest_before(self) -> Callable[[bytes], str] | None:
+        """Return what made the digests under the previous server key; None where none is set."""
+        return None if self._previous is None else self._previous.digest
 
     def seal(self, secret: bytes, *, bound_to: str) -> bytes:
         """Encrypt a secret for the database; it opens only under the same `bound_to` name."""

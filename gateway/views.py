@@ -234,8 +234,13 @@ def _members(payout: Payout, client_secret: str | None = None) -> dict[str, Any]
         "batch_id": payout.batch_id,
         "transactions": payout.transactions,
         "requires_action": _action(payout, client_secret),
-        "failure": payout.failure,
-        "timeline": payout.timeline,
+        "failure": _failure(payout),
+        "timeline": tuple(
+            each
+            if (detail := shown_detail(each.detail)) is each.detail
+            else each.model_copy(update={"detail": detail})
+            for each in payout.timeline
+        ),
         "fees_paid_usd": payout.fees_paid_usd,
         "final_recipient_amount": payout.final_recipient_amount,
         "estimated_seconds_remaining": left,
@@ -245,6 +250,25 @@ def _members(payout: Payout, client_secret: str | None = None) -> dict[str, Any]
         "created_at": payout.created_at,
         "updated_at": payout.updated_at,
     }
+
+
+#: What the timeline and the failure of a payout say that an operator ended.
+BY_OPERATOR = "resolved by an operator"
+
+
+def shown_detail(text: str | None) -> str | None:
+    """Return a text of a payout as partners may see it.
+
+    Earlier releases wrote the operator's evidence behind these words; it is not for partners.
+    """
+    return BY_OPERATOR if text is not None and text.startswith(BY_OPERATOR + ": ") else text
+
+
+def _failure(payout: Payout) -> Failure | None:
+    failure = payout.failure
+    if failure is None or shown_detail(failure.message) == failure.message:
+        return failure
+    return failure.model_copy(update={"message": BY_OPERATOR})
 
 
 def _seconds_left(payout: Payout) -> int | None:

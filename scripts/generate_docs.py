@@ -27,6 +27,7 @@ from gateway.config import Settings
 from gateway.custodians.registry import BrokenAdapter, find_adapters
 from gateway.examples import example_event
 from gateway.execution import decide, gate, proof
+from gateway.keys import USUAL, Scope
 from gateway.model import Attention
 from gateway.states import NEXT, STATUS_OF
 from gateway.views import EVENT_TYPES
@@ -172,11 +173,32 @@ def _seconds(duration: float | None) -> str:
 def api() -> str:
     """Every call."""
     rows = [
-        [f"`{method.upper()} {path}`", call["summary"], ", ".join(call["responses"])]
+        [
+            f"`{method.upper()} {path}`",
+            call["summary"],
+            " ".join(f"`{each}`" for each in _scopes(call)),
+            ", ".join(call["responses"]),
+        ]
         for path, item in document("https://pay.example")["paths"].items()
         for method, call in item.items()
     ]
-    return table(["call", "what", "answers"], rows)
+    return table(["call", "what", "scope", "answers"], rows)
+
+
+def _scopes(call: dict[str, Any]) -> list[str]:
+    return [scope for way in call.get("security", ()) for scope in way.get("apiKey", ())]
+
+
+def scopes() -> str:
+    """Every scope of API keys."""
+    rows = [
+        [f"`{each}`", text, "yes" if each in USUAL else "only where it is named"]
+        for each, text in (
+            (Scope(value), text)
+            for value, text in re.findall(r'= "([a-z:]+)"  #: (.*)', inspect.getsource(Scope))
+        )
+    ]
+    return table(["scope", "allows to", "in a key without `--scope`"], rows)
 
 
 def settings() -> str:
@@ -332,6 +354,7 @@ def _rule(predicate: Callable[..., Any]) -> tuple[str, str]:
 GENERATORS: dict[str, Callable[[], str]] = {
     "money-rules": money_rules,
     "api": api,
+    "scopes": scopes,
     "states": states,
     "problems": problems,
     "events": events,

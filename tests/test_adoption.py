@@ -6,6 +6,7 @@ import json
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from gateway import adoption
 from gateway.adapter import Capabilities
 from gateway.adoption import Adoption, NotAdoptedError, accept_again, move
 from gateway.config import Settings
+from gateway.execution.proof import NO_ACCOUNT
 from gateway.payouts import Payouts
 from gateway.runtime import Runtime
 from gateway.store import state
@@ -25,6 +27,7 @@ from gateway.store.schema import batches, quotes
 from gateway.store.state_file import StateFile
 from gateway.vault import Vault
 from tests.clock import SetClock
+from tests.databases import make_database
 from tests.store.rows import add_execution, add_payout, runtime_of
 
 US = 1_000_000
@@ -34,7 +37,8 @@ CAN = Capabilities(frozenset(), call_life_s=60, visibility_s=30, absence_looks=4
 class Acme:
     """A custodian instance."""
 
-    capabilities = CAN
+    def __init__(self, capabilities: Capabilities = CAN) -> None:
+        self.capabilities = capabilities
 
 
 class Store:
@@ -46,13 +50,13 @@ class Store:
         self.clock = clock
         self.state_file = file
 
-    def adoption(self) -> Adoption:
+    def adoption(self, capabilities: Capabilities = CAN) -> Adoption:
         """Return one run of the command."""
         return Adoption(
             db=self.db,
             runtime=self.runtime,
             payouts=Payouts(self.runtime, Vault(bytes(32), self.runtime.ids)),
-            custodians={"acme": Acme()},
+            custodians={"acme": Acme(capabilities)},
             state_file=self.state_file,
             operator="root",
         )
@@ -90,11 +94,14 @@ async def store(settings: Settings) -> AsyncIterator[Store]:
     clock = SetClock()
     runtime = runtime_of(clock)
     state_file = state_file_of(settings, runtime)
+    make_database(settings.database)
     async with open_database(settings, runtime, state_file) as db:
         yield Store(db, runtime, clock, state_file)
 
 
-async def add_quote(tx: Tx, name: str, expires_at: int, payout_id: str | None = None) -> None:
+async def add_quote(
+    tx: Tx, name: str, expires_at: int, payout_id: str | None = None, created_at: int = 0
+) -> None:
     """Store function: add a quote."""
     values = {
         "id": name,
@@ -106,7 +113,7 @@ async def add_quote(tx: Tx, name: str, expires_at: int, payout_id: str | None = 
         "terms": "{}",
         "account": "{}",
         "expires_at": expires_at,
-        "created_at": 0,
+        "created_at": created_at,
         "payout_id": payout_id,
     }
     await tx.all(Query(insert(quotes)), **values)
@@ -135,8 +142,15 @@ async def add_batch(
     await tx.all(Query(insert(batches)), **values)
 
 
-async def test_every_open_execution_gets_a_call_of_unknown_outcome(store: Store) -> None:
-    """Made now, at the account that is configured; its worker loses the lease; it is due."""
+@pytest.mark.parametrize("finds", [True, False], ids=["by our keys", "by ids"])
+async def test_every_open_execution_gets_a_call_of_unknown_outcome(
+    store: Store, *, finds: bool
+) -> None:
+    """Made now; its worker loses the lease; it is due.
+
+    At the account that is configured only where looks there find a call that this copy does not know
+    of. Elsewhere no absence rules it out, whatever is remembered, and an operator hears of it.
+    """
     at = store.clock.moment()
     paying, fresh, over = [await store.db.run(add_payout) for _ in range(3)]
     sent = await store.db.run(add_execution, paying, notes='{"id": "x"}', calls=(3, 4), at=at)
@@ -150,8 +164,10 @@ async def test_every_open_execution_gets_a_call_of_unknown_outcome(store: Store)
         connection.commit()
     await store.sets_back(9)
     await store.clock.advance(3600)
-    done = await store.adoption().run(store.now() - 60 * US)
-    assert (done.executions, done.without_execution, done.attention) == (2, 0, 1)
+    can = replace(CAN, finds_lost_calls=finds)
+    done = await store.adoption(can).run(store.now() - 60 * US)
+    attention = 0 if finds else 2
+    assert (done.executions, done.without_execution, done.attention) == (2, 0, attention)
     assert done.marks == 12
     now = store.clock.moment()
     calls = await store.rows("SELECT * FROM evidence WHERE mark > 9 ORDER BY execution_id")
@@ -161,7 +177,7 @@ async def test_every_open_execution_gets_a_call_of_unknown_outcome(store: Store)
         assert call["kind"] == "call"
         assert (call["answer"], call["fingerprint"], call["seen"]) == (
             None,
-            "",
+            "" if finds else NO_ACCOUNT,
             call["number"] - 1,
         )
         assert (call["clock_id"], call["elapsed"], call["wall"]) == (
@@ -181,9 +197,31 @@ async def test_every_open_execution_gets_a_call_of_unknown_outcome(store: Store)
         assert row["due_at"] == store.runtime.timeline.now()
     (untouched,) = await store.rows(f"SELECT rows, state FROM executions WHERE id = '{ended}'")
     assert untouched == {"rows": 1, "state": "accepted"}
-    assert await store.rows("SELECT payout_id, code FROM attention") == [
-        {"payout_id": fresh, "code": "adopted"}
+    noted = await store.rows("SELECT payout_id, code FROM attention ORDER BY payout_id")
+    assert noted == [
+        {"payout_id": each, "code": "adopted"} for each in sorted([paying, fresh]) if not finds
     ]
+
+
+@pytest.mark.parametrize("declared", [60, 7200, None])
+async def test_a_lost_call_lives_as_long_as_the_longest_that_is_known(
+    store: Store, declared: float | None
+) -> None:
+    """Calls of this custodian lived for an hour: the end of their sessions. The lost one may, too."""
+    at = store.clock.moment()
+    paid, open_one = [await store.db.run(add_payout) for _ in range(2)]
+    known = await store.db.run(add_execution, paid, calls=(1,), at=at)
+    await store.db.run(add_execution, open_one, at=at)
+    with closing(sqlite3.connect(store.db._path)) as connection:
+        connection.execute("UPDATE store_state SET marks = 1")
+        connection.execute("UPDATE evidence SET call_life = ?", (3600 * US,))
+        connection.execute("UPDATE executions SET ended_at = 1 WHERE id = ?", (known,))
+        connection.execute("UPDATE execution_items SET open = 0 WHERE execution_id = ?", (known,))
+        connection.execute("UPDATE payouts SET status = 'delivered' WHERE id = ?", (paid,))
+        connection.commit()
+    await store.adoption(replace(CAN, call_life_s=declared)).run(store.now())
+    (call,) = await store.rows("SELECT call_life FROM evidence WHERE mark > 1")
+    assert call["call_life"] == (None if declared is None else max(declared, 3600) * US)
 
 
 async def test_the_database_goes_on_but_accepts_nothing(store: Store) -> None:
@@ -230,7 +268,7 @@ async def test_items_that_wait_in_a_batch_may_have_been_paid(store: Store) -> No
     done = await store.adoption().run(store.now())
     assert (done.without_execution, done.attention, done.batches) == (4, 4, 2)
     found = await store.rows(
-        "SELECT p.batch_id, p.sequence, e.state, e.open_calls FROM executions e "
+        "SELECT p.batch_id, p.sequence, p.sub_status, e.state, e.open_calls FROM executions e "
         "JOIN execution_items i ON i.execution_id = e.id JOIN payouts p ON p.id = i.payout_id "
         "WHERE i.open = 1 ORDER BY p.batch_id"
     )
@@ -238,6 +276,7 @@ async def test_items_that_wait_in_a_batch_may_have_been_paid(store: Store) -> No
     assert {(row["sequence"], row["state"], row["open_calls"]) for row in found} == {
         (1, "unknown", 1)
     }
+    assert {row["sub_status"] for row in found} == {"outcome_unknown"}
     # No look is at this account: that nothing is found under a new reference proves nothing.
     accounts = await store.rows("SELECT DISTINCT fingerprint FROM evidence")
     assert accounts == [{"fingerprint": "adopted"}]
@@ -319,6 +358,18 @@ async def test_the_window_is_told_and_checked(store: Store) -> None:
     told = (await store.adoption().run(store.now())).as_json()
     assert told["missing_from"] == "2026-03-02T10:00:00.000Z"
     assert told["missing_until"] == "2026-03-02T10:10:00.000Z"
+
+
+async def test_the_time_is_not_before_what_the_copy_itself_has(store: Store) -> None:
+    """Without a mark, too: the copy was in use when its newest payout or quote was created."""
+    await store.db.run(add_payout)
+    used = store.now() - 60 * US
+    await store.db.run(add_quote, "quo_1", store.now(), created_at=used)
+    with pytest.raises(NotAdoptedError, match="was in use at"):
+        await store.adoption().run(used - 1)
+    assert await store.db.read(state.frozen) is None
+    told = (await store.adoption().run(used)).as_json()
+    assert told["missing_from"] == told["missing_until"]
 
 
 async def test_an_unknown_custodian_is_never_proven_absent(store: Store) -> None:

@@ -23,6 +23,7 @@ from gateway.store.opening import open_database, state_file_of
 from gateway.store.state import advance, frozen
 from gateway.store.state_file import MOVED, StateFile
 from tests.clock import SetClock
+from tests.databases import make_database
 from tests.store.rows import add_payout, runtime_of
 
 SETTINGS: dict[str, Any] = {
@@ -64,6 +65,7 @@ async def process(settings: Settings, clock: SetClock) -> AsyncIterator[Process]
     """A gateway process that has registered."""
     runtime = runtime_of(clock)
     state_file = state_file_of(settings, runtime)
+    make_database(settings.database)
     async with open_database(settings, runtime, state_file) as db:
         made = Process(db, runtime, settings, state_file)
         await made.heartbeat.start()

@@ -80,6 +80,15 @@ def test_a_jump_passes_broadcast() -> None:
     )
 
 
+def test_money_that_moves_after_failed_is_a_contradiction() -> None:
+    """The word that it is on its way is one; that it waits, or was sent, is only late."""
+    for word in SubStatus:
+        moves = STATUS_OF[word] in {Status.BROADCAST, Status.DELIVERED}
+        verdict = judge(Status.FAILED, SubStatus.FAILED, word)
+        assert (verdict.kind is Kind.CONTRADICTION) is moves
+        assert verdict.steps == ()
+
+
 def test_failed_after_delivered_is_a_contradiction() -> None:
     """A final word against another is for the operator and moves nothing."""
     verdict = judge(Status.DELIVERED, SubStatus.DELIVERED, SubStatus.FAILED)

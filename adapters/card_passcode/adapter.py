@@ -87,6 +87,7 @@ class CardPasscode(Adapter[CardPasscodeSettings]):
         keys=KeySemantics(
             life_s=None,
             scope="merchant and operation",
+            shared_by_credentials=True,
             body_bound=True,
             look_up=True,
             repeat_is_safe=True,
@@ -94,6 +95,8 @@ class CardPasscode(Adapter[CardPasscodeSettings]):
         # A usual session and what is added to it. Every call says how long its own session lives.
         call_life_s=960,
         visibility_s=60,
+        # Every code has a reference of its own, and only those that were remembered are asked by.
+        finds_lost_calls=False,
         polling_s=(*(2,) * 5, *(5,) * 12, *(30,) * 20, 300),
     )
     #: The client id names the merchant; its secret and the passcode may be replaced.

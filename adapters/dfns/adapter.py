@@ -55,6 +55,7 @@ class Dfns(Adapter[DfnsSettings]):
             life_s=None,
             max_length=50,
             scope="organisation",
+            shared_by_credentials=True,
             body_bound=True,
             look_up=True,
             # Of a transfer it is; of an off-ramp's Confirm it is not, and one word must do for both.
@@ -64,6 +65,8 @@ class Dfns(Adapter[DfnsSettings]):
         # Of a user action token; `user_action_life_s` of the settings takes its place.
         call_life_s=900,
         visibility_s=60,
+        # Payouts and transfers are asked for by the ids that Dfns gave, which an older copy may lack.
+        finds_lost_calls=False,
         polling_s=(1, 2, 4, 8, 15, 30, 60, 120, 300),
     )
     #: The token of the service account says whose wallets and payouts are read; the key only signs.
@@ -124,6 +127,18 @@ class Dfns(Adapter[DfnsSettings]):
                 rate = Decimal(str(offer.get("amount", 0))) / terms.amount
                 rates.append(Offer(rate.quantize(_RATE_STEP, rounding=ROUND_DOWN)))
         return rates
+
+    async def identity(self) -> str:
+        """Return the configured wallets, each read with this token.
+
+        A wallet belongs to one organisation, and another one's is answered 404.
+        """
+        wallets = sorted(self.settings.wallets.values())
+        for wallet in wallets:
+            answer = await self._client.get(f"/wallets/{wallet}/transfers?limit=1")
+            if not answer.ok or not isinstance(answer.json.get("items"), list):
+                raise NotSent(f"wallet {wallet}: {answer.words()}")
+        return "wallets " + " ".join(wallets)
 
     async def verify(self, headers: Mapping[str, str], body: bytes) -> None:
         """Check a webhook's HMAC and age."""

@@ -96,6 +96,9 @@ class Payouts:
     async def cancel(self, order: Order) -> Report:
         """Ask Dfns to cancel; it does so before the confirmation only. Raises as `submit` does."""
         payout_id = order.notes.get("payout_id")
+        if payout_id is None and order.moved:
+            # The notes are those of an older copy: a payout that they do not name may be confirmed.
+            raise OutcomeUnknown("cancel: a call may have been made for a payout that is not known")
         if payout_id is None:
             failure = Failure(
                 code=FailureCode.CANCELED,
@@ -230,12 +233,13 @@ class Payouts:
         words = f"Dfns refused the confirmation: {answer.message}"
         try:
             look = await self._reader.read(order)
+            if look is None:
+                raise OutcomeUnknown(f"{words}; then it was not shown")
+            told = look.told
+            if execution_of(told) == AWAITING_CONFIRM and not data_of(told).get("transferId"):
+                # It stays open at Dfns until somebody cancels it there or it expires: no end of ours.
+                return self._reader.park(order, told, words)
+            return await self._reader.judge(order, look)
         except NotSent as error:
-            # Unseen is not unconfirmed.
+            # A look that failed, of the payout or of its transfer. Unseen is not unconfirmed.
             raise OutcomeUnknown(f"{words}; then: {error}") from None
-        if look is None:
-            raise OutcomeUnknown(f"{words}; then it was not shown")
-        if execution_of(look.told) == AWAITING_CONFIRM and not data_of(look.told).get("transferId"):
-            # It stays open at Dfns until somebody cancels it there or it expires: no end of ours.
-            return self._reader.park(order, look.told, words)
-        return await self._reader.judge(order, look)

@@ -85,12 +85,21 @@ class Dummy(Adapter[DummySettings]):
         webhooks=True,
         # What a key does there. The same key and body pay once, for ever: the engine may repeat.
         keys=KeySemantics(
-            life_s=None, body_bound=True, look_up=True, repeat_is_safe=True, failure_is_final=True
+            life_s=None,
+            scope="account",
+            shared_by_credentials=True,
+            body_bound=True,
+            look_up=True,
+            repeat_is_safe=True,
+            failure_is_final=True,
         ),
         # An API key never dies, so a request that was sent may arrive at any time: that a transfer is
         # absent proves nothing. A token that dies, or a session that ends, has a number here.
         call_life_s=None,
         visibility_s=10,
+        # `fetch` asks by our key, and every call of an order is made under that one key: a call that an
+        # older copy of the database does not know of is found as any other.
+        finds_lost_calls=True,
         polling_s=(1, 2, 5, 10, 30, 60, 300),
     )
     # Whose account it is. The webhook secret and the timeout may change without another account.
@@ -141,6 +150,15 @@ class Dummy(Adapter[DummySettings]):
         if isinstance(terms.destination, AddressDestination) and terms.destination.memo is not None:
             return "Dummy cannot carry a memo"
         return None
+
+    async def identity(self) -> str:
+        """Return Dummy's own id of the account that the API key belongs to."""
+        status, told = await self._call("GET", "/account")
+        account = told.get("id") if isinstance(told, dict) else None
+        if status != _REPEATED or not isinstance(account, str) or not account:
+            message = f"the account could not be read: HTTP {status}"
+            raise NotSent(message)
+        return account
 
     async def verify(self, headers: Mapping[str, str], body: bytes) -> None:
         """Check the signature over the raw bytes, in constant time."""

@@ -82,8 +82,8 @@ class Fireblocks(Adapter[FireblocksSettings]):
         webhooks=True,
         one_at_a_time=True,
         # Execute is accepted once per payout id, whatever the key: a repeat on the remembered id
-        # cannot pay twice. It is not declared as `repeat_is_safe`, because there is always an id to
-        # look by, and a look is safer than a repeat.
+        # cannot pay twice. A look comes first, and says so (`CannotLook`) where the set may have been
+        # executed and does not show it. A day bounds that: later, or after a reboot, a person decides.
         keys=KeySemantics(
             life_s=86_400, max_length=40, scope="not published", burnt_by_failure=True
         ),
@@ -91,6 +91,8 @@ class Fireblocks(Adapter[FireblocksSettings]):
         call_life_s=90,
         dated_by_clock=True,
         visibility_s=60,
+        # Sets are asked for by the id that Fireblocks gave; there is no list, and no search by ours.
+        finds_lost_calls=False,
         polling_s=(1, 2, 3, 5, 8, 15, 30, 60, 120, 300),
         in_flight=32,
     )
@@ -108,7 +110,7 @@ class Fireblocks(Adapter[FireblocksSettings]):
         )
         v1 = settings.webhook_v1_public_key
         v1_key = None if v1 is None else webhook.load_public_key(v1.get_secret_value())
-        self._verifier = webhook.Verifier(settings.jwks_url, v1_key, tools)
+        self._verifier = webhook.Verifier(settings.jwks_url, v1_key, tools, settings.workspace_id)
         self._reader = Reader(self._client, self._asset_id, tools)
         self._networks = {each.asset_id: each.network for each in settings.assets.values()}
 
@@ -149,12 +151,14 @@ class Fireblocks(Adapter[FireblocksSettings]):
         return None
 
     async def verify(self, headers: Mapping[str, str], body: bytes) -> None:
-        """Check a webhook's signature, v2 or v1."""
+        """Check a webhook's signature, v2 or v1, and then its workspace."""
         await self._verifier.verify(headers, body)
 
     def parse(self, body: bytes) -> Sequence[Notice]:
         """Read a webhook; it never ends a payout."""
-        return webhook.parse(body, self._networks.get)
+        return webhook.parse(
+            body, self._networks.get, believed_for_s=self.settings.webhook_max_age_s
+        )
 
     # --- Create: nothing moves --------------------------------------------------------------------
 
@@ -270,20 +274,23 @@ class Fireblocks(Adapter[FireblocksSettings]):
         """Judge a clear refusal of execute, by what the set looks like afterwards."""
         try:
             told = await self._look(batch)
+            seen = None if told is None else await self._reader.read(batch, told)
         except NotSent as error:
             # Unseen is not unexecuted.
             raise OutcomeUnknown(f"execute: {_words(answer)}; then: {error}") from None
-        seen = None if told is None else await self._reader.read(batch, told)
         if isinstance(seen, BatchReport) and all(
             each.sub_status is not None for each in seen.items.values()
         ):
             return seen
-        if not isinstance(seen, Absent):
+        if not isinstance(seen, Absent | CannotLook):
             raise OutcomeUnknown(f"execute: {_words(answer)}; then it could not be read")
         if answer.locked:
+            # Of this call alone: an earlier one may be executed and wait for the account, too.
             raise NotSent(
                 f"execute: the account is busy ({answer.kind})", again_after_s=_LOCKED_AGAIN_S
             )
+        if isinstance(seen, CannotLook):
+            raise OutcomeUnknown(f"execute: {_words(answer)}; then: {seen.reason}")
         raise Rejected(refusal_code(answer.message), answer.message, custodian_code=answer.kind)
 
     async def _look(self, batch: BatchOrder) -> dict[str, Any] | None:

@@ -37,6 +37,7 @@ from gateway.adapter import (
     BatchItem,
     BatchOrder,
     BatchReport,
+    CannotLook,
     Ref,
     Report,
     SubStatus,
@@ -56,9 +57,13 @@ class Reader:
         self._asset_id = asset_id
         self._tools = tools
 
-    async def read(self, batch: BatchOrder, told: dict[str, Any]) -> BatchReport | Absent:
-        """Return what a status says of each item; Absent for a set that is registered, and no more.
+    async def read(
+        self, batch: BatchOrder, told: dict[str, Any]
+    ) -> BatchReport | Absent | CannotLook:
+        """Return what a status says of each item, or what a set means that is registered, and no more.
 
+        Absent until an execute may have arrived. From then on it cannot be told from an executed set
+        that waits for its account, for hours; but a repeat of execute is executed once.
         An item that is not read is left out, where the set itself was executed.
         """
         words, payout_id = payout_words(told), str(batch.notes["payout_id"])
@@ -82,6 +87,9 @@ class Reader:
             for item, each in zip(batch.items, reports, strict=True)
             if each is not None
         }
+        if not found and batch.moved:
+            reason = f"{words}: not executed, or executed and waiting for its account"
+            return CannotLook(reason, repeat_is_safe=True)
         if not found:
             return Absent(words)
         if first in found:

@@ -34,6 +34,19 @@ class FireblocksSettings(BaseModel):
         default=None,
         description="Public key of legacy webhooks (v1), PEM; without it they are refused.",
     )
+    workspace_id: str | None = Field(
+        default=None,
+        pattern=r"^[0-9A-Za-z-]{1,64}$",
+        description="Id of the workspace. Fireblocks signs all workspaces' webhooks with the same keys: "
+        "with this set, a webhook of another workspace is refused.",
+    )
+    webhook_max_age_s: float = Field(
+        default=900,
+        gt=0,
+        le=86_400,
+        description="A genuine webhook that was made longer ago than this is accepted, but changes no "
+        "status: it only brings the next look at the API forward.",
+    )
     assets: dict[str, AssetMapping] = Field(
         min_length=1,
         description='Asset ids by our code ("USDC"), or by code and network ("USDC:Polygon").',

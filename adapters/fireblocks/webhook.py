@@ -62,9 +62,16 @@ def load_public_key(pem: str) -> RSAPublicKey:
 class Verifier:
     """Checks that a webhook is Fireblocks'."""
 
-    def __init__(self, jwks_url: str | None, v1_key: RSAPublicKey | None, tools: Tools) -> None:
+    def __init__(
+        self,
+        jwks_url: str | None,
+        v1_key: RSAPublicKey | None,
+        tools: Tools,
+        workspace_id: str | None = None,
+    ) -> None:
         self._jwks_url = jwks_url
         self._v1_key = v1_key
+        self._workspace_id = workspace_id
         self._tools = tools
         self._keys: dict[str, RSAPublicKey] = {}
         self._fetched_at: float | None = None
@@ -72,17 +79,24 @@ class Verifier:
         self._fetching = asyncio.Lock()
 
     async def verify(self, headers: Mapping[str, str], body: bytes) -> None:
-        """Raise InvalidSignature or CannotVerify, or return."""
+        """Raise InvalidSignature or CannotVerify, or return.
+
+        Fireblocks signs the webhooks of all its workspaces with the same keys. So a genuine one of
+        another workspace is refused as well, where ours is configured.
+        """
         detached = headers.get("fireblocks-webhook-signature")
+        bare = headers.get("fireblocks-signature")
         if detached is not None and self._jwks_url is not None:
             await self._verify_v2(detached, body)
-            return
-        bare = headers.get("fireblocks-signature")
-        if bare is not None and self._v1_key is not None:
+        elif bare is not None and self._v1_key is not None:
             _check(self._v1_key, _bytes(bare, urlsafe=False), body)
-            return
-        msg = "no signature that this instance is configured to verify"
-        raise InvalidSignature(msg)
+        else:
+            msg = "no signature that this instance is configured to verify"
+            raise InvalidSignature(msg)
+        # Only now: what a stranger wrote is not read.
+        if self._workspace_id is not None and not is_of_workspace(body, self._workspace_id):
+            msg = "the webhook is of another workspace than workspace_id"
+            raise InvalidSignature(msg)
 
     async def _verify_v2(self, detached: str, body: bytes) -> None:
         protected, _, signature = detached.partition("..")
@@ -95,6 +109,11 @@ class Verifier:
         # Pinned: whoever could choose the algorithm could choose `none`, or HMAC with a public key.
         if algorithm != "RS512" or not isinstance(kid, str):
             msg = "the signature is not RS512"
+            raise InvalidSignature(msg)
+        # RFC 7515, 4.1.11: whoever does not understand an extension that is marked critical must refuse.
+        # None is understood here, and the header without any of them is not allowed, either.
+        if "crit" in header:
+            msg = "the signature has critical header extensions, and none is understood"
             raise InvalidSignature(msg)
         payload = base64.urlsafe_b64encode(body).rstrip(b"=")
         _check(await self._key(kid), _bytes(signature), protected.encode() + b"." + payload)
@@ -169,7 +188,22 @@ def _read_keys(listed: Sequence[object]) -> Iterator[tuple[str, RSAPublicKey]]:
             yield entry["kid"], key
 
 
-def parse(body: bytes, network_of: Callable[[str], str | None]) -> list[Notice]:
+def is_of_workspace(body: bytes, workspace_id: str) -> bool:
+    """Return whether a verified webhook names a workspace: v2 as `workspaceId`, v1 as `tenantId`."""
+    try:
+        told = json.loads(body)
+    except (ValueError, RecursionError):
+        return False
+    named = told.get("workspaceId", told.get("tenantId")) if isinstance(told, dict) else None
+    return isinstance(named, str) and named.strip().lower() == workspace_id.lower()
+
+
+def parse(
+    body: bytes,
+    network_of: Callable[[str], str | None],
+    *,
+    believed_for_s: float | None = None,
+) -> list[Notice]:
     """Read a v2 or v1 envelope. ValueError where it is neither. Pure."""
     told = json.loads(body)
     if not isinstance(told, dict) or not isinstance(told.get("data", {}), dict):
@@ -197,7 +231,8 @@ def parse(body: bytes, network_of: Callable[[str], str | None]) -> list[Notice]:
         return [Notice((), dedup_key)]
     at = read_time(told.get("createdAt") or told.get("timestamp")) or datetime.fromtimestamp(0, UTC)
     report = _report(transaction_id, data, at, network_of)
-    return [Notice((Ref("transaction", transaction_id),), dedup_key, at, report)]
+    refs = (Ref("transaction", transaction_id),)
+    return [Notice(refs, dedup_key, at, report, believed_for_s=believed_for_s)]
 
 
 def _report(

@@ -8,6 +8,7 @@ It hangs under `/_twin/` on the twin's root and asks for no credentials: loopbac
 entry per transfer that moved money |
 | `GET`, `PUT balances` | `{"balances": [{account, asset, amount}]}`; those named are set |
 | `GET`, `POST faults` | `{call, fault, times?, …}`; an unknown one is 422 with the known ones |
+| `DELETE faults` | none waits any more |
 | `POST clock` | `{advance_s}`: moves the twin's clock on and runs at once what falls due |
 | `GET inbox` | `{"messages": […]}`: one-time codes sent |
 | `GET calls` | `{"calls": [{call, method, path, status, at}]}`: requests received; `status` is \
@@ -57,6 +58,7 @@ class _ControlApi:
         add.add_put("/_twin/balances", self._put_balances)
         add.add_get("/_twin/faults", self._get_faults)
         add.add_post("/_twin/faults", self._post_fault)
+        add.add_delete("/_twin/faults", self._clear_faults)
         add.add_post("/_twin/clock", self._post_clock)
         add.add_get("/_twin/inbox", self._get_inbox)
         add.add_get("/_twin/calls", self._get_calls)
@@ -98,6 +100,10 @@ class _ControlApi:
         if not self._twin.knows_account(account, asset):
             raise _unprocessable(f"no account {account!r} with asset {asset!r}")
         return account, asset, amount
+
+    async def _clear_faults(self, request: web.Request) -> web.Response:
+        self._twin.faults.clear()
+        return await self._get_faults(request)
 
     async def _get_faults(self, _: web.Request) -> web.Response:
         faults = self._twin.faults

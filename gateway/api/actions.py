@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints
+from pydantic import ConfigDict, Field, SecretStr, StringConstraints
 from starlette.requests import Request
 from starlette.responses import Response
 
+from gateway.api import acts
+from gateway.api.acts import note_act
 from gateway.api.admission import admission_of
 from gateway.api.idempotency import Answer, Claim, claimed, idempotency_key, keyed_request
 from gateway.api.payouts import payout_answer
-from gateway.api.requests import caller_of, context_of, read_json, validate
+from gateway.api.requests import caller_of, client_address, context_of, read_json, validate
 from gateway.errors import Refused
 from gateway.keys import Caller
-from gateway.model import Payout, RequiredAction
+from gateway.model import Payout, RequestBody, RequiredAction
 from gateway.store import executions
 from gateway.store import payouts as rows
 from gateway.store.database import Tx
@@ -26,8 +28,8 @@ from gateway.views import reduced_payout
 _Word = Annotated[str, StringConstraints(min_length=1, max_length=255)]
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
+class _Body(RequestBody):
+    model_config = ConfigDict(hide_input_in_errors=True)
 
 
 class PasscodeToken(_Body):
@@ -84,7 +86,8 @@ async def confirm_payout(request: Request) -> Response:
         if not action.open:
             raise Refused("action_not_required", "This action was answered, or is over.")
         await context.db.read(refuse_if_frozen)
-        await context.actions.confirm(payout, action.number, answer, filled)
+        note = _note(request, caller, payout, acts.PAYOUT_CONFIRMED)
+        await context.actions.confirm(payout, action.number, answer, filled, note=note)
         return Answer(202, await _shown(request, payout.id, keyed=caller is not None))
 
     # Who holds the client secret sees less than who holds an API key, and never what was answered to one.
@@ -108,7 +111,8 @@ async def cancel_payout(request: Request) -> Response:
             detail = f"It is part of a batch: POST /payout-batches/{payout.batch_id}/cancel."
             raise Refused("cancel_unsupported", detail)
         await context.db.read(refuse_if_frozen)
-        await context.actions.cancel(payout)
+        note = _note(request, caller, payout, acts.PAYOUT_CANCELED)
+        await context.actions.cancel(payout, note=note)
         return Answer(202, await _shown(request, payout.id, keyed=True))
 
     return await _act(request, payout, key, {}, act)
@@ -169,7 +173,7 @@ def _answer(request: Request, wanted: ConfirmRequest) -> tuple[dict[str, Any], l
     device = wanted.passcode.device.model_dump(exclude_none=True)
     told = {
         "user_agent": request.headers.get("user-agent", "")[:255],
-        "client_ip": request.client.host if request.client else "",
+        "client_ip": client_address(request) or "",
     }
     filled = {name: value for name, value in told.items() if value and name not in device}
     owner = token.model_dump(include={"phone", "user_id"}, exclude_none=True)
@@ -180,6 +184,20 @@ def _answer(request: Request, wanted: ConfirmRequest) -> tuple[dict[str, Any], l
         }
     }
     return answer, [f"device.{name}" for name in sorted(filled)]
+
+
+def _note(
+    request: Request, caller: Caller | None, payout: Payout, act: str
+) -> Callable[[Tx, str], Awaitable[None]]:
+    """Return what writes the act to the audit log; nothing of the answer is in it."""
+    before = {"status": payout.status, "sub_status": payout.sub_status}
+
+    async def note(tx: Tx, detail: str) -> None:
+        await note_act(
+            tx, request, caller, act, payout.id, org=payout.org, detail=detail, before=before
+        )
+
+    return note
 
 
 def _without_code(members: Any) -> Any:

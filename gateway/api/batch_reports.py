@@ -18,6 +18,7 @@ from gateway.model import BATCH_ENDS, Payout
 from gateway.store import batches as rows
 from gateway.store.database import Tx
 from gateway.store.rows import payout_of
+from gateway.views import shown_detail
 
 _REPORTED_AT_ONCE = 200
 REPORT_COLUMNS = (
@@ -131,7 +132,7 @@ def _row(row: Any, payout: Payout, init_method: str) -> list[str]:
         payout.status,
         payout.sub_status,
         failure.code if failure else None,
-        failure.message if failure else None,
+        shown_detail(failure.message) if failure else None,
         failure.funds_moved if failure else None,
         payout.custodian_reference,
         hashes[-1] if hashes else None,

@@ -16,12 +16,14 @@ from pydantic import BaseModel
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from gateway.api import acts
+from gateway.api.acts import note_act
 from gateway.api.context import ApiContext
 from gateway.api.cursors import check_names, decode, encode, limit_of, query_fault
 from gateway.api.idempotency import Answer, Claim, claimed, idempotency_key, keyed_request, once
 from gateway.api.requests import caller_of, context_of, read_json, validate
 from gateway.batches.items import MOST_IN_FILE, Checked, Line, check, csv_lines, json_lines, pages
-from gateway.batches.schemas import BatchCheck, BatchRequest, BatchSource, BatchView
+from gateway.batches.schemas import BatchCheck, BatchHead, BatchRequest, BatchSource, BatchView
 from gateway.errors import Refused
 from gateway.keys import Caller
 from gateway.model import Payout
@@ -81,17 +83,17 @@ async def create_batch(request: Request) -> Response:
         )
         return await _create(request, load, key, members)
     check_names(request, _FILE_QUERY)
-    source = _source_of(request)
+    head = _head_of(request)
     with tempfile.TemporaryDirectory(prefix="payout-batch-") as folder:
         path = Path(folder) / "batch.csv"
         digest = await _receive(request, path)
         load = _Load(
             context=context_of(request),
             caller=caller,
-            source=source,
+            source=head.source,
             lines=lambda: csv_lines(path),
             init_method="file",
-            reference=request.query_params.get("reference"),
+            reference=head.reference,
             metadata={},
         )
         members = {"file": digest, "query": sorted(request.query_params.items())}
@@ -230,16 +232,17 @@ async def _receive(request: Request, path: Path) -> str:
     return digest.hexdigest()
 
 
-def _source_of(request: Request) -> BatchSource:
+def _head_of(request: Request) -> BatchHead:
+    """Return what the query says of a file, under the same rules as the members of a body."""
     query = request.query_params
     for name in ("custodian", "account_id", "account_type"):
         if not query.get(name):
             raise query_fault(name, "is needed: it names the account that pays")
-    members = {
-        "custodian": query["custodian"],
-        "account": {"id": query["account_id"], "type": query["account_type"]},
-    }
-    return validate(BatchSource, members)
+    account = {"id": query["account_id"], "type": query["account_type"]}
+    members: dict[str, Any] = {"source": {"custodian": query["custodian"], "account": account}}
+    if "reference" in query:
+        members["reference"] = query["reference"]
+    return validate(BatchHead, members)
 
 
 def _flag(request: Request, name: str) -> bool:
@@ -298,15 +301,19 @@ async def list_batch_payouts(request: Request) -> Response:
 
 async def execute_batch(request: Request) -> Response:
     """`POST /payout-batches/{id}/execute`."""
-    return await _act(request, context_of(request).batches.execute, refuse_unless_accepting)
+    change = context_of(request).batches.execute
+    return await _act(request, change, refuse_unless_accepting, acts.BATCH_EXECUTED)
 
 
 async def cancel_batch(request: Request) -> Response:
     """`POST /payout-batches/{id}/cancel`."""
-    return await _act(request, context_of(request).batches.cancel, refuse_if_frozen)
+    change = context_of(request).batches.cancel
+    return await _act(request, change, refuse_if_frozen, acts.BATCH_CANCELED)
 
 
-async def _act(request: Request, change: Any, refuse: Callable[[Tx], Awaitable[None]]) -> Response:
+async def _act(
+    request: Request, change: Any, refuse: Callable[[Tx], Awaitable[None]], act: str
+) -> Response:
     context = context_of(request)
     caller = await caller_of(request)
     key = idempotency_key(request, required=False)
@@ -314,7 +321,10 @@ async def _act(request: Request, change: Any, refuse: Callable[[Tx], Awaitable[N
 
     async def work(tx: Tx) -> Answer:
         await refuse(tx)
+        before = {"state": (await context.batches.row(tx, caller, batch_id))["state"]}
         view = await change(tx, caller, batch_id)
+        after = {"state": view.state, "item_count": view.item_count}
+        await note_act(tx, request, caller, act, batch_id, before=before, after=after)
         return Answer(202, view.model_dump_json().encode())
 
     answer = await once(request, caller, key, [batch_id], work)

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from gateway.adapter import Capabilities
 from gateway.batches.service import Batches
 from gateway.config import Settings
+from gateway.execution.actions import Note
 from gateway.metrics import Metrics
 from gateway.model import Payout
 from gateway.payouts import Payouts
@@ -49,11 +50,17 @@ class Actions(Protocol):
     """What people do to a payout under way."""
 
     async def confirm(
-        self, payout: Payout, action: int, answer: Mapping[str, Any], filled: Sequence[str] = ()
+        self,
+        payout: Payout,
+        action: int,
+        answer: Mapping[str, Any],
+        filled: Sequence[str] = (),
+        *,
+        note: Note | None = None,
     ) -> None:
         """Answer an action."""
 
-    async def cancel(self, payout: Payout) -> None:
+    async def cancel(self, payout: Payout, *, note: Note | None = None) -> None:
         """Cancel."""
 
 

@@ -8,17 +8,21 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
+from gateway.api import acts
+from gateway.api.acts import note_act
 from gateway.api.cursors import check_names, decode, encode, limit_of, query_fault
 from gateway.api.idempotency import Answer, idempotency_key, once
 from gateway.api.requests import caller_of, context_of, read_json, validate
 from gateway.store import deliveries
 from gateway.store.database import Tx
 from gateway.store.rows import to_us
+from gateway.webhooks.replay import Recovery
 from gateway.webhooks.subscriptions import (
     EndpointChange,
     EndpointRequest,
     EndpointView,
     RotationRequest,
+    audited,
 )
 
 _SKIPPED_AT_ONCE = 500
@@ -58,6 +62,8 @@ async def create_endpoint(request: Request) -> Response:
 
     async def work(tx: Tx) -> Answer:
         made = await context.endpoints.create(tx, caller, wanted)
+        after = audited(made)
+        await note_act(tx, request, caller, acts.ENDPOINT_CREATED, made.id, after=after)
         return Answer(
             201,
             made.model_dump_json().encode(),
@@ -100,7 +106,15 @@ async def update_endpoint(request: Request) -> Response:
     wanted = validate(EndpointChange, await read_json(request))
     endpoint_id = request.path_params["endpoint_id"]
 
-    view, job = await context.db.run(context.replays.change, caller, endpoint_id, wanted)
+    async def work(tx: Tx) -> tuple[EndpointView, Recovery | None]:
+        before = audited(await context.endpoints.get(tx, caller, endpoint_id))
+        view, job = await context.replays.change(tx, caller, endpoint_id, wanted)
+        after = audited(view)
+        act = acts.ENDPOINT_CHANGED
+        await note_act(tx, request, caller, act, endpoint_id, before=before, after=after)
+        return view, job
+
+    view, job = await context.db.run(work)
     if job is not None:
         context.wake("replays")
     await _skip_missed(request)
@@ -112,7 +126,14 @@ async def delete_endpoint(request: Request) -> Response:
     """`DELETE /webhook-endpoints/{id}`."""
     context = context_of(request)
     caller = await caller_of(request)
-    await context.db.run(context.endpoints.delete, caller, request.path_params["endpoint_id"])
+    endpoint_id = request.path_params["endpoint_id"]
+
+    async def work(tx: Tx) -> None:
+        before = audited(await context.endpoints.get(tx, caller, endpoint_id))
+        await context.endpoints.delete(tx, caller, endpoint_id)
+        await note_act(tx, request, caller, acts.ENDPOINT_DELETED, endpoint_id, before=before)
+
+    await context.db.run(work)
     await _skip_missed(request)
     return Response(status_code=204)
 
@@ -128,6 +149,8 @@ async def rotate_secret(request: Request) -> Response:
 
     async def work(tx: Tx) -> Answer:
         made = await context.endpoints.rotate(tx, caller, endpoint_id, wanted.overlap_seconds)
+        after = {"overlap_seconds": wanted.overlap_seconds}
+        await note_act(tx, request, caller, acts.SECRET_ROTATED, endpoint_id, after=after)
         return Answer(200, made.model_dump_json().encode())
 
     return await once(request, caller, key, [endpoint_id, members], work)
@@ -138,7 +161,12 @@ async def revoke_previous_secrets(request: Request) -> Response:
     context = context_of(request)
     caller = await caller_of(request)
     endpoint_id = request.path_params["endpoint_id"]
-    await context.db.run(context.endpoints.revoke_previous, caller, endpoint_id)
+
+    async def work(tx: Tx) -> None:
+        await context.endpoints.revoke_previous(tx, caller, endpoint_id)
+        await note_act(tx, request, caller, acts.SECRETS_REVOKED, endpoint_id)
+
+    await context.db.run(work)
     return Response(status_code=204)
 
 

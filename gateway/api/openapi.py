@@ -25,6 +25,7 @@ from gateway.api.operations import (
 )
 from gateway.api.payouts import PayoutList, PayoutRequest
 from gateway.api.problems import PROBLEMS
+from gateway.keys import Scope
 from gateway.quotes import Quote, QuoteRequest
 from gateway.views import PayoutWithTracking
 
@@ -110,6 +111,7 @@ def _paths(refs: dict[Any, Any]) -> dict[str, Any]:
                 (*BODY, *KEYED, *QUOTE, *STARTS),
                 parameters=(parameter("RequiredIdempotencyKey"),),
                 body=refs[QuoteRequest],
+                scope=Scope.QUOTES_WRITE,
             )
         },
         "/payouts": {
@@ -136,6 +138,7 @@ def _paths(refs: dict[Any, Any]) -> dict[str, Any]:
                 description="The quote is consumed: a second call answers 409 with the payout's id.",
                 parameters=(parameter("IdempotencyKey"), parameter("Sandbox")),
                 body=refs[PayoutRequest],
+                scope=Scope.PAYOUTS_WRITE,
             ),
             "get": operation(
                 refs,
@@ -155,6 +158,7 @@ def _paths(refs: dict[Any, Any]) -> dict[str, Any]:
                     query("to", "Created at or before this time.", format="date-time"),
                     *page,
                 ),
+                scope=Scope.PAYOUTS_READ,
             ),
         },
         "/payouts/{payout_id}": {
@@ -167,6 +171,7 @@ def _paths(refs: dict[Any, Any]) -> dict[str, Any]:
                 ("payout_not_found",),
                 description="With a client secret as the bearer: the reduced payout, for a browser.",
                 parameters=(in_path("payout_id"),),
+                scope=Scope.PAYOUTS_READ,
             )
         },
         **openapi_actions.paths(refs),
@@ -179,6 +184,7 @@ def _paths(refs: dict[Any, Any]) -> dict[str, Any]:
                 "List the custodian instances you may use",
                 ("200", as_json(refs[CustodianList], "Instances with their capabilities.")),
                 (),
+                scope=Scope.PAYOUTS_READ,
             )
         },
         "/custodians/{name}/webhooks": {

@@ -6,6 +6,7 @@ from typing import Any
 
 from gateway.api.actions import ConfirmRequest
 from gateway.api.operations import BODY, KEYED, as_json, in_path, operation, parameter
+from gateway.keys import Scope
 from gateway.views import PayoutWithTracking, ReducedPayout
 
 SENT = (ConfirmRequest,)
@@ -27,7 +28,7 @@ _CANCEL = (
     "database_frozen",
 )
 #: A client secret stands in the body, or is the bearer of a read.
-BY_SECRET: list[dict[str, list[str]]] = [{"apiKey": []}, {}]
+BY_SECRET: dict[str, list[str]] = {}
 
 
 def paths(refs: dict[Any, Any]) -> dict[str, Any]:
@@ -44,8 +45,9 @@ def paths(refs: dict[Any, Any]) -> dict[str, Any]:
         "used for this call only, and kept nowhere. Two at once: one is carried out.",
         parameters=(in_path("payout_id"), parameter("IdempotencyKey")),
         body=refs[ConfirmRequest],
+        scope=Scope.PAYOUTS_WRITE,
     )
-    confirm["security"] = BY_SECRET
+    confirm["security"].append(BY_SECRET)
     return {
         "/payouts/{payout_id}/confirm": {"post": confirm},
         "/payouts/{payout_id}/cancel": {
@@ -59,6 +61,7 @@ def paths(refs: dict[Any, Any]) -> dict[str, Any]:
                 description="Nothing under way: it ends as failed with code canceled. Otherwise only "
                 "the custodian can call it back.",
                 parameters=(in_path("payout_id"), parameter("IdempotencyKey")),
+                scope=Scope.PAYOUTS_WRITE,
             )
         },
     }

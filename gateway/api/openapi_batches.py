@@ -17,6 +17,7 @@ from gateway.api.operations import (
 )
 from gateway.batches.items import COLUMNS
 from gateway.batches.schemas import BatchCheck, BatchRequest, BatchView
+from gateway.keys import Scope
 
 SENT = (BatchRequest,)
 TOLD = (BatchView, BatchList, BatchPayoutList, BatchCheck)
@@ -48,6 +49,7 @@ def paths(refs: dict[Any, Any]) -> dict[str, Any]:
             query("reference", "CSV only: your own reference of the batch.", maxLength=255),
         ),
         body=refs[BatchRequest],
+        scope=Scope.BATCHES_WRITE,
     )
     create["requestBody"]["content"]["text/csv"] = {"schema": {"type": "string"}}
     create["responses"]["200"] = as_json(refs[BatchCheck], "What a dry run found.")
@@ -70,6 +72,7 @@ def paths(refs: dict[Any, Any]) -> dict[str, Any]:
                 ("200", as_json(refs[BatchList], "A page of batches.")),
                 lists,
                 parameters=page,
+                scope=Scope.PAYOUTS_READ,
             ),
         },
         "/payout-batches/{batch_id}": {
@@ -81,6 +84,7 @@ def paths(refs: dict[Any, Any]) -> dict[str, Any]:
                 ("200", as_json(refs[BatchView], "The batch with its totals.")),
                 ("batch_not_found",),
                 parameters=batch,
+                scope=Scope.PAYOUTS_READ,
             )
         },
         "/payout-batches/{batch_id}/payouts": {
@@ -92,6 +96,7 @@ def paths(refs: dict[Any, Any]) -> dict[str, Any]:
                 ("200", as_json(refs[BatchPayoutList], "A page of payouts.")),
                 (*lists, "batch_not_found"),
                 parameters=(*batch, *page),
+                scope=Scope.PAYOUTS_READ,
             )
         },
         "/payout-batches/{batch_id}/execute": {
@@ -103,6 +108,7 @@ def paths(refs: dict[Any, Any]) -> dict[str, Any]:
                 ("202", as_json(refs[BatchView], "The batch; it begins when its turn comes.")),
                 (*_ACTS, "batch_already_executed", "not_accepting"),
                 parameters=(*batch, parameter("IdempotencyKey")),
+                scope=Scope.BATCHES_WRITE,
             )
         },
         "/payout-batches/{batch_id}/cancel": {
@@ -114,6 +120,7 @@ def paths(refs: dict[Any, Any]) -> dict[str, Any]:
                 ("202", as_json(refs[BatchView], "The batch; what was sent stays sent.")),
                 _ACTS,
                 parameters=(*batch, parameter("IdempotencyKey")),
+                scope=Scope.BATCHES_WRITE,
             )
         },
         "/payout-batches/{batch_id}/report.csv": {
@@ -125,6 +132,7 @@ def paths(refs: dict[Any, Any]) -> dict[str, Any]:
                 ("200", csv_report),
                 ("batch_not_found",),
                 parameters=batch,
+                scope=Scope.PAYOUTS_READ,
             )
         },
         "/payout-batches/{batch_id}/report.json": {
@@ -136,6 +144,7 @@ def paths(refs: dict[Any, Any]) -> dict[str, Any]:
                 ("200", json_report),
                 ("batch_not_found",),
                 parameters=batch,
+                scope=Scope.PAYOUTS_READ,
             )
         },
     }

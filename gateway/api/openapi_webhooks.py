@@ -19,6 +19,7 @@ from gateway.api.operations import (
 )
 from gateway.api.replay import AttemptList, EndpointTest, EndpointTestRequest, RecoveryList
 from gateway.batches.schemas import BatchEventView
+from gateway.keys import Scope
 from gateway.views import BATCH_EVENTS, ENDPOINT_EVENTS, EVENT_TYPES, EventView
 from gateway.webhooks.replay import Recovery, RecoveryRequest, ResendRequest, Resent
 from gateway.webhooks.subscriptions import (
@@ -106,6 +107,7 @@ def _endpoints(refs: dict[Any, Any]) -> dict[str, Any]:
                 description="An org has a quota of endpoints in each mode.",
                 parameters=(parameter("IdempotencyKey"),),
                 body=refs[EndpointRequest],
+                scope=Scope.WEBHOOKS_WRITE,
             ),
             "get": operation(
                 refs,
@@ -115,6 +117,7 @@ def _endpoints(refs: dict[Any, Any]) -> dict[str, Any]:
                 ("200", as_json(refs[EndpointList], "A page of endpoints.")),
                 _LISTS,
                 parameters=(parameter("Limit"), parameter("Cursor")),
+                scope=Scope.EVENTS_READ,
             ),
         },
         _ENDPOINT: {
@@ -126,6 +129,7 @@ def _endpoints(refs: dict[Any, Any]) -> dict[str, Any]:
                 ("200", as_json(refs[EndpointView], "The endpoint.")),
                 ("endpoint_not_found",),
                 parameters=endpoint,
+                scope=Scope.EVENTS_READ,
             ),
             "patch": operation(
                 refs,
@@ -137,6 +141,7 @@ def _endpoints(refs: dict[Any, Any]) -> dict[str, Any]:
                 description="Enabled again, it is sent what it missed: see its recoveries.",
                 parameters=endpoint,
                 body=refs[EndpointChange],
+                scope=Scope.WEBHOOKS_WRITE,
             ),
             "delete": operation(
                 refs,
@@ -146,6 +151,7 @@ def _endpoints(refs: dict[Any, Any]) -> dict[str, Any]:
                 ("204", {"description": "Deleted; pending deliveries are skipped."}),
                 ("endpoint_not_found",),
                 parameters=endpoint,
+                scope=Scope.WEBHOOKS_WRITE,
             ),
         },
         "/.well-known/webhook-keys.json": {
@@ -175,6 +181,7 @@ def _endpoints(refs: dict[Any, Any]) -> dict[str, Any]:
                 description="For the overlap every delivery carries a signature of each secret.",
                 parameters=(*endpoint, parameter("IdempotencyKey")),
                 body=refs[RotationRequest],
+                scope=Scope.WEBHOOKS_WRITE,
             )
         },
         f"{_ENDPOINT}/previous-secrets": {
@@ -186,6 +193,7 @@ def _endpoints(refs: dict[Any, Any]) -> dict[str, Any]:
                 ("204", {"description": "Only the present secret signs."}),
                 ("endpoint_not_found",),
                 parameters=endpoint,
+                scope=Scope.WEBHOOKS_WRITE,
             )
         },
         f"{_ENDPOINT}/test": {
@@ -201,6 +209,7 @@ def _endpoints(refs: dict[Any, Any]) -> dict[str, Any]:
                 "test in progress at a time.",
                 parameters=endpoint,
                 body=refs[EndpointTestRequest],
+                scope=Scope.WEBHOOKS_WRITE,
             )
         },
     }
@@ -221,6 +230,7 @@ def _replays(refs: dict[Any, Any]) -> dict[str, Any]:
                 description="Events of the span that it subscribes to and has not received.",
                 parameters=(*endpoint, parameter("IdempotencyKey")),
                 body=refs[RecoveryRequest],
+                scope=Scope.WEBHOOKS_WRITE,
             )
         },
         f"{_ENDPOINT}/recoveries": {
@@ -232,6 +242,7 @@ def _replays(refs: dict[Any, Any]) -> dict[str, Any]:
                 ("200", as_json(refs[RecoveryList], "The newest recoveries.")),
                 ("endpoint_not_found", "invalid_request"),
                 parameters=endpoint,
+                scope=Scope.EVENTS_READ,
             )
         },
         f"{_ENDPOINT}/recoveries/{{recovery_id}}": {
@@ -243,6 +254,7 @@ def _replays(refs: dict[Any, Any]) -> dict[str, Any]:
                 ("200", as_json(refs[Recovery], "The job.")),
                 ("recovery_not_found",),
                 parameters=(*endpoint, in_path("recovery_id")),
+                scope=Scope.EVENTS_READ,
             )
         },
         f"{_ENDPOINT}/attempts": {
@@ -254,6 +266,7 @@ def _replays(refs: dict[Any, Any]) -> dict[str, Any]:
                 ("200", as_json(refs[AttemptList], "A page of tries.")),
                 (*_LISTS, "endpoint_not_found"),
                 parameters=(*endpoint, *page),
+                scope=Scope.EVENTS_READ,
             )
         },
         "/events/{event_id}/attempts": {
@@ -265,6 +278,7 @@ def _replays(refs: dict[Any, Any]) -> dict[str, Any]:
                 ("200", as_json(refs[AttemptList], "A page of tries.")),
                 (*_LISTS, "event_not_found"),
                 parameters=(in_path("event_id"), *page),
+                scope=Scope.EVENTS_READ,
             )
         },
         "/events/{event_id}/resend": {
@@ -278,6 +292,7 @@ def _replays(refs: dict[Any, Any]) -> dict[str, Any]:
                 description="Same webhook-id and body; received, it ends the automatic retries, too.",
                 parameters=(in_path("event_id"), parameter("IdempotencyKey")),
                 body=refs[ResendRequest],
+                scope=Scope.WEBHOOKS_WRITE,
             )
         },
     }
@@ -306,6 +321,7 @@ def _events(refs: dict[Any, Any]) -> dict[str, Any]:
                     parameter("Limit"),
                     parameter("Cursor"),
                 ),
+                scope=Scope.EVENTS_READ,
             )
         },
         "/events/{event_id}": {
@@ -317,6 +333,7 @@ def _events(refs: dict[Any, Any]) -> dict[str, Any]:
                 ("200", as_json(refs[FeedEvent], "The event.")),
                 ("event_not_found",),
                 parameters=(in_path("event_id"),),
+                scope=Scope.EVENTS_READ,
             )
         },
     }

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from gateway.api.problems import JSON_TYPE, PROBLEMS
+from gateway.keys import Scope
 
 
 class FieldFault(BaseModel):
@@ -32,10 +33,22 @@ class ProblemDocument(BaseModel):
     retryable: bool
     errors: list[FieldFault] = []
     payout_id: str | None = None
+    scope: str | None = None
     attempts_left: int | None = None
 
 
-ALWAYS = ("invalid_api_key", "rate_limited", "internal_error", "store_unavailable")
+ALWAYS = (
+    "missing_api_key",
+    "invalid_api_key",
+    "api_key_revoked",
+    "api_key_expired",
+    "insufficient_scope",
+    "client_network_not_allowed",
+    "org_key_required",
+    "rate_limited",
+    "internal_error",
+    "store_unavailable",
+)
 BODY = ("invalid_json", "payload_too_large", "unsupported_media_type", "invalid_request")
 #: What may be answered to whatever starts a payout.
 STARTS = ("database_frozen", "not_accepting")
@@ -146,8 +159,9 @@ def operation(  # noqa: PLR0913 - one argument per part of an operation
     parameters: tuple[dict[str, Any], ...] = (),
     body: Any = None,
     public: bool = False,
+    scope: Scope | None = None,
 ) -> dict[str, Any]:
-    """Return one operation with all its answers."""
+    """Return one operation with all its answers. `scope`: as its route declares it."""
     call: dict[str, Any] = {
         "operationId": name,
         "tags": [tag],
@@ -165,4 +179,6 @@ def operation(  # noqa: PLR0913 - one argument per part of an operation
         call["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
     if public:
         call["security"] = []
+    if scope is not None:
+        call["security"] = [{"apiKey": [scope.value]}]
     return call

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import BaseModel, StringConstraints
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -17,22 +17,21 @@ from gateway.api.idempotency import Answer, Claim, claimed, idempotency_key, key
 from gateway.api.requests import caller_of, context_of, read_json, validate
 from gateway.errors import Refused
 from gateway.keys import Caller
-from gateway.model import Payout, Status
+from gateway.model import Payout, RequestBody, Status
 from gateway.quotes import QuoteRequest
 from gateway.store import payouts as rows
 from gateway.store.database import Tx
 from gateway.store.rows import to_us
 from gateway.store.state import refuse_unless_accepting
+from gateway.text import reference_key
 from gateway.vault import Vault
 from gateway.views import PayoutWithTracking, payout_with_tracking
 
 _FILTERS = ("external_ref", "status", "custodian", "reference", "from", "to")
 
 
-class PayoutRequest(BaseModel):
+class PayoutRequest(RequestBody):
     """The whole body of `POST /payouts`: terms cannot be changed between quote and payout."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     quote_id: Annotated[str, StringConstraints(min_length=1, max_length=128)]
 
@@ -134,6 +133,8 @@ def _conditions(filters: dict[str, str], caller: Caller) -> dict[str, object]:
     conditions: dict[str, object] = {**filters, "org": caller.org, "mode": caller.mode}
     if "status" in filters and filters["status"] not in set(Status):
         raise query_fault("status", f"is one of {', '.join(Status)}")
+    if "reference" in filters:
+        conditions["reference_key"] = reference_key(filters["reference"])
     for name in ("from", "to"):
         if name in filters:
             conditions[name] = _time(name, filters[name])

@@ -45,8 +45,21 @@ PROBLEMS: dict[str, Problem] = {
         401, "API key not known", "Check the key, or have a new one minted."
     ),
     "api_key_revoked": Problem(401, "API key revoked", "Use a key that is alive."),
+    "api_key_expired": Problem(401, "API key expired", "Use an active key, or have one minted."),
     "invalid_signature": Problem(
         401, "Signature not valid", "Only the custodian may call this address."
+    ),
+    "insufficient_scope": Problem(
+        403, "Scope missing", "Use a key with the scope that the member scope names."
+    ),
+    "client_network_not_allowed": Problem(
+        403, "Network not allowed", "Call from a network that the key is bound to."
+    ),
+    "org_key_required": Problem(
+        403, "Key of an org required", "A key of the operator reads and starts no payouts."
+    ),
+    "operator_key_required": Problem(
+        403, "Key of the operator required", "Only the operator may do this."
     ),
     "not_found": Problem(404, "Not found", "Check the path; /openapi.json lists them all."),
     "quote_not_found": Problem(404, "Quote not found", "Ask for a quote: POST /payouts/quote."),

@@ -13,6 +13,7 @@ from gateway.api.idempotency import Answer, idempotency_key, once
 from gateway.api.requests import caller_of, context_of, read_json, validate
 from gateway.errors import Refused
 from gateway.examples import EventType, example_event
+from gateway.model import RequestBody
 from gateway.store.database import Tx
 from gateway.webhooks.endpoints import Found
 from gateway.webhooks.fair_queue import Ready
@@ -39,10 +40,8 @@ class RecoveryList(BaseModel):
     data: list[Recovery]
 
 
-class EndpointTestRequest(BaseModel):
+class EndpointTestRequest(RequestBody):
     """Which example is sent."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     type: EventType = "payout.delivered"
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any, TypeVar
+from itertools import pairwise
+from typing import Any, Protocol, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
@@ -12,6 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from gateway.api.admission import admission_of
 from gateway.api.context import ApiContext
 from gateway.errors import Refused
+from gateway.faults import names_at, plain_faults, words_of
 from gateway.keys import Caller, recognise
 
 MAX_BODY = 64 * 1024
@@ -22,23 +24,53 @@ _MAX_DEPTH = 32
 M = TypeVar("M", bound=BaseModel)
 
 
+class Access(Protocol):
+    """What a route declares: who may call it."""
+
+    async def admit(self, request: Request) -> Caller:
+        """Return whose key was sent, or raise Refused."""
+
+
 def context_of(request: Request) -> ApiContext:
     """Return the context that the application was built with."""
     context: ApiContext = request.app.state.context
     return context
 
 
-async def caller_of(request: Request) -> Caller:
-    """Return whose key was sent. Refused: `missing_api_key`, `invalid_api_key`, `api_key_revoked`.
+def client_address(request: Request) -> str | None:
+    """Return the address of the client, or None where it is not known."""
+    return request.client.host if request.client else None
 
-    Also `rate_limited`: before anything else of the request is read.
+
+def request_id_of(request: Request) -> str:
+    """Return the id that the request was given."""
+    return str(request.state.request_id)
+
+
+async def caller_of(request: Request) -> Caller:
+    """Return whose key was sent, with the scope that the route declares.
+
+    Refused: `missing_api_key`, `invalid_api_key`, `api_key_revoked`, `api_key_expired`,
+    `client_network_not_allowed`, `org_key_required`, `operator_key_required`, `insufficient_scope`, and
+    `rate_limited` before anything else of the request is read.
     """
+    known: Caller | None = getattr(request.state, "caller", None)
+    if known is None:
+        access: Access = request.state.access
+        known = request.state.caller = await access.admit(request)
+    return known
+
+
+async def authenticated(request: Request) -> Caller:
+    """Return whose key was sent, whatever it may do. For `Access`, which knows what is needed."""
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not key.strip():
         raise Refused(
             "missing_api_key", "Send your API key: Authorization: Bearer sk_live_… or sk_test_…."
         )
-    caller = await context_of(request).db.read(recognise, key.strip())
+    context = context_of(request)
+    address = client_address(request)
+    caller = await context.db.read(recognise, context.runtime, key.strip(), address)
     request.state.org = caller.org
     admission_of(request).admit(request, caller.key_id)
     return caller
@@ -130,29 +162,32 @@ def validate(model: type[M], members: Any) -> M:
         return model.model_validate_json(json.dumps(members))
     except ValidationError as error:
         raise Refused(
-            "invalid_request", "The request is not valid; see errors.", errors=faults_of(error)
+            "invalid_request",
+            "The request is not valid; see errors.",
+            errors=faults_of(error, model),
         ) from None
 
 
-def faults_of(error: ValidationError) -> list[dict[str, str]]:
+def faults_of(error: ValidationError, model: type[BaseModel]) -> list[dict[str, str]]:
     """Return one entry per fault: where, which, why; never the value that was sent."""
     faults = []
-    for each in error.errors(include_input=False, include_url=False, include_context=False):
-        # Discriminators and union branches are no part of the sender's document.
-        parts = [part for part in each["loc"] if not (isinstance(part, str) and part in _BRANCHES)]
+    for each in plain_faults(error):
+        parts = [part for before, part in pairwise(("", *each["loc"])) if not _branch(before, part)]
         pointer = "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in parts)
-        faults.append({"pointer": pointer, "code": each["type"], "detail": each["msg"]})
+        faults.append(
+            {
+                "pointer": pointer,
+                "code": each["type"],
+                "detail": words_of(each, names_at(model, each["loc"])),
+            }
+        )
     return faults
 
 
-_BRANCHES = frozenset(
-    {
-        "address",
-        "custodian_account",
-        "payout_account",
-        "bank_account",
-        "constrained-str",
-        "str",
-        "tagged-union[AddressDestination,CustodianAccountDestination,PayoutAccountDestination,BankAccountDestination]",
-    }
-)
+def _branch(before: int | str, part: int | str) -> bool:
+    """Whether a part names a union, one of its branches, or a tag: no part of the sender's document."""
+    return str(before).startswith(_UNION) or str(part).startswith(_UNION) or part in _STRINGS
+
+
+_UNION = "tagged-union["
+_STRINGS = frozenset({"constrained-str", "str"})

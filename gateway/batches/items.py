@@ -18,10 +18,12 @@ from pydantic import ValidationError
 from gateway.assets import EXACT
 from gateway.batches.schemas import BatchItemRequest, BatchRequest, BatchSource
 from gateway.errors import Refused
+from gateway.faults import names_at, plain_faults, words_of
 from gateway.keys import Caller
 from gateway.model import Account, QuoteTerms
 from gateway.payouts import created_document
 from gateway.quotes import QuoteRequest, Quotes, RouteWish
+from gateway.text import reference_key
 
 MOST_IN_FILE = 100_000
 #: Faults that are told at once; the count says how many there are.
@@ -42,6 +44,9 @@ _DESTINATION = (
 COLUMNS = (*_PLAIN, "destination_type", *_DESTINATION)
 #: A byte that is no UTF-8, as it is read.
 _RAW = re.compile("[\udc80-\udcff]")
+#: What is cut off around a cell: blanks, and the no-break spaces that spreadsheets write. Whatever else is
+#: around it is judged as it is in JSON.
+_BLANKS = " \t\N{NO-BREAK SPACE}"
 _REQUIRED = ("external_ref", "asset", "amount")
 
 
@@ -62,7 +67,7 @@ class Checked:
     faults: list[dict[str, str]] = field(default_factory=list)
     fault_count: int = 0
     totals: dict[str, Decimal] = field(default_factory=dict)
-    #: where each reference stands
+    #: where each reference stands, by its key
     references: dict[str, str] = field(default_factory=dict)
 
     def fault(self, pointer: str, code: str, detail: str) -> None:
@@ -119,7 +124,7 @@ def csv_lines(path: Path) -> Iterator[Line]:
                 return
             began = reader.line_num + 1
             for row in reader:
-                if any(cell.strip() for cell in row):
+                if any(cell.strip(_BLANKS) for cell in row):
                     yield _line(f"/lines/{reader.line_num}", header, row)
                 began = reader.line_num + 1
         except csv.Error as error:
@@ -150,7 +155,8 @@ def _line(where: str, header: Sequence[str], row: Sequence[str]) -> Line:
         return Line(where, None, [_fault(where, "invalid_line", detail)])
     if any(_RAW.search(cell) for cell in row):
         return Line(where, None, [_fault(where, "invalid_csv", "the line is not UTF-8")])
-    cells = {name: cell.strip() for name, cell in zip(header, row, strict=True) if cell.strip()}
+    stripped = (cell.strip(_BLANKS) for cell in row)
+    cells = {name: cell for name, cell in zip(header, stripped, strict=True) if cell}
     members: dict[str, Any] = {name: cells[name] for name in _PLAIN if name in cells}
     kind = cells.get("destination_type")
     if kind is not None:
@@ -167,12 +173,19 @@ def _line(where: str, header: Sequence[str], row: Sequence[str]) -> Line:
 
 def _model_faults(where: str, error: ValidationError) -> list[dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
-    for each in error.errors(include_input=False, include_url=False, include_context=False):
+    for each in plain_faults(error):
         name = str(each["loc"][0]) if each["loc"] else ""
         inner = str(each["loc"][-1])
         if name == "destination" and inner in _DESTINATION:
             name = inner
-        found.setdefault(name, _fault(f"{where}/{name}", each["type"], each["msg"]))
+        found.setdefault(
+            name,
+            _fault(
+                f"{where}/{name}",
+                each["type"],
+                words_of(each, names_at(BatchItemRequest, each["loc"])),
+            ),
+        )
     return list(found.values())
 
 
@@ -207,11 +220,11 @@ def check(
             found.fault(**fault)
         if line.item is None:
             continue
-        reference = line.item.reference
-        if reference is not None:
-            first = found.references.setdefault(reference, line.where)
+        key = reference_key(line.item.reference)
+        if key is not None:
+            first = found.references.setdefault(key, line.where)
             if first != line.where:
-                detail = f"the reference is that of {first}, too"
+                detail = f"the reference is that of {first}, too, or looks like it"
                 found.fault(line.where + "/reference", "duplicate_reference", detail)
         try:
             terms, _ = plan(quotes, caller, source, line.item)

@@ -223,7 +223,8 @@ class BatchSteps:
         mark any more.
         """
         recorder = self._recorders[row["custodian"]]
-        for each in await executions.idle_of_batch(tx, row["id"], _AT_ONCE):
+        now = self._runtime.timeline.now()
+        for each in await executions.idle_of_batch(tx, row["id"], now, _AT_ONCE):
             await recorder.take_back(tx, each)
         unsent = await rows.unsent_items(tx, row["id"], _AT_ONCE)
         if not unsent:

@@ -8,13 +8,14 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from gateway.model import (
-    MAX_TEXT,
     Account,
     Amount,
     BatchState,
     Destination,
     Failure,
     Network,
+    Reference,
+    RequestBody,
     Status,
     Text,
     Time,
@@ -23,24 +24,21 @@ from gateway.quotes import MetadataKey, MetadataText
 
 MOST_IN_JSON = 1000
 
-#: A blank around it would make another one of it, and be paid again.
-Reference = Annotated[
-    str, StringConstraints(min_length=1, max_length=MAX_TEXT, pattern=r"^\S([\s\S]*\S)?$")
-]
+#: A blank around it would make another one of it in the eyes of whoever reads it.
+ItemReference = Annotated[Reference, StringConstraints(pattern=r"^\S([\s\S]*\S)?$")]
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class BatchSource(_Body):
+# No `RequestBody` itself: a batch of before the rules is shown with the source that was stored.
+class BatchSource(BaseModel):
     """The one account that pays the batch."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     custodian: Text
     account: Account
 
 
-class BatchItemRequest(_Body):
+class BatchItemRequest(RequestBody):
     """One payout of a batch."""
 
     external_ref: Text
@@ -48,21 +46,27 @@ class BatchItemRequest(_Body):
     asset: Annotated[str, StringConstraints(min_length=2, max_length=16)]
     amount: Amount
     network_hint: Network | None = None
-    reference: Reference | None = Field(
+    reference: ItemReference | None = Field(
         default=None,
-        description="Your own reference: no two payouts of batches may share one. No blanks around it.",
+        description="Your own reference: no two payouts of batches may share one, nor have two that look "
+        "alike. No blanks around it, no invisible characters.",
     )
     name: Text | None = Field(default=None, description="What you call the payee; for reports.")
-    metadata: Annotated[dict[MetadataKey, MetadataText], Field(max_length=20)] = {}
+    metadata: Annotated[dict[MetadataKey, MetadataText], Field(max_length=20)] = Field(default={})
 
 
-class BatchRequest(_Body):
-    """A batch."""
+class BatchHead(RequestBody):
+    """What is said of a batch beside its payouts, in the body or, for a file, in the query."""
 
     source: BatchSource
+    reference: Reference | None = None
+
+
+class BatchRequest(BatchHead):
+    """A batch."""
+
     payouts: Annotated[list[BatchItemRequest], Field(min_length=1, max_length=MOST_IN_JSON)]
-    reference: Text | None = None
-    metadata: Annotated[dict[MetadataKey, MetadataText], Field(max_length=20)] = {}
+    metadata: Annotated[dict[MetadataKey, MetadataText], Field(max_length=20)] = Field(default={})
 
 
 class AssetTotal(BaseModel):

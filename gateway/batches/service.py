@@ -29,6 +29,7 @@ from gateway.store import executions
 from gateway.store import payouts as payout_rows
 from gateway.store.database import Row, Tx
 from gateway.store.rows import from_us, maybe_from_us, to_json, to_us
+from gateway.text import reference_key
 from gateway.views import API_VERSION
 
 #: How long a batch may wait to be executed.
@@ -51,13 +52,13 @@ class Batches:
     ) -> None:
         """Note the references that another batch of the org has paid already, or will."""
         where = {
-            line.item.reference: line.where
+            reference_key(line.item.reference): line.where
             for line in lines
             if line.item is not None and line.item.reference is not None
         }
         for row in await rows.used_references(tx, caller.org, caller.mode, json.dumps(list(where))):
             detail = f"the reference is that of {row['id']} in {row['batch_id']}"
-            found.fault(where[row["reference"]] + "/reference", "duplicate_reference", detail)
+            found.fault(where[row["reference_key"]] + "/reference", "duplicate_reference", detail)
 
     async def begin(  # noqa: PLR0913 - what a batch is made of
         self,

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gateway.cli.common import JsonOption, fail, print_json, print_table
+from gateway.cli.common import JsonOption, fail, print_json, print_table, say
 
 app = typer.Typer(help="Custodian adapters.", no_args_is_help=True)
 
@@ -70,14 +70,14 @@ def new(
             fail(f"{folder} exists; nothing was written")
     kind = "".join(part.title() for part in name.split("_"))
     written = [_copy(folder, name, kind) for folder in (into, tests) if (folder / "dummy").is_dir()]
-    typer.echo(f"wrote {' and '.join(map(str, written))}. Next, in pyproject.toml:")
-    typer.echo(
-        f'  [project.entry-points."payout_gateway.adapters"]\n  {name} = "adapters.{name}.adapter:{kind}"'
+    say(f"wrote {' and '.join(map(str, written))}. Next, in pyproject.toml:")
+    say(
+        '  [project.entry-points."payout_gateway.adapters"]',
+        f'  {name} = "adapters.{name}.adapter:{kind}"',
+        '  [project.entry-points."payout_gateway.twins"]',
+        f'  {name} = "adapters.{name}.twin.app:main"',
+        "then: make setup fmt docs check test",
     )
-    typer.echo(
-        f'  [project.entry-points."payout_gateway.twins"]\n  {name} = "adapters.{name}.twin.app:main"'
-    )
-    typer.echo("then: make setup fmt docs check test")
 
 
 def _copy(folder: Path, name: str, kind: str) -> Path:

@@ -10,9 +10,16 @@ from types import TracebackType
 from typing import Any, Self
 
 import aiohttp
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 
-from gateway.cli.common import console
+from gateway.cli.printing import cell, console
 
 _TIMEOUT = aiohttp.ClientTimeout(total=600, sock_connect=10)
 _ENDS = frozenset({"finalized", "failed", "canceled"})
@@ -23,6 +30,11 @@ _OK = 300
 
 class CallError(Exception):
     """A call that was refused or did not come about; the message says what to do."""
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__("\n".join(lines))
+        #: the message, line by line: what the gateway says is not broken into further ones
+        self.lines = lines
 
 
 class BatchClient:
@@ -81,14 +93,7 @@ class BatchClient:
 
     async def watch(self, batch_id: str, *, quiet: bool) -> dict[str, Any]:
         """Follow a batch to its end, with a bar; a gateway that is away is waited for."""
-        columns = (
-            TextColumn("{task.description:<15}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[failed]} failed"),
-            TimeElapsedColumn(),
-        )
-        with Progress(*columns, console=console(), disable=quiet) as progress:
+        with Progress(*progress_columns(), console=console(), disable=quiet) as progress:
             task = progress.add_task("waiting", total=None, failed=0)
             while True:
                 try:
@@ -99,7 +104,7 @@ class BatchClient:
                     ended = batch["delivered_count"] + batch["failed_count"]
                     progress.update(
                         task,
-                        description=batch["state"],
+                        description=cell(batch["state"]).plain,
                         completed=ended,
                         total=batch["item_count"],
                         failed=batch["failed_count"],
@@ -138,6 +143,17 @@ class BatchClient:
         return told
 
 
+def progress_columns() -> tuple[ProgressColumn, ...]:
+    """Return what is shown of a batch under way. The description is text, never markup."""
+    return (
+        TextColumn("{task.description:<15}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[failed]} failed", markup=False),
+        TimeElapsedColumn(),
+    )
+
+
 def _refused(status: int, raw: bytes) -> CallError:
     """Return what a problem says, with its faults."""
     try:
@@ -147,7 +163,7 @@ def _refused(status: int, raw: bytes) -> CallError:
         lines += [f"  {each['pointer']}: {each['detail']}" for each in faults[:_FAULTS_SHOWN]]
         if len(faults) > _FAULTS_SHOWN:
             lines.append(f"  and {len(faults) - _FAULTS_SHOWN} more")
-        return CallError("\n".join(lines))
+        return CallError(*lines)
     except (ValueError, KeyError, TypeError):
         return CallError(f"HTTP {status}: check --gateway")
 

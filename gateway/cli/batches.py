@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from gateway.cli.common import JsonOption, fail, print_json, print_table
+from gateway.cli.common import JsonOption, fail, print_json, print_table, say
 
 if TYPE_CHECKING:
     from gateway.cli.batch_client import BatchClient
@@ -70,11 +70,11 @@ def create(  # noqa: PLR0913 - one argument per option
     if as_json:
         print_json(batch)
     elif dry_run:
-        typer.echo(f"{batch['item_count']} payouts could be paid: {batch['totals']}")
+        say(f"{batch['item_count']} payouts could be paid: {batch['totals']}")
     else:
         _print(batch)
         if report is not None and watch:
-            typer.echo(f"report: {report}")
+            say(f"report: {report}")
     if watch and batch.get("state") not in {None, "finalized"}:
         raise typer.Exit(1)
 
@@ -128,7 +128,7 @@ def report(
 ) -> None:
     """Write the report of a batch as CSV."""
     final = _run(lambda client: client.report(batch_id, into), gateway, api_key)
-    typer.echo(f"{into}: {'final' if final else 'not final yet: payouts are under way'}")
+    say(f"{into}: {'final' if final else 'not final yet: payouts are under way'}")
 
 
 def _run(work: Callable[[BatchClient], Awaitable[T]], gateway: str, api_key: str) -> T:
@@ -146,13 +146,13 @@ def _run(work: Callable[[BatchClient], Awaitable[T]], gateway: str, api_key: str
     try:
         return asyncio.run(run())
     except CallError as error:
-        fail(str(error))
+        fail(error.lines)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
 
 
 def _print(batch: dict[str, Any]) -> None:
-    typer.echo(f"{batch['id']} is {batch['state']}")
+    say(f"{batch['id']} is {batch['state']}")
     rows = [
         [total["asset"], status, stands["count"], stands["amount"]]
         for total in batch["totals"]
@@ -160,4 +160,4 @@ def _print(batch: dict[str, Any]) -> None:
     ]
     print_table("Payouts", ["asset", "status", "count", "amount"], rows)
     if batch["failure"]:
-        typer.echo(f"{batch['failure']['code']}: {batch['failure']['message']}")
+        say(f"{batch['failure']['code']}: {batch['failure']['message']}")

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import sqlite3
-import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
 
 import typer
-from rich.console import Console
-from rich.table import Table
+
+from gateway.cli.printing import console, print_json, print_table, say
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -21,6 +19,23 @@ if TYPE_CHECKING:
     from gateway.config import Settings
     from gateway.runtime import Runtime
     from gateway.store.database import Database
+
+__all__ = [
+    "DEFAULT_CONFIG",
+    "ConfigOption",
+    "JsonOption",
+    "console",
+    "fail",
+    "frozen_reason",
+    "operator_name",
+    "print_json",
+    "print_table",
+    "say",
+    "settings_of",
+    "store_faults_told",
+    "told_time",
+    "with_store",
+]
 
 T = TypeVar("T")
 DEFAULT_CONFIG = "payout-gateway.toml"
@@ -31,9 +46,12 @@ ConfigOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 
-def fail(message: str, code: int = 1) -> NoReturn:
-    """End with words on stderr and an exit code: 1 for "no such thing", 2 for a faulty set-up."""
-    sys.stderr.write(message.rstrip() + "\n")
+def fail(message: str | Iterable[str], code: int = 1) -> NoReturn:
+    """End with words on stderr and an exit code: 1 for "no such thing", 2 for a faulty set-up.
+
+    `message` is one line, or the lines.
+    """
+    say(*([message] if isinstance(message, str) else message), err=True)
     raise typer.Exit(code)
 
 
@@ -45,7 +63,7 @@ def settings_of(config: Path) -> Settings:
     try:
         return configuration.load(config)
     except ConfigError as error:
-        fail("\n".join(f"config: {each}" for each in error.faults), 2)
+        fail((f"config: {each}" for each in error.faults), 2)
 
 
 @contextmanager
@@ -77,7 +95,7 @@ def with_store(
         async with open_database(settings, runtime) as db:
             reason = await db.read(frozen)
             if reason is not None:
-                sys.stderr.write(f"warning: the database is frozen: {reason}\n")
+                say(f"warning: the database is frozen: {reason}", err=True)
             return await work(db)
 
     with store_faults_told(settings.database):
@@ -108,24 +126,3 @@ def told_time(at: datetime | None) -> str | None:
     from gateway.model import format_time
 
     return None if at is None else format_time(at)
-
-
-def print_json(value: Any) -> None:
-    """Print one JSON document on one line."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
-    sys.stdout.flush()
-
-
-def print_table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
-    """Print a table; nothing is cut off where the output is no terminal."""
-    table = Table(title=title, title_justify="left", show_lines=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*("" if each is None else str(each) for each in row))
-    console().print(table)
-
-
-def console() -> Console:
-    """Return the console for people."""
-    return Console(width=None if sys.stdout.isatty() else 160, highlight=False)

@@ -17,6 +17,7 @@ from gateway.cli.common import (
     fail,
     operator_name,
     print_json,
+    say,
     settings_of,
     store_faults_told,
 )
@@ -44,7 +45,7 @@ def running(settings: Settings, runtime: Runtime) -> list[str]:
     from gateway.store.gateways import STALE_S, alive
 
     def tell(rows: Iterable[Mapping[str, Any]]) -> None:
-        typer.echo(
+        say(
             f"these gateways have not signed off; waiting up to {STALE_S:g} s to see whether one of "
             f"them runs: {', '.join(_label(row) for row in rows)}",
             err=True,
@@ -77,7 +78,7 @@ def backup(
     if as_json:
         print_json({"path": str(to), "schema": copy.revision, "mark": copy.marks})
         return
-    typer.echo(f"{to}: schema {copy.revision or 'none'}, newest mark {copy.marks}")
+    say(f"{to}: schema {copy.revision or 'none'}, newest mark {copy.marks}")
 
 
 def restore(
@@ -112,12 +113,12 @@ def restore(
             )
         except (BackupError, StateFileError) as error:
             fail(f"not restored: {error}")
-    typer.echo(f"{settings.database}: schema {done.copy.revision}, newest mark {done.copy.marks}")
+    say(f"{settings.database}: schema {done.copy.revision}, newest mark {done.copy.marks}")
     if done.kept is not None:
-        typer.echo(f"the database that was there is kept as {done.kept}")
+        say(f"the database that was there is kept as {done.kept}")
     if done.frozen is not None:
-        typer.echo(f"it is frozen: {done.frozen}")
-        typer.echo("next: payout-gateway db adopt (docs: Back up and restore)")
+        say(f"it is frozen: {done.frozen}")
+        say("next: payout-gateway db adopt (docs: Back up and restore)")
 
 
 def _refuse_while_running(settings: Settings, runtime: Runtime, verb: str) -> None:
@@ -139,7 +140,7 @@ def moved(config: ConfigOption = Path(DEFAULT_CONFIG)) -> None:
     reason = _with_state_file(config, work)
     if reason is not None:
         fail(f"nothing was changed: {reason}")
-    typer.echo("the database is not frozen any more")
+    say("the database is not frozen any more")
 
 
 def adopt(
@@ -185,8 +186,8 @@ def adopt(
         if done is not None:
             _print_adopted(told)
         for reference in references:
-            typer.echo(f"no payout has the reference {reference}")
-        typer.echo(
+            say(f"no payout has the reference {reference}")
+        say(
             "new quotes, payouts and batches are accepted"
             if accepting
             else "new quotes, payouts and batches are not accepted: payout-gateway db adopt --accept-new"
@@ -221,7 +222,7 @@ def _adopt(config: Path, runtime: Runtime, until: int) -> Adopted:
         with store_faults_told(settings.database):
             return asyncio.run(run())
     except ConfigError as error:
-        fail("\n".join(f"config: {each}" for each in error.faults), 2)
+        fail((f"config: {each}" for each in error.faults), 2)
     except (NotAdoptedError, StateFileError) as error:
         fail(f"not adopted: {error}")
 
@@ -271,15 +272,13 @@ def _microseconds(text: str) -> int:
 
 def _print_adopted(told: Mapping[str, Any]) -> None:
     since = told["missing_from"] or "the beginning"
-    typer.echo(f"payouts handed over between {since} and {told['missing_until']} may be missing")
-    typer.echo(
+    say(f"payouts handed over between {since} and {told['missing_until']} may be missing")
+    say(
         f"{told['executions']} open executions and {told['without_execution']} payouts without one "
         "have an unknown outcome now"
     )
-    typer.echo(
-        f"{told['attention']} payouts need an operator: payout-gateway payouts list --attention"
-    )
-    typer.echo(
+    say(f"{told['attention']} payouts need an operator: payout-gateway payouts list --attention")
+    say(
         f"{told['quotes']} unused quotes were ended; {told['batches']} batches hand nothing more over"
     )
-    typer.echo(f"the newest mark is {told['marks']} now")
+    say(f"the newest mark is {told['marks']} now")

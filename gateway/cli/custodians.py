@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,11 +13,15 @@ from gateway.cli.common import (
     ConfigOption,
     fail,
     operator_name,
+    say,
     settings_of,
+    store_faults_told,
     with_store,
 )
 
 if TYPE_CHECKING:
+    from gateway.config import Settings
+    from gateway.runtime import Runtime
     from gateway.store.database import Database
 
 app = typer.Typer(help="Custodian instances, for operators.", no_args_is_help=True)
@@ -31,27 +36,49 @@ def group() -> None:
 def same_account(
     name: Annotated[str, typer.Argument(help="Name of the custodian instance.")],
     *,
-    fingerprint: Annotated[str, typer.Option(help="The fingerprint that earlier calls carry.")],
-    same_as: Annotated[str, typer.Option(help="The fingerprint that looks carry now.")],
+    fingerprint: Annotated[
+        str | None,
+        typer.Option(
+            help="The fingerprint that earlier calls carry; with --same-as, instead of the configured "
+            "credentials."
+        ),
+    ] = None,
+    same_as: Annotated[
+        str | None, typer.Option(help="The fingerprint that looks carry now.")
+    ] = None,
     evidence: Annotated[
-        str, typer.Option(help="How you know that both are one account at the custodian; kept.")
-    ],
+        str | None,
+        typer.Option(
+            help="How you know that both are one account at the custodian; kept in the audit log. Needed "
+            "where the custodian's own id cannot be read with both credentials."
+        ),
+    ] = None,
     config: ConfigOption = Path(DEFAULT_CONFIG),
 ) -> None:
-    """Declare that two fingerprints are one account, after its credentials or address were changed.
+    """Declare that an account is the same after its credentials or address were changed.
 
-    Looks made now then count for calls made before. If they are not one account, a payout may be
-    paid twice.
+    Reads the custodian's own id with the present credentials and with those in `previous`: where both
+    read the same, every account of the instance is declared. Looks made now then count for calls made
+    before. If they are not one account, a payout may be paid twice.
     """
+    from gateway.execution.proof import NO_ACCOUNT
     from gateway.runtime import real_runtime
     from gateway.store.accounts import declare_same_account
 
-    if not evidence.strip():
+    words = (evidence or "").strip()
+    if (fingerprint is None) != (same_as is None):
+        fail("give --fingerprint and --same-as together, or neither", 2)
+    if (evidence is not None or fingerprint is not None) and not words:
         fail("--evidence must say how you know", 2)
+    if NO_ACCOUNT in {fingerprint, same_as}:
+        fail(f"{NO_ACCOUNT!r} is no account: no look finds the calls that an adoption recorded", 2)
     settings, runtime = settings_of(config), real_runtime()
     if name not in settings.custodians:
         known = ", ".join(sorted(settings.custodians)) or "none"
         fail(f"there is no custodian {name}; custodians: {known}", 2)
+    if fingerprint is None or same_as is None:
+        _declare_configured(settings, runtime, name, words or None)
+        return
 
     async def work(db: Database) -> bool:
         return await db.run(
@@ -62,8 +89,55 @@ def same_account(
             custodian=name,
             fingerprint=fingerprint,
             same_as=same_as,
-            evidence=evidence.strip(),
+            evidence=words,
         )
 
     done = with_store(config, work)
-    typer.echo("declared" if done else "both are declared the same account already")
+    say("declared" if done else "both are declared the same account already")
+
+
+def _declare_configured(
+    settings: Settings, runtime: Runtime, name: str, evidence: str | None
+) -> None:
+    """Declare the accounts of an instance by its configured credentials, old and new."""
+    from gateway import logs
+    from gateway.app import open_gateway
+    from gateway.credentials import Declared, NotDeclaredError, accounts_of, declare_credentials
+    from gateway.errors import ConfigError
+
+    wanted = settings.custodians[name]
+    if wanted.previous is None:
+        fail(
+            f"custodians.{name}.previous is not set: put the old credentials there, or give "
+            "--fingerprint and --same-as",
+            2,
+        )
+    logs.configure(settings.log.format, "error")
+
+    async def run() -> Declared:
+        # The whole wiring, without its loops: the ids are read by the instances themselves.
+        async with open_gateway(settings, runtime=runtime) as gateway:
+            return await declare_credentials(
+                gateway.db,
+                runtime,
+                gateway.instances[name],
+                accounts_of(settings, name),
+                operator=operator_name(),
+                evidence=evidence,
+            )
+
+    try:
+        with store_faults_told(settings.database):
+            done = asyncio.run(run())
+    except ConfigError as error:
+        fail("\n".join(f"config: {each}" for each in error.faults), 2)
+    except NotDeclaredError as error:
+        fail(f"not declared: {error}")
+    if done.identity is not None:
+        say(f"both credentials read the id {done.identity}")
+    say(
+        f"declared for {done.accounts} accounts and modes"
+        if done.accounts
+        else "nothing to declare: they are declared already, or what changes does not say whose "
+        "account it is"
+    )

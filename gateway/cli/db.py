@@ -12,13 +12,15 @@ from gateway.cli.common import (
     DEFAULT_CONFIG,
     ConfigOption,
     fail,
+    operator_name,
+    say,
     settings_of,
     store_faults_told,
     with_store,
 )
 
 if TYPE_CHECKING:
-    from gateway.store.database import Database
+    from gateway.store.database import Database, Tx
 
 app = typer.Typer(help="The database.", no_args_is_help=True)
 #: Values per transaction: the gateway goes on meanwhile.
@@ -74,15 +76,28 @@ def upgrade(
         except CommandError as error:
             fail(f"the database {path} was not changed: {error}", 2)
     # Opening it writes the first state file.
-    with_store(config, _nothing)
+    colliding = with_store(config, _some_collide if before != after else _nothing)
     if before == after:
-        typer.echo(f"{path} is up to date ({after})")
+        say(f"{path} is up to date ({after})")
     else:
-        typer.echo(f"{path}: {before or 'no schema'} -> {after}")
+        say(f"{path}: {before or 'no schema'} -> {after}")
+    if colliding:
+        say(
+            "payouts have references that were written differently and are compared as one now; "
+            "nothing was changed. List them: payout-gateway payouts collisions"
+        )
 
 
-async def _nothing(_: Database) -> None:
+async def _nothing(_: Database) -> bool:
     """Do nothing with the store."""
+    return False
+
+
+async def _some_collide(db: Database) -> bool:
+    """Whether references that were different ones before are one now."""
+    from gateway.store.payouts import reference_collisions
+
+    return bool(await db.scan(reference_collisions, 1))
 
 
 @app.command()
@@ -94,13 +109,29 @@ def reseal(config: ConfigOption = Path(DEFAULT_CONFIG)) -> None:
     from gateway.errors import ConfigError
     from gateway.resealing import reseal_some
     from gateway.runtime import real_runtime
+    from gateway.store.audit import add_audit
     from gateway.store.sealed import SEALED
+    from gateway.store.state import DATABASE
     from gateway.vault import vault_of
 
-    vault = vault_of(settings_of(config), real_runtime().ids)
+    runtime = real_runtime()
+    vault = vault_of(settings_of(config), runtime.ids)
+
+    async def note(tx: Tx, act: str, counts: dict[str, tuple[int, int]]) -> None:
+        await add_audit(
+            tx,
+            runtime.ids,
+            runtime.clock.moment().wall,
+            actor=operator_name(),
+            act=act,
+            subject=DATABASE,
+            after={name: {"seen": seen, "anew": anew} for name, (seen, anew) in counts.items()},
+        )
 
     async def work(db: Database) -> dict[str, tuple[int, int]]:
-        done = {}
+        done: dict[str, tuple[int, int]] = {}
+        # Two rows: it may be stopped in between, and run again.
+        await db.run(note, "reseal_begun", done)
         for what in SEALED:
             seen, changed, after = 0, 0, None
             while True:
@@ -109,6 +140,7 @@ def reseal(config: ConfigOption = Path(DEFAULT_CONFIG)) -> None:
                 if after is None:
                     break
             done[what.name] = (seen, changed)
+        await db.run(note, "resealed", done)
         return done
 
     try:
@@ -116,5 +148,5 @@ def reseal(config: ConfigOption = Path(DEFAULT_CONFIG)) -> None:
     except ConfigError as error:
         fail("\n".join(error.faults) + "; set previous_server_key to that one", 2)
     for name, (seen, changed) in done.items():
-        typer.echo(f"{name}: {seen} sealed, {changed} of them anew")
-    typer.echo("previous_server_key is needed for nothing stored any more")
+        say(f"{name}: {seen} sealed, {changed} of them anew")
+    say("previous_server_key is needed for nothing stored any more")

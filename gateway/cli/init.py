@@ -6,9 +6,7 @@ import base64
 import os
 from pathlib import Path
 
-import typer
-
-from gateway.cli.common import fail
+from gateway.cli.common import fail, say
 from gateway.runtime import real_runtime
 
 _TEMPLATE = """# Payout gateway. Every setting is explained in docs/reference/settings.md.
@@ -30,6 +28,7 @@ port = 8080
 # api_key_file = "fireblocks-api-key"
 # private_key_file = "fireblocks-secret.pem"
 # jwks_url = "https://eu-keys.fireblocks.io/.well-known/jwks.json"
+# workspace_id = "the id of your workspace: webhooks of other workspaces are refused"
 # assets = {{ USDC = {{ asset_id = "USDC", network = "Ethereum" }} }}
 
 # Which account pays which kind of destination. The first route that fits is taken.
@@ -55,7 +54,7 @@ def write(config: Path) -> None:
         _write_new(config, _TEMPLATE.format(key=key.name))
     except OSError as error:
         fail(f"{error.filename} cannot be written: {error.strerror}", 2)
-    typer.echo(
+    say(
         f"wrote {config} and {key} (readable by you only); next: payout-gateway serve --config {config}"
     )
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,17 +14,45 @@ from gateway.cli.common import (
     ConfigOption,
     JsonOption,
     fail,
+    operator_name,
     print_json,
     print_table,
+    say,
     told_time,
     with_store,
 )
+from gateway.cli.words import ScopeWord
 
 if TYPE_CHECKING:
     from gateway.keys import KeyInfo, MintedKey
-    from gateway.store.database import Database, Tx
+    from gateway.store.database import Database
 
-app = typer.Typer(help="API keys of orgs.", no_args_is_help=True)
+app = typer.Typer(help="API keys of orgs, and of the operator.", no_args_is_help=True)
+
+ScopeOption = Annotated[
+    list[ScopeWord] | None,
+    typer.Option(
+        "--scope",
+        help="What it may do; may be given several times. Not given: all that changes and reads "
+        "payouts, batches, webhooks and events (a key of the operator: payouts:operate).",
+    ),
+]
+NameOption = Annotated[str | None, typer.Option(help="What it is for; shown in the list.")]
+OwnerOption = Annotated[
+    str | None, typer.Option(help="Who answers for it. Not given: who runs this command.")
+]
+NetworkOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow-network",
+        help="Network or address that it may be used from, such as 203.0.113.0/24; may be given "
+        "several times. Not given: any.",
+    ),
+]
+LifeOption = Annotated[
+    float | None,
+    typer.Option("--expires-in-days", min=0, help="Days until it ends. Not given: never."),
+]
 
 
 class KeyMode(StrEnum):
@@ -37,26 +66,56 @@ def _show(minted: MintedKey, *, as_json: bool) -> None:
     if as_json:
         print_json({"id": minted.id, "key": minted.key, "org": minted.org, "mode": minted.mode})
         return
-    typer.echo(f"{minted.key}\n")
-    typer.echo(
-        f"Key {minted.id} of {minted.org} ({minted.mode}). It is shown this once: keep it safe."
-    )
+    say(minted.key, "")
+    whose = minted.org or "the operator"
+    say(f"Key {minted.id} of {whose} ({minted.mode}). It is shown this once: keep it safe.")
+    terms = minted.terms
+    say(f"scopes: {', '.join(terms.scopes)}")
+    say(f"networks: {', '.join(terms.networks) or 'any'}")
+    say(f"ends: {told_time(minted.expires_at) or 'when it is revoked'}")
+    say(f"owner: {terms.owner or 'unknown'}")
 
 
 @app.command()
-def create(
+def create(  # noqa: PLR0913 - one argument per option
     *,
-    org: Annotated[str, typer.Option(help="Whose key it is; letters, digits, dots, dashes.")],
+    org: Annotated[
+        str | None, typer.Option(help="Whose key it is; letters, digits, dots, dashes.")
+    ] = None,
+    operator: Annotated[
+        bool,
+        typer.Option(
+            "--operator",
+            help="Instead of --org: a key of the operator, which acts on instances, accounts and "
+            "orgs, and reads or starts no payouts.",
+        ),
+    ] = False,
     mode: Annotated[KeyMode, typer.Option(help="live moves money; test reaches sandboxes only.")],
+    scope: ScopeOption = None,
+    name: NameOption = None,
+    owner: OwnerOption = None,
+    allow_network: NetworkOption = None,
+    expires_in_days: LifeOption = None,
     config: ConfigOption = Path(DEFAULT_CONFIG),
     as_json: JsonOption = False,
 ) -> None:
     """Mint a key. It is shown once and stored as a digest."""
-    from gateway.keys import mint_key
+    from gateway.keys import USUAL, USUAL_OF_OPERATORS, KeyTerms, Scope, mint_key
     from gateway.runtime import real_runtime
 
+    if (org is None) != operator:
+        fail("give --org for a key of an org, or --operator for one of the operator", 2)
+    scopes = tuple(Scope(each.value) for each in scope or ())
+    terms = KeyTerms(
+        scopes=scopes or (USUAL_OF_OPERATORS if operator else USUAL),
+        name=name,
+        owner=owner or operator_name(),
+        networks=tuple(allow_network or ()),
+        life=None if expires_in_days is None else timedelta(days=expires_in_days),
+    )
+
     async def work(db: Database) -> MintedKey:
-        return await db.run(mint_key, real_runtime(), org, mode.value)
+        return await db.run(mint_key, real_runtime(), org, mode.value, terms, actor=operator_name())
 
     try:
         minted = with_store(config, work)
@@ -78,9 +137,16 @@ def list_(*, config: ConfigOption = Path(DEFAULT_CONFIG), as_json: JsonOption = 
         {
             "id": each.id,
             "org": each.org,
+            "operator": each.org is None,
             "mode": each.mode,
             "key": each.hint,
+            "name": each.name,
+            "owner": each.owner,
+            "scopes": list(each.scopes),
+            "networks": list(each.networks),
             "created_at": told_time(each.created_at),
+            "expires_at": told_time(each.expires_at),
+            "last_used_at": told_time(each.last_used_at),
             "revoked_at": told_time(each.revoked_at),
         }
         for each in found
@@ -88,36 +154,74 @@ def list_(*, config: ConfigOption = Path(DEFAULT_CONFIG), as_json: JsonOption = 
     if as_json:
         print_json({"data": rows})
         return
-    columns = ["id", "org", "mode", "key", "created_at", "revoked_at"]
-    print_table("API keys", columns, [[row[name] for name in columns] for row in rows])
+    print_table("API keys", _COLUMNS, [[_cell(row, name) for name in _COLUMNS] for row in rows])
+
+
+_COLUMNS = [
+    *("id", "org", "mode", "key", "name", "owner", "scopes", "networks"),
+    *("created_at", "expires_at", "last_used_at", "revoked_at"),
+]
+
+
+def _cell(row: dict[str, Any], name: str) -> Any:
+    if name == "org" and row["operator"]:
+        return "(operator)"
+    value = row[name]
+    return " ".join(value) if isinstance(value, list) else value
 
 
 @app.command()
-def rotate(
+def rotate(  # noqa: PLR0913 - one argument per option
     key_id: Annotated[str, typer.Argument(help="The id of the key to replace.")],
     *,
+    scope: Annotated[
+        list[ScopeWord] | None,
+        typer.Option("--scope", help="What the new one may do. Not given: what the old one may."),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Not given: the old one's.")] = None,
+    owner: Annotated[str | None, typer.Option(help="Not given: the old one's.")] = None,
+    allow_network: Annotated[
+        list[str] | None, typer.Option("--allow-network", help="Not given: those of the old one.")
+    ] = None,
+    any_network: Annotated[
+        bool, typer.Option("--any-network", help="Let the new one be used from anywhere.")
+    ] = False,
+    expires_in_days: Annotated[
+        float | None,
+        typer.Option("--expires-in-days", min=0, help="Not given: as long a life as the old one."),
+    ] = None,
+    no_expiry: Annotated[
+        bool, typer.Option("--no-expiry", help="Let the new one live until it is revoked.")
+    ] = False,
     config: ConfigOption = Path(DEFAULT_CONFIG),
     as_json: JsonOption = False,
 ) -> None:
     """Mint a new key for the same org and mode. The old one lives until you revoke it."""
-    from gateway.keys import list_keys, mint_key
+    from gateway.keys import Scope, rotate_key
     from gateway.runtime import real_runtime
 
-    async def change(tx: Tx) -> MintedKey | None:
-        old = next((each for each in await list_keys(tx) if each.id == key_id), None)
-        if old is None:
-            return None
-        return await mint_key(tx, real_runtime(), old.org, "live" if old.mode == "live" else "test")
+    given: dict[str, Any] = {"name": name, "owner": owner}
+    given["scopes"] = tuple(Scope(each.value) for each in scope or ()) or None
+    given["networks"] = tuple(allow_network) if allow_network else None
+    given["life"] = None if expires_in_days is None else timedelta(days=expires_in_days)
+    changes = {member: value for member, value in given.items() if value is not None}
+    if any_network:
+        changes["networks"] = ()
+    if no_expiry:
+        changes["life"] = None
 
     async def work(db: Database) -> MintedKey | None:
-        return await db.run(change)
+        return await db.run(rotate_key, real_runtime(), key_id, changes, actor=operator_name())
 
-    minted = with_store(config, work)
+    try:
+        minted = with_store(config, work)
+    except ValueError as error:
+        fail(str(error), 2)
     if minted is None:
         fail(f"there is no key {key_id}; payout-gateway keys list shows them all")
     _show(minted, as_json=as_json)
     if not as_json:
-        typer.echo(f"When nothing uses the old one any more: payout-gateway keys revoke {key_id}")
+        say(f"When nothing uses the old one any more: payout-gateway keys revoke {key_id}")
 
 
 @app.command()
@@ -130,8 +234,8 @@ def revoke(
     from gateway.runtime import real_runtime
 
     async def work(db: Database) -> bool:
-        return await db.run(revoke_key, real_runtime(), key_id)
+        return await db.run(revoke_key, real_runtime(), key_id, actor=operator_name())
 
     if not with_store(config, work):
         fail(f"there is no living key {key_id}; payout-gateway keys list shows them all")
-    typer.echo(f"revoked {key_id}")
+    say(f"revoked {key_id}")

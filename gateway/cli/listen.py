@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 import json
-import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
 from secrets import token_bytes
@@ -12,6 +11,7 @@ from typing import Any
 
 import aiohttp
 
+from gateway.cli.printing import say
 from gateway.runtime import SystemClock
 from gateway.signing import SECRET_BYTES, headers, secret_bytes, secret_text
 
@@ -35,7 +35,7 @@ class Listener:
         secret: str,
         events: str,
         every_s: float,
-        tell: Callable[[str], object] = lambda line: sys.stdout.write(line + "\n"),
+        tell: Callable[[str], object] = say,
     ) -> None:
         self._gateway = gateway.rstrip("/")
         self._authorization = {"authorization": f"Bearer {api_key}"}

@@ -10,8 +10,15 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli import adapters, batches, custodians, db, keys, payouts, webhooks
-from gateway.cli.common import DEFAULT_CONFIG, ConfigOption, fail, settings_of, store_faults_told
+from gateway.cli import adapters, audit, batches, custodians, db, keys, payouts, webhooks
+from gateway.cli.common import (
+    DEFAULT_CONFIG,
+    ConfigOption,
+    fail,
+    say,
+    settings_of,
+    store_faults_told,
+)
 
 app = typer.Typer(
     name="payout-gateway",
@@ -27,6 +34,7 @@ app.add_typer(webhooks.app, name="webhooks")
 app.add_typer(custodians.app, name="custodians")
 app.add_typer(db.app, name="db")
 app.add_typer(adapters.app, name="adapters")
+app.add_typer(audit.app, name="audit")
 
 
 @app.command()
@@ -50,7 +58,7 @@ def serve(
     try:
         code = run(settings, port=port)
     except ConfigError as error:
-        fail("\n".join(f"config: {each}" for each in error.faults), 2)
+        fail((f"config: {each}" for each in error.faults), 2)
     raise typer.Exit(code)
 
 
@@ -106,7 +114,7 @@ def version() -> None:
     """Print the version."""
     from gateway import __version__
 
-    typer.echo(__version__)
+    say(__version__)
 
 
 def main() -> None:

@@ -14,12 +14,15 @@ from gateway.cli.common import (
     JsonOption,
     fail,
     frozen_reason,
+    operator_name,
     print_json,
     print_table,
+    say,
     settings_of,
     told_time,
     with_store,
 )
+from gateway.cli.erasure import erase
 from gateway.cli.words import FundsMovedWord, StatusWord
 
 if TYPE_CHECKING:
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from gateway.store.database import Database
 
 app = typer.Typer(help="Payouts, for operators.", no_args_is_help=True)
+app.command()(erase)
 
 
 @app.command()
@@ -127,7 +131,10 @@ def resolve(  # noqa: PLR0913 - one argument per option
     *,
     ending: Annotated[Ending, typer.Option("--as", help="What the custodian's own records say.")],
     evidence: Annotated[
-        str, typer.Option(help="What you saw, where and when; kept with the payout.")
+        str,
+        typer.Option(
+            help="What you saw, where and when; kept in the audit log, not shown to the partner."
+        ),
     ],
     funds_moved: Annotated[
         FundsMovedWord,
@@ -175,7 +182,7 @@ def resolve(  # noqa: PLR0913 - one argument per option
         name, capabilities = await _custodian_of(db, settings, payout_id)
         recorder = Recorder(runtime, payouts, name, capabilities)
         lag = capabilities.console_lags
-        return await db.run(end, recorder, runtime, payout_id, found, lag=lag)
+        return await db.run(end, recorder, runtime, payout_id, found, lag=lag, by=operator_name())
 
     try:
         asked = with_store(config, work, runtime)
@@ -186,7 +193,7 @@ def resolve(  # noqa: PLR0913 - one argument per option
             "not resolved yet: no call can arrive any more. Look at the custodian's own records now; if "
             f"they show no payment, run the command again with --looked {asked.number}"
         )
-    typer.echo(f"{payout_id} is {ending}")
+    say(f"{payout_id} is {ending}")
 
 
 @app.command()
@@ -195,9 +202,12 @@ def retry(
     config: ConfigOption = Path(DEFAULT_CONFIG),
 ) -> None:
     """Submit a payout again, with the same keys, where it is proven that it did not pay."""
-    from gateway.execution.operator import NotAllowedError
+    from gateway.app import custodian_of
+    from gateway.errors import ConfigError
+    from gateway.execution.operator import NotAllowedError, ProofMissingError
     from gateway.execution.operator import retry as again
     from gateway.runtime import real_runtime
+    from gateway.store.payouts import find_payout
 
     settings, runtime = settings_of(config), real_runtime()
 
@@ -205,14 +215,65 @@ def retry(
         reason = await frozen_reason(db)
         if reason is not None:
             raise NotAllowedError(reason)
-        _, capabilities = await _custodian_of(db, settings, payout_id)
-        await db.run(again, real_runtime(), payout_id, capabilities)
+        payout = await db.read(find_payout, payout_id)
+        if payout is None:
+            raise NotAllowedError(f"there is no payout {payout_id}")
+        if payout.custodian not in settings.custodians:
+            raise NotAllowedError(f"the custodian {payout.custodian} is not configured here")
+        # The instance and not its class: what it declares may depend on its settings.
+        async with custodian_of(settings, payout.custodian, runtime) as custodian:
+            asked = custodian.fingerprint(payout.account, livemode=payout.livemode)
+            await db.run(
+                again, runtime, payout_id, custodian.capabilities, asked, by=operator_name()
+            )
 
     try:
         with_store(config, work, runtime)
-    except NotAllowedError as error:
+    except ProofMissingError as error:
         fail(f"not retried; missing: {error}")
-    typer.echo(f"{payout_id} will be submitted again at once")
+    except NotAllowedError as error:
+        fail(f"not retried: {error}")
+    except ConfigError as error:
+        fail("\n".join(f"config: {each}" for each in error.faults), 2)
+    say(f"{payout_id} will be submitted again at once, if nothing has changed by then")
+
+
+@app.command()
+def collisions(
+    *,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="References at most.")] = 1000,
+    config: ConfigOption = Path(DEFAULT_CONFIG),
+    as_json: JsonOption = False,
+) -> None:
+    """List payouts whose references were written differently, and are compared as one now.
+
+    They were accepted before references were compared by their normal form. Nothing is changed: whether
+    somebody was paid twice is for people to find out. A new payout of a batch may have none of these
+    references.
+    """
+    from gateway.store.payouts import reference_collisions
+
+    async def work(db: Database) -> list[dict[str, Any]]:
+        return [
+            {
+                "org": row["org"],
+                "mode": row["mode"],
+                "reference": row["reference"],
+                # With letters beyond ASCII as escapes: two that look alike are told apart by them.
+                "written_as": ascii(row["reference"])[1:-1],
+                "payout_id": row["id"],
+                "status": row["status"],
+                "batch_id": row["batch_id"],
+            }
+            for row in await db.scan(reference_collisions, limit)
+        ]
+
+    rows = with_store(config, work)
+    if as_json:
+        print_json({"data": rows})
+        return
+    columns = ["org", "mode", "reference", "written_as", "payout_id", "status", "batch_id"]
+    print_table("Collisions", columns, [[row[name] for name in columns] for row in rows])
 
 
 async def _custodian_of(

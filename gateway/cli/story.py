@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from gateway.cli.common import console, print_table
+from gateway.cli.common import print_table, say
 
 #: What each part of a story shows; parts without rows are left out.
 _TABLES: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -17,6 +17,7 @@ _TABLES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("notes", ("execution", "note", "value")),
     ("refs", ("kind", "value")),
     ("custodian_webhooks", ("received_at", "state", "dedup_key")),
+    ("acts", ("at", "actor", "act", "detail")),
     ("events", ("sequence", "type", "id", "at")),
     (
         "deliveries",
@@ -37,7 +38,7 @@ _TABLES: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 def print_story(story: dict[str, Any]) -> None:
     """Print what `gateway.story.tell` has told."""
-    console().print("\n".join(_head(story)), markup=False, soft_wrap=True)
+    say(*_head(story))
     parts = {
         **story,
         "transactions": story["payout"]["transactions"],
@@ -74,6 +75,8 @@ def _head(story: dict[str, Any]) -> list[str]:
         f"  there known as {payout['custodian_reference'] or '-'}  its last word: {story['custodian_word'] or '-'}",
         f"  next look {story['next_look_at'] or 'none'}  lease {story['lease'] or 'free'}",
     ]
+    if story["erased_at"]:
+        lines.append(f"  personal data was erased at {story['erased_at']}")
     if story["blocked"]:
         lines.append(f"  no further call is made: {story['blocked']}")
     lines += [

@@ -14,8 +14,10 @@ from gateway.cli.common import (
     ConfigOption,
     JsonOption,
     fail,
+    operator_name,
     print_json,
     print_table,
+    say,
     settings_of,
     told_time,
     with_store,
@@ -133,7 +135,7 @@ def resend(
     sent_to = _heal(config, event_id, act, writes=True)
     if not sent_to:
         fail("no enabled endpoint subscribes to this event; nothing is sent")
-    typer.echo(f"{event_id} is due again at {', '.join(sent_to)}")
+    say(f"{event_id} is due again at {', '.join(sent_to)}")
 
 
 @app.command()
@@ -163,7 +165,7 @@ def recover(
         return await replays.recover(tx, caller, endpoint_id, begin, end)
 
     job = _heal(config, endpoint_id, act, writes=True)
-    typer.echo(f"{job.id}: `payout-gateway webhooks recoveries {endpoint_id}` shows how far it is")
+    say(f"{job.id}: `payout-gateway webhooks recoveries {endpoint_id}` shows how far it is")
 
 
 @app.command()
@@ -258,16 +260,33 @@ def listen(  # noqa: PLR0913 - one argument per option
 
 
 def _switch(config: Path, endpoint_id: str, status: str) -> None:
+    from gateway.runtime import real_runtime
+    from gateway.store import endpoints
+    from gateway.store.audit import add_audit
     from gateway.webhooks.subscriptions import EndpointChange
+
+    runtime = real_runtime()
 
     async def act(tx: Tx, replays: Replays, caller: Caller) -> bool:
         change = EndpointChange.model_validate({"status": status})
+        row = await endpoints.endpoint_row(tx, endpoint_id)
         _, job = await replays.change(tx, caller, endpoint_id, change)
+        await add_audit(
+            tx,
+            runtime.ids,
+            runtime.clock.moment().wall,
+            actor=operator_name(),
+            act="endpoint_changed",
+            subject=endpoint_id,
+            org=caller.org,
+            before={"status": None if row is None else row["status"]},
+            after={"status": status},
+        )
         return job is not None
 
     recovers = _heal(config, endpoint_id, act, writes=True)
     more = "; what it missed is being recovered" if recovers else ""
-    typer.echo(f"{endpoint_id} is {status}{more}")
+    say(f"{endpoint_id} is {status}{more}")
 
 
 def _heal(

@@ -23,3 +23,19 @@ class FundsMovedWord(StrEnum):
     NO = "no"
     YES = "yes"
     UNKNOWN = "unknown"
+
+
+class ScopeWord(StrEnum):
+    """What a key may do."""
+
+    QUOTES_WRITE = "quotes:write"
+    PAYOUTS_READ = "payouts:read"
+    PAYOUTS_WRITE = "payouts:write"
+    BATCHES_WRITE = "batches:write"
+    WEBHOOKS_WRITE = "webhooks:write"
+    EVENTS_READ = "events:read"
+    PAYOUTS_APPROVE = "payouts:approve"
+    ADDRESSES_WRITE = "addresses:write"
+    LIMITS_WRITE = "limits:write"
+    KEYS_WRITE = "keys:write"
+    PAYOUTS_OPERATE = "payouts:operate"

@@ -1,16 +1,23 @@
-"""How far our wall clock is off a custodian's, by the `Date` of its answers."""
+"""How far our wall clock is off a custodian's, by the `Date` of its answers, and what it has dated."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from types import SimpleNamespace
 
 import aiohttp
 
-from gateway.runtime import Clock
+from gateway.runtime import Clock, Moment
 
 #: An answer older than this says nothing about the clocks of now.
 _FRESH_S = 600.0
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+#: How far the wall clock was ahead of elapsed time, in microseconds, whenever a verb has read it.
+_READINGS: ContextVar[list[int] | None] = ContextVar("readings", default=None)
 
 
 class Dates:
@@ -55,3 +62,53 @@ class Dates:
         params: aiohttp.TraceRequestEndParams,
     ) -> None:
         self.note(params.response.headers.get("Date"))
+
+
+class NotedClock:
+    """A clock for an adapter: what the wall clock showed when it was read is known until its verb ends.
+
+    So that credentials which were dated while it was wrong are not used after it was set right.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def moment(self) -> Moment:
+        """Return this moment by all clocks at once."""
+        now = self._clock.moment()
+        readings = _READINGS.get()
+        if readings is not None:
+            readings.append(_ahead(now))
+        return now
+
+    def now(self) -> datetime:
+        """Return the wall-clock time, aware, in UTC."""
+        return _EPOCH + timedelta(microseconds=self.moment().wall)
+
+    def monotonic(self) -> float:
+        """Return seconds on a clock that never steps back."""
+        return self._clock.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleep for so many seconds."""
+        await self._clock.sleep(seconds)
+
+
+@contextmanager
+def noted_readings(clock: Clock) -> Iterator[None]:
+    """Note what the wall clock shows, now and whenever an adapter reads it meanwhile."""
+    token = _READINGS.set([_ahead(clock.moment())])
+    try:
+        yield
+    finally:
+        _READINGS.reset(token)
+
+
+def set_since_s(clock: Clock) -> list[float]:
+    """Return by how many seconds the wall clock was ahead of what it shows now, at each reading."""
+    now = _ahead(clock.moment())
+    return [(each - now) / 1e6 for each in _READINGS.get() or ()]
+
+
+def _ahead(moment: Moment) -> int:
+    return moment.wall - moment.elapsed

@@ -40,7 +40,7 @@ from gateway.adapter import (
     Tools,
     Transaction,
 )
-from gateway.custodians.dates import Dates
+from gateway.custodians.dates import Dates, noted_readings, set_since_s
 from gateway.egress.echoes import currently_sent, sending, texts_of, without_sent
 from gateway.errors import (
     AdapterError,
@@ -48,6 +48,7 @@ from gateway.errors import (
     InvalidSignature,
     NotSent,
     OutcomeUnknown,
+    Unsupported,
 )
 from gateway.logs import get_logger, scrub
 from gateway.metrics import Metrics
@@ -86,6 +87,8 @@ _MEMBERS_OF_A_SET: Mapping[str, tuple[type, ...]] = {
 _MOST_CHARS = 300
 #: A partner waits for its quote meanwhile.
 _OFFERS_S = 3.0
+#: What an adapter may raise without meaning it. It ends no process: SystemExit is a failed call, too.
+CRASHES = (Exception, SystemExit)
 _log = get_logger("custodian")
 
 
@@ -113,12 +116,24 @@ class _Telling:
     level: int = logging.INFO
     keys: dict[str, Any] = field(default_factory=dict)
 
-    def fail(self, outcome: str, error: Exception, *, crashed: bool) -> None:
+    def fail(self, outcome: str, error: BaseException, *, crashed: bool) -> None:
         """Tell of an error; of one that nobody foresaw, with the traceback."""
         self.outcome, self.level = outcome, logging.ERROR if crashed else logging.WARNING
         self.keys["detail"] = _clean(_words_of(error))[:_MOST_CHARS] or type(error).__name__
         if crashed:
             self.keys["exc_info"] = error
+
+
+#: What makes fingerprints of accounts: under the server key, and under the previous one if it is set.
+Fingerprints = tuple[Callable[..., str], ...]
+
+
+@dataclass(frozen=True)
+class Previous:
+    """The adapter with the credentials of before, while they are changed. It only verifies and reads."""
+
+    adapter: Adapter[Any]
+    fingerprints: Fingerprints
 
 
 class CustodianInstance:
@@ -133,11 +148,13 @@ class CustodianInstance:
         metrics: Metrics,
         deadline_s: float,
         *,
-        fingerprint: Callable[..., str],
+        fingerprints: Fingerprints,
         dates: Dates,
+        previous: Previous | None = None,
     ) -> None:
         self.name = name
-        self._fingerprint = fingerprint
+        self._previous = previous
+        self._fingerprints = fingerprints
         self.dates = dates
         self.adapter_name = adapter_name
         self._adapter = adapter
@@ -155,13 +172,67 @@ class CustodianInstance:
 
         A digest of the adapter, the mode, the account, and the settings that say whose account it is.
         """
+        return self._named(self._fingerprints[0], account, livemode=livemode)
+
+    def fingerprint_before(self, account: Account, *, livemode: bool) -> str | None:
+        """Return the fingerprint under the credentials of before; None where none are configured."""
+        if self._previous is None:
+            return None
+        return self._named(self._previous.fingerprints[0], account, livemode=livemode)
+
+    def fingerprints_of_keys(self, account: Account, *, livemode: bool) -> list[tuple[str, str]]:
+        """Return pairs of fingerprints that are the same account by their making.
+
+        Of the same settings: under the previous server key, and under the present one.
+        """
+        makers = [self._fingerprints]
+        makers += [] if self._previous is None else [self._previous.fingerprints]
+        return [
+            (
+                self._named(each, account, livemode=livemode),
+                self._named(present, account, livemode=livemode),
+            )
+            for present, *before in makers
+            for each in before
+        ]
+
+    def _named(self, make: Callable[..., str], account: Account, *, livemode: bool) -> str:
         mode = "live" if livemode else "test"
-        return self._fingerprint(self.adapter_name, mode, account.type, account.id)
+        return make(self.adapter_name, mode, account.type, account.id)
+
+    async def identities(self) -> tuple[str, str]:
+        """Return the custodian's own id as the credentials of before and those of now read it.
+
+        Raises Unsupported where the adapter cannot read it or no others are configured, and NotSent
+        where one of them could not.
+        """
+        if self._previous is None:
+            raise Unsupported(f"no previous credentials are configured for {self.name}")
+        return (
+            await self._identity(self._previous.adapter, "previous"),
+            await self._identity(self._adapter, "present"),
+        )
+
+    async def _identity(self, adapter: Adapter[Any], which: str) -> str:
+        with self._telling("identity", credentials=which) as telling:
+            try:
+                async with asyncio.timeout(self._deadline_s):
+                    found = await adapter.identity()
+                _expect(found, str)
+            except Unsupported:
+                telling.outcome = "Unsupported"
+                raise
+            except Exception as error:  # noqa: BLE001 - a read: whatever fails, nothing is known
+                clean = scrub(_words_of(error))[:_MOST_CHARS] or type(error).__name__
+                telling.fail(type(error).__name__, error, crashed=False)
+                raise NotSent(f"with the {which} credentials: {clean}") from None
+            return found
 
     async def check_clock(self) -> None:
-        """Refuse a moving call whose credentials would be dated by a clock that is wrong.
+        """Refuse a moving call whose credentials were dated by a clock that is, or was, wrong.
 
-        Only where the adapter declares that the wall clock dates them. Raises NotSent.
+        Only where the adapter declares that the wall clock dates them. They are made already: what
+        counts is what the clock showed whenever it was read since the verb began. Raises NotSent.
         """
         if not self.capabilities.dated_by_clock:
             return
@@ -169,7 +240,7 @@ class CustodianInstance:
             try:
                 async with asyncio.timeout(self._deadline_s):
                     await self._adapter.probe()
-            except Exception as error:  # noqa: BLE001 - any answer has a date; without one nothing is sent
+            except CRASHES as error:
                 _log.info("probe_failed", custodian=self.name, detail=type(error).__name__)
         skew = self.dates.skew_s()
         if skew is None:
@@ -178,6 +249,21 @@ class CustodianInstance:
         if abs(skew) > self.capabilities.clock_skew_s:
             message = f"our clock is {skew:+.0f} s off the custodian's; not sent"
             raise NotSent(message, alert=Attention.CLOCK_SKEW)
+        worst = max((skew + each for each in set_since_s(self._clock)), key=abs, default=skew)
+        if abs(worst) > self.capabilities.clock_skew_s:
+            message = (
+                f"our clock was {worst:+.0f} s off the custodian's while the call was prepared, and was "
+                "set; not sent"
+            )
+            raise NotSent(message, alert=Attention.CLOCK_SKEW)
+
+    def _by_our_clock(self, error: NotSent) -> NotSent:
+        """Return a refusal as one of our clock, where that is too far off for any credentials to hold."""
+        skew = self.dates.skew_s() if self.capabilities.dated_by_clock else None
+        if error.alert is not None or skew is None or abs(skew) <= self.capabilities.clock_skew_s:
+            return error
+        message = f"our clock is {skew:+.0f} s off the custodian's: {error}"
+        return NotSent(message, again_after_s=error.again_after_s, alert=Attention.CLOCK_SKEW)
 
     async def submit(self, order: TrackedOrder) -> BatchReport:
         """Do the next thing for an execution. Raises the typed outcomes and nothing else."""
@@ -216,7 +302,10 @@ class CustodianInstance:
 
     def check(self, terms: Terms) -> str | None:
         """Return why the adapter could never pay on such terms, or None. Pure: no metric, no log."""
-        reason = self._adapter.check(terms)
+        try:
+            reason = self._adapter.check(terms)
+        except SystemExit as error:
+            raise RuntimeError("the adapter wanted to end the process") from error
         return None if reason is None else _clean(reason)
 
     async def offers(self, terms: Terms) -> Sequence[Offer]:
@@ -229,7 +318,7 @@ class CustodianInstance:
                     offers = list(await self._adapter.offers(terms))
                 for each in offers:
                     _expect(each, Offer)
-            except Exception as error:  # noqa: BLE001 - a quote without an offer is still a quote
+            except CRASHES as error:
                 crashed = not isinstance(error, AdapterError) and not _foreseen(error)
                 telling.fail(type(error).__name__, error, crashed=crashed)
                 return ()
@@ -240,14 +329,29 @@ class CustodianInstance:
         with self._telling("verify") as telling:
             try:
                 async with asyncio.timeout(self._deadline_s):
-                    await self._adapter.verify(headers, body)
+                    telling.keys["by_previous"] = await self._verified(headers, body)
             except (InvalidSignature, CannotVerify) as error:
                 clean = _scrubbed(error)
                 telling.fail(type(error).__name__, clean, crashed=False)
                 raise clean from None
-            except Exception as error:  # noqa: BLE001 - a fault of ours must not lose the custodian's news
+            except CRASHES as error:
                 telling.fail("CannotVerify", error, crashed=not _foreseen(error))
                 raise CannotVerify(type(error).__name__) from None
+
+    async def _verified(self, headers: Mapping[str, str], body: bytes) -> bool:
+        """Verify with the credentials of now, then with those of before; whether it needed the latter."""
+        try:
+            await self._adapter.verify(headers, body)
+        except (InvalidSignature, CannotVerify) as error:
+            if self._previous is None:
+                raise
+            try:
+                await self._previous.adapter.verify(headers, body)
+            except InvalidSignature:
+                # Where the present keys are out of reach, it may still be authentic.
+                raise error from None
+            return True
+        return False
 
     def parse(self, body: bytes) -> Sequence[Notice]:
         """Read a webhook. Raises ValueError where it cannot be read, whatever the reason."""
@@ -260,7 +364,7 @@ class CustodianInstance:
                         _expect_sound(each.report)
                         each = replace(each, report=_clean_report(each.report))  # noqa: PLW2901
                     notices.append(each)
-            except Exception as error:  # noqa: BLE001 - the body is kept; a later version may read it
+            except CRASHES as error:
                 # Not the error's own words: they may be the body's.
                 telling.fail("unreadable", error, crashed=not isinstance(error, ValueError))
                 telling.keys["detail"] = type(error).__name__
@@ -277,8 +381,9 @@ class CustodianInstance:
     ) -> R:
         with self._telling(verb, **_keys_of(order)) as telling:
             try:
-                async with asyncio.timeout(self._deadline_s):
-                    result = await call()
+                with noted_readings(self._clock):
+                    async with asyncio.timeout(self._deadline_s):
+                        result = await call()
                 _expect(result, *kinds)
                 _expect_sound(result)
             except asyncio.CancelledError:
@@ -287,8 +392,10 @@ class CustodianInstance:
                 # Something that the adapter waited for was cancelled, and not this call.
                 telling.fail("OutcomeUnknown", OutcomeUnknown("cancelled inside"), crashed=False)
                 raise OutcomeUnknown("the adapter was cancelled from inside") from None
-            except Exception as error:  # noqa: BLE001 - an adapter may fail in any way
+            except CRASHES as error:
                 translated = _translate(error, moved=order.moved_now)
+                if type(translated) is NotSent and not order.moved_now:
+                    translated = self._by_our_clock(translated)
                 crashed = not isinstance(error, AdapterError) and not _foreseen(error)
                 telling.fail(
                     type(translated).__name__, error if crashed else translated, crashed=crashed
@@ -407,12 +514,12 @@ def _is_canceled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-def _foreseen(error: Exception) -> bool:
+def _foreseen(error: BaseException) -> bool:
     """Whether it is what networks do, and no bug of the adapter."""
     return isinstance(error, aiohttp.ClientError | TimeoutError | OSError)
 
 
-def _translate(error: Exception, *, moved: bool) -> AdapterError:
+def _translate(error: BaseException, *, moved: bool) -> AdapterError:
     """Return the typed outcome of whatever a verb raised; its words without secrets.
 
     Once the moving mark is set only the adapter itself can say that nothing was sent: a raw error
@@ -428,7 +535,7 @@ def _translate(error: Exception, *, moved: bool) -> AdapterError:
     return OutcomeUnknown(_clean(f"{type(error).__name__}: {_words_of(error)}")[:_MOST_CHARS])
 
 
-def _words_of(error: Exception) -> str:
+def _words_of(error: BaseException) -> str:
     """Return an error's own words; it may be one that cannot even say them."""
     try:
         return str(error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -13,9 +13,10 @@ from pydantic import BaseModel, SecretBytes, SecretStr, ValidationError
 
 from gateway.adapter import Adapter, Tools
 from gateway.config import ENV_PREFIX, EngineSettings
-from gateway.custodians.dates import Dates
-from gateway.custodians.instance import CustodianInstance
+from gateway.custodians.dates import Dates, NotedClock
+from gateway.custodians.instance import CustodianInstance, Fingerprints, Previous
 from gateway.errors import ConfigError
+from gateway.faults import names_at, words_of
 from gateway.logs import SCRUBBER, scrub
 from gateway.metrics import Metrics
 
@@ -55,6 +56,8 @@ class Wanted:
     instance: str
     adapter: str
     settings: Mapping[str, Any]
+    #: what was otherwise before, while credentials are changed
+    previous: Mapping[str, Any] | None = None
 
 
 def build(  # noqa: PLR0913 - the parts of an instance
@@ -65,10 +68,12 @@ def build(  # noqa: PLR0913 - the parts of an instance
     *,
     dates: Dates | None = None,
     digest: Callable[[bytes], str] = lambda text: hashlib.sha256(text).hexdigest(),
+    digest_before: Callable[[bytes], str] | None = None,
 ) -> CustodianInstance:
     """Return a custodian instance. ConfigError names every fault of its settings, never a value.
 
-    `digest` makes fingerprints of accounts: they are stored, and hold credentials.
+    `digest` makes fingerprints of accounts: they are stored, and hold credentials. `digest_before` made
+    them under the previous server key.
     """
     instance, adapter, settings = wanted.instance, wanted.adapter, wanted.settings
     adapters = find_adapters()
@@ -86,17 +91,15 @@ def build(  # noqa: PLR0913 - the parts of an instance
         raise ConfigError(
             [f"{where}.adapter: {adapter!r} is installed but failed to import: {kind.reason}"]
         )
-    try:
-        checked = kind.Settings.model_validate(settings)
-    except ValidationError as error:
-        raise ConfigError([_fault_line(where, each) for each in error.errors()]) from None
-    _register_secrets(checked)
-    try:
-        made = kind(checked, tools)
-    except Exception as error:  # noqa: BLE001 - a stranger's constructor may fail in any way
-        raise ConfigError(
-            [scrub(f"{where}: {adapter!r} cannot start: {type(error).__name__}: {error}")]
-        ) from None
+    tools = replace(tools, clock=NotedClock(tools.clock))
+    digests = (digest,) if digest_before is None else (digest, digest_before)
+    made, fingerprints = _made(kind, where, settings, tools, digests)
+    before = None
+    if wanted.previous is not None:
+        old = {**settings, **wanted.previous}
+        before = Previous(*_made(kind, f"{where}.previous", old, tools, digests))
+        if old == settings:
+            raise ConfigError([f"{where}.previous changes nothing: take it out"])
     missing = missing_verbs(kind, batch=made.capabilities.batch)
     if missing:
         fault = (
@@ -111,9 +114,35 @@ def build(  # noqa: PLR0913 - the parts of an instance
         tools,
         metrics,
         engine.call_deadline_s,
-        fingerprint=_fingerprints(checked, kind.account_settings, digest),
+        fingerprints=fingerprints,
         dates=dates or Dates(tools.clock),
+        previous=before,
     )
+
+
+def _made(
+    kind: type[Adapter[Any]],
+    where: str,
+    settings: Mapping[str, Any],
+    tools: Tools,
+    digests: Sequence[Callable[[bytes], str]],
+) -> tuple[Adapter[Any], Fingerprints]:
+    """Return an adapter, and what makes fingerprints of its accounts. ConfigError names every fault."""
+    try:
+        checked = kind.Settings.model_validate(settings)
+    except ValidationError as error:
+        raise ConfigError(
+            [_fault_line(where, kind.Settings, each) for each in error.errors()]
+        ) from None
+    _register_secrets(checked)
+    try:
+        made = kind(checked, tools)
+    except Exception as error:  # noqa: BLE001 - a stranger's constructor may fail in any way
+        raise ConfigError(
+            [scrub(f"{where}: {kind.name!r} cannot start: {type(error).__name__}: {error}")]
+        ) from None
+    names = kind.account_settings
+    return made, tuple(_fingerprints(checked, names, each) for each in digests)
 
 
 def _fingerprints(
@@ -150,18 +179,20 @@ def missing_verbs(kind: type[Adapter[Any]], *, batch: bool) -> tuple[str, ...]:
     return tuple(verb for verb in _VERBS[batch] if getattr(kind, verb) is getattr(Adapter, verb))
 
 
-def _fault_line(where: str, error: Any) -> str:
+def _fault_line(where: str, model: type[BaseModel], error: Any) -> str:
     where = ".".join((where, *(str(part) for part in error["loc"])))
     if error["type"] == "missing":
         env = ENV_PREFIX + where.upper().replace(".", "__")
         return (
             f"{where} is not set: set it in the file, as {where}_file, or {env} in the environment"
         )
-    message = str(error["msg"])
+    if error["type"] == "extra_forbidden":
+        return f"{where} {words_of(error, names_at(model, error['loc']))}"
+    message = words_of(error)
     # A validator of the adapter may have put the value into its words.
     for text in sorted(_texts(error.get("input")), key=len, reverse=True):
         message = message.replace(text, "…")
-    return scrub(f"{where}: {message}")
+    return scrub(f"{where} {message}")
 
 
 def _texts(value: object) -> set[str]:

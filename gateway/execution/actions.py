@@ -6,7 +6,8 @@ person answered is kept: it is handed to the adapter and forgotten.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import sqlite3
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from gateway.adapter import BatchReport, SubStatus
@@ -19,13 +20,13 @@ from gateway.errors import (
     Unsupported,
     WrongAnswer,
 )
-from gateway.execution.decide import NEWS, Outcome, microseconds
+from gateway.execution.decide import Outcome, microseconds
 from gateway.execution.engine import Engine
 from gateway.execution.gate import may_reopen
 from gateway.execution.history import history_of, others_of
 from gateway.execution.proof import closed
 from gateway.execution.record import Recorded
-from gateway.execution.reports import canceled_report
+from gateway.execution.reports import NEWS, canceled_report
 from gateway.execution.state import Job, State, Verb
 from gateway.logs import get_logger
 from gateway.model import Payout
@@ -40,6 +41,8 @@ from gateway.store.state import frozen
 #: A look in progress is waited for; a call that may move money is not.
 _WAITS_S = (0.1, 0.2, 0.4, 0.8)
 _AGAIN_S = 5
+#: A store function that writes an act to the audit log, given what became of it.
+Note = Callable[[Tx, str], Awaitable[None]]
 _log = get_logger("actions")
 
 
@@ -62,17 +65,24 @@ class Actions:
         self._lease = microseconds(lease_s) or 0
 
     async def confirm(
-        self, payout: Payout, action: int, answer: Mapping[str, Any], filled: Sequence[str] = ()
+        self,
+        payout: Payout,
+        action: int,
+        answer: Mapping[str, Any],
+        filled: Sequence[str] = (),
+        *,
+        note: Note | None = None,
     ) -> None:
         """Answer action number `action` of a payout. Two at once: one is carried out.
 
         `filled` names what the gateway put into the answer itself; it is remembered, the answer is
-        not. Returns once the outcome is written, whatever it is. Refused: `action_not_required`,
+        not. `note` is a store function that writes who answers; it is committed before the custodian
+        hears of it. Returns once the outcome is written, whatever it is. Refused: `action_not_required`,
         `action_expired`, `confirm_in_progress`, `wrong_answer`, `invalid_request`,
         `confirm_not_sent`.
         """
         engine = self._engine(payout)
-        job = await self._begin_confirm(engine, payout, action)
+        job = await self._begin_confirm(engine, payout, action, note)
         order = engine.order(job)
         started = self._runtime.clock.moment()
         outcome: Outcome
@@ -91,8 +101,10 @@ class Actions:
         engine.wakeup.ring()
         _answer_for(outcome, recorded, moved_now=order.moved_now)
 
-    async def cancel(self, payout: Payout) -> None:
+    async def cancel(self, payout: Payout, *, note: Note | None = None) -> None:
         """Cancel a payout, decided by what it has started. Returns once it is written.
+
+        `note` writes who cancels: with the end of the payout, or before the custodian is asked.
 
         Nothing that was sent can pay it: it ends here, and the custodian is told where it knows of it.
         Otherwise only the custodian can: Refused `cancel_unsupported`, `cancel_too_late`,
@@ -103,11 +115,11 @@ class Actions:
         async with engine.keeping(job):
             certain = job.state in {State.PREPARED, State.PARKED} and closed(job.history, payout.id)
             if not certain:
-                await self._cancel_there(engine, job)
+                await self._cancel_there(engine, job, note)
             else:
                 await self._cancel_quietly(engine, job)
                 try:
-                    applied = await self._db.run(self._cancel_here, engine, job)
+                    applied = await self._db.run(self._cancel_here, engine, job, note)
                 except Refused:
                     await self._give_back(job)
                     raise
@@ -143,18 +155,21 @@ class Actions:
         row = await executions.claim_one(tx, execution["id"], self._owner, now, now + self._lease)
         return None if row is None else (await engine.recorder.begin(tx, [row]))[0]
 
-    async def _begin_confirm(self, engine: Engine, payout: Payout, action: int) -> Job:
+    async def _begin_confirm(
+        self, engine: Engine, payout: Payout, action: int, note: Note | None
+    ) -> Job:
         """Return the job of a payout that asks for this action; the lease is given back otherwise."""
         await self._db.read(self._asks, payout.id, action)
         job = await self._claim(engine, payout.id, "confirm_in_progress")
         try:
             await self._db.read(self._asks, payout.id, action)
-        except Refused:
+            if job.state is not State.PARKED:
+                raise _busy("confirm_in_progress")
+            if note is not None:
+                await self._db.run(note, f"action {action} was answered")
+        except (Refused, sqlite3.Error):
             await self._give_back(job)
             raise
-        if job.state is not State.PARKED:
-            await self._give_back(job)
-            raise _busy("confirm_in_progress")
         return job
 
     async def _asks(self, tx: Tx, payout_id: str, action: int) -> None:
@@ -180,8 +195,11 @@ class Actions:
         await self._db.read(_not_frozen)
         return await self._claim(engine, payout.id, "payout_busy")
 
-    async def _cancel_there(self, engine: Engine, job: Job) -> None:
+    async def _cancel_there(self, engine: Engine, job: Job, note: Note | None) -> None:
         """Ask the custodian; what it says is news as any other."""
+        if note is not None:
+            # Before the call: it cannot be in a transaction, and a crash must not hide who asked.
+            await self._db.run(note, "the custodian was asked to cancel")
         order = engine.order(job)
         started = self._runtime.clock.moment()
         try:
@@ -213,7 +231,9 @@ class Actions:
             await engine.record(job, Verb.CANCEL, outcome, order=order, started=started)
             raise _too_late("the custodian says that it is on its way")
 
-    async def _cancel_here(self, tx: Tx, engine: Engine, job: Job) -> Applied | None:
+    async def _cancel_here(
+        self, tx: Tx, engine: Engine, job: Job, note: Note | None
+    ) -> Applied | None:
         """Store function: end a payout that nothing was sent for. None: the lease is lost.
 
         Whether nothing was sent is asked again: news may have come in meanwhile. Refused where it has.
@@ -227,6 +247,8 @@ class Actions:
         others = await others_of(tx, row["id"], [payout_id], now) if row["earlier"] else ()
         if not may_reopen(history, payout_id, others):
             raise _too_late("a payment of it may be on its way")
+        if note is not None:
+            await note(tx, "nothing was sent; it ended as canceled")
         return await engine.recorder.end(tx, row, payout_id, canceled_report())
 
     async def _give_back(self, job: Job) -> None:

@@ -7,7 +7,7 @@ prove is asked of `proof`; whether money may move again is decided by the gate, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from gateway.adapter import (
@@ -20,9 +20,10 @@ from gateway.adapter import (
     SubStatus,
 )
 from gateway.errors import NotSent, Rejected, WrongAnswer
-from gateway.execution.gate import MarkRefused, Other, key_is_alive
+from gateway.execution.gate import MarkRefused, Other, key_is_alive, with_same_credentials
 from gateway.execution.proof import (
     LOST_REFERENCE,
+    NO_ACCOUNT,
     OWN_WORD,
     Answer,
     Evidence,
@@ -36,15 +37,20 @@ from gateway.execution.proof import (
     closed,
     ended,
     has_news,
+    is_adopted,
     life_of,
     open_calls,
     waited,
 )
 from gateway.execution.reports import (
+    ADOPTED_ABSENT,
+    ADOPTED_BLIND,
+    NEWS,
     again_after_s,
     asks,
     claiming,
     expired_report,
+    failed,
     held_report,
     not_sent_report,
     only_asks,
@@ -52,9 +58,8 @@ from gateway.execution.reports import (
     unknown_report,
 )
 from gateway.execution.state import Decision, State, Verb, View
-from gateway.model import Attention, Status
+from gateway.model import Attention
 from gateway.runtime import Moment
-from gateway.states import STATUS_OF
 
 Outcome = BatchReport | Absent | CannotLook | Exception
 
@@ -64,17 +69,6 @@ MAX_UNKNOWN = 4
 FAILURES_ALERT = 5
 #: After so many looks in a row that do not find what was accepted, too.
 LOOKS_ALERT = 10
-#: Words by which money is or may be on its way: from then on the execution is never marked again.
-NEWS = frozenset(
-    {
-        SubStatus.SUBMITTED,
-        SubStatus.BROADCAST,
-        SubStatus.CONFIRMING,
-        SubStatus.SETTLING,
-        SubStatus.DELIVERED,
-    }
-)
-#: What the operator hears of a report that is about another payout.
 REFERENCE_OF_ANOTHER = "the custodian shows a transfer that belongs to another payout"
 _NOT_KNOWN = frozenset({None, SubStatus.OUTCOME_UNKNOWN})
 _SECOND = 1_000_000
@@ -91,8 +85,7 @@ def decide(view: View, outcome: Outcome) -> Decision:
     decision = _looked(view, outcome) if looks else _called(view, outcome)
     if not foreign:
         return decision
-    alert = (Attention.FOREIGN_REF, REFERENCE_OF_ANOTHER)
-    alerts = (*decision.alerts, alert)
+    alerts = (*decision.alerts, (Attention.FOREIGN_REF, REFERENCE_OF_ANOTHER))
     return replace(decision, alerts=alerts, blocked=Attention.FOREIGN_REF.value)
 
 
@@ -112,13 +105,14 @@ def unknown_references(view: View, reports: Mapping[str, Report]) -> frozenset[s
     made = {each.reference for each in calls(view.history)}
     for other in view.others:
         made |= {each.reference for each in calls(other.history)}
-    if not made or made & {None, LOST_REFERENCE}:
-        return frozenset()
-    return frozenset(
-        item
-        for item, report in reports.items()
-        if report.sub_status in NEWS and report.reference not in {None, *made}
-    )
+    return frozenset(item for item, report in reports.items() if names_no_call(report, made))
+
+
+def names_no_call(report: Report, made: Collection[str | None]) -> bool:
+    """Whether money is said to move by a reference of ours under which no call was made."""
+    if not made or None in made or LOST_REFERENCE in made:
+        return False
+    return report.sub_status in NEWS and report.reference not in {None, *made}
 
 
 def takeover(view: View) -> Decision:
@@ -385,6 +379,7 @@ def _found(view: View, history: History, look: Evidence, told: BatchReport) -> D
         alerts=alerts,
         looks=view.looks + 1,
         repeat_is_safe=view.repeat_is_safe,
+        reason=told.custodian_word or None,
     )
 
 
@@ -429,9 +424,11 @@ def _perhaps_again(view: View, decision: Decision, word: str, *, blind: bool) ->
         # Our transfer was seen: it is followed, and never sent again by this execution.
         return replace(decision, state=State.ACCEPTED)
     unknown = [each for each in calls(view.history) if each.answer in {None, Answer.UNKNOWN}]
-    if _all_closed(view, view.history) and len(unknown) < MAX_UNKNOWN:
+    # Then no mark is set any more: it may have ended after the copy, and have been paid in another way.
+    adopted = is_adopted(view.history)
+    if not adopted and _all_closed(view, view.history) and len(unknown) < MAX_UNKNOWN:
         return replace(decision, state=State.PREPARED, delay_s=0.0)
-    if _may_repeat(view):
+    if not adopted and _may_repeat(view):
         if _key_alive(view):
             return replace(
                 decision,
@@ -442,10 +439,22 @@ def _perhaps_again(view: View, decision: Decision, word: str, *, blind: bool) ->
         detail = f"the key of the first call may be forgotten by now; last word: {word or 'none'}"
         alert = ((Attention.KEY_LIFE, detail),)
         return replace(decision, state=State.UNKNOWN, alerts=alert)
-    alerts = _stuck(view, word, blind=blind)
+    alerts = (_adopted_alerts if adopted else _stuck)(view, word, blind=blind)
     soon = _until_late(view, view.history)
     delay = decision.delay_s if soon is None or blind else min(decision.delay_s, soon)
     return replace(decision, state=State.UNKNOWN, delay_s=delay, alerts=alerts)
+
+
+def _adopted_alerts(view: View, word: str, *, blind: bool) -> tuple[tuple[Attention, str], ...]:
+    """Return what a person should know of an execution that a look after an adoption did not find."""
+    unknown = open_calls(view.history)
+    if blind or any(each.fingerprint == NO_ACCOUNT for each in unknown):
+        return ((Attention.ADOPTED, ADOPTED_BLIND),)
+    if _asked_elsewhere(view):
+        return _stuck(view, word, blind=False)
+    if _all_closed(view, view.history) or _until_late(view, view.history) is None:
+        return ((Attention.ADOPTED, ADOPTED_ABSENT),)
+    return ()
 
 
 def _stuck(view: View, word: str, *, blind: bool) -> tuple[tuple[Attention, str], ...]:
@@ -467,12 +476,10 @@ def _stuck(view: View, word: str, *, blind: bool) -> tuple[tuple[Attention, str]
     return ()
 
 
-def _look_failed(view: View, look: Evidence, error: Exception | Outcome) -> Decision:
+def _look_failed(view: View, look: Evidence, error: Outcome) -> Decision:
     """Decide about a look that failed: the observer failed, not the payout."""
     failures = view.failures + 1
-    alerts: tuple[tuple[Attention, str], ...] = ()
-    if failures >= FAILURES_ALERT:
-        alerts = ((Attention.CUSTODIAN_UNREACHABLE, _reason(error)),)
+    alerts = _failure_alerts(error, failures, _reason(error))
     return Decision(
         State.UNKNOWN if view.state is State.MOVING else view.state,
         _curve(view, failures),
@@ -518,7 +525,7 @@ def _read(
         if item not in known:
             continue
         judged[item] = report
-        if report.sub_status in NEWS and not _seen((*history.rows, *rows), report.reference):
+        if report.sub_status in NEWS and not was_seen((*history.rows, *rows), report.reference):
             rows.append(row(Kind.NEWS, item, None, report.reference))
         if not failed(report):
             continue
@@ -560,14 +567,9 @@ def names_execution(view: View, item: str, report: Report, source: Source) -> bo
     return not any(calls(each.history) for each in view.others if item in each.items)
 
 
-def _seen(rows: Sequence[Evidence], reference: str | None) -> bool:
+def was_seen(rows: Sequence[Evidence], reference: str | None) -> bool:
     """Whether there is news of a reference already."""
     return any(each.kind is Kind.NEWS and each.reference == reference for each in rows)
-
-
-def failed(report: Report) -> bool:
-    """Whether a report says that a payout failed."""
-    return report.sub_status is not None and STATUS_OF[report.sub_status] is Status.FAILED
 
 
 def _reopens(view: View, history: History, told: BatchReport) -> bool:
@@ -628,7 +630,16 @@ def _may_repeat(view: View) -> bool:
     declared = view.capabilities.keys.repeat_is_safe
     references = {each.reference for each in open_calls(view.history)}
     allowed = (declared if safe is None else safe) and not has_news(view.history)
-    return allowed and len(references) == 1 and not _asked_elsewhere(view)
+    return allowed and len(references) == 1 and _keys_reach(view)
+
+
+def _keys_reach(view: View) -> bool:
+    """Whether a repeat made now meets the keys of every call that may have arrived."""
+    if view.capabilities.keys.shared_by_credentials:
+        return not _asked_elsewhere(view)
+    return not _asked_elsewhere(view) and all(
+        with_same_credentials(each, view.fingerprint) for each in open_calls(view.history)
+    )
 
 
 def _asked_elsewhere(view: View) -> bool:

@@ -88,12 +88,18 @@ class Engine:
         self._lease = microseconds(settings.lease_s) or 0
         self.recorder = Recorder(runtime, payouts, custodian.name, custodian.capabilities)
         self._tasks: set[asyncio.Task[object]] = set()
+        #: payouts that have failed and are to be looked at once more
+        self._ended: set[str] = set()
         self.wakeup = Wakeup(runtime.clock, runtime.timeline)
 
     async def run(self) -> None:
         """Work until cancelled."""
         while True:
             free = self.custodian.capabilities.in_flight - len(self._tasks)
+            while free and self._ended:
+                payout_id = self._ended.pop()
+                self._start(payout_id, self._look_at_ended(payout_id))
+                free -= 1
             begun = await self._claim(free) if free else []
             for each in begun:
                 if isinstance(each, Job):
@@ -104,6 +110,14 @@ class Engine:
                     self.announce(each)
             if not begun or len(begun) < free:
                 await self._rest()
+
+    def look_after_end(self, payout_id: str) -> None:
+        """Look once at a payout that has failed, soon: the custodian tells of it and says no status.
+
+        May be called again: what is not begun yet is done once. It is not kept over a restart.
+        """
+        self._ended.add(payout_id)
+        self.wakeup.ring()
 
     async def finish(self, grace_s: float) -> None:
         """Let calls in progress end, for a bounded time. The next owner settles what is cut off."""
@@ -159,6 +173,20 @@ class Engine:
         if job.batch_id is not None:
             # There is room for another one of its batch.
             self._wake("batches")
+
+    async def _look_at_ended(self, payout_id: str) -> None:
+        """Ask the custodian once how a payout stands that has ended; no look follows."""
+        job = await self._db.read(self.recorder.ended_job, payout_id)
+        if job is None:
+            return
+        outcome: Outcome
+        try:
+            outcome = await self.custodian.fetch(self.order(job))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the operator hears of it
+            outcome = error
+        applied = await self._db.run(self.recorder.looked_after_end, payout_id, outcome)
+        for name in wakes([applied] if applied else [], self._metrics):
+            self._wake(name)
 
     async def record(
         self, job: Job, verb: Verb, outcome: Outcome, *, order: LiveOrder, started: Moment

@@ -14,6 +14,7 @@ from enum import StrEnum
 from gateway.errors import NotSent
 from gateway.execution.proof import (
     NEVER_PROCESSED,
+    Evidence,
     History,
     at_account,
     calls,
@@ -73,6 +74,7 @@ class Request:
     #: why the witness beside the database cannot be written, if it cannot
     state_file: str | None
     gate_version: int  #: the lowest version that may set marks, by the database
+    #: a mismatch, a foreign reference, an adoption, a canceled batch that nothing was sent for, or a pause
     blocked: str | None
     history: History
     #: the status of every item of the fixed content, by id
@@ -82,6 +84,8 @@ class Request:
     fingerprint: str = ""  #: which account at the custodian the call is made at
     #: whether a repeat under the same reference, with the same content, cannot pay a second time
     repeat_is_safe: bool = False
+    #: whether every credential of the account meets the same keys
+    keys_shared: bool = False
     #: the call whose very bytes this process sends again, with a credential that is used once
     same_call: int | None = None
     key_life: int | None = None
@@ -127,7 +131,7 @@ def knows_the_gate(request: Request) -> bool:
 
 
 def nothing_blocks(request: Request) -> bool:
-    """Whether there is no mismatch, no foreign reference, no adoption and no pause.
+    """Whether there is no mismatch, no foreign reference, no adoption, no canceled batch and no pause.
 
     Without this rule a payout that ended after a copy was taken is paid by the copy.
     """
@@ -170,7 +174,8 @@ def earlier_is_closed(request: Request) -> bool:
 def repeat_is_harmless(request: Request) -> bool:
     """Whether this is the same request or key and content as everything that may have arrived.
 
-    At the same account: at another one the same key is another payment.
+    At the same account: at another one the same key is another payment. And with the same credentials,
+    unless the custodian's keys belong to the account: new credentials may have keys of their own.
     Without this rule a call is repeated although the custodian would pay it a second time.
     """
     unknown = open_calls(request.history)
@@ -180,8 +185,14 @@ def repeat_is_harmless(request: Request) -> bool:
     return request.repeat_is_safe and all(
         each.reference == request.reference
         and at_account(request.history, each, request.fingerprint)
+        and (request.keys_shared or with_same_credentials(each, request.fingerprint))
         for each in unknown
     )
+
+
+def with_same_credentials(call: Evidence, fingerprint: str) -> bool:
+    """Whether a call was made with the very credentials of this fingerprint, as far as is known."""
+    return not call.fingerprint or call.fingerprint == fingerprint
 
 
 def key_is_alive(

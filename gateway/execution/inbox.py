@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from gateway.adapter import Notice
@@ -47,6 +47,8 @@ class _Result:
     matched: Sequence[tuple[Notice, Row | None]] = ()
     reached: list[Status] = field(default_factory=list)
     woke_inbox: bool = False
+    #: failed payouts that a notice is about which says no status: the custodian is asked once
+    ended: list[tuple[str, str]] = field(default_factory=list)
 
 
 class Inbox:
@@ -62,6 +64,7 @@ class Inbox:
         settings: EngineSettings,
         metrics: Metrics,
         wake: Callable[[str], None],
+        look_after_end: Callable[[str, str], None] = lambda _custodian, _payout_id: None,
     ) -> None:
         self._db = db
         self._runtime = runtime
@@ -70,6 +73,7 @@ class Inbox:
         self._settings = settings
         self._metrics = metrics
         self._wake = wake
+        self._look_after_end = look_after_end
         self.wakeup = Wakeup(runtime.clock)
 
     async def receive(self, custodian: str, body: bytes) -> None:
@@ -134,7 +138,9 @@ class Inbox:
             notices = custodian.parse(row["body"])
         except ValueError:
             return _Result("unreadable")
-        return await self._db.run(self._apply_stored, row["custodian"], row["dedup_key"], notices)
+        # As it was received: one that waits for its payout does not grow old meanwhile.
+        believed = _believed(notices, row["received_at"])
+        return await self._db.run(self._apply_stored, row["custodian"], row["dedup_key"], believed)
 
     def _notify(self, custodian: str, key: str, result: _Result) -> None:
         """Count a webhook, and wake the loops that go on from it."""
@@ -146,6 +152,8 @@ class Inbox:
             self._metrics.payout(status)
         self._wake(custodian)
         self._wake("deliveries")
+        for payout in result.ended:
+            self._look_after_end(*payout)
         if result.woke_inbox:
             self._wake("inbox")
 
@@ -162,7 +170,7 @@ class Inbox:
         if notices is None:
             result = _Result("unreadable")
         else:
-            result = await self._match(tx, custodian, notices)
+            result = await self._match(tx, custodian, _believed(notices, now))
         fresh = await inbox.add_webhook(
             tx, custodian, key, body, now, state=result.state, payout_id=result.payout_id
         )
@@ -224,6 +232,34 @@ class Inbox:
                 final = applied.final
         if not final:
             await executions.wake(tx, payout_id, self._runtime.timeline.now())
+        elif row["status"] == Status.FAILED and not _says_status(notice):
+            # Nothing is looked at any more by itself, and yet something happens there.
+            open_one = await executions.wake(tx, payout_id, self._runtime.timeline.now())
+            if open_one is None:
+                result.ended.append((row["custodian"], payout_id))
+
+
+def _says_status(notice: Notice) -> bool:
+    return notice.report is not None and notice.report.sub_status is not None
+
+
+def _believed(notices: Sequence[Notice], received_at: int) -> list[Notice]:
+    """Return notices as far as they are believed: one that is too old for it says only where to look.
+
+    A genuine webhook can be kept by somebody and sent again years later, when nobody remembers it.
+    """
+    return [
+        each if _is_timely(each, received_at) else replace(each, report=None, told={})
+        for each in notices
+    ]
+
+
+def _is_timely(notice: Notice, received_at: int) -> bool:
+    if notice.believed_for_s is None:
+        return True
+    if notice.observed_at is None:
+        return False
+    return abs(received_at - to_us(notice.observed_at)) <= notice.believed_for_s * 1_000_000
 
 
 def _refs(notice: Notice) -> list[tuple[str, str]]:

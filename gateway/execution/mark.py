@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from gateway.execution.gate import MarkRefused, Refusal, Request, gate, is_current
 from gateway.execution.history import columns_of, history_of, others_of
-from gateway.execution.proof import Answer, Evidence
+from gateway.execution.proof import Answer, Evidence, closed
 from gateway.model import Status
 from gateway.store import evidence as stored
 from gateway.store import executions as rows
@@ -24,6 +24,7 @@ class Terms:
 
     until: int  #: the end of the lease, which the mark prolongs
     repeat_is_safe: bool  #: as the adapter declares
+    keys_shared: bool = False  #: as the adapter declares
     #: why the database is behind the newest mark that this process has seen, if it is
     behind: Callable[[int], str | None] = _never_behind
     #: why the state file cannot be written, if it cannot
@@ -47,19 +48,24 @@ async def set_mark(
     others = await others_of(tx, execution_id, statuses, call.at) if row["earlier"] else ()
     history = await history_of(tx, row, call.at, asked=call.fingerprint)
     said = row["repeat_is_safe"]
+    canceled = row["batch_cancel_at"] is not None and all(
+        closed(history, each) for each in statuses
+    )
     refusal = gate(
         Request(
             token_current=is_current(token, row["lease_token"], ended=row["ended_at"] is not None),
             frozen=row["store_frozen"] is not None or terms.behind(row["store_marks"]) is not None,
             state_file=terms.state_file,
             gate_version=row["store_gate_version"],
-            blocked=row["blocked"],
+            # Nothing that was sent can pay it: the batch is about to take it back, and no call is begun.
+            blocked=row["blocked"] or ("its batch is canceled" if canceled else None),
             history=history,
             items={item: Status(status) for item, status in statuses.items()},
             others=others,
             reference=call.reference,
             fingerprint=call.fingerprint,
             repeat_is_safe=terms.repeat_is_safe if said is None else bool(said),
+            keys_shared=terms.keys_shared,
             same_call=terms.same_call,
             key_life=call.key_life,
             call_life=call.call_life,

@@ -6,6 +6,7 @@ where the evidence proves it, and `retry` asks the gate again.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gateway.adapter import (
@@ -19,7 +20,18 @@ from gateway.adapter import (
 )
 from gateway.errors import GatewayError
 from gateway.execution.decide import microseconds
-from gateway.execution.gate import key_is_alive, may_end_unpaid
+from gateway.execution.gate import (
+    Other,
+    Request,
+    earlier_is_closed,
+    items_are_pending,
+    key_is_alive,
+    may_end_unpaid,
+    no_news,
+    nothing_blocks,
+    others_are_closed,
+    repeat_is_harmless,
+)
 from gateway.execution.history import columns_of, history_of, others_of
 from gateway.execution.proof import (
     Evidence,
@@ -35,17 +47,28 @@ from gateway.execution.proof import (
 )
 from gateway.execution.record import Recorder
 from gateway.execution.state import State
-from gateway.model import Payout
+from gateway.model import Payout, Status
 from gateway.runtime import Moment, Runtime
 from gateway.store import evidence as stored
 from gateway.store import executions
 from gateway.store import payouts as payout_rows
 from gateway.store import state as store_state
+from gateway.store.audit import add_audit
 from gateway.store.database import Row, Tx
+from gateway.views import BY_OPERATOR
+
+#: Who acts where no name is known.
+OPERATOR = "operator"
+#: Acts in the audit log.
+RESOLVED, LOOK_ASKED, RETRIED = "payout_resolved", "payout_look_asked", "payout_retried"
 
 
 class NotAllowedError(GatewayError):
-    """The proof that the act needs is missing; the message names what."""
+    """The act is not possible, or the proof that it needs is missing; the message says which."""
+
+
+class ProofMissingError(NotAllowedError):
+    """The gate would refuse a retry; the message names what is missing."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +99,12 @@ async def resolve(  # noqa: PLR0913 - the decision and its circumstances
     found: Resolution,
     *,
     lag: bool = True,
+    by: str = OPERATOR,
 ) -> LookAsked | None:
-    """End a payout as an operator has found it to be. Store function; the evidence is recorded.
+    """End a payout as an operator has found it to be. Store function.
+
+    `by` and the evidence are written to the audit log and shown to nobody else: the evidence may name
+    people and accounts.
 
     `failed` with `funds_moved: no` needs that nothing was sent, or proof, or the operator's own look
     after no call could arrive any more: then LookAsked is returned the first time. NotAllowedError where
@@ -93,7 +120,9 @@ async def resolve(  # noqa: PLR0913 - the decision and its circumstances
     elif found.funds_moved is FundsMoved.NO:
         asked = await _not_paid(tx, payout, execution, found, now, lag=lag)
         if asked is not None:
+            await _audit(tx, runtime, payout, by, LOOK_ASKED, found)
             return asked
+    await _audit(tx, runtime, payout, by, RESOLVED, found)
     report = _report_of(found)
     if found.delivered and execution is not None:
         await recorder.news(tx, payout_id, report, Source.OPERATOR)
@@ -177,39 +206,79 @@ async def _known_transfer(tx: Tx, payout: Payout, found: Resolution) -> None:
 
 
 def _report_of(found: Resolution) -> Report:
-    detail = f"resolved by an operator: {found.evidence}"
+    """Return the news. Partners and subscribers see it: nothing of the evidence is in it."""
     if found.delivered:
         return Report(
             SubStatus.DELIVERED,
             "",
-            detail=f"{detail} (transfer {found.transfer})",
+            detail=BY_OPERATOR,
             custodian_reference=found.transfer,
             # Kept as the payout's own: no other payout is delivered by it.
             refs=(Ref(payout_rows.OPERATORS_REF, found.transfer),) if found.transfer else (),
         )
     failure = Failure(
-        code=FailureCode.OPERATOR_DECISION, message=detail, funds_moved=found.funds_moved
+        code=FailureCode.OPERATOR_DECISION, message=BY_OPERATOR, funds_moved=found.funds_moved
     )
-    return Report(SubStatus.FAILED, "", failure=failure, detail=detail)
+    return Report(SubStatus.FAILED, "", failure=failure, detail=BY_OPERATOR)
 
 
-async def retry(tx: Tx, runtime: Runtime, payout_id: str, capabilities: Capabilities) -> None:
+async def _audit(  # noqa: PLR0913 - the act and its circumstances
+    tx: Tx, runtime: Runtime, payout: Payout, by: str, act: str, found: Resolution | None = None
+) -> None:
+    after = None
+    if found is not None:
+        after = {
+            "as": "delivered" if found.delivered else "failed",
+            "funds_moved": None if found.delivered else found.funds_moved,
+            "transfer": found.transfer,
+            "looked": found.looked,
+        }
+    await add_audit(
+        tx,
+        runtime.ids,
+        runtime.clock.moment().wall,
+        actor=by,
+        act=act,
+        subject=payout.id,
+        org=payout.org,
+        detail="" if found is None else found.evidence,
+        before={"status": payout.status, "sub_status": payout.sub_status},
+        after=after,
+    )
+
+
+async def retry(  # noqa: PLR0913 - the act and its circumstances
+    tx: Tx,
+    runtime: Runtime,
+    payout_id: str,
+    capabilities: Capabilities,
+    asked: str = "",
+    *,
+    by: str = OPERATOR,
+) -> None:
     """Have a payout submitted again, with the same keys. Store function.
 
-    It adds no right: the gate decides again at the mark. NotAllowedError names what is missing.
+    It adds no right: the gate decides again at the mark. `asked` names the account that is configured now.
+    ProofMissingError names what is missing; NotAllowedError says why there is nothing to submit.
     """
     payout = await _open_payout(tx, payout_id)
     execution = await executions.open_execution_of(tx, payout_id)
     if execution is None:
-        raise NotAllowedError(f"an execution: {_not_sent_yet(payout)}")
+        raise NotAllowedError(_not_sent_yet(payout))
     _not_leased(execution, runtime)
     now = runtime.clock.moment()
-    history = await history_of(tx, execution, now)
+    history = await history_of(tx, execution, now, asked=asked)
     rows = (await executions.items_of(tx, [execution["id"]]))[execution["id"]]
-    items = [each["id"] for each in rows if each["status"] in {"pending", "broadcast"}]
-    missing = missing_proof(execution, history, items, capabilities, now)
+    items = {each["id"]: Status(each["status"]) for each in rows}
+    others = await others_of(tx, execution["id"], items, now) if execution["earlier"] else ()
+    asks = any(each["sub_status"] == SubStatus.REQUIRES_ACTION for each in rows)
+    if State(execution["state"]) is State.PREPARED and not has_news(history):
+        raise NotAllowedError("nothing is to be done: the engine submits it by itself")
+    wanted = _request(execution, history, items, others, capabilities, asked)
+    missing = missing_proof(State(execution["state"]), wanted, now, asks=asks)
     if missing is not None:
-        raise NotAllowedError(missing)
+        raise ProofMissingError(missing)
+    await _audit(tx, runtime, payout, by, RETRIED)
     await executions.update_execution(
         tx,
         execution["id"],
@@ -220,31 +289,84 @@ async def retry(tx: Tx, runtime: Runtime, payout_id: str, capabilities: Capabili
     )
 
 
-def missing_proof(  # noqa: PLR0911 - one per kind of what is missing
-    execution: Row, history: History, items: list[str], capabilities: Capabilities, now: Moment
-) -> str | None:
-    """Return what is missing before an execution may be submitted again by hand, or None. Pure."""
-    state = State(execution["state"])
-    if execution["blocked"] is not None:
-        return f"the end of what blocks it ({execution['blocked']}); only `payouts resolve` ends it"
-    if has_news(history) and state is not State.ACCEPTED:
-        return "proof that it did not pay: a transfer of it was seen, and the gateway follows it"
-    if state is State.PREPARED:
-        return "nothing is missing and nothing is to be done: the engine submits it by itself"
-    if all(closed(history, item) for item in items):
-        return None
+def _request(  # noqa: PLR0913 - what the right of a mark depends on
+    execution: Row,
+    history: History,
+    items: Mapping[str, Status],
+    others: tuple[Other, ...],
+    capabilities: Capabilities,
+    asked: str,
+) -> Request:
+    """Return the mark that a retry would ask for: the repeat of the last call."""
+    said, unknown = execution["repeat_is_safe"], open_calls(history)
+    return Request(
+        token_current=True,
+        frozen=False,
+        state_file=None,
+        gate_version=0,
+        blocked=execution["blocked"],
+        history=history,
+        items=items,
+        others=others,
+        reference=unknown[-1].reference if unknown else None,
+        fingerprint=asked or next((e.fingerprint for e in history.rows[::-1] if e.fingerprint), ""),
+        repeat_is_safe=capabilities.keys.repeat_is_safe if said is None else bool(said),
+        key_life=microseconds(capabilities.keys.life_s),
+        call_life=unknown[-1].call_life if unknown else None,
+    )
+
+
+def missing_proof(state: State, wanted: Request, now: Moment, *, asks: bool) -> str | None:
+    """Return what the gate would miss if an execution were submitted again by hand, or None. Pure."""
+    followed = "the custodian has it" if state is State.ACCEPTED else "a transfer of it was seen"
+    rules = (
+        (
+            nothing_blocks(wanted),
+            f"the end of what blocks it ({wanted.blocked}); only `payouts resolve` ends it",
+        ),
+        (
+            no_news(wanted),
+            f"proof that it did not pay: {followed}, and the gateway follows it",
+        ),
+        (
+            items_are_pending(wanted),
+            "an item of its set has ended or is on its way; the set is not sent again as it is",
+        ),
+        (others_are_closed(wanted), "proof that an earlier execution of it did not pay"),
+    )
+    for holds, missing in rules:
+        if not holds:
+            return missing
+    if earlier_is_closed(wanted):
+        answer = (
+            "the answer of the person who was asked (`POST /payouts/{id}/confirm`), or a cancel"
+        )
+        return answer if asks else None
+    return _missing_for_repeat(state, wanted, now)
+
+
+def _missing_for_repeat(state: State, wanted: Request, now: Moment) -> str | None:
+    """Return what is missing before what may have arrived is sent once more, or None."""
     if state is State.MOVING:
         return "the outcome of the call in progress"
-    unknown = open_calls(history)
-    said = execution["repeat_is_safe"]
-    safe = capabilities.keys.repeat_is_safe if said is None else bool(said)
-    if safe and state is State.UNKNOWN:
-        life = microseconds(capabilities.keys.life_s)
-        if key_is_alive(history, unknown[-1].reference, life, unknown[-1].call_life, now):
+    if state is State.UNKNOWN and wanted.repeat_is_safe:
+        if not repeat_is_harmless(wanted):
+            return (
+                "one call to repeat: what may have arrived was sent under several references, or at another "
+                "account than the one that is configured now"
+            )
+        reference, life, call_life = wanted.reference, wanted.key_life, wanted.call_life
+        if key_is_alive(wanted.history, reference, life, call_life, now):
             return None
         return "a key that the custodian certainly remembers: the first call is too old"
     if state is State.ACCEPTED:
         return "proof that it did not pay: the custodian has it, and the gateway follows it"
+    return _missing_absence(wanted.history)
+
+
+def _missing_absence(history: History) -> str:
+    """Return what is missing before absence is proven."""
+    unknown = open_calls(history)
     if not all(call_can_die(each) for each in unknown):
         return "proof that the first call did not pay: its request can be accepted for ever"
     absent = sum(each.answer == Finding.ABSENT for each in history.rows)

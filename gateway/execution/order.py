@@ -248,6 +248,7 @@ class LiveOrder(LiveTerms):
         terms = Terms(
             until=self._runtime.timeline.now() + self._lease,
             repeat_is_safe=can.keys.repeat_is_safe,
+            keys_shared=can.keys.shared_by_credentials,
             same_call=self.call if same_request else None,
             **witnessed,
         )

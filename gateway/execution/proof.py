@@ -146,8 +146,13 @@ def has_news(history: History) -> bool:
 
 #: The account of a call that no look can find: none that is ever asked.
 NO_ACCOUNT = "adopted"
-#: The reference of such calls: no word and no repeat is about it.
+#: The reference of every call that an adopted copy may be missing: no word and no repeat is about it.
 LOST_REFERENCE = "adopted"
+
+
+def is_adopted(history: History) -> bool:
+    """Whether a call may be missing, because the execution was open in a copy that was adopted."""
+    return any(each.reference == LOST_REFERENCE for each in calls(history))
 
 
 def lost_call(  # noqa: PLR0913 - the terms of a call

@@ -17,17 +17,18 @@ from gateway.execution.decide import (
     Outcome,
     decide,
     expiry,
-    failed,
     news_from_outside,
     polling_delay_s,
     takeover,
     unknown_references,
 )
+from gateway.execution.ended import news_after_end, note_look_in_vain
 from gateway.execution.gate import may_reopen
 from gateway.execution.history import columns_of, histories, history_of, others_of
 from gateway.execution.proof import Evidence, History, Source, closed, open_calls
 from gateway.execution.reports import (
     claims_unpaid,
+    failed,
     queued_report,
     rejected_report,
     wrong_answer_report,
@@ -212,7 +213,9 @@ class Recorder:
         first = view.open_items[0].id
         detail = "an item of its set has ended; the set is not sent again as it is"
         await payout_rows.add_attention(tx, first, Attention.ITEM_ENDED, detail, now.wall)
-        decision = Decision(State.UNKNOWN, 0.0, failures=view.failures, looks=view.looks)
+        # Later and later: where a repeat were harmless, each look wants one, and comes back here.
+        delay = polling_delay_s(self._can, view.looks)
+        decision = Decision(State.UNKNOWN, delay, failures=view.failures, looks=view.looks)
         return await self._write(tx, work, decision, view, now)
 
     async def _turn(self, tx: Tx, work: _Work, now: Moment) -> bool:
@@ -397,7 +400,7 @@ class Recorder:
         """Give the lease back with the time of the next look, or end the execution with its last item."""
         row = work.row
         if all(each["status"] in TERMINAL or each["id"] in work.final for each in work.items):
-            await self._close(tx, work, now, decision.reason)
+            await self._close(tx, work, now, decision.reason or "ended")
             return True
         looks, delay = decision.looks, decision.delay_s
         if changed and looks:
@@ -515,7 +518,7 @@ class Recorder:
         now = self._runtime.clock.moment()
         row = await executions.open_execution_of(tx, payout_id)
         if row is None:
-            return await self._payouts.apply(tx, payout_id, report)
+            return await news_after_end(tx, self._payouts, payout_id, report, source, now)
         items = await executions.items_of(tx, [row["id"]])
         work = _Work(row, items[row["id"]], await history_of(tx, row, now), row["due_at"])
         view = self._view(work, Verb.FETCH, now, now)
@@ -536,8 +539,28 @@ class Recorder:
         if told is None:
             return None
         (applied,) = await self._tell(tx, work, [(payout_id, told)])
-        await self._close_if_ended(tx, work, now)
+        await self._close_if_ended(tx, work, now, told)
         return applied
+
+    async def ended_job(self, tx: Tx, payout_id: str) -> Job | None:
+        """Return the last execution of a payout that has failed, to be looked at; None: there is none.
+
+        It is held by nobody: nothing can be remembered for it, and no mark can be set.
+        """
+        rows = await executions.executions_of(tx, payout_id)
+        if not rows or rows[-1]["ended_at"] is None:
+            return None
+        items = (await executions.items_of(tx, [rows[-1]["id"]]))[rows[-1]["id"]]
+        history = await history_of(tx, rows[-1], self._runtime.clock.moment())
+        return self._job(_Work(rows[-1], items, history, rows[-1]["due_at"]))
+
+    async def looked_after_end(self, tx: Tx, payout_id: str, outcome: Outcome) -> Applied | None:
+        """Record the look at a payout that has ended; what contradicts its end is for the operator."""
+        report = outcome.items.get(payout_id) if isinstance(outcome, BatchReport) else None
+        if report is not None:
+            return await self.news(tx, payout_id, report, Source.LOOK)
+        await note_look_in_vain(tx, payout_id, outcome, self._runtime.clock.moment())
+        return None
 
     async def _strangers(
         self, tx: Tx, work: _Work, reports: Mapping[str, Report]
@@ -574,7 +597,7 @@ class Recorder:
         history = await history_of(tx, execution, now)
         work = _Work(execution, items[execution["id"]], history, execution["due_at"])
         (applied,) = await self._tell(tx, work, [(payout_id, report)])
-        await self._close_if_ended(tx, work, now)
+        await self._close_if_ended(tx, work, now, report)
         return applied
 
     async def take_back(self, tx: Tx, execution: Row) -> bool:
@@ -621,9 +644,9 @@ class Recorder:
         )
         return True
 
-    async def _close_if_ended(self, tx: Tx, work: _Work, now: Moment) -> None:
+    async def _close_if_ended(self, tx: Tx, work: _Work, now: Moment, last: Report) -> None:
         if all(each["status"] in TERMINAL or each["id"] in work.final for each in work.items):
-            await self._close(tx, work, now)
+            await self._close(tx, work, now, last.custodian_word or last.detail or "ended")
 
 
 async def _frozen(tx: Tx, view: View, *, ends: bool = False) -> View:

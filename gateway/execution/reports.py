@@ -6,9 +6,29 @@ from dataclasses import replace
 
 from gateway.adapter import BatchReport, Report
 from gateway.errors import Rejected, WrongAnswer
-from gateway.model import Failure, FailureCode, FundsMoved, Payout, SubStatus
+from gateway.model import Failure, FailureCode, FundsMoved, Payout, Status, SubStatus
 from gateway.report import Action
+from gateway.states import STATUS_OF
 
+#: Words by which money is or may be on its way: from then on the execution is never marked again.
+NEWS = frozenset(
+    {
+        SubStatus.SUBMITTED,
+        SubStatus.BROADCAST,
+        SubStatus.CONFIRMING,
+        SubStatus.SETTLING,
+        SubStatus.DELIVERED,
+    }
+)
+#: What the operator hears of a payout that was open in a copy of the database; and once it was looked for.
+ADOPTED_BLIND = (
+    "open in a restored database, with nothing to ask by: ask the custodian whether it was paid in the "
+    "window that `db adopt` printed, then end it with `payouts resolve`"
+)
+ADOPTED_ABSENT = (
+    "open in a restored database, and not found at the custodian; no call is made for it any more: end it "
+    "with `payouts resolve`"
+)
 _CODES = {each.value: each for each in FailureCode}
 
 
@@ -104,6 +124,11 @@ def again_after_s(told: BatchReport) -> float | None:
     """Return after how many seconds the adapter wants to be called again; None: it does not say."""
     wishes = [each.again_after_s for each in told.items.values() if each.again_after_s is not None]
     return min(wishes) if wishes else None
+
+
+def failed(report: Report) -> bool:
+    """Whether a report says that a payout failed."""
+    return report.sub_status is not None and STATUS_OF[report.sub_status] is Status.FAILED
 
 
 def claiming(report: Report, moved: FundsMoved) -> Report:

@@ -9,6 +9,7 @@ from sqlalchemy import and_, bindparam, exists, func, insert, null, or_, select,
 from gateway.runtime import Moment
 from gateway.store.database import Query, Row, Tx
 from gateway.store.schema import (
+    api_keys,
     batches,
     evidence,
     execution_items,
@@ -19,6 +20,22 @@ from gateway.store.schema import (
 
 _LAST_CALL = Query(
     select(evidence).where(evidence.c.kind == "call").order_by(evidence.c.mark.desc()).limit(1)
+)
+_LONGEST_LIVES = Query(
+    select(executions.c.custodian, func.max(evidence.c.call_life).label("life"))
+    .select_from(evidence)
+    .join(executions, executions.c.id == evidence.c.execution_id)
+    .where(evidence.c.call_life.is_not(None))
+    .group_by(executions.c.custodian)
+)
+#: When the newest of what partners and operators make was made.
+_NEWEST = Query(
+    select(
+        *(
+            select(func.max(table.c.created_at)).scalar_subquery().label(table.name)
+            for table in (payouts, quotes, batches, api_keys)
+        )
+    )
 )
 #: Open executions without a call since the adoption began.
 _UNTOUCHED = Query(
@@ -118,6 +135,17 @@ _STOP_HANDING_OVER = Query(
 async def last_call(tx: Tx) -> Row | None:
     """Return the call of the newest mark."""
     return await tx.one(_LAST_CALL)
+
+
+async def longest_lives(tx: Tx) -> dict[str, int]:
+    """Return how long the longest call of each custodian could be accepted, in microseconds."""
+    return {row["custodian"]: int(row["life"]) for row in await tx.all(_LONGEST_LIVES)}
+
+
+async def newest_creation(tx: Tx) -> int | None:
+    """Return when the newest payout, quote, batch or key was created, by the wall clock of then."""
+    row = await tx.one(_NEWEST)
+    return None if row is None else max((each for each in tuple(row) if each), default=None)
 
 
 async def untouched_executions(tx: Tx, base: int, limit: int) -> list[Row]:

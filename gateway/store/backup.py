@@ -16,7 +16,7 @@ from typing import Any
 from gateway.errors import GatewayError
 from gateway.runtime import Ids
 from gateway.store import migrate
-from gateway.store.audit import ADD
+from gateway.store.audit import add_to_copy
 from gateway.store.files import close_to_others, mode_like, private
 from gateway.store.state import DATABASE
 from gateway.store.state_file import FileId, Recorded, StateFile, sync_folder
@@ -181,7 +181,6 @@ def _copy(source: Path, target: Path) -> Copy:
 
 def _note(path: Path, operator: Operator, act: str, detail: str) -> None:
     """Write to the audit log of a copy, if its schema has one."""
-    text, fixed = ADD.compiled()
     row = {
         "id": operator.ids.new("aud"),
         "at": operator.at,
@@ -191,9 +190,7 @@ def _note(path: Path, operator: Operator, act: str, detail: str) -> None:
         "detail": detail,
     }
     with closing(_connect(path, "rw")) as copy:
-        tables = copy.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
-        if ("audit_log",) in tables:
-            copy.execute(text, {**fixed, **row})
+        add_to_copy(copy, row)
 
 
 def _newest_event(database: Path) -> int:

@@ -168,14 +168,14 @@ _UNSENT = Query(
     .limit(bindparam("limit"))
 )
 _REFERENCES = Query(
-    select(payouts.c.reference, payouts.c.id, payouts.c.batch_id)
+    select(payouts.c.reference_key, payouts.c.id, payouts.c.batch_id)
     .select_from(payouts)
     .join(batches, batches.c.id == payouts.c.batch_id)
     .where(
         and_(
             payouts.c.org == bindparam("org"),
             payouts.c.mode == bindparam("mode"),
-            payouts.c.reference.in_(listed("references")),
+            payouts.c.reference_key.in_(listed("reference_keys")),
             ~frees_reference(payouts),
             batches.c.state != "loading",
         )
@@ -196,7 +196,7 @@ _CLASHES = Query(
         and_(
             _TWIN.c.org == payouts.c.org,
             _TWIN.c.mode == payouts.c.mode,
-            _TWIN.c.reference == payouts.c.reference,
+            _TWIN.c.reference_key == payouts.c.reference_key,
             _TWIN.c.batch_id != payouts.c.batch_id,
             ~frees_reference(_TWIN),
         ),
@@ -317,9 +317,12 @@ async def unsent_items(tx: Tx, batch_id: str, limit: int) -> list[str]:
     return [row["id"] for row in await tx.all(_UNSENT, batch_id=batch_id, limit=limit)]
 
 
-async def used_references(tx: Tx, org: str, mode: str, references: str) -> list[Row]:
-    """Return which references (a JSON list) batches of an org have paid or will: with `id`, `batch_id`."""
-    return await tx.all(_REFERENCES, org=org, mode=mode, references=references)
+async def used_references(tx: Tx, org: str, mode: str, reference_keys: str) -> list[Row]:
+    """Return which references batches of an org have paid or will: `reference_key`, `id`, `batch_id`.
+
+    `reference_keys` is a JSON list of `gateway.text.reference_key`.
+    """
+    return await tx.all(_REFERENCES, org=org, mode=mode, reference_keys=reference_keys)
 
 
 async def clashes(tx: Tx, batch_id: str, limit: int) -> list[Row]:

@@ -128,6 +128,8 @@ class Connection:
                 )
             raw.execute("PRAGMA synchronous=FULL")
             raw.execute("PRAGMA foreign_keys=ON")
+            # What is deleted or erased is overwritten in the file, too, whatever the library's default is.
+            raw.execute("PRAGMA secure_delete=ON")
             if self._read_only:
                 raw.execute("PRAGMA query_only=ON")
             _wait(raw, self._busy_s)

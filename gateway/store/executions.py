@@ -17,6 +17,7 @@ from gateway.store.database import Query, Row, Tx, listed
 from gateway.store.evidence import grouped
 from gateway.store.rows import to_json
 from gateway.store.schema import (
+    batches,
     execution_items,
     executions,
     payouts,
@@ -129,18 +130,19 @@ _OF_BATCH = Query(
     .where(executions.c.batch_id == bindparam("batch_id"))
     .order_by(executions.c.number, executions.c.id)
 )
-#: Those that may be taken back: no call of theirs may have arrived.
+#: Those that may be taken back. Where a call may have arrived and no worker has it, the second gate decides
+#: (`Recorder.take_back`): it may be proven that it never did.
 _IDLE_OF_BATCH = Query(
     select(executions)
     .where(
         and_(
             executions.c.batch_id == bindparam("batch_id"),
             _OPEN,
-            executions.c.open_calls == 0,
+            or_(executions.c.open_calls == 0, executions.c.lease_until <= bindparam("now")),
             or_(executions.c.state == "prepared", executions.c.state == "parked"),
         )
     )
-    .order_by(executions.c.number, executions.c.id)
+    .order_by(executions.c.open_calls > 0, executions.c.number, executions.c.id)
     .limit(bindparam("limit"))
 )
 _ITEMS = Query(
@@ -200,12 +202,21 @@ _EARLIER = Query(
         )
     )
 )
+_OPEN_ACCOUNTS = Query(
+    select(executions.c.account)
+    .where(and_(executions.c.custodian == bindparam("custodian"), _OPEN))
+    .distinct()
+)
 _MAY_MARK = Query(
     select(
         executions,
         select(store_state.c.frozen).scalar_subquery().label("store_frozen"),
         select(store_state.c.gate_version).scalar_subquery().label("store_gate_version"),
         select(store_state.c.marks).scalar_subquery().label("store_marks"),
+        select(batches.c.cancel_at)
+        .where(batches.c.id == executions.c.batch_id)
+        .scalar_subquery()
+        .label("batch_cancel_at"),
     ).where(executions.c.id == bindparam("execution_id"))
 )
 _NEXT_MARK = Query(
@@ -300,6 +311,11 @@ async def executions_of(tx: Tx, payout_id: str) -> list[Row]:
     return await tx.all(_OF_PAYOUT, payout_id=payout_id)
 
 
+async def accounts_of_open(tx: Tx, custodian: str) -> list[str]:
+    """Return the accounts (JSON) that the open executions of a custodian pay from."""
+    return [str(row["account"]) for row in await tx.all(_OPEN_ACCOUNTS, custodian=custodian)]
+
+
 async def open_execution_of(tx: Tx, payout_id: str) -> Row | None:
     """Return the open execution of a payout."""
     return await tx.one(_OPEN_OF_PAYOUT, payout_id=payout_id)
@@ -310,9 +326,12 @@ async def executions_of_batch(tx: Tx, batch_id: str) -> list[Row]:
     return await tx.all(_OF_BATCH, batch_id=batch_id)
 
 
-async def idle_of_batch(tx: Tx, batch_id: str, limit: int) -> list[Row]:
-    """Return executions of a batch that have sent nothing that may have arrived."""
-    return await tx.all(_IDLE_OF_BATCH, batch_id=batch_id, limit=limit)
+async def idle_of_batch(tx: Tx, batch_id: str, now: int, limit: int) -> list[Row]:
+    """Return executions of a batch that wait: those that have sent nothing first.
+
+    Of those that have, only what no worker holds (`now`, on the timeline).
+    """
+    return await tx.all(_IDLE_OF_BATCH, batch_id=batch_id, now=now, limit=limit)
 
 
 async def items_of(tx: Tx, execution_ids: Iterable[str]) -> dict[str, list[Row]]:
@@ -449,7 +468,10 @@ async def sharing(tx: Tx, execution_id: str, items: Iterable[str]) -> dict[str, 
 
 
 async def markable(tx: Tx, execution_id: str) -> Row | None:
-    """Return an execution, and beside it what the store says of marks: `store_frozen`, `store_gate_version`, `store_marks`."""
+    """Return an execution, and beside it what the store says of marks.
+
+    `store_frozen`, `store_gate_version`, `store_marks`; `batch_cancel_at`: since when its batch is canceled.
+    """
     return await tx.one(_MAY_MARK, execution_id=execution_id)
 
 

@@ -9,8 +9,11 @@ from sqlalchemy import (
     Table,
     and_,
     bindparam,
+    delete,
+    exists,
     func,
     literal_column,
+    or_,
     select,
     tuple_,
     update,
@@ -18,7 +21,7 @@ from sqlalchemy import (
 
 from gateway.store.database import Query, Row, Tx, upsert
 from gateway.store.rows import to_json
-from gateway.store.schema import inbox, inbox_refs
+from gateway.store.schema import SETTLED, UNMATCHED, inbox, inbox_refs, payouts
 
 _ADD = Query(upsert(inbox).on_conflict_do_nothing().returning(inbox.c.received_at))
 _NEW = Query(
@@ -75,6 +78,55 @@ _WAKE = Query(
 )
 _OF_PAYOUT = Query(
     select(inbox).where(inbox.c.payout_id == bindparam("payout_id")).order_by(inbox.c.received_at)
+)
+
+
+_ENDED_PAYOUT = exists().where(
+    and_(
+        payouts.c.id == inbox.c.payout_id,
+        or_(payouts.c.status == "delivered", payouts.c.status == "failed"),
+    )
+)
+_OLD = {
+    # As text: each has an index of its own.
+    False: and_(UNMATCHED, inbox.c.settled_at < bindparam("before")),
+    True: and_(
+        SETTLED,
+        inbox.c.settled_at < bindparam("before"),
+        or_(inbox.c.payout_id.is_(None), _ENDED_PAYOUT),
+    ),
+}
+_OLD_WEBHOOKS = {
+    matched: Query(
+        select(inbox.c.custodian, inbox.c.dedup_key)
+        .where(condition)
+        .order_by(inbox.c.settled_at)
+        .limit(bindparam("limit"))
+    )
+    for matched, condition in _OLD.items()
+}
+_STILL_OLD = {
+    matched: Query(
+        select(inbox.c.custodian, inbox.c.dedup_key).where(
+            and_(
+                inbox.c.custodian == bindparam("of_custodian"),
+                inbox.c.dedup_key == bindparam("of_dedup_key"),
+                condition,
+            )
+        )
+    )
+    for matched, condition in _OLD.items()
+}
+_DROPS = tuple(
+    Query(
+        delete(table).where(
+            and_(
+                table.c.custodian == bindparam("of_custodian"),
+                table.c.dedup_key == bindparam("of_dedup_key"),
+            )
+        )
+    )
+    for table in (inbox_refs, inbox)
 )
 
 
@@ -142,3 +194,27 @@ async def wake_webhooks(tx: Tx, custodian: str, pairs: Sequence[tuple[str, str]]
 async def webhooks_of(tx: Tx, payout_id: str) -> list[Row]:
     """Return the webhooks about a payout."""
     return await tx.all(_OF_PAYOUT, payout_id=payout_id)
+
+
+async def old_webhooks(tx: Tx, before: int, limit: int, *, matched: bool) -> list[tuple[str, str]]:
+    """Return webhooks (custodian, dedup_key) that were settled before a time. A long read.
+
+    `matched`: those that were applied and whose payout has ended, with those that failed; else those that
+    match no payout or cannot be read. What is still to be processed is in neither.
+    """
+    rows = await tx.all(_OLD_WEBHOOKS[matched], before=before, limit=limit)
+    return [(row["custodian"], row["dedup_key"]) for row in rows]
+
+
+async def purge_webhooks(
+    tx: Tx, found: Sequence[tuple[str, str]], before: int, *, matched: bool
+) -> int:
+    """Delete those of the webhooks that `old_webhooks` would still return; return how many went."""
+    gone = []
+    for custodian, dedup_key in found:
+        key = {"of_custodian": custodian, "of_dedup_key": dedup_key}
+        if await tx.one(_STILL_OLD[matched], before=before, **key) is not None:
+            gone.append(key)
+    for statement in _DROPS:
+        await tx.many(statement, gone)
+    return len(gone)

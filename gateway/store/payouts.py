@@ -35,6 +35,7 @@ from gateway.store.schema import (
     payouts,
     refs,
 )
+from gateway.text import reference_key
 
 _INSERT = Query(insert(payouts))
 _GET = Query(select(payouts).where(payouts.c.id == bindparam("payout_id")))
@@ -43,11 +44,52 @@ _GET = Query(select(payouts).where(payouts.c.id == bindparam("payout_id")))
 def frees_reference(table: FromClause = payouts) -> ColumnElement[bool]:
     """Return whether a payout leaves its reference free: it has failed, and nothing has moved.
 
-    A reference may be paid again only where this holds for every payout that carries it.
+    Not where the custodian has contradicted that since. A reference may be paid again only where this
+    holds for every payout that carries it. A payout carries every reference that has the same
+    `reference_key`.
     """
-    return and_(table.c.status == "failed", func.coalesce(table.c.funds_moved, "unknown") == "no")
+    contradicted = exists().where(
+        and_(attention.c.payout_id == table.c.id, attention.c.code == "contradiction")
+    )
+    return and_(
+        table.c.status == "failed",
+        func.coalesce(table.c.funds_moved, "unknown") == "no",
+        ~contradicted,
+    )
 
 
+_SAME = payouts.alias("same")
+#: References that were written in more than one way before they were compared by their key.
+_COLLIDING = (
+    select(_SAME.c.org, _SAME.c.mode, _SAME.c.reference_key)
+    .where(and_(_SAME.c.reference_key.is_not(None), ~frees_reference(_SAME)))
+    .group_by(_SAME.c.org, _SAME.c.mode, _SAME.c.reference_key)
+    .having(func.count(_SAME.c.reference.distinct()) > 1)
+    .order_by(_SAME.c.org, _SAME.c.mode, _SAME.c.reference_key)
+    .limit(bindparam("limit"))
+    .subquery("colliding")
+)
+_COLLISIONS = Query(
+    select(
+        payouts.c.org,
+        payouts.c.mode,
+        payouts.c.reference,
+        payouts.c.id,
+        payouts.c.status,
+        payouts.c.batch_id,
+    )
+    .select_from(_COLLIDING)
+    .join(
+        payouts,
+        and_(
+            payouts.c.org == _COLLIDING.c.org,
+            payouts.c.mode == _COLLIDING.c.mode,
+            payouts.c.reference_key == _COLLIDING.c.reference_key,
+        ),
+    )
+    .where(~frees_reference(payouts))
+    .order_by(payouts.c.org, payouts.c.mode, payouts.c.reference_key, payouts.c.id)
+)
 _ADD_REF = Query(upsert(refs).on_conflict_do_nothing())
 #: The owner of each id; a row without an owner says that a webhook waits for the id.
 #: The kind of an id that an operator named as the transfer by which a payout was delivered.
@@ -126,13 +168,20 @@ _UNOWNED = Query(
 
 
 async def insert_payout(tx: Tx, columns: Mapping[str, object]) -> None:
-    """Store a payout; a value for each column."""
-    await tx.all(_INSERT, **columns)
+    """Store a payout; a value for each column but those that are made here."""
+    await tx.all(_INSERT, **_completed(columns))
 
 
 async def insert_payouts(tx: Tx, rows: Sequence[Mapping[str, object]]) -> None:
-    """Store many payouts, one mapping of columns each."""
-    await tx.many(_INSERT, rows)
+    """Store many payouts, one mapping of columns each; see `insert_payout`."""
+    await tx.many(_INSERT, [_completed(each) for each in rows])
+
+
+def _completed(columns: Mapping[str, object]) -> Mapping[str, object]:
+    """Return the columns of a new payout with what follows from them."""
+    reference = columns["reference"]
+    assert reference is None or isinstance(reference, str)  # noqa: S101 - as its column
+    return {**columns, "reference_key": reference_key(reference), "erased_at": None}
 
 
 async def payout_row(tx: Tx, payout_id: str) -> Row | None:
@@ -156,7 +205,7 @@ _FILTERS = {
     "external_ref": payouts.c.external_ref == bindparam("external_ref"),
     "status": payouts.c.status == bindparam("status"),
     "custodian": payouts.c.custodian == bindparam("custodian"),
-    "reference": payouts.c.reference == bindparam("reference"),
+    "reference_key": payouts.c.reference_key == bindparam("reference_key"),
     "sub_status": payouts.c.sub_status == bindparam("sub_status"),
     "from": payouts.c.created_at >= bindparam("from"),
     "to": payouts.c.created_at <= bindparam("to"),
@@ -321,6 +370,15 @@ async def attention_list(tx: Tx, limit: int) -> list[Row]:
 async def attention_counts(tx: Tx) -> Sequence[Row]:
     """Return how many rows the operator's list has per code."""
     return await tx.all(_ATTENTION_COUNT)
+
+
+async def reference_collisions(tx: Tx, limit: int) -> list[Row]:
+    """Return payouts whose references were written differently and are one reference now. A long read.
+
+    Those of the first `limit` references, each reference's beside each other: `org`, `mode`, `reference`,
+    `id`, `status`, `batch_id`. Payouts that leave their reference free are left out.
+    """
+    return await tx.all(_COLLISIONS, limit=limit)
 
 
 async def unowned_payouts(tx: Tx, limit: int) -> list[Row]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import and_, bindparam, exists, insert, select, update
+from sqlalchemy import and_, bindparam, delete, exists, insert, select, update
 
 from gateway.store.database import Query, Row, Tx
 from gateway.store.schema import quotes, store_state
@@ -35,6 +35,21 @@ _USE = Query(
 )
 
 
+#: A used quote stays with its payout: its second use must be told which payout it has become.
+_PURGE = Query(
+    delete(quotes)
+    .where(
+        quotes.c.id.in_(
+            select(quotes.c.id)
+            .where(and_(quotes.c.payout_id.is_(None), quotes.c.expires_at < bindparam("before")))
+            .order_by(quotes.c.expires_at)
+            .limit(bindparam("limit"))
+        )
+    )
+    .returning(quotes.c.id)
+)
+
+
 async def insert_quote(tx: Tx, **columns: object) -> None:
     """Store a quote; one argument per column."""
     await tx.all(_INSERT, payout_id=None, **columns)
@@ -55,3 +70,8 @@ async def use_quote(  # noqa: PLR0913 - the quote, its scope, its use
     return await tx.one(
         _USE, quote_id=quote_id, used_org=org, used_mode=mode, new_payout_id=payout_id, now=now
     )
+
+
+async def purge_quotes(tx: Tx, before: int, limit: int) -> int:
+    """Delete unused quotes that expired before a time, a bounded number; return how many went."""
+    return len(await tx.all(_PURGE, before=before, limit=limit))

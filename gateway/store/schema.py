@@ -16,6 +16,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
 from gateway.store.metadata import metadata
@@ -67,12 +68,22 @@ api_keys = Table(
     "api_keys",
     metadata,
     Column("id", Text, primary_key=True),
-    Column("org", Text, nullable=False),
+    #: none: a key of the operator
+    Column("org", Text),
     Column("mode", Text, nullable=False),
     Column("digest", Text, nullable=False, unique=True),
     Column("hint", Text, nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("revoked_at", BigInteger),
+    Column("name", Text),
+    #: who answers for it; none for keys of before owners were asked for
+    Column("owner", Text),
+    #: JSON lists: what it may do, and the networks that it may be used from (empty: any)
+    Column("scopes", Text, nullable=False, server_default="[]"),
+    Column("networks", Text, nullable=False, server_default="[]"),
+    Column("expires_at", BigInteger),
+    #: at most a minute old
+    Column("last_used_at", BigInteger),
 )
 
 #: Quotes: a price promise; consumed once in live mode by `payout_id`.
@@ -90,6 +101,12 @@ quotes = Table(
     Column("expires_at", BigInteger, nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("payout_id", Text),
+)
+Index(
+    "ix_quotes_unused",
+    quotes.c.expires_at,
+    sqlite_where=quotes.c.payout_id.is_(None),
+    postgresql_where=quotes.c.payout_id.is_(None),
 )
 
 #: Payouts: one row each, the truth about its status.
@@ -126,12 +143,20 @@ payouts = Table(
     Column("batch_position", Integer),
     #: what the partner calls the payee, in its batch
     Column("name", Text),
+    #: what `reference` is compared by (`gateway.text.reference_key`)
+    Column("reference_key", Text),
+    #: when the recipient's personal data was erased
+    Column("erased_at", BigInteger),
     Index("ix_payouts_batch", "batch_id", "batch_position"),
     Index("ix_payouts_org_mode_created", "org", "mode", "created_at", "id"),
     Index("ix_payouts_org_mode_external_ref", "org", "mode", "external_ref"),
-    Index("ix_payouts_org_mode_reference", "org", "mode", "reference"),
+    Index("ix_payouts_org_mode_reference_key", "org", "mode", "reference_key"),
     Index("ix_payouts_status", "status"),
 )
+#: Payouts that have ended and whose personal data is still there. Written so that the index on the status
+#: is not taken for it.
+ENDED = text("status <> 'pending' AND status <> 'broadcast' AND erased_at IS NULL")
+Index("ix_payouts_ended", payouts.c.updated_at, sqlite_where=ENDED, postgresql_where=ENDED)
 
 #: Hashes of transactions, so that a payout is found by one.
 payout_hashes = Table(
@@ -185,6 +210,12 @@ Index(
     postgresql_where=inbox.c.state == "new",
 )
 
+#: States of webhooks that match no payout, and of those that are done with; `new` is neither.
+UNMATCHED = text("state IN ('waiting', 'ignored', 'unreadable', 'unconfigured')")
+SETTLED = text("state IN ('applied', 'failed')")
+for _name, _states in (("ix_inbox_unmatched", UNMATCHED), ("ix_inbox_settled", SETTLED)):
+    Index(_name, inbox.c.settled_at, sqlite_where=_states, postgresql_where=_states)
+
 #: The ids that inbox rows wait for, until a payout learns them.
 inbox_refs = Table(
     "inbox_refs",
@@ -194,6 +225,7 @@ inbox_refs = Table(
     Column("value", Text, primary_key=True),
     Column("dedup_key", Text, primary_key=True),
     ForeignKeyConstraint(["custodian", "dedup_key"], ["inbox.custodian", "inbox.dedup_key"]),
+    Index("ix_inbox_refs_webhook", "custodian", "dedup_key"),
     sqlite_with_rowid=False,
 )
 

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, ForeignKey, Index, Integer, Table, Text
+from sqlalchemy import BigInteger, Column, ForeignKey, Index, Integer, Table, Text, UniqueConstraint
 
 from gateway.store.metadata import metadata
 
@@ -186,7 +186,8 @@ account_declarations = Table(
     Column("at", BigInteger, nullable=False),
 )
 
-#: What operators did, append-only.
+#: What people and keys did, append-only: triggers refuse every change (migration 0007; whoever recreates
+#: the table creates them again). One chain of hashes per org; the installation's has an empty org.
 audit_log = Table(
     "audit_log",
     metadata,
@@ -196,5 +197,15 @@ audit_log = Table(
     Column("act", Text, nullable=False),
     Column("subject", Text, nullable=False),
     Column("detail", Text, nullable=False),
+    Column("org", Text, nullable=False),
+    #: from 1, without a gap in its chain
+    Column("number", BigInteger, nullable=False),
+    Column("before", Text),
+    Column("after", Text),
+    Column("request_id", Text),
+    #: the hash of the row before it; empty for the first one
+    Column("previous", Text, nullable=False),
+    Column("hash", Text, nullable=False),
+    UniqueConstraint("org", "number"),
     Index("ix_audit_log_subject", "subject", "id"),
 )

@@ -16,7 +16,7 @@ import socket
 import sqlite3
 import tomllib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, closing
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -33,6 +33,7 @@ from gateway.config import Mode
 from gateway.keys import mint_key
 from gateway.runtime import Failpoint, real_runtime
 from gateway.store.opening import open_database
+from gateway.testing.databases import make_database
 from gateway.testing.processes import Process, command, twin_module
 
 T = TypeVar("T")
@@ -383,7 +384,9 @@ async def stack(
             document = configuration(rail, told, port, base_url, database)
             made.config.write_text(tomli_w.dumps(document))
             # Not by the command, which has tests of its own: a process more for each test.
-            async with open_database(config.load(made.config, {})) as db:
+            settings = config.load(made.config, {})
+            make_database(settings.database)
+            async with open_database(settings) as db:
                 made.key = (await db.run(mint_key, real_runtime(), "acme", mode)).key
             yield made
         finally:
@@ -398,14 +401,19 @@ async def stack(
 _OPEN_WORK = """
 SELECT id FROM executions WHERE ended_at IS NULL
 UNION ALL SELECT id FROM batches WHERE state NOT IN ('finalized', 'failed', 'canceled')
+UNION ALL SELECT dedup_key FROM inbox WHERE state = 'new'
+UNION ALL SELECT endpoint_id FROM deliveries WHERE state = 'pending'
 """
+#: How long the gateways of a test may take to do what is left to do after it, which nobody waits for.
+_LEFT_S = 1.5
 
 
 class SharedStacks:
     """One stack for the tests of a module: twin, receiver and database go on, gateways do not.
 
-    A test is lent a stack whose payouts have all ended, and a twin in its seeded world. If it leaves
-    something open, the next one is lent a new stack.
+    A test is lent a stack on which nothing is left to be done, and a twin in its seeded world. If it
+    leaves something open, the next one is lent a new stack. A test that stops no gateway may be lent one
+    that goes on, too.
     """
 
     def __init__(self, new_folder: Callable[[], Path]) -> None:
@@ -413,8 +421,13 @@ class SharedStacks:
         self._kept: dict[str, tuple[Stack, AsyncExitStack]] = {}
 
     @asynccontextmanager
-    async def lend(self, key: str, rail: Rail, **options: Any) -> AsyncIterator[Stack]:
-        """Lend the stack of a key; one key always stands for the same rail and options."""
+    async def lend(
+        self, key: str, rail: Rail, *, gateway: tuple[str, ...] | None = None, **options: Any
+    ) -> AsyncIterator[Stack]:
+        """Lend the stack of a key; one key always stands for the same rail and options.
+
+        `gateway`: the arguments of a gateway that runs already and goes on after the test.
+        """
         if key not in self._kept:
             opened = AsyncExitStack()
             made = await opened.enter_async_context(stack(self._new_folder(), rail=rail, **options))
@@ -422,16 +435,27 @@ class SharedStacks:
         made, _ = self._kept[key]
         as_new = False
         try:
+            if gateway is not None and not made.gateways:
+                await made.start_gateway(*gateway)
+                await subscribe(made)
             yield made
-            as_new = await self._renew(made)
+            as_new = await self._renew(made, goes_on=gateway is not None)
         finally:
             if not as_new:
                 await self._drop(key)
 
-    async def _renew(self, made: Stack) -> bool:
-        """Make a stack as good as new; False where payouts of the last test have not ended."""
-        await made.stop_gateways()
-        if made.rows(_OPEN_WORK):
+    async def _renew(self, made: Stack, *, goes_on: bool) -> bool:
+        """Make a stack as good as new; False where the last test has left something to be done."""
+
+        async def nothing_open() -> bool:
+            return not made.rows(_OPEN_WORK)
+
+        if any(each.exit_code is None for each in made.gateways):
+            with suppress(AssertionError):
+                await eventually(nothing_open, _LEFT_S)
+        if not goes_on or any(each.exit_code is not None for each in made.gateways):
+            await made.stop_gateways()
+        if not await nothing_open():
             return False
         made.receiver.forget()
         await made.steer("POST", "reset", {})

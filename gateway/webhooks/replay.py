@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from gateway.errors import Refused
 from gateway.events import subscribes
 from gateway.keys import Caller
-from gateway.model import Time
+from gateway.model import RequestBody, Time
 from gateway.runtime import Runtime
 from gateway.store import deliveries, events
 from gateway.store import endpoints as rows
@@ -31,11 +31,7 @@ Place = tuple[int, int, str]
 NEWEST: Place = (2**62, 0, "")
 
 
-class _Request(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class ResendRequest(_Request):
+class ResendRequest(RequestBody):
     """Where an event is sent again."""
 
     endpoint_id: str | None = Field(
@@ -43,7 +39,7 @@ class ResendRequest(_Request):
     )
 
 
-class RecoveryRequest(_Request):
+class RecoveryRequest(RequestBody):
     """Which span of time is recovered."""
 
     since: Time = Field(description="Events of this time and later.")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from gateway.egress import MAX_URL, url_fault
 from gateway.errors import Refused
-from gateway.model import Text, Time
+from gateway.model import RequestBody, Text, Time
 from gateway.views import EVENT_TYPES
 
 EventPattern = Annotated[str, StringConstraints(pattern=r"^[a-z*][a-z_.*]{0,63}$")]
@@ -42,11 +42,7 @@ MAX_OVERLAP_S = 7 * 86_400
 _RATE = Field(ge=1, le=5000, description="Deliveries a second, at most; per process.")
 
 
-class _Request(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class EndpointRequest(_Request):
+class EndpointRequest(RequestBody):
     """What an endpoint is made of."""
 
     url: Annotated[str, StringConstraints(min_length=1)] = Field(
@@ -67,7 +63,7 @@ class EndpointRequest(_Request):
     )
 
 
-class EndpointChange(_Request):
+class EndpointChange(RequestBody):
     """What is to be changed; a member that is not given stays."""
 
     url: Annotated[str, StringConstraints(min_length=1)] | None = None
@@ -82,7 +78,7 @@ class EndpointChange(_Request):
     )
 
 
-class RotationRequest(_Request):
+class RotationRequest(RequestBody):
     """How a signing secret is replaced."""
 
     overlap_seconds: Annotated[int, Field(ge=0, le=MAX_OVERLAP_S)] = Field(
@@ -138,6 +134,23 @@ class EndpointEventView(BaseModel):
     timestamp: Time
     api_version: str
     data: EndpointView
+
+
+def audited(view: EndpointView) -> dict[str, Any]:
+    """Return what the audit log keeps of an endpoint: no value of a header, no query of its URL.
+
+    Pure. Both may hold secrets of the receiver.
+    """
+    url, _, query = view.url.partition("?")
+    return {
+        "url": f"{url}?…" if query else url,
+        "event_types": view.event_types,
+        "headers": sorted((*view.headers, *view.sensitive_headers)),
+        "rate_limit_per_second": view.rate_limit_per_second,
+        "ed25519": bool(view.public_keys),
+        "status": view.status,
+        "mode": "live" if view.livemode else "test",
+    }
 
 
 def check(request: EndpointRequest | EndpointChange, *, live: bool, allow_private: bool) -> None:

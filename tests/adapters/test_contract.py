@@ -60,6 +60,16 @@ def test_where_absence_is_never_proven_a_repeat_is_safe(name: str) -> None:
     assert can.call_life_s is not None or (can.keys.repeat_is_safe and can.keys.life_s is None)
 
 
+def test_which_looks_find_a_call_that_a_copy_of_the_database_does_not_know_of() -> None:
+    """Only those by our own keys. An id that the custodian gave, and the reference of a later try, are lost."""
+    assert {name: kind.capabilities.finds_lost_calls for name, kind in KINDS.items()} == {
+        "card_passcode": False,
+        "dfns": False,
+        "dummy": True,
+        "fireblocks": False,
+    }
+
+
 def test_every_clock_that_an_adapter_reads_is_known() -> None:
     """A wall clock can be set, and a process can be suspended: elapsed time comes from the order."""
     assert set(_clocks()) == set(CLOCKS)

@@ -8,6 +8,7 @@ import hmac
 import io
 import json
 import secrets
+import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -53,6 +54,7 @@ from gateway.webhooks.replay import Replays
 from gateway.webhooks.sender import Sender
 from gateway.webhooks.worker import Deliveries
 from tests.clock import SetClock
+from tests.databases import make_database
 from tests.pricing import TakesEverything
 
 ADDRESS = "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed"
@@ -229,6 +231,31 @@ class Api:
         return dict(payout)
 
 
+class _Server(uvicorn.Server):
+    """uvicorn that stops at once: its own loop looks ten times a second whether it shall."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.stop = asyncio.Event()
+
+    async def main_loop(self) -> None:
+        """Serve until told to stop."""
+        await self.on_tick(0)
+        await self.stop.wait()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close what is idle, and wait for the rest as uvicorn does."""
+        for each in list(self.server_state.connections):
+            each.shutdown()
+        await asyncio.sleep(0)
+        if self.server_state.connections or self.server_state.tasks:
+            await super().shutdown(sockets)
+            return
+        for server in self.servers:
+            server.close()
+            await server.wait_closed()
+
+
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     """The configuration."""
@@ -277,6 +304,7 @@ async def open_api(
     instance = Instance("acme_eu", frozenset({"live", "test"}), custodian.capabilities, accounts)
     router = Router([instance], settings.routes)
     state_file = state_file_of(settings, runtime)
+    make_database(settings.database)
     opened = open_database(settings, runtime, state_file)
     async with opened as db, aiohttp.ClientSession() as http:
         woken: list[str] = []
@@ -344,7 +372,7 @@ async def open_api(
         made.woken = woken
         made.pricer = pricer
         made.http = http
-        server = uvicorn.Server(
+        server = _Server(
             uvicorn.Config(
                 create_api(context),
                 host="127.0.0.1",
@@ -358,12 +386,12 @@ async def open_api(
         )
         serving = asyncio.create_task(server.serve())
         while not server.started:
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(0.001)
         made.url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
         try:
             yield made
         finally:
-            server.should_exit = True
+            server.stop.set()
             await serving
 
 

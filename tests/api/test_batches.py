@@ -260,6 +260,16 @@ CARRIERS: list[tuple[list[Report | None], bool]] = [
 ]
 
 
+async def test_a_reference_is_not_free_once_not_paid_is_contradicted(api: Api) -> None:
+    """The custodian says that the money moves after all: to pay it again would pay it twice."""
+    (payout_id,) = await ids(api, (await create(api, item(1)))["id"])
+    await apply(api, payout_id, failed(FundsMoved.NO))
+    await apply(api, payout_id, Report(SubStatus.BROADCAST, "SENT"))
+    body = {"source": SOURCE, "payouts": [item(2), item(1)]}
+    problem = await api.problem("POST", "/payout-batches", body=body, idempotency_key="k")
+    assert [each["code"] for each in problem["errors"]] == ["duplicate_reference"]
+
+
 @pytest.mark.parametrize(("ends", "free"), CARRIERS)
 async def test_a_reference_is_free_once_nothing_moved(
     api: Api, ends: list[Report | None], *, free: bool
@@ -630,7 +640,7 @@ async def _load(api: Api, count: int, batch_id: str | None = None) -> str:
 
 
 async def _caller(api: Api) -> Any:
-    return await api.context.db.read(recognise, await api.key())
+    return await api.context.db.read(recognise, api.context.runtime, await api.key())
 
 
 async def test_an_item_does_not_leave_its_batch_by_itself(api: Api) -> None:

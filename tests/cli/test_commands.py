@@ -19,12 +19,14 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from adapters.card_passcode.adapter import CardPasscode
 from gateway import __version__
+from gateway.app import custodian_of
 from gateway.cli.main import app
-from gateway.cli.words import FundsMovedWord, StatusWord
+from gateway.cli.words import FundsMovedWord, ScopeWord, StatusWord
 from gateway.config import load
 from gateway.custodians.registry import find_adapters
-from gateway.keys import Caller
+from gateway.keys import Caller, Scope
 from gateway.model import FundsMoved, Status
 from gateway.runtime import real_runtime
 from gateway.signing import secret_text
@@ -33,6 +35,7 @@ from gateway.store.opening import open_database
 from gateway.vault import vault_of
 from gateway.webhooks.endpoints import Endpoints
 from gateway.webhooks.subscriptions import EndpointRequest
+from tests.store.rows import add_payout
 
 RUNNER = CliRunner()
 ROOT = Path(__file__).parents[2]
@@ -199,13 +202,67 @@ def test_payouts_that_do_not_exist(config: Path) -> None:
     assert "of all orgs" in run(
         "payouts", "list", "--attention", "--org", "acme", "--config", config, code=2
     )
-    assert "no payout pay_x" in run("payouts", "retry", "pay_x", "--config", config, code=1)
+    retried = run("payouts", "retry", "pay_x", "--config", config, code=1)
+    assert retried == "not retried: there is no payout pay_x\n"
     resolve = ("payouts", "resolve", "pay_x", "--as", "failed", "--config", config, "--evidence")
     assert "no payout pay_x" in run(*resolve, "seen", code=1)
     assert "must say" in run(*resolve, " ", code=2)
     assert json.loads(run("payouts", "list", "--attention", "--json", "--config", config)) == {
         "data": []
     }
+
+
+def test_personal_data_is_erased_by_name_and_by_time(config: Path) -> None:
+    """Only with --yes; what is still needed is named and kept; the story says so afterwards."""
+    run("db", "upgrade", "--config", config)
+
+    async def some() -> list[str]:
+        async with open_database(load(config)) as db:
+            ends = ("delivered", "delivered", "pending", "failed")
+            return [await db.run(add_payout, end) for end in ends]
+
+    first, second, open_one, uncertain = asyncio.run(some())
+    erase = ("payouts", "erase", "--config", config)
+    for wrong in ((), (first, "--ended-before", "2026-01-01T00:00:00Z"), (first, "--org", "acme")):
+        assert run(*erase, *wrong, code=2)
+    assert "with a zone" in run(*erase, "--ended-before", "2026-01-01", code=2)
+    assert "give --yes" in run(*erase, first)
+    text = run(*erase, first, open_one, "pay_none", "--yes", code=1)
+    assert "1 payout: personal data was erased" in text
+    assert f"{open_one} was kept as it is: it has not ended" in text
+    assert "pay_none was kept as it is: there is no such payout" in text
+    assert "personal data was erased at" in run("payouts", "show", first, "--config", config)
+    assert "personal data" not in run("payouts", "show", second, "--config", config)
+    by_time = (*erase, "--ended-before", "2026-01-01T00:00:00Z", "--json")
+    for scope, would in (((), 1), (("--org", "acme"), 1), (("--org", "other"), 0)):
+        told = json.loads(run(*by_time, *scope))
+        assert told == {"erased": 0, "would_erase": would, "kept": {}}
+    assert json.loads(run(*by_time, "--yes")) == {"erased": 1, "would_erase": 1, "kept": {}}
+    assert json.loads(run(*by_time, "--yes")) == {"erased": 0, "would_erase": 0, "kept": {}}
+    # It failed while money may have moved: only by name.
+    assert "1 payout: personal data was erased" in run(*erase, uncertain, "--yes")
+    with sqlite3.connect(config.with_name("g.db")) as db:
+        db.execute("UPDATE store_state SET frozen = 'an older copy'")
+    db.close()
+    assert "frozen" in run(*erase, first, "--yes", code=1)
+
+
+async def test_a_retry_asks_the_instance_and_not_its_class(config: Path) -> None:
+    """Where people are asked for codes, the instance declares that no repeat is harmless."""
+    card = """
+[custodians.card]
+adapter = "card_passcode"
+base_url = "http://127.0.0.1:1/v1"
+client_id = "c"
+client_secret = "s"
+passcode_mode = "caller"
+device = { client_ip = "127.0.0.1" }
+phone = "231770000001"
+"""
+    config.write_text(config.read_text() + card)
+    async with custodian_of(load(config), "card", real_runtime()) as custodian:
+        assert not custodian.capabilities.keys.repeat_is_safe
+        assert CardPasscode.capabilities.keys.repeat_is_safe
 
 
 def test_adapters_are_listed() -> None:
@@ -252,6 +309,7 @@ def test_an_adapter_is_begun_as_a_copy(tmp_path: Path, monkeypatch: pytest.Monke
 def test_the_models_words() -> None:
     """The command line takes the model's own words, though it does not load the model for them."""
     assert [each.value for each in StatusWord] == [each.value for each in Status]
+    assert [each.value for each in ScopeWord] == [each.value for each in Scope]
     assert {each.value for each in FundsMovedWord} == {each.value for each in FundsMoved}
 
 

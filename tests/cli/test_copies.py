@@ -122,8 +122,9 @@ def test_references_without_a_payout_stop_it(config: Path) -> None:
     run("db", "adopt", "--last-mark-at", "2026-01-01T00:00:00Z", *at)
     change(
         config,
-        "INSERT INTO audit_log VALUES "
-        "('a', 1, 'acme', 'unmatched_reference', 'acme transfer t-1', '')",
+        "INSERT INTO audit_log (id, at, actor, act, subject, detail, org, number, previous, hash) "
+        "SELECT 'a', 1, 'acme', 'unmatched_reference', 'acme transfer t-1', '', '', "
+        "1 + max(number), 'p', 'h' FROM audit_log WHERE org = ''",
     )
     text = run("db", "adopt", "--accept-new", *at, code=1)
     assert "no payout has the reference acme transfer t-1" in text
@@ -186,3 +187,6 @@ def test_two_fingerprints_are_one_account(config: Path) -> None:
     wrong = ("--fingerprint", "a", "--same-as", "b", "--config", config, "--evidence")
     assert "no custodian x" in run("custodians", "same-account", "x", *wrong, "e", code=2)
     assert "must say" in run("custodians", "same-account", "acme", *wrong, " ", code=2)
+    # What an adoption recorded was made at no account: nobody can declare that a look finds it.
+    nowhere = ("--fingerprint", "adopted", "--same-as", "b", "--evidence", "e")
+    assert "is no account" in run("custodians", "same-account", "acme", *nowhere, code=2)

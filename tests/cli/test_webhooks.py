@@ -77,6 +77,13 @@ def test_an_operator_sees_and_heals(config: Path) -> None:
     assert "is disabled" in run(config, "disable", endpoint_id)
     (row,) = json.loads(run(config, "list", "--json"))["data"]
     assert (row["status"], row["disabled_reason"]) == ("disabled", "by_you")
+    log = ("audit", "list", "--json", "--subject", endpoint_id, "--config", str(config))
+    (act,) = json.loads(CliRunner().invoke(app, log).stdout)["data"]
+    assert (act["act"], act["before"], act["after"]) == (
+        "endpoint_changed",
+        {"status": "enabled"},
+        {"status": "disabled"},
+    )
     assert "disabled" in run(config, "resend", event_id, "--endpoint", endpoint_id, code=1)
     assert "nothing is sent" in run(config, "resend", event_id, code=1)
     assert "recovered" in run(config, "enable", endpoint_id)

@@ -46,7 +46,7 @@ def bench(tools: Tools) -> Iterator[Bench]:
         tools,
         metrics,
         0.2,
-        fingerprint="/".join,
+        fingerprints=("/".join,),
         dates=Dates(tools.clock),
     )
     bench = Bench(instance, adapter, metrics, tools)

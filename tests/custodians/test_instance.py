@@ -6,6 +6,8 @@ import asyncio
 import json
 import socket
 from collections.abc import Callable, Mapping
+from datetime import timedelta
+from email.utils import format_datetime
 from typing import Any
 
 import aiohttp
@@ -17,6 +19,7 @@ from gateway.adapter import (
     Absent,
     BatchReport,
     CannotLook,
+    Capabilities,
     Failure,
     FailureCode,
     FundsMoved,
@@ -381,3 +384,40 @@ async def test_what_cannot_be_parsed_is_a_value_error(
     line = bench.line()
     assert ("exception" in line) is crashed
     assert "private bank" not in json.dumps(line) + str(raised.value)
+
+
+async def test_an_adapter_ends_no_process(bench: Bench) -> None:
+    """SystemExit is a failed call: it may have arrived, and everything else goes on."""
+    order = bench.acts(SystemExit(3))
+    for verb in (bench.instance.submit, bench.instance.fetch):
+        with pytest.raises(OutcomeUnknown, match="SystemExit"):
+            await verb(order)
+    with pytest.raises(CannotVerify, match="SystemExit"):
+        await bench.instance.verify({}, b"")
+
+    def leave(_: object) -> Any:
+        raise SystemExit(3)
+
+    bench.adapter.read = leave
+    with pytest.raises(ValueError, match="SystemExit"):
+        bench.instance.parse(b"")
+    bench.adapter.check = leave  # type: ignore[assignment,method-assign]
+    with pytest.raises(RuntimeError, match="end the process"):
+        bench.instance.check(order)
+
+
+@pytest.mark.parametrize(("off_s", "dated"), [(3600, True), (3600, False), (5, True)])
+async def test_a_look_that_is_refused_for_our_clock_says_so(
+    bench: Bench, off_s: int, *, dated: bool
+) -> None:
+    """The custodian may only say 401: its answer's date tells that our clock is an hour off."""
+    bench.adapter.capabilities = Capabilities(frozenset({"address"}), dated_by_clock=dated)
+    theirs = bench.tools.clock.now() - timedelta(seconds=off_s)
+    bench.instance.dates.note(format_datetime(theirs, usegmt=True))
+    order = bench.acts(NotSent("HTTP 401 iat lies in the future"))
+    with pytest.raises(NotSent) as refused:
+        await bench.instance.fetch(order)
+    ours = dated and off_s > 30
+    assert refused.value.alert == ("clock_skew" if ours else None)
+    assert str(refused.value).startswith("our clock is +3600 s off") is ours
+    assert "401" in str(refused.value)

@@ -10,11 +10,11 @@ import signal
 import tomllib
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+import pytest_asyncio
 
 from gateway.runtime import Failpoint
 from gateway.testing.processes import Process
@@ -24,23 +24,26 @@ from tests.e2e.stack import (
     NETWORK,
     PAYEE,
     Rail,
+    SharedStacks,
     Stack,
     eventually,
     free_port,
-    stack,
     subscribe,
 )
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 _ENDS = {"finalized", "failed", "canceled"}
 WALLET = {"type": "custodian_account", "account_type": "EXTERNAL_WALLET", "id": PAYEE}
 PARTNER = {"type": "custodian_account", "account_type": "NETWORK_CONNECTION", "id": NETWORK}
+#: Sets of two at most.
+_SMALL_SETS = replace(FIREBLOCKS, settings={**FIREBLOCKS.settings, "set_limit": 2})
 
 
-@pytest.fixture
-async def made(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Stack]:
-    """A stack on the rail of the parameter; Fireblocks, if none is given."""
+@pytest_asyncio.fixture(loop_scope="module")
+async def made(request: pytest.FixtureRequest, stacks: SharedStacks) -> AsyncIterator[Stack]:
+    """A stack on the rail of the parameter; Fireblocks, if none is given. No gateway runs yet."""
     rail: Rail = getattr(request, "param", FIREBLOCKS)
-    async with stack(tmp_path, rail=rail) as built:
+    async with stacks.lend(f"{rail.name} {rail.settings}", rail) as built:
         yield built
 
 
@@ -159,39 +162,35 @@ _SET_FAILPOINTS = [
 ]
 
 
+@pytest.mark.parametrize("made", [_SMALL_SETS], indirect=True, ids=["small sets"])
 @pytest.mark.parametrize("failpoint", _SET_FAILPOINTS)
 async def test_a_kill_at_any_failpoint_pays_every_item_once(
-    tmp_path: Path, failpoint: Failpoint
+    made: Stack, failpoint: Failpoint
 ) -> None:
     """Three sets of two: killed at the failpoint and started again, the ledger has each payee once."""
-    rail = replace(FIREBLOCKS, settings={**FIREBLOCKS.settings, "set_limit": 2})
-    async with stack(tmp_path, rail=rail) as made:
-        plain = await made.start_gateway("--quick")
-        await subscribe(made)
-        batch = await create(made, [item(f"{n}.25", reference=f"r-{n}") for n in range(1, 6)])
-        await plain.stop()
-        dying = await made.start_gateway("--quick", "--at", failpoint)
-        with contextlib.suppress(aiohttp.ClientError):
-            await execute(made, batch)
-        assert await dying.died(30) == -signal.SIGKILL, f"{failpoint} was never reached"
-        await made.start_gateway("--quick")
-        status, _ = await made.call("POST", f"/payout-batches/{batch['id']}/execute", {})
-        assert status in {202, 409}
-        done = await ends(made, batch, 60)
-        assert (done["state"], done["delivered_count"]) == ("finalized", 5)
-        assert [part["items"] for part in done["parts"]] == [2, 2, 1]
-        amounts = sorted(each["amount"] for each in await made.ledger())
-        assert amounts == [f"{n}.25" for n in range(1, 6)]
-        ids = [each["id"] for each in await payouts(made, batch)]
+    dying = await made.start_gateway("--quick", "--at", failpoint)
+    await subscribe(made)
+    batch = await create(made, [item(f"{n}.25", reference=f"{failpoint}-{n}") for n in range(1, 6)])
+    with contextlib.suppress(aiohttp.ClientError):
+        await execute(made, batch)
+    assert await dying.died(30) == -signal.SIGKILL, f"{failpoint} was never reached"
+    await made.start_gateway("--quick")
+    status, _ = await made.call("POST", f"/payout-batches/{batch['id']}/execute", {})
+    assert status in {202, 409}
+    done = await ends(made, batch, 60)
+    assert (done["state"], done["delivered_count"]) == ("finalized", 5)
+    assert [part["items"] for part in done["parts"]] == [2, 2, 1]
+    amounts = sorted(each["amount"] for each in await made.ledger())
+    assert amounts == [f"{n}.25" for n in range(1, 6)]
+    ids = [each["id"] for each in await payouts(made, batch)]
 
-        async def told() -> bool:
-            return all(
-                made.receiver.types(each)
-                == ["payout.created", "payout.broadcast", "payout.delivered"]
-                for each in ids
-            )
+    async def told() -> bool:
+        return all(
+            made.receiver.types(each) == ["payout.created", "payout.broadcast", "payout.delivered"]
+            for each in ids
+        )
 
-        await eventually(told)
+    await eventually(told)
 
 
 @pytest.mark.parametrize(
@@ -225,22 +224,23 @@ async def test_every_item_has_its_own_fate(made: Stack, switches: dict[str, bool
     """Skipped, untranslated, failed and delivered ones, in whatever order they come back."""
     await made.start_gateway()
     await made.steer("PUT", "settings", switches)
+    turn = secrets.token_hex(4)
     batch = await create(
         made,
         [
-            item("5", reference="a"),
-            item("5.000403", reference="skipped"),
-            item("5", PARTNER, reference="b"),
-            item("5.000404", reference="untranslated"),
-            item("5.000409", reference="policy"),
-            item("5", reference="c"),
+            item("5", reference=f"{turn} a"),
+            item("5.000403", reference=f"{turn} skipped"),
+            item("5", PARTNER, reference=f"{turn} b"),
+            item("5.000404", reference=f"{turn} untranslated"),
+            item("5.000409", reference=f"{turn} policy"),
+            item("5", reference=f"{turn} c"),
         ],
     )
     await execute(made, batch)
     done = await ends(made, batch)
     assert (done["state"], done["delivered_count"], done["failed_count"]) == ("finalized", 3, 3)
     fates = {
-        each["reference"]: each["failure"] and each["failure"]["code"]
+        each["reference"].removeprefix(f"{turn} "): each["failure"] and each["failure"]["code"]
         for each in await payouts(made, batch)
     }
     assert fates == {
@@ -296,13 +296,10 @@ async def test_a_single_payout_and_a_batch_share_the_account(made: Stack) -> Non
     assert sorted(each["amount"] for each in await made.ledger()) == ["1", "2", "6", "6"]
 
 
+@pytest.mark.parametrize("made", [_SMALL_SETS], indirect=True, ids=["small sets"])
 async def test_canceled_while_it_waits(made: Stack) -> None:
     """Nothing was sent: all is canceled. While it runs: what was sent stays sent."""
-    rail_limit = 2
-    text = made.config.read_text().replace(
-        "[custodians.fireblocks]", (f"[custodians.fireblocks]\nset_limit = {rail_limit}")
-    )
-    made.config.write_text(text)
+    rail_limit = _SMALL_SETS.settings["set_limit"]
     await made.start_gateway()
     await made.steer("PUT", "settings", {"step_s": 1})
     first = await create(made, [item(f"{n}.5") for n in range(1, 6)])
@@ -404,13 +401,14 @@ async def test_one_key_at_two_processes(made: Stack) -> None:
             return answer.status, await answer.text()
 
     try:
+        before = len((await made.call("GET", "/payout-batches?limit=200"))[1]["data"])
         urls = (made.url, second.line.strip())
         for number in range(5):
             answers = await asyncio.gather(*(create_at(urls[n % 2], number) for n in range(8)))
             assert {status for status, _ in answers} <= {201, 409}, answers
             assert len({text for status, text in answers if status == 201}) == 1
             assert await create_at(urls[0], number) == await create_at(urls[1], number)
-        _, page = await made.call("GET", "/payout-batches")
-        assert len(page["data"]) == 5
+        _, page = await made.call("GET", "/payout-batches?limit=200")
+        assert len(page["data"]) == 5 + before
     finally:
         await second.stop()

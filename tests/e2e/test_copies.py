@@ -10,7 +10,6 @@ import os
 import shutil
 import signal
 import sqlite3
-import sys
 from collections.abc import AsyncIterator
 from contextlib import closing
 from datetime import UTC, datetime
@@ -20,7 +19,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from gateway.testing.processes import Process
+from gateway.testing.processes import Process, command
 from tests.e2e.stack import eventually, free_port
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(120)]
@@ -68,14 +67,9 @@ class Place:
 
     async def run(self, *arguments: object) -> tuple[int, str]:
         """Run a command; return its exit code and what it printed."""
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "gateway", *map(str, arguments), "--config", str(self.config)),
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
-        out, _ = await process.communicate()
-        assert process.returncode is not None
-        return process.returncode, out.decode()
+        words = (*map(str, arguments), "--config", str(self.config))
+        code, out, err = await command(self.config.parent, *words)
+        return code, out + err
 
     async def call(
         self, process: Process, method: str, path: str, body: Any = None, **headers: str

@@ -11,22 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from tests.e2e.killing_proxy import killing_proxy
-from tests.e2e.stack import ERC20, OFF_RAMP, SPL, Rail, Stack, eventually, stack, subscribe
+from tests.e2e.stack import ERC20, OFF_RAMP, SPL, Rail, SharedStacks, Stack, eventually, stack
 from tests.e2e.test_crashes import stopped
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = [pytest.mark.timeout(150), pytest.mark.asyncio(loop_scope="module")]
 ALL_EVENTS = ["payout.created", "payout.broadcast", "payout.delivered"]
 _FAULTS = ("lose_reply", "error_after", "error_before", "half_response", "bad_json", "drop_before")
 
 
-@pytest.fixture
-async def made(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Stack]:
+@pytest_asyncio.fixture(loop_scope="module")
+async def made(request: pytest.FixtureRequest, stacks: SharedStacks) -> AsyncIterator[Stack]:
     """A running stack of the rail that the test names."""
-    async with stack(tmp_path, rail=request.param) as made:
-        await made.start_gateway("--quick")
-        await subscribe(made)
+    rail: Rail = request.param
+    async with stacks.lend(str(rail.destination), rail, gateway=("--quick",)) as made:
         yield made
 
 
@@ -187,9 +187,12 @@ async def test_forged_doubled_and_reordered_webhooks(made: Stack) -> None:
     await eventually(told)
 
 
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("rail", [ERC20, OFF_RAMP], ids=["transfer", "off-ramp"])
-async def test_a_kill_at_every_request_pays_once(tmp_path: Path, rail: Rail) -> None:
-    """Killed before and after each request of the flow, and started again: one transfer each time."""
+async def test_a_kill_at_every_request_pays_once(
+    tmp_path: Path, rail: Rail, *, after: bool
+) -> None:
+    """Killed before or after each request of the flow, and started again: one transfer each time."""
     async with (
         killing_proxy() as proxy,
         stack(tmp_path, rail=rail, through=proxy.in_front_of) as made,
@@ -205,18 +208,17 @@ async def test_a_kill_at_every_request_pays_once(tmp_path: Path, rail: Rail) -> 
         )
         points = []
         for number in range(1, length + 2):
-            for after in (False, True):
-                proxy.seen.clear()
-                proxy.killed_at, proxy.after, proxy.pid = None, after, gateway.pid
-                proxy.kill_at = number
-                payout_id = await made.pay()
-                assert await gateway.died(30) == -signal.SIGKILL
-                proxy.kill_at = 0
-                gateway = await made.start_gateway("--quick")
-                await made.reaches(payout_id, "delivered", seconds=40)
-                points.append(str(proxy.killed_at))
+            proxy.seen.clear()
+            proxy.killed_at, proxy.after, proxy.pid = None, after, gateway.pid
+            proxy.kill_at = number
+            payout_id = await made.pay()
+            assert await gateway.died(30) == -signal.SIGKILL
+            proxy.kill_at = 0
+            gateway = await made.start_gateway("--quick")
+            await made.reaches(payout_id, "delivered", seconds=40)
+            points.append(str(proxy.killed_at))
         print(f"\n{len(points)} kill points hit: " + "; ".join(points))
-        assert None not in points
+        assert "None" not in points
         assert len(await made.ledger()) == 1 + len(points)
 
 

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
+import pytest_asyncio
 
-from tests.e2e.stack import NETWORK, Stack, eventually, stack, subscribe
+from tests.e2e.stack import FIREBLOCKS, NETWORK, SharedStacks, Stack, eventually
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = [pytest.mark.timeout(90), pytest.mark.asyncio(loop_scope="module")]
+#: A call that is not answered is given up soon.
+_RAIL = replace(FIREBLOCKS, settings={**FIREBLOCKS.settings, "timeout_s": 4})
 ALL_EVENTS = ["payout.created", "payout.broadcast", "payout.delivered"]
 
 
-@pytest.fixture
-async def made(tmp_path: Path) -> AsyncIterator[Stack]:
+@pytest_asyncio.fixture(loop_scope="module")
+async def made(stacks: SharedStacks) -> AsyncIterator[Stack]:
     """A running stack with a subscriber."""
-    async with stack(tmp_path) as made:
-        await made.start_gateway("--quick")
-        await subscribe(made)
+    async with stacks.lend("main", _RAIL, gateway=("--quick",)) as made:
         yield made
 
 

@@ -27,7 +27,7 @@ from tests.e2e.stack import (
 )
 from tests.e2e.test_batches import create, ends, execute, item, payouts
 from tests.e2e.test_confirm import answer, asked, confirm
-from tests.e2e.test_crashes import stopped
+from tests.e2e.test_crashes import quoted, stopped
 from tests.e2e.witness import evidence, ledger_pays, never_said_unpaid
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.asyncio(loop_scope="module")]
@@ -122,11 +122,7 @@ async def test_suspended_anywhere_a_payout_is_paid_once(made: Stack, failpoint: 
     Woken, the first one finishes what it was about to do: nothing is paid twice, and no status and no
     event says something else than before.
     """
-    plain = await made.start_gateway("--quick")
-    await subscribe(made)
-    quote_id = await made.quote()
-    await plain.stop()
-    stalled = await made.start_gateway("--quick", "--at", failpoint, "--how", "stop")
+    stalled, quote_id = await quoted(made, failpoint, "--how", "stop")
     begun = asyncio.create_task(attempted(made.execute(quote_id)))
     await stopped(stalled.pid)
     await made.start_second("--quick")

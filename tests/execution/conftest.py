@@ -25,11 +25,12 @@ from gateway.payouts import Payouts
 from gateway.quotes import QuoteRequest, Quotes
 from gateway.router import Instance, Router
 from gateway.runtime import Ids, Runtime, real_runtime
-from gateway.store import events, executions, migrate
+from gateway.store import events, executions
 from gateway.store import payouts as rows
 from gateway.store.database import Database, Row, Tx
 from gateway.vault import Vault
 from tests.clock import SetClock
+from tests.databases import make_database
 from tests.pricing import TakesEverything
 
 CAN = Capabilities(
@@ -219,9 +220,7 @@ def capabilities() -> Capabilities:
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty database with every migration, to be copied: migrating takes longer than a test."""
-    path = tmp_path_factory.mktemp("empty") / "empty.db"
-    migrate.prepare(path)
-    return path
+    return make_database(tmp_path_factory.mktemp("empty") / "empty.db")
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from gateway.adapter import (
     SubStatus,
 )
 from gateway.config import EngineSettings
-from gateway.execution.engine import Engine
+from gateway.execution.engine import Custodian, Engine
 from gateway.execution.order import LiveOrder
 from gateway.execution.proof import Evidence
 from gateway.execution.record import Recorded
@@ -137,6 +137,7 @@ class Desk:
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
         self.script = Script(bench.capabilities)
+        self.custodian: Custodian = self.script
         self.ids: list[str] = []
         self.engine = self.new_engine("one")
 
@@ -147,7 +148,7 @@ class Desk:
             runtime=self.bench.runtime,
             payouts=self.bench.payouts,
             assets=self.bench.assets,
-            custodian=self.script,
+            custodian=self.custodian,
             settings=EngineSettings(lease_s=LEASE_S),
             owner=owner,
             metrics=Metrics(),

@@ -150,6 +150,71 @@ async def meanwhile(desk: Counter, act: Awaitable[T]) -> T:
 # --- Confirm --------------------------------------------------------------------------------------
 
 
+async def test_who_answers_is_written_before_the_custodian_hears_of_it(asking: Counter) -> None:
+    """In a transaction of its own, because a call cannot be in one; a refused answer leaves no row."""
+    noted: list[tuple[str, int]] = []
+
+    async def note(_: Tx, detail: str) -> None:
+        noted.append((detail, len(asking.script.moved)))
+
+    acting, payout = asking.acting(), await asking.payout()
+    before = len(asking.script.moved)
+    await acting.confirm(payout, 1, ANSWER, note=note)
+    assert noted == [("action 1 was answered", before)]
+    assert (await refused(acting.confirm(payout, 1, ANSWER, note=note))).code == (
+        "action_not_required"
+    )
+    assert len(noted) == 1
+
+
+async def test_an_act_that_cannot_be_written_is_not_carried_out(asking: Counter) -> None:
+    """A full disk: nothing is sent, and the payout can be answered again at once."""
+
+    async def fails(_: Tx, __: str) -> None:
+        raise sqlite3.OperationalError("disk full")
+
+    before = len(asking.script.moved)
+    with pytest.raises(sqlite3.OperationalError):
+        await asking.acting().confirm(await asking.payout(), 1, ANSWER, note=fails)
+    assert len(asking.script.moved) == before
+    assert await asking.stand() == ["requires_action"]
+    await asking.confirm()
+    assert len(asking.script.moved) == before + 1
+
+
+async def test_who_cancels_is_written_with_the_end(new: Counter) -> None:
+    """In the same transaction: without the row the payout goes on."""
+
+    async def fails(_: Tx, __: str) -> None:
+        raise sqlite3.OperationalError("disk full")
+
+    with pytest.raises(sqlite3.OperationalError):
+        await new.acting().cancel(await new.payout(), note=fails)
+    assert (await new.payout()).status == "pending"
+    noted: list[str] = []
+
+    async def note(_: Tx, detail: str) -> None:
+        noted.append(detail)
+
+    await new.bench.clock.advance(LEASE_S + 1)
+    await new.acting().cancel(await new.payout(), note=note)
+    assert noted == ["nothing was sent; it ended as canceled"]
+    assert (await new.payout()).status == "failed"
+
+
+async def test_who_cancels_is_written_before_the_custodian_is_asked(lost: Counter) -> None:
+    """Whatever it answers then."""
+    noted: list[str] = []
+
+    async def note(_: Tx, detail: str) -> None:
+        noted.append(detail)
+        assert "cancel" not in lost.script.story
+
+    lost.script.cancels = [raises(NotSent("down"))]
+    await refused(lost.acting().cancel(await lost.payout(), note=note))
+    assert noted == ["the custodian was asked to cancel"]
+
+
 async def test_an_answer_is_carried_out_at_once(asking: Counter) -> None:
     """One moving call under the execution's lease; what the custodian says is written."""
     asking.script.confirms = [TAKEN]

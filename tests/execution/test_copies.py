@@ -7,18 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from gateway.adapter import Absent, Report, SubStatus
+from gateway.adapter import Absent, CannotLook, Report, SubStatus
 from gateway.adoption import Adoption
 from gateway.errors import NotSent
 from gateway.execution.gate import MarkRefused, Refusal
 from gateway.execution.operator import LookAsked, NotAllowedError, Resolution, resolve, retry
 from gateway.execution.proof import Kind
+from gateway.execution.reports import ADOPTED_ABSENT, ADOPTED_BLIND
 from gateway.execution.state import Verb
 from gateway.model import FundsMoved
 from gateway.store import executions, state
+from gateway.store import payouts as rows
 from gateway.store.database import Tx
 from gateway.store.state_file import StateFile
 from tests.execution.conftest import Bench
+from tests.execution.script import ABSENT, Desk
 
 
 @pytest.fixture
@@ -93,9 +96,9 @@ async def test_after_an_adoption_nothing_is_sent_again_by_itself(
     """It may have ended after the copy, and been paid in another way: not even absence allows a call."""
     if repeat_is_safe:
         bench.capabilities = bench.repeating()
+    bench.capabilities = replace(bench.capabilities, finds_lost_calls=True)
     payout_id = await bench.accept()
     await adopt(bench, state_file)
-    assert await bench.attention(payout_id) == ["adopted"]
     for seconds in (0, 61, 31):
         await bench.clock.advance(seconds)
         job = await bench.begin()
@@ -104,9 +107,13 @@ async def test_after_an_adoption_nothing_is_sent_again_by_itself(
             await bench.order(job).moving()
         assert refused.value.refusal is Refusal.BLOCKED
         await bench.fetched(job, Absent("404"))
-    # Absence is proven now.
+    # Absence is proven now: it is only looked at all the same, and an operator hears what to do.
+    assert await bench.attention(payout_id) == ["adopted", "adopted"]
+    await bench.clock.advance(20)
+    job = await bench.begin()
+    assert job.next_verb is Verb.FETCH
     with pytest.raises(MarkRefused) as refused:
-        await bench.order(await bench.begin()).moving()
+        await bench.order(job).moving()
     assert refused.value.refusal is Refusal.BLOCKED
     assert await calls(bench, payout_id) == 1
     assert (await bench.payout(payout_id)).status == "pending"
@@ -134,8 +141,57 @@ async def test_what_had_no_execution_is_never_proven_absent(
         await bench.clock.advance(3600)
     assert (await bench.payout(payout_id)).status == "pending"
     assert await calls(bench, payout_id) == 1
+    (line,) = await bench.db.read(rows.attention_of, payout_id)
+    assert (line["code"], line["detail"], line["times"]) == ("adopted", ADOPTED_BLIND, 7)
     with pytest.raises(NotAllowedError):
         await bench.db.run(retry, bench.runtime, payout_id, bench.capabilities)
+
+
+async def test_what_cannot_be_looked_at_after_an_adoption_is_adopted(
+    bench: Bench, state_file: StateFile
+) -> None:
+    """Something was remembered, and the adapter finds nothing to ask by: it says so of what it knows."""
+    payout_id = await bench.accept()
+    await bench.order(await bench.begin()).remember(session="s")
+    await adopt(bench, state_file)
+    assert await bench.attention(payout_id) == []
+    for _ in range(6):
+        await bench.fetched(await bench.begin(), CannotLook("nothing was sent yet"))
+        await bench.clock.advance(3600)
+    (line,) = await bench.db.read(rows.attention_of, payout_id)
+    assert (line["code"], line["detail"]) == ("adopted", ADOPTED_BLIND)
+
+
+async def test_an_adopted_payout_that_is_not_found_is_not_submitted(
+    bench: Bench, state_file: StateFile
+) -> None:
+    """Nothing is prepared for it again, no code is sent to anybody: the operator is told to end it."""
+    payout_id = await bench.accept()
+    await bench.order(await bench.begin()).remember(wallet="w")
+    await adopt(bench, state_file)
+    desk = Desk(bench)
+    desk.ids, desk.script.looks = [payout_id], [ABSENT]
+    await desk.turns(40, 60)
+    assert set(desk.script.story) == {"look"}
+    (line,) = await bench.db.read(rows.attention_of, payout_id)
+    assert (line["code"], line["detail"]) == ("adopted", ADOPTED_ABSENT)
+    for detail in (ADOPTED_ABSENT, ADOPTED_BLIND):
+        assert len(detail) <= 200  # more is cut off
+
+
+async def test_an_adopted_payout_says_that_its_outcome_is_unknown(
+    bench: Bench, state_file: StateFile
+) -> None:
+    """To its partner, too; without an event, because its status stays. What is on its way stays so."""
+    payout_id, sent = await bench.accept(), await bench.accept()
+    await bench.db.run(bench.payouts.apply, sent, Report(SubStatus.CONFIRMING, "W"))
+    events = [await bench.events(each) for each in (payout_id, sent)]
+    await adopt(bench, state_file)
+    payout = await bench.payout(payout_id)
+    assert (payout.status, payout.sub_status) == ("pending", "outcome_unknown")
+    assert "restored from a copy" in (payout.timeline[-1].detail or "")
+    assert (await bench.payout(sent)).sub_status == "confirming"
+    assert [await bench.events(each) for each in (payout_id, sent)] == events
 
 
 async def test_a_transfer_that_is_found_settles_it(bench: Bench, state_file: StateFile) -> None:

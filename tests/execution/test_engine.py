@@ -352,3 +352,21 @@ async def test_an_engine_with_other_settings_goes_by_the_calls_own(desk: Desk) -
     await desk.turns(1, 25, hasty)
     await desk.turn(hasty)
     assert script.story[3:] == ["look", "look", "submit"]
+
+
+async def test_a_look_with_a_wrong_clock_is_told_at_once(desk: Desk) -> None:
+    """Not as a custodian that is out of reach after a while."""
+    desk.script.submits = [TAKEN]
+    desk.script.looks = [raises(NotSent("our clock is off", alert="clock_skew"))]
+    await desk.turn()
+    await desk.turns(7, 100)
+    assert await desk.attention() == ["clock_skew"]
+
+
+async def test_the_last_outcome_is_that_of_the_end(desk: Desk) -> None:
+    """Not that of a look which did not find it before."""
+    desk.script.submits = [raises(OutcomeUnknown("reset"))]
+    desk.script.looks = [ABSENT, DONE]
+    await desk.turns(4, 60)
+    assert set(await desk.stand()) == {"delivered"}
+    assert (await desk.row())["outcome"] == "DELIVERED"

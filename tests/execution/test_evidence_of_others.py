@@ -332,7 +332,7 @@ async def test_a_call_from_before_the_upgrade_is_not_repeated_at_another_account
     desk.script.submits, desk.script.looks = [LOST, TAKEN], [ABSENT]
     await desk.turn()
     desk.script.account = "acme/A"
-    await desk.turns(1, 11)
+    await desk.turns(1, 13)
     assert "look" in [each.kind for each in await desk.rows()]
     desk.script.account = "acme/B"
     await desk.turns(3, 20)

@@ -43,6 +43,8 @@ LATE = LIFE + VISIBILITY
 NOTHING = rows()
 UNKNOWN = rows(call(1))
 PROVEN = rows(call(1), look(2, LATE))
+#: An operator has declared that both fingerprints are of one account.
+DECLARED = replace(UNKNOWN, accounts={ACCOUNT: OTHER_ACCOUNT})
 #: A request of a custodian whose keys make a repeat harmless.
 SAFE = {"repeat_is_safe": True, "reference": "ref"}
 
@@ -110,6 +112,21 @@ REQUESTS: list[tuple[str, Request, Refusal | None]] = [
     (
         "a repeat at another account",
         request(UNKNOWN, **SAFE, fingerprint=OTHER_ACCOUNT),
+        Refusal.NOT_CLOSED,
+    ),
+    (
+        "a repeat with new credentials of the account, which may have keys of their own",
+        request(DECLARED, **SAFE, fingerprint=OTHER_ACCOUNT),
+        Refusal.NOT_CLOSED,
+    ),
+    (
+        "a repeat with new credentials of the account, whose keys every credential meets",
+        request(DECLARED, **SAFE, fingerprint=OTHER_ACCOUNT, keys_shared=True),
+        None,
+    ),
+    (
+        "a repeat at another account, whose keys every credential meets",
+        request(UNKNOWN, **SAFE, fingerprint=OTHER_ACCOUNT, keys_shared=True),
         Refusal.NOT_CLOSED,
     ),
     ("the same bytes again", request(UNKNOWN, same_call=1), None),

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from sqlalchemy import text
 
+from adapters.fireblocks import webhook
 from gateway.adapter import (
     Absent,
     Failure,
@@ -23,7 +26,7 @@ from gateway.adapter import (
     Report,
     SubStatus,
 )
-from gateway.config import EngineSettings, WebhookSettings
+from gateway.config import EngineSettings, RetentionSettings, WebhookSettings
 from gateway.execution.decide import LOOKS_ALERT
 from gateway.execution.gate import MarkRefused
 from gateway.execution.inbox import Inbox
@@ -60,8 +63,14 @@ class Parser:
         return [Notice(refs, body.decode(), None, REPORTS.get(word), told)]
 
 
-async def work_off(bench: Bench, *bodies: bytes, custodian: str = "acme") -> dict[bytes, str]:
-    """Store webhooks, let the loop work them off, return what became of each."""
+async def work_off(
+    bench: Bench, *bodies: bytes, custodian: str = "acme", asked: list[str] | None = None
+) -> dict[bytes, str]:
+    """Store webhooks, let the loop work them off, return what became of each.
+
+    `asked` receives the payouts that are to be looked at after their end.
+    """
+    looks = [] if asked is None else asked
     loop = Inbox(
         db=bench.db,
         runtime=bench.runtime,
@@ -70,6 +79,7 @@ async def work_off(bench: Bench, *bodies: bytes, custodian: str = "acme") -> dic
         settings=EngineSettings(idle_s=3600),
         metrics=Metrics(),
         wake=lambda _: None,
+        look_after_end=lambda _, payout_id: looks.append(payout_id),
     )
     now = to_us(bench.clock.now())
     for body in bodies:
@@ -260,6 +270,85 @@ async def test_what_a_webhook_told_is_kept_with_the_execution(bench: Bench) -> N
     assert (await bench.begin()).notes["told"] == {"word": ["told"]}
 
 
+class FireblocksParser:
+    """The webhooks of Fireblocks, whose word holds for 15 minutes."""
+
+    def parse(self, body: bytes) -> Sequence[Notice]:
+        """Read one."""
+        return webhook.parse(body, lambda _: "Ethereum", believed_for_s=900)
+
+
+def of_fireblocks(bench: Bench, *, made_ago: timedelta | None, number: int = 1) -> bytes:
+    """Return a webhook about transaction `t-1` that was made so long ago; None: it does not say when."""
+    told: dict[str, Any] = {
+        "id": f"n-{number}",
+        "eventType": "transaction.status.updated",
+        "data": {"id": "t-1", "status": "BROADCASTING", "assetId": "USDC", "txHash": "0xab"},
+    }
+    if made_ago is not None:
+        told["createdAt"] = round((bench.clock.now() - made_ago).timestamp() * 1000)
+    return json.dumps(told).encode()
+
+
+def door(bench: Bench) -> Inbox:
+    """Return the inbox behind Fireblocks' door."""
+    return Inbox(
+        db=bench.db,
+        runtime=bench.runtime,
+        custodians={"acme": FireblocksParser()},
+        recorders={"acme": bench.recorder},
+        settings=EngineSettings(idle_s=3600),
+        metrics=Metrics(),
+        wake=lambda _: None,
+    )
+
+
+async def sent_with(bench: Bench, kind: str = "transaction") -> str:
+    """Return a payout that was submitted as transaction `t-1`, and whose next look is far away."""
+    payout_id = await bench.accept()
+    report = Report(SubStatus.SUBMITTED, "OK", refs=(Ref(kind, "t-1"),))
+    await bench.submitted(await bench.begin(), report, moved=True)
+    assert await bench.due_in(payout_id) > 0
+    return payout_id
+
+
+@pytest.mark.parametrize(
+    ("made_ago", "believed"),
+    [
+        (timedelta(0), True),
+        (timedelta(minutes=14), True),
+        (timedelta(minutes=16), False),
+        (timedelta(days=400), False),
+        (timedelta(minutes=-16), False),
+        (None, False),
+    ],
+)
+async def test_an_old_webhook_only_brings_the_next_look_forward(
+    bench: Bench, made_ago: timedelta | None, *, believed: bool
+) -> None:
+    """Genuine as it is, somebody may have kept it: the API is asked, and its word counts."""
+    payout_id = await sent_with(bench)
+    await door(bench).receive("acme", of_fireblocks(bench, made_ago=made_ago))
+    payout = await bench.payout(payout_id)
+    assert payout.status == ("broadcast" if believed else "pending")
+    assert bool(payout.transactions) is believed
+    assert await bench.due_in(payout_id) == 0
+    assert await bench.claim() != []
+
+
+async def test_a_webhook_that_waits_for_its_payout_does_not_grow_old(bench: Bench) -> None:
+    """Its age is that of when it was received, not of when its payout was known."""
+    loop = door(bench)
+    await loop.receive("acme", of_fireblocks(bench, made_ago=timedelta(minutes=1)))
+    await bench.clock.advance(3600)
+    payout_id = await bench.accept()
+    report = Report(SubStatus.SUBMITTED, "OK", refs=(Ref("transaction", "t-1"),))
+    await bench.submitted(await bench.begin(), report, moved=True)
+    (row,) = await bench.db.read(inbox.new_webhooks, 10)
+    await loop._one(row)
+    assert (await bench.payout(payout_id)).status == "broadcast"
+
+
 async def test_a_custodian_that_is_not_configured_keeps_its_webhooks(bench: Bench) -> None:
     """Its webhooks wait for an operator, and those of the others are worked off."""
     payout_id = await learnt(bench)
@@ -304,7 +393,12 @@ async def test_the_sweeper_leaves_what_is_not_configured(bench: Bench) -> None:
 
 
 def sweeper(
-    bench: Bench, metrics: Metrics, woken: list[str], *, configured: bool = True
+    bench: Bench,
+    metrics: Metrics,
+    woken: list[str],
+    *,
+    configured: bool = True,
+    personal_data_days: float | None = None,
 ) -> Sweeper:
     """Return a sweeper."""
     return Sweeper(
@@ -312,6 +406,7 @@ def sweeper(
         runtime=bench.runtime,
         settings=EngineSettings(),
         webhooks=WebhookSettings(),
+        retention=RetentionSettings(personal_data_days=personal_data_days),
         metrics=metrics,
         wake=woken.append,
         recorders={"acme": bench.recorder} if configured else {},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.adapter import (
+    Action,
     CannotLook,
     Echo,
     FundsMoved,
@@ -15,10 +16,18 @@ from gateway.adapter import (
 )
 from gateway.execution.decide import MAX_UNKNOWN
 from gateway.execution.gate import MarkRefused
-from gateway.execution.operator import LookAsked, NotAllowedError, Resolution, resolve, retry
+from gateway.execution.operator import (
+    LookAsked,
+    NotAllowedError,
+    ProofMissingError,
+    Resolution,
+    resolve,
+    retry,
+)
 from gateway.execution.proof import Source
 from gateway.execution.record import Recorded
 from gateway.execution.state import Verb
+from gateway.store.audit import acts_on
 from tests.execution.conftest import CAN, LEASE_S, Bench
 
 SEEN = "console, 10:15, payout p-1"
@@ -67,6 +76,8 @@ async def test_an_unresolved_payout_is_retried_only_with_proof(bench: Bench) -> 
             assert await bench.due_in(payout_id) == 0
     assert await bench.due_in(payout_id) > 0
     await again(bench, payout_id)
+    # Refused ones are no acts.
+    assert [row["act"] for row in await bench.db.read(acts_on, payout_id, 10)] == ["payout_retried"]
     repeat = await bench.begin()
     assert repeat.next_verb is Verb.SUBMIT
     assert bench.order(repeat).key("execute") == bench.order(job).key("execute")
@@ -86,8 +97,34 @@ async def test_what_the_custodian_has_is_never_retried(bench: Bench) -> None:
         await again(bench, payout_id)
     await end(bench, payout_id, delivered=True, transfer="t-1")
     for payout in (payout_id, "pay_nope"):
-        with pytest.raises(NotAllowedError):
+        with pytest.raises(NotAllowedError) as refused:
             await again(bench, payout)
+        assert not isinstance(refused.value, ProofMissingError)
+
+
+async def test_what_asks_a_person_is_not_retried(bench: Bench) -> None:
+    """A person has to answer: the engine submits nothing meanwhile."""
+    payout_id = await bench.accept()
+    asks = Report(SubStatus.REQUIRES_ACTION, "ASKS", action=Action())
+    await bench.submitted(await bench.begin(), asks)
+    with pytest.raises(ProofMissingError, match="answer of the person"):
+        await again(bench, payout_id)
+    assert (await bench.execution(payout_id))["state"] == "parked"
+
+
+@pytest.mark.parametrize("account", ["acme/A", "acme/B"])
+async def test_a_retry_asks_what_the_gate_asks(bench: Bench, account: str) -> None:
+    """A safe repeat is one at the same account: what the gate would refuse is not promised."""
+    bench.capabilities = bench.repeating()
+    payout_id = await unknown(bench)
+    repeat = bench.db.run(retry, bench.runtime, payout_id, bench.capabilities, account)
+    if account == bench.fingerprint:
+        await repeat
+        assert (await bench.begin()).next_verb is Verb.SUBMIT
+        return
+    with pytest.raises(ProofMissingError, match="at another account"):
+        await repeat
+    assert (await bench.execution(payout_id))["state"] == "unknown"
 
 
 async def test_a_parked_payout_may_go_on(bench: Bench) -> None:
@@ -164,8 +201,13 @@ async def test_an_end_by_hand_is_told_and_frees_the_account(
         assert await end(bench, payout_id, looked=asked.number) is None
     payout = await bench.payout(payout_id)
     assert payout.status == ("delivered" if delivered else "failed")
-    detail = f"resolved by an operator: {SEEN}"
-    assert payout.timeline[-1].detail == (f"{detail} (transfer t-1)" if delivered else detail)
+    assert payout.timeline[-1].detail == "resolved by an operator"
+    acts = await bench.db.read(acts_on, payout_id, 10)
+    asks = [] if delivered else ["payout_look_asked"]
+    assert [row["act"] for row in acts] == [*asks, "payout_resolved"]
+    assert {(row["actor"], row["detail"], row["org"]) for row in acts} == {
+        ("operator", SEEN, "acme-org")
+    }
     if not delivered:
         assert payout.failure is not None
         assert (payout.failure.code, payout.failure.funds_moved) == ("operator_decision", "no")

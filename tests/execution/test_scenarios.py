@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -541,9 +542,8 @@ async def test_another_account_proves_nothing(lost: Desk) -> None:
     assert await lost.due_in() > 100
 
 
-async def test_a_declared_account_counts(lost: Desk) -> None:
-    """An operator has declared that it is the same account under new credentials: its looks count."""
-    lost.script.account = "acme/B"
+async def declare(bench: Bench) -> None:
+    """Declare that the new credentials are of the account of the old ones."""
     declared = {
         "custodian": "acme",
         "fingerprint": "acme/B",
@@ -555,7 +555,37 @@ async def test_a_declared_account_counts(lost: Desk) -> None:
     async def put(tx: Tx) -> None:
         await tx.many(Query(insert(account_declarations), columns=tuple(declared)), [declared])
 
-    await lost.bench.db.run(put)
+    await bench.db.run(put)
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["of-the-account", "of-the-credentials"])
+@pytest.mark.parametrize("look", [SAFE, BLIND], ids=["said", "declared"])
+async def test_keys_may_belong_to_the_credentials(bench: Bench, look: Line, shared: bool) -> None:
+    """A repeat under new credentials is the same call only where every credential meets the same keys.
+
+    Where it is not, nothing is sent, for as long as it takes; an operator is told.
+    """
+    if look is BLIND:
+        bench.capabilities = bench.repeating()
+    keys = replace(bench.capabilities.keys, shared_by_credentials=shared)
+    bench.capabilities = replace(bench.capabilities, keys=keys)
+    desk = Desk(bench)
+    await desk.open(1)
+    desk.script.submits, desk.script.looks = [LOST, TAKEN], [look]
+    await desk.turn()
+    desk.script.account = "acme/B"
+    await declare(bench)
+    await desk.turns(12, 300)
+    assert len(desk.script.moved) == (2 if shared else 1)
+    if not shared:
+        assert await desk.attention() != []
+        assert (await desk.row())["state"] == "unknown"
+
+
+async def test_a_declared_account_counts(lost: Desk) -> None:
+    """An operator has declared that it is the same account under new credentials: its looks count."""
+    lost.script.account = "acme/B"
+    await declare(lost.bench)
     await lost.prove_absence()
     await lost.turn()
     assert len(lost.script.moved) == 2

@@ -8,6 +8,7 @@ import pytest
 
 from gateway.adapter import (
     BatchReport,
+    CannotLook,
     Capabilities,
     Failure,
     FailureCode,
@@ -29,11 +30,12 @@ from gateway.store import batches, executions, state
 from gateway.store.database import Tx
 from gateway.store.rows import to_us
 from tests.execution.conftest import LEASE_S, Bench
-from tests.execution.script import ABSENT, DONE, TAKEN, Desk, Outcome, all_are, raises
+from tests.execution.script import ABSENT, DONE, TAKEN, Desk, Outcome, all_are, raises, says
 from tests.execution.test_engine import CAN
 
 NO = Failure(code=FailureCode.POLICY_REJECTED, message="no", funds_moved=FundsMoved.NO)
 MANY = 2 * PAGE + 10
+CANNOT_LOOK = says(CannotLook("nothing to ask by", repeat_is_safe=True))
 
 
 @pytest.fixture
@@ -66,6 +68,28 @@ async def not_paid(desk: Desk, payout_id: str) -> None:
         await bench.db.run(resolve, bench.recorder, bench.runtime, payout_id, found, lag=True)
         is None
     )
+
+
+def steps_of(bench: Bench, *, configured: bool = True) -> BatchSteps:
+    """Return the steps of batches at one custodian."""
+    return BatchSteps(
+        bench.runtime,
+        bench.payouts,
+        bench.quotes,
+        Batches(bench.runtime, bench.quotes, frozenset({"acme"}), "https://gateway.example"),
+        {"acme": Handover(set_size=3, window=1)},
+        {"acme": bench.recorder} if configured else {},
+    )
+
+
+async def cancel(bench: Bench) -> None:
+    """Cancel the batch, as its partner does."""
+    now = to_us(bench.clock.now())
+
+    async def ask(tx: Tx) -> None:
+        await batches.update_batch(tx, "bat_1", cancel_at=now)
+
+    await bench.db.run(ask)
 
 
 def dies_at(monkeypatch: pytest.MonkeyPatch, page: int) -> None:
@@ -330,24 +354,73 @@ async def test_a_batch_whose_custodian_is_not_configured_waits(
 ) -> None:
     """No step of it fails or ends anything, whatever was asked for; configured again, it goes on."""
     bench = made.bench
-    now = to_us(bench.clock.now())
-
-    async def ask(tx: Tx) -> None:
-        await batches.update_batch(tx, "bat_1", cancel_at=now if canceled else None)
-
-    await bench.db.run(ask)
+    if canceled:
+        await cancel(bench)
     for configured in (False, True):
-        steps = BatchSteps(
-            bench.runtime,
-            bench.payouts,
-            bench.quotes,
-            Batches(bench.runtime, bench.quotes, frozenset({"acme"}), "https://gateway.example"),
-            {"acme": Handover(set_size=3, window=1)},
-            {"acme": bench.recorder} if configured else {},
-        )
+        steps = steps_of(bench, configured=configured)
         before = (tuple(await made.row()), await made.stand())
         while (await bench.db.run(steps.step, "bat_1")).more:
             assert configured
         if not configured:
             assert (tuple(await made.row()), await made.stand()) == before
     assert set(await made.stand()) == ({"canceled"} if canceled else {"created"})
+
+
+@pytest.mark.parametrize("first", ["batch", "engine"])
+async def test_a_canceled_set_that_is_proven_absent_is_not_sent_again(
+    made: Desk, first: str
+) -> None:
+    """Its reply was lost, its batch is canceled, and then its absence is proven: it is taken back.
+
+    Also where the engine comes before the batch: no call is begun for a batch that is canceled.
+    """
+    bench, steps = made.bench, steps_of(made.bench)
+    made.script.submits = [raises(OutcomeUnknown("lost")), TAKEN]
+    made.script.looks = [ABSENT]
+    await made.turn()
+    await cancel(bench)
+    await bench.db.run(steps.step, "bat_1")
+    assert set(await made.stand()) == {"outcome_unknown"}, "what may have arrived is not ended"
+    await made.prove_absence()
+    assert (await made.row())["state"] == "prepared"
+    if first == "engine":
+        await made.turn()
+        assert made.script.story[-1] == "submit"
+    while (await bench.db.run(steps.step, "bat_1")).more:
+        pass
+    assert set(await made.stand()) == {"canceled"}
+    await made.turns(2, 40)
+    assert len(made.script.moved) == 1
+
+
+async def test_no_canceled_set_is_taken_from_a_worker_that_may_send_it(made: Desk) -> None:
+    """A set that was sent once, and that a worker holds, is left to that worker."""
+    bench, steps = made.bench, steps_of(made.bench)
+    made.script.submits, made.script.looks = [raises(OutcomeUnknown("lost"))], [ABSENT]
+    await made.turn()
+    await made.prove_absence()
+    (job,) = await made.claim()
+    assert isinstance(job, Job)
+    await cancel(bench)
+    await bench.db.run(steps.step, "bat_1")
+    assert (await made.row())["ended_at"] is None
+    await bench.clock.advance(LEASE_S + 1)
+    await bench.db.run(steps.step, "bat_1")
+    assert (await made.row())["ended_at"] is not None
+
+
+async def test_a_harmless_repeat_goes_on_in_a_canceled_batch(bench: Bench) -> None:
+    """What may have arrived was sent, and stays sent: only its repeat shows what became of it."""
+    bench.capabilities = bench.repeating()
+    desk = Desk(bench)
+    await desk.open(2)
+    desk.script.submits = [raises(OutcomeUnknown("lost")), TAKEN]
+    desk.script.looks = [CANNOT_LOOK]
+    await desk.turn()
+    await cancel(bench)
+    for _ in range(4):
+        await bench.db.run(steps_of(bench).step, "bat_1")
+        await desk.turns(1, 20)
+    assert len(set(desk.script.keys)) == 1
+    assert len(desk.script.moved) == 2
+    assert set(await desk.stand()) == {"submitted"}

@@ -236,7 +236,7 @@ class Place:
             tools,
             Metrics(),
             30.0,
-            fingerprint=lambda *parts: "/".join(parts),
+            fingerprints=(lambda *parts: "/".join(parts),),
             dates=Dates(bench.clock),
         )
         self.engine = Engine(

@@ -355,7 +355,8 @@ RULES = (
     Rule(
         "nothing_blocks",
         "an adopted copy goes on by itself",
-        {"nothing_blocks": always(True)},
+        # `decide` does not have it submitted again, either: each alone keeps it from a call.
+        {"nothing_blocks": always(True), "is_adopted": always(False)},
         replace(_COPIES, name="an old copy, and an end", acts=frozenset({"cancel"}), act_count=1),
         LIVE,
     ),

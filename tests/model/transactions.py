@@ -218,6 +218,8 @@ class Transactions:
                 reference=reference,
                 fingerprint=f"account-{account}",
                 repeat_is_safe=can.keys.repeat_is_safe if target.safe is None else target.safe,
+                # At an account whose keys every credential meets: the harder case.
+                keys_shared=True,
                 same_call=again,
                 key_life=key_life,
                 call_life=self.life(low=low),

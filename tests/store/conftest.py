@@ -1,24 +1,15 @@
-"""A fresh database for each test, migrated only once."""
+"""A fresh database for each test."""
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
 
-from gateway.store import migrate
-
-
-@pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with every table and no row."""
-    path = tmp_path_factory.mktemp("migrated") / "store.db"
-    migrate.prepare(path)
-    return path
+from tests.databases import make_database
 
 
 @pytest.fixture
-def path(tmp_path: Path, migrated: Path) -> Path:
+def path(tmp_path: Path) -> Path:
     """A fresh database file."""
-    return Path(shutil.copy(migrated, tmp_path / "store.db"))
+    return make_database(tmp_path / "store.db")

@@ -13,7 +13,10 @@ from gateway.errors import Refused
 from gateway.store.database import Query, Tx
 from gateway.store.schema import api_keys, quotes
 
-INSERT = Query(insert(api_keys))
+INSERT = Query(
+    insert(api_keys),
+    columns=("id", "org", "mode", "digest", "hint", "created_at", "revoked_at"),
+)
 ALL = Query(select(api_keys.c.id).order_by(api_keys.c.id))
 ONE = Query(select(api_keys.c.id).where(api_keys.c.id == bindparam("key_id")))
 RENAME = Query(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway.runtime import Ids, Moment, Runtime
-from gateway.store import clocks, gateways, migrate
+from gateway.store import clocks, gateways
 from gateway.store.database import Database
 from gateway.store.gateways import Identity
 from gateway.store.opening import anchor_timeline
@@ -19,10 +19,8 @@ US = 1_000_000
 
 
 @pytest.fixture
-async def db(tmp_path: Path) -> AsyncIterator[Database]:
+async def db(path: Path) -> AsyncIterator[Database]:
     """An open store."""
-    path = tmp_path / "store.db"
-    migrate.prepare(path)
     async with Database(path) as db:
         yield db
 

@@ -417,7 +417,10 @@ async def test_a_read_sees_one_state(db: Database, path: Path, kind: str) -> Non
     async def look_twice(tx: Tx) -> tuple[list[str], list[str]]:
         before = await names(tx)
         with sqlite3.connect(path) as other:
-            other.execute("INSERT INTO api_keys VALUES ('second', 'o', 'live', 'd', '', 0, NULL)")
+            other.execute(
+                "INSERT INTO api_keys (id, org, mode, digest, hint, created_at) "
+                "VALUES ('second', 'o', 'live', 'd', '', 0)"
+            )
         other.close()
         return before, await names(tx)
 

@@ -24,14 +24,6 @@ DAY = 86_400 * US
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """A database file."""
-    path = tmp_path / "store.db"
-    migrate.prepare(path)
-    return path
-
-
-@pytest.fixture
 async def db(path: Path) -> AsyncIterator[Database]:
     """An open store."""
     async with Database(path) as db:

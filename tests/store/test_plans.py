@@ -8,7 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from gateway.store import deliveries, endpoints, events, inbox, migrate, payouts, receipts
+from gateway.store import (
+    batches,
+    deliveries,
+    endpoints,
+    erasure,
+    events,
+    inbox,
+    payouts,
+    quotes,
+    receipts,
+)
 from gateway.store.database import Query
 
 _PENDING = "USING INDEX ix_deliveries_pending (endpoint_id=?"
@@ -19,10 +29,9 @@ _REF = "(custodian=? AND kind=? AND value=?)"
 
 
 @pytest.fixture
-def db(tmp_path: Path) -> sqlite3.Connection:
+def db(path: Path) -> sqlite3.Connection:
     """Return an empty database."""
-    migrate.prepare(tmp_path / "store.db")
-    return sqlite3.connect(tmp_path / "store.db")
+    return sqlite3.connect(path)
 
 
 @pytest.mark.parametrize(
@@ -30,7 +39,20 @@ def db(tmp_path: Path) -> sqlite3.Connection:
     [
         pytest.param(payouts._REFS, [f"sqlite_autoindex_refs_1 {_REF}", f"PRIMARY KEY {_REF}"]),
         pytest.param(payouts._PAYOUTS_OF_REFS, [f"sqlite_autoindex_refs_1 {_REF}", "payouts"]),
+        pytest.param(batches._REFERENCES, ["(org=? AND mode=? AND reference_key=?)"]),
+        pytest.param(batches._CLASHES, ["(org=? AND mode=? AND reference_key=?)"]),
         pytest.param(inbox._WAKE, [f"PRIMARY KEY {_REF}", "(custodian=? AND dedup_key=?)"]),
+        pytest.param(inbox._OLD_WEBHOOKS[False], ["ix_inbox_unmatched (settled_at<?)"]),
+        pytest.param(inbox._OLD_WEBHOOKS[True], ["ix_inbox_settled (settled_at<?)"]),
+        pytest.param(inbox._STILL_OLD[True], ["(custodian=? AND dedup_key=?)"]),
+        pytest.param(inbox._DROPS[0], ["ix_inbox_refs_webhook (custodian=? AND dedup_key=?)"]),
+        pytest.param(quotes._PURGE, ["ix_quotes_unused (expires_at<?)"]),
+        pytest.param(erasure._erasable(False, False), ["ix_payouts_ended (updated_at<?)"]),
+        pytest.param(erasure._EVENTS, ["(payout_id=?)"]),
+        pytest.param(erasure._SNIPPETS, ["(position=?)"]),
+        pytest.param(erasure._BODIES, ["ix_inbox_payout (payout_id=?)"]),
+        pytest.param(erasure._EXECUTIONS, ["ix_execution_items_payout (payout_id=?)"]),
+        pytest.param(erasure._DETAILS_OF_ITEM, ["(execution_id=?)"]),
         pytest.param(inbox._NEW, ["ix_inbox_new"]),
         pytest.param(deliveries._WITH_PENDING, [_PENDING]),
         pytest.param(deliveries._CLAIM, [f"{_PENDING} AND due_at<?)", "PRIMARY KEY (position=?)"]),
@@ -54,7 +76,7 @@ def db(tmp_path: Path) -> sqlite3.Connection:
 def test_it_searches_by_a_key(db: sqlite3.Connection, query: Query, wanted: list[str]) -> None:
     """And scans nothing but the endpoints and what it is told."""
     text, fixed = query.compiled()
-    lists = dict.fromkeys(("pairs", "tries", "ids", "positions"), "[]")
+    lists = dict.fromkeys(("pairs", "tries", "ids", "positions", "reference_keys"), "[]")
     values = dict.fromkeys(re.findall(r":(\w+)", text), 1) | lists | fixed
     plan = [str(row[3]) for row in db.execute("EXPLAIN QUERY PLAN " + text, values)]
     db.close()

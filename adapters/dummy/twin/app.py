@@ -1,7 +1,7 @@
 """Dummy's twin: `python -m adapters.dummy.twin.app --port 0`. It imports neither gateway nor adapter.
 
 `POST /v1/transfers` {key, source, destination, asset, amount} pays: 201, for the same key and body
-again 200, for another body 409. `GET /v1/transfers/{key}`. States ACCEPTED, SENT, DONE a step
+again 200, for another body 409. `GET /v1/transfers/{key}`. `GET /v1/account` {id}. States ACCEPTED, SENT, DONE a step
 (`--step-s`) apart; the ledger gets its entry with DONE. An amount whose fraction is .000402 ends
 REFUSED with the reason POLICY, .000408 shows a state that nobody knows. Each change is told by a
 webhook with `Dummy-Signature`, the hex HMAC-SHA256 of the raw body.
@@ -45,6 +45,12 @@ class DummyTwinSettings(TwinSettings):
     """Switches."""
 
     step_s: float = Field(default=0.2, ge=0, le=86_400)
+    #: API keys of the same account beside the first one
+    more_api_keys: list[str] = Field(default_factory=list)
+    #: signs webhooks from now on, instead of the first one
+    webhook_secret: str | None = None
+    #: whether the first API key is still accepted
+    first_api_key: bool = True
 
 
 class DummyTwin(Twin):
@@ -80,6 +86,7 @@ class DummyTwin(Twin):
         """Add the two calls."""
         app.router.add_post("/v1/transfers", self._post)
         app.router.add_get("/v1/transfers/{key}", self._get, allow_head=False)
+        app.router.add_get("/v1/account", self._account, allow_head=False)
 
     def empty(self) -> None:
         """Forget every transfer."""
@@ -89,7 +96,7 @@ class DummyTwin(Twin):
         """Nothing waits for funds here."""
 
     def settings_changed(self, settings: TwinSettings) -> None:
-        """Take the pace."""
+        """Take the pace and the credentials."""
         self._step_s = self._read_step(settings)
 
     def knows_account(self, account: str, asset: str) -> bool:
@@ -110,9 +117,22 @@ class DummyTwin(Twin):
 
         return await self.answer("status", request, partial(self._admit, request), show)
 
+    async def _account(self, request: web.Request) -> web.StreamResponse:
+        def show(_: bytes) -> web.Response:
+            return web.json_response({"id": "acc-MAIN"})
+
+        return await self.answer("account", request, partial(self._admit, request), show)
+
+    @property
+    def _switches(self) -> DummyTwinSettings:
+        assert isinstance(self.settings, DummyTwinSettings)  # noqa: S101 - it is made with them
+        return self.settings
+
     def _admit(self, request: web.Request, _: bytes) -> None:
-        sent = request.headers.get("Authorization", "")
-        if not hmac.compare_digest(sent.encode(), f"Bearer {self._api_key}".encode()):
+        sent = request.headers.get("Authorization", "").encode()
+        switches = self._switches
+        keys = [*([self._api_key] if switches.first_api_key else []), *switches.more_api_keys]
+        if not any(hmac.compare_digest(sent, f"Bearer {key}".encode()) for key in keys):
             raise Refusal(self.error(401, "wrong API key"))
 
     def _pay(self, body: bytes) -> web.Response:
@@ -160,7 +180,8 @@ class DummyTwin(Twin):
             )
         told = {"id": str(uuid.uuid4()), "transfer": {"id": transfer["id"], "state": state}}
         body = json.dumps(told).encode()
-        signature = hmac.new(self._webhook_secret.encode(), body, hashlib.sha256).hexdigest()
+        secret = self._switches.webhook_secret or self._webhook_secret
+        signature = hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
         message = Message({"Dummy-Signature": signature, "Content-Type": "application/json"}, body)
         self.outbox.post(f"transfer.{state.lower()}", lambda _: message)
 

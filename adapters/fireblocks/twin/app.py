@@ -130,6 +130,7 @@ class FireblocksTwin(Twin):
             "private_key": self.user.private_pem(),
             "jwks_url": f"{control_url}/.well-known/jwks.json",
             "webhook_v1_public_key": self._signer.v1_public_pem(),
+            "workspace_id": self._signer.workspace_id,
         }
 
     def error(self, status: int, message: str) -> web.Response:

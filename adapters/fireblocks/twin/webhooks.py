@@ -41,7 +41,7 @@ class WebhookSigner:
         self._clock = clock
         self._keys = {self._new_kid(): key}
         self._v1_key = v1_key
-        self._workspace_id = str(uuid.uuid4())
+        self.workspace_id = str(uuid.uuid4())
         self.format: Literal["v2", "v2_and_v1_header", "v1"] = "v2"
 
     def jwks(self) -> dict[str, Any]:
@@ -71,7 +71,7 @@ class WebhookSigner:
             body = _dump(
                 {
                     "type": _V1_TYPES[event],
-                    "tenantId": self._workspace_id,
+                    "tenantId": self.workspace_id,
                     "timestamp": now_ms,
                     "data": details,
                 }
@@ -82,7 +82,7 @@ class WebhookSigner:
                 "id": str(uuid.uuid4()),
                 "eventType": event,
                 "resourceId": details["id"],
-                "workspaceId": self._workspace_id,
+                "workspaceId": self.workspace_id,
                 "createdAt": now_ms,
                 "data": details,
             }

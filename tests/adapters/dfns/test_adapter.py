@@ -33,6 +33,9 @@ from tests.adapters.dfns.organisation import (
     confirm_body,
 )
 from tests.adapters.dfns.rig import (
+    WALLETS,
+    TwinTime,
+    adapter_for,
     bank_order,
     confirmed,
     look,
@@ -587,3 +590,17 @@ async def test_the_wallet_of_the_route_pays() -> None:
         await org.steps(3)
         (entry,) = await org.ledger()
         assert (entry["source"], entry["destination"]) == (EVM_WALLET, PAYEE)
+
+
+async def test_the_wallets_say_whose_account_it_is() -> None:
+    """Each is read with these credentials; one that is another organisation's is not found."""
+    async with pair() as (adapter, org):
+        found = await adapter.identity()
+        assert all(wallet in found for wallet in WALLETS.values())
+        stranger = {**WALLETS, "EthereumSepolia": "wa-aaaaa-bbbbb-cccccccccccccccc"}
+        async with adapter_for(org, TwinTime(org), wallets=stranger) as other:
+            with pytest.raises(NotSent, match="404"):
+                await other.identity()
+        async with adapter_for(org, TwinTime(org), auth_token="wrong") as revoked:
+            with pytest.raises(NotSent, match="401"):
+                await revoked.identity()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
 from adapters.dfns.adapter import Dfns
+from adapters.dfns.client import Answer
 from gateway.adapter import Absent, NotSent, OutcomeUnknown, Report, SubStatus
 from tests.adapters.dfns.organisation import Organisation
 from tests.adapters.dfns.rig import bank_order, confirmed, look, pair, transfer_order
@@ -264,3 +266,30 @@ async def test_tokens_and_keys_are_nowhere_in_what_is_kept() -> None:
         secrets = [*org.twin.actions._tokens, org.twin.token, "PRIVATE KEY"]
         assert len(secrets) >= 4
         assert not [each for each in secrets if each in kept]
+
+
+async def test_a_refused_confirm_of_a_payout_under_way_is_unknown() -> None:
+    """It took effect, was answered with a refusal, and its settling transfer cannot be read.
+
+    "Not sent" would be the adapter's own word that the Confirm did nothing, and allow a cancel as unpaid.
+    """
+    async with pair() as (adapter, org):
+        order = await ready(adapter, org)
+        client: Any = adapter._client
+        send = client.send
+
+        async def sent(call: Any) -> Answer:
+            answer = await send(call)
+            if call.path.endswith("/action"):
+                assert answer.ok
+                await org.steps(1)
+                await org.fault("transfer_status", "reject", status=404)
+                return Answer(404, {"error": {"message": "no such payout action"}})
+            return answer  # type: ignore[no-any-return]
+
+        client.send = sent
+        with pytest.raises(OutcomeUnknown, match="settling transfer"):
+            await adapter.submit(order)
+        assert order.story[-1] == "moving"
+        await org.steps(6)
+        assert len(await org.ledger()) == 1

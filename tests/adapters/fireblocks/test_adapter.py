@@ -136,26 +136,29 @@ async def test_an_executed_set_that_waits_for_its_account_is_accepted_by_a_repea
         await space.fault("execute", "lose_reply")
         with pytest.raises(OutcomeUnknown):
             await submit(adapter, mine)
-        assert isinstance(await fetch(adapter, mine.again()), Absent)
+        assert isinstance(await fetch(adapter, mine.again()), CannotLook)
         await space.fault("execute", "error_before")
         with pytest.raises(OutcomeUnknown):
             await submit(adapter, mine.again())
         mine = mine.again()
         await mine.remember(execute_step=7)
         assert (await submit(adapter, mine)).sub_status is SubStatus.SUBMITTED
-        assert isinstance(await fetch(adapter, mine.again()), Absent)
+        assert isinstance(await fetch(adapter, mine.again()), CannotLook)
         await space.steps(24)
         assert sorted(each["amount"] for each in await space.ledger()) == ["1", "43"]
 
 
-async def test_an_unexecuted_set_is_absent_not_failed() -> None:
-    """The mark was set and nothing arrived: the custodian knows the set and has not executed it."""
+async def test_an_unexecuted_set_is_neither_absent_nor_failed() -> None:
+    """The mark was set and nothing arrived: the set looks as if it waited. Its repeat pays it."""
     async with pair() as (adapter, space):
         await space.fault("execute", "drop_before")
         mine = order()
         with pytest.raises(OutcomeUnknown):
             await submit(adapter, mine)
-        assert await fetch(adapter, mine.again()) == Absent("REQUESTED/REGISTERED")
+        found = await fetch(adapter, mine.again())
+        assert isinstance(found, CannotLook)
+        assert found.repeat_is_safe
+        assert "REQUESTED/REGISTERED" in found.reason
         await submit(adapter, mine.again())
         await space.steps(12)
         assert len(await space.ledger()) == 1
@@ -329,7 +332,7 @@ async def test_a_stepped_wall_clock_ends_nothing(seconds: float) -> None:
                     await verb(adapter, mine)
         adapter._client._tools = adapter.tools
         assert isinstance(await fetch(adapter, lost.again()), Report)
-        assert isinstance(await fetch(adapter, unexecuted.again()), Absent)
+        assert isinstance(await fetch(adapter, unexecuted.again()), CannotLook)
 
 
 async def test_notes_from_before_single_payouts_were_sets() -> None:

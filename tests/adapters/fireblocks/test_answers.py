@@ -13,6 +13,7 @@ import pytest
 
 from gateway.adapter import (
     Absent,
+    CannotLook,
     FailureCode,
     NotSent,
     OutcomeUnknown,
@@ -172,6 +173,20 @@ async def test_a_refusal_that_cannot_be_checked_is_unknown(look: tuple[int, Any]
     async with answering({"execute": (400, VALIDATION), "status": look}) as (adapter, _):
         with pytest.raises(OutcomeUnknown):
             await submit(adapter, order())
+
+
+async def test_a_busy_account_says_nothing_of_an_earlier_execute() -> None:
+    """This call did nothing; the set may have been executed by the first one, and wait."""
+    async with answering({"execute": (502, "")}) as (adapter, wire):
+        mine = order()
+        with pytest.raises(OutcomeUnknown):
+            await submit(adapter, mine)
+        wire.answers["execute"] = (400, LOCKED)
+        with pytest.raises(NotSent):
+            await submit(adapter, mine.again())
+        again = mine.again()
+        assert again.moved
+        assert isinstance(await fetch(adapter, again), CannotLook)
 
 
 async def test_a_refused_execute_that_was_executed() -> None:

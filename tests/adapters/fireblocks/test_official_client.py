@@ -8,13 +8,8 @@ import time
 from typing import Any
 
 import pytest
-from fireblocks.client import Fireblocks
-from fireblocks.client_configuration import ClientConfiguration
-from fireblocks.exceptions import BadRequestException, NotFoundException, UnauthorizedException
-from fireblocks.models.create_payout_request import CreatePayoutRequest
-from fireblocks.models.payout_response import PayoutResponse
-from fireblocks.models.transaction_response import TransactionResponse
 
+from tests.adapters.fireblocks import official as sdk
 from tests.adapters.fireblocks.workspace import (
     EXTERNAL_WALLET,
     NETWORK_CONNECTION,
@@ -23,11 +18,11 @@ from tests.adapters.fireblocks.workspace import (
 )
 
 
-def client(space: Workspace, **change: str) -> Fireblocks:
+def client(space: Workspace, **change: str) -> Any:
     """Return the official client, configured by address and credentials alone."""
     credentials = space.twin.credentials(space.root)
-    return Fireblocks(
-        ClientConfiguration(
+    return sdk.Fireblocks(
+        sdk.ClientConfiguration(
             base_path=space.root + "/v1",
             api_key=change.get("api_key", credentials["api_key"]),
             secret_key=credentials["private_key"],
@@ -35,9 +30,9 @@ def client(space: Workspace, **change: str) -> Fireblocks:
     )
 
 
-def request() -> CreatePayoutRequest:
+def request() -> Any:
     """Return the vendor guide's own case: two payees from one exchange account."""
-    made = CreatePayoutRequest.from_dict(
+    made = sdk.CreatePayoutRequest.from_dict(
         {
             "paymentAccount": {"id": "EX_SUB3", "type": "EXCHANGE_ACCOUNT"},
             "instructionSet": [
@@ -70,19 +65,19 @@ async def test_it_creates_executes_and_reads(caplog: pytest.LogCaptureFixture) -
             made = await call(
                 payments.create_payout, create_payout_request=request(), idempotency_key="k-1"
             )
-            assert type(made) is PayoutResponse
+            assert type(made) is sdk.PayoutResponse
             assert (made.state, made.status) == ("REQUESTED", "REGISTERED")
             done = await call(payments.execute_payout_action, made.payout_id, idempotency_key="k-2")
             assert done.payout_id == made.payout_id
             await space.steps(14)
             seen = await call(payments.get_payout, made.payout_id)
-            assert type(seen) is PayoutResponse
+            assert type(seen) is sdk.PayoutResponse
             assert (seen.state, seen.status) == ("FINALIZED", "DONE")
             for instruction in seen.instruction_set:
                 assert instruction.state == "COMPLETED"
                 (transaction,) = instruction.transactions
                 details = await call(official.transactions.get_transaction, transaction.id)
-                assert type(details) is TransactionResponse
+                assert type(details) is sdk.TransactionResponse
                 assert details.tx_hash
                 assert details.status == "COMPLETED"
         assert caplog.records == []
@@ -102,9 +97,9 @@ async def test_a_repeat_is_replayed_and_a_second_execute_refused() -> None:
             ]
             assert first.payout_id == second.payout_id
             await call(payments.execute_payout_action, first.payout_id, idempotency_key="k-2")
-            with pytest.raises(BadRequestException):
+            with pytest.raises(sdk.BadRequestException):
                 await call(payments.execute_payout_action, first.payout_id, idempotency_key="k-3")
-            with pytest.raises(NotFoundException):
+            with pytest.raises(sdk.NotFoundException):
                 await call(payments.get_payout, "0c0f4a4e-0000-4000-8000-000000000001")
 
 
@@ -112,5 +107,5 @@ async def test_a_wrong_key_is_refused() -> None:
     """Another workspace's API key, or a signature by another key."""
     async with open_workspace(base_time=time.time) as space, open_workspace() as other:
         api_key = other.twin.credentials(other.root)["api_key"]
-        with client(space, api_key=api_key) as official, pytest.raises(UnauthorizedException):
+        with client(space, api_key=api_key) as official, pytest.raises(sdk.UnauthorizedException):
             await call(official.payments_payout.get_payout, "p")

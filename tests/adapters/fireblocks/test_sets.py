@@ -162,14 +162,18 @@ async def test_a_lost_create_is_made_anew() -> None:
         assert len(await space.ledger()) == 3
 
 
-async def test_registered_and_not_executed_is_absent() -> None:
-    """Until then nothing has moved."""
+async def test_registered_is_no_absence_once_an_execute_may_have_arrived() -> None:
+    """An executed set that waits for its account looks the same; its repeat is executed once."""
     async with pair() as (adapter, space):
         mine = three()
         await space.fault("execute", "drop_before")
         with pytest.raises(OutcomeUnknown):
             await adapter.submit_batch(mine)
-        assert isinstance(await adapter.fetch_batch(mine.again()), Absent)
+        found = await adapter.fetch_batch(mine.again())
+        assert isinstance(found, CannotLook)
+        assert found.repeat_is_safe
+        # What was certainly not sent is absent.
+        assert isinstance(await adapter.fetch_batch(mine.again(own_word=True)), Absent)
         await adapter.submit_batch(mine.again())
         await ends(adapter, space, mine)
         assert len(await space.ledger()) == 3
@@ -244,7 +248,7 @@ async def test_a_set_with_an_instruction_that_runs_is_not_absent() -> None:
     async with answering() as (adapter, wire):
         mine = three()
         await adapter.submit_batch(mine)
-        assert isinstance(await adapter.fetch_batch(mine.again()), Absent)
+        assert isinstance(await adapter.fetch_batch(mine.again()), CannotLook)
         running = {"state": "COMPLETED", "transactions": [{"id": "t", "state": "COMPLETED"}]}
         wire.registered["instructionSet"][1].update(running)
         found = await adapter.fetch_batch(mine.again())

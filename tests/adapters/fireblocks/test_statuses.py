@@ -5,9 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from fireblocks.models.payout_instruction_state import PayoutInstructionState
-from fireblocks.models.payout_state import PayoutState
-from fireblocks.models.payout_status import PayoutStatus
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,6 +25,7 @@ from adapters.fireblocks.statuses import (
     refusal_code,
 )
 from gateway.adapter import FailureCode, FundsMoved, SubStatus
+from tests.adapters.fireblocks import official as sdk
 
 #: The vendor's prose list; its schema is a bare string.
 REASONS = [
@@ -81,9 +79,9 @@ ENDED = {
 
 def test_every_word_of_the_official_client_is_in_a_table() -> None:
     """The enums of the official client are the vendor's own lists."""
-    assert set(PAYOUT_WORDS) == {each.value for each in PayoutState}
-    assert {each.value for each in PayoutStatus} == COARSE_WORDS
-    assert {each.value for each in PayoutInstructionState} == INSTRUCTION_WORDS
+    assert set(PAYOUT_WORDS) == {each.value for each in sdk.PayoutState}
+    assert {each.value for each in sdk.PayoutStatus} == COARSE_WORDS
+    assert {each.value for each in sdk.PayoutInstructionState} == INSTRUCTION_WORDS
     assert set(TRANSACTION_WORDS) == set(TRANSACTION_STATES)
     assert set(MOVED_BY) == ENDED
     assert set(REASON_WORDS) == set(REASONS)

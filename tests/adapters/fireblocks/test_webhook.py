@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+from cryptography.hazmat.primitives.hashes import SHA512
 
 from adapters.fireblocks.webhook import Verifier, load_public_key, parse
 from gateway.adapter import CannotVerify, InvalidSignature, Ref, SubStatus, Tools
@@ -24,7 +26,7 @@ def verifier(space: Workspace, clock: SetClock, **members: Any) -> Verifier:
     """Return a verifier that takes the twin's keys."""
     tools = Tools(space.http, clock, Ids(SystemClock()), offload, AssetRegistry())
     jwks_url = members.get("jwks_url", space.twin.credentials(space.root)["jwks_url"])
-    return Verifier(jwks_url, members.get("v1_key"), tools)
+    return Verifier(jwks_url, members.get("v1_key"), tools, members.get("workspace_id"))
 
 
 async def deliveries(space: Workspace, count: int = 2) -> Got:
@@ -71,6 +73,65 @@ async def test_genuine_and_forged() -> None:
                 await check.verify({"fireblocks-webhook-signature": bad}, content)
         with pytest.raises(InvalidSignature):
             await check.verify({}, body)
+
+
+def signed(space: Workspace, body: bytes, **header: Any) -> dict[str, str]:
+    """Return the headers of a body that Fireblocks itself has signed, under this protected header."""
+    ((kid, key),) = space.twin._signer._keys.items()
+    protected = _base64url(json.dumps({"alg": "RS512", "kid": kid, **header}).encode())
+    made = key.sign(f"{protected}.{_base64url(body)}".encode(), PKCS1v15(), SHA512())
+    return {"fireblocks-webhook-signature": f"{protected}..{_base64url(made)}"}
+
+
+def _base64url(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+@pytest.mark.parametrize("crit", [["b64"], ["exp"], [], "b64", None])
+async def test_critical_extensions_are_refused(crit: object) -> None:
+    """RFC 7515, 4.1.11: genuine or not, whoever does not understand one must not accept it."""
+    async with open_workspace() as space:
+        body = b'{"eventType":"transaction.created"}'
+        check = verifier(space, SetClock())
+        await check.verify(signed(space, body), body)
+        # Parameters that are not marked critical may be ignored.
+        await check.verify(signed(space, body, exp=1), body)
+        with pytest.raises(InvalidSignature, match="critical"):
+            await check.verify(signed(space, body, crit=crit, exp=1), body)
+
+
+@pytest.mark.parametrize("form", ["v2", "v1", "v2_and_v1_header"])
+async def test_a_webhook_of_another_workspace_is_refused(form: str) -> None:
+    """Fireblocks signs all workspaces with the same keys: the signature alone says not whose it is."""
+    async with open_workspace(webhook_format=form) as space:
+        pem = space.twin.credentials(space.root)["webhook_v1_public_key"]
+        mine = space.twin.credentials(space.root)["workspace_id"]
+        v1_key = load_public_key(pem)
+
+        def door(workspace_id: str | None) -> Verifier:
+            return verifier(space, SetClock(), v1_key=v1_key, workspace_id=workspace_id)
+
+        for headers, body in await deliveries(space):
+            await door(None).verify(headers, body)
+            await door(mine).verify(headers, body)
+            await door(mine.upper()).verify(headers, body)
+            with pytest.raises(InvalidSignature, match="another workspace"):
+                await door("9f2c0f4a-0000-4000-8000-000000000000").verify(headers, body)
+            # The signature is checked first: nothing that a stranger wrote is read.
+            with pytest.raises(InvalidSignature, match="does not fit"):
+                await door(mine).verify(headers, body + b" ")
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b"{}", b'{"workspaceId": 7}', b'{"workspaceId": null}', b"[" * 6000]
+)
+async def test_a_webhook_that_names_no_workspace_is_refused(body: bytes) -> None:
+    """Where ours is configured, signed as it may be."""
+    async with open_workspace() as space:
+        headers = signed(space, body)
+        await verifier(space, SetClock()).verify(headers, body)
+        with pytest.raises(InvalidSignature, match="another workspace"):
+            await verifier(space, SetClock(), workspace_id="w-1").verify(headers, body)
 
 
 async def test_rotated_keys_are_fetched_again() -> None:

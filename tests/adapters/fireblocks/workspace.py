@@ -19,6 +19,7 @@ import aiohttp
 import jwt
 from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from yarl import URL
 
 from adapters.fireblocks.twin.app import FireblocksTwin
@@ -36,6 +37,12 @@ STEP_S = 100.0
 @cache
 def _key_pool() -> tuple[rsa.RSAPrivateKey, ...]:
     return tuple(make_key() for _ in range(4))
+
+
+@cache
+def _key_of(pem: str) -> Any:
+    """Read a key once: reading one checks that it is sound, which takes longer than most tests."""
+    return load_pem_private_key(pem.encode(), password=None)
 
 
 def pooled_keys() -> Iterator[rsa.RSAPrivateKey]:
@@ -141,7 +148,7 @@ class Workspace:
             **claims,
         }
         wanted = {name: value for name, value in all_claims.items() if value is not None}
-        return jwt.encode(wanted, key or self.twin.user.private_pem(), algorithm="RS256")
+        return jwt.encode(wanted, key or _key_of(self.twin.user.private_pem()), algorithm="RS256")
 
     async def send(
         self, method: str, uri: str, body: bytes = b"", headers: dict[str, str] | None = None

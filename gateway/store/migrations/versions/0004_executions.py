@@ -265,8 +265,10 @@ _STATES = {
     "accepted": "accepted",
     "ended": "closed",
 }
-#: The version before stored no lives with its calls; these are above every adapter's of that time.
-_CALL_LIFE = 900_000_000
+#: The version before stored no lives with its calls. How long one can still be accepted is not known: a
+#: setting said it, or the custodian of each session. So it never ends, absence is never proven, and an
+#: operator decides where the custodian does not say what became of a call.
+_CALL_LIFE = None
 _VISIBILITY = 60_000_000
 _ABSENCE_LOOKS = 3
 
@@ -377,12 +379,14 @@ def _add(  # noqa: PLR0913 - the parts of an execution
     if state == "prepared" and row.moves and row.ever_unknown:
         # A permission to repeat that was computed before is not carried over: it is looked up again.
         state = "unknown"
-    calls = []
+    calls: list[str | None] = []
     if row.moves and (row.ever_unknown or row.state in {"moving", "unknown", "accepted"}):
         accepted = row.state in {"accepted", "ended"} and not row.ever_unknown
         calls = [None if row.state in {"moving", "unknown"} else "unknown"]
         if accepted or row.state == "accepted":
             calls = ["accepted"]
+        # What became of each of those before was not noted. One word must not speak of all of them.
+        calls = [*["unknown"] * (row.moves - 1), *calls]
     connection.execute(
         sa.text(
             "INSERT INTO executions (id, custodian, account, batch_id, number, key_seed, state, notes, rows, "

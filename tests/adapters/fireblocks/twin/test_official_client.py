@@ -15,20 +15,9 @@ from typing import Any
 
 import aiohttp
 import pytest
-from fireblocks.client import Fireblocks
-from fireblocks.client_configuration import ClientConfiguration
-from fireblocks.exceptions import (
-    ApiException,
-    BadRequestException,
-    NotFoundException,
-    ServiceException,
-    UnauthorizedException,
-)
-from fireblocks.models.create_payout_request import CreatePayoutRequest
-from fireblocks.models.payout_response import PayoutResponse
-from fireblocks.models.transaction_response import TransactionResponse
 
 from adapters.fireblocks.twin.auth import ApiUser
+from tests.adapters.fireblocks import official as sdk
 from tests.adapters.fireblocks.workspace import (
     EXTERNAL_WALLET,
     NETWORK_CONNECTION,
@@ -52,19 +41,19 @@ def no_warning(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def _open() -> AsyncIterator[tuple[Workspace, Fireblocks]]:
+async def _open() -> AsyncIterator[tuple[Workspace, Any]]:
     async with open_workspace(time.time, step_s=0.01) as workspace:
         pem = workspace.twin.user.private_pem()
         with _client(workspace.root + "/v1", workspace.twin.user.api_key, pem) as client:
             yield workspace, client
 
 
-def _client(url: str, api_key: str, pem: str) -> Fireblocks:
-    return Fireblocks(ClientConfiguration(api_key=api_key, secret_key=pem, base_path=url))
+def _client(url: str, api_key: str, pem: str) -> Any:
+    return sdk.Fireblocks(sdk.ClientConfiguration(api_key=api_key, secret_key=pem, base_path=url))
 
 
-def _create(client: Fireblocks, body: dict[str, Any], key: str | None = None) -> Any:
-    request = CreatePayoutRequest.from_dict(body)
+def _create(client: Any, body: dict[str, Any], key: str | None = None) -> Any:
+    request = sdk.CreatePayoutRequest.from_dict(body)
     assert request is not None
     future = client.payments_payout.create_payout(
         create_payout_request=request, idempotency_key=key
@@ -72,7 +61,7 @@ def _create(client: Fireblocks, body: dict[str, Any], key: str | None = None) ->
     return future.result().data
 
 
-def _pay_and_read(client: Fireblocks, body: dict[str, Any]) -> tuple[Any, list[Any], list[Any]]:
+def _pay_and_read(client: Any, body: dict[str, Any]) -> tuple[Any, list[Any], list[Any]]:
     """Create, execute, read to the end; return the answers in order, and the transactions."""
     made = _create(client, body, "k-create")
     executed = client.payments_payout.execute_payout_action(
@@ -103,12 +92,12 @@ async def test_pays_and_reads_to_the_end() -> None:
     async with _open() as (workspace, client):
         made, looks, transactions = await asyncio.to_thread(_pay_and_read, client, body)
         assert len(await workspace.ledger()) == 2
-    assert type(made) is PayoutResponse
+    assert type(made) is sdk.PayoutResponse
     assert (made.state.value, made.status.value) == ("REQUESTED", "REGISTERED")
-    assert {type(look) for look in looks} == {PayoutResponse}
+    assert {type(look) for look in looks} == {sdk.PayoutResponse}
     assert (looks[-1].state.value, looks[-1].status.value) == ("FINALIZED", "DONE")
     assert {i.state.value for i in looks[-1].instruction_set} == {"COMPLETED"}
-    assert [type(t) for t in transactions] == [TransactionResponse] * 2
+    assert [type(t) for t in transactions] == [sdk.TransactionResponse] * 2
     assert {t.status for t in transactions} == {"COMPLETED"}
     assert {t.amount_info.amount for t in transactions} == {"43", "4423"}
     assert {t.destination.id for t in transactions} == {EXTERNAL_WALLET, NETWORK_CONNECTION}
@@ -127,7 +116,7 @@ async def test_reads_the_unhappy_ends(fraction: str) -> None:
         for _ in range(8):
             await workspace.steer("POST", "clock", {"advance_s": 1})
             future = client.payments_payout.get_payout(made.payout_id)
-            assert type((await asyncio.to_thread(future.result)).data) is PayoutResponse
+            assert type((await asyncio.to_thread(future.result)).data) is sdk.PayoutResponse
 
 
 async def test_an_unknown_word_makes_it_warn() -> None:
@@ -144,7 +133,7 @@ async def test_an_unknown_word_makes_it_warn() -> None:
         assert any("deserialize" in str(w.message) for w in caught)
 
 
-def _error_type(problem: ApiException) -> str:
+def _error_type(problem: Any) -> str:
     """Return the type in the body that the client has parsed."""
     data: Any = problem.data
     return str(data.error.type)
@@ -154,14 +143,14 @@ def _error_type(problem: ApiException) -> str:
 async def test_refusals_become_its_exceptions() -> None:
     """400, 404 and 5XX come out as the client's own exceptions, bodies parsed."""
     async with _open() as (workspace, client):
-        with pytest.raises(BadRequestException) as refused:
+        with pytest.raises(sdk.BadRequestException) as refused:
             await asyncio.to_thread(_create, client, payout_body("1.0000001"))
         assert _error_type(refused.value) == "VALIDATION"
-        with pytest.raises(NotFoundException) as missing:
+        with pytest.raises(sdk.NotFoundException) as missing:
             await asyncio.to_thread(client.payments_payout.get_payout("nothing").result)
         assert _error_type(missing.value) == "NOT_FOUND"
         await workspace.fault("create", "error_after", status=500)
-        with pytest.raises(ServiceException) as broken:
+        with pytest.raises(sdk.ServiceException) as broken:
             await asyncio.to_thread(_create, client, payout_body("1"))
         assert _error_type(broken.value) == "INTERNAL"
 
@@ -173,7 +162,7 @@ async def test_a_stranger_gets_its_unauthorized_exception() -> None:
         stranger = ApiUser(workspace.twin.user.api_key, stranger_key())
         with (
             _client(workspace.root + "/v1", stranger.api_key, stranger.private_pem()) as other,
-            pytest.raises(UnauthorizedException) as refused,
+            pytest.raises(sdk.UnauthorizedException) as refused,
         ):
             await asyncio.to_thread(_create, other, payout_body("1"))
         body: Any = refused.value.body
@@ -199,7 +188,7 @@ async def test_its_hidden_retries_pass_the_gate() -> None:
             await asyncio.to_thread(_create, client, payout_body("1"))
         assert len(workspace.twin.calls) == before + 1
         await workspace.fault("create", "rate_limit")
-        with pytest.raises(ApiException) as limited:
+        with pytest.raises(sdk.ApiException) as limited:
             await asyncio.to_thread(_create, client, payout_body("1"))
         assert limited.value.status == 429
 

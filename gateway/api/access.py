@@ -1,0 +1,106 @@
+"""Who may call a route: declared at the route, checked here and nowhere else."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.api.context import ApiContext
+from gateway.api.requests import authenticated, caller_of
+from gateway.errors import Refused
+from gateway.keys import USE_NOTED_US, Caller, Scope, note_use, refuse_without
+from gateway.vault import CLIENT_PREFIX
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """A handler, and who may call it."""
+
+    handler: Handler
+    #: None: everybody
+    scope: Scope | None
+    #: a client secret serves instead of a key
+    by_secret: bool = False
+    #: only keys of the operator; else only keys of an org
+    operator: bool = False
+
+    async def __call__(self, request: Request) -> Response:
+        """Admit the request, and handle it."""
+        request.state.access = self
+        if self.scope is not None and not (self.by_secret and _has_no_key(request)):
+            await caller_of(request)
+        return await self.handler(request)
+
+    async def admit(self, request: Request) -> Caller:
+        """Return whose key was sent. Refused where it may not do this."""
+        caller = await authenticated(request)
+        if caller.operator and not self.operator:
+            raise Refused("org_key_required", "This key belongs to no org.")
+        if self.operator and not caller.operator:
+            raise Refused("operator_key_required", "This key belongs to an org.")
+        if self.scope is not None:
+            refuse_without(self.scope, caller)
+        uses: Uses = request.app.state.uses
+        uses.note(caller)
+        return caller
+
+
+def public(handler: Handler) -> Guarded:
+    """Let everybody call."""
+    return Guarded(handler, None)
+
+
+def needs(scope: Scope, handler: Handler) -> Guarded:
+    """Let keys of an org with this scope call."""
+    return Guarded(handler, scope)
+
+
+def needs_or_secret(scope: Scope, handler: Handler) -> Guarded:
+    """Let keys of an org with this scope call, and whoever has the payout's client secret.
+
+    The handler checks the secret: it asks `caller_of` only where a key was sent.
+    """
+    return Guarded(handler, scope, by_secret=True)
+
+
+def needs_operator(scope: Scope, handler: Handler) -> Guarded:
+    """Let keys of the operator with this scope call."""
+    return Guarded(handler, scope, operator=True)
+
+
+class Uses:
+    """Writes when keys were used, beside the requests: a request never waits for it."""
+
+    def __init__(self, context: ApiContext) -> None:
+        self._context = context
+        self._writing: dict[str, asyncio.Task[None]] = {}
+
+    def note(self, caller: Caller) -> None:
+        """Have the use written, unless one of the last minute is, or is being written."""
+        now = self._context.runtime.clock.moment().wall
+        fresh = caller.used_at is not None and now - caller.used_at < USE_NOTED_US
+        if fresh or caller.key_id in self._writing:
+            return
+        self._writing[caller.key_id] = asyncio.create_task(self._write(caller.key_id, now))
+
+    async def _write(self, key_id: str, at: int) -> None:
+        try:
+            # A full disk: it is written with a later request. A store that is closing takes no more.
+            with suppress(sqlite3.Error, RuntimeError):
+                await self._context.db.run(note_use, key_id, at)
+        finally:
+            del self._writing[key_id]
+
+
+def _has_no_key(request: Request) -> bool:
+    """Whether the request brings a client secret, as its bearer or in its body, and no key."""
+    scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
+    return not scheme or (scheme.lower() == "bearer" and bearer.strip().startswith(CLIENT_PREFIX))
