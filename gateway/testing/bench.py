@@ -275,6 +275,8 @@ class Course:
         self._absences = 0
         #: whether it is proven that nothing sent before can pay
         self._closed = False
+        #: whether the newest moving call was answered with a report: it is followed, not repeated
+        self._accepted = False
 
     @property
     def reports(self) -> list[Report]:
@@ -349,7 +351,7 @@ class Course:
             found = await instance.fetch(order)
         return found.items[order.payout_id] if isinstance(found, BatchReport) else found
 
-    async def _next(  # noqa: C901 - one branch for each kind of outcome
+    async def _next(  # noqa: C901, PLR0912 - one branch for each kind of outcome
         self, verb: str, order: OrderForTest, outcome: Outcome
     ) -> None:
         bench, can = self.bench, self.bench.instance.capabilities
@@ -357,6 +359,8 @@ class Course:
         # Trusted for the first moving call only.
         own_word = own_word or (isinstance(outcome, Rejected) and not order.moved)
         self._closed = self._closed and not order.moved_now
+        if verb != "fetch":
+            self._accepted = isinstance(outcome, Report) and order.moved_now
         self.order = order.again(own_word=own_word, closed=self._closed)
         if isinstance(outcome, Report):
             self._absences = 0
@@ -372,6 +376,8 @@ class Course:
         elif isinstance(outcome, NotSent) and verb != "fetch":
             self.verb = "fetch" if self.order.moved else verb
             await bench.pass_time(outcome.again_after_s or 1)
+        elif isinstance(outcome, Absent | CannotLook) and self._accepted:
+            await bench.step()
         elif isinstance(outcome, Absent):
             self._absences += 1
             if not self.order.moved or can.keys.repeat_is_safe:

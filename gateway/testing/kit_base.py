@@ -54,6 +54,8 @@ class KitBase:
     switches: ClassVar[Mapping[str, Any]] = {}
     #: the setting that says where webhook keys are fetched, where they are
     webhook_keys: ClassVar[str | None] = None
+    #: inherited tests that are known to fail (`test_x[y]`), with the reason; each must still fail
+    gaps: ClassVar[Mapping[str, str]] = {}
     #: whether each payout asks a person; nobody answers in the tests with real processes
     asks_person: ClassVar[bool] = False
     #: for stacks of real processes: settings, switches and numbers that make waiting times short
@@ -110,6 +112,13 @@ class KitBase:
             if name in names:
                 faults = [(call, fault) for call in dict.fromkeys(calls) for fault in HTTP_FAULTS]
                 metafunc.parametrize(name, faults, ids=["-".join(each) for each in faults])
+
+    @pytest.fixture(autouse=True)
+    def known_gap(self, request: pytest.FixtureRequest) -> None:
+        """Expect a test to fail that the author has named as a gap; the matrix shows it as unproven."""
+        reason = self.gaps.get(request.node.name)
+        if reason is not None:
+            request.node.add_marker(pytest.mark.xfail(reason=reason, strict=True))
 
     @pytest.fixture(scope="class")
     @classmethod

@@ -202,7 +202,9 @@ class CallTests(KitBase):
             bench.new_process(base_url=base)
             course = self.course(bench)
             # What asks a person first makes no call.
-            await course.until(lambda: course.verb != "confirm" and bool(course.outcomes))
+            await course.until(
+                lambda: bool(course.outcomes) and not isinstance(course.last, Report)
+            )
             assert isinstance(course.last, NotSent | OutcomeUnknown), course.told()
         bench.new_process()
         await self.ends_lawfully(bench, course)
@@ -221,12 +223,18 @@ class CallTests(KitBase):
             self.impatient(bench)
         await bench.fault(call, fault, **HTTP_FAULTS[fault])
         course.verb = "fetch"
-        seen = 0
-        while await bench.waiting() and not course.ended:
+        for _ in range(40):
+            before = len(await bench.calls(call))
             outcome = await course.turn()
-            assert not isinstance(outcome, Absent | CannotLook | Rejected), course.told()
-            seen += 1
-            assert seen < 40, f"no look made the call {call!r}:\n{course.told()}"
+            if not await bench.waiting():
+                # A read that was dropped may have been sent again at once, and answered.
+                again = len(await bench.calls(call)) > before + 1
+                assert again or not isinstance(outcome, Absent | CannotLook | Rejected), (
+                    course.told()
+                )
+                break
+        else:
+            raise AssertionError(f"no look made the call {call!r}:\n{course.told()}")
         await self.ends_lawfully(bench, course)
         assert len(await bench.ledger()) == 1
 

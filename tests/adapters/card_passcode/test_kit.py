@@ -36,6 +36,7 @@ class TestStandingPasscode(AdapterKit):
             for name, amount in (
                 ("slow", "4000.05"),
                 ("an action of cards on the way", "4000.11"),
+                ("another payee amount", "4000.08"),
                 ("4000.12 of the twin", "4000.12"),
             )
         ),
@@ -52,10 +53,17 @@ class TestStandingPasscode(AdapterKit):
                 ("the network fails", "4000.03", FailureCode.UNKNOWN_REASON, FundsMoved.UNKNOWN),
                 ("the wallet is short", "4000.04", FailureCode.INSUFFICIENT_FUNDS, FundsMoved.NO),
                 ("refused at once", "4000.07", FailureCode.UNKNOWN_REASON, FundsMoved.NO),
+                (
+                    "the passcode is refused late",
+                    "4000.10",
+                    FailureCode.UNKNOWN_REASON,
+                    FundsMoved.NO,
+                ),
                 ("4000.13 of the twin", "4000.13", FailureCode.UNKNOWN_REASON, FundsMoved.NO),
             )
         ),
         Life("an unknown word", {"amount": Decimal("4000.06")}, end=None),
+        Life("another operation", {"amount": Decimal("4000.09")}, end=None),
     )
     refusals = (
         Refusal(
