@@ -10,6 +10,7 @@ import pytest
 # Before they are imported: their assertions say what they have compared.
 pytest.register_assert_rewrite(
     "gateway.testing.kit_calls",
+    "gateway.testing.kit_optional",
     "gateway.testing.kit_static",
     "gateway.testing.kit_webhooks",
     "gateway.testing.kit_whole",

@@ -15,10 +15,11 @@ says which topics the kit has shown.
 from __future__ import annotations
 
 from gateway.testing.kit_calls import CallTests
+from gateway.testing.kit_optional import OptionalTests
 from gateway.testing.kit_static import StaticTests
 from gateway.testing.kit_webhooks import WebhookTests
 from gateway.testing.kit_whole import WholeTests
 
 
-class AdapterKit(StaticTests, CallTests, WebhookTests, WholeTests):
+class AdapterKit(StaticTests, CallTests, OptionalTests, WebhookTests, WholeTests):
     """Every test of an adapter."""
