@@ -39,7 +39,7 @@ def find_adapters() -> dict[str, type[Adapter[Any]] | BrokenAdapter]:
     for entry in sorted(entry_points(group=GROUP), key=lambda each: each.name):
         try:
             loaded = entry.load()
-        except Exception as error:  # noqa: BLE001 - a stranger's package may fail in any way
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a stranger's package may fail in any way
             found[entry.name] = BrokenAdapter(entry.name, f"{type(error).__name__}: {error}")
             continue
         if isinstance(loaded, type) and issubclass(loaded, Adapter):
