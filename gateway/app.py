@@ -302,7 +302,9 @@ async def open_gateway(
             state_file=state_file,
             broken=broken,
             degraded=lambda: {
-                name: word for name, each in contacts.items() if (word := each.degraded) is not None
+                name: word
+                for name, each in contacts.items()
+                if (word := each.degraded if name in custodians else "adapter_broken") is not None
             },
         )
         yield Gateway(context, workers, db, custodians)
@@ -351,6 +353,7 @@ async def _custodians(  # noqa: PLR0913 - the parts of an instance
     """Build every instance; the faults of all of them are listed at once."""
     built: dict[str, CustodianInstance] = {}
     faults: list[str] = []
+    left_out: list[str] = []
     for name, custodian in settings.custodians.items():
         dates = Dates(runtime.clock)
         http = await stack.enter_async_context(
@@ -378,8 +381,13 @@ async def _custodians(  # noqa: PLR0913 - the parts of an instance
                 digest=vault.digest,
                 digest_before=vault.digest_before,
             )
+        except registry.AdapterDoesNotLoad as error:
+            left_out += error.faults
         except ConfigError as error:
             faults += error.faults
-    if faults:
-        raise ConfigError(faults)
+    if faults or (left_out and not built):
+        raise ConfigError([*faults, *left_out])
+    for fault in left_out:
+        # Its payouts wait, and one broken package does not stop those of other custodians.
+        _log.error("custodian_left_out", reason=fault)
     return built

@@ -69,6 +69,10 @@ async def receive_webhook(request: Request) -> Response:
     context = context_of(request)
     name = request.path_params["name"]
     custodian = context.custodians.get(name)
+    if custodian is None and name in context.settings.custodians:
+        # Its adapter does not load: the sender keeps the news until it does.
+        detail = f"The adapter of {name} does not load."
+        raise Refused("cannot_verify", detail, headers={"Retry-After": "30"})
     if custodian is None:
         raise Refused("custodian_not_found", f"There is no custodian instance {name[:64]}.")
     body = await read_body(request, MAX_WEBHOOK)

@@ -25,6 +25,10 @@ GROUP = "payout_gateway.adapters"
 _VERBS = {False: ("submit", "fetch"), True: ("submit_batch", "fetch_batch")}
 
 
+class AdapterDoesNotLoad(ConfigError):
+    """The package of a configured adapter fails to import: its instance is left out, others serve."""
+
+
 @dataclass(frozen=True)
 class BrokenAdapter:
     """An adapter that is installed and failed to import."""
@@ -88,7 +92,7 @@ def build(  # noqa: PLR0913 - the parts of an instance
             [f"{where}.adapter: there is no adapter {adapter!r}; installed: {known or 'none'}"]
         )
     if isinstance(kind, BrokenAdapter):
-        raise ConfigError(
+        raise AdapterDoesNotLoad(
             [f"{where}.adapter: {adapter!r} is installed but failed to import: {kind.reason}"]
         )
     tools = replace(tools, clock=NotedClock(tools.clock))

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from gateway.adapter import SubStatus
+
 _PROPERTY = "kit"
 
 
@@ -20,13 +22,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("payout-gateway kit")
     group.addoption("--kit-adapter", help="run the kit of this adapter only, and nothing else")
     group.addoption("--kit-json", type=Path, help="write here what the kit has shown")
+    group.addoption(
+        "--kit-compare",
+        type=Path,
+        help="fail where a class of the kit ran as a whole and has shown something else than this",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Keep the results of this run."""
     config.addinivalue_line("markers", "e2e: whole processes over real sockets")
-    if config.getoption("--kit-json") is not None and not hasattr(config, "workerinput"):
-        config.pluginmanager.register(_Record(config.getoption("--kit-json")))
+    write, compare = config.getoption("--kit-json"), config.getoption("--kit-compare")
+    if not hasattr(config, "workerinput") and (write or compare):
+        config.pluginmanager.register(_Record(write, None if write else compare))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -48,19 +56,24 @@ def kit_of(item: pytest.Item) -> dict[str, Any] | None:
     topic = getattr(getattr(item, "function", None), "kit_topic", None)
     if kind is None or topic is None:
         return None
-    return {
+    told = {
         "adapter": kind.adapter.name,
         "class": kind.__name__,
         "destination": kind.terms["destination"].type,
         "topic": topic,
     }
+    life = getattr(item, "callspec", None) and item.callspec.params.get("life")  # type: ignore[attr-defined]
+    if life is not None and life.end is SubStatus.DELIVERED:
+        told["delivered_to"] = life.terms.get("destination", kind.terms["destination"]).type
+    return told
 
 
 class _Record:
     """Counts results, also those of other processes that share the tests."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, write: Path | None, compare: Path | None) -> None:
+        self._write = write
+        self._compare = compare
         self._adapters: dict[str, Any] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -74,12 +87,42 @@ class _Record:
         elif report.skipped:
             word = "gaps" if hasattr(report, "wasxfail") else "not_applicable"
         kind = self._adapters.setdefault(told["adapter"], {}).setdefault(
-            told["class"], {"destination": told["destination"], "topics": {}}
+            told["class"],
+            {"destination": told["destination"], "delivered_to": [], "topics": {}},
         )
+        if word == "passed" and "delivered_to" in told:
+            kind["delivered_to"] = sorted({*kind["delivered_to"], told["delivered_to"]})
         counts = kind["topics"].setdefault(told["topic"], {})
         counts[word] = counts.get(word, 0) + 1
 
-    def pytest_sessionfinish(self) -> None:
-        """Write what was counted."""
-        text = json.dumps(self._adapters, indent=1, sort_keys=True)
-        self._path.write_text(text + "\n", encoding="utf-8")
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Write what was counted, or compare it with the record."""
+        if self._write is not None:
+            text = json.dumps(self._adapters, indent=1, sort_keys=True)
+            self._write.write_text(text + "\n", encoding="utf-8")
+        if self._compare is None or not self._compare.is_file():
+            return
+        recorded = json.loads(self._compare.read_text(encoding="utf-8"))
+        stale = [
+            f"{adapter} {name}"
+            for adapter, kinds in self._adapters.items()
+            for name, shown in kinds.items()
+            if differs(shown, recorded.get(adapter, {}).get(name))
+        ]
+        if stale:
+            words = f"{self._compare} is not what the kit has shown of {', '.join(stale)}"
+            print(f"\n{words}: record it again (make matrix)")
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def differs(shown: dict[str, Any], recorded: dict[str, Any] | None) -> bool:
+    """Say whether a class of the kit that ran as a whole has shown something else than is recorded."""
+    if recorded is None:
+        return True
+    # Some of its tests only: a part says nothing of the whole.
+    complete = _total(shown) >= _total(recorded)
+    return complete and shown != recorded
+
+
+def _total(kind: dict[str, Any]) -> int:
+    return sum(sum(counts.values()) for counts in kind["topics"].values())

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import time
+import urllib.error
+import urllib.request
 from pathlib import Path
+from typing import Any
 from zipfile import ZipFile
 
 import pytest
 
 from gateway.cli.packages import package_files
+from gateway.testing.stack import free_port
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "adapter_acme"
@@ -204,3 +210,80 @@ def test_a_twin_that_does_not_start_is_left_out(broken: dict[str, str]) -> None:
     alone = run(broken, "sandbox", "--only", "raises")
     assert alone.returncode == 1
     assert "the twin of raises (broken_pkg.raises) did not start" in alone.stderr
+
+
+@pytest.mark.e2e
+def test_a_broken_package_does_not_stop_the_others(broken: dict[str, str], tmp_path: Path) -> None:
+    """`serve` goes on without that instance, says so, and asks its custodian to deliver again."""
+    config = tmp_path / "g.toml"
+    route = """
+[[routes]]
+destination = "address"
+custodian = "{name}"
+account = {{ id = "MAIN", type = "ACCOUNT" }}
+"""
+    custodian = """
+[custodians.{name}]
+adapter = "{name}"
+base_url = "http://127.0.0.1:1/v1"
+api_key = "k-1234567"
+webhook_secret = "s-1234567"
+"""
+    names = ("raises", "acme")
+    config.write_text(
+        f'server_key = "{base64.b64encode(bytes(32)).decode()}"\n'
+        + "".join(custodian.format(name=each) for each in names)
+        + "".join(route.format(name=each) for each in names)
+    )
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    words = ("serve", "--config", str(config), "--port", str(port))
+    log = tmp_path / "serve.log"
+    with log.open("w") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gateway", *words],
+            env=broken,
+            stdout=stderr,
+            stderr=stderr,
+        )
+    try:
+        ready = answered(url + "/readyz", process)
+        assert ready["status"] == "ready"
+        assert ready["degraded"] == {"raises": "adapter_broken"}
+        assert webhook(url, "raises") == 503
+        assert webhook(url, "acme") == 401
+        assert webhook(url, "nobody") == 404
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=30)
+    assert "licence expired" in log.read_text()
+    only = config.read_text().split("[custodians.acme]")[0]
+    config.write_text(only + route.format(name="raises"))
+    alone = run(broken, "serve", "--config", str(config), "--port", "0")
+    assert alone.returncode == 2
+    assert (
+        "'raises' is installed but failed to import: RuntimeError: licence expired" in alone.stderr
+    )
+
+
+def answered(url: str, process: subprocess.Popen[bytes]) -> dict[str, Any]:
+    """Wait until a gateway that has just started answers; return that."""
+    for _ in range(300):
+        assert process.poll() is None
+        try:
+            with urllib.request.urlopen(url, timeout=10) as answer:
+                return dict(json.loads(answer.read()))
+        except OSError:
+            time.sleep(0.1)
+    raise AssertionError("never answered")
+
+
+def webhook(url: str, name: str) -> int:
+    """Send a custodian's webhook; return the status."""
+    request = urllib.request.Request(f"{url}/custodians/{name}/webhooks", data=b"{}", method="POST")
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
