@@ -30,7 +30,7 @@ from gateway.store import state
 from gateway.store.audit import add_audit
 from gateway.store.database import Database, Tx
 from gateway.store.rows import from_us, terms_of, to_json
-from gateway.store.state_file import MISSING, StateFile, behind
+from gateway.store.state_file import ADOPT, MISSING, StateFile, behind
 from gateway.store.state_file import MOVED as MOVED_FILE
 
 #: Executions or payouts per transaction.
@@ -92,7 +92,7 @@ class Adopted:
 
 
 class Adoption:
-    """One run of `db adopt`. Gateways may run meanwhile: the database stays frozen until the end."""
+    """One run of `db adopt`. The database stays frozen until the end."""
 
     def __init__(  # noqa: PLR0913 - built in one place
         self,
@@ -327,19 +327,25 @@ async def accept_again(tx: Tx, runtime: Runtime, operator: str, *, checked: bool
 async def move(db: Database, runtime: Runtime, state_file: StateFile, operator: str) -> str | None:
     """Go on with a database whose file was moved, or whose state file was away for a while.
 
-    Return why not, or None. Nothing is missing from such a database: its state file is there, knows
+    Return why not and what to do, or None. Nothing is missing from such a database: its state file is there, knows
     no newer mark, and does not say that the database was restored.
     """
     recorded = state_file.read()
     if recorded is None:
-        return "there is no state file"
+        return (
+            f"there is no state file {state_file.path}: put it back, and try again; "
+            f"if it is lost: {ADOPT}"
+        )
     if recorded.frozen is not None:
-        return recorded.frozen
+        return f"{recorded.frozen}. Next: {ADOPT}"
     row = await db.read(state.state_row)
+    if row["frozen"] is None:
+        return "the database is not frozen"
     if row["frozen"] not in {MOVED_FILE, MISSING}:
-        return row["frozen"] or "the database is not frozen"
+        return f"{row['frozen']}. Next: {ADOPT}"
     if row["marks"] < recorded.marks:
-        return behind(row["marks"], recorded.marks, "the state file has")
+        missing = behind(row["marks"], recorded.marks, "the state file has")
+        return f"{missing}. Next: {ADOPT}"
     state_file.rewrite(row["marks"])
     await db.run(_moved, runtime, operator)
     return None

@@ -37,6 +37,8 @@ ENV_PREFIX = "PAYOUT_GATEWAY_"
 CLIENT_ENV = frozenset(ENV_PREFIX + name for name in ("CONFIG", "URL", "API_KEY", "WEBHOOK_SECRET"))
 #: Settings that are called so, and are not read from the file that they name.
 _NAMED_FILE = frozenset({("state_file",)})
+#: What is added to the database's name by SQLite, and for the locks of migrations and of its users.
+_BESIDE_DATABASE = ("-wal", "-shm", "-journal", ".lock", ".in-use")
 Mode = Literal["live", "test"]
 InstanceName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 
@@ -461,14 +463,16 @@ def load(path: Path | None, environ: Mapping[str, str] | None = None) -> Setting
             _fault_line(each) for each in error.errors(include_input=False, include_url=False)
         ]
         raise ConfigError(faults) from None
-    faults += _cross_faults(settings)
-    if faults:
-        raise ConfigError(faults)
     # Beside the configuration; a path that is absolute stays as it is.
     paths = {"database": base / settings.database}
     if settings.state_file is not None:
         paths["state_file"] = base / settings.state_file
-    return settings.model_copy(update=paths)
+    settings = settings.model_copy(update=paths)
+    faults += _cross_faults(settings)
+    faults += _state_file_faults(settings)
+    if faults:
+        raise ConfigError(faults)
+    return settings
 
 
 def _put(raw: dict[str, Any], keys: list[str], text: str) -> None:
@@ -541,6 +545,34 @@ def _cross_faults(settings: Settings) -> list[str]:
         except ConfigError as error:
             faults += error.faults
     return faults
+
+
+def _state_file_faults(settings: Settings) -> list[str]:
+    """Return what is wrong with where the state file is: it must be no file of the database."""
+    taken = [_beside(settings.database, suffix) for suffix in ("", *_BESIDE_DATABASE)]
+    # It has a lock file beside it, which is opened as well.
+    own = [_beside(settings.state_path, suffix) for suffix in ("", ".lock")]
+    faults = [
+        f"state_file: {settings.state_path} would be written over {found}, which the database needs. "
+        "Name another file, or leave the setting out"
+        for found in taken
+        if any(_same_file(found, each) for each in own)
+    ]
+    return faults[:1]
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return Path(f"{path}{suffix}")
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    """Whether two paths are one file, by whatever links."""
+    if os.path.realpath(one) == os.path.realpath(other):
+        return True
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False
 
 
 def _key_bytes(name: str, key: SecretStr) -> bytes:

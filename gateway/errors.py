@@ -3,6 +3,8 @@
 GatewayError
 ├── ConfigError            every fault of the configuration at once; exit code 2
 ├── SchemaMismatch         the database is older or newer than this program; exit code 2
+├── StoreUnusable          the database cannot be opened or written as it is now; exit code 2
+│   └── InUse              other processes use the database, or one has it alone
 ├── StateFileError         the state file cannot be read or written, or names another database
 ├── WitnessFailed          a moving mark is committed, but the state file could not be written
 ├── Refused                a partner's request is refused; carries the stable problem code
@@ -39,6 +41,18 @@ class ConfigError(GatewayError):
 
 class SchemaMismatch(GatewayError):
     """The database schema does not fit this program; the message says what to run."""
+
+
+class StoreUnusable(GatewayError):
+    """The database cannot be opened or written as it is now; the message says why, and what to do."""
+
+
+class InUse(StoreUnusable):
+    """Other processes use the database, or one of them has it alone."""
+
+    def __init__(self, database: object, holders: Sequence[str]) -> None:
+        self.holders = ", ".join(holders) or "another process"
+        super().__init__(f"the database {database} is in use by {self.holders}; try again after it")
 
 
 class StateFileError(GatewayError):

@@ -28,6 +28,7 @@ from gateway.store.gateways import BEAT_S, Identity, Watch
 from gateway.store.opening import compare
 from gateway.store.state import freeze, marks_refused, state_row
 from gateway.store.state_file import StateFile
+from gateway.store.unusable import told
 
 #: A heartbeat row every so many beats: once a minute.
 _BEATS_PER_ROW = 12
@@ -100,10 +101,13 @@ class Heartbeat:
         return self._identity.id
 
     async def start(self) -> None:
-        """Register, and write the first heartbeat."""
+        """Register, and write the first heartbeat. StoreUnusable where the database cannot be written."""
         moment = self._runtime.clock.moment()
-        await self._db.run(gateways.register, self._identity, moment, self._runtime.timeline.now())
-        await self.beat()
+        with told(self._db.path):
+            await self._db.run(
+                gateways.register, self._identity, moment, self._runtime.timeline.now()
+            )
+            await self.beat()
 
     async def run(self) -> None:
         """Beat until cancelled."""

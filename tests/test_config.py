@@ -68,6 +68,33 @@ def test_where_the_state_file_is(tmp_path: Path) -> None:
     assert (elsewhere.state_path, elsewhere.database) == (Path("/var/lib/state"), Path("/db"))
 
 
+@pytest.mark.parametrize(
+    "named",
+    [
+        *("g.db", "./g.db", "sub/../g.db", "link", "hard"),
+        *("g.db-wal", "g.db-shm", "g.db-journal", "g.db.lock", "g.db.in-use"),
+    ],
+)
+def test_the_state_file_is_no_file_of_the_database(tmp_path: Path, named: str) -> None:
+    """It would be written over it; also by another name of the same file."""
+    (tmp_path / "api-key").write_text("k")
+    (tmp_path / "g.db").touch()
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "link").symlink_to("g.db")
+    (tmp_path / "hard").hardlink_to(tmp_path / "g.db")
+    text = f'database = "g.db"\nstate_file = "{named}"\n' + GOOD
+    with pytest.raises(ConfigError, match=r"state_file: .* would be written over"):
+        load(write(tmp_path, text), {})
+
+
+def test_the_lock_of_the_state_file_is_no_file_of_the_database(tmp_path: Path) -> None:
+    """A database that is called like one."""
+    (tmp_path / "api-key").write_text("k")
+    text = 'database = "state.lock"\nstate_file = "state"\n' + GOOD
+    with pytest.raises(ConfigError, match="would be written over"):
+        load(write(tmp_path, text), {})
+
+
 def test_every_fault_at_once(tmp_path: Path) -> None:
     """All of them, by name, each with what to do; no value."""
     text = """

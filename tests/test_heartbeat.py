@@ -20,8 +20,9 @@ from gateway.store import gateways
 from gateway.store.database import Database
 from gateway.store.gateways import BEAT_S
 from gateway.store.opening import open_database, state_file_of
+from gateway.store.pinned import AWAY, FileReplaced
 from gateway.store.state import advance, frozen
-from gateway.store.state_file import MOVED, StateFile
+from gateway.store.state_file import StateFile
 from tests.clock import SetClock
 from tests.databases import make_database
 from tests.store.rows import add_payout, runtime_of
@@ -184,12 +185,20 @@ async def test_marks_that_this_process_has_seen(settings: Settings, process: Pro
 
 
 async def test_a_file_that_took_the_databases_place(settings: Settings, process: Process) -> None:
-    """The gateway still writes to the old file: it sets no marks any more."""
+    """Nothing is written to the old file any more, and no mark set; put back, all is as before."""
     await process.db.run(add_payout)
+    kept = settings.database.with_name("kept")
+    kept.hardlink_to(settings.database)
     shutil.copyfile(settings.database, settings.database.with_name("copy"))
     settings.database.with_name("copy").replace(settings.database)
+    with pytest.raises(FileReplaced):
+        await process.heartbeat.beat()
+    assert AWAY in str(process.state_file.failing)
+    assert await process.db.read(frozen) is None
+    kept.replace(settings.database)
     await process.heartbeat.beat()
-    assert await process.db.read(frozen) == MOVED
+    assert AWAY not in str(process.state_file.failing)
+    assert await process.db.run(advance) == 1
 
 
 async def test_marks_go_on_once_the_state_file_can_be_written(

@@ -105,7 +105,7 @@ def verify(
         ]
         print_table(title, columns, cells)
     if faults:
-        fail("\n".join(faults))
+        fail(faults)
 
 
 @app.command()

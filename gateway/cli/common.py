@@ -71,15 +71,15 @@ def store_faults_told(database: Path) -> Iterator[None]:
     """End with 2 and words where the database is of another schema or cannot be used at all."""
     from sqlalchemy.exc import SQLAlchemyError
 
-    from gateway.errors import SchemaMismatch
+    from gateway.errors import SchemaMismatch, StoreUnusable
+    from gateway.store.unusable import why
 
     try:
         yield
-    except SchemaMismatch as error:
+    except (SchemaMismatch, StoreUnusable) as error:
         fail(str(error), 2)
     except (sqlite3.Error, SQLAlchemyError, OSError) as error:
-        cause = getattr(error, "orig", None) or getattr(error, "strerror", None) or error
-        fail(f"the database {database} cannot be used: {cause}", 2)
+        fail(why(database, error), 2)
 
 
 def with_store(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
+STOP_FIRST = "stop every gateway on it first"
 
 
 def _operator(runtime: Runtime) -> Operator:
@@ -54,6 +56,23 @@ def running(settings: Settings, runtime: Runtime) -> list[str]:
     with store_faults_told(settings.database):
         found = asyncio.run(alive(settings.database, runtime.clock, tell))
     return [_label(row) for row in found]
+
+
+@contextmanager
+def alone(settings: Settings, refusal: str, code: int = 1) -> Iterator[None]:
+    """Have the configured database alone; end with words and the processes that have to be stopped.
+
+    Also those that have a file open which was moved away from there.
+    """
+    from gateway.errors import InUse
+    from gateway.store import in_use
+
+    with store_faults_told(settings.database):
+        try:
+            with in_use.alone(settings.database):
+                yield
+        except InUse as error:
+            fail(f"{refusal}: {STOP_FIRST}: {error.holders}", code)
 
 
 def _label(row: Mapping[str, Any]) -> str:
@@ -100,8 +119,10 @@ def restore(
     from gateway.store.opening import state_file_of
 
     settings, runtime = settings_of(config), real_runtime()
-    with store_faults_told(source):
-        _refuse_while_running(settings, runtime, "restored")
+    with store_faults_told(source), alone(settings, "not restored"):
+        found = running(settings, runtime)
+        if found:
+            fail(f"not restored: {STOP_FIRST}: {', '.join(found)}")
         try:
             done = put(
                 source,
@@ -121,23 +142,18 @@ def restore(
         say("next: payout-gateway db adopt (docs: Back up and restore)")
 
 
-def _refuse_while_running(settings: Settings, runtime: Runtime, verb: str) -> None:
-    found = running(settings, runtime)
-    if found:
-        fail(f"not {verb}: stop every gateway on it first: {', '.join(found)}")
-
-
 def moved(config: ConfigOption = Path(DEFAULT_CONFIG)) -> None:
     """Say that the database file was moved as it is, and that no other copy of it is in use.
 
-    Also where its state file was away for a while. Refused where a mark may be missing.
+    Stop every gateway first. Also where its state file was away for a while. Refused where a mark may be missing.
     """
     from gateway.adoption import move
 
     async def work(db: Database, runtime: Runtime, state_file: StateFile) -> str | None:
         return await move(db, runtime, state_file, operator_name())
 
-    reason = _with_state_file(config, work)
+    with alone(settings_of(config), "nothing was changed"):
+        reason = _with_state_file(config, work)
     if reason is not None:
         fail(f"nothing was changed: {reason}")
     say("the database is not frozen any more")
@@ -165,7 +181,7 @@ def adopt(
 ) -> None:
     """Go on with a database that was restored, or that may be an older copy for another reason.
 
-    Every open payout counts as handed over just now, with an unknown outcome. Unused quotes end.
+    Stop every gateway first (not for --accept-new alone). Every open payout counts as handed over just now, with an unknown outcome. Unused quotes end.
     New ones are let in with --accept-new only.
     """
     from gateway.runtime import real_runtime
@@ -219,7 +235,7 @@ def _adopt(config: Path, runtime: Runtime, until: int) -> Adopted:
             return await adoption.run(until)
 
     try:
-        with store_faults_told(settings.database):
+        with alone(settings, "not adopted"):
             return asyncio.run(run())
     except ConfigError as error:
         fail((f"config: {each}" for each in error.faults), 2)

@@ -130,7 +130,7 @@ def _declare_configured(
         with store_faults_told(settings.database):
             done = asyncio.run(run())
     except ConfigError as error:
-        fail("\n".join(f"config: {each}" for each in error.faults), 2)
+        fail((f"config: {each}" for each in error.faults), 2)
     except NotDeclaredError as error:
         fail(f"not declared: {error}")
     if done.identity is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -62,19 +63,19 @@ def upgrade(
 
     settings = settings_of(config)
     path = settings.database
-    if not force:
-        found = copies.running(settings, real_runtime())
+    refusal = f"the database {path} was not changed"
+    with nullcontext() if force else copies.alone(settings, refusal, 2), store_faults_told(path):
+        found = [] if force else copies.running(settings, real_runtime())
         if found:
             fail(
-                f"the database {path} was not changed: stop every gateway on it first "
-                f"({', '.join(found)}), and back it up: payout-gateway db backup",
+                f"{refusal}: {copies.STOP_FIRST}: {', '.join(found)}. "
+                "Then back it up: payout-gateway db backup",
                 2,
             )
-    with store_faults_told(path):
         try:
             before, after = migrate.upgrade(path)
         except CommandError as error:
-            fail(f"the database {path} was not changed: {error}", 2)
+            fail(f"{refusal}: {error}", 2)
     # Opening it writes the first state file.
     colliding = with_store(config, _some_collide if before != after else _nothing)
     if before == after:
@@ -146,7 +147,7 @@ def reseal(config: ConfigOption = Path(DEFAULT_CONFIG)) -> None:
     try:
         done = with_store(config, work)
     except ConfigError as error:
-        fail("\n".join(error.faults) + "; set previous_server_key to that one", 2)
+        fail((*error.faults, "set previous_server_key to the key that they were sealed with"), 2)
     for name, (seen, changed) in done.items():
         say(f"{name}: {seen} sealed, {changed} of them anew")
     say("previous_server_key is needed for nothing stored any more")

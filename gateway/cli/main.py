@@ -46,19 +46,21 @@ def serve(
 ) -> None:
     """Run the gateway: API and workers, until SIGTERM."""
     from gateway import logs
-    from gateway.errors import ConfigError
+    from gateway.errors import ConfigError, StoreUnusable
     from gateway.server import run
-    from gateway.store import migrate
+    from gateway.store import in_use, migrate
 
     settings = settings_of(config)
     logs.configure(settings.log.format, settings.log.level)
     # Only opening the store is a fault of the set-up; whatever breaks later keeps its traceback.
-    with store_faults_told(settings.database):
+    with store_faults_told(settings.database), in_use.shared(settings.database):
         migrate.prepare(settings.database)
     try:
         code = run(settings, port=port)
     except ConfigError as error:
         fail((f"config: {each}" for each in error.faults), 2)
+    except StoreUnusable as error:
+        fail(str(error), 2)
     raise typer.Exit(code)
 
 

@@ -234,7 +234,7 @@ def retry(
     except NotAllowedError as error:
         fail(f"not retried: {error}")
     except ConfigError as error:
-        fail("\n".join(f"config: {each}" for each in error.faults), 2)
+        fail((f"config: {each}" for each in error.faults), 2)
     say(f"{payout_id} will be submitted again at once, if nothing has changed by then")
 
 

@@ -41,6 +41,7 @@ from gateway.execution.proof import (
     life_of,
     open_calls,
     waited,
+    was_seen,
 )
 from gateway.execution.reports import (
     ADOPTED_ABSENT,
@@ -565,11 +566,6 @@ def names_execution(view: View, item: str, report: Report, source: Source) -> bo
     if source is not Source.WEBHOOK or report.reference is not None:
         return True
     return not any(calls(each.history) for each in view.others if item in each.items)
-
-
-def was_seen(rows: Sequence[Evidence], reference: str | None) -> bool:
-    """Whether there is news of a reference already."""
-    return any(each.kind is Kind.NEWS and each.reference == reference for each in rows)
 
 
 def _reopens(view: View, history: History, told: BatchReport) -> bool:

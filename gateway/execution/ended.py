@@ -7,10 +7,9 @@ from gateway.execution.decide import (
     REFERENCE_OF_ANOTHER,
     Outcome,
     names_no_call,
-    was_seen,
 )
 from gateway.execution.history import columns_of, histories
-from gateway.execution.proof import Evidence, Kind, Source, calls
+from gateway.execution.proof import Evidence, Kind, Source, calls, was_seen
 from gateway.execution.reports import NEWS
 from gateway.model import Attention
 from gateway.payouts import Applied, Payouts

@@ -144,6 +144,11 @@ def has_news(history: History) -> bool:
     return any(each.kind is Kind.NEWS for each in history.rows)
 
 
+def was_seen(rows: Iterable[Evidence], reference: str | None) -> bool:
+    """Whether there is news of a reference already."""
+    return any(each.kind is Kind.NEWS and each.reference == reference for each in rows)
+
+
 #: The account of a call that no look can find: none that is ever asked.
 NO_ACCOUNT = "adopted"
 #: The reference of every call that an adopted copy may be missing: no word and no repeat is about it.

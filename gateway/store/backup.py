@@ -98,7 +98,7 @@ def restore(  # noqa: PLR0913 - where from, where to, and who
 
     The state file then says that the database has to be adopted, unless nothing can be missing: the
     copy has the newest mark that the state file knows, and no fewer events than what it replaces. A
-    database that is replaced is kept beside it. BackupError, SchemaMismatch, StateFileError.
+    database that is replaced is kept beside it. BackupError, StoreUnusable, StateFileError.
     """
     _check_source(source, database, replace=replace)
     recorded = state_file.read()

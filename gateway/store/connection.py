@@ -66,7 +66,7 @@ class Connection:
     `open` makes a new one.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the hooks are independent of each other
         self,
         path: Path,
         *,
@@ -74,6 +74,7 @@ class Connection:
         read_only: bool = False,
         fault: Callable[[str], None] | None = None,
         turn: threading.Lock | None = None,
+        verify: Callable[[], None] | None = None,
     ) -> None:
         self._path = path
         self._busy_s = busy_s
@@ -81,6 +82,8 @@ class Connection:
         self._fault = fault
         #: held by the thread that uses the connection, except while SQLite works
         self._turn = turn
+        #: raises where what was opened is not the database
+        self._verify = verify
         self._raw: sqlite3.Connection | None = None
         #: how many Query statements were run, an `executemany` as one
         self.statements = 0
@@ -133,6 +136,8 @@ class Connection:
             if self._read_only:
                 raw.execute("PRAGMA query_only=ON")
             _wait(raw, self._busy_s)
+            if self._verify is not None:
+                self._verify()
         except BaseException:
             raw.close()
             raise

@@ -66,6 +66,9 @@ class Database:
       COMMIT and ROLLBACK included, PRAGMAs not); a test raises what SQLite would.
     - `witness`: records the highest moving mark of each group after its commit and before any of its
       callers goes on. Where that fails, those that set a mark get `WitnessFailed`.
+    - `verify`: called whenever a connection was opened; it raises where that is not the database.
+    - `before_commit`: called in the commit thread right before a COMMIT that writes, with the highest
+      mark of the group or None. What it raises undoes the changes of the group, and nobody else's.
     - `on_schema_change`: a store function that is called in the first transaction after any process
       changed the schema. What it raises (SchemaMismatch) goes to every caller; nothing is written.
     """
@@ -79,24 +82,29 @@ class Database:
         group_s: float = GROUP_S,
         fault: Callable[[str], None] | None = None,
         witness: Witness | None = None,
+        verify: Callable[[], None] | None = None,
+        before_commit: Callable[[int | None], None] | None = None,
         on_schema_change: StoreFunction[[], None] | None = None,
     ) -> None:
         self._path = path
         self._busy_s = busy_s
-        self._write_connection = Connection(path, fault=fault)
+        self._write_connection = Connection(path, fault=fault, verify=verify)
         self._writer = Writer(
             self._write_connection,
             busy_s=busy_s,
             group_s=group_s,
             witness=witness,
+            before_commit=before_commit,
             on_schema_change=on_schema_change,
         )
-        self._read_connection = Connection(path, read_only=True, fault=fault)
+        self._read_connection = Connection(path, read_only=True, fault=fault, verify=verify)
         # One scan at a time runs Python, the others wait for SQLite or for it: several threads that
         # compute would keep the interpreter from the event loop.
         self._turn = threading.Lock()
         self._scan_connections = tuple(
-            Connection(path, busy_s=busy_s, read_only=True, fault=fault, turn=self._turn)
+            Connection(
+                path, busy_s=busy_s, read_only=True, fault=fault, turn=self._turn, verify=verify
+            )
             for _ in range(readers)
         )
         #: as many as the pool has threads: a thread that runs always finds one
@@ -104,6 +112,11 @@ class Database:
         self._pool = ThreadPoolExecutor(readers, thread_name_prefix="store-scan")
         self._reads_this_turn = 0
         self._open = False
+
+    @property
+    def path(self) -> Path:
+        """Where the database file is."""
+        return self._path
 
     @property
     def statements(self) -> int:

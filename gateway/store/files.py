@@ -32,7 +32,7 @@ def mode_like(mode: int) -> int:
 
 def beside(database: Path) -> tuple[Path, ...]:
     """Return the database and what may be beside it."""
-    names = ("", "-wal", "-shm", "-journal", ".lock", ".state", ".state.lock")
+    names = ("", "-wal", "-shm", "-journal", ".lock", ".in-use", ".state", ".state.lock")
     return tuple(database.with_name(database.name + suffix) for suffix in names)
 
 

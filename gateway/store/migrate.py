@@ -14,9 +14,10 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import column, create_engine, inspect, select, table
 from sqlalchemy.exc import DatabaseError
 
-from gateway.errors import SchemaMismatch
+from gateway.errors import SchemaMismatch, StoreUnusable
 from gateway.store.database import Query, Tx
 from gateway.store.files import create_private, private
+from gateway.store.unusable import why
 
 _REVISION = Query(select(column("version_num")).select_from(table("alembic_version")))
 
@@ -36,7 +37,10 @@ def head_revision() -> str:
 
 
 def current_revision(path: Path) -> str | None:
-    """Return the revision of a database; None where it has no tables of ours."""
+    """Return the revision of a database; None where it has no tables of ours.
+
+    StoreUnusable where it cannot be read: the disk is full, it is locked, it is no database.
+    """
     if not path.exists():
         return None
     engine = create_engine(f"sqlite:///{path}")
@@ -45,9 +49,8 @@ def current_revision(path: Path) -> str | None:
             if not inspect(connection).get_table_names():
                 return None
             return MigrationContext.configure(connection).get_current_revision() or "unversioned"
-    except DatabaseError:
-        message = f"{path} is not a database that can be read; name another one, or restore it"
-        raise SchemaMismatch(message) from None
+    except DatabaseError as error:
+        raise StoreUnusable(why(path, error)) from None
     finally:
         engine.dispose()
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, closing, suppress
 
 from gateway.config import Settings
 from gateway.errors import StateFileError
 from gateway.runtime import Runtime, real_runtime
-from gateway.store import clocks, migrate
+from gateway.store import clocks, in_use, migrate
 from gateway.store.database import Database, Row, Tx
 from gateway.store.files import beside, close_to_others
+from gateway.store.pinned import PinnedFile
 from gateway.store.state import freeze, frozen, note_witnessed, state_row
 from gateway.store.state_file import FileId, Judgement, Recorded, StateFile, judge
+from gateway.store.unusable import told
 
 
 def state_file_of(settings: Settings, runtime: Runtime) -> StateFile:
@@ -28,18 +31,33 @@ async def open_database(
     """Open the store. A fresh one is made; one of another schema is refused.
 
     The runtime's timeline goes by the store from then on. The database is compared with its state
-    file, and frozen where it is an older copy. Raises SchemaMismatch, which says what to run.
+    file, and frozen where it is an older copy. Nobody can have it alone meanwhile, and nothing is
+    written to it once it is not the file at its path. Raises SchemaMismatch, which says what to run;
+    StoreUnusable, which says why; InUse.
     """
     runtime = runtime or real_runtime()
     close_to_others((*beside(settings.database), settings.state_path))
-    migrate.prepare(settings.database)
     witness = state_file or state_file_of(settings, runtime)
-    async with Database(
-        settings.database, witness=witness, on_schema_change=migrate.check_schema
-    ) as db:
-        await anchor_timeline(db, runtime)
-        await compare(db, runtime, witness)
-        yield db
+    with ExitStack() as held:
+        await asyncio.to_thread(held.enter_context, in_use.shared(settings.database))
+        migrate.prepare(settings.database)
+        file = held.enter_context(closing(PinnedFile(settings.database)))
+        witness.pin(file)
+        held.callback(witness.pin, None)
+        async with AsyncExitStack() as opened:
+            with told(settings.database):
+                db = await opened.enter_async_context(
+                    Database(
+                        settings.database,
+                        witness=witness,
+                        verify=file.check,
+                        before_commit=witness.before_commit,
+                        on_schema_change=migrate.check_schema,
+                    )
+                )
+                await anchor_timeline(db, runtime)
+                await compare(db, runtime, witness)
+            yield db
 
 
 async def anchor_timeline(db: Database, runtime: Runtime) -> None:

@@ -11,6 +11,7 @@ from gateway.store.audit import GATEWAY, add_audit, audit_rows
 from gateway.store.database import Query, Row, Tx
 from gateway.store.payouts import payout_of_ref
 from gateway.store.schema import payouts, store_state
+from gateway.store.state_file import next_step
 
 #: Acts in the audit log.
 FROZEN, UNMATCHED, CHECKED = "database_frozen", "unmatched_reference", "reference_checked"
@@ -108,9 +109,12 @@ async def advance(tx: Tx) -> int:
 
 
 def marks_refused(row: Row, failing: str | None, gate_version: int = GATE_VERSION) -> str | None:
-    """Return why this process sets no marks, or None. `failing`: what ails the state file. Pure."""
+    """Return why this process sets no marks and what to do, or None.
+
+    `failing`: what ails the state file. Pure.
+    """
     if row["frozen"] is not None:
-        return str(row["frozen"])
+        return f"{row['frozen']}. Next: {next_step(row['frozen'])}"
     if row["gate_version"] > gate_version:
         return (
             f"this program is too old to set marks: it has gate version {gate_version}, "

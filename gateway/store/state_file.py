@@ -23,12 +23,33 @@ from pathlib import Path
 
 from gateway.errors import StateFileError
 from gateway.store.files import mode_like, private
+from gateway.store.pinned import AWAY, FileReplaced, PinnedFile
 
 FORMAT = 1
 #: How often, and how long each time, a lock is waited for: 10 s together.
 _LOCK_TRIES, _LOCK_WAIT_S = 2000, 0.005
 MISSING = "the state file is missing, although the database was used under one"
 MOVED = "the state file names another database file: this one was copied, moved or restored"
+
+
+#: What an operator runs next where nothing can be concluded from a state file, or a mark is missing.
+ADOPT = "payout-gateway db adopt"
+_LOST = f"put the right one back; if it is lost, move this one away, and then: {ADOPT}"
+
+
+def next_step(frozen: str) -> str:
+    """Return what an operator does about a frozen database, by the reason. Pure."""
+    if frozen == MOVED:
+        return (
+            "stop every gateway; then, if the file was moved as it is and no other copy is in use: "
+            f"payout-gateway db moved; otherwise: {ADOPT}"
+        )
+    if frozen == MISSING:
+        return (
+            "stop every gateway; then put the state file back, and: payout-gateway db moved; "
+            f"if it is lost: {ADOPT}"
+        )
+    return f"stop every gateway, and then: {ADOPT}"
 
 
 def behind(marks: int, known: int, where: str) -> str:
@@ -132,20 +153,53 @@ class StateFile:
         self.path = path
         self._database = database
         self._clock_id = clock_id
+        self._pinned: PinnedFile | None = None
         self.seen = Seen()
         #: why marks cannot be recorded now; None: they can
         self.failing: str | None = None
+
+    def pin(self, file: PinnedFile | None) -> None:
+        """Hold to the database file that this process has open; None: to whichever is at the path."""
+        self._pinned = file
+
+    def before_commit(self, mark: int | None) -> None:
+        """Raise FileReplaced where nothing may be committed to the database that is open.
+
+        It was moved away or replaced; or, for a mark, the state file holds another file for the
+        database, which may have given this number as well. What else is wrong, `record` finds.
+        """
+        try:
+            if self._pinned is not None:
+                self._pinned.check()
+            if mark is not None:
+                self._refuse_another_file()
+        except FileReplaced as error:
+            self.failing = str(error)
+            raise
+
+    def _refuse_another_file(self) -> None:
+        with suppress(StateFileError):
+            known = self._read()
+            if known is not None and not self.database_file().same_file(known.file):
+                raise FileReplaced(MOVED)
 
     def behind(self, marks: int) -> str | None:
         """Return why a database with so many marks is older than what this process has seen, or None."""
         return self.seen.check(marks)
 
     def database_file(self) -> FileId:
-        """Return what names the database file now. StateFileError where there is none."""
+        """Return what names the database file now.
+
+        StateFileError where there is none, or another one than this process has open.
+        """
         try:
-            return FileId.of(self._database, self._clock_id)
+            found = FileId.of(self._database, self._clock_id)
         except OSError as error:
             raise StateFileError(f"the database cannot be found: {error.strerror}") from None
+        if self._pinned is not None and not self._pinned.is_file(found.device, found.inode):
+            self.failing = AWAY
+            raise StateFileError(AWAY)
+        return found
 
     def read(self) -> Recorded | None:
         """Return what the file says; None where there is none. StateFileError: it cannot be read."""
@@ -217,9 +271,14 @@ class StateFile:
             text = self.path.read_text(encoding="utf-8")
         except FileNotFoundError:
             return None
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or type(error).__name__
-            raise StateFileError(f"the state file cannot be read: {reason}") from None
+        except UnicodeDecodeError:
+            raise StateFileError(
+                f"the state file is not readable as a state file: {_LOST}"
+            ) from None
+        except OSError as error:
+            raise StateFileError(
+                f"the state file cannot be read: {error.strerror}. Make it readable, or {_LOST}"
+            ) from None
         return parse(text)
 
     def _replace(self, recorded: Recorded) -> None:
@@ -281,7 +340,7 @@ def parse(text: str) -> Recorded:
         file = FileId(**told["file"])
         frozen = told["frozen"]
     except (ValueError, KeyError, TypeError):
-        raise StateFileError("the state file is not readable as a state file") from None
+        raise StateFileError(f"the state file is not readable as a state file: {_LOST}") from None
     if version != FORMAT:
         raise StateFileError(f"the state file has format {version}: another version wrote it")
     return Recorded(marks, file, frozen)

@@ -74,19 +74,21 @@ class _Change:
 class Writer:
     """Runs changes in groups on one connection, of which nobody else makes use."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the hooks are independent of each other
         self,
         connection: Connection,
         *,
         busy_s: float,
         group_s: float,
         witness: Witness | None = None,
+        before_commit: Callable[[int | None], None] | None = None,
         on_schema_change: StoreFunction[[], None] | None = None,
     ) -> None:
         self._connection = connection
         self._busy_s = busy_s
         self._group_s = group_s
         self._witness = witness
+        self._before_commit = before_commit
         self._on_schema_change = on_schema_change
         self._schema_version = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store-commit")
@@ -249,6 +251,8 @@ class Writer:
 
     def _commit(self, mark: int | None, *, wrote: bool) -> Exception | None:
         """Commit, then tell the witness; return the witness's error."""
+        if wrote and self._before_commit is not None:
+            self._before_commit(mark)
         self._connection.execute("COMMIT")
         if wrote:
             self.commits += 1

@@ -14,8 +14,11 @@ import multiprocessing
 import os
 import signal
 import sys
+import weakref
 from importlib.metadata import entry_points
+from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
+from multiprocessing.util import Finalize
 from pathlib import Path
 
 #: The entry points of the twins.
@@ -25,6 +28,16 @@ _FORKS.set_forkserver_preload(["gateway.testing.preload"])
 _LOOK_S = 0.02
 _PR_SET_PDEATHSIG = 1
 _numbers = itertools.count(1)
+_begun: weakref.WeakSet[ForkServerProcess] = weakref.WeakSet()
+
+
+def _kill_all() -> None:
+    """Kill what still runs. Tests that are cut off stop nothing, and their process waits for each."""
+    for process in list(_begun):
+        process.kill()
+
+
+Finalize(None, _kill_all, exitpriority=100)
 
 
 def twin_module(name: str) -> str:
@@ -39,8 +52,10 @@ def twin_module(name: str) -> str:
 
 def _run(module: str, arguments: tuple[str, ...], out: Path, log: Path) -> None:
     """Run a program in this process, which was forked for it."""
-    # Whatever becomes of the tests, no process outlives the server, and the server not the tests.
+    # Whatever becomes of the tests, no process outlives the server, and the server not the tests. It
+    # ends when nobody holds its pipe any more; this process was handed it, to fork others by itself.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    os.close(vars(forkserver)["_forkserver"]._forkserver_alive_fd)  # noqa: SLF001 - no public way
     for path, number in ((out, 1), (log, 2)):
         opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(opened, number)
@@ -64,6 +79,7 @@ class Process:
         out = log.with_name(f"{log.stem}.{next(_numbers)}.out")
         process = _FORKS.Process(target=_run, args=(module, arguments, out, log))
         process.start()
+        _begun.add(process)
         return cls(process, out, log)
 
     @classmethod

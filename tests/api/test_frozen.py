@@ -101,10 +101,11 @@ async def test_readiness_says_whether_marks_are_set(api: Api) -> None:
     told.append(await api.call("GET", "/readyz", authorization=None))
     assert [status for status, _ in told] == [200] * 5
     bodies = [(body["marks"], body["accepting"], body.get("reason")) for _, body in told]
+    copy = "it is a copy. Next: stop every gateway, and then: payout-gateway db adopt"
     adopted = "the database was adopted, and new payouts are not let in yet"
     disk, old = "the state file cannot be written: disk full", told[4][1]["marks"]
     assert bodies == [
-        ("it is a copy", False, "it is a copy"),
+        (copy, False, copy),
         (True, False, adopted),
         (True, True, None),
         (disk, True, disk),

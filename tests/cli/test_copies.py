@@ -160,6 +160,14 @@ def test_what_cannot_be_restored_is_said_in_words(config: Path, tmp_path: Path) 
     assert "not readable as a state file" in text
     text = run("db", "adopt", "--last-mark-at", "2026-01-01T00:00:00Z", "--config", config, code=1)
     assert "not readable as a state file" in text
+    for broken in (b"x", b"\xff\xfe"):
+        (tmp_path / "elsewhere" / "g.state").write_bytes(broken)
+        text = run("db", "moved", "--config", config, code=1)
+        assert "move this one away, and then: payout-gateway db adopt" in text
+    (tmp_path / "elsewhere" / "g.state").unlink()
+    change(config, "UPDATE store_state SET marks = 1")
+    assert "payout-gateway db adopt" in run("db", "moved", "--config", config, code=1)
+    run("db", "adopt", "--last-mark-at", "2026-01-01T00:00:00Z", "--config", config)
 
 
 def test_two_fingerprints_are_one_account(config: Path) -> None:

@@ -1,11 +1,49 @@
-"""Which processes a command has started, and whether they are gone. Linux only, as the gateway is."""
+"""Commands as processes, what these have started, and whether it is gone. Linux only, as the gateway is."""
 
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
+ROOT = Path(__file__).parents[2]
 _PROC = Path("/proc")
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1
+
+
+@asynccontextmanager
+async def started(
+    *arguments: str, cwd: Path = ROOT, one_stream: bool = False, **environment: str
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run a command of the gateway until the end of the block, and however that ends.
+
+    `one_stream`: what goes to stderr comes by stdout.
+    """
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "gateway", *arguments),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT if one_stream else asyncio.subprocess.PIPE,
+        cwd=cwd,
+        env={**os.environ, **environment},
+        preexec_fn=_end_with_the_tests,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.terminate()
+            await asyncio.wait_for(process.communicate(), 20)
+
+
+def _end_with_the_tests() -> None:
+    """Be told to stop when the process of the tests dies: the command stops what it has started."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def descendants(pid: int) -> set[int]:

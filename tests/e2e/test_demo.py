@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 import signal
-import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.processes import all_gone, descendants
+from tests.e2e.processes import ROOT, all_gone, descendants, started
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(90)]
-_ROOT = Path(__file__).parents[2]
+Start = Callable[..., Awaitable[asyncio.subprocess.Process]]
 
 
-async def start(folder: Path, *arguments: str, cwd: Path = _ROOT) -> asyncio.subprocess.Process:
-    """Start the demo with its temporary files in a folder of the test."""
-    return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "gateway", "demo", *arguments),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        cwd=cwd,
-        env={**os.environ, "TMPDIR": str(folder)},
-    )
+@pytest.fixture
+async def start() -> AsyncIterator[Start]:
+    """Start demos that end with the test, with their temporary files in a folder of it."""
+    async with AsyncExitStack() as stack:
+
+        async def one(
+            folder: Path, *arguments: str, cwd: Path = ROOT
+        ) -> asyncio.subprocess.Process:
+            demo = started("demo", *arguments, cwd=cwd, one_stream=True, TMPDIR=str(folder))
+            return await stack.enter_async_context(demo)
+
+        yield one
 
 
 async def read_until(process: asyncio.subprocess.Process, words: str) -> str:
@@ -39,7 +42,7 @@ async def read_until(process: asyncio.subprocess.Process, words: str) -> str:
     return text
 
 
-async def test_the_demo_delivers(tmp_path: Path) -> None:
+async def test_the_demo_delivers(start: Start, tmp_path: Path) -> None:
     """Exit 0, every payout delivered and every webhook verified, within its own limit."""
     process = await start(tmp_path)
     out, _ = await asyncio.wait_for(process.communicate(), 80)
@@ -54,7 +57,9 @@ async def test_the_demo_delivers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
-async def test_a_stopped_demo_leaves_nothing(tmp_path: Path, sign: signal.Signals) -> None:
+async def test_a_stopped_demo_leaves_nothing(
+    start: Start, tmp_path: Path, sign: signal.Signals
+) -> None:
     """Ctrl-C or a supervisor's signal in the middle: exit 130, no process, no file."""
     process = await start(tmp_path)
     await read_until(process, "quoted")
@@ -68,7 +73,7 @@ async def test_a_stopped_demo_leaves_nothing(tmp_path: Path, sign: signal.Signal
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the session is pasted with curl")
-async def test_the_stack_is_kept_until_it_is_stopped(tmp_path: Path) -> None:
+async def test_the_stack_is_kept_until_it_is_stopped(start: Start, tmp_path: Path) -> None:
     """The session that it prints works when it is pasted, as it is; SIGTERM ends it with 0."""
     process = await start(tmp_path, "--serve")
     text = await read_until(process, "Ctrl-C")
@@ -79,7 +84,7 @@ async def test_the_stack_is_kept_until_it_is_stopped(tmp_path: Path) -> None:
         *("bash", "-ec", session.replace("sleep 8", "sleep 0.1")),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
-        cwd=_ROOT,
+        cwd=ROOT,
     )
     out, _ = await asyncio.wait_for(shell.communicate(), 40)
     told = out.decode()
@@ -94,7 +99,7 @@ async def test_the_stack_is_kept_until_it_is_stopped(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_a_demo_that_cannot_start_says_why(tmp_path: Path) -> None:
+async def test_a_demo_that_cannot_start_says_why(start: Start, tmp_path: Path) -> None:
     """Exit 1 with the end of the log; here the twin in the way of ours does not run."""
     twin = tmp_path / "here" / "adapters" / "fireblocks" / "twin" / "app.py"
     twin.parent.mkdir(parents=True)

@@ -67,6 +67,8 @@ async def test_rate_limits_and_an_expired_token_lose_nothing(made: Stack) -> Non
 @pytest.mark.parametrize("made", [OFF_RAMP], indirect=True)
 async def test_ends_of_the_off_ramp(made: Stack) -> None:
     """A deposit that arrived and a provider that failed; a policy that says no after hours."""
+    # Slow enough for every step to be seen, on a busy machine, too.
+    await made.steer("PUT", "settings", {"step_s": 0.5})
     lost = await made.pay("1.000512")
     refused = await made.pay("1.000509")
     late = await made.pay("1.000514")

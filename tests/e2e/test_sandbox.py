@@ -9,9 +9,8 @@ import re
 import signal
 import socket
 import stat
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,28 +19,11 @@ import pytest
 
 from gateway.config import load
 from gateway.sandbox import reserved_port
-from tests.e2e.processes import all_gone, descendants
+from tests.e2e.processes import all_gone, descendants, started
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(90)]
 Start = Callable[..., Awaitable[asyncio.subprocess.Process]]
 _ROOT = Path(__file__).parents[2]
-
-
-@asynccontextmanager
-async def started(*arguments: str, cwd: Path = _ROOT) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run a command until the end of the test."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "gateway", *arguments),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        cwd=cwd,
-    )
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.terminate()
-            await asyncio.wait_for(process.communicate(), 20)
 
 
 @pytest.fixture

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from gateway.testing.processes import Process
+from gateway.store import migrate
+from gateway.testing.processes import Process, command
 from tests.e2e.holding_proxy import holding_proxy
 from tests.e2e.stack import FIREBLOCKS, Stack, eventually, stack
 from tests.e2e.witness import evidence, ledger_pays, never_said_unpaid
@@ -25,14 +28,18 @@ class Disk:
         self.database = folder / "gateway.db"
         self._ballast = folder / "ballast"
 
-    async def fill(self, made: Stack) -> None:
-        """Leave no room on it, not even in what the database has for its next changes."""
+    def stuff(self) -> None:
+        """Leave no room for another file."""
         with self._ballast.open("ab", buffering=0) as ballast:
             try:
                 while True:
                     ballast.write(bytes(4096))
             except OSError:
                 pass
+
+    async def fill(self, made: Stack) -> None:
+        """Leave no room on it, not even in what the database has for its next changes."""
+        self.stuff()
         for number in range(500):
             status, problem = await made.call(
                 "POST",
@@ -137,3 +144,73 @@ async def test_a_reply_that_cannot_be_written_is_looked_up(tmp_path: Path, disk:
         await ledger_pays(made, ["34"])
         assert gateway.exit_code is None
         assert made.rows("PRAGMA integrity_check") == [{"integrity_check": "ok"}]
+
+
+_ALONE = """
+server_key = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
+database = "{database}"
+[listen]
+port = 0
+"""
+
+
+async def _ends(folder: Path, database: Path, *arguments: str) -> str:
+    """Run a command that must end with 2 and words about the database; return them."""
+    config = folder / "alone.toml"
+    config.write_text(_ALONE.format(database=database))
+    code, out, err = await command(folder, *arguments, "--config", str(config))
+    told = out + err
+    assert code == 2, told
+    assert "Traceback" not in told
+    assert str(database) in told
+    return told
+
+
+@pytest.fixture
+def immutable(tmp_path: Path) -> Iterator[Path]:
+    """A database that nobody may write, root included; skipped where no file can be made so."""
+    path = tmp_path / "immutable.db"
+    migrate.prepare(path)
+    done = subprocess.run(["chattr", "+i", path], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"no file can be made immutable here: {done.stderr.strip()}")
+    try:
+        yield path
+    finally:
+        subprocess.run(["chattr", "-i", path], check=True)
+
+
+async def test_a_disk_that_is_full_at_the_start(tmp_path: Path, disk: Disk) -> None:
+    """What is wrong is said in words; nobody is told to restore a database that is sound."""
+    migrate.prepare(disk.database)
+    with closing(sqlite3.connect(disk.database)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL").fetchone()
+        # The connection that ends last takes the log with it: it has to be made again.
+    disk.stuff()
+    for arguments in (("serve",), ("keys", "list"), ("db", "upgrade")):
+        told = await _ends(tmp_path, disk.database, *arguments)
+        assert "the disk is full" in told
+        assert "restore" not in told
+    disk.free()
+
+
+async def test_a_database_that_cannot_be_written(tmp_path: Path, immutable: Path) -> None:
+    """Serving it ends at once, and so does a command that writes."""
+    for arguments in (("serve",), ("keys", "create", "--org", "o", "--mode", "live")):
+        assert "cannot be written" in await _ends(tmp_path, immutable, *arguments)
+
+
+async def test_a_database_that_another_program_keeps_locked(tmp_path: Path) -> None:
+    """It is named as what it is."""
+    path = tmp_path / "locked.db"
+    migrate.prepare(path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        assert "is locked" in await _ends(tmp_path, path, "serve")
+
+
+async def test_a_file_that_is_no_database(tmp_path: Path) -> None:
+    """As before."""
+    path = tmp_path / "junk.db"
+    path.write_bytes(b"junk" * 1000)
+    assert "is not a database" in await _ends(tmp_path, path, "serve")

@@ -108,7 +108,7 @@ async def test_after_an_adoption_nothing_is_sent_again_by_itself(
         assert refused.value.refusal is Refusal.BLOCKED
         await bench.fetched(job, Absent("404"))
     # Absence is proven now: it is only looked at all the same, and an operator hears what to do.
-    assert await bench.attention(payout_id) == ["adopted", "adopted"]
+    assert await bench.attention(payout_id) == ["adopted"]
     await bench.clock.advance(20)
     job = await bench.begin()
     assert job.next_verb is Verb.FETCH
@@ -154,7 +154,7 @@ async def test_what_cannot_be_looked_at_after_an_adoption_is_adopted(
     payout_id = await bench.accept()
     await bench.order(await bench.begin()).remember(session="s")
     await adopt(bench, state_file)
-    assert await bench.attention(payout_id) == []
+    assert await bench.attention(payout_id) == ["adopted"]
     for _ in range(6):
         await bench.fetched(await bench.begin(), CannotLook("nothing was sent yet"))
         await bench.clock.advance(3600)
@@ -166,6 +166,7 @@ async def test_an_adopted_payout_that_is_not_found_is_not_submitted(
     bench: Bench, state_file: StateFile
 ) -> None:
     """Nothing is prepared for it again, no code is sent to anybody: the operator is told to end it."""
+    bench.capabilities = replace(bench.capabilities, finds_lost_calls=True)
     payout_id = await bench.accept()
     await bench.order(await bench.begin()).remember(wallet="w")
     await adopt(bench, state_file)

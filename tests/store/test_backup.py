@@ -15,7 +15,7 @@ import pytest
 from alembic import command
 
 from gateway.config import Settings
-from gateway.errors import SchemaMismatch
+from gateway.errors import StoreUnusable
 from gateway.runtime import Ids
 from gateway.store import backup, migrate
 from gateway.store.backup import BackupError, Operator, Restored, back_up, restore
@@ -236,7 +236,7 @@ async def test_what_cannot_be_restored(settings: Settings, tmp_path: Path) -> No
     for name in ("none", "empty"):
         with pytest.raises(BackupError, match="no backup"):
             put(settings, tmp_path / name)
-    with pytest.raises(SchemaMismatch):
+    with pytest.raises(StoreUnusable):
         put(settings, tmp_path / "junk")
     back_up(settings.database, tmp_path / "b.db", ROOT)
     shutil.copy(tmp_path / "b.db", tmp_path / "newer.db")

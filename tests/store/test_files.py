@@ -50,7 +50,7 @@ async def test_files_of_the_store_are_private(tmp_path: Path) -> None:
         operator = backup.Operator("root", 0, Ids(clock))
         backup.back_up(settings.database, settings.database.with_name("b.db"), operator)
         found = modes(tmp_path)
-    names = {"", "-wal", "-shm", ".lock", ".state", ".state.lock"}
+    names = {"", "-wal", "-shm", ".lock", ".in-use", ".state", ".state.lock"}
     assert {f"g.db{suffix}" for suffix in names} | {"b.db"} == set(found)
     assert set(found.values()) == {"0o600"}
     assert stat.S_IMODE(settings.database.parent.stat().st_mode) == 0o700

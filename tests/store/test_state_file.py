@@ -22,7 +22,9 @@ from gateway.store.state_file import (
     Recorded,
     Seen,
     StateFile,
+    behind,
     judge,
+    next_step,
 )
 
 HERE = FileId(device=7, inode=100, filesystem=9, clock_id="boot-1")
@@ -276,3 +278,10 @@ def test_seen_marks_cannot_vanish() -> None:
     seen.note(2)
     assert seen.check(3) is not None
     assert seen.check(4) is None
+
+
+@pytest.mark.parametrize("reason", [MOVED, MISSING, behind(1, 2, "the state file has"), "other"])
+def test_every_reason_to_freeze_names_a_command(reason: str) -> None:
+    """Whoever reads the log or `/readyz` knows what to run."""
+    assert next_step(reason).endswith("payout-gateway db adopt")
+    assert ("db moved" in next_step(reason)) == (reason in {MOVED, MISSING})
