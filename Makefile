@@ -13,7 +13,7 @@ WORKERS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
 # them, in each run.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup demo serve test e2e e2e-clients model bench bench-webhooks bench-isolation cover check fmt docs lock adapter clean distclean
+.PHONY: help setup demo serve test e2e e2e-clients model bench bench-webhooks bench-isolation cover check fmt docs lock matrix adapter clean distclean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -82,6 +82,11 @@ docs: $(READY) ## Fill the generated pages, build the documentation into site/
 
 lock: $(READY) ## Write the hashed lock files again from pyproject.toml
 	@BIN=$(BIN) upgrade=$(upgrade) scripts/lock
+
+matrix: $(READY) ## Run the kit of every adapter and record what it has shown, for the feature matrix
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal \
+	  --kit-json docs/reference/adapter-proofs.json $(wildcard tests/adapters/*/test_kit.py)
+	$(BIN)/python scripts/generate_docs.py
 
 adapter: $(READY) ## Start a new adapter (name=acme)
 	@test -n "$(name)" || { echo "say which: make adapter name=acme"; exit 2; }

@@ -51,7 +51,8 @@ class Router:
 
     def __init__(self, instances: Sequence[Instance], routes: Sequence[RouteSettings]) -> None:
         self._instances: Mapping[str, Instance] = {each.name: each for each in instances}
-        self._routes = tuple(routes)
+        # An instance whose adapter does not load is not there; neither are its routes.
+        self._routes = tuple(each for each in routes if each.custodian in self._instances)
 
     def choose(  # noqa: PLR0913 - everything a route may depend on
         self,

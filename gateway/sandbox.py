@@ -16,7 +16,7 @@ import signal
 import socket
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from importlib.resources import files
@@ -59,8 +59,15 @@ class TwinFailedError(Exception):
     """A twin did not start, or ended by itself."""
 
 
-def run(*, as_json: bool, config_out: Path | None, with_dummy: bool, step_s: float) -> int:
-    """Run the twins until SIGTERM; return the exit code."""
+def run(
+    *,
+    as_json: bool,
+    config_out: Path | None,
+    with_dummy: bool,
+    step_s: float,
+    only: Sequence[str] = (),
+) -> int:
+    """Run the twins until SIGTERM; return the exit code. `only`: these, and no others."""
     try:
         with reserved_port() as port:
             return asyncio.run(
@@ -70,6 +77,7 @@ def run(*, as_json: bool, config_out: Path | None, with_dummy: bool, step_s: flo
                     with_dummy=with_dummy,
                     step_s=step_s,
                     port=port,
+                    only=only,
                 )
             )
     except TwinFailedError as error:
@@ -102,8 +110,14 @@ def reserved_port() -> Iterator[int]:
     raise TwinFailedError("no port of 127.0.0.1 between 20000 and 29999 is free for the gateway")
 
 
-async def _run(
-    *, as_json: bool, config_out: Path | None, with_dummy: bool, step_s: float, port: int
+async def _run(  # noqa: PLR0913 - the options of the command
+    *,
+    as_json: bool,
+    config_out: Path | None,
+    with_dummy: bool,
+    step_s: float,
+    port: int,
+    only: Sequence[str],
 ) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -113,7 +127,7 @@ async def _run(
     processes: list[asyncio.subprocess.Process] = []
     stopping = asyncio.create_task(stop.wait())
     starting = asyncio.create_task(
-        _start_all(processes, port, with_dummy=with_dummy, step_s=step_s)
+        _start_all(processes, port, with_dummy=with_dummy, step_s=step_s, only=only)
     )
     try:
         await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -132,19 +146,46 @@ async def _run(
 
 
 async def _start_all(
-    processes: list[asyncio.subprocess.Process], port: int, *, with_dummy: bool, step_s: float
+    processes: list[asyncio.subprocess.Process],
+    port: int,
+    *,
+    with_dummy: bool,
+    step_s: float,
+    only: Sequence[str] = (),
 ) -> list[Twin]:
-    """Start every twin; `processes` has each of them from its first moment, to be ended by."""
+    """Start every twin; `processes` has each of them from its first moment, to be ended by.
+
+    A twin that does not start is reported and left out: one broken package does not take the others
+    down. TwinFailedError where it was asked for by name, or none is left.
+    """
     found = sorted(entry_points(group=GROUP), key=lambda each: each.name)
-    wanted = [each for each in found if each.name != "dummy" or with_dummy]
-    for each in wanted:
-        processes.append(  # noqa: PERF401 - if the next one fails, this one must be known
-            await _spawn(each.name, each.module, port, step_s)
+    unknown = sorted(set(only) - {each.name for each in found})
+    if unknown:
+        known = ", ".join(each.name for each in found)
+        raise TwinFailedError(
+            f"there is no twin {', '.join(unknown)}; installed: {known or 'none'}"
         )
-    return [
-        await _told(each.name, each.module, process)
-        for each, process in zip(wanted, processes, strict=True)
+    wanted = [
+        each
+        for each in found
+        if (each.name in only if only else each.name != "dummy" or with_dummy)
     ]
+    begun = []
+    for each in wanted:
+        process = await _spawn(each.name, each.module, port, step_s)
+        processes.append(process)
+        begun.append(process)
+    twins = []
+    for each, process in zip(wanted, begun, strict=True):
+        try:
+            twins.append(await _told(each.name, each.module, process))
+        except TwinFailedError as error:
+            if only:
+                raise
+            sys.stderr.write(f"sandbox: left out: {error}\n")
+    if not twins:
+        raise TwinFailedError("no twin has started")
+    return twins
 
 
 async def _spawn(

@@ -12,12 +12,14 @@ import re
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import typer
 from pydantic import BaseModel
 
+from gateway import adapter as contract
 from gateway import model
 from gateway.api.openapi import document
 from gateway.api.openapi_webhooks import EVENT_MODELS
@@ -131,39 +133,175 @@ def schemas() -> dict[Path, str]:
     }
 
 
+#: What the kit has shown of each adapter; `make matrix` writes it.
+PROOFS = DOCS / "reference" / "adapter-proofs.json"
+#: Capabilities that a topic of the kit proves.
+_PROVEN_BY = {
+    "batch": ("batch",),
+    "cancel": ("cancel",),
+    "quotes": ("quotes",),
+    "step-up": ("step-up",),
+    "webhooks": ("webhooks", "signatures"),
+}
+
+
+def proofs() -> dict[str, Any]:
+    """Return what the kit has shown, by adapter and class of the kit."""
+    told: dict[str, Any] = json.loads(PROOFS.read_text(encoding="utf-8"))
+    return told
+
+
 def feature_matrix() -> str:
-    """What each adapter declares."""
+    """What each adapter declares, and what the kit has shown of it."""
+    shown = proofs()
     rows = []
     for name, found in find_adapters().items():
         if isinstance(found, BrokenAdapter):
             message = f"{name}: {found.reason}"
             raise SystemExit(message)
         can, keys = found.capabilities, found.capabilities.keys
+        kits = shown.get(name, {})
         life = "for ever" if keys.life_s is None else f"{keys.life_s / 3600:g} h"
+        declared = {
+            "batch": can.batch,
+            "cancel": can.cancel,
+            "quotes": can.quotes,
+            "step-up": can.step_up,
+            "webhooks": can.webhooks,
+        }
         rows.append(
             [
                 f"`{name}`",
-                ", ".join(f"`{each}`" for each in sorted(can.destination_types)),
-                *(
-                    "yes" if each else "no"
-                    for each in (can.batch, can.cancel, can.step_up, can.webhooks)
-                ),
+                ", ".join(_destination(each, kits) for each in sorted(can.destination_types)),
+                *(_capability(each, kits, declared=is_so) for each, is_so in declared.items()),
                 "yes" if can.one_at_a_time else "no",
                 life,
                 f"{_seconds(can.call_life_s)} / {_seconds(can.visibility_s)}",
             ]
         )
-    head = [
-        "adapter",
-        "destinations",
-        "batch",
-        "cancel",
-        "step-up",
-        "webhooks",
-        "one at a time",
-        "keys",
-    ]
+    head = ["adapter", "destinations", *_PROVEN_BY, "one at a time", "keys"]
     return table([*head, "call life / visibility"], rows)
+
+
+def _destination(kind: str, kits: dict[str, Any]) -> str:
+    """Return a destination type, and whether a payout to one was delivered under the kit."""
+    paid = any(kind in each["delivered_to"] for each in kits.values())
+    return f"`{kind}`" if paid else f"`{kind}` (declared, not proven)"
+
+
+def _capability(name: str, kits: dict[str, Any], *, declared: bool) -> str:
+    if not declared:
+        return "no"
+    proven = all(any(_holds(each, topic) for each in kits.values()) for topic in _PROVEN_BY[name])
+    return "yes" if proven else "declared, not proven"
+
+
+def _holds(kit: dict[str, Any], topic: str) -> bool:
+    counts = kit["topics"].get(topic, {})
+    return bool(counts.get("passed")) and not counts.get("failed")
+
+
+def kit_topics() -> str:
+    """What the kit has shown of each way to pay, topic by topic."""
+    kits = [
+        (f"`{name}` {kind}", each)
+        for name, classes in sorted(proofs().items())
+        for kind, each in sorted(classes.items())
+    ]
+    topics = sorted({topic for _, each in kits for topic in each["topics"]})
+    rows = [
+        [topic, *(_topic_cell(each["topics"].get(topic, {})) for _, each in kits)]
+        for topic in topics
+    ]
+    return table(["topic", *(name for name, _ in kits)], rows)
+
+
+def _topic_cell(counts: dict[str, int]) -> str:
+    if counts.get("failed"):
+        return "fails"
+    passed = str(counts.get("passed", 0) or ("—" if counts else "not tried"))
+    return f"{passed}, {counts['gaps']} known to fail" if counts.get("gaps") else passed
+
+
+def adapter_contract() -> str:
+    """Every type of the contract, from its docstrings."""
+    parts = []
+    for name in contract.__all__:
+        kind = getattr(contract, name)
+        text = inspect.getdoc(kind) or ""
+        if inspect.isfunction(kind):
+            parts.append(f"## `{name}{_signature(kind)}`\n\n{text}\n")
+        elif isinstance(kind, type):
+            parts.append(f"## `{name}`\n\n{text}\n")
+            parts.append(_type_members(kind))
+        else:
+            parts.append(f"## `{name}`\n\nOne of {_alternatives(kind)}.\n")
+    return "\n".join(part for part in parts if part)
+
+
+def _type_members(kind: type) -> str:
+    """Return the members of a type with what is said of each."""
+    comments = _comments(kind)
+    rows = []
+    if issubclass(kind, StrEnum):
+        rows = [[f"`{each.value}`", comments.get(each.name, "")] for each in kind]
+        return table(["value", "meaning"], rows)
+    if issubclass(kind, BaseModel):
+        fields: dict[str, str] = {
+            each: str(_plain_type(info.annotation)) for each, info in kind.model_fields.items()
+        }
+    else:
+        fields = {each: str(text) for each, text in inspect.get_annotations(kind).items()}
+    rows = [
+        [f"`{each}`", f"`{text}`", comments.get(each, "")]
+        for each, text in fields.items()
+        if not each.startswith("_")
+    ]
+    parts = [table(["member", "type", "meaning"], rows)] if rows else []
+    for each, member in vars(kind).items():
+        if each.startswith("_") or not (inspect.isfunction(member) or isinstance(member, property)):
+            continue
+        said = inspect.getdoc(member) or ""
+        if isinstance(member, property):
+            parts.append(f"### `{kind.__name__}.{each}`\n\n{said}\n")
+        else:
+            kept = "async " if inspect.iscoroutinefunction(member) else ""
+            parts.append(f"### `{kept}{kind.__name__}.{each}{_signature(member)}`\n\n{said}\n")
+    return "\n".join(parts)
+
+
+def _plain_type(annotation: Any) -> Any:
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation)
+
+
+def _signature(function: Callable[..., Any]) -> str:
+    text = str(inspect.signature(function)).replace("'", "")
+    return text.replace("(self, ", "(").replace("(self)", "()")
+
+
+def _alternatives(kind: Any) -> str:
+    inner = getattr(kind, "__args__", (kind,))
+    union = getattr(inner[0], "__args__", inner)
+    return ", ".join(f"`{getattr(each, '__name__', each)}`" for each in union)
+
+
+def _comments(kind: type) -> dict[str, str]:
+    """Return what stands beside or above each member after `#:`."""
+    found: dict[str, str] = {}
+    above: list[str] = []
+    for line in inspect.getsource(kind).splitlines():
+        stripped = line.strip()
+        if stripped.startswith("#:"):
+            above.append(stripped.removeprefix("#:").strip())
+            continue
+        member = re.match(r"(\w+)\s*(?::|=)", stripped)
+        if member:
+            beside = stripped.partition("#:")[2].strip()
+            said = beside or " ".join(above)
+            if said:
+                found.setdefault(member[1], said)
+        above = []
+    return found
 
 
 def _seconds(duration: float | None) -> str:
@@ -363,6 +501,8 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "events": events,
     "event-catalogue": event_catalogue,
     "feature-matrix": feature_matrix,
+    "kit-topics": kit_topics,
+    "adapter-contract": adapter_contract,
     "settings": settings,
     "cli": cli,
 }

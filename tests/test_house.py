@@ -83,6 +83,9 @@ def test_types_and_data_are_shipped() -> None:
     data = _project()["tool"]["setuptools"]["package-data"]["gateway"]
     shipped = {path for pattern in data for path in (ROOT / "gateway").glob(pattern)}
     assert ROOT / "gateway" / "py.typed" in shipped
+    # Authors import `gateway` for the contract and the kit, and `adapters.twin` for their twins.
+    assert "py.typed" in _project()["tool"]["setuptools"]["package-data"]["adapters"]
+    assert (ROOT / "adapters" / "py.typed").is_file()
     for folder in ("store/migrations", "pages/templates", "pages/static"):
         for path in _files(under=f"gateway/{folder}"):
             assert path in shipped or path.suffix == ".py", f"{path} is not in package-data"

@@ -1,4 +1,4 @@
-"""The dummy adapter: copy this folder to begin a new one (`make adapter name=acme`).
+"""The dummy adapter: what a new one begins as (`payout-gateway adapters new acme`).
 
 The imaginary custodian "Dummy" has one POST that pays at once, a GET to look by our own key, and
 webhooks signed by HMAC. Its keys are permanent and bound to their body. See README.md for the wire.

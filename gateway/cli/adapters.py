@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from gateway.cli.common import JsonOption, fail, print_json, print_table, say
+from gateway.cli.packages import kind_of, renamed
 
 app = typer.Typer(help="Custodian adapters.", no_args_is_help=True)
 
@@ -61,18 +62,25 @@ def new(
         str, typer.Argument(help="Name of the adapter: lowercase letters, digits, underscores.")
     ],
     into: Annotated[Path, typer.Option(help="The folder of the adapters.")] = Path("adapters"),
+    package: Annotated[
+        Path | None,
+        typer.Option(help="Write a package of its own here, outside a checkout of the project."),
+    ] = None,
 ) -> None:
-    """Copy the dummy adapter and its tests under a new name, to begin with."""
+    """Begin an adapter: the dummy's code under a new name, here or as a package of its own."""
     if not re.fullmatch(r"[a-z][a-z0-9_]{1,40}", name):
         fail("a name has lowercase letters, digits and underscores, and begins with a letter", 2)
+    if package is not None:
+        _new_package(name, package)
+        return
     if not (into / "dummy").is_dir():
         fail(f"there is no {into / 'dummy'}; run this in a checkout of the project", 2)
     tests = into.parent / "tests" / into.name
     for folder in (into / name, tests / name):
         if folder.exists():
             fail(f"{folder} exists; nothing was written")
-    kind = "".join(part.title() for part in name.split("_"))
-    written = [_copy(folder, name, kind) for folder in (into, tests) if (folder / "dummy").is_dir()]
+    kind = kind_of(name)
+    written = [_copy(folder, name) for folder in (into, tests) if (folder / "dummy").is_dir()]
     say(f"wrote {' and '.join(map(str, written))}. Next, in pyproject.toml:")
     say(
         '  [project.entry-points."payout_gateway.adapters"]',
@@ -83,20 +91,53 @@ def new(
     )
 
 
-def _copy(folder: Path, name: str, kind: str) -> Path:
+def _new_package(name: str, folder: Path) -> None:
+    """Write a package for an adapter."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        fail(f"{folder} exists and is no empty folder; nothing was written")
+    from gateway.cli.packages import write_package
+
+    written = write_package(folder, name)
+    say(f"wrote {len(written)} files to {folder}. Next:")
+    say(
+        f"  cd {folder}",
+        "  pip install -e '.[test]'",
+        f"  payout-gateway adapters check {name} --e2e",
+    )
+
+
+def _copy(folder: Path, name: str) -> Path:
     """Copy the dummy's folder beside it, with its names replaced; return the new one."""
-    dashed = name.replace("_", "-")
     target = folder / name
     target.mkdir()
     for file in sorted((folder / "dummy").rglob("*")):
         if not file.is_file() or "__pycache__" in file.parts:
             continue
-        text = file.read_text(encoding="utf-8")
-        # Names of headers have dashes; the twin writes them in capitals, the adapter reads them small.
-        text = text.replace("Dummy-", f"{dashed.title()}-").replace("dummy-", f"{dashed}-")
-        text = text.replace("Dummy", kind).replace("DUMMY", name.upper()).replace("dummy", name)
         copy = target / file.relative_to(folder / "dummy")
         copy.parent.mkdir(exist_ok=True)
-        copy.write_text(text, encoding="utf-8")
+        copy.write_text(renamed(file.read_text(encoding="utf-8"), name), encoding="utf-8")
         shutil.copymode(file, copy)
     return target
+
+
+@app.command()
+def check(
+    name: Annotated[str, typer.Argument(help="Name of an installed adapter.")],
+    *,
+    e2e: Annotated[
+        bool, typer.Option("--e2e", help="Also with a real gateway, which is killed and restarted.")
+    ] = False,
+    tests: Annotated[
+        Path,
+        typer.Option(help="Where the kit's test is: a file test_kit.py, or a folder above it."),
+    ] = Path("tests"),
+    as_json: JsonOption = False,
+) -> None:
+    """Check an adapter: the rules of the contract, then the kit; print what it has shown."""
+    from gateway.cli.check import check as run
+    from gateway.custodians.checks import faults_of
+
+    faults = faults_of(name)
+    if faults:
+        fail(f"{name}: {each}" for each in faults)
+    raise typer.Exit(run(name, tests, e2e=e2e, as_json=as_json))

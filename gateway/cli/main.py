@@ -76,6 +76,10 @@ def sandbox(
     with_dummy: Annotated[
         bool, typer.Option("--with-dummy", help="Start the dummy custodian, too.")
     ] = False,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="Start the twin of this adapter and no other; may be given again."),
+    ] = None,
     step_s: Annotated[
         float, typer.Option(min=0, help="Seconds per life-cycle step of the twins.")
     ] = 0.5,
@@ -84,7 +88,13 @@ def sandbox(
     from gateway.sandbox import run
 
     raise typer.Exit(
-        run(as_json=as_json, config_out=config_out, with_dummy=with_dummy, step_s=step_s)
+        run(
+            as_json=as_json,
+            config_out=config_out,
+            with_dummy=with_dummy,
+            step_s=step_s,
+            only=only or (),
+        )
     )
 
 

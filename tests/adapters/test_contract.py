@@ -7,9 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from gateway.adapter import Adapter
 from gateway.custodians.registry import find_adapters
 
 ADAPTERS = Path(__file__).parents[2] / "adapters"
@@ -33,31 +30,6 @@ CLOCKS = {
     ("fireblocks/webhook.py", "_is_fresh"): "how long the webhook keys are kept",
     ("fireblocks/webhook.py", "_refresh"): "the same",
 }
-
-
-@pytest.mark.parametrize("name", KINDS)
-def test_whose_account_it_is_is_declared(name: str) -> None:
-    """By settings that exist: the address, and what decides which account is read."""
-    kind = KINDS[name]
-    assert kind.account_settings is not None
-    assert set(kind.account_settings) <= set(kind.Settings.model_fields)
-    assert "base_url" in kind.account_settings
-    assert len(kind.account_settings) > 1
-
-
-@pytest.mark.parametrize("name", KINDS)
-def test_what_is_dated_by_the_clock_can_be_probed(name: str) -> None:
-    """Otherwise nothing could be sent after ten quiet minutes."""
-    kind = KINDS[name]
-    probes = kind.probe is not Adapter.probe
-    assert probes is kind.capabilities.dated_by_clock
-
-
-@pytest.mark.parametrize("name", KINDS)
-def test_where_absence_is_never_proven_a_repeat_is_safe(name: str) -> None:
-    """Otherwise every lost reply would wait for a person."""
-    can = KINDS[name].capabilities
-    assert can.call_life_s is not None or (can.keys.repeat_is_safe and can.keys.life_s is None)
 
 
 def test_which_looks_find_a_call_that_a_copy_of_the_database_does_not_know_of() -> None:

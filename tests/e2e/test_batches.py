@@ -17,7 +17,7 @@ import pytest
 import pytest_asyncio
 
 from gateway.runtime import Failpoint
-from tests.e2e.forking import Process
+from gateway.testing.processes import Process
 from tests.e2e.stack import (
     ERC20,
     FIREBLOCKS,
@@ -387,7 +387,7 @@ async def test_one_key_at_two_processes(made: Stack) -> None:
     await made.start_gateway()
     second = await Process.start(
         made.folder / "second.log",
-        "tests.e2e.stopping_gateway",
+        "gateway.testing.serving",
         "--config",
         str(made.config),
         "--port",

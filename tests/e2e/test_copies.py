@@ -19,7 +19,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.e2e.forking import Process, command
+from gateway.testing.processes import Process, command
 from tests.e2e.stack import eventually, free_port
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(120)]
@@ -59,7 +59,7 @@ class Place:
         """Start a gateway on a free port; its line is its address."""
         process = await Process.start(
             self.config.with_name(f"gateway-{len(self.processes)}.log"),
-            *("tests.e2e.stopping_gateway", "--config", str(self.config)),
+            *("gateway.testing.serving", "--config", str(self.config)),
             *("--port", str(free_port())),
         )
         self.processes.append(process)

@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 
 from gateway.runtime import Failpoint
-from tests.e2e.forking import Process
+from gateway.testing.processes import Process
 from tests.e2e.stack import FIREBLOCKS, SharedStacks, Stack, eventually, subscribe
 
 pytestmark = [pytest.mark.timeout(90), pytest.mark.asyncio(loop_scope="module")]

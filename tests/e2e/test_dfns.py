@@ -8,18 +8,15 @@ import signal
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import pytest_asyncio
 
-from tests.e2e.killing_proxy import killing_proxy
 from tests.e2e.stack import ERC20, OFF_RAMP, SPL, Rail, SharedStacks, Stack, eventually, stack
 from tests.e2e.test_crashes import stopped
 
 pytestmark = [pytest.mark.timeout(150), pytest.mark.asyncio(loop_scope="module")]
 ALL_EVENTS = ["payout.created", "payout.broadcast", "payout.delivered"]
-_FAULTS = ("lose_reply", "error_after", "error_before", "half_response", "bad_json", "drop_before")
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -51,42 +48,6 @@ async def test_a_payout_is_delivered_and_told(made: Stack) -> None:
 
     await eventually(told)
     assert made.receiver.unverified == 0
-
-
-@pytest.mark.parametrize(
-    ("made", "calls"),
-    [
-        (ERC20, ("init", "sign", "transfer", "transfer_status")),
-        (OFF_RAMP, ("init", "sign", "create", "confirm", "payout", "transfer_status")),
-    ],
-    indirect=["made"],
-)
-async def test_every_fault_on_every_call_pays_once(made: Stack, calls: tuple[str, ...]) -> None:
-    """Lost, doubled, half, broken: each payout is delivered, and the ledger has one entry for each."""
-    moving = {"create", "confirm", "transfer"}
-    payouts: dict[str, str] = {}
-    for call in calls:
-        faults: list[dict[str, Any]] = [{"fault": name} for name in _FAULTS]
-        if call in moving:
-            faults += [{"fault": "burn_key"}, {"fault": "burn_key", "done": True}]
-        if call in {"confirm", "transfer"}:
-            faults.append({"fault": "show_old", "seconds": 1})
-        for fault in faults:
-            await made.steer("POST", "faults", {"call": call, "times": 1, **fault})
-            payout_id = await made.pay()
-            payouts[payout_id] = f"{call} {fault}"
-            waiting = (await made.steer("GET", "faults"))["faults"]
-
-            async def happened() -> bool:
-                return not (await made.steer("GET", "faults"))["faults"]
-
-            if waiting:
-                await eventually(happened)
-    for payout_id, what in payouts.items():
-        payout = await made.reaches(payout_id, "delivered", "failed", seconds=40)
-        assert payout["status"] == "delivered", what
-    print(f"\n{len(payouts)} faults, {len(await made.ledger())} transfers")
-    assert len(await made.ledger()) == len(payouts)
 
 
 @pytest.mark.parametrize("made", [ERC20, OFF_RAMP], indirect=True)
@@ -169,59 +130,6 @@ async def test_a_webhook_before_the_create_reply(made: Stack) -> None:
     assert len(await made.ledger()) == 1
     calls = (await made.steer("GET", "calls"))["calls"]
     assert [each["call"] for each in calls].count("create") == 2
-
-
-@pytest.mark.parametrize("made", [ERC20], indirect=True)
-async def test_forged_doubled_and_reordered_webhooks(made: Stack) -> None:
-    """A forged end moves nothing; doubles and late ones change nothing."""
-    for fault in ("forge", "duplicate", "reorder", "forge"):
-        await made.steer("POST", "faults", {"call": "webhook", "fault": fault, "times": 1})
-    payout_id = await made.pay("43.000605")
-    await made.reaches(payout_id, "broadcast")
-    await asyncio.sleep(0.5)
-    assert (await made.payout(payout_id))["status"] == "broadcast"
-    await made.steer("POST", "clock", {"advance_s": 61})
-    await made.reaches(payout_id, "delivered")
-
-    async def told() -> bool:
-        return made.receiver.types(payout_id) == ALL_EVENTS
-
-    await eventually(told)
-
-
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("rail", [ERC20, OFF_RAMP], ids=["transfer", "off-ramp"])
-async def test_a_kill_at_every_request_pays_once(
-    tmp_path: Path, rail: Rail, *, after: bool
-) -> None:
-    """Killed before or after each request of the flow, and started again: one transfer each time."""
-    async with (
-        killing_proxy() as proxy,
-        stack(tmp_path, rail=rail, through=proxy.in_front_of) as made,
-    ):
-        gateway = await made.start_gateway("--quick")
-        await made.reaches(await made.pay(), "delivered")
-        # The signing requests and the moving call; the polls behind them are all alike.
-        moving = "/action" if rail is OFF_RAMP else "/transfers"
-        length = 1 + max(
-            n
-            for n, each in enumerate(proxy.seen)
-            if each.startswith("POST") and each.endswith(moving)
-        )
-        points = []
-        for number in range(1, length + 2):
-            proxy.seen.clear()
-            proxy.killed_at, proxy.after, proxy.pid = None, after, gateway.pid
-            proxy.kill_at = number
-            payout_id = await made.pay()
-            assert await gateway.died(30) == -signal.SIGKILL
-            proxy.kill_at = 0
-            gateway = await made.start_gateway("--quick")
-            await made.reaches(payout_id, "delivered", seconds=40)
-            points.append(str(proxy.killed_at))
-        print(f"\n{len(points)} kill points hit: " + "; ".join(points))
-        assert "None" not in points
-        assert len(await made.ledger()) == 1 + len(points)
 
 
 @pytest.mark.parametrize("rail", [ERC20, OFF_RAMP], ids=["transfer", "off-ramp"])

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.forking import Process
+from gateway.testing.processes import Process
 from tests.e2e.stack import DUMMY, Stack, eventually, stack, subscribe
 from tests.e2e.test_scenarios_custodian import attention, edit
 from tests.e2e.witness import evidence

@@ -157,7 +157,7 @@ async def test_what_a_twin_says_is_checked(tmp_path: Path, start: Start) -> None
     twin.write_text(
         'print(\'{"url": "http://127.0.0.1:1", "credentials": {"api_key": "s3cr3t"}}\')\n'
     )
-    process = await start("sandbox", "--json", cwd=tmp_path)
+    process = await start("sandbox", "--json", "--only", "fireblocks", cwd=tmp_path)
     out, errors = await asyncio.wait_for(process.communicate(), 30)
     assert (process.returncode, out) == (1, b"")
     assert b"the twin of fireblocks (adapters.fireblocks.twin.app) did not start" in errors

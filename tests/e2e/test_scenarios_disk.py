@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gateway.store import migrate
-from tests.e2e.forking import Process, command
+from gateway.testing.processes import Process, command
 from tests.e2e.holding_proxy import holding_proxy
 from tests.e2e.stack import FIREBLOCKS, Stack, eventually, stack
 from tests.e2e.witness import evidence, ledger_pays, never_said_unpaid

@@ -15,7 +15,7 @@ import pytest
 
 from gateway.runtime import Failpoint
 from gateway.store import in_use
-from tests.e2e.forking import Process
+from gateway.testing.processes import Process
 from tests.e2e.stack import Stack, eventually, stack
 from tests.e2e.test_crashes import stopped
 from tests.e2e.witness import evidence, ledger_pays, never_said_unpaid

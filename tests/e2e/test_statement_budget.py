@@ -21,7 +21,7 @@ from gateway.api.application import create_api
 from gateway.app import open_gateway
 from gateway.config import Settings
 from gateway.keys import mint_key
-from tests.e2e.forking import Process
+from gateway.testing.processes import Process
 from tests.e2e.stack import eventually, free_port
 
 PAYOUTS, CALLERS, EVENTS, ENDPOINTS = 96, 96, 3, 2

@@ -187,8 +187,12 @@ class DummyTwin(Twin):
 
 
 def _forge(message: Message, how: str) -> Message:
-    """Return the message as a stranger would send it; there is one way."""
-    del how
+    """Return the message as a stranger would send it."""
+    if how == "unsigned":
+        kept = {name: each for name, each in message.headers.items() if name != "Dummy-Signature"}
+        return Message(kept, message.body)
+    if how == "changed_body":
+        return Message(message.headers, message.body.replace(b'"DONE"', b'"SENT"') + b" ")
     return Message({**message.headers, "Dummy-Signature": "0" * 64}, message.body)
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from adapters.card_passcode.twin.world import MAGIC
 from gateway.adapter import (
     Absent,
     Account,
@@ -16,7 +15,6 @@ from gateway.adapter import (
     CustodianAccountDestination,
     FailureCode,
     FundsMoved,
-    LeaseLost,
     NotSent,
     OutcomeUnknown,
     PayoutAccountDestination,
@@ -75,42 +73,6 @@ async def test_the_passcode_is_not_remembered() -> None:
         assert mine.notes["owner"] == {"phone": "231770000001"}
 
 
-_FAILED = (SubStatus.FAILED, FailureCode.UNKNOWN_REASON, FundsMoved.NO)
-_ENDS: dict[str, tuple[SubStatus | None, FailureCode | None, FundsMoved | None]] = {
-    "4000.02": _FAILED,
-    "4000.03": (SubStatus.FAILED, FailureCode.UNKNOWN_REASON, FundsMoved.UNKNOWN),
-    "4000.04": (SubStatus.FAILED, FailureCode.INSUFFICIENT_FUNDS, FundsMoved.NO),
-    "4000.05": (SubStatus.DELIVERED, None, None),
-    "4000.06": (SubStatus.DELIVERED, None, None),
-    "4000.07": _FAILED,
-    "4000.08": (SubStatus.DELIVERED, None, None),
-    "4000.09": (None, None, None),
-    "4000.10": _FAILED,
-    "4000.11": (SubStatus.DELIVERED, None, None),
-    "4000.12": (SubStatus.DELIVERED, None, None),
-    "4000.13": _FAILED,
-}
-
-
-@pytest.mark.parametrize("amount", _ENDS)
-async def test_every_end(amount: str) -> None:
-    """Each magic amount ends as its table says; what the provider says is kept for the operator."""
-    async with pair() as both:
-        mine = order(amount)
-        await both.adapter.submit(mine)
-        seen = await both.end(mine)
-        failure = seen.failure
-        found = (
-            seen.sub_status,
-            failure.code if failure else None,
-            failure.funds_moved if failure else None,
-        )
-        assert found == _ENDS[amount]
-        paid = _ENDS[amount][1] is None
-        assert len(await both.merchant.ledger()) == int(paid)
-    assert set(_ENDS) == {str(each) for each in MAGIC}
-
-
 async def test_what_is_odd_is_told() -> None:
     """Another payee amount, another operation, an unknown word, an action of cards: for a person."""
     async with pair() as both:
@@ -152,23 +114,6 @@ async def test_a_lost_execution_is_found_and_paid_once(fault: str, repeat: str) 
                 await both.adapter.submit(again)
         assert again.notes["reference_id"] == mine.notes["reference_id"]
         assert both.merchant.calls("session") == 1
-        assert (await both.end(again)).sub_status is SubStatus.DELIVERED
-        assert len(await both.merchant.ledger()) == 1
-
-
-async def test_a_repeat_is_the_same_content() -> None:
-    """After an answer that was lost before anything was done, byte by byte, device included."""
-    async with pair() as both:
-        await both.merchant.fault("execute", "error_before")
-        mine = order()
-        with pytest.raises(OutcomeUnknown):
-            await both.adapter.submit(mine)
-        assert isinstance(await both.adapter.fetch(mine.again()), Absent)
-        before = dict(mine.notes)
-        again = mine.again()
-        await both.adapter.submit(again)
-        assert dict(again.notes) == before
-        assert again.story == ["moving"]
         assert (await both.end(again)).sub_status is SubStatus.DELIVERED
         assert len(await both.merchant.ledger()) == 1
 
@@ -395,34 +340,6 @@ async def test_an_earlier_reference_that_failed_is_not_hidden() -> None:
         assert seen.failure.funds_moved is FundsMoved.UNKNOWN
 
 
-@pytest.mark.parametrize("call", ["token", "session"])
-@pytest.mark.parametrize(
-    "fault",
-    [
-        "reject",
-        "rate_limit",
-        "drop_before",
-        "error_before",
-        "error_after",
-        "lose_reply",
-        "bad_json",
-    ],
-)
-async def test_nothing_moves_before_the_execution(call: str, fault: str) -> None:
-    """Whatever goes wrong with a token or a session: not sent, no mark; the next try pays once."""
-    async with pair() as both:
-        more = {"status": 503} if fault == "reject" else {}
-        await both.merchant.fault(call, fault, **more)
-        mine = order()
-        with pytest.raises(NotSent):
-            await both.adapter.submit(mine)
-        assert mine.story == []
-        again = mine.again()
-        await both.adapter.submit(again)
-        await both.end(again)
-        assert len(await both.merchant.ledger()) == 1
-
-
 @pytest.mark.parametrize(
     ("fault", "more"),
     [("reject", {"status": 401}), ("reject", {"status": 403}), ("rate_limit", {})],
@@ -565,15 +482,6 @@ async def test_what_can_never_be_paid(change: dict[str, Any], word: str) -> None
                 await attempt
         assert both.merchant.twin.calls == []
     assert both.adapter.check(order()) is None
-
-
-@pytest.mark.parametrize("moment", ["remember", "moving"])
-async def test_a_lost_lease_stops_everything(moment: str) -> None:
-    """Nothing is executed, and nobody else is confused."""
-    async with pair() as both:
-        with pytest.raises(LeaseLost):
-            await both.adapter.submit(order(lose_lease_at=moment))
-        assert both.merchant.calls("execute") == 0
 
 
 async def test_looks() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -17,12 +16,9 @@ from gateway.adapter import (
     AddressDestination,
     BankAccountDestination,
     CannotLook,
-    FailureCode,
     FundsMoved,
-    LeaseLost,
     NotSent,
     OutcomeUnknown,
-    Ref,
     Rejected,
     Report,
     SubStatus,
@@ -48,69 +44,6 @@ from tests.adapters.dfns.rig import (
 from tests.adapters.orders import Elapsed, OrderForTest
 
 
-@pytest.mark.parametrize(
-    ("order", "kind", "asset", "amount"),
-    [
-        (transfer_order("43"), "Erc20", "USDC", "43"),
-        (
-            transfer_order("0.000000000000000001", asset="ETH", decimals=18),
-            "Native",
-            "ETH",
-            "1e-18",
-        ),
-        (solana_order("43.5"), "Spl", "USDC", "43.5"),
-        (solana_order("7", asset="PYUSD"), "Spl2022", "PYUSD", "7"),
-        (solana_order("0.000000001", asset="SOL", decimals=9), "Native", "SOL", "1e-9"),
-    ],
-    ids=["erc20", "eth", "spl", "spl2022", "sol"],
-)
-async def test_a_transfer_is_delivered(
-    order: OrderForTest, kind: str, asset: str, amount: str
-) -> None:
-    """Each kind of token, exact to its smallest unit; `Broadcasted` and `Confirmed` are told apart."""
-    async with pair() as (adapter, org):
-        report = await adapter.submit(order)
-        assert report.sub_status is SubStatus.SUBMITTED
-        order = order.again()
-        await org.steps(1)
-        report = await look(adapter, order)
-        assert (report.sub_status, report.custodian_word) == (SubStatus.BROADCAST, "Broadcasted")
-        assert report.transactions[0].tx_hash
-        assert Ref("hash", report.transactions[0].tx_hash) in report.refs
-        await org.steps(1)
-        report = await look(adapter, order)
-        assert report.sub_status is SubStatus.DELIVERED
-        assert report.echo is not None
-        assert report.echo.differences() == ()
-        (entry,) = await org.ledger()
-        assert (entry["asset"], Decimal(entry["amount"])) == (asset, Decimal(amount))
-        transfer = org.twin.transfers.transfers[str(order.notes["transfer_id"])]
-        assert transfer.request["kind"] == kind
-
-
-async def test_an_off_ramp_is_delivered_by_its_own_word_only() -> None:
-    """The settling transfer gives broadcast and a hash; only `Completed` delivers."""
-    async with pair() as (adapter, org):
-        order = await confirmed(adapter, org, bank_order())
-        seen: list[SubStatus | None] = []
-        for _ in range(8):
-            await org.steps(1)
-            report = await look(adapter, order)
-            assert report.echo is not None
-            assert report.echo.differences() == ()
-            if not seen or seen[-1] != report.sub_status:
-                seen.append(report.sub_status)
-        assert seen == [
-            SubStatus.SETTLING,
-            SubStatus.BROADCAST,
-            SubStatus.SETTLING,
-            SubStatus.DELIVERED,
-        ]
-        assert report.transactions[0].tx_hash
-        (entry,) = await org.ledger()
-        assert entry["amount"] == "43"
-
-
 async def test_a_deposit_that_arrived_does_not_deliver() -> None:
     """While the provider pays out, the payout is settling, although its transfer is confirmed."""
     async with pair() as (adapter, org):
@@ -120,41 +53,6 @@ async def test_a_deposit_that_arrived_does_not_deliver() -> None:
         await org.steer("POST", "clock", {"advance_s": 0})
         report = await look(adapter, order)
         assert report.sub_status in {SubStatus.SETTLING, SubStatus.DELIVERED}
-
-
-ENDS: list[tuple[str, int, SubStatus, FailureCode, FundsMoved]] = [
-    ("43.000502", 0, SubStatus.EXPIRED, FailureCode.EXPIRED, FundsMoved.NO),
-    ("43.000503", 0, SubStatus.REJECTED, FailureCode.POLICY_REJECTED, FundsMoved.NO),
-    ("43.000504", 0, SubStatus.FAILED, FailureCode.THIRD_PARTY_FAILED, FundsMoved.NO),
-    ("43.000505", 0, SubStatus.CANCELED, FailureCode.CANCELED, FundsMoved.NO),
-    ("43.000509", 0, SubStatus.REJECTED, FailureCode.POLICY_REJECTED, FundsMoved.NO),
-    ("43.000510", 0, SubStatus.FAILED, FailureCode.THIRD_PARTY_FAILED, FundsMoved.NO),
-    ("43.000511", 0, SubStatus.FAILED, FailureCode.THIRD_PARTY_FAILED, FundsMoved.UNKNOWN),
-    ("43.000512", 1, SubStatus.FAILED, FailureCode.THIRD_PARTY_FAILED, FundsMoved.YES),
-]
-
-
-@pytest.mark.parametrize(("amount", "entries", "sub_status", "code", "moved"), ENDS)
-async def test_every_end_of_an_off_ramp(
-    amount: str, entries: int, sub_status: SubStatus, code: FailureCode, moved: FundsMoved
-) -> None:
-    """Each end has its own code, and says whether money left the wallet."""
-    async with pair() as (adapter, org):
-        order = bank_order(amount)
-        report: Any = await adapter.submit(order)
-        for _ in range(12):
-            await org.steps(1)
-            order = order.again()
-            if report.again_after_s is not None:
-                report = await adapter.submit(order)
-            else:
-                report = await look(adapter, order)
-            if report.failure is not None:
-                break
-        assert report.failure is not None, report
-        assert (report.sub_status, report.failure.code) == (sub_status, code)
-        assert report.failure.funds_moved is moved
-        assert len(await org.ledger()) == entries
 
 
 async def ended_alone(adapter: Dfns, org: Organisation, amount: str) -> OrderForTest:
@@ -356,55 +254,6 @@ async def test_an_expired_payout_whose_transfer_waits_is_unknown() -> None:
         assert len(await org.ledger()) == 1
 
 
-TRANSFER_ENDS = [
-    ("43.000602", SubStatus.REJECTED, FailureCode.POLICY_REJECTED, FundsMoved.NO),
-    ("43.000603", SubStatus.FAILED, FailureCode.CUSTODIAN_ERROR, FundsMoved.NO),
-    ("43.000604", SubStatus.FAILED, FailureCode.CHAIN_REJECTED, FundsMoved.UNKNOWN),
-    ("2000000", SubStatus.FAILED, FailureCode.INSUFFICIENT_FUNDS, FundsMoved.NO),
-]
-
-
-@pytest.mark.parametrize(("amount", "sub_status", "code", "moved"), TRANSFER_ENDS)
-async def test_every_end_of_a_transfer(
-    amount: str, sub_status: SubStatus, code: FailureCode, moved: FundsMoved
-) -> None:
-    """With a hash a failed transfer was on the network; without one it never was."""
-    async with pair() as (adapter, org):
-        order = transfer_order(amount)
-        await adapter.submit(order)
-        await org.steps(4)
-        report = await look(adapter, order.again())
-        assert report.failure is not None
-        assert (report.sub_status, report.failure.code, report.failure.funds_moved) == (
-            sub_status,
-            code,
-            moved,
-        )
-        assert await org.ledger() == []
-
-
-@pytest.mark.parametrize("make", [transfer_order, bank_order], ids=["transfer", "off-ramp"])
-async def test_a_policy_waits_for_a_person(make: Any) -> None:
-    """202 and the pending words are `awaiting_approval`, for hours; then the payout goes on."""
-    async with pair() as (adapter, org):
-        order = make("43.000601" if make is transfer_order else "43.000508")
-        if make is transfer_order:
-            report = await adapter.submit(order)
-            order = order.again()
-        else:
-            await adapter.submit(order)
-            await org.steps(1)
-            order = order.again()
-            report = await adapter.submit(order)
-            order = order.again()
-            await org.steps(1)
-        assert report.sub_status is SubStatus.AWAITING_APPROVAL
-        assert (await look(adapter, order)).sub_status is SubStatus.AWAITING_APPROVAL
-        await org.steps(8)
-        assert (await look(adapter, order)).sub_status is SubStatus.DELIVERED
-        assert len(await org.ledger()) == 1
-
-
 @pytest.mark.parametrize(
     ("make", "amount"), [(transfer_order, "43.000606"), (bank_order, "43.000515")]
 )
@@ -438,21 +287,6 @@ async def test_a_cancel_before_the_confirmation_ends_it() -> None:
         late = await confirmed(adapter, org, bank_order(payout_id="pay_2"))
         with pytest.raises(OutcomeUnknown):
             await adapter.cancel(late)
-
-
-async def test_nothing_is_confirmed_without_the_lease() -> None:
-    """The mark is refused: neither the Confirm nor the transfer is sent."""
-    async with pair() as (adapter, org):
-        order = bank_order()
-        await adapter.submit(order)
-        await org.steps(1)
-        stale = replace(order.again(), lose_lease_at="moving")
-        with pytest.raises(LeaseLost):
-            await adapter.submit(stale)
-        assert await org.calls("confirm") == 0
-        with pytest.raises(LeaseLost):
-            await adapter.submit(replace(transfer_order(), lose_lease_at="moving"))
-        assert await org.calls("transfer") == 0
 
 
 @pytest.mark.parametrize("what", ["deposit_address", "amount", "asset", "wallet"])

@@ -179,15 +179,6 @@ async def test_a_first_confirm_stopped_at_the_door_was_not_sent(status: int) -> 
             await adapter.submit(order)
 
 
-async def test_a_conflict_on_a_first_confirm_is_unknown() -> None:
-    """409: somebody was here before."""
-    async with pair() as (adapter, org):
-        order = await ready(adapter, org)
-        await org.fault("confirm", "reject", status=409)
-        with pytest.raises(OutcomeUnknown):
-            await adapter.submit(order)
-
-
 async def test_a_used_token_on_a_first_call_is_unknown() -> None:
     """Burnt by somebody: never a rejection, neither of a Confirm nor of a transfer."""
     async with pair() as (adapter, org):
@@ -198,22 +189,6 @@ async def test_a_used_token_on_a_first_call_is_unknown() -> None:
         await org.fault("transfer", "burn_key")
         with pytest.raises(OutcomeUnknown):
             await adapter.submit(transfer_order())
-
-
-@pytest.mark.parametrize("fault", ["lose_reply", "error_after", "half_response", "bad_json"])
-async def test_a_lost_transfer_is_found_by_repeating(fault: str) -> None:
-    """The same id and bytes under a fresh user action: the first transfer comes back."""
-    async with pair() as (adapter, org):
-        order = transfer_order()
-        await org.fault("transfer", fault)
-        with pytest.raises(OutcomeUnknown):
-            await adapter.submit(order)
-        order = order.again()
-        report = await adapter.submit(order)
-        assert report.sub_status is SubStatus.SUBMITTED
-        assert await org.calls("init") == 2
-        await org.steps(3)
-        assert [each["reference"] for each in await org.ledger()] == [order.notes["transfer_id"]]
 
 
 async def test_a_repeat_says_the_same_whatever_the_configuration_says_now() -> None:

@@ -8,7 +8,6 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-import aiohttp
 import pytest
 
 from adapters.fireblocks.adapter import PAYEE_TYPES, SOURCE_TYPES, Fireblocks
@@ -20,7 +19,6 @@ from gateway.adapter import (
     CannotLook,
     CustodianAccountDestination,
     FailureCode,
-    LeaseLost,
     NotSent,
     OutcomeUnknown,
     Ref,
@@ -30,33 +28,6 @@ from gateway.adapter import (
 )
 from tests.adapters.fireblocks.rig import answering, executes, fetch, order, pair, submit
 from tests.adapters.fireblocks.workspace import CREATE, payout_body
-from tests.adapters.orders import Mark
-
-
-async def test_create_execute_deliver() -> None:
-    """Remembered before it moves, executed once, followed to its end with hash and ids."""
-    async with pair() as (adapter, space):
-        mine = order()
-        report = await submit(adapter, mine)
-        assert mine.story == ["remember instructions payout_id positions", "moving"]
-        assert report.sub_status is SubStatus.SUBMITTED
-        seen = []
-        for _ in range(12):
-            found = await fetch(adapter, mine.again())
-            if isinstance(found, Report):
-                seen.append(found)
-                assert found.echo is not None
-                assert found.echo.differences() == ()
-            await space.steps(1)
-        words = [each.sub_status for each in seen]
-        assert words[-1] is SubStatus.DELIVERED
-        assert {SubStatus.BROADCAST, SubStatus.CONFIRMING} <= set(words)
-        (transaction,) = seen[-1].transactions
-        # An exchange gives a hash towards vaults only.
-        assert transaction.tx_hash is None
-        assert {ref.kind for ref in seen[-1].refs} == {"payout", "instruction", "transaction"}
-        assert mine.marks == [Mark()]
-        assert [each["amount"] for each in await space.ledger()] == ["43"]
 
 
 @pytest.mark.parametrize(
@@ -93,21 +64,6 @@ async def test_a_lost_create_is_made_again_under_a_fresh_key(fault: str) -> None
         assert await executes(space) == 1
         await space.steps(12)
         assert len(await space.ledger()) == 1
-
-
-@pytest.mark.parametrize("fault", ["lose_reply", "error_after", "half_response", "hang_after"])
-async def test_a_lost_execute_is_settled_by_reading(fault: str) -> None:
-    """Unknown outcome; the remembered payout id tells."""
-    async with pair() as (adapter, space):
-        await space.fault("execute", fault)
-        if fault == "hang_after":
-            adapter._client._timeout = aiohttp.ClientTimeout(total=0.2)
-        mine = order()
-        with pytest.raises(OutcomeUnknown):
-            await submit(adapter, mine)
-        assert "moving" in mine.story
-        await space.steps(1)
-        assert isinstance(await fetch(adapter, mine.again()), Report)
 
 
 async def test_a_repeat_after_5xx_finds_the_first_one() -> None:
@@ -174,41 +130,6 @@ async def test_without_an_id_there_is_nothing_to_look_by() -> None:
         assert isinstance(await fetch(adapter, lost), Absent)
 
 
-async def test_a_lost_lease_stops_before_the_call() -> None:
-    """Without the mark no execute leaves."""
-    async with pair() as (adapter, space):
-        mine = order(lose_lease_at="moving")
-        with pytest.raises(LeaseLost):
-            await submit(adapter, mine)
-        assert await executes(space) == 0
-
-
-@pytest.mark.parametrize(
-    ("members", "code"),
-    [
-        (
-            {
-                "destination": CustodianAccountDestination(
-                    account_type="EXTERNAL_WALLET", id="nobody"
-                )
-            },
-            "destination",
-        ),
-        ({"source": Account(id="nothing", type="VAULT_ACCOUNT")}, "source"),
-    ],
-)
-@pytest.mark.parametrize("validate_at", ["create", "execute"])
-async def test_refusals_are_final_and_nothing_moved(
-    members: dict[str, Any], code: str, validate_at: str
-) -> None:
-    """An unknown payee or account is refused, wherever the custodian looks."""
-    async with pair(validate_at=validate_at) as (adapter, space):
-        with pytest.raises(Rejected) as caught:
-            await submit(adapter, order(**members))
-        assert caught.value.code == f"{code}_rejected"
-        assert await space.ledger() == []
-
-
 async def test_a_locked_account_waits() -> None:
     """Where execute on a busy account is refused, it is not a failure: later, with a fresh key."""
     async with pair(locked_source="refused") as (adapter, space):
@@ -237,34 +158,6 @@ async def test_orders_it_could_never_pay() -> None:
             with pytest.raises(Rejected):
                 await submit(adapter, order(**members))
         assert space.twin.calls == []
-
-
-async def test_unknown_words_are_kept_raw() -> None:
-    """A word that no table has changes nothing and is told."""
-    async with pair() as (adapter, space):
-        mine = order(amount=Decimal("1.000408"))
-        await submit(adapter, mine)
-        unknown: tuple[str, ...] = ()
-        for _ in range(6):
-            await space.steps(1)
-            found = await fetch(adapter, mine.again())
-            unknown = found.unknown_words if isinstance(found, Report) else ()
-            if unknown:
-                assert isinstance(found, Report)
-                assert found.sub_status is None
-                break
-        assert unknown
-
-
-async def test_a_failed_look_is_no_news() -> None:
-    """5xx and rate limits on status are failures of the look, not of the payout."""
-    async with pair() as (adapter, space):
-        mine = order()
-        await submit(adapter, mine)
-        for fault in ("error_before", "rate_limit", "bad_json"):
-            await space.fault("status", fault)
-            with pytest.raises(NotSent):
-                await fetch(adapter, mine.again())
 
 
 async def test_an_end_waits_for_its_sub_status() -> None:

@@ -59,7 +59,7 @@ async def test_same_key_same_body_is_one_transfer(space: Space) -> None:
     assert (first[1]["state"], second[1]["state"]) == ("ACCEPTED", "SENT")
     assert (await space.post({**BODY, "amount": "11"}))[0] == 409
     await space.steps(1)
-    assert len(await space.ledger()) == 1
+    assert len((await space.steer("GET", "ledger"))["transfers"]) == 1
 
 
 async def test_a_refusal_does_not_use_up_the_key(space: Space) -> None:
@@ -86,14 +86,14 @@ async def test_money_that_was_kept_can_be_spent_again(space: Space) -> None:
 
 async def test_strangers_are_refused_even_by_a_fault(space: Space) -> None:
     """A wrong key is 401, also while a fault waits for that call."""
-    await space.fault("transfer", "error_after")
+    await space.steer("POST", "faults", {"call": "transfer", "fault": "error_after"})
     assert (await space.post(BODY, key="stranger"))[0] == 401
 
 
 async def test_unknown_paths_and_methods_are_told_in_its_shape(space: Space) -> None:
     """404 and 405 come in the same shape, too."""
     for path, expected in (("/v1/nothing", 404), ("/v1/transfers", 405)):
-        async with space.tools.http.get(space.root + path) as answer:
+        async with space.http.get(space.root + path) as answer:
             assert answer.status == expected
             assert set(await answer.json()) == {"error"}
 

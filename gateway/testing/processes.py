@@ -15,22 +15,16 @@ import os
 import signal
 import sys
 import weakref
+from importlib.metadata import entry_points
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
 from multiprocessing.util import Finalize
 from pathlib import Path
 
-#: What a forked process may run; imported once, in the server.
-MODULES = (
-    "gateway.__main__",
-    "tests.e2e.stopping_gateway",
-    "adapters.card_passcode.twin.app",
-    "adapters.dfns.twin.app",
-    "adapters.dummy.twin.app",
-    "adapters.fireblocks.twin.app",
-)
+#: The entry points of the twins.
+TWINS = "payout_gateway.twins"
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["tests.e2e.forking", *MODULES])
+_FORKS.set_forkserver_preload(["gateway.testing.preload"])
 _LOOK_S = 0.02
 _PR_SET_PDEATHSIG = 1
 _numbers = itertools.count(1)
@@ -46,12 +40,22 @@ def _kill_all() -> None:
 Finalize(None, _kill_all, exitpriority=100)
 
 
+def twin_module(name: str) -> str:
+    """Return the module that runs the twin of an adapter. AssertionError where none is installed."""
+    found = {each.name: each.module for each in entry_points(group=TWINS)}
+    assert name in found, (
+        f"no twin named {name!r} is installed: declare it under "
+        f'[project.entry-points."{TWINS}"] and install the package; installed: {sorted(found)}'
+    )
+    return found[name]
+
+
 def _run(module: str, arguments: tuple[str, ...], out: Path, log: Path) -> None:
     """Run a program in this process, which was forked for it."""
     # Whatever becomes of the tests, no process outlives the server, and the server not the tests. It
     # ends when nobody holds its pipe any more; this process was handed it, to fork others by itself.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    os.close(vars(forkserver)["_forkserver"]._forkserver_alive_fd)
+    os.close(vars(forkserver)["_forkserver"]._forkserver_alive_fd)  # noqa: SLF001 - no public way
     for path, number in ((out, 1), (log, 2)):
         opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(opened, number)

@@ -1,10 +1,12 @@
 """A gateway process that kills or stops itself at a failpoint. For the crash tests only.
 
-    python -m tests.e2e.stopping_gateway --config g.toml [--at order.moved --how kill|stop]
+    python -m gateway.testing.serving --config g.toml [--at order.moved --how kill|stop]
 
+- `--occurrence N`: not the first time that it comes to the failpoint, but the Nth.
 - `--quick`: the waiting times of the adapters shrink to about a second, so that the recovery of an
   unknown outcome can be watched; the rule itself stays the same. `--call-life` sets another life of a
-  call. What a custodian itself decides (the life of a session, of a token) is a switch of its twin.
+  call, `--quick-number MODULE:NAME=NUMBER` another number in a module of an adapter. What a custodian itself decides (the life of a session, of a
+  token) is a switch of its twin, or a setting of its adapter.
 - `--short-looks`: every waiting time is the adapter's own, and only the time between two looks is
   short.
 - `--clock FILE`: the wall clock is as many seconds off as FILE says, now and whenever it changes.
@@ -28,11 +30,6 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from adapters.card_passcode import session
-from adapters.card_passcode.adapter import CardPasscode
-from adapters.dfns.adapter import Dfns
-from adapters.dummy.adapter import Dummy
-from adapters.fireblocks.adapter import Fireblocks
 from gateway import config
 from gateway.adapter import Adapter, Capabilities
 from gateway.custodians import registry
@@ -69,13 +66,17 @@ class SteppedClock(SystemClock):
         return self._off
 
 
-def stop_at(failpoint: Failpoint, how: signal.Signals, database: Path) -> Callable[..., None]:
+def stop_at(
+    failpoint: Failpoint, how: signal.Signals, database: Path, occurrence: int = 1
+) -> Callable[..., None]:
     """Return a hook that sends the signal to this very process, once, at the failpoint."""
-    done: list[Failpoint] = []
+    times: list[Failpoint] = []
 
     def hook(reached: Failpoint) -> None:
-        if reached is failpoint and not done:
-            done.append(reached)
+        if reached is not failpoint:
+            return
+        times.append(reached)
+        if len(times) == occurrence:
             if how is signal.SIGSTOP:
                 _outside_transactions(database)
             os.kill(os.getpid(), how)
@@ -110,13 +111,24 @@ def install(named: str) -> type[Adapter[Any]]:
     return adapter
 
 
+def shorten(number: str) -> None:
+    """Set a number of a module: `MODULE:NAME=NUMBER`."""
+    place, _, value = number.partition("=")
+    module, _, name = place.partition(":")
+    loaded = importlib.import_module(module)
+    assert hasattr(loaded, name), f"{module} has no {name}"
+    setattr(loaded, name, float(value))
+
+
 def main() -> int:
     """Serve until told to stop, or until the failpoint."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--at", type=Failpoint)
     parser.add_argument("--how", choices=["kill", "stop"], default="kill")
+    parser.add_argument("--occurrence", type=int, default=1)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--quick-number", action="append", default=[])
     parser.add_argument("--call-life", type=float, default=1.0)
     parser.add_argument("--short-looks", action="store_true")
     parser.add_argument("--clock", type=Path)
@@ -130,19 +142,21 @@ def main() -> int:
         runtime = replace(runtime, clock=clock, ids=Ids(clock))
     if options.at is not None:
         how = signal.SIGKILL if options.how == "kill" else signal.SIGSTOP
-        runtime = replace(runtime, failpoint=stop_at(options.at, how, settings.database))
-    adapters: list[type[Adapter[Any]]] = [CardPasscode, Dfns, Dummy, Fireblocks]
+        runtime = replace(
+            runtime, failpoint=stop_at(options.at, how, settings.database, options.occurrence)
+        )
     if options.adapter is not None:
-        adapters.append(install(options.adapter))
-    for each in adapters:
+        install(options.adapter)
+    for each in registry.find_adapters().values():
+        if isinstance(each, registry.BrokenAdapter):
+            continue
         if options.short_looks:
             each.capabilities = replace(each.capabilities, polling_s=_LOOKS_S)
         if options.quick:
-            # Of Dfns it is a setting, because the vendor does not tell it.
-            life_s = each.capabilities.call_life_s if each is Dfns else options.call_life
-            each.capabilities = quick(each.capabilities, life_s)
-            # A call on the card rail lives as long as its session, and a margin.
-            session._MARGIN_S = options.call_life
+            each.capabilities = quick(each.capabilities, options.call_life)
+    if options.quick:
+        for number in options.quick_number:
+            shorten(number)
     return asyncio.run(
         serve(
             settings,

@@ -1,0 +1,1 @@
+"""An imaginary custodian: the smallest complete adapter, to copy."""

@@ -1,0 +1,1 @@
+"""The simulated acme custodian: an independent witness of what the adapter does."""

@@ -1,0 +1,83 @@
+"""Dummy by the kit: its twin's calls, its lives, its refusals."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+
+from adapters.dummy.adapter import Dummy
+from gateway.adapter import (
+    AddressDestination,
+    CustodianAccountDestination,
+    FailureCode,
+    FundsMoved,
+    SubStatus,
+)
+from gateway.testing import AdapterKit, Bench, Life, Refusal, account
+
+PAYEE = "0x52908400098527886E0F7030069857D2E4169EE7"
+SHOP = CustodianAccountDestination(account_type="ACCOUNT", id="SHOP")
+
+
+class TestDummy(AdapterKit):
+    """One POST that pays, one GET to look, webhooks by HMAC."""
+
+    adapter = Dummy
+    terms = {
+        "amount": Decimal("43.5"),
+        "asset": "USDC",
+        "network": "EthereumSepolia",
+        "decimals": 6,
+        "source": account("MAIN", "ACCOUNT"),
+        "destination": AddressDestination(network="EthereumSepolia", address=PAYEE),
+    }
+    moving = "transfer"
+    looking = ("status",)
+    lives = (
+        Life("delivered", words=(SubStatus.SUBMITTED, SubStatus.BROADCAST)),
+        Life(
+            "refused by policy",
+            {"amount": Decimal("5.000402")},
+            end=SubStatus.FAILED,
+            code=FailureCode.POLICY_REJECTED,
+            funds_moved=FundsMoved.NO,
+        ),
+        Life("an unknown word", {"amount": Decimal("5.000408")}, end=None),
+        Life("to an account", {"destination": SHOP, "network": None}),
+    )
+    refusals = (
+        Refusal("no funds", {"amount": Decimal(2_000_000)}, FailureCode.INSUFFICIENT_FUNDS),
+        Refusal(
+            "a memo",
+            {
+                "destination": AddressDestination(
+                    network="EthereumSepolia", address=PAYEE, memo="42"
+                )
+            },
+            FailureCode.DESTINATION_REJECTED,
+            early=True,
+            says="memo",
+        ),
+    )
+    quick_settings = {"timeout_s": 1}
+
+    # What is this custodian's own has a test beside the inherited ones.
+
+    @pytest.mark.asyncio
+    async def test_another_payouts_transfer_is_a_difference(self, bench: Bench) -> None:
+        """Whatever the API answers with: the key that it tells must be ours."""
+        other = self.course(bench)
+        await other.until_handed_over()
+        key = other.order.key("transfer")
+        _, told = await bench.adapter._call("GET", f"/transfers/{key}")
+        report = bench.adapter._report(bench.order(), told)
+        (line,) = report.echo.differences()
+        assert line.startswith("reference: ordered ")
+
+    @pytest.mark.asyncio
+    async def test_an_address_names_its_network(self, bench: Bench) -> None:
+        """The same address on another network is another payee."""
+        place = AddressDestination(network="Solana", address="So1anaAddress")
+        await self.course(bench, destination=place, network="Solana").until_ended()
+        assert [each["destination"] for each in await bench.ledger()] == ["Solana:So1anaAddress"]
