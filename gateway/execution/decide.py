@@ -91,8 +91,10 @@ def decide(view: View, outcome: Outcome) -> Decision:
     looks = view.verb in {Verb.FETCH, Verb.CANCEL}
     decision = _looked(view, outcome) if looks else _called(view, outcome)
     history = view.history.having(*decision.evidence)
-    if decision.state in {State.UNKNOWN, State.PREPARED} and not _all_closed(view, history):
-        decision = replace(decision, alerts=(*decision.alerts, *key_alerts(view, outcome, history)))
+    unknown = decision.state in {State.UNKNOWN, State.PREPARED} and not _all_closed(view, history)
+    if unknown and not decision.alerts:
+        # It is on nobody's list yet.
+        decision = replace(decision, alerts=key_alerts(view, outcome, history))
     if isinstance(outcome, BatchReport):
         decision = without_unmarked(view, decision, unmarked(view, outcome.items))
     if not foreign:
