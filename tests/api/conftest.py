@@ -282,7 +282,8 @@ def settings(tmp_path: Path) -> Settings:
             ],
             "accounts": {"acme_eu": [{"id": "A2", "type": "VAULT"}]},
             # The clock of a test stands still, so that no bucket fills again by itself.
-            "limits": {f"{name}_burst": 100_000 for name in RATES} | {"batch_jobs_per_org": 16},
+            "limits": {f"{name}_burst": 100_000 for name in RATES}
+            | {"batch_jobs": 100, "batch_jobs_per_org": 100},
         }
     )
 
