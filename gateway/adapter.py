@@ -65,6 +65,7 @@ from gateway.report import (
     Offer,
     Ref,
     Report,
+    Returned,
 )
 from gateway.runtime import Clock, Ids, Offload
 
@@ -104,6 +105,7 @@ __all__ = [
     "Ref",
     "Rejected",
     "Report",
+    "Returned",
     "SubStatus",
     "Terms",
     "Tools",

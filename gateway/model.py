@@ -138,6 +138,10 @@ class Attention(StrEnum):
     )
     ADOPTED = "adopted"  #: open in a restored database; maybe paid, by a reference not known here
     SAME_ACCOUNT = "same_account"  #: the account was changed while an outcome is unknown
+    RETURNED = "returned"  #: money came back after the payout was delivered
+    RETURN_MISMATCH = (
+        "return_mismatch"  #: the custodian reports a return that cannot be: it changed nothing
+    )
 
 
 def parse_amount(text: object) -> Decimal:
@@ -447,6 +451,8 @@ class Payout(Value):
     timeline: tuple[TimelineEntry, ...] = ()
     fees_paid_usd: Amount | None = None
     final_recipient_amount: Amount | None = None
+    #: what came back after it was delivered, in the recipient's asset; None: nothing
+    returned_amount: Amount | None = None
     sequence: int = 0
     created_at: Time
     updated_at: Time

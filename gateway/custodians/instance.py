@@ -35,6 +35,7 @@ from gateway.adapter import (
     Order,
     Ref,
     Report,
+    Returned,
     SubStatus,
     Terms,
     Tools,
@@ -72,6 +73,14 @@ _MEMBERS: Mapping[str, tuple[type, ...]] = {
     "again_after_s": (int, float, _NONE),
     "action": (Action, _NONE),
     "reference": (str, _NONE),
+    "returned": (tuple, list),
+}
+_MEMBERS_OF_A_RETURN: Mapping[str, tuple[type, ...]] = {
+    "id": (str, _NONE),
+    "amount": (Decimal,),
+    "asset": (str,),
+    "at": (datetime,),
+    "word": (str,),
 }
 _MEMBERS_OF_AN_ECHO: Mapping[str, tuple[type, ...]] = {
     name: (Decimal if "amount" in name else str, _NONE)
@@ -350,6 +359,9 @@ class CustodianInstance:
                     if each.report is not None:
                         _expect_sound(each.report)
                         each = replace(each, report=_clean_report(each.report))  # noqa: PLW2901
+                    if each.returned:
+                        _expect_returns(each.returned)
+                        each = replace(each, returned=_clean_returns(each.returned))  # noqa: PLW2901
                     notices.append(each)
             except Exception as error:  # noqa: BLE001 - the body is kept; a later version may read it
                 # Not the error's own words: they may be the body's.
@@ -481,9 +493,29 @@ def _expect_sound(result: object) -> None:
         times += [report.action.expires_at] if report.action else []
         if any(each is not None and each.tzinfo is None for each in times):
             raise TypeError("the adapter returned a time without a zone")
+        _expect_returns(report.returned)
         again_s = report.again_after_s
         if again_s is not None and not math.isfinite(again_s):
             raise TypeError("the adapter returned a wait that is no number")
+
+
+def _expect_returns(returned: Iterable[object]) -> None:
+    """Refuse money that came back without an amount, a zone, or a name that tells it from others."""
+    for each in returned:
+        _expect(each, Returned)
+        assert isinstance(each, Returned)  # noqa: S101 - see above
+        _expect_members(each, _MEMBERS_OF_A_RETURN)
+        if not each.amount.is_finite() or each.amount <= 0:
+            raise TypeError("the adapter returned a return without a positive amount")
+        if each.id is not None and not each.id.strip():
+            raise TypeError("the adapter returned a return whose id is empty: it is None there")
+        if each.at.tzinfo is None:
+            raise TypeError("the adapter returned a time without a zone")
+
+
+def _clean_returns(returned: Iterable[Returned]) -> tuple[Returned, ...]:
+    """Return them, the custodian's words without secrets."""
+    return tuple(replace(each, word=_clean(each.word)[:_MOST_CHARS]) for each in returned)
 
 
 def _expect_members(report: object, members: Mapping[str, tuple[type, ...]]) -> None:
@@ -578,4 +610,5 @@ def _clean_report(report: Report) -> Report:
         unknown_words=tuple(_clean(word) for word in report.unknown_words),
         failure=failure,
         action=action,
+        returned=_clean_returns(report.returned),
     )

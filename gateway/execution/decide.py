@@ -49,6 +49,7 @@ from gateway.execution.reports import (
     not_sent_report,
     only_asks,
     rejected_report,
+    sightings,
     unknown_report,
 )
 from gateway.execution.state import Decision, State, Verb, View
@@ -516,8 +517,9 @@ def _read(
         if item not in known:
             continue
         judged[item] = report
-        if report.sub_status in NEWS and not _seen((*history.rows, *rows), report.reference):
-            rows.append(row(Kind.NEWS, item, None, report.reference))
+        seen = sightings(history.having(*rows), item, report, moves=report.sub_status in NEWS)
+        for answer in seen:
+            rows.append(row(Kind.NEWS, item, answer, report.reference))  # noqa: PERF401 - numbered one by one
         if not failed(report):
             continue
         if not (fits_order(report) and names_execution(view, item, report, source)):
@@ -556,11 +558,6 @@ def names_execution(view: View, item: str, report: Report, source: Source) -> bo
     if source is not Source.WEBHOOK or report.reference is not None:
         return True
     return not any(calls(each.history) for each in view.others if item in each.items)
-
-
-def _seen(rows: Sequence[Evidence], reference: str | None) -> bool:
-    """Whether there is news of a reference already."""
-    return any(each.kind is Kind.NEWS and each.reference == reference for each in rows)
 
 
 def failed(report: Report) -> bool:

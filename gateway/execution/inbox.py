@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from gateway.adapter import Notice
+from gateway.adapter import Notice, Report
 from gateway.config import EngineSettings
 from gateway.execution.proof import Source
 from gateway.execution.record import Recorder
@@ -216,9 +216,10 @@ class Inbox:
             execution = await executions.open_execution_of(tx, payout_id)
             if execution is not None:
                 await executions.add_told(tx, execution, notice.told)
-        if notice.report is not None:
+        report = _report_of(notice)
+        if report is not None:
             applied = await self._recorders[row["custodian"]].news(
-                tx, payout_id, notice.report, Source.WEBHOOK
+                tx, payout_id, report, Source.WEBHOOK
             )
             if applied is not None:
                 result.reached += applied.reached
@@ -234,9 +235,17 @@ def _believed(notices: Sequence[Notice], received_at: int) -> list[Notice]:
     A genuine webhook can be kept by somebody and sent again years later, when nobody remembers it.
     """
     return [
-        each if _is_timely(each, received_at) else replace(each, report=None, told={})
+        each if _is_timely(each, received_at) else replace(each, report=None, told={}, returned=())
         for each in notices
     ]
+
+
+def _report_of(notice: Notice) -> Report | None:
+    """Return what a notice says of its payout, money that came back included."""
+    if not notice.returned:
+        return notice.report
+    said = notice.report or Report(None, notice.returned[-1].word)
+    return replace(said, returned=(*said.returned, *notice.returned))
 
 
 def _is_timely(notice: Notice, received_at: int) -> bool:

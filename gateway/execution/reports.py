@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from gateway.adapter import BatchReport, Report
 from gateway.errors import Rejected, WrongAnswer
+from gateway.execution.proof import CAME_BACK, History, Kind, money_came_back
 from gateway.model import Failure, FailureCode, FundsMoved, Payout, SubStatus
 from gateway.report import Action
 
@@ -119,3 +120,18 @@ def claiming(report: Report, moved: FundsMoved) -> Report:
 def claims_unpaid(report: Report) -> bool:
     """Whether a report says that no money moved."""
     return report.failure is not None and report.failure.funds_moved is FundsMoved.NO
+
+
+def sightings(
+    history: History, item: str, report: Report, *, moves: bool
+) -> tuple[str | None, ...]:
+    """Return the answers of the rows of news that a report adds: of our transfer, of its return.
+
+    `moves`: whether its word says that money is or may be on its way. Money that came back had moved:
+    from then on no word makes that "not paid".
+    """
+    known = any(
+        each.kind is Kind.NEWS and each.reference == report.reference for each in history.rows
+    )
+    back = bool(report.returned) and not money_came_back(history, item)
+    return (*((None,) if moves and not known else ()), *((CAME_BACK,) if back else ()))

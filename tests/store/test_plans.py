@@ -19,6 +19,7 @@ from gateway.store import (
     payouts,
     quotes,
     receipts,
+    returns,
 )
 from gateway.store.database import Query
 
@@ -55,6 +56,11 @@ def db(tmp_path: Path) -> sqlite3.Connection:
         pytest.param(erasure._BODIES, ["ix_inbox_payout (payout_id=?)"]),
         pytest.param(erasure._EXECUTIONS, ["ix_execution_items_payout (payout_id=?)"]),
         pytest.param(erasure._DETAILS_OF_ITEM, ["(execution_id=?)"]),
+        pytest.param(erasure._WORDS_OF_RETURNS, ["ix_payout_returns_payout (payout_id=?)"]),
+        pytest.param(
+            returns._KNOWN,
+            ["ix_payout_returns_payout (payout_id=?)", "(custodian=? AND custodian_id=?)"],
+        ),
         pytest.param(inbox._NEW, ["ix_inbox_new"]),
         pytest.param(deliveries._WITH_PENDING, [_PENDING]),
         pytest.param(deliveries._CLAIM, [f"{_PENDING} AND due_at<?)", "PRIMARY KEY (position=?)"]),
