@@ -227,6 +227,8 @@ class Inbox:
                 final = applied.final
         if not final:
             await executions.wake(tx, payout_id, self._runtime.timeline.now())
+        else:
+            await self._recorders[row["custodian"]].look_after_delivery(tx, payout_id)
 
 
 def _believed(notices: Sequence[Notice], received_at: int) -> list[Notice]:

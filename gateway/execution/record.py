@@ -40,6 +40,7 @@ from gateway.store import account_turns, batches, executions
 from gateway.store import evidence as stored
 from gateway.store import payouts as payout_rows
 from gateway.store.database import Columns, Row, Tx
+from gateway.store.returns import begin_looks, wake_looks
 from gateway.store.rows import Document, action_of, payout_of, to_json, to_us
 from gateway.store.state import frozen
 
@@ -448,6 +449,17 @@ class Recorder:
             columns["outcome"] = reason[:500]
         await executions.close(tx, work.row["id"], now.wall, **columns)
         await self._release_account(tx, work, now)
+        life = round(self._can.looked_after_delivery_s * _SECOND)
+        if life and not all(closed(work.history, each["id"]) for each in work.items):
+            timeline = self._runtime.timeline.now()
+            await begin_looks(
+                tx,
+                work.row["id"],
+                self._custodian,
+                begun=timeline,
+                until=timeline + life,
+                due=timeline + min(life, round(self._can.polling_s[-1] * _SECOND)),
+            )
 
     async def _release_account(self, tx: Tx, work: _Work, now: Moment) -> None:
         if self._can.one_at_a_time:
@@ -540,6 +552,32 @@ class Recorder:
         (applied,) = await self._tell(tx, work, [(payout_id, told)])
         await self._close_if_ended(tx, work, now)
         return applied
+
+    async def ended_job(self, tx: Tx, execution_id: str) -> Job | None:
+        """Return an execution that has ended, to be looked at; None where there is none."""
+        row = await executions.execution_row(tx, execution_id)
+        if row is None or row["ended_at"] is None:
+            return None
+        items = (await executions.items_of(tx, [execution_id])).get(execution_id, [])
+        history = await history_of(tx, row, self._runtime.clock.moment())
+        return self._job(_Work(row, items, history, row["due_at"])) if items else None
+
+    async def tell_delivered(self, tx: Tx, payout_id: str, report: Report, row: Row) -> Applied:
+        """Bring what a look after the delivery found to a payout. It adds no evidence."""
+        return await self._payouts.apply(tx, payout_id, report, row)
+
+    async def look_after_delivery(self, tx: Tx, payout_id: str) -> None:
+        """Have a payout that has ended looked at once more: a webhook came about it.
+
+        Only where the adapter declares that it looks after the delivery.
+        """
+        if not self._can.looked_after_delivery_s:
+            return
+        now = self._runtime.timeline.now()
+        if not await wake_looks(tx, payout_id, now):
+            last = (await executions.executions_of(tx, payout_id))[-1:]
+            for row in last:
+                await begin_looks(tx, row["id"], self._custodian, begun=now, until=now, due=now)
 
     async def _strangers(
         self, tx: Tx, work: _Work, reports: Mapping[str, Report]
