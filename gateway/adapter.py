@@ -177,6 +177,17 @@ class Execution(Protocol):
         May be called twice: a later value replaces an earlier one. Raises `LeaseLost`.
         """
 
+    async def expect(self, *refs: Ref, payout_id: str | None = None) -> None:
+        """Register ids that the custodian will tell back, before the call that makes them known there.
+
+        A webhook that overtakes the reply of that call then finds its payout at once. `payout_id` names
+        the payout of a set that the ids are of; it is needed where the set has more than one. Committed
+        when this returns; may be called again with the same ids. Call it before `moving()`. Raises
+        `LeaseLost`, and `NotSent` where an id is another payout's: then make no call; raise it on. A
+        webhook by such an id, from before any call was made for the payout, that says that money moves is
+        not ours: it is kept, an operator hears of it, and `moving()` refuses from then on.
+        """
+
     async def moving(
         self,
         *,

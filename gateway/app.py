@@ -270,7 +270,9 @@ async def open_gateway(
             ),
             clock=runtime.clock,
             after_delivery={
-                name: AfterDelivery(db=db, runtime=runtime, engine=engine, settings=settings.engine)
+                name: AfterDelivery(
+                    db=db, runtime=runtime, payouts=payouts, engine=engine, settings=settings.engine
+                )
                 for name, engine in engines.items()
                 if engine.custodian.capabilities.looked_after_delivery_s
             },

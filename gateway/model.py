@@ -138,6 +138,7 @@ class Attention(StrEnum):
     )
     ADOPTED = "adopted"  #: open in a restored database; maybe paid, by a reference not known here
     SAME_ACCOUNT = "same_account"  #: the account was changed while an outcome is unknown
+    EARLY_NEWS = "early_news"  #: money is said to move, and no call was made for it
     RETURNED = "returned"  #: money came back after the payout was delivered
     RETURN_MISMATCH = (
         "return_mismatch"  #: the custodian reports a return that cannot be: it changed nothing

@@ -10,7 +10,7 @@ import asyncio
 from dataclasses import replace
 from typing import Any
 
-from gateway.adapter import BatchReport, Report
+from gateway.adapter import BatchReport, Ref, Report
 from gateway.config import EngineSettings
 from gateway.errors import NotSent
 from gateway.execution.decide import microseconds
@@ -19,7 +19,7 @@ from gateway.execution.order import LiveOrder
 from gateway.execution.proof import closed
 from gateway.execution.state import Job
 from gateway.model import Status
-from gateway.payouts import Applied
+from gateway.payouts import Applied, Payouts
 from gateway.runtime import Runtime
 from gateway.store import payouts as payout_rows
 from gateway.store import returns
@@ -39,6 +39,9 @@ class ClosedOrder(LiveOrder):
         """Keep notes for this look only."""
         self._notes = {**self._notes, **notes}
 
+    async def expect(self, *refs: Ref, payout_id: str | None = None) -> None:
+        """Register nothing: no call follows."""
+
     async def moving(
         self,
         *,
@@ -54,8 +57,15 @@ class AfterDelivery:
     """The looks of one custodian instance."""
 
     def __init__(
-        self, *, db: Database, runtime: Runtime, engine: Engine, settings: EngineSettings
+        self,
+        *,
+        db: Database,
+        runtime: Runtime,
+        payouts: Payouts,
+        engine: Engine,
+        settings: EngineSettings,
     ) -> None:
+        self._payouts = payouts
         self._db = db
         self._runtime = runtime
         self._engine = engine
@@ -106,7 +116,7 @@ class AfterDelivery:
             report = told.get(each.id)
             if report is not None:
                 news = _without_person(report) if row["erased_at"] is not None else report
-                applied.append(await self._engine.recorder.tell_delivered(tx, each.id, news, row))
+                applied.append(await self._payouts.apply(tx, each.id, news, row))
         now = self._runtime.timeline.now()
         if not delivered or now >= look["until_at"]:
             await returns.end_looks(tx, look["execution_id"], look["due_at"])

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from gateway.adapter import BatchReport, Capabilities, Report
 from gateway.errors import Rejected, WrongAnswer
 from gateway.execution.decide import (
+    NEWS,
     REFERENCE_OF_ANOTHER,
     Outcome,
     decide,
@@ -24,16 +25,18 @@ from gateway.execution.decide import (
     unknown_references,
 )
 from gateway.execution.gate import may_reopen
-from gateway.execution.history import columns_of, histories, history_of, others_of
+from gateway.execution.history import columns_of, histories, history_of, item_of, others_of
 from gateway.execution.proof import Evidence, History, Source, closed, open_calls
 from gateway.execution.reports import (
     claims_unpaid,
+    is_early,
     queued_report,
     rejected_report,
+    without_status,
     wrong_answer_report,
 )
-from gateway.execution.state import Decision, Item, Job, Lease, State, Verb, View
-from gateway.model import TERMINAL, Account, Attention, Status, SubStatus
+from gateway.execution.state import Decision, Job, Lease, State, Verb, View
+from gateway.model import TERMINAL, Account, Attention
 from gateway.payouts import Applied, Payouts
 from gateway.runtime import Moment, Runtime
 from gateway.store import account_turns, batches, executions
@@ -276,6 +279,9 @@ class Recorder:
             foreign = await self._strangers(tx, work, outcome.items)
             view = replace(view, foreign=foreign | unknown_references(view, outcome.items))
         decision = decide(await _frozen(tx, view, ends=_may_end(outcome)), outcome)
+        if work.row["blocked"] == Attention.EARLY_NEWS:
+            held = {item: without_status(each) for item, each in decision.reports.items()}
+            decision = replace(decision, reports=held)
         payout = job.items[0]
         answered = verb is Verb.CONFIRM and payout.requires_action is not None
         waits = decision.state in {State.PARKED, State.PREPARED}
@@ -507,7 +513,7 @@ class Recorder:
             state=State(row["state"]),
             verb=verb,
             history=work.history,
-            items=tuple(_item(each, now) for each in work.items),
+            items=tuple(item_of(each, now) for each in work.items),
             capabilities=self._can,
             started=started,
             now=now,
@@ -544,9 +550,15 @@ class Recorder:
             return None
         view = await _frozen(tx, view, ends=failed(report))
         rows, told = news_from_outside(view, payout_id, report, source)
+        known = (view.history, *(each.history for each in view.others))
         await self._add_evidence(tx, work, rows, report.custodian_word)
         if rows:
             await executions.update_execution(tx, row["id"], rows=work.history.last_number)
+        moves = report.sub_status in NEWS
+        if source is Source.WEBHOOK and is_early(known, report, moves=moves):
+            detail = f"no call was made, and the custodian says {report.custodian_word}"
+            await self._block(tx, work, Attention.EARLY_NEWS, detail[:200], now)
+            return None
         if told is None:
             return None
         (applied,) = await self._tell(tx, work, [(payout_id, told)])
@@ -561,10 +573,6 @@ class Recorder:
         items = (await executions.items_of(tx, [execution_id])).get(execution_id, [])
         history = await history_of(tx, row, self._runtime.clock.moment())
         return self._job(_Work(row, items, history, row["due_at"])) if items else None
-
-    async def tell_delivered(self, tx: Tx, payout_id: str, report: Report, row: Row) -> Applied:
-        """Bring what a look after the delivery found to a payout. It adds no evidence."""
-        return await self._payouts.apply(tx, payout_id, report, row)
 
     async def look_after_delivery(self, tx: Tx, payout_id: str) -> None:
         """Have a payout that has ended looked at once more: a webhook came about it.
@@ -684,10 +692,3 @@ def _may_end(outcome: Outcome) -> bool:
 def _stored(state: State) -> str:
     """Return a state as it is stored; the moving state is written with the mark alone."""
     return (State.UNKNOWN if state is State.MOVING else state).value
-
-
-def _item(row: Row, now: Moment) -> Item:
-    action = action_of(row)
-    asks = row["sub_status"] == SubStatus.REQUIRES_ACTION
-    late = asks and action is not None and action.open and to_us(action.expires_at) <= now.wall
-    return Item(row["id"], Status(row["status"]), SubStatus(row["sub_status"]), unanswered=late)

@@ -59,7 +59,11 @@ async def paid(bench: Bench, count: int = 1) -> tuple[Desk, AfterDelivery]:
     assert set(await desk.stand()) == {"delivered"}
     desk.script.story.clear()
     looks = AfterDelivery(
-        db=bench.db, runtime=bench.runtime, engine=desk.engine, settings=EngineSettings()
+        db=bench.db,
+        runtime=bench.runtime,
+        payouts=bench.payouts,
+        engine=desk.engine,
+        settings=EngineSettings(),
     )
     return desk, looks
 
@@ -217,7 +221,11 @@ async def test_two_gateways_share_the_looks_and_the_loop_wakes_by_itself(bench: 
     """Who claims a look has it for the length of a lease."""
     desk, looks = await paid(bench)
     other = AfterDelivery(
-        db=bench.db, runtime=bench.runtime, engine=desk.new_engine("two"), settings=EngineSettings()
+        db=bench.db,
+        runtime=bench.runtime,
+        payouts=bench.payouts,
+        engine=desk.new_engine("two"),
+        settings=EngineSettings(),
     )
     await bench.clock.advance(DAY)
     assert sorted([await looks.turn(), await other.turn()]) == [False, True]
