@@ -58,6 +58,7 @@ from gateway.model import (
 from gateway.report import (
     Absent,
     Action,
+    Balance,
     BatchReport,
     CannotLook,
     Echo,
@@ -76,6 +77,7 @@ __all__ = [
     "Adapter",
     "AddressDestination",
     "AssetRegistry",
+    "Balance",
     "BankAccountDestination",
     "BatchItem",
     "BatchOrder",
@@ -357,6 +359,14 @@ class Adapter(Generic[SettingsT]):
     async def cancel(self, order: Order) -> Report:  # noqa: ARG002
         """Ask the custodian to cancel. Raises `Unsupported` unless the adapter defines it."""
         raise Unsupported(f"cancel is not supported by {self.name}")
+
+    async def balances(self, account: Account) -> Sequence[Balance]:  # noqa: ARG002
+        """Return what an account can pay, of every asset that the gateway knows. Read-only.
+
+        For operators: nothing is decided by it. Raises `NotSent` where it could not be read or is not
+        understood, and `Unsupported` where the custodian tells no balances of such an account.
+        """
+        raise Unsupported(f"balances are not supported by {self.name}")
 
     def set_limit(self) -> int:
         """Return how many payouts one set may have. Asked where `capabilities.batch` is declared."""

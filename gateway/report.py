@@ -168,6 +168,17 @@ class Offer:
 
 
 @dataclass(frozen=True)
+class Balance:
+    """What an account at the custodian can pay of one asset."""
+
+    asset: str  #: the gateway's code
+    available: Decimal  #: what can be paid out now, in units of the asset
+    pending: Decimal | None  #: what is on its way to the account; None: the custodian does not say
+    as_of: datetime  #: when the custodian says that it was so; when it was asked, where it does not say
+    network: str | None = None  #: where one asset is held on several
+
+
+@dataclass(frozen=True)
 class BatchReport:
     """How a set stands: what is known of the set, and of each of its items by payout id.
 

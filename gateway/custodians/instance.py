@@ -24,6 +24,7 @@ from gateway.adapter import (
     Account,
     Action,
     Adapter,
+    Balance,
     BatchItem,
     BatchReport,
     CannotLook,
@@ -74,6 +75,13 @@ _MEMBERS: Mapping[str, tuple[type, ...]] = {
     "action": (Action, _NONE),
     "reference": (str, _NONE),
     "returned": (tuple, list),
+}
+_MEMBERS_OF_A_BALANCE: Mapping[str, tuple[type, ...]] = {
+    "asset": (str,),
+    "available": (Decimal,),
+    "pending": (Decimal, _NONE),
+    "as_of": (datetime,),
+    "network": (str, _NONE),
 }
 _MEMBERS_OF_A_RETURN: Mapping[str, tuple[type, ...]] = {
     "id": (str, _NONE),
@@ -320,6 +328,23 @@ class CustodianInstance:
                 return ()
             return offers
 
+    async def balances(self, account: Account) -> Sequence[Balance]:
+        """Return what an account can pay. Raises Unsupported, or NotSent where it could not be read."""
+        with self._telling("balances", account=account.id) as telling:
+            try:
+                async with asyncio.timeout(self._deadline_s):
+                    found = list(await self._adapter.balances(account))
+                for each in found:
+                    _expect_balance(each)
+            except Unsupported:
+                telling.outcome = "Unsupported"
+                raise
+            except Exception as error:  # noqa: BLE001 - a read: whatever fails, nothing is known
+                clean = _clean(_words_of(error))[:_MOST_CHARS] or type(error).__name__
+                telling.fail(type(error).__name__, error, crashed=False)
+                raise NotSent(f"balances of {account.type} {account.id}: {clean}") from None
+            return found
+
     async def verify(self, headers: Mapping[str, str], body: bytes) -> None:
         """Check a webhook. Raises InvalidSignature or CannotVerify and nothing else."""
         with self._telling("verify") as telling:
@@ -497,6 +522,15 @@ def _expect_sound(result: object) -> None:
         again_s = report.again_after_s
         if again_s is not None and not math.isfinite(again_s):
             raise TypeError("the adapter returned a wait that is no number")
+
+
+def _expect_balance(balance: object) -> None:
+    """Refuse a balance with a member of a wrong type."""
+    _expect(balance, Balance)
+    assert isinstance(balance, Balance)  # noqa: S101 - see above
+    _expect_members(balance, _MEMBERS_OF_A_BALANCE)
+    if balance.as_of.tzinfo is None:
+        raise TypeError("the adapter returned a time without a zone")
 
 
 def _expect_returns(returned: Iterable[object]) -> None:
