@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from sqlalchemy import text
@@ -27,6 +27,7 @@ from gateway.config import EngineSettings
 from gateway.erasure import erase
 from gateway.execution.after_delivery import AfterDelivery, ClosedOrder
 from gateway.execution.order import LiveOrder
+from gateway.execution.proof import Evidence, Kind, Source
 from gateway.store import payouts as rows
 from gateway.store.database import Query, Tx
 from gateway.store.rows import to_us
@@ -239,3 +240,26 @@ async def test_two_gateways_share_the_looks_and_the_loop_wakes_by_itself(bench: 
     loop.cancel()
     with suppress(asyncio.CancelledError):
         await loop
+
+
+async def test_what_is_said_of_calls_that_did_not_pay_is_no_news(bench: Bench) -> None:
+    """An item of a set that the set refused and another execution paid: the set's word is about the set."""
+    desk, looks = await paid(bench, 2)
+    refused, other = desk.ids
+    job = await bench.db.read(desk.engine.recorder.ended_job, (await desk.row())["id"])
+    assert job is not None
+    word = Evidence(
+        number=99,
+        kind=Kind.WORD,
+        seen=98,
+        at=bench.clock.moment(),
+        answer=FundsMoved.NO,
+        item=refused,
+        source=Source.LOOK,
+    )
+    job = replace(job, history=job.history.having(word))
+    (look,) = await due(bench)
+    told = cast("Any", all_are(SubStatus.FAILED, LOST)(desk.engine.order(job)))
+    await bench.db.run(looks._record, look, job, told)
+    assert await bench.attention(refused) == []
+    assert await bench.attention(other) == ["contradiction"]

@@ -380,3 +380,14 @@ async def test_an_unknown_outcome_stays_unknown_by_a_return_alone(bench: Bench) 
     assert [each.answer for each in await bench.evidence(payout_id) if each.kind == "news"] == [
         "came_back"
     ]
+
+
+async def test_the_payout_itself_never_says_unpaid_of_what_came_back(bench: Bench) -> None:
+    """Whoever brings the news: the last door before the store looks once more."""
+    payout_id = await bench.accept()
+    failed = Report(SubStatus.FAILED, "FAILED", failure=NO, returned=(back("5"),))
+    await bench.db.run(bench.payouts.apply, payout_id, failed)
+    payout = await bench.payout(payout_id)
+    assert payout.failure is not None
+    assert payout.failure.funds_moved == "unknown"
+    assert await _carries_reference(bench, payout_id)
