@@ -262,4 +262,4 @@ async def test_what_is_said_of_calls_that_did_not_pay_is_no_news(bench: Bench) -
     told = cast("Any", all_are(SubStatus.FAILED, LOST)(desk.engine.order(job)))
     await bench.db.run(looks._record, look, job, told)
     assert await bench.attention(refused) == []
-    assert await bench.attention(other) == ["contradiction"]
+    assert "contradiction" in await bench.attention(other)
