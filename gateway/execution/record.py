@@ -558,10 +558,11 @@ class Recorder:
         if source is Source.WEBHOOK and is_early(known, report, moves=moves):
             detail = f"no call was made, and the custodian says {report.custodian_word}"
             await self._block(tx, work, Attention.EARLY_NEWS, detail[:200], now)
+            told = None
+        if told is None and not report.returned:
             return None
-        if told is None:
-            return None
-        (applied,) = await self._tell(tx, work, [(payout_id, told)])
+        # What came back is kept, also where the word beside it moves nothing.
+        (applied,) = await self._tell(tx, work, [(payout_id, told or without_status(report))])
         await self._close_if_ended(tx, work, now)
         return applied
 

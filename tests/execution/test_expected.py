@@ -118,12 +118,17 @@ async def test_news_before_the_mark_blocks_and_never_advances(bench: Bench, word
 
 
 async def test_money_that_came_back_before_the_mark_blocks_too(bench: Bench) -> None:
-    """It had moved for somebody."""
-    payout_id, _, order = await expecting(bench)
+    """It had moved for somebody. Where an operator finds that it was ours, the return counts."""
+    payout_id, job, order = await expecting(bench)
     await webhook(bench, "our-key", returned=[["r-1", "5"]])
     assert await bench.attention(payout_id) == ["early_news"]
     with pytest.raises(MarkRefused):
         await order.moving()
+    await bench.record(job, job.next_verb, NotSent("refused"), order=order)
+    assert (await bench.payout(payout_id)).returned_amount is None
+    found = Resolution(delivered=True, evidence="console", transfer="our-key")
+    await bench.db.run(resolve, bench.recorder, bench.runtime, payout_id, found)
+    assert (await bench.payout(payout_id)).returned_amount == 5
 
 
 async def test_after_early_news_no_word_ends_the_payout_as_unpaid(bench: Bench) -> None:
