@@ -24,6 +24,7 @@ from gateway.execution.decide import (
     takeover,
     unknown_references,
 )
+from gateway.execution.expected import expects
 from gateway.execution.gate import may_reopen
 from gateway.execution.history import columns_of, histories, history_of, item_of, others_of
 from gateway.execution.proof import Evidence, History, Source, closed, open_calls
@@ -555,7 +556,8 @@ class Recorder:
         if rows:
             await executions.update_execution(tx, row["id"], rows=work.history.last_number)
         moves = report.sub_status in NEWS
-        if source is Source.WEBHOOK and is_early(known, report, moves=moves):
+        early = source is Source.WEBHOOK and is_early(known, report, moves=moves)
+        if early and expects(row["notes"]):
             detail = f"no call was made, and the custodian says {report.custodian_word}"
             await self._block(tx, work, Attention.EARLY_NEWS, detail[:200], now)
             told = None
