@@ -533,8 +533,7 @@ def _read(
         if item not in known:
             continue
         judged[item] = report
-        seen = sightings(history.having(*rows), item, report, moves=report.sub_status in NEWS)
-        for answer in seen:
+        for answer in sightings(history.having(*rows), item, report):
             rows.append(row(Kind.NEWS, item, answer, report.reference))  # noqa: PERF401 - numbered one by one
         if not failed(report):
             continue

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from gateway.adapter import Absent, BatchReport, CannotLook, Capabilities, Report
 from gateway.execution.decide import (
     REFERENCE_OF_ANOTHER,
@@ -11,7 +9,7 @@ from gateway.execution.decide import (
     names_no_call,
 )
 from gateway.execution.history import columns_of, histories
-from gateway.execution.proof import Evidence, History, Kind, Source, calls, closed, was_seen
+from gateway.execution.proof import Evidence, Kind, Source, calls, was_seen
 from gateway.execution.reports import NEWS
 from gateway.model import Attention
 from gateway.payouts import Applied, Payouts
@@ -71,21 +69,15 @@ async def note_look_in_vain(tx: Tx, payout_id: str, outcome: Outcome, now: Momen
     await payout_rows.add_attention(tx, payout_id, code, detail, now.wall)
 
 
-async def look_later(  # noqa: PLR0913 - the execution and its circumstances
-    tx: Tx,
-    can: Capabilities,
-    custodian: str,
-    execution_id: str,
-    history: History,
-    items: Sequence[str],
-    now: int,
+async def look_later(
+    tx: Tx, can: Capabilities, custodian: str, execution_id: str, now: int
 ) -> None:
-    """Have an execution that ends now looked at, where the adapter declares it and the money may have moved.
+    """Have an execution that ends now looked at for as long as the adapter declares. Store function.
 
     `now` is on the timeline, in microseconds.
     """
     life = round(can.looked_after_delivery_s * _SECOND)
-    if life and not all(closed(history, each) for each in items):
+    if life:
         due = now + min(life, round(can.polling_s[-1] * _SECOND))
         await begin_looks(tx, execution_id, custodian, begun=now, until=now + life, due=due)
 

@@ -6,7 +6,7 @@ Without it a webhook that overtakes the reply of a call waits for an id that nob
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from gateway.adapter import BatchReport, Report
@@ -65,17 +65,19 @@ def expects(notes: str) -> bool:
     return EXPECTED in json.loads(notes)
 
 
-def without_news(decision: Decision, outcome: object) -> Decision:
+def without_news(decision: Decision, outcome: object, ours: Collection[str]) -> Decision:
     """Return a decision for an execution that `early_news` blocks: its items are told no status.
 
     The operator's list has it already: that the same money has no mark is not listed a second time. What
-    came back is kept.
+    came back is kept, of the items (`ours`) whose report names no other payout's transfer.
     """
     if not isinstance(outcome, BatchReport):
         told = decision.reports
         alerts = decision.alerts
     else:
-        back = {item: each for item, each in outcome.items.items() if each.returned}
+        back = {
+            item: each for item, each in outcome.items.items() if each.returned and item in ours
+        }
         told = {**back, **decision.reports}
         alerts = tuple(each for each in decision.alerts if each[0] is not Attention.ADAPTER_ERROR)
     held = {item: without_status(each) for item, each in told.items()}

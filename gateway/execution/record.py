@@ -26,10 +26,16 @@ from gateway.execution.decide import (
 from gateway.execution.ended import look_again, look_later, news_after_end, note_look_in_vain
 from gateway.execution.expected import expects, strangers, without_news
 from gateway.execution.gate import may_reopen
-from gateway.execution.history import columns_of, histories, history_of, item_of, others_of
+from gateway.execution.history import (
+    columns_of,
+    histories,
+    history_of,
+    item_of,
+    next_number,
+    others_of,
+)
 from gateway.execution.proof import Evidence, History, Source, closed, open_calls
 from gateway.execution.reports import (
-    NEWS,
     claims_unpaid,
     failed,
     is_early,
@@ -42,7 +48,7 @@ from gateway.execution.state import Decision, Job, Lease, State, Verb, View
 from gateway.model import TERMINAL, Account, Attention
 from gateway.payouts import Applied, Payouts
 from gateway.runtime import Moment, Runtime
-from gateway.store import account_turns, batches, executions
+from gateway.store import account_turns, executions
 from gateway.store import evidence as stored
 from gateway.store import payouts as payout_rows
 from gateway.store.database import Columns, Row, Tx
@@ -295,7 +301,8 @@ class Recorder:
             view = replace(view, foreign=foreign | unknown_references(view, outcome.items))
         decision = decide(await _frozen(tx, view, ends=_may_end(outcome)), outcome)
         if work.row["blocked"] == Attention.EARLY_NEWS:
-            decision = without_news(decision, outcome)
+            ours = {each.id for each in view.items} - view.foreign
+            decision = without_news(decision, outcome, ours)
         payout = job.items[0]
         answered = verb is Verb.CONFIRM and payout.requires_action is not None
         waits = decision.state in {State.PARKED, State.PREPARED}
@@ -469,11 +476,9 @@ class Recorder:
             columns["outcome"] = reason[:500]
         await executions.close(tx, work.row["id"], now.wall, **columns)
         await self._release_account(tx, work, now)
-        ids = [each["id"] for each in work.items]
-        timeline = self._runtime.timeline.now()
-        await look_later(
-            tx, self._can, self._custodian, work.row["id"], work.history, ids, timeline
-        )
+        if not all(closed(work.history, each["id"]) for each in work.items):
+            timeline = self._runtime.timeline.now()
+            await look_later(tx, self._can, self._custodian, work.row["id"], timeline)
 
     async def _release_account(self, tx: Tx, work: _Work, now: Moment) -> None:
         if self._can.one_at_a_time:
@@ -500,19 +505,10 @@ class Recorder:
             items=items,
             at=now,
             due=self._runtime.timeline.now(),
-            number=await self._next_number(tx, work.row),
+            number=await next_number(tx, work.row),
             batch_id=work.row["batch_id"],
             rank=work.row["rank"],
         )
-
-    @staticmethod
-    async def _next_number(tx: Tx, row: Columns) -> int:
-        """Return the number of the execution that follows: among its payout's, or its batch's sets."""
-        batch = None if row["batch_id"] is None else await batches.batch_row(tx, row["batch_id"])
-        if batch is None or not batch["native"]:
-            return int(row["number"]) + 1
-        sets = await executions.executions_of_batch(tx, row["batch_id"])
-        return 1 + max(int(each["number"]) for each in sets)
 
     def _view(self, work: _Work, verb: Verb, started: Moment, now: Moment) -> View:
         row = work.row
@@ -563,8 +559,7 @@ class Recorder:
         await self._add_evidence(tx, work, rows, report.custodian_word)
         if rows:
             await executions.update_execution(tx, row["id"], rows=work.history.last_number)
-        moves = report.sub_status in NEWS
-        early = source is Source.WEBHOOK and is_early(known, report, moves=moves)
+        early = source is Source.WEBHOOK and is_early(known, report)
         faults = {} if source is Source.OPERATOR else unmarked(view, {payout_id: report})
         if early and expects(row["notes"]):
             # The operator's list has it once, whichever of a webhook and a look came first.
@@ -572,7 +567,7 @@ class Recorder:
                 detail = f"no call was made, and the custodian says {report.custodian_word}"
                 await self._block(tx, work, Attention.EARLY_NEWS, detail[:200], now)
             told = None
-        elif faults:
+        elif faults and row["blocked"] != Attention.EARLY_NEWS:
             await self._block(tx, work, Attention.ADAPTER_ERROR, faults[payout_id][:_DETAIL], now)
         if told is None and not report.returned:
             return None
@@ -608,12 +603,8 @@ class Recorder:
         return None
 
     async def look_after_delivery(self, tx: Tx, payout_id: str) -> None:
-        """Have a payout that has ended looked at once more: a webhook came about it.
-
-        Only where the adapter declares that it looks after the delivery.
-        """
-        now = self._runtime.timeline.now()
-        await look_again(tx, self._can, self._custodian, payout_id, now)
+        """Have a payout that has ended looked at once more: a webhook came about it."""
+        await look_again(tx, self._can, self._custodian, payout_id, self._runtime.timeline.now())
 
     async def _strangers(
         self, tx: Tx, work: _Work, reports: Mapping[str, Report]

@@ -148,26 +148,25 @@ def claims_unpaid(report: Report) -> bool:
     return report.failure is not None and report.failure.funds_moved is FundsMoved.NO
 
 
-def sightings(
-    history: History, item: str, report: Report, *, moves: bool
-) -> tuple[str | None, ...]:
+def sightings(history: History, item: str, report: Report) -> tuple[str | None, ...]:
     """Return the answers of the rows of news that a report adds: of our transfer, of its return.
 
-    `moves`: whether its word says that money is or may be on its way. Money that came back had moved:
-    from then on no word makes that "not paid".
+    Money that came back had moved: from then on no word makes that "not paid".
     """
+    moves = report.sub_status in NEWS
     known = was_seen(history.rows, report.reference)
     back = bool(report.returned) and not money_came_back(history, item)
     return (*((None,) if moves and not known else ()), *((CAME_BACK,) if back else ()))
 
 
-def is_early(known: Iterable[History], report: Report, *, moves: bool) -> bool:
+def is_early(known: Iterable[History], report: Report) -> bool:
     """Whether a report says that money moves, or came back, although no call was ever made for it.
 
     `known`: everything that was ever sent for the payout. Without this rule a payout is delivered by a
     transfer that another copy of the database made, and its own call follows.
     """
-    return (moves or bool(report.returned)) and not any(calls(each) for each in known)
+    moves = report.sub_status in NEWS or bool(report.returned)
+    return moves and not any(calls(each) for each in known)
 
 
 def without_status(report: Report) -> Report:
