@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from gateway.adapter import (
     OutcomeUnknown,
     Ref,
     Report,
+    Returned,
     SubStatus,
 )
 from gateway.execution.expected import expect_refs
@@ -112,9 +114,43 @@ async def test_news_before_the_mark_blocks_and_never_advances(bench: Bench, word
         told = Report(SubStatus.DELIVERED, "DONE", refs=(KEY,))
         await bench.fetched(job, told)
         assert (await bench.payout(payout_id)).status == "pending"
+        assert await bench.attention(payout_id) == ["early_news"]
     found = Resolution(delivered=True, evidence="console", transfer="our-key")
     await bench.db.run(resolve, bench.recorder, bench.runtime, payout_id, found)
     assert (await bench.payout(payout_id)).status == "delivered"
+
+
+async def test_early_news_after_a_look_that_found_the_same_is_listed_once(bench: Bench) -> None:
+    """The look has blocked the payout and told the operator; the webhook is kept, and adds no line."""
+    payout_id, job, order = await expecting(bench)
+    await bench.record(job, job.next_verb, NotSent("refused"), order=order)
+    await bench.clock.advance(1000)
+    job = await bench.begin()
+    await bench.fetched(job, Report(SubStatus.BROADCAST, "SENT", refs=(KEY,)))
+    assert await bench.attention(payout_id) == ["adapter_error"]
+    await webhook(bench, "our-key", word="broadcast")
+    assert await bench.attention(payout_id) == ["adapter_error"]
+    assert (await bench.payout(payout_id)).status == "pending"
+    await bench.clock.advance(100_000)
+    with pytest.raises(MarkRefused):
+        await bench.order(await bench.begin()).moving()
+
+
+async def test_early_news_keeps_what_came_back_by_a_look(bench: Bench) -> None:
+    """The look's status is not believed; the return counts once an operator has decided."""
+    payout_id, job, order = await expecting(bench)
+    await webhook(bench, "our-key", word="broadcast")
+    await bench.record(job, job.next_verb, NotSent("refused"), order=order)
+    await bench.clock.advance(1000)
+    at = bench.clock.now()
+    back = Returned("r-1", Decimal(5), "USDC", at)
+    told = Report(SubStatus.DELIVERED, "DONE", refs=(KEY,), returned=(back,))
+    await bench.fetched(await bench.begin(), told)
+    assert (await bench.payout(payout_id)).status == "pending"
+    assert await bench.attention(payout_id) == ["early_news"]
+    found = Resolution(delivered=True, evidence="console", transfer="our-key")
+    await bench.db.run(resolve, bench.recorder, bench.runtime, payout_id, found)
+    assert (await bench.payout(payout_id)).returned_amount == 5
 
 
 async def test_money_that_came_back_before_the_mark_blocks_too(bench: Bench) -> None:
