@@ -62,6 +62,7 @@ from gateway.model import (
 from gateway.report import (
     Absent,
     Action,
+    Balance,
     BatchReport,
     CannotLook,
     Echo,
@@ -70,6 +71,7 @@ from gateway.report import (
     Offer,
     Ref,
     Report,
+    Returned,
 )
 from gateway.runtime import Clock, Ids, Offload
 
@@ -80,6 +82,7 @@ __all__ = [
     "Adapter",
     "AddressDestination",
     "AssetRegistry",
+    "Balance",
     "BankAccountDestination",
     "BatchItem",
     "BatchOrder",
@@ -114,6 +117,7 @@ __all__ = [
     "Ref",
     "Rejected",
     "Report",
+    "Returned",
     "SubStatus",
     "Terms",
     "Tools",
@@ -184,6 +188,17 @@ class Execution(Protocol):
         """Add durable notes (JSON values, no secrets); committed when this returns.
 
         May be called twice: a later value replaces an earlier one. Raises `LeaseLost`.
+        """
+
+    async def expect(self, *refs: Ref, payout_id: str | None = None) -> None:
+        """Register ids that the custodian will tell back, before the call that makes them known there.
+
+        A webhook that overtakes the reply of that call then finds its payout at once. `payout_id` names
+        the payout of a set that the ids are of; it is needed where the set has more than one. Committed
+        when this returns; may be called again with the same ids. Call it before `moving()`. Raises
+        `LeaseLost`, and `NotSent` where an id is another payout's: then make no call; raise it on. A
+        webhook by such an id, from before any call was made for the payout, that says that money moves is
+        not ours: it is kept, an operator hears of it, and `moving()` refuses from then on.
         """
 
     async def moving(
@@ -355,6 +370,14 @@ class Adapter(Generic[SettingsT]):
     async def cancel(self, order: Order) -> Report:  # noqa: ARG002
         """Ask the custodian to cancel. Raises `Unsupported` unless the adapter defines it."""
         raise Unsupported(f"cancel is not supported by {self.name}")
+
+    async def balances(self, account: Account) -> Sequence[Balance]:  # noqa: ARG002
+        """Return what an account can pay, of every asset that the gateway knows. Read-only.
+
+        For operators: nothing is decided by it. Raises `NotSent` where it could not be read or is not
+        understood, and `Unsupported` where the custodian tells no balances of such an account.
+        """
+        raise Unsupported(f"balances are not supported by {self.name}")
 
     def set_limit(self) -> int:
         """Return how many payouts one set may have. Asked where `capabilities.batch` is declared."""

@@ -31,6 +31,7 @@ from gateway.custodians.pacer import Pacer
 from gateway.egress import custodian_connector, echoes
 from gateway.errors import BrokenPackage, ConfigError
 from gateway.execution.actions import Actions
+from gateway.execution.after_delivery import AfterDelivery
 from gateway.execution.engine import Engine
 from gateway.execution.inbox import Inbox
 from gateway.heartbeat import Heartbeat, identity_of
@@ -70,6 +71,8 @@ class Workers:
     sweeper: Sweeper
     heartbeat: Heartbeat
     clock: Clock
+    #: of the custodians whose delivered payouts are still looked at
+    after_delivery: dict[str, AfterDelivery]
 
     def wake(self, name: str) -> None:
         """Ring the bell of `inbox`, `deliveries`, `replays` or a custodian instance."""
@@ -83,6 +86,8 @@ class Workers:
             own[name].ring()
         elif name in self.engines:
             self.engines[name].wakeup.ring()
+            if name in self.after_delivery:
+                self.after_delivery[name].wakeup.ring()
 
     @asynccontextmanager
     async def running(self, failed: Callable[[BaseException], None]) -> AsyncIterator[None]:
@@ -95,6 +100,7 @@ class Workers:
             "sweeper": self.sweeper.run,
             "heartbeat": self.heartbeat.run,
             **{f"engine-{name}": engine.run for name, engine in self.engines.items()},
+            **{f"delivered-{name}": looks.run for name, looks in self.after_delivery.items()},
         }
         await self.heartbeat.start()
         tasks = [
@@ -276,6 +282,13 @@ async def open_gateway(
                 metrics=metrics,
             ),
             clock=runtime.clock,
+            after_delivery={
+                name: AfterDelivery(
+                    db=db, runtime=runtime, payouts=payouts, engine=engine, settings=settings.engine
+                )
+                for name, engine in engines.items()
+                if engine.custodian.capabilities.looked_after_delivery_s
+            },
         )
         bells.append(workers)
         context = ApiContext(

@@ -84,6 +84,10 @@ class Capabilities:
         True  #: whether the custodian's own console may show old data for `visibility_s`
     )
     polling_s: tuple[float, ...] = (2, 4, 8, 15, 30, 60, 120, 300)  #: delays; the last one repeats
+    #: for how long a payout that was delivered is still looked at, because its money may come back and the
+    #: webhook that tells of it may be lost: later and later, the last time at the end. 0: only after a webhook
+    #: about it that says nothing itself, if the adapter has such
+    looked_after_delivery_s: float = 0.0
     in_flight: int = 16  #: how many payouts are worked on at once at this custodian
     rate: Rate | None = (
         None  #: how many requests it takes; None: nothing is known, a 429 pauses all the same

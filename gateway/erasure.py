@@ -76,6 +76,8 @@ def erased_document(text: str) -> str:
     for entry in document.get("timeline") or ():
         entry.pop("detail", None)
     _erase_members(document.get("action"), _WHERE)
+    for each in document.get("returns") or ():
+        each.pop("word", None)
     return to_json(document)
 
 

@@ -25,8 +25,16 @@ from gateway.model import (
     Transaction,
     format_time,
 )
+from gateway.report import Returned
 from gateway.states import STATUS_OF
-from gateway.views import API_VERSION, BATCH_EVENTS, ENDPOINT_EVENTS, EVENT_TYPES, event_body
+from gateway.views import (
+    API_VERSION,
+    BATCH_EVENTS,
+    ENDPOINT_EVENTS,
+    EVENT_TYPES,
+    RETURNED_EVENT,
+    event_body,
+)
 from gateway.webhooks.subscriptions import EndpointView
 
 EventType = Literal[
@@ -35,6 +43,7 @@ EventType = Literal[
     "payout.broadcast",
     "payout.delivered",
     "payout.failed",
+    "payout.returned",
     "batch.executing",
     "batch.finalized",
     "batch.failed",
@@ -58,6 +67,12 @@ _WAY: dict[str, tuple[SubStatus, ...]] = {
         SubStatus.DELIVERED,
     ),
     "payout.failed": (SubStatus.CREATED, SubStatus.SUBMITTED, SubStatus.REJECTED),
+    "payout.returned": (
+        SubStatus.CREATED,
+        SubStatus.SUBMITTED,
+        SubStatus.BROADCAST,
+        SubStatus.DELIVERED,
+    ),
 }
 
 
@@ -73,9 +88,11 @@ def example_event(kind: EventType, at: datetime, *, livemode: bool) -> bytes:
         }
     else:
         way = _WAY[kind]
-        before = STATUS_OF[way[-2]] if len(way) > 1 else None
+        back = kind == RETURNED_EVENT
+        before = STATUS_OF[way[-1 if back else -2]] if len(way) > 1 else None
         payout = _payout(kind, at, livemode=livemode)
-        body = json.loads(event_body(payout, before, at, kind))
+        returned = Returned("ret-1", Decimal("4.50"), "USDC", at) if back else None
+        body = json.loads(event_body(payout, before, at, kind, returned=returned))
     return json.dumps({**body, "test": True}, separators=(",", ":"), ensure_ascii=False).encode()
 
 
@@ -200,7 +217,8 @@ def _payout(kind: str, at: datetime, *, livemode: bool) -> Payout:
         timeline=timeline,
         fees_paid_usd=Decimal("0.21") if kind == "payout.delivered" else None,
         final_recipient_amount=amount if kind == "payout.delivered" else None,
-        sequence=len({STATUS_OF[each] for each in way}),
+        returned_amount=Decimal("4.50") if kind == RETURNED_EVENT else None,
+        sequence=len({STATUS_OF[each] for each in way}) + (kind == RETURNED_EVENT),
         created_at=begun,
         updated_at=timeline[-1].at,
     )

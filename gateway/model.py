@@ -145,6 +145,11 @@ class Attention(StrEnum):
     CREDENTIALS_REFUSED = (
         "credentials_refused"  #: the custodian does not accept our credentials or rights
     )
+    EARLY_NEWS = "early_news"  #: money is said to move, and no call was made for it
+    RETURNED = "returned"  #: money came back after the payout was delivered
+    RETURN_MISMATCH = (
+        "return_mismatch"  #: the custodian reports a return that cannot be: it changed nothing
+    )
 
 
 def parse_amount(text: object) -> Decimal:
@@ -454,6 +459,8 @@ class Payout(Value):
     timeline: tuple[TimelineEntry, ...] = ()
     fees_paid_usd: Amount | None = None
     final_recipient_amount: Amount | None = None
+    #: what came back after it was delivered, in the recipient's asset; None: nothing
+    returned_amount: Amount | None = None
     sequence: int = 0
     created_at: Time
     updated_at: Time

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import pairwise
 from typing import Any
 
-from gateway.adapter import Report
+from gateway.adapter import Report, Returned
 from gateway.assets import explorer_url
 from gateway.errors import Refused
 from gateway.events import Event, publish
@@ -32,17 +32,19 @@ from gateway.model import (
     format_amount,
     format_time,
 )
+from gateway.returns import Known, count
 from gateway.runtime import Runtime
 from gateway.states import STATUS_OF, Kind, Verdict, judge
 from gateway.store import executions, inbox
 from gateway.store import payouts as rows
 from gateway.store import quotes as quote_rows
+from gateway.store import returns as return_rows
 from gateway.store.database import Row, Tx
 from gateway.store.payouts import KnownRefs
 from gateway.store.rows import Document, from_us, payout_of, to_us
 from gateway.store.state import advance, refuse_unless_accepting
 from gateway.vault import Vault
-from gateway.views import ACTION_EVENT, EVENT_OF, event_body
+from gateway.views import ACTION_EVENT, EVENT_OF, RETURNED_EVENT, event_body
 
 #: How long a person may take where the custodian says nothing of it.
 ACTION_LIFE = timedelta(hours=24)
@@ -134,6 +136,7 @@ class Payouts:
             "failure": None,
             "funds_moved": None,
             "fees_paid_usd": None,
+            "returned_amount": None,
             "observed_at": None,
             "sequence": 1,
             "first_answer": None,
@@ -231,11 +234,47 @@ class Payouts:
                 tx, row["custodian"], list(known.awaited)
             )
         applied = change.apply(report, fresh, woke=woke)
+        if change.returns:
+            applied = await self._count_returns(tx, change, applied)
         await self._write(tx, change)
-        if applied.final and applied.changed and _says_unpaid(report):
+        if applied.final and applied.changed and change.says_unpaid:
             # A promise as a mark is: an older copy of the database would pay it after all.
             await advance(tx)
         return applied
+
+    async def _count_returns(self, tx: Tx, change: _Change, applied: Applied) -> Applied:
+        """Write what came back of a delivered payout: a row, and an event, for each return."""
+        row, at = change.row, to_us(change.now)
+        ids = [each.id for each in change.returns if each.id is not None]
+        known = [
+            Known(each["payout_id"], each["custodian_id"], Decimal(each["amount"]), each["asset"])
+            for each in await return_rows.known_returns(tx, row["id"], row["custodian"], ids)
+        ]
+        terms = payout_of(row).terms
+        counted = count(
+            row["id"], terms.recipient_gets, terms.recipient_asset, known, change.returns
+        )
+        change.count_returns(counted.returns, counted.faults)
+        await return_rows.add_returns(
+            tx,
+            [
+                {
+                    "id": self._runtime.ids.new("ret"),
+                    "payout_id": row["id"],
+                    "custodian": row["custodian"],
+                    "custodian_id": each.id,
+                    "amount": format_amount(each.amount),
+                    "asset": each.asset,
+                    "returned_at": to_us(each.at),
+                    "word": each.word or None,
+                    "recorded_at": at,
+                }
+                for each in counted.returns
+            ],
+        )
+        found = tuple(code for code, _ in change.attention)
+        changed = applied.changed or bool(counted.returns)
+        return replace(applied, attention=found, changed=changed)
 
     async def _write(self, tx: Tx, change: _Change) -> None:
         """Write a change: the payout's row once, and the rows that go with it."""
@@ -253,10 +292,6 @@ class Payouts:
         await publish(tx, self._runtime, row["org"], row["mode"], now, events)
 
 
-def _says_unpaid(report: Report) -> bool:
-    return report.failure is not None and report.failure.funds_moved is FundsMoved.NO
-
-
 @dataclass
 class _Change:
     """One report, applied in memory to a payout's row: collects what is then written at once."""
@@ -268,6 +303,8 @@ class _Change:
     attention: list[tuple[Attention, str]] = field(default_factory=list)
     hashes: list[str] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
+    #: what came back of the payout, to be counted: it is delivered
+    returns: tuple[Returned, ...] = ()
 
     def __post_init__(self) -> None:
         self._document = Document(self.row["document"])
@@ -282,12 +319,66 @@ class _Change:
         if fresh:
             self._document.add_refs(self.row["custodian"], fresh)
         self._note(report)
+        self._keep_returns(report)
         kind, reached, changed = self._judge(report)
+        self._sort_returns(report)
         if self._document.changed:
             self.columns["document"] = self._document.text
         final = self.columns.get("status", self.row["status"]) in TERMINAL
         found = tuple(code for code, _ in self.attention)
         return Applied(kind, final, found, woke, changed=changed, reached=reached)
+
+    @property
+    def says_unpaid(self) -> bool:
+        """Whether it ends the payout as one of which no money moved."""
+        return self.columns.get("funds_moved") == FundsMoved.NO
+
+    def _keep_returns(self, report: Report) -> None:
+        """Keep what came back until it is counted, unless the report is of something else."""
+        odd = any(code is Attention.MISMATCH for code, _ in self.attention)
+        for each in report.returned:
+            name = f"return {each.id or '(a total)'} of {format_amount(each.amount)} {each.asset}"
+            if odd:
+                # It may be of another payment: an operator looks first.
+                detail = f"{name}: it comes with what differs from the order"
+                self.attention.append((Attention.RETURN_MISMATCH, detail[:200]))
+            elif not self._document.keep_return(each):
+                detail = f"{name}: more returns than are kept of a payout that is not delivered"
+                self.attention.append((Attention.RETURN_MISMATCH, detail[:200]))
+
+    def _sort_returns(self, report: Report) -> None:
+        """Have what came back counted where the payout is delivered; otherwise it is kept until then."""
+        kept = self._document.early_returns
+        status = self.columns.get("status", self.row["status"])
+        if kept and status == Status.DELIVERED:
+            self.returns = kept
+            self._document.drop_returns()
+        elif kept and status == Status.FAILED and report.returned:
+            moved = self.columns.get("funds_moved", self.row["funds_moved"])
+            code = Attention.RETURNED if moved == FundsMoved.YES else Attention.CONTRADICTION
+            detail = f"failed with funds_moved {moved}, and the custodian says that money came back"
+            self.attention.append((code, detail))
+
+    def count_returns(self, counted: Sequence[Returned], faults: Sequence[str]) -> None:
+        """Add up what came back, with an event and a remark for each return. No status changes."""
+        self.attention += [(Attention.RETURN_MISMATCH, each[:200]) for each in faults]
+        if not counted:
+            return
+        total = Decimal(self.row["returned_amount"] or 0)
+        sequence = self.columns.get("sequence", self.row["sequence"])
+        for each in counted:
+            total, sequence = total + each.amount, sequence + 1
+            self.columns |= {
+                "returned_amount": format_amount(total),
+                "sequence": sequence,
+                "updated_at": to_us(self.now),
+            }
+            name = "" if each.id is None else f" ({each.id})"
+            detail = f"{format_amount(each.amount)} {each.asset} came back{name}, {format_amount(total)} in all"
+            self.attention.append((Attention.RETURNED, detail[:200]))
+            payout = payout_of({**dict(self.row), **self.columns}, self._document)
+            body = event_body(payout, payout.status, self.now, RETURNED_EVENT, returned=each)
+            self.events.append(Event(RETURNED_EVENT, body, payout.id, payout.sequence))
 
     def _note(self, report: Report) -> None:
         """Keep what the custodian said beside the status: words, reference, transactions, oddities."""
@@ -390,6 +481,9 @@ class _Change:
             }
             if status is Status.FAILED:
                 failure = _failure(report, sub_status)
+                if self._document.early_returns and failure.funds_moved is FundsMoved.NO:
+                    # Money came back, so that it had moved.
+                    failure = failure.model_copy(update={"funds_moved": FundsMoved.UNKNOWN})
                 self.columns |= {
                     "failure": failure.model_dump_json(),
                     "funds_moved": failure.funds_moved,

@@ -49,6 +49,23 @@ class Echo:
         )
 
 
+@dataclass(frozen=True)
+class Returned:
+    """Money of a payout that came back. It never changes the payout's status.
+
+    `id` is the custodian's own id of the return, unique per instance: the same id again changes nothing,
+    and several ids of one payout add up. None where the custodian has no such id: then `amount` is the
+    total of all that came back of the payout, and only an increase counts. One payout's returns are told
+    in one of the two ways. `amount` is positive, in units of `asset`, which is the order's asset.
+    """
+
+    id: str | None
+    amount: Decimal
+    asset: str
+    at: datetime  #: when it came back, by the custodian
+    word: str = ""  #: the custodian's own words, kept raw
+
+
 ActionType = Literal["enter_passcode", "redirect_to_url", "await_external_approval"]
 
 
@@ -90,6 +107,8 @@ class Report:
     #: with a failed word: nothing is wrong with the order, it may be tried again by a new execution (for
     #: example, the one-time code was refused late). Believed only where the word proves that nothing moved.
     reopens: bool = False
+    #: what came back of the money, every return that the custodian shows; see `Returned`
+    returned: tuple[Returned, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -154,6 +173,8 @@ class Notice:
     report: Report | None = None
     told: Mapping[str, str] = field(default_factory=dict)
     believed_for_s: float | None = None
+    #: what came back of the payout's money; counts with `report` and without it
+    returned: tuple[Returned, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -169,6 +190,17 @@ class Offer:
 
     #: what one unit of the asset is in the recipient's currency, after the provider's fees
     fx_rate: Decimal
+
+
+@dataclass(frozen=True)
+class Balance:
+    """What an account at the custodian can pay of one asset."""
+
+    asset: str  #: the gateway's code
+    available: Decimal  #: what can be paid out now, in units of the asset
+    pending: Decimal | None  #: what is on its way to the account; None: the custodian does not say
+    as_of: datetime  #: when the custodian says that it was so; when it was asked, where it does not say
+    network: str | None = None  #: where one asset is held on several
 
 
 @dataclass(frozen=True)

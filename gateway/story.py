@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from gateway.model import format_time
-from gateway.store import audit, deliveries, events, executions, inbox
+from gateway.store import audit, deliveries, events, executions, inbox, returns
 from gateway.store import evidence as stored
 from gateway.store import payouts as rows
 from gateway.store.database import Row, Tx
@@ -48,6 +48,10 @@ async def tell(tx: Tx, wanted: str) -> dict[str, Any] | None:
             await _execution(tx, each) for each in await executions.executions_of(tx, payout.id)
         ],
         "refs": [dict(each) for each in await rows.refs_of(tx, payout.id)],
+        "returns": [
+            _times(each, "returned_at", "recorded_at")
+            for each in await returns.returns_of(tx, payout.id)
+        ],
         "custodian_webhooks": [
             {
                 "id": f"{each['custodian']}/{each['dedup_key']}",

@@ -21,6 +21,7 @@ from gateway.model import (
     Transaction,
     format_time,
 )
+from gateway.report import Returned
 
 API_VERSION = "2026-11-01"
 
@@ -31,6 +32,7 @@ PAYOUT_EVENTS: dict[str, str] = {
     "payout.broadcast": "The custodian has handed the money to the rail",
     "payout.delivered": "The payout is final: delivered",
     "payout.failed": "The payout is final: failed",
+    "payout.returned": "Money came back after the payout was delivered; its status stays",
 }
 #: Every event type of a webhook endpoint. It is sent to the other endpoints, and is in the feed.
 ENDPOINT_EVENTS: dict[str, str] = {
@@ -65,6 +67,8 @@ _LEFT = {
 
 #: The event of a person being asked for something.
 ACTION_EVENT = "payout.requires_action"
+#: The event of money that came back.
+RETURNED_EVENT = "payout.returned"
 
 
 class RequiredActionView(BaseModel):
@@ -110,6 +114,11 @@ class PayoutView(BaseModel):
     timeline: tuple[TimelineEntry, ...]
     fees_paid_usd: Amount | None
     final_recipient_amount: Amount | None
+    returned_amount: Amount | None = Field(
+        description="What came back after the payout was delivered, in the recipient's asset; null: "
+        "nothing. It may grow. The status stays `delivered`: the reference is not free, and nothing is "
+        "paid again by itself."
+    )
     estimated_seconds_remaining: int | None
     estimated_delivery_at: Time | None
     created_at: Time
@@ -124,6 +133,19 @@ class PayoutWithTracking(PayoutView):
     tracking_url: str
 
 
+class ReturnView(BaseModel):
+    """Money that came back after a payout was delivered."""
+
+    model_config = ConfigDict(frozen=True, title="Return")
+
+    id: str | None = Field(
+        description="The custodian's own id of the return; null where it tells totals alone."
+    )
+    amount: Amount = Field(description="What came back this time.")
+    asset: str
+    at: Time = Field(description="When it came back, by the custodian.")
+
+
 class EventPayout(PayoutView):
     """A payout as it was at an event; bank details left out."""
 
@@ -132,6 +154,10 @@ class EventPayout(PayoutView):
     previous_status: Status | None
     sequence: int = Field(
         description="Number of this event among the payout's events, from 1, no gaps."
+    )
+    returned: ReturnView | None = Field(
+        default=None,
+        description="The return that `payout.returned` tells of; null in other events.",
     )
 
 
@@ -187,14 +213,26 @@ def reduced_payout(payout: Payout) -> ReducedPayout:
 
 
 def event_body(
-    payout: Payout, previous_status: Status | None, at: datetime, kind: str | None = None
+    payout: Payout,
+    previous_status: Status | None,
+    at: datetime,
+    kind: str | None = None,
+    *,
+    returned: Returned | None = None,
 ) -> bytes:
     """Return the bytes of the event that tells of the payout's present status, or of another kind.
 
-    Frozen from then on.
+    `returned` is what `payout.returned` tells of. Frozen from then on.
     """
     data = EventPayout(
-        **_members(payout), previous_status=previous_status, sequence=payout.sequence
+        **_members(payout),
+        previous_status=previous_status,
+        sequence=payout.sequence,
+        returned=None
+        if returned is None
+        else ReturnView(
+            id=returned.id, amount=returned.amount, asset=returned.asset, at=returned.at
+        ),
     )
     members = data.model_dump(mode="json")
     # Bank details and the person's secret never leave in an event.
@@ -243,6 +281,7 @@ def _members(payout: Payout, client_secret: str | None = None) -> dict[str, Any]
         ),
         "fees_paid_usd": payout.fees_paid_usd,
         "final_recipient_amount": payout.final_recipient_amount,
+        "returned_amount": payout.returned_amount,
         "estimated_seconds_remaining": left,
         "estimated_delivery_at": None
         if left is None

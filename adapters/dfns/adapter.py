@@ -14,6 +14,7 @@ from typing import ClassVar
 from pydantic import BaseModel
 
 from adapters.dfns import webhook
+from adapters.dfns.balances import balances_of, network_of
 from adapters.dfns.client import Client
 from adapters.dfns.payouts import Payouts
 from adapters.dfns.settings import DfnsSettings
@@ -22,7 +23,9 @@ from adapters.dfns.terms import quote_body, why_not
 from adapters.dfns.transfers import Transfers, rejected
 from gateway.adapter import (
     Absent,
+    Account,
     Adapter,
+    Balance,
     BankAccountDestination,
     CannotLook,
     Capabilities,
@@ -150,6 +153,15 @@ class Dfns(Adapter[DfnsSettings]):
             if not answer.ok or not isinstance(answer.json.get("items"), list):
                 raise NotSent(f"wallet {wallet}: {answer.words()}")
         return "wallets " + " ".join(wallets)
+
+    async def balances(self, account: Account) -> Sequence[Balance]:
+        """Return what a configured wallet holds on its chain. Raises NotSent, Unsupported."""
+        network = network_of(self.settings, account)
+        answer = await self._client.get(f"/wallets/{account.id}/assets")
+        if not answer.ok:
+            raise NotSent(f"balances: {answer.words()}")
+        now = self.tools.clock.now()
+        return balances_of(account, network, answer.json, self.tools.assets, now)
 
     async def verify(self, headers: Mapping[str, str], body: bytes) -> None:
         """Check a webhook's HMAC and age."""

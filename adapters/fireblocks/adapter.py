@@ -18,6 +18,7 @@ import aiohttp
 from pydantic import BaseModel
 
 from adapters.fireblocks import webhook
+from adapters.fireblocks.balances import balances_of, path_of
 from adapters.fireblocks.client import Answer, Client, load_private_key
 from adapters.fireblocks.instructions import (
     account_of,
@@ -34,7 +35,9 @@ from adapters.fireblocks.settings import FireblocksSettings
 from adapters.fireblocks.statuses import refusal_code
 from gateway.adapter import (
     Absent,
+    Account,
     Adapter,
+    Balance,
     BatchOrder,
     BatchReport,
     CannotLook,
@@ -149,6 +152,14 @@ class Fireblocks(Adapter[FireblocksSettings]):
             return CannotLook("no payout id is remembered")
         told = await self._look(batch)
         return Absent("404") if told is None else await self._reader.read(batch, told)
+
+    async def balances(self, account: Account) -> Sequence[Balance]:
+        """Return what a vault, exchange or bank account can pay. Raises NotSent, Unsupported."""
+        answer = await self._client.get(path_of(account))
+        if not answer.ok:
+            raise NotSent(f"balances: {_words(answer)}", again_after_s=answer.retry_after_s)
+        now = self.tools.clock.now()
+        return balances_of(account, answer.json, self.settings.assets, now)
 
     async def probe(self) -> None:
         """Ask for a payout that cannot exist; the answer, whatever it is, carries a `Date`."""

@@ -40,6 +40,7 @@ REPORT_COLUMNS = (
     "custodian_reference",
     "tx_hash",
     "updated_at",
+    "returned_amount",
 )
 #: Where a cell, or a part of it that a program may take for a cell, begins: it may split at other
 #: separators than commas (`sep=`, its locale), and not know quotes.
@@ -138,6 +139,7 @@ def _row(row: Any, payout: Payout, init_method: str) -> list[str]:
         payout.custodian_reference,
         hashes[-1] if hashes else None,
         payout.updated_at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        None if payout.returned_amount is None else f"{payout.returned_amount:f}",
     ]
     return ["" if cell is None else str(cell) for cell in cells]
 

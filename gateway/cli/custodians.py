@@ -1,4 +1,4 @@
-"""`custodians`: what an operator declares about custodian accounts."""
+"""`custodians`: what an operator declares about custodian accounts, and what they can pay."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ import typer
 from gateway.cli.common import (
     DEFAULT_CONFIG,
     ConfigOption,
+    JsonOption,
     fail,
     operator_name,
+    print_json,
+    print_table,
     say,
     settings_of,
     store_faults_told,
@@ -20,7 +23,10 @@ from gateway.cli.common import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from gateway.config import Settings
+    from gateway.model import Account
     from gateway.runtime import Runtime
     from gateway.store.database import Database
 
@@ -143,3 +149,75 @@ def _declare_configured(
         else "nothing to declare: they are declared already, or what changes does not say whose "
         "account it is"
     )
+
+
+@app.command()
+def balances(
+    name: Annotated[str, typer.Argument(help="Name of the custodian instance.")],
+    *,
+    config: ConfigOption = Path(DEFAULT_CONFIG),
+    as_json: JsonOption = False,
+) -> None:
+    """Ask a custodian what each configured account can pay now. Read-only.
+
+    Shown are the assets that the gateway knows; `pending` is what is on its way to the account, where the
+    custodian says so. Exit code 1 if an account could not be read; the others are shown.
+    """
+    from gateway import logs
+    from gateway.credentials import accounts_of
+    from gateway.errors import ConfigError
+
+    settings = settings_of(config)
+    if name not in settings.custodians:
+        known = ", ".join(sorted(settings.custodians)) or "none"
+        fail(f"there is no custodian {name}; custodians: {known}", 2)
+    accounts = list(dict.fromkeys(accounts_of(settings, name)))
+    if not accounts:
+        fail(f"no account of {name} is configured: name one in [accounts] or in a route", 2)
+    logs.configure(settings.log.format, "error")
+
+    try:
+        with store_faults_told(settings.database):
+            found, faults = asyncio.run(_read_balances(settings, name, accounts))
+    except ConfigError as error:
+        fail("\n".join(f"config: {each}" for each in error.faults), 2)
+    columns = ["account_type", "account", "asset", "network", "available", "pending", "as_of"]
+    if as_json:
+        print_json({"data": found, "faults": faults})
+    elif found:
+        print_table("Balances", columns, [[row[each] for each in columns] for row in found])
+    if faults:
+        fail("\n".join(dict.fromkeys(faults)))
+
+
+async def _read_balances(
+    settings: Settings, name: str, accounts: Sequence[Account]
+) -> tuple[list[dict[str, str | None]], list[str]]:
+    """Return the balances of accounts, and why some could not be read."""
+    from gateway.app import open_gateway
+    from gateway.errors import NotSent, Unsupported
+    from gateway.model import format_amount, format_time
+
+    found: list[dict[str, str | None]] = []
+    faults: list[str] = []
+    # The whole wiring, without its loops: the instance asks with its own credentials and limits.
+    async with open_gateway(settings) as gateway:
+        for account in accounts:
+            try:
+                told = await gateway.instances[name].balances(account)
+            except (Unsupported, NotSent) as error:
+                faults.append(str(error))
+                continue
+            found += [
+                {
+                    "account_type": account.type,
+                    "account": account.id,
+                    "asset": each.asset,
+                    "network": each.network,
+                    "available": format_amount(each.available),
+                    "pending": None if each.pending is None else format_amount(each.pending),
+                    "as_of": format_time(each.as_of),
+                }
+                for each in told
+            ]
+    return found, faults

@@ -107,12 +107,22 @@ def list_(  # noqa: PLR0913 - one argument per option
                 "status": each.status.value,
                 "sub_status": each.sub_status.value,
                 "amount": f"{each.terms.recipient_gets} {each.terms.recipient_asset}",
+                "returned": None if each.returned_amount is None else f"{each.returned_amount:f}",
                 "custodian": each.custodian,
                 "created_at": told_time(each.created_at),
             }
             for each in reading_store(config, plain)
         ]
-        columns = ["payout_id", "org", "status", "sub_status", "amount", "custodian", "created_at"]
+        columns = [
+            "payout_id",
+            "org",
+            "status",
+            "sub_status",
+            "amount",
+            "returned",
+            "custodian",
+            "created_at",
+        ]
     if as_json:
         print_json({"data": rows})
         return

@@ -16,6 +16,7 @@ _TABLES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("evidence", ("execution", "number", "at", "kind", "answer", "source", "detail")),
     ("notes", ("execution", "note", "value")),
     ("refs", ("kind", "value")),
+    ("returns", ("returned_at", "amount", "asset", "custodian_id", "word")),
     ("custodian_webhooks", ("received_at", "state", "dedup_key")),
     ("acts", ("at", "actor", "act", "detail")),
     ("events", ("sequence", "type", "id", "at")),

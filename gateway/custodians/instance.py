@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
@@ -20,6 +20,7 @@ from gateway.adapter import (
     Absent,
     Account,
     Adapter,
+    Balance,
     BatchItem,
     BatchReport,
     CannotLook,
@@ -29,12 +30,19 @@ from gateway.adapter import (
     Offer,
     Order,
     Report,
+    Returned,
     Terms,
     Tools,
 )
 from gateway.custodians.dates import Dates, noted_readings, set_since_s
 from gateway.custodians.pacer import MOST_PAUSE_S, Pacer
-from gateway.custodians.soundness import expect, expect_sound, expect_sound_notice
+from gateway.custodians.soundness import (
+    expect,
+    expect_returns,
+    expect_sound,
+    expect_sound_balance,
+    expect_sound_notice,
+)
 from gateway.egress.echoes import currently_sent, sending, texts_of, without_sent
 from gateway.errors import (
     AdapterError,
@@ -300,6 +308,23 @@ class CustodianInstance:
                 return ()
             return offers
 
+    async def balances(self, account: Account) -> Sequence[Balance]:
+        """Return what an account can pay. Raises Unsupported, or NotSent where it could not be read."""
+        with self._telling("balances", account=account.id) as telling:
+            try:
+                async with asyncio.timeout(self._deadline_s):
+                    found = list(await self._adapter.balances(account))
+                for each in found:
+                    expect_sound_balance(each)
+            except Unsupported:
+                telling.outcome = "Unsupported"
+                raise
+            except CRASHES as error:  # a read: whatever fails, nothing is known
+                clean = _clean(_words_of(error))[:_MOST_CHARS] or type(error).__name__
+                telling.fail(type(error).__name__, error, crashed=False)
+                raise NotSent(f"balances of {account.type} {account.id}: {clean}") from None
+            return found
+
     async def verify(self, headers: Mapping[str, str], body: bytes) -> None:
         """Check a webhook. Raises InvalidSignature or CannotVerify and nothing else."""
         with self._telling("verify") as telling:
@@ -350,16 +375,17 @@ class CustodianInstance:
         """Return a notice; one with a report that is not sound only brings the next look forward."""
         expect_sound_notice(notice)
         found: Notice = notice
-        if found.report is None:
-            return found
         try:
-            expect_sound(found.report)
+            expect_returns("Notice", found.returned)
+            if found.report is not None:
+                expect_sound(found.report)
         except AdapterFault as fault:
             located = self._located(fault, "parse")
             _log.error("adapter_error", custodian=self.name, detail=str(located))
             plain = {each.name: getattr(found, each.name) for each in fields(Notice)}
-            return FaultyNotice(**(plain | {"report": None}), fault=str(located))
-        return replace(found, report=_clean_report(found.report))
+            return FaultyNotice(**(plain | {"report": None, "returned": ()}), fault=str(located))
+        report = None if found.report is None else _clean_report(found.report)
+        return replace(found, report=report, returned=_clean_returns(found.returned))
 
     def _located(self, fault: AdapterFault, verb: str) -> AdapterFault:
         """Return a fault with the adapter and the verb in its message."""
@@ -471,6 +497,11 @@ def _keys_of(order: TrackedOrder) -> dict[str, Any]:
     return keys if len(order.items) == 1 else {**keys, "items": len(order.items)}
 
 
+def _clean_returns(returned: Iterable[Returned]) -> tuple[Returned, ...]:
+    """Return them, the custodian's words without secrets."""
+    return tuple(replace(each, word=_clean(each.word)[:_MOST_CHARS]) for each in returned)
+
+
 def _is_canceled() -> bool:
     """Whether this very task is asked to end."""
     task = asyncio.current_task()
@@ -565,4 +596,5 @@ def _clean_report(report: Report) -> Report:
         unknown_words=tuple(_clean(word) for word in report.unknown_words),
         failure=failure,
         action=action,
+        returned=_clean_returns(report.returned),
     )

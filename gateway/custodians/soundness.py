@@ -15,6 +15,7 @@ from typing import Any
 
 from gateway.adapter import (
     Action,
+    Balance,
     BatchReport,
     Echo,
     Failure,
@@ -22,6 +23,7 @@ from gateway.adapter import (
     NotListed,
     Ref,
     Report,
+    Returned,
     SubStatus,
     Transaction,
 )
@@ -46,6 +48,21 @@ _MEMBERS: Mapping[str, tuple[type, ...]] = {
     "again_after_s": (int, float, _NONE),
     "action": (Action, _NONE),
     "reference": (str, _NONE),
+    "returned": (tuple, list),
+}
+_MEMBERS_OF_A_RETURN: Mapping[str, tuple[type, ...]] = {
+    "id": (str, _NONE),
+    "amount": (Decimal,),
+    "asset": (str,),
+    "at": (datetime,),
+    "word": (str,),
+}
+_MEMBERS_OF_A_BALANCE: Mapping[str, tuple[type, ...]] = {
+    "asset": (str,),
+    "available": (Decimal,),
+    "pending": (Decimal, _NONE),
+    "as_of": (datetime,),
+    "network": (str, _NONE),
 }
 _MEMBERS_OF_AN_ECHO: Mapping[str, tuple[type, ...]] = {
     name: (Decimal if "amount" in name else str, _NONE)
@@ -63,6 +80,7 @@ _MEMBERS_OF_A_NOTICE: Mapping[str, tuple[type, ...]] = {
     "observed_at": (datetime, _NONE),
     "report": (Report, _NONE),
     "told": (Mapping,),
+    "returned": (tuple, list),
 }
 _FIXES: Mapping[type, str] = {
     Decimal: "build it of the custodian's text: Decimal(text), never by a float",
@@ -94,12 +112,40 @@ def expect_sound(result: object) -> None:
 
 
 def expect_sound_notice(notice: object) -> None:
-    """Raise AdapterFault where a notice cannot be matched, or its time has no zone. Not of its report."""
+    """Raise AdapterFault where a notice cannot be matched, or its time has no zone.
+
+    Its report and what came back are checked by themselves.
+    """
     expect(notice, Notice)
     _expect_members("Notice", notice, _MEMBERS_OF_A_NOTICE)
     assert isinstance(notice, Notice)  # noqa: S101 - see above
     _expect_refs("Notice", notice.refs)
     _expect_zone("Notice.observed_at", notice.observed_at)
+
+
+def expect_sound_balance(balance: object) -> None:
+    """Raise AdapterFault where a balance has a member of a wrong type, or no finite amounts."""
+    expect(balance, Balance)
+    assert isinstance(balance, Balance)  # noqa: S101 - see above
+    _expect_members("Balance", balance, _MEMBERS_OF_A_BALANCE)
+    _expect_zone("Balance.as_of", balance.as_of)
+    for name in ("available", "pending"):
+        amount = getattr(balance, name)
+        if amount is not None and not amount.is_finite():
+            raise AdapterFault(f"Balance.{name} is {amount}; give a finite amount")
+
+
+def expect_returns(where: str, returned: Iterable[object]) -> None:
+    """Raise AdapterFault where money that came back has no amount, no zone, or an empty id."""
+    for each in returned:
+        _expect_type(f"an element of {where}.returned", each, (Returned,))
+        assert isinstance(each, Returned)  # noqa: S101 - see above
+        _expect_members("Returned", each, _MEMBERS_OF_A_RETURN)
+        if not each.amount.is_finite() or each.amount <= 0:
+            raise AdapterFault(f"Returned.amount is {each.amount}; give a positive amount")
+        if each.id is not None and not each.id.strip():
+            raise AdapterFault("Returned.id is empty; give None where the custodian has no id")
+        _expect_zone("Returned.at", each.at)
 
 
 def _expect_report(report: Report) -> None:
@@ -115,6 +161,7 @@ def _expect_report(report: Report) -> None:
     _expect_zone("Report.observed_at", report.observed_at)
     if report.action is not None:
         _expect_zone("Action.expires_at", report.action.expires_at)
+    expect_returns("Report", report.returned)
     again_s = report.again_after_s
     if again_s is not None and not math.isfinite(again_s):
         raise AdapterFault(f"Report.again_after_s is {again_s}; give seconds, or None")

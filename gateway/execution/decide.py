@@ -53,7 +53,6 @@ from gateway.execution.proof import (
     life_of,
     open_calls,
     waited,
-    was_seen,
 )
 from gateway.execution.reports import (
     ADOPTED_ABSENT,
@@ -68,6 +67,7 @@ from gateway.execution.reports import (
     not_sent_report,
     only_asks,
     rejected_report,
+    sightings,
     unknown_report,
 )
 from gateway.execution.state import Decision, State, Verb, View
@@ -535,8 +535,8 @@ def _read(
         if item not in known:
             continue
         judged[item] = report
-        if report.sub_status in NEWS and not was_seen((*history.rows, *rows), report.reference):
-            rows.append(row(Kind.NEWS, item, None, report.reference))
+        for answer in sightings(history.having(*rows), item, report):
+            rows.append(row(Kind.NEWS, item, answer, report.reference))  # noqa: PERF401 - numbered one by one
         if not failed(report):
             continue
         if not (fits_order(report) and names_execution(view, item, report, source)):

@@ -1,8 +1,8 @@
-"""News of payouts that have ended: nothing changes them any more, and the operator hears of it."""
+"""News of payouts that have ended, and looks at them: the status stays, and the operator hears of it."""
 
 from __future__ import annotations
 
-from gateway.adapter import Absent, BatchReport, CannotLook, Report
+from gateway.adapter import Absent, BatchReport, CannotLook, Capabilities, Report
 from gateway.execution.decide import (
     REFERENCE_OF_ANOTHER,
     Outcome,
@@ -18,6 +18,9 @@ from gateway.store import evidence as stored
 from gateway.store import executions
 from gateway.store import payouts as payout_rows
 from gateway.store.database import Tx
+from gateway.store.returns import begin_looks, wake_looks
+
+_SECOND = 1_000_000
 
 
 async def news_after_end(  # noqa: PLR0913 - the news and its circumstances
@@ -64,3 +67,24 @@ async def note_look_in_vain(tx: Tx, payout_id: str, outcome: Outcome, now: Momen
     code = Attention.CANNOT_LOOK if blind else Attention.CUSTODIAN_UNREACHABLE
     detail = "the custodian told of it after its end, and it could not be looked at"
     await payout_rows.add_attention(tx, payout_id, code, detail, now.wall)
+
+
+async def look_later(
+    tx: Tx, can: Capabilities, custodian: str, execution_id: str, now: int
+) -> None:
+    """Have an execution that ends now looked at for as long as the adapter declares. Store function.
+
+    `now` is on the timeline, in microseconds.
+    """
+    life = round(can.looked_after_delivery_s * _SECOND)
+    if life:
+        due = now + min(life, round(can.polling_s[-1] * _SECOND))
+        await begin_looks(tx, execution_id, custodian, begun=now, until=now + life, due=due)
+
+
+async def look_again(tx: Tx, can: Capabilities, custodian: str, payout_id: str, now: int) -> None:
+    """Have a payout that has ended looked at now, where the adapter declares looks after the delivery."""
+    if not can.looked_after_delivery_s or await wake_looks(tx, payout_id, now):
+        return
+    for row in (await executions.executions_of(tx, payout_id))[-1:]:
+        await begin_looks(tx, row["id"], custodian, begun=now, until=now, due=now)

@@ -23,7 +23,7 @@ from gateway.execution.state import Job, Verb
 from gateway.logs import get_logger
 from gateway.metrics import Metrics
 from gateway.model import Account
-from gateway.payouts import Payouts
+from gateway.payouts import Applied, Payouts
 from gateway.runtime import Failpoint, Moment, Runtime
 from gateway.store import executions
 from gateway.store.database import Database
@@ -223,7 +223,7 @@ class Engine:
 
     async def _look_at_ended(self, payout_id: str) -> None:
         """Ask the custodian once how a payout stands that has ended; no look follows."""
-        job = await self._db.read(self.recorder.ended_job, payout_id)
+        job = await self._db.read(self.recorder.last_ended_job, payout_id)
         if job is None:
             return
         outcome: Outcome
@@ -279,10 +279,10 @@ class Engine:
             if not await self._db.run(executions.extend, lease.execution_id, lease.token, until):
                 return
 
-    def order(self, job: Job) -> LiveOrder:
+    def order(self, job: Job, kind: type[LiveOrder] = LiveOrder) -> LiveOrder:
         """Return the order that an adapter is handed for a job."""
         payout = job.items[0]
-        return LiveOrder(
+        return kind(
             db=self._db,
             runtime=self._runtime,
             job=job,
@@ -310,10 +310,14 @@ class Engine:
 
     def announce(self, recorded: Recorded) -> None:
         """Wake the loops that what was recorded concerns, and count it."""
-        for name in wakes(recorded.applied, self._metrics):
-            self._wake(name)
+        self.announce_applied(recorded.applied)
         if recorded.ended:
             self.wakeup.ring()
+
+    def announce_applied(self, applied: Iterable[Applied]) -> None:
+        """Wake the loops that status updates concern, and count them."""
+        for name in wakes(applied, self._metrics):
+            self._wake(name)
 
 
 def wakes(applied: Iterable[Any], metrics: Metrics) -> set[str]:

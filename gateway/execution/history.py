@@ -6,10 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from gateway.execution.gate import Other
 from gateway.execution.proof import Evidence, Heartbeat, History, Kind, Source, open_calls
+from gateway.execution.state import Item
+from gateway.model import Status, SubStatus
 from gateway.runtime import Moment
+from gateway.store import batches
 from gateway.store import evidence as stored
 from gateway.store import executions as rows
 from gateway.store.database import Columns, Row, Tx
+from gateway.store.rows import action_of, to_us
 
 
 async def histories(
@@ -111,3 +115,20 @@ def columns_of(
         "one_key": int(each.one_key),
         "detail": None if detail is None else detail[:500],
     }
+
+
+def item_of(row: Row, now: Moment) -> Item:
+    """Return what is decided about of a payout's row."""
+    action = action_of(row)
+    asks = row["sub_status"] == SubStatus.REQUIRES_ACTION
+    late = asks and action is not None and action.open and to_us(action.expires_at) <= now.wall
+    return Item(row["id"], Status(row["status"]), SubStatus(row["sub_status"]), unanswered=late)
+
+
+async def next_number(tx: Tx, row: Columns) -> int:
+    """Return the number of the execution that follows: among its payout's, or its batch's sets."""
+    batch = None if row["batch_id"] is None else await batches.batch_row(tx, row["batch_id"])
+    if batch is None or not batch["native"]:
+        return int(row["number"]) + 1
+    sets = await rows.executions_of_batch(tx, row["batch_id"])
+    return 1 + max(int(each["number"]) for each in sets)

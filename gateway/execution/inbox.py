@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from gateway.adapter import Notice
+from gateway.adapter import Notice, Report
 from gateway.config import EngineSettings
 from gateway.execution.proof import Source
 from gateway.execution.record import Recorder
@@ -227,9 +227,10 @@ class Inbox:
             at = to_us(self._runtime.clock.now())
             code = Attention.ADAPTER_ERROR
             await payout_rows.add_attention(tx, payout_id, code, notice.fault[:300], at)
-        if notice.report is not None:
+        report = _report_of(notice)
+        if report is not None:
             applied = await self._recorders[row["custodian"]].news(
-                tx, payout_id, notice.report, Source.WEBHOOK
+                tx, payout_id, report, Source.WEBHOOK
             )
             if applied is not None:
                 result.reached += applied.reached
@@ -237,11 +238,15 @@ class Inbox:
                 final = applied.final
         if not final:
             await executions.wake(tx, payout_id, self._runtime.timeline.now())
-        elif row["status"] == Status.FAILED and not _says_status(notice):
+        elif row["status"] == Status.FAILED:
+            if _says_status(notice):
+                return
             # Nothing is looked at any more by itself, and yet something happens there.
             open_one = await executions.wake(tx, payout_id, self._runtime.timeline.now())
             if open_one is None:
                 result.ended.append((row["custodian"], payout_id))
+        else:
+            await self._recorders[row["custodian"]].look_after_delivery(tx, payout_id)
 
 
 def _says_status(notice: Notice) -> bool:
@@ -254,9 +259,17 @@ def _believed(notices: Sequence[Notice], received_at: int) -> list[Notice]:
     A genuine webhook can be kept by somebody and sent again years later, when nobody remembers it.
     """
     return [
-        each if _is_timely(each, received_at) else replace(each, report=None, told={})
+        each if _is_timely(each, received_at) else replace(each, report=None, told={}, returned=())
         for each in notices
     ]
+
+
+def _report_of(notice: Notice) -> Report | None:
+    """Return what a notice says of its payout, money that came back included."""
+    if not notice.returned:
+        return notice.report
+    said = notice.report or Report(None, notice.returned[-1].word)
+    return replace(said, returned=(*said.returned, *notice.returned))
 
 
 def _is_timely(notice: Notice, received_at: int) -> bool:

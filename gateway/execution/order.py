@@ -11,10 +11,11 @@ from typing import Any, Protocol
 
 from uuid_utils import UUID
 
-from gateway.adapter import Capabilities
+from gateway.adapter import Capabilities, Ref
 from gateway.assets import AssetRegistry
 from gateway.errors import AdapterFault, LeaseLost, NotSent, OutcomeUnknown, WitnessFailed
 from gateway.execution.decide import microseconds
+from gateway.execution.expected import expect_refs
 from gateway.execution.gate import MarkRefused, Refusal
 from gateway.execution.mark import Terms, set_mark
 from gateway.execution.proof import Evidence, Kind, open_calls, waited
@@ -217,6 +218,28 @@ class LiveOrder(LiveTerms):
             raise LeaseLost(lease.execution_id)
         self._notes = merged
         self._runtime.failpoint(Failpoint.REMEMBERED)
+
+    async def expect(self, *refs: Ref, payout_id: str | None = None) -> None:
+        """Register ids that the custodian will tell back; committed when this returns.
+
+        Raises LeaseLost, or NotSent (OutcomeUnknown after a mark of this verb) where one is another payout's.
+        """
+        items = [each.payout_id for each in self._items]
+        owner = payout_id or (items[0] if len(items) == 1 else None)
+        if owner not in items:
+            msg = f"expect: payout_id is to name one of the {len(items)} payouts of the set"
+            raise ValueError(msg)
+        lease, pairs = self._job.lease, [(each.kind, each.value) for each in refs]
+        done = await self._db.run(
+            expect_refs, lease.execution_id, lease.token, str(owner), self._job.custodian, pairs
+        )
+        if done is None:
+            raise LeaseLost(lease.execution_id)
+        if done:
+            message = f"not sent: {done}"
+            if self.call is not None:
+                raise OutcomeUnknown(message)
+            raise NotSent(message, alert=Attention.FOREIGN_REF)
 
     async def moving(
         self,

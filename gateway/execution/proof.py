@@ -156,6 +156,21 @@ def was_seen(rows: Iterable[Evidence], reference: str | None) -> bool:
     return any(each.kind is Kind.NEWS and each.reference == reference for each in rows)
 
 
+#: The answer of a row of news that says that money came back.
+CAME_BACK = "came_back"
+
+
+def money_came_back(history: History, item: str | None) -> bool:
+    """Whether money of an item was said to have come back: then it had moved, whatever is said of it.
+
+    Without this rule a payout whose money came back is ended as "not paid", and is paid again.
+    """
+    return any(
+        each.kind is Kind.NEWS and each.answer == CAME_BACK and item in {None, each.item}
+        for each in history.rows
+    )
+
+
 #: The account of a call that no look can find: none that is ever asked.
 NO_ACCOUNT = "adopted"
 #: The reference of every call that an adopted copy may be missing: no word and no repeat is about it.
@@ -453,6 +468,8 @@ def ended(history: History, item: str | None = None) -> bool:
 
 def ended_unpaid(history: History, item: str | None = None) -> bool:
     """Whether the custodian's final words say, of everything that was sent, that no money moved."""
+    if money_came_back(history, item):
+        return False
     told = tuple(each for each in words(history, item) if each.answer == FundsMoved.NO)
     return _spoken_of(history, told)
 

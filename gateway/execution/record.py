@@ -23,26 +23,36 @@ from gateway.execution.decide import (
     takeover,
     unknown_references,
 )
-from gateway.execution.ended import news_after_end, note_look_in_vain
+from gateway.execution.ended import look_again, look_later, news_after_end, note_look_in_vain
+from gateway.execution.expected import expects, strangers, without_news
 from gateway.execution.gate import may_reopen
-from gateway.execution.history import columns_of, histories, history_of, others_of
+from gateway.execution.history import (
+    columns_of,
+    histories,
+    history_of,
+    item_of,
+    next_number,
+    others_of,
+)
 from gateway.execution.proof import Evidence, History, Source, closed, open_calls
 from gateway.execution.reports import (
     claims_unpaid,
     failed,
+    is_early,
     queued_report,
     rejected_report,
+    without_status,
     wrong_answer_report,
 )
-from gateway.execution.state import Decision, Item, Job, Lease, State, Verb, View
-from gateway.model import TERMINAL, Account, Attention, Status, SubStatus
+from gateway.execution.state import Decision, Job, Lease, State, Verb, View
+from gateway.model import TERMINAL, Account, Attention
 from gateway.payouts import Applied, Payouts
 from gateway.runtime import Moment, Runtime
-from gateway.store import account_turns, batches, executions
+from gateway.store import account_turns, executions
 from gateway.store import evidence as stored
 from gateway.store import payouts as payout_rows
 from gateway.store.database import Columns, Row, Tx
-from gateway.store.rows import Document, action_of, payout_of, to_json, to_us
+from gateway.store.rows import action_of, payout_of, to_json, to_us
 from gateway.store.state import frozen
 
 #: Items whose status updates are written in one transaction.
@@ -305,6 +315,9 @@ class Recorder:
             foreign = await self._strangers(tx, work, outcome.items)
             view = replace(view, foreign=foreign | unknown_references(view, outcome.items))
         decision = decide(await _frozen(tx, view, ends=_may_end(outcome)), outcome)
+        if work.row["blocked"] == Attention.EARLY_NEWS:
+            ours = {each.id for each in view.items} - view.foreign
+            decision = without_news(decision, outcome, ours)
         payout = job.items[0]
         answered = verb is Verb.CONFIRM and payout.requires_action is not None
         waits = decision.state in {State.PARKED, State.PREPARED}
@@ -478,6 +491,9 @@ class Recorder:
             columns["outcome"] = reason[:500]
         await executions.close(tx, work.row["id"], now.wall, **columns)
         await self._release_account(tx, work, now)
+        if not all(closed(work.history, each["id"]) for each in work.items):
+            timeline = self._runtime.timeline.now()
+            await look_later(tx, self._can, self._custodian, work.row["id"], timeline)
 
     async def _release_account(self, tx: Tx, work: _Work, now: Moment) -> None:
         if self._can.one_at_a_time:
@@ -504,19 +520,10 @@ class Recorder:
             items=items,
             at=now,
             due=self._runtime.timeline.now(),
-            number=await self._next_number(tx, work.row),
+            number=await next_number(tx, work.row),
             batch_id=work.row["batch_id"],
             rank=work.row["rank"],
         )
-
-    @staticmethod
-    async def _next_number(tx: Tx, row: Columns) -> int:
-        """Return the number of the execution that follows: among its payout's, or its batch's sets."""
-        batch = None if row["batch_id"] is None else await batches.batch_row(tx, row["batch_id"])
-        if batch is None or not batch["native"]:
-            return int(row["number"]) + 1
-        sets = await executions.executions_of_batch(tx, row["batch_id"])
-        return 1 + max(int(each["number"]) for each in sets)
 
     def _view(self, work: _Work, verb: Verb, started: Moment, now: Moment) -> View:
         row = work.row
@@ -525,7 +532,7 @@ class Recorder:
             state=State(row["state"]),
             verb=verb,
             history=work.history,
-            items=tuple(_item(each, now) for each in work.items),
+            items=tuple(item_of(each, now) for each in work.items),
             capabilities=self._can,
             started=started,
             now=now,
@@ -563,29 +570,44 @@ class Recorder:
             return None
         view = await _frozen(tx, view, ends=failed(report))
         rows, told = news_from_outside(view, payout_id, report, source)
+        known = (view.history, *(each.history for each in view.others))
         await self._add_evidence(tx, work, rows, report.custodian_word)
         if rows:
             await executions.update_execution(tx, row["id"], rows=work.history.last_number)
+        early = source is Source.WEBHOOK and is_early(known, report)
         faults = {} if source is Source.OPERATOR else unmarked(view, {payout_id: report})
-        if faults:
+        if early and expects(row["notes"]):
+            # The operator's list has it once, whichever of a webhook and a look came first.
+            if row["blocked"] != Attention.ADAPTER_ERROR:
+                detail = f"no call was made, and the custodian says {report.custodian_word}"
+                await self._block(tx, work, Attention.EARLY_NEWS, detail[:200], now)
+            told = None
+        elif faults and row["blocked"] != Attention.EARLY_NEWS:
             await self._block(tx, work, Attention.ADAPTER_ERROR, faults[payout_id][:_DETAIL], now)
-        if told is None:
+        if told is None and not report.returned:
             return None
-        (applied,) = await self._tell(tx, work, [(payout_id, told)])
-        await self._close_if_ended(tx, work, now, told)
+        # What came back is kept, also where the word beside it moves nothing.
+        news = told or without_status(report)
+        (applied,) = await self._tell(tx, work, [(payout_id, news)])
+        await self._close_if_ended(tx, work, now, news)
         return applied
 
-    async def ended_job(self, tx: Tx, payout_id: str) -> Job | None:
-        """Return the last execution of a payout that has failed, to be looked at; None: there is none.
+    async def last_ended_job(self, tx: Tx, payout_id: str) -> Job | None:
+        """Return the last execution of a payout that has failed, to be looked at; None: there is none."""
+        rows = await executions.executions_of(tx, payout_id)
+        return await self.ended_job(tx, rows[-1]["id"]) if rows else None
+
+    async def ended_job(self, tx: Tx, execution_id: str) -> Job | None:
+        """Return an execution that has ended, to be looked at; None where there is none.
 
         It is held by nobody: nothing can be remembered for it, and no mark can be set.
         """
-        rows = await executions.executions_of(tx, payout_id)
-        if not rows or rows[-1]["ended_at"] is None:
+        row = await executions.execution_row(tx, execution_id)
+        if row is None or row["ended_at"] is None:
             return None
-        items = (await executions.items_of(tx, [rows[-1]["id"]]))[rows[-1]["id"]]
-        history = await history_of(tx, rows[-1], self._runtime.clock.moment())
-        return self._job(_Work(rows[-1], items, history, rows[-1]["due_at"]))
+        items = (await executions.items_of(tx, [execution_id])).get(execution_id, [])
+        history = await history_of(tx, row, self._runtime.clock.moment())
+        return self._job(_Work(row, items, history, row["due_at"])) if items else None
 
     async def looked_after_end(self, tx: Tx, payout_id: str, outcome: Outcome) -> Applied | None:
         """Record the look at a payout that has ended; what contradicts its end is for the operator."""
@@ -595,27 +617,18 @@ class Recorder:
         await note_look_in_vain(tx, payout_id, outcome, self._runtime.clock.moment())
         return None
 
+    async def look_after_delivery(self, tx: Tx, payout_id: str) -> None:
+        """Have a payout that has ended looked at once more: a webhook came about it."""
+        await look_again(tx, self._can, self._custodian, payout_id, self._runtime.timeline.now())
+
     async def _strangers(
         self, tx: Tx, work: _Work, reports: Mapping[str, Report]
     ) -> frozenset[str]:
         """Return the items whose report names an id that belongs to another payout."""
-        named: dict[tuple[str, str], set[str]] = {}
-        for item, row in work.rows.items():
-            refs = reports[item].refs if item in reports else ()
-            pairs = ((ref.kind, ref.value) for ref in refs)
-            for pair in Document(row["document"]).unknown_refs(self._custodian, pairs):
-                named.setdefault(pair, set()).add(item)
-        if not named:
-            return frozenset()
-        known = await payout_rows.find_refs(tx, self._custodian, list(named))
-        if len(reports) == 1:
+        found, known = await strangers(tx, self._custodian, work.rows, reports)
+        if len(reports) == 1 and known is not None:
             work.refs = known
-        return frozenset(
-            item
-            for pair, items in named.items()
-            for item in items
-            if known.owners.get(pair, item) != item
-        )
+        return found
 
     async def _block(self, tx: Tx, work: _Work, code: Attention, detail: str, now: Moment) -> None:
         """Set no further mark for an execution, and tell the operator why."""
@@ -700,10 +713,3 @@ def _may_end(outcome: Outcome) -> bool:
 def _stored(state: State) -> str:
     """Return a state as it is stored; the moving state is written with the mark alone."""
     return (State.UNKNOWN if state is State.MOVING else state).value
-
-
-def _item(row: Row, now: Moment) -> Item:
-    action = action_of(row)
-    asks = row["sub_status"] == SubStatus.REQUIRES_ACTION
-    late = asks and action is not None and action.open and to_us(action.expires_at) <= now.wall
-    return Item(row["id"], Status(row["status"]), SubStatus(row["sub_status"]), unanswered=late)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from gateway.adapter import BatchReport, Report
 from gateway.errors import Rejected, WrongAnswer
+from gateway.execution.proof import CAME_BACK, History, calls, money_came_back, was_seen
 from gateway.model import Failure, FailureCode, FundsMoved, Payout, Status, SubStatus
 from gateway.report import Action
 from gateway.states import STATUS_OF
@@ -144,3 +146,29 @@ def claiming(report: Report, moved: FundsMoved) -> Report:
 def claims_unpaid(report: Report) -> bool:
     """Whether a report says that no money moved."""
     return report.failure is not None and report.failure.funds_moved is FundsMoved.NO
+
+
+def sightings(history: History, item: str, report: Report) -> tuple[str | None, ...]:
+    """Return the answers of the rows of news that a report adds: of our transfer, of its return.
+
+    Money that came back had moved: from then on no word makes that "not paid".
+    """
+    moves = report.sub_status in NEWS
+    known = was_seen(history.rows, report.reference)
+    back = bool(report.returned) and not money_came_back(history, item)
+    return (*((None,) if moves and not known else ()), *((CAME_BACK,) if back else ()))
+
+
+def is_early(known: Iterable[History], report: Report) -> bool:
+    """Whether a report says that money moves, or came back, although no call was ever made for it.
+
+    `known`: everything that was ever sent for the payout. Without this rule a payout is delivered by a
+    transfer that another copy of the database made, and its own call follows.
+    """
+    moves = report.sub_status in NEWS or bool(report.returned)
+    return moves and not any(calls(each) for each in known)
+
+
+def without_status(report: Report) -> Report:
+    """Return a report that changes no status: who made the transfer is for an operator to find out."""
+    return replace(report, sub_status=None, failure=None, action=None, again_after_s=None)

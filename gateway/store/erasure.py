@@ -32,6 +32,7 @@ from gateway.store.schema import (
     execution_items,
     executions,
     inbox,
+    payout_returns,
     payouts,
     quotes,
 )
@@ -127,6 +128,11 @@ _BODIES = Query(
     update(inbox)
     .where(and_(inbox.c.payout_id == bindparam("payout_id"), inbox.c.state != "new"))
     .values(body=bindparam("nothing"))
+)
+_WORDS_OF_RETURNS = Query(
+    update(payout_returns)
+    .where(payout_returns.c.payout_id == bindparam("payout_id"))
+    .values(word=null())
 )
 _REMARKS = Query(
     select(
@@ -251,6 +257,7 @@ async def erase_around(tx: Tx, payout_id: str, word: str) -> None:
     """
     await tx.all(_SNIPPETS, payout_id=payout_id)
     await tx.all(_BODIES, payout_id=payout_id, nothing=b"")
+    await tx.all(_WORDS_OF_RETURNS, payout_id=payout_id)
     remarks = await tx.all(_REMARKS, payout_id=payout_id)
     await tx.all(_DROP_REMARKS, payout_id=payout_id)
     await tx.many(

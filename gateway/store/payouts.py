@@ -181,7 +181,12 @@ def _completed(columns: Mapping[str, object]) -> Mapping[str, object]:
     """Return the columns of a new payout with what follows from them."""
     reference = columns["reference"]
     assert reference is None or isinstance(reference, str)  # noqa: S101 - as its column
-    return {**columns, "reference_key": reference_key(reference), "erased_at": None}
+    return {
+        **columns,
+        "reference_key": reference_key(reference),
+        "erased_at": None,
+        "returned_amount": None,
+    }
 
 
 async def payout_row(tx: Tx, payout_id: str) -> Row | None:

@@ -20,9 +20,13 @@ from gateway.model import (
     SubStatus,
     TimelineEntry,
     Transaction,
+    format_amount,
 )
+from gateway.report import Returned
 from gateway.store.database import Row
 
+#: Returns that are kept of a payout that is not delivered: what is on its way comes back once.
+_MOST_RETURNS = 20
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _TERMS: TypeAdapter[QuoteTerms] = TypeAdapter(QuoteTerms)
@@ -58,7 +62,8 @@ class Document:
 
     `timeline` and `transactions` in order, with times in microseconds; `action`, the last one that
     was asked for, answered or not; `refs`, the ids at custodians that belong to the payout, each as
-    custodian, kind and value. A member that is null is left out.
+    custodian, kind and value; `returns`, what was said to have come back before the payout was delivered.
+    A member that is null is left out.
     """
 
     def __init__(self, text: str = "{}") -> None:
@@ -67,6 +72,7 @@ class Document:
         self._transactions: list[dict[str, Any]] = members.get("transactions") or []
         self._refs: list[list[str]] = members.get("refs") or []
         self._action: dict[str, Any] | None = members.get("action")
+        self._returns: list[dict[str, Any]] = members.get("returns") or []
         #: whether anything was changed since it was read
         self.changed = False
 
@@ -78,6 +84,7 @@ class Document:
             "transactions": self._transactions,
             "action": self._action,
             "refs": self._refs,
+            "returns": self._returns,
         }
         return to_json({name: value for name, value in members.items() if value})
 
@@ -152,6 +159,48 @@ class Document:
         self._refs += [[custodian, *each] for each in refs]
         self.changed = True
 
+    @property
+    def early_returns(self) -> tuple[Returned, ...]:
+        """What was said to have come back before the payout was delivered, oldest first."""
+        return tuple(
+            Returned(
+                each.get("id"),
+                Decimal(each["amount"]),
+                each["asset"],
+                from_us(each["at"]),
+                each.get("word", ""),
+            )
+            for each in self._returns
+        )
+
+    def keep_return(self, returned: Returned) -> bool:
+        """Keep what is said to have come back until the payout is delivered; False where it is too much.
+
+        May be called twice.
+        """
+        members = _set(
+            {
+                "id": returned.id,
+                "amount": format_amount(returned.amount),
+                "asset": returned.asset,
+                "at": to_us(returned.at),
+                "word": returned.word or None,
+            }
+        )
+        if members in self._returns:
+            return True
+        if len(self._returns) >= _MOST_RETURNS:
+            return False
+        self._returns.append(members)
+        self.changed = True
+        return True
+
+    def drop_returns(self) -> None:
+        """Forget them: they are counted now."""
+        if self._returns:
+            self._returns = []
+            self.changed = True
+
     def _append(self, transaction: Transaction) -> None:
         members = {
             "id": transaction.id,
@@ -209,6 +258,7 @@ def payout_of(row: Row | Mapping[str, Any], document: Document | None = None) ->
         timeline=document.timeline,
         fees_paid_usd=Decimal(row["fees_paid_usd"]) if row["fees_paid_usd"] else None,
         final_recipient_amount=terms.recipient_gets,
+        returned_amount=Decimal(row["returned_amount"]) if row["returned_amount"] else None,
         sequence=row["sequence"],
         created_at=from_us(row["created_at"]),
         updated_at=from_us(row["updated_at"]),

@@ -25,6 +25,7 @@ from gateway.store.schema_executions import (
     account_declarations,
     audit_log,
     clocks,
+    delivered_looks,
     evidence,
     execution_items,
     executions,
@@ -41,6 +42,7 @@ __all__ = [
     "audit_log",
     "batches",
     "clocks",
+    "delivered_looks",
     "deliveries",
     "delivery_attempts",
     "endpoints",
@@ -55,6 +57,7 @@ __all__ = [
     "inbox_refs",
     "metadata",
     "payout_hashes",
+    "payout_returns",
     "payouts",
     "previous_secrets",
     "quotes",
@@ -147,6 +150,8 @@ payouts = Table(
     Column("reference_key", Text),
     #: when the recipient's personal data was erased
     Column("erased_at", BigInteger),
+    #: what came back after it was delivered: the sum of its `payout_returns`
+    Column("returned_amount", Text),
     Index("ix_payouts_batch", "batch_id", "batch_position"),
     Index("ix_payouts_org_mode_created", "org", "mode", "created_at", "id"),
     Index("ix_payouts_org_mode_external_ref", "org", "mode", "external_ref"),
@@ -165,6 +170,25 @@ payout_hashes = Table(
     Column("tx_hash", Text, primary_key=True),
     Column("payout_id", Text, ForeignKey("payouts.id"), primary_key=True),
     sqlite_with_rowid=False,
+)
+
+#: Money that came back after a payout was delivered, one row per return.
+payout_returns = Table(
+    "payout_returns",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("payout_id", Text, ForeignKey("payouts.id"), nullable=False),
+    Column("custodian", Text, nullable=False),
+    #: the custodian's own id of it; none where it tells totals alone
+    Column("custodian_id", Text),
+    Column("amount", Text, nullable=False),
+    Column("asset", Text, nullable=False),
+    #: when it came back, by the custodian
+    Column("returned_at", BigInteger, nullable=False),
+    Column("word", Text),
+    Column("recorded_at", BigInteger, nullable=False),
+    UniqueConstraint("custodian", "custodian_id"),
+    Index("ix_payout_returns_payout", "payout_id"),
 )
 
 #: Who holds the turn at a source account that pays one at a time.

@@ -83,6 +83,19 @@ Index(
     postgresql_where=execution_items.c.open == 1,
 )
 
+#: Executions that paid something, while they are still looked at: money may come back. `begun_at`,
+#: `until_at` and `due_at` are of the gateway's timeline.
+delivered_looks = Table(
+    "delivered_looks",
+    metadata,
+    Column("execution_id", Text, ForeignKey("executions.id"), primary_key=True),
+    Column("custodian", Text, nullable=False),
+    Column("begun_at", BigInteger, nullable=False),
+    Column("until_at", BigInteger, nullable=False),
+    Column("due_at", BigInteger, nullable=False),
+    Index("ix_delivered_looks_due", "custodian", "due_at"),
+)
+
 #: Every moving call and every look, with what is needed to say later what they prove. Append-only, but
 #: for the answer of a call.
 evidence = Table(

@@ -16,6 +16,7 @@ from gateway.adapter import (
     Destination,
     LeaseLost,
     NotSent,
+    Ref,
 )
 
 
@@ -165,6 +166,14 @@ class OrderForTest(_Terms):
             raise LeaseLost(self.payout_id)
         self._notes = json.loads(json.dumps({**self._notes, **notes}))
         self.story.append("remember " + " ".join(sorted(notes)))
+
+    async def expect(self, *refs: Ref, payout_id: str | None = None) -> None:
+        """Note ids that the custodian will report back."""
+        self.watch("expect")
+        if self.lose_lease_at == "expect":
+            raise LeaseLost(self.payout_id)
+        assert payout_id is None or payout_id in {each.payout_id for each in self.items}
+        self.story.append("expect " + " ".join(f"{each.kind}:{each.value}" for each in refs))
 
     async def moving(
         self,

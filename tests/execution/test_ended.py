@@ -150,6 +150,6 @@ async def test_what_the_one_look_shows(bench: Bench, look: Any, heard: list[str]
 async def test_a_look_after_the_end_finds_nothing_of_an_open_payout(bench: Bench) -> None:
     """It is looked at by its engine."""
     payout_id = await learnt(bench)
-    assert await bench.db.read(bench.recorder.ended_job, payout_id) is None
+    assert await bench.db.read(bench.recorder.last_ended_job, payout_id) is None
     await bench.db.run(bench.recorder.looked_after_end, payout_id, Absent("404"))
     assert await bench.attention(payout_id) == []

@@ -18,6 +18,7 @@ from gateway.store import (
     payouts,
     quotes,
     receipts,
+    returns,
 )
 from gateway.store.database import Query
 
@@ -53,6 +54,14 @@ def db(path: Path) -> sqlite3.Connection:
         pytest.param(erasure._BODIES, ["ix_inbox_payout (payout_id=?)"]),
         pytest.param(erasure._EXECUTIONS, ["ix_execution_items_payout (payout_id=?)"]),
         pytest.param(erasure._DETAILS_OF_ITEM, ["(execution_id=?)"]),
+        pytest.param(erasure._WORDS_OF_RETURNS, ["ix_payout_returns_payout (payout_id=?)"]),
+        pytest.param(
+            returns._KNOWN,
+            ["ix_payout_returns_payout (payout_id=?)", "(custodian=? AND custodian_id=?)"],
+        ),
+        pytest.param(returns._CLAIM, ["ix_delivered_looks_due (custodian=? AND due_at<?)"]),
+        pytest.param(returns._NEXT, ["ix_delivered_looks_due (custodian=?)"]),
+        pytest.param(returns._WAKE, ["ix_execution_items_payout (payout_id=?)"]),
         pytest.param(inbox._NEW, ["ix_inbox_new"]),
         pytest.param(deliveries._WITH_PENDING, [_PENDING]),
         pytest.param(deliveries._CLAIM, [f"{_PENDING} AND due_at<?)", "PRIMARY KEY (position=?)"]),

@@ -75,6 +75,7 @@ from adapters.dfns.twin.auth import (
 from adapters.dfns.twin.books import (
     PayoutBook,
     TransferBook,
+    asset_of,
     find_token,
     find_wallet,
     offer_of,
@@ -161,6 +162,7 @@ class DfnsTwin(Twin):
         add.add_get("/payouts", self._list_payouts, allow_head=False)
         add.add_get("/payouts/{payout_id}", self._payout, allow_head=False)
         add.add_post("/payouts/{payout_id}/action", self._action)
+        add.add_get("/wallets/{wallet_id}/assets", self._assets, allow_head=False)
         add.add_post("/wallets/{wallet_id}/transfers", self._transfer)
         add.add_get("/wallets/{wallet_id}/transfers", self._list_transfers, allow_head=False)
         add.add_get(
@@ -289,6 +291,20 @@ class DfnsTwin(Twin):
             return web.json_response(page_of(request, items))
 
         return await self._plain("list", request, do)
+
+    async def _assets(self, request: web.Request) -> web.StreamResponse:
+        wallet_id = request.match_info["wallet_id"]
+
+        def do(_: bytes) -> web.Response:
+            wallet = find_wallet(wallet_id)
+            assets = [asset_of(wallet, token, self.ledger) for token in wallet.tokens]
+            # Anybody can name a token as they like, and send it to the wallet.
+            false = dict.fromkeys({"contract", "mint"} & set(assets[0]), "0x" + "13" * 20)
+            assets.append({**assets[0], **false, "verified": False})
+            document = {"walletId": wallet.id, "network": wallet.network, "assets": assets}
+            return web.json_response(document)
+
+        return await self._plain("balances", request, do)
 
     async def _list_transfers(self, request: web.Request) -> web.StreamResponse:
         wallet_id = request.match_info["wallet_id"]

@@ -405,3 +405,18 @@ def offer_of(units: int, token: Token, fiat: str) -> dict[str, Any]:
 
 def _whole(units: int, token: Token) -> Decimal:
     return Decimal(units).scaleb(-token.decimals)
+
+
+def asset_of(wallet: WalletRecord, token: Token, ledger: Ledger) -> dict[str, Any]:
+    """Return a token of a wallet with its balance, as `GET /wallets/{id}/assets` shows it."""
+    amount = ledger.free(wallet.id, token.symbol) * 10**token.decimals
+    document = {
+        "kind": token.kind,
+        "symbol": token.symbol,
+        "decimals": token.decimals,
+        "verified": True,
+        "balance": f"{amount:.0f}",
+    }
+    if token.place is not None:
+        document["contract" if token.kind == "Erc20" else "mint"] = token.place
+    return document

@@ -8,7 +8,7 @@ from typing import Any
 from adapters.twin.faults import WEBHOOK_FAULTS, Fault, FaultKind, http_faults
 
 _POSTS = ("create", "confirm", "cancel", "transfer")
-_CALLS = ("init", "sign", "quote", *_POSTS, "payout", "transfer_status", "list")
+_CALLS = ("init", "sign", "quote", *_POSTS, "payout", "transfer_status", "list", "balances")
 _READS = frozenset({"payout", "transfer_status"})
 _ALTERATIONS = ("deposit_address", "amount", "asset", "wallet")
 FAULTS = (

@@ -58,6 +58,7 @@ from typing import Any
 from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from adapters.fireblocks.twin import account_views
 from adapters.fireblocks.twin.auth import ApiUser, Gate, make_key
 from adapters.fireblocks.twin.idempotency import KeyBook
 from adapters.fireblocks.twin.payouts import PayoutBook
@@ -79,7 +80,7 @@ from adapters.twin.ledger import Ledger
 from adapters.twin.outbox import Outbox
 from adapters.twin.runner import TwinOptions, run_twin
 
-_CALLS = ("create", "execute", "status", "transaction", "jwks")
+_CALLS = ("create", "execute", "status", "transaction", "balances", "jwks")
 _POSTS = ("create", "execute")
 _READS = frozenset({"status", "transaction"})
 _FAULTS = (
@@ -149,6 +150,9 @@ class FireblocksTwin(Twin):
         add.add_post("/v1/payments/payout/{payout_id}/actions/execute", self._execute)
         add.add_get("/v1/payments/payout/{payout_id}", self._status, allow_head=False)
         add.add_get("/v1/transactions/{transaction_id}", self._transaction, allow_head=False)
+        for path in account_views.PATHS:
+            show = partial(self._balances, path)
+            add.add_get(f"/v1/{path}/{{account_id}}", show, allow_head=False)
         add.add_get("/.well-known/jwks.json", self._jwks)
         add.add_post("/_twin/webhook-keys", self._rotate_keys)
 
@@ -192,6 +196,17 @@ class FireblocksTwin(Twin):
     async def _transaction(self, request: web.Request) -> web.StreamResponse:
         found = self._book.transactions.get(request.match_info["transaction_id"])
         return await self._get("transaction", request, partial(self._show, "transaction", found))
+
+    async def _balances(self, path: str, request: web.Request) -> web.StreamResponse:
+        account_id = request.match_info["account_id"]
+
+        def show() -> web.Response:
+            found = account_views.show(path, account_id, self.ledger)
+            if found is None:
+                return web.json_response({"message": "Not found", "code": 404}, status=404)
+            return web.json_response(found)
+
+        return await self._get("balances", request, show)
 
     async def _jwks(self, request: web.Request) -> web.StreamResponse:
         def show(_: bytes) -> web.Response:

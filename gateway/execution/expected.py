@@ -1,0 +1,117 @@
+"""Ids that are registered before the call that makes them known at the custodian, and whose ids are.
+
+Without it a webhook that overtakes the reply of a call waits for an id that nobody has told yet.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+
+from gateway.adapter import BatchReport, Report
+from gateway.execution.reports import without_status
+from gateway.execution.state import Decision
+from gateway.model import Attention
+from gateway.store import executions, inbox
+from gateway.store import payouts as payout_rows
+from gateway.store.database import Row, Tx
+from gateway.store.rows import Document, to_json
+
+#: The note of an execution that ids were registered for.
+EXPECTED = "expected"
+
+
+async def expect_refs(  # noqa: PLR0913 - the lease, the owner and the ids
+    tx: Tx,
+    execution_id: str,
+    token: int,
+    payout_id: str,
+    custodian: str,
+    pairs: Sequence[tuple[str, str]],
+) -> str | None:
+    """Register ids (kind, value) as a payout's, under the lease of its execution. May be called twice.
+
+    Returns an empty text, why not (an id is another payout's: nothing was written), or None where the
+    lease is lost.
+    """
+    execution = await executions.held(tx, execution_id, token)
+    if execution is None:
+        return None
+    row = await payout_rows.payout_row(tx, payout_id)
+    assert row is not None  # noqa: S101 - an item of the execution
+    document = Document(row["document"])
+    fresh = document.unknown_refs(custodian, pairs)
+    if not fresh:
+        await _note(tx, execution)
+        return ""
+    known = await payout_rows.find_refs(tx, custodian, fresh)
+    for kind, value in fresh:
+        owner = known.owners.get((kind, value), payout_id)
+        if owner != payout_id:
+            return f"{kind} {value} already belongs to {owner}"
+    new = [each for each in fresh if each not in known.owners]
+    await payout_rows.add_refs(tx, custodian, new, payout_id)
+    document.add_refs(custodian, fresh)
+    await payout_rows.update_payout(tx, payout_id, document=document.text)
+    if known.awaited:
+        await inbox.wake_webhooks(tx, custodian, list(known.awaited))
+    await _note(tx, execution)
+    return ""
+
+
+def expects(notes: str) -> bool:
+    """Whether ids were registered for an execution, by its stored notes."""
+    return EXPECTED in json.loads(notes)
+
+
+def without_news(decision: Decision, outcome: object, ours: Collection[str]) -> Decision:
+    """Return a decision for an execution that `early_news` blocks: its items are told no status.
+
+    The operator's list has it already: that the same money has no mark is not listed a second time. What
+    came back is kept, of the items (`ours`) whose report names no other payout's transfer.
+    """
+    if not isinstance(outcome, BatchReport):
+        told = decision.reports
+        alerts = decision.alerts
+    else:
+        back = {
+            item: each for item, each in outcome.items.items() if each.returned and item in ours
+        }
+        told = {**back, **decision.reports}
+        alerts = tuple(each for each in decision.alerts if each[0] is not Attention.ADAPTER_ERROR)
+    held = {item: without_status(each) for item, each in told.items()}
+    return replace(decision, reports=held, alerts=alerts)
+
+
+async def strangers(
+    tx: Tx, custodian: str, rows: Mapping[str, Row], reports: Mapping[str, Report]
+) -> tuple[frozenset[str], payout_rows.KnownRefs | None]:
+    """Return the items (`rows` by id) whose report names an id of another payout, and whose the new ids are.
+
+    The second is None where no report has a new id. Store function.
+    """
+    named: dict[tuple[str, str], set[str]] = {}
+    for item, row in rows.items():
+        refs = reports[item].refs if item in reports else ()
+        pairs = ((ref.kind, ref.value) for ref in refs)
+        for pair in Document(row["document"]).unknown_refs(custodian, pairs):
+            named.setdefault(pair, set()).add(item)
+    if not named:
+        return frozenset(), None
+    known = await payout_rows.find_refs(tx, custodian, list(named))
+    foreign = frozenset(
+        item
+        for pair, items in named.items()
+        for item in items
+        if known.owners.get(pair, item) != item
+    )
+    return foreign, known
+
+
+async def _note(tx: Tx, execution: Row) -> None:
+    """Keep with the execution that ids of it are known before its call."""
+    notes = json.loads(execution["notes"])
+    if EXPECTED not in notes:
+        columns = {"notes": to_json({**notes, EXPECTED: True})}
+        await executions.update_execution(tx, execution["id"], **columns)
