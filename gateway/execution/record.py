@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from gateway.adapter import BatchReport, Capabilities, Report
 from gateway.errors import Rejected, WrongAnswer
+from gateway.execution.certainty import still_certain, with_frozen
 from gateway.execution.claims import unmarked
 from gateway.execution.decide import (
     REFERENCE_OF_ANOTHER,
@@ -36,7 +37,6 @@ from gateway.execution.history import (
 )
 from gateway.execution.proof import Evidence, History, Source, closed, open_calls
 from gateway.execution.reports import (
-    claims_unpaid,
     failed,
     is_early,
     queued_report,
@@ -174,7 +174,7 @@ class Recorder:
             remaining = await self._without_ended(tx, work, view, now)
             if remaining is not None:
                 return remaining
-        view = await _frozen(tx, view)
+        view = await with_frozen(tx, view)
         if row["earlier"] and any(each.unanswered for each in view.open_items):
             ids = [each.id for each in view.items]
             view = replace(view, others=await others_of(tx, row["id"], ids, now))
@@ -210,7 +210,7 @@ class Recorder:
             for each in work.items
             if each["status"] not in TERMINAL
         }
-        certain = dict(await self._certain(tx, work, tuple(news.items()), now))
+        certain = dict(await still_certain(tx, work.row, work.history, tuple(news.items()), now))
         if news and not certain:
             # It is looked up instead, or waits until the database is adopted.
             decision = Decision(State.UNKNOWN, QUEUE_LOOK_S)
@@ -220,22 +220,6 @@ class Recorder:
             decision = Decision(State.CLOSED, 0.0, reports=certain)
         view = self._view(work, Verb.FETCH, now, now)
         return await self._write(tx, work, decision, view, now)
-
-    async def _certain(
-        self, tx: Tx, work: _Work, news: Sequence[tuple[str, Report]], now: Moment
-    ) -> Sequence[tuple[str, Report]]:
-        """Return a page of decided news without the ends as "not paid" that are not certain any more.
-
-        The decision was made in an earlier transaction: news of a transfer may have come since, or the
-        database may have turned out to be an old copy.
-        """
-        unpaid = [item for item, each in news if claims_unpaid(each)]
-        if not unpaid:
-            return news
-        others = await others_of(tx, work.row["id"], unpaid, now) if work.row["earlier"] else ()
-        old = await frozen(tx) is not None
-        doubtful = {each for each in unpaid if old or not may_reopen(work.history, each, others)}
-        return tuple((item, each) for item, each in news if item not in doubtful)
 
     async def _without_ended(self, tx: Tx, work: _Work, view: View, now: Moment) -> Recorded | None:
         """Go on with the items of a set that have not ended, as new content under new keys.
@@ -314,7 +298,7 @@ class Recorder:
         if isinstance(outcome, BatchReport):
             foreign = await self._strangers(tx, work, outcome.items)
             view = replace(view, foreign=foreign | unknown_references(view, outcome.items))
-        decision = decide(await _frozen(tx, view, ends=_may_end(outcome)), outcome)
+        decision = decide(await with_frozen(tx, view, ends=_may_end(outcome)), outcome)
         if work.row["blocked"] == Attention.EARLY_NEWS:
             ours = {each.id for each in view.items} - view.foreign
             decision = without_news(decision, outcome, ours)
@@ -340,7 +324,7 @@ class Recorder:
         if work is None:
             return Recorded(lost=True)
         now = self._runtime.clock.moment()
-        page = await self._certain(tx, work, recorded.rest[:PAGE], now)
+        page = await still_certain(tx, work.row, work.history, recorded.rest[:PAGE], now)
         applied = await self._tell(tx, work, page)
         changed = recorded.changed or any(each.changed for each in applied)
         if recorded.rest[PAGE:]:
@@ -568,7 +552,7 @@ class Recorder:
         if unknown_references(view, {payout_id: report}):
             await self._block(tx, work, Attention.FOREIGN_REF, REFERENCE_OF_ANOTHER, now)
             return None
-        view = await _frozen(tx, view, ends=failed(report))
+        view = await with_frozen(tx, view, ends=failed(report))
         rows, told = news_from_outside(view, payout_id, report, source)
         known = (view.history, *(each.history for each in view.others))
         await self._add_evidence(tx, work, rows, report.custodian_word)
@@ -693,16 +677,6 @@ class Recorder:
     async def _close_if_ended(self, tx: Tx, work: _Work, now: Moment, last: Report) -> None:
         if all(each["status"] in TERMINAL or each["id"] in work.final for each in work.items):
             await self._close(tx, work, now, last.custodian_word or last.detail or "ended")
-
-
-async def _frozen(tx: Tx, view: View, *, ends: bool = False) -> View:
-    """Return the view with whether the database may be an old copy: then nothing is ended.
-
-    It is read only where something could end: an expiry, or a word that something failed.
-    """
-    if not ends and not any(each.unanswered for each in view.open_items):
-        return view
-    return replace(view, frozen=await frozen(tx) is not None)
 
 
 def _may_end(outcome: Outcome) -> bool:
