@@ -23,6 +23,7 @@ from gateway.adapter import (
     AddressDestination,
     CannotLook,
     Capabilities,
+    CredentialsRefused,
     CustodianAccountDestination,
     Echo,
     Failure,
@@ -30,16 +31,20 @@ from gateway.adapter import (
     FundsMoved,
     InvalidSignature,
     KeySemantics,
+    Misconfigured,
     Notice,
     NotSent,
     Order,
     OutcomeUnknown,
+    Rate,
+    RateLimited,
     Ref,
     Rejected,
     Report,
     SubStatus,
     Terms,
     Transaction,
+    TurnedAway,
     format_amount,
 )
 
@@ -57,7 +62,12 @@ REASONS: Mapping[str, FailureCode] = {
 }
 _CREATED, _REPEATED = 201, 200
 #: Refused at the door: nobody has looked at the request.
-_AT_THE_DOOR = frozenset({401, 403, 429})
+_AT_THE_DOOR: Mapping[int, type[TurnedAway]] = {
+    401: CredentialsRefused,
+    403: CredentialsRefused,
+    404: Misconfigured,
+    429: RateLimited,
+}
 #: Acme has read the request and says no, for good.
 _FINAL = frozenset({400, 422})
 
@@ -86,9 +96,7 @@ class Acme(Adapter[AcmeSettings]):
         # What a key does there. The same key and body pay once, for ever: the engine may repeat.
         keys=KeySemantics(
             life_s=None,
-            scope="account",
             shared_by_credentials=True,
-            body_bound=True,
             look_up=True,
             repeat_is_safe=True,
             failure_is_final=True,
@@ -100,6 +108,9 @@ class Acme(Adapter[AcmeSettings]):
         # `fetch` asks by our key, and every call of an order is made under that one key: a call that an
         # older copy of the database does not know of is found as any other.
         finds_lost_calls=True,
+        # Acme publishes no number, and looks at nothing that it answers 429. With a number the gateway
+        # keeps below it: Rate(per_s=20, burst=40).
+        rate=Rate(refusal_proves_unsent=True),
         polling_s=(1, 2, 5, 10, 30, 60, 300),
     )
     # Whose account it is. The webhook secret and the timeout may change without another account.
@@ -121,9 +132,10 @@ class Acme(Adapter[AcmeSettings]):
             raise NotSent(message) from None
         if status in {_CREATED, _REPEATED}:
             return self._report(order, told)
-        if status in _AT_THE_DOOR:
+        if status in _AT_THE_DOOR and isinstance(told, dict):
+            # In the API's own words; a proxy's page says nothing of the call.
             message = f"refused at the door: HTTP {status}"
-            raise NotSent(message)
+            raise _AT_THE_DOOR[status](message)
         if status not in _FINAL:
             # Whatever is no clear no: 409 ("key already used" after a lost answer means that the
             # first one arrived), 5xx, a redirect, some proxy's own words.
@@ -142,7 +154,7 @@ class Acme(Adapter[AcmeSettings]):
             return Absent("404")
         if status != _REPEATED:
             message = f"the look failed: HTTP {status}"
-            raise NotSent(message)
+            raise _AT_THE_DOOR.get(status, NotSent)(message)
         return self._report(order, told)
 
     def check(self, terms: Terms) -> str | None:

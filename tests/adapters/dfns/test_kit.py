@@ -113,7 +113,6 @@ class TestTransfers(AdapterKit):
         ),
     )
     credentials = CREDENTIALS
-    gaps = {"test_a_closed_door_fails_no_payout[404]": "a 404 is taken for a refusal of the payout"}
     quick_settings = {"user_action_life_s": 2, "timeout_s": 1}
     quick_switches = {"token_life_s": 2}
 
