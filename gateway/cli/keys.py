@@ -56,6 +56,13 @@ LifeOption = Annotated[
 ]
 
 
+def _life(days: float | None) -> timedelta | None:
+    try:
+        return None if days is None else timedelta(days=days)
+    except (OverflowError, ValueError):
+        fail(f"--expires-in-days {days:g} is no number of days that a key can live", 2)
+
+
 class KeyMode(StrEnum):
     """What a key may do."""
 
@@ -112,7 +119,7 @@ def create(  # noqa: PLR0913 - one argument per option
         name=name,
         owner=owner or operator_name(),
         networks=tuple(allow_network or ()),
-        life=None if expires_in_days is None else timedelta(days=expires_in_days),
+        life=_life(expires_in_days),
     )
 
     async def work(db: Database) -> MintedKey:
@@ -204,7 +211,7 @@ def rotate(  # noqa: PLR0913 - one argument per option
     given: dict[str, Any] = {"name": name, "owner": owner}
     given["scopes"] = tuple(Scope(each.value) for each in scope or ()) or None
     given["networks"] = tuple(allow_network) if allow_network else None
-    given["life"] = None if expires_in_days is None else timedelta(days=expires_in_days)
+    given["life"] = _life(expires_in_days)
     changes = {member: value for member, value in given.items() if value is not None}
     if any_network:
         changes["networks"] = ()
