@@ -17,7 +17,7 @@ from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any
 
-from gateway.config import Mode
+from gateway.config import ORG, Mode
 from gateway.errors import Refused
 from gateway.model import format_time
 from gateway.runtime import Runtime
@@ -27,7 +27,6 @@ from gateway.store.database import Row, Tx
 from gateway.store.rows import from_us, maybe_from_us, to_json, to_us
 from gateway.vault import digest_of
 
-_ORG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
 _FORM = re.compile(r"sk_(live|test)_[A-Za-z0-9_-]{43}", re.ASCII)
 _LONGEST_WORDS = 100
 _MOST_NETWORKS = 100
@@ -141,7 +140,7 @@ async def mint_key(  # noqa: PLR0913 - whose key it is, and who mints it
     replaces: str | None = None,
 ) -> MintedKey:
     """Mint a key; `org` None makes one of the operator. ValueError where a part is not usable."""
-    if org is not None and not _ORG.fullmatch(org):
+    if org is not None and not ORG.fullmatch(org):
         msg = "an org's name has 1 to 63 letters, digits, dots, dashes or underscores"
         raise ValueError(msg)
     terms = checked(terms or KeyTerms(scopes=USUAL if org else USUAL_OF_OPERATORS))

@@ -16,6 +16,7 @@ from gateway.cli.common import (
     JsonOption,
     fail,
     print_json,
+    print_records,
     print_table,
     reading_store,
     told_time,
@@ -61,9 +62,12 @@ def list_(  # noqa: PLR0913 - one argument per option
     if as_json:
         print_json({"data": rows})
         return
-    columns = ["at", "org", "actor", "act", "subject", "detail", "before", "after", "request_id"]
-    cells = [[_cell(row[name]) for name in columns] for row in rows]
-    print_table("Audit log", columns, cells)
+    head = ("at", "org", "act", "subject")
+    more = ("actor", "detail", "before", "after", "request_id")
+    told = [{name: _cell(row[name]) for name in (*head, *more)} for row in rows]
+    for each in told:
+        each["org"] = each["org"] or "(installation)"
+    print_records(told, head, more)
 
 
 @app.command()

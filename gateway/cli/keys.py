@@ -16,7 +16,7 @@ from gateway.cli.common import (
     fail,
     operator_name,
     print_json,
-    print_table,
+    print_records,
     reading_store,
     say,
     told_time,
@@ -162,13 +162,15 @@ def list_(*, config: ConfigOption = Path(DEFAULT_CONFIG), as_json: JsonOption = 
     if as_json:
         print_json({"data": rows})
         return
-    print_table("API keys", _COLUMNS, [[_cell(row, name) for name in _COLUMNS] for row in rows])
+    told = [{name: _cell(row, name) for name in (*_HEAD, *_MORE)} for row in rows]
+    print_records(told, _HEAD, _MORE)
 
 
-_COLUMNS = [
-    *("id", "org", "mode", "key", "name", "owner", "scopes", "networks"),
+_HEAD = ("id", "org", "mode", "key")
+_MORE = (
+    *("name", "owner", "scopes", "networks"),
     *("created_at", "expires_at", "last_used_at", "revoked_at"),
-]
+)
 
 
 def _cell(row: dict[str, Any], name: str) -> Any:

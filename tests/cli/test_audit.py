@@ -204,3 +204,21 @@ def test_a_key_from_before_the_log_needs_no_chain(written: Path) -> None:
         "UPDATE api_keys SET owner = NULL WHERE org = 'beta'",
     )
     run("audit", "verify", "--config", written)
+
+
+@pytest.mark.parametrize("command", [("audit", "list"), ("keys", "list")])
+def test_lists_are_readable_in_a_narrow_terminal(
+    written: Path, command: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At 120 columns ids and scopes are whole, and nothing is folded into single letters."""
+    monkeypatch.setenv("COLUMNS", "120")
+    lines = run(*command, "--config", written).splitlines()
+    rows = json.loads(run(*command, "--json", "--config", written))["data"]
+    heads = [line for line in lines if not line.startswith(" ")]
+    assert len(heads) == len(rows)
+    for row, head in zip(rows, heads, strict=True):
+        assert row.get("subject", row["id"]) in head
+        assert len(head) <= 120
+    if command[0] == "keys":
+        assert "    scopes: payouts:read" in lines
+    assert all(len(line) >= 12 for line in lines)
