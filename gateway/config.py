@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from decimal import Decimal
@@ -40,6 +41,8 @@ _NAMED_FILE = frozenset({("state_file",)})
 #: What is added to the database's name by SQLite, and for the locks of migrations and of its users.
 _BESIDE_DATABASE = ("-wal", "-shm", "-journal", ".lock", ".in-use")
 Mode = Literal["live", "test"]
+#: What an org may be called.
+ORG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
 InstanceName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 
 
@@ -48,7 +51,27 @@ def _network_name(text: str) -> str:
     return str(ip_network(text))
 
 
+def _org_name(text: str) -> str:
+    """Return the name of an org. ValueError where no key can be minted for it."""
+    if not ORG.fullmatch(text):
+        msg = "is no name of an org: 1 to 63 letters, digits, dots, dashes or underscores, without blanks"
+        raise ValueError(msg)
+    return text
+
+
+def _some_orgs(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return names of orgs. ValueError where there is none: nobody could use that route or account."""
+    if not names:
+        msg = "must not be empty: list the orgs, or take it out, for all orgs"
+        raise ValueError(msg)
+    return names
+
+
 NetworkName = Annotated[str, AfterValidator(_network_name)]
+
+
+OrgName = Annotated[str, AfterValidator(_org_name)]
+OrgNames = Annotated[tuple[OrgName, ...], AfterValidator(_some_orgs)]
 
 
 class _Section(BaseModel):
@@ -348,7 +371,7 @@ class RouteSettings(_Section):
         default=None,
         description="Networks; all, if not given. The first is the default for custodian accounts.",
     )
-    orgs: tuple[str, ...] | None = Field(
+    orgs: OrgNames | None = Field(
         default=None, description="Orgs that may use it; all, if not given."
     )
     estimated_seconds: int = Field(
@@ -362,7 +385,7 @@ class AccountSettings(_Section):
 
     id: Text = Field(description="Its id, in the custodian's words.")
     type: Text = Field(description="Its type, in the custodian's words.")
-    orgs: tuple[str, ...] | None = Field(
+    orgs: OrgNames | None = Field(
         default=None,
         description="Orgs that may name it; all, if not given. Required as soon as any route has `orgs`.",
     )

@@ -17,7 +17,7 @@ from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any
 
-from gateway.config import Mode
+from gateway.config import ORG, Mode
 from gateway.errors import Refused
 from gateway.model import format_time
 from gateway.runtime import Runtime
@@ -27,10 +27,12 @@ from gateway.store.database import Row, Tx
 from gateway.store.rows import from_us, maybe_from_us, to_json, to_us
 from gateway.vault import digest_of
 
-_ORG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
 _FORM = re.compile(r"sk_(live|test)_[A-Za-z0-9_-]{43}", re.ASCII)
 _LONGEST_WORDS = 100
 _MOST_NETWORKS = 100
+_LONGEST_LIFE = timedelta(days=36_500)
+#: The prefix of IPv4 addresses in their IPv6 form, `::ffff:0:0/96`.
+_MAPPED_BITS = 96
 #: Written at most so often.
 USE_NOTED_US = 60_000_000
 
@@ -138,10 +140,12 @@ async def mint_key(  # noqa: PLR0913 - whose key it is, and who mints it
     replaces: str | None = None,
 ) -> MintedKey:
     """Mint a key; `org` None makes one of the operator. ValueError where a part is not usable."""
-    if org is not None and not _ORG.fullmatch(org):
+    if org is not None and not ORG.fullmatch(org):
         msg = "an org's name has 1 to 63 letters, digits, dots, dashes or underscores"
         raise ValueError(msg)
     terms = checked(terms or KeyTerms(scopes=USUAL if org else USUAL_OF_OPERATORS))
+    if replaces is None:
+        refuse_wrong_scopes(org, terms.scopes)
     secret = base64.urlsafe_b64encode(runtime.ids.random_bytes(32)).rstrip(b"=").decode()
     key = f"sk_{mode}_{secret}"
     key_id = runtime.ids.new("key")
@@ -199,8 +203,26 @@ async def rotate_key(
         life=None if life is None else timedelta(microseconds=life),
     )
     mode: Mode = "live" if row["mode"] == "live" else "test"
+    # A key of before keeps what it has, whatever a new one may have.
+    refuse_wrong_scopes(row["org"], changes.get("scopes", ()))
     terms = replace(terms, **changes)
     return await mint_key(tx, runtime, row["org"], mode, terms, actor=actor, replaces=key_id)
+
+
+def refuse_wrong_scopes(org: str | None, scopes: Sequence[Scope]) -> None:
+    """Raise ValueError where a scope could never be used by a key of this kind. `org` None: operator's."""
+    wrong = [each for each in scopes if each in (USUAL if org is None else USUAL_OF_OPERATORS)]
+    if not wrong:
+        return
+    names = ", ".join(wrong)
+    msg = (
+        f"a key of the operator may not have {names}: it belongs to no org, and can neither read nor start "
+        "what an org has. Mint a key with --org for that"
+        if org is None
+        else f"a key of an org may not have {names}: only keys of the operator act on instances, accounts "
+        "and other orgs. Mint one with --operator for that"
+    )
+    raise ValueError(msg)
 
 
 def checked(terms: KeyTerms) -> KeyTerms:
@@ -217,6 +239,9 @@ def checked(terms: KeyTerms) -> KeyTerms:
     if terms.life is not None and terms.life <= timedelta(0):
         msg = "a key's life must be longer than nothing"
         raise ValueError(msg)
+    if terms.life is not None and terms.life > _LONGEST_LIFE:
+        msg = f"a key's life may have {_LONGEST_LIFE.days} days at most; without an end it lives until it is revoked"
+        raise ValueError(msg)
     if len(terms.networks) > _MOST_NETWORKS:
         msg = f"a key may have {_MOST_NETWORKS} networks"
         raise ValueError(msg)
@@ -228,11 +253,17 @@ def checked(terms: KeyTerms) -> KeyTerms:
 
 
 def _network(text: str) -> IPv4Network | IPv6Network:
+    """Return a network; one of IPv4 addresses in their IPv6 form as what it is. ValueError."""
     try:
-        return ip_network(text)
+        found = ip_network(text)
     except ValueError:
         msg = f"{text!r} is no network, such as 203.0.113.0/24 or 2001:db8::/32, or an address"
         raise ValueError(msg) from None
+    if isinstance(found, IPv6Network) and found.prefixlen >= _MAPPED_BITS:
+        mapped = found.network_address.ipv4_mapped
+        if mapped is not None:
+            return IPv4Network((mapped, found.prefixlen - _MAPPED_BITS))
+    return found
 
 
 def is_within(address: str | None, networks: Sequence[str]) -> bool:
@@ -247,7 +278,7 @@ def is_within(address: str | None, networks: Sequence[str]) -> bool:
     if isinstance(found, IPv6Address) and found.ipv4_mapped is not None:
         found = found.ipv4_mapped
     # Of two versions, `in` is False.
-    return any(found in ip_network(each) for each in networks)
+    return any(found in _network(each) for each in networks)
 
 
 async def list_keys(tx: Tx) -> list[KeyInfo]:

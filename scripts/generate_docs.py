@@ -29,7 +29,7 @@ from gateway.config import Settings
 from gateway.custodians.registry import BrokenAdapter, find_adapters
 from gateway.examples import example_event
 from gateway.execution import claims, decide, gate, proof
-from gateway.keys import USUAL, Scope
+from gateway.keys import USUAL, USUAL_OF_OPERATORS, Scope
 from gateway.model import Attention
 from gateway.states import NEXT, STATUS_OF
 from gateway.views import EVENT_TYPES
@@ -330,13 +330,22 @@ def _scopes(call: dict[str, Any]) -> list[str]:
 def scopes() -> str:
     """Every scope of API keys."""
     rows = [
-        [f"`{each}`", text, "yes" if each in USUAL else "only where it is named"]
+        [f"`{each}`", text, *_of_keys(each)]
         for each, text in (
             (Scope(value), text)
             for value, text in re.findall(r'= "([a-z:]+)"  #: (.*)', inspect.getsource(Scope))
         )
     ]
-    return table(["scope", "allows to", "in a key without `--scope`"], rows)
+    return table(["scope", "allows to", "whose key", "without `--scope`"], rows)
+
+
+def _of_keys(scope: Scope) -> tuple[str, str]:
+    """Return whose key may have a scope, and whether one has it that was minted without any."""
+    if scope in USUAL_OF_OPERATORS:
+        return "operator", "yes"
+    if scope in USUAL:
+        return "org", "yes"
+    return "any; reserved: no call takes it yet", "no"
 
 
 def settings() -> str:

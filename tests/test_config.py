@@ -160,8 +160,8 @@ def test_an_account_for_every_org_beside_a_route_for_some(tmp_path: Path) -> Non
     assert fault.startswith("accounts.fb_eu.1: orgs is not set")
     for word in ("every org", "routes.0", 'orgs = ["..."]'):
         assert word in fault
-    fixed = restricted.replace('{ id = "8", type = "X" }', '{ id = "8", type = "X", orgs = [] }')
-    assert load(write(tmp_path, fixed), {}).accounts["fb_eu"][1].orgs == ()
+    fixed = restricted.replace('{ id = "8", type = "X" }', '{ id = "8", type = "X", orgs = ["c"] }')
+    assert load(write(tmp_path, fixed), {}).accounts["fb_eu"][1].orgs == ("c",)
 
 
 def test_no_file_and_bad_toml(tmp_path: Path) -> None:
@@ -184,3 +184,37 @@ def test_what_the_commands_read_is_no_setting(tmp_path: Path) -> None:
     assert load(write(tmp_path, GOOD), environment).public_url
     with pytest.raises(ConfigError, match="nothing"):
         load(write(tmp_path, GOOD), {"PAYOUT_GATEWAY_NOTHING": "x"})
+
+
+@pytest.mark.parametrize(
+    ("orgs", "words"),
+    [
+        ('"acme"', "orgs must be a list"),
+        ("[]", "orgs must not be empty"),
+        ('["acme "]', "is no name of an org"),
+        ('["a b"]', "is no name of an org"),
+        ('[""]', "is no name of an org"),
+    ],
+)
+def test_orgs_that_nobody_could_be(tmp_path: Path, orgs: str, words: str) -> None:
+    """Refused for routes and accounts: nobody could use them, and nobody would see why."""
+    text = f"""
+server_key = "{base64.b64encode(bytes(32)).decode()}"
+[custodians.d]
+adapter = "dummy"
+[[routes]]
+destination = "custodian_account"
+custodian = "d"
+account = {{ id = "a", type = "b" }}
+orgs = {orgs}
+[[accounts.d]]
+id = "x"
+type = "y"
+orgs = {orgs}
+"""
+    with pytest.raises(ConfigError) as error:
+        load(write(tmp_path, text))
+    assert len(error.value.faults) == 2
+    for where, fault in zip(("routes.0", "accounts.d.0"), error.value.faults, strict=True):
+        assert fault.startswith(where)
+        assert words in fault

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+from typing import Any
 from urllib.parse import quote, quote_plus
 
 import aiohttp
@@ -71,7 +72,8 @@ def test_a_value_that_is_cut_off(kept: int) -> None:
     value = "abcdefghijklmnopqrstuvwxyz"
     said = b"echo: " + value[:kept].encode()
     assert redact(said, [value], cut=True) == b"echo: [removed]"
-    assert redact(said, [value], cut=False) == said
+    # Eight characters are no accident, wherever they stand; fewer are, in an answer that is whole.
+    assert redact(said, [value], cut=False) == (said if kept < 8 else b"echo: [removed]")
 
 
 def test_overlaps_and_repeats() -> None:
@@ -159,3 +161,78 @@ async def test_what_a_session_sends_is_noted() -> None:
             said = "key-of-the-day idem-00000001 123456 7654321 True"
             assert without_sent(said) == "[removed] idem-00000001 [removed] [removed] True"
         assert without_sent(said) == said
+
+
+SIGNATURE = (
+    "v1,K5oZfzN95Z9UVu1EsfQmfVNQhnkZ2pj9o9NDN/H+o4w= v1,3Ab+sdf/UVu1EsfQmfVNQhnkZ2pj9o9NDN/H6o4w="
+)
+
+
+@pytest.mark.parametrize("gone", [1, 3, 12])
+@pytest.mark.parametrize("value", ["sekrit-header-value-9911", "Bearer hunter2hunter2", SIGNATURE])
+def test_an_echo_that_lacks_its_end(value: str, gone: int) -> None:
+    """A receiver cuts each line a little shorter: in the middle of an answer, too."""
+    left = redact(f"got {value[:-gone]}\nand more".encode(), [value]).decode()
+    assert left == "got [removed]\nand more"
+
+
+@pytest.mark.parametrize("word", ["hunter2hunter2", "sekrit-header-value-9911"])
+def test_fewer_than_eight_characters_are_left(word: str) -> None:
+    """They are the beginning of too many other words."""
+    text = f"it says {word[:7]} and more".encode()
+    assert redact(text, [word]) == text
+    assert redact(f"it says {word[:8]} and more".encode(), [word]) == b"it says [removed] and more"
+
+
+@pytest.mark.parametrize("before", range(6))
+@pytest.mark.parametrize("encode", [base64.b64encode, base64.urlsafe_b64encode])
+@pytest.mark.parametrize("value", [SIGNATURE, "sekrit-header-value-9911", "Bearer hunter2hunter2"])
+def test_base64_of_more_than_the_value(before: int, encode: Any, value: str) -> None:
+    """The whole request encoded at once: at every alignment nothing can be read of the value."""
+    head = b"x" * before + b": " + value.encode() + b"\r\nHost: example.com\r\n"
+    left = redact(encode(head), [value])
+    assert b"[removed]" in left
+    # What is left of the runs around it, read at any alignment.
+    for run in left.split(b"[removed]"):
+        for skip in range(4):
+            piece = run[skip:]
+            opened = base64.urlsafe_b64decode(
+                piece.replace(b"+", b"-").replace(b"/", b"_")[: len(piece) // 4 * 4]
+            )
+            for at in range(len(value) - 4):
+                assert value[at : at + 4].encode() not in opened
+
+
+@pytest.mark.parametrize("how", ["part", "base64"])
+async def test_a_receiver_that_echoes_in_pieces(how: str) -> None:
+    """On the wire: headers without their last characters, and the whole head in base64."""
+
+    async def echo(request: web.Request) -> web.Response:
+        lines = [f"{name}: {value}".encode() for name, value in request.headers.items()]
+        if how == "part":
+            return web.Response(status=500, body=b"\n".join(each[:-3] for each in lines))
+        return web.Response(status=500, body=base64.b64encode(b"\r\n".join(lines)))
+
+    signed: list[str] = []
+
+    async def take(request: web.Request) -> web.Response:
+        signed.append(request.headers["webhook-signature"])
+        return await echo(request)
+
+    settings = WebhookSettings(allow_private_addresses=True)
+    async with (
+        receiver(take) as url,
+        aiohttp.ClientSession(connector=connector(allow_private_addresses=True)) as session,
+    ):
+        sender = Sender(session, settings, real_runtime())
+        target = Target(
+            url, SECRETS, {"X-Tok": "sekrit-header-value-9911"}, (), sensitive=("X-Tok",)
+        )
+        result = await sender.send(target, "evt_1", b"{}")
+    snippet = result.snippet or ""
+    assert "[removed]" in snippet
+    pieces = [signed[0][at : at + 10] for at in range(len(signed[0]) - 10)]
+    for piece in ("sekrit-h", *pieces):
+        assert piece not in snippet
+        inner = base64.b64encode(piece.encode()).decode()[:12]
+        assert inner not in snippet

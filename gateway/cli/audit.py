@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,7 @@ from gateway.cli.common import (
     JsonOption,
     fail,
     print_json,
+    print_records,
     print_table,
     reading_store,
     told_time,
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="The audit log: who did what, and when.", no_args_is_help=True)
 #: Rows per read: the gateway goes on meanwhile.
 _AT_ONCE = 1000
+_GONE = "it has keys or payouts, and no chain any more: every row of it was taken out"
 
 OrgOption = Annotated[str | None, typer.Option(help="Only the chain of this org.")]
 InstallationOption = Annotated[
@@ -59,9 +62,12 @@ def list_(  # noqa: PLR0913 - one argument per option
     if as_json:
         print_json({"data": rows})
         return
-    columns = ["at", "org", "actor", "act", "subject", "detail", "before", "after", "request_id"]
-    cells = [[_cell(row[name]) for name in columns] for row in rows]
-    print_table("Audit log", columns, cells)
+    head = ("at", "org", "act", "subject")
+    more = ("actor", "detail", "before", "after", "request_id")
+    told = [{name: _cell(row[name]) for name in (*head, *more)} for row in rows]
+    for each in told:
+        each["org"] = each["org"] or "(installation)"
+    print_records(told, head, more)
 
 
 @app.command()
@@ -84,10 +90,12 @@ def verify(
     known = {} if heads is None else _read_heads(heads)
 
     async def work(db: Database) -> list[tuple[Head, str | None]]:
-        from gateway.store.audit import chains
+        from gateway.store.audit import Head, chains, orgs_without_chain
 
         orgs = dict.fromkeys([*await db.scan(chains), *known])
-        return [await _follow(db, org, known.get(org)) for org in orgs]
+        followed = [await _follow(db, org, known.get(org)) for org in orgs]
+        gone = [each for each in await db.scan(orgs_without_chain) if each not in orgs]
+        return [*followed, *((Head(org, 0, ""), _GONE) for org in gone)]
 
     found = reading_store(config, work)
     faults = [f"{head.org or 'installation'}: {wrong}" for head, wrong in found if wrong]
@@ -185,8 +193,13 @@ def _told(row: Row) -> dict[str, Any]:
 
     told = {name: row[name] for name in row.keys()}  # noqa: SIM118 - a row iterates over its values
     for name in ("before", "after"):
-        told[name] = None if row[name] is None else json.loads(row[name])
-    return {**told, "org": row["org"] or None, "at": told_time(from_us(row["at"]))}
+        # What somebody changed may be anything; it is shown as it is.
+        with suppress(ValueError, TypeError):
+            told[name] = None if row[name] is None else json.loads(row[name])
+    at = str(row["at"])
+    with suppress(ValueError, TypeError, OverflowError):
+        at = told_time(from_us(row["at"])) or at
+    return {**told, "org": row["org"] or None, "at": at}
 
 
 def _cell(value: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
 
 import typer
 
-from gateway.cli.printing import console, print_json, print_table, say
+from gateway.cli.printing import console, print_json, print_records, print_table, say
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -30,6 +30,7 @@ __all__ = [
     "frozen_reason",
     "operator_name",
     "print_json",
+    "print_records",
     "print_table",
     "reading_store",
     "say",

@@ -16,7 +16,7 @@ from gateway.cli.common import (
     fail,
     operator_name,
     print_json,
-    print_table,
+    print_records,
     reading_store,
     say,
     told_time,
@@ -54,6 +54,13 @@ LifeOption = Annotated[
     float | None,
     typer.Option("--expires-in-days", min=0, help="Days until it ends. Not given: never."),
 ]
+
+
+def _life(days: float | None) -> timedelta | None:
+    try:
+        return None if days is None else timedelta(days=days)
+    except (OverflowError, ValueError):
+        fail(f"--expires-in-days {days:g} is no number of days that a key can live", 2)
 
 
 class KeyMode(StrEnum):
@@ -112,7 +119,7 @@ def create(  # noqa: PLR0913 - one argument per option
         name=name,
         owner=owner or operator_name(),
         networks=tuple(allow_network or ()),
-        life=None if expires_in_days is None else timedelta(days=expires_in_days),
+        life=_life(expires_in_days),
     )
 
     async def work(db: Database) -> MintedKey:
@@ -155,13 +162,15 @@ def list_(*, config: ConfigOption = Path(DEFAULT_CONFIG), as_json: JsonOption = 
     if as_json:
         print_json({"data": rows})
         return
-    print_table("API keys", _COLUMNS, [[_cell(row, name) for name in _COLUMNS] for row in rows])
+    told = [{name: _cell(row, name) for name in (*_HEAD, *_MORE)} for row in rows]
+    print_records(told, _HEAD, _MORE)
 
 
-_COLUMNS = [
-    *("id", "org", "mode", "key", "name", "owner", "scopes", "networks"),
+_HEAD = ("id", "org", "mode", "key")
+_MORE = (
+    *("name", "owner", "scopes", "networks"),
     *("created_at", "expires_at", "last_used_at", "revoked_at"),
-]
+)
 
 
 def _cell(row: dict[str, Any], name: str) -> Any:
@@ -204,7 +213,7 @@ def rotate(  # noqa: PLR0913 - one argument per option
     given: dict[str, Any] = {"name": name, "owner": owner}
     given["scopes"] = tuple(Scope(each.value) for each in scope or ()) or None
     given["networks"] = tuple(allow_network) if allow_network else None
-    given["life"] = None if expires_in_days is None else timedelta(days=expires_in_days)
+    given["life"] = _life(expires_in_days)
     changes = {member: value for member, value in given.items() if value is not None}
     if any_network:
         changes["networks"] = ()

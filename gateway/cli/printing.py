@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -40,6 +40,20 @@ def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]
     for row in rows:
         table.add_row(*map(cell, row))
     console().print(table)
+
+
+def print_records(
+    rows: Iterable[Mapping[str, Any]], head: Sequence[str], more: Sequence[str]
+) -> None:
+    """Print records that have more than fits in a row of a table: a line with `head`, then the rest.
+
+    What a record does not have is left out. Readable at any width.
+    """
+    for row in rows:
+        say("  ".join(str(row[name]) for name in head if row[name] not in (None, "")))
+        for name in more:
+            if row[name] not in (None, ""):
+                say(f"    {name}: {row[name]}")
 
 
 def cell(value: Any) -> Text:

@@ -54,20 +54,11 @@ _sent: ContextVar[set[str] | None] = ContextVar("sent", default=None)
 def redact(body: bytes, values: Iterable[str], *, cut: bool = False) -> bytes:
     """Return an answer without the values, nor their parts, in any usual spelling.
 
+    Neither is a beginning of one left that has eight characters or more, wherever it stands.
     `cut`: the answer was not read to its end, so that it may end in the middle of a value. Case does
     not matter. Pure.
     """
-    low = body.lower()
-    spans: list[tuple[int, int]] = []
-    there: dict[bytes, bool] = {}
-    for core, form in set().union(*(_forms(value) for value in values)):
-        # Most answers echo nothing: one search for what all spellings have in common is enough then.
-        if core not in there:
-            there[core] = core in low
-        if there[core]:
-            spans += _whole(low, form)
-        if cut:
-            spans += _begun(low, form)
+    spans = list(_spans(body.lower(), set().union(*(_forms(value) for value in values)), cut=cut))
     spans.sort()
     if not spans:
         return body
@@ -77,6 +68,27 @@ def redact(body: bytes, values: Iterable[str], *, cut: bool = False) -> bytes:
             pieces += [body[at:begin], REMOVED.encode()]
         at = max(at, end)
     return b"".join((*pieces, body[at:]))
+
+
+def _spans(
+    low: bytes, forms: Iterable[tuple[bytes, bytes]], *, cut: bool
+) -> Iterator[tuple[int, int]]:
+    """Yield what has to go from a text in lower case."""
+    there: dict[bytes, bool] = {}
+
+    def has(piece: bytes) -> bool:
+        if piece not in there:
+            there[piece] = piece in low
+        return there[piece]
+
+    for core, form in forms:
+        # Most answers echo nothing: one search for what all spellings have in common is enough then.
+        if has(core):
+            yield from _whole(low, form)
+        if len(form) >= _LEAST_ANYWHERE and has(form[:_LEAST_ANYWHERE]):
+            yield from _beginnings(low, form)
+        if cut:
+            yield from _begun(low, form)
 
 
 @contextmanager
@@ -166,13 +178,23 @@ def _forms(value: str) -> frozenset[tuple[bytes, bytes]]:
         # What no spelling changes.
         core = max(_WORDS.findall(part), key=len, default="")
         found |= {(_low(core), _low(each)) for each in spellings}
-        encoded = _low(base64.b64encode(part.encode()).decode().rstrip("="))
-        found.add((encoded, encoded))
+        found |= {(each, each) for each in map(_low, _in_base64(part.encode()))}
     return frozenset(pair for pair in found if pair[1])
 
 
 def _low(text: str) -> bytes:
     return text.encode("utf-8", "replace").lower()
+
+
+def _in_base64(part: bytes) -> Iterator[str]:
+    """Yield how a value looks inside something that was encoded as a whole, wherever it begins in it.
+
+    Without the characters at both ends that hold bits of what stands around it.
+    """
+    for before in range(3):
+        encoded = base64.b64encode(bytes(before) + part).decode()
+        inner = encoded[-(-before * 8 // 6) : (before + len(part)) * 8 // 6]
+        yield from {inner, inner.replace("+", "-").replace("/", "_")}
 
 
 def _opened(value: str) -> Iterator[str]:
@@ -199,20 +221,22 @@ def _whole(low: bytes, form: bytes) -> Iterator[tuple[int, int]]:
         at = low.find(form, end)
 
 
+def _beginnings(low: bytes, form: bytes) -> Iterator[tuple[int, int]]:
+    """Yield where at least eight characters of the beginning of a form stand in a text."""
+    beginning = form[:_LEAST_ANYWHERE]
+    at = low.find(beginning)
+    while at >= 0:
+        pairs = zip(low[at:], form, strict=False)
+        length = next((n for n, (one, other) in enumerate(pairs) if one != other), None)
+        end = min(len(low), at + len(form)) if length is None else at + length
+        yield at, end
+        at = low.find(beginning, end)
+
+
 def _begun(low: bytes, form: bytes) -> Iterator[tuple[int, int]]:
-    """Yield where a text ends in the middle of a form."""
+    """Yield where a text ends in the first few characters of a form; longer ones are `_beginnings`."""
     if len(form) < _LEAST_ANYWHERE:
         return
     for kept in range(_LEAST_BEGINNING, _LEAST_ANYWHERE):
         if low.endswith(form[:kept]):
             yield len(low) - kept, len(low)
-    if low[-_LEAST_ANYWHERE:] not in form:
-        # A longer beginning would have the end of the text in it.
-        return
-    beginning = form[:_LEAST_ANYWHERE]
-    at = low.find(beginning, max(0, len(low) - len(form) + 1))
-    while at >= 0:
-        if form.startswith(low[at:]):
-            yield at, len(low)
-            return
-        at = low.find(beginning, at + 1)

@@ -33,7 +33,7 @@ def settings(settings: Settings) -> Settings:
         "accounts": {
             "acme_eu": [
                 *({"id": ids[1], "type": "VAULT", "orgs": [org]} for org, ids in orgs.items()),
-                {"id": "NOBODY-1", "type": "VAULT", "orgs": []},
+                {"id": "NOBODY-1", "type": "VAULT", "orgs": ["nobody"]},
             ]
         },
     }

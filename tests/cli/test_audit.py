@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -154,3 +155,70 @@ def test_a_file_without_heads(written: Path, tmp_path: Path) -> None:
         nothing.write_text(text)
         message = run("audit", "verify", "--heads", nothing, "--config", written, code=2)
         assert "has no heads" in message
+
+
+@pytest.mark.parametrize(
+    "column", ["actor", "detail", "before", "after", "id", "subject", "hash", "at"]
+)
+def test_bytes_in_a_row_are_named(written: Path, column: str) -> None:
+    """No traceback: the row does not fit, and the list and the export go on showing it."""
+    tamper(written, f"UPDATE audit_log SET {column} = x'ff00' WHERE org = 'beta' AND number = 2")
+    text = run("audit", "verify", "--config", written, code=1)
+    assert re.search(r"^beta: row 2 \(.*\) was changed$", text, re.MULTILINE), text
+    run("audit", "verify", "--json", "--config", written, code=1)
+    assert len(listed(written)) == 8
+    run("audit", "list", "--config", written)
+    assert len(run("audit", "export", "--config", written).splitlines()) == 8
+
+
+def test_bytes_as_an_org_are_named(written: Path) -> None:
+    """The row is in no chain of an org then."""
+    tamper(written, "UPDATE audit_log SET org = x'ff' WHERE org = 'beta' AND number = 3")
+    run("audit", "verify", "--config", written, code=1)
+
+
+def test_each_fault_has_its_line(written: Path) -> None:
+    """Two chains, two lines; no escape of a line break between them."""
+    tamper(
+        written,
+        "UPDATE audit_log SET actor = 'eve' WHERE number = 2 AND org IN ('beta', 'acme')",
+    )
+    text = run("audit", "verify", "--config", written, code=1)
+    assert "\\n" not in text
+    for org in ("acme", "beta"):
+        assert re.search(rf"^{org}: row 2 \(aud_[^ ]*\) was changed$", text, re.MULTILINE), text
+
+
+def test_a_chain_that_is_gone_is_reported(written: Path) -> None:
+    """Also without the heads: the org still has keys, which were logged."""
+    tamper(written, "DELETE FROM audit_log WHERE org = 'beta'")
+    text = run("audit", "verify", "--config", written, code=1)
+    assert "beta: it has keys or payouts, and no chain any more" in text
+
+
+def test_a_key_from_before_the_log_needs_no_chain(written: Path) -> None:
+    """Such keys have no owner; their org has done nothing since."""
+    tamper(
+        written,
+        "DELETE FROM audit_log WHERE org = 'beta'",
+        "UPDATE api_keys SET owner = NULL WHERE org = 'beta'",
+    )
+    run("audit", "verify", "--config", written)
+
+
+@pytest.mark.parametrize("command", [("audit", "list"), ("keys", "list")])
+def test_lists_are_readable_in_a_narrow_terminal(
+    written: Path, command: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At 120 columns ids and scopes are whole, and nothing is folded into single letters."""
+    monkeypatch.setenv("COLUMNS", "120")
+    lines = run(*command, "--config", written).splitlines()
+    rows = json.loads(run(*command, "--json", "--config", written))["data"]
+    heads = [line for line in lines if not line.startswith(" ")]
+    assert len(heads) == len(rows)
+    for row, head in zip(rows, heads, strict=True):
+        assert row.get("subject", row["id"]) in head
+        assert len(head) <= 120
+    if command[0] == "keys":
+        assert "    scopes: payouts:read" in lines
+    assert all(len(line) >= 12 for line in lines)

@@ -26,7 +26,7 @@ from gateway.cli.main import app
 from gateway.cli.words import FundsMovedWord, ScopeWord, StatusWord
 from gateway.config import load
 from gateway.custodians.registry import find_adapters
-from gateway.keys import Caller, Scope
+from gateway.keys import Caller, Scope, is_within
 from gateway.model import FundsMoved, Status
 from gateway.runtime import real_runtime
 from gateway.signing import secret_text
@@ -407,3 +407,44 @@ def test_the_server_key_is_changed(config: Path) -> None:
     assert "previous_server_key has the wrong length" in run(
         "db", "reseal", "--config", config, code=2
     )
+
+
+@pytest.mark.parametrize("days", ["3000000", "1e15", "nan", "inf"])
+def test_a_life_that_no_key_can_have(config: Path, days: str) -> None:
+    """Said in words, exit 2; for a new key and for one that replaces another."""
+    made = create(config)
+    at = ("--expires-in-days", days, "--config", config)
+    for command in (("create", "--org", "a", "--mode", "live"), ("rotate", made["id"])):
+        assert "days" in run("keys", *command, *at, code=2)
+    assert len(json.loads(run("keys", "list", "--json", "--config", config))["data"]) == 1
+
+
+def test_scopes_that_a_key_could_never_use(config: Path) -> None:
+    """Refused with the reason: those of operators in a key of an org, and the other way round."""
+    create(config)
+    at = ("--mode", "live", "--config", config)
+    said = run("keys", "create", "--org", "a", "--scope", "payouts:operate", *at, code=2)
+    assert "only keys of the operator" in said
+    said = run("keys", "create", "--operator", "--scope", "payouts:read", *at, code=2)
+    assert "belongs to no org" in said
+    run("keys", "create", "--org", "a", "--scope", "payouts:approve", *at)
+    run("keys", "create", "--operator", "--scope", "payouts:operate", *at)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [("::ffff:127.0.0.0/104", "127.0.0.0/8"), ("::ffff:203.0.113.7", "203.0.113.7/32")],
+)
+def test_a_network_in_its_ipv6_form_is_ipv4(config: Path, given: str, kept: str) -> None:
+    """What counts is the address of the client, which is compared as IPv4."""
+    run(
+        *("keys", "create", "--org", "a", "--mode", "live", "--allow-network", given),
+        *("--config", config),
+    )
+    (row,) = json.loads(run("keys", "list", "--json", "--config", config))["data"]
+    assert row["networks"] == [kept]
+    address = kept.partition("/")[0]
+    # Of a key from before as well.
+    assert is_within(address, [given])
+    assert is_within(f"::ffff:{address}", [given])
+    assert not is_within("198.51.100.1", [given])

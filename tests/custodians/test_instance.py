@@ -282,7 +282,7 @@ async def test_what_a_call_sent_is_not_told_back(bench: Bench) -> None:
     ):
 
         async def confirm(_: Any, answer: Mapping[str, Any]) -> Report:
-            sent = {"X-Signature": "signature-of-this-call"}
+            sent = {"X-Signature": "the-signature-of-this-call"}
             async with http.post(url, json=answer, headers=sent) as reply:
                 said = await reply.text()
             if "fails" in answer:
@@ -303,7 +303,7 @@ async def test_what_a_call_sent_is_not_told_back(bench: Bench) -> None:
     told = (repr(found), repr(raised.value), repr(vars(raised.value)), bench.stream.getvalue())
     for each in (*told, generate_latest(bench.metrics.registry).decode()):
         assert "4711" not in each
-        assert "signature-of-this-call" not in each
+        assert "the-signature-of-this-call" not in each
     assert "X-Signature" in told[0]
 
 

@@ -51,6 +51,7 @@ GROWING = {
 OF_WHAT_IS_OPEN = ("ix_inbox_new", "ix_executions_due", "uq_execution_items_open")
 #: Run only by `db.scan`, in a reader thread.
 LONG = {
+    "audit._WITHOUT_CHAIN",
     "deliveries._OLD_ATTEMPTS",
     "deliveries._OLD_EVENTS",
     "payouts._ANY_REF",
