@@ -6,6 +6,7 @@ import json
 import tomllib
 from dataclasses import replace
 from decimal import Decimal
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,8 @@ async def test_what_came_back_is_found_and_paid_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Delivered, looked at again, returned: one transfer in the custodian's ledger, then and later."""
-    monkeypatch.setattr(registry, "find_adapters", lambda: {"dummy": Bank})
+    entry = EntryPoint("dummy", f"{__name__}:Bank", registry.GROUP)
+    monkeypatch.setattr(registry, "entry_points", lambda group: [entry])
     twin = await Process.start(
         tmp_path / "twin.log", "adapters.dummy.twin.app", "--port", "0", "--step-s", "0.1"
     )
