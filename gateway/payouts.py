@@ -319,6 +319,7 @@ class _Change:
         if fresh:
             self._document.add_refs(self.row["custodian"], fresh)
         self._note(report)
+        self._keep_final_amount(report)
         self._keep_returns(report)
         kind, reached, changed = self._judge(report)
         self._sort_returns(report)
@@ -332,6 +333,20 @@ class _Change:
     def says_unpaid(self) -> bool:
         """Whether it ends the payout as one of which no money moved."""
         return self.columns.get("funds_moved") == FundsMoved.NO
+
+    def _keep_final_amount(self, report: Report) -> None:
+        """Keep what the recipient got, unless the report is of something else.
+
+        Once the payout is delivered and shows an amount, it is fixed.
+        """
+        if report.final_recipient_amount is None:
+            return
+        if any(code is Attention.MISMATCH for code, _ in self.attention):
+            # It may be of another payment: an operator looks first.
+            return
+        shown = self._document.final_recipient_amount is not None
+        if self.row["status"] != Status.DELIVERED or not shown:
+            self._document.set_final_recipient_amount(report.final_recipient_amount)
 
     def _keep_returns(self, report: Report) -> None:
         """Keep what came back until it is counted, unless the report is of something else."""

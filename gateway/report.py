@@ -100,6 +100,10 @@ class Report:
     observed_at: datetime | None = None
     detail: str | None = None  #: one line for the operator; never a secret
     fees_paid_usd: Decimal | None = None
+    #: what the recipient got by the custodian's own figure, in the order's asset; shown once the payout is
+    #: delivered. None: the custodian does not report it, or reports it in another unit. Never the ordered
+    #: amount where the custodian has not reported it.
+    final_recipient_amount: Decimal | None = None
     again_after_s: float | None = None  #: from `submit`: call `submit` again after so many seconds
     action: Action | None = None  #: required where `sub_status` is `requires_action`
     #: our reference that a failed word names, where one execution has several (`moving(reference=…)`)

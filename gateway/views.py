@@ -113,7 +113,11 @@ class PayoutView(BaseModel):
     )
     timeline: tuple[TimelineEntry, ...]
     fees_paid_usd: Amount | None
-    final_recipient_amount: Amount | None
+    final_recipient_amount: Amount | None = Field(
+        description="What the recipient got, in the recipient's asset, as the custodian reported it; it "
+        "may differ from `quote.recipient_gets`. Null until the payout is delivered, and null where the "
+        "custodian reports no such amount, as with payouts to bank accounts."
+    )
     returned_amount: Amount | None = Field(
         description="What came back after the payout was delivered, in the recipient's asset; null: "
         "nothing. It may grow. The status stays `delivered`: the reference is not free, and nothing is "

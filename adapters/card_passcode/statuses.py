@@ -118,6 +118,7 @@ def read_execution(  # noqa: PLR0913 - what is told, and about what
         unknown_words=tuple(odd),
         detail="; ".join(each for each in messages if each) or None,
         fees_paid_usd=_fees(told) if sub_status is SubStatus.DELIVERED else None,
+        final_recipient_amount=_arrived(order, told) if sub_status is SubStatus.DELIVERED else None,
         reference=reference_id if named else None,
     )
 
@@ -176,6 +177,14 @@ def _failure(told: Mapping[str, Any]) -> Failure:
         # an id to is left to a person all the same.
         funds_moved=FundsMoved.UNKNOWN if seen_by_network else FundsMoved.NO,
     )
+
+
+def _arrived(order: Order, told: Mapping[str, Any]) -> Decimal | None:
+    """Return what the recipient got, where it is told in the order's currency."""
+    payee = read_amount(told.get("payee_amount"))
+    if payee is None or payee < 0 or text_of(told.get("payee_currency")) != order.asset:
+        return None
+    return payee
 
 
 def _fees(told: Mapping[str, Any]) -> Decimal | None:

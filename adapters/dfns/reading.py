@@ -103,7 +103,8 @@ class PayoutReader:
         report = self._tell(order, told, sub_status, echo, transactions)
         if sub_status is not SubStatus.DELIVERED or transfer is None:
             return report
-        # Of the settling transfer. What the provider keeps is not told with a payout.
+        # Of the settling transfer. What the provider keeps, and what the recipient got, are not told with
+        # a payout: `final_recipient_amount` stays None.
         return replace(report, fees_paid_usd=fee_usd(self._settings, order.network, transfer))
 
     def unfit(self, order: Order, told: Mapping[str, Any]) -> Report | None:

@@ -110,6 +110,8 @@ class Transfers:
             fees_paid_usd=fee_usd(self._settings, order.network, told)
             if sub_status is SubStatus.DELIVERED
             else None,
+            # A confirmed transfer moved the amount that Dfns shows of it: the network's fee comes on top.
+            final_recipient_amount=echo.amount if sub_status is SubStatus.DELIVERED else None,
         )
 
 

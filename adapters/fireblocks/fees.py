@@ -1,6 +1,6 @@
-"""What the transactions of an instruction cost, in US dollars.
+"""What the transactions of an instruction cost, in US dollars, and what of it arrived.
 
-Source: the vendor's API description (`feeInfo`, `feeCurrency`). Only texts are read: a JSON number has lost
+Source: the vendor's API description (`feeInfo`, `feeCurrency`, `amountInfo`). Only texts are read: a JSON number has lost
 digits already.
 """
 
@@ -23,6 +23,18 @@ def fees_usd(
     if not found or len(known) < len(found):
         return None
     return sum(known, Decimal(0)).quantize(_STEP, rounding=ROUND_UP)
+
+
+def net_amount(transactions: Sequence[Mapping[str, Any]], asset_id: str | None) -> Decimal | None:
+    """Return what arrived, after what was deducted: the `netAmount` of the only transaction.
+
+    None where it is not told, or of another asset, or where there are several transactions: which of
+    them paid the recipient is not told.
+    """
+    if len(transactions) != 1 or not asset_id or transactions[0].get("assetId") != asset_id:
+        return None
+    info = transactions[0].get("amountInfo")
+    return _amount(info.get("netAmount")) if isinstance(info, Mapping) else None
 
 
 def _fee(details: Mapping[str, Any], prices: Mapping[str, Decimal]) -> Decimal | None:

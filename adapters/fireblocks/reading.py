@@ -16,7 +16,7 @@ import aiohttp
 
 from adapters.fireblocks import webhook
 from adapters.fireblocks.client import Client
-from adapters.fireblocks.fees import fees_usd
+from adapters.fireblocks.fees import fees_usd, net_amount
 from adapters.fireblocks.instructions import (
     AssetIds,
     another_set,
@@ -149,6 +149,9 @@ class Reader:
             unknown_words=reading.unknown_words,
             detail=reading.failure.message if reading.failure else None,
             fees_paid_usd=fees_usd(details, self._fee_prices)
+            if reading.sub_status is SubStatus.DELIVERED
+            else None,
+            final_recipient_amount=net_amount(details, self._asset_id(item))
             if reading.sub_status is SubStatus.DELIVERED
             else None,
         )

@@ -45,6 +45,7 @@ _MEMBERS: Mapping[str, tuple[type, ...]] = {
     "observed_at": (datetime, _NONE),
     "detail": (str, _NONE),
     "fees_paid_usd": (Decimal, _NONE),
+    "final_recipient_amount": (Decimal, _NONE),
     "again_after_s": (int, float, _NONE),
     "action": (Action, _NONE),
     "reference": (str, _NONE),
@@ -162,6 +163,11 @@ def _expect_report(report: Report) -> None:
     if report.action is not None:
         _expect_zone("Action.expires_at", report.action.expires_at)
     expect_returns("Report", report.returned)
+    got = report.final_recipient_amount
+    if got is not None and (not got.is_finite() or got < 0):
+        raise AdapterFault(
+            f"Report.final_recipient_amount is {got}; give a finite amount that is not negative, or None"
+        )
     again_s = report.again_after_s
     if again_s is not None and not math.isfinite(again_s):
         raise AdapterFault(f"Report.again_after_s is {again_s}; give seconds, or None")

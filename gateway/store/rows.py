@@ -62,7 +62,8 @@ class Document:
 
     `timeline` and `transactions` in order, with times in microseconds; `action`, the last one that
     was asked for, answered or not; `refs`, the ids at custodians that belong to the payout, each as
-    custodian, kind and value; `returns`, what was said to have come back before the payout was delivered.
+    custodian, kind and value; `returns`, what was said to have come back before the payout was delivered;
+    `final_recipient_amount`, what the custodian reported that the recipient got.
     A member that is null is left out.
     """
 
@@ -73,6 +74,7 @@ class Document:
         self._refs: list[list[str]] = members.get("refs") or []
         self._action: dict[str, Any] | None = members.get("action")
         self._returns: list[dict[str, Any]] = members.get("returns") or []
+        self._final_amount: str | None = members.get("final_recipient_amount")
         #: whether anything was changed since it was read
         self.changed = False
 
@@ -85,6 +87,7 @@ class Document:
             "action": self._action,
             "refs": self._refs,
             "returns": self._returns,
+            "final_recipient_amount": self._final_amount,
         }
         return to_json({name: value for name, value in members.items() if value})
 
@@ -158,6 +161,17 @@ class Document:
         """Note ids at a custodian that belong to the payout."""
         self._refs += [[custodian, *each] for each in refs]
         self.changed = True
+
+    @property
+    def final_recipient_amount(self) -> Decimal | None:
+        """What the recipient got, as the custodian reported it; None: it reported nothing."""
+        return None if self._final_amount is None else Decimal(self._final_amount)
+
+    def set_final_recipient_amount(self, amount: Decimal) -> None:
+        """Keep what the recipient got, as the custodian reported it. May be called twice."""
+        text = format_amount(amount)
+        self.changed |= text != self._final_amount
+        self._final_amount = text
 
     @property
     def early_returns(self) -> tuple[Returned, ...]:
@@ -257,7 +271,9 @@ def payout_of(row: Row | Mapping[str, Any], document: Document | None = None) ->
         failure=Failure.model_validate_json(row["failure"]) if row["failure"] else None,
         timeline=document.timeline,
         fees_paid_usd=Decimal(row["fees_paid_usd"]) if row["fees_paid_usd"] else None,
-        final_recipient_amount=terms.recipient_gets,
+        final_recipient_amount=document.final_recipient_amount
+        if row["status"] == Status.DELIVERED
+        else None,
         returned_amount=Decimal(row["returned_amount"]) if row["returned_amount"] else None,
         sequence=row["sequence"],
         created_at=from_us(row["created_at"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -47,6 +48,26 @@ MISTAKES: dict[str, tuple[Any, str, str]] = {
         "Decimal(text)",
     ),
     "fees of a whole number": (_with(fees_paid_usd=1), "Report.fees_paid_usd is a int", "Decimal"),
+    "a final amount of a text": (
+        _with(final_recipient_amount="5"),
+        "Report.final_recipient_amount is a str",
+        "Decimal",
+    ),
+    "a final amount that is not finite": (
+        _with(final_recipient_amount=Decimal("Infinity")),
+        "Report.final_recipient_amount is Infinity",
+        "finite",
+    ),
+    "a final amount that is no number": (
+        _with(final_recipient_amount=Decimal("sNaN")),
+        "Report.final_recipient_amount is sNaN",
+        "finite",
+    ),
+    "a negative final amount": (
+        _with(final_recipient_amount=Decimal(-1)),
+        "Report.final_recipient_amount is -1",
+        "not negative",
+    ),
     "a naive time": (_with(observed_at=NAIVE), "Report.observed_at is a time without", "read_time"),
     "a naive end of an action": (
         _with(sub_status=SubStatus.REQUIRES_ACTION, action=Action(expires_at=NAIVE)),

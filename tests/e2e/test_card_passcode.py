@@ -46,6 +46,10 @@ async def test_payouts_by_standing_passcode(tmp_path: Path) -> None:
         steps = [each["status"] for each in delivered["timeline"]]
         assert steps == sorted(steps, key=["pending", "broadcast", "delivered"].index)
         assert delivered["fees_paid_usd"] == "0.9"
+        assert (delivered["final_recipient_amount"], failed["final_recipient_amount"]) == (
+            "75",
+            None,
+        )
         assert delivered["transactions"][0]["id"].startswith("MP")
         assert failed["failure"] == {
             "code": "insufficient_funds",

@@ -46,6 +46,7 @@ async def test_session_execute_deliver() -> None:
             assert isinstance(seen, Report)
             assert seen.echo is not None
             assert seen.echo.differences() == ()
+            assert seen.final_recipient_amount is None or seen.sub_status is SubStatus.DELIVERED
             words.append(seen.sub_status)
             await both.merchant.steps(1)
         assert words == [SubStatus.SUBMITTED, SubStatus.BROADCAST, SubStatus.DELIVERED]
@@ -54,6 +55,7 @@ async def test_session_execute_deliver() -> None:
         assert seen.transactions[0].tx_hash is None
         assert seen.custodian_reference == mine.key("execution-1")
         assert seen.fees_paid_usd == Decimal("0.90")
+        assert seen.final_recipient_amount == Decimal("75.00")
         (entry,) = await both.merchant.ledger()
         assert (entry["reference"], entry["amount"]) == (mine.key("execution-1"), "75.00")
         assert entry["destination"] == "18"

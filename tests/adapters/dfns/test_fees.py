@@ -45,6 +45,22 @@ async def test_a_transfers_fee(
         assert (report.sub_status, report.fees_paid_usd) == (SubStatus.DELIVERED, fees)
 
 
+@pytest.mark.parametrize("order", [transfer_order(), solana_order()], ids=["erc20", "spl"])
+async def test_a_transfers_amount_is_what_arrived(order: OrderForTest) -> None:
+    """As Dfns shows it of the confirmed transfer, and not before."""
+    async with pair() as (adapter, org):
+        assert (await adapter.submit(order)).final_recipient_amount is None
+        order = order.again()
+        await org.steps(1)
+        assert (await look(adapter, order)).final_recipient_amount is None
+        await org.steps(1)
+        report = await look(adapter, order)
+        assert (report.sub_status, report.final_recipient_amount) == (
+            SubStatus.DELIVERED,
+            order.amount,
+        )
+
+
 @pytest.mark.parametrize(("prices", "fees"), [(ETH, Decimal("1.05")), ({}, None)])
 async def test_an_off_ramps_fee_is_that_of_its_transfer(
     prices: dict[str, object], fees: Decimal | None
@@ -60,6 +76,8 @@ async def test_an_off_ramps_fee_is_that_of_its_transfer(
             None
         }
         assert (seen[-1].sub_status, seen[-1].fees_paid_usd) == (SubStatus.DELIVERED, fees)
+        # The echoed amount is what the provider got: what the recipient got is not told.
+        assert {each.final_recipient_amount for each in seen} == {None}
 
 
 @pytest.mark.parametrize(

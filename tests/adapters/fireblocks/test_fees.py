@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from adapters.fireblocks.fees import fees_usd
+from adapters.fireblocks.fees import fees_usd, net_amount
 from gateway.adapter import Report, SubStatus
 from tests.adapters.fireblocks.rig import fetch, order, pair, submit
 
@@ -44,6 +44,35 @@ def test_fees(transactions: list[dict[str, Any]], fees: str | None) -> None:
     assert fees_usd(transactions, PRICES) == (None if fees is None else Decimal(fees))
 
 
+def arrived(net: object, asset: str = "USDC") -> dict[str, Any]:
+    """Return a transaction's details with a net amount."""
+    return {"assetId": asset, "amountInfo": {"amount": "43", "netAmount": net}}
+
+
+@pytest.mark.parametrize(
+    ("transactions", "amount"),
+    [
+        ([arrived("42.99")], "42.99"),
+        ([arrived("0")], "0"),
+        # Several: which of them paid is not told. Never the amount without what was deducted.
+        ([arrived("43")] * 2, None),
+        ([arrived("43"), {}], None),
+        ([arrived(None)], None),
+        ([arrived(42.99)], None),
+        ([arrived("NaN")], None),
+        ([arrived("-1")], None),
+        ([arrived("42.99", "ETH")], None),
+        ([{"assetId": "USDC", "amountInfo": "x"}], None),
+        ([{}], None),
+        ([], None),
+    ],
+)
+def test_what_arrived(transactions: list[dict[str, Any]], amount: str | None) -> None:
+    """The net amount of the only transaction; null where it is not told."""
+    assert net_amount(transactions, "USDC") == (None if amount is None else Decimal(amount))
+    assert net_amount(transactions, None) is None
+
+
 @pytest.mark.parametrize(("prices", "fees"), [({"USDC": "1"}, Decimal("0.5")), ({}, None)])
 async def test_they_are_told_at_delivery(prices: dict[str, str], fees: Decimal | None) -> None:
     """What the exchange kept, and not before the payout is delivered."""
@@ -53,7 +82,8 @@ async def test_they_are_told_at_delivery(prices: dict[str, str], fees: Decimal |
         for _ in range(12):
             found = await fetch(adapter, mine.again())
             if isinstance(found, Report) and found.sub_status is not SubStatus.DELIVERED:
-                assert found.fees_paid_usd is None
+                assert (found.fees_paid_usd, found.final_recipient_amount) == (None, None)
             await space.steps(1)
         assert isinstance(found, Report)
         assert (found.sub_status, found.fees_paid_usd) == (SubStatus.DELIVERED, fees)
+        assert found.final_recipient_amount == mine.amount

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,9 @@ async def test_on_the_way_and_delivered(
     if transaction is not None:
         assert Ref("transaction", TRANSACTION) in found.refs
         assert [each.tx_hash for each in found.transactions] == ["0x5a1e"]
+        # What the exchange deducted did not arrive.
+        delivered = found.sub_status is SubStatus.DELIVERED
+        assert found.final_recipient_amount == (Decimal("42.99") if delivered else None)
 
 
 @pytest.mark.parametrize(
