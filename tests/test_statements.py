@@ -18,6 +18,7 @@ from gateway.store.database import Database, Row, Tx
 from gateway.store.receipts import Tried, settle_tries
 from gateway.store.rows import terms_of
 from tests.execution.conftest import Bench, bench, capabilities, empty_database
+from tests.marks import mark_call
 from tests.statements import CountingTx, counted
 from tests.webhooks.test_worker import delivering, endpoints_of, hook, subscribe, until
 
@@ -112,6 +113,7 @@ async def test_a_custodians_webhook(
     assert len(two_endpoints) == 2
     payout_id, _ = await accepted(bench)
     submitted = Report(SubStatus.SUBMITTED, "OK", refs=(TRANSFER,))
+    await mark_call(bench.db, bench.runtime, payout_id)
     await bench.db.run(bench.payouts.apply, payout_id, submitted)
     inbox = Inbox(
         db=bench.db,

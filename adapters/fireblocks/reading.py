@@ -175,7 +175,10 @@ class Reader:
             # One without an id is seen, too: it may move money, whatever it is called.
             told_source = _source_of(details)
             certain = source if told_source in {"", source} else ""
-            seen.append(Seen(state, sub_status, on_chain=bool(tx_hash), source=certain))
+            unread = not details and state not in BEFORE_THE_NETWORK
+            seen.append(
+                Seen(state, sub_status, on_chain=bool(tx_hash), source=certain, unread=unread)
+            )
             if identifier:
                 at = webhook.read_time(each.get("timestamp")) or self._tools.clock.now()
                 transactions.append(

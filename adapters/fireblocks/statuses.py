@@ -120,6 +120,7 @@ class Seen:
     on_chain: bool = False  #: it has a hash
     #: the type of the account that it pays from; empty where it is not certain
     source: str = ""
+    unread: bool = False  #: its details, and so its sub-status, could not be read
 
 
 @dataclass(frozen=True)
@@ -224,8 +225,9 @@ def _moved(ended: Seen) -> FundsMoved:
     vendor promises one for vaults only, and there not before the network confirms.
     """
     by_state = MOVED_BY[ended.state]
-    if by_state is not FundsMoved.NO:
-        return by_state
+    if by_state is not FundsMoved.NO or ended.unread:
+        # Where its details could not be read, its sub-status would have decided.
+        return FundsMoved.UNKNOWN if ended.unread and by_state is FundsMoved.NO else by_state
     vault = ended.source == "VAULT_ACCOUNT"
     if vault and ended.sub_status in REVERTED:
         return FundsMoved.NO

@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-from gateway.adapter import BatchReport, SubStatus
+from gateway.adapter import BatchReport, FundsMoved, Report, SubStatus
 from gateway.errors import (
     AdapterError,
     LeaseLost,
@@ -228,9 +228,9 @@ class Actions:
         except AdapterError as error:
             _log.info("cancel_not_told", payout_id=job.items[0].id, detail=type(error).__name__)
             return
-        if any(each.sub_status in NEWS for each in outcome.items.values()):
+        if any(_may_have_moved(each) for each in outcome.items.values()):
             await engine.record(job, Verb.CANCEL, outcome, order=order, started=started)
-            raise _too_late("the custodian says that it is on its way")
+            raise _too_late("the custodian says that money moved, or may have moved")
 
     async def _cancel_here(
         self, tx: Tx, engine: Engine, job: Job, note: Note | None
@@ -257,6 +257,16 @@ class Actions:
         await self._db.run(
             executions.release, lease.execution_id, lease.token, lease.claimed_due, now
         )
+
+
+def _may_have_moved(report: Report) -> bool:
+    """Whether the answer to a cancel is about money: on its way, back again, or of unknown outcome."""
+    claim = report.failure
+    return (
+        report.sub_status in {*NEWS, SubStatus.OUTCOME_UNKNOWN}
+        or bool(report.returned)
+        or (claim is not None and claim.funds_moved is not FundsMoved.NO)
+    )
 
 
 def _answer_for(outcome: Outcome, recorded: Recorded, *, moved_now: bool) -> None:

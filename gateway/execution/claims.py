@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from gateway.adapter import FundsMoved, NotListed, Report, SubStatus
-from gateway.execution.proof import calls, open_calls
+from gateway.execution.proof import LOST_REFERENCE, calls, open_calls
 from gateway.execution.state import Decision, State, View
 from gateway.model import Attention
 
@@ -29,13 +29,22 @@ def has_mark(view: View, item: str) -> bool:
 def covers_calls(view: View, found: NotListed) -> bool:
     """Whether the searched window began before every call that may have arrived.
 
-    Dated by two wall clocks, which here can only forbid. Without this rule a list of the last hour, which
-    cannot have an older call, proves that it was never made.
+    By the wall clock of the mark, and by the time that has passed since: a wall clock may have been wrong
+    at the mark, so it can only forbid. A call of another clock, and one that an adopted copy may miss,
+    has no date that counts. Without this rule a list of the last hour, which cannot have an older call,
+    proves that it was never made.
     """
     if found.since is None:
         return True
     begin = round((found.since.timestamp() + view.capabilities.clock_skew_s) * 1_000_000)
-    return all(begin < each.at.wall for each in open_calls(view.history))
+    window = view.started.wall - begin
+    return all(
+        begin < each.at.wall
+        and each.reference != LOST_REFERENCE
+        and each.at.clock_id == view.started.clock_id
+        and view.started.elapsed - each.at.elapsed < window
+        for each in open_calls(view.history)
+    )
 
 
 def unmarked(view: View, reports: Mapping[str, Report]) -> dict[str, str]:

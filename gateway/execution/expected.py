@@ -29,10 +29,13 @@ async def expect_refs(  # noqa: PLR0913 - the lease, the owner and the ids
     payout_id: str,
     custodian: str,
     pairs: Sequence[tuple[str, str]],
+    at: int,
 ) -> str | None:
     """Register ids (kind, value) as a payout's, under the lease of its execution. May be called twice.
 
-    Returns an empty text, why not (an id is another payout's: nothing was written), or None where the
+    A webhook that already waits for such an id came before any call: somebody else may have paid, such
+    as another copy of the database. No call is made from then on, and an operator looks. `at` is the
+    wall clock in microseconds. Returns an empty text, why not (an id is another payout's: nothing was written), or None where the
     lease is lost.
     """
     execution = await executions.held(tx, execution_id, token)
@@ -56,6 +59,11 @@ async def expect_refs(  # noqa: PLR0913 - the lease, the owner and the ids
     await payout_rows.update_payout(tx, payout_id, document=document.text)
     if known.awaited:
         await inbox.wake_webhooks(tx, custodian, list(known.awaited))
+        # In this transaction, and not when the inbox reads them: the mark may be set before that.
+        detail = "a webhook about this payout came before any call was made for it"
+        await payout_rows.add_attention(tx, payout_id, Attention.EARLY_NEWS, detail, at)
+        if execution["blocked"] is None:
+            await executions.update_execution(tx, execution_id, blocked=Attention.EARLY_NEWS.value)
     await _note(tx, execution)
     return ""
 

@@ -231,7 +231,13 @@ class LiveOrder(LiveTerms):
             raise ValueError(msg)
         lease, pairs = self._job.lease, [(each.kind, each.value) for each in refs]
         done = await self._db.run(
-            expect_refs, lease.execution_id, lease.token, str(owner), self._job.custodian, pairs
+            expect_refs,
+            lease.execution_id,
+            lease.token,
+            str(owner),
+            self._job.custodian,
+            pairs,
+            self._runtime.clock.moment().wall,
         )
         if done is None:
             raise LeaseLost(lease.execution_id)

@@ -27,6 +27,7 @@ from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
@@ -103,11 +104,12 @@ def quick(can: Capabilities, call_life_s: float | None) -> Capabilities:
 
 
 def install(named: str) -> type[Adapter[Any]]:
-    """Have an adapter of a test found beside the installed ones; return it."""
+    """Have an adapter of a test found beside the installed ones, as an entry point; return it."""
     module, _, name = named.partition(":")
     adapter: type[Adapter[Any]] = getattr(importlib.import_module(module), name)
-    installed = registry.find_adapters
-    registry.find_adapters = lambda: {**installed(), adapter.name: adapter}
+    own = EntryPoint(adapter.name, f"{module}:{name}", registry.GROUP)
+    # Where the registry looks them up, and nowhere else.
+    vars(registry)["entry_points"] = lambda group: [*entry_points(group=group), own]
     return adapter
 
 

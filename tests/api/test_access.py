@@ -80,7 +80,8 @@ def test_the_document_names_the_scope(method: str, path: str, guard: Guarded) ->
 async def test_a_key_without_the_scope_is_refused_everywhere(api: Api) -> None:
     """403 naming the scope, before anything else of the request is looked at; with it, never 403."""
     for scope in USUAL:
-        without = await mint(api, *(each for each in Scope if each is not scope))
+        others = [each for each in Scope if each not in {scope, Scope.PAYOUTS_OPERATE}]
+        without = await mint(api, *others)
         only = await mint(api, scope)
         for method, path, guard in GUARDED:
             body: Any = {} if method in {"POST", "PATCH"} else None
@@ -154,7 +155,8 @@ async def test_a_key_is_bound_to_networks(
 async def test_a_key_of_the_operator_belongs_to_no_org(api: Api) -> None:
     """It reads and starts nothing of an org, whatever its scopes."""
     await api.pay()
-    key = await mint(api, *Scope, org=None)
+    theirs = [each for each in Scope if each not in USUAL]
+    key = await mint(api, *theirs, org=None)
     for method, path, _ in GUARDED:
         body: Any = {} if method in {"POST", "PATCH"} else None
         problem = await api.problem(method, sample(path), body=body, authorization=key)
@@ -194,7 +196,8 @@ async def test_a_route_of_the_operator_takes_no_key_of_an_org(api: Api) -> None:
             return refused.code
         return "done"
 
-    assert await ask(await mint(api, *Scope)) == "operator_key_required"
+    ours = [each for each in Scope if each is not Scope.PAYOUTS_OPERATE]
+    assert await ask(await mint(api, *ours)) == "operator_key_required"
     limited = await mint(api, Scope.KEYS_WRITE, org=None)
     assert await ask(limited) == "insufficient_scope"
     assert await ask(await mint(api, Scope.PAYOUTS_OPERATE, org=None)) == "done"

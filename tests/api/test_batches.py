@@ -25,6 +25,7 @@ from gateway.store import executions
 from gateway.store.database import Tx
 from gateway.story import tell
 from tests.api.conftest import WALLET, Api
+from tests.marks import mark_call
 
 SOURCE = {"custodian": "acme_eu", "account": {"id": "A1", "type": "VAULT"}}
 QUERY = "?custodian=acme_eu&account_id=A1&account_type=VAULT"
@@ -103,7 +104,8 @@ async def ids(api: Api, batch_id: str) -> list[str]:
 
 
 async def apply(api: Api, payout_id: str, report: Report) -> None:
-    """Bring a payout the news of a webhook."""
+    """Bring a payout the news of a webhook, about a call that was made for it."""
+    await mark_call(api.context.db, api.context.runtime, payout_id)
     await api.context.db.run(api.engine.recorder.news, payout_id, report, Source.WEBHOOK)
 
 

@@ -16,6 +16,7 @@ from gateway.keys import revoke_key
 from gateway.payouts import Payouts
 from gateway.store.database import Database
 from tests.api.conftest import WALLET, Api
+from tests.marks import mark_call
 
 QUOTE: dict[str, Any] = {
     "external_ref": "u-1",
@@ -265,6 +266,7 @@ async def test_a_custodians_webhook_is_applied_at_once(api: Api) -> None:
     early = b'{"id": "n-0", "transfer": "t-1", "state": "sent"}'
     await _told(api, early)
     submitted = Report(SubStatus.SUBMITTED, "OK", refs=(Ref("transfer", "t-1"),))
+    await mark_call(api.context.db, api.context.runtime, payout["id"])
     applied = await api.context.db.run(api.context.payouts.apply, payout["id"], submitted)
     assert applied.woke_inbox
     assert _inbox(api, "state") == [("new",)]
@@ -285,6 +287,7 @@ async def test_a_webhook_that_cannot_be_applied_is_kept(
     """Raw and new, for the loop; it is answered all the same, and nothing of it is half done."""
     payout = await api.pay()
     submitted = Report(SubStatus.SUBMITTED, "OK", refs=(Ref("transfer", "t-1"),))
+    await mark_call(api.context.db, api.context.runtime, payout["id"])
     await api.context.db.run(api.context.payouts.apply, payout["id"], submitted)
 
     async def broken(*_: object, **__: object) -> None:

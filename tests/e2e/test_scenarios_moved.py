@@ -44,17 +44,23 @@ def move(made: Stack, source: str, target: str) -> None:
             (made.folder / (source + suffix)).rename(made.folder / (target + suffix))
 
 
+_ITS_EXECUTION = """
+SELECT executions.* FROM executions JOIN execution_items ON execution_id = id WHERE payout_id = ?
+"""
+
+
 async def put_off(made: Stack) -> None:
     """Have the custodian put the next call off for a while."""
-    limit = {"call": "execute", "fault": "rate_limit", "retry_after_s": _LATER_S, "times": 1}
+    limit = {"call": "create", "fault": "rate_limit", "retry_after_s": _LATER_S, "times": 1}
     await made.steer("POST", "faults", limit)
 
 
 async def was_put_off(made: Stack, payout_id: str) -> None:
-    """Wait until a payout's one call has been put off."""
+    """Wait until a payout's first request has been put off: nothing was sent."""
 
     async def look() -> bool:
-        return [each["answer"] for each in evidence(made, payout_id, "call")] == ["not_sent"]
+        (row,) = made.rows(_ITS_EXECUTION, payout_id)
+        return row["state"] == "prepared" and "RateLimited" in (row["outcome"] or "")
 
     await eventually(look)
 
@@ -124,16 +130,24 @@ async def test_it_pays_nothing_from_the_file_that_is_away(made: Stack, how: str)
     else:
         shutil.copyfile(backup, database(made))
         await made.run("db", "moved")
-    await put_off(made)
+    # Refused at the door: nothing is sent, and it is tried again.
+    door = {"call": "execute", "fault": "reject", "status": 401, "times": 100}
+    await made.steer("POST", "faults", door)
     await made.start_second("--short-looks")
     assert (await ready(made))["marks"] is True
-    await was_put_off(made, payout_id)
+
+    async def refused_at_the_door() -> bool:
+        answers = {each["answer"] for each in evidence(made, payout_id, "call")}
+        return answers == {"not_sent"}
+
+    await eventually(refused_at_the_door)
 
     async def canceled() -> bool:
         status, _ = await made.call("POST", f"/payouts/{payout_id}/cancel")
         return status == 202
 
     await eventually(canceled)
+    await made.steer("DELETE", "faults")
     payout = await made.reaches(payout_id, "failed")
     assert payout["failure"]["funds_moved"] == "no"
     os.kill(first.pid, signal.SIGCONT)

@@ -64,20 +64,20 @@ async def _ended_unpaid(made: Stack, payout_id: str) -> None:
 
 
 async def test_an_item_is_ended_while_its_set_waits(made: Stack) -> None:
-    """The custodian answers "too many requests" to execute: nothing was sent, the set waits.
+    """The custodian answers "too many requests" to create: nothing was sent, the set waits.
 
     An operator ends one item as not paid. That content is never sent again: the two others go on as a
     set of their own, are paid once, and the third one never is.
     """
     await made.start_gateway()
     await subscribe(made)
-    limit = {"call": "execute", "fault": "rate_limit", "retry_after_s": 3600, "times": 1}
+    limit = {"call": "create", "fault": "rate_limit", "retry_after_s": 15, "times": 1}
     await made.steer("POST", "faults", limit)
     batch, ids = await _begun(made)
 
     async def waits() -> bool:
         return any(
-            row["state"] == "prepared" and row["failures"] and not row["lease_until"]
+            row["state"] == "prepared" and row["outcome"] and not row["lease_until"]
             for row in await _executions(made, ids[0])
         )
 

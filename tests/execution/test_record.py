@@ -182,7 +182,7 @@ async def test_silence_never_fails(bench: Bench) -> None:
         await bench.fetched(await bench.begin(), OutcomeUnknown("look failed"))
     payout = await bench.payout(payout_id)
     assert (payout.status, payout.sub_status) == ("pending", "outcome_unknown")
-    assert await bench.attention(payout_id) == ["custodian_unreachable", "key_life"]
+    assert await bench.attention(payout_id) == ["custodian_unreachable"]
     assert await bench.events(payout_id) == [(1, "payout.created")]
 
 
@@ -497,9 +497,7 @@ async def test_time_that_is_over_proves_nothing(bench: Bench, outcome: Any) -> N
         await bench.fetched(job, outcome)
     assert (await bench.payout(payout_id)).sub_status is SubStatus.REQUIRES_ACTION
     attention = await bench.attention(payout_id)
-    # Half of the key's life is over as well, for what cannot be looked up.
-    blind = isinstance(outcome, CannotLook)
-    assert attention == (["cannot_look", "key_life"] if blind else ["unresolved"])
+    assert attention == ["cannot_look" if isinstance(outcome, CannotLook) else "unresolved"]
 
 
 async def test_money_found_when_the_time_is_over_is_told(bench: Bench) -> None:

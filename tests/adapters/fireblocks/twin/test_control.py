@@ -83,7 +83,7 @@ async def test_an_unknown_fault_is_refused_with_the_known(
     """422 with what is known per call, and nothing is waiting."""
     answer = await workspace.steer("POST", "faults", body, status=422)
     assert set(answer["known"]) == {
-        "create", "execute", "status", "transaction", "webhook", "jwks",
+        "create", "execute", "status", "transaction", "webhook", "jwks", "balances",
     }  # fmt: skip
     assert "lose_reply" in answer["known"]["execute"]
     assert (await workspace.steer("GET", "faults"))["faults"] == []
