@@ -208,7 +208,7 @@ async def test_a_webhook_that_waits_for_the_id_is_read_again(bench: Bench) -> No
     order = bench.order(await bench.begin())
     await order.expect(KEY)
     assert await stored(bench) == ["new"]
-    assert await bench.attention(payout_id) == []
+    assert await bench.attention(payout_id) == ["early_news"]
 
 
 async def test_in_a_set_the_payout_is_named(bench: Bench) -> None:
@@ -243,5 +243,6 @@ async def test_what_is_expected_again_costs_two_reads(bench: Bench) -> None:
         job.items[0].id,
         "acme",
         [(KEY.kind, KEY.value)],
+        bench.clock.moment().wall,
     )
     assert len(texts) == 2

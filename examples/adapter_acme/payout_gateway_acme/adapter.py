@@ -236,6 +236,8 @@ class Acme(Adapter[AcmeSettings]):
             echo=echo,
             custodian_reference=transfer_id,
             unknown_words=() if sub_status else (state,),
+            # DONE is said of the amount beside it. Never the ordered one: what is not told stays None.
+            final_recipient_amount=echo.amount if sub_status is SubStatus.DELIVERED else None,
         )
 
     async def _call(self, method: str, path: str, body: bytes | None = None) -> tuple[int, Any]:

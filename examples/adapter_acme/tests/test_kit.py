@@ -76,6 +76,16 @@ class TestAcme(AdapterKit):
         assert line.startswith("reference: ordered ")
 
     @pytest.mark.asyncio
+    async def test_what_arrived_is_the_amount_that_acme_shows(self, bench: Bench) -> None:
+        """Of a transfer that is DONE, and of none before."""
+        course = self.course(bench)
+        await course.until_handed_over()
+        _, told = await bench.adapter._call("GET", f"/transfers/{course.order.key('transfer')}")
+        for state, amount in (("ACCEPTED", None), ("SENT", None), ("DONE", Decimal("43.5"))):
+            report = bench.adapter._report(course.order, {**told, "state": state})
+            assert report.final_recipient_amount == amount
+
+    @pytest.mark.asyncio
     async def test_an_address_names_its_network(self, bench: Bench) -> None:
         """The same address on another network is another payee."""
         place = AddressDestination(network="Solana", address="So1anaAddress")
