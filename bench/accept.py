@@ -32,7 +32,7 @@ from gateway.vault import Vault
 
 PAYOUTS = 3000
 ROUNDS = 3
-_TABLES = ("payouts", "work", "events")
+_TABLES = ("payouts", "executions", "execution_items", "events")
 
 
 class _Pays:
