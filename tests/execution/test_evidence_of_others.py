@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 
@@ -287,6 +288,27 @@ async def test_an_operator_cannot_say_not_paid_of_what_was_broadcast(desk: Desk)
     with pytest.raises(NotAllowedError, match="seen on its way"):
         await bench.db.run(
             resolve, desk.engine.recorder, bench.runtime, desk.ids[0], found, lag=True
+        )
+    assert not await says_unpaid(desk)
+
+
+async def test_a_look_that_was_asked_for_before_the_news_does_not_count(desk: Desk) -> None:
+    """An operator was asked to look; then our transfer is seen; then the operator says "not paid"."""
+    desk.script.submits = [LOST]
+    await desk.turn()
+    bench = desk.bench
+    await bench.clock.advance(200)
+    found = Resolution(delivered=False, evidence="x", funds_moved=FundsMoved.NO)
+    asked = await bench.db.run(
+        resolve, desk.engine.recorder, bench.runtime, desk.ids[0], found, lag=True
+    )
+    assert asked is not None
+    seen = Report(SubStatus.BROADCAST, "SENT")
+    await bench.db.run(desk.engine.recorder.news, desk.ids[0], seen, Source.WEBHOOK)
+    looked = replace(found, looked=asked.number)
+    with pytest.raises(NotAllowedError, match="seen on its way"):
+        await bench.db.run(
+            resolve, desk.engine.recorder, bench.runtime, desk.ids[0], looked, lag=True
         )
     assert not await says_unpaid(desk)
 
