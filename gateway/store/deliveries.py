@@ -7,10 +7,10 @@ are microseconds since 1970.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from sqlalchemy import (
-    Select,
+    BigInteger,
+    Integer,
     and_,
     bindparam,
     case,
@@ -27,7 +27,8 @@ from sqlalchemy import (
     update,
 )
 
-from gateway.store.database import Query, Row, Tx, upsert
+from gateway.store.database import Query, Row, Tx, listed, upsert
+from gateway.store.dialects import json_length, json_texts, matches
 from gateway.store.rows import to_json
 from gateway.store.schema import deliveries, delivery_attempts, endpoints, events, payouts
 
@@ -37,12 +38,7 @@ _PENDING = deliveries.c.state == literal_column("'pending'")
 _IS_PENDING = func.coalesce(deliveries.c.state, "") == "pending"
 
 
-def _listed(name: str) -> Select[Any]:
-    """Return the members of a JSON list that is given as one value."""
-    return select(func.json_each(bindparam(name)).table_valued("value").c.value)
-
-
-_PATTERNS = func.json_each(endpoints.c.event_types).table_valued("value")
+_PATTERNS = json_texts(endpoints.c.event_types)
 _ENABLED = endpoints.c.status == "enabled"
 #: A delivery of each event to each endpoint that subscribes, as `events.subscribes` says. GLOB reads `*`
 #: as it does; a pattern has no other wildcard.
@@ -64,9 +60,9 @@ _FAN_OUT = Query(
             endpoints.c.id,
             case((_ENABLED, "pending"), else_="skipped"),
             literal(0),
-            bindparam("due"),
+            bindparam("due", type_=BigInteger),
             literal(0),
-            case((_ENABLED, null()), else_=bindparam("skipped_at")),
+            case((_ENABLED, null()), else_=bindparam("skipped_at", type_=BigInteger)),
             literal("scheduled"),
             literal(0),
         )
@@ -81,14 +77,14 @@ _FAN_OUT = Query(
         )
         .where(
             and_(
-                events.c.position.in_(_listed("positions")),
+                events.c.position.in_(listed("positions", Integer)),
                 endpoints.c.id != bindparam("but"),
                 or_(
-                    func.json_array_length(endpoints.c.event_types) == 0,
+                    json_length(endpoints.c.event_types) == 0,
                     exists(
                         select(literal(1))
                         .select_from(_PATTERNS)
-                        .where(events.c.type.op("GLOB")(_PATTERNS.c.value))
+                        .where(matches(events.c.type, _PATTERNS.c.value))
                     ),
                 ),
             )
@@ -156,7 +152,7 @@ _CLAIM = Query(
 )
 _CLAIMED_EVENTS = Query(
     select(events.c.position, events.c.id, events.c.type, events.c.payout_id, events.c.body).where(
-        events.c.position.in_(_listed("positions"))
+        events.c.position.in_(listed("positions", Integer))
     )
 )
 _LAG = Query(
@@ -284,10 +280,12 @@ _OLD_EVENTS = Query(
     select(events.c.position).where(_KEPT).order_by(events.c.position).limit(bindparam("limit"))
 )
 _STILL_OLD = Query(
-    select(events.c.position).where(and_(events.c.position.in_(_listed("positions")), _KEPT))
+    select(events.c.position).where(
+        and_(events.c.position.in_(listed("positions", Integer)), _KEPT)
+    )
 )
 _DROPS = tuple(
-    Query(delete(table).where(table.c.position.in_(_listed("positions"))))
+    Query(delete(table).where(table.c.position.in_(listed("positions", Integer))))
     for table in (delivery_attempts, deliveries, events)
 )
 _OLDEST_SKIPPED = Query(

@@ -25,6 +25,7 @@ from sqlalchemy import (
 
 from gateway.runtime import Moment
 from gateway.store.database import Query, Row, Tx, listed
+from gateway.store.dialects import greatest, json_pairs, number
 from gateway.store.evidence import grouped
 from gateway.store.rows import to_json
 from gateway.store.schema import (
@@ -59,7 +60,7 @@ _HAD_EARLIER = Query(
     select(execution_items.c.execution_id).where(execution_items.c.payout_id.in_(_IDS)).limit(1)
 )
 #: The turn at which each org was served last, by its name.
-_SERVED = func.json_each(bindparam("served")).table_valued("key", "value")
+_SERVED = json_pairs(bindparam("served"))
 
 
 def _claiming(*which: ColumnElement[bool]) -> Query:
@@ -94,7 +95,10 @@ def _claiming(*which: ColumnElement[bool]) -> Query:
         .outerjoin(_SERVED, _SERVED.c.key == in_turn.c.org)
         # Single payouts before items of batches; among them one of each org, then another one.
         .order_by(
-            in_turn.c.rank, in_turn.c.turn, func.coalesce(_SERVED.c.value, 0), in_turn.c.due_at
+            in_turn.c.rank,
+            in_turn.c.turn,
+            func.coalesce(number(_SERVED.c.value), 0),
+            in_turn.c.due_at,
         )
         .limit(bindparam("limit"))
     )
@@ -244,7 +248,7 @@ _WAKE = Query(
     .returning(executions.c.custodian)
 )
 _NEXT_DUE = Query(
-    select(func.min(func.max(executions.c.due_at, executions.c.lease_until)).label("due")).where(
+    select(func.min(greatest(executions.c.due_at, executions.c.lease_until)).label("due")).where(
         and_(executions.c.custodian == bindparam("custodian"), _OPEN)
     )
 )

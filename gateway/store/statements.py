@@ -1,4 +1,7 @@
-"""Statements: SQLAlchemy Core expressions, compiled once to text for the bare driver."""
+"""Statements: SQLAlchemy Core expressions, compiled once to the text that a bare driver runs.
+
+One expression serves both stores. What SQLite and PostgreSQL write differently is in `dialects`.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,18 @@ import sqlite3
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Select, bindparam, func, select
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy.sql.dml import UpdateBase
+
+from gateway.store.dialects import listed
 
 if TYPE_CHECKING:
+    from sqlalchemy.engine import Dialect
     from sqlalchemy.sql import ClauseElement
+    from sqlalchemy.sql.compiler import SQLCompiler
 
-__all__ = ["Query", "Row", "listed", "upsert"]
+__all__ = ["Columns", "Query", "Row", "listed", "upsert"]
 
 Row = sqlite3.Row
 #: A row as it was read, or the part of a joined row that belongs to one table.
@@ -23,29 +30,59 @@ _DIALECT = sqlite.dialect(paramstyle="named")
 
 
 class Query:
-    """A Core statement, compiled on first use and kept. Build it once, at module level."""
+    """A Core statement, compiled on first use and kept. Build it once, at module level.
 
-    def __init__(self, statement: ClauseElement, *, columns: tuple[str, ...] | None = None) -> None:
+    `in_commit_order`: what it writes becomes visible in the order of its numbers (`events.position`).
+    """
+
+    def __init__(
+        self,
+        statement: ClauseElement,
+        *,
+        columns: tuple[str, ...] | None = None,
+        in_commit_order: bool = False,
+    ) -> None:
         self._statement = statement
         self._columns = columns
+        self.in_commit_order = in_commit_order
         self._compiled: tuple[str, dict[str, Any]] | None = None
+        self._numbered: tuple[str, tuple[str, ...], dict[str, Any]] | None = None
+
+    @property
+    def writes(self) -> bool:
+        """Whether it changes rows."""
+        return isinstance(self._statement, UpdateBase)
+
+    @property
+    def returns(self) -> bool:
+        """Whether it returns the rows that it reads or changes."""
+        return not self.writes or bool(getattr(self._statement, "_returning", ()))
 
     def compiled(self) -> tuple[str, dict[str, Any]]:
-        """Return the text and the values that the statement itself carries."""
+        """Return the text for SQLite, and the values that the statement itself carries."""
         if self._compiled is None:
-            compiled = self._statement.compile(
-                dialect=_DIALECT,
-                column_keys=list(self._columns) if self._columns else None,
-                compile_kwargs={"render_postcompile": True},
-            )
-            fixed = {name: value for name, value in compiled.params.items() if value is not None}
-            self._compiled = (str(compiled), fixed)
+            compiled = self._compile(_DIALECT)
+            self._compiled = (str(compiled), _fixed(compiled))
         return self._compiled
 
+    def numbered(self) -> tuple[str, tuple[str, ...], dict[str, Any]]:
+        """Return the text for PostgreSQL, the names of `$1`, `$2`, … and the values that it carries."""
+        if self._numbered is None:
+            # Only where there is a PostgreSQL: loading the dialect takes a while.
+            from gateway.store.postgres_dialect import DIALECT  # noqa: PLC0415
 
-def listed(name: str) -> Select[Any]:
-    """Return the members of a JSON list, given as one value: for `column.in_(listed("ids"))`.
+            compiled = self._compile(DIALECT)
+            names = tuple(compiled.positiontup or ())
+            self._numbered = (str(compiled), names, _fixed(compiled))
+        return self._numbered
 
-    So one statement, compiled once, serves lists of any length.
-    """
-    return select(func.json_each(bindparam(name)).table_valued("value").c.value)
+    def _compile(self, dialect: Dialect) -> SQLCompiler:
+        return self._statement.compile(  # type: ignore[return-value] - a statement of SQL
+            dialect=dialect,
+            column_keys=list(self._columns) if self._columns else None,
+            compile_kwargs={"render_postcompile": True},
+        )
+
+
+def _fixed(compiled: SQLCompiler) -> dict[str, Any]:
+    return {name: value for name, value in compiled.params.items() if value is not None}
