@@ -13,6 +13,12 @@ import pytest
 STORES = ("sqlite", "postgresql")
 
 
+@pytest.fixture
+def store(request: pytest.FixtureRequest) -> str:
+    """Which store the test is on: `sqlite` or `postgresql`."""
+    return str(getattr(request, "param", "sqlite"))
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run the marked tests on each store."""
     if "store" not in metafunc.fixturenames:

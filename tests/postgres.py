@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -116,6 +116,11 @@ def empty_url(*, prepared: bool = True) -> str:
     with _only_one():  # a template may have one user at a time
         admin(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
     return _url(server, name)
+
+
+def place_of(store: str) -> Path | Callable[[], str]:
+    """Return what a stack takes as its database, on a store: a file, or what makes one."""
+    return empty_url if store == "postgresql" else Path("gateway.db")
 
 
 def drop(url: str) -> None:

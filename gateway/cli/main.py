@@ -53,8 +53,14 @@ def serve(
     settings = settings_of(config)
     logs.configure(settings.log.format, settings.log.level)
     # Only opening the store is a fault of the set-up; whatever breaks later keeps its traceback.
-    with store_faults_told(settings.database), in_use.shared(settings.database):
-        migrate.prepare(settings.database)
+    with store_faults_told(settings.database):
+        if settings.postgres is not None:
+            from gateway.store.postgres.opening import prepare
+
+            prepare(settings.postgres)
+        else:
+            with in_use.shared(settings.database):
+                migrate.prepare(settings.database)
     try:
         code = run(settings, port=port)
     except ConfigError as error:

@@ -99,6 +99,12 @@ async def open_to_read(
         yield db
 
 
+def refuse_absent(settings: Settings) -> None:
+    """Raise StoreUnusable where the configured database is a file that is not there."""
+    if settings.postgres is None:
+        refuse_missing(settings.database)
+
+
 def refuse_missing(database: Path) -> None:
     """Raise StoreUnusable where there is no database. For whatever must not make an empty one."""
     if not database.exists():

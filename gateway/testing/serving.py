@@ -90,6 +90,9 @@ def _outside_transactions(database: Path) -> None:
 
     Whoever is stopped in one stops every process on the database, which is another story.
     """
+    if not database.exists():
+        # PostgreSQL itself ends a transaction in which a process stands still.
+        return
     with (
         closing(sqlite3.connect(database, timeout=2, isolation_level=None)) as connection,
         suppress(sqlite3.OperationalError),

@@ -226,12 +226,6 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def store(request: pytest.FixtureRequest) -> str:
-    """Which store the bench is on: `sqlite`, or `postgresql` (see `tests/conftest.py`)."""
-    return str(getattr(request, "param", "sqlite"))
-
-
-@pytest.fixture
 async def bench(
     tmp_path: Path, capabilities: Capabilities, empty_database: Path, store: str
 ) -> AsyncIterator[Bench]:

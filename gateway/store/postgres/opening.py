@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 
 from gateway.database_url import PostgresUrl
-from gateway.errors import InUse, SchemaMismatch, StoreUnusable
+from gateway.errors import InUse, StoreUnusable
 from gateway.runtime import Runtime
 from gateway.store import clocks, migrate
 from gateway.store.postgres import schema
@@ -28,6 +28,14 @@ _alone: set[str] = set()
 def server_of(url: PostgresUrl) -> Server:
     """Return the server of a URL."""
     return Server(url.url, url.label)
+
+
+def prepare(url: PostgresUrl) -> tuple[str | None, str]:
+    """Make the tables of an empty database; return its revision before and after.
+
+    SchemaMismatch where it has others; StoreUnusable.
+    """
+    return asyncio.run(schema.prepare(server_of(url)))
 
 
 @contextmanager
@@ -147,4 +155,4 @@ async def _taken(server: Server, *, own: bool) -> AsyncIterator[None]:
         await connection.close()
 
 
-__all__ = ["SchemaMismatch", "alone", "compare", "open_postgres", "open_postgres_to_read"]
+__all__ = ["alone", "compare", "open_postgres", "open_postgres_to_read", "prepare"]

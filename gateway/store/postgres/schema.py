@@ -10,8 +10,8 @@ from gateway.errors import SchemaMismatch, StoreUnusable
 from gateway.model import GATE_VERSION
 from gateway.store import migrate
 from gateway.store.postgres.connection import Connection, Server
-from gateway.store.postgres_dialect import DIALECT
 from gateway.store.postgres.errors import Conflict, ConnectionLost, Unavailable
+from gateway.store.postgres_dialect import DIALECT
 from gateway.store.schema import metadata
 
 #: What names this very database: the cluster, its timeline (another one after each promotion and each
