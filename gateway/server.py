@@ -14,7 +14,7 @@ import uvloop
 
 from gateway import __version__, logs
 from gateway.api.application import create_api, create_metrics_api
-from gateway.app import GRACE_S, open_gateway
+from gateway.app import ALL_ROLES, GRACE_S, Role, open_gateway
 from gateway.config import Settings
 from gateway.connections import Connections, Limits, most_connections
 from gateway.errors import ConfigError, SchemaMismatch
@@ -33,9 +33,11 @@ async def serve(
     port: int | None = None,
     runtime: Runtime | None = None,
     ready: Callable[[str], None] | None = None,
+    roles: frozenset[Role] = ALL_ROLES,
 ) -> int:
     """Serve until SIGTERM or SIGINT; return the exit code. `ready` is called with the base URL.
 
+    A process without the role `api` has no listener but that for metrics and probes; its URL is empty.
     2: the database's schema was changed by another program version meanwhile. 1: a loop died.
     """
     logs.configure(settings.log.format, settings.log.level)
@@ -53,9 +55,10 @@ async def serve(
 
     most = most_connections(settings)
     with contextlib.ExitStack() as listeners:
-        public = listeners.enter_context(
-            _listen("listen", settings.listen.host, settings.listen.port if port is None else port)
-        )
+        public = None
+        if Role.API in roles:
+            port = settings.listen.port if port is None else port
+            public = listeners.enter_context(_listen("listen", settings.listen.host, port))
         inner = None
         if settings.metrics.port is not None:
             inner = listeners.enter_context(
@@ -66,6 +69,7 @@ async def serve(
             runtime=runtime,
             ready=lambda: not stopping.is_set(),
             broken=lambda: bool(broken),
+            roles=roles,
         ) as gateway:
             context = gateway.context
             loop = asyncio.get_running_loop()
@@ -78,39 +82,47 @@ async def serve(
                         _serving(create_metrics_api(context), inner, Connections(limits), fail)
                     )
                     _log.info("metrics_ready", url=_address(inner) + "/metrics")
-                connections = Connections(Limits.of(settings.listen, most), context.metrics)
-                serving = await servers.enter_async_context(
-                    _serving(
-                        create_api(context),
-                        public,
-                        connections,
-                        fail,
-                        proxies=settings.listen.trusted_proxies,
+                ends = {asyncio.create_task(stopping.wait())}
+                if public is not None:
+                    connections = Connections(Limits.of(settings.listen, most), context.metrics)
+                    ends.add(
+                        await servers.enter_async_context(
+                            _serving(
+                                create_api(context),
+                                public,
+                                connections,
+                                fail,
+                                proxies=settings.listen.trusted_proxies,
+                            )
+                        )
                     )
-                )
-                address = _address(public)
+                address = "" if public is None else _address(public)
                 _log.info(
                     "ready",
                     version=__version__,
                     url=address,
+                    roles=sorted(roles),
                     custodians=sorted(settings.custodians),
                 )
                 if ready is not None:
                     ready(address)
-                stop = asyncio.create_task(stopping.wait())
-                await asyncio.wait({serving, stop}, return_when=asyncio.FIRST_COMPLETED)
-                stop.cancel()
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+                stopping.set()
     if any(isinstance(each, SchemaMismatch) for each in broken):
         return 2
     return 1 if broken else 0
 
 
 def run(
-    settings: Settings, *, port: int | None = None, ready: Callable[[str], None] | None = None
+    settings: Settings,
+    *,
+    port: int | None = None,
+    ready: Callable[[str], None] | None = None,
+    roles: frozenset[Role] = ALL_ROLES,
 ) -> int:
     """Serve on an event loop of its own; for the command line."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(serve(settings, port=port, ready=ready))
+        return runner.run(serve(settings, port=port, ready=ready, roles=roles))
 
 
 @contextlib.asynccontextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -37,15 +38,32 @@ app.add_typer(adapters.app, name="adapters")
 app.add_typer(audit.app, name="audit")
 
 
+class ServeRole(StrEnum):
+    """What a process may be told to do."""
+
+    ALL = "all"
+    API = "api"
+    ENGINE = "engine"
+    SENDER = "sender"
+
+
 @app.command()
 def serve(
     config: ConfigOption = Path(DEFAULT_CONFIG),
     port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="Port instead of listen.port.")
     ] = None,
+    role: Annotated[
+        ServeRole,
+        typer.Option(
+            help="What this process does: `api` takes requests, `engine` talks to custodians, `sender` "
+            "delivers webhooks. Any number of processes of each may share one PostgreSQL database."
+        ),
+    ] = ServeRole.ALL,
 ) -> None:
     """Run the gateway: API and workers, until SIGTERM."""
     from gateway import logs
+    from gateway.app import ALL_ROLES, Role
     from gateway.errors import ConfigError, StoreUnusable
     from gateway.server import run
     from gateway.store import in_use, migrate
@@ -62,7 +80,8 @@ def serve(
             with in_use.shared(settings.database):
                 migrate.prepare(settings.database)
     try:
-        code = run(settings, port=port)
+        roles = ALL_ROLES if role is ServeRole.ALL else frozenset({Role(role)})
+        code = run(settings, port=port, roles=roles)
     except ConfigError as error:
         fail((f"config: {each}" for each in error.faults), 2)
     except StoreUnusable as error:

@@ -33,6 +33,7 @@ from typing import Any
 
 from gateway import config
 from gateway.adapter import Adapter, Capabilities
+from gateway.app import Role
 from gateway.custodians import registry
 from gateway.runtime import Failpoint, Ids, Moment, Runtime, SystemClock, real_runtime
 from gateway.server import serve
@@ -139,6 +140,7 @@ def main() -> int:
     parser.add_argument("--clock", type=Path)
     parser.add_argument("--adapter")
     parser.add_argument("--port", type=int)
+    parser.add_argument("--role", type=Role, action="append")
     options = parser.parse_args()
     settings = config.load(options.config)
     runtime: Runtime = real_runtime()
@@ -167,7 +169,8 @@ def main() -> int:
             settings,
             port=options.port,
             runtime=runtime,
-            ready=lambda url: print(url, flush=True),
+            ready=lambda url: print(url or "no listener", flush=True),
+            roles=frozenset(options.role or Role),
         )
     )
 
