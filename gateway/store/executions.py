@@ -102,9 +102,8 @@ def _claiming(*which: ColumnElement[bool]) -> Query:
         )
         .limit(bindparam("limit"))
     )
-    return Query(
+    claimed = (
         update(executions)
-        .where(executions.c.id.in_(chosen))
         .values(
             lease_token=executions.c.lease_token + 1,
             lease_owner=bindparam("owner"),
@@ -113,6 +112,13 @@ def _claiming(*which: ColumnElement[bool]) -> Query:
             due_at=bindparam("until"),
         )
         .returning(executions)
+    )
+    # Other engines claim at the same time: what one of them is just claiming is left to it.
+    free = executions.alias("free")
+    unlocked = select(free.c.id).where(free.c.id.in_(chosen)).with_for_update(skip_locked=True)
+    return Query(
+        claimed.where(executions.c.id.in_(chosen)),
+        on_postgres=claimed.where(executions.c.id.in_(unlocked)),
     )
 
 

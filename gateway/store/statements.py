@@ -32,7 +32,7 @@ _DIALECT = sqlite.dialect(paramstyle="named")
 class Query:
     """A Core statement, compiled on first use and kept. Build it once, at module level.
 
-    `in_commit_order`: what it writes becomes visible in the order of its numbers (`events.position`).
+    `on_postgres`: what is said there instead, with the same values and columns. `in_commit_order`: what it writes becomes visible in the order of its numbers (`events.position`).
     """
 
     def __init__(
@@ -40,10 +40,12 @@ class Query:
         statement: ClauseElement,
         *,
         columns: tuple[str, ...] | None = None,
+        on_postgres: ClauseElement | None = None,
         in_commit_order: bool = False,
     ) -> None:
         self._statement = statement
         self._columns = columns
+        self._on_postgres = statement if on_postgres is None else on_postgres
         self.in_commit_order = in_commit_order
         self._compiled: tuple[str, dict[str, Any]] | None = None
         self._numbered: tuple[str, tuple[str, ...], dict[str, Any]] | None = None
@@ -61,7 +63,7 @@ class Query:
     def compiled(self) -> tuple[str, dict[str, Any]]:
         """Return the text for SQLite, and the values that the statement itself carries."""
         if self._compiled is None:
-            compiled = self._compile(_DIALECT)
+            compiled = self._compile(_DIALECT, self._statement)
             self._compiled = (str(compiled), _fixed(compiled))
         return self._compiled
 
@@ -71,13 +73,13 @@ class Query:
             # Only where there is a PostgreSQL: loading the dialect takes a while.
             from gateway.store.postgres_dialect import DIALECT  # noqa: PLC0415
 
-            compiled = self._compile(DIALECT)
+            compiled = self._compile(DIALECT, self._on_postgres)
             names = tuple(compiled.positiontup or ())
             self._numbered = (str(compiled), names, _fixed(compiled))
         return self._numbered
 
-    def _compile(self, dialect: Dialect) -> SQLCompiler:
-        return self._statement.compile(  # type: ignore[return-value] - a statement of SQL
+    def _compile(self, dialect: Dialect, statement: ClauseElement) -> SQLCompiler:
+        return statement.compile(  # type: ignore[return-value] - a statement of SQL
             dialect=dialect,
             column_keys=list(self._columns) if self._columns else None,
             compile_kwargs={"render_postcompile": True},

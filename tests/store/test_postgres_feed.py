@@ -57,9 +57,7 @@ async def _followed(server: Server, writers: int) -> tuple[list[int], list[int],
     by_range: list[int] = []
     done = asyncio.Event()
     async with AsyncExitStack() as stack:
-        stores = [
-            await stack.enter_async_context(PostgresDatabase(server)) for _ in range(writers)
-        ]
+        stores = [await stack.enter_async_context(PostgresDatabase(server)) for _ in range(writers)]
         reader = stores[0]
 
         async def produce(db: PostgresDatabase) -> None:
