@@ -178,6 +178,8 @@ async def open_gateway(
     for key in (settings.server_key, settings.previous_server_key):
         if key is not None:
             logs.SCRUBBER.register(key.get_secret_value())
+    if settings.postgres is not None and settings.postgres.password:
+        logs.SCRUBBER.register(settings.postgres.password)
     runtime = runtime or real_runtime()
     metrics = Metrics()
     vault = vault_of(settings, runtime.ids)

@@ -158,6 +158,65 @@ def restore(
         say("next: payout-gateway db adopt (docs: Back up and restore)")
 
 
+def move(
+    source: Annotated[str, typer.Argument(help="`sqlite:PATH`: the configured database.")],
+    target: Annotated[str, typer.Argument(help="`postgresql://…`: an empty database.")],
+    *,
+    config: ConfigOption = Path(DEFAULT_CONFIG),
+    as_json: JsonOption = False,
+) -> None:
+    """Move the SQLite database to PostgreSQL. Stop every gateway first.
+
+    Every row is copied in one transaction and compared; then the file is frozen. Where anything fails, the
+    target stays empty, and the command is run again. Name the new database in the configuration afterwards.
+    """
+    from gateway.database_url import PostgresUrl
+    from gateway.errors import StateFileError
+    from gateway.runtime import real_runtime
+    from gateway.store.opening import refuse_absent, state_file_of
+    from gateway.store.postgres.move import Moved, NotMovedError
+    from gateway.store.postgres.move import move as copy_rows
+    from gateway.store.postgres.opening import server_of
+
+    settings, runtime = settings_of(config), real_runtime()
+    path = Path(source.removeprefix("sqlite:"))
+    if settings.postgres is not None or path.absolute() != settings.database.absolute():
+        fail(f"the configuration names another database than {path}: {settings.database}", 2)
+    try:
+        server = server_of(PostgresUrl.parse(target))
+    except ValueError as error:
+        fail(f"{error}", 2)
+
+    def tell(each: Moved) -> None:
+        if not as_json:
+            say(f"{each.table}: {each.rows} rows, SHA-256 {each.digest[:16]}…")
+
+    with alone(settings, "not moved"), store_faults_told(settings.database):
+        refuse_absent(settings)
+        found = running(settings, runtime)
+        if found:
+            fail(f"not moved: {STOP_FIRST}: {', '.join(found)}")
+        work = copy_rows(
+            path,
+            server,
+            state_file_of(settings, runtime),
+            operator=operator_name(),
+            ids=runtime.ids,
+            at=runtime.clock.moment().wall,
+            tell=tell,
+        )
+        try:
+            done = asyncio.run(work)
+        except (NotMovedError, StateFileError) as error:
+            fail(f"not moved: {error}")
+    if as_json:
+        tables = [{"table": each.table, "rows": each.rows, "sha256": each.digest} for each in done]
+        print_json({"source": str(path), "target": server.label, "tables": tables})
+        return
+    say(f"{sum(each.rows for each in done)} rows are in {server.label}; {path} is frozen")
+    say("next: set `database` to it in the configuration, and start the gateway")
+
+
 def moved(config: ConfigOption = Path(DEFAULT_CONFIG)) -> None:
     """Say that the database file was moved as it is, and that no other copy of it is in use.
 

@@ -37,6 +37,7 @@ app.command()(copies.backup)
 app.command()(copies.restore)
 app.command()(copies.moved)
 app.command()(copies.adopt)
+app.command()(copies.move)
 
 
 @app.command()

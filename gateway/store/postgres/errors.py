@@ -21,6 +21,8 @@ class Unavailable(sqlite3.OperationalError):
 class OutcomeUnknown(sqlite3.OperationalError):
     """The connection was lost in the commit, and PostgreSQL does not answer: it may have been written."""
 
+    outcome_unknown = True
+
 
 class Conflict(Exception):
     """The transaction was undone because of another one; it is run again.

@@ -28,7 +28,9 @@ _OF_POSTGRES = (
     # Locked as tables are, before a transaction takes its snapshot. They have no rows.
     "CREATE TABLE store_turn ()",
     "CREATE TABLE store_event_order ()",
-    "CREATE TABLE store_writers (id TEXT PRIMARY KEY, token TEXT NOT NULL)",
+    """CREATE TABLE store_writers (
+        id TEXT PRIMARY KEY, token TEXT NOT NULL, at TIMESTAMPTZ NOT NULL DEFAULT now()
+    )""",
     "CREATE TABLE store_cluster (id INTEGER PRIMARY KEY CHECK (id = 1), identity TEXT NOT NULL)",
     "CREATE TABLE alembic_version (version_num TEXT PRIMARY KEY)",
     """CREATE FUNCTION audit_log_is_append_only() RETURNS trigger LANGUAGE plpgsql AS

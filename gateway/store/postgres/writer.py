@@ -58,10 +58,12 @@ _JOIN = f"SELECT pg_try_advisory_lock_shared({LOCK}) AS joined"
 #: The row is there before the first group: one that is being inserted could not be waited for.
 _ENTER = "INSERT INTO store_writers (id, token) VALUES ($1, '') ON CONFLICT DO NOTHING"
 _TOKEN = (
-    "UPDATE store_writers SET token = $2 WHERE id = $1 RETURNING "  # noqa: S105 - it names a group
+    "UPDATE store_writers SET token = $2, at = now() WHERE id = $1 RETURNING "  # noqa: S105 - it names a group
     "(SELECT version_num FROM alembic_version) AS revision, {identity} AS here"
 )
 _ASK = "SELECT token FROM store_writers WHERE id = $1 FOR UPDATE"
+#: Rows of processes that were killed. One that still runs and wrote nothing for so long makes its own again.
+_PURGE = "DELETE FROM store_writers WHERE at < now() - interval '7 days'"
 _FORGET = "DELETE FROM store_writers WHERE id = $1"
 _TIMED_OUT = "57014"
 _log = get_logger("store")
@@ -343,6 +345,7 @@ class _Lane:
                 if not row["joined"]:
                     self.connection.drop()
                     raise Unavailable("another process has the database alone; nothing was written")
+            await self.connection.rows(_PURGE)
             await self.connection.rows(_ENTER, self._name)
 
     async def _transaction(
