@@ -38,7 +38,8 @@ async def _pay(made: Stack, count: int) -> None:
     await asyncio.gather(*(one() for _ in range(count)))
 
     async def told() -> bool:
-        return sum(each["type"] == "payout.delivered" for each in made.receiver.received) >= count
+        kinds = [each["type"] for each in made.receiver.received]
+        return kinds.count("payout.delivered") >= count
 
     await eventually(told, 300)
 

@@ -82,7 +82,7 @@ async def serve(
                         _serving(create_metrics_api(context), inner, Connections(limits), fail)
                     )
                     _log.info("metrics_ready", url=_address(inner) + "/metrics")
-                ends = {asyncio.create_task(stopping.wait())}
+                ends: set[asyncio.Task[Any]] = {asyncio.create_task(stopping.wait())}
                 if public is not None:
                     connections = Connections(Limits.of(settings.listen, most), context.metrics)
                     ends.add(

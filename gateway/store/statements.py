@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.dialects.sqlite import insert as upsert
@@ -79,11 +79,13 @@ class Query:
         return self._numbered
 
     def _compile(self, dialect: Dialect, statement: ClauseElement) -> SQLCompiler:
-        return statement.compile(  # type: ignore[return-value] - a statement of SQL
+        compiled = statement.compile(
             dialect=dialect,
             column_keys=list(self._columns) if self._columns else None,
             compile_kwargs={"render_postcompile": True},
         )
+        # A statement, and so one with values.
+        return cast("SQLCompiler", compiled)
 
 
 def _fixed(compiled: SQLCompiler) -> dict[str, Any]:

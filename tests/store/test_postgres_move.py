@@ -71,8 +71,8 @@ async def test_every_row_is_moved(settings: Settings, server: Server) -> None:
     target = Settings.model_validate({"database": server.url, "server_key": KEY})
     async with open_database(target) as db:
         assert await db.read(names) == ["key-ä"]
-        row = await db.read(state_row)
-        assert (row["frozen"], row["used"]) == (None, True)
+        state = await db.read(state_row)
+        assert (state["frozen"], state["used"]) == (None, True)
         row = {"org": "acme", "mode": "live", "type": "payout.created", "payout_id": None}
         more = {"sequence": None, "body": b"{}", "created_at": 5}
         await db.run(add_events, [{"id": "evt_new", **row, **more}])

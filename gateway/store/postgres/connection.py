@@ -51,8 +51,14 @@ class Server:
 class Connection:
     """A connection for one task at a time. It opens no transaction by itself."""
 
-    def __init__(self, server: Server, fault: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        server: Server,
+        fault: Callable[[str], None] | None = None,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
         self._server = server
+        self._settings = dict(settings or {})
         self._fault = fault
         self._raw: asyncpg.Connection[asyncpg.Record] | None = None
         #: how many Query statements were run
@@ -82,6 +88,9 @@ class Connection:
                     # A process that is stopped in the middle of a transaction gives its locks back.
                     "idle_in_transaction_session_timeout": milliseconds,
                     "timezone": "UTC",
+                    # Its statements are short; compiling one takes longer than running it.
+                    "jit": "off",
+                    **self._settings,
                 },
             )
         except Exception as error:

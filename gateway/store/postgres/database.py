@@ -10,6 +10,7 @@ import secrets
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ParamSpec, Self, TypeVar
 
@@ -28,6 +29,11 @@ R = TypeVar("R")
 
 #: How long a group of changes may go on, if it is more than one. Seconds.
 GROUP_S = 0.1
+#: How much longer a statement of a long read may take.
+_PATIENCE = 6
+#: For writers. A table that is read as a whole is in conflict with every write to it, a place in an index
+#: only with writes there.
+_WRITING = {"enable_seqscan": "off"}
 _SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
 
@@ -71,13 +77,14 @@ class PostgresDatabase(Database):
         self._revision = revision
         self._check_identity = check_identity
         self._writers = Writers(
-            lambda: Connection(server, fault),
+            lambda: Connection(server, fault, _WRITING),
             secrets.token_hex(8),
             Hooks(IDENTITY, self._before_commit, marked, alone, guard),
             group_s=group_s,
         )
         self._short = _Pool(lambda: Connection(server, fault), readers)
-        self._long = _Pool(lambda: Connection(server, fault), scanners)
+        patient = replace(server, statement_s=server.statement_s * _PATIENCE)
+        self._long = _Pool(lambda: Connection(patient, fault), scanners)
         #: reads that were seen to need more than one statement, and so a snapshot
         self._several: set[str] = set()
         self._open = False

@@ -66,6 +66,8 @@ _ASK = "SELECT token FROM store_writers WHERE id = $1 FOR UPDATE"
 _PURGE = "DELETE FROM store_writers WHERE at < now() - interval '7 days'"
 _FORGET = "DELETE FROM store_writers WHERE id = $1"
 _TIMED_OUT = "57014"
+#: What is said of a whole transaction, and not of one change in it.
+_OF_ALL = (Conflict, ConnectionLost, Unavailable)
 _log = get_logger("store")
 
 
@@ -172,6 +174,7 @@ class Writers:
     async def close(self) -> None:
         """Disconnect. What has not begun fails."""
         self._closed = True
+        _log.info("store_closed", commits=self.commits, conflicts=self.conflicts, alone=self.alone)
         for lane in self._lanes.values():
             await lane.stop()
 
@@ -314,15 +317,15 @@ class _Lane:
                 await self.connection.rollback()
             except ConnectionLost as lost:
                 self.connection.drop()
-                until = until or loop.time() + _RECONNECT_S
+                until = until or self._until()
                 if loop.time() >= until:
                     raise _gone(lost) from lost
                 await asyncio.sleep(_PAUSE_S)
             except Unavailable:
                 await self.connection.rollback()
-                if self.connection.is_open or until is None or loop.time() >= until:
+                until = until or self._until()
+                if self.connection.is_open or loop.time() >= until:
                     raise
-                # It was reachable a moment ago: a restart, a failover.
                 await asyncio.sleep(_PAUSE_S)
             except _CommitLost as lost:
                 self.connection.drop()
@@ -335,6 +338,15 @@ class _Lane:
             else:
                 self._settle(part)
                 return
+
+    def _until(self) -> float:
+        """Return how long a server that cannot be reached is tried again.
+
+        One that was reachable a moment ago may be restarting; where that is known to be over, no caller
+        waits for it.
+        """
+        now = asyncio.get_running_loop().time()
+        return now if self._writers.fault is not None else now + _RECONNECT_S
 
     async def _enter(self) -> None:
         """Connect, and have a row for the tokens."""
@@ -395,37 +407,31 @@ class _Lane:
                 raise _CommitLost from error
             raise
 
-    async def _change(self, change: _Change, *, ordered: bool) -> bool:  # noqa: C901 - as above
+    async def _change(self, change: _Change, *, ordered: bool) -> bool:
         """Run one change; return whether it wrote. A refusal that wrote nothing is an answer."""
         change.result = change.refusal = change.mark = None
         tx = PostgresTx()
         tx.ordered = ordered
+        error: BaseException | None = None
         try:
             change.result = await drive(
                 self.connection, change.fn, tx, *change.args, **change.kwargs
             )
         except Refused as refusal:
-            if tx.wrote:
-                raise _Culprit(change, refusal) from refusal
             change.refusal = refusal
-        except (Conflict, ConnectionLost, Unavailable) as error:
-            if isinstance(error, Conflict) and error.ordered:
-                self._writers.learn(change)
-            if getattr(error.__cause__, "sqlstate", None) == _TIMED_OUT:
-                # It may be this change alone: the others are run again without it.
-                raise _Culprit(change, error) from error
-            raise
-        except Exception as error:
-            raise _Culprit(change, error) from error
-        else:
-            change.mark = tx.marked
-        if tx.ordered and not ordered:
+        except Exception as raised:  # noqa: BLE001 - judged below
+            error = raised
+        # Whatever the function made of it: by this PostgreSQL gave the whole transaction up.
+        error = tx.error or error
+        if (tx.ordered and not ordered) or (isinstance(error, Conflict) and error.ordered):
             self._writers.learn(change)
-        if tx.error is not None:
-            # It swallowed an error by which PostgreSQL gave the whole transaction up.
-            if isinstance(tx.error, (Conflict, ConnectionLost, Unavailable)):
-                raise tx.error
-            raise _Culprit(change, tx.error)
+        if isinstance(error, _OF_ALL) and not _is_timeout(error):
+            raise error
+        if error is not None:
+            raise _Culprit(change, error) from error
+        if change.refusal is not None and tx.wrote:
+            raise _Culprit(change, change.refusal) from change.refusal
+        change.mark = tx.marked
         return tx.wrote
 
     async def _is_committed(self, token: str, lost: BaseException) -> bool:
@@ -447,6 +453,8 @@ class _Lane:
                 )
                 unknown.__cause__ = error.__cause__ or error
                 raise unknown from lost
+            # Not the connection of a writer: it has not joined.
+            self.connection.drop()
             return bool(rows) and rows[0]["token"] == token
 
     def _settle(self, part: list[_Change]) -> None:
@@ -459,6 +467,11 @@ class _Lane:
     def _next_token(self) -> str:
         self._number += 1
         return f"{self._name}:{self._number}"
+
+
+def _is_timeout(error: BaseException) -> bool:
+    """Whether one statement took too long: it may be this change alone, and the others run again without it."""
+    return getattr(error.__cause__, "sqlstate", None) == _TIMED_OUT
 
 
 def _again(error: Exception) -> Exception:
