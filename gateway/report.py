@@ -139,9 +139,9 @@ class NotListed:
     NotSent), and one that several orders share may show that something is there, never that it is not.
     """
 
-    since: datetime | None = (
-        None  #: where the window begins, by the custodian's clock; None: all there is
-    )
+    #: where the searched window begins, by the custodian's clock; None: the list has everything that the
+    #: account ever did
+    since: datetime | None = None
     custodian_word: str = ""
 
 

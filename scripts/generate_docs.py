@@ -522,11 +522,17 @@ def main() -> int:
     check = "--check" in sys.argv[1:]
     stale = []
     made = schemas()
+    filled: set[str] = set()
     for page in sorted(DOCS.rglob("*.md")):
+        text = page.read_text(encoding="utf-8")
+        filled.update(match[2] for match in _REGION.finditer(text))
         made[page] = _REGION.sub(
-            lambda match: match[1] + "\n" + GENERATORS[match[2]]().strip() + "\n\n" + match[4],
-            page.read_text(encoding="utf-8"),
+            lambda match: match[1] + "\n" + GENERATORS[match[2]]().strip() + "\n\n" + match[4], text
         )
+    if lost := GENERATORS.keys() - filled:
+        # A merge that takes one side of a page can lose a whole region without any conflict.
+        sys.stderr.write(f"no page has the region {', '.join(sorted(lost))}\n")
+        return 1
     for page, fresh in made.items():
         if not page.exists() or fresh != page.read_text(encoding="utf-8"):
             stale.append(str(page.relative_to(DOCS.parent)))
