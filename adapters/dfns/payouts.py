@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 
 from adapters.dfns.client import Answer, Client
-from adapters.dfns.reading import PayoutReader, data_of, execution_of
+from adapters.dfns.reading import PayoutReader, SearchEnded, data_of, execution_of
 from adapters.dfns.settings import DfnsSettings
 from adapters.dfns.signing import SignedCall, dump
 from adapters.dfns.statuses import (
@@ -91,7 +91,10 @@ class Payouts:
         waiting = execution in BEFORE_CONFIRM or execution == AWAITING_CONFIRM
         if waiting and not data_of(look.told).get("transferId"):
             return self._reader.unfit(order, look.told) or Absent(execution)
-        return await self._reader.judge(order, look)
+        try:
+            return await self._reader.judge(order, look)
+        except SearchEnded as error:
+            return CannotLook(f"{execution}; {error}", repeat_is_safe=False)
 
     async def cancel(self, order: Order) -> Report:
         """Ask Dfns to cancel; it does so before the confirmation only. Raises as `submit` does."""

@@ -78,6 +78,14 @@ class DfnsSettings(BaseModel):
         le=100_000,
         description="Requests a minute that Dfns takes of the organisation; 100 on a trial plan.",
     )
+    most_transfers_searched: int = Field(
+        default=5000,
+        ge=50,
+        le=25_000,
+        description="How many of a wallet's transfers are searched for the one that settles an off-ramp "
+        "payout which ended without naming it; 50 are one request. If the wallet has more, the payout is "
+        "on the operator's list (`cannot_look`).",
+    )
     timeout_s: float = Field(
         default=10, gt=0, le=20, description="Longest time for one HTTP call, in seconds."
     )
