@@ -14,7 +14,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import typer
 from pydantic import BaseModel
@@ -271,7 +272,16 @@ def _type_members(kind: type) -> str:
 
 
 def _plain_type(annotation: Any) -> Any:
-    return annotation.__name__ if isinstance(annotation, type) else str(annotation)
+    """Return a type as an author writes it: without pydantic's constraints and module names."""
+    if annotation is type(None):
+        return "None"
+    if isinstance(annotation, type):
+        return annotation.__name__
+    if get_origin(annotation) is Annotated:
+        return _plain_type(get_args(annotation)[0])
+    if get_origin(annotation) in {Union, UnionType}:
+        return " | ".join(str(_plain_type(each)) for each in get_args(annotation))
+    return str(annotation).replace("typing.", "")
 
 
 def _signature(function: Callable[..., Any]) -> str:

@@ -158,7 +158,7 @@ class Payouts:
         fault = address_fault(order.network or "", deposit, by_custodian=True)
         if fault is not None:
             return self._reader.park(order, told, f"the deposit address {deposit} {fault}")
-        # Remembering also brings what a webhook has told meanwhile.
+        # Remembering also brings what a webhook has reported meanwhile.
         await order.remember(deposit_address=order.notes.get("deposit_address", deposit))
         witnesses = {"the first read": str(order.notes["deposit_address"])}
         by_webhook = [str(each) for each in order.notes.get("told", {}).get("deposit_address", ())]
@@ -190,7 +190,7 @@ class Payouts:
             if pause_s:
                 await self._tools.clock.sleep(pause_s)
                 try:
-                    # Whoever has lost its lease meanwhile must not send.
+                    # A worker that has lost its lease meanwhile must not send.
                     await order.moving(same_request=True)
                 except NotSent as error:
                     # This one was not sent; the one before it may have arrived.

@@ -58,7 +58,7 @@ class SearchEnded(NotSent):
 
 @dataclass(frozen=True)
 class Look:
-    """A payout as it was told."""
+    """A payout as Dfns reported it."""
 
     told: Mapping[str, Any]
     #: whether its end had been seen so long before this look began that a transfer would be listed now
@@ -108,8 +108,8 @@ class PayoutReader:
         report = self._tell(order, told, sub_status, echo, transactions)
         if sub_status is not SubStatus.DELIVERED or transfer is None:
             return report
-        # Of the settling transfer. What the provider keeps, and what the recipient got, are not told with
-        # a payout: `final_recipient_amount` stays None.
+        # Of the settling transfer. A payout does not report what the provider keeps, nor what the recipient
+        # got: `final_recipient_amount` stays None.
         return replace(report, fees_paid_usd=fee_usd(self._settings, order.network, transfer))
 
     def unfit(self, order: Order, told: Mapping[str, Any]) -> Report | None:

@@ -58,12 +58,12 @@ class DfnsSettings(BaseModel):
     fee_coins: dict[str, FeeCoin] = Field(
         default={},
         description="By network, the coin that fees are paid in, e.g. Ethereum = "
-        '{usd = "2500", decimals = 18}: fees are told in US dollars by these fixed prices, and not at all '
+        '{usd = "2500", decimals = 18}: fees are reported in US dollars by these fixed prices, and not at all '
         "on other networks.",
     )
     confirm_after_webhook: bool = Field(
         default=False,
-        description="Confirm an off-ramp only after the webhook told the same deposit address, too.",
+        description="Confirm an off-ramp only after the webhook has reported the same deposit address.",
     )
     user_action_life_s: float = Field(
         default=900,

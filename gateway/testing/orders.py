@@ -122,6 +122,8 @@ class OrderForTest(_Terms):
     story: list[str] = field(default_factory=list)
     #: Every mark of the execution.
     marks: list[Mark] = field(default_factory=list)
+    #: Ids that the adapter expects the custodian to report back.
+    expected: list[Ref] = field(default_factory=list)
     #: The wall clock, to date the first mark by.
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     #: When the first mark was set, by the wall clock.
@@ -183,6 +185,7 @@ class OrderForTest(_Terms):
         assert payout_id in owners or (payout_id is None and len(owners) == 1), (
             f"expect(payout_id={payout_id!r}) names none of the {len(owners)} payouts of the set"
         )
+        self.expected.extend(each for each in refs if each not in self.expected)
         self.story.append("expect " + " ".join(f"{each.kind}:{each.value}" for each in refs))
 
     async def moving(
@@ -230,6 +233,7 @@ class OrderForTest(_Terms):
             refuse_from=None,
             story=[],
             marks=list(self.marks),
+            expected=list(self.expected),
             unknown=unknown,
             _notes=json.loads(json.dumps(self._notes)),
         )

@@ -213,7 +213,7 @@ class Transaction:
         return {"fee": 0, "feeInfo": info, "feeCurrency": self.instruction.asset}
 
     def _has_hash(self) -> bool:
-        """Whether a hash is ever told of it: an exchange gives one towards vaults only, a bank none."""
+        """Whether a hash is ever shown: an exchange gives one towards vaults only, a bank none."""
         if self.instruction.asset in FIAT or self.payout.source_type == "FIAT_ACCOUNT":
             return False
         to_vault = self.instruction.payee_type == "VAULT_ACCOUNT"
