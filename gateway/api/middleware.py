@@ -35,6 +35,7 @@ class Envelope:
         request_id = context.runtime.ids.new("req")
         scope.setdefault("state", {})["request_id"] = request_id
         begun = context.runtime.clock.monotonic()
+        scope["app"].state.jobs.request()
         status = 500
 
         async def wrapped(message: Message) -> None:
