@@ -376,10 +376,16 @@ def main() -> int:
     parser.add_argument("--attack", action="append", choices=sorted(ATTACKS), help="only this one")
     parser.add_argument("--pairs", type=int, help="pairs in each phase")
     parser.add_argument("--runs", type=int, help="runs of each attack")
+    parser.add_argument("--minutes", type=float, help="no attack begins after so many minutes")
     options = parser.parse_args()
     enter_namespaces()
     base = QUICK if options.quick else FULL
-    plan = replace(base, pairs=options.pairs or base.pairs, runs=options.runs or base.runs)
+    plan = replace(
+        base,
+        pairs=options.pairs or base.pairs,
+        runs=options.runs or base.runs,
+        total_s=60 * options.minutes if options.minutes else base.total_s,
+    )
     with contextlib.suppress(BrokenPipeError), tempfile.TemporaryDirectory() as folder:
         return uvloop.run(run(plan, options.attack or list(ATTACKS), Path(folder)))
     return 1

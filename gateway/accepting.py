@@ -124,10 +124,18 @@ class Acceptor:
             self._turn = self._loop.call_soon(self._admit)
 
     def _admit(self) -> None:
-        """Make connections of a few sockets, one address after the other."""
+        """Make connections of a few sockets, one address after the other.
+
+        Of an address that is at its limit it is one, which takes the place of another.
+        """
         self._turn = None
+        replacing = set()
         for _ in range(min(ADMITTED_AT_ONCE, self._count)):
             group = next(iter(self._waiting))
+            if group in replacing:
+                break
+            if self._connections.of(group) >= self._connections.limits.most_per_address:
+                replacing.add(group)
             self._waiting.move_to_end(group)
             made = self._next_of(group)
             made.settimeout(0)
