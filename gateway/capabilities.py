@@ -16,7 +16,7 @@ class KeySemantics:
     """
 
     #: how long a key is remembered; None: for ever. No repeat is made that could arrive later; after half of
-    #: it an operator hears of an unknown outcome that no look answers
+    #: it an unknown outcome that no look-up settles is on the operator's list
     life_s: float | None = None
     #: an adapter whose custodian takes no 36 characters does not start
     max_length: int = KEY_LENGTH
@@ -65,7 +65,7 @@ class Capabilities:
     #: one payout at a time may be executing per source account; the others wait as `queued`
     one_at_a_time: bool = False
     keys: KeySemantics = field(default_factory=KeySemantics)
-    #: how long a request that was already signed can still be accepted, because its credentials die; None:
+    #: how long a request that was already signed can still be accepted, until its credentials expire; None:
     #: for ever, and absence is never proven
     call_life_s: float | None = 120.0
     visibility_s: float = 60.0  #: how long a done thing may stay invisible to `fetch`
@@ -83,7 +83,7 @@ class Capabilities:
     console_lags: bool = True
     polling_s: tuple[float, ...] = (2, 4, 8, 15, 30, 60, 120, 300)  #: delays; the last one repeats
     #: for how long a payout that was delivered is still looked at, because its money may come back and the
-    #: webhook that tells of it may be lost: later and later, the last time at the end. 0: only after a webhook
+    #: webhook that reports it may be lost: at growing intervals, the last time at the end. 0: only after a webhook
     #: about it that says nothing itself, if the adapter has such
     looked_after_delivery_s: float = 0.0
     in_flight: int = 16  #: how many payouts are worked on at once at this custodian
