@@ -226,6 +226,14 @@ class AdapterFault(OutcomeUnknown):
         super().__init__(f"{where}: {message}" if where else message)
 
 
+def kind_of(value: object) -> str:
+    """Return the type of a value with its article ("an int"), or "None"."""
+    if value is None:
+        return "None"
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'AEIOUaeiou' else 'a'} {name}"
+
+
 class LeaseLost(AdapterError):
     """The lease on this payout ended or passed to another worker: no further call may be made."""
 

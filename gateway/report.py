@@ -139,9 +139,9 @@ class NotListed:
     NotSent), and one that several orders share may show that something is there, never that it is not.
     """
 
-    since: datetime | None = (
-        None  #: where the window begins, by the custodian's clock; None: all there is
-    )
+    #: where the searched window begins, by the custodian's clock; None: the list has everything that the
+    #: account ever did
+    since: datetime | None = None
     custodian_word: str = ""
 
 
@@ -150,7 +150,8 @@ class CannotLook:
     """There is nothing to ask by, or the answer does not tell done from not done. Never a proof.
 
     `repeat_is_safe` says it of this very attempt, where an adapter has calls of both kinds; None
-    leaves it to the declared key semantics.
+    leaves it to the declared key semantics. False puts the payout on the operator's list at once
+    (`cannot_look`): neither a look nor a repeat can settle it.
     """
 
     reason: str = ""
