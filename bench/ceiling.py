@@ -92,19 +92,27 @@ class GroupCommits:
         loop = asyncio.get_running_loop()
         while self._waiting:
             group, self._waiting = self._waiting, []
-            await loop.run_in_executor(self._thread, self._commit, [each for each, _ in group])
+            writes = [each for each, _ in group]
+            try:
+                await loop.run_in_executor(self._thread, self.commit, writes)
+            except sqlite3.Error as error:
+                for _, done in group:
+                    done.set_exception(error)
+                raise
             for _, done in group:
                 done.set_result(None)
         self._running = False
 
-    def _commit(self, group: list[Writes]) -> None:
+    def commit(self, group: list[Writes]) -> None:
+        """Write some changes in one transaction, each statement once for the rows of all of them."""
         merged: dict[str, list[Sequence[Any]]] = {}
         for writes in group:
             for text, rows in writes:
                 merged.setdefault(text, []).extend(rows)
         self._db.execute("BEGIN IMMEDIATE")
         for text, rows in merged.items():
-            self._db.executemany(text, rows)
+            if rows:
+                self._db.executemany(text, rows)
         self._db.execute("COMMIT")
 
 
@@ -118,9 +126,9 @@ class Stored:
             self._rows = [rows_of_payout(db, each) for each in ids]
             for name in ("quotes", *OF_PAYOUT):
                 fresh.execute(f"DELETE FROM {name}")
-            self._quote_use = _columns(db, "quotes").index("payout_id")
-            self._document = _columns(db, "payouts").index("document")
-            self._notes = _columns(db, "executions").index("notes")
+            self._quote_use = columns(db, "quotes").index("payout_id")
+            self._document = columns(db, "payouts").index("document")
+            self._notes = columns(db, "executions").index("notes")
             self._keys = db.execute("SELECT * FROM idempotency").fetchall()
             fresh.execute("DELETE FROM idempotency")
             fresh.commit()
@@ -187,7 +195,8 @@ class Stored:
         return [_insert("events", [row]), _insert("deliveries", own)]
 
 
-def _columns(db: sqlite3.Connection, table: str) -> list[str]:
+def columns(db: sqlite3.Connection, table: str) -> list[str]:
+    """Return the names of a table's columns."""
     return [each[1] for each in db.execute(f"PRAGMA table_info({table})")]
 
 

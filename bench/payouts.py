@@ -144,8 +144,8 @@ def measure(quick: bool) -> Result:  # noqa: FBT001 - as each benchmark is calle
     result = Result("payouts", "the same calls and rows in group commits, without the rules")
     with running_stack() as stack:
         database = stack.folder / "gateway.db"
-        stack.prepare(database, ENDPOINTS)
-        with stack.gateway(database) as gateway:
+        stack.prepare(database)
+        with stack.gateway(database, ENDPOINTS) as gateway:
             ours(stack, gateway, WARM)
             run = ours(stack, gateway, count)
             quote, payout = sample_bodies(gateway)

@@ -1,24 +1,24 @@
 """`payout-gateway serve`, with the counters of its store on standard output: for the benchmarks only.
 
 For each line on standard input one line of JSON is printed: how many statements and commits the store
-has run so far. With `--profile FILE` in front, it is sampled where the event loop's thread is, and the
-file has the lines that it was in most often once the gateway stops.
+has run so far. With `--profile FILE` in front, the functions that the main thread spends its time in are
+sampled, and written to the file once the gateway stops.
 """
 
 from __future__ import annotations
 
 import collections
 import json
+import signal
 import sys
 import threading
-import time
 from pathlib import Path
 from types import FrameType
 
 from gateway.cli.main import main
 from gateway.store.database import Database
 
-_SAMPLE_S = 0.002
+_SAMPLE_S = 0.004
 _SHOWN = 80
 _opened: list[Database] = []
 
@@ -46,27 +46,21 @@ def answer() -> None:
 
 
 class Profile:
-    """Samples of the main thread: own time by function, and by the function of ours that called."""
+    """Samples of the main thread by processor time: own time by function, and time within each."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._thread = threading.main_thread().ident or 0
         self._own: collections.Counter[str] = collections.Counter()
         self._within: collections.Counter[str] = collections.Counter()
-        self._ended = threading.Event()
 
-    def run(self) -> None:
-        """Sample until `write`. Only while the thread uses the processor."""
-        clock = time.pthread_getcpuclockid(self._thread)
-        used = time.clock_gettime(clock)
-        while not self._ended.wait(_SAMPLE_S):
-            now = time.clock_gettime(clock)
-            frame = sys._current_frames().get(self._thread)  # noqa: SLF001 - no public way
-            if frame is not None and now - used > _SAMPLE_S / 10:
-                self._note(frame)
-            used = now
+    def start(self) -> None:
+        """Begin to sample."""
+        signal.signal(signal.SIGPROF, self._note)
+        signal.setitimer(signal.ITIMER_PROF, _SAMPLE_S, _SAMPLE_S)
 
-    def _note(self, frame: FrameType) -> None:
+    def _note(self, _: int, frame: FrameType | None) -> None:
+        if frame is None:
+            return
         self._own[_name(frame)] += 1
         seen: set[str] = set()
         at: FrameType | None = frame
@@ -77,7 +71,7 @@ class Profile:
 
     def write(self) -> None:
         """Stop, and write the file."""
-        self._ended.set()
+        signal.setitimer(signal.ITIMER_PROF, 0)
         total = max(1, sum(self._own.values()))
         lines = [f"{total} samples"]
         for title, found in (("own", self._own), ("within", self._within)):
@@ -99,7 +93,7 @@ if __name__ == "__main__":
     arguments, profile = sys.argv[1:], None
     if arguments[0] == "--profile":
         profile = Profile(Path(arguments[1]))
-        threading.Thread(target=profile.run, daemon=True).start()
+        profile.start()
         arguments = arguments[2:]
     sys.argv = ["payout-gateway", "serve", *arguments]
     try:

@@ -11,9 +11,13 @@ import base64
 import contextlib
 import http.client
 import json
+import os
 import secrets
+import shutil
 import socket
 import sqlite3
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -76,6 +80,10 @@ class Gateway:
     database: Path
     port: int
     key: str
+    #: from the start of its process until it was ready
+    start_s: float
+    #: payouts that were open when it was started
+    found_open: int
 
     def http(self) -> Http:
         """Return a client of its API."""
@@ -87,14 +95,21 @@ class Gateway:
         return told["statements"], told["commits"]
 
     def unsettled(self) -> int:
-        """Return how many payouts and deliveries it still works on."""
-        address = f"file:{self.database}?mode=ro"
-        with closing(sqlite3.connect(address, uri=True, timeout=30)) as db:
-            (left,) = db.execute(
-                "SELECT (SELECT count(*) FROM execution_items WHERE open = 1) "
-                "+ (SELECT count(*) FROM deliveries WHERE state = 'pending')"
-            ).fetchone()
-        return int(left)
+        """Return how many payouts and deliveries it works on, but for the payouts that it found open."""
+        open_ = count(self.database, "execution_items WHERE open = 1") - self.found_open
+        return open_ + count(self.database, "deliveries WHERE state = 'pending'")
+
+    def submitted(self) -> int:
+        """Return how many payouts the custodian has and has not ended, and no webhook waits for."""
+        if count(self.database, "deliveries WHERE state = 'pending'"):
+            return 0
+        return count(self.database, "payouts WHERE sub_status = 'submitted'")
+
+
+def count(database: Path, what: str) -> int:
+    """Return how many rows of a table there are."""
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=30)) as db:
+        return int(db.execute(f"SELECT count(*) FROM {what}").fetchone()[0])
 
 
 @dataclass
@@ -105,14 +120,14 @@ class Stack:
     twin: Child
     receiver: Child
     receiver_url: str
+    control_url: str
     port: int
     config: dict[str, Any]
     key: str = ""
 
-    def prepare(self, database: Path, endpoints: int = 2) -> None:
-        """Make a database with a live key and webhook endpoints at the receiver."""
-        path = self._write(database)
-        settings = load(path, {})
+    def prepare(self, database: Path) -> None:
+        """Make a database with a live key."""
+        settings = load(self._write(database), {})
         migrate.prepare(database)
 
         async def mint() -> str:
@@ -121,32 +136,55 @@ class Stack:
                 return (await db.run(mint_key, runtime, ORG, "live")).key
 
         self.key = asyncio.run(mint())
-        if not endpoints:
-            return
-
-        async def subscribe(gateway: Gateway) -> None:
-            http = gateway.http()
-            for number in range(endpoints):
-                url = f"{self.receiver_url}/ok/{number}"
-                body = {"url": url, "rate_limit_per_second": 5000}
-                await http.json("POST", "/webhook-endpoints", body)
-            http.close()
-
-        with self.gateway(database) as gateway:
-            asyncio.run(subscribe(gateway))
 
     @contextmanager
-    def gateway(self, database: Path, profile: Path | None = None) -> Iterator[Gateway]:
-        """Run a gateway on a database; end it whatever happens."""
+    def gateway(self, database: Path, endpoints: int = 2) -> Iterator[Gateway]:
+        """Run a gateway on a database, with so many endpoints; end it whatever happens.
+
+        BENCH_PROFILE names a file that its profile is written to.
+        """
         path, log = self._write(database), database.with_suffix(".log")
-        first = ("--profile", str(profile)) if profile else ()
+        profile = os.environ.get("BENCH_PROFILE")
+        first = ("--profile", profile) if profile else ()
+        found_open = count(database, "execution_items WHERE open = 1")
+        begun = time.perf_counter()
         with child(log, "serve.py", *first, "--config", str(path)) as process:
             wait_ready(process, self.port)
-            yield Gateway(process, database, self.port, self.key)
+            start_s = time.perf_counter() - begun
+            gateway = Gateway(process, database, self.port, self.key, start_s, found_open)
+            asyncio.run(self._subscribe(gateway, endpoints))
+            yield gateway
+
+    async def _subscribe(self, gateway: Gateway, wanted: int) -> None:
+        http = gateway.http()
+        known = len((await http.json("GET", "/webhook-endpoints"))["data"])
+        for number in range(known, wanted):
+            url = f"{self.receiver_url}/ok/{number}"
+            await http.json(
+                "POST", "/webhook-endpoints", {"url": url, "rate_limit_per_second": 5000}
+            )
+        http.close()
+
+    def copy(self, database: Path, to: Path) -> None:
+        """Copy a database that no gateway runs on, with its state file, and declare the copy the original."""
+        for ending in ("", ".state"):
+            shutil.copy(f"{database}{ending}", f"{to}{ending}")
+        moved = (sys.executable, "-m", "gateway", "db", "moved", "--config", str(self._write(to)))
+        subprocess.run(moved, check=True, capture_output=True)
 
     def received(self) -> dict[tuple[str, str], tuple[int, int]]:
         """Return what the receiver got: time (monotonic ns) and count, by webhook-id and path."""
         return {(event, path): (at, n) for event, path, at, n in self.receiver.ask("tell")}
+
+    def set_step(self, seconds: float) -> None:
+        """Set how long a transfer is in each of its states from now on."""
+
+        async def put() -> None:
+            http = Http(int(self.control_url.rpartition(":")[2]))
+            await http.json("PUT", "/_twin/settings", {"step_s": seconds})
+            http.close()
+
+        asyncio.run(put())
 
     def _write(self, database: Path) -> Path:
         path = database.with_suffix(".toml")
@@ -175,7 +213,7 @@ def running_stack(step_s: float = 0.05) -> Iterator[Stack]:
         told = json.loads(twin.line())
         config = _config(port, told)
         url = f"http://127.0.0.1:{int(receiver.line())}"
-        yield Stack(folder, twin, receiver, url, port, config)
+        yield Stack(folder, twin, receiver, url, told["control_url"], port, config)
 
 
 def _config(port: int, twin: dict[str, Any]) -> dict[str, Any]:
@@ -202,14 +240,14 @@ def _config(port: int, twin: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-async def make_quotes(http: Http, count: int, callers: int = 32) -> list[str]:
+async def make_quotes(http: Http, wanted: int, callers: int = 32) -> list[str]:
     """Return the ids of new quotes."""
     found: list[str] = []
 
     async def one(_: int) -> None:
         found.append(await quote(http))
 
-    await closed_loop(callers, count, one)
+    await closed_loop(callers, wanted, one)
     return found
 
 
@@ -229,10 +267,10 @@ async def accept(http: Http, quote_id: str) -> bytes:
     return await http.call("POST", "/payouts", b'{"quote_id":"%s"}' % quote_id.encode())
 
 
-async def pay(http: Http, count: int, callers: int = 32) -> Load:
+async def pay(http: Http, wanted: int, callers: int = 32) -> Load:
     """Quote and accept payouts, as fast as some callers can."""
 
     async def one(_: int) -> None:
         await accept(http, await quote(http))
 
-    return await closed_loop(callers, count, one)
+    return await closed_loop(callers, wanted, one)
