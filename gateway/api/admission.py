@@ -1,7 +1,8 @@
 """Admission: how many requests an API key, a client secret or an unknown client may send.
 
 A refused request has done nothing: no quote and no idempotency key is used, no body was read. It is
-asked for right after the key was recognised. A repeat that would only be answered with its kept
+asked for right after the key was recognised. A caller that goes on regardless gets its refusals at a
+fixed rate: each of them costs the process as much as a small request. A repeat that would only be answered with its kept
 answer takes a token of the rate like any other request, and nothing of the custodians' budget.
 """
 
@@ -13,7 +14,7 @@ from starlette.requests import Request
 
 from gateway.config import LimitSettings
 from gateway.errors import Refused
-from gateway.limits import RECOGNISED, Buckets, Sample, client_group
+from gateway.limits import HELD, RECOGNISED, Buckets, Refusals, Sample, client_group
 from gateway.metrics import Metrics
 from gateway.runtime import Clock
 
@@ -28,6 +29,7 @@ class Admission:
     def __init__(self, settings: LimitSettings, clock: Clock, metrics: Metrics) -> None:
         self._metrics = metrics
         self._lines = Sample(clock)
+        self._refusals = Refusals(clock, settings)
         self._classes = {
             name: Buckets(
                 name,
@@ -60,6 +62,31 @@ class Admission:
         if refused is not None:
             # Whoever sends too many shall not fill the log: one line for many of them.
             request.state.left_out = self._lines.take()
+        return refused
+
+    async def hold_back(self, request: Request, refused: Refused) -> Refused:
+        """Return a refusal once it may be sent: later, if its caller has had many of them.
+
+        Where too many wait already, it is sent at once, and its connection is closed. The request has
+        done nothing and no body was read, so that waiting costs little more than the connection.
+        """
+        host = request.client.host if request.client else None
+        # An id of a key or payout, or an address: they cannot be mistaken for each other.
+        who = getattr(request.state, "admitted", None) or client_group(host)
+        wait_s = self._refusals.wait_s(who)
+        if wait_s == 0:
+            return refused
+        request.state.left_out = self._lines.take()
+        if wait_s is None:
+            self._metrics.refusal_held("closed")
+            refused.headers["Connection"] = "close"
+            return refused
+        self._metrics.refusal_held("held")
+        held = getattr(request.state, HELD, None)
+        if held is not None:
+            # Its connection may be closed for a new one.
+            held()
+        await self._refusals.hold(wait_s)
         return refused
 
     def _take(self, request: Request, name: str, who: str) -> Refused | None:

@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect, Request
@@ -34,13 +35,15 @@ from gateway.store.rows import payout_of
 from gateway.store.state import refuse_if_frozen, refuse_unless_accepting
 from gateway.views import PayoutWithTracking, payout_with_tracking
 
+T = TypeVar("T")
+
 #: A thousand payouts with all that they may carry.
 _MOST_JSON = 4 * 1024 * 1024
 _MOST_BYTES = 64 * 1024 * 1024
 _FILE_S = 300.0
 #: Lines whose references are looked up at once; lines of one transaction.
 _LOOKED_UP_AT_ONCE = 100
-_STORED_AT_ONCE = 50
+_STORED_AT_ONCE = 25
 _FILE_QUERY = frozenset({"custodian", "account_id", "account_type", "reference", "validate"})
 
 
@@ -144,11 +147,19 @@ class _Load:
         await self.check()
         batch_id = await self.context.db.run(self._begin, claim)
         try:
-            first = 0
-            async for page in _gathered(self.jobs.steps(self.lines()), _STORED_AT_ONCE):
-                await self.context.db.run(self._add, claim, batch_id, first, page)
-                first += len(page)
-            return await claim.finish(lambda tx: self._finish(tx, batch_id, first))
+            positions = count()
+
+            def columns(line: Line) -> Mapping[str, object]:
+                """Plan an item outside of the transaction, which holds up everybody's changes."""
+                return self.context.batches.columns(
+                    self.caller, self.source, batch_id, next(positions), line
+                )
+
+            stored = 0
+            async for page in _gathered(self.jobs.steps(self.lines(), columns), _STORED_AT_ONCE):
+                await self.context.db.run(self._add, claim, batch_id, page)
+                stored += len(page)
+            return await claim.finish(lambda tx: self._finish(tx, batch_id, stored))
         except BaseException:
             # Nobody has seen it. What cannot be deleted now is deleted as a load that was given up.
             with suppress(Exception):
@@ -175,10 +186,10 @@ class _Load:
         return batch_id
 
     async def _add(
-        self, tx: Tx, claim: Claim, batch_id: str, first: int, page: Sequence[Line]
+        self, tx: Tx, claim: Claim, batch_id: str, page: Sequence[Mapping[str, object]]
     ) -> None:
         await claim.hold(tx)
-        await self.context.batches.add(tx, self.caller, self.source, batch_id, first, page)
+        await self.context.batches.add(tx, batch_id, page)
 
     async def _finish(self, tx: Tx, batch_id: str, count: int) -> Answer:
         await refuse_unless_accepting(tx)
@@ -197,9 +208,9 @@ class _Load:
             pass
 
 
-async def _gathered(steps: AsyncIterator[list[Line]], size: int) -> AsyncIterator[list[Line]]:
-    """Give lines that come a few at a time in lists of a size."""
-    page: list[Line] = []
+async def _gathered(steps: AsyncIterator[list[T]], size: int) -> AsyncIterator[list[T]]:
+    """Give what comes a few at a time in lists of a size."""
+    page: list[T] = []
     async for step in steps:
         page += step
         while len(page) >= size:
@@ -227,9 +238,12 @@ async def _check(
         found.fault("/source/custodian", "unknown_custodian", detail)
         found.refuse()
 
+    def one(line: Line) -> Line:
+        check(context.quotes, caller, source, [line], found)
+        return line
+
     async def checked() -> AsyncIterator[list[Line]]:
-        async for step in jobs.steps(lines()):
-            check(context.quotes, caller, source, step, found)
+        async for step in jobs.steps(lines(), one):
             if found.count > MOST_IN_FILE:
                 return
             yield step

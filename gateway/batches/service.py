@@ -98,34 +98,26 @@ class Batches:
         )
         return batch_id
 
-    async def add(  # noqa: PLR0913 - the page and its place
-        self,
-        tx: Tx,
-        caller: Caller,
-        source: BatchSource,
-        batch_id: str,
-        first: int,
-        lines: Sequence[Line],
-    ) -> None:
-        """Store a page of items that were checked. Refused: `request_timeout`, as `finish`."""
+    def columns(
+        self, caller: Caller, source: BatchSource, batch_id: str, position: int, line: Line
+    ) -> Mapping[str, object]:
+        """Return the columns of an item that was checked. Pure but for id and time."""
+        assert line.item is not None  # noqa: S101 - it was checked
+        terms, account = plan(self._quotes, caller, source, line.item)
+        return item_columns(
+            payout_id=self._runtime.ids.new("pay"),
+            caller=caller,
+            batch_id=batch_id,
+            position=position,
+            item=line.item,
+            terms=terms,
+            account=account,
+            at=to_us(self._runtime.clock.now()),
+        )
+
+    async def add(self, tx: Tx, batch_id: str, items: Sequence[Mapping[str, object]]) -> None:
+        """Store a page of items. Refused: `request_timeout`, as `finish`."""
         await self._still_loading(tx, batch_id)
-        now = to_us(self._runtime.clock.now())
-        items = []
-        for position, line in enumerate(lines, first):
-            assert line.item is not None  # noqa: S101 - it was checked
-            terms, account = plan(self._quotes, caller, source, line.item)
-            items.append(
-                item_columns(
-                    payout_id=self._runtime.ids.new("pay"),
-                    caller=caller,
-                    batch_id=batch_id,
-                    position=position,
-                    item=line.item,
-                    terms=terms,
-                    account=account,
-                    at=now,
-                )
-            )
         await payout_rows.insert_payouts(tx, items)
 
     async def finish(self, tx: Tx, caller: Caller, batch_id: str, count: int) -> BatchView:

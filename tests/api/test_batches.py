@@ -306,7 +306,11 @@ async def test_a_reference_that_was_taken_meanwhile(
         batch_id = await batches.begin(
             tx, caller, wanted.source, init_method="api", reference=None, metadata={}
         )
-        await batches.add(tx, caller, wanted.source, batch_id, 0, lines)
+        items = [
+            batches.columns(caller, wanted.source, batch_id, position, line)
+            for position, line in enumerate(lines)
+        ]
+        await batches.add(tx, batch_id, items)
         return batch_id
 
     loading = await db.run(load)
@@ -637,7 +641,11 @@ async def _load(api: Api, count: int, batch_id: str | None = None) -> str:
                 tx, caller, source, init_method="file", reference=None, metadata={}
             )
         )
-    await context.db.run(context.batches.add, caller, source, batch_id, 0, lines)
+    items = [
+        context.batches.columns(caller, source, batch_id, position, line)
+        for position, line in enumerate(lines)
+    ]
+    await context.db.run(context.batches.add, batch_id, items)
     return batch_id
 
 

@@ -175,7 +175,11 @@ async def test_what_came_in_between_is_found_when_a_batch_becomes_visible(api: A
         batch_id = await batches.begin(
             tx, caller, wanted.source, init_method="api", reference=None, metadata={}
         )
-        await batches.add(tx, caller, wanted.source, batch_id, 0, list(json_lines(wanted)))
+        items = [
+            batches.columns(caller, wanted.source, batch_id, position, line)
+            for position, line in enumerate(json_lines(wanted))
+        ]
+        await batches.add(tx, batch_id, items)
         return batch_id
 
     loading = await db.run(load)
