@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Literal
 
 from gateway.assets import EXACT
-from gateway.batches.items import MOST_FAULTS, Checked, Line, item_columns, plan
+from gateway.batches.items import MOST_FAULTS, Checked, ItemColumns, Line
 from gateway.batches.schemas import AssetTotal, BatchPart, BatchSource, BatchView, StatusTotal
 from gateway.errors import Refused
 from gateway.events import Event, publish
@@ -98,22 +98,10 @@ class Batches:
         )
         return batch_id
 
-    def columns(
-        self, caller: Caller, source: BatchSource, batch_id: str, position: int, line: Line
-    ) -> Mapping[str, object]:
-        """Return the columns of an item that was checked. Pure but for id and time."""
-        assert line.item is not None  # noqa: S101 - it was checked
-        terms, account = plan(self._quotes, caller, source, line.item)
-        return item_columns(
-            payout_id=self._runtime.ids.new("pay"),
-            caller=caller,
-            batch_id=batch_id,
-            position=position,
-            item=line.item,
-            terms=terms,
-            account=account,
-            at=to_us(self._runtime.clock.now()),
-        )
+    def columns(self, caller: Caller, source: BatchSource, batch_id: str) -> ItemColumns:
+        """Return what makes the columns of a batch's items."""
+        now = to_us(self._runtime.clock.now())
+        return ItemColumns(self._runtime.ids, caller, source, batch_id, now)
 
     async def add(self, tx: Tx, batch_id: str, items: Sequence[Mapping[str, object]]) -> None:
         """Store a page of items. Refused: `request_timeout`, as `finish`."""
