@@ -17,7 +17,7 @@ from pathlib import Path
 
 import uvloop
 from ceiling import GroupCommits, Stored
-from harness import Child, Http, Load, Result, closed_loop, open_loop, run_alone
+from harness import PARTS, Child, Http, Load, Result, closed_loop, cost, open_loop, run_alone
 from payouts import ceiling, sample_bodies
 from stack import accept, make_quotes, running_stack
 
@@ -46,7 +46,7 @@ class Plan:
     @property
     def total(self) -> int:
         """All of them."""
-        return WARM + self.count + sum(self.rates) * self.seconds
+        return WARM + self.count + PARTS + sum(self.rates) * self.seconds
 
 
 async def drive(process: Child, http: Http, quotes: Sequence[str], plan: Plan) -> Accepted:
@@ -57,9 +57,8 @@ async def drive(process: Child, http: Http, quotes: Sequence[str], plan: Plan) -
         await accept(http, next(ids))
 
     await closed_loop(CALLERS, WARM, one)
-    cpu_s = process.cpu_s()
-    found.closed = await closed_loop(CALLERS, count, one)
-    found.cpu_ms = 1000 * (process.cpu_s() - cpu_s) / count
+    closed = await cost(process, CALLERS, count, one)
+    found.closed, found.cpu_ms = closed.load, closed.cpu_ms
     for rate in plan.rates:
         found.paced[rate] = await open_loop(rate, rate * plan.seconds, one)
     http.close()

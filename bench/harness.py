@@ -30,6 +30,8 @@ RECORDED = HERE / "recorded.json"
 #: A ratio this many times worse than the recorded one is warned of; one of latencies or of times.
 TOLERANCE = 1.3
 TIMES_TOLERANCE = 2.0
+#: Of a measurement of CPU time.
+PARTS = 4
 _START_S = 60.0
 _STOP_S = 15.0
 _LOAD_S = 120.0
@@ -268,6 +270,31 @@ async def closed_loop(
         await asyncio.gather(*(caller() for _ in range(callers)))
     load.seconds = time.perf_counter() - begun
     return load
+
+
+@dataclass
+class Cost:
+    """What calls cost the server's process, and how they fared."""
+
+    cpu_ms: float
+    load: Load
+
+
+async def cost(
+    process: Child, callers: int, count: int, call: Callable[[int], Awaitable[object]]
+) -> Cost:
+    """Make calls in some parts; return the CPU per call of the cheapest part and the fastest one's load.
+
+    Whatever else runs on the machine makes CPU time longer and never shorter: the least is the truest.
+    """
+    each = max(callers, count // PARTS)
+    found = []
+    for _ in range(PARTS):
+        before = process.fine_cpu_s()
+        load = await closed_loop(callers, each, call)
+        found.append((1000 * (process.fine_cpu_s() - before) / each, load))
+    best = max((load for _, load in found), key=lambda load: load.per_s)
+    return Cost(min(cpu_ms for cpu_ms, _ in found), best)
 
 
 async def open_loop(

@@ -24,6 +24,7 @@ from stack import Gateway, Stack, accept, pay, quote_body, running_stack, wait_r
 
 #: Payouts before those that are measured: statements are compiled, connections are open.
 WARM = 60
+ROUNDS = 2
 ENDPOINTS = 2
 _LIMIT_S = 180.0
 _LOOK_S = 0.1
@@ -95,7 +96,7 @@ def ceiling(stack: Stack, log: Path, **wanted: Any) -> Iterator[tuple[Child, int
 
 
 def bare(stack: Stack, source: Path, count: int, quote: str, payout: str) -> Run:
-    """Make payouts at the ceiling."""
+    """Make payouts at the ceiling, in two rounds; return the cheaper one."""
     twin = {"url": stack.config["custodians"]["dummy"]["base_url"]}
     twin["credentials"] = stack.config["custodians"]["dummy"]
     with ceiling(
@@ -109,11 +110,14 @@ def bare(stack: Stack, source: Path, count: int, quote: str, payout: str) -> Run
     ) as (process, port):
         drive(port, "", WARM)
         wait_until(lambda: process.ask("ended") == WARM, "the ceiling's warming up")
-        cpu_s, begun = process.cpu_s(), time.monotonic()
-        load = drive(port, "", count)
-        wait_until(lambda: process.ask("ended") == WARM + count, "the ceiling")
-        seconds = time.monotonic() - begun
-        return Run(count, seconds, process.cpu_s() - cpu_s, load)
+        runs, ended = [], WARM
+        for _ in range(ROUNDS):
+            cpu_s, begun = process.cpu_s(), time.monotonic()
+            load, ended = drive(port, "", count), ended + count
+            wait_until(lambda ended=ended: process.ask("ended") == ended, "the ceiling")  # type: ignore[misc]
+            seconds = time.monotonic() - begun
+            runs.append(Run(count, seconds, process.cpu_s() - cpu_s, load))
+        return min(runs, key=lambda run: run.cpu_s)
 
 
 def rows_per_payout(database: Path) -> float:
@@ -140,14 +144,16 @@ def sample_bodies(gateway: Gateway) -> tuple[str, str]:
 
 def measure(quick: bool) -> Result:  # noqa: FBT001 - as each benchmark is called
     """Measure."""
-    count = 250 if quick else 800
+    count = 150 if quick else 500
     result = Result("payouts", "the same calls and rows in group commits, without the rules")
     with running_stack() as stack:
         database = stack.folder / "gateway.db"
         stack.prepare(database)
         with stack.gateway(database, ENDPOINTS) as gateway:
             ours(stack, gateway, WARM)
-            run = ours(stack, gateway, count)
+            # Whatever else runs makes CPU time longer and never shorter: the least is the truest.
+            runs = [ours(stack, gateway, count) for _ in range(ROUNDS)]
+            run = min(runs, key=lambda each: each.cpu_s)
             quote, payout = sample_bodies(gateway)
             wait_until(lambda: not gateway.unsettled(), "the last payout")
             memory = gateway.process.memory_mb("VmHWM")
@@ -166,7 +172,7 @@ def measure(quick: bool) -> Result:  # noqa: FBT001 - as each benchmark is calle
     result.add("commits per payout", "count", "lower", run.commits / count)
     result.add("highest memory", "MB", "lower", memory, target="< 150")
     result.notes.append(
-        f"{count} payouts after {WARM} to warm up, 32 callers, {ENDPOINTS} endpoints, "
+        f"The better of {ROUNDS} rounds of {count} payouts, after {WARM} to warm up; 32 callers, {ENDPOINTS} endpoints, "
         f"{rows:.0f} rows each; twin, receiver and driver share the cores."
     )
     return result

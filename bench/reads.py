@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
 
 import uvloop
-from harness import Child, Http, Load, Result, closed_loop, run_alone
+from harness import Child, Cost, Http, Result, closed_loop, cost, run_alone
 from payouts import ceiling, ours
 from stack import running_stack
 
@@ -16,18 +15,8 @@ PAYOUTS = 200
 PAGE = 20
 
 
-@dataclass
-class Reads:
-    """What some reads took, and what was read."""
-
-    one: Load
-    one_cpu_ms: float
-    page: Load
-    page_cpu_ms: float
-
-
-async def read(process: Child, http: Http, ids: list[str], count: int) -> Reads:
-    """Read payouts, then pages."""
+async def read(process: Child, http: Http, ids: list[str], count: int) -> tuple[Cost, Cost]:
+    """Read payouts, then pages; return what they cost."""
 
     async def one(number: int) -> None:
         await http.call("GET", f"/payouts/{ids[number % len(ids)]}")
@@ -35,28 +24,24 @@ async def read(process: Child, http: Http, ids: list[str], count: int) -> Reads:
     async def page(_: int) -> None:
         await http.call("GET", f"/payouts?limit={PAGE}")
 
-    await closed_loop(CALLERS, count // 4, one)
-    cpu_s = process.cpu_s()
-    ones = await closed_loop(CALLERS, count, one)
-    one_ms = 1000 * (process.cpu_s() - cpu_s) / count
-    await closed_loop(CALLERS, count // 20, page)
-    cpu_s = process.cpu_s()
-    pages = await closed_loop(CALLERS, count // 4, page)
-    page_ms = 1000 * (process.cpu_s() - cpu_s) / (count // 4)
+    await closed_loop(CALLERS, count // 8, one)
+    ones = await cost(process, CALLERS, count, one)
+    await closed_loop(CALLERS, CALLERS, page)
+    pages = await cost(process, CALLERS, count // 4, page)
     http.close()
-    return Reads(ones, one_ms, pages, page_ms)
+    return ones, pages
 
 
 def measure(quick: bool) -> Result:  # noqa: FBT001 - as each benchmark is called
     """Measure."""
-    count = 2000 if quick else 6000
+    count = 1600 if quick else 6000
     with running_stack(step_s=0.0) as stack:
         database = stack.folder / "gateway.db"
         stack.prepare(database)
         with stack.gateway(database) as gateway:
             ours(stack, gateway, PAYOUTS)
 
-            async def run() -> tuple[Reads, str, str]:
+            async def run() -> tuple[tuple[Cost, Cost], str, str]:
                 http = gateway.http()
                 page = await http.call("GET", f"/payouts?limit={PAGE}")
                 listed = await http.json("GET", f"/payouts?limit={PAYOUTS // 2}")
@@ -74,14 +59,14 @@ def measure(quick: bool) -> Result:  # noqa: FBT001 - as each benchmark is calle
             ids = [json.loads(payout)["id"]]
             bare = uvloop.run(read(process, Http(port), ids, count))
     result = Result("reads", "a bare Starlette route that answers the same bytes")
-    result.add(
-        "payouts read a second", "1/s", "higher", mine.one.per_s, bare.one.per_s, target="≥ 0.6"
-    )
-    result.add("CPU per payout read", "ms", "lower", mine.one_cpu_ms, bare.one_cpu_ms)
-    result.add("payout read, p99", "ms", "lower", mine.one.ms(99), bare.one.ms(99))
-    result.add("pages a second", "1/s", "higher", mine.page.per_s, bare.page.per_s)
-    result.add("CPU per page", "ms", "lower", mine.page_cpu_ms, bare.page_cpu_ms)
-    result.add("page, p99", "ms", "lower", mine.page.ms(99), bare.page.ms(99))
+    for what, a, b, target in (
+        ("payout read", mine[0], bare[0], "≥ 0.6"),
+        ("page", mine[1], bare[1], ""),
+    ):
+        per_s = (a.load.per_s, b.load.per_s)
+        result.add(f"{what}s a second", "1/s", "higher", *per_s, target=target)
+        result.add(f"CPU per {what}", "ms", "lower", a.cpu_ms, b.cpu_ms)
+        result.add(f"{what}, p99", "ms", "lower", a.load.ms(99), b.load.ms(99))
     result.notes.append(f"{CALLERS} callers; a page has {PAGE} payouts.")
     return result
 
