@@ -33,7 +33,15 @@ from gateway.batches.items import (
     csv_lines,
     json_lines,
 )
-from gateway.batches.schemas import BatchCheck, BatchHead, BatchRequest, BatchSource, BatchView
+from gateway.batches.schemas import (
+    AssetTotal,
+    BatchCheck,
+    BatchHead,
+    BatchRequest,
+    BatchSource,
+    BatchView,
+)
+from gateway.batches.service import totals_of_new
 from gateway.errors import Refused
 from gateway.keys import Caller
 from gateway.model import Payout
@@ -155,11 +163,11 @@ class _Load:
             await self._drop(claim.created_id)
         await self.context.db.read(refuse_unless_accepting)
         with Kept() as kept:
-            await self.check(kept)
+            totals = totals_of_new(await self.check(kept))
             batch_id = await self.context.db.run(self._begin, claim)
             try:
                 stored = await self._store(claim, batch_id, kept)
-                return await claim.finish(lambda tx: self._finish(tx, batch_id, stored))
+                return await claim.finish(lambda tx: self._finish(tx, batch_id, stored, totals))
             except BaseException:
                 # Nobody has seen it. What cannot be deleted now is deleted as a load that was given up.
                 with suppress(Exception):
@@ -216,9 +224,11 @@ class _Load:
         await claim.hold(tx)
         await self.context.batches.add(tx, batch_id, page)
 
-    async def _finish(self, tx: Tx, batch_id: str, count: int) -> Answer:
+    async def _finish(
+        self, tx: Tx, batch_id: str, count: int, totals: Sequence[AssetTotal]
+    ) -> Answer:
         await refuse_unless_accepting(tx)
-        view = await self.context.batches.finish(tx, self.caller, batch_id, count)
+        view = await self.context.batches.finish(tx, self.caller, batch_id, count, totals)
         return Answer(
             201,
             view.model_dump_json().encode(),

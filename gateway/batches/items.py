@@ -7,6 +7,7 @@ import io
 import json
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -71,6 +72,8 @@ class Checked:
     faults: list[dict[str, str]] = field(default_factory=list)
     fault_count: int = 0
     totals: dict[str, Decimal] = field(default_factory=dict)
+    #: how many could be paid, by asset
+    counts: Counter[str] = field(default_factory=Counter)
     #: where each reference stands, by its key
     references: dict[str, str] = field(default_factory=dict)
 
@@ -272,6 +275,7 @@ class Check:
             return None
         total = found.totals.get(terms.asset, Decimal(0))
         found.totals[terms.asset] = EXACT.add(total, terms.amount)
+        found.counts[terms.asset] += 1
         return Planned(
             external_ref=item.external_ref,
             reference=item.reference,

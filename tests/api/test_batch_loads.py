@@ -50,6 +50,20 @@ async def test_items_are_in_the_order_of_their_lines(api: Api) -> None:
     assert first["created_at"] == last["created_at"]
 
 
+async def test_the_totals_of_the_answer_are_those_that_are_stored(api: Api) -> None:
+    """They come from the check; a later read adds up what is in the database. Exact in both."""
+    amounts = ["0.1", "0.2", "123456789012345.000001", "0.7", "1"]
+    text = _HEAD + "".join(
+        _ROW.format(number).replace("1.5", amounts[number % len(amounts)]) for number in range(50)
+    )
+    status, made = await upload(api, text)
+    assert status == 201, made
+    assert made["totals"][0]["count"] == 50
+    assert made["totals"][0]["amount"] == "1234567890123470.00001"
+    _, read = await api.call("GET", f"/payout-batches/{made['id']}")
+    assert read == made
+
+
 async def test_a_page_that_cannot_be_stored_leaves_nothing(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
