@@ -29,7 +29,7 @@ R = TypeVar("R")
 
 #: A step ends with the line that exceeds this time, in seconds, and has this many lines at most.
 STEP_S = 0.001
-LINES = 20
+LINES = 100
 #: The pause before a step: this many times what the step before took, and never less than a step may take.
 PAUSES, PAUSES_BESIDE_OTHERS = 1, 4
 #: How long a request counts as one that comes in beside the jobs, in seconds.

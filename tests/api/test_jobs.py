@@ -149,7 +149,7 @@ async def test_reports_are_built_in_short_steps(api: Api, monkeypatch: pytest.Mo
 async def test_files_are_checked_in_short_steps(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only a few lines are read between two turns of the loop."""
     longest = Longest()
-    monkeypatch.setattr(items, "_line", longest.counted(items._line))
+    monkeypatch.setattr(items._Columns, "line", longest.counted(items._Columns.line))
     with longest.watching():
         told = await asyncio.gather(
             *(upload(api, HEADER + LINE * 203, QUERY + "&validate=true") for _ in range(3))
