@@ -237,6 +237,16 @@ async def open_gateway(
         recorders = {name: engine.recorder for name, engine in engines.items()}
         steps = BatchSteps(runtime, payouts, quotes, batches, handovers, recorders)
         replays = Replays(runtime, endpoints)
+        deliveries = Deliveries(
+            db=db,
+            runtime=runtime,
+            endpoints=endpoints,
+            sender=sender,
+            settings=settings.webhooks,
+            engine=settings.engine,
+            metrics=metrics,
+            gateway_id=identity.id,
+        )
         workers = Workers(
             engines=engines,
             inbox=Inbox(
@@ -249,15 +259,7 @@ async def open_gateway(
                 wake=wake,
                 look_after_end=lambda name, payout_id: engines[name].look_after_end(payout_id),
             ),
-            deliveries=Deliveries(
-                db=db,
-                runtime=runtime,
-                endpoints=endpoints,
-                sender=sender,
-                settings=settings.webhooks,
-                engine=settings.engine,
-                metrics=metrics,
-            ),
+            deliveries=deliveries,
             replays=ReplayWorker(
                 db=db, runtime=runtime, replays=replays, engine=settings.engine, wake=wake
             ),
@@ -280,6 +282,7 @@ async def open_gateway(
                 identity=identity,
                 state_file=state_file,
                 metrics=metrics,
+                gone=deliveries.free_leases,
             ),
             clock=runtime.clock,
             after_delivery={

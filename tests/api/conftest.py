@@ -363,6 +363,7 @@ async def open_api(
                 settings=settings.webhooks,
                 engine=settings.engine,
                 metrics=Metrics(),
+                gateway_id="gw_test",
             ),
             router=router,
             custodians={"acme_eu": custodian},

@@ -59,6 +59,7 @@ async def test_endpoints_on_dead_names_stop_no_other_org(
             settings=settings,
             engine=EngineSettings(idle_s=3600),
             metrics=Metrics(),
+            gateway_id="gw_test",
         )
         await say("bad")
         task = asyncio.create_task(deliveries.run())

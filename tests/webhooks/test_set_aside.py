@@ -61,6 +61,7 @@ async def test_a_damaged_secret_stops_no_other_endpoint(bench: Bench, column: st
             settings=settings,
             engine=EngineSettings(idle_s=3600),
             metrics=metrics,
+            gateway_id="gw_test",
         )
         for org in ("bad", "good"):
             await say(org)

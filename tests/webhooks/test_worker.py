@@ -77,6 +77,7 @@ async def delivering(
             settings=settings,
             engine=EngineSettings(idle_s=3600),
             metrics=Metrics(),
+            gateway_id="gw_test",
         )
         task = asyncio.create_task(deliveries.run())
         try:
