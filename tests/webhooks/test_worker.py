@@ -9,14 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 from aiohttp import web
 from standardwebhooks import Webhook
 
 from gateway.adapter import Report, SubStatus
 from gateway.config import EngineSettings, Settings, WebhookSettings
-from gateway.egress import connector
 from gateway.metrics import Metrics
 from gateway.runtime import Ids
 from gateway.store import deliveries as rows
@@ -28,6 +26,7 @@ from gateway.webhooks.sender import Sender
 from gateway.webhooks.subscriptions import EndpointCreated, EndpointRequest
 from gateway.webhooks.worker import Deliveries
 from tests.clock import SetClock
+from tests.delivery_clients import client
 from tests.execution.conftest import Bench
 
 
@@ -71,15 +70,16 @@ async def delivering(
     """Run the delivery loop."""
     settings = WebhookSettings(allow_private_addresses=True, retry_plan_s=plan, **more)
     # Signatures carry the wall clock; retries run by the bench's clock.
-    async with aiohttp.ClientSession(connector=connector(allow_private_addresses=True)) as session:
+    async with client() as http:
         deliveries = Deliveries(
             db=bench.db,
             runtime=bench.runtime,
             endpoints=endpoints_of(bench),
-            sender=Sender(session, settings, bench.runtime),
+            sender=Sender(http, settings, bench.runtime),
             settings=settings,
             engine=EngineSettings(idle_s=3600),
             metrics=Metrics(),
+            gateway_id="gw_test",
         )
         task = asyncio.create_task(deliveries.run())
         try:
