@@ -5,6 +5,7 @@ One expression serves both stores. What SQLite and PostgreSQL write differently 
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.sql.dml import UpdateBase
+from sqlalchemy.util import symbol
 
 from gateway.store.dialects import listed
 
@@ -64,7 +66,7 @@ class Query:
         """Return the text for SQLite, and the values that the statement itself carries."""
         if self._compiled is None:
             compiled = self._compile(_DIALECT, self._statement)
-            self._compiled = (str(compiled), _fixed(compiled))
+            self._compiled = _with_constants(str(compiled), _fixed(compiled))
         return self._compiled
 
     def numbered(self) -> tuple[str, tuple[str, ...], dict[str, Any]]:
@@ -89,4 +91,28 @@ class Query:
 
 
 def _fixed(compiled: SQLCompiler) -> dict[str, Any]:
-    return {name: value for name, value in compiled.params.items() if value is not None}
+    # A column that is named without a value has a marker for one.
+    return {
+        name: value
+        for name, value in compiled.params.items()
+        if value is not None and not isinstance(value, symbol)
+    }
+
+
+def _with_constants(text: str, fixed: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Write the words and numbers that a statement itself names into its text; return what is left.
+
+    A bound value that an index is limited to (`WHERE state = 'pending'`) has SQLite compile the statement
+    anew at every run: only the value tells it whether the index may be used. They are constants of this
+    program, never a caller's values.
+    """
+    plain = {name: each for name, each in fixed.items() if type(each) in {int, str}}
+
+    def write(found: re.Match[str]) -> str:
+        value = plain.get(found[1])
+        if value is None:
+            return found[0]
+        return "'" + value.replace("'", "''") + "'" if isinstance(value, str) else str(value)
+
+    left = {name: each for name, each in fixed.items() if name not in plain}
+    return re.sub(r":(\w+)", write, text), left

@@ -17,6 +17,7 @@ from typing import Any, ParamSpec, Self, TypeVar
 from gateway.errors import SchemaMismatch
 from gateway.store.connection import WriteFault
 from gateway.store.database import Database
+from gateway.store.lanes import Lanes
 from gateway.store.postgres.connection import Connection, Server
 from gateway.store.postgres.errors import Conflict, ConnectionLost, Unavailable
 from gateway.store.postgres.schema import IDENTITY
@@ -98,6 +99,20 @@ class PostgresDatabase(Database):
     def path(self) -> Path:
         """What the database is called in messages. It is no file."""
         return Path(self._server.label)
+
+    @property
+    def opened_alone(self) -> bool:
+        """False: other processes may be there at any time."""
+        return False
+
+    @property
+    def lanes(self) -> Lanes | None:
+        """The sender of this process that new deliveries are handed to; None: there is none."""
+        return self._writers.lanes
+
+    @lanes.setter
+    def lanes(self, lanes: Lanes | None) -> None:
+        self._writers.lanes = lanes
 
     @property
     def statements(self) -> int:
@@ -248,6 +263,20 @@ class _Pool:
         self._all = [connect() for _ in range(size)]
         self._free = deque(self._all)
         self._turn = asyncio.Semaphore(size)
+
+    @property
+    def opened_alone(self) -> bool:
+        """False: other processes may be there at any time."""
+        return False
+
+    @property
+    def lanes(self) -> Lanes | None:
+        """The sender of this process that new deliveries are handed to; None: there is none."""
+        return self._writers.lanes
+
+    @lanes.setter
+    def lanes(self, lanes: Lanes | None) -> None:
+        self._writers.lanes = lanes
 
     @property
     def statements(self) -> int:

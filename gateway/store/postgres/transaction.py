@@ -8,7 +8,7 @@ Other work of the event loop runs meanwhile, so a function keeps nothing of its 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from gateway.store.transaction import ONLY_TX, StoreFunction, stepping
 
 if TYPE_CHECKING:
+    from gateway.store.lanes import Lanes
     from gateway.store.postgres.connection import Connection
     from gateway.store.statements import Query, Row
 
@@ -37,8 +38,11 @@ class _Ask:
 class PostgresTx:
     """The transaction of one call of a store function."""
 
-    def __init__(self, *, read_only: bool = False) -> None:
+    def __init__(self, *, read_only: bool = False, lanes: Lanes | None = None) -> None:
         self._read_only = read_only
+        self.lanes = lanes
+        #: what is called once the change is over
+        self.callbacks: list[Callable[[bool], None]] = []
         self._ended = False
         #: the highest moving mark that the call wrote
         self.marked: int | None = None
@@ -71,6 +75,13 @@ class PostgresTx:
         if self._read_only:
             raise RuntimeError("a read cannot write a moving mark")
         self.marked = number if self.marked is None else max(self.marked, number)
+
+    def when_over(self, callback: Callable[[bool], None]) -> None:
+        """Have a callback called once the change is over. A read is never over."""
+        self._open()
+        if self._read_only:
+            raise RuntimeError("a read changes nothing that could be over")
+        self.callbacks.append(callback)
 
     def end(self) -> None:
         """Refuse every further statement: the function has returned."""

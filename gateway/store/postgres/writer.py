@@ -22,7 +22,7 @@ import sqlite3
 from collections import deque
 from collections.abc import Callable
 from contextvars import Context
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from gateway.errors import Refused, StoreUnusable
@@ -40,6 +40,7 @@ from gateway.store.postgres.transaction import PostgresTx, drive
 from gateway.store.transaction import StoreFunction
 
 if TYPE_CHECKING:
+    from gateway.store.lanes import Lanes
     from gateway.store.postgres.connection import Connection
 
 #: How many changes may share one commit.
@@ -82,6 +83,17 @@ class _Change:
     result: Any = None
     refusal: Refused | None = None
     mark: int | None = None
+    #: what waits for the end of the change, as it last ran
+    callbacks: list[Callable[[bool], None]] = field(default_factory=list)
+
+    def over(self, *, committed: bool) -> None:
+        """Tell whoever waits for the end of the change."""
+        callbacks, self.callbacks = self.callbacks, []
+        for callback in callbacks:
+            try:
+                callback(committed)
+            except Exception as error:  # noqa: BLE001 - the change stands, whatever they make of it
+                _log.error("after_commit_failed", exc_info=error)
 
     @property
     def name(self) -> str:
@@ -89,11 +101,13 @@ class _Change:
 
     def fail(self, error: BaseException) -> None:
         """Give the caller an error. One that was cancelled hears nothing of its change."""
+        self.over(committed=False)
         if not self.done.done():
             self.done.set_exception(error)
 
     def settle(self) -> None:
-        """Give the caller its answer."""
+        """Give the caller its answer: the change is durable."""
+        self.over(committed=True)
         if self.refusal is not None:
             self.fail(self.refusal)
         elif not self.done.done():
@@ -146,7 +160,7 @@ class Writers:
         self._hooks = hooks
         self._group_s = group_s
         self._names_of_ordered: set[str] = set()
-        self._lanes = {
+        self._writing = {
             ordered: _Lane(self, connect(), f"{name}-{number}", ordered=ordered)
             for number, ordered in enumerate((True, False), 1)
         }
@@ -155,27 +169,29 @@ class Writers:
         self.fault: WriteFault | None = None
         #: commits that wrote something; transactions undone because of others; groups that ran alone
         self.commits = self.conflicts = self.alone = 0
+        #: the sender of this process; None: there is none
+        self.lanes: Lanes | None = None
 
     @property
     def statements(self) -> int:
         """How many statements of store functions were run."""
-        return sum(each.connection.statements for each in self._lanes.values())
+        return sum(each.connection.statements for each in self._writing.values())
 
     async def open(self) -> None:
         """Connect, and take changes."""
-        for lane in self._lanes.values():
+        for lane in self._writing.values():
             await lane.start()
 
     async def drain(self) -> None:
         """Wait until everything that was handed in is done."""
-        for lane in self._lanes.values():
+        for lane in self._writing.values():
             await lane.resting.wait()
 
     async def close(self) -> None:
         """Disconnect. What has not begun fails."""
         self._closed = True
         _log.info("store_closed", commits=self.commits, conflicts=self.conflicts, alone=self.alone)
-        for lane in self._lanes.values():
+        for lane in self._writing.values():
             await lane.stop()
 
     def submit(
@@ -185,7 +201,7 @@ class Writers:
         if self._closed:
             raise RuntimeError("the store is closed")
         change = _Change(fn, args, kwargs, asyncio.get_running_loop().create_future())
-        self._lanes[change.name in self._names_of_ordered].add(change)
+        self._writing[change.name in self._names_of_ordered].add(change)
         return change.done
 
     def learn(self, change: _Change) -> None:
@@ -409,8 +425,10 @@ class _Lane:
 
     async def _change(self, change: _Change, *, ordered: bool) -> bool:
         """Run one change; return whether it wrote. A refusal that wrote nothing is an answer."""
+        change.over(committed=False)
         change.result = change.refusal = change.mark = None
-        tx = PostgresTx()
+        tx = PostgresTx(lanes=self._writers.lanes)
+        change.callbacks = tx.callbacks
         tx.ordered = ordered
         error: BaseException | None = None
         try:
@@ -419,6 +437,7 @@ class _Lane:
             )
         except Refused as refusal:
             change.refusal = refusal
+            change.over(committed=False)
         except Exception as raised:  # noqa: BLE001 - judged below
             error = raised
         # Whatever the function made of it: by this PostgreSQL gave the whole transaction up.
