@@ -8,10 +8,12 @@ import fcntl
 import itertools
 import os
 import shutil
+import signal
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -116,6 +118,18 @@ def empty_url(*, prepared: bool = True) -> str:
     with _only_one():  # a template may have one user at a time
         admin(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
     return _url(server, name)
+
+
+def crash_and_restart() -> None:
+    """Stop the server as a crash would, every transaction in it is lost, and start it again."""
+    server = _running()
+    os.kill(server.get_pid(), signal.SIGQUIT)
+    while True:
+        with suppress(Exception):
+            server.ensure_postgres_running()
+            admin("SELECT 1")
+            return
+        time.sleep(0.2)
 
 
 def place_of(store: str) -> Path | Callable[[], str]:

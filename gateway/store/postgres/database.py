@@ -265,20 +265,6 @@ class _Pool:
         self._turn = asyncio.Semaphore(size)
 
     @property
-    def opened_alone(self) -> bool:
-        """False: other processes may be there at any time."""
-        return False
-
-    @property
-    def lanes(self) -> Lanes | None:
-        """The sender of this process that new deliveries are handed to; None: there is none."""
-        return self._writers.lanes
-
-    @lanes.setter
-    def lanes(self, lanes: Lanes | None) -> None:
-        self._writers.lanes = lanes
-
-    @property
     def statements(self) -> int:
         return sum(each.statements for each in self._all)
 
