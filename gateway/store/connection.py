@@ -11,7 +11,7 @@ from gateway.logs import get_logger
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from gateway.store.statements import Row
@@ -180,7 +180,7 @@ class Connection:
         self.statements += 1
         return self.execute(text, values)
 
-    def query_many(self, text: str, rows: Sequence[dict[str, Any]]) -> None:
+    def query_many(self, text: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Run a statement of a store function once for each row of values."""
         raw = self.require_transaction()
         self.statements += 1
