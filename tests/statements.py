@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gateway.store.database import Database, Query, Row, StoreFunction, Tx
+from gateway.store.live_rows import LiveRows
 
 
 class CountingTx:
@@ -14,6 +15,11 @@ class CountingTx:
     def __init__(self, tx: Tx) -> None:
         self._tx = tx
         self.texts: list[str] = []
+
+    @property
+    def live(self) -> LiveRows | None:
+        """Rows that need not be read again."""
+        return self._tx.live
 
     async def all(self, query: Query, **values: Any) -> list[Row]:
         """Run a statement; return its rows."""

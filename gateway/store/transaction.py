@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from gateway.store.connection import Connection
+    from gateway.store.live_rows import LiveRows
     from gateway.store.statements import Query, Row
 
 P = ParamSpec("P")
@@ -22,6 +23,10 @@ _ONLY_TX = "a store function may await nothing but its transaction"
 
 class Tx(Protocol):
     """An open transaction. Its methods never suspend the caller."""
+
+    @property
+    def live(self) -> LiveRows | None:
+        """Rows that need not be read again, where this is the writer's transaction."""
 
     async def all(self, query: Query, **values: Any) -> list[Row]:
         """Run a statement; return its rows."""
@@ -42,27 +47,47 @@ StoreFunction = Callable[Concatenate[Tx, P], Awaitable[R]]
 class SqliteTx:
     """The transaction of one call of a store function, on one SQLite connection."""
 
-    def __init__(self, connection: Connection, *, read_only: bool = False) -> None:
+    def __init__(
+        self, connection: Connection, *, read_only: bool = False, live: LiveRows | None = None
+    ) -> None:
         self._connection: Connection | None = connection
         self._read_only = read_only
+        self._live = live
         #: the highest moving mark that the call wrote
         self.marked: int | None = None
 
+    @property
+    def live(self) -> LiveRows | None:
+        """Rows that need not be read again, where this is the writer's transaction."""
+        return self._live
+
     async def all(self, query: Query, **values: Any) -> list[Row]:
         """Run a statement; return its rows."""
-        text, fixed = query.compiled()
-        return self._open().query(text, {**fixed, **values} if fixed else values)
+        return self._run(query, values)
 
     async def one(self, query: Query, **values: Any) -> Row | None:
         """Run a statement; return its first row or None."""
-        text, fixed = query.compiled()
-        rows = self._open().query(text, {**fixed, **values} if fixed else values)
+        rows = self._run(query, values)
         return rows[0] if rows else None
+
+    def _run(self, query: Query, values: dict[str, Any]) -> list[Row]:
+        if query.drops_live_rows and self._live is not None:
+            self._live.clear()
+        text, fixed = query.compiled()
+        return self._open().query(text, {**fixed, **values} if fixed else values)
 
     async def many(self, query: Query, rows: Sequence[Mapping[str, Any]]) -> None:
         """Run a statement that returns nothing, once for each row of values, in one call."""
+        if query.drops_live_rows and self._live is not None:
+            self._live.clear()
         text, fixed = query.compiled()
-        self._open().query_many(text, [{**fixed, **row} for row in rows] if fixed else rows)
+        try:
+            self._open().query_many(text, [{**fixed, **row} for row in rows] if fixed else rows)
+        except BaseException:
+            # The rows before the one that failed are written, and nobody will say so.
+            if self._live is not None:
+                self._live.clear()
+            raise
 
     def mark(self, number: int) -> None:
         """Say that this change writes moving mark `number`."""
