@@ -146,7 +146,7 @@ async def test_deliveries_are_claimed_and_settled_in_groups(
         await accepted(bench)
     now = bench.runtime.timeline.now()
     wanted = [(each, count) for each in two_endpoints]
-    claimed, texts = await counted(bench.db, deliveries.claim_deliveries, wanted, now, now + 1)
+    claimed, texts = await counted(bench.db, deliveries.claim_deliveries, wanted, now, now + 1, 1)
     assert (len(claimed), len(texts)) == (2 * count, 3)
     tries = [
         Tried(

@@ -70,7 +70,12 @@ GROWING = {
     "refs",
 }
 #: Indexes of what is open, and of nothing else: short, however many payouts there were.
-OF_WHAT_IS_OPEN = ("ix_inbox_new", "ix_executions_due", "uq_execution_items_open")
+OF_WHAT_IS_OPEN = (
+    "ix_deliveries_pending",
+    "ix_inbox_new",
+    "ix_executions_due",
+    "uq_execution_items_open",
+)
 #: Run only by `db.scan`, in a reader thread.
 LONG = {
     "audit._WITHOUT_CHAIN",
