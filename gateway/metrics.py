@@ -27,6 +27,8 @@ class Metrics:
         self._words: set[tuple[str, str]] = set()
         self._attention_codes: set[str] = set()
         self._payouts = self._counter("payouts", "Status changes of payouts.", "status")
+        #: what counts and times a call, by its labels: finding both costs more than counting
+        self._of_calls: dict[tuple[str, str, str], tuple[Counter, Histogram]] = {}
         self._calls = self._counter(
             "custodian_calls", "Calls of adapters' verbs.", "custodian", "verb", "outcome"
         )
@@ -117,8 +119,16 @@ class Metrics:
 
     def call(self, custodian: str, verb: str, outcome: str, seconds: float) -> None:
         """Count and time a call of an adapter's verb."""
-        self._calls.labels(custodian, verb, outcome).inc()
-        self._call_seconds.labels(custodian, verb).observe(seconds)
+        known = self._of_calls.get((custodian, verb, outcome))
+        if known is None:
+            known = (
+                self._calls.labels(custodian, verb, outcome),
+                self._call_seconds.labels(custodian, verb),
+            )
+            self._of_calls[custodian, verb, outcome] = known
+        counter, histogram = known
+        counter.inc()
+        histogram.observe(seconds)
 
     def unknown_word(self, custodian: str, word: str) -> None:
         """Count a custodian's word that no table has."""
