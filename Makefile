@@ -52,8 +52,8 @@ bench: $(READY) ## Payouts and batch items accepted a second, beside the ceiling
 	$(BIN)/python bench/accept.py
 	$(BIN)/python bench/batches.py
 
-bench-webhooks: $(READY) ## Signed deliveries a second, beside a bare client; what is lost (about 6 minutes)
-	$(BIN)/python bench/webhooks.py
+bench-webhooks: $(READY) ## Signed deliveries a second, beside a bare client; what is lost (about 4 minutes; QUICK=1 for two)
+	$(BIN)/python bench/webhooks.py $(if $(QUICK),--quick)
 
 bench-isolation: $(READY) ## Attacks beside a victim, each against a control (QUICK=1 for two minutes)
 	$(BIN)/python bench/isolation.py $(if $(QUICK),--quick)

@@ -92,7 +92,7 @@ async def preload(publishing: Publishing, wanted: dict[str, Any]) -> None:
         numbers = range(written, upto)
         await asyncio.gather(*(publishing.publish(n % wanted["endpoints"]) for n in numbers))
         written = upto
-    sys.stdout.write('"written"\n')
+    sys.stdout.write(json.dumps({"written": time.process_time()}) + "\n")
     sys.stdout.flush()
     await asyncio.to_thread(sys.stdin.readline)
 
