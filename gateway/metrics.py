@@ -104,6 +104,11 @@ class Metrics:
         self._rate_limited = self._counter(
             "rate_limited", "Requests that a rate refused (429).", "limit"
         )
+        self._refusals_held = self._counter(
+            "refusals_held",
+            "Refusals (429) that were held back (held), or sent with Connection: close (closed).",
+            "result",
+        )
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"payout_gateway_{name}", text, labels, registry=self.registry)
@@ -158,6 +163,10 @@ class Metrics:
     def rate_limited(self, limit: str) -> None:
         """Count a request that a rate refused."""
         self._rate_limited.labels(limit).inc()
+
+    def refusal_held(self, result: str) -> None:
+        """Count a refusal that was held back, or that could not be."""
+        self._refusals_held.labels(result).inc()
 
     def unowned(self) -> None:
         """Count a payout that was found without an owner."""

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import aiohttp
 import pytest
@@ -15,7 +16,7 @@ from aiohttp import web
 
 from gateway.config import WebhookSettings
 from gateway.egress import custodian_connector
-from gateway.egress.answers import MOST_HEAD_BYTES, MOST_INTERIM, AnswerTooLongError
+from gateway.egress.answers import MOST_HEAD_BYTES, MOST_INTERIM, AnswerTooLongError, BoundedHandler
 from gateway.runtime import real_runtime
 from gateway.webhooks.sender import DeliveryOutcome, DeliveryResult, Sender, Target
 from tests.delivery_clients import client, each_client
@@ -99,6 +100,22 @@ async def test_interim_answers_and_headers_without_end_are_cut(
     assert (result.outcome, result.http_status) == (DeliveryOutcome.CONNECT_ERROR, None)
     assert server.cut
     assert server.sent < _BUFFERED
+
+
+async def test_few_interim_answers_are_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many come at once: the parser makes an object of each before the bound is checked."""
+    parsed = 0
+    real = BoundedHandler.feed_data
+
+    def feed_data(self: BoundedHandler, data: Any, size: int = 0) -> None:
+        nonlocal parsed
+        parsed += 1
+        real(self, data, size)
+
+    monkeypatch.setattr(BoundedHandler, "feed_data", feed_data)
+    with pouring(b"", HINTS) as server:
+        await deliver(server.port, "library")
+    assert MOST_INTERIM < parsed <= MOST_INTERIM + 512 // len(HINTS) + 1
 
 
 @each_client

@@ -78,7 +78,7 @@ class SqliteTx:
     async def many(self, query: Query, rows: Sequence[Mapping[str, Any]]) -> None:
         """Run a statement that returns nothing, once for each row of values, in one call."""
         text, fixed = query.compiled()
-        self._open().query_many(text, [{**fixed, **row} for row in rows])
+        self._open().query_many(text, [{**fixed, **row} for row in rows] if fixed else rows)
 
     def mark(self, number: int) -> None:
         """Say that this change writes moving mark `number`."""

@@ -222,10 +222,13 @@ class FairQueue:
         self._held -= 1
         return True
 
-    def start(self, now: float, begin: Callable[[Claim], None]) -> None:
-        """Begin what may begin now, one per endpoint and round."""
+    def start(self, now: float, begin: Callable[[Claim], None], most: int | None = None) -> bool:
+        """Begin what may begin now, one per endpoint and round; whether more than `most` might."""
         waiting = deque(self._queued.values())
+        left = self._total if most is None else most
         while waiting and self._under_way < self._total:
+            if not left:
+                return True
             queue = waiting.popleft()
             queue.refill(now)
             while queue.claims and queue.claims[0].until < now + self._timeout_s:
@@ -254,7 +257,9 @@ class FairQueue:
             if queue.claims:
                 self._queued[queue.endpoint_id] = queue
                 waiting.append(queue)
+            left -= 1
             begin(claim)
+        return False
 
     def ended(self, endpoint_id: str, seconds: float, *, answered: bool) -> bool:
         """Note the end of a try; whether its queue wants to be filled again."""

@@ -43,6 +43,8 @@ _LONGEST_WAIT_S = 86_400.0
 #: How long an endpoint is left alone whose secret does not open; then it is read again.
 _ASIDE_S = 60.0
 _SKIPPED_AT_ONCE = 500
+#: Tries that begin in one turn of the event loop.
+_BEGUN_AT_ONCE = 4
 _FREED_AT_ONCE = 500
 _SECOND = 1_000_000
 #: How long a test waits for its turn; somebody waits for its answer.
@@ -109,6 +111,8 @@ class Deliveries:
         self._engine = engine
         self._metrics = metrics
         self._tasks: set[asyncio.Task[None]] = set()
+        #: the next few tries that begin
+        self._starting: asyncio.Handle | None = None
         self._queue = FairQueue(
             settings.in_flight, settings.in_flight_per_endpoint, settings.timeout_s
         )
@@ -248,7 +252,18 @@ class Deliveries:
         await self.wakeup.sleep_until_due(due, longest)
 
     def _start(self) -> None:
-        self._queue.start(self._runtime.clock.monotonic(), self._begin)
+        if self._starting is None:
+            self._start_some()
+
+    def _start_some(self) -> None:
+        """Begin a few tries, and more in the next turns of the loop.
+
+        An event of an org with many endpoints begins as many tries, and each of them signs, connects and
+        writes at once: all others would wait for all of that.
+        """
+        self._starting = None
+        if self._queue.start(self._runtime.clock.monotonic(), self._begin, _BEGUN_AT_ONCE):
+            self._starting = asyncio.get_running_loop().call_soon(self._start_some)
 
     def _begin(self, claim: Claim) -> None:
         work = self._deliver_test if claim.trigger == _TEST else self._deliver

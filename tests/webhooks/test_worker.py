@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from aiohttp import web
 from standardwebhooks import Webhook
 
@@ -20,6 +21,7 @@ from gateway.store import deliveries as rows
 from gateway.store import events
 from gateway.vault import Vault
 from gateway.webhooks.endpoints import Endpoints
+from gateway.webhooks.fair_queue import Claim
 from gateway.webhooks.sender import Sender
 from gateway.webhooks.subscriptions import EndpointCreated, EndpointRequest
 from gateway.webhooks.worker import Deliveries
@@ -208,3 +210,35 @@ async def _settles(bench: Bench, payout_id: str, expected: tuple[str, int]) -> N
     async with asyncio.timeout(10):
         while await settled(bench, payout_id) != [expected]:
             await asyncio.sleep(0.005)
+
+
+async def test_few_tries_begin_in_one_turn_of_the_loop(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One event of an org with many endpoints: the loop serves others in between, and all are sent."""
+    most = now = 0
+    begin = Deliveries._begin
+
+    def counted(self: Deliveries, claim: Claim) -> None:
+        nonlocal most, now
+        now += 1
+        most = max(most, now)
+        begin(self, claim)
+
+    def turn() -> None:
+        nonlocal now
+        now = 0
+        watching[0] = asyncio.get_running_loop().call_soon(turn)
+
+    monkeypatch.setattr(Deliveries, "_begin", counted)
+    watching = [asyncio.get_running_loop().call_soon(turn)]
+    async with hook() as made, delivering(bench) as deliveries:
+        for number in range(40):
+            await subscribe(bench, f"{made.url}?{number}")
+        for count in (40, 80):
+            await bench.accept()
+            deliveries.wakeup.ring()
+            # The first round finds out whether they answer, the second one may send to all at once.
+            await until(lambda count=count: len(made.tries) == count)  # type: ignore[misc]
+    watching[0].cancel()
+    assert 1 < most <= 4
