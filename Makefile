@@ -54,8 +54,8 @@ bench: $(READY) ## Speed, growth and memory, each beside its ceiling of the same
 bench-quick: $(READY) ## The same with small counts; warns of ratios worse than the recorded ones (2 minutes)
 	$(BIN)/python bench/run.py --quick $(if $(RECORD),--record)
 
-bench-webhooks: $(READY) ## Signed deliveries a second, beside a bare client; what is lost (about 6 minutes)
-	$(BIN)/python bench/webhooks.py
+bench-webhooks: $(READY) ## Signed deliveries a second, beside a bare client; what is lost (about 4 minutes; QUICK=1 for two)
+	$(BIN)/python bench/webhooks.py $(if $(QUICK),--quick)
 
 bench-isolation: $(READY) ## Attacks beside a victim, each against a control (QUICK=1 for two minutes)
 	$(BIN)/python bench/isolation.py $(if $(QUICK),--quick)
