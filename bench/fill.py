@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ceiling import OF_PAYOUT, columns, rows_of_payout
+from harness import Failed
 
 from gateway.store import payouts as payout_rows
 from gateway.store.database import Database, Tx
@@ -114,7 +115,7 @@ def fill(database: Path, count: int, *, still_open: bool = False) -> list[str]:
             for at, (each,) in enumerate(ids.fetchall())
         ]
         if not templates:
-            raise SystemExit("there is no payout to be copied")
+            raise Failed("there is no payout to be copied")
         (stored,) = db.execute("SELECT count(*) FROM payouts").fetchone()
         (position,) = db.execute("SELECT max(position) FROM events").fetchone()
         wanted = max(0, count - stored)
@@ -151,7 +152,7 @@ def _refuse_other_tables(db: sqlite3.Connection, known: tuple[str, ...]) -> None
         if name not in known and "payout_id" in columns(db, name):
             (rows,) = db.execute(f"SELECT count(*) FROM {name}").fetchone()
             if rows:
-                raise SystemExit(f"rows of {name} belong to payouts, and fill.py does not know it")
+                raise Failed(f"rows of {name} belong to payouts, and fill.py does not know it")
 
 
 async def _verify(database: Path, sampled: list[str], count: int, *, still_open: bool) -> None:

@@ -22,7 +22,7 @@ import footprint
 import growth
 import payouts
 import reads
-from harness import Result, record, say, show, warnings
+from harness import FAILURES, Failed, Result, record, say, show, stop_when_told, warnings
 
 BENCHES = {
     "payouts": payouts.measure,
@@ -48,7 +48,7 @@ def write_page(results: Sequence[Result]) -> None:
         before, mark, rest = text.partition(f"<!-- bench: {name} -->\n")
         _, end, after = rest.partition("<!-- /bench -->")
         if not end:
-            raise SystemExit(f"{PAGE.name} has no place for {name}")
+            raise Failed(f"{PAGE.name} has no place for {name}")
         text = f"{before}{mark}\n{body}\n\n{end}{after}"
     PAGE.write_text(text, encoding="utf-8")
 
@@ -60,6 +60,7 @@ def main() -> int:
     parser.add_argument("--record", action="store_true", help="keep the ratios and the tables")
     parser.add_argument("--only", default=",".join(BENCHES), help="names, separated by commas")
     wanted = parser.parse_args()
+    stop_when_told()
     mode = "quick" if wanted.quick else "full"
     say(machine() + "\n")
     results, failed, begun = [], [], time.monotonic()
@@ -67,8 +68,8 @@ def main() -> int:
         started = time.monotonic()
         try:
             results.append(BENCHES[name](wanted.quick))
-        except (SystemExit, TimeoutError) as error:
-            failed.append(f"warning: {name} was not measured: {error}")
+        except FAILURES as error:
+            failed.append(f"warning: {name} was not measured: {error!r}")
             continue
         show(results[-1], mode)
         say(f"({name}: {time.monotonic() - started:.0f} s)\n")
