@@ -436,13 +436,10 @@ def recorded() -> dict[str, dict[str, float]]:
     return found
 
 
-def record(results: Sequence[Result], mode: str) -> None:
-    """Record the ratios of a run for later ones to be compared with."""
+def record(found: dict[str, float], mode: str) -> None:
+    """Record what later runs are compared with, by `bench: figure`; other figures stay as they are."""
     known = recorded()
-    of_mode = known.setdefault(mode, {})
-    for result in results:
-        for each in result.figures:
-            of_mode[f"{result.bench}: {each.name}"] = round(each.comparable, 4)
+    known.setdefault(mode, {}).update({name: round(value, 4) for name, value in found.items()})
     known = {name: dict(sorted(known[name].items())) for name in sorted(known)}
     RECORDED.write_text(json.dumps(known, indent=1) + "\n")
 
