@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import ctypes
 import dataclasses
 import json
 import os
@@ -33,6 +34,7 @@ TIMES_TOLERANCE = 2.0
 #: Of a measurement of CPU time.
 PARTS = 4
 _START_S = 60.0
+_PR_SET_PDEATHSIG = 1
 _STOP_S = 15.0
 _LOAD_S = 120.0
 _MS = 1000.0
@@ -43,6 +45,11 @@ class Failed(Exception):
 
 
 # --- processes ---------------------------------------------------------------------------------------------
+
+
+def _end_with_parent() -> None:
+    """Have the system end this process when the one that started it has ended (Linux)."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class Child:
@@ -59,6 +66,8 @@ class Child:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 env=kept,
+                # Whatever ends the benchmark ends what it started.
+                preexec_fn=_end_with_parent,  # noqa: PLW1509 - this program has one thread
                 # Ctrl-C is for the benchmark, which then ends each process by its id.
                 start_new_session=True,
             )
