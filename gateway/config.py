@@ -187,6 +187,11 @@ class LimitSettings(_Section):
         ge=1,
         description="Reports, checks and creations of batches that run at the same time.",
     )
+    bodies: int = Field(
+        default=100,
+        ge=1,
+        description="Request bodies of one API key or client secret that arrive at the same time.",
+    )
     refusals_per_s: float = Field(
         default=10,
         gt=0,

@@ -136,6 +136,10 @@ class Connections:
         """Return how many are open."""
         return len(self._open)
 
+    def of(self, group: str) -> int:
+        """Return how many of a client's address are open."""
+        return self._of.get(group, 0)
+
     def protocol(self) -> Any:
         """Return what makes the protocol of a new connection; for uvicorn's `http`."""
         return partial(LimitedProtocol, self)

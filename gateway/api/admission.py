@@ -8,6 +8,9 @@ answer takes a token of the rate like any other request, and nothing of the cust
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from starlette.requests import Request
@@ -21,6 +24,7 @@ from gateway.runtime import Clock
 #: What a person waits for: a flood of other calls under the same key does not hold it up.
 _CONFIRMS = frozenset({"/payouts/{payout_id}/confirm", "/payouts/{payout_id}/cancel"})
 _QUOTE = "/payouts/quote"
+_BODIES = "bodies"
 
 
 class Admission:
@@ -30,6 +34,8 @@ class Admission:
         self._metrics = metrics
         self._lines = Sample(clock)
         self._refusals = Refusals(clock, settings)
+        self._most_bodies = settings.bodies
+        self._bodies: Counter[str] = Counter()
         self._classes = {
             name: Buckets(
                 name,
@@ -63,6 +69,36 @@ class Admission:
             # Whoever sends too many shall not fill the log: one line for many of them.
             request.state.left_out = self._lines.take()
         return refused
+
+    @contextmanager
+    def receiving(self, request: Request) -> Iterator[None]:
+        """Receive a body of a key or client secret. Refused: `rate_limited`, where too many arrive.
+
+        The connection of a request that was let in keeps its place while its body arrives. So one key
+        must not have all of them. A client that was not let in has no such place, and is not counted.
+        """
+        who = getattr(request.state, "admitted", None)
+        if who is None:
+            yield
+            return
+        if self._bodies[who] >= self._most_bodies:
+            self._metrics.rate_limited(_BODIES)
+            detail = (
+                f"{self._most_bodies} bodies of this caller are still arriving. Nothing was done."
+            )
+            headers = {
+                "Retry-After": "1",
+                "RateLimit-Policy": f'"{_BODIES}";q={self._most_bodies};qu="concurrent-requests"',
+                "RateLimit": f'"{_BODIES}";r=0;t=1',
+            }
+            raise Refused("rate_limited", detail, headers=headers)
+        self._bodies[who] += 1
+        try:
+            yield
+        finally:
+            self._bodies[who] -= 1
+            if not self._bodies[who]:
+                del self._bodies[who]
 
     async def hold_back(self, request: Request, refused: Refused) -> Refused:
         """Return a refusal once it may be sent: later, if its caller has had many of them.

@@ -349,3 +349,50 @@ async def test_the_body_of_a_held_request_is_not_read(settings: Settings) -> Non
         await api.clock.advance(1)
         assert await second == 429
         first.cancel()
+
+
+@asynccontextmanager
+async def arriving(api: Api, org: str) -> AsyncIterator[None]:
+    """Keep a body under way."""
+    host, _, port = api.url.removeprefix("http://").partition(":")
+    _, writer = await asyncio.open_connection(host, int(port))
+    head = (
+        "POST /payouts HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        f"authorization: Bearer {await api.key(org)}\r\nidempotency-key: {secrets.token_hex(8)}\r\n"
+        "content-length: 100\r\n\r\n{"
+    )
+    writer.write(head.encode())
+    await writer.drain()
+    await asyncio.sleep(0.1)
+    try:
+        yield
+    finally:
+        writer.transport.abort()
+        await asyncio.sleep(0.1)
+
+
+async def test_few_bodies_of_a_key_arrive_at_once(settings: Settings) -> None:
+    """Another one is refused unread; what has no body, other keys and strangers are not."""
+    changed = settings.model_dump() | {"limits": settings.limits.model_dump() | {"bodies": 2}}
+    changed["server_key"] = settings.server_key.get_secret_value()
+    async with open_api(Settings.model_validate(changed)) as api:
+        quote: dict[str, Any] = {"body": QUOTE, "idempotency_key": "q-1"}
+        await api.key("rival")
+        async with arriving(api, "acme"):
+            assert (await api.call("POST", "/payouts/quote", **quote))[0] == 200
+            async with arriving(api, "acme"):
+                quote["idempotency_key"] = "q-2"
+                answer, _ = await api.send("POST", "/payouts/quote", **quote)
+                assert answer.status == 429
+                assert answer.headers["retry-after"] == "1"
+                assert answer.headers.getall("ratelimit") == ['"bodies";r=0;t=1']
+                policy = '"bodies";q=2;qu="concurrent-requests"'
+                assert answer.headers.getall("ratelimit-policy") == [policy]
+                assert (await api.call("GET", "/payouts"))[0] == 200
+                assert (await api.call("POST", "/payouts/quote", org="rival", **quote))[0] == 200
+                path = "/custodians/acme_eu/webhooks"
+                answer, _ = await api.send("POST", path, data=b"{}", authorization=None)
+                assert answer.status == 401
+            answer, _ = await api.send("POST", "/payouts/quote", **quote)
+            assert answer.status == 200
+            assert "idempotent-replayed" not in answer.headers

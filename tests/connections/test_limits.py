@@ -19,6 +19,7 @@ from gateway.config import ListenSettings, Settings
 from gateway.connections import Connections, Limits, most_connections
 from gateway.errors import ConfigError
 from gateway.limits import HELD, RECOGNISED, client_group
+from gateway.server import _listen, _Server
 
 LIMITS = Limits.of(ListenSettings(), 100)
 GET = b"GET /small HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -99,22 +100,23 @@ async def listening(limits: Limits = LIMITS) -> AsyncIterator[Listener]:
     told = Told()
     table = Connections(limits, told)  # type: ignore[arg-type]
     made = Listener(table, told, 0)
-    server = uvicorn.Server(
+    server = _Server(
         uvicorn.Config(
             made.app,
             http=table.protocol(),
             ws="none",
             interface="asgi3",
-            port=0,
             log_config=None,
             lifespan="off",
             timeout_graceful_shutdown=1,
-        )
+        ),
+        table,
     )
-    serving, watching = asyncio.create_task(server.serve()), asyncio.create_task(table.watch())
-    while not server.started:
-        await asyncio.sleep(0.005)
-    made.port = server.servers[0].sockets[0].getsockname()[1]
+    listener = _listen("listen", "127.0.0.1", 0)
+    made.port = listener.getsockname()[1]
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    watching = asyncio.create_task(table.watch())
+    await server.listening()
     try:
         yield made
     finally:
