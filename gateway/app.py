@@ -30,6 +30,7 @@ from gateway.custodians.dates import Dates
 from gateway.custodians.instance import CustodianInstance
 from gateway.custodians.pacer import Pacer
 from gateway.egress import Poster, custodian_connector, echoes
+from gateway.egress.traces import joined
 from gateway.errors import BrokenPackage, ConfigError
 from gateway.execution.actions import Actions
 from gateway.execution.after_delivery import AfterDelivery
@@ -419,10 +420,12 @@ async def _custodians(  # noqa: PLR0913 - the parts of an instance
                 # Connections and look-ups of its own: no custodian waits for another one's.
                 connector=custodian_connector(name),
                 trace_configs=[
-                    dates.tracing(),
-                    echoes.tracing(),
-                    contacts[name].tracing(),
-                    pacer.tracing(),
+                    joined(
+                        dates.tracing(),
+                        echoes.tracing(),
+                        contacts[name].tracing(),
+                        pacer.tracing(),
+                    )
                 ],
             )
         )

@@ -31,10 +31,18 @@ Columns = Row | Mapping[str, Any]
 _DIALECT = sqlite.dialect(paramstyle="named")
 
 
+#: The tables of which the writer keeps rows: see `live_rows`.
+LIVE_TABLES = frozenset(
+    {"executions", "execution_items", "payouts", "evidence", "refs", "store_state"}
+)
+
+
 class Query:
     """A Core statement, compiled on first use and kept. Build it once, at module level.
 
-    `on_postgres`: what is said there instead, with the same values and columns. `in_commit_order`: what it writes becomes visible in the order of its numbers (`events.position`).
+    - `on_postgres`: what is said there instead, with the same values and columns.
+    - `in_commit_order`: what it writes becomes visible in the order of its numbers (`events.position`).
+    - `keeps`: the store function that runs it tells the writer's live rows what it wrote.
     """
 
     def __init__(
@@ -44,7 +52,11 @@ class Query:
         columns: tuple[str, ...] | None = None,
         on_postgres: ClauseElement | None = None,
         in_commit_order: bool = False,
+        keeps: bool = False,
     ) -> None:
+        table = statement.table if isinstance(statement, UpdateBase) else None
+        #: whether live rows may not be what the database holds any more, once it has run
+        self.drops_live_rows = not keeps and getattr(table, "name", "") in LIVE_TABLES
         self._statement = statement
         self._columns = columns
         self._on_postgres = statement if on_postgres is None else on_postgres

@@ -17,6 +17,7 @@ from gateway.store.transaction import ONLY_TX, StoreFunction, stepping
 
 if TYPE_CHECKING:
     from gateway.store.lanes import Lanes
+    from gateway.store.live_rows import LiveRows
     from gateway.store.postgres.connection import Connection
     from gateway.store.statements import Query, Row
 
@@ -40,6 +41,8 @@ class PostgresTx:
 
     def __init__(self, *, read_only: bool = False, lanes: Lanes | None = None) -> None:
         self._read_only = read_only
+        #: none are kept: another process may have changed them
+        self.live: LiveRows | None = None
         self.lanes = lanes
         #: what is called once the change is over
         self.callbacks: list[Callable[[bool], None]] = []
