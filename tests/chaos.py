@@ -76,8 +76,9 @@ class Chaos:
     async def pay(self) -> None:
         """Quote and pay, whatever happens meanwhile."""
         quote_id = await self.insist(lambda: asyncio.wait_for(self.made.quote(), 20))
-        execute = lambda: asyncio.wait_for(self.made.execute(quote_id), 20)  # noqa: E731
-        self.payouts.append(await self.insist(execute))
+        self.payouts.append(
+            await self.insist(lambda: asyncio.wait_for(self.made.execute(quote_id), 20))
+        )
 
     async def harm(self) -> None:
         """Kill or stop a process, or end its connections."""

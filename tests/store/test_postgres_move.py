@@ -17,6 +17,7 @@ from gateway.store.opening import open_database, state_file_of
 from gateway.store.postgres.connection import Server
 from gateway.store.postgres.move import Moved, NotMovedError, move
 from gateway.store.state import frozen, state_row
+from gateway.store.state_file import StateFile
 from tests import postgres
 from tests.clock import SetClock
 from tests.store.faulty import add, names
@@ -89,7 +90,6 @@ async def test_a_move_that_fails_is_begun_again(
     async with open_database(settings) as db:
         await db.run(fill)
     with monkeypatch.context() as patch:
-        from gateway.store.state_file import StateFile  # noqa: PLC0415
 
         def dies(*_: object, **__: object) -> None:
             raise OSError("power cut")

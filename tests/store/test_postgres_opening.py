@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -76,8 +77,6 @@ async def test_an_empty_database_gets_its_tables(empty: Server) -> None:
 
 async def test_both_stores_have_the_same_tables(server: Server, tmp_path: Any) -> None:
     """Names and columns of SQLite's migrations and of what is made here are the same."""
-    import sqlite3  # noqa: PLC0415
-
     path = tmp_path / "store.db"
     migrate.prepare(path)
     ours = {

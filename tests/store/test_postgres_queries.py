@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest_asyncio
 
+from gateway.store import executions
 from gateway.store.database import Query
 from tests import postgres
 from tests.store.test_queries import QUERIES
@@ -39,8 +40,6 @@ async def test_every_statement_is_prepared(connection: asyncpg.Connection) -> No
 
 async def test_a_claim_leaves_what_others_are_claiming() -> None:
     """The claim of executions, which several engines make at once, skips locked rows."""
-    from gateway.store import executions  # noqa: PLC0415
-
     for name in ("_CLAIM", "_CLAIM_MOVES", "_CLAIM_LOOKS", "_CLAIM_LISTED", "_CLAIM_ONE"):
         text, _, _ = vars(executions)[name].numbered()
         assert "FOR UPDATE SKIP LOCKED" in text

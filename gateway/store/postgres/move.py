@@ -106,7 +106,7 @@ async def _refuse_rows(connection: Any, server: Server) -> None:
     for table in metadata.sorted_tables:
         if table.name == "store_state":
             continue
-        if await connection.fetchval(f'SELECT 1 FROM "{table.name}" LIMIT 1') is not None:  # noqa: S608
+        if await connection.fetchval(f'SELECT 1 FROM "{table.name}" LIMIT 1') is not None:  # noqa: S608 - names of our own
             raise NotMovedError(
                 f"{server.label} has rows in {table.name} already: name an empty database"
             )
