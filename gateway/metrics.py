@@ -46,6 +46,8 @@ class Metrics:
         self._webhooks = self._counter(
             "webhook_attempts", "Tries of webhook deliveries.", "outcome"
         )
+        #: by outcome: looking a labelled counter up costs more than counting
+        self._webhook_outcomes: dict[str, Counter] = {}
         self._requests = self._counter(
             "http_requests", "Requests to the API.", "route", "method", "status"
         )
@@ -145,7 +147,10 @@ class Metrics:
 
     def webhook_attempt(self, outcome: str) -> None:
         """Count a try of a delivery."""
-        self._webhooks.labels(outcome).inc()
+        counter = self._webhook_outcomes.get(outcome)
+        if counter is None:
+            counter = self._webhook_outcomes[outcome] = self._webhooks.labels(outcome)
+        counter.inc()
 
     def http_request(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count and time a request."""
