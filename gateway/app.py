@@ -28,7 +28,7 @@ from gateway.custodians.contact import Contact
 from gateway.custodians.dates import Dates
 from gateway.custodians.instance import CustodianInstance
 from gateway.custodians.pacer import Pacer
-from gateway.egress import custodian_connector, echoes
+from gateway.egress import Poster, custodian_connector, echoes
 from gateway.errors import BrokenPackage, ConfigError
 from gateway.execution.actions import Actions
 from gateway.execution.after_delivery import AfterDelivery
@@ -49,7 +49,7 @@ from gateway.vault import Vault, vault_of
 from gateway.webhooks.endpoints import Endpoints
 from gateway.webhooks.replay import Replays
 from gateway.webhooks.replay_worker import ReplayWorker
-from gateway.webhooks.sender import Sender, session_for
+from gateway.webhooks.sender import Sender, client_for
 from gateway.webhooks.worker import Deliveries
 
 #: How long work under way may go on after the signal to stop.
@@ -166,7 +166,7 @@ async def open_gateway(
     vault = vault_of(settings, runtime.ids)
     assets = AssetRegistry(Asset.model_validate(each.model_dump()) for each in settings.assets)
     async with contextlib.AsyncExitStack() as stack:
-        endpoint_http = await stack.enter_async_context(session_for(settings.webhooks))
+        to_endpoints: Poster = await stack.enter_async_context(client_for(settings.webhooks))
         contacts = {name: Contact() for name in settings.custodians}
         faults = _unknown_assets(settings, assets)
         try:
@@ -205,7 +205,7 @@ async def open_gateway(
             for workers in bells:
                 workers.wake(name)
 
-        sender = Sender(endpoint_http, settings.webhooks, runtime)
+        sender = Sender(to_endpoints, settings.webhooks, runtime)
         endpoints = Endpoints(runtime, vault, settings)
         limits = settings.limits
         calls = Buckets(
@@ -237,6 +237,16 @@ async def open_gateway(
         recorders = {name: engine.recorder for name, engine in engines.items()}
         steps = BatchSteps(runtime, payouts, quotes, batches, handovers, recorders)
         replays = Replays(runtime, endpoints)
+        deliveries = Deliveries(
+            db=db,
+            runtime=runtime,
+            endpoints=endpoints,
+            sender=sender,
+            settings=settings.webhooks,
+            engine=settings.engine,
+            metrics=metrics,
+            gateway_id=identity.id,
+        )
         workers = Workers(
             engines=engines,
             inbox=Inbox(
@@ -249,15 +259,7 @@ async def open_gateway(
                 wake=wake,
                 look_after_end=lambda name, payout_id: engines[name].look_after_end(payout_id),
             ),
-            deliveries=Deliveries(
-                db=db,
-                runtime=runtime,
-                endpoints=endpoints,
-                sender=sender,
-                settings=settings.webhooks,
-                engine=settings.engine,
-                metrics=metrics,
-            ),
+            deliveries=deliveries,
             replays=ReplayWorker(
                 db=db, runtime=runtime, replays=replays, engine=settings.engine, wake=wake
             ),
@@ -280,6 +282,7 @@ async def open_gateway(
                 identity=identity,
                 state_file=state_file,
                 metrics=metrics,
+                gone=deliveries.free_leases,
             ),
             clock=runtime.clock,
             after_delivery={

@@ -104,6 +104,11 @@ class Metrics:
         self._rate_limited = self._counter(
             "rate_limited", "Requests that a rate refused (429).", "limit"
         )
+        self._refusals_held = self._counter(
+            "refusals_held",
+            "Refusals (429) that were held back (held), or sent with Connection: close (closed).",
+            "result",
+        )
         # To find the metric of some label values costs more than to raise it. Label values are bounded.
         self._request = cache(self._requests.labels)
         self._request_time = cache(self._request_seconds.labels)
@@ -159,6 +164,10 @@ class Metrics:
     def rate_limited(self, limit: str) -> None:
         """Count a request that a rate refused."""
         self._rate_limited.labels(limit).inc()
+
+    def refusal_held(self, result: str) -> None:
+        """Count a refusal that was held back, or that could not be."""
+        self._refusals_held.labels(result).inc()
 
     def unowned(self) -> None:
         """Count a payout that was found without an owner."""

@@ -50,7 +50,9 @@ def _load(entry: EntryPoint) -> type[Adapter[Any]] | BrokenAdapter:
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a stranger's package may fail in any way
         return BrokenAdapter(entry.name, f"{type(error).__name__}: {error}")
     if not (isinstance(loaded, type) and issubclass(loaded, Adapter)):
-        return BrokenAdapter(entry.name, f"{entry.value} is no Adapter")
+        return BrokenAdapter(
+            entry.name, f"{entry.value} is not a subclass of gateway.adapter.Adapter"
+        )
     settings = getattr(loaded, "Settings", None)
     if not (isinstance(settings, type) and issubclass(settings, BaseModel)):
         reason = f"{entry.value}.Settings is missing; name its pydantic class: Settings = …"

@@ -343,7 +343,11 @@ def _looked(view: View, outcome: Outcome) -> Decision:
     if isinstance(outcome, CannotLook):
         said = outcome.repeat_is_safe
         safe = view.repeat_is_safe if said is None else said
-        return _not_found(view, history, look, outcome.reason, safe=safe)
+        decision = _not_found(view, history, look, outcome.reason, safe=safe)
+        if said is False and decision.state is State.ACCEPTED:
+            # Neither a look nor a repeat gets it on: a person has to look.
+            return replace(decision, alerts=((Attention.CANNOT_LOOK, outcome.reason),))
+        return decision
     return _look_failed(view, look, outcome)
 
 

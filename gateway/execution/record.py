@@ -7,7 +7,7 @@ and writes all that follows: evidence, the items' status updates, state, time of
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from gateway.adapter import BatchReport, Capabilities, Report
@@ -45,6 +45,7 @@ from gateway.execution.reports import (
     wrong_answer_report,
 )
 from gateway.execution.state import Decision, Job, Lease, State, Verb, View
+from gateway.execution.turns import Turns
 from gateway.model import TERMINAL, Account, Attention
 from gateway.payouts import Applied, Payouts
 from gateway.runtime import Moment, Runtime
@@ -61,8 +62,6 @@ PAGE = 25
 QUEUE_LOOK_S = 60.0
 #: What is kept of one line for the operator.
 _DETAIL = 300
-#: Of more orgs than this nobody remembers whose turn was last.
-_MOST_ORGS = 10_000
 _SECOND = 1_000_000
 _BLOCKS = (Attention.MISMATCH, Attention.FOREIGN_REF)
 
@@ -118,9 +117,7 @@ class Recorder:
         self._payouts = payouts
         self._custodian = custodian
         self._can = capabilities
-        #: the turn at which each org was served last
-        self._served: dict[str, int] = {}
-        self._turns = 0
+        self._turns = Turns(custodian, capabilities.in_flight)
 
     # --- Beginning --------------------------------------------------------------------------------
 
@@ -132,24 +129,15 @@ class Recorder:
         `looks`: where requests are scarce, so many looks first, then what is to be sent, then looks.
         """
         now = self._runtime.timeline.now()
-        served = self._served
-        rows = await executions.claim(tx, self._custodian, owner, now, until, limit, looks, served)
+        rows = await self._turns.claim(tx, owner, now, until, limit, looks)
         return await self.begin(tx, rows) if rows else []
-
-    def _serve(self, items: Iterable[Row]) -> None:
-        """Note whose turn it was: of this process only, and nothing hangs on it but the order."""
-        if len(self._served) > _MOST_ORGS:
-            self._served.clear()
-        self._turns += 1
-        for item in items:
-            self._served[item["org"]] = self._turns
 
     async def begin(self, tx: Tx, rows: Sequence[Row]) -> list[Job | Recorded]:
         """Begin work on claimed executions: takeovers, ended items, expiries, turns at accounts."""
         now = self._runtime.clock.moment()
         items = await executions.items_of(tx, [row["id"] for row in rows])
         known = await histories(tx, rows, now)
-        self._serve(each[0] for each in items.values())
+        self._turns.serve(each[0] for each in items.values())
         return [
             await self._begin(
                 tx, _Work(row, items.get(row["id"], []), known[row["id"]], row["due_at"]), now

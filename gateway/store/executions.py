@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     ScalarSelect,
+    Select,
     and_,
     bindparam,
     case,
@@ -62,8 +63,8 @@ _HAD_EARLIER = Query(
 _SERVED = func.json_each(bindparam("served")).table_valued("key", "value")
 
 
-def _claiming(*which: ColumnElement[bool]) -> Query:
-    """Return the claim of due executions, all of them or some; orgs take turns."""
+def _in_turn(*which: ColumnElement[bool]) -> Select[Any]:
+    """Return the ids of due executions, all of them or some; orgs take turns."""
     # Only what has been due longest is considered. To look up every org that has something due would
     # delay everybody where that is thousands.
     due = (
@@ -81,14 +82,24 @@ def _claiming(*which: ColumnElement[bool]) -> Query:
         .limit(LOOKED_AT)
         .subquery()
     )
-    of_orgs = select(due, org_of(due.c.id).label("org")).subquery()
+    # By a join: the org as a subquery of its own would be read twice, for the partition and the order.
+    of_orgs = (
+        select(due, payouts.c.org)
+        .select_from(due)
+        .outerjoin(
+            execution_items,
+            and_(execution_items.c.execution_id == due.c.id, execution_items.c.position == 0),
+        )
+        .outerjoin(payouts, payouts.c.id == execution_items.c.payout_id)
+        .subquery()
+    )
     in_turn = select(
         of_orgs,
         func.row_number()
         .over(partition_by=(of_orgs.c.rank, of_orgs.c.org), order_by=of_orgs.c.due_at)
         .label("turn"),
     ).subquery()
-    chosen = (
+    return (
         select(in_turn.c.id)
         .select_from(in_turn)
         .outerjoin(_SERVED, _SERVED.c.key == in_turn.c.org)
@@ -98,9 +109,13 @@ def _claiming(*which: ColumnElement[bool]) -> Query:
         )
         .limit(bindparam("limit"))
     )
+
+
+def _claiming(*which: ColumnElement[bool]) -> Query:
+    """Return the claim of some executions."""
     return Query(
         update(executions)
-        .where(executions.c.id.in_(chosen))
+        .where(*which)
         .values(
             lease_token=executions.c.lease_token + 1,
             lease_owner=bindparam("owner"),
@@ -112,26 +127,14 @@ def _claiming(*which: ColumnElement[bool]) -> Query:
     )
 
 
-_CLAIM = _claiming()
-_CLAIM_MOVES = _claiming(executions.c.state == "prepared")
-_CLAIM_LOOKS = _claiming(executions.c.state != "prepared")
-_CLAIM_ONE = Query(
-    update(executions)
-    .where(
-        and_(
-            executions.c.id == bindparam("claimed_id"),
-            executions.c.lease_until <= bindparam("now"),
-            _OPEN,
-        )
-    )
-    .values(
-        lease_token=executions.c.lease_token + 1,
-        lease_owner=bindparam("owner"),
-        lease_until=bindparam("until"),
-        due_at=bindparam("until"),
-    )
-    .returning(executions)
-)
+_FREE = and_(executions.c.lease_until <= bindparam("now"), _OPEN)
+_DUE = and_(executions.c.due_at <= bindparam("now"), _FREE)
+_CLAIM = _claiming(executions.c.id.in_(_in_turn()))
+_CLAIM_MOVES = _claiming(executions.c.id.in_(_in_turn(executions.c.state == "prepared")))
+_CLAIM_LOOKS = _claiming(executions.c.id.in_(_in_turn(executions.c.state != "prepared")))
+_NEXT_IN_TURN = Query(_in_turn())
+_CLAIM_LISTED = _claiming(executions.c.id.in_(_IDS), _DUE)
+_CLAIM_ONE = _claiming(executions.c.id == bindparam("claimed_id"), _FREE)
 _HELD = and_(
     executions.c.id == bindparam("held_id"),
     executions.c.lease_token == bindparam("held_token"),
@@ -247,6 +250,14 @@ _NEXT_DUE = Query(
     select(func.min(func.max(executions.c.due_at, executions.c.lease_until)).label("due")).where(
         and_(executions.c.custodian == bindparam("custodian"), _OPEN)
     )
+)
+#: Of how many the next one is looked for before all are: those with a lease are due later than they say.
+_LOOKED_AT_NEXT = 64
+_FIRST_DUE = Query(
+    select(executions.c.due_at, executions.c.lease_until)
+    .where(and_(executions.c.custodian == bindparam("custodian"), _OPEN))
+    .order_by(executions.c.due_at)
+    .limit(_LOOKED_AT_NEXT)
 )
 _OLDEST_DUE = Query(select(func.min(executions.c.due_at).label("due")).where(_OPEN))
 
@@ -430,6 +441,28 @@ async def claim(  # noqa: PLR0913 - the terms of a lease
     return rows
 
 
+async def next_in_turn(
+    tx: Tx, custodian: str, now: int, limit: int, served: Mapping[str, int]
+) -> list[str]:
+    """Return the executions that `claim` would lease, in that order; it leases none."""
+    rows = await tx.all(
+        _NEXT_IN_TURN,
+        claimed_custodian=custodian,
+        now=now,
+        limit=limit,
+        served=to_json(dict(served)),
+    )
+    return [row["id"] for row in rows]
+
+
+async def claim_listed(
+    tx: Tx, execution_ids: Sequence[str], owner: str, now: int, until: int
+) -> list[Row]:
+    """Lease those of some executions that are due and that nobody works on; return their rows."""
+    ids = json.dumps(list(execution_ids))
+    return await tx.all(_CLAIM_LISTED, ids=ids, owner=owner, now=now, until=until)
+
+
 async def claim_one(tx: Tx, execution_id: str, owner: str, now: int, until: int) -> Row | None:
     """Lease one execution, due or not; None where somebody works on it, or it has ended."""
     return await tx.one(_CLAIM_ONE, claimed_id=execution_id, owner=owner, now=now, until=until)
@@ -472,6 +505,10 @@ async def wake(tx: Tx, payout_id: str, now: int) -> str | None:
 
 async def next_due(tx: Tx, custodian: str) -> int | None:
     """Return when the next execution of a custodian can be claimed."""
+    first = await tx.all(_FIRST_DUE, custodian=custodian)
+    due = min((max(row["due_at"], row["lease_until"]) for row in first), default=None)
+    if due is None or len(first) < _LOOKED_AT_NEXT or due <= first[-1]["due_at"]:
+        return due
     row = await tx.one(_NEXT_DUE, custodian=custodian)
     return None if row is None else row["due"]
 

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from time import thread_time
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -30,6 +30,7 @@ from gateway.store.transaction import SqliteTx, StoreFunction, drive
 
 if TYPE_CHECKING:
     from gateway.store.connection import Connection
+    from gateway.store.lanes import Lanes
 
 T = TypeVar("T")
 
@@ -57,6 +58,17 @@ class _Change:
     result: Any = None
     refusal: Refused | None = None
     mark: int | None = None
+    #: what waits for the end of the change, as it last ran
+    callbacks: list[Callable[[bool], None]] = field(default_factory=list)
+
+    def over(self, *, committed: bool) -> None:
+        """Tell whoever waits for the end of the change."""
+        callbacks, self.callbacks = self.callbacks, []
+        for callback in callbacks:
+            try:
+                callback(committed)
+            except Exception as error:  # noqa: BLE001 - the change stands, whatever they make of it
+                _log.error("after_commit_failed", exc_info=error)
 
     def fail(self, error: BaseException) -> None:
         """Give the caller an error. One that was cancelled hears nothing of its change."""
@@ -101,6 +113,8 @@ class Writer:
         self.fault: WriteFault | None = None
         #: how many commits had something to write: each of them waited for the disk
         self.commits = 0
+        #: the sender of this process; None: there is none
+        self.lanes: Lanes | None = None
 
     async def open(self) -> None:
         """Connect."""
@@ -237,13 +251,15 @@ class Writer:
         connection = self._connection
         change.result = change.refusal = change.mark = None
         before = connection.changes
-        tx = SqliteTx(connection)
+        tx = SqliteTx(connection, lanes=self.lanes)
+        change.callbacks = tx.callbacks
         try:
             change.result = drive(change.fn, tx, *change.args, **change.kwargs)
         except Refused as refusal:
             if connection.changes != before:
                 raise
             change.refusal = refusal
+            change.over(committed=False)
         else:
             change.mark = tx.marked
         # It may have swallowed an error by which SQLite rolled the whole transaction back.
@@ -272,6 +288,7 @@ class Writer:
             self._undo(group, error)
             return
         for change in group:
+            change.over(committed=True)
             if unwitnessed is not None and change.mark is not None:
                 failure = WitnessFailed(change.mark)
                 failure.__cause__ = unwitnessed
@@ -290,6 +307,8 @@ class Writer:
         """
         self._connection.rollback()
         self.fault = WriteFault.of(error) or self.fault
+        for change in group:
+            change.over(committed=False)
         if len(group) == 1:
             group[0].fail(error)
         elif culprit is None:
@@ -323,6 +342,7 @@ class Writer:
         except BaseException as error:
             self._connection.rollback()
             for change in group:
+                change.over(committed=False)
                 failure = RuntimeError(f"the store's runner failed: {error!r}")
                 failure.__cause__ = error
                 change.fail(failure)
