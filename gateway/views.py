@@ -279,7 +279,7 @@ def payout_json(payout: Payout, client_secret: str | None = None) -> dict[str, A
         "external_ref": payout.external_ref,
         "reference": payout.reference,
         "metadata": payout.metadata,
-        "quote": _terms(payout.terms),
+        "quote": terms_json(payout.terms),
         "custodian": payout.custodian,
         "custodian_reference": payout.custodian_reference,
         "batch_id": payout.batch_id,
@@ -316,8 +316,8 @@ def payout_json(payout: Payout, client_secret: str | None = None) -> dict[str, A
     }
 
 
-def _terms(terms: QuoteTerms) -> dict[str, Any]:
-    """Return the terms of a quote as JSON has them."""
+def terms_json(terms: QuoteTerms) -> dict[str, Any]:
+    """Return the terms of a quote, or of what is more than them, as JSON has them."""
     return {
         "quote_id": terms.quote_id,
         "expires_at": None if terms.expires_at is None else format_time(terms.expires_at),

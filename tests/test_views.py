@@ -29,7 +29,9 @@ from gateway.model import (
     Transaction,
     format_time,
 )
+from gateway.quotes import Quote, quote_json
 from gateway.report import Returned
+from gateway.store.rows import to_json
 from gateway.views import (
     BY_OPERATOR,
     EventView,
@@ -38,6 +40,7 @@ from gateway.views import (
     event_body,
     payout_json,
     payout_with_tracking,
+    terms_json,
 )
 
 AT = datetime(2026, 3, 2, 10, 0, 0, 123456, UTC)
@@ -181,6 +184,18 @@ def test_an_event_is_what_its_model_would_be(payout: Payout) -> None:
         model = EventView.model_validate(told).model_dump(mode="json")
         (model["data"]["requires_action"] or {}).pop("client_secret", None)
         assert json.dumps(told) == json.dumps(model)
+
+
+@AS_MODELS
+def test_a_quote_and_its_terms_are_what_their_models_would_be(payout: Payout) -> None:
+    """The answer to a quote, and what is stored of it."""
+    members = {name: getattr(payout.terms, name) for name in QuoteTerms.model_fields}
+    if payout.terms.quote_id is None:
+        members |= {"quote_id": "quo_1", "expires_at": AT}
+    quote = Quote(**members, external_ref="e", reference="ref é", metadata={"k": "v"})
+    assert to_json(quote_json(quote)) == quote.model_dump_json()
+    assert to_json(terms_json(quote)) == QuoteTerms(**members).model_dump_json()
+    assert to_json(terms_json(payout.terms)) == payout.terms.model_dump_json()
 
 
 def test_nothing_of_a_payout_is_left_out() -> None:

@@ -19,7 +19,7 @@ from gateway.api.requests import caller_of, context_of, read_json, validate
 from gateway.errors import Refused
 from gateway.keys import Caller
 from gateway.model import Payout, RequestBody, Status
-from gateway.quotes import QuoteRequest
+from gateway.quotes import QuoteRequest, quote_json
 from gateway.store import payouts as rows
 from gateway.store.database import Tx
 from gateway.store.rows import to_us
@@ -57,7 +57,7 @@ async def create_quote(request: Request) -> Response:
         await refuse_unless_accepting(tx)
         quote, account = context.quotes.draft(caller, wanted, offers)
         await context.quotes.store(tx, caller, quote, account)
-        return Answer(200, quote.model_dump_json().encode(), created_id=quote.quote_id)
+        return Answer(200, to_json(quote_json(quote)), created_id=quote.quote_id)
 
     if key is None or not context.quotes.has_offers(caller, wanted):
         return await once(request, caller, key, members, store)
