@@ -119,7 +119,8 @@ def test_an_installed_package_is_listed_and_checked(installed: dict[str, str]) -
     told = json.loads(checked.stdout)
     (kind,) = told["kit"].values()
     assert kind["destination"] == "address"
-    assert kind["topics"]["lives"] == {"passed": 4}
+    assert kind["topics"]["lives"] == {"passed": 5}
+    assert kind["topics"]["returns"] == {"passed": 1}
     assert kind["topics"]["crashes"] == {"passed": 1}
 
 
