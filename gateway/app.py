@@ -29,6 +29,7 @@ from gateway.custodians.dates import Dates
 from gateway.custodians.instance import CustodianInstance
 from gateway.custodians.pacer import Pacer
 from gateway.egress import Poster, custodian_connector, echoes
+from gateway.egress.traces import joined
 from gateway.errors import BrokenPackage, ConfigError
 from gateway.execution.actions import Actions
 from gateway.execution.after_delivery import AfterDelivery
@@ -56,6 +57,8 @@ from gateway.webhooks.worker import Deliveries
 GRACE_S = 10
 #: How long a loop waits before it asks a store again that could not be written.
 STORE_AGAIN_S = 2.0
+#: Whose bells are all of them.
+_EVERYBODY = "*"
 _log = logs.get_logger("app")
 
 
@@ -75,14 +78,17 @@ class Workers:
     after_delivery: dict[str, AfterDelivery]
 
     def wake(self, name: str) -> None:
-        """Ring the bell of `inbox`, `deliveries`, `replays` or a custodian instance."""
+        """Ring the bell of `inbox`, `deliveries`, `replays`, `batches`, a custodian instance or all."""
         own = {
             "inbox": self.inbox.wakeup,
             "deliveries": self.deliveries.wakeup,
             "replays": self.replays.wakeup,
             "batches": self.batches.wakeup,
         }
-        if name in own:
+        if name == _EVERYBODY:
+            for each in (*own, *self.engines):
+                self.wake(each)
+        elif name in own:
             own[name].ring()
         elif name in self.engines:
             self.engines[name].wakeup.ring()
@@ -283,6 +289,7 @@ async def open_gateway(
                 state_file=state_file,
                 metrics=metrics,
                 gone=deliveries.free_leases,
+                wake_all=lambda: wake(_EVERYBODY),
             ),
             clock=runtime.clock,
             after_delivery={
@@ -382,10 +389,12 @@ async def _custodians(  # noqa: PLR0913 - the parts of an instance
                 # Connections and look-ups of its own: no custodian waits for another one's.
                 connector=custodian_connector(name),
                 trace_configs=[
-                    dates.tracing(),
-                    echoes.tracing(),
-                    contacts[name].tracing(),
-                    pacer.tracing(),
+                    joined(
+                        dates.tracing(),
+                        echoes.tracing(),
+                        contacts[name].tracing(),
+                        pacer.tracing(),
+                    )
                 ],
             )
         )

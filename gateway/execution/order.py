@@ -7,6 +7,7 @@ import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, Protocol
 
 from uuid_utils import UUID
@@ -34,6 +35,7 @@ from gateway.store import executions
 from gateway.store.database import Database
 
 
+@lru_cache(maxsize=1024)
 def step_key(seed: str, step: str) -> str:
     """Return the key of one POST: UUIDv4-shaped, stable per execution (its seed) and step."""
     digest = bytearray(hashlib.sha256(f"{seed}/{step}".encode()).digest()[:16])

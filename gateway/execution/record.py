@@ -46,14 +46,14 @@ from gateway.execution.reports import (
 )
 from gateway.execution.state import Decision, Job, Lease, State, Verb, View
 from gateway.execution.turns import Turns
-from gateway.model import TERMINAL, Account, Attention
+from gateway.model import TERMINAL, Attention
 from gateway.payouts import Applied, Payouts
 from gateway.runtime import Moment, Runtime
 from gateway.store import account_turns, executions
 from gateway.store import evidence as stored
 from gateway.store import payouts as payout_rows
 from gateway.store.database import Columns, Row, Tx
-from gateway.store.rows import action_of, payout_of, to_json, to_us
+from gateway.store.rows import account_of, action_of, payout_of, to_json, to_us
 from gateway.store.state import frozen
 
 #: Items whose status updates are written in one transaction.
@@ -237,7 +237,7 @@ class Recorder:
         if not self._can.one_at_a_time:
             return True
         row = work.row
-        account = Account.model_validate_json(row["account"])
+        account = account_of(row["account"])
         taken = await account_turns.acquire_account(
             tx, self._custodian, account.type, account.id, row["id"], now.wall
         )

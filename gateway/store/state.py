@@ -8,7 +8,7 @@ from gateway.errors import Refused
 from gateway.model import GATE_VERSION
 from gateway.runtime import Ids
 from gateway.store.audit import GATEWAY, add_audit, audit_rows
-from gateway.store.database import Query, Row, Tx
+from gateway.store.database import Columns, Query, Row, Tx
 from gateway.store.payouts import payout_of_ref
 from gateway.store.schema import payouts, store_state
 from gateway.store.state_file import next_step
@@ -133,14 +133,17 @@ async def refuse_if_frozen(tx: Tx) -> None:
 
 async def refuse_unless_accepting(tx: Tx) -> None:
     """Raise Refused: `database_frozen`, `not_accepting`. For new quotes, payouts and batches."""
-    row = await state_row(tx)
-    _refuse_if_frozen(row)
-    if not row["accepting"]:
+    kept = None if tx.live is None else tx.live.flags
+    flags: Columns = await state_row(tx) if kept is None else kept
+    if kept is None and tx.live is not None:
+        tx.live.put_flags(flags)
+    _refuse_if_frozen(flags)
+    if not flags["accepting"]:
         detail = "The gateway's database was restored. The operator has not let new payouts in yet."
         raise Refused("not_accepting", detail, headers=_RETRY_AFTER)
 
 
-def _refuse_if_frozen(row: Row) -> None:
+def _refuse_if_frozen(row: Columns) -> None:
     if row["frozen"] is not None:
         detail = "The gateway's database may be out of date. The operator has to check it first."
         raise Refused("database_frozen", detail, headers=_RETRY_AFTER)

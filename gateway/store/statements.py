@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Select, bindparam, func, select
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy.sql.dml import UpdateBase
 from sqlalchemy.util import symbol
 
 if TYPE_CHECKING:
@@ -24,10 +25,28 @@ Columns = Row | Mapping[str, Any]
 _DIALECT = sqlite.dialect(paramstyle="named")
 
 
-class Query:
-    """A Core statement, compiled on first use and kept. Build it once, at module level."""
+#: The tables of which the writer keeps rows: see `live_rows`.
+LIVE_TABLES = frozenset(
+    {"executions", "execution_items", "payouts", "evidence", "refs", "store_state"}
+)
 
-    def __init__(self, statement: ClauseElement, *, columns: tuple[str, ...] | None = None) -> None:
+
+class Query:
+    """A Core statement, compiled on first use and kept. Build it once, at module level.
+
+    `keeps`: the store function that runs it tells the writer's live rows what it wrote.
+    """
+
+    def __init__(
+        self,
+        statement: ClauseElement,
+        *,
+        columns: tuple[str, ...] | None = None,
+        keeps: bool = False,
+    ) -> None:
+        table = statement.table if isinstance(statement, UpdateBase) else None
+        #: whether live rows may not be what the database holds any more, once it has run
+        self.drops_live_rows = not keeps and getattr(table, "name", "") in LIVE_TABLES
         self._statement = statement
         self._columns = columns
         self._compiled: tuple[str, dict[str, Any]] | None = None

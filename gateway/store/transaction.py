@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from gateway.store.connection import Connection
     from gateway.store.lanes import Lanes
+    from gateway.store.live_rows import LiveRows
     from gateway.store.statements import Query, Row
 
 P = ParamSpec("P")
@@ -23,6 +24,10 @@ _ONLY_TX = "a store function may await nothing but its transaction"
 
 class Tx(Protocol):
     """An open transaction. Its methods never suspend the caller."""
+
+    @property
+    def live(self) -> LiveRows | None:
+        """Rows that need not be read again, where this is the writer's transaction."""
 
     @property
     def lanes(self) -> Lanes | None:
@@ -54,10 +59,16 @@ class SqliteTx:
     """The transaction of one call of a store function, on one SQLite connection."""
 
     def __init__(
-        self, connection: Connection, *, read_only: bool = False, lanes: Lanes | None = None
+        self,
+        connection: Connection,
+        *,
+        read_only: bool = False,
+        live: LiveRows | None = None,
+        lanes: Lanes | None = None,
     ) -> None:
         self._connection: Connection | None = connection
         self._read_only = read_only
+        self.live = live
         self.lanes = lanes
         #: what is called once the change is over
         self.callbacks: list[Callable[[bool], None]] = []
@@ -66,19 +77,31 @@ class SqliteTx:
 
     async def all(self, query: Query, **values: Any) -> list[Row]:
         """Run a statement; return its rows."""
-        text, fixed = query.compiled()
-        return self._open().query(text, {**fixed, **values} if fixed else values)
+        return self._run(query, values)
 
     async def one(self, query: Query, **values: Any) -> Row | None:
         """Run a statement; return its first row or None."""
-        text, fixed = query.compiled()
-        rows = self._open().query(text, {**fixed, **values} if fixed else values)
+        rows = self._run(query, values)
         return rows[0] if rows else None
+
+    def _run(self, query: Query, values: dict[str, Any]) -> list[Row]:
+        if query.drops_live_rows and self.live is not None:
+            self.live.clear()
+        text, fixed = query.compiled()
+        return self._open().query(text, {**fixed, **values} if fixed else values)
 
     async def many(self, query: Query, rows: Sequence[Mapping[str, Any]]) -> None:
         """Run a statement that returns nothing, once for each row of values, in one call."""
+        if query.drops_live_rows and self.live is not None:
+            self.live.clear()
         text, fixed = query.compiled()
-        self._open().query_many(text, [{**fixed, **row} for row in rows] if fixed else rows)
+        try:
+            self._open().query_many(text, [{**fixed, **row} for row in rows] if fixed else rows)
+        except BaseException:
+            # The rows before the one that failed are written, and nobody will say so.
+            if self.live is not None:
+                self.live.clear()
+            raise
 
     def mark(self, number: int) -> None:
         """Say that this change writes moving mark `number`."""
