@@ -57,6 +57,8 @@ from gateway.webhooks.worker import Deliveries
 GRACE_S = 10
 #: How long a loop waits before it asks a store again that could not be written.
 STORE_AGAIN_S = 2.0
+#: Whose bells are all of them.
+_EVERYBODY = "*"
 _log = logs.get_logger("app")
 
 
@@ -76,14 +78,17 @@ class Workers:
     after_delivery: dict[str, AfterDelivery]
 
     def wake(self, name: str) -> None:
-        """Ring the bell of `inbox`, `deliveries`, `replays` or a custodian instance."""
+        """Ring the bell of `inbox`, `deliveries`, `replays`, `batches`, a custodian instance or all."""
         own = {
             "inbox": self.inbox.wakeup,
             "deliveries": self.deliveries.wakeup,
             "replays": self.replays.wakeup,
             "batches": self.batches.wakeup,
         }
-        if name in own:
+        if name == _EVERYBODY:
+            for each in (*own, *self.engines):
+                self.wake(each)
+        elif name in own:
             own[name].ring()
         elif name in self.engines:
             self.engines[name].wakeup.ring()
@@ -284,6 +289,7 @@ async def open_gateway(
                 state_file=state_file,
                 metrics=metrics,
                 gone=deliveries.free_leases,
+                wake_all=lambda: wake(_EVERYBODY),
             ),
             clock=runtime.clock,
             after_delivery={

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -152,6 +153,10 @@ class Attention(StrEnum):
     )
 
 
+#: The length of `+00:00`.
+_UTC_SUFFIX = 6
+
+
 def parse_amount(text: object) -> Decimal:
     """Return the exact amount of a decimal string; numbers, exponents and signs are refused."""
     if not isinstance(text, str):
@@ -166,8 +171,11 @@ def format_amount(amount: Decimal) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
+@lru_cache(maxsize=4096)
 def format_time(at: datetime) -> str:
-    """Return RFC 3339 in UTC with milliseconds; naive times are refused."""
+    """Return RFC 3339 in UTC with milliseconds; naive times are refused. A payout's times recur."""
+    if at.tzinfo is UTC:
+        return at.isoformat(timespec="milliseconds")[:-_UTC_SUFFIX] + "Z"
     if at.tzinfo is None:
         msg = "a time without a zone cannot be sent"
         raise ValueError(msg)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
-from typing import Annotated, Protocol
+from typing import Annotated, Any, Protocol
 
 from pydantic import Field, StringConstraints
 
@@ -39,6 +39,7 @@ from gateway.runtime import Runtime
 from gateway.store import quotes as rows
 from gateway.store.database import Tx
 from gateway.store.rows import to_json, to_us
+from gateway.views import terms_json
 
 QUOTE_LIFE = timedelta(seconds=60)
 MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=40)]
@@ -149,14 +150,14 @@ class Quotes:
 
     def has_offers(self, caller: Caller, request: QuoteRequest) -> bool:
         """Return whether `offers` would call a custodian. False for an invalid request."""
+        asked = {each.name for each in self._router.instances() if each.capabilities.quotes}
+        if not asked:
+            return False
         try:
             _, _, choice = self._plan(caller, request)
         except Refused:
             return False
-        return any(
-            each.name == choice.route.custodian and each.capabilities.quotes
-            for each in self._router.instances()
-        )
+        return choice.route.custodian in asked
 
     async def offers(self, caller: Caller, request: QuoteRequest) -> Sequence[Offer]:
         """Ask the custodian for offers, before any transaction. Nothing for a faulty request.
@@ -258,7 +259,6 @@ class Quotes:
 
     async def store(self, tx: Tx, caller: Caller, quote: Quote, account: Account) -> None:
         """Store a drafted quote."""
-        terms = {name: getattr(quote, name) for name in QuoteTerms.model_fields}
         await rows.insert_quote(
             tx,
             id=quote.quote_id,
@@ -267,7 +267,7 @@ class Quotes:
             external_ref=quote.external_ref,
             reference=quote.reference,
             metadata=to_json(dict(quote.metadata)),
-            terms=QuoteTerms(**terms).model_dump_json(),
+            terms=to_json(terms_json(quote)),
             account=account.model_dump_json(),
             expires_at=to_us(quote.expires_at),
             created_at=to_us(self._runtime.clock.now()),
@@ -292,6 +292,18 @@ class Quotes:
                 ],
             )
         return AddressDestination(network=network, address=request.destination)
+
+
+def quote_json(quote: Quote) -> dict[str, Any]:
+    """Return a quote as JSON has it; its schema is `Quote`."""
+    return {
+        **terms_json(quote),
+        "external_ref": quote.external_ref,
+        "reference": quote.reference,
+        "metadata": quote.metadata,
+        "recommendation": quote.recommendation,
+        "insufficient_funds": quote.insufficient_funds,
+    }
 
 
 def fee_of(terms: QuoteTerms) -> Decimal:

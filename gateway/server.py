@@ -41,7 +41,19 @@ async def serve(
 
     2: the database's schema was changed by another program version meanwhile. 1: a loop died.
     """
-    logs.configure(settings.log.format, settings.log.level)
+    logs.configure(settings.log.format, settings.log.level, buffered=True)
+    try:
+        return await _serve(settings, port, runtime, ready)
+    finally:
+        logs.unbuffer()
+
+
+async def _serve(
+    settings: Settings,
+    port: int | None,
+    runtime: Runtime | None,
+    ready: Callable[[str], None] | None,
+) -> int:
     stopping = asyncio.Event()
     broken: list[BaseException] = []
 

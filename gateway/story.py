@@ -11,7 +11,7 @@ from gateway.store import evidence as stored
 from gateway.store import payouts as rows
 from gateway.store.database import Row, Tx
 from gateway.store.rows import from_us, payout_of
-from gateway.views import payout_view
+from gateway.views import payout_json
 
 _MOST_ACTS = 100
 
@@ -28,7 +28,7 @@ async def tell(tx: Tx, wanted: str) -> dict[str, Any] | None:
     owned = await executions.open_execution_of(tx, payout.id)
     attention = await rows.attention_of(tx, payout.id)
     return {
-        "payout": payout_view(payout).model_dump(mode="json"),
+        "payout": payout_json(payout),
         "org": payout.org,
         "account": payout.account.model_dump(),
         "custodian_word": row["custodian_word"],

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel
+from pydantic_core import to_json
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
@@ -74,7 +75,7 @@ class BatchList(BaseModel):
 
 
 class BatchPayoutList(BaseModel):
-    """A page of a batch's payouts, in the order in which they were given."""
+    """A page of a batch's payouts, in their order: the schema of what `list_batch_payouts` answers."""
 
     data: list[PayoutWithTracking]
     next_cursor: str | None
@@ -380,7 +381,8 @@ async def list_batch_payouts(request: Request) -> Response:
         for each in payouts
     ]
     cursor = encode(request, [found[limit - 1]["batch_position"]], of) if more else None
-    return _answer(BatchPayoutList(data=data, next_cursor=cursor, has_more=more))
+    body = {"data": data, "next_cursor": cursor, "has_more": more}
+    return Response(to_json(body), media_type="application/json")
 
 
 async def execute_batch(request: Request) -> Response:

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Annotated
 
 from pydantic import BaseModel, StringConstraints
+from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -18,7 +19,7 @@ from gateway.api.requests import caller_of, context_of, read_json, validate
 from gateway.errors import Refused
 from gateway.keys import Caller
 from gateway.model import Payout, RequestBody, Status
-from gateway.quotes import QuoteRequest
+from gateway.quotes import QuoteRequest, quote_json
 from gateway.store import payouts as rows
 from gateway.store.database import Tx
 from gateway.store.rows import to_us
@@ -37,7 +38,7 @@ class PayoutRequest(RequestBody):
 
 
 class PayoutList(BaseModel):
-    """A page of payouts, newest first."""
+    """A page of payouts, newest first: the schema of what `list_payouts` answers."""
 
     data: list[PayoutWithTracking]
     next_cursor: str | None
@@ -56,7 +57,7 @@ async def create_quote(request: Request) -> Response:
         await refuse_unless_accepting(tx)
         quote, account = context.quotes.draft(caller, wanted, offers)
         await context.quotes.store(tx, caller, quote, account)
-        return Answer(200, quote.model_dump_json().encode(), created_id=quote.quote_id)
+        return Answer(200, to_json(quote_json(quote)), created_id=quote.quote_id)
 
     if key is None or not context.quotes.has_offers(caller, wanted):
         return await once(request, caller, key, members, store)
@@ -123,8 +124,8 @@ async def list_payouts(request: Request) -> Response:
         for each in page
     ]
     cursor = encode(request, [to_us(page[-1].created_at), page[-1].id], filters) if more else None
-    body = PayoutList(data=views, next_cursor=cursor, has_more=more)
-    return Response(body.model_dump_json(), media_type="application/json")
+    body = {"data": views, "next_cursor": cursor, "has_more": more}
+    return Response(to_json(body), media_type="application/json")
 
 
 def _conditions(filters: dict[str, str], caller: Caller) -> dict[str, object]:
@@ -181,7 +182,7 @@ def payout_answer(
     if with_secret and action is not None and action.open:
         secret = vault.client_secret(payout.id, action.number)
     tracking = _tracking_url(vault, public_url, payout)
-    return payout_with_tracking(payout, tracking, secret).model_dump_json().encode()
+    return to_json(payout_with_tracking(payout, tracking, secret))
 
 
 def _tracking_url(vault: Vault, public_url: str, payout: Payout) -> str:
