@@ -175,6 +175,7 @@ async def open_gateway(
             )
         except ConfigError as error:
             raise ConfigError([*faults, *error.faults]) from None
+        faults += _late_keys(settings, custodians)
         if faults:
             raise ConfigError(faults)
         router = Router(
@@ -333,6 +334,22 @@ def _unknown_assets(settings: Settings, assets: AssetRegistry) -> list[str]:
         for index, route in enumerate(settings.routes)
         for code in route.assets or ()
         if code not in assets.codes()
+    ]
+
+
+def _late_keys(settings: Settings, custodians: Mapping[str, CustodianInstance]) -> list[str]:
+    """Return a fault per instance on a route whose keys do not outlive the time to be sent twice over."""
+    within = settings.engine.submit_within_s
+    lives = {
+        name: each.capabilities.keys.life_s
+        for name, each in custodians.items()
+        if any(route.custodian == name for route in settings.routes)
+    }
+    return [
+        f"engine.submit_within_s: {within:g} is above half of the {life:g} s for which {name} remembers a "
+        f"key; set {life / 2:g} or less"
+        for name, life in lives.items()
+        if life is not None and within > life / 2
     ]
 
 

@@ -315,6 +315,13 @@ class EngineSettings(_Section):
         gt=0,
         description="How long a person may take to answer, where the custodian says nothing of it.",
     )
+    submit_within_s: float = Field(
+        default=21_600,
+        gt=0,
+        description="How long after it was accepted a payout may wait to be sent, in seconds of elapsed "
+        "time. Then it fails as `not_sent_in_time`; no money moved. At most half the life of a key of any "
+        "instance on a route.",
+    )
     sweep_s: float = Field(
         default=60, gt=0, description="Seconds between two looks for payouts that nobody owns."
     )

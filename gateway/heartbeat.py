@@ -26,6 +26,7 @@ from gateway.store import gateways, migrate
 from gateway.store.database import Database, Row, Tx
 from gateway.store.gateways import BEAT_S, Identity, Watch
 from gateway.store.opening import compare
+from gateway.store.pauses import active_pauses
 from gateway.store.state import freeze, marks_refused, state_row
 from gateway.store.state_file import StateFile
 from gateway.store.unusable import told
@@ -163,6 +164,8 @@ class Heartbeat:
         """Tell what changed since the beat before: whether marks are set, and which gateways are gone."""
         row = await self._db.read(state_row)
         self._told(marks_refused(row, self._state_file.failing))
+        pauses = await self._db.read(active_pauses)
+        self._metrics.paused((each.scope.value, each.target) for each in pauses)
         running = await self._db.read(gateways.running_gateways)
         self.watch.look({each["id"]: each["counter"] for each in running}, moment.elapsed)
         stale = self.watch.stale(moment.elapsed)

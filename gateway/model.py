@@ -105,6 +105,7 @@ class FailureCode(StrEnum):
     AUTHENTICATION_EXPIRED = (
         "authentication_expired"  #: nobody answered the required action in time
     )
+    NOT_SENT_IN_TIME = "not_sent_in_time"  #: it could not be sent in time; nothing was sent
     CANCELED = "canceled"  #: withdrawn before it moved
     EXPIRED = "expired"  #: the custodian's own time limit ran out
     CUSTODIAN_ERROR = "custodian_error"  #: the custodian failed for a reason of its own

@@ -135,6 +135,11 @@ class Quotes:
         #: of calls, per org and instance
         self._budget = budget
 
+    @property
+    def assets(self) -> tuple[str, ...]:
+        """The codes of all known assets."""
+        return self._assets.codes()
+
     def has_offers(self, caller: Caller, request: QuoteRequest) -> bool:
         """Return whether `offers` would call a custodian. False for an invalid request."""
         try:

@@ -37,7 +37,7 @@ def paths(refs: dict[Any, Any]) -> dict[str, Any]:
         "batches",
         "Create a batch of payouts",
         ("201", {**made, "headers": created}),
-        (*BODY, *KEYED, "idempotency_key_required", "invalid_batch", *STARTS),
+        (*BODY, *KEYED, "idempotency_key_required", "invalid_batch", *STARTS, "paused"),
         description="Up to 1 000 payouts in JSON, or a CSV file of up to 100 000 lines with its "
         "source in the query. All are accepted, or none. CSV columns: " + ", ".join(COLUMNS) + ".",
         parameters=(

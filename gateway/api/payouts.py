@@ -18,6 +18,8 @@ from gateway.api.requests import caller_of, context_of, read_json, validate
 from gateway.errors import Refused
 from gateway.keys import Caller
 from gateway.model import Payout, RequestBody, Status
+from gateway.pause import Subject
+from gateway.pausing import refuse_if_paused
 from gateway.quotes import QuoteRequest
 from gateway.store import payouts as rows
 from gateway.store.database import Tx
@@ -53,8 +55,11 @@ async def create_quote(request: Request) -> Response:
     wanted = validate(QuoteRequest, members)
 
     async def store(tx: Tx, offers: Sequence[Offer] = ()) -> Answer:
-        await refuse_unless_accepting(tx)
+        pauses = await refuse_unless_accepting(tx)
         quote, account = context.quotes.draft(caller, wanted, offers)
+        if pauses:
+            names = caller.org, caller.mode, quote.route.custodian, account, quote.asset
+            await refuse_if_paused(tx, Subject(*names))
         await context.quotes.store(tx, caller, quote, account)
         return Answer(200, quote.model_dump_json().encode(), created_id=quote.quote_id)
 

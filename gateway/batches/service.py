@@ -22,6 +22,8 @@ from gateway.model import (
     Status,
     format_time,
 )
+from gateway.pause import Subject
+from gateway.pausing import refuse_if_paused
 from gateway.quotes import Quotes
 from gateway.runtime import Runtime
 from gateway.store import batches as rows
@@ -176,7 +178,10 @@ class Batches:
         return [await self.view(tx, row) for row in found]
 
     async def execute(self, tx: Tx, caller: Caller, batch_id: str) -> BatchView:
-        """Execute a batch, once. Refused: `batch_not_found`, `batch_already_executed`, `batch_ended`."""
+        """Execute a batch, once.
+
+        Refused: `batch_not_found`, `batch_already_executed`, `batch_ended`, `paused`.
+        """
         row = await self.row(tx, caller, batch_id)
         now = self._runtime.clock.now()
         if row["executed_at"] is not None:
@@ -188,6 +193,9 @@ class Batches:
         if row["expires_at"] <= to_us(now):
             detail = "The batch was not executed in time. Create it again."
             raise Refused("batch_ended", detail)
+        account = Account.model_validate_json(row["account"])
+        subject = Subject(row["org"], row["mode"], row["custodian"], account, asset="")
+        await refuse_if_paused(tx, subject)
         await rows.update_batch(tx, batch_id, executed_at=to_us(now), updated_at=to_us(now))
         return await self.get(tx, caller, batch_id)
 

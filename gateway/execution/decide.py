@@ -33,7 +33,13 @@ from gateway.execution.alerts import (
     unknown_alerts,
 )
 from gateway.execution.claims import covers_calls, unmarked, without_unmarked
-from gateway.execution.gate import Other, key_is_alive, with_same_credentials
+from gateway.execution.gate import (
+    MarkRefused,
+    Other,
+    Refusal,
+    key_is_alive,
+    with_same_credentials,
+)
 from gateway.execution.proof import (
     LOST_REFERENCE,
     NO_ACCOUNT,
@@ -294,8 +300,12 @@ def _nothing_sent(
 
 
 def _failures(view: View, outcome: Outcome) -> int:
-    """Return how many requests failed in a row. A rate is the instance's matter, not the payout's."""
-    return view.failures + (not isinstance(outcome, RateLimited))
+    """Return how many requests failed in a row. A rate is the instance's matter, not the payout's.
+
+    Nor is a pause: it lasts as long as somebody wants.
+    """
+    paused = isinstance(outcome, MarkRefused) and outcome.refusal is Refusal.PAUSED
+    return view.failures + (not isinstance(outcome, RateLimited) and not paused)
 
 
 def _reported(

@@ -115,7 +115,14 @@ class Engine:
         self._wake = wake
         self._lease = microseconds(settings.lease_s) or 0
         adapter = getattr(custodian, "adapter_name", custodian.name)
-        self.recorder = Recorder(runtime, payouts, custodian.name, custodian.capabilities, adapter)
+        self.recorder = Recorder(
+            runtime,
+            payouts,
+            custodian.name,
+            custodian.capabilities,
+            adapter,
+            settings.submit_within_s,
+        )
         self._tasks: set[asyncio.Task[object]] = set()
         #: payouts that have failed and are to be looked at once more
         self._ended: set[str] = set()

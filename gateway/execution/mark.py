@@ -12,6 +12,7 @@ from gateway.model import Status
 from gateway.store import evidence as stored
 from gateway.store import executions as rows
 from gateway.store.database import Tx
+from gateway.store.pauses import pause_of_execution
 
 
 def _never_behind(_: int) -> str | None:
@@ -51,6 +52,7 @@ async def set_mark(
     canceled = row["batch_cancel_at"] is not None and all(
         closed(history, each) for each in statuses
     )
+    pause = await pause_of_execution(tx, row) if row["pauses"] else None
     refusal = gate(
         Request(
             token_current=is_current(token, row["lease_token"], ended=row["ended_at"] is not None),
@@ -69,6 +71,7 @@ async def set_mark(
             same_call=terms.same_call,
             key_life=call.key_life,
             call_life=call.call_life,
+            paused=None if pause is None else pause.id,
         ),
         call.at,
     )

@@ -26,6 +26,7 @@ from sqlalchemy import (
 from gateway.runtime import Moment
 from gateway.store.database import Query, Row, Tx, listed
 from gateway.store.evidence import grouped
+from gateway.store.pauses import pause_count
 from gateway.store.rows import to_json
 from gateway.store.schema import (
     batches,
@@ -202,7 +203,7 @@ _IDLE_OF_BATCH = Query(
     .limit(bindparam("limit"))
 )
 _ITEMS = Query(
-    select(execution_items.c.execution_id, payouts)
+    select(execution_items.c.execution_id, payouts, pause_count().label("pauses"))
     .select_from(execution_items)
     .join(payouts, payouts.c.id == execution_items.c.payout_id)
     .where(execution_items.c.execution_id.in_(_IDS))
@@ -273,6 +274,7 @@ _MAY_MARK = Query(
         .where(batches.c.id == executions.c.batch_id)
         .scalar_subquery()
         .label("batch_cancel_at"),
+        pause_count().label("pauses"),
     ).where(executions.c.id == bindparam("execution_id"))
 )
 _NEXT_MARK = Query(
@@ -391,7 +393,10 @@ async def idle_of_batch(tx: Tx, batch_id: str, now: int, limit: int) -> list[Row
 
 
 async def items_of(tx: Tx, execution_ids: Iterable[str]) -> dict[str, list[Row]]:
-    """Return the payout rows of executions, by execution, in their fixed order."""
+    """Return the payout rows of executions, by execution, in their fixed order.
+
+    Each with `pauses`: how many pauses there are, of whatever.
+    """
     return grouped(await tx.all(_ITEMS, ids=json.dumps(list(execution_ids))))
 
 
@@ -549,7 +554,8 @@ async def sharing(tx: Tx, execution_id: str, items: Iterable[str]) -> dict[str, 
 async def markable(tx: Tx, execution_id: str) -> Row | None:
     """Return an execution, and beside it what the store says of marks.
 
-    `store_frozen`, `store_gate_version`, `store_marks`; `batch_cancel_at`: since when its batch is canceled.
+    `store_frozen`, `store_gate_version`, `store_marks`; `batch_cancel_at`: since when its batch is canceled;
+    `pauses`: how many pauses there are, of whatever.
     """
     return await tx.one(_MAY_MARK, execution_id=execution_id)
 

@@ -21,6 +21,7 @@ from sqlalchemy import (
 
 from gateway.store.metadata import metadata
 from gateway.store.schema_batches import batches
+from gateway.store.schema_control import pauses
 from gateway.store.schema_executions import (
     account_declarations,
     audit_log,
@@ -56,6 +57,7 @@ __all__ = [
     "inbox",
     "inbox_refs",
     "metadata",
+    "pauses",
     "payout_hashes",
     "payout_returns",
     "payouts",

@@ -9,6 +9,7 @@ from gateway.model import GATE_VERSION
 from gateway.runtime import Ids
 from gateway.store.audit import GATEWAY, add_audit, audit_rows
 from gateway.store.database import Query, Row, Tx
+from gateway.store.pauses import pause_count
 from gateway.store.payouts import payout_of_ref
 from gateway.store.schema import payouts, store_state
 from gateway.store.state_file import next_step
@@ -21,7 +22,9 @@ _RETRY_AFTER = {"Retry-After": "60"}
 
 _STATE = Query(
     select(
-        store_state, or_(store_state.c.marks > 0, exists().where(payouts.c.id > "")).label("used")
+        store_state,
+        or_(store_state.c.marks > 0, exists().where(payouts.c.id > "")).label("used"),
+        pause_count(refusing=True).label("pauses"),
     ).where(store_state.c.id == 1)
 )
 _FREEZE = Query(
@@ -50,7 +53,10 @@ _NEXT_MARK = Query(
 
 
 async def state_row(tx: Tx) -> Row:
-    """Return the state, with `used`: whether there was ever a payout or a mark."""
+    """Return the state, with `used`: whether there was ever a payout or a mark.
+
+    And with `pauses`: during how many pauses no new quotes are given.
+    """
     row = await tx.one(_STATE)
     assert row is not None  # noqa: S101 - the row is made with the table
     return row
@@ -131,13 +137,17 @@ async def refuse_if_frozen(tx: Tx) -> None:
     _refuse_if_frozen(await state_row(tx))
 
 
-async def refuse_unless_accepting(tx: Tx) -> None:
-    """Raise Refused: `database_frozen`, `not_accepting`. For new quotes, payouts and batches."""
+async def refuse_unless_accepting(tx: Tx) -> int:
+    """Raise Refused: `database_frozen`, `not_accepting`. For new quotes, payouts and batches.
+
+    Return during how many pauses no new quotes are given: see `gateway.pausing.refuse_if_paused`.
+    """
     row = await state_row(tx)
     _refuse_if_frozen(row)
     if not row["accepting"]:
         detail = "The gateway's database was restored. The operator has not let new payouts in yet."
         raise Refused("not_accepting", detail, headers=_RETRY_AFTER)
+    return int(row["pauses"])
 
 
 def _refuse_if_frozen(row: Row) -> None:
