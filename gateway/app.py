@@ -38,10 +38,13 @@ from gateway.heartbeat import Heartbeat, identity_of
 from gateway.limits import Buckets
 from gateway.metrics import Metrics
 from gateway.payouts import Payouts
+from gateway.prices import PriceTable
 from gateway.quotes import Quotes
 from gateway.resealing import compare_server_key
 from gateway.router import Instance, Router
 from gateway.runtime import Clock, Runtime, real_runtime
+from gateway.spending import Spending
+from gateway.spending_rules import USD, Rules
 from gateway.store.database import Database
 from gateway.store.opening import open_database, state_file_of
 from gateway.sweeper import Sweeper
@@ -198,7 +201,9 @@ async def open_gateway(
             # The digests that name accounts change with the server key; what they name does not.
             for name, each in custodians.items():
                 await db.run(carry_over, runtime, each, accounts_of(settings, name))
-        payouts = Payouts(runtime, vault, timedelta(seconds=settings.engine.action_life_s))
+        spending = Spending(Rules(settings.spending, PriceTable(assets, settings.prices).usd))
+        action_life = timedelta(seconds=settings.engine.action_life_s)
+        payouts = Payouts(runtime, vault, action_life, spending)
         owner = f"{socket.gethostname()}-{os.getpid()}"
         bells: list[Workers] = []
 
@@ -212,9 +217,9 @@ async def open_gateway(
         calls = Buckets(
             "quote_calls", runtime.clock, limits.quote_calls_per_s, limits.quote_calls_burst
         )
-        quotes = Quotes(router, assets, runtime, custodians, calls)
+        quotes = Quotes(router, assets, runtime, custodians, calls, spending)
         native = {name: each for name, each in custodians.items() if each.capabilities.batch}
-        batches = Batches(runtime, quotes, frozenset(native), settings.public_url)
+        batches = Batches(runtime, quotes, frozenset(native), settings.public_url, spending)
         handovers = {
             name: Handover(each.set_limit(), each.capabilities.in_flight)
             for name, each in custodians.items()
@@ -329,7 +334,22 @@ async def open_gateway(
 def _unknown_assets(settings: Settings, assets: AssetRegistry) -> list[str]:
     """Return a fault per asset of a route that is not known: the route would never be taken for it."""
     known = ", ".join(assets.codes())
+    limits = settings.spending.limits
+    named = [("prices.usd", code) for code in settings.prices.usd]
+    named += [("spending.asset_caps", code) for code in settings.spending.asset_caps]
+    named += [
+        (f"spending.limits.{n}.asset", each.asset) for n, each in enumerate(limits) if each.asset
+    ]
+    named += [
+        (f"spending.limits.{n}.unit", each.unit)
+        for n, each in enumerate(limits)
+        if each.unit != USD
+    ]
     return [
+        f"{where}: {code!r} is not known; known: {known}; others are added under [[assets]]"
+        for where, code in named
+        if code not in assets.codes()
+    ] + [
         f"routes.{index}.assets: {code!r} is not known; known: {known}; others are added under [[assets]]"
         for index, route in enumerate(settings.routes)
         for code in route.assets or ()

@@ -29,6 +29,7 @@ from pydantic import (
 )
 from pydantic.networks import IPvAnyNetwork
 
+from gateway.config_spending import PriceSettings, SpendingSettings, limit_faults
 from gateway.errors import ConfigError
 from gateway.faults import names_at, words_of
 from gateway.model import Account, Amount, DestinationType, Network, Text
@@ -448,6 +449,8 @@ class Settings(_Section):
     webhooks: WebhookSettings = WebhookSettings()
     engine: EngineSettings = EngineSettings()
     retention: RetentionSettings = RetentionSettings()
+    spending: SpendingSettings = SpendingSettings()
+    prices: PriceSettings = PriceSettings()
     custodians: dict[InstanceName, CustodianSettings] = Field(
         default={}, description="Custodian instances by name."
     )
@@ -577,6 +580,7 @@ def _cross_faults(settings: Settings) -> list[str]:
             for index, account in enumerate(accounts)
             if account.orgs is None
         ]
+    faults += limit_faults(settings.spending, frozenset(settings.custodians))
     keys = {"server_key": settings.server_key, "previous_server_key": settings.previous_server_key}
     for name, key in keys.items():
         try:

@@ -36,6 +36,7 @@ from gateway.model import (
 )
 from gateway.router import Choice, Router, Wish, check_payee
 from gateway.runtime import Runtime
+from gateway.spending import Spending, spend_for
 from gateway.store import quotes as rows
 from gateway.store.database import Tx
 from gateway.store.rows import to_json, to_us
@@ -120,14 +121,16 @@ class Pricer(Protocol):
 class Quotes:
     """Makes quotes."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - built in one place
         self,
         router: Router,
         assets: AssetRegistry,
         runtime: Runtime,
         custodians: Mapping[str, Pricer],
         budget: Buckets | None = None,
+        spending: Spending | None = None,
     ) -> None:
+        self._spending = spending
         self._router = router
         self._assets = assets
         self._runtime = runtime
@@ -213,6 +216,9 @@ class Quotes:
             fee_total_usd=choice.fee if asset.usd_pegged or not choice.fee else None,
             route=choice.route,
         )
+        if self._spending is not None:
+            spend = spend_for(caller.org, caller.mode, caller.key_id, promised, choice.account)
+            self._spending.check(spend)
         return promised, choice.account
 
     def _plan(self, caller: Caller, request: QuoteRequest) -> tuple[Asset, DraftTerms, Choice]:

@@ -11,7 +11,7 @@ from gateway.execution.record import Recorder
 from gateway.logs import get_logger
 from gateway.metrics import Metrics
 from gateway.runtime import Runtime
-from gateway.store import deliveries, executions, idempotency, inbox, quotes
+from gateway.store import deliveries, executions, idempotency, inbox, quotes, spending
 from gateway.store import erasure as erasure_rows
 from gateway.store import payouts as payout_rows
 from gateway.store.audit import GATEWAY
@@ -24,6 +24,8 @@ _BATCH = 500
 _EVENTS = 100
 #: Endpoints whose lag is told one by one; the others are in the oldest of all.
 _MOST_LAGS = 50
+#: How long the counters of limits are kept after their windows.
+_WINDOWS_KEPT = timedelta(days=400)
 _log = get_logger("sweeper")
 
 
@@ -89,6 +91,7 @@ class Sweeper:
             await self._forget_webhooks(now)
             await self._forget_quotes(now)
             await self._erase(now)
+            await self._forget_windows(now)
 
     async def _forget_webhooks(self, now: datetime) -> None:
         """Delete custodians' webhooks that match nothing, or whose payout has ended."""
@@ -105,6 +108,12 @@ class Sweeper:
         """Delete expired quotes that never became a payout."""
         before = to_us(now - timedelta(days=self._retention.quotes_days))
         while await self._db.run(quotes.purge_quotes, before, _BATCH) >= _BATCH:
+            pass
+
+    async def _forget_windows(self, now: datetime) -> None:
+        """Delete counters of limits whose windows ended long ago."""
+        before = f"{now - _WINDOWS_KEPT:%Y-%m}"
+        while await self._db.run(spending.purge_counters, before, _BATCH) >= _BATCH:
             pass
 
     async def _erase(self, now: datetime) -> None:

@@ -136,6 +136,7 @@ def _paths(refs: dict[Any, Any]) -> dict[str, Any]:
                     "quote_not_found",
                     "quote_already_used",
                     "quote_expired",
+                    "limit_exceeded",
                     *STARTS,
                 ),
                 description="The quote is consumed: a second call answers 409 with the payout's id.",

@@ -106,7 +106,7 @@ def paths(refs: dict[Any, Any]) -> dict[str, Any]:
                 "batches",
                 "Execute a batch, once",
                 ("202", as_json(refs[BatchView], "The batch; it begins when its turn comes.")),
-                (*_ACTS, "batch_already_executed", "not_accepting"),
+                (*_ACTS, "batch_already_executed", "not_accepting", "paused", "limit_exceeded"),
                 parameters=(*batch, parameter("IdempotencyKey")),
                 scope=Scope.BATCHES_WRITE,
             )

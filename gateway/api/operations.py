@@ -35,6 +35,8 @@ class ProblemDocument(BaseModel):
     payout_id: str | None = None
     scope: str | None = None
     attempts_left: int | None = None
+    limit: str | None = None
+    frees_at: str | None = None
 
 
 ALWAYS = (
@@ -62,6 +64,7 @@ QUOTE = (
     "amount_below_minimum",
     "unknown_account",
     "route_unavailable",
+    "limit_exceeded",
 )
 
 

@@ -170,6 +170,11 @@ PROBLEMS: dict[str, Problem] = {
         422, "Source account not configured", "Use an account that the operator configured."
     ),
     "route_unavailable": Problem(422, "No route", "GET /custodians lists what can be paid."),
+    "limit_exceeded": Problem(
+        422,
+        "Limit exceeded",
+        "The member limit names it. Wait until frees_at; null: never by waiting. The quote is not used up.",
+    ),
     "wrong_answer": Problem(
         422, "Wrong answer", "Ask the person again; attempts_left says how often."
     ),

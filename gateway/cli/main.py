@@ -10,7 +10,18 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli import adapters, audit, batches, custodians, db, keys, pause, payouts, webhooks
+from gateway.cli import (
+    adapters,
+    audit,
+    batches,
+    custodians,
+    db,
+    keys,
+    limits,
+    pause,
+    payouts,
+    webhooks,
+)
 from gateway.cli.common import (
     DEFAULT_CONFIG,
     ConfigOption,
@@ -35,6 +46,7 @@ app.add_typer(custodians.app, name="custodians")
 app.add_typer(db.app, name="db")
 app.add_typer(adapters.app, name="adapters")
 app.add_typer(audit.app, name="audit")
+app.add_typer(limits.app, name="limits")
 app.add_typer(pause.pause_app, name="pause")
 app.add_typer(pause.resume_app, name="resume")
 

@@ -34,6 +34,7 @@ from gateway.store.schema_executions import (
     heartbeats,
     store_state,
 )
+from gateway.store.schema_spending import spending_counters, spending_entries
 
 __all__ = [
     "account_declarations",
@@ -65,6 +66,8 @@ __all__ = [
     "quotes",
     "recoveries",
     "refs",
+    "spending_counters",
+    "spending_entries",
     "store_state",
 ]
 

@@ -86,3 +86,10 @@ def test_what_waits_is_printed_with_its_time(config: Path) -> None:
     asyncio.run(wait())
     said = run("pause", "all", "--reason", "x", "--config", config)
     assert "1 payout waits now; unless resumed before, the first fails as not_sent_in_time" in said
+
+
+def test_limits_are_shown(config: Path) -> None:
+    """The caps, also where nothing is spent."""
+    shown = json.loads(run("limits", "show", "--config", config, "--json"))
+    assert shown == {"caps": {"payout_cap_usd": "100000"}, "data": []}
+    assert "payout_cap_usd" in run("limits", "show", "--config", config)
