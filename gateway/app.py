@@ -42,11 +42,13 @@ from gateway.prices import PriceTable
 from gateway.quotes import Quotes
 from gateway.resealing import compare_server_key
 from gateway.router import Instance, Router
+from gateway.rules import OwnRules
 from gateway.runtime import Clock, Runtime, real_runtime
 from gateway.spending import Spending
 from gateway.spending_rules import USD, Rules
 from gateway.store.database import Database
 from gateway.store.opening import open_database, state_file_of
+from gateway.store.rules import begin_with
 from gateway.sweeper import Sweeper
 from gateway.vault import Vault, vault_of
 from gateway.webhooks.endpoints import Endpoints
@@ -150,7 +152,7 @@ class Gateway:
 
 
 @asynccontextmanager
-async def open_gateway(
+async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
     settings: Settings,
     *,
     runtime: Runtime | None = None,
@@ -197,6 +199,9 @@ async def open_gateway(
         state_file = state_file_of(settings, runtime)
         db = await stack.enter_async_context(open_database(settings, runtime, state_file))
         await compare_server_key(db, runtime, vault)
+        own = OwnRules(settings)
+        at = runtime.clock.moment().wall
+        own.note(await db.run(begin_with, runtime.ids, at, own.digest, own.text))
         if settings.previous_server_key is not None:
             # The digests that name accounts change with the server key; what they name does not.
             for name, each in custodians.items():
@@ -237,6 +242,7 @@ async def open_gateway(
                 wake=wake,
                 witness=state_file,
                 pacer=custodian.pacer,
+                rules=own,
             )
             for name, custodian in custodians.items()
         }
@@ -286,6 +292,7 @@ async def open_gateway(
                 identity=identity,
                 state_file=state_file,
                 metrics=metrics,
+                rules=own,
             ),
             clock=runtime.clock,
             after_delivery={
@@ -323,6 +330,7 @@ async def open_gateway(
             wake=wake,
             ready=ready,
             state_file=state_file,
+            rules=own,
             broken=broken,
             degraded=lambda: {
                 name: word for name, each in contacts.items() if (word := each.degraded) is not None

@@ -21,6 +21,7 @@ from gateway.errors import SchemaMismatch, StateFileError
 from gateway.logs import get_logger
 from gateway.metrics import Metrics
 from gateway.model import GATE_VERSION
+from gateway.rules import OwnRules
 from gateway.runtime import Moment, Runtime
 from gateway.store import gateways, migrate
 from gateway.store.database import Database, Row, Tx
@@ -76,7 +77,7 @@ def config_digest(settings: Settings) -> str:
 class Heartbeat:
     """The registry row of this process."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - built in one place
         self,
         *,
         db: Database,
@@ -84,7 +85,9 @@ class Heartbeat:
         identity: Identity,
         state_file: StateFile,
         metrics: Metrics,
+        rules: OwnRules | None = None,
     ) -> None:
+        self._rules = rules
         self._db = db
         self._runtime = runtime
         self._identity = identity
@@ -163,7 +166,10 @@ class Heartbeat:
     async def _report_changes(self, moment: Moment) -> None:
         """Tell what changed since the beat before: whether marks are set, and which gateways are gone."""
         row = await self._db.read(state_row)
-        self._told(marks_refused(row, self._state_file.failing))
+        own = None if self._rules is None else self._rules.digest
+        if self._rules is not None:
+            self._rules.note(row["rules_digest"])
+        self._told(marks_refused(row, self._state_file.failing, rules=own))
         pauses = await self._db.read(active_pauses)
         self._metrics.paused((each.scope.value, each.target) for each in pauses)
         running = await self._db.read(gateways.running_gateways)

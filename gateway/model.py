@@ -146,6 +146,9 @@ class Attention(StrEnum):
     CREDENTIALS_REFUSED = (
         "credentials_refused"  #: the custodian does not accept our credentials or rights
     )
+    CUSTODIAN_REMOVED = (
+        "custodian_removed"  #: its custodian is not in the configuration any more; nothing is done
+    )
     EARLY_NEWS = "early_news"  #: money is said to move, and no call was made for it
     RETURNED = "returned"  #: money came back after the payout was delivered
     RETURN_MISMATCH = (

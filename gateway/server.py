@@ -18,6 +18,7 @@ from gateway.app import GRACE_S, open_gateway
 from gateway.config import Settings
 from gateway.connections import Connections, Limits, most_connections
 from gateway.errors import ConfigError, SchemaMismatch
+from gateway.removed import refuse_removed
 from gateway.runtime import Runtime
 
 #: Connections to the listener for metrics and probes.
@@ -33,8 +34,11 @@ async def serve(
     port: int | None = None,
     runtime: Runtime | None = None,
     ready: Callable[[str], None] | None = None,
+    allow_removed: bool = False,
 ) -> int:
     """Serve until SIGTERM or SIGINT; return the exit code. `ready` is called with the base URL.
+
+    ConfigError where a custodian that is not configured has something open, unless `allow_removed`.
 
     2: the database's schema was changed by another program version meanwhile. 1: a loop died.
     """
@@ -68,6 +72,11 @@ async def serve(
             broken=lambda: bool(broken),
         ) as gateway:
             context = gateway.context
+            removed = await refuse_removed(
+                gateway.db, context.runtime, settings.custodians, allowed=allow_removed
+            )
+            for each in removed:
+                _log.warning("custodian_removed", custodian=each.name, payouts=each.payouts)
             loop = asyncio.get_running_loop()
             for name in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(name, stopping.set)
@@ -106,11 +115,15 @@ async def serve(
 
 
 def run(
-    settings: Settings, *, port: int | None = None, ready: Callable[[str], None] | None = None
+    settings: Settings,
+    *,
+    port: int | None = None,
+    ready: Callable[[str], None] | None = None,
+    allow_removed: bool = False,
 ) -> int:
     """Serve on an event loop of its own; for the command line."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(serve(settings, port=port, ready=ready))
+        return runner.run(serve(settings, port=port, ready=ready, allow_removed=allow_removed))
 
 
 @contextlib.asynccontextmanager

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 
+from gateway import attention
 from gateway.config import EngineSettings, RetentionSettings, WebhookSettings
 from gateway.erasure import erase
 from gateway.execution.record import Recorder
 from gateway.logs import get_logger
 from gateway.metrics import Metrics
 from gateway.runtime import Runtime
+from gateway.store import attention as attention_rows
 from gateway.store import deliveries, executions, idempotency, inbox, quotes, spending
 from gateway.store import erasure as erasure_rows
 from gateway.store import payouts as payout_rows
@@ -74,8 +76,20 @@ class Sweeper:
         # What an endpoint missed while it was disabled waits for a recovery, not for its turn.
         while await self._db.run(deliveries.skip_deliveries, now, _BATCH) >= _BATCH:
             pass
+        await self._attend(now)
         await self._forget()
         await self._measure()
+
+    async def _attend(self, now: int) -> None:
+        """Close attention whose cause has ended, and tell subscribers of what is new."""
+        await self._db.run(attention_rows.close_ended, now, tuple(self._recorders))
+        told = False
+        while new := await self._db.scan(attention_rows.untold, _BATCH):
+            for row in new:
+                names = row["payout_id"], row["code"], row["detail"]
+                told = await self._db.run(attention.tell, self._runtime, *names) or told
+        if told:
+            self._wake("deliveries")
 
     async def _forget(self) -> None:
         """Delete what was kept long enough, a batch per transaction."""

@@ -463,6 +463,7 @@ MONEY_RULES: dict[str, tuple[Callable[..., Any], ...]] = {
         gate.witness_works,
         gate.knows_the_gate,
         gate.nothing_blocks,
+        gate.rules_are_active,
         gate.not_paused,
         gate.no_news,
         gate.items_are_pending,

@@ -14,6 +14,7 @@ from starlette.routing import Route
 
 from gateway.api import (
     actions,
+    attention,
     batch_reports,
     batches,
     custodians,
@@ -85,6 +86,10 @@ _PLAIN = [
     _route(
         "/pauses/{pause_id}/resume",
         POST=needs_either(Scope.PAYOUTS_WRITE, Scope.PAYOUTS_OPERATE, pauses.resume_pause),
+    ),
+    _route(
+        "/attention",
+        GET=needs_either(Scope.PAYOUTS_READ, Scope.PAYOUTS_OPERATE, attention.list_attention),
     ),
     _route("/custodians", GET=needs(Scope.PAYOUTS_READ, custodians.list_custodians)),
     _route("/custodians/{name}/webhooks", POST=public(custodians.receive_webhook)),

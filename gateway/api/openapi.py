@@ -26,6 +26,7 @@ from gateway.api.operations import (
 from gateway.api.payouts import PayoutList, PayoutRequest
 from gateway.api.problems import PROBLEMS
 from gateway.keys import Scope
+from gateway.model import SubStatus
 from gateway.quotes import Quote, QuoteRequest
 from gateway.views import PayoutWithTracking
 
@@ -156,6 +157,7 @@ def _paths(refs: dict[Any, Any]) -> dict[str, Any]:
                     query(
                         "status", "Status.", enum=["pending", "broadcast", "delivered", "failed"]
                     ),
+                    query("sub_status", "Sub-status.", enum=[each.value for each in SubStatus]),
                     query("custodian", "Custodian instance."),
                     query("reference", "Your reference."),
                     query("from", "Created at or after this time.", format="date-time"),

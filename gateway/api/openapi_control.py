@@ -1,15 +1,17 @@
-"""Pauses in the OpenAPI document: what the owner of the gateway, and an org for itself, can stop."""
+"""Pauses and attention in the OpenAPI document: what the owner of the gateway stops and watches."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from gateway.api.operations import BODY, as_json, in_path, operation
+from gateway.api.attention import AttentionList
+from gateway.api.operations import BODY, as_json, in_path, operation, parameter, query
 from gateway.api.pauses import PauseList, PauseMade, PauseRequest, ResumeRequest
 from gateway.keys import Scope
+from gateway.model import Attention
 
 SENT = (PauseRequest, ResumeRequest)
-TOLD = (PauseList, PauseMade)
+TOLD = (PauseList, PauseMade, AttentionList)
 
 
 def paths(refs: dict[Any, Any]) -> dict[str, Any]:
@@ -40,6 +42,27 @@ def paths(refs: dict[Any, Any]) -> dict[str, Any]:
                 scope=Scope.PAYOUTS_READ,
                 operator_scope=Scope.PAYOUTS_OPERATE,
             ),
+        },
+        "/attention": {
+            "get": operation(
+                refs,
+                "listAttention",
+                "control",
+                "List what a person should look at",
+                ("200", as_json(refs[AttentionList], "Rows, newest first.")),
+                ("invalid_cursor", "invalid_request"),
+                description="A key of an org sees its own payouts, without details. A key of the operator "
+                "sees all; it needs `payouts:operate`. A row closes when its cause has ended, or with "
+                "`payout-gateway payouts acknowledge`.",
+                parameters=(
+                    query("code", "Attention code.", enum=[each.value for each in Attention]),
+                    query("state", "`all`: what was closed, too.", enum=["open", "all"]),
+                    parameter("Limit"),
+                    parameter("Cursor"),
+                ),
+                scope=Scope.PAYOUTS_READ,
+                operator_scope=Scope.PAYOUTS_OPERATE,
+            )
         },
         "/pauses/{pause_id}/resume": {
             "post": operation(

@@ -85,6 +85,8 @@ Outcome = BatchReport | Absent | NotListed | CannotLook | Exception
 REFERENCE_OF_ANOTHER = "the custodian shows a transfer that belongs to another payout"
 _NOT_KNOWN = frozenset({None, SubStatus.OUTCOME_UNKNOWN})
 _SECOND = 1_000_000
+#: Refusals of a mark that are no failures of the payout.
+_NOT_ITS_OWN = frozenset({Refusal.PAUSED, Refusal.RULES})
 
 
 def decide(view: View, outcome: Outcome) -> Decision:
@@ -302,10 +304,10 @@ def _nothing_sent(
 def _failures(view: View, outcome: Outcome) -> int:
     """Return how many requests failed in a row. A rate is the instance's matter, not the payout's.
 
-    Nor is a pause: it lasts as long as somebody wants.
+    Nor is a pause, nor that another gateway goes by the active rules: it lasts as long as somebody wants.
     """
-    paused = isinstance(outcome, MarkRefused) and outcome.refusal is Refusal.PAUSED
-    return view.failures + (not isinstance(outcome, RateLimited) and not paused)
+    held = isinstance(outcome, MarkRefused) and outcome.refusal in _NOT_ITS_OWN
+    return view.failures + (not isinstance(outcome, RateLimited) and not held)
 
 
 def _reported(

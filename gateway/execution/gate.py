@@ -35,6 +35,7 @@ class Refusal(StrEnum):
     STATE_FILE = "state_file"  #: the state file beside the database cannot be written
     GATE_VERSION = "gate_version"  #: this program does not know every condition
     BLOCKED = "blocked"  #: a mismatch, a foreign reference, an adoption, a canceled batch
+    RULES = "rules"  #: this gateway's limits and routes are not the active ones
     PAUSED = "paused"  #: an operator, or the org itself, has paused it
     NEWS = "news"  #: our transfer was seen already
     NOT_PENDING = "not_pending"  #: an item has ended, or its money is on its way
@@ -93,6 +94,8 @@ class Request:
     call_life: int | None = None
     #: the pause that holds one of the items, if one does
     paused: str | None = None
+    #: whether this process goes by the active limits and routes
+    rules_active: bool = True
 
 
 def is_current(token: int, newest: int, *, ended: bool) -> bool:
@@ -139,6 +142,14 @@ def nothing_blocks(request: Request) -> bool:
     Without this rule a payout that ended after a copy was taken is paid by the copy.
     """
     return request.blocked is None
+
+
+def rules_are_active(request: Request) -> bool:
+    """Whether this gateway goes by the limits and routes that an operator has activated.
+
+    Without this rule two gateways with different configurations pay by the laxer one.
+    """
+    return request.rules_active
 
 
 def not_paused(request: Request) -> bool:
@@ -244,6 +255,7 @@ def gate(request: Request, now: Moment) -> Refusal | None:
         (witness_works(request), Refusal.STATE_FILE),
         (knows_the_gate(request), Refusal.GATE_VERSION),
         (nothing_blocks(request), Refusal.BLOCKED),
+        (rules_are_active(request), Refusal.RULES),
         (not_paused(request), Refusal.PAUSED),
         (no_news(request), Refusal.NEWS),
         (items_are_pending(request), Refusal.NOT_PENDING),

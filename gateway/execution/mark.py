@@ -32,6 +32,8 @@ class Terms:
     state_file: str | None = None
     #: the call whose very bytes and single-use credential are sent once more
     same_call: int | None = None
+    #: the digest of the limits and routes that this process goes by; None: it has none
+    rules: str | None = None
 
 
 async def set_mark(
@@ -72,6 +74,7 @@ async def set_mark(
             key_life=call.key_life,
             call_life=call.call_life,
             paused=None if pause is None else pause.id,
+            rules_active=terms.rules is None or row["rules_digest"] in {None, terms.rules},
         ),
         call.at,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from gateway.adapter import BatchReport, Capabilities, Report
 from gateway.errors import Rejected, WrongAnswer
@@ -46,13 +46,14 @@ from gateway.execution.reports import (
 )
 from gateway.execution.state import Decision, Job, Lease, State, Verb, View
 from gateway.execution.waiting import QUEUE_LOOK_S, action_due, held, late_at, too_late
+from gateway.execution.work import Work as _Work
 from gateway.model import TERMINAL, Account, Attention
 from gateway.payouts import Applied, Payouts
 from gateway.runtime import Moment, Runtime
 from gateway.store import account_turns, executions
 from gateway.store import evidence as stored
 from gateway.store import payouts as payout_rows
-from gateway.store.database import Columns, Row, Tx
+from gateway.store.database import Row, Tx
 from gateway.store.rows import payout_of, to_json
 from gateway.store.state import frozen
 
@@ -81,26 +82,6 @@ class Recorded:
     ended: bool = False
 
 
-@dataclass
-class _Work:
-    """An execution in the transaction that works on it."""
-
-    row: Columns
-    items: list[Row]
-    history: History
-    #: the `due_at` that the claim wrote: news that comes meanwhile lowers it
-    claimed_due: int
-    final: set[str] = field(default_factory=set)
-    told: set[str] = field(default_factory=set)
-    #: whose the new ids of the reports are, where that was read
-    refs: payout_rows.KnownRefs | None = None
-
-    @property
-    def rows(self) -> dict[str, Row]:
-        """The items' rows by id."""
-        return {each["id"]: each for each in self.items}
-
-
 class Recorder:
     """Store functions around the calls of one custodian instance."""
 
@@ -125,8 +106,15 @@ class Recorder:
 
     # --- Beginning --------------------------------------------------------------------------------
 
-    async def claim(
-        self, tx: Tx, owner: str, until: int, limit: int, looks: int | None = None
+    async def claim(  # noqa: PLR0913 - the terms of a claim
+        self,
+        tx: Tx,
+        owner: str,
+        until: int,
+        limit: int,
+        looks: int | None = None,
+        *,
+        moves: bool = True,
     ) -> list[Job | Recorded]:
         """Claim due executions, up to a limit, and begin work on each.
 
@@ -134,7 +122,9 @@ class Recorder:
         """
         now = self._runtime.timeline.now()
         served = self._served
-        rows = await executions.claim(tx, self._custodian, owner, now, until, limit, looks, served)
+        rows = await executions.claim(
+            tx, self._custodian, owner, now, until, limit, looks, served, moves=moves
+        )
         return await self.begin(tx, rows) if rows else []
 
     def _serve(self, items: Iterable[Row]) -> None:

@@ -28,6 +28,7 @@ from gateway.store.database import Query, Row, Tx, listed
 from gateway.store.evidence import grouped
 from gateway.store.pauses import pause_count
 from gateway.store.rows import to_json
+from gateway.store.rules import active_digest
 from gateway.store.schema import (
     batches,
     execution_items,
@@ -275,6 +276,7 @@ _MAY_MARK = Query(
         .scalar_subquery()
         .label("batch_cancel_at"),
         pause_count().label("pauses"),
+        active_digest().label("rules_digest"),
     ).where(executions.c.id == bindparam("execution_id"))
 )
 _NEXT_MARK = Query(
@@ -412,12 +414,14 @@ async def claim(  # noqa: PLR0913 - the terms of a lease
     limit: int,
     looks: int | None = None,
     served: Mapping[str, int] | None = None,
+    *,
+    moves: bool = True,
 ) -> list[Row]:
     """Lease due executions of one custodian, orgs in turn; return their rows.
 
     `looks` None: in the order in which they are due. Otherwise so many that are looked at first, then
     those that are to be sent, and looks again where there is room. `served`: when each org was served
-    last, as a number that rises; one that is not in it comes first.
+    last, as a number that rises; one that is not in it comes first. `moves`: whether any is to be sent.
     """
     terms = {
         "claimed_custodian": custodian,
@@ -426,6 +430,8 @@ async def claim(  # noqa: PLR0913 - the terms of a lease
         "until": until,
         "served": to_json(dict(served or {})),
     }
+    if not moves:
+        return await tx.all(_CLAIM_LOOKS, **terms, limit=limit)
     if looks is None:
         return await tx.all(_CLAIM, **terms, limit=limit)
     rows: list[Row] = []
@@ -555,7 +561,7 @@ async def markable(tx: Tx, execution_id: str) -> Row | None:
     """Return an execution, and beside it what the store says of marks.
 
     `store_frozen`, `store_gate_version`, `store_marks`; `batch_cancel_at`: since when its batch is canceled;
-    `pauses`: how many pauses there are, of whatever.
+    `pauses`: how many pauses there are, of whatever; `rules_digest`: of the rules that are active.
     """
     return await tx.one(_MAY_MARK, execution_id=execution_id)
 

@@ -1,4 +1,4 @@
-"""The tables by which the owner of the gateway stays in control: pauses."""
+"""The tables by which the owner of the gateway stays in control: pauses, the active rules."""
 
 from __future__ import annotations
 
@@ -25,4 +25,17 @@ pauses = Table(
     #: wall clock, in microseconds
     Column("since", BigInteger, nullable=False),
     UniqueConstraint("scope", "target", "owner", "mode"),
+)
+
+#: One row: the rules that guard money (limits, prices, routes) which every gateway has to go by.
+money_rules = Table(
+    "money_rules",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("digest", Text, nullable=False),
+    #: JSON, without secrets: for people who compare
+    Column("document", Text, nullable=False),
+    #: wall clock, in microseconds
+    Column("activated_at", BigInteger, nullable=False),
+    Column("activated_by", Text, nullable=False),
 )

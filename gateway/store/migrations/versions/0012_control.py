@@ -1,4 +1,4 @@
-"""Pauses have a table of their own."""
+"""Pauses and the active rules have tables; attention is open until it is closed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Apply. No row changes."""
+    """Apply. What is on the operator's list stays open."""
     op.create_table(
         "pauses",
         sa.Column("id", sa.Text(), nullable=False),
@@ -27,3 +27,26 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("scope", "target", "owner", "mode"),
     )
+    op.create_table(
+        "money_rules",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("digest", sa.Text(), nullable=False),
+        sa.Column("document", sa.Text(), nullable=False),
+        sa.Column("activated_at", sa.BigInteger(), nullable=False),
+        sa.Column("activated_by", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    for column in ("closed_at", "told_at"):
+        op.add_column("attention", sa.Column(column, sa.BigInteger(), nullable=True))
+    op.add_column("attention", sa.Column("closed_by", sa.Text(), nullable=True))
+    # Nobody is told now of what was on the list before.
+    op.execute("UPDATE attention SET told_at = last_at")
+    for name, column in (("open", "closed_at"), ("untold", "told_at")):
+        where = sa.text(f"{column} IS NULL")
+        op.create_index(
+            f"ix_attention_{name}",
+            "attention",
+            ["first_at"],
+            sqlite_where=where,
+            postgresql_where=where,
+        )
