@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
+from pathlib import Path
+
 import pytest
 
+from gateway.config import load
 from gateway.errors import ConfigError
 from gateway.model import Attention
 from gateway.removed import find_removed, refuse_removed
+from gateway.runtime import real_runtime
+from gateway.store.opening import open_database
 from gateway.store.payouts import attention_list
+from tests.cli.test_commands import run
 from tests.execution.conftest import Bench, bench, capabilities, empty_database
 from tests.execution.script import DONE, TAKEN, Desk
+from tests.store.rows import add_payout
 
 __all__ = ["bench", "capabilities", "empty_database"]
 
@@ -49,3 +58,19 @@ async def test_what_is_parked_is_on_the_list_and_goes_on_later(bench: Bench) -> 
     await desk.turns(2, 60)
     assert await desk.stand() == ["delivered"]
     assert await refuse_removed(bench.db, bench.runtime, ["other"], allowed=False) == []
+
+
+def test_serve_ends_with_2(tmp_path: Path) -> None:
+    """Before it takes a request, naming what is open."""
+    config = tmp_path / "g.toml"
+    key = base64.b64encode(bytes(32)).decode()
+    config.write_text(f'server_key = "{key}"\ndatabase = "g.db"\n[listen]\nport = 0\n')
+    run("db", "upgrade", "--config", config)
+
+    async def pay() -> str:
+        async with open_database(load(config), real_runtime()) as db:
+            return await db.run(add_payout)
+
+    payout_id = asyncio.run(pay())
+    said = run("serve", "--config", config, code=2)
+    assert f"custodians.acme is not configured any more and has 1 open payout ({payout_id})" in said
