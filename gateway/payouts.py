@@ -34,7 +34,7 @@ from gateway.model import (
 )
 from gateway.returns import Known, count
 from gateway.runtime import Runtime
-from gateway.spending import Spending
+from gateway.spending import Spending, spend_of
 from gateway.states import STATUS_OF, Kind, Verdict, judge
 from gateway.store import executions, inbox
 from gateway.store import payouts as rows
@@ -95,16 +95,31 @@ class Payouts:
             if caller.mode == "live"
             else self._vault.sandbox_payout_id(caller.org, quote_id)
         )
+        held = None
         if self._spending is not None:
-            await self._spending.look(tx, caller, quote_id, now)
+            held = await self._spending.hold(tx, caller, quote_id, now)
         quote = await quote_rows.use_quote(
             tx, quote_id, caller.org, caller.mode, payout_id=payout_id, now=to_us(now)
         )
         if quote is None:
             return await self._accepted_before(tx, caller, quote_id, strict=strict)
         if self._spending is not None:
-            await self._spending.take_quote(tx, quote, caller.key_id, payout_id, now)
+            await self._check_cap(tx, self._spending, quote, caller)
+            if held is not None:
+                await self._spending.write(tx, payout_id, held)
         return await self._create(tx, quote, payout_id, now)
+
+    @staticmethod
+    async def _check_cap(tx: Tx, spending: Spending, quote: Row, caller: Caller) -> None:
+        """Check the caps of one payout once more: they may have been lowered since the quote was given.
+
+        The refusal may be kept, and what was written with it: so the quote is free again.
+        """
+        try:
+            spending.check(spend_of(quote, caller.key_id))
+        except Refused:
+            await quote_rows.release_quote(tx, quote["id"])
+            raise
 
     async def _accepted_before(
         self, tx: Tx, caller: Caller, quote_id: str, *, strict: bool

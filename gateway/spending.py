@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 
@@ -15,6 +16,7 @@ from gateway.assets import EXACT
 from gateway.keys import Caller
 from gateway.model import Account, Destination, QuoteTerms
 from gateway.spending_rules import (
+    Claim,
     Counter,
     Rules,
     Spend,
@@ -30,6 +32,14 @@ from gateway.store.database import Row, Tx
 _PAGE = 500
 
 
+@dataclass(frozen=True)
+class Held:
+    """Counters that are locked: what is added to them, and how they stand after it."""
+
+    claims: Sequence[Claim]
+    after: Mapping[str, Counter]
+
+
 class Spending:
     """The limits of a gateway. Its async methods are store functions."""
 
@@ -40,35 +50,36 @@ class Spending:
         """Check what holds for one payout alone. Pure. Refused: `limit_exceeded`."""
         self._rules.check(spend)
 
-    async def look(self, tx: Tx, caller: Caller, quote_id: str, now: datetime) -> None:
-        """Refuse a quote whose limits are used up, before anything is written. Refused: `limit_exceeded`.
+    async def hold(self, tx: Tx, caller: Caller, quote_id: str, now: datetime) -> Held | None:
+        """Lock the counters of a quote, before anything is written. Refused: `limit_exceeded`.
 
-        So that a caller at its limit does not undo what others wrote in the same group.
+        A refusal may be kept as the answer to an idempotency key, with all that was written before it: so
+        whatever may refuse comes first. The counters are read once without a lock, so that a caller at its
+        limit does not undo what others wrote in the same group. None: nothing is counted.
         """
         if not self._rules.counts:
-            return
+            return None
         quote = await quote_rows.find_quote(tx, quote_id, caller.org, caller.mode)
-        if quote is not None and quote["payout_id"] is None:
-            claims = self._rules.claims([spend_of(quote, caller.key_id)], now)
-            taken(claims, await rows.read_counters(tx, (each.counter for each in claims)))
+        if quote is None or quote["payout_id"] is not None:
+            return None
+        return await self._hold(tx, [spend_of(quote, caller.key_id)], now)
 
-    async def take(self, tx: Tx, owner_id: str, spends: Sequence[Spend], now: datetime) -> None:
-        """Count what a payout, or a whole batch, spends. Refused: `limit_exceeded`, and nothing is counted."""
+    async def _hold(self, tx: Tx, spends: Sequence[Spend], now: datetime) -> Held | None:
         for each in spends:
             self._rules.check(each)
         claims = self._rules.claims(spends, now) if self._rules.counts else []
         if not claims:
-            return
+            return None
+        ids = [each.counter for each in claims]
+        taken(claims, await rows.read_counters(tx, ids))
         await rows.open_counters(tx, claims)
-        before = await rows.read_counters(tx, (each.counter for each in claims))
-        await rows.write_counters(tx, taken(claims, before))
-        await rows.add_entries(tx, owner_id, claims)
+        return Held(claims, taken(claims, await rows.read_counters(tx, ids)))
 
-    async def take_quote(
-        self, tx: Tx, quote: Row, key_id: str, payout_id: str, now: datetime
-    ) -> None:
-        """Count a payout that a quote becomes. Refused: `limit_exceeded`."""
-        await self.take(tx, payout_id, [spend_of(quote, key_id)], now)
+    @staticmethod
+    async def write(tx: Tx, owner_id: str, held: Held) -> None:
+        """Count what was held, in the transaction that holds it, for a payout or a whole batch."""
+        await rows.write_counters(tx, held.after)
+        await rows.add_entries(tx, owner_id, held.claims)
 
     async def take_batch(self, tx: Tx, batch: Row, key_id: str, now: datetime) -> None:
         """Count a batch that is being executed: the whole sum of it. Refused: `limit_exceeded`."""
@@ -91,7 +102,9 @@ class Spending:
                 for row in await batch_rows.amounts(tx, batch["id"])
                 if row["status"] == "pending"
             ]
-        await self.take(tx, batch["id"], spends, now)
+        held = await self._hold(tx, spends, now)
+        if held is not None:
+            await self.write(tx, batch["id"], held)
 
     async def give_back(self, tx: Tx, payout: Row | Mapping[str, object]) -> None:
         """Give back what a payout was counted with. To be called once, when it ends as not paid."""

@@ -173,7 +173,8 @@ PROBLEMS: dict[str, Problem] = {
     "limit_exceeded": Problem(
         422,
         "Limit exceeded",
-        "The member limit names it. Wait until frees_at; null: never by waiting. The quote is not used up.",
+        "The member limit names it. Take a new Idempotency-Key after frees_at; null: waiting does not help. "
+        "The quote is not used up.",
     ),
     "wrong_answer": Problem(
         422, "Wrong answer", "Ask the person again; attempts_left says how often."

@@ -10,13 +10,18 @@ from typing import Any
 import pytest
 
 from gateway.config import Settings
+from gateway.config_spending import SpendingSettings
 from tests.api.conftest import WALLET, Api, open_api
 from tests.api.test_batches import create, item
 
-LIMITS = [
+LIMITS: list[dict[str, Any]] = [
     {"name": "one", "per": "payout", "amount": "50"},
     {"name": "daily", "per": "day", "amount": "100", "each": ["org"]},
 ]
+
+
+LAX = SpendingSettings.model_validate({"limits": [{**LIMITS[1], "amount": "1000"}]})
+LOW = SpendingSettings.model_validate({"limits": [{**LIMITS[0], "amount": "5"}]})
 
 
 @pytest.fixture
@@ -55,6 +60,41 @@ async def test_a_payout_above_the_days_limit_is_refused(limited: Api) -> None:
     # Another org has a counter of its own.
     await limited.pay(amount="50", org="other")
     assert (await limited.problem("POST", "/payouts", body=body))["code"] == "limit_exceeded"
+
+
+async def test_a_refusal_that_is_kept_uses_nothing_up(limited: Api) -> None:
+    """Under an idempotency key the refusal is the answer, and is committed: with nothing beside it."""
+    await limited.pay(amount="50")
+    await limited.pay(amount="43")
+    quote = await limited.quote(amount="10")
+    body = {"quote_id": quote["quote_id"]}
+    for _ in range(2):
+        status, problem = await limited.call("POST", "/payouts", body=body, idempotency_key="one")
+        assert (status, problem["code"]) == (422, "limit_exceeded")
+    async with open_api(limited.context.settings.model_copy(update={"spending": LAX})) as lax:
+        status, _ = await lax.call(
+            "POST",
+            "/payouts",
+            body=body,
+            authorization=f"Bearer {await limited.key()}",
+            idempotency_key="two",
+        )
+    assert status == 201
+
+
+async def test_a_cap_that_is_lowered_frees_the_quote(limited: Api) -> None:
+    """Between the quote and the payout: it is refused, and the quote serves where the cap is raised."""
+    quote = await limited.quote(amount="40")
+    body = {"quote_id": quote["quote_id"]}
+    low = limited.context.settings.model_copy(update={"spending": LOW})
+    by = f"Bearer {await limited.key()}"
+    async with open_api(low) as other:
+        problem = await other.problem(
+            "POST", "/payouts", body=body, authorization=by, idempotency_key="one"
+        )
+        assert (problem["code"], problem["limit"]) == ("limit_exceeded", "one")
+    status, _ = await limited.call("POST", "/payouts", body=body, idempotency_key="two")
+    assert status == 201
 
 
 async def test_fifty_callers_and_one_limit(limited: Api) -> None:
