@@ -115,7 +115,7 @@ class FailureCode(StrEnum):
 
 #: What this program knows of the conditions of a moving mark. A release that adds a condition raises
 #: it, and the database names the lowest version that may set marks.
-GATE_VERSION = 1
+GATE_VERSION = 2
 
 
 class Attention(StrEnum):

@@ -77,7 +77,6 @@ LARGE = (
         _KEYS,
         name="the time to be sent may be over",
         expires=True,
-        restores=1,
         answers=("paid", "failed"),
         ticks=4,
     ),

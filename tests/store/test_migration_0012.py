@@ -8,6 +8,7 @@ from pathlib import Path
 
 from alembic import command
 
+from gateway.model import GATE_VERSION
 from gateway.store import migrate
 
 
@@ -27,5 +28,6 @@ def test_attention_of_before_stays_open_and_is_told_to_nobody(tmp_path: Path) ->
         assert db.execute("SELECT * FROM attention").fetchall() == [
             ("pay_1", "mismatch", "d", 2, 5, 7, None, 7, None)
         ]
+        assert db.execute("SELECT gate_version FROM store_state").fetchall() == [(GATE_VERSION,)]
         for table in ("pauses", "money_rules", "spending_counters", "spending_entries"):
             assert db.execute(f"SELECT COUNT(*) FROM {table}").fetchone() == (0,)

@@ -39,6 +39,8 @@ def upgrade() -> None:
     for column in ("closed_at", "told_at"):
         op.add_column("attention", sa.Column(column, sa.BigInteger(), nullable=True))
     op.add_column("attention", sa.Column("closed_by", sa.Text(), nullable=True))
+    # The gate asks for pauses and for the active rules: a program that does not sets no marks.
+    op.execute("UPDATE store_state SET gate_version = 2")
     # Nobody is told now of what was on the list before.
     op.execute("UPDATE attention SET told_at = last_at")
     for name, column in (("open", "closed_at"), ("untold", "told_at")):
