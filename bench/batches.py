@@ -1,181 +1,200 @@
-"""A batch of 10 000 lines, and what it does to single payouts: part of `make bench`.
+"""A batch: its lines accepted a second, what it does to single payouts meanwhile and while it is executed.
 
-A whole stack: gateway and twins as processes of their own. Accepting is one streamed request; the
-ceiling is the same file read and checked by nobody, written to the same disk with the bare driver.
-Executing goes through the twin of a custodian that takes one payout each; meanwhile single payouts
-are made, and the time until the custodian has them is compared with that of before.
+Accepting is one streamed request. The ceiling writes rows of the same size with the bare driver, of the
+same file read by nobody who checks it. Then single payouts are made beside the batch that is loaded or
+executed, and the time until the custodian has them is compared with that of before.
 """
 
 from __future__ import annotations
 
 import asyncio
 import csv
+import json
 import secrets
 import sqlite3
-import statistics
 import sys
-import tempfile
 import time
-import tomllib
+from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import aiohttp
+import uvloop
+from harness import Failed, Http, Result, quantile, run_alone
+from stack import ADDRESS, Gateway, Stack, accept, quote, running_stack
 
-from gateway.demo.stack import Stack, running_stack
-
-LINES = 10_000
 SINGLES = 25
-EXECUTED_S = 20
-_ADDRESS = "0x52908400098527886E0F7030069857D2E4169EE7"
-_LIMIT = "requests_per_minute"
-_DESTINATION = {"type": "address", "network": "EthereumSepolia", "address": _ADDRESS}
+#: Of an item; single payouts have another one.
+AMOUNT = "3.75"
+EXECUTED_S = 15
+_WAITING = {"created", "queued", "submitting"}
+_ENDS = {"finalized", "failed", "canceled"}
+_AT_ONCE = 500
 
 
-def write(path: Path) -> None:
+def write(path: Path, lines: int) -> None:
     """Write the file."""
     with path.open("w", newline="") as file:
         rows = csv.writer(file)
         columns = ["external_ref", "asset", "amount", "reference", "name"]
         rows.writerow([*columns, "destination_type", "network", "address"])
-        for number in range(LINES):
-            cells = [f"u-{number}", "USDC", "1.25", f"r-{number}", f"Payee {number}"]
-            rows.writerow([*cells, "address", "EthereumSepolia", _ADDRESS])
+        for number in range(lines):
+            cells = [f"u-{number}", "USDC", AMOUNT, f"r-{path.stem}-{number}", f"Payee {number}"]
+            rows.writerow([*cells, "address", "EthereumSepolia", ADDRESS])
 
 
-def ceiling(path: Path, database: Path) -> float:
-    """Return the seconds that the bare driver needs for rows of the same size."""
-    with path.open(newline="") as file:
-        rows = [
-            (f"pay_{number:026}", "x" * 700, ",".join(row))
-            for number, row in enumerate(csv.reader(file))
-        ]
-    db = sqlite3.connect(database, isolation_level=None)
-    for pragma in ("journal_mode=WAL", "synchronous=FULL"):
-        db.execute(f"PRAGMA {pragma}")
-    db.execute("CREATE TABLE items (id TEXT PRIMARY KEY, terms TEXT, line TEXT)")
-    db.execute("CREATE TABLE timeline (id TEXT PRIMARY KEY, item TEXT)")
-    begun = time.perf_counter()
-    for at in range(0, len(rows), 500):
-        db.execute("BEGIN IMMEDIATE")
-        db.executemany("INSERT INTO items VALUES (?, ?, ?)", rows[at : at + 500])
-        db.executemany(
-            "INSERT INTO timeline VALUES (?, ?)", [(row[0], row[0]) for row in rows[at : at + 500]]
-        )
-        db.execute("COMMIT")
-    took = time.perf_counter() - begun
-    db.close()
-    return took
+def ceiling(path: Path, database: Path, raw: Path) -> float:
+    """Return the lines a second of the bare driver: it reads the file, and writes the rows once more.
+
+    The rows are those that the gateway has made of the file, in its own table with its indexes.
+    """
+    with closing(sqlite3.connect(database)) as db, closing(sqlite3.connect(raw)) as fresh:
+        db.backup(fresh)
+        first = "batch_id = (SELECT min(id) FROM batches)"
+        rows = db.execute(f"SELECT * FROM payouts WHERE {first}").fetchall()
+        fresh.execute("DELETE FROM payouts")
+        fresh.commit()
+    marks = ",".join("?" * len(rows[0]))
+    with closing(sqlite3.connect(raw, isolation_level=None)) as db:
+        for pragma in ("journal_mode=WAL", "synchronous=FULL"):
+            db.execute(f"PRAGMA {pragma}")
+        begun = time.perf_counter()
+        with path.open(newline="") as file:
+            lines = sum(1 for _ in csv.reader(file)) - 1
+        for at in range(0, len(rows), _AT_ONCE):
+            db.execute("BEGIN IMMEDIATE")
+            db.executemany(f"INSERT INTO payouts VALUES ({marks})", rows[at : at + _AT_ONCE])
+            db.execute("COMMIT")
+        took = time.perf_counter() - begun
+    assert lines == len(rows), (lines, len(rows))
+    return lines / took
 
 
-def memory_mb(pid: int, what: str) -> float:
-    """Return what the system says of a process's memory, in MB."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith(what):
-            return int(line.split()[1]) / 1024
-    return 0.0
-
-
-async def single(stack: Stack) -> float:
+async def single(http: Http) -> float:
     """Return the seconds from a payout's acceptance to the custodian having it."""
-    quote = await stack.call(
-        "POST",
-        "/payouts/quote",
-        {"external_ref": "s", "asset": "USDC", "amount": "1", "destination": _DESTINATION},
-        **{"Idempotency-Key": secrets.token_hex(8)},
-    )
+    quote_id = await quote(http)
     begun = time.perf_counter()
-    payout = await stack.call("POST", "/payouts", {"quote_id": quote["quote_id"]})
-    while payout["sub_status"] in {"created", "queued", "submitting"}:
-        await asyncio.sleep(0.01)
-        payout = await stack.call("GET", f"/payouts/{payout['id']}")
+    payout = json.loads(await accept(http, quote_id))
+    while payout["sub_status"] in _WAITING:
+        await asyncio.sleep(0.005)
+        payout = await http.json("GET", f"/payouts/{payout['id']}")
     return time.perf_counter() - begun
 
 
-async def singles(stack: Stack) -> list[float]:
-    """Return the times of some single payouts, one after the other, in ms."""
-    return [1000 * await single(stack) for _ in range(SINGLES)]
+async def singles(http: Http, until: asyncio.Event | None = None) -> list[float]:
+    """Return the times of some single payouts, one after the other, in s; of as many as come in time."""
+    found: list[float] = []
+    while len(found) < SINGLES and not (until is not None and until.is_set()):
+        found.append(await single(http))
+    return found
 
 
-async def upload(stack: Stack, path: Path, source: dict[str, Any]) -> dict[str, Any]:
+async def upload(http: Http, file: bytes) -> dict[str, Any]:
     """Create the batch."""
-    query = {
-        "custodian": source["custodian"],
-        "account_id": source["account"]["id"],
-        "account_type": source["account"]["type"],
-    }
-    headers = {
-        "Authorization": f"Bearer {stack.key}",
-        "Content-Type": "text/csv",
-        "Idempotency-Key": secrets.token_hex(8),
-    }
-    timeout = aiohttp.ClientTimeout(total=300)
-    with path.open("rb") as body:
-        async with stack.http.post(
-            stack.url + "/payout-batches", params=query, headers=headers, data=body, timeout=timeout
-        ) as answer:
-            told: dict[str, Any] = await answer.json(content_type=None)
-            if answer.status != 201:  # noqa: PLR2004
-                raise SystemExit(f"refused: {told}")
-            return told
-
-
-async def run(folder: Path) -> int:
-    """Measure, and print the tables."""
-    path = folder / "batch.csv"
-    write(path)
-    most = ceiling(path, folder / "raw.db")
-    async with running_stack(folder) as stack:
-        routes = tomllib.loads(stack.config.read_text())["routes"]
-        route = next(each for each in routes if each["destination"] == "address")
-        source = {"custodian": route["custodian"], "account": route["account"]}
-        # The custodian's own rate limit is not what is measured.
-        control = stack.twins[route["custodian"]]["control_url"]
-        async with stack.http.put(control + "/_twin/settings", json={_LIMIT: 1_000_000}) as answer:
-            answer.raise_for_status()
-        quiet = await singles(stack)
-        before = memory_mb(stack.pid, "VmRSS")
-        begun = time.perf_counter()
-        batch = await upload(stack, path, source)
-        took = time.perf_counter() - begun
-        peak = memory_mb(stack.pid, "VmHWM")
-        await stack.call("POST", f"/payout-batches/{batch['id']}/execute", {})
-        while batch["state"] != "executing":
-            await asyncio.sleep(0.2)
-            batch = await stack.call("GET", f"/payout-batches/{batch['id']}")
-        begun = time.perf_counter()
-        busy = await singles(stack)
-        left = EXECUTED_S - (time.perf_counter() - begun)
-        await asyncio.sleep(max(0.0, left))
-        batch = await stack.call("GET", f"/payout-batches/{batch['id']}")
-        executed = batch["delivered_count"] / (time.perf_counter() - begun)
-        await stack.call("POST", f"/payout-batches/{batch['id']}/cancel", {})
-        while batch["state"] not in {"finalized", "failed", "canceled"}:
-            await asyncio.sleep(0.5)
-            batch = await stack.call("GET", f"/payout-batches/{batch['id']}")
-        paid = [each for each in await stack.transfers() if each["amount"].startswith("1.25")]
-    write_ = sys.stdout.write
-    write_(f"a batch of {LINES} lines, one file of {path.stat().st_size // 1024} kB\n\n")
-    write_("| accepted items/s | bare driver items/s | ratio | memory before MB | peak MB |\n")
-    write_("| --- | --- | --- | --- | --- |\n")
-    write_(
-        f"| {LINES / took:.0f} | {LINES / most:.0f} | {most / took:.3f} | {before:.0f} | {peak:.0f} |\n\n"
+    query = "custodian=dummy&account_id=MAIN&account_type=ACCOUNT"
+    fields = f"Content-Type: text/csv\r\nIdempotency-Key: {secrets.token_hex(8)}\r\n"
+    told: dict[str, Any] = json.loads(
+        await http.call("POST", f"/payout-batches?{query}", file, fields)
     )
-    write_("| single payouts until the custodian has them | p50 ms | worst ms |\n")
-    write_("| --- | --- | --- |\n")
-    for name, times in (("beside nothing", quiet), ("beside the batch", busy)):
-        write_(f"| {name} | {statistics.median(times):.0f} | {max(times):.0f} |\n")
-    write_(f"\nexecuted meanwhile: {executed:.1f} items/s; then canceled\n")
-    delivered, transfers = batch["delivered_count"], len(paid)
-    write_(f"delivered {delivered}, transfers in the custodian's ledger {transfers}\n")
-    return 0 if delivered == transfers else 1
+    return told
 
 
-def main() -> int:
-    """Run it in a folder of its own."""
-    with tempfile.TemporaryDirectory(prefix="payout-gateway-bench-") as name:
-        return asyncio.run(run(Path(name)))
+@dataclass
+class Seen:
+    """What was seen."""
+
+    seconds: float = 0.0
+    cpu_s: float = 0.0
+    executed_s: float = 0.0
+    before: list[float] = field(default_factory=list)
+    beside_load: list[float] = field(default_factory=list)
+    beside_run: list[float] = field(default_factory=list)
+    memory_mb: tuple[float, float] = (0.0, 0.0)
+    delivered: int = 0
+
+
+async def run(gateway: Gateway, first: bytes, second: bytes) -> Seen:
+    """Load a batch, load another one beside single payouts, execute the first beside single payouts."""
+    http, seen = gateway.http(), Seen()
+    seen.before = await singles(http)
+    before_mb = gateway.process.memory_mb()
+    begun, cpu_s = time.perf_counter(), gateway.process.cpu_s()
+    batch = await upload(http, first)
+    seen.seconds, seen.cpu_s = time.perf_counter() - begun, gateway.process.cpu_s() - cpu_s
+    seen.memory_mb = before_mb, gateway.process.memory_mb("VmHWM")
+    loaded = asyncio.Event()
+
+    async def load() -> None:
+        await upload(http, second)
+        loaded.set()
+
+    _, seen.beside_load = await asyncio.gather(load(), singles(http, loaded))
+    await http.json("POST", f"/payout-batches/{batch['id']}/execute")
+    while batch["state"] != "executing":
+        await asyncio.sleep(0.1)
+        batch = await http.json("GET", f"/payout-batches/{batch['id']}")
+    begun = time.perf_counter()
+    seen.beside_run = await singles(http)
+    await asyncio.sleep(max(0.0, EXECUTED_S - (time.perf_counter() - begun)))
+    batch = await http.json("GET", f"/payout-batches/{batch['id']}")
+    seen.executed_s = batch["delivered_count"] / (time.perf_counter() - begun)
+    await http.json("POST", f"/payout-batches/{batch['id']}/cancel")
+    async with asyncio.timeout(120):
+        while batch["state"] not in _ENDS:
+            await asyncio.sleep(0.5)
+            batch = await http.json("GET", f"/payout-batches/{batch['id']}")
+    seen.delivered = batch["delivered_count"]
+    http.close()
+    return seen
+
+
+async def transfers(stack: Stack) -> int:
+    """Return how many of the batch's transfers are in the custodian's ledger."""
+    http = Http(int(stack.control_url.rpartition(":")[2]))
+    told = await http.json("GET", "/_twin/ledger")
+    http.close()
+    return sum(1 for each in told["transfers"] if each["amount"].startswith(AMOUNT))
+
+
+def measure(quick: bool) -> Result:  # noqa: FBT001 - as each benchmark is called
+    """Measure."""
+    lines = 5_000 if quick else 20_000
+    with running_stack() as stack:
+        database = stack.folder / "gateway.db"
+        first, second = stack.folder / "first.csv", stack.folder / "second.csv"
+        write(first, lines)
+        write(second, lines)
+        first_kb = first.stat().st_size // 1024
+        stack.prepare(database)
+        with stack.gateway(database, endpoints=0) as gateway:
+            seen = uvloop.run(run(gateway, first.read_bytes(), second.read_bytes()))
+            paid = uvloop.run(transfers(stack))
+        most = ceiling(first, database, stack.folder / "raw.db")
+    if seen.delivered != paid:
+        raise Failed(f"{seen.delivered} were delivered, {paid} transfers are in the ledger")
+    result = Result("batches", "the same rows with the bare driver")
+    result.add(
+        "lines accepted a second", "1/s", "higher", lines / seen.seconds, most, target="≥ 20 000"
+    )
+    result.add("CPU per line", "ms", "lower", 1000 * seen.cpu_s / lines)
+    idle = "beside nothing"
+    for name, times in (("loaded", seen.beside_load), ("executed", seen.beside_run)):
+        for percent in (50, 99):
+            result.add(
+                f"single payout beside a batch that is {name}, p{percent}",
+                "ms",
+                "lower",
+                1000 * quantile(times, percent),
+                1000 * quantile(seen.before, percent),
+                against=idle,
+            )
+    result.add("memory that the batch takes", "MB", "lower", seen.memory_mb[1] - seen.memory_mb[0])
+    result.notes.append(
+        f"A file of {lines} lines, {first_kb} kB. {SINGLES} single payouts each, until the custodian has "
+        f"them. Items of the batch executed: {seen.executed_s:.0f} a second, all of them in the ledger."
+    )
+    return result
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_alone(measure))

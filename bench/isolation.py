@@ -37,8 +37,8 @@ _HERE = Path(__file__).parent
 _BY_NAME = "names without answer"
 #: The most that the victim's p99 may become, as a ratio to its control.
 AIM = 1.5
-#: A pair; from its acceptance to the receipt of its first event; to that of `payout.delivered`.
-_TIMED = ("pair", "event", "paid")
+#: A pair; what the gateway computed during it; from its acceptance to the receipt of its first event; to that of `payout.delivered`.
+_TIMED = ("pair", "cpu", "event", "paid")
 _PAUSE_S = 0.01
 _LOOK_S = 0.25
 _DESTINATION = {
@@ -77,6 +77,8 @@ class Phase:
     failed: int = 0
     limited: int = 0
     pairs_ms: list[float] = field(default_factory=list)
+    #: processor time that the gateway used during each pair, for whatever it did
+    cpu_ms: list[float] = field(default_factory=list)
     #: when each payout was accepted, by its id (monotonic time in ns)
     accepted: dict[str, int] = field(default_factory=dict)
     #: from the acceptance to the receipt of the first event, and of that of the delivered payout
@@ -112,6 +114,7 @@ class Victim:
         async with self._watched(phase):
             while phase.asked < self._plan.pairs and time.monotonic() < end:
                 phase.asked += 1
+                used = self._stack.gateway.cpu_ms()
                 try:
                     async with asyncio.timeout(self._plan.pair_s):
                         await self._pair(phase)
@@ -119,6 +122,7 @@ class Victim:
                     # No answer is no fast answer: it counts as long as one may take.
                     phase.failed += 1
                     phase.pairs_ms.append(1000 * self._plan.pair_s)
+                phase.cpu_ms.append(self._stack.gateway.cpu_ms() - used)
                 await asyncio.sleep(_PAUSE_S)
         return phase
 
@@ -257,11 +261,13 @@ def _compared(control: Phase, beside: Phase) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for what, mine, others in (
         ("pair", beside.pairs_ms, control.pairs_ms),
+        ("cpu", beside.cpu_ms, control.cpu_ms),
         ("event", beside.events_ms, control.events_ms),
         ("paid", beside.paid_ms, control.paid_ms),
     ):
         for percent in (50, 99):
-            found[f"{what}_p{percent}_ratio"] = quantile(mine, percent) / quantile(others, percent)
+            least = max(quantile(others, percent), 1e-3)
+            found[f"{what}_p{percent}_ratio"] = quantile(mine, percent) / least
             found[f"{what}_p{percent}_control_ms"] = quantile(others, percent)
     for phase, prefix in ((control, "control_"), (beside, "")):
         for name in ("asked", "failed", "limited", "lost", "late", "memory_mb", "health_ms"):
@@ -370,10 +376,16 @@ def main() -> int:
     parser.add_argument("--attack", action="append", choices=sorted(ATTACKS), help="only this one")
     parser.add_argument("--pairs", type=int, help="pairs in each phase")
     parser.add_argument("--runs", type=int, help="runs of each attack")
+    parser.add_argument("--minutes", type=float, help="no attack begins after so many minutes")
     options = parser.parse_args()
     enter_namespaces()
     base = QUICK if options.quick else FULL
-    plan = replace(base, pairs=options.pairs or base.pairs, runs=options.runs or base.runs)
+    plan = replace(
+        base,
+        pairs=options.pairs or base.pairs,
+        runs=options.runs or base.runs,
+        total_s=60 * options.minutes if options.minutes else base.total_s,
+    )
     with contextlib.suppress(BrokenPipeError), tempfile.TemporaryDirectory() as folder:
         return uvloop.run(run(plan, options.attack or list(ATTACKS), Path(folder)))
     return 1

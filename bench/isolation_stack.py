@@ -174,6 +174,14 @@ class Child:
                     return int(line.split()[1]) / 1024
         return 0.0
 
+    def cpu_ms(self) -> float:
+        """Return the processor time that its threads have used, in ms."""
+        used_ns = 0
+        for each in Path(f"/proc/{self.pid}/task").glob("*/schedstat"):
+            with contextlib.suppress(OSError):
+                used_ns += int(each.read_text().split()[0])
+        return used_ns / 1e6
+
 
 @dataclass
 class Stack:

@@ -151,7 +151,7 @@ class Terms(Protocol):
 
     @property
     def amount(self) -> Decimal:
-        """What the custodian is told to transfer: the quote's `recipient_gets`."""
+        """What the custodian is asked to transfer: the quote's `recipient_gets`."""
 
     @property
     def source(self) -> Account:
@@ -191,14 +191,14 @@ class Execution(Protocol):
         """
 
     async def expect(self, *refs: Ref, payout_id: str | None = None) -> None:
-        """Register ids that the custodian will tell back, before the call that makes them known there.
+        """Register ids that the custodian will report, before the call that makes them known there.
 
         A webhook that overtakes the reply of that call then finds its payout at once. `payout_id` names
         the payout of a set that the ids are of; it is needed where the set has more than one. Committed
         when this returns; may be called again with the same ids. Call it before `moving()`. Raises
         `LeaseLost`, and `NotSent` where an id is another payout's: then make no call; raise it on. A
         webhook by such an id, from before any call was made for the payout, that says that money moves is
-        not ours: it is kept, an operator hears of it, and `moving()` refuses from then on.
+        not ours: it is kept, the payout is on the operator's list, and `moving()` refuses from then on.
         """
 
     async def moving(
@@ -283,7 +283,7 @@ SettingsT = TypeVar("SettingsT", bound=BaseModel)
 
 
 class Adapter(Generic[SettingsT]):
-    """Base of every adapter. The optional verbs refuse loudly; nothing is dropped in silence.
+    """Base of every adapter. The optional verbs raise `Unsupported`; nothing is dropped silently.
 
     An adapter defines `submit` and `fetch`. One that declares `capabilities.batch` defines
     `submit_batch` and `fetch_batch` instead, and every payout comes to it in a set, a single one in a
@@ -335,10 +335,10 @@ class Adapter(Generic[SettingsT]):
         """
         raise Unsupported(f"a probe is not supported by {self.name}")
 
-    def check(self, terms: Terms) -> str | None:  # noqa: ARG002 - for adapters that can tell early
+    def check(self, terms: Terms) -> str | None:  # noqa: ARG002 - for adapters that can say so early
         """Return why this adapter could never pay on such terms, or None. Pure; no network.
 
-        Asked at the quote, so that the partner hears it before there is a payout.
+        Called at the quote, so that the partner gets the reason before there is a payout.
         """
         return None
 
@@ -375,7 +375,7 @@ class Adapter(Generic[SettingsT]):
         """Return what an account can pay, of every asset that the gateway knows. Read-only.
 
         For operators: nothing is decided by it. Raises `NotSent` where it could not be read or is not
-        understood, and `Unsupported` where the custodian tells no balances of such an account.
+        understood, and `Unsupported` where the custodian reports no balances of such an account.
         """
         raise Unsupported(f"balances are not supported by {self.name}")
 

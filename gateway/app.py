@@ -28,7 +28,8 @@ from gateway.custodians.contact import Contact
 from gateway.custodians.dates import Dates
 from gateway.custodians.instance import CustodianInstance
 from gateway.custodians.pacer import Pacer
-from gateway.egress import custodian_connector, echoes
+from gateway.egress import Poster, custodian_connector, echoes
+from gateway.egress.traces import joined
 from gateway.errors import BrokenPackage, ConfigError
 from gateway.execution.actions import Actions
 from gateway.execution.after_delivery import AfterDelivery
@@ -54,7 +55,7 @@ from gateway.vault import Vault, vault_of
 from gateway.webhooks.endpoints import Endpoints
 from gateway.webhooks.replay import Replays
 from gateway.webhooks.replay_worker import ReplayWorker
-from gateway.webhooks.sender import Sender, session_for
+from gateway.webhooks.sender import Sender, client_for
 from gateway.webhooks.worker import Deliveries
 
 #: How long work under way may go on after the signal to stop.
@@ -171,7 +172,7 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
     vault = vault_of(settings, runtime.ids)
     assets = AssetRegistry(Asset.model_validate(each.model_dump()) for each in settings.assets)
     async with contextlib.AsyncExitStack() as stack:
-        endpoint_http = await stack.enter_async_context(session_for(settings.webhooks))
+        to_endpoints: Poster = await stack.enter_async_context(client_for(settings.webhooks))
         contacts = {name: Contact() for name in settings.custodians}
         faults = _unknown_assets(settings, assets)
         try:
@@ -216,7 +217,7 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
             for workers in bells:
                 workers.wake(name)
 
-        sender = Sender(endpoint_http, settings.webhooks, runtime)
+        sender = Sender(to_endpoints, settings.webhooks, runtime)
         endpoints = Endpoints(runtime, vault, settings)
         limits = settings.limits
         calls = Buckets(
@@ -249,6 +250,16 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
         recorders = {name: engine.recorder for name, engine in engines.items()}
         steps = BatchSteps(runtime, payouts, quotes, batches, handovers, recorders)
         replays = Replays(runtime, endpoints)
+        deliveries = Deliveries(
+            db=db,
+            runtime=runtime,
+            endpoints=endpoints,
+            sender=sender,
+            settings=settings.webhooks,
+            engine=settings.engine,
+            metrics=metrics,
+            gateway_id=identity.id,
+        )
         workers = Workers(
             engines=engines,
             inbox=Inbox(
@@ -261,15 +272,7 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
                 wake=wake,
                 look_after_end=lambda name, payout_id: engines[name].look_after_end(payout_id),
             ),
-            deliveries=Deliveries(
-                db=db,
-                runtime=runtime,
-                endpoints=endpoints,
-                sender=sender,
-                settings=settings.webhooks,
-                engine=settings.engine,
-                metrics=metrics,
-            ),
+            deliveries=deliveries,
             replays=ReplayWorker(
                 db=db, runtime=runtime, replays=replays, engine=settings.engine, wake=wake
             ),
@@ -292,6 +295,7 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
                 identity=identity,
                 state_file=state_file,
                 metrics=metrics,
+                gone=deliveries.free_leases,
                 rules=own,
             ),
             clock=runtime.clock,
@@ -424,10 +428,12 @@ async def _custodians(  # noqa: PLR0913 - the parts of an instance
                 # Connections and look-ups of its own: no custodian waits for another one's.
                 connector=custodian_connector(name),
                 trace_configs=[
-                    dates.tracing(),
-                    echoes.tracing(),
-                    contacts[name].tracing(),
-                    pacer.tracing(),
+                    joined(
+                        dates.tracing(),
+                        echoes.tracing(),
+                        contacts[name].tracing(),
+                        pacer.tracing(),
+                    )
                 ],
             )
         )

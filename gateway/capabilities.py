@@ -16,11 +16,10 @@ class KeySemantics:
     """
 
     #: how long a key is remembered; None: for ever. No repeat is made that could arrive later; after half of
-    #: it an operator hears of an unknown outcome that no look answers
+    #: it an unknown outcome that no look-up settles is on the operator's list
     life_s: float | None = None
-    max_length: int = (
-        KEY_LENGTH  #: an adapter whose custodian takes no 36 characters does not start
-    )
+    #: an adapter whose custodian takes no 36 characters does not start
+    max_length: int = KEY_LENGTH
     #: what a key did can be asked for by the key, so that a look that finds nothing is an answer
     look_up: bool = False
     #: repeating the moving call with the same key and content can never move money a second time
@@ -66,7 +65,7 @@ class Capabilities:
     #: one payout at a time may be executing per source account; the others wait as `queued`
     one_at_a_time: bool = False
     keys: KeySemantics = field(default_factory=KeySemantics)
-    #: how long a request that was already signed can still be accepted, because its credentials die; None:
+    #: how long a request that was already signed can still be accepted, until its credentials expire; None:
     #: for ever, and absence is never proven
     call_life_s: float | None = 120.0
     visibility_s: float = 60.0  #: how long a done thing may stay invisible to `fetch`
@@ -80,15 +79,13 @@ class Capabilities:
     #: made then while that clock differs from the custodian's by more than `clock_skew_s`
     dated_by_clock: bool = False
     clock_skew_s: float = 30.0
-    console_lags: bool = (
-        True  #: whether the custodian's own console may show old data for `visibility_s`
-    )
+    #: whether the custodian's own console may show old data for `visibility_s`
+    console_lags: bool = True
     polling_s: tuple[float, ...] = (2, 4, 8, 15, 30, 60, 120, 300)  #: delays; the last one repeats
     #: for how long a payout that was delivered is still looked at, because its money may come back and the
-    #: webhook that tells of it may be lost: later and later, the last time at the end. 0: only after a webhook
+    #: webhook that reports it may be lost: at growing intervals, the last time at the end. 0: only after a webhook
     #: about it that says nothing itself, if the adapter has such
     looked_after_delivery_s: float = 0.0
     in_flight: int = 16  #: how many payouts are worked on at once at this custodian
-    rate: Rate | None = (
-        None  #: how many requests it takes; None: nothing is known, a 429 pauses all the same
-    )
+    #: how many requests it takes; None: nothing is known, a 429 pauses all the same
+    rate: Rate | None = None

@@ -188,6 +188,31 @@ class LimitSettings(_Section):
         ge=1,
         description="Reports, checks and creations of batches that run at the same time.",
     )
+    bodies: int = Field(
+        default=100,
+        ge=1,
+        description="Request bodies of one API key or client secret that arrive at the same time.",
+    )
+    refusals_per_s: float = Field(
+        default=10,
+        gt=0,
+        description="429 responses to one API key, client secret or unknown address a second, once "
+        "`refusals_burst` is used up; further ones are held back until their turn.",
+    )
+    refusals_burst: int = Field(
+        default=50, ge=1, description="429 responses to one caller that are sent without delay."
+    )
+    refusals_held_s: float = Field(
+        default=5,
+        ge=0,
+        description="How long a 429 response may be held back, in seconds. One that would wait longer "
+        "is sent without delay, and its connection is closed.",
+    )
+    refusals_held: int = Field(
+        default=400,
+        ge=0,
+        description="429 responses that are held back at the same time, in total.",
+    )
 
 
 class LogSettings(_Section):

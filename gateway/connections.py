@@ -4,9 +4,9 @@ uvicorn limits neither headers nor time nor the number of connections. This prot
 listener by a table of its connections:
 
 - A connection from which the gateway waits for a request costs next to nothing, and can be closed for
-  a new one. So can one that still sends the body of a request that is answered already, or that nobody
-  known has sent: no key was recognised, and a signature or a client secret in the body was not checked
-  yet. The one that waits longest goes where there are too many, in total or of one address. A new
+  a new one. So can one whose request was refused and whose answer is held back, and one that still
+  sends the body of a request that is answered already, or that nobody known has sent: no key was
+  recognised, and a signature or a client secret in the body was not checked yet. The one that waits longest goes where there are too many, in total or of one address. A new
   connection is refused only where all the others are in the middle of a request.
 - A look at all connections once a second finds those that are late: headers, bodies, answers that
   nobody reads. No request pays for a timer.
@@ -29,7 +29,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway.config import ListenSettings, Settings
 from gateway.errors import ConfigError
-from gateway.limits import RECOGNISED, client_group
+from gateway.limits import HELD, RECOGNISED, client_group
 from gateway.logs import get_logger
 from gateway.metrics import Metrics
 
@@ -136,6 +136,10 @@ class Connections:
         """Return how many are open."""
         return len(self._open)
 
+    def of(self, group: str) -> int:
+        """Return how many of a client's address are open."""
+        return self._of.get(group, 0)
+
     def protocol(self) -> Any:
         """Return what makes the protocol of a new connection; for uvicorn's `http`."""
         return partial(LimitedProtocol, self)
@@ -236,6 +240,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self._body_bytes = 0
         #: whether it is known who sent the newest request
         self._recognised = False
+        #: whether the newest request is refused, and its answer is held back
+        self._held = False
         #: when the newest request was answered before all of its body had arrived
         self._answered_at: float | None = None
         #: bytes of a body that were none of its content: sizes of chunks, trailers
@@ -324,9 +330,11 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Begin a request."""
         super().on_message_begin()
-        self._recognised, self._answered_at = False, None
+        self._recognised = self._held = False
+        self._answered_at = None
         scope: Any = self.scope
         scope["state"][RECOGNISED] = partial(self._recognise, scope)
+        scope["state"][HELD] = partial(self._hold, scope)
         self._part = _Part.HEADERS
         self._header_bytes = self._raw_bytes = self._frame_bytes = 0
         if self._begun is None:
@@ -384,6 +392,12 @@ class LimitedProtocol(HttpToolsProtocol):
             self._recognised = True
             self._take_place()
 
+    def _hold(self, scope: Any) -> None:
+        """Note that a request is refused, and only its answer waits: its connection may be replaced."""
+        if scope is self.scope:
+            self._held = True
+            self._take_place()
+
     def _take_place(self) -> None:
         """Tell the table whether this connection may be replaced."""
         if self._may_go():
@@ -396,7 +410,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if self.pipeline:
             return False
         answered = not self._is_answering()
-        return answered or (self._part is _Part.BODY and not self._recognised)
+        return answered or self._held or (self._part is _Part.BODY and not self._recognised)
 
     def resume_writing(self) -> None:
         """Note that the client has taken most of what waited for it."""

@@ -165,7 +165,7 @@ class WrongAnswer(NotSent):
     """What a person answered was refused: nothing moved, and the payout asks again.
 
     `attempts_left` None: nobody knows. 0: the custodian takes no more for this action, and the next
-    one begins anew.
+    one starts again.
     """
 
     def __init__(self, message: str, attempts_left: int | None = None) -> None:
@@ -174,7 +174,7 @@ class WrongAnswer(NotSent):
 
 
 class TurnedAway(NotSent):
-    """The custodian refused the call at its door, by an error that its own documents have.
+    """The custodian refused the call before it read the payout, with an error that its documents describe.
 
     After the moving mark raise it only for such a body; whatever else came back is `OutcomeUnknown`.
     The engine believes that nothing was sent for the first moving call alone: a refusal of a repeat
@@ -224,6 +224,14 @@ class AdapterFault(OutcomeUnknown):
         self.message = message
         self.where = where
         super().__init__(f"{where}: {message}" if where else message)
+
+
+def kind_of(value: object) -> str:
+    """Return the type of a value with its article ("an int"), or "None"."""
+    if value is None:
+        return "None"
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'AEIOUaeiou' else 'a'} {name}"
 
 
 class LeaseLost(AdapterError):

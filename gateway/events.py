@@ -66,7 +66,7 @@ async def publish(  # noqa: PLR0913 - the events and their scope
     positions = await rows.add_events(tx, columns)
     await deliveries.fan_out(
         tx,
-        positions,
+        dict(zip(positions, columns, strict=True)),
         org,
         mode,
         due=runtime.timeline.now(),

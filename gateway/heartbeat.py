@@ -12,6 +12,7 @@ import json
 import os
 import socket
 import sqlite3
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
@@ -41,6 +42,10 @@ _DAY_US = 86_400_000_000
 _KEPT_DAYS = 30
 WENT_BACK = "the database was replaced by an older copy while a gateway ran on it"
 _log = get_logger("heartbeat")
+
+
+async def _nothing(_: str) -> None:
+    """Do nothing about a gateway that is gone."""
 
 
 def identity_of(settings: Settings, runtime: Runtime) -> Identity:
@@ -85,6 +90,7 @@ class Heartbeat:
         identity: Identity,
         state_file: StateFile,
         metrics: Metrics,
+        gone: Callable[[str], Awaitable[None]] = _nothing,
         rules: OwnRules | None = None,
     ) -> None:
         self._rules = rules
@@ -93,6 +99,8 @@ class Heartbeat:
         self._identity = identity
         self._state_file = state_file
         self._metrics = metrics
+        #: what is done about a gateway whose counter stands still
+        self._gone = gone
         self._counter = 0
         self._beats = 0
         self._refused: str | None = None
@@ -177,6 +185,7 @@ class Heartbeat:
         stale = self.watch.stale(moment.elapsed)
         for gateway_id in sorted(stale - self._stale):
             _log.warning("gateway_gone", gateway=gateway_id)
+            await self._gone(gateway_id)
         self._stale = stale
 
     def _told(self, refused: str | None) -> None:

@@ -11,10 +11,13 @@ import math
 from collections import OrderedDict
 from dataclasses import dataclass
 
+from gateway.config import LimitSettings
 from gateway.runtime import Clock
 
 #: Member of a request's ASGI state: called once it is known who sent the request, and that it is let in.
 RECOGNISED = "recognised"
+#: Member of a request's ASGI state: called when its refusal is held back, and nothing else is to be done.
+HELD = "held"
 #: Buckets that are remembered; the one used longest ago is forgotten first, and would be full again.
 _MOST = 20_000
 #: Many small additions lose the last digits; whoever waited as told must not be told to wait again.
@@ -87,6 +90,55 @@ class Buckets:
             math.ceil((self.burst - tokens) / self.per_s),
             0 if tokens > _ALMOST_ONE else max(1, math.ceil((1 - tokens) / self.per_s)),
         )
+
+
+class Refusals:
+    """Sends the refusals of a caller no faster than a rate, if it goes on after being refused.
+
+    `burst` refusals are sent at once, and then `per_s` a second: each waits for its turn, at most
+    `most_s` seconds. So a client that sends its next request as soon as it has an answer costs the
+    process a fixed number of refusals, however many connections it has.
+    """
+
+    def __init__(self, clock: Clock, settings: LimitSettings) -> None:
+        self._clock = clock
+        self._gap_s = 1 / settings.refusals_per_s
+        self._burst_s = settings.refusals_burst * self._gap_s
+        self._most_s = settings.refusals_held_s
+        self._most_held = settings.refusals_held
+        #: when the last refusal of a caller is or was sent
+        self._last: OrderedDict[str, float] = OrderedDict()
+        self._held = 0
+
+    @property
+    def held(self) -> int:
+        """How many wait for their turn."""
+        return self._held
+
+    def wait_s(self, who: str) -> float | None:
+        """Return how long the next refusal of a caller has to wait; None: too many wait already.
+
+        A refusal that is told to wait has taken its turn: call it once for each.
+        """
+        now = self._clock.monotonic()
+        free = now - self._burst_s
+        turn = max(self._last.get(who, free), free) + self._gap_s
+        wait_s = max(0.0, turn - now)
+        if wait_s > self._most_s or (wait_s > 0 and self._held >= self._most_held):
+            return None
+        self._last[who] = turn
+        self._last.move_to_end(who)
+        if len(self._last) > _MOST:
+            self._last.popitem(last=False)
+        return wait_s
+
+    async def hold(self, seconds: float) -> None:
+        """Wait for the turn of a refusal."""
+        self._held += 1
+        try:
+            await self._clock.sleep(seconds)
+        finally:
+            self._held -= 1
 
 
 class Sample:

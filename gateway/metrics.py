@@ -27,6 +27,8 @@ class Metrics:
         self._words: set[tuple[str, str]] = set()
         self._attention_codes: set[str] = set()
         self._payouts = self._counter("payouts", "Status changes of payouts.", "status")
+        #: what counts and times a call, by its labels: finding both costs more than counting
+        self._of_calls: dict[tuple[str, str, str], tuple[Counter, Histogram]] = {}
         self._calls = self._counter(
             "custodian_calls", "Calls of adapters' verbs.", "custodian", "verb", "outcome"
         )
@@ -44,6 +46,8 @@ class Metrics:
         self._webhooks = self._counter(
             "webhook_attempts", "Tries of webhook deliveries.", "outcome"
         )
+        #: by outcome: looking a labelled counter up costs more than counting
+        self._webhook_outcomes: dict[str, Counter] = {}
         self._requests = self._counter(
             "http_requests", "Requests to the API.", "route", "method", "status"
         )
@@ -109,6 +113,11 @@ class Metrics:
         self._rate_limited = self._counter(
             "rate_limited", "Requests that a rate refused (429).", "limit"
         )
+        self._refusals_held = self._counter(
+            "refusals_held",
+            "Refusals (429) that were held back (held), or sent with Connection: close (closed).",
+            "result",
+        )
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"payout_gateway_{name}", text, labels, registry=self.registry)
@@ -119,8 +128,16 @@ class Metrics:
 
     def call(self, custodian: str, verb: str, outcome: str, seconds: float) -> None:
         """Count and time a call of an adapter's verb."""
-        self._calls.labels(custodian, verb, outcome).inc()
-        self._call_seconds.labels(custodian, verb).observe(seconds)
+        known = self._of_calls.get((custodian, verb, outcome))
+        if known is None:
+            known = (
+                self._calls.labels(custodian, verb, outcome),
+                self._call_seconds.labels(custodian, verb),
+            )
+            self._of_calls[custodian, verb, outcome] = known
+        counter, histogram = known
+        counter.inc()
+        histogram.observe(seconds)
 
     def unknown_word(self, custodian: str, word: str) -> None:
         """Count a custodian's word that no table has."""
@@ -137,7 +154,10 @@ class Metrics:
 
     def webhook_attempt(self, outcome: str) -> None:
         """Count a try of a delivery."""
-        self._webhooks.labels(outcome).inc()
+        counter = self._webhook_outcomes.get(outcome)
+        if counter is None:
+            counter = self._webhook_outcomes[outcome] = self._webhooks.labels(outcome)
+        counter.inc()
 
     def http_request(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count and time a request."""
@@ -160,6 +180,10 @@ class Metrics:
     def rate_limited(self, limit: str) -> None:
         """Count a request that a rate refused."""
         self._rate_limited.labels(limit).inc()
+
+    def refusal_held(self, result: str) -> None:
+        """Count a refusal that was held back, or that could not be."""
+        self._refusals_held.labels(result).inc()
 
     def unowned(self) -> None:
         """Count a payout that was found without an owner."""

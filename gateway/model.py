@@ -297,6 +297,8 @@ class RequestBody(BaseModel):
     @field_validator("*", mode="after")
     @classmethod
     def _no_controls(cls, value: Any) -> Any:
+        if value is None or (isinstance(value, str) and value.isprintable()):
+            return value  # as most members are; the same rule, sooner
         for path, text in _texts_of(value):
             if has_controls(text):
                 raise PydanticCustomError(

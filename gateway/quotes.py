@@ -95,6 +95,18 @@ class Quote(QuoteTerms):
     insufficient_funds: None = Field(default=None, description="Not given yet: always null.")
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What terms depend on, of a request that was checked already: an item of a batch."""
+
+    destination: str | Destination
+    asset: str
+    amount: Decimal
+    network_hint: str | None
+    route: RouteWish | None
+    reference: str | None
+
+
 @dataclass(frozen=True)
 class DraftTerms:
     """What a quote would pay, before there is a payout."""
@@ -195,7 +207,7 @@ class Quotes:
         return quote, account
 
     def terms(
-        self, caller: Caller, request: QuoteRequest, offers: Sequence[Offer] = ()
+        self, caller: Caller, request: QuoteRequest | Wanted, offers: Sequence[Offer] = ()
     ) -> tuple[QuoteTerms, Account]:
         """Return what would be paid and from which account, without a quote. Pure. Refused: as `draft`."""
         asset, terms, choice = self._plan(caller, request)
@@ -221,7 +233,9 @@ class Quotes:
             self._spending.check(spend)
         return promised, choice.account
 
-    def _plan(self, caller: Caller, request: QuoteRequest) -> tuple[Asset, DraftTerms, Choice]:
+    def _plan(
+        self, caller: Caller, request: QuoteRequest | Wanted
+    ) -> tuple[Asset, DraftTerms, Choice]:
         asset = self._assets.find(request.asset)
         destination = self._destination(request)
         if isinstance(destination, AddressDestination):
@@ -235,10 +249,7 @@ class Quotes:
             network_hint=request.network_hint,
             wish=Wish(request.route.custodian, request.route.account) if request.route else None,
         )
-        instance = next(
-            each for each in self._router.instances() if each.name == choice.route.custodian
-        )
-        check_payee(destination, instance.capabilities)
+        check_payee(destination, self._router.instance(choice.route.custodian).capabilities)
         check_precision(request.amount, asset, choice.route.to_network)
         terms = DraftTerms(
             asset=asset.code,
@@ -273,7 +284,7 @@ class Quotes:
             created_at=to_us(self._runtime.clock.now()),
         )
 
-    def _destination(self, request: QuoteRequest) -> Destination:
+    def _destination(self, request: QuoteRequest | Wanted) -> Destination:
         """Return the destination object; a bare address gets the network its shape fits."""
         if not isinstance(request.destination, str):
             return request.destination

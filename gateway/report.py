@@ -35,7 +35,7 @@ class Echo:
     ordered_reference: str | None = None
 
     def differences(self) -> tuple[str, ...]:
-        """Return one line per member that was told and differs from what was ordered."""
+        """Return one line per member that was reported and differs from the order."""
         pairs = (
             ("asset", self.asset, self.ordered_asset),
             ("amount", self.amount, self.ordered_amount),
@@ -55,8 +55,8 @@ class Returned:
 
     `id` is the custodian's own id of the return, unique per instance: the same id again changes nothing,
     and several ids of one payout add up. None where the custodian has no such id: then `amount` is the
-    total of all that came back of the payout, and only an increase counts. One payout's returns are told
-    in one of the two ways. `amount` is positive, in units of `asset`, which is the order's asset.
+    total of all that came back of the payout, and only an increase counts. One payout's returns are
+    reported in one of the two ways. `amount` is positive, in units of `asset`, which is the order's asset.
     """
 
     id: str | None
@@ -77,7 +77,7 @@ class Action:
     channel: str | None = None  #: how the code reaches its owner; None: the owner knows it
     masked_target: str | None = None  #: where it was sent, for the person's eyes
     url: str | None = None  #: where the person is to go, for `redirect_to_url`
-    attempts_left: int | None = None  #: 0: locked; the next action begins anew
+    attempts_left: int | None = None  #: 0: locked; the next action starts again
     expires_at: datetime | None = None  #: None: the gateway's own limit holds
 
 
@@ -98,7 +98,9 @@ class Report:
     custodian_reference: str | None = None  #: the id that an operator looks up at the custodian
     unknown_words: tuple[str, ...] = ()
     observed_at: datetime | None = None
-    detail: str | None = None  #: one line for the operator; never a secret
+    detail: str | None = (
+        None  #: one line for the payout's timeline, which partners see; never a secret
+    )
     fees_paid_usd: Decimal | None = None
     #: what the recipient got by the custodian's own figure, in the order's asset; shown once the payout is
     #: delivered. None: the custodian does not report it, or reports it in another unit. Never the ordered
@@ -139,18 +141,19 @@ class NotListed:
     NotSent), and one that several orders share may show that something is there, never that it is not.
     """
 
-    since: datetime | None = (
-        None  #: where the window begins, by the custodian's clock; None: all there is
-    )
+    #: where the searched window begins, by the custodian's clock; None: the list has everything that the
+    #: account ever did
+    since: datetime | None = None
     custodian_word: str = ""
 
 
 @dataclass(frozen=True)
 class CannotLook:
-    """There is nothing to ask by, or the answer does not tell done from not done. Never a proof.
+    """There is nothing to ask by, or the response does not distinguish done from not done. Never a proof.
 
     `repeat_is_safe` says it of this very attempt, where an adapter has calls of both kinds; None
-    leaves it to the declared key semantics.
+    leaves it to the declared key semantics. False puts the payout on the operator's list at once
+    (`cannot_look`): neither a look nor a repeat can settle it.
     """
 
     reason: str = ""

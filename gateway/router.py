@@ -18,6 +18,9 @@ from gateway.model import (
     Route,
 )
 
+#: Ways that are remembered. A network that nobody has configured may be any text, so there is a bound.
+_MOST_WAYS = 1000
+
 
 @dataclass(frozen=True)
 class Instance:
@@ -38,6 +41,15 @@ class Wish:
 
 
 @dataclass(frozen=True)
+class _Way:
+    """What of a choice does not depend on the amount."""
+
+    settings: RouteSettings
+    account: Account
+    route: Route
+
+
+@dataclass(frozen=True)
 class Choice:
     """The route taken: which account pays, over which networks, for which fee."""
 
@@ -53,6 +65,8 @@ class Router:
         self._instances: Mapping[str, Instance] = {each.name: each for each in instances}
         # An instance whose adapter does not load is not there; neither are its routes.
         self._routes = tuple(each for each in routes if each.custodian in self._instances)
+        #: ways found before, by what they were asked for; the configuration does not change
+        self._ways: dict[tuple[str | None, ...], _Way] = {}
 
     def choose(  # noqa: PLR0913 - everything a route may depend on
         self,
@@ -70,6 +84,33 @@ class Router:
         Refused: `route_unavailable`, `unknown_account`, `unsupported_network`, `invalid_destination`,
         `amount_below_minimum` (the fee eats the amount).
         """
+        key = _key(org, mode, destination, asset, network_hint, wish)
+        way = self._ways.get(key)
+        if way is None:
+            way = self._way(
+                org=org,
+                mode=mode,
+                destination=destination,
+                asset=asset,
+                network_hint=network_hint,
+                wish=wish,
+            )
+            if len(self._ways) >= _MOST_WAYS:
+                self._ways.clear()
+            self._ways[key] = way
+        fee = self._fee(way.settings, amount, asset, way.route.to_network)
+        return Choice(way.account, way.route, fee)
+
+    def _way(  # noqa: PLR0913 - everything that it may depend on: `_key` has all of it
+        self,
+        *,
+        org: str,
+        mode: Mode,
+        destination: Destination,
+        asset: Asset,
+        network_hint: str | None,
+        wish: Wish | None,
+    ) -> _Way:
         fitting = [each for each in self._routes if self._fits(each, org, mode, destination, asset)]
         if wish is not None:
             fitting = self._wished(fitting, wish, org)
@@ -85,18 +126,17 @@ class Router:
             taken = next(
                 each for each in fitting if each.networks is None or network in each.networks
             )
-        fee = self._fee(taken, amount, asset, network)
-        account = wish.account if wish is not None else taken.account
-        return Choice(
-            account=account,
-            route=Route(
-                custodian=taken.custodian,
-                from_network=network,
-                to_network=network,
-                estimated_seconds=taken.estimated_seconds,
-            ),
-            fee=fee,
+        route = Route(
+            custodian=taken.custodian,
+            from_network=network,
+            to_network=network,
+            estimated_seconds=taken.estimated_seconds,
         )
+        return _Way(taken, wish.account if wish is not None else taken.account, route)
+
+    def instance(self, name: str) -> Instance:
+        """Return a configured instance. KeyError where there is none of that name."""
+        return self._instances[name]
 
     def instances(self) -> tuple[Instance, ...]:
         """Return every configured instance, by name."""
@@ -192,6 +232,20 @@ class Router:
                 errors=[_fault("/amount", "amount_below_minimum", detail)],
             )
         return fee
+
+
+def _key(  # noqa: PLR0913 - everything that a way depends on
+    org: str,
+    mode: Mode,
+    destination: Destination,
+    asset: Asset,
+    network_hint: str | None,
+    wish: Wish | None,
+) -> tuple[str | None, ...]:
+    """Return what a way depends on. Of the destination that is its type and its network."""
+    network = destination.network if isinstance(destination, AddressDestination) else None
+    wanted = (wish.custodian, wish.account.type, wish.account.id) if wish is not None else ()
+    return (org, mode, destination.type, network, asset.code, network_hint, *wanted)
 
 
 def check_payee(destination: Destination, capabilities: Capabilities) -> None:

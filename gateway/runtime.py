@@ -175,9 +175,10 @@ class Failpoint(StrEnum):
     APPLIED = "apply.committed"  #: status, event and deliveries are durable
     INBOX_STORED = "inbox.stored"  #: a custodian's webhook is durable, not answered
     INBOX_APPLIED = "inbox.applied"  #: a custodian's webhook was worked off
+    DELIVERY_COMMITTED = "delivery.committed"  #: an event and its leased deliveries are durable, the sender does not have them
     DELIVERY_CLAIMED = "delivery.claimed"  #: a webhook delivery is leased, nothing sent
     DELIVERY_SENT = "delivery.sent"  #: the receiver answered, the outcome is not written
-    DELIVERY_SETTLED = "delivery.settled"  #: the outcome of the delivery is durable
+    DELIVERY_SETTLED = "delivery.settled"  #: the outcome is durable, its lane is not free yet
 
 
 def _no_effect(_: Failpoint) -> None:

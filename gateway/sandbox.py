@@ -18,7 +18,7 @@ import sys
 import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,12 @@ from gateway.runtime import real_runtime
 
 GROUP = "payout_gateway.twins"
 _START_S = 30
+#: Calls what the entry point names, in a process of its own. What fails there is on stderr, so that the
+#: author reads it above our own message.
+_CALL = (
+    "import sys; from importlib.metadata import EntryPoint; "
+    "EntryPoint('twin', sys.argv.pop(1), 'twins').load()()"
+)
 _HOST = "127.0.0.1"
 
 
@@ -172,13 +178,13 @@ async def _start_all(
     ]
     begun = []
     for each in wanted:
-        process = await _spawn(each.name, each.module, port, step_s)
+        process = await _spawn(each.name, each.value, port, step_s)
         processes.append(process)
         begun.append(process)
     twins = []
     for each, process in zip(wanted, begun, strict=True):
         try:
-            twins.append(await _told(each.name, each.module, process))
+            twins.append(await _line_of(each, process))
         except TwinFailedError as error:
             if only:
                 raise
@@ -189,10 +195,11 @@ async def _start_all(
 
 
 async def _spawn(
-    name: str, module: str, gateway_port: int, step_s: float
+    name: str, entry_point: str, gateway_port: int, step_s: float
 ) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", module, "--host", _HOST, "--port", "0", "--step-s", str(step_s)),
+        *(sys.executable, "-c", _CALL, entry_point),
+        *("--host", _HOST, "--port", "0", "--step-s", str(step_s)),
         *("--webhook-url", f"http://{_HOST}:{gateway_port}/custodians/{name}/webhooks"),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
@@ -201,21 +208,38 @@ async def _spawn(
     )
 
 
-async def _told(name: str, module: str, process: asyncio.subprocess.Process) -> Twin:
+async def _line_of(entry: EntryPoint, process: asyncio.subprocess.Process) -> Twin:
     """Wait for a twin's line."""
     assert process.stdout is not None  # noqa: S101 - asked for in _spawn
+    name, module = entry.name, entry.module
+    reason: str | None = None
     try:
         line = await asyncio.wait_for(process.stdout.readline(), _START_S)
         told = TwinLine.model_validate_json(line)
-    except (TimeoutError, ValueError):
-        raise TwinFailedError(
-            f"the twin of {name} ({module}) did not start; its words are above"
-        ) from None
+    except TimeoutError:
+        reason = f"it printed no line in {_START_S} s"
+    except ValueError:
+        reason = await _reason_of(line, process)
+    if reason is not None:
+        raise TwinFailedError(f"the twin of {name} ({entry.value}) did not start: {reason}")
     defaults: dict[str, Any] = {}
     fragment = files(module.rpartition(".")[0]).joinpath("sandbox.toml")
     if fragment.is_file():
         defaults = tomllib.loads(fragment.read_text(encoding="utf-8"))
     return Twin(name, process, told, defaults)
+
+
+async def _reason_of(line: bytes, process: asyncio.subprocess.Process) -> str:
+    """Return why what a twin printed first is not its line."""
+    if line:
+        return "its first line must be JSON with url, control_url and credentials"
+    try:
+        code = await asyncio.wait_for(process.wait(), 5)
+    except TimeoutError:
+        return "it closed its output without a line"
+    if code == 0:
+        return "it ended at once, without an error and without its line of JSON"
+    return f"it ended with exit code {code}; its error is above"
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ import uvicorn
 import uvloop
 
 from gateway import __version__, logs
+from gateway.accepting import Acceptor
 from gateway.api.application import create_api, create_metrics_api
 from gateway.app import GRACE_S, open_gateway
 from gateway.config import Settings
@@ -23,6 +25,7 @@ from gateway.runtime import Runtime
 
 #: Connections to the listener for metrics and probes.
 _INNER_CONNECTIONS = 64
+_SWITCH_S = 0.0005
 #: How to name another port, by the section of the settings.
 _OTHER = {"listen": "with --port", "metrics": "as metrics.port"}
 _log = logs.get_logger("app")
@@ -122,6 +125,9 @@ def run(
     allow_removed: bool = False,
 ) -> int:
     """Serve on an event loop of its own; for the command line."""
+    # A thread that computes keeps the interpreter so long from the event loop, each time that it waited
+    # for the network. The default of 5 ms is longer than most requests take.
+    sys.setswitchinterval(_SWITCH_S)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(serve(settings, port=port, ready=ready, allow_removed=allow_removed))
 
@@ -149,7 +155,8 @@ async def _serving(
             proxy_headers=bool(proxies),
             forwarded_allow_ips=list(proxies),
             timeout_graceful_shutdown=GRACE_S,
-        )
+        ),
+        connections,
     )
     watching = asyncio.create_task(connections.watch())
     watching.add_done_callback(
@@ -169,7 +176,41 @@ async def _serving(
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its own signal handling: the gateway stops API and loops together."""
+    """uvicorn without its own signal handling, and with connections that are accepted in turn.
+
+    The gateway stops API and loops together.
+    """
+
+    def __init__(self, config: uvicorn.Config, connections: Connections) -> None:
+        super().__init__(config)
+        self._connections = connections
+        self._acceptors: list[Acceptor] = []
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to accept. As uvicorn's own, for sockets that are given and no other."""
+        await self.lifespan.startup()
+
+        def protocol() -> asyncio.Protocol:
+            made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
+                config=self.config,
+                server_state=self.server_state,
+                app_state=self.lifespan.state,
+                _loop=None,
+            )
+            return made
+
+        self.servers = []
+        for each in sockets or ():
+            acceptor = Acceptor(each, self._connections, protocol)
+            acceptor.start()
+            self._acceptors.append(acceptor)
+        self.started = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept no more, and let requests finish."""
+        for each in self._acceptors:
+            each.close()
+        await super().shutdown(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -23,7 +23,8 @@ _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 def has_controls(text: str) -> bool:
     """Return whether a text has a C0 or C1 control character or DEL."""
-    return _CONTROL.search(text) is not None
+    # No control character is printable; most texts have no unprintable one at all.
+    return not text.isprintable() and _CONTROL.search(text) is not None
 
 
 def _is_visible(character: str) -> bool:

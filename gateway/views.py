@@ -323,14 +323,21 @@ def _members(payout: Payout, client_secret: str | None = None) -> dict[str, Any]
 
 #: What the timeline and the failure of a payout say that an operator ended.
 BY_OPERATOR = "resolved by an operator"
+#: What the timeline says of an unknown outcome; the reason in parentheses behind it is for operators.
+OUTCOME_UNKNOWN = "outcome unknown; the gateway asks the custodian"
 
 
 def shown_detail(text: str | None) -> str | None:
     """Return a text of a payout as partners may see it.
 
-    Earlier releases wrote the operator's evidence behind these words; it is not for partners.
+    The reason of an unknown outcome may hold an adapter's or a custodian's error message, which is for
+    operators. So is the operator's evidence, which earlier releases wrote behind their words.
     """
-    return BY_OPERATOR if text is not None and text.startswith(BY_OPERATOR + ": ") else text
+    if text is None:
+        return None
+    if text.startswith(BY_OPERATOR + ": "):
+        return BY_OPERATOR
+    return OUTCOME_UNKNOWN if text.startswith(OUTCOME_UNKNOWN + " (") else text
 
 
 def _failure(payout: Payout) -> Failure | None:

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import typer
 from pydantic import BaseModel
@@ -271,7 +272,16 @@ def _type_members(kind: type) -> str:
 
 
 def _plain_type(annotation: Any) -> Any:
-    return annotation.__name__ if isinstance(annotation, type) else str(annotation)
+    """Return a type as an author writes it: without pydantic's constraints and module names."""
+    if annotation is type(None):
+        return "None"
+    if isinstance(annotation, type):
+        return annotation.__name__
+    if get_origin(annotation) is Annotated:
+        return _plain_type(get_args(annotation)[0])
+    if get_origin(annotation) in {Union, UnionType}:
+        return " | ".join(str(_plain_type(each)) for each in get_args(annotation))
+    return str(annotation).replace("typing.", "")
 
 
 def _signature(function: Callable[..., Any]) -> str:
@@ -525,11 +535,17 @@ def main() -> int:
     check = "--check" in sys.argv[1:]
     stale = []
     made = schemas()
+    filled: set[str] = set()
     for page in sorted(DOCS.rglob("*.md")):
+        text = page.read_text(encoding="utf-8")
+        filled.update(match[2] for match in _REGION.finditer(text))
         made[page] = _REGION.sub(
-            lambda match: match[1] + "\n" + GENERATORS[match[2]]().strip() + "\n\n" + match[4],
-            page.read_text(encoding="utf-8"),
+            lambda match: match[1] + "\n" + GENERATORS[match[2]]().strip() + "\n\n" + match[4], text
         )
+    if lost := GENERATORS.keys() - filled:
+        # A merge that takes one side of a page can lose a whole region without any conflict.
+        sys.stderr.write(f"no page has the region {', '.join(sorted(lost))}\n")
+        return 1
     for page, fresh in made.items():
         if not page.exists() or fresh != page.read_text(encoding="utf-8"):
             stale.append(str(page.relative_to(DOCS.parent)))

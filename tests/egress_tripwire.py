@@ -17,9 +17,9 @@ import aiohttp
 from aiohttp import web
 
 from gateway.config import WebhookSettings
-from gateway.egress import connector
 from gateway.runtime import real_runtime
 from gateway.webhooks.sender import Sender, Target
+from tests.delivery_clients import KINDS, client
 from tests.test_egress import SetResolver
 
 PORT = 8443
@@ -146,17 +146,18 @@ async def visits_of(host: str) -> list[str]:
 
 
 async def deliver(address: str, *, private: bool) -> list[str]:
-    """Deliver to an address, by a name and as a literal host; return the outcomes."""
+    """Deliver to an address, by a name and as a literal host, by each client; return the outcomes."""
     host = f"[{address}]" if ":" in address else address
     path = f"/{address}"
     outcomes = []
     settings = WebhookSettings(timeout_s=5)
     for url in (f"http://hooks.example.com:{PORT}{path}", f"http://{host}:{PORT}{path}"):
-        kind = connector(allow_private_addresses=private, resolver=SetResolver([[address]]))
-        async with aiohttp.ClientSession(connector=kind) as session:
-            sender = Sender(session, settings, real_runtime())
-            result = await sender.send(Target(url, (bytes(32),)), "evt_1", b"{}")
-        outcomes.append(str(result.outcome))
+        for kind in KINDS:
+            resolver = SetResolver([[address]])
+            async with client(kind, private=private, resolver=resolver) as http:
+                sender = Sender(http, settings, real_runtime())
+                result = await sender.send(Target(url, (bytes(32),)), "evt_1", b"{}")
+            outcomes.append(str(result.outcome))
     return outcomes
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from gateway.store.database import Database, Query, Row, StoreFunction, Tx
+from gateway.store.lanes import Lanes
+from gateway.store.live_rows import LiveRows
 
 
 class CountingTx:
@@ -14,6 +16,20 @@ class CountingTx:
     def __init__(self, tx: Tx) -> None:
         self._tx = tx
         self.texts: list[str] = []
+
+    @property
+    def live(self) -> LiveRows | None:
+        """Rows that need not be read again."""
+        return self._tx.live
+
+    @property
+    def lanes(self) -> Lanes | None:
+        """The sender of this process."""
+        return self._tx.lanes
+
+    def when_over(self, callback: Callable[[bool], None]) -> None:
+        """Have a callback called once the change is over."""
+        self._tx.when_over(callback)
 
     async def all(self, query: Query, **values: Any) -> list[Row]:
         """Run a statement; return its rows."""

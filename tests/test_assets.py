@@ -8,6 +8,7 @@ from decimal import Decimal
 import base58
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from eth_utils.address import is_checksum_address, to_checksum_address
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,6 +22,7 @@ from gateway.assets import (
     address_fault,
     check_address,
     check_precision,
+    checksummed,
     explorer_url,
     from_minor,
     natural_network,
@@ -101,6 +103,29 @@ def test_good_addresses_become_canonical() -> None:
     assert check_address(AddressDestination(network="Tron", address=TRON), tether).address == TRON
     with pytest.raises(Refused):
         check_address(AddressDestination(network="Tron", address=TRON[:-1] + "9"), tether)
+
+
+def test_the_examples_of_eip_55() -> None:
+    """A lowercase address gets the case that the standard shows."""
+    examples = [
+        "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed",
+        "0xfB6916095ca1df60bB79Ce92cE3Ea74c37c5d359",
+        "0xdbF03B407c01E7cD3CBea99509d93f8DDDC8C6FB",
+        "0xD1220A0cf47c7B9Be7A2E6BA89F429762e7b9aDb",
+    ]
+    assert [checksummed(each.lower()) for each in examples] == examples
+
+
+@given(st.binary(min_size=20, max_size=20).filter(any))
+def test_the_checksum_is_that_of_the_library(raw: bytes) -> None:
+    """For any address, in whatever case its letters come."""
+    address = "0x" + raw.hex()
+    expected = to_checksum_address(address)
+    assert checksummed(address) == checksummed("0x" + address[2:].upper()) == expected
+    swapped = "0x" + expected[2:].swapcase()
+    for each in (address, expected, swapped):
+        free = each[2:] in {each[2:].lower(), each[2:].upper()}
+        assert (address_fault("Base", each) is None) == (free or is_checksum_address(each))
 
 
 def test_a_network_must_carry_the_asset() -> None:

@@ -189,3 +189,15 @@ def test_the_page_on_isolation_lists_every_attack() -> None:
     text = (DOCS / "explanation" / "isolation.md").read_text("utf-8")
     rows = re.findall(r"(?m)^\| ([^|]+) \|", text[text.index("| attack |") :].split("\n\n")[0])
     assert rows == ["attack", "---", *module.ATTACKS]
+
+
+def test_every_generated_table_is_on_a_page() -> None:
+    """A merge that takes one side of a page loses a whole region, and no page is stale by that."""
+    script = (DOCS.parent / "scripts" / "generate_docs.py").read_text("utf-8")
+    _, table = script.split("GENERATORS: dict", 1)
+    names = set(
+        re.findall(r'^    "([a-z-]+)": [a-z_]+,$', table.partition("\n}\n")[0], re.MULTILINE)
+    )
+    assert "kit-topics" in names
+    pages = "".join(each.read_text("utf-8") for each in DOCS.rglob("*.md"))
+    assert {each for each in names if f"<!-- generated: {each} -->" not in pages} == set()

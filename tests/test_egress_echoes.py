@@ -13,11 +13,11 @@ import pytest
 from aiohttp import web
 
 from gateway.config import WebhookSettings
-from gateway.egress import connector
 from gateway.egress.echoes import redact, sending, texts_of, tracing, without_sent
 from gateway.runtime import real_runtime
 from gateway.signing import secret_text
 from gateway.webhooks.sender import DeliveryResult, Sender, Target
+from tests.delivery_clients import client
 from tests.webhooks.test_sender import receiver
 
 TOKEN = 'Bearer s3cret/"<&>" +token=='
@@ -92,23 +92,21 @@ async def _deliver(said: object, target_url: str = "") -> tuple[DeliveryResult, 
         body = said(request) if callable(said) else said
         return web.Response(status=500, text=str(body))
 
-    async with receiver(echo) as url:
-        kind = connector(allow_private_addresses=True)
-        async with aiohttp.ClientSession(connector=kind) as session:
-            sender = Sender(session, WebhookSettings(timeout_s=5), real_runtime())
-            target = Target(
-                url + target_url,
-                SECRETS,
-                {
-                    "Authorization": TOKEN,
-                    "X-Pin": "42",
-                    "X-Team": "pay",
-                    "X-Tenant": "acme-payouts",
-                },
-                (SEED,),
-                sensitive=frozenset({"Authorization", "X-Pin"}),
-            )
-            return await sender.send(target, "evt_1", b"{}"), seen
+    async with receiver(echo) as url, client() as http:
+        sender = Sender(http, WebhookSettings(timeout_s=5), real_runtime())
+        target = Target(
+            url + target_url,
+            SECRETS,
+            {
+                "Authorization": TOKEN,
+                "X-Pin": "42",
+                "X-Team": "pay",
+                "X-Tenant": "acme-payouts",
+            },
+            (SEED,),
+            sensitive=frozenset({"Authorization", "X-Pin"}),
+        )
+        return await sender.send(target, "evt_1", b"{}"), seen
 
 
 async def test_a_receiver_that_echoes_its_request() -> None:
@@ -222,9 +220,9 @@ async def test_a_receiver_that_echoes_in_pieces(how: str) -> None:
     settings = WebhookSettings(allow_private_addresses=True)
     async with (
         receiver(take) as url,
-        aiohttp.ClientSession(connector=connector(allow_private_addresses=True)) as session,
+        client() as http,
     ):
-        sender = Sender(session, settings, real_runtime())
+        sender = Sender(http, settings, real_runtime())
         target = Target(
             url, SECRETS, {"X-Tok": "sekrit-header-value-9911"}, (), sensitive=("X-Tok",)
         )

@@ -16,7 +16,7 @@ from gateway.config import WebhookSettings
 from gateway.egress import custodian_connector
 from gateway.egress.lookups import Lookups, LookupTimeoutError, looking_up_for
 from gateway.runtime import offload, real_runtime
-from gateway.webhooks.sender import DeliveryOutcome, DeliveryResult, Sender, Target, session_for
+from gateway.webhooks.sender import DeliveryOutcome, DeliveryResult, Sender, Target, client_for
 from tests.webhooks.test_sender import receiver
 
 
@@ -152,11 +152,11 @@ async def test_dead_names_of_one_tenant_stop_nobody(
 
     async with (
         receiver(take) as url,
-        session_for(settings) as session,
+        client_for(settings) as http,
         aiohttp.ClientSession(connector=custodian_connector("acme")) as custodian,
     ):
         port = url.rpartition(":")[2]
-        sender = Sender(session, settings, real_runtime())
+        sender = Sender(http, settings, real_runtime())
 
         async def deliver(org: str, host: str) -> DeliveryResult:
             target = Target(f"http://{host}:{port}/", (bytes(32),), org=org)

@@ -39,7 +39,7 @@ def test_nothing_is_touched() -> None:
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     everywhere = (*OWN, *TRAPS)
-    assert found["guarded"] == {each: ["blocked"] * 2 for each in everywhere}
-    assert found["public"] == {each: ["succeeded"] * 2 for each in PUBLIC}
-    assert found["visits"] == {"near": [], "far": [f"/{each}" for each in PUBLIC for _ in "12"]}
-    assert found["unguarded"] == {each: ["succeeded"] * 2 for each in everywhere}
+    assert found["guarded"] == {each: ["blocked"] * 4 for each in everywhere}
+    assert found["public"] == {each: ["succeeded"] * 4 for each in PUBLIC}
+    assert found["visits"] == {"near": [], "far": [f"/{each}" for each in PUBLIC for _ in "1234"]}
+    assert found["unguarded"] == {each: ["succeeded"] * 4 for each in everywhere}

@@ -34,6 +34,7 @@ def _use_all(metrics: Metrics) -> None:
     metrics.delivery_age(4.5)
     metrics.marks(allowed=True)
     metrics.rate_limited("reads")
+    metrics.refusal_held("held")
     metrics.connections(3)
     metrics.connection_closed("headers_late")
 

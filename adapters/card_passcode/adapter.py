@@ -330,7 +330,7 @@ class CardPasscode(Adapter[CardPasscodeSettings]):
         """Return that an execution was refused at the door."""
         if answer.status != 403:  # noqa: PLR2004
             return answer.not_done(words)
-        # For a wrong passcode or for a lack of rights: nobody can tell.
+        # For a wrong passcode or for missing rights: the response does not distinguish them.
         if self._mode(order) == "standing":
             self._pause(_FORBIDDEN_AGAIN_S)
         return TurnedAway(words, again_after_s=answer.retry_after_s)
@@ -392,7 +392,7 @@ class CardPasscode(Adapter[CardPasscodeSettings]):
         A code may be refused by a FAILED after it was taken. That is remembered of its reference, so
         that a later look says the same.
         """
-        # Calls from before references were told to the gateway have none.
+        # Calls from before references were passed to the gateway have none.
         named = "session_stamp" in order.notes
         now = self.tools.clock.now()
         report = read_execution(order, reference_id, told, now, young=young, named=named)
@@ -447,7 +447,7 @@ def _earlier(order: Order, reference_id: str) -> list[str]:
     """Return the references that go on being looked at when another one is used.
 
     Those of calls that may have arrived: the gateway lets another one go only when their absence is
-    proven, but a provider that breaks its word is to be noticed all the same.
+    proven, but a provider that breaks its promise must be noticed all the same.
     """
     earlier = list(order.notes.get("earlier_references") or [])
     sent = order.notes.get("sent")

@@ -53,7 +53,7 @@ class Answer:
 
     @property
     def detail(self) -> Any:
-        """The API's own word on what is wrong; None in a proxy's page."""
+        """The API's own error text; None if the body is a proxy's page."""
         return self.json.get("detail") if isinstance(self.json, dict) else None
 
     @property

@@ -27,7 +27,7 @@ _ACCOUNT = re.compile(r"[1-9][0-9]{0,17}")
 
 @dataclass(frozen=True)
 class Session:
-    """A session of this execution. Its end is told in elapsed time; no wall clock is asked."""
+    """A session of this execution. Its end is kept in elapsed time; no wall clock is used."""
 
     id: str
     #: The number of its reference within the execution.
@@ -126,7 +126,7 @@ def echo_of(order: Order, payout_account_id: str, told: Mapping[str, Any]) -> Ec
 
 
 def misfits(order: Order, told: Mapping[str, Any], echo: Echo) -> tuple[str, ...]:
-    """Return what is not as ordered, or not told at all, beside the differences of the echo."""
+    """Return what differs from the order or is not reported, beside the differences of the echo."""
     found = []
     if None in (echo.asset, echo.amount, echo.destination):
         found.append("session")

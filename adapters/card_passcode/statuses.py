@@ -173,14 +173,14 @@ def _failure(told: Mapping[str, Any]) -> Failure:
         if short
         else "The provider ended the execution as FAILED.",
         custodian_code="FAILED",
-        # The provider calls FAILED final and says to pay anew; a payment that the network has given
+        # The provider calls FAILED final and says to pay again; a payment that the network has given
         # an id to is left to a person all the same.
         funds_moved=FundsMoved.UNKNOWN if seen_by_network else FundsMoved.NO,
     )
 
 
 def _arrived(order: Order, told: Mapping[str, Any]) -> Decimal | None:
-    """Return what the recipient got, where it is told in the order's currency."""
+    """Return what the recipient got, if it is reported in the order's currency."""
     payee = read_amount(told.get("payee_amount"))
     if payee is None or payee < 0 or text_of(told.get("payee_currency")) != order.asset:
         return None

@@ -70,7 +70,7 @@ class Dfns(Adapter[DfnsSettings]):
             max_length=50,
             shared_by_credentials=True,
             look_up=True,
-            # Of a transfer it is; of an off-ramp's Confirm it is not, and one word must do for both.
+            # It is for a transfer and not for an off-ramp's Confirm; one value must serve both.
             # `CannotLook` says it of a transfer.
             repeat_is_safe=False,
         ),

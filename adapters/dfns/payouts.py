@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 
 from adapters.dfns.client import Answer, Client
-from adapters.dfns.reading import PayoutReader, data_of, execution_of
+from adapters.dfns.reading import PayoutReader, SearchEnded, data_of, execution_of
 from adapters.dfns.settings import DfnsSettings
 from adapters.dfns.signing import SignedCall, dump
 from adapters.dfns.statuses import (
@@ -91,7 +91,10 @@ class Payouts:
         waiting = execution in BEFORE_CONFIRM or execution == AWAITING_CONFIRM
         if waiting and not data_of(look.told).get("transferId"):
             return self._reader.unfit(order, look.told) or Absent(execution)
-        return await self._reader.judge(order, look)
+        try:
+            return await self._reader.judge(order, look)
+        except SearchEnded as error:
+            return CannotLook(f"{execution}; {error}", repeat_is_safe=False)
 
     async def cancel(self, order: Order) -> Report:
         """Ask Dfns to cancel; it does so before the confirmation only. Raises as `submit` does."""
@@ -155,7 +158,7 @@ class Payouts:
         fault = address_fault(order.network or "", deposit, by_custodian=True)
         if fault is not None:
             return self._reader.park(order, told, f"the deposit address {deposit} {fault}")
-        # Remembering also brings what a webhook has told meanwhile.
+        # Remembering also brings what a webhook has reported meanwhile.
         await order.remember(deposit_address=order.notes.get("deposit_address", deposit))
         witnesses = {"the first read": str(order.notes["deposit_address"])}
         by_webhook = [str(each) for each in order.notes.get("told", {}).get("deposit_address", ())]
@@ -187,7 +190,7 @@ class Payouts:
             if pause_s:
                 await self._tools.clock.sleep(pause_s)
                 try:
-                    # Whoever has lost its lease meanwhile must not send.
+                    # A worker that has lost its lease meanwhile must not send.
                     await order.moving(same_request=True)
                 except NotSent as error:
                     # This one was not sent; the one before it may have arrived.

@@ -48,12 +48,17 @@ from gateway.adapter import (
 _SOONEST_S, _SLOWEST_S = 1.0, 60.0
 #: A transfer that was made may take so long to be listed.
 _VISIBLE_AFTER_S = 60.0
-_MOST_PAGES = 20
+#: The most that a list returns at once (dfns protocol notes, §2: 1 to 50).
+_PAGE = 50
+
+
+class SearchEnded(NotSent):
+    """A wallet has more transfers than are searched, and none of those that were read settles the payout."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """A payout as it was told."""
+    """A payout as Dfns reported it."""
 
     told: Mapping[str, Any]
     #: whether its end had been seen so long before this look began that a transfer would be listed now
@@ -103,8 +108,8 @@ class PayoutReader:
         report = self._tell(order, told, sub_status, echo, transactions)
         if sub_status is not SubStatus.DELIVERED or transfer is None:
             return report
-        # Of the settling transfer. What the provider keeps, and what the recipient got, are not told with
-        # a payout: `final_recipient_amount` stays None.
+        # Of the settling transfer. A payout does not report what the provider keeps, nor what the recipient
+        # got: `final_recipient_amount` stays None.
         return replace(report, fees_paid_usd=fee_usd(self._settings, order.network, transfer))
 
     def unfit(self, order: Order, told: Mapping[str, Any]) -> Report | None:
@@ -202,10 +207,15 @@ class PayoutReader:
         return await self._search(wallet, deposit)
 
     async def _search(self, wallet: str, deposit: str) -> Mapping[str, Any] | None:
-        """Look through the wallet's transfers for one to a deposit address, which is this payout's own."""
-        page = ""
-        for _ in range(_MOST_PAGES):
-            answer = await self._client.get(f"/wallets/{wallet}/transfers?limit=50{page}")
+        """Search the wallet's transfers for one to a deposit address, which is this payout's own.
+
+        None only if the whole list was read. Dfns does not document the order of its list, so that old
+        transfers on a page prove nothing about the next one. Raises SearchEnded at the configured bound.
+        """
+        page, read = "", 0
+        while read < self._settings.most_transfers_searched:
+            answer = await self._client.get(f"/wallets/{wallet}/transfers?limit={_PAGE}{page}")
+            read += _PAGE
             if not answer.ok or not isinstance(answer.json.get("items"), list):
                 raise answer.not_done(f"transfers: {answer.words()}")
             for each in answer.json["items"]:
@@ -218,7 +228,10 @@ class PayoutReader:
                 return None
             # Opaque: it may hold `=`, `+` and `/` (dfns protocol notes, §2).
             page = f"&paginationToken={quote(token, safe='')}"
-        raise NotSent(f"more than {_MOST_PAGES} pages of transfers; none to {deposit} among them")
+        raise SearchEnded(
+            f"the wallet has more than {read} transfers, and none of {read} goes to {deposit}: look for it "
+            "at Dfns, or raise most_transfers_searched"
+        )
 
     def _tell(  # noqa: PLR0913 - the members of a report
         self,

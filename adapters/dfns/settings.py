@@ -58,12 +58,12 @@ class DfnsSettings(BaseModel):
     fee_coins: dict[str, FeeCoin] = Field(
         default={},
         description="By network, the coin that fees are paid in, e.g. Ethereum = "
-        '{usd = "2500", decimals = 18}: fees are told in US dollars by these fixed prices, and not at all '
+        '{usd = "2500", decimals = 18}: fees are reported in US dollars by these fixed prices, and not at all '
         "on other networks.",
     )
     confirm_after_webhook: bool = Field(
         default=False,
-        description="Confirm an off-ramp only after the webhook told the same deposit address, too.",
+        description="Confirm an off-ramp only after the webhook has reported the same deposit address.",
     )
     user_action_life_s: float = Field(
         default=900,
@@ -77,6 +77,14 @@ class DfnsSettings(BaseModel):
         ge=10,
         le=100_000,
         description="Requests a minute that Dfns takes of the organisation; 100 on a trial plan.",
+    )
+    most_transfers_searched: int = Field(
+        default=5000,
+        ge=50,
+        le=25_000,
+        description="How many of a wallet's transfers are searched for the one that settles an off-ramp "
+        "payout which ended without naming it; 50 are one request. If the wallet has more, the payout is "
+        "on the operator's list (`cannot_look`).",
     )
     timeout_s: float = Field(
         default=10, gt=0, le=20, description="Longest time for one HTTP call, in seconds."

@@ -23,7 +23,7 @@ PAYOUT_WORDS: Mapping[str, SubStatus] = {
     "Completed": SubStatus.DELIVERED,
 }
 
-#: The ends of a payout that is not paid: our word, our code.
+#: The final statuses of a payout that is not paid: our status, our code.
 PAYOUT_ENDS: Mapping[str, tuple[SubStatus, FailureCode]] = {
     "Rejected": (SubStatus.REJECTED, FailureCode.POLICY_REJECTED),
     "Failed": (SubStatus.FAILED, FailureCode.THIRD_PARTY_FAILED),
@@ -52,13 +52,13 @@ SETTLING_NEWS: Mapping[str, SubStatus] = {
 
 
 def clean(value: object) -> str:
-    """Return a word without blanks around it; empty for what is no text."""
+    """Return a text without blanks around it; empty if it is not a text."""
     return value.strip() if isinstance(value, str) else ""
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """What is told of a wallet transfer, as far as it matters here."""
+    """What Dfns reports of a wallet transfer, as far as it matters here."""
 
     id: str
     status: str
@@ -111,7 +111,7 @@ def payout_failure(execution: str, reason: str, moved: FundsMoved) -> Failure:
 
 
 def refusal_code(message: str) -> FailureCode:
-    """Return the code of a request that was refused, as far as its words tell."""
+    """Return the code of a refused request, as far as its message shows it."""
     words = message.lower()
     if "insufficient" in words or "balance" in words:
         return FailureCode.INSUFFICIENT_FUNDS

@@ -1,4 +1,4 @@
-"""An order in Dfns' words: its token, its bodies, and what Dfns tells of it beside what was ordered.
+"""An order on Dfns' wire: its token, its bodies, and what Dfns reports beside what was ordered.
 
 Source: dfns protocol notes, §2 (asset, create, action), §5 (transfer bodies).
 """
@@ -242,7 +242,7 @@ def payout_echo(
 def fee_usd(settings: DfnsSettings, network: str | None, told: Mapping[str, Any]) -> Decimal | None:
     """Return what a transfer's `fee` cost, by the configured price; None where one of them is missing.
 
-    Dfns tells it in the smallest unit of the network's own coin.
+    Dfns reports it in the smallest unit of the network's own coin.
     """
     coin, units = settings.fee_coins.get(network or ""), clean(told.get("fee"))
     if coin is None or not (units.isascii() and units.isdigit()):
@@ -263,7 +263,7 @@ def amount_of(units: object, decimals: int) -> Decimal | None:
 
 
 def _told_id(ordered: str, *told: object) -> str | None:
-    """Return the external id that is told; another one than was ordered, where one of several is."""
+    """Return the reported external id; if one of several differs from the order, that one."""
     ids = [clean(each) for each in told if clean(each)]
     return next((each for each in ids if each != ordered), ids[0] if ids else None)
 
@@ -279,7 +279,7 @@ def _address(value: object) -> str | None:
 
 
 def _payee_words(address: object, memo: str) -> str | None:
-    """Return an address with its memo; a memo that is not told is not compared."""
+    """Return an address with its memo; a memo that is not reported is not compared."""
     words = _address(address)
     return f"{words} memo {memo}" if words and memo else words
 

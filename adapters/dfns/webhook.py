@@ -1,7 +1,7 @@
 """Dfns' webhooks: verified over the raw bytes, then read.
 
 Source: dfns protocol notes, §7. HMAC-SHA256 over the body; the signed body carries its own time. Every
-attempt at a delivery has an id of its own, so that doubles are told by what they say.
+attempt at a delivery has an id of its own, so that duplicates are recognised by their content.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def verify(secret: str | None, clock: Clock, headers: Mapping[str, str], body: b
 
 
 def parse(body: bytes) -> Sequence[Notice]:
-    """Turn an event into a notice: it brings the next look forward, and what it told is kept.
+    """Turn an event into a notice: it brings the next look-up forward, and what it reported is kept.
 
     Unknown kinds are none. A ValueError keeps the body, unread.
     """
@@ -74,5 +74,5 @@ def parse(body: bytes) -> Sequence[Notice]:
 
 
 def _key(delivery: str, state: str) -> str:
-    """Return what tells doubles: the delivery (its first attempt's id) and what it says."""
+    """Return what identifies duplicates: the delivery (its first attempt's id) and its content."""
     return f"{delivery}:{state}"

@@ -38,7 +38,7 @@ def balances_of(
 ) -> list[Balance]:
     """Return the balances of the configured assets. Raises NotSent where they cannot be told."""
     if told.get("success") is False:
-        raise NotSent("balances: the exchange did not tell Fireblocks")
+        raise NotSent("balances: the exchange did not answer Fireblocks")
     if str(told.get("id")) != account.id or not isinstance(told.get("assets"), list):
         raise NotSent("balances: an answer that is not understood")
     _, available, pending = _ACCOUNTS[account.type]
@@ -70,7 +70,7 @@ def _amount(told: Mapping[str, Any], name: str) -> Decimal:
     try:
         amount = Decimal(str(told[name]))
     except (KeyError, InvalidOperation):
-        raise NotSent(f"balances: {name} is not told") from None
+        raise NotSent(f"balances: {name} is missing") from None
     if not amount.is_finite():
         raise NotSent(f"balances: {name} is no amount")
     return amount

@@ -17,7 +17,7 @@ _STEP = Decimal("0.000001")
 def fees_usd(
     transactions: Sequence[Mapping[str, Any]], prices: Mapping[str, Decimal]
 ) -> Decimal | None:
-    """Return the fees of all transactions; None where the fee of one is not told or has no price."""
+    """Return the fees of all transactions; None if the fee of one is not reported or has no price."""
     found = [_fee(each, prices) for each in transactions]
     known = [each for each in found if each is not None]
     if not found or len(known) < len(found):
@@ -28,8 +28,8 @@ def fees_usd(
 def net_amount(transactions: Sequence[Mapping[str, Any]], asset_id: str | None) -> Decimal | None:
     """Return what arrived, after what was deducted: the `netAmount` of the only transaction.
 
-    None where it is not told, or of another asset, or where there are several transactions: which of
-    them paid the recipient is not told.
+    None if it is not reported, or of another asset, or if there are several transactions: which of
+    them paid the recipient is not reported.
     """
     if len(transactions) != 1 or not asset_id or transactions[0].get("assetId") != asset_id:
         return None
@@ -49,7 +49,7 @@ def _fee(details: Mapping[str, Any], prices: Mapping[str, Decimal]) -> Decimal |
         return None
     parts = (
         (network, prices.get(str(details.get("feeCurrency")))),
-        # What an exchange keeps, it keeps of the asset that is paid.
+        # An exchange deducts its fee from the asset that is paid.
         (service or Decimal(0), prices.get(str(details.get("assetId")))),
     )
     if any(amount and price is None for amount, price in parts):

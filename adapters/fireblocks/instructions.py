@@ -179,7 +179,7 @@ def words_of_account(source: Account) -> str:
 
 
 def _by_id(told: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """Return the places of instructions by id; an id that is told twice names none of them."""
+    """Return the places of instructions by id; an id that occurs twice names none of them."""
     ids = [str(each.get("id") or "") for each in told]
     return {each: at for at, each in enumerate(ids) if each and ids.count(each) == 1}
 

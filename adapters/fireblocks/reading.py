@@ -71,7 +71,7 @@ class Reader:
     ) -> BatchReport | Absent | CannotLook:
         """Return what a status says of each item, or what a set means that is registered, and no more.
 
-        Absent until an execute may have arrived. From then on it cannot be told from an executed set
+        Absent until an execute may have arrived. From then on it cannot be distinguished from an executed set
         that waits for its account, for hours; but a repeat of execute is executed once.
         An item that is not read is left out, where the set itself was executed.
         """

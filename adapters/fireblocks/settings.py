@@ -57,7 +57,7 @@ class FireblocksSettings(BaseModel):
     fee_prices_usd: dict[str, Annotated[Decimal, Field(gt=0)]] = Field(
         default={},
         description='Price in US dollars of each asset id that fees are paid in, e.g. ETH = "2500": fees '
-        "are told by these fixed prices where Fireblocks gives none in dollars.",
+        "are converted with these fixed prices if Fireblocks reports none in dollars.",
     )
     set_limit: int = Field(
         default=100,

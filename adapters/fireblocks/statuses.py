@@ -31,7 +31,7 @@ PAYOUT_WORDS: Mapping[str, SubStatus | None] = {
     "FAILED": SubStatus.FAILED,
 }
 
-#: The coarse word beside it. Only `REGISTERED` fits a payout that was not executed.
+#: The coarse status beside it. Only `REGISTERED` fits a payout that was not executed.
 COARSE_WORDS = frozenset(
     {"REGISTERED", "VERIFYING", "IN_PROGRESS", "DONE", "INSUFFICIENT_BALANCE", "FAILED"}
 )
@@ -41,7 +41,7 @@ INSTRUCTION_WORDS = frozenset(
 )
 
 #: State of a transaction whose instruction has not ended. An ended one leaves the payout submitted:
-#: only the instruction's own word is final.
+#: only the instruction's own status is final.
 TRANSACTION_WORDS: Mapping[str, SubStatus] = {
     "SUBMITTED": SubStatus.SUBMITTED,
     "QUEUED": SubStatus.SUBMITTED,
@@ -148,7 +148,7 @@ def read(  # noqa: PLR0911 - one per row of the table
 ) -> Reading:
     """Read one instruction of a payout. Pure.
 
-    The end comes from the instruction's own word, and is a failure only when every transaction of
+    The end comes from the instruction's own status, and is a failure only when every transaction of
     it has ended, too.
     """
     unknown = tuple(
@@ -249,7 +249,7 @@ def _left_vault(ended: Seen, known: SubStatusWord | None) -> FundsMoved:
     """Return whether money left a vault, which pays by transactions that Fireblocks signs, and only so."""
     if known is not None and known.stage is Stage.REQUEST:
         return FundsMoved.NO
-    # FAILED says nothing by itself. The other states are decisions: without a word, nothing was signed.
+    # FAILED says nothing by itself. The other states are decisions: without a sub-status, nothing was signed.
     # A third party's refusal is about crediting; of a vault's transaction it says nothing.
     decided = ended.state != "FAILED" and not ended.sub_status
     return FundsMoved.NO if decided else FundsMoved.UNKNOWN

@@ -1,6 +1,6 @@
 """Fireblocks' sub-statuses of transactions: all of the API description, each with what it means.
 
-Source: fireblocks protocol notes, §10. A word says three things: our code, whether the same order can
+Source: fireblocks protocol notes, §10. A sub-status says three things: our code, whether the same order can
 succeed later, and how far the transaction had come for certain. The last one decides `funds_moved`: a
 missing hash does not, because the vendor promises none for exchanges and fiat.
 """
@@ -25,7 +25,7 @@ class Kind(StrEnum):
 
 
 class Stage(StrEnum):
-    """How far a transaction had certainly come, at most, when it ended with this word."""
+    """How far a transaction had come, at most, when it ended with this sub-status."""
 
     GATE = "gate"  #: stopped by Fireblocks itself: not signed, and handed to nobody
     #: Stopped while it was made. A vault has signed nothing; a third party may already have had it.

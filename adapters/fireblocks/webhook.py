@@ -109,11 +109,11 @@ class Verifier:
         except (ValueError, KeyError, TypeError, RecursionError):
             msg = "the signature header is malformed"
             raise InvalidSignature(msg) from None
-        # Pinned: whoever could choose the algorithm could choose `none`, or HMAC with a public key.
+        # Pinned: a sender that could choose the algorithm could choose `none`, or HMAC with a public key.
         if algorithm != "RS512" or not isinstance(kid, str):
             msg = "the signature is not RS512"
             raise InvalidSignature(msg)
-        # RFC 7515, 4.1.11: whoever does not understand an extension that is marked critical must refuse.
+        # RFC 7515, 4.1.11: an extension that is marked critical and not understood must be refused.
         # None is understood here, and the header without any of them is not allowed, either.
         if "crit" in header:
             msg = "the signature has critical header extensions, and none is understood"
@@ -150,7 +150,7 @@ class Verifier:
         try:
             self._keys = await self._fetch()
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-            # Whoever waits behind a host that hangs must not wait for it again.
+            # A webhook that waited behind a hanging host must not wait for it again.
             self._tried_at = self._tools.clock.monotonic()
             if known:
                 return

@@ -93,11 +93,11 @@ class Twin(ABC):
 
     @abstractmethod
     def funded(self, account: str, asset: str) -> None:
-        """Told that a balance was set through the control API."""
+        """React to a balance that was set through the control API."""
 
     @abstractmethod
     def settings_changed(self, settings: TwinSettings) -> None:
-        """Told the switches in force, on change and on reset; the start is the subclass's own."""
+        """React to changed switches, also on reset. The subclass itself handles the start."""
 
     @abstractmethod
     def knows_account(self, account: str, asset: str) -> bool:

@@ -30,7 +30,7 @@ class TwinClock:
     """Seconds since the epoch as the twin sees them; needs a running event loop once timers are set.
 
     `base` is the time that everybody shares (the machine's, or a simulation's, which must then run
-    at the speed of the loop). Advancing moves only the twin: whoever talks to it stays at `base`.
+    at the speed of the loop). Advancing moves only the twin: its callers stay at `base`.
     """
 
     def __init__(self, base: Callable[[], float] = time.time) -> None:

@@ -30,7 +30,7 @@ class Delivery:
 
     id: int
     event: str
-    #: Makes the request of attempt n (1 is the first): some custodians sign each one anew.
+    #: Makes the request of attempt n (1 is the first): some custodians sign each one again.
     make: Callable[[int], Message]
     attempts_allowed: int
     state: str = "waiting"  # waiting, delivered, failed, dropped

@@ -1,25 +1,30 @@
 """Admission: how many requests an API key, a client secret or an unknown client may send.
 
 A refused request has done nothing: no quote and no idempotency key is used, no body was read. It is
-asked for right after the key was recognised. A repeat that would only be answered with its kept
+asked for right after the key was recognised. A caller that goes on regardless gets its refusals at a
+fixed rate: each of them costs the process as much as a small request. A repeat that would only be answered with its kept
 answer takes a token of the rate like any other request, and nothing of the custodians' budget.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from starlette.requests import Request
 
 from gateway.config import LimitSettings
 from gateway.errors import Refused
-from gateway.limits import RECOGNISED, Buckets, Sample, client_group
+from gateway.limits import HELD, RECOGNISED, Buckets, Refusals, Sample, client_group
 from gateway.metrics import Metrics
 from gateway.runtime import Clock
 
 #: What a person waits for: a flood of other calls under the same key does not hold it up.
 _CONFIRMS = frozenset({"/payouts/{payout_id}/confirm", "/payouts/{payout_id}/cancel"})
 _QUOTE = "/payouts/quote"
+_BODIES = "bodies"
 
 
 class Admission:
@@ -28,6 +33,9 @@ class Admission:
     def __init__(self, settings: LimitSettings, clock: Clock, metrics: Metrics) -> None:
         self._metrics = metrics
         self._lines = Sample(clock)
+        self._refusals = Refusals(clock, settings)
+        self._most_bodies = settings.bodies
+        self._bodies: Counter[str] = Counter()
         self._classes = {
             name: Buckets(
                 name,
@@ -60,6 +68,61 @@ class Admission:
         if refused is not None:
             # Whoever sends too many shall not fill the log: one line for many of them.
             request.state.left_out = self._lines.take()
+        return refused
+
+    @contextmanager
+    def receiving(self, request: Request) -> Iterator[None]:
+        """Receive a body of a key or client secret. Refused: `rate_limited`, where too many arrive.
+
+        The connection of a request that was let in keeps its place while its body arrives. So one key
+        must not have all of them. A client that was not let in has no such place, and is not counted.
+        """
+        who = getattr(request.state, "admitted", None)
+        if who is None:
+            yield
+            return
+        if self._bodies[who] >= self._most_bodies:
+            self._metrics.rate_limited(_BODIES)
+            detail = (
+                f"{self._most_bodies} bodies of this caller are still arriving. Nothing was done."
+            )
+            headers = {
+                "Retry-After": "1",
+                "RateLimit-Policy": f'"{_BODIES}";q={self._most_bodies};qu="concurrent-requests"',
+                "RateLimit": f'"{_BODIES}";r=0;t=1',
+            }
+            raise Refused("rate_limited", detail, headers=headers)
+        self._bodies[who] += 1
+        try:
+            yield
+        finally:
+            self._bodies[who] -= 1
+            if not self._bodies[who]:
+                del self._bodies[who]
+
+    async def hold_back(self, request: Request, refused: Refused) -> Refused:
+        """Return a refusal once it may be sent: later, if its caller has had many of them.
+
+        Where too many wait already, it is sent at once, and its connection is closed. The request has
+        done nothing and no body was read, so that waiting costs little more than the connection.
+        """
+        host = request.client.host if request.client else None
+        # An id of a key or payout, or an address: they cannot be mistaken for each other.
+        who = getattr(request.state, "admitted", None) or client_group(host)
+        wait_s = self._refusals.wait_s(who)
+        if wait_s == 0:
+            return refused
+        request.state.left_out = self._lines.take()
+        if wait_s is None:
+            self._metrics.refusal_held("closed")
+            refused.headers["Connection"] = "close"
+            return refused
+        self._metrics.refusal_held("held")
+        held = getattr(request.state, HELD, None)
+        if held is not None:
+            # Its connection may be closed for a new one.
+            held()
+        await self._refusals.hold(wait_s)
         return refused
 
     def _take(self, request: Request, name: str, who: str) -> Refused | None:

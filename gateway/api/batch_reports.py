@@ -93,8 +93,8 @@ async def _report(
     """Give the rows of the report, a few at a time; those of a page are of one consistent look."""
     context, jobs, after = context_of(request), jobs_of(request), -1
     while page := await context.db.scan(rows.items_page, batch_id, after, _REPORTED_AT_ONCE):
-        async for step in jobs.steps(page):
-            yield [_row(row, payout_of(row), init_method) for row in step]
+        async for step in jobs.steps(page, lambda row: _row(row, payout_of(row), init_method)):
+            yield step
         after = page[-1]["batch_position"]
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import tempfile
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect, Request
@@ -23,8 +24,24 @@ from gateway.api.cursors import check_names, decode, encode, limit_of, query_fau
 from gateway.api.idempotency import Answer, Claim, claimed, idempotency_key, keyed_request, once
 from gateway.api.jobs import Jobs, jobs_of
 from gateway.api.requests import caller_of, context_of, read_json, validate
-from gateway.batches.items import MOST_IN_FILE, Checked, Line, check, csv_lines, json_lines
-from gateway.batches.schemas import BatchCheck, BatchHead, BatchRequest, BatchSource, BatchView
+from gateway.batches.items import (
+    MOST_IN_FILE,
+    Check,
+    Checked,
+    Kept,
+    Line,
+    csv_lines,
+    json_lines,
+)
+from gateway.batches.schemas import (
+    AssetTotal,
+    BatchCheck,
+    BatchHead,
+    BatchRequest,
+    BatchSource,
+    BatchView,
+)
+from gateway.batches.service import totals_of_new
 from gateway.errors import Refused
 from gateway.keys import Caller
 from gateway.model import Payout
@@ -36,13 +53,17 @@ from gateway.store.rows import payout_of
 from gateway.store.state import refuse_if_frozen, refuse_unless_accepting
 from gateway.views import PayoutWithTracking, payout_with_tracking
 
+T = TypeVar("T")
+
 #: A thousand payouts with all that they may carry.
 _MOST_JSON = 4 * 1024 * 1024
 _MOST_BYTES = 64 * 1024 * 1024
 _FILE_S = 300.0
 #: Lines whose references are looked up at once; lines of one transaction.
-_LOOKED_UP_AT_ONCE = 100
-_STORED_AT_ONCE = 50
+_LOOKED_UP_AT_ONCE = 500
+_STORED_AT_ONCE = 25
+#: Pages that are handed in and not durable yet.
+_PAGES_UNDER_WAY = 4
 _FILE_QUERY = frozenset({"custodian", "account_id", "account_type", "reference", "validate"})
 
 
@@ -143,21 +164,20 @@ class _Load:
         if claim.created_id is not None:
             await self._drop(claim.created_id)
         pauses = await self.context.db.read(refuse_unless_accepting)
-        found = await self.check()
-        if pauses:
-            await self.context.db.read(self._refuse_if_paused, found)
-        batch_id = await self.context.db.run(self._begin, claim)
-        try:
-            first = 0
-            async for page in _gathered(self.jobs.steps(self.lines()), _STORED_AT_ONCE):
-                await self.context.db.run(self._add, claim, batch_id, first, page)
-                first += len(page)
-            return await claim.finish(lambda tx: self._finish(tx, batch_id, first))
-        except BaseException:
-            # Nobody has seen it. What cannot be deleted now is deleted as a load that was given up.
-            with suppress(Exception):
-                await self._drop(batch_id)
-            raise
+        with Kept() as kept:
+            found = await self.check(kept)
+            if pauses:
+                await self.context.db.read(self._refuse_if_paused, found)
+            totals = totals_of_new(found)
+            batch_id = await self.context.db.run(self._begin, claim)
+            try:
+                stored = await self._store(claim, batch_id, kept)
+                return await claim.finish(lambda tx: self._finish(tx, batch_id, stored, totals))
+            except BaseException:
+                # Nobody has seen it. What cannot be deleted now is deleted as a load that was given up.
+                with suppress(Exception):
+                    await self._drop(batch_id)
+                raise
 
     async def _refuse_if_paused(self, tx: Tx, found: Checked) -> None:
         caller, source = self.caller, self.source
@@ -165,11 +185,36 @@ class _Load:
             names = caller.org, caller.mode, source.custodian, source.account, asset
             await refuse_if_paused(tx, Subject(*names))
 
-    async def check(self) -> Checked:
-        """Check every item. Refused: `invalid_batch`, with the faults."""
-        found = await _check(self.context, self.jobs, self.caller, self.source, self.lines)
+    async def check(self, kept: Kept | None = None) -> Checked:
+        """Check every item, and keep it. Refused: `invalid_batch`, with the faults."""
+        found = await _check(self.context, self.jobs, self.caller, self.source, self.lines, kept)
         found.refuse()
         return found
+
+    async def _store(self, claim: Claim, batch_id: str, kept: Kept) -> int:
+        """Store every item; return how many there are.
+
+        Some pages are handed in before the first of them is durable: they share a commit, and the next
+        items are made ready while the disk works.
+        """
+        made = self.context.batches.columns(self.caller, self.source, batch_id)
+        numbered = enumerate(kept.read())
+        pages = _gathered(self.jobs.steps(numbered, lambda each: made.of(*each)), _STORED_AT_ONCE)
+        under_way: deque[asyncio.Task[None]] = deque()
+        stored = 0
+        try:
+            async for page in pages:
+                if len(under_way) >= _PAGES_UNDER_WAY:
+                    await under_way.popleft()
+                writing = self.context.db.run(self._add, claim, batch_id, page)
+                under_way.append(asyncio.create_task(writing))
+                stored += len(page)
+            while under_way:
+                await under_way.popleft()
+        finally:
+            # What was handed in is written whatever happens: the end of a load that failed comes after.
+            await asyncio.gather(*under_way, return_exceptions=True)
+        return stored
 
     async def _begin(self, tx: Tx, claim: Claim) -> str:
         await refuse_unless_accepting(tx)
@@ -185,14 +230,16 @@ class _Load:
         return batch_id
 
     async def _add(
-        self, tx: Tx, claim: Claim, batch_id: str, first: int, page: Sequence[Line]
+        self, tx: Tx, claim: Claim, batch_id: str, page: Sequence[Mapping[str, object]]
     ) -> None:
         await claim.hold(tx)
-        await self.context.batches.add(tx, self.caller, self.source, batch_id, first, page)
+        await self.context.batches.add(tx, batch_id, page)
 
-    async def _finish(self, tx: Tx, batch_id: str, count: int) -> Answer:
+    async def _finish(
+        self, tx: Tx, batch_id: str, count: int, totals: Sequence[AssetTotal]
+    ) -> Answer:
         await refuse_unless_accepting(tx)
-        view = await self.context.batches.finish(tx, self.caller, batch_id, count)
+        view = await self.context.batches.finish(tx, self.caller, batch_id, count, totals)
         return Answer(
             201,
             view.model_dump_json().encode(),
@@ -207,9 +254,9 @@ class _Load:
             pass
 
 
-async def _gathered(steps: AsyncIterator[list[Line]], size: int) -> AsyncIterator[list[Line]]:
-    """Give lines that come a few at a time in lists of a size."""
-    page: list[Line] = []
+async def _gathered(steps: AsyncIterator[list[T]], size: int) -> AsyncIterator[list[T]]:
+    """Give what comes a few at a time in lists of a size."""
+    page: list[T] = []
     async for step in steps:
         page += step
         while len(page) >= size:
@@ -219,12 +266,13 @@ async def _gathered(steps: AsyncIterator[list[Line]], size: int) -> AsyncIterato
         yield page
 
 
-async def _check(
+async def _check(  # noqa: PLR0913 - whose batch it is, and where its items go
     context: ApiContext,
     jobs: Jobs,
     caller: Caller,
     source: BatchSource,
     lines: Callable[[], Iterator[Line]],
+    kept: Kept | None,
 ) -> Checked:
     found = Checked()
     known = {
@@ -237,9 +285,16 @@ async def _check(
         found.fault("/source/custodian", "unknown_custodian", detail)
         found.refuse()
 
+    check = Check(context.quotes, caller, source, found)
+
+    def one(line: Line) -> Line:
+        item = check.line(line)
+        if item is not None and kept is not None:
+            kept.add(item)
+        return line
+
     async def checked() -> AsyncIterator[list[Line]]:
-        async for step in jobs.steps(lines()):
-            check(context.quotes, caller, source, step, found)
+        async for step in jobs.steps(lines(), one):
             if found.count > MOST_IN_FILE:
                 return
             yield step

@@ -2,17 +2,17 @@
 
 A batch has up to 100 000 lines. What is done to each of them in Python holds up everybody else while it
 runs, on the event loop as well as in a thread. So it is done a few lines at a time, with a pause before
-each step in which all others go on. All jobs of a process share these pauses: ten jobs take no more of
-the process than one, they take longer.
+each step in which all others go on. The pause is a multiple of the time that the last step took: while
+other requests come in, jobs use about a fifth of the process, and otherwise half of it. All jobs share
+these pauses: ten jobs take no more of the process than one, they take longer.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
-from itertools import islice
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -22,13 +22,18 @@ from starlette.types import Receive, Scope, Send
 from gateway.config import LimitSettings
 from gateway.errors import Refused
 from gateway.metrics import Metrics
+from gateway.runtime import Clock
 
 T = TypeVar("T")
+R = TypeVar("R")
 
-#: Lines of one step: one or two milliseconds.
-LINES = 20
-#: The pause before a step, in seconds: about as long as the step.
-PAUSE_S = 0.001
+#: A step ends with the line that exceeds this time, in seconds, and has this many lines at most.
+STEP_S = 0.001
+LINES = 100
+#: The pause before a step: this many times what the step before took, and never less than a step may take.
+PAUSES, PAUSES_BESIDE_OTHERS = 1, 4
+#: How long a request counts as one that comes in beside the jobs, in seconds.
+_OTHERS_S = 0.5
 _NAME = "batch_jobs"
 _RETRY_S = 5
 
@@ -36,9 +41,18 @@ _RETRY_S = 5
 class Jobs:
     """The long jobs of one process: reports, and checks and creations of batches."""
 
-    def __init__(self, settings: LimitSettings, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        settings: LimitSettings,
+        metrics: Metrics,
+        clock: Clock,
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
         self._most, self._most_per_org = settings.batch_jobs, settings.batch_jobs_per_org
         self._metrics = metrics
+        self._clock = clock
+        self._pause = pause
+        self._others_until = clock.monotonic()
         self._running: Counter[str] = Counter()
         self._turn = asyncio.Lock()
 
@@ -60,17 +74,29 @@ class Jobs:
             if not self._running[org]:
                 del self._running[org]
 
-    async def steps(self, lines: Iterable[T]) -> AsyncIterator[list[T]]:
-        """Give the lines a few at a time, and let everybody else go on before each few."""
-        left = iter(lines)
+    def request(self) -> None:
+        """Note that a request came in: jobs leave more of the process to it and to those that follow."""
+        self._others_until = self._clock.monotonic() + _OTHERS_S
+
+    async def steps(self, lines: Iterable[T], work: Callable[[T], R]) -> AsyncIterator[list[R]]:
+        """Do the work on each line, a few at a time; let everybody else go on before each few."""
+        left, took = iter(lines), 0.0
         while True:
+            busy = self._clock.monotonic() < self._others_until
+            pauses = PAUSES_BESIDE_OTHERS if busy else PAUSES
             # One job after the other: no two steps follow each other without a pause.
             async with self._turn:
-                await asyncio.sleep(PAUSE_S)
-            step = list(islice(left, LINES))
-            if not step:
+                await self._pause(pauses * max(took, STEP_S))
+            done: list[R] = []
+            begun = self._clock.monotonic()
+            for line in left:
+                done.append(work(line))
+                took = self._clock.monotonic() - begun
+                if took >= STEP_S or len(done) >= LINES:
+                    break
+            if not done:
                 return
-            yield step
+            yield done
 
 
 def _too_many(most: int) -> Refused:

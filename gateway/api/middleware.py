@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.api.admission import headers_of, refuse_stranger
+from gateway.api.admission import admission_of, headers_of, refuse_stranger
 from gateway.api.problems import PROBLEMS, problem_response
 from gateway.api.requests import context_of
 from gateway.errors import Refused
@@ -35,6 +35,7 @@ class Envelope:
         request_id = context.runtime.ids.new("req")
         scope.setdefault("state", {})["request_id"] = request_id
         begun = context.runtime.clock.monotonic()
+        scope["app"].state.jobs.request()
         status = 500
 
         async def wrapped(message: Message) -> None:
@@ -71,9 +72,11 @@ class Envelope:
                 )
 
 
-def _answer(request: Request, refused: Refused) -> Response:
+async def _answer(request: Request, refused: Refused) -> Response:
     context = context_of(request)
     refused = refuse_stranger(request, refused, PROBLEMS[refused.code].status)
+    if refused.code == "rate_limited":
+        refused = await admission_of(request).hold_back(request, refused)
     return problem_response(
         refused, public_url=context.settings.public_url, request_id=request.state.request_id
     )
@@ -82,7 +85,7 @@ def _answer(request: Request, refused: Refused) -> Response:
 async def on_refused(request: Request, error: Exception) -> Response:
     """Answer a refusal."""
     assert isinstance(error, Refused)  # noqa: S101 - registered for it
-    return _answer(request, error)
+    return await _answer(request, error)
 
 
 async def on_http(request: Request, error: Exception) -> Response:
@@ -90,25 +93,29 @@ async def on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for it
     if error.status_code == 405:  # noqa: PLR2004
         detail = f"{request.method} is not allowed here."
-        return _answer(
+        return await _answer(
             request, Refused("method_not_allowed", detail, headers=dict(error.headers or {}))
         )
     if error.status_code == 404:  # noqa: PLR2004
-        return _answer(request, Refused("not_found", "There is nothing at this path."))
-    return _answer(request, Refused("internal_error", "The request could not be handled."))
+        return await _answer(request, Refused("not_found", "There is nothing at this path."))
+    return await _answer(request, Refused("internal_error", "The request could not be handled."))
 
 
 async def on_store(request: Request, error: Exception) -> Response:
     """Answer while the store cannot write; nothing was changed."""
     _log.error("store_unavailable", request_id=request.state.request_id, exc_info=error)
     detail = "The store cannot be written now; nothing was changed."
-    return _answer(request, Refused("store_unavailable", detail, headers={"Retry-After": "5"}))
+    return await _answer(
+        request, Refused("store_unavailable", detail, headers={"Retry-After": "5"})
+    )
 
 
 async def on_error(request: Request, error: Exception) -> Response:
     """Answer a fault of the gateway itself, without its details."""
     _log.error("internal_error", request_id=request.state.request_id, exc_info=error)
-    return _answer(request, Refused("internal_error", "The gateway failed; the fault is logged."))
+    return await _answer(
+        request, Refused("internal_error", "The gateway failed; the fault is logged.")
+    )
 
 
 HANDLERS: dict[type[Exception], Callable[[Request, Exception], Awaitable[Response]]] = {

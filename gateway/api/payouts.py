@@ -96,7 +96,6 @@ async def create_payout(request: Request) -> Response:
     answer = await once(request, caller, key, members, work)
     for name in custodians:
         context.wake(name)
-    context.wake("deliveries")
     return answer
 
 

@@ -77,7 +77,7 @@ async def authenticated(request: Request) -> Caller:
 
 
 async def read_body(request: Request, limit: int = MAX_BODY) -> bytes:
-    """Return the body. Refused: `payload_too_large`, `request_timeout`.
+    """Return the body. Refused: `payload_too_large`, `request_timeout`, `rate_limited`.
 
     What is over the limit is read on for a bounded while and thrown away: a sender that is cut off
     in the middle would see a broken connection instead of the answer.
@@ -89,13 +89,14 @@ async def read_body(request: Request, limit: int = MAX_BODY) -> bytes:
         detail = f"The body may have {limit} bytes."
         raise Refused("payload_too_large", detail, headers={"Connection": "close"})
     try:
-        async with asyncio.timeout(context_of(request).settings.listen.body_s):
-            async for chunk in request.stream():
-                size += len(chunk)
-                if size <= limit:
-                    chunks.append(chunk)
-                elif size > _DRAIN_BYTES:
-                    break
+        with admission_of(request).receiving(request):
+            async with asyncio.timeout(context_of(request).settings.listen.body_s):
+                async for chunk in request.stream():
+                    size += len(chunk)
+                    if size <= limit:
+                        chunks.append(chunk)
+                    elif size > _DRAIN_BYTES:
+                        break
     except (ClientDisconnect, TimeoutError):
         raise Refused("request_timeout", "The body did not arrive in time.") from None
     if size > limit:

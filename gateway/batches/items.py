@@ -6,11 +6,13 @@ import csv
 import io
 import json
 import re
+import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 from pydantic import ValidationError
 
@@ -19,9 +21,11 @@ from gateway.batches.schemas import BatchItemRequest, BatchRequest, BatchSource
 from gateway.errors import Refused
 from gateway.faults import names_at, plain_faults, words_of
 from gateway.keys import Caller
-from gateway.model import Account, QuoteTerms
+from gateway.model import QuoteTerms
 from gateway.payouts import created_document
-from gateway.quotes import QuoteRequest, Quotes, RouteWish
+from gateway.quotes import Quotes, RouteWish, Wanted
+from gateway.runtime import Ids
+from gateway.store.rows import to_json
 from gateway.text import reference_key
 
 MOST_IN_FILE = 100_000
@@ -46,6 +50,8 @@ _RAW = re.compile("[\udc80-\udcff]")
 #: What is cut off around a cell: blanks, and the no-break spaces that spreadsheets write. Whatever else is
 #: around it is judged as it is in JSON.
 _BLANKS = " \t\N{NO-BREAK SPACE}"
+#: Bytes of checked items that are kept in memory.
+_KEPT_IN_MEMORY = 1024 * 1024
 _REQUIRED = ("external_ref", "asset", "amount")
 
 
@@ -66,6 +72,8 @@ class Checked:
     faults: list[dict[str, str]] = field(default_factory=list)
     fault_count: int = 0
     totals: dict[str, Decimal] = field(default_factory=dict)
+    #: how many could be paid, by asset
+    counts: Counter[str] = field(default_factory=Counter)
     #: where each reference stands, by its key
     references: dict[str, str] = field(default_factory=dict)
 
@@ -115,10 +123,11 @@ def csv_lines(path: Path) -> Iterator[Line]:
             if fault is not None:
                 yield Line("/lines/1", None, [_fault("/lines/1", "invalid_header", fault)])
                 return
+            columns = _Columns(header)
             began = reader.line_num + 1
             for row in reader:
                 if any(cell.strip(_BLANKS) for cell in row):
-                    yield _line(f"/lines/{reader.line_num}", header, row)
+                    yield columns.line(f"/lines/{reader.line_num}", row)
                 began = reader.line_num + 1
         except csv.Error as error:
             where = f"/lines/{began}"
@@ -142,26 +151,36 @@ def _header_fault(header: Sequence[str]) -> str | None:
     return None
 
 
-def _line(where: str, header: Sequence[str], row: Sequence[str]) -> Line:
-    if len(row) != len(header):
-        detail = f"{len(row)} cells, and the header has {len(header)}"
-        return Line(where, None, [_fault(where, "invalid_line", detail)])
-    if any(_RAW.search(cell) for cell in row):
-        return Line(where, None, [_fault(where, "invalid_csv", "the line is not UTF-8")])
-    stripped = (cell.strip(_BLANKS) for cell in row)
-    cells = {name: cell for name, cell in zip(header, stripped, strict=True) if cell}
-    members: dict[str, Any] = {name: cells[name] for name in _PLAIN if name in cells}
-    kind = cells.get("destination_type")
-    if kind is not None:
-        inner = {name: cells[name] for name in _DESTINATION if name in cells}
-        if "destination" in members:
-            detail = "give destination or destination_type, not both"
-            return Line(where, None, [_fault(where + "/destination", "invalid_line", detail)])
-        members["destination"] = {"type": kind, **inner}
-    try:
-        return Line(where, BatchItemRequest.model_validate_json(json.dumps(members)))
-    except ValidationError as error:
-        return Line(where, None, _model_faults(where, error))
+class _Columns:
+    """The columns of a file, by what is made of their cells."""
+
+    def __init__(self, header: Sequence[str]) -> None:
+        self._count = len(header)
+        named = list(enumerate(header))
+        self._plain = [(at, name) for at, name in named if name in _PLAIN]
+        self._inner = [(at, name) for at, name in named if name in _DESTINATION]
+        self._type = next((at for at, name in named if name == "destination_type"), None)
+
+    def line(self, where: str, row: Sequence[str]) -> Line:
+        """Return a line as an item, or what is wrong with it."""
+        if len(row) != self._count:
+            detail = f"{len(row)} cells, and the header has {self._count}"
+            return Line(where, None, [_fault(where, "invalid_line", detail)])
+        if any(not cell.isascii() and _RAW.search(cell) for cell in row):
+            return Line(where, None, [_fault(where, "invalid_csv", "the line is not UTF-8")])
+        cells = [cell.strip(_BLANKS) for cell in row]
+        members: dict[str, Any] = {name: cells[at] for at, name in self._plain if cells[at]}
+        kind = None if self._type is None else cells[self._type]
+        if kind:
+            if "destination" in members:
+                detail = "give destination or destination_type, not both"
+                return Line(where, None, [_fault(where + "/destination", "invalid_line", detail)])
+            inner = {name: cells[at] for at, name in self._inner if cells[at]}
+            members["destination"] = {"type": kind, **inner}
+        try:
+            return Line(where, BatchItemRequest.model_validate(members))
+        except ValidationError as error:
+            return Line(where, None, _model_faults(where, error))
 
 
 def _model_faults(where: str, error: ValidationError) -> list[dict[str, str]]:
@@ -186,46 +205,97 @@ def _fault(pointer: str, code: str, detail: str) -> dict[str, str]:
     return {"pointer": pointer, "code": code, "detail": detail}
 
 
-def plan(
-    quotes: Quotes, caller: Caller, source: BatchSource, item: BatchItemRequest
-) -> tuple[QuoteTerms, Account]:
-    """Return the terms of an item. Pure. Refused: as a quote of it."""
-    request = QuoteRequest(
-        external_ref=item.external_ref,
-        destination=item.destination,
-        asset=item.asset,
-        amount=item.amount,
-        network_hint=item.network_hint,
-        route=RouteWish(custodian=source.custodian, account=source.account),
-        reference=item.reference,
-        metadata=item.metadata,
-    )
-    return quotes.terms(caller, request)
+class Planned(NamedTuple):
+    """What is stored of an item that was checked, but for what is the same for its whole batch."""
+
+    external_ref: str
+    reference: str | None
+    metadata: str
+    terms: str
+    name: str | None
 
 
-def check(
-    quotes: Quotes, caller: Caller, source: BatchSource, lines: Sequence[Line], found: Checked
-) -> None:
-    """Check some lines: each could be paid, and no reference comes twice. Pure."""
-    for line in lines:
+class Kept:
+    """The items of a batch between their check and their storing; many of them in a temporary file.
+
+    So each is validated and priced once. Use it with `with`; at its end they are gone.
+    """
+
+    def __init__(self) -> None:
+        self._file = tempfile.SpooledTemporaryFile(  # noqa: SIM115 - closed by `__exit__`
+            max_size=_KEPT_IN_MEMORY
+        )
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Forget the items."""
+        self._file.close()
+
+    def add(self, item: Planned) -> None:
+        """Keep an item."""
+        self._file.write(json.dumps(item).encode() + b"\n")
+
+    def read(self) -> Iterator[Planned]:
+        """Return the items in the order in which they came. Nothing may be added meanwhile."""
+        self._file.seek(0)
+        for line in self._file:
+            yield Planned(*json.loads(line))
+
+
+class Check:
+    """The check of a batch, line by line: each could be paid, and no reference comes twice."""
+
+    def __init__(self, quotes: Quotes, caller: Caller, source: BatchSource, found: Checked) -> None:
+        self._quotes = quotes
+        self._caller = caller
+        self._wish = RouteWish(custodian=source.custodian, account=source.account)
+        self._found = found
+
+    def line(self, line: Line) -> Planned | None:
+        """Check a line, and note what it is or what is wrong with it. None: it could not be paid."""
+        found, item = self._found, line.item
         found.count += 1
         for fault in line.faults:
             found.fault(**fault)
-        if line.item is None:
-            continue
-        key = reference_key(line.item.reference)
+        if item is None:
+            return None
+        key = reference_key(item.reference)
         if key is not None:
             first = found.references.setdefault(key, line.where)
             if first != line.where:
                 detail = f"the reference is that of {first}, too, or looks like it"
                 found.fault(line.where + "/reference", "duplicate_reference", detail)
         try:
-            terms, _ = plan(quotes, caller, source, line.item)
+            terms = self._terms(item)
         except Refused as refused:
             _refused(line.where, refused, found)
-            continue
+            return None
         total = found.totals.get(terms.asset, Decimal(0))
         found.totals[terms.asset] = EXACT.add(total, terms.amount)
+        found.counts[terms.asset] += 1
+        return Planned(
+            external_ref=item.external_ref,
+            reference=item.reference,
+            metadata=to_json(dict(item.metadata)),
+            terms=terms.model_dump_json(),
+            name=item.name,
+        )
+
+    def _terms(self, item: BatchItemRequest) -> QuoteTerms:
+        """Return the terms of an item. Pure. Refused: as a quote of it."""
+        wanted = Wanted(
+            destination=item.destination,
+            asset=item.asset,
+            amount=item.amount,
+            network_hint=item.network_hint,
+            route=self._wish,
+            reference=item.reference,
+        )
+        terms, _ = self._quotes.terms(self._caller, wanted)
+        return terms
 
 
 def _refused(where: str, refused: Refused, found: Checked) -> None:
@@ -247,43 +317,40 @@ def _refused(where: str, refused: Refused, found: Checked) -> None:
         found.fault(where + pointer, fault["code"], fault["detail"])
 
 
-def item_columns(  # noqa: PLR0913 - one per part of an item
-    *,
-    payout_id: str,
-    caller: Caller,
-    batch_id: str,
-    position: int,
-    item: BatchItemRequest,
-    terms: QuoteTerms,
-    account: Account,
-    at: int,
-) -> Mapping[str, object]:
-    """Return the columns of an item as it is stored."""
-    return {
-        "id": payout_id,
-        "org": caller.org,
-        "mode": caller.mode,
-        "quote_id": None,
-        "status": "pending",
-        "sub_status": "created",
-        "external_ref": item.external_ref,
-        "reference": item.reference,
-        "metadata": json.dumps(dict(item.metadata), separators=(",", ":"), ensure_ascii=False),
-        "terms": terms.model_dump_json(),
-        "custodian": terms.route.custodian,
-        "account": account.model_dump_json(),
-        "custodian_reference": None,
-        "custodian_word": None,
-        "document": created_document(at),
-        "failure": None,
-        "funds_moved": None,
-        "fees_paid_usd": None,
-        "observed_at": None,
-        "sequence": 0,
-        "first_answer": None,
-        "created_at": at,
-        "updated_at": at,
-        "batch_id": batch_id,
-        "batch_position": position,
-        "name": item.name,
-    }
+class ItemColumns:
+    """Makes the columns of a batch's items, of what they share and what each of them is."""
+
+    def __init__(
+        self, ids: Ids, caller: Caller, source: BatchSource, batch_id: str, at: int
+    ) -> None:
+        self._ids = ids
+        self._shared = {
+            "org": caller.org,
+            "mode": caller.mode,
+            "quote_id": None,
+            "status": "pending",
+            "sub_status": "created",
+            "custodian": source.custodian,
+            "account": source.account.model_dump_json(),
+            "custodian_reference": None,
+            "custodian_word": None,
+            "document": created_document(at),
+            "failure": None,
+            "funds_moved": None,
+            "fees_paid_usd": None,
+            "observed_at": None,
+            "sequence": 0,
+            "first_answer": None,
+            "created_at": at,
+            "updated_at": at,
+            "batch_id": batch_id,
+        }
+
+    def of(self, position: int, item: Planned) -> Mapping[str, object]:
+        """Return the columns of an item, under a new id."""
+        return {
+            **self._shared,
+            **item._asdict(),
+            "id": self._ids.new("pay"),
+            "batch_position": position,
+        }

@@ -162,11 +162,11 @@ class BatchSteps:
         if page:
             worked_off = page[-1]["batch_position"]
             await rows.update_batch(tx, row["id"], worked_off=worked_off)
-            return Stepped(more=True, wake=("deliveries",))
+            return Stepped(more=True)
         if not row["native"]:
             await self._move(tx, row, BatchState.EXECUTING, now, worked_off=-1)
             await self._batches.tell(tx, row["id"], "batch.executing")
-            return Stepped(more=True, wake=("deliveries",))
+            return Stepped(more=True)
         if not await executions.executions_of_batch(tx, row["id"]):
             await self._open_sets(tx, row)
             return Stepped(wake=(row["custodian"],))
@@ -231,7 +231,7 @@ class BatchSteps:
             return None
         for payout_id in unsent:
             await self._payouts.apply(tx, payout_id, report)
-        return Stepped(more=True, wake=("deliveries",))
+        return Stepped(more=True)
 
     async def _judge(self, tx: Tx, row: Row, now: datetime) -> Stepped:
         """Bring the batch's state up to that of its items."""
@@ -241,7 +241,7 @@ class BatchSteps:
         }
         if all(status in TERMINAL for status, _ in counted):
             await self._end(tx, row, counted, now)
-            return Stepped(wake=("deliveries", "batches"))
+            return Stepped(wake=("batches",))
         short = any(sub_status is SubStatus.AWAITING_FUNDS for _, sub_status in counted)
         # What a custodian has taken it still verifies: money on its way is what counts.
         under_way = any(status in {Status.BROADCAST, Status.DELIVERED} for status, _ in counted)
@@ -252,7 +252,7 @@ class BatchSteps:
         if state in {BatchState.VERIFYING, BatchState.AWAITING_FUNDS} and under_way:
             await self._move(tx, row, BatchState.EXECUTING, now)
             await self._batches.tell(tx, row["id"], "batch.executing")
-            return Stepped(wake=("deliveries",))
+            return _NOTHING
         if state == BatchState.VERIFYING and short:
             await self._move(tx, row, BatchState.AWAITING_FUNDS, now)
         return _NOTHING

@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Literal
 
 from gateway.assets import EXACT
-from gateway.batches.items import MOST_FAULTS, Checked, Line, item_columns, plan
+from gateway.batches.items import MOST_FAULTS, Checked, ItemColumns, Line
 from gateway.batches.schemas import AssetTotal, BatchPart, BatchSource, BatchView, StatusTotal
 from gateway.errors import Refused
 from gateway.events import Event, publish
@@ -107,45 +107,31 @@ class Batches:
         )
         return batch_id
 
-    async def add(  # noqa: PLR0913 - the page and its place
+    def columns(self, caller: Caller, source: BatchSource, batch_id: str) -> ItemColumns:
+        """Return what makes the columns of a batch's items."""
+        now = to_us(self._runtime.clock.now())
+        return ItemColumns(self._runtime.ids, caller, source, batch_id, now)
+
+    async def add(self, tx: Tx, batch_id: str, items: Sequence[Mapping[str, object]]) -> None:
+        """Store a page of items. Refused: `request_timeout`, as `finish`."""
+        await self._still_loading(tx, batch_id)
+        await payout_rows.insert_payouts(tx, items)
+
+    async def finish(
         self,
         tx: Tx,
         caller: Caller,
-        source: BatchSource,
         batch_id: str,
-        first: int,
-        lines: Sequence[Line],
-    ) -> None:
-        """Store a page of items that were checked. Refused: `request_timeout`, as `finish`."""
-        await self._still_loading(tx, batch_id)
-        now = to_us(self._runtime.clock.now())
-        items = []
-        for position, line in enumerate(lines, first):
-            assert line.item is not None  # noqa: S101 - it was checked
-            terms, account = plan(self._quotes, caller, source, line.item)
-            items.append(
-                item_columns(
-                    payout_id=self._runtime.ids.new("pay"),
-                    caller=caller,
-                    batch_id=batch_id,
-                    position=position,
-                    item=line.item,
-                    terms=terms,
-                    account=account,
-                    at=now,
-                )
-            )
-        await payout_rows.insert_payouts(tx, items)
-
-    async def finish(self, tx: Tx, caller: Caller, batch_id: str, count: int) -> BatchView:
-        """Let a batch be seen: all of its items are stored.
+        count: int,
+        totals: Sequence[AssetTotal] | None = None,
+    ) -> BatchView:
+        """Let a batch be seen: all of its items are stored. `totals`: its own, where they are known.
 
         Refused: `invalid_batch`, where a batch that came in between has taken a reference of it;
         `request_timeout`, where it was given up and deleted, in whole or in part.
         """
         await self._still_loading(tx, batch_id)
-        stored = sum(row["n"] for row in await rows.counts(tx, batch_id))
-        if stored != count:
+        if await rows.count_items(tx, batch_id) != count:
             raise _given_up()
         clashing = await rows.clashes(tx, batch_id, MOST_FAULTS)
         if clashing:
@@ -156,7 +142,7 @@ class Batches:
                 found.fault(where, "duplicate_reference", detail)
             found.refuse()
         await rows.update_batch(tx, batch_id, state=BatchState.REQUESTED, items=count)
-        return await self.get(tx, caller, batch_id)
+        return await self.view(tx, await self.row(tx, caller, batch_id), totals)
 
     @staticmethod
     async def _still_loading(tx: Tx, batch_id: str) -> None:
@@ -233,9 +219,10 @@ class Batches:
         event = Event(kind, json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode())
         await publish(tx, self._runtime, row["org"], row["mode"], now, [event])
 
-    async def view(self, tx: Tx, row: Row) -> BatchView:
-        """Return what a partner sees of a batch."""
-        totals = totals_of(await rows.amounts(tx, row["id"]))
+    async def view(self, tx: Tx, row: Row, totals: Sequence[AssetTotal] | None = None) -> BatchView:
+        """Return what a partner sees of a batch. Without `totals` every item is read for them."""
+        if totals is None:
+            totals = totals_of(await rows.amounts(tx, row["id"]))
         ended = {
             status: sum(each.by_status[status].count for each in totals if status in each.by_status)
             for status in (Status.DELIVERED, Status.FAILED)
@@ -257,7 +244,7 @@ class Batches:
             item_count=row["items"],
             delivered_count=ended[Status.DELIVERED],
             failed_count=ended[Status.FAILED],
-            totals=totals,
+            totals=list(totals),
             parts=parts,
             failure=Failure.model_validate_json(row["failure"]) if row["failure"] else None,
             report_url=f"{self._public_url}/payout-batches/{row['id']}/report.csv",
@@ -272,6 +259,19 @@ class Batches:
 def _given_up() -> Refused:
     detail = "The batch took too long to load and was deleted. Send it again."
     return Refused("request_timeout", detail)
+
+
+def totals_of_new(found: Checked) -> list[AssetTotal]:
+    """Return the totals of a batch none of whose payouts has begun, by what its check has counted."""
+    return [
+        AssetTotal(
+            asset=asset,
+            count=found.counts[asset],
+            amount=amount,
+            by_status={Status.PENDING: StatusTotal(count=found.counts[asset], amount=amount)},
+        )
+        for asset, amount in sorted(found.totals.items())
+    ]
 
 
 def totals_of(counted: Sequence[Row]) -> list[AssetTotal]:

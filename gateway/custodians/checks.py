@@ -133,6 +133,8 @@ def _twin(name: str, kind: type[Adapter[Any]]) -> Iterator[str]:
     if entry is None:
         yield f'no twin {name!r} is installed: declare it under [project.entry-points."{TWINS}"]'
         return
+    if entry.attr != "main":
+        yield f"the twin's entry point is {entry.value}: its function must be called main"
     try:
         entry.load()
         spec = importlib.util.find_spec(entry.module)
@@ -148,7 +150,7 @@ def _twin(name: str, kind: type[Adapter[Any]]) -> Iterator[str]:
     for path in _sources(entry.module):
         for module in _imported(path):
             if module.partition(".")[0] == "gateway":
-                yield f"the twin's {path.name} imports {module}: a witness shares no code with us"
+                yield f"the twin's {path.name} imports {module}: put the twin in a package of its own, which shares no code with the gateway"
             own = module.startswith(f"{package}.") and not module.startswith(f"{package}.twin")
             if own or module == kind.__module__:
                 yield f"the twin's {path.name} imports {module}, which it is the witness of"

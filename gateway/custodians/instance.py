@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import aiohttp
+from pydantic import ValidationError
 
 from gateway.adapter import (
     Absent,
@@ -25,6 +26,7 @@ from gateway.adapter import (
     BatchReport,
     CannotLook,
     Capabilities,
+    Failure,
     Notice,
     NotListed,
     Offer,
@@ -33,6 +35,7 @@ from gateway.adapter import (
     Returned,
     Terms,
     Tools,
+    Transaction,
 )
 from gateway.custodians.dates import Dates, noted_readings, set_since_s
 from gateway.custodians.pacer import MOST_PAUSE_S, Pacer
@@ -68,6 +71,10 @@ _TOO_MANY = 429
 _OFFERS_S = 3.0
 #: What an adapter may raise without meaning it. It ends no process: SystemExit is a failed call, too.
 CRASHES = (Exception, SystemExit)
+#: What is a bug of the adapter, whatever the custodian sent.
+_BUGS = (TypeError, AttributeError, NameError, AssertionError, NotImplementedError)
+#: Models of the contract that an adapter builds.
+_BUILT = frozenset({Failure.__name__, Transaction.__name__})
 _log = get_logger("custodian")
 
 
@@ -513,6 +520,25 @@ def _foreseen(error: BaseException) -> bool:
     return isinstance(error, aiohttp.ClientError | TimeoutError | OSError)
 
 
+def _bug_of(error: BaseException) -> str | None:
+    """Return what to fix in an adapter that raised this; None where an answer may be the reason, too.
+
+    A ValueError or KeyError may come from what the custodian sent, and a RuntimeError from a session
+    that closes: they are unknown outcomes like others.
+    """
+    if isinstance(error, ValidationError):
+        if error.title not in _BUILT:
+            return None
+        # Not the whole message: it quotes the values.
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        member = ".".join(map(str, (error.title, *first["loc"])))
+        return f"{member} is wrong ({first['msg']}); give what the contract's reference says"
+    if isinstance(error, _BUGS):
+        words = f"{type(error).__name__}: {_words_of(error)}"
+        return f"it raised {words}; the log has the traceback"
+    return None
+
+
 def _translate(error: BaseException, *, moved: bool) -> AdapterError:
     """Return the typed outcome of whatever a verb raised; its words without secrets.
 
@@ -526,6 +552,8 @@ def _translate(error: BaseException, *, moved: bool) -> AdapterError:
         return NotSent(f"no connection ({type(error).__name__})")
     if isinstance(error, TimeoutError):
         return OutcomeUnknown("no answer in time")
+    if bug := _bug_of(error):
+        return AdapterFault(bug[:_MOST_CHARS])
     return OutcomeUnknown(_clean(f"{type(error).__name__}: {_words_of(error)}")[:_MOST_CHARS])
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -50,7 +51,9 @@ def _load(entry: EntryPoint) -> type[Adapter[Any]] | BrokenAdapter:
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a stranger's package may fail in any way
         return BrokenAdapter(entry.name, f"{type(error).__name__}: {error}")
     if not (isinstance(loaded, type) and issubclass(loaded, Adapter)):
-        return BrokenAdapter(entry.name, f"{entry.value} is no Adapter")
+        return BrokenAdapter(
+            entry.name, f"{entry.value} is not a subclass of gateway.adapter.Adapter"
+        )
     settings = getattr(loaded, "Settings", None)
     if not (isinstance(settings, type) and issubclass(settings, BaseModel)):
         reason = f"{entry.value}.Settings is missing; name its pydantic class: Settings = …"
@@ -179,6 +182,8 @@ def _fingerprints(
     chosen = sorted(type(settings).model_fields if names is None else names)
     whose = {name: _revealed(getattr(settings, name)) for name in chosen}
 
+    # The same few accounts are asked for at every call.
+    @lru_cache(maxsize=256)
     def fingerprint(*parts: str) -> str:
         document = json.dumps([whose, parts], sort_keys=True, default=str)
         return digest(document.encode())

@@ -27,7 +27,7 @@ from gateway.adapter import (
     SubStatus,
     Transaction,
 )
-from gateway.errors import AdapterFault
+from gateway.errors import AdapterFault, kind_of
 from gateway.model import Status
 from gateway.states import STATUS_OF
 
@@ -84,17 +84,18 @@ _MEMBERS_OF_A_NOTICE: Mapping[str, tuple[type, ...]] = {
     "returned": (tuple, list),
 }
 _FIXES: Mapping[type, str] = {
-    Decimal: "build it of the custodian's text: Decimal(text), never by a float",
+    Decimal: "build it from the custodian's text: Decimal(text), never from a float",
     datetime: "use gateway.adapter.read_time, which gives a time with a zone",
     SubStatus: "take it from your table of words; None where the word is not in it",
     Failure: "use Failure(code=…, message=…, funds_moved=…)",
+    tuple: "give a tuple, even of one element",
 }
 
 
 def expect(result: object, *kinds: type) -> None:
     """Raise AdapterFault unless a verb returned one of these."""
     if not isinstance(result, kinds):
-        raise AdapterFault(f"it returned a {type(result).__name__}; return {_or(kinds)}")
+        raise AdapterFault(f"it returned {kind_of(result)}; return {_or(kinds)}")
 
 
 def expect_sound(result: object) -> None:
@@ -207,7 +208,7 @@ def _expect_type(member: str, value: object, kinds: tuple[type, ...]) -> None:
     if isinstance(value, kinds) and not (isinstance(value, bool) and bool not in kinds):
         return
     fix = next((_FIXES[each] for each in kinds if each in _FIXES), f"give {_or(kinds)}")
-    raise AdapterFault(f"{member} is a {type(value).__name__}; {fix}")
+    raise AdapterFault(f"{member} is {kind_of(value)}; {fix}")
 
 
 def _or(kinds: Iterable[type]) -> str:

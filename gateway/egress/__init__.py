@@ -7,12 +7,19 @@ from gateway.egress.addresses import (
     denied,
     url_fault,
 )
-from gateway.egress.connectors import PublicResolver, connector, custodian_connector
+from gateway.egress.connectors import Guard, PublicResolver, connector, custodian_connector
+from gateway.egress.keepalive import KeepAliveClient
+from gateway.egress.library import LibraryClient
+from gateway.egress.posting import Poster
 
 __all__ = [
     "DENIED",
     "MAX_URL",
     "DeniedAddressError",
+    "Guard",
+    "KeepAliveClient",
+    "LibraryClient",
+    "Poster",
     "PublicResolver",
     "connector",
     "custodian_connector",

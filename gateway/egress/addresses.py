@@ -60,7 +60,7 @@ _ISATAP_MASK = 0xFCFF_FFFF
 MAX_URL = 2048
 PORTS = frozenset({443, 8443})
 #: What libraries take for an address: digits, dots, hexadecimal and octal forms.
-_LITERAL = re.compile(r"(0x[0-9a-f]*|[0-9]+)(\.(0x[0-9a-f]*|[0-9]+))*\.?", re.IGNORECASE)
+LITERAL = re.compile(r"(0x[0-9a-f]*|[0-9]+)(\.(0x[0-9a-f]*|[0-9]+))*\.?", re.IGNORECASE)
 _NAME = re.compile(r"([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)+[a-z0-9-]{2,63}", re.IGNORECASE)
 #: Names that mean this machine or this network, whatever they resolve to.
 _INNER_NAMES = (".localhost", ".local", ".internal", ".lan", ".home.arpa", ".onion")
@@ -132,7 +132,7 @@ def url_fault(url: str, *, live: bool, allow_private: bool) -> str | None:  # no
 
 def _host_fault(parts: SplitResult) -> str | None:
     host = (parts.hostname or "").rstrip(".")
-    if ":" in host or _LITERAL.fullmatch(host):
+    if ":" in host or LITERAL.fullmatch(host):
         return "must name its host; an address is not taken"
     if not _NAME.fullmatch(host):
         return "must name its host in full, as in hooks.example.com"

@@ -16,8 +16,9 @@ from aiohttp.client_proto import ResponseHandler
 MOST_INTERIM = 8
 #: Bytes of status lines and headers until the final status has come, interim answers included.
 MOST_HEAD_BYTES = 64 * 1024
-#: Bytes that are parsed before the bounds are checked again.
-_PIECE = 4096
+#: Bytes that are parsed before the bounds are checked again. Before the final status there are fewer: an
+#: interim answer may have thirty bytes, and the parser makes an object of each.
+_PIECE, _HEAD_PIECE = 4096, 512
 _SWITCHING = 101
 
 
@@ -56,10 +57,10 @@ class BoundedHandler(ResponseHandler):
             # aiohttp calls itself so to go on with a paused body.
             super().data_received(data)
             return
-        for at in range(0, len(data), _PIECE):
-            if self._cut:
-                return
-            piece = data[at : at + _PIECE]
+        at = 0
+        while at < len(data) and not self._cut:
+            piece = data[at : at + (_PIECE if self._final else _HEAD_PIECE)]
+            at += len(piece)
             if not self._final:
                 self._head_bytes += len(piece)
             super().data_received(piece)

@@ -42,6 +42,39 @@ class PublicResolver(AbstractResolver):
         await self._resolver.close()
 
 
+class Guard:
+    """Which addresses deliveries are dialled at: public ones only, unless told otherwise.
+
+    `denied_networks` are refused as those of the table are.
+    """
+
+    def __init__(
+        self, *, allow_private_addresses: bool, denied_networks: Sequence[IPNetwork] = ()
+    ) -> None:
+        self._private = allow_private_addresses
+        self._more = denied_networks
+
+    def resolver(self, below: AbstractResolver) -> AbstractResolver:
+        """Return a resolver that refuses a set of addresses in which one is not public."""
+        return below if self._private else PublicResolver(below, self._more)
+
+    def socket_for(self, info: tuple[Any, ...]) -> socket.socket:
+        """Return a socket for an address that is about to be dialled. DeniedAddressError.
+
+        It sees every concrete address, literal hosts too; it also refuses the machine's own addresses,
+        public ones included.
+        """
+        family, kind, protocol, _, address = info
+        if not self._private:
+            if denied(str(address[0]), self._more):
+                msg = "the address of this endpoint is not public"
+                raise DeniedAddressError(msg)
+            if is_own(str(address[0])):
+                msg = "the address of this endpoint is this machine's own"
+                raise DeniedAddressError(msg)
+        return socket.socket(family, kind, protocol)
+
+
 class BoundedConnector(aiohttp.TCPConnector):
     """A connector whose connections bound what comes before a final status."""
 
@@ -63,28 +96,14 @@ def connector(
 ) -> aiohttp.TCPConnector:
     """Return a connector that dials public addresses only, unless told otherwise.
 
-    The socket factory sees every concrete address, literal hosts too; it also refuses the machine's own
-    addresses, public ones included. `denied_networks` are refused as those of the table are. No look-up
-    is cached: each connection resolves and checks anew. `owner`: the resolver is closed with the
-    connector. Needs a running loop.
+    `denied_networks` are refused as those of the table are. No look-up is cached: each connection
+    resolves and checks anew. `owner`: the resolver is closed with the connector. Needs a running loop.
     """
-
-    def dial(info: tuple[Any, ...]) -> socket.socket:
-        family, kind, protocol, _, address = info
-        if not allow_private_addresses:
-            if denied(str(address[0]), denied_networks):
-                msg = "the address of this endpoint is not public"
-                raise DeniedAddressError(msg)
-            if is_own(str(address[0])):
-                msg = "the address of this endpoint is this machine's own"
-                raise DeniedAddressError(msg)
-        return socket.socket(family, kind, protocol)
-
-    below = resolver or Lookups("endpoint-names")
+    guard = Guard(allow_private_addresses=allow_private_addresses, denied_networks=denied_networks)
     return BoundedConnector(
-        below if allow_private_addresses else PublicResolver(below, denied_networks),
+        guard.resolver(resolver or Lookups("endpoint-names")),
         owner=resolver is None or owner,
-        socket_factory=dial,
+        socket_factory=guard.socket_for,
         use_dns_cache=False,
         keepalive_timeout=keepalive_s,
         limit=0,

@@ -302,10 +302,7 @@ def _nothing_sent(
 
 
 def _failures(view: View, outcome: Outcome) -> int:
-    """Return how many requests failed in a row. A rate is the instance's matter, not the payout's.
-
-    Nor is a pause, nor that another gateway goes by the active rules: it lasts as long as somebody wants.
-    """
+    """Return how many requests failed in a row. Rates, pauses and other rules are not the payout's matter."""
     held = isinstance(outcome, MarkRefused) and outcome.refusal in _NOT_ITS_OWN
     return view.failures + (not isinstance(outcome, RateLimited) and not held)
 
@@ -355,7 +352,11 @@ def _looked(view: View, outcome: Outcome) -> Decision:
     if isinstance(outcome, CannotLook):
         said = outcome.repeat_is_safe
         safe = view.repeat_is_safe if said is None else said
-        return _not_found(view, history, look, outcome.reason, safe=safe)
+        decision = _not_found(view, history, look, outcome.reason, safe=safe)
+        if said is False and decision.state is State.ACCEPTED:
+            # Neither a look nor a repeat gets it on: a person has to look.
+            return replace(decision, alerts=((Attention.CANNOT_LOOK, outcome.reason),))
+        return decision
     return _look_failed(view, look, outcome)
 
 

@@ -350,8 +350,6 @@ def wakes(applied: Iterable[Any], metrics: Metrics) -> set[str]:
     """Count status updates; return the loops to wake for them."""
     names = set()
     for each in applied:
-        if each.changed:
-            names.add("deliveries")
         if each.woke_inbox:
             names.add("inbox")
         for status in each.reached:

@@ -152,7 +152,6 @@ class Inbox:
         for status in result.reached:
             self._metrics.payout(status)
         self._wake(custodian)
-        self._wake("deliveries")
         for payout in result.ended:
             self._look_after_end(*payout)
         if result.woke_inbox:

@@ -41,13 +41,15 @@ async def set_mark(
 ) -> Evidence | Refusal:
     """Set the mark of a moving call, or return why not. The only way to obtain one.
 
-    Everything that the call's right depends on is read in this transaction. `call` brings its date,
-    account, reference and lives; its numbers are given here.
+    Everything that the call's right depends on is read in this transaction, and from the database: of
+    what is kept beside it nothing is believed. `call` brings its date, account, reference and lives; its
+    numbers are given here.
     """
-    row = await rows.markable(tx, execution_id)
-    if row is None:
+    found = await rows.markable(tx, execution_id)
+    if found is None:
         return Refusal.LEASE_LOST
-    statuses = await rows.item_statuses(tx, execution_id)
+    row, statuses = found
+    stored.reread(tx, None if row["earlier"] else [execution_id])
     others = await others_of(tx, execution_id, statuses, call.at) if row["earlier"] else ()
     history = await history_of(tx, row, call.at, asked=call.fingerprint)
     said = row["repeat_is_safe"]

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, Protocol
 
 from uuid_utils import UUID
 
 from gateway.adapter import Capabilities, Ref
 from gateway.assets import AssetRegistry
-from gateway.errors import AdapterFault, LeaseLost, NotSent, OutcomeUnknown, WitnessFailed
+from gateway.errors import (
+    AdapterFault,
+    LeaseLost,
+    NotSent,
+    OutcomeUnknown,
+    WitnessFailed,
+    kind_of,
+)
 from gateway.execution.decide import microseconds
 from gateway.execution.expected import expect_refs
 from gateway.execution.gate import MarkRefused, Refusal
@@ -27,6 +35,7 @@ from gateway.store import executions
 from gateway.store.database import Database
 
 
+@lru_cache(maxsize=1024)
 def step_key(seed: str, step: str) -> str:
     """Return the key of one POST: UUIDv4-shaped, stable per execution (its seed) and step."""
     digest = bytearray(hashlib.sha256(f"{seed}/{step}".encode()).digest()[:16])
@@ -36,7 +45,7 @@ def step_key(seed: str, step: str) -> str:
 
 
 def _expect_json(name: str, value: object) -> None:
-    """Raise AdapterFault where a note is no JSON: what is read back would not be what was remembered."""
+    """Raise AdapterFault where a note is not JSON: what is read back would not be what was remembered."""
     try:
         same = json.loads(json.dumps(value, allow_nan=False))
     except (TypeError, ValueError, RecursionError):
@@ -44,9 +53,23 @@ def _expect_json(name: str, value: object) -> None:
     plain = list(value) if isinstance(value, tuple) else value
     if same != plain:
         raise AdapterFault(
-            f"remember({name}=…) is given a {type(value).__name__} that is no JSON; remember texts, "
+            f"remember({name}=…) is given {kind_of(value)}, which is not JSON; remember texts, "
             "whole numbers, lists and dicts of texts, an amount as format_amount(…)"
         )
+
+
+def expect_refs_sound(refs: Iterable[object]) -> None:
+    """Raise AdapterFault where an expected id is not a Ref of two texts: no webhook would match it."""
+    for each in refs:
+        if not isinstance(each, Ref):
+            raise AdapterFault(f"expect(…) is given {kind_of(each)}; give Ref(kind, value)")
+        for name, text in (("kind", each.kind), ("value", each.value)):
+            if not isinstance(text, str):
+                raise AdapterFault(f"expect(Ref): its {name} is {kind_of(text)}; give str")
+            if not text:
+                raise AdapterFault(
+                    f"expect(Ref): its {name} is empty; give the id that webhooks name"
+                )
 
 
 class Witness(Protocol):
@@ -226,11 +249,14 @@ class LiveOrder(LiveTerms):
 
         Raises LeaseLost, or NotSent (OutcomeUnknown after a mark of this verb) where one is another payout's.
         """
+        expect_refs_sound(refs)
         items = [each.payout_id for each in self._items]
         owner = payout_id or (items[0] if len(items) == 1 else None)
         if owner not in items:
-            msg = f"expect: payout_id is to name one of the {len(items)} payouts of the set"
-            raise ValueError(msg)
+            raise AdapterFault(
+                f"expect(payout_id={payout_id!r}) names none of the {len(items)} payouts of the set; "
+                "give payout_id=item.payout_id"
+            )
         lease, pairs = self._job.lease, [(each.kind, each.value) for each in refs]
         done = await self._db.run(
             expect_refs,

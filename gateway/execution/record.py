@@ -7,7 +7,7 @@ and writes all that follows: evidence, the items' status updates, state, time of
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from gateway.adapter import BatchReport, Capabilities, Report
@@ -45,24 +45,23 @@ from gateway.execution.reports import (
     wrong_answer_report,
 )
 from gateway.execution.state import Decision, Job, Lease, State, Verb, View
+from gateway.execution.turns import Turns
 from gateway.execution.waiting import QUEUE_LOOK_S, action_due, held, late_at, too_late
 from gateway.execution.work import Work as _Work
-from gateway.model import TERMINAL, Account, Attention
+from gateway.model import TERMINAL, Attention
 from gateway.payouts import Applied, Payouts
 from gateway.runtime import Moment, Runtime
 from gateway.store import account_turns, executions
 from gateway.store import evidence as stored
 from gateway.store import payouts as payout_rows
 from gateway.store.database import Row, Tx
-from gateway.store.rows import payout_of, to_json
+from gateway.store.rows import account_of, payout_of, to_json
 from gateway.store.state import frozen
 
 #: Items whose status updates are written in one transaction.
 PAGE = 25
 #: What is kept of one line for the operator.
 _DETAIL = 300
-#: Of more orgs than this nobody remembers whose turn was last.
-_MOST_ORGS = 10_000
 _SECOND = 1_000_000
 _BLOCKS = (Attention.MISMATCH, Attention.FOREIGN_REF)
 
@@ -100,9 +99,7 @@ class Recorder:
         self._payouts = payouts
         self._custodian = custodian
         self._can = capabilities
-        #: the turn at which each org was served last
-        self._served: dict[str, int] = {}
-        self._turns = 0
+        self._turns = Turns(custodian, capabilities.in_flight)
 
     # --- Beginning --------------------------------------------------------------------------------
 
@@ -121,19 +118,8 @@ class Recorder:
         `looks`: where requests are scarce, so many looks first, then what is to be sent, then looks.
         """
         now = self._runtime.timeline.now()
-        served = self._served
-        rows = await executions.claim(
-            tx, self._custodian, owner, now, until, limit, looks, served, moves=moves
-        )
+        rows = await self._turns.claim(tx, owner, now, until, limit, looks, moves=moves)
         return await self.begin(tx, rows) if rows else []
-
-    def _serve(self, items: Iterable[Row]) -> None:
-        """Note whose turn it was: of this process only, and nothing hangs on it but the order."""
-        if len(self._served) > _MOST_ORGS:
-            self._served.clear()
-        self._turns += 1
-        for item in items:
-            self._served[item["org"]] = self._turns
 
     async def begin(
         self, tx: Tx, rows: Sequence[Row], *, sends: bool = True
@@ -145,7 +131,7 @@ class Recorder:
         now = self._runtime.clock.moment()
         items = await executions.items_of(tx, [row["id"] for row in rows])
         known = await histories(tx, rows, now)
-        self._serve(each[0] for each in items.values())
+        self._turns.serve(each[0] for each in items.values())
         return [
             await self._begin(
                 tx,
@@ -256,7 +242,7 @@ class Recorder:
         if not self._can.one_at_a_time:
             return True
         row = work.row
-        account = Account.model_validate_json(row["account"])
+        account = account_of(row["account"])
         taken = await account_turns.acquire_account(
             tx, self._custodian, account.type, account.id, row["id"], now.wall
         )

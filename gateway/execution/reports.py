@@ -11,6 +11,7 @@ from gateway.execution.proof import CAME_BACK, History, calls, money_came_back, 
 from gateway.model import Failure, FailureCode, FundsMoved, Payout, Status, SubStatus
 from gateway.report import Action
 from gateway.states import STATUS_OF
+from gateway.views import OUTCOME_UNKNOWN
 
 #: Words by which money is or may be on its way: from then on the execution is never marked again.
 NEWS = frozenset(
@@ -98,8 +99,8 @@ def not_sent_report() -> Report:
 
 
 def unknown_report(reason: str) -> Report:
-    """Return that the outcome of a call is unknown."""
-    detail = f"outcome unknown; the gateway asks the custodian ({reason})"
+    """Return that the outcome of a call is unknown. Partners do not see the reason."""
+    detail = f"{OUTCOME_UNKNOWN} ({reason})"
     return Report(SubStatus.OUTCOME_UNKNOWN, "", detail=detail[:500])
 
 

@@ -33,7 +33,7 @@ async def held(  # noqa: PLR0913 - the execution and its circumstances
     The gate asks again at the mark. `timeline`: now. The custodian hears nothing of it, but where an
     earlier call may have arrived: what became of that one is looked up all the same.
     """
-    if not items[0]["pauses"]:
+    if not row["pauses"]:
         return False
     if await pause_of_items(tx, row["custodian"], row["account"], items) is None:
         return False

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import and_, bindparam, case, delete, select, update
 
 from gateway.store.database import Query, Tx, upsert
-from gateway.store.executions import org_of
+from gateway.store.executions import kept, org_of
 from gateway.store.schema import account_locks, execution_items, executions, payouts
 
 _OPEN = executions.c.ended_at.is_(None)
@@ -65,6 +65,8 @@ _WAKE_ONE = Query(
     update(executions)
     .where(and_(executions.c.id == bindparam("woken_id"), executions.c.due_at > bindparam("now")))
     .values(due_at=bindparam("now"))
+    .returning(executions),
+    keeps=True,
 )
 
 
@@ -107,4 +109,4 @@ async def release_account(  # noqa: PLR0913 - the account has three parts
     if following is not None:
         names = {name: freed[name] for name in ("custodian", "account_type", "account_id")}
         await tx.all(_TAKE_LOCK, **names, execution_id=following["id"], taken_at=at)
-        await tx.all(_WAKE_ONE, woken_id=following["id"], now=now)
+        kept(tx, await tx.all(_WAKE_ONE, woken_id=following["id"], now=now))

@@ -101,6 +101,7 @@ _COUNTS = Query(
     .where(_ITEM)
     .group_by(payouts.c.status, payouts.c.sub_status)
 )
+_COUNT = Query(select(func.count().label("n")).select_from(payouts).where(_ITEM))
 _AMOUNT = func.json_extract(payouts.c.terms, "$.amount")
 _ASSET = func.json_extract(payouts.c.terms, "$.asset")
 #: Sums are made of decimal texts by whoever asks: a database would add floats.
@@ -288,6 +289,12 @@ async def items_between(tx: Tx, batch_id: str, first: int, last: int) -> list[Ro
 async def counts(tx: Tx, batch_id: str) -> list[Row]:
     """Return how many items stand how: `status`, `sub_status`, `n`."""
     return await tx.all(_COUNTS, batch_id=batch_id)
+
+
+async def count_items(tx: Tx, batch_id: str) -> int:
+    """Return how many items a batch has."""
+    row = await tx.one(_COUNT, batch_id=batch_id)
+    return 0 if row is None else int(row["n"])
 
 
 async def amounts(tx: Tx, batch_id: str) -> list[Row]:

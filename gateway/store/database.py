@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from gateway.store.lanes import Lanes
+
 __all__ = [
     "GROUP_LIMIT",
     "Columns",
@@ -71,6 +73,7 @@ class Database:
       mark of the group or None. What it raises undoes the changes of the group, and nobody else's.
     - `on_schema_change`: a store function that is called in the first transaction after any process
       changed the schema. What it raises (SchemaMismatch) goes to every caller; nothing is written.
+    - `alone`: whether no other process has it open, as `opened_alone` says.
     - `untouched`: only `read` and `scan`; no file is written, not even a log beside the database.
     """
 
@@ -87,9 +90,11 @@ class Database:
         before_commit: Callable[[int | None], None] | None = None,
         on_schema_change: StoreFunction[[], None] | None = None,
         untouched: bool = False,
+        alone: bool = False,
     ) -> None:
         self._path = path
         self._untouched = untouched
+        self._alone = alone
         self._busy_s = busy_s
         self._write_connection = Connection(path, fault=fault, verify=verify)
         self._writer = Writer(
@@ -130,6 +135,11 @@ class Database:
         return self._path
 
     @property
+    def opened_alone(self) -> bool:
+        """Whether no other process had the database open when this one opened it."""
+        return self._alone
+
+    @property
     def statements(self) -> int:
         """How many statements of store functions were run so far; an `executemany` counts once."""
         return sum(each.statements for each in self._connections)
@@ -138,6 +148,15 @@ class Database:
     def commits(self) -> int:
         """How many commits wrote something so far; each of them waited for the disk."""
         return self._writer.commits
+
+    @property
+    def lanes(self) -> Lanes | None:
+        """The sender of this process that new deliveries are handed to; None: there is none."""
+        return self._writer.lanes
+
+    @lanes.setter
+    def lanes(self, lanes: Lanes | None) -> None:
+        self._writer.lanes = lanes
 
     @property
     def write_fault(self) -> WriteFault | None:

@@ -6,7 +6,7 @@ are microseconds since 1970.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import (
@@ -28,6 +28,7 @@ from sqlalchemy import (
 )
 
 from gateway.store.database import Query, Row, Tx, upsert
+from gateway.store.lanes import FREE, Handed, Held
 from gateway.store.rows import to_json
 from gateway.store.schema import deliveries, delivery_attempts, endpoints, events, payouts
 from gateway.views import ATTENTION_EVENT
@@ -45,64 +46,73 @@ def _listed(name: str) -> Select[Any]:
 
 _PATTERNS = func.json_each(endpoints.c.event_types).table_valued("value")
 _ENABLED = endpoints.c.status == "enabled"
+#: Those in whose lanes this process has room for the events.
+_LEASED = and_(_ENABLED, endpoints.c.id.in_(_listed("leased")))
 #: A delivery of each event to each endpoint that subscribes, as `events.subscribes` says. GLOB reads `*`
 #: as it does; a pattern has no other wildcard.
-_FAN_OUT = Query(
-    insert(deliveries).from_select(
-        [
-            "position",
-            "endpoint_id",
-            "state",
-            "attempts",
-            "due_at",
-            "lease_token",
-            "settled_at",
-            "trigger",
-            "plan_from",
-        ],
-        select(
-            events.c.position,
-            endpoints.c.id,
-            case((_ENABLED, "pending"), else_="skipped"),
-            literal(0),
-            bindparam("due"),
-            literal(0),
-            case((_ENABLED, null()), else_=bindparam("skipped_at")),
-            literal("scheduled"),
-            literal(0),
-        )
-        .select_from(events)
-        .join(
-            endpoints,
-            and_(
-                endpoints.c.org == bindparam("of_org"),
-                endpoints.c.mode == bindparam("of_mode"),
-                endpoints.c.deleted_at.is_(None),
+_FAN_OUT_INSERT = insert(deliveries).from_select(
+    [
+        "position",
+        "endpoint_id",
+        "state",
+        "attempts",
+        "due_at",
+        "lease_token",
+        "settled_at",
+        "trigger",
+        "plan_from",
+    ],
+    select(
+        events.c.position,
+        endpoints.c.id,
+        case((_ENABLED, "pending"), else_="skipped"),
+        literal(0),
+        case((_LEASED, bindparam("until")), else_=bindparam("due")),
+        case((_LEASED, bindparam("token")), else_=FREE),
+        case((_ENABLED, null()), else_=bindparam("skipped_at")),
+        literal("scheduled"),
+        literal(0),
+    )
+    .select_from(events)
+    .join(
+        endpoints,
+        and_(
+            endpoints.c.org == bindparam("of_org"),
+            endpoints.c.mode == bindparam("of_mode"),
+            endpoints.c.deleted_at.is_(None),
+        ),
+    )
+    .where(
+        and_(
+            events.c.position.in_(_listed("positions")),
+            endpoints.c.id != bindparam("but"),
+            # Some types an endpoint has to name.
+            or_(
+                events.c.type != ATTENTION_EVENT,
+                exists(
+                    select(literal(1))
+                    .select_from(_PATTERNS)
+                    .where(_PATTERNS.c.value == events.c.type)
+                ),
+            ),
+            or_(
+                func.json_array_length(endpoints.c.event_types) == 0,
+                exists(
+                    select(literal(1))
+                    .select_from(_PATTERNS)
+                    .where(events.c.type.op("GLOB")(_PATTERNS.c.value))
+                ),
             ),
         )
-        .where(
-            and_(
-                events.c.position.in_(_listed("positions")),
-                endpoints.c.id != bindparam("but"),
-                # Some types an endpoint has to name.
-                or_(
-                    events.c.type != ATTENTION_EVENT,
-                    exists(
-                        select(literal(1))
-                        .select_from(_PATTERNS)
-                        .where(_PATTERNS.c.value == events.c.type)
-                    ),
-                ),
-                or_(
-                    func.json_array_length(endpoints.c.event_types) == 0,
-                    exists(
-                        select(literal(1))
-                        .select_from(_PATTERNS)
-                        .where(events.c.type.op("GLOB")(_PATTERNS.c.value))
-                    ),
-                ),
-            )
-        ),
+    ),
+)
+_FAN_OUT = Query(_FAN_OUT_INSERT)
+_FAN_OUT_HANDED = Query(
+    _FAN_OUT_INSERT.returning(
+        deliveries.c.position,
+        deliveries.c.endpoint_id,
+        deliveries.c.state,
+        deliveries.c.lease_token,
     )
 )
 _INSERT = upsert(deliveries)
@@ -113,7 +123,7 @@ _AGAIN = Query(
             "state": "pending",
             "due_at": _INSERT.excluded.due_at,
             # Whoever still sends the old try settles nothing.
-            "lease_token": deliveries.c.lease_token + 1,
+            "lease_token": FREE,
             "settled_at": null(),
             "trigger": _INSERT.excluded.trigger,
             "plan_from": deliveries.c.attempts,
@@ -154,7 +164,7 @@ _CLAIM = Query(
             .with_for_update(skip_locked=True)
         )
     )
-    .values(lease_token=deliveries.c.lease_token + 1, due_at=bindparam("until"))
+    .values(lease_token=bindparam("token"), due_at=bindparam("until"))
     .returning(
         deliveries.c.position,
         deliveries.c.endpoint_id,
@@ -168,6 +178,31 @@ _CLAIMED_EVENTS = Query(
     select(events.c.position, events.c.id, events.c.type, events.c.payout_id, events.c.body).where(
         events.c.position.in_(_listed("positions"))
     )
+)
+_IN_RANGE = and_(
+    deliveries.c.lease_token.between(bindparam("first"), bindparam("last")),
+    ~deliveries.c.lease_token.between(bindparam("own_first"), bindparam("own_last")),
+)
+_LEASED_BY = Query(
+    select(deliveries.c.position, deliveries.c.endpoint_id)
+    .where(and_(_PENDING, _IN_RANGE))
+    # By the index of what is pending: otherwise the whole table would be read.
+    .order_by(deliveries.c.endpoint_id, deliveries.c.due_at)
+    .limit(bindparam("limit"))
+)
+_KEYS = func.json_each(bindparam("keys")).table_valued("value", name="held")
+_FREE = Query(
+    update(deliveries)
+    .where(
+        and_(
+            deliveries.c.position == func.json_extract(_KEYS.c.value, "$[0]"),
+            deliveries.c.endpoint_id == func.json_extract(_KEYS.c.value, "$[1]"),
+            _IS_PENDING,
+            _IN_RANGE,
+        )
+    )
+    .values(lease_token=FREE, due_at=bindparam("now"))
+    .returning(deliveries.c.position)
 )
 _LAG = Query(
     select(
@@ -316,7 +351,7 @@ _OLDEST_SKIPPED = Query(
 
 async def fan_out(  # noqa: PLR0913 - the events and their scope
     tx: Tx,
-    positions: Sequence[int],
+    events_: Mapping[int, Mapping[str, Any]],
     org: str,
     mode: str,
     *,
@@ -326,18 +361,51 @@ async def fan_out(  # noqa: PLR0913 - the events and their scope
 ) -> None:
     """Store the deliveries of an org's new events: one statement, however many endpoints there are.
 
-    Each endpoint that subscribes gets one, except `but`. For a disabled endpoint it is stored as skipped
-    at `now`, so that it can be recovered.
+    `events_`: the columns of each, by its position. Each endpoint that subscribes gets one, except
+    `but`. For a disabled endpoint it is stored as skipped at `now`, so that it can be recovered. As far
+    as the sender of this process has room, they are leased to it and handed over after the commit.
     """
-    await tx.all(
-        _FAN_OUT,
-        positions=to_json(positions),
-        of_org=org,
-        of_mode=mode,
-        due=due,
-        skipped_at=now,
-        but=but or "",
+    values = {
+        "positions": to_json(list(events_)),
+        "of_org": org,
+        "of_mode": mode,
+        "due": due,
+        "skipped_at": now,
+        "but": but or "",
+    }
+    if tx.lanes is None:
+        await tx.all(_FAN_OUT, leased="[]", token=FREE, until=due, **values)
+        return
+    room = tx.lanes.reserve(org, len(events_))
+    # First of all: whatever fails from here on, the room is given back.
+    tx.when_over(lambda committed: room.over(committed=committed))
+    leased = to_json(list(room.endpoint_ids))
+    rows = await tx.all(
+        _FAN_OUT_HANDED, leased=leased, token=room.token, until=room.until, **values
     )
+    room.take(
+        [
+            Handed(row["endpoint_id"], row["position"], events_[row["position"]])
+            for row in rows
+            if row["lease_token"] != FREE
+        ],
+        others=any(row["state"] == "pending" and row["lease_token"] == FREE for row in rows),
+    )
+
+
+async def leased_deliveries(tx: Tx, held: Held, limit: int) -> list[tuple[int, str]]:
+    """Return deliveries under such leases: position and endpoint of each. A long read."""
+    rows = await tx.all(_LEASED_BY, limit=limit, **held._asdict())
+    return [(row["position"], row["endpoint_id"]) for row in rows]
+
+
+async def free_deliveries(tx: Tx, found: Sequence[tuple[int, str]], held: Held, now: int) -> int:
+    """End the leases of those of the deliveries that are still held so; return how many were.
+
+    They are due now. Whoever still sends one of them settles nothing: it may be sent twice.
+    """
+    keys = to_json([[position, endpoint_id] for position, endpoint_id in found])
+    return len(await tx.all(_FREE, keys=keys, now=now, **held._asdict()))
 
 
 async def deliver_again(tx: Tx, wanted: Sequence[tuple[int, str]], due: int, trigger: str) -> None:
@@ -368,13 +436,16 @@ async def waiting_endpoints(tx: Tx) -> list[Row]:
 
 
 async def claim_deliveries(
-    tx: Tx, wanted: Sequence[tuple[str, int]], now: int, until: int
+    tx: Tx, wanted: Sequence[tuple[str, int]], now: int, until: int, token: int
 ) -> list[tuple[Row, Row]]:
-    """Lease due deliveries: for each endpoint so many at most; each with its event."""
+    """Lease due deliveries: for each endpoint so many at most; each with its event.
+
+    `token`: a new one of this gateway.
+    """
     claimed: list[Row] = []
     for endpoint_id, limit in wanted:
         claimed += await tx.all(
-            _CLAIM, claimed_endpoint=endpoint_id, now=now, until=until, limit=limit
+            _CLAIM, claimed_endpoint=endpoint_id, now=now, until=until, limit=limit, token=token
         )
     positions = to_json(list({row["position"] for row in claimed}))
     found = {

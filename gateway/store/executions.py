@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import (
     ColumnElement,
     ScalarSelect,
+    Select,
     and_,
     bindparam,
     case,
@@ -24,7 +25,7 @@ from sqlalchemy import (
 )
 
 from gateway.runtime import Moment
-from gateway.store.database import Query, Row, Tx, listed
+from gateway.store.database import Columns, Query, Row, Tx, listed
 from gateway.store.evidence import grouped
 from gateway.store.pauses import pause_count
 from gateway.store.rows import to_json
@@ -55,8 +56,8 @@ def org_of(execution_id: Any) -> ScalarSelect[Any]:
     )
 
 
-_ADD = Query(insert(executions))
-_ADD_ITEM = Query(insert(execution_items))
+_ADD = Query(insert(executions), keeps=True)
+_ADD_ITEM = Query(insert(execution_items), keeps=True)
 _HAD_EARLIER = Query(
     select(execution_items.c.execution_id).where(execution_items.c.payout_id.in_(_IDS)).limit(1)
 )
@@ -64,8 +65,8 @@ _HAD_EARLIER = Query(
 _SERVED = func.json_each(bindparam("served")).table_valued("key", "value")
 
 
-def _claiming(*which: ColumnElement[bool]) -> Query:
-    """Return the claim of due executions, all of them or some; orgs take turns."""
+def _in_turn(*which: ColumnElement[bool]) -> Select[Any]:
+    """Return the ids of due executions, all of them or some; orgs take turns."""
     # Only what has been due longest is considered. To look up every org that has something due would
     # delay everybody where that is thousands.
     due = (
@@ -83,14 +84,24 @@ def _claiming(*which: ColumnElement[bool]) -> Query:
         .limit(LOOKED_AT)
         .subquery()
     )
-    of_orgs = select(due, org_of(due.c.id).label("org")).subquery()
+    # By a join: the org as a subquery of its own would be read twice, for the partition and the order.
+    of_orgs = (
+        select(due, payouts.c.org)
+        .select_from(due)
+        .outerjoin(
+            execution_items,
+            and_(execution_items.c.execution_id == due.c.id, execution_items.c.position == 0),
+        )
+        .outerjoin(payouts, payouts.c.id == execution_items.c.payout_id)
+        .subquery()
+    )
     in_turn = select(
         of_orgs,
         func.row_number()
         .over(partition_by=(of_orgs.c.rank, of_orgs.c.org), order_by=of_orgs.c.due_at)
         .label("turn"),
     ).subquery()
-    chosen = (
+    return (
         select(in_turn.c.id)
         .select_from(in_turn)
         .outerjoin(_SERVED, _SERVED.c.key == in_turn.c.org)
@@ -100,9 +111,13 @@ def _claiming(*which: ColumnElement[bool]) -> Query:
         )
         .limit(bindparam("limit"))
     )
+
+
+def _claiming(*which: ColumnElement[bool]) -> Query:
+    """Return the claim of some executions; each row with `pauses`: how many there are, of whatever."""
     return Query(
         update(executions)
-        .where(executions.c.id.in_(chosen))
+        .where(*which)
         .values(
             lease_token=executions.c.lease_token + 1,
             lease_owner=bindparam("owner"),
@@ -110,30 +125,19 @@ def _claiming(*which: ColumnElement[bool]) -> Query:
             # News that arrives while the lease is held lowers this again, and so is not lost at release.
             due_at=bindparam("until"),
         )
-        .returning(executions)
+        .returning(executions, pause_count().label("pauses")),
+        keeps=True,
     )
 
 
-_CLAIM = _claiming()
-_CLAIM_MOVES = _claiming(executions.c.state == "prepared")
-_CLAIM_LOOKS = _claiming(executions.c.state != "prepared")
-_CLAIM_ONE = Query(
-    update(executions)
-    .where(
-        and_(
-            executions.c.id == bindparam("claimed_id"),
-            executions.c.lease_until <= bindparam("now"),
-            _OPEN,
-        )
-    )
-    .values(
-        lease_token=executions.c.lease_token + 1,
-        lease_owner=bindparam("owner"),
-        lease_until=bindparam("until"),
-        due_at=bindparam("until"),
-    )
-    .returning(executions)
-)
+_FREE = and_(executions.c.lease_until <= bindparam("now"), _OPEN)
+_DUE = and_(executions.c.due_at <= bindparam("now"), _FREE)
+_CLAIM = _claiming(executions.c.id.in_(_in_turn()))
+_CLAIM_MOVES = _claiming(executions.c.id.in_(_in_turn(executions.c.state == "prepared")))
+_CLAIM_LOOKS = _claiming(executions.c.id.in_(_in_turn(executions.c.state != "prepared")))
+_NEXT_IN_TURN = Query(_in_turn())
+_CLAIM_LISTED = _claiming(executions.c.id.in_(_IDS), _DUE)
+_CLAIM_ONE = _claiming(executions.c.id == bindparam("claimed_id"), _FREE)
 _HELD = and_(
     executions.c.id == bindparam("held_id"),
     executions.c.lease_token == bindparam("held_token"),
@@ -150,10 +154,8 @@ _HELD_WITH_ITEMS = Query(
     .order_by(execution_items.c.position)
 )
 _EXTEND = Query(
-    update(executions)
-    .where(_HELD)
-    .values(lease_until=bindparam("until"))
-    .returning(executions.c.id)
+    update(executions).where(_HELD).values(lease_until=bindparam("until")).returning(executions),
+    keeps=True,
 )
 _RELEASE = Query(
     update(executions)
@@ -165,6 +167,8 @@ _RELEASE = Query(
         ),
         lease_until=0,
     )
+    .returning(executions),
+    keeps=True,
 )
 _ROW = Query(select(executions).where(executions.c.id == bindparam("execution_id")))
 _OF_PAYOUT = Query(
@@ -204,22 +208,17 @@ _IDLE_OF_BATCH = Query(
     .limit(bindparam("limit"))
 )
 _ITEMS = Query(
-    select(execution_items.c.execution_id, payouts, pause_count().label("pauses"))
+    select(execution_items.c.execution_id, payouts)
     .select_from(execution_items)
     .join(payouts, payouts.c.id == execution_items.c.payout_id)
     .where(execution_items.c.execution_id.in_(_IDS))
     .order_by(execution_items.c.execution_id, execution_items.c.position)
 )
-_STATUSES = Query(
-    select(payouts.c.id, payouts.c.status)
-    .select_from(execution_items)
-    .join(payouts, payouts.c.id == execution_items.c.payout_id)
-    .where(execution_items.c.execution_id == bindparam("execution_id"))
-)
 _CLOSE_ITEMS = Query(
     update(execution_items)
     .where(execution_items.c.execution_id == bindparam("execution_id"))
-    .values(open=0)
+    .values(open=0),
+    keeps=True,
 )
 _WAKE = Query(
     update(executions)
@@ -243,12 +242,21 @@ _WAKE = Query(
         ),
         looks=0,
     )
-    .returning(executions.c.custodian)
+    .returning(executions),
+    keeps=True,
 )
 _NEXT_DUE = Query(
     select(func.min(func.max(executions.c.due_at, executions.c.lease_until)).label("due")).where(
         and_(executions.c.custodian == bindparam("custodian"), _OPEN)
     )
+)
+#: Of how many the next one is looked for before all are: those with a lease are due later than they say.
+_LOOKED_AT_NEXT = 64
+_FIRST_DUE = Query(
+    select(executions.c.due_at, executions.c.lease_until)
+    .where(and_(executions.c.custodian == bindparam("custodian"), _OPEN))
+    .order_by(executions.c.due_at)
+    .limit(_LOOKED_AT_NEXT)
 )
 _OLDEST_DUE = Query(select(func.min(executions.c.due_at).label("due")).where(_OPEN))
 
@@ -277,13 +285,20 @@ _MAY_MARK = Query(
         .label("batch_cancel_at"),
         pause_count().label("pauses"),
         active_digest().label("rules_digest"),
-    ).where(executions.c.id == bindparam("execution_id"))
+        payouts.c.id.label("item_id"),
+        payouts.c.status.label("item_status"),
+    )
+    .select_from(executions)
+    .join(execution_items, execution_items.c.execution_id == executions.c.id)
+    .join(payouts, payouts.c.id == execution_items.c.payout_id)
+    .where(executions.c.id == bindparam("execution_id"))
 )
 _NEXT_MARK = Query(
     update(store_state)
     .where(store_state.c.id == 1)
     .values(marks=store_state.c.marks + 1)
-    .returning(store_state.c.marks)
+    .returning(store_state.c.marks),
+    keeps=True,
 )
 #: The one statement that writes the moving state.
 _MARK = Query(
@@ -295,7 +310,8 @@ _MARK = Query(
         open_calls=executions.c.open_calls + 1,
         lease_until=bindparam("until"),
     )
-    .returning(executions.c.id)
+    .returning(executions),
+    keeps=True,
 )
 
 # --- Opening and finding --------------------------------------------------------------------------
@@ -395,11 +411,26 @@ async def idle_of_batch(tx: Tx, batch_id: str, now: int, limit: int) -> list[Row
 
 
 async def items_of(tx: Tx, execution_ids: Iterable[str]) -> dict[str, list[Row]]:
-    """Return the payout rows of executions, by execution, in their fixed order.
+    """Return the payout rows of executions, by execution, in their fixed order."""
+    found, wanted, live = dict[str, list[Row]](), list(execution_ids), tx.live
+    if live is not None:
+        known = {each: live.items(each) for each in wanted}
+        found = {each: rows for each, rows in known.items() if rows is not None}
+        wanted = [each for each in wanted if each not in found]
+    if wanted:
+        read = grouped(await tx.all(_ITEMS, ids=json.dumps(wanted)))
+        if live is not None:
+            for each, rows in read.items():
+                live.put_items(each, rows)
+        found |= read
+    return found
 
-    Each with `pauses`: how many pauses there are, of whatever.
-    """
-    return grouped(await tx.all(_ITEMS, ids=json.dumps(list(execution_ids))))
+
+def kept(tx: Tx, rows: list[Row]) -> list[Row]:
+    """Return rows of executions that a statement has written, having told the live rows of them."""
+    if tx.live is not None:
+        tx.live.put_executions(rows)
+    return rows
 
 
 # --- Leases ---------------------------------------------------------------------------------------
@@ -431,39 +462,75 @@ async def claim(  # noqa: PLR0913 - the terms of a lease
         "served": to_json(dict(served or {})),
     }
     if not moves:
-        return await tx.all(_CLAIM_LOOKS, **terms, limit=limit)
+        return kept(tx, await tx.all(_CLAIM_LOOKS, **terms, limit=limit))
     if looks is None:
-        return await tx.all(_CLAIM, **terms, limit=limit)
+        return kept(tx, await tx.all(_CLAIM, **terms, limit=limit))
     rows: list[Row] = []
     for query, most in ((_CLAIM_LOOKS, looks), (_CLAIM_MOVES, limit), (_CLAIM_LOOKS, limit)):
         left = min(most, limit - len(rows))
         rows += await tx.all(query, **terms, limit=left) if left > 0 else []
-    return rows
+    return kept(tx, rows)
+
+
+async def next_in_turn(
+    tx: Tx, custodian: str, now: int, limit: int, served: Mapping[str, int]
+) -> list[str]:
+    """Return the executions that `claim` would lease, in that order; it leases none."""
+    rows = await tx.all(
+        _NEXT_IN_TURN,
+        claimed_custodian=custodian,
+        now=now,
+        limit=limit,
+        served=to_json(dict(served)),
+    )
+    return [row["id"] for row in rows]
+
+
+async def claim_listed(
+    tx: Tx, execution_ids: Sequence[str], owner: str, now: int, until: int
+) -> list[Row]:
+    """Lease those of some executions that are due and that nobody works on; return their rows."""
+    ids = json.dumps(list(execution_ids))
+    return kept(tx, await tx.all(_CLAIM_LISTED, ids=ids, owner=owner, now=now, until=until))
 
 
 async def claim_one(tx: Tx, execution_id: str, owner: str, now: int, until: int) -> Row | None:
     """Lease one execution, due or not; None where somebody works on it, or it has ended."""
-    return await tx.one(_CLAIM_ONE, claimed_id=execution_id, owner=owner, now=now, until=until)
+    rows = await tx.all(_CLAIM_ONE, claimed_id=execution_id, owner=owner, now=now, until=until)
+    return next(iter(kept(tx, rows)), None)
 
 
 async def held(tx: Tx, execution_id: str, token: int) -> Row | None:
     """Return an open execution if this is its newest token."""
+    row = None if tx.live is None else tx.live.execution(execution_id)
+    if row is not None:
+        return row if row["lease_token"] == token and row["ended_at"] is None else None
     return await tx.one(_HELD_ROW, held_id=execution_id, held_token=token)
 
 
 async def held_with_items(
     tx: Tx, execution_id: str, token: int
-) -> tuple[Mapping[str, Any], list[Row]] | None:
+) -> tuple[Columns, list[Row]] | None:
     """Return an open execution if this is its newest token, and the rows of its payouts in order."""
+    if tx.live is not None:
+        known, items = tx.live.execution(execution_id), tx.live.items(execution_id)
+        if known is not None and items is not None:
+            current = known["lease_token"] == token and known["ended_at"] is None
+            return (known, items) if current else None
     rows = await tx.all(_HELD_WITH_ITEMS, held_id=execution_id, held_token=token)
     if not rows:
         return None
-    return {each.name: rows[0][f"of_{each.name}"] for each in executions.columns}, rows
+    row = {each.name: rows[0][f"of_{each.name}"] for each in executions.columns}
+    if tx.live is not None:
+        tx.live.put_executions([cast("Row", row)])
+        tx.live.put_items(execution_id, rows)
+    return row, rows
 
 
 async def extend(tx: Tx, execution_id: str, token: int, until: int) -> bool:
     """Prolong a lease that is still ours; False where it is lost."""
-    return await tx.one(_EXTEND, held_id=execution_id, held_token=token, until=until) is not None
+    rows = await tx.all(_EXTEND, held_id=execution_id, held_token=token, until=until)
+    return bool(kept(tx, rows))
 
 
 async def release(tx: Tx, execution_id: str, token: int, claimed_due: int, due: int) -> None:
@@ -472,17 +539,22 @@ async def release(tx: Tx, execution_id: str, token: int, claimed_due: int, due: 
     `claimed_due` is the `due_at` that the claim returned: where it was lowered since, by news, the
     execution stays due at once.
     """
-    await tx.all(_RELEASE, held_id=execution_id, held_token=token, claimed_due=claimed_due, due=due)
+    terms = {"claimed_due": claimed_due, "due": due}
+    kept(tx, await tx.all(_RELEASE, held_id=execution_id, held_token=token, **terms))
 
 
 async def wake(tx: Tx, payout_id: str, now: int) -> str | None:
     """Bring the next look at a payout forward: there is news. Return the custodian to wake."""
-    row = await tx.one(_WAKE, payout_id=payout_id, now=now)
-    return None if row is None else str(row["custodian"])
+    rows = kept(tx, await tx.all(_WAKE, payout_id=payout_id, now=now))
+    return str(rows[0]["custodian"]) if rows else None
 
 
 async def next_due(tx: Tx, custodian: str) -> int | None:
     """Return when the next execution of a custodian can be claimed."""
+    first = await tx.all(_FIRST_DUE, custodian=custodian)
+    due = min((max(row["due_at"], row["lease_until"]) for row in first), default=None)
+    if due is None or len(first) < _LOOKED_AT_NEXT or due <= first[-1]["due_at"]:
+        return due
     row = await tx.one(_NEXT_DUE, custodian=custodian)
     return None if row is None else row["due"]
 
@@ -501,7 +573,8 @@ def _update(names: tuple[str, ...]) -> Query:
     return Query(
         update(executions)
         .where(executions.c.id == bindparam("at_id"))
-        .values({name: bindparam("set_" + name) for name in names})
+        .values({name: bindparam("set_" + name) for name in names}),
+        keeps=True,
     )
 
 
@@ -515,12 +588,16 @@ async def update_execution(tx: Tx, execution_id: str, **columns: object) -> None
     names = tuple(sorted(columns))
     values = {"set_" + name: value for name, value in columns.items()}
     await tx.all(_update(names), at_id=execution_id, **values)
+    if tx.live is not None:
+        tx.live.change_execution(execution_id, columns)
 
 
 async def close(tx: Tx, execution_id: str, at: int, **columns: object) -> None:
     """End an execution: its payouts may be in another one, and no older token writes any more."""
     await update_execution(tx, execution_id, state="closed", ended_at=at, lease_until=0, **columns)
     await tx.all(_CLOSE_ITEMS, execution_id=execution_id)
+    if tx.live is not None:
+        tx.live.drop(execution_id)
 
 
 async def add_notes(
@@ -557,19 +634,16 @@ async def sharing(tx: Tx, execution_id: str, items: Iterable[str]) -> dict[str, 
     return found
 
 
-async def markable(tx: Tx, execution_id: str) -> Row | None:
-    """Return an execution, and beside it what the store says of marks.
+async def markable(tx: Tx, execution_id: str) -> tuple[Row, dict[str, str]] | None:
+    """Return an execution, with what the store says of marks, and the status of each of its payouts.
 
     `store_frozen`, `store_gate_version`, `store_marks`; `batch_cancel_at`: since when its batch is canceled;
     `pauses`: how many pauses there are, of whatever; `rules_digest`: of the rules that are active.
+    Always as the database has them.
     """
-    return await tx.one(_MAY_MARK, execution_id=execution_id)
-
-
-async def item_statuses(tx: Tx, execution_id: str) -> dict[str, str]:
-    """Return the status of every payout of an execution."""
-    rows = await tx.all(_STATUSES, execution_id=execution_id)
-    return {row["id"]: row["status"] for row in rows}
+    rows = await tx.all(_MAY_MARK, execution_id=execution_id)
+    statuses = {row["item_id"]: row["item_status"] for row in rows}
+    return (rows[0], statuses) if rows else None
 
 
 async def next_mark(tx: Tx) -> int:
@@ -581,5 +655,6 @@ async def next_mark(tx: Tx) -> int:
 
 async def write_mark(tx: Tx, execution_id: str, token: int, number: int, until: int) -> bool:
     """Write the moving state. For `gateway.execution.mark` alone, which runs the gate before."""
-    row = await tx.one(_MARK, held_id=execution_id, held_token=token, new_rows=number, until=until)
-    return row is not None
+    terms = {"new_rows": number, "until": until}
+    rows = await tx.all(_MARK, held_id=execution_id, held_token=token, **terms)
+    return bool(kept(tx, rows))

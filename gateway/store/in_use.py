@@ -38,14 +38,17 @@ def lock_file(database: Path) -> Path:
 
 
 @contextmanager
-def shared(database: Path, wait_s: float = SHARED_WAIT_S) -> Iterator[None]:
-    """Use a database beside others. InUse where another process has it alone; OSError."""
+def shared(database: Path, wait_s: float = SHARED_WAIT_S) -> Iterator[bool]:
+    """Use a database beside others. InUse where another process has it alone; OSError.
+
+    Gives whether no other process used it at that moment: every one that ever did is gone then.
+    """
     path = lock_file(database)
     if str(path) in _alone:
-        yield
+        yield False
         return
-    with _locked(path, database, fcntl.LOCK_SH, wait_s):
-        yield
+    with _locked(path, database, fcntl.LOCK_SH, wait_s) as first:
+        yield first
 
 
 @contextmanager
@@ -61,15 +64,17 @@ def alone(database: Path, wait_s: float = ALONE_WAIT_S) -> Iterator[None]:
 
 
 @contextmanager
-def _locked(path: Path, database: Path, how: int, wait_s: float) -> Iterator[None]:
+def _locked(path: Path, database: Path, how: int, wait_s: float) -> Iterator[bool]:
     descriptor = _open(path, database)
     try:
         until = time.monotonic() + wait_s
+        # For a moment: to have it alone is the only way to see that nobody else uses it.
+        first = _try(descriptor, fcntl.LOCK_EX)
         while not _try(descriptor, how):
             if time.monotonic() >= until:
                 raise InUse(database, _holders(descriptor))
             time.sleep(_LOOK_S)
-        yield
+        yield first
     finally:
         os.close(descriptor)
 

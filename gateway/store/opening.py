@@ -40,7 +40,7 @@ async def open_database(
     close_to_others((*beside(settings.database), settings.state_path))
     witness = state_file or state_file_of(settings, runtime)
     with ExitStack() as held:
-        await asyncio.to_thread(held.enter_context, in_use.shared(settings.database))
+        alone = await asyncio.to_thread(held.enter_context, in_use.shared(settings.database))
         migrate.prepare(settings.database)
         file = held.enter_context(closing(PinnedFile(settings.database)))
         witness.pin(file)
@@ -54,6 +54,7 @@ async def open_database(
                         verify=file.check,
                         before_commit=witness.before_commit,
                         on_schema_change=migrate.check_schema,
+                        alone=alone,
                     )
                 )
                 await anchor_timeline(db, runtime)

@@ -71,8 +71,12 @@ _SETTLE = Query(
         due_at=_tried("due"),
         settled_at=_tried("settled"),
         trigger="scheduled",
+        # Nobody holds it any more. Negative, and not 0: RETURNING can name no other table.
+        lease_token=-deliveries.c.lease_token,
     )
-    .returning(deliveries.c.position, deliveries.c.endpoint_id, deliveries.c.lease_token)
+    .returning(
+        deliveries.c.position, deliveries.c.endpoint_id, (-deliveries.c.lease_token).label("token")
+    )
 )
 
 
@@ -84,4 +88,4 @@ async def settle_tries(tx: Tx, tries: Sequence[Tried]) -> set[tuple[int, str, in
     listed = to_json(tries)
     await tx.all(_ADD_ATTEMPTS, tries=listed)
     rows = await tx.all(_SETTLE, tries=listed)
-    return {(row["position"], row["endpoint_id"], row["lease_token"]) for row in rows}
+    return {(row["position"], row["endpoint_id"], row["token"]) for row in rows}

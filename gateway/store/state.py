@@ -9,7 +9,7 @@ from gateway.model import GATE_VERSION
 from gateway.rules import OTHER_RULES
 from gateway.runtime import Ids
 from gateway.store.audit import GATEWAY, add_audit, audit_rows
-from gateway.store.database import Query, Row, Tx
+from gateway.store.database import Columns, Query, Row, Tx
 from gateway.store.pauses import pause_count
 from gateway.store.payouts import payout_of_ref
 from gateway.store.rules import active_digest
@@ -152,15 +152,18 @@ async def refuse_unless_accepting(tx: Tx) -> int:
 
     Return during how many pauses no new quotes are given: see `gateway.pausing.refuse_if_paused`.
     """
-    row = await state_row(tx)
-    _refuse_if_frozen(row)
-    if not row["accepting"]:
+    kept = None if tx.live is None else tx.live.flags
+    flags: Columns = await state_row(tx) if kept is None else kept
+    if kept is None and tx.live is not None:
+        tx.live.put_flags(flags)
+    _refuse_if_frozen(flags)
+    if not flags["accepting"]:
         detail = "The gateway's database was restored. The operator has not let new payouts in yet."
         raise Refused("not_accepting", detail, headers=_RETRY_AFTER)
-    return int(row["pauses"])
+    return int(flags["pauses"])
 
 
-def _refuse_if_frozen(row: Row) -> None:
+def _refuse_if_frozen(row: Columns) -> None:
     if row["frozen"] is not None:
         detail = "The gateway's database may be out of date. The operator has to check it first."
         raise Refused("database_frozen", detail, headers=_RETRY_AFTER)

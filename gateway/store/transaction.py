@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from gateway.store.connection import Connection
+    from gateway.store.lanes import Lanes
+    from gateway.store.live_rows import LiveRows
     from gateway.store.statements import Query, Row
 
 P = ParamSpec("P")
@@ -22,6 +24,14 @@ _ONLY_TX = "a store function may await nothing but its transaction"
 
 class Tx(Protocol):
     """An open transaction. Its methods never suspend the caller."""
+
+    @property
+    def live(self) -> LiveRows | None:
+        """Rows that need not be read again, where this is the writer's transaction."""
+
+    @property
+    def lanes(self) -> Lanes | None:
+        """The sender of this process that takes new deliveries over; None: they are claimed later."""
 
     async def all(self, query: Query, **values: Any) -> list[Row]:
         """Run a statement; return its rows."""
@@ -35,6 +45,12 @@ class Tx(Protocol):
     def mark(self, number: int) -> None:
         """Say that this change writes moving mark `number`: the witness records it after the commit."""
 
+    def when_over(self, callback: Callable[[bool], None]) -> None:
+        """Have a callback called once the change is over, on the event loop, before its caller goes on.
+
+        True: it is durable. False: nothing of it is; the change may run again, with a new transaction.
+        """
+
 
 StoreFunction = Callable[Concatenate[Tx, P], Awaitable[R]]
 
@@ -42,27 +58,50 @@ StoreFunction = Callable[Concatenate[Tx, P], Awaitable[R]]
 class SqliteTx:
     """The transaction of one call of a store function, on one SQLite connection."""
 
-    def __init__(self, connection: Connection, *, read_only: bool = False) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        read_only: bool = False,
+        live: LiveRows | None = None,
+        lanes: Lanes | None = None,
+    ) -> None:
         self._connection: Connection | None = connection
         self._read_only = read_only
+        self.live = live
+        self.lanes = lanes
+        #: what is called once the change is over
+        self.callbacks: list[Callable[[bool], None]] = []
         #: the highest moving mark that the call wrote
         self.marked: int | None = None
 
     async def all(self, query: Query, **values: Any) -> list[Row]:
         """Run a statement; return its rows."""
-        text, fixed = query.compiled()
-        return self._open().query(text, {**fixed, **values} if fixed else values)
+        return self._run(query, values)
 
     async def one(self, query: Query, **values: Any) -> Row | None:
         """Run a statement; return its first row or None."""
-        text, fixed = query.compiled()
-        rows = self._open().query(text, {**fixed, **values} if fixed else values)
+        rows = self._run(query, values)
         return rows[0] if rows else None
+
+    def _run(self, query: Query, values: dict[str, Any]) -> list[Row]:
+        if query.drops_live_rows and self.live is not None:
+            self.live.clear()
+        text, fixed = query.compiled()
+        return self._open().query(text, {**fixed, **values} if fixed else values)
 
     async def many(self, query: Query, rows: Sequence[Mapping[str, Any]]) -> None:
         """Run a statement that returns nothing, once for each row of values, in one call."""
+        if query.drops_live_rows and self.live is not None:
+            self.live.clear()
         text, fixed = query.compiled()
-        self._open().query_many(text, [{**fixed, **row} for row in rows])
+        try:
+            self._open().query_many(text, [{**fixed, **row} for row in rows] if fixed else rows)
+        except BaseException:
+            # The rows before the one that failed are written, and nobody will say so.
+            if self.live is not None:
+                self.live.clear()
+            raise
 
     def mark(self, number: int) -> None:
         """Say that this change writes moving mark `number`."""
@@ -70,6 +109,13 @@ class SqliteTx:
         if self._read_only:
             raise RuntimeError("a read cannot write a moving mark")
         self.marked = number if self.marked is None else max(self.marked, number)
+
+    def when_over(self, callback: Callable[[bool], None]) -> None:
+        """Have a callback called once the change is over. A read is never over."""
+        self._open()
+        if self._read_only:
+            raise RuntimeError("a read changes nothing that could be over")
+        self.callbacks.append(callback)
 
     def end(self) -> None:
         """Refuse every further statement: the function has returned."""

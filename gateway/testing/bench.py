@@ -7,7 +7,7 @@ import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -173,7 +173,12 @@ class Bench:
         """Return a new payout's order: the kit's terms, but for what is named."""
         members = {**self.terms, **terms}
         return OrderForTest(
-            **{"payout_id": f"pay_{next(_NUMBERS):026}", "time": self.time, **members}
+            **{
+                "payout_id": f"pay_{next(_NUMBERS):026}",
+                "time": self.time,
+                "now": self.clock.now,
+                **members,
+            }
         )
 
     async def steer(self, method: str, what: str, body: Any = None) -> Any:
@@ -387,9 +392,10 @@ class Course:
         elif isinstance(outcome, NotSent) and verb != "fetch":
             self.verb = "fetch" if self.order.moved else verb
             await bench.pass_time(outcome.again_after_s or 1)
-        elif isinstance(outcome, Absent | CannotLook) and self._accepted:
+        elif isinstance(outcome, Absent | NotListed | CannotLook) and self._accepted:
             await bench.step()
-        elif isinstance(outcome, Absent):
+        elif isinstance(outcome, Absent | NotListed):
+            self._expect_whole_window(outcome)
             self._absences += 1
             if not self.order.moved or can.keys.repeat_is_safe:
                 self.verb = "submit"
@@ -405,6 +411,17 @@ class Course:
                 self.verb = "submit"
         elif isinstance(outcome, OutcomeUnknown) or self.order.moved:
             self.verb = "fetch" if self.order.moved else verb
+
+    def _expect_whole_window(self, outcome: Absent | NotListed) -> None:
+        """Refuse a list that may begin after a call: the engine never counts it, and looks for ever."""
+        if isinstance(outcome, Absent) or outcome.since is None or self.order.marked_at is None:
+            return
+        skew_s = self.bench.instance.capabilities.clock_skew_s
+        latest = self.order.marked_at - timedelta(seconds=skew_s)
+        assert outcome.since < latest, (
+            f"NotListed.since is {outcome.since}, and the first call was marked at "
+            f"{self.order.marked_at}: the list must begin earlier by more than clock_skew_s ({skew_s:g} s)"
+        )
 
 
 def _is_final(report: Report) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, TypeVar
 
 from gateway.adapter import FailureCode, FundsMoved, SubStatus
@@ -44,6 +45,8 @@ class Life:
     funds_moved: FundsMoved | None = None
     #: whether the custodian's ledger has it in the end; None: by the end and `funds_moved`
     paid: bool | None = None
+    #: how much comes back after the delivery, in all, as reports show it
+    returned: Decimal | None = None
 
     @property
     def is_paid(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -26,6 +27,8 @@ from gateway.testing.kit_base import KitBase, not_applicable, secrets_of
 
 #: No process makes so many awaits in one call of a verb.
 _MOST_AWAITS = 400
+#: No custodian of the kit takes so many looks to show all returns of a payout.
+_LOOKS_AT_RETURNS = 20
 #: What a custodian answers that is no clear no to a payout: our credentials, our rate, our address.
 _NO_REFUSALS = (401, 403, 404, 409, 429)
 #: Faults after which an adapter may be tempted to quote what it sent.
@@ -37,6 +40,13 @@ _TALKATIVE: tuple[tuple[str, dict[str, int]], ...] = (
 )
 #: What a server between us and the custodian may answer, with its status.
 _PAGES = {"404 of a proxy": 404, "502 of a proxy": 502, "a redirect": 307}
+
+
+def _came_back(report: Report) -> Decimal:
+    """Return what came back in all: the sum of the returns with ids, or the largest total."""
+    totals = [each.amount for each in report.returned if each.id is None]
+    single = {each.id: each.amount for each in report.returned if each.id is not None}
+    return max(totals) if totals else sum(single.values(), Decimal(0))
 
 
 def _page(page: str, bench: Bench) -> web.Response:
@@ -81,6 +91,30 @@ class CallTests(KitBase):
         if life.end is SubStatus.DELIVERED:
             assert last.refs, "a delivered payout is known by the custodian's ids"
             assert last.custodian_reference, "nothing to look up at the custodian"
+
+    @pytest.mark.asyncio
+    @proves("returns")
+    async def test_money_that_comes_back_is_reported(self, bench: Bench) -> None:
+        """Each look shows every return, the same each time; the payout stays delivered."""
+        lives = [each for each in self.lives if each.returned is not None]
+        if not lives:
+            not_applicable("no life has money that comes back (Life.returned)")
+        for life in lives:
+            course = self.course(bench, **life.terms)
+            await course.until_ended()
+            await course.until(lambda made=course: bool(made.reports[-1].returned))  # type: ignore[misc]
+            early = course.reports[-1].returned
+            for _ in range(_LOOKS_AT_RETURNS):
+                if _came_back(course.reports[-1]) == life.returned:
+                    break
+                await course.turn()
+            await course.turn()
+            last = course.reports[-1]
+            assert _came_back(last) == life.returned, (last.returned, course.told())
+            assert last.sub_status is SubStatus.DELIVERED, course.told()
+            assert {each.asset for each in last.returned} == {course.order.asset}
+            kept = {each.id for each in early} <= {each.id for each in last.returned}
+            assert kept, "a return that was shown is not shown any more"
 
     @pytest.mark.asyncio
     @proves("echo")

@@ -7,6 +7,7 @@ import json
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -18,6 +19,7 @@ from gateway.adapter import (
     NotSent,
     Ref,
 )
+from gateway.execution.order import expect_refs_sound
 
 
 def step_key(seed: str, step: str) -> str:
@@ -120,6 +122,12 @@ class OrderForTest(_Terms):
     story: list[str] = field(default_factory=list)
     #: Every mark of the execution.
     marks: list[Mark] = field(default_factory=list)
+    #: Ids that the adapter expects the custodian to report back.
+    expected: list[Ref] = field(default_factory=list)
+    #: The wall clock, to date the first mark by.
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    #: When the first mark was set, by the wall clock.
+    marked_at: datetime | None = None
     #: References of calls that may have arrived.
     unknown: list[str | None] = field(default_factory=list)
     _notes: dict[str, Any] = field(default_factory=dict)
@@ -172,7 +180,12 @@ class OrderForTest(_Terms):
         self.watch("expect")
         if self.lose_lease_at == "expect":
             raise LeaseLost(self.payout_id)
-        assert payout_id is None or payout_id in {each.payout_id for each in self.items}
+        expect_refs_sound(refs)
+        owners = {each.payout_id for each in self.items}
+        assert payout_id in owners or (payout_id is None and len(owners) == 1), (
+            f"expect(payout_id={payout_id!r}) names none of the {len(owners)} payouts of the set"
+        )
+        self.expected.extend(each for each in refs if each not in self.expected)
         self.story.append("expect " + " ".join(f"{each.kind}:{each.value}" for each in refs))
 
     async def moving(
@@ -198,6 +211,7 @@ class OrderForTest(_Terms):
             raise NotSent("the gateway made no call (not_closed)")
         self.story.append("moving")
         self.marks.append(Mark(reference, call_life_s))
+        self.marked_at = self.marked_at or self.now()
         self.unknown.append(reference)
         self.moved_now = True
 
@@ -219,6 +233,7 @@ class OrderForTest(_Terms):
             refuse_from=None,
             story=[],
             marks=list(self.marks),
+            expected=list(self.expected),
             unknown=unknown,
             _notes=json.loads(json.dumps(self._notes)),
         )

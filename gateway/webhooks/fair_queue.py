@@ -63,6 +63,8 @@ class EndpointQueue:
     filled_at: float
     claims: deque[Claim] = field(default_factory=deque)
     under_way: int = 0
+    #: Room that is kept for deliveries whose transaction is not over.
+    reserved: int = 0
     #: How many of them began while nobody knew that it answers.
     unproven: int = 0
     #: Whether it may have more due than was claimed.
@@ -96,8 +98,13 @@ class FairQueue:
         self._cap = per_endpoint
         self._timeout_s = timeout_s
         self._queues: dict[str, EndpointQueue] = {}
-        #: Queues with claims in them, in the order of their turns.
+        #: Queues with claims in them, in the order of their turns. One that is at its cap is taken out
+        #: until one of its tries has ended: nobody has to look at it meanwhile.
         self._queued: dict[str, EndpointQueue] = {}
+        #: The queues of each org.
+        self._of_org: dict[str, dict[str, EndpointQueue]] = {}
+        #: Claims in all queues, and room that is reserved in them.
+        self._held = 0
         self._turn = 0
         self._under_way = 0
         self._slow_under_way = 0
@@ -118,6 +125,10 @@ class FairQueue:
             queue.org for queue in self._queued.values() if not queue.proven
         )
         self._held_back.clear()
+        due = {each.id for each in ready}
+        for queue in self._queues.values():
+            # Otherwise everything that was due has been claimed since.
+            queue.more = queue.more and queue.endpoint_id in due
         for each in sorted(ready, key=self._last_served):
             queue = self._queue_of(each, now)
             room = self._room(queue, now)
@@ -134,7 +145,7 @@ class FairQueue:
         )
         orgs = deque(sorted(orgs, key=lambda queues: queues[0][0].served))
         wanted: dict[str, int] = {}
-        left = self._total * _AHEAD - sum(len(queue.claims) for queue in self._queued.values())
+        left = self._total * _AHEAD - self._held
         while orgs and left > 0:
             queues = orgs.popleft()
             queue, room = queues.popleft()
@@ -155,8 +166,7 @@ class FairQueue:
         got: dict[str, int] = {}
         for claim in claims:
             queue = self._queues[claim.endpoint_id]
-            queue.claims.append(claim)
-            self._queued[queue.endpoint_id] = queue
+            self._add(queue, claim)
             got[queue.endpoint_id] = got.get(queue.endpoint_id, 0) + 1
         for endpoint_id, count in wanted:
             self._queues[endpoint_id].more = got.get(endpoint_id, 0) >= count
@@ -165,7 +175,43 @@ class FairQueue:
         """Put a delivery that is not in the store first in its endpoint's queue: its cap and rate hold."""
         queue = self._queue_of(ready, now)
         queue.claims.appendleft(claim)
+        self._held += 1
         self._queued.setdefault(queue.endpoint_id, queue)
+
+    def reserve(self, org: str, count: int, now: float, usable: Callable[[str], bool]) -> list[str]:
+        """Keep room for `count` new deliveries to each endpoint of an org that has it; return which.
+
+        None has it of which something older is still in the store, or that did not answer its last try:
+        its turn comes by `share`. Cap, rate and depth are those of every claim. Give it back with
+        `release`.
+        """
+        found = []
+        for queue in self._of_org.get(org, {}).values():
+            if self._held + count > self._total * _AHEAD:
+                break
+            if queue.more or not queue.proven or not usable(queue.endpoint_id):
+                continue
+            if self._room(queue, now) >= count:
+                queue.reserved += count
+                self._held += count
+                found.append(queue.endpoint_id)
+        return found
+
+    def release(self, endpoint_ids: Sequence[str], count: int) -> None:
+        """Give back what was reserved, once for each `reserve`."""
+        for endpoint_id in endpoint_ids:
+            self._queues[endpoint_id].reserved -= count
+            self._held -= count
+
+    def hand_over(self, claims: Sequence[Claim]) -> None:
+        """Queue new deliveries for which there was room."""
+        for claim in claims:
+            self._add(self._queues[claim.endpoint_id], claim)
+
+    def _add(self, queue: EndpointQueue, claim: Claim) -> None:
+        queue.claims.append(claim)
+        self._held += 1
+        self._queued[queue.endpoint_id] = queue
 
     def withdraw(self, claim: Claim) -> bool:
         """Take back what was offered; whether it had not begun."""
@@ -173,24 +219,32 @@ class FairQueue:
         if queue is None or claim not in queue.claims:
             return False
         queue.claims.remove(claim)
+        self._held -= 1
         return True
 
-    def start(self, now: float, begin: Callable[[Claim], None]) -> None:
-        """Begin what may begin now, one per endpoint and round."""
+    def start(self, now: float, begin: Callable[[Claim], None], most: int | None = None) -> bool:
+        """Begin what may begin now, one per endpoint and round; whether more than `most` might."""
         waiting = deque(self._queued.values())
+        left = self._total if most is None else most
         while waiting and self._under_way < self._total:
+            if not left:
+                return True
             queue = waiting.popleft()
             queue.refill(now)
             while queue.claims and queue.claims[0].until < now + self._timeout_s:
                 # Its lease would end before the try does: left for whoever claims it then.
                 queue.claims.popleft()
+                self._held -= 1
                 queue.more = True
             if not queue.claims:
                 self._queued.pop(queue.endpoint_id, None)
                 continue
             if not self._may_begin(queue):
+                if queue.proven and queue.under_way >= self._cap:
+                    del self._queued[queue.endpoint_id]
                 continue
             claim = queue.claims.popleft()
+            self._held -= 1
             queue.tokens -= 1
             queue.under_way += 1
             self._under_way += 1
@@ -203,7 +257,9 @@ class FairQueue:
             if queue.claims:
                 self._queued[queue.endpoint_id] = queue
                 waiting.append(queue)
+            left -= 1
             begin(claim)
+        return False
 
     def ended(self, endpoint_id: str, seconds: float, *, answered: bool) -> bool:
         """Note the end of a try; whether its queue wants to be filled again."""
@@ -216,6 +272,8 @@ class FairQueue:
         elif not answered:
             self._slow_under_way -= 1
         queue.answers, queue.last_s = answered, seconds
+        if queue.claims:
+            self._queued.setdefault(queue.endpoint_id, queue)
         if queue.unproven:
             queue.unproven -= 1
             self._unproven[queue.org] -= 1
@@ -233,9 +291,11 @@ class FairQueue:
         return min(waits, default=None)
 
     def _queue_of(self, each: Ready, now: float) -> EndpointQueue:
-        queue = self._queues.setdefault(
-            each.id, EndpointQueue(each.id, each.org, each.rate, max(each.rate, 1.0), now)
-        )
+        queue = self._queues.get(each.id)
+        if queue is None:
+            queue = EndpointQueue(each.id, each.org, each.rate, max(each.rate, 1.0), now)
+            self._queues[each.id] = queue
+            self._of_org.setdefault(each.org, {})[each.id] = queue
         queue.rate = each.rate
         return queue
 
@@ -260,7 +320,7 @@ class FairQueue:
 
     def _room(self, queue: EndpointQueue, now: float) -> int:
         queue.refill(now)
-        held = len(queue.claims)
+        held = len(queue.claims) + queue.reserved
         return min(self._depth(queue) - held - queue.under_way, int(queue.tokens) - held)
 
     def _depth(self, queue: EndpointQueue) -> int:
@@ -275,7 +335,10 @@ class FairQueue:
             idle = [
                 key
                 for key, queue in self._queues.items()
-                if not queue.claims and not queue.under_way
+                if not queue.claims and not queue.under_way and not queue.reserved
             ]
             for key in idle:
-                del self._queues[key]
+                queue = self._queues.pop(key)
+                del self._of_org[queue.org][key]
+                if not self._of_org[queue.org]:
+                    del self._of_org[queue.org]

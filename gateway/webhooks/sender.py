@@ -2,41 +2,39 @@
 
 from __future__ import annotations
 
-import asyncio
 import ssl
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
 
-import aiohttp
-
 from gateway import __version__
 from gateway.config import WebhookSettings
-from gateway.egress import DeniedAddressError, connector
+from gateway.egress import (
+    DeniedAddressError,
+    Guard,
+    KeepAliveClient,
+    LibraryClient,
+    Poster,
+    connector,
+)
 from gateway.egress.echoes import redact
-from gateway.egress.lookups import Lookups, LookupTimeoutError, looking_up_for
+from gateway.egress.lookups import Lookups, LookupTimeoutError
+from gateway.egress.posting import KEEPALIVE_S, Answer, NotConnectedError
 from gateway.runtime import Runtime
 from gateway.signing import PREFIX, headers, secret_text
 
-#: How much of the answer is read at all; a receiver may answer without end.
-_READ_BYTES = 16 * 1024
-#: How much of it is kept for the log.
+#: How much of an answer is kept for the log.
 _SNIPPET_BYTES = 4 * 1024
 #: How much of it is searched for what was sent; more than is kept, so that no value is cut in two.
 _SEARCHED_BYTES = _SNIPPET_BYTES + 1024
-#: How long the rest of an answer is waited for once its status is known; only the log gains by it.
-_BODY_S = 1.0
-_CONNECT_S = 5.0
-#: Idle connections are closed before the usual server does it (Node: 5 s): a POST on a connection that
-#: is just being closed fails, and whether it arrived is not known.
-_KEEPALIVE_S = 3.0
 _RETRY_AFTER_CHARS = 40
 #: Values of headers that are no secret are removed from answers if they have so many characters.
 _LEAST_SHOWN = 4
 #: The answer header by which a receiver has its endpoint disabled (webhooks protocol notes, §2).
 _CONTROL = "webhook-delivery"
+_HEADERS = {"content-type": "application/json", "user-agent": f"payout-gateway/{__version__}"}
 
 
 class DeliveryOutcome(StrEnum):
@@ -101,44 +99,35 @@ class DeliveryResult:
         return "unwanted" if self.unwanted else None
 
 
-def session_for(settings: WebhookSettings) -> aiohttp.ClientSession:
-    """Return the session that deliveries go through. Needs a running loop; close it at the end.
+def client_for(settings: WebhookSettings) -> KeepAliveClient | LibraryClient:
+    """Return the client that deliveries go through: use it with `async with`. Needs a running loop.
 
-    No cookies, no proxy from the environment. Through an egress proxy it is the proxy that resolves
-    names and refuses inner addresses.
+    Through an egress proxy, which resolves names and refuses inner addresses itself, it is the
+    library's client: it knows how to ask a proxy for a tunnel.
     """
-    private = settings.allow_private_addresses or settings.egress_proxy is not None
     lookups = Lookups(
         "endpoint-names",
         deadline_s=settings.lookup_timeout_s,
         per_scope=settings.lookups_per_org,
     )
-    return aiohttp.ClientSession(
-        trust_env=False,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        connector=connector(
-            allow_private_addresses=private,
-            resolver=lookups,
-            owner=True,
-            keepalive_s=_KEEPALIVE_S,
-            denied_networks=settings.denied_networks,
-        ),
+    if settings.egress_proxy is not None:
+        through = connector(
+            allow_private_addresses=True, resolver=lookups, owner=True, keepalive_s=KEEPALIVE_S
+        )
+        return LibraryClient(through, proxy=settings.egress_proxy)
+    guard = Guard(
+        allow_private_addresses=settings.allow_private_addresses,
+        denied_networks=settings.denied_networks,
     )
+    return KeepAliveClient(guard, lookups)
 
 
 class Sender:
     """Signs and posts. The same body bytes at every try; id the same, timestamp and signature new."""
 
-    def __init__(
-        self, session: aiohttp.ClientSession, settings: WebhookSettings, runtime: Runtime
-    ) -> None:
-        self._session = session
+    def __init__(self, client: Poster, settings: WebhookSettings, runtime: Runtime) -> None:
+        self._client = client
         self._total_s = settings.timeout_s
-        self._proxy = settings.egress_proxy
-        # The one deadline is ours, and ends with the status; aiohttp's would go on to the body.
-        self._timeout = aiohttp.ClientTimeout(
-            total=None, sock_connect=min(_CONNECT_S, settings.timeout_s)
-        )
         self._runtime = runtime
 
     async def send(self, target: Target, event_id: str, body: bytes) -> DeliveryResult:
@@ -150,17 +139,16 @@ class Sender:
         status, snippet, retry_after, unwanted = None, None, None, False
         try:
             sent: list[Mapping[str, str]] = []
-            with looking_up_for(target.org):
-                async with asyncio.timeout(self._total_s):
-                    answer = await self._twice(target, event_id, body, sent)
-            status, snippet = answer.status, await _snippet(answer, _confidential(target, sent))
+            answer = await self._twice(target, event_id, body, sent)
+            status, snippet = answer.status, _snippet(answer, target, sent)
             ok = 200 <= status < 300  # noqa: PLR2004 - any 2xx is a receipt, nothing else
             outcome = DeliveryOutcome.SUCCEEDED if ok else DeliveryOutcome.HTTP_ERROR
-            retry_after = _retry_after(
-                answer.headers.get("retry-after", ""), self._runtime.clock.now()
-            )
-            unwanted = answer.headers.get(_CONTROL, "").strip().lower() == "disable"
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+            if answer.headers:
+                retry_after = _retry_after(
+                    answer.headers.get("retry-after", ""), self._runtime.clock.now()
+                )
+                unwanted = answer.headers.get(_CONTROL, "").strip().lower() == "disable"
+        except (OSError, ValueError) as error:
             outcome = _outcome(error)
         took = timedelta(seconds=self._runtime.clock.monotonic() - begun)
         duration_ms = int(took / timedelta(milliseconds=1))
@@ -168,31 +156,31 @@ class Sender:
 
     async def _twice(
         self, target: Target, event_id: str, body: bytes, sent: list[Mapping[str, str]]
-    ) -> aiohttp.ClientResponse:
+    ) -> Answer:
+        until = self._runtime.clock.monotonic() + self._total_s
         try:
-            return await self._post(target, event_id, body, sent)
-        except aiohttp.ClientConnectorError as error:
-            if _outcome(error) is not DeliveryOutcome.CONNECT_ERROR:
-                raise
-        return await self._post(target, event_id, body, sent)
+            return await self._post(target, event_id, body, sent, self._total_s)
+        except NotConnectedError:
+            # One deadline for both.
+            left_s = until - self._runtime.clock.monotonic()
+        return await self._post(target, event_id, body, sent, left_s)
 
     async def _post(
-        self, target: Target, event_id: str, body: bytes, sent: list[Mapping[str, str]]
-    ) -> aiohttp.ClientResponse:
+        self,
+        target: Target,
+        event_id: str,
+        body: bytes,
+        sent: list[Mapping[str, str]],
+        timeout_s: float,
+    ) -> Answer:
         signed = headers(target.secrets, event_id, self._runtime.clock.now(), body, target.seeds)
         sent.append(signed)
-        return await self._session.post(
+        return await self._client.post(
             target.url,
-            data=body,
-            headers={
-                **target.headers,
-                **signed,
-                "content-type": "application/json",
-                "user-agent": f"payout-gateway/{__version__}",
-            },
-            allow_redirects=False,
-            timeout=self._timeout,
-            proxy=self._proxy,
+            {**target.headers, **signed, **_HEADERS},
+            body,
+            timeout_s=timeout_s,
+            scope=target.org,
         )
 
 
@@ -209,33 +197,18 @@ def _confidential(target: Target, sent: Sequence[Mapping[str, str]]) -> Iterator
         yield from (secret_text(secret), secret_text(secret).removeprefix(PREFIX))
 
 
-async def _snippet(answer: aiohttp.ClientResponse, confidential: Iterable[str]) -> str:
-    """Read the beginning of an answer, and free it. The status has come; however the body ends, it stands.
+def _snippet(answer: Answer, target: Target, sent: Sequence[Mapping[str, str]]) -> str:
+    """Return the beginning of an answer, for the log.
 
     What the delivery itself sent in confidence is removed, before it leaves the sender.
     """
-    if answer.content.at_eof():
-        answer.release()
+    got = answer.body
+    if not got:
         return ""
-    got = b""
-    try:
-        async with asyncio.timeout(_BODY_S):
-            while len(got) < _READ_BYTES:
-                chunk = await answer.content.read(_READ_BYTES - len(got))
-                if not chunk:
-                    break
-                got += chunk
-    except (TimeoutError, aiohttp.ClientError, OSError, ValueError):
-        pass
-    whole = answer.content.at_eof() and answer.content.exception() is None
-    if answer.content.at_eof():
-        answer.release()
-    else:
-        # The rest is not read: the connection cannot serve another delivery.
-        answer.close()
     # Before the cut: a value across it would stay in part.
     seen = got[:_SEARCHED_BYTES]
-    got = redact(seen, confidential, cut=not whole or len(seen) < len(got))
+    cut = not answer.whole or len(seen) < len(got)
+    got = redact(seen, _confidential(target, sent), cut=cut)
     return got[:_SNIPPET_BYTES].decode("utf-8", "replace").replace("\0", "\ufffd")
 
 
@@ -253,13 +226,10 @@ def _retry_after(text: str, now: datetime) -> float | None:
 
 
 def _outcome(error: BaseException) -> DeliveryOutcome:
-    if isinstance(error, TimeoutError):
+    if isinstance(error, TimeoutError | LookupTimeoutError):
         return DeliveryOutcome.TIMEOUT
-    if isinstance(error, (aiohttp.ClientSSLError, ssl.SSLError)):
+    if isinstance(error, ssl.SSLError):
         return DeliveryOutcome.TLS_ERROR
-    cause = getattr(error, "os_error", None)
-    if isinstance(cause, LookupTimeoutError):
-        return DeliveryOutcome.TIMEOUT
-    if isinstance(error, DeniedAddressError) or isinstance(cause, DeniedAddressError):
+    if isinstance(error, DeniedAddressError):
         return DeliveryOutcome.BLOCKED
     return DeliveryOutcome.CONNECT_ERROR

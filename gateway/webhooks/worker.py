@@ -1,26 +1,34 @@
-"""Delivers events: claim what is due in fair turns, send, settle by the retry plan."""
+"""Delivers events: claim what is due in fair turns, send, settle by the retry plan.
+
+What is published in this process comes by the handover, where there is room, and is not claimed. A lane
+is free again only after the receipt is durable: what a crash sends twice is what was under way.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import math
+import sqlite3
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from gateway.config import EngineSettings, WebhookSettings
-from gateway.errors import Refused
+from gateway.errors import Refused, SchemaMismatch
 from gateway.logs import get_logger
 from gateway.metrics import Metrics
 from gateway.runtime import Failpoint, Runtime
 from gateway.store import deliveries
 from gateway.store import endpoints as endpoint_rows
 from gateway.store.database import Database, Row, Tx
+from gateway.store.lanes import Held, LeaseTokens
 from gateway.store.receipts import Tried, settle_tries
 from gateway.store.rows import to_us
 from gateway.wakeup import Wakeup
 from gateway.webhooks.endpoints import Endpoints, Found, SetAside
 from gateway.webhooks.fair_queue import Claim, FairQueue, Ready
+from gateway.webhooks.handover import Handover
 from gateway.webhooks.health import Health, Verdict, after_failure
 from gateway.webhooks.receipts import Receipts
 from gateway.webhooks.sender import DeliveryOutcome, DeliveryResult, Sender, Target
@@ -35,6 +43,9 @@ _LONGEST_WAIT_S = 86_400.0
 #: How long an endpoint is left alone whose secret does not open; then it is read again.
 _ASIDE_S = 60.0
 _SKIPPED_AT_ONCE = 500
+#: Tries that begin in one turn of the event loop.
+_BEGUN_AT_ONCE = 4
+_FREED_AT_ONCE = 500
 _SECOND = 1_000_000
 #: How long a test waits for its turn; somebody waits for its answer.
 _TURN_S = 10.0
@@ -89,15 +100,19 @@ class Deliveries:
         settings: WebhookSettings,
         engine: EngineSettings,
         metrics: Metrics,
+        gateway_id: str,
     ) -> None:
         self._db = db
         self._runtime = runtime
+        self._gateway_id = gateway_id
         self._endpoints = endpoints
         self._sender = sender
         self._settings = settings
         self._engine = engine
         self._metrics = metrics
         self._tasks: set[asyncio.Task[None]] = set()
+        #: the next few tries that begin
+        self._starting: asyncio.Handle | None = None
         self._queue = FairQueue(
             settings.in_flight, settings.in_flight_per_endpoint, settings.timeout_s
         )
@@ -107,10 +122,34 @@ class Deliveries:
         #: The one test of each endpoint.
         self._tests: dict[str, _Test] = {}
         self._receipts = Receipts(db, self._settle)
+        self._tokens = LeaseTokens(gateway_id)
+        self._begun = False
+        #: bound once: a line of every receipt, on a level that is usually off
+        self._log = _log.bind()
         self.wakeup = Wakeup(runtime.clock, runtime.timeline)
+        self._handover = Handover(
+            self._queue,
+            runtime,
+            self._tokens,
+            life_s=self._life_s,
+            usable=lambda endpoint_id: not self._left_alone(endpoint_id),
+            begin=self._start,
+            claim=self.wakeup.ring,
+        )
+
+    @property
+    def _life_s(self) -> float:
+        return _LEASES_PER_TIMEOUT * self._settings.timeout_s
 
     async def run(self) -> None:
         """Deliver until cancelled."""
+        if not self._begun and self._db.opened_alone:
+            # Whoever leased anything is gone: nothing waits for the end of a lease.
+            await self._free(Held.by_others(self._gateway_id))
+        self._begun = True
+        self._db.lanes = self._handover
+        # What ran before, without lanes, rings nobody: it is committed when this returns, and found below.
+        await self._db.run(_nothing)
         while True:
             waiting = await self._db.read(deliveries.waiting_endpoints)
             now = self._runtime.timeline.now()
@@ -179,12 +218,33 @@ class Deliveries:
         return withdrawn
 
     async def finish(self, grace_s: float) -> None:
-        """Let tries under way end, for a bounded time. What is cut off is sent again later."""
+        """Let tries under way end, for a bounded time. What is cut off, or never began, is due now."""
+        self._db.lanes = None
         if self._tasks:
             _, late = await asyncio.wait(self._tasks, timeout=grace_s)
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
+        if self._begun:
+            # A store that cannot be written keeps them until their leases end.
+            with suppress(sqlite3.Error, SchemaMismatch):
+                await self.free_leases(self._gateway_id)
+
+    async def free_leases(self, gateway_id: str) -> None:
+        """End the leases of a gateway that is gone. May be called twice, and by several processes.
+
+        Only of deliveries: one that is alive all the same sends an event twice at worst.
+        """
+        await self._free(Held.by(gateway_id))
+
+    async def _free(self, held: Held) -> None:
+        freed = 0
+        while found := await self._db.scan(deliveries.leased_deliveries, held, _FREED_AT_ONCE):
+            now = self._runtime.timeline.now()
+            freed += await self._db.run(deliveries.free_deliveries, found, held, now)
+        if freed:
+            _log.info("delivery_leases_freed", deliveries=freed)
+            self.wakeup.ring()
 
     async def _rest(self, due: int | None) -> None:
         rate_s = self._queue.rest_s(self._runtime.clock.monotonic())
@@ -192,7 +252,18 @@ class Deliveries:
         await self.wakeup.sleep_until_due(due, longest)
 
     def _start(self) -> None:
-        self._queue.start(self._runtime.clock.monotonic(), self._begin)
+        if self._starting is None:
+            self._start_some()
+
+    def _start_some(self) -> None:
+        """Begin a few tries, and more in the next turns of the loop.
+
+        An event of an org with many endpoints begins as many tries, and each of them signs, connects and
+        writes at once: all others would wait for all of that.
+        """
+        self._starting = None
+        if self._queue.start(self._runtime.clock.monotonic(), self._begin, _BEGUN_AT_ONCE):
+            self._starting = asyncio.get_running_loop().call_soon(self._start_some)
 
     def _begin(self, claim: Claim) -> None:
         work = self._deliver_test if claim.trigger == _TEST else self._deliver
@@ -206,7 +277,7 @@ class Deliveries:
             _log.error("delivery_crashed", exc_info=task.exception())
 
     async def _claim(self, wanted: Sequence[tuple[str, int]]) -> list[Claim]:
-        life_s = _LEASES_PER_TIMEOUT * self._settings.timeout_s
+        life_s = self._life_s
         now = self._runtime.clock.monotonic()
         stale = [each for each, _ in wanted if self._fresh(each, now) is None]
         claimed, found = await self._db.run(self._claim_with_targets, wanted, stale, life_s)
@@ -235,7 +306,7 @@ class Deliveries:
         """Store function: lease what is wanted, and read where it goes."""
         now = self._runtime.timeline.now()
         until = now + round(life_s * _SECOND)
-        claimed = await deliveries.claim_deliveries(tx, wanted, now, until)
+        claimed = await deliveries.claim_deliveries(tx, wanted, now, until, self._tokens.new())
         return claimed, await self._endpoints.targets(tx, stale) if stale else {}
 
     async def _deliver_test(self, claim: Claim) -> None:
@@ -246,7 +317,7 @@ class Deliveries:
             result = await self._sender.send(test.target, claim.event_id, claim.body)
         finally:
             del self._tests[claim.endpoint_id]
-            self._leave(claim, begun_s, result)
+            self._leave(claim, self._runtime.clock.monotonic() - begun_s, result)
             if result is not None:
                 test.result.set_result(result)
             else:
@@ -254,10 +325,9 @@ class Deliveries:
                 # Nobody may wait any more.
                 test.result.exception()
 
-    def _leave(self, claim: Claim, begun_s: float, result: DeliveryResult | None) -> None:
+    def _leave(self, claim: Claim, took_s: float, result: DeliveryResult | None) -> None:
         """Give the place of a try to the next one."""
         answered = result is None or result.outcome is not DeliveryOutcome.TIMEOUT
-        took_s = self._runtime.clock.monotonic() - begun_s
         hungry = self._queue.ended(claim.endpoint_id, took_s, answered=answered)
         self._start()
         if hungry:
@@ -265,6 +335,7 @@ class Deliveries:
 
     async def _deliver(self, claim: Claim) -> None:
         begun_s = self._runtime.clock.monotonic()
+        took_s = 0.0
         result: DeliveryResult | None = None
         try:
             self._runtime.failpoint(Failpoint.DELIVERY_CLAIMED)
@@ -274,13 +345,16 @@ class Deliveries:
                 return
             begun = self._runtime.clock.now()
             result = await self._sender.send(known.target, claim.event_id, claim.body)
+            took_s = self._runtime.clock.monotonic() - begun_s
             self._runtime.failpoint(Failpoint.DELIVERY_SENT)
+            again_s = None if result.ok else self._again_s(claim, result)
+            tried = _Try(claim, result, begun, again_s, known.failing)
+            verdict = await self._receipts.settle(tried)
+            self._runtime.failpoint(Failpoint.DELIVERY_SETTLED)
         finally:
-            self._leave(claim, begun_s, result)
-        again_s = None if result.ok else self._again_s(claim, result)
-        tried = _Try(claim, result, begun, again_s, known.failing)
-        verdict = await self._receipts.settle(tried)
-        self._runtime.failpoint(Failpoint.DELIVERY_SETTLED)
+            # After the receipt: a crash sends again what was sent and is not durable, and that must be
+            # no more than the lanes hold.
+            self._leave(claim, took_s, result)
         if verdict is None:
             # The lease was lost: its next owner settles it.
             again_s = None
@@ -449,7 +523,7 @@ class Deliveries:
         next_at = None if again_s is None else now + timedelta(seconds=again_s)
         self._metrics.webhook_attempt(result.outcome)
         # A receipt is in the log of tries; what went wrong is in this one, too.
-        tell = _log.debug if result.ok else _log.info
+        tell = self._log.debug if result.ok else self._log.info
         tell(
             "webhook_tried",
             payout_id=claim.payout_id,
@@ -463,6 +537,10 @@ class Deliveries:
             duration_ms=result.duration_ms,
             next_attempt_at=None if next_at is None else next_at.isoformat(),
         )
+
+
+async def _nothing(_: Tx) -> None:
+    """Store function: change nothing."""
 
 
 def _busy(why: str) -> Refused:

@@ -58,6 +58,7 @@ from gateway.webhooks.sender import Sender
 from gateway.webhooks.worker import Deliveries
 from tests.clock import SetClock
 from tests.databases import make_database
+from tests.delivery_clients import client
 from tests.pricing import TakesEverything
 
 ADDRESS = "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed"
@@ -310,7 +311,11 @@ async def open_api(
     state_file = state_file_of(settings, runtime)
     make_database(settings.database)
     opened = open_database(settings, runtime, state_file)
-    async with opened as db, aiohttp.ClientSession() as http:
+    async with (
+        opened as db,
+        aiohttp.ClientSession() as http,
+        client() as to_endpoints,
+    ):
         woken: list[str] = []
         # Where a test sets limits; the cap of every payout has tests of its own.
         spending = None
@@ -362,10 +367,11 @@ async def open_api(
                 db=db,
                 runtime=runtime,
                 endpoints=endpoints,
-                sender=Sender(http, settings.webhooks, runtime),
+                sender=Sender(to_endpoints, settings.webhooks, runtime),
                 settings=settings.webhooks,
                 engine=settings.engine,
                 metrics=Metrics(),
+                gateway_id="gw_test",
             ),
             router=router,
             custodians={"acme_eu": custodian},

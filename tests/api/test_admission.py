@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
 import sqlite3
@@ -25,9 +26,12 @@ QUOTE: dict[str, Any] = {
 @asynccontextmanager
 async def limited(settings: Settings, *, offers: bool = False, **burst: int) -> AsyncIterator[Api]:
     """Run an API whose buckets hold so many tokens and get one a second."""
-    limits = {f"{name}_per_s": 1 for name in RATES} | {
-        f"{name}_burst": burst.get(name, 10_000) for name in RATES
-    }
+    limits = (
+        settings.limits.model_dump()
+        | {f"{name}_per_s": 1 for name in RATES}
+        | {f"{name}_burst": burst.get(name, 10_000) for name in RATES}
+        | {name: value for name, value in burst.items() if name.startswith("refusals_")}
+    )
     changed = settings.model_dump() | {"limits": limits}
     changed["server_key"] = settings.server_key.get_secret_value()
     async with open_api(Settings.model_validate(changed), offers=offers) as api:
@@ -236,3 +240,159 @@ async def test_ten_thousand_wrong_keys_are_one_client(settings: Settings) -> Non
             )
             seen.append(answer.status)
         assert seen == [401] * 3 + [429] * 27
+
+
+_HELD: dict[str, Any] = {"refusals_burst": 2, "refusals_per_s": 1, "refusals_held_s": 3}
+
+
+async def test_a_caller_that_goes_on_is_held_back(
+    settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its refusals are sent one a second, in order; beyond three seconds at once, and the connection closes."""
+    async with limited(settings, reads=1, **_HELD) as api:
+        other = await api.key("rival")
+        seen: list[int] = []
+
+        async def ask(number: int) -> None:
+            answer, _ = await api.send("GET", "/payouts")
+            assert answer.status == 429
+            assert "connection" not in answer.headers
+            assert int(answer.headers["retry-after"]) > 0
+            seen.append(number)
+
+        assert (await api.call("GET", "/payouts"))[0] == 200
+        await ask(0)
+        await ask(1)
+        waiting = []
+        for number in range(2, 5):
+            waiting.append(asyncio.create_task(ask(number)))
+            while api.clock.sleepers < number - 1:
+                await asyncio.sleep(0.001)
+        answer, _ = await api.send("GET", "/payouts")
+        assert (answer.status, answer.headers["connection"]) == (429, "close")
+        # The same key has its other classes, and other callers their own refusals.
+        assert (await api.call("POST", "/payouts/pay_x/cancel"))[0] == 404
+        assert (await api.call("GET", "/payouts", authorization=f"Bearer {other}"))[0] == 200
+        assert (await api.call("GET", "/payouts", authorization=f"Bearer {other}"))[0] == 429
+        assert seen == [0, 1]
+        for number in range(2, 5):
+            await api.clock.advance(1)
+            await waiting[number - 2]
+            assert seen == list(range(number + 1))
+        assert (await api.call("GET", "/payouts"))[0] == 200
+        metrics = api.context.metrics
+        for result, count in (("held", 3), ("closed", 1)):
+            name = "payout_gateway_refusals_held_total"
+            assert metrics.registry.get_sample_value(name, {"result": result}) == count
+    lines = capsys.readouterr()
+    # A line for each refusal that was sent at once; of the others, one in ten seconds.
+    assert (lines.out + lines.err).count("status=429") == 2 + 1 + 1
+
+
+async def test_a_stranger_that_goes_on_is_held_back(settings: Settings) -> None:
+    """By its address, whatever key it tries; a right key from there is answered at once."""
+    async with limited(settings, unknown=1, **_HELD) as api:
+
+        async def guess() -> tuple[int, str | None]:
+            key = f"Bearer sk_live_{secrets.token_urlsafe(32)}"
+            answer, _ = await api.send("GET", "/payouts", authorization=key)
+            return answer.status, answer.headers.get("connection")
+
+        assert [await guess() for _ in range(3)] == [(401, None), (429, None), (429, None)]
+        held = [asyncio.create_task(guess()) for _ in range(3)]
+        while api.clock.sleepers < 3:
+            await asyncio.sleep(0.001)
+        assert await guess() == (429, "close")
+        assert (await api.call("GET", "/payouts"))[0] == 200
+        await api.clock.advance(3)
+        assert await asyncio.gather(*held) == [(429, None)] * 3
+
+
+async def test_the_body_of_a_held_request_is_not_read(settings: Settings) -> None:
+    """Jobs are held back like rates; a large file is not received meanwhile."""
+    jobs = {"batch_jobs_per_org": 1, "batch_jobs": 1}
+    changed = settings.model_dump() | {"limits": settings.limits.model_dump() | jobs | _HELD}
+    changed["limits"]["refusals_burst"] = 1
+    changed["server_key"] = settings.server_key.get_secret_value()
+    async with open_api(Settings.model_validate(changed)) as api:
+        path = "/payout-batches?custodian=acme_eu&account_id=A1&account_type=VAULT&validate=true"
+        taken = 0
+
+        async def body() -> AsyncIterator[bytes]:
+            nonlocal taken
+            for _ in range(1024):
+                taken += 1
+                yield bytes(64 * 1024)
+
+        async def upload(data: AsyncIterator[bytes]) -> int:
+            headers = {"Authorization": f"Bearer {await api.key()}", "Content-Type": "text/csv"}
+            async with api.http.post(api.url + path, data=data, headers=headers) as answer:
+                return answer.status
+
+        begun = asyncio.Event()
+
+        async def slow() -> AsyncIterator[bytes]:
+            yield b"external_ref"
+            begun.set()
+            await asyncio.Event().wait()
+
+        first = asyncio.create_task(upload(slow()))
+        await begun.wait()
+        await asyncio.sleep(0.1)
+        assert await upload(body()) == 429
+        taken = 0
+        second = asyncio.create_task(upload(body()))
+        while api.clock.sleepers < 1:
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.2)
+        assert taken < 512, "the sockets hold the rest"
+        await api.clock.advance(1)
+        assert await second == 429
+        first.cancel()
+
+
+@asynccontextmanager
+async def arriving(api: Api, org: str) -> AsyncIterator[None]:
+    """Keep a body under way."""
+    host, _, port = api.url.removeprefix("http://").partition(":")
+    _, writer = await asyncio.open_connection(host, int(port))
+    head = (
+        "POST /payouts HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        f"authorization: Bearer {await api.key(org)}\r\nidempotency-key: {secrets.token_hex(8)}\r\n"
+        "content-length: 100\r\n\r\n{"
+    )
+    writer.write(head.encode())
+    await writer.drain()
+    await asyncio.sleep(0.1)
+    try:
+        yield
+    finally:
+        writer.transport.abort()
+        await asyncio.sleep(0.1)
+
+
+async def test_few_bodies_of_a_key_arrive_at_once(settings: Settings) -> None:
+    """Another one is refused unread; what has no body, other keys and strangers are not."""
+    changed = settings.model_dump() | {"limits": settings.limits.model_dump() | {"bodies": 2}}
+    changed["server_key"] = settings.server_key.get_secret_value()
+    async with open_api(Settings.model_validate(changed)) as api:
+        quote: dict[str, Any] = {"body": QUOTE, "idempotency_key": "q-1"}
+        await api.key("rival")
+        async with arriving(api, "acme"):
+            assert (await api.call("POST", "/payouts/quote", **quote))[0] == 200
+            async with arriving(api, "acme"):
+                quote["idempotency_key"] = "q-2"
+                answer, _ = await api.send("POST", "/payouts/quote", **quote)
+                assert answer.status == 429
+                assert answer.headers["retry-after"] == "1"
+                assert answer.headers.getall("ratelimit") == ['"bodies";r=0;t=1']
+                policy = '"bodies";q=2;qu="concurrent-requests"'
+                assert answer.headers.getall("ratelimit-policy") == [policy]
+                assert (await api.call("GET", "/payouts"))[0] == 200
+                assert (await api.call("POST", "/payouts/quote", org="rival", **quote))[0] == 200
+                path = "/custodians/acme_eu/webhooks"
+                answer, _ = await api.send("POST", path, data=b"{}", authorization=None)
+                assert answer.status == 401
+            answer, _ = await api.send("POST", "/payouts/quote", **quote)
+            assert answer.status == 200
+            assert "idempotent-replayed" not in answer.headers

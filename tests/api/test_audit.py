@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from gateway import story
 from gateway.execution.operator import Resolution, resolve
+from gateway.execution.reports import unknown_report
 from gateway.model import FundsMoved
 from gateway.store import audit
 from gateway.store.database import Tx
@@ -217,3 +219,23 @@ async def test_evidence_of_an_earlier_release_is_not_shown_either(api: Api) -> N
     assert b"4711" not in raw
     assert told["failure"]["message"] == "resolved by an operator"
     assert b"4711" not in (await api.send("GET", "/payouts"))[1]
+
+
+async def test_the_reason_of_an_unknown_outcome_is_the_operators(api: Api) -> None:
+    """It is an adapter's or a custodian's error message; events, answers and pages leave it out."""
+    payout = await api.pay()
+    reason = "OutcomeUnknown: HTTP 500 from 10.0.0.7 about Jane"
+    payouts = api.engine.recorder._payouts
+
+    async def apply(tx: Tx) -> None:
+        await payouts.apply(tx, payout["id"], unknown_report(reason))
+
+    await api.context.db.run(apply)
+    for path in (f"/payouts/{payout['id']}", "/payouts", "/events"):
+        answer, raw = await api.send("GET", path)
+        assert answer.status == 200
+        assert b"Jane" not in raw, path
+    _, told = await api.call("GET", f"/payouts/{payout['id']}")
+    assert told["timeline"][-1]["detail"] == "outcome unknown; the gateway asks the custodian"
+    whole = await api.context.db.read(story.tell, payout["id"])
+    assert reason in json.dumps(whole, default=str)

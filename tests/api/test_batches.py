@@ -7,12 +7,13 @@ import csv
 import io
 import json
 import secrets
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
 
 from gateway.adapter import Report, SubStatus
-from gateway.batches.items import MOST_FAULTS, Line, json_lines
+from gateway.batches.items import MOST_FAULTS, Check, Checked, Line, json_lines
 from gateway.batches.runner import BatchSteps, Handover
 from gateway.batches.schemas import BatchItemRequest, BatchRequest, BatchSource
 from gateway.errors import Refused
@@ -306,7 +307,7 @@ async def test_a_reference_that_was_taken_meanwhile(
         batch_id = await batches.begin(
             tx, caller, wanted.source, init_method="api", reference=None, metadata={}
         )
-        await batches.add(tx, caller, wanted.source, batch_id, 0, lines)
+        await batches.add(tx, batch_id, _columns(api, caller, wanted.source, batch_id, lines))
         return batch_id
 
     loading = await db.run(load)
@@ -637,8 +638,23 @@ async def _load(api: Api, count: int, batch_id: str | None = None) -> str:
                 tx, caller, source, init_method="file", reference=None, metadata={}
             )
         )
-    await context.db.run(context.batches.add, caller, source, batch_id, 0, lines)
+    items = _columns(api, caller, source, batch_id, lines)
+    await context.db.run(context.batches.add, batch_id, items)
     return batch_id
+
+
+def _columns(
+    api: Api, caller: Caller, source: BatchSource, batch_id: str, lines: Sequence[Line]
+) -> list[Mapping[str, object]]:
+    """Return the columns of lines that can be paid."""
+    check = Check(api.context.quotes, caller, source, Checked())
+    made = api.context.batches.columns(caller, source, batch_id)
+    found = []
+    for position, line in enumerate(lines):
+        item = check.line(line)
+        assert item is not None
+        found.append(made.of(position, item))
+    return found
 
 
 async def _caller(api: Api) -> Any:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
+from gateway.api import docs
 from gateway.api.application import ROUTES
 from gateway.api.openapi import document
 from gateway.api.problems import PROBLEMS
@@ -87,3 +89,27 @@ async def test_no_input_breaks_it(api: Api, tmp_path: Path) -> None:
     found = re.search(r"(\d+) generated", text)
     assert found is not None, text[-2000:]
     assert int(found[1]) > 200
+
+
+async def test_documents_are_made_once(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a thread, for the first of many that ask at the same time; nobody's headers are another's."""
+    made: list[int] = []
+    real = docs._MAKERS["reference"]
+
+    def counted(public_url: str) -> object:
+        made.append(threading.get_ident())
+        return real(public_url)
+
+    monkeypatch.setitem(docs._MAKERS, "reference", counted)
+    answers = await asyncio.gather(
+        *(api.send("GET", "/docs", authorization=None) for _ in range(5))
+    )
+    answers.append(await api.send("GET", "/docs", authorization=None))
+    assert len(made) == 1
+    assert made[0] != threading.get_ident()
+    assert len({raw for _, raw in answers}) == 1
+    assert len({answer.headers["request-id"] for answer, _ in answers}) == 6
+    for answer, raw in answers:
+        assert answer.headers.getall("content-length") == [str(len(raw))]
+        assert answer.headers["content-type"] == "text/html; charset=utf-8"
+        assert len(answer.headers.getall("request-id")) == 1

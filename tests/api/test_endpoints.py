@@ -337,7 +337,7 @@ async def test_the_log_of_tries(api: Api) -> None:
     for attempt in (1, 2):
         now = api.context.runtime.timeline.now()
         claimed = await api.context.db.run(
-            deliveries.claim_deliveries, [(made["id"], 9)], now, now + 1
+            deliveries.claim_deliveries, [(made["id"], 9)], now, now + 1, attempt
         )
         tries = [
             Tried(

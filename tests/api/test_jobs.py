@@ -6,16 +6,19 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from gateway.api import batch_reports
-from gateway.api.jobs import LINES
+from gateway.api.jobs import LINES, PAUSES, PAUSES_BESIDE_OTHERS, STEP_S, Jobs
 from gateway.batches import items
-from gateway.config import Settings
+from gateway.config import LimitSettings, Settings
+from gateway.metrics import Metrics
 from tests.api.conftest import Api, open_api
 from tests.api.test_batches import QUERY, create, item, upload
+from tests.clock import SetClock
 
 HEADER = "external_ref,asset,amount,destination_type,network,address\n"
 LINE = "u,USDC,1,address,Ethereum,0x52908400098527886E0F7030069857D2E4169EE7\n"
@@ -146,7 +149,7 @@ async def test_reports_are_built_in_short_steps(api: Api, monkeypatch: pytest.Mo
 async def test_files_are_checked_in_short_steps(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only a few lines are read between two turns of the loop."""
     longest = Longest()
-    monkeypatch.setattr(items, "_line", longest.counted(items._line))
+    monkeypatch.setattr(items._Columns, "line", longest.counted(items._Columns.line))
     with longest.watching():
         told = await asyncio.gather(
             *(upload(api, HEADER + LINE * 203, QUERY + "&validate=true") for _ in range(3))
@@ -154,3 +157,61 @@ async def test_files_are_checked_in_short_steps(api: Api, monkeypatch: pytest.Mo
     assert [(status, body["item_count"]) for status, body in told] == [(200, 203)] * 3
     assert longest.calls == 3 * 203
     assert longest.most <= LINES
+
+
+class Worker:
+    """Jobs on a clock that only work and pauses advance, and what they used of it."""
+
+    def __init__(self) -> None:
+        self.clock = SetClock()
+        self.pauses: list[float] = []
+        self.jobs = Jobs(LimitSettings(), Metrics(), self.clock, self._pause)
+
+    async def _pause(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        await self.clock.advance(seconds)
+
+    async def steps(self, lines: int, line_s: float) -> list[int]:
+        """Do so many lines that take so long each; return how many each step had."""
+        loop_clock = self.clock
+
+        def work(number: int) -> int:
+            loop_clock._elapsed += timedelta(seconds=line_s)
+            return number
+
+        done = [step async for step in self.jobs.steps(range(lines), work)]
+        assert [number for step in done for number in step] == list(range(lines))
+        return [len(step) for step in done]
+
+
+async def test_a_step_ends_after_a_time() -> None:
+    """A line that takes long is a step of its own; quick ones are bounded by their number."""
+    assert await Worker().steps(3, 2 * STEP_S) == [1, 1, 1]
+    assert await Worker().steps(9, STEP_S / 4) == [4, 4, 1]
+    assert await Worker().steps(LINES + 1, 0) == [LINES, 1]
+
+
+async def test_jobs_leave_more_to_requests_that_come_in() -> None:
+    """Half of the time while nobody calls, a fifth while somebody does."""
+    alone = Worker()
+    await alone.steps(4, 3 * STEP_S)
+    assert alone.pauses == pytest.approx([PAUSES * STEP_S] + [PAUSES * 3 * STEP_S] * 4)
+    beside = Worker()
+    beside.jobs.request()
+    await beside.steps(1000, 3 * STEP_S)
+    share = PAUSES_BESIDE_OTHERS * 3 * STEP_S
+    assert beside.pauses[1:20] == pytest.approx([share] * 19)
+    # Nobody has called for half a second.
+    assert beside.pauses[-1] == pytest.approx(PAUSES * 3 * STEP_S)
+    assert beside.pauses.count(beside.pauses[1]) < 50
+
+
+async def test_every_request_is_one_beside_the_jobs(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever sends it, and whatever becomes of it."""
+    seen: list[None] = []
+    monkeypatch.setattr(Jobs, "request", lambda _: seen.append(None))
+    for number, path in enumerate(("/payouts", "/healthz", "/nothing"), 1):
+        await api.send("GET", path)
+        assert len(seen) == number

@@ -278,7 +278,7 @@ async def test_a_custodians_webhook_is_applied_at_once(api: Api) -> None:
     ]
     _, shown = await api.call("GET", f"/payouts/{payout['id']}")
     assert shown["status"] == "delivered"
-    assert {"acme_eu", "deliveries"} <= set(api.woken)
+    assert "acme_eu" in api.woken
 
 
 async def test_a_webhook_that_cannot_be_applied_is_kept(

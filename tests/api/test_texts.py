@@ -10,7 +10,7 @@ from urllib.parse import quote_plus
 
 import pytest
 
-from gateway.batches.items import json_lines
+from gateway.batches.items import Check, Checked, json_lines
 from gateway.batches.schemas import BatchRequest
 from gateway.errors import Refused
 from gateway.keys import Caller
@@ -175,7 +175,11 @@ async def test_what_came_in_between_is_found_when_a_batch_becomes_visible(api: A
         batch_id = await batches.begin(
             tx, caller, wanted.source, init_method="api", reference=None, metadata={}
         )
-        await batches.add(tx, caller, wanted.source, batch_id, 0, list(json_lines(wanted)))
+        (line,) = json_lines(wanted)
+        checked = Check(api.context.quotes, caller, wanted.source, Checked()).line(line)
+        assert checked is not None
+        made = batches.columns(caller, wanted.source, batch_id)
+        await batches.add(tx, batch_id, [made.of(0, checked)])
         return batch_id
 
     loading = await db.run(load)

@@ -19,7 +19,7 @@ from pathlib import Path
 from gateway.config import WebhookSettings
 from gateway.runtime import real_runtime
 from gateway.signing import secret_text
-from gateway.webhooks.sender import DeliveryOutcome, Sender, Target, session_for
+from gateway.webhooks.sender import DeliveryOutcome, Sender, Target, client_for
 from tests.vectors import block, cases
 
 _HERE = Path(__file__).parent / "webhooks"
@@ -79,8 +79,8 @@ def _javascript(node: str, folder: Path) -> bool:
 
 async def _send(url: str, secrets: tuple[bytes, ...], body: bytes) -> DeliveryOutcome:
     settings = WebhookSettings(allow_private_addresses=True)
-    async with session_for(settings) as session:
-        sender = Sender(session, settings, real_runtime())
+    async with client_for(settings) as http:
+        sender = Sender(http, settings, real_runtime())
         return (await sender.send(Target(url, secrets), "evt_verify", body)).outcome
 
 

@@ -18,7 +18,8 @@ from gateway import connections
 from gateway.config import ListenSettings, Settings
 from gateway.connections import Connections, Limits, most_connections
 from gateway.errors import ConfigError
-from gateway.limits import RECOGNISED, client_group
+from gateway.limits import HELD, RECOGNISED, client_group
+from gateway.server import _listen, _Server
 
 LIMITS = Limits.of(ListenSettings(), 100)
 GET = b"GET /small HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -70,9 +71,11 @@ class Listener:
         return await all_of(reader)
 
     async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer `/small` at once, `/big` with 8 MB, `/held` when it is told to, `/body` what it read."""
+        """Answer `/small` at once, `/big` with 8 MB, `/body` what it read; the others when it is told to."""
         path, answer = scope["path"], b"fine"
-        if path == "/held":
+        if path == "/refused":
+            scope["state"][HELD]()
+        if path in {"/held", "/refused"}:
             await self.hold.wait()
         if (b"authorization", b"known") in scope["headers"]:
             scope["state"][RECOGNISED]()
@@ -97,22 +100,23 @@ async def listening(limits: Limits = LIMITS) -> AsyncIterator[Listener]:
     told = Told()
     table = Connections(limits, told)  # type: ignore[arg-type]
     made = Listener(table, told, 0)
-    server = uvicorn.Server(
+    server = _Server(
         uvicorn.Config(
             made.app,
             http=table.protocol(),
             ws="none",
             interface="asgi3",
-            port=0,
             log_config=None,
             lifespan="off",
             timeout_graceful_shutdown=1,
-        )
+        ),
+        table,
     )
-    serving, watching = asyncio.create_task(server.serve()), asyncio.create_task(table.watch())
-    while not server.started:
-        await asyncio.sleep(0.005)
-    made.port = server.servers[0].sockets[0].getsockname()[1]
+    listener = _listen("listen", "127.0.0.1", 0)
+    made.port = listener.getsockname()[1]
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    watching = asyncio.create_task(table.watch())
+    await server.listening()
     try:
         yield made
     finally:
@@ -301,6 +305,28 @@ async def test_connections_without_a_request_make_room() -> None:
         assert await all_of(silent[0][0]) == b""
         made.hold.set()
         assert (await all_of(held_reader)).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_a_refusal_that_is_held_back_makes_room() -> None:
+    """Nothing of it is to be done, so a new connection may have its place; whoever works is left alone."""
+    async with listening(replace(LIMITS, most=10, most_per_address=10)) as made:
+        held_reader, held = await made.connect()
+        held.write(
+            GET.replace(b"small", b"held").replace(b"\r\nhost", b"\r\nconnection: close\r\nhost")
+        )
+        refused = []
+        for _ in range(9):
+            refused.append(await made.connect())
+            refused[-1][1].write(GET.replace(b"small", b"refused"))
+        await until(lambda: len(made.table) == 10 and len(made.table._waiting) == 9)
+        for _ in range(20):
+            assert (await made.ask()).startswith(b"HTTP/1.1 200 ")
+        assert await all_of(refused[0][0]) == b""
+        assert "too_many" not in made.told.closed
+        made.hold.set()
+        assert (await all_of(held_reader)).startswith(b"HTTP/1.1 200 ")
+        # The others get their answer.
+        assert (await refused[-1][0].readuntil(b"fine")).startswith(b"HTTP/1.1 200 ")
 
 
 @pytest.mark.parametrize("path", [b"small", b"body"])

@@ -41,7 +41,7 @@ BROKEN = {
     "import_fails": ("import no_such_package", "ModuleNotFoundError: No module named"),
     "exits": ("import sys\nsys.exit(3)", "SystemExit: 3"),
     "names_nothing": ("", "has no attribute 'Acme'"),
-    "no_adapter": ("Acme = 5", "is no Adapter"),
+    "no_adapter": ("Acme = 5", "is not a subclass of gateway.adapter.Adapter"),
     "no_settings": (_HEAD + _VERBS, "Settings is missing; name its pydantic class"),
     "odd_capabilities": (
         _HEAD + "    Settings = None_\n    capabilities = {}" + _VERBS,

@@ -92,7 +92,7 @@ def test_each_rule_is_reported(
         (None, "no twin 'dummy' is installed"),
         ("no_such_module:main", "the twin no_such_module:main does not load"),
         ("tests.custodians.odd:Odd", "there is no sandbox.toml beside the twin"),
-        ("tests.custodians.odd:Odd", "a witness shares no code with us"),
+        ("tests.custodians.odd:Odd", "which shares no code with the gateway"),
     ],
 )
 def test_faults_of_a_twin_are_reported(

@@ -30,6 +30,7 @@ from gateway.adapter import (
 )
 from gateway.egress import echoes
 from gateway.errors import (
+    AdapterFault,
     CannotVerify,
     InvalidSignature,
     LeaseLost,
@@ -208,13 +209,42 @@ async def test_a_bug_of_the_adapter_is_unknown_and_told(bench: Bench, verb: str)
     assert SECRET not in bench.stream.getvalue()
 
 
+def _no_funds_moved() -> object:
+    return Failure(code="weird", message=f"of {SECRET}")  # type: ignore[call-arg, arg-type]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: None.id, "it raised AttributeError: 'NoneType' object has no attribute 'id'"),  # type: ignore[attr-defined]
+        (lambda: len(5), "it raised TypeError: object of type 'int' has no len()"),  # type: ignore[arg-type]
+        (_no_funds_moved, "Failure.code is wrong (Input should be 'insufficient_funds'"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["submit", "fetch"])
+async def test_a_bug_of_the_adapter_is_on_the_operators_list(
+    bench: Bench, verb: str, make: Callable[[], object], message: str
+) -> None:
+    """As `adapter_error`, with adapter and verb: nobody looks for a broken network."""
+
+    async def act() -> Any:
+        return make()
+
+    bench.adapter.act = act
+    with pytest.raises(AdapterFault) as raised:
+        await getattr(bench.instance, verb)(OrderForTest())
+    assert str(raised.value).startswith(f"odd.{verb}: {message}")
+    assert SECRET not in str(raised.value)
+    assert "Traceback" in bench.line()["exception"]
+
+
 @pytest.mark.parametrize(
     ("verb", "wrong"), [("submit", None), ("submit", Absent()), ("fetch", None), ("fetch", "yes")]
 )
 async def test_a_wrong_type_is_an_unknown_outcome(bench: Bench, verb: str, wrong: object) -> None:
     """The engine is never handed what the contract does not name."""
     order = bench.acts(wrong)
-    with pytest.raises(OutcomeUnknown, match=r"odd\.(submit|fetch): it returned a"):
+    with pytest.raises(OutcomeUnknown, match=r"odd\.(submit|fetch): it returned (a|None)"):
         await getattr(bench.instance, verb)(order)
 
 

@@ -46,7 +46,10 @@ def test_adapters_are_found_and_broken_ones_say_why(monkeypatch: pytest.MonkeyPa
     reasons = {n: f.reason for n, f in found.items() if isinstance(f, BrokenAdapter)}
     assert "no_such_package" in reasons["gone"]
     assert "Nothing" in reasons["nothing"]
-    assert reasons["wrong"] == "tests.custodians.odd:OddSettings is no Adapter"
+    assert (
+        reasons["wrong"]
+        == "tests.custodians.odd:OddSettings is not a subclass of gateway.adapter.Adapter"
+    )
 
 
 async def test_an_unknown_adapter_names_the_known_ones(

@@ -47,7 +47,7 @@ MISTAKES: dict[str, tuple[Any, str, str]] = {
         "Report.echo.ordered_amount is a str",
         "Decimal(text)",
     ),
-    "fees of a whole number": (_with(fees_paid_usd=1), "Report.fees_paid_usd is a int", "Decimal"),
+    "fees of a whole number": (_with(fees_paid_usd=1), "Report.fees_paid_usd is an int", "Decimal"),
     "a final amount of a text": (
         _with(final_recipient_amount="5"),
         "Report.final_recipient_amount is a str",
@@ -94,12 +94,12 @@ MISTAKES: dict[str, tuple[Any, str, str]] = {
     "a reference that is a text": (_with(refs=("t",)), "an element of Report.refs", "give Ref"),
     "a reference of a number": (
         _with(refs=(Ref("transfer", 7),)),  # type: ignore[arg-type]
-        "Ref.value is a int",
+        "Ref.value is an int",
         "give str",
     ),
     "a wait without end": (_with(again_after_s=float("inf")), "Report.again_after_s", "seconds"),
     "a wait that is a flag": (_with(again_after_s=True), "Report.again_after_s is a bool", "give"),
-    "nothing": (None, "it returned a NoneType", "return Report"),
+    "nothing": (None, "it returned None", "return Report"),
     "a set": (BatchReport("w", {}), "it returned a BatchReport", "return Report"),
 }
 

@@ -15,7 +15,7 @@ import aiohttp
 from aiohttp import web
 
 from adapters.dummy.adapter import STATES, Dummy
-from gateway.adapter import KeySemantics, Notice, Report
+from gateway.adapter import KeySemantics, Notice, Ref, Report
 
 #: What the custodian answers: status and JSON, or None to cut the connection.
 Answer = tuple[int, Any] | None
@@ -30,9 +30,9 @@ class Teller(Dummy):
     def parse(self, body: bytes) -> Sequence[Notice]:
         """Read a webhook together with the state that it tells."""
         told = json.loads(body)
-        (notice,) = super().parse(body)
+        refs = (Ref("transfer", str(told["transfer"]["id"])),)
         state = str(told["transfer"]["state"])
-        return [replace(notice, report=Report(STATES.get(state), state))]
+        return [Notice(refs, str(told["id"]), report=Report(STATES.get(state), state))]
 
 
 class Repeater(Teller):

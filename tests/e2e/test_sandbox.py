@@ -160,7 +160,7 @@ async def test_what_a_twin_says_is_checked(tmp_path: Path, start: Start) -> None
     process = await start("sandbox", "--json", "--only", "fireblocks", cwd=tmp_path)
     out, errors = await asyncio.wait_for(process.communicate(), 30)
     assert (process.returncode, out) == (1, b"")
-    assert b"the twin of fireblocks (adapters.fireblocks.twin.app) did not start" in errors
+    assert b"the twin of fireblocks (adapters.fireblocks.twin.app:main) did not start" in errors
     assert b"s3cr3t" not in errors
 
 

@@ -119,7 +119,8 @@ def test_an_installed_package_is_listed_and_checked(installed: dict[str, str]) -
     told = json.loads(checked.stdout)
     (kind,) = told["kit"].values()
     assert kind["destination"] == "address"
-    assert kind["topics"]["lives"] == {"passed": 4}
+    assert kind["topics"]["lives"] == {"passed": 5}
+    assert kind["topics"]["returns"] == {"passed": 1}
     assert kind["topics"]["crashes"] == {"passed": 1}
 
 
@@ -149,6 +150,7 @@ _BROKEN = {
     "nothing": ("broken_pkg.good:Nothing", "broken_pkg.good:main", "has no attribute 'Nothing'"),
     "raises": ("broken_pkg.raises:Acme", "broken_pkg.raises:main", "RuntimeError: licence expired"),
     "exits": ("broken_pkg.exits:Acme", "broken_pkg.exits:main", "SystemExit: 3"),
+    "silent": ("broken_pkg.silent:Acme", "broken_pkg.silent:main", "has no attribute 'Acme'"),
 }
 
 
@@ -161,6 +163,7 @@ def broken(installed: dict[str, str], tmp_path: Path) -> dict[str, str]:
     (package / "good.py").write_text("")
     (package / "raises.py").write_text('raise RuntimeError("licence expired")\n')
     (package / "exits.py").write_text("raise SystemExit(3)\n")
+    (package / "silent.py").write_text("def main(): pass\n")
     info = tmp_path / "broken_pkg-1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-pkg\nVersion: 1\n")
@@ -206,10 +209,18 @@ def test_a_twin_that_does_not_start_is_left_out(broken: dict[str, str]) -> None:
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=30)
     for name, (_, twin, _) in _BROKEN.items():
-        assert f"left out: the twin of {name} ({twin.partition(':')[0]}) did not start" in said
+        assert f"left out: the twin of {name} ({twin}) did not start" in said
     alone = run(broken, "sandbox", "--only", "raises")
     assert alone.returncode == 1
-    assert "the twin of raises (broken_pkg.raises) did not start" in alone.stderr
+    assert (
+        "RuntimeError: licence expired\nsandbox: the twin of raises (broken_pkg.raises:main) did not "
+        "start: it ended with exit code 1; its error is above"
+    ) in alone.stderr
+    nothing = run(broken, "sandbox", "--only", "nothing").stderr
+    assert "has no attribute" in nothing
+    assert f"the twin of nothing ({_BROKEN['nothing'][1]}) did not start" in nothing
+    silent = run(broken, "sandbox", "--only", "silent").stderr
+    assert "it ended at once, without an error and without its line of JSON" in silent
 
 
 @pytest.mark.e2e

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -31,6 +31,7 @@ from gateway.store.database import Database, Row, Tx
 from gateway.vault import Vault
 from tests.clock import SetClock
 from tests.databases import make_database
+from tests.live_rows import compared
 from tests.pricing import TakesEverything
 
 CAN = Capabilities(
@@ -42,6 +43,13 @@ CAN = Capabilities(
     polling_s=(10, 20),
 )
 LEASE_S = 60.0
+
+
+@pytest.fixture(autouse=True)
+def exact_rows(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Compare the writer's live rows with the database after every change of every test here."""
+    with compared(monkeypatch):
+        yield
 
 
 class Bench:

@@ -376,6 +376,24 @@ def test_an_unforeseen_error_after_the_mark_is_unknown() -> None:
     assert judged(view(rows(), verb=Verb.SUBMIT), ValueError("bug")).state is State.PREPARED
 
 
+@pytest.mark.parametrize(
+    ("state", "safe", "code"),
+    [
+        (State.ACCEPTED, False, "cannot_look"),
+        (State.ACCEPTED, None, None),
+        (State.UNKNOWN, False, "cannot_look"),
+    ],
+)
+def test_what_neither_a_look_nor_a_repeat_settles_is_the_operators(
+    state: State, *, safe: bool | None, code: str | None
+) -> None:
+    """Of an accepted payout, too: no proof, no other state, and an alert at the first such look."""
+    decision = judged(view(rows(paying(1)), state=state), CannotLook("too many", safe))
+    assert decision.state is state
+    assert [each for each, _ in decision.alerts] == ([] if code is None else [code])
+    assert not decision.reports
+
+
 def test_absence_is_tried_again_when_it_is_proven() -> None:
     """A look counts from its start: one second earlier proves nothing."""
     history = rows(paying(1, answer=Answer.UNKNOWN))

@@ -21,6 +21,7 @@ from gateway.adapter import (
     Returned,
     SubStatus,
 )
+from gateway.errors import AdapterFault
 from gateway.execution.expected import expect_refs
 from gateway.execution.gate import MarkRefused
 from gateway.execution.operator import Resolution, resolve
@@ -49,6 +50,26 @@ async def expecting(bench: Bench, *refs: Ref) -> tuple[str, Job, LiveOrder]:
     order = bench.order(job)
     await order.expect(*(refs or (KEY,)))
     return payout_id, job, order
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("our-key", "expect(…) is given a str; give Ref(kind, value)"),
+        (Ref("transfer", 5), "expect(Ref): its value is an int; give str"),  # type: ignore[arg-type]
+        (Ref("transfer", ""), "expect(Ref): its value is empty; give the id that webhooks name"),
+    ],
+)
+async def test_what_no_webhook_could_match_is_not_expected(
+    bench: Bench, wrong: Any, message: str
+) -> None:
+    """The author reads what to fix; nothing is registered."""
+    await bench.accept()
+    order = bench.order(await bench.begin())
+    with pytest.raises(AdapterFault) as raised:
+        await order.expect(KEY, wrong)
+    assert str(raised.value) == message
+    await order.expect(KEY)
 
 
 async def stored(bench: Bench) -> list[str]:
@@ -217,9 +238,9 @@ async def test_in_a_set_the_payout_is_named(bench: Bench) -> None:
     await desk.open(2)
 
     async def submit(order: LiveOrder) -> Any:
-        with pytest.raises(ValueError, match="payout_id"):
+        with pytest.raises(AdapterFault, match=r"give payout_id=item\.payout_id"):
             await order.expect(KEY)
-        with pytest.raises(ValueError, match="payout_id"):
+        with pytest.raises(AdapterFault, match=r"give payout_id=item\.payout_id"):
             await order.expect(KEY, payout_id="pay_other")
         for each in order.items:
             await order.expect(Ref("instruction", each.key), payout_id=each.payout_id)
@@ -231,8 +252,8 @@ async def test_in_a_set_the_payout_is_named(bench: Bench) -> None:
         assert len(await bench.db.read(rows.refs_of, each)) == 1
 
 
-async def test_what_is_expected_again_costs_two_reads(bench: Bench) -> None:
-    """A repeat of the verb registers nothing anew."""
+async def test_what_is_expected_again_costs_nothing(bench: Bench) -> None:
+    """A repeat of the verb registers nothing anew, and all that it asks for is known."""
     _, job, _ = await expecting(bench)
     lease = job.lease
     _, texts = await counted(
@@ -245,4 +266,4 @@ async def test_what_is_expected_again_costs_two_reads(bench: Bench) -> None:
         [(KEY.kind, KEY.value)],
         bench.clock.moment().wall,
     )
-    assert len(texts) == 2
+    assert texts == []

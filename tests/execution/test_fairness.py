@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from gateway.adapter import Report, SubStatus
 from gateway.execution.record import Recorder
 from gateway.execution.state import Job
 from gateway.keys import Caller
+from gateway.store import executions, schema
+from gateway.store.database import Query, Row, Tx
 from tests.execution.conftest import Bench
 
 DONE = Report(SubStatus.DELIVERED, "COMPLETED")
@@ -130,3 +134,73 @@ async def test_single_payouts_still_go_before_batches(bench: Bench) -> None:
         assert isinstance(job, Job)
         order.append(job.items[0].org)
     assert order == ["alpha"] * 3 + ["beta"]
+
+
+async def test_the_order_is_kept_for_one_round(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long queue is put in order once a round; an org that comes meanwhile waits for its end at most."""
+    bench.capabilities = replace(bench.capabilities, one_at_a_time=False, in_flight=8)
+    bench.recorder = Recorder(bench.runtime, bench.payouts, "acme", bench.capabilities)
+    await accept(bench, "alpha", BURST)
+    ordered = 0
+    look_up = executions.next_in_turn
+
+    async def counted(*args: Any) -> list[str]:
+        nonlocal ordered
+        ordered += 1
+        return await look_up(*args)
+
+    monkeypatch.setattr(executions, "next_in_turn", counted)
+    order: list[str] = []
+    for number in range(20):
+        if number == 2:
+            await accept(bench, "beta")
+        begun = await bench.claim(2)
+        assert len(begun) == 2
+        order += [each.items[0].org for each in begun if isinstance(each, Job)]
+    assert ordered <= 5
+    assert order.index("beta") <= 4 + 8
+
+
+async def test_what_came_first_may_be_gone_when_its_turn_comes(bench: Bench) -> None:
+    """The kept order claims nothing: what another process has, or what is not due any more, is passed over."""
+    bench.capabilities = replace(bench.capabilities, one_at_a_time=False, in_flight=8)
+    bench.recorder = Recorder(bench.runtime, bench.payouts, "acme", bench.capabilities)
+    other = Recorder(bench.runtime, bench.payouts, "acme", bench.capabilities)
+    await accept(bench, "alpha", 20)
+    until = bench.runtime.timeline.now() + 60_000_000
+    seen: list[str] = []
+    for recorder, limit in (
+        (bench.recorder, 2),
+        (bench.recorder, 2),
+        (other, 10),
+        (bench.recorder, 10),
+    ):
+        begun = await bench.db.run(recorder.claim, "test", until, limit)
+        seen += [each.lease.execution_id for each in begun if each.lease is not None]
+    assert len(seen) == len(set(seen)) == 20
+
+
+async def test_the_next_one_is_found_behind_many_that_are_leased(bench: Bench) -> None:
+    """News makes leased executions due; when one can be claimed is still answered."""
+    bench.capabilities = replace(bench.capabilities, one_at_a_time=False)
+    bench.recorder = Recorder(bench.runtime, bench.payouts, "acme", bench.capabilities)
+    await accept(bench, "alpha", 70)
+    now = bench.runtime.timeline.now()
+    assert len(await bench.claim(70)) == 70
+    await accept(bench, "alpha")
+    (last,) = await bench.claim(1)
+    assert last.lease is not None
+    execution_id, later = last.lease.execution_id, now + 5_000_000
+
+    async def wake_all(tx: Tx) -> None:
+        for row in await open_rows(tx):
+            await executions.update_execution(tx, row["id"], due_at=now)
+        await executions.update_execution(tx, execution_id, lease_until=0, due_at=later)
+
+    async def open_rows(tx: Tx) -> list[Row]:
+        return await tx.all(Query(select(schema.executions.c.id)))
+
+    await bench.db.run(wake_all)
+    assert await bench.db.read(executions.next_due, "acme") == later

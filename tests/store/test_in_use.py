@@ -107,3 +107,16 @@ def test_the_lock_file_is_private_and_the_databases_owners(database: Path) -> No
     found, model = in_use.lock_file(database).stat(), database.stat()
     assert found.st_mode & 0o777 == 0o600
     assert (found.st_uid, found.st_gid) == (model.st_uid, model.st_gid)
+
+
+def test_whoever_is_first_knows_it(database: Path) -> None:
+    """Also after the one before has died; and never beside another one."""
+    process = holder("shared", database)
+    with in_use.shared(database, 0) as first:
+        assert not first
+    process.kill()
+    process.communicate()
+    with in_use.shared(database, 0) as first:
+        assert first
+        # It has not stayed alone.
+        let_go(holder("shared", database))

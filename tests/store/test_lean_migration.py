@@ -268,8 +268,10 @@ async def test_deliveries_keep_their_place(tmp_path: Path) -> None:
 
     async with Database(path) as db:
         assert await db.read(look) == [("evt_1", 2), ("evt_1", 1)]
-        claimed = await db.run(deliveries.claim_deliveries, [("whe_1", 9), ("whe_2", 9)], 600, 999)
-        assert [(row["position"], row["lease_token"]) for row, _ in claimed] == [(4, 2)]
+        claimed = await db.run(
+            deliveries.claim_deliveries, [("whe_1", 9), ("whe_2", 9)], 600, 999, 7
+        )
+        assert [(row["position"], row["lease_token"]) for row, _ in claimed] == [(4, 7)]
 
 
 async def test_webhooks_of_custodians_keep_waiting(tmp_path: Path) -> None:

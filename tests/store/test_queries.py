@@ -9,9 +9,11 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from sqlalchemy import bindparam, insert, select
 
 from gateway import store
 from gateway.store.database import Query
+from gateway.store.schema import events
 
 QUERIES = [
     pytest.param(value, id=f"{module.name}.{name}")
@@ -28,6 +30,26 @@ def test_it_compiles(query: Query) -> None:
     text, _ = query.compiled()
     assert text
     assert query.compiled() is query.compiled()
+
+
+def test_constants_are_in_the_text() -> None:
+    """A bound value that an index is limited to would have SQLite compile the statement at every run."""
+    queries = {str(each.id): each.values[0] for each in QUERIES}
+    bound = {name: each.compiled()[1] for name, each in queries.items() if isinstance(each, Query)}
+    assert {name: fixed for name, fixed in bound.items() if fixed} == {}
+
+
+def test_a_constant_is_written_as_a_literal() -> None:
+    """Whatever it consists of; what callers give is still bound, and a column keeps its marker."""
+    query = Query(
+        select(events.c.id).where(events.c.type == "it's :org", events.c.org == bindparam("org"))
+    )
+    text, fixed = query.compiled()
+    assert "events.type = 'it''s :org' AND events.org = :org" in text
+    assert fixed == {}
+    text, fixed = Query(insert(events), columns=("id", "org")).compiled()
+    assert text.endswith("VALUES (:id, :org)")
+    assert fixed == {}
 
 
 #: What grows with every payout that there ever was.
@@ -48,7 +70,12 @@ GROWING = {
     "refs",
 }
 #: Indexes of what is open, and of nothing else: short, however many payouts there were.
-OF_WHAT_IS_OPEN = ("ix_inbox_new", "ix_executions_due", "uq_execution_items_open")
+OF_WHAT_IS_OPEN = (
+    "ix_deliveries_pending",
+    "ix_inbox_new",
+    "ix_executions_due",
+    "uq_execution_items_open",
+)
 #: Run only by `db.scan`, in a reader thread.
 LONG = {
     "audit._WITHOUT_CHAIN",

@@ -196,3 +196,23 @@ def test_nothing_is_lost_or_counted_twice(ends: list[tuple[str, bool, float]]) -
             answered(queue, name)
     fill(queue, ready, now + 100)
     assert begun(queue, now + 100).total() == 6
+
+
+def test_a_few_begin_at_a_time_and_nobody_loses_a_turn() -> None:
+    """Each call begins where the one before ended; the last one says that there is no more."""
+    queue = FairQueue(100, 2, TIMEOUT_S)
+    names = [f"e{number}" for number in range(5)]
+    ready = [Ready(name, "o", 1000) for name in names]
+    for number, name in enumerate(names):
+        fill(queue, [ready[number]], 0)
+        begun(queue, 0)
+        answered(queue, name)
+    fill(queue, ready, 1)
+    calls: list[list[str]] = []
+    more = True
+    while more:
+        calls.append([])
+        more = queue.start(1, lambda each: calls[-1].append(each.endpoint_id), 3)
+    assert [len(each) for each in calls] == [3, 3, 3, 1]
+    order = [name for call in calls for name in call]
+    assert sorted(order[:5]) == sorted(order[5:]) == names

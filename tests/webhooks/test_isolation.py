@@ -13,7 +13,7 @@ from gateway.config import EngineSettings, WebhookSettings
 from gateway.events import Event, publish
 from gateway.keys import Caller
 from gateway.metrics import Metrics
-from gateway.webhooks.sender import Sender, session_for
+from gateway.webhooks.sender import Sender, client_for
 from gateway.webhooks.subscriptions import EndpointRequest
 from gateway.webhooks.worker import Deliveries
 from tests.execution.conftest import Bench
@@ -44,7 +44,7 @@ async def test_endpoints_on_dead_names_stop_no_other_org(
         event = Event("payout.created", b"{}")
         await bench.db.run(publish, bench.runtime, org, "live", now, [event])
 
-    async with receiver(take) as url, session_for(settings) as session:
+    async with receiver(take) as url, client_for(settings) as http:
         port = url.rpartition(":")[2]
         for org, hosts in (("bad", [f"{n}.dead" for n in range(80)]), ("good", ["a.alive"])):
             for host in hosts:
@@ -55,10 +55,11 @@ async def test_endpoints_on_dead_names_stop_no_other_org(
             db=bench.db,
             runtime=bench.runtime,
             endpoints=endpoints_of(bench),
-            sender=Sender(session, settings, bench.runtime),
+            sender=Sender(http, settings, bench.runtime),
             settings=settings,
             engine=EngineSettings(idle_s=3600),
             metrics=Metrics(),
+            gateway_id="gw_test",
         )
         await say("bad")
         task = asyncio.create_task(deliveries.run())

@@ -23,7 +23,7 @@ async def claimed(bench: Bench, count: int) -> list[Tried]:
     for _ in range(count):
         await bench.accept()
     now, wall = bench.runtime.timeline.now(), to_us(bench.clock.now())
-    found = await bench.db.run(rows.claim_deliveries, [(endpoint.id, count)], now, now + 10**9)
+    found = await bench.db.run(rows.claim_deliveries, [(endpoint.id, count)], now, now + 10**9, 7)
     assert len(found) == count
     return [
         Tried(

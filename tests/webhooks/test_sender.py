@@ -8,10 +8,8 @@ import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 from aiohttp import ThreadedResolver, web
 from cryptography import x509
@@ -21,10 +19,11 @@ from cryptography.x509.oid import NameOID
 from standardwebhooks import Webhook
 
 from gateway.config import WebhookSettings
-from gateway.egress import connector, denied
+from gateway.egress import denied
 from gateway.runtime import real_runtime
 from gateway.signing import secret_text
-from gateway.webhooks.sender import DeliveryOutcome, DeliveryResult, Sender, Target, session_for
+from gateway.webhooks.sender import DeliveryOutcome, DeliveryResult, Sender, Target, client_for
+from tests.delivery_clients import client, each_client
 
 SECRET = bytes(range(32))
 BODY = b'{"type":"payout.created","data":{"id":"pay_1"}}'
@@ -46,17 +45,18 @@ async def receiver(handle: Handler, tls: ssl.SSLContext | None = None) -> AsyncI
         await runner.cleanup()
 
 
-async def send(url: str, *, private: bool = True, timeout_s: float = 5) -> DeliveryResult:
+async def send(
+    url: str, kind: str = "keepalive", *, private: bool = True, timeout_s: float = 5
+) -> DeliveryResult:
     """Send one event."""
     settings = WebhookSettings(timeout_s=timeout_s)
-    async with aiohttp.ClientSession(
-        connector=connector(allow_private_addresses=private)
-    ) as session:
+    async with client(kind, private=private) as http:
         target = Target(url, (SECRET,))
-        return await Sender(session, settings, real_runtime()).send(target, "evt_1", BODY)
+        return await Sender(http, settings, real_runtime()).send(target, "evt_1", BODY)
 
 
-async def test_a_receipt(tmp_path: Path) -> None:
+@each_client
+async def test_a_receipt(kind: str) -> None:
     """Any 2xx is a receipt; what arrives verifies, byte for byte."""
     seen: list[tuple[bytes, dict[str, str]]] = []
 
@@ -65,7 +65,7 @@ async def test_a_receipt(tmp_path: Path) -> None:
         return web.Response(status=202, text="thanks")
 
     async with receiver(take) as url:
-        result = await send(url + "/hook?a=b")
+        result = await send(url + "/hook?a=b", kind)
     assert (result.outcome, result.http_status, result.snippet) == (
         DeliveryOutcome.SUCCEEDED,
         202,
@@ -78,7 +78,8 @@ async def test_a_receipt(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("status", [301, 400, 404, 410, 429, 500, 503])
-async def test_anything_else_is_no_receipt(status: int) -> None:
+@each_client
+async def test_anything_else_is_no_receipt(status: int, kind: str) -> None:
     """Redirects are not followed: the target hears nothing."""
     paths: list[str] = []
 
@@ -87,12 +88,13 @@ async def test_anything_else_is_no_receipt(status: int) -> None:
         return web.Response(status=status, headers={"Location": "/elsewhere"})
 
     async with receiver(answer) as url:
-        result = await send(url + "/hook")
+        result = await send(url + "/hook", kind)
     assert (result.outcome, result.http_status) == (DeliveryOutcome.HTTP_ERROR, status)
     assert paths == ["/hook"]
 
 
-async def test_a_hanging_receiver_times_out() -> None:
+@each_client
+async def test_a_hanging_receiver_times_out(kind: str) -> None:
     """One total deadline, however slowly it trickles."""
     stop = asyncio.Event()
 
@@ -109,16 +111,17 @@ async def test_a_hanging_receiver_times_out() -> None:
         return web.Response()
 
     async with receiver(hang) as url:
-        assert (await send(url, timeout_s=0.3)).outcome is DeliveryOutcome.TIMEOUT
+        assert (await send(url, kind, timeout_s=0.3)).outcome is DeliveryOutcome.TIMEOUT
         stop.set()
     stop.clear()
     async with receiver(trickle) as url:
         # The status line is the receipt; the body is read no further than it has come.
-        assert (await send(url, timeout_s=0.5)).duration_ms < 2000
+        assert (await send(url, kind, timeout_s=0.5)).duration_ms < 2000
         stop.set()
 
 
-async def test_an_endless_answer_is_cut() -> None:
+@each_client
+async def test_an_endless_answer_is_cut(kind: str) -> None:
     """The body of an answer is neither read to its end nor kept whole."""
     sent = 0
 
@@ -132,14 +135,15 @@ async def test_an_endless_answer_is_cut() -> None:
         return answer
 
     async with receiver(pour) as url:
-        result = await send(url)
+        result = await send(url, kind)
     assert result.outcome is DeliveryOutcome.HTTP_ERROR
     assert result.snippet is not None
     assert len(result.snippet) <= 4096
     assert sent < 2000 * 65536
 
 
-async def test_no_listener_and_a_reset() -> None:
+@each_client
+async def test_no_listener_and_a_reset(kind: str) -> None:
     """No connection, or one that breaks, is an outcome, too."""
 
     async def reset(request: web.Request) -> web.StreamResponse:
@@ -148,11 +152,12 @@ async def test_no_listener_and_a_reset() -> None:
         return web.Response()
 
     async with receiver(reset) as url:
-        assert (await send(url)).outcome is DeliveryOutcome.CONNECT_ERROR
-    assert (await send(url)).outcome is DeliveryOutcome.CONNECT_ERROR
+        assert (await send(url, kind)).outcome is DeliveryOutcome.CONNECT_ERROR
+    assert (await send(url, kind)).outcome is DeliveryOutcome.CONNECT_ERROR
 
 
-async def test_a_receiver_that_closes_in_the_middle_of_its_answer() -> None:
+@each_client
+async def test_a_receiver_that_closes_in_the_middle_of_its_answer(kind: str) -> None:
     """The status has come: it counts. Before the status nothing has."""
 
     async def half(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -165,17 +170,18 @@ async def test_a_receiver_that_closes_in_the_middle_of_its_answer() -> None:
     server = await asyncio.start_server(half, "127.0.0.1", 0)
     async with server:
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
-        result = await send(url)
+        result = await send(url, kind)
         assert (result.outcome, result.http_status, result.snippet) == (
             DeliveryOutcome.SUCCEEDED,
             200,
             "half",
         )
-        assert (await send(url)).outcome is DeliveryOutcome.CONNECT_ERROR
+        assert (await send(url, kind)).outcome is DeliveryOutcome.CONNECT_ERROR
     assert told == []
 
 
-async def test_an_answer_after_the_deadline_is_none() -> None:
+@each_client
+async def test_an_answer_after_the_deadline_is_none(kind: str) -> None:
     """A duplicate is allowed then, a loss is not: the try counts as failed."""
     took: list[bytes] = []
 
@@ -185,12 +191,13 @@ async def test_an_answer_after_the_deadline_is_none() -> None:
         return web.Response()
 
     async with receiver(late) as url:
-        result = await send(url, timeout_s=0.2)
+        result = await send(url, kind, timeout_s=0.2)
     assert (result.outcome, result.ok, result.overloaded) == (DeliveryOutcome.TIMEOUT, False, True)
     assert took == [BODY]
 
 
-async def test_a_refused_connection_is_dialled_once_more() -> None:
+@each_client
+async def test_a_refused_connection_is_dialled_once_more(kind: str) -> None:
     """At once, as nothing was sent; what was sent is never sent again by the same try."""
     calls: list[str] = []
 
@@ -220,16 +227,16 @@ async def test_a_refused_connection_is_dialled_once_more() -> None:
             calls.clear()
             resolver = Flaky()
             resolver.fails_at = fails_at
-            kind = connector(allow_private_addresses=True, resolver=resolver)
-            async with aiohttp.ClientSession(connector=kind) as session:
-                sender = Sender(session, WebhookSettings(timeout_s=5), real_runtime())
+            async with client(kind, resolver=resolver) as http:
+                sender = Sender(http, WebhookSettings(timeout_s=5), real_runtime())
                 target = Target(f"http://hooks.example.com:{port}/", (SECRET,))
                 result = await sender.send(target, "evt_1", BODY)
             assert result.outcome == outcome
     assert got == 2
 
 
-async def test_names_that_do_not_resolve_heal() -> None:
+@each_client
+async def test_names_that_do_not_resolve_heal(kind: str) -> None:
     """A try fails without a name, and the next one asks again."""
     calls: list[str] = []
 
@@ -241,16 +248,15 @@ async def test_names_that_do_not_resolve_heal() -> None:
                 raise OSError(msg)
             return await super().resolve("127.0.0.1", *args, **kwargs)
 
-    async with receiver(_ok) as url:
-        kind = connector(allow_private_addresses=True, resolver=Ill())
-        async with aiohttp.ClientSession(connector=kind) as session:
-            sender = Sender(session, WebhookSettings(timeout_s=5), real_runtime())
-            target = Target(f"http://hooks.example.com:{url.rpartition(':')[2]}/", (SECRET,))
-            outcomes = [(await sender.send(target, "evt_1", BODY)).outcome for _ in range(2)]
+    async with receiver(_ok) as url, client(kind, resolver=Ill()) as http:
+        sender = Sender(http, WebhookSettings(timeout_s=5), real_runtime())
+        target = Target(f"http://hooks.example.com:{url.rpartition(':')[2]}/", (SECRET,))
+        outcomes = [(await sender.send(target, "evt_1", BODY)).outcome for _ in range(2)]
     assert outcomes == [DeliveryOutcome.CONNECT_ERROR, DeliveryOutcome.SUCCEEDED]
 
 
-async def test_what_the_subscriber_wants_sent_along() -> None:
+@each_client
+async def test_what_the_subscriber_wants_sent_along(kind: str) -> None:
     """Custom headers go out; they never replace a signature."""
     seen: list[dict[str, str]] = []
 
@@ -258,12 +264,10 @@ async def test_what_the_subscriber_wants_sent_along() -> None:
         seen.append(dict(request.headers))
         return web.Response(headers={"webhook-delivery": "disable"})
 
-    async with receiver(take) as url:
-        kind = connector(allow_private_addresses=True)
-        async with aiohttp.ClientSession(connector=kind) as session:
-            sender = Sender(session, WebhookSettings(timeout_s=5), real_runtime())
-            target = Target(url, (SECRET, bytes(32)), {"X-Team": "pay", "webhook-id": "evil"})
-            result = await sender.send(target, "evt_1", BODY)
+    async with receiver(take) as url, client(kind) as http:
+        sender = Sender(http, WebhookSettings(timeout_s=5), real_runtime())
+        target = Target(url, (SECRET, bytes(32)), {"X-Team": "pay", "webhook-id": "evil"})
+        result = await sender.send(target, "evt_1", BODY)
     (headers,) = seen
     assert (headers["X-Team"], headers["webhook-id"]) == ("pay", "evt_1")
     assert len(headers["webhook-signature"].split(" ")) == 2
@@ -288,8 +292,8 @@ async def test_through_an_egress_proxy() -> None:
     async with server:
         port = server.sockets[0].getsockname()[1]
         settings = WebhookSettings(timeout_s=5, egress_proxy=f"http://127.0.0.1:{port}")
-        async with session_for(settings) as session:
-            sender = Sender(session, settings, real_runtime())
+        async with client_for(settings) as http:
+            sender = Sender(http, settings, real_runtime())
             target = Target("http://hooks.no-such-name.example/in", (SECRET,))
             result = await sender.send(target, "evt_1", BODY)
     assert (result.outcome, result.http_status) == (DeliveryOutcome.SUCCEEDED, 204)
@@ -299,17 +303,19 @@ async def test_through_an_egress_proxy() -> None:
     assert body == BODY
 
 
-async def test_a_false_certificate() -> None:
+@each_client
+async def test_a_false_certificate(kind: str) -> None:
     """TLS is verified."""
-    async with receiver(_ok, _self_signed()) as url:
-        assert (await send(url)).outcome is DeliveryOutcome.TLS_ERROR
+    async with receiver(_ok, self_signed("127.0.0.1")[0]) as url:
+        assert (await send(url, kind)).outcome is DeliveryOutcome.TLS_ERROR
 
 
 async def _ok(_: web.Request) -> web.StreamResponse:
     return web.Response()
 
 
-async def test_inner_addresses_are_not_dialled() -> None:
+@each_client
+async def test_inner_addresses_are_not_dialled(kind: str) -> None:
     """Without the setting no byte reaches loopback, by literal or by name."""
     hits = 0
 
@@ -320,9 +326,9 @@ async def test_inner_addresses_are_not_dialled() -> None:
 
     async with receiver(count) as url:
         for address in (url, url.replace("127.0.0.1", "localhost")):
-            assert (await send(address, private=False)).outcome is DeliveryOutcome.BLOCKED
+            assert (await send(address, kind, private=False)).outcome is DeliveryOutcome.BLOCKED
         assert hits == 0
-        assert (await send(url)).ok
+        assert (await send(url, kind)).ok
     assert hits == 1
 
 
@@ -363,9 +369,10 @@ def test_not_denied(address: str) -> None:
     assert not denied(address)
 
 
-def _self_signed() -> ssl.SSLContext:
+def self_signed(host: str) -> tuple[ssl.SSLContext, str]:
+    """Return a server's context with a certificate for a name, and the certificate."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
     now = datetime.now(UTC)
     certificate = (
         x509.CertificateBuilder()
@@ -375,7 +382,9 @@ def _self_signed() -> ssl.SSLContext:
         .serial_number(1)
         .not_valid_before(now - timedelta(days=1))
         .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
         .sign(key, hashes.SHA256())
+        .public_bytes(serialization.Encoding.PEM)
     )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     with tempfile.NamedTemporaryFile() as file:
@@ -386,7 +395,7 @@ def _self_signed() -> ssl.SSLContext:
                 serialization.NoEncryption(),
             )
         )
-        file.write(certificate.public_bytes(serialization.Encoding.PEM))
+        file.write(certificate)
         file.flush()
         context.load_cert_chain(file.name)
-    return context
+    return context, certificate.decode()

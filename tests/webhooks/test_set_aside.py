@@ -16,7 +16,7 @@ from gateway.keys import Caller
 from gateway.metrics import Metrics
 from gateway.store import endpoints as rows
 from gateway.store.database import Tx
-from gateway.webhooks.sender import Sender, session_for
+from gateway.webhooks.sender import Sender, client_for
 from gateway.webhooks.subscriptions import EndpointChange, EndpointRequest
 from gateway.webhooks.worker import Deliveries
 from tests.execution.conftest import Bench
@@ -41,7 +41,7 @@ async def test_a_damaged_secret_stops_no_other_endpoint(bench: Bench, column: st
         await rows.update_endpoint(tx, endpoint_id, **{column: value})
 
     settings, metrics = WebhookSettings(allow_private_addresses=True), Metrics()
-    async with receiver(take) as url, session_for(settings) as session:
+    async with receiver(take) as url, client_for(settings) as http:
         ids = {}
         for org in ("bad", "good"):
             request = EndpointRequest(
@@ -57,10 +57,11 @@ async def test_a_damaged_secret_stops_no_other_endpoint(bench: Bench, column: st
             db=bench.db,
             runtime=bench.runtime,
             endpoints=endpoints_of(bench),
-            sender=Sender(session, settings, bench.runtime),
+            sender=Sender(http, settings, bench.runtime),
             settings=settings,
             engine=EngineSettings(idle_s=3600),
             metrics=metrics,
+            gateway_id="gw_test",
         )
         for org in ("bad", "good"):
             await say(org)

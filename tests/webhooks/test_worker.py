@@ -9,23 +9,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import aiohttp
+import pytest
 from aiohttp import web
 from standardwebhooks import Webhook
 
 from gateway.adapter import Report, SubStatus
 from gateway.config import EngineSettings, Settings, WebhookSettings
-from gateway.egress import connector
 from gateway.metrics import Metrics
 from gateway.runtime import Ids
 from gateway.store import deliveries as rows
 from gateway.store import events
 from gateway.vault import Vault
 from gateway.webhooks.endpoints import Endpoints
+from gateway.webhooks.fair_queue import Claim
 from gateway.webhooks.sender import Sender
 from gateway.webhooks.subscriptions import EndpointCreated, EndpointRequest
 from gateway.webhooks.worker import Deliveries
 from tests.clock import SetClock
+from tests.delivery_clients import client
 from tests.execution.conftest import Bench
 
 
@@ -69,15 +70,16 @@ async def delivering(
     """Run the delivery loop."""
     settings = WebhookSettings(allow_private_addresses=True, retry_plan_s=plan, **more)
     # Signatures carry the wall clock; retries run by the bench's clock.
-    async with aiohttp.ClientSession(connector=connector(allow_private_addresses=True)) as session:
+    async with client() as http:
         deliveries = Deliveries(
             db=bench.db,
             runtime=bench.runtime,
             endpoints=endpoints_of(bench),
-            sender=Sender(session, settings, bench.runtime),
+            sender=Sender(http, settings, bench.runtime),
             settings=settings,
             engine=EngineSettings(idle_s=3600),
             metrics=Metrics(),
+            gateway_id="gw_test",
         )
         task = asyncio.create_task(deliveries.run())
         try:
@@ -208,3 +210,35 @@ async def _settles(bench: Bench, payout_id: str, expected: tuple[str, int]) -> N
     async with asyncio.timeout(10):
         while await settled(bench, payout_id) != [expected]:
             await asyncio.sleep(0.005)
+
+
+async def test_few_tries_begin_in_one_turn_of_the_loop(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One event of an org with many endpoints: the loop serves others in between, and all are sent."""
+    most = now = 0
+    begin = Deliveries._begin
+
+    def counted(self: Deliveries, claim: Claim) -> None:
+        nonlocal most, now
+        now += 1
+        most = max(most, now)
+        begin(self, claim)
+
+    def turn() -> None:
+        nonlocal now
+        now = 0
+        watching[0] = asyncio.get_running_loop().call_soon(turn)
+
+    monkeypatch.setattr(Deliveries, "_begin", counted)
+    watching = [asyncio.get_running_loop().call_soon(turn)]
+    async with hook() as made, delivering(bench) as deliveries:
+        for number in range(40):
+            await subscribe(bench, f"{made.url}?{number}")
+        for count in (40, 80):
+            await bench.accept()
+            deliveries.wakeup.ring()
+            # The first round finds out whether they answer, the second one may send to all at once.
+            await until(lambda count=count: len(made.tries) == count)  # type: ignore[misc]
+    watching[0].cancel()
+    assert 1 < most <= 4

@@ -58,7 +58,7 @@ class CardPasscodeSettings(TwinSettings):
     session_life_s: float = Field(default=900, ge=1, le=86_400)
     #: Whether the merchant may pay out; an unverified one gets 403.
     verified: bool = True
-    #: What the same request is told once its reference was accepted: that its session is used up,
+    #: What the same request is answered once its reference was accepted: that its session is used up,
     #: that the reference exists, or how the execution stands.
     repeat: Literal["session", "reference", "current"] = "session"
     #: How a wrong passcode is told: 422, 403, or 200 and then FAILED. All three have been seen.

@@ -248,7 +248,7 @@ class DfnsTwin(Twin):
             self._hide_progress(record.id, "confirm", before)
             return web.json_response({}, status=202 if held else 200)
 
-        # Which of the two it is stands in the body; faults are told apart by it.
+        # The body shows which of the two it is; faults are distinguished by it.
         body = await request.read()
         call = "cancel" if b'"Cancel"' in body else "confirm"
         return await self._signed(call, request, do)

@@ -3,8 +3,9 @@
 `POST /v1/transfers` {key, source, destination, asset, amount} pays: 201, for the same key and body
 again 200, for another body 409. `GET /v1/transfers/{key}`. `GET /v1/account` {id}. States ACCEPTED, SENT, DONE a step
 (`--step-s`) apart; the ledger gets its entry with DONE. An amount whose fraction is .000402 ends
-REFUSED with the reason POLICY, .000408 shows a state that nobody knows. Each change is told by a
-webhook with `Dummy-Signature`, the hex HMAC-SHA256 of the raw body.
+REFUSED with the reason POLICY, .000408 shows an undocumented state, .000409 is DONE and comes back a step
+later: `returns` lists {id, amount, at, reason}, and the state stays DONE. Each change sends a webhook with
+the transfer, with `Dummy-Signature`, the hex HMAC-SHA256 of the raw body.
 
 Seeded: account `MAIN` with 1 000 000 USDC.
 """
@@ -36,6 +37,7 @@ _MEMBERS = {"key", "source", "destination", "asset", "amount"}
 _LIVES = {
     "000402": ("REFUSED",),
     "000408": ("LIMBO",),
+    "000409": ("SENT", "DONE", "RETURNED"),
 }
 _LIFE = ("SENT", "DONE")
 _RETRY_DELAYS_S = (1, 5, 30)
@@ -163,8 +165,13 @@ class DummyTwin(Twin):
         return web.json_response(transfer, status=201)
 
     def _change(self, transfer: dict[str, Any], state: str) -> None:
-        transfer["state"] = state
         amount = Decimal(transfer["amount"])
+        if state == "RETURNED":
+            self.ledger.give_back(transfer["source"], transfer["asset"], amount)
+            back = {"id": str(uuid.uuid4()), "at": self.clock.stamp(), "reason": "ACCOUNT_CLOSED"}
+            transfer["returns"] = [{**back, "amount": transfer["amount"]}]
+        else:
+            transfer["state"] = state
         if state == "SENT":
             transfer["tx_hash"] = "0x" + hashlib.sha256(transfer["id"].encode()).hexdigest()
         elif state == "REFUSED":
@@ -178,8 +185,7 @@ class DummyTwin(Twin):
                 transfer["asset"],
                 transfer["amount"],
             )
-        told = {"id": str(uuid.uuid4()), "transfer": {"id": transfer["id"], "state": state}}
-        body = json.dumps(told).encode()
+        body = json.dumps({"id": str(uuid.uuid4()), "transfer": transfer}).encode()
         secret = self._switches.webhook_secret or self._webhook_secret
         signature = hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
         message = Message({"Dummy-Signature": signature, "Content-Type": "application/json"}, body)

@@ -14,7 +14,7 @@ A life: REQUESTED, then after execute TRANSLATED, PROCESSING, SUBMITTED, FINALIZ
 state follows its transaction's end by a step, the payout's follows a step later. A queued payout
 shows REQUESTED, as one never executed does. The ledger gets its entry when a transaction completes.
 
-A hash is told of vaults' transactions; of an exchange's only towards a vault, of fiat never.
+A hash is shown for transactions from vaults; from an exchange only towards a vault; for fiat never.
 
 Magic amounts: the fraction of an instruction's amount (e.g. 43.000402) steers it.
 

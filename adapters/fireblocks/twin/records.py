@@ -21,6 +21,8 @@ from adapters.fireblocks.twin.world import (
 from adapters.twin.history import History
 
 _FINAL_INSTRUCTIONS = frozenset({"COMPLETED", "FAILED", "TRANSLATION_ERROR", "SKIPPED"})
+#: What the third party keeps of each transfer from an account there.
+_SERVICE_FEE = Decimal("0.5")
 _API_USER = "6f0d6a1c-31ab-4d3b-8f0e-0c6a7a9f7d11"
 _ON_CHAIN = frozenset({"BROADCASTING", "CONFIRMING", "COMPLETED"})
 
@@ -149,6 +151,10 @@ class Transaction:
         source = (self.payout.source_type, self.payout.source_id)
         payee = (self.instruction.payee_type, self.instruction.payee_id)
         on_chain = self._seen_on_chain and self._has_hash()
+        fee = self._fee(on_chain=on_chain)
+        # After what the third party keeps of the asset; a network's fee is paid in the network's coin.
+        kept = Decimal(fee["feeInfo"].get("serviceFee", "0"))
+        net = f"{Decimal(amount) - kept:f}" if kept else amount
         details: dict[str, Any] = {
             "id": self.id,
             "status": self._leg.status,
@@ -157,12 +163,12 @@ class Transaction:
             "assetId": self.instruction.asset,
             "source": _peer(*source, SOURCES[source]),
             "destination": _peer(*payee, PAYEES[payee]),
-            "amountInfo": {"amount": amount, "requestedAmount": amount, "netAmount": amount},
+            "amountInfo": {"amount": amount, "requestedAmount": amount, "netAmount": net},
             # The vendor's own lossy numbers beside the exact text above.
             "amount": _number(amount),
             "requestedAmount": _number(amount),
-            "netAmount": _number(amount),
-            **self._fee(on_chain=on_chain),
+            "netAmount": _number(net),
+            **fee,
             "createdAt": self._created_ms,
             "lastUpdated": int(self._entered * 1000),
             "numOfConfirmations": 1 if on_chain and self._leg.status == "COMPLETED" else 0,
@@ -201,12 +207,13 @@ class Transaction:
         if self.payout.source_type == "VAULT_ACCOUNT":
             fee = "0.0021" if on_chain else "0"
             return {"fee": _number(fee), "feeInfo": {"networkFee": fee}, "feeCurrency": "ETH"}
-        fee = "0.5" if self._leg.status == "COMPLETED" else "0"
+        kept = min(_SERVICE_FEE, Decimal(self.instruction.amount_text))
+        fee = f"{kept:f}" if self._leg.status == "COMPLETED" else "0"
         info = {"networkFee": "0", "serviceFee": fee}
         return {"fee": 0, "feeInfo": info, "feeCurrency": self.instruction.asset}
 
     def _has_hash(self) -> bool:
-        """Whether a hash is ever told of it: an exchange gives one towards vaults only, a bank none."""
+        """Whether a hash is ever shown: an exchange gives one towards vaults only, a bank none."""
         if self.instruction.asset in FIAT or self.payout.source_type == "FIAT_ACCOUNT":
             return False
         to_vault = self.instruction.payee_type == "VAULT_ACCOUNT"

@@ -1,7 +1,8 @@
 """The acme adapter: what a new one begins as (`payout-gateway adapters new acme`).
 
-The imaginary custodian "Acme" has one POST that pays at once, a GET to look by our own key, and
-webhooks signed by HMAC. Its keys are permanent and bound to their body. See README.md for the wire.
+The imaginary custodian "Acme" has one POST that pays at once, a GET to look up by our own key, and
+webhooks signed by HMAC, which name that key. Its keys are permanent and bound to their body. Money can
+come back after the delivery. See README.md for the wire.
 """
 
 from __future__ import annotations
@@ -41,14 +42,16 @@ from gateway.adapter import (
     Ref,
     Rejected,
     Report,
+    Returned,
     SubStatus,
     Terms,
     Transaction,
     TurnedAway,
     format_amount,
+    read_time,
 )
 
-# Tables first: the custodian's words and ours. A word that is not here changes no status.
+# Tables first: the custodian's statuses and ours. One that is not here changes no status.
 STATES: Mapping[str, SubStatus] = {
     "ACCEPTED": SubStatus.SUBMITTED,
     "SENT": SubStatus.BROADCAST,
@@ -61,14 +64,14 @@ REASONS: Mapping[str, FailureCode] = {
     "POLICY": FailureCode.POLICY_REJECTED,
 }
 _CREATED, _REPEATED = 201, 200
-#: Refused at the door: nobody has looked at the request.
+#: Refused before Acme read the request: it says nothing about the payout.
 _AT_THE_DOOR: Mapping[int, type[TurnedAway]] = {
     401: CredentialsRefused,
     403: CredentialsRefused,
     404: Misconfigured,
     429: RateLimited,
 }
-#: Acme has read the request and says no, for good.
+#: Acme read the request and refused it, finally.
 _FINAL = frozenset({400, 422})
 
 
@@ -93,7 +96,7 @@ class Acme(Adapter[AcmeSettings]):
     capabilities = Capabilities(
         destination_types=frozenset({"custodian_account", "address"}),
         webhooks=True,
-        # What a key does there. The same key and body pay once, for ever: the engine may repeat.
+        # How Acme treats a key: the same key and body pay once, for ever, so the engine may repeat.
         keys=KeySemantics(
             life_s=None,
             shared_by_credentials=True,
@@ -101,19 +104,21 @@ class Acme(Adapter[AcmeSettings]):
             repeat_is_safe=True,
             failure_is_final=True,
         ),
-        # An API key never dies, so a request that was sent may arrive at any time: that a transfer is
-        # absent proves nothing. A token that dies, or a session that ends, has a number here.
+        # An API key never expires, so a request that was sent may arrive at any time: that a transfer is
+        # absent proves nothing. If a token or a session expires, its life in seconds is declared here.
         call_life_s=None,
         visibility_s=10,
-        # `fetch` asks by our key, and every call of an order is made under that one key: a call that an
-        # older copy of the database does not know of is found as any other.
+        # `fetch` looks up by our key, and every call of an order is made under that one key: it also
+        # finds a call that an older copy of the database has no record of.
         finds_lost_calls=True,
-        # Acme publishes no number, and looks at nothing that it answers 429. With a number the gateway
-        # keeps below it: Rate(per_s=20, burst=40).
+        # Acme publishes no limit, and executes nothing that it answers with 429. With a limit, such as
+        # Rate(per_s=20, burst=40), the gateway keeps below it.
         rate=Rate(refusal_proves_unsent=True),
         polling_s=(1, 2, 5, 10, 30, 60, 300),
+        # Money can come back for a day, and the webhook that reports it may be lost.
+        looked_after_delivery_s=86_400,
     )
-    # Whose account it is. The webhook secret and the timeout may change without another account.
+    # The settings that identify the account. Another webhook secret or timeout is no other account.
     account_settings = ("base_url", "api_key")
 
     async def submit(self, order: Order) -> Report:
@@ -122,51 +127,53 @@ class Acme(Adapter[AcmeSettings]):
         if fault is not None:
             raise Rejected(FailureCode.DESTINATION_REJECTED, fault)
         body = json.dumps(self._request(order)).encode()
-        # Everything is ready. From here on the engine reads every doubt as "it may have arrived".
+        # Webhooks name our key: one that arrives before the reply finds its payout at once.
+        await order.expect(Ref("key", order.key("transfer")))
+        # Everything is ready. From here on the engine treats every doubt as "it may have arrived".
         await order.moving()
         try:
-            status, told = await self._call("POST", "/transfers", body)
+            status, payload = await self._call("POST", "/transfers", body)
         except aiohttp.ClientConnectorError as error:
             # No connection was made, so that nothing was sent. Only the adapter can know that.
             message = f"no connection ({type(error).__name__})"
             raise NotSent(message) from None
         if status in {_CREATED, _REPEATED}:
-            return self._report(order, told)
-        if status in _AT_THE_DOOR and isinstance(told, dict):
-            # In the API's own words; a proxy's page says nothing of the call.
-            message = f"refused at the door: HTTP {status}"
+            return self._report(order, payload)
+        if status in _AT_THE_DOOR and isinstance(payload, dict):
+            # Only if the body is the API's own JSON; a proxy's page says nothing about the call.
+            message = f"refused: HTTP {status}"
             raise _AT_THE_DOOR[status](message)
         if status not in _FINAL:
-            # Whatever is no clear no: 409 ("key already used" after a lost answer means that the
-            # first one arrived), 5xx, a redirect, some proxy's own words.
+            # Everything that is not a clear refusal: 409 ("key already used" after a lost reply means
+            # that the first call arrived), 5xx, a redirect, a proxy's page.
             message = f"HTTP {status}"
             raise OutcomeUnknown(message)
-        reason = str(told.get("reason", "")) if isinstance(told, dict) else ""
+        reason = str(payload.get("reason", "")) if isinstance(payload, dict) else ""
         code = REASONS.get(reason, FailureCode.SUBMISSION_REJECTED)
         raise Rejected(code, f"Acme refused the transfer ({status})", custodian_code=reason)
 
     async def fetch(self, order: Order) -> Report | Absent | CannotLook:
-        """Look by our own key. Read-only."""
-        status, told = await self._call("GET", f"/transfers/{order.key('transfer')}")
-        if status == 404 and isinstance(told, dict):  # noqa: PLR2004
-            # In the API's own words: a proxy's page says nothing. Not "failed" either: what it proves
-            # is for the engine to say.
+        """Look up by our own key. Read-only."""
+        status, payload = await self._call("GET", f"/transfers/{order.key('transfer')}")
+        if status == 404 and isinstance(payload, dict):  # noqa: PLR2004
+            # Only if the body is the API's own JSON: a proxy's page says nothing. Nor is it a failure:
+            # the engine decides what it proves.
             return Absent("404")
         if status != _REPEATED:
-            message = f"the look failed: HTTP {status}"
+            message = f"the look-up failed: HTTP {status}"
             raise _AT_THE_DOOR.get(status, NotSent)(message)
-        return self._report(order, told)
+        return self._report(order, payload)
 
     def check(self, terms: Terms) -> str | None:
-        """Return why Acme could never pay the terms. Nothing is dropped in silence."""
+        """Return why Acme could never pay the terms. Nothing is dropped silently."""
         if isinstance(terms.destination, AddressDestination) and terms.destination.memo is not None:
             return "Acme cannot carry a memo"
         return None
 
     async def identity(self) -> str:
         """Return Acme's own id of the account that the API key belongs to."""
-        status, told = await self._call("GET", "/account")
-        account = told.get("id") if isinstance(told, dict) else None
+        status, payload = await self._call("GET", "/account")
+        account = payload.get("id") if isinstance(payload, dict) else None
         if status != _REPEATED or not isinstance(account, str) or not account:
             message = f"the account could not be read: HTTP {status}"
             raise NotSent(message)
@@ -177,23 +184,26 @@ class Acme(Adapter[AcmeSettings]):
         secret = self.settings.webhook_secret.get_secret_value().encode()
         expected = hmac.new(secret, body, hashlib.sha256).hexdigest()
         if not hmac.compare_digest(headers.get("acme-signature", "").encode(), expected.encode()):
-            message = "the signature does not fit"
+            message = "the signature does not match"
             raise InvalidSignature(message)
 
     def parse(self, body: bytes) -> Sequence[Notice]:
-        """Read `{"id", "transfer": {"id"}}`. Pure; a ValueError keeps the body unread.
+        """Read `{"id", "transfer"}`. Pure; a ValueError keeps the body unread.
 
-        The notice carries no report: it only brings the next look forward, which is always right.
+        The notice carries no report: it only brings the next look-up forward, which is always right. Money
+        that came back is in it, because the gateway counts each return once, wherever it is reported.
         """
-        told = json.loads(body)
+        payload = json.loads(body)
         try:
-            return [Notice((Ref("transfer", str(told["transfer"]["id"])),), str(told["id"]))]
-        except (KeyError, TypeError):
-            message = "not a Acme webhook"
+            transfer = payload["transfer"]
+            refs = (Ref("key", str(transfer["key"])),)
+            return [Notice(refs, str(payload["id"]), returned=_returned(transfer))]
+        except (KeyError, TypeError, ArithmeticError, AttributeError):
+            message = "this is not a webhook of Acme"
             raise ValueError(message) from None
 
     def _request(self, order: Order) -> dict[str, Any]:
-        """Return the body: the same at every repeat, because everything in it is the order's."""
+        """Return the body. It is the same for every repeat, because all of it comes from the order."""
         return {
             "key": order.key("transfer"),
             "source": order.source.id,
@@ -202,27 +212,28 @@ class Acme(Adapter[AcmeSettings]):
             "amount": format_amount(order.amount),
         }
 
-    def _report(self, order: Order, told: Any) -> Report:
-        """Turn a transfer into a report; what is not understood stays raw."""
+    def _report(self, order: Order, payload: Any) -> Report:
+        """Turn a transfer into a report; an unknown status stays raw."""
         try:
-            transfer_id, state = str(told["id"]), str(told["state"]).strip()
+            transfer_id, state = str(payload["id"]), str(payload["state"]).strip()
             echo = Echo(
-                asset=str(told["asset"]),
-                amount=Decimal(told["amount"]),
-                destination=str(told["destination"]),
-                reference=str(told["key"]),
+                asset=str(payload["asset"]),
+                amount=Decimal(payload["amount"]),
+                destination=str(payload["destination"]),
+                reference=str(payload["key"]),
                 ordered_asset=order.asset,
                 ordered_amount=order.amount,
                 ordered_destination=_destination(order),
                 ordered_reference=order.key("transfer"),
             )
-        except (KeyError, TypeError, ArithmeticError):
-            message = "an answer that is not understood"
+            returned = _returned(payload)
+        except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError):
+            message = "the response is not understood"
             raise OutcomeUnknown(message) from None
         sub_status = STATES.get(state)
         transaction = Transaction(
             id=transfer_id,
-            tx_hash=told.get("tx_hash"),
+            tx_hash=payload.get("tx_hash"),
             network=order.network,
             status=state,
             at=self.tools.clock.now(),
@@ -232,16 +243,18 @@ class Acme(Adapter[AcmeSettings]):
             state,
             refs=(Ref("transfer", transfer_id),),
             transactions=(transaction,),
-            failure=_failure(told) if sub_status is SubStatus.FAILED else None,
+            failure=_failure(payload) if sub_status is SubStatus.FAILED else None,
             echo=echo,
             custodian_reference=transfer_id,
             unknown_words=() if sub_status else (state,),
-            # DONE is said of the amount beside it. Never the ordered one: what is not told stays None.
+            # Only what Acme reports of a DONE transfer, never the ordered amount.
             final_recipient_amount=echo.amount if sub_status is SubStatus.DELIVERED else None,
+            # Every return, each time; the status stays DONE.
+            returned=returned,
         )
 
     async def _call(self, method: str, path: str, body: bytes | None = None) -> tuple[int, Any]:
-        """Call Acme; return status and JSON (None where the body is none)."""
+        """Call Acme; return the status and the JSON (None if the body is not JSON)."""
         async with self.tools.http.request(
             method,
             self.settings.base_url.rstrip("/") + path,
@@ -263,19 +276,32 @@ class Acme(Adapter[AcmeSettings]):
 def _destination(terms: Terms) -> str:
     destination = terms.destination
     if isinstance(destination, AddressDestination):
-        # The same address on another network is somebody else's.
+        # The same address on another network belongs to somebody else.
         return f"{destination.network}:{destination.address}"
     assert isinstance(destination, CustodianAccountDestination)  # noqa: S101 - declared above
     return destination.id
 
 
-def _failure(told: Mapping[str, Any]) -> Failure:
-    reason = str(told.get("reason", ""))
+def _returned(transfer: Mapping[str, Any]) -> tuple[Returned, ...]:
+    """Return the money that came back, each return with Acme's own id of it."""
+    found = []
+    for each in transfer.get("returns", ()):
+        at = read_time(each["at"])
+        if at is None:
+            message = "a return without a time"
+            raise ValueError(message)
+        amount, asset = Decimal(each["amount"]), str(transfer["asset"])
+        found.append(Returned(str(each["id"]), amount, asset, at, str(each["reason"])))
+    return tuple(found)
+
+
+def _failure(payload: Mapping[str, Any]) -> Failure:
+    reason = str(payload.get("reason", ""))
     return Failure(
         code=REASONS.get(reason, FailureCode.UNKNOWN_REASON),
         message=f"Acme refused the transfer ({reason or 'no reason given'}).",
         custodian_code=reason or None,
         # A claim, which the engine checks against every call that was made. Acme refuses before it
-        # sends; a custodian that may have sent says `unknown` here.
+        # sends; for a custodian that may have sent, report `unknown`.
         funds_moved=FundsMoved.NO,
     )

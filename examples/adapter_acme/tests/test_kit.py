@@ -12,6 +12,7 @@ from gateway.adapter import (
     CustodianAccountDestination,
     FailureCode,
     FundsMoved,
+    Ref,
     SubStatus,
 )
 from gateway.testing import AdapterKit, Bench, Life, Refusal, account
@@ -45,6 +46,7 @@ class TestAcme(AdapterKit):
         ),
         Life("an unknown word", {"amount": Decimal("5.000408")}, end=None),
         Life("to an account", {"destination": SHOP, "network": None}),
+        Life("it comes back", {"amount": Decimal("5.000409")}, returned=Decimal("5.000409")),
     )
     refusals = (
         Refusal("no funds", {"amount": Decimal(2_000_000)}, FailureCode.INSUFFICIENT_FUNDS),
@@ -62,16 +64,31 @@ class TestAcme(AdapterKit):
     )
     quick_settings = {"timeout_s": 1}
 
-    # What is this custodian's own has a test beside the inherited ones.
+    # Tests of this custodian's own features, beside the inherited ones.
+
+    @pytest.mark.asyncio
+    async def test_a_webhook_names_the_key_that_is_expected(self, bench: Bench) -> None:
+        """The key is registered before the mark; money that came back is in the webhook, too."""
+        async with bench.receiver() as receiver:
+            order = bench.order(amount=Decimal("5.000409"))
+            await bench.instance.submit(order)
+            key = order.key("transfer")
+            assert order.story == [f"expect key:{key}", "moving"]
+            await bench.step(3)
+            bodies = [body for _, body in await receiver.wait_for(3)]
+        notices = [each for body in bodies for each in bench.adapter.parse(body)]
+        assert {each.refs for each in notices} == {(Ref("key", key),)}
+        returned = {each.id: each.amount for notice in notices for each in notice.returned}
+        assert list(returned.values()) == [Decimal("5.000409")]
 
     @pytest.mark.asyncio
     async def test_another_payouts_transfer_is_a_difference(self, bench: Bench) -> None:
-        """Whatever the API answers with: the key that it tells must be ours."""
+        """Whatever the API answers with: the key in the response must be ours."""
         other = self.course(bench)
         await other.until_handed_over()
         key = other.order.key("transfer")
-        _, told = await bench.adapter._call("GET", f"/transfers/{key}")
-        report = bench.adapter._report(bench.order(), told)
+        _, payload = await bench.adapter._call("GET", f"/transfers/{key}")
+        report = bench.adapter._report(bench.order(), payload)
         (line,) = report.echo.differences()
         assert line.startswith("reference: ordered ")
 
@@ -80,9 +97,9 @@ class TestAcme(AdapterKit):
         """Of a transfer that is DONE, and of none before."""
         course = self.course(bench)
         await course.until_handed_over()
-        _, told = await bench.adapter._call("GET", f"/transfers/{course.order.key('transfer')}")
+        _, payload = await bench.adapter._call("GET", f"/transfers/{course.order.key('transfer')}")
         for state, amount in (("ACCEPTED", None), ("SENT", None), ("DONE", Decimal("43.5"))):
-            report = bench.adapter._report(course.order, {**told, "state": state})
+            report = bench.adapter._report(course.order, {**payload, "state": state})
             assert report.final_recipient_amount == amount
 
     @pytest.mark.asyncio

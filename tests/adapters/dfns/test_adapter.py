@@ -113,6 +113,42 @@ async def test_a_transfer_on_the_last_page_is_found() -> None:
         assert report.failure.funds_moved is FundsMoved.YES
 
 
+@pytest.mark.parametrize("paid", [False, True])
+async def test_a_wallet_with_more_than_a_thousand_transfers_is_searched_to_its_end(
+    *, paid: bool
+) -> None:
+    """1,100 transfers are 22 pages: the payout ends, by the oldest of them or because none is its own."""
+    async with pair() as (adapter, org):
+        order = await ended_alone(adapter, org, ALONE[0])
+        deposit = str(order.notes["deposit_address"])
+        await fill_pages(org, 1100, deposit if paid else PAYEE)
+        await org.steps(3)
+        before = await org.calls("list")
+        order.time.advance(60)
+        report = await look(adapter, order.again())
+        assert report.failure is not None
+        assert report.failure.funds_moved is (FundsMoved.YES if paid else FundsMoved.NO)
+        assert await org.calls("list") == before + 22
+
+
+async def test_a_search_that_reaches_its_bound_proves_nothing() -> None:
+    """Not even late: an operator hears of it, and the transfer that was not read is found with more."""
+    async with pair({"most_transfers_searched": 100}) as (adapter, org):
+        order = await ended_alone(adapter, org, ALONE[0])
+        await fill_pages(org, 101, str(order.notes["deposit_address"]))
+        await org.steps(3)
+        order.time.advance(3600)
+        found = await adapter.fetch(order.again())
+        assert isinstance(found, CannotLook)
+        assert found.repeat_is_safe is False
+        assert "more than 100 transfers" in found.reason
+        assert str(order.notes["deposit_address"]) in found.reason
+        again = order.again()
+        with pytest.raises(NotSent, match="more than 100 transfers"):
+            await adapter.submit(again)
+        assert again.marks == order.marks
+
+
 @pytest.mark.parametrize("amount", ALONE)
 @pytest.mark.parametrize("seconds", [-3600, 3600])
 async def test_a_stepped_wall_clock_neither_proves_nor_delays_it(

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from adapters.fireblocks.fees import fees_usd, net_amount
-from gateway.adapter import Report, SubStatus
+from gateway.adapter import Account, Report, SubStatus
 from tests.adapters.fireblocks.rig import fetch, order, pair, submit
 
+EXCHANGE = Account(id="EX_SUB3", type="EXCHANGE_ACCOUNT")
+VAULT = Account(id="7", type="VAULT_ACCOUNT")
 PRICES = {"ETH": Decimal(2500), "USDC": Decimal(1)}
 
 
@@ -75,7 +77,7 @@ def test_what_arrived(transactions: list[dict[str, Any]], amount: str | None) ->
 
 @pytest.mark.parametrize(("prices", "fees"), [({"USDC": "1"}, Decimal("0.5")), ({}, None)])
 async def test_they_are_told_at_delivery(prices: dict[str, str], fees: Decimal | None) -> None:
-    """What the exchange kept, and not before the payout is delivered."""
+    """What the exchange kept and what is left of the amount, and not before the payout is delivered."""
     async with pair(settings={"fee_prices_usd": prices}) as (adapter, space):
         mine = order()
         await submit(adapter, mine)
@@ -86,4 +88,26 @@ async def test_they_are_told_at_delivery(prices: dict[str, str], fees: Decimal |
             await space.steps(1)
         assert isinstance(found, Report)
         assert (found.sub_status, found.fees_paid_usd) == (SubStatus.DELIVERED, fees)
-        assert found.final_recipient_amount == mine.amount
+        assert found.final_recipient_amount == mine.amount - Decimal("0.5")
+
+
+@pytest.mark.parametrize(
+    ("source", "amount", "net"),
+    [
+        (EXCHANGE, "43", "42.5"),
+        (EXCHANGE, "0.25", "0"),
+        (VAULT, "43", "43"),
+    ],
+)
+async def test_the_twin_deducts_what_the_third_party_keeps(
+    source: Account, amount: str, net: str
+) -> None:
+    """A network's fee is paid in the network's own coin, and leaves the amount as it is."""
+    async with pair() as (adapter, space):
+        mine = order(amount=Decimal(amount), source=source)
+        await submit(adapter, mine)
+        await space.steps(12)
+        found = await fetch(adapter, mine.again())
+        assert isinstance(found, Report)
+        assert found.sub_status is SubStatus.DELIVERED
+        assert found.final_recipient_amount == Decimal(net)

@@ -1,0 +1,407 @@
+"""Deliveries that are handed to the sender with the commit: nothing lost, nothing kept, few statements."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sqlite3
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from gateway.events import Event, Published, publish
+from gateway.runtime import Failpoint
+from gateway.store import endpoints as rows
+from gateway.store.database import Tx
+from gateway.store.lanes import FREE, Held, LeaseTokens, tokens_of
+from gateway.webhooks.worker import Deliveries
+from tests.execution.conftest import Bench
+from tests.webhooks.test_worker import delivering, hook, subscribe, until
+
+ORG = "acme-org"
+
+
+async def tell(tx: Tx, bench: Bench, count: int = 1, org: str = ORG) -> list[Published]:
+    """Store function: publish so many events of an org."""
+    events = [Event("payout.created", b"{}") for _ in range(count)]
+    return await publish(tx, bench.runtime, org, "live", bench.clock.now(), events)
+
+
+async def proven(bench: Bench, deliveries: Deliveries, tries: list[Any]) -> None:
+    """Have the endpoint answer once: only then is anything handed to its lane."""
+    await bench.db.run(tell, bench)
+    await until(lambda: len(tries) == 1)
+    await quiet(bench)
+    # The loop has to have seen that nothing is due any more.
+    deliveries.wakeup.ring()
+    await asyncio.sleep(0.05)
+
+
+async def quiet(bench: Bench) -> None:
+    """Wait until nothing is pending."""
+    async with asyncio.timeout(10):
+        while _rows(bench, "SELECT 1 FROM deliveries WHERE state = 'pending'"):
+            await asyncio.sleep(0.005)
+
+
+def _rows(bench: Bench, query: str) -> list[Any]:
+    with closing(sqlite3.connect(bench.db.path)) as connection:
+        return connection.execute(query).fetchall()
+
+
+async def test_few_statements_for_an_event(bench: Bench) -> None:
+    """One by one: the event, its delivery, the try, the delivery again. Nothing is looked for."""
+    async with hook() as made, delivering(bench) as deliveries:
+        await subscribe(bench, made.url)
+        await proven(bench, deliveries, made.tries)
+        before, commits = bench.db.statements, bench.db.commits
+        for number in range(2, 7):
+            await bench.db.run(tell, bench)
+            await until(lambda count=number: len(made.tries) == count)  # type: ignore[misc]
+            await quiet(bench)
+            await asyncio.sleep(0.02)
+        # What is known of the endpoint is read again once a second.
+        assert bench.db.statements - before <= 5 * 4 + 1
+        assert bench.db.commits - commits <= 5 * 2
+
+
+async def test_fewer_statements_at_the_full_rate(bench: Bench) -> None:
+    """Receipts are written in groups, and nothing is claimed as long as there is room."""
+    async with hook() as made, delivering(bench) as deliveries:
+        made_ = await subscribe(bench, made.url)
+        await _rate(bench, made_.id, 5000)
+        await proven(bench, deliveries, made.tries)
+        before = bench.db.statements
+        await asyncio.gather(*(bench.db.run(tell, bench) for _ in range(40)))
+        await until(lambda: len(made.tries) == 41)
+        await quiet(bench)
+        # Two for each event; the receipts of four lanes, a few more groups at the ends.
+        assert (bench.db.statements - before) / 40 <= 3
+
+
+async def _rate(bench: Bench, endpoint_id: str, rate: int) -> None:
+    async def write(tx: Tx) -> None:
+        await rows.update_endpoint(tx, endpoint_id, rate_limit_per_second=rate)
+
+    await bench.db.run(write)
+
+
+async def test_a_change_that_is_undone_leaves_no_reserved_lane(bench: Bench) -> None:
+    """Neither its own error nor one of its group keeps room; what goes through is sent once."""
+
+    async def undone(tx: Tx) -> None:
+        await tell(tx, bench)
+        raise ZeroDivisionError
+
+    async with hook() as made, delivering(bench) as deliveries:
+        await subscribe(bench, made.url)
+        await proven(bench, deliveries, made.tries)
+        queue = deliveries._queue._queues
+        for _ in range(100):
+            with pytest.raises(ZeroDivisionError):
+                await bench.db.run(undone)
+        assert [(each.reserved, len(each.claims)) for each in queue.values()] == [(0, 0)]
+        assert deliveries._queue._held == 0
+        # In one group: the good one is run again, alone, after the bad one was undone.
+        good = asyncio.create_task(bench.db.run(tell, bench))
+        bad = asyncio.create_task(bench.db.run(undone))
+        (published,) = await good
+        with pytest.raises(ZeroDivisionError):
+            await bad
+        await until(lambda: len(made.tries) == 2)
+        await quiet(bench)
+        assert made.tries[1][0] == published.id
+        await until(lambda: deliveries._queue._held == 0)
+        assert [each.reserved for each in queue.values()] == [0]
+
+
+async def test_a_commit_that_fails_sends_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sender hears of an event only once it is durable."""
+    async with hook() as made, delivering(bench) as deliveries:
+        await subscribe(bench, made.url)
+        await proven(bench, deliveries, made.tries)
+        writer = bench.db._writer
+        execute = writer._connection.execute
+
+        def full(text: str, values: Any = ()) -> Any:
+            if text == "COMMIT":
+                raise sqlite3.OperationalError("database or disk is full")
+            return execute(text, values)
+
+        monkeypatch.setattr(writer._connection, "execute", full)
+        with pytest.raises(sqlite3.OperationalError):
+            await bench.db.run(tell, bench)
+        monkeypatch.setattr(writer._connection, "execute", execute)
+        assert deliveries._queue._held == 0
+        await bench.db.run(tell, bench)
+        await until(lambda: len(made.tries) == 2)
+        await quiet(bench)
+        assert len(made.tries) == 2
+
+
+async def test_what_has_no_room_is_claimed(bench: Bench) -> None:
+    """More events than a lane takes, in one change and in many: each arrives once."""
+    async with hook() as made, delivering(bench) as deliveries:
+        made_ = await subscribe(bench, made.url)
+        await _rate(bench, made_.id, 5000)
+        await proven(bench, deliveries, made.tries)
+        await bench.db.run(tell, bench, 200)
+        await asyncio.gather(*(bench.db.run(tell, bench) for _ in range(200)))
+        await until(lambda: len(made.tries) >= 401)
+        await quiet(bench)
+        assert set(Counter(each[0] for each in made.tries).values()) == {1}
+        assert len(made.tries) == 401
+
+
+async def test_the_lane_is_free_only_after_the_receipt_is_durable(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many are sent as lanes hold, while no receipt can be written."""
+    async with hook() as made, delivering(bench) as deliveries:
+        made_ = await subscribe(bench, made.url)
+        await _rate(bench, made_.id, 5000)
+        await proven(bench, deliveries, made.tries)
+        may, write = asyncio.Event(), deliveries._receipts.settle
+
+        async def held(tried: Any) -> Any:
+            await may.wait()
+            return await write(tried)
+
+        monkeypatch.setattr(deliveries._receipts, "settle", held)
+        for _ in range(12):
+            await bench.db.run(tell, bench)
+        await until(lambda: len(made.tries) == 5)
+        await asyncio.sleep(0.1)
+        assert len(made.tries) == 5
+        may.set()
+        await until(lambda: len(made.tries) == 13)
+        await quiet(bench)
+
+
+async def test_a_stop_leaves_no_lease(bench: Bench) -> None:
+    """What was in the lanes is due at once for whoever comes next."""
+    stop = asyncio.Event()
+
+    async def hang(_: web.Request) -> web.Response:
+        await stop.wait()
+        return web.Response()
+
+    async with hook() as made:
+        app = web.Application()
+        app.router.add_post("/", hang)
+        runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        slow = f"http://127.0.0.1:{runner.addresses[0][1]}/"
+        async with delivering(bench) as deliveries:
+            endpoint = await subscribe(bench, made.url)
+            await proven(bench, deliveries, made.tries)
+
+            async def move(tx: Tx) -> None:
+                await rows.update_endpoint(tx, endpoint.id, url=slow)
+
+            await bench.db.run(move)
+            await bench.clock.advance(5)
+            for _ in range(8):
+                await bench.db.run(tell, bench)
+            leased = "SELECT 1 FROM deliveries WHERE state = 'pending' AND lease_token > 0"
+            await until(lambda: len(_rows(bench, leased)) == 8)
+            await deliveries.finish(0)
+            assert _rows(bench, leased) == []
+            assert len(_rows(bench, "SELECT 1 FROM deliveries WHERE state = 'pending'")) == 8
+        stop.set()
+        await runner.cleanup()
+
+
+def test_tokens_say_whose_they_are() -> None:
+    """Each is new, is in the range of its gateway only, and fits a signed column."""
+    one, other = LeaseTokens("gw_one"), LeaseTokens("gw_other")
+    given = [one.new() for _ in range(100)]
+    assert len(set(given)) == 100
+    first, last = tokens_of("gw_one")
+    assert all(first <= each <= last < 2**63 for each in given)
+    assert not first <= other.new() <= last
+    assert first > FREE
+    others = Held.by_others("gw_one")
+    assert others.first <= other.new() <= others.last
+    assert (others.own_first, others.own_last) == (first, last)
+
+
+# With real processes.
+
+
+class Receiver:
+    """A receiver that counts each event, and never answers under /hang."""
+
+    def __init__(self) -> None:
+        self.seen: Counter[str] = Counter()
+        self.url = ""
+
+    async def take(self, request: web.Request) -> web.Response:
+        """Take an event."""
+        await request.read()
+        self.seen[request.headers["webhook-id"]] += 1
+        if request.path == "/hang":
+            await asyncio.sleep(3600)
+        return web.Response(status=204)
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    """Run a receiver."""
+    made = Receiver()
+    app = web.Application()
+    app.router.add_post("/{any}", made.take)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    made.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    yield made
+    await runner.cleanup()
+
+
+class Gateway:
+    """A gateway's process; see `tests/webhooks/process.py`."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+
+    async def ask(self, **asked: Any) -> str:
+        """Have it do something; '' where it died of it."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps(asked).encode() + b"\n")
+        return (await asyncio.wait_for(self.process.stdout.readline(), 30)).decode().strip()
+
+    async def died(self) -> int:
+        """Wait until it has died."""
+        return await asyncio.wait_for(self.process.wait(), 30)
+
+
+@asynccontextmanager
+async def gateway(database: Path, **wanted: Any) -> AsyncIterator[Gateway]:
+    """Run a gateway until the end of the block."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "tests.webhooks.process", json.dumps({"database": str(database), **wanted})),
+        cwd=Path(__file__).parents[2],
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    made = Gateway(process)
+    try:
+        await made.ask(id=True)
+        yield made
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def arrived(receiver: Receiver, *events: str) -> None:
+    """Wait until events have arrived: much shorter than a lease, which is 120 s."""
+    async with asyncio.timeout(30):
+        while not receiver.seen.keys() >= set(events):
+            await asyncio.sleep(0.02)
+
+
+def durable(database: Path) -> list[str]:
+    """Return the ids of all events that are in the database."""
+    with closing(sqlite3.connect(database, timeout=20)) as connection:
+        return [row[0] for row in connection.execute("SELECT id FROM events ORDER BY position")]
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    ("at", "times"),
+    [
+        (Failpoint.DELIVERY_COMMITTED, 1),
+        (Failpoint.DELIVERY_SENT, 2),
+        (Failpoint.DELIVERY_SETTLED, 1),
+    ],
+)
+async def test_a_kill_during_each_handover(
+    tmp_path: Path, receiver: Receiver, at: Failpoint, times: int
+) -> None:
+    """Nothing is lost, and it is sent again only where its receipt was not durable. No lease is waited out.
+
+    The first event is claimed, the second one handed over.
+    """
+    database = tmp_path / "g.db"
+    occurrence = 1 if at is Failpoint.DELIVERY_COMMITTED else 2
+    async with gateway(database, at=at, occurrence=occurrence) as dying:
+        await dying.ask(subscribe=[ORG, receiver.url + "/ok"])
+        first = await dying.ask(publish=ORG)
+        await arrived(receiver, first)
+        await _settled(database)
+        await dying.ask(publish=ORG)
+        assert await dying.died() == -signal.SIGKILL
+    second = durable(database)[1]
+    # What the first gateway sent, if anything, is all that was sent of it.
+    assert receiver.seen[second] == (0 if at is Failpoint.DELIVERY_COMMITTED else 1)
+    async with gateway(database) as next_:
+        third = await next_.ask(publish=ORG)
+        await arrived(receiver, second, third)
+        await _settled(database)
+    assert receiver.seen == {first: 1, second: times, third: 1}
+
+
+async def _settled(database: Path, but: int = 0) -> None:
+    """Wait until nothing is pending, except so many deliveries."""
+    async with asyncio.timeout(30):
+        while True:
+            with closing(sqlite3.connect(database, timeout=20)) as connection:
+                query = "SELECT count(*) FROM deliveries WHERE state = 'pending'"
+                if connection.execute(query).fetchone() == (but,):
+                    return
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.timeout(180)
+async def test_a_restart_frees_the_leases_of_the_dead_only(
+    tmp_path: Path, receiver: Receiver
+) -> None:
+    """Beside a gateway that lives: the dead one's counter stands still, and its events go out.
+
+    What the living one has under way stays its own, and is sent once.
+    """
+    database = tmp_path / "g.db"
+    async with gateway(database) as living:
+        await living.ask(subscribe=["slow", receiver.url + "/hang"])
+        await living.ask(subscribe=[ORG, receiver.url + "/ok"])
+        waiting = await living.ask(publish="slow")
+        await arrived(receiver, waiting)
+        first, last = tokens_of(await living.ask(id=True))
+        assert all(first <= each <= last for each in _held(database))
+        async with gateway(database, at=Failpoint.DELIVERY_COMMITTED) as dying:
+            dead = tokens_of(await dying.ask(id=True))
+            proving = await dying.ask(publish=ORG)
+            await arrived(receiver, proving)
+            await _settled(database, but=1)
+            await dying.ask(publish=ORG)
+            assert await dying.died() == -signal.SIGKILL
+        lost = durable(database)[-1]
+        assert any(dead[0] <= each <= dead[1] for each in _held(database))
+        async with gateway(database):
+            await arrived(receiver, lost)
+            held = _held(database)
+            assert [each for each in held if first <= each <= last]
+            assert not [each for each in held if dead[0] <= each <= dead[1]]
+    assert receiver.seen[waiting] == 1
+    assert receiver.seen[lost] == 1
+
+
+def _held(database: Path) -> list[int]:
+    query = "SELECT lease_token FROM deliveries WHERE state = 'pending' AND lease_token > 0"
+    with closing(sqlite3.connect(database, timeout=20)) as connection:
+        return [row[0] for row in connection.execute(query)]
