@@ -125,7 +125,7 @@ class Deliveries:
         self._tokens = LeaseTokens(gateway_id)
         self._begun = False
         #: bound once: a line of every receipt, on a level that is usually off
-        self._log = _log.bind()
+        self._log = _log
         self.wakeup = Wakeup(runtime.clock, runtime.timeline)
         self._handover = Handover(
             self._queue,
