@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 import sys
@@ -139,11 +140,19 @@ def run(
     allow_removed: bool = False,
 ) -> int:
     """Serve on an event loop of its own; for the command line."""
+
+    def settled(address: str) -> None:
+        # What exists by now stays until the end: the collector need not look at it again and again.
+        gc.collect()
+        gc.freeze()
+        if ready is not None:
+            ready(address)
+
     # A thread that computes keeps the interpreter so long from the event loop, each time that it waited
     # for the network. The default of 5 ms is longer than most requests take.
     sys.setswitchinterval(_SWITCH_S)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(serve(settings, port=port, ready=ready, allow_removed=allow_removed))
+        return runner.run(serve(settings, port=port, ready=settled, allow_removed=allow_removed))
 
 
 @contextlib.asynccontextmanager

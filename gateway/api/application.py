@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -170,7 +171,10 @@ def _browser_routes(origins: Sequence[str]) -> list[Route]:
     return [
         # As a function: Starlette answers what it raises inside of the middleware, with its headers.
         Route(
-            path, each.endpoint.answer, methods=[*(each.methods or ()), "OPTIONS"], middleware=[may]
+            path,
+            cast("_Dispatch", each.endpoint).answer,
+            methods=[*(each.methods or ()), "OPTIONS"],
+            middleware=[may],
         )
         if origins
         else each
