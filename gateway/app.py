@@ -40,14 +40,19 @@ from gateway.heartbeat import Heartbeat, identity_of
 from gateway.limits import Buckets
 from gateway.metrics import Metrics
 from gateway.payouts import Payouts
+from gateway.prices import PriceTable
 from gateway.quotes import Quotes
 from gateway.resealing import compare_server_key
 from gateway.router import Instance, Router
+from gateway.rules import OwnRules
 from gateway.runtime import Clock, Runtime, real_runtime
+from gateway.spending import Spending
+from gateway.spending_rules import USD, Rules
 from gateway.store.database import Database
 from gateway.store.opening import open_database, state_file_of
 from gateway.store.postgres.database import PostgresDatabase
 from gateway.store.postgres.wakeups import Wakeups
+from gateway.store.rules import begin_with
 from gateway.sweeper import Sweeper
 from gateway.vault import Vault, vault_of
 from gateway.webhooks.endpoints import Endpoints
@@ -60,6 +65,8 @@ from gateway.webhooks.worker import Deliveries
 GRACE_S = 10
 #: How long a loop waits before it asks a store again that could not be written.
 STORE_AGAIN_S = 2.0
+#: Whose bells are all of them.
+_EVERYBODY = "*"
 _log = logs.get_logger("app")
 
 
@@ -91,14 +98,17 @@ class Workers:
     roles: frozenset[Role] = ALL_ROLES
 
     def wake(self, name: str) -> None:
-        """Ring the bell of `inbox`, `deliveries`, `replays` or a custodian instance."""
+        """Ring the bell of `inbox`, `deliveries`, `replays`, `batches`, a custodian instance or all."""
         own = {
             "inbox": self.inbox.wakeup,
             "deliveries": self.deliveries.wakeup,
             "replays": self.replays.wakeup,
             "batches": self.batches.wakeup,
         }
-        if name in own:
+        if name == _EVERYBODY:
+            for each in (*own, *self.engines):
+                self.wake(each)
+        elif name in own:
             own[name].ring()
         elif name in self.engines:
             self.engines[name].wakeup.ring()
@@ -164,7 +174,7 @@ class Gateway:
 
 
 @asynccontextmanager
-async def open_gateway(
+async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
     settings: Settings,
     *,
     runtime: Runtime | None = None,
@@ -195,6 +205,7 @@ async def open_gateway(
             )
         except ConfigError as error:
             raise ConfigError([*faults, *error.faults]) from None
+        faults += _late_keys(settings, custodians)
         if faults:
             raise ConfigError(faults)
         router = Router(
@@ -213,11 +224,16 @@ async def open_gateway(
         state_file = state_file_of(settings, runtime)
         db = await stack.enter_async_context(open_database(settings, runtime, state_file))
         await compare_server_key(db, runtime, vault)
+        own = OwnRules(settings)
+        at = runtime.clock.moment().wall
+        own.note(await db.run(begin_with, runtime.ids, at, own.digest, own.text))
         if settings.previous_server_key is not None:
             # The digests that name accounts change with the server key; what they name does not.
             for name, each in custodians.items():
                 await db.run(carry_over, runtime, each, accounts_of(settings, name))
-        payouts = Payouts(runtime, vault, timedelta(seconds=settings.engine.action_life_s))
+        spending = Spending(Rules(settings.spending, PriceTable(assets, settings.prices).usd))
+        action_life = timedelta(seconds=settings.engine.action_life_s)
+        payouts = Payouts(runtime, vault, action_life, spending)
         owner = f"{socket.gethostname()}-{os.getpid()}"
         bells: list[Workers] = []
 
@@ -232,9 +248,9 @@ async def open_gateway(
         calls = Buckets(
             "quote_calls", runtime.clock, limits.quote_calls_per_s, limits.quote_calls_burst
         )
-        quotes = Quotes(router, assets, runtime, custodians, calls)
+        quotes = Quotes(router, assets, runtime, custodians, calls, spending)
         native = {name: each for name, each in custodians.items() if each.capabilities.batch}
-        batches = Batches(runtime, quotes, frozenset(native), settings.public_url)
+        batches = Batches(runtime, quotes, frozenset(native), settings.public_url, spending)
         handovers = {
             name: Handover(each.set_limit(), each.capabilities.in_flight)
             for name, each in custodians.items()
@@ -252,6 +268,7 @@ async def open_gateway(
                 wake=wake,
                 witness=state_file,
                 pacer=custodian.pacer,
+                rules=own,
             )
             for name, custodian in custodians.items()
         }
@@ -304,6 +321,8 @@ async def open_gateway(
                 state_file=state_file,
                 metrics=metrics,
                 gone=deliveries.free_leases,
+                wake_all=lambda: wake(_EVERYBODY),
+                rules=own,
             ),
             clock=runtime.clock,
             after_delivery={
@@ -342,6 +361,7 @@ async def open_gateway(
             wake=wake,
             ready=ready,
             state_file=state_file,
+            rules=own,
             broken=broken,
             degraded=lambda: {
                 name: word for name, each in contacts.items() if (word := each.degraded) is not None
@@ -369,11 +389,42 @@ async def _waking_others(
 def _unknown_assets(settings: Settings, assets: AssetRegistry) -> list[str]:
     """Return a fault per asset of a route that is not known: the route would never be taken for it."""
     known = ", ".join(assets.codes())
+    limits = settings.spending.limits
+    named = [("prices.usd", code) for code in settings.prices.usd]
+    named += [("spending.asset_caps", code) for code in settings.spending.asset_caps]
+    named += [
+        (f"spending.limits.{n}.asset", each.asset) for n, each in enumerate(limits) if each.asset
+    ]
+    named += [
+        (f"spending.limits.{n}.unit", each.unit)
+        for n, each in enumerate(limits)
+        if each.unit != USD
+    ]
     return [
+        f"{where}: {code!r} is not known; known: {known}; others are added under [[assets]]"
+        for where, code in named
+        if code not in assets.codes()
+    ] + [
         f"routes.{index}.assets: {code!r} is not known; known: {known}; others are added under [[assets]]"
         for index, route in enumerate(settings.routes)
         for code in route.assets or ()
         if code not in assets.codes()
+    ]
+
+
+def _late_keys(settings: Settings, custodians: Mapping[str, CustodianInstance]) -> list[str]:
+    """Return a fault per instance on a route whose keys do not outlive the time to be sent twice over."""
+    within = settings.engine.submit_within_s
+    lives = {
+        name: each.capabilities.keys.life_s
+        for name, each in custodians.items()
+        if any(route.custodian == name for route in settings.routes)
+    }
+    return [
+        f"engine.submit_within_s: {within:g} is above half of the {life:g} s for which {name} remembers a "
+        f"key; set {life / 2:g} or less"
+        for name, life in lives.items()
+        if life is not None and within > life / 2
     ]
 
 

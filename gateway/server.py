@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 import sys
@@ -20,6 +21,7 @@ from gateway.app import ALL_ROLES, GRACE_S, Role, open_gateway
 from gateway.config import Settings
 from gateway.connections import Connections, Limits, most_connections
 from gateway.errors import ConfigError, SchemaMismatch
+from gateway.removed import refuse_removed
 from gateway.runtime import Runtime
 
 #: Connections to the listener for metrics and probes.
@@ -30,20 +32,40 @@ _OTHER = {"listen": "with --port", "metrics": "as metrics.port"}
 _log = logs.get_logger("app")
 
 
-async def serve(
+async def serve(  # noqa: PLR0913 - the options of the command
     settings: Settings,
     *,
     port: int | None = None,
     runtime: Runtime | None = None,
     ready: Callable[[str], None] | None = None,
     roles: frozenset[Role] = ALL_ROLES,
+    allow_removed: bool = False,
 ) -> int:
     """Serve until SIGTERM or SIGINT; return the exit code. `ready` is called with the base URL.
 
     A process without the role `api` has no listener but that for metrics and probes; its URL is empty.
+    ConfigError where a custodian that is not configured has something open, unless `allow_removed`.
+
     2: the database's schema was changed by another program version meanwhile. 1: a loop died.
     """
-    logs.configure(settings.log.format, settings.log.level)
+    logs.configure(settings.log.format, settings.log.level, buffered=True)
+    try:
+        return await _serve(
+            settings, port, runtime, ready, roles=roles, allow_removed=allow_removed
+        )
+    finally:
+        logs.unbuffer()
+
+
+async def _serve(  # noqa: C901, PLR0913 - as above; one listener, loop and server after the other
+    settings: Settings,
+    port: int | None,
+    runtime: Runtime | None,
+    ready: Callable[[str], None] | None,
+    *,
+    roles: frozenset[Role],
+    allow_removed: bool,
+) -> int:
     stopping = asyncio.Event()
     broken: list[BaseException] = []
 
@@ -75,6 +97,11 @@ async def serve(
             roles=roles,
         ) as gateway:
             context = gateway.context
+            removed = await refuse_removed(
+                gateway.db, context.runtime, settings.custodians, allowed=allow_removed
+            )
+            for each in removed:
+                _log.warning("custodian_removed", custodian=each.name, payouts=each.payouts)
             loop = asyncio.get_running_loop()
             for name in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(name, stopping.set)
@@ -122,13 +149,24 @@ def run(
     port: int | None = None,
     ready: Callable[[str], None] | None = None,
     roles: frozenset[Role] = ALL_ROLES,
+    allow_removed: bool = False,
 ) -> int:
     """Serve on an event loop of its own; for the command line."""
+
+    def settled(address: str) -> None:
+        # What exists by now stays until the end: the collector need not look at it again and again.
+        gc.collect()
+        gc.freeze()
+        if ready is not None:
+            ready(address)
+
     # A thread that computes keeps the interpreter so long from the event loop, each time that it waited
     # for the network. The default of 5 ms is longer than most requests take.
     sys.setswitchinterval(_SWITCH_S)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(serve(settings, port=port, ready=ready, roles=roles))
+        return runner.run(
+            serve(settings, port=port, ready=settled, roles=roles, allow_removed=allow_removed)
+        )
 
 
 @contextlib.asynccontextmanager

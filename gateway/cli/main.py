@@ -11,7 +11,19 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli import adapters, audit, batches, custodians, db, keys, payouts, webhooks
+from gateway.cli import (
+    adapters,
+    audit,
+    batches,
+    custodians,
+    db,
+    keys,
+    limits,
+    pause,
+    payouts,
+    rules,
+    webhooks,
+)
 from gateway.cli.common import (
     DEFAULT_CONFIG,
     ConfigOption,
@@ -36,6 +48,10 @@ app.add_typer(custodians.app, name="custodians")
 app.add_typer(db.app, name="db")
 app.add_typer(adapters.app, name="adapters")
 app.add_typer(audit.app, name="audit")
+app.add_typer(limits.app, name="limits")
+app.add_typer(rules.app, name="rules")
+app.add_typer(pause.pause_app, name="pause")
+app.add_typer(pause.resume_app, name="resume")
 
 
 class ServeRole(StrEnum):
@@ -49,6 +65,7 @@ class ServeRole(StrEnum):
 
 @app.command()
 def serve(
+    *,
     config: ConfigOption = Path(DEFAULT_CONFIG),
     port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="Port instead of listen.port.")
@@ -60,6 +77,14 @@ def serve(
             "delivers webhooks. Any number of processes of each may share one PostgreSQL database."
         ),
     ] = ServeRole.ALL,
+    allow_removed: Annotated[
+        bool,
+        typer.Option(
+            "--allow-removed",
+            help="Start although a custodian that is not configured any more has open payouts or batches; "
+            "they are parked.",
+        ),
+    ] = False,
 ) -> None:
     """Run the gateway: API and workers, until SIGTERM."""
     from gateway import logs
@@ -81,7 +106,7 @@ def serve(
                 migrate.prepare(settings.database)
     try:
         roles = ALL_ROLES if role is ServeRole.ALL else frozenset({Role(role)})
-        code = run(settings, port=port, roles=roles)
+        code = run(settings, port=port, roles=roles, allow_removed=allow_removed)
     except ConfigError as error:
         fail((f"config: {each}" for each in error.faults), 2)
     except StoreUnusable as error:

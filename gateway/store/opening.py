@@ -18,7 +18,7 @@ from gateway.store.postgres.cluster import Cluster
 from gateway.store.postgres.database import PostgresDatabase
 from gateway.store.postgres.opening import compare as compare_cluster
 from gateway.store.postgres.opening import open_postgres, open_postgres_to_read
-from gateway.store.state import freeze, frozen, note_witnessed, state_row
+from gateway.store.state import freeze, note_witnessed, state_row
 from gateway.store.state_file import FileId, Judgement, Recorded, StateFile, judge
 from gateway.store.unusable import told
 
@@ -124,8 +124,8 @@ async def anchor_timeline(db: Database, runtime: Runtime) -> None:
     runtime.timeline.anchor(offset)
 
 
-async def compare(db: Database, runtime: Runtime, state_file: StateFile) -> str | None:
-    """Compare the database with its state file; freeze it where it is older. Return why it is frozen.
+async def compare(db: Database, runtime: Runtime, state_file: StateFile) -> Row:
+    """Compare the database with its state file; freeze it where it is older. Return the store's state.
 
     May be called at any time. Where the file cannot be read or written nothing is concluded from it:
     `state_file.failing` says so, and no mark is recorded.
@@ -142,18 +142,19 @@ async def compare(db: Database, runtime: Runtime, state_file: StateFile) -> str 
             row = await db.read(state_row)
         here = state_file.database_file()
     except StateFileError:
-        return await db.read(frozen)
+        return await db.read(state_row)
     judgement = _judge(recorded, here, row)
     if judgement.frozen is not None:
         if row["frozen"] is None:
             await db.run(_freeze_if_older, runtime, state_file)
+            row = await db.read(state_row)
     elif judgement.write:
         with suppress(StateFileError):
             await runtime.offload(lambda: state_file.catch_up(recorded, row["marks"], here))
     if not row["witnessed"] and (recorded is not None or state_file.failing is None):
         await db.run(note_witnessed)
     state_file.seen.note(row["marks"])
-    return await db.read(frozen)
+    return row
 
 
 async def frozen_or_older(db: Database, state_file: StateFile) -> str | None:

@@ -116,6 +116,8 @@ class Writer:
         self.fault: WriteFault | None = None
         #: how many commits had something to write: each of them waited for the disk
         self.commits = 0
+        #: rises when other processes have committed, by one for any number of commits
+        self.foreign_commits = 0
         #: the sender of this process; None: there is none
         self.lanes: Lanes | None = None
 
@@ -263,6 +265,7 @@ class Writer:
         if version != self._data_version:
             self._live.clear()
             self._data_version = version
+            self.foreign_commits += 1
 
     def _roll_back(self) -> None:
         """Leave the transaction, and forget what was read and written in it."""

@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import bindparam, func, select, update
 
 from gateway.errors import Refused, SchemaMismatch, StoreUnusable
+from gateway.store import migrate
 from gateway.store.database import Query, Tx
 from gateway.store.postgres.connection import Connection, Server
 from gateway.store.postgres.database import PostgresDatabase
@@ -363,7 +364,7 @@ async def test_what_loses_commits_is_refused(server: Server) -> None:
 
 async def test_a_schema_that_changes_meanwhile_stops_writing(server: Server) -> None:
     """Another program version upgrades the database: nothing more is written."""
-    async with PostgresDatabase(server, revision="0010") as db:
+    async with PostgresDatabase(server, revision=migrate.head_revision()) as db:
         await db.run(add, "a")
         postgres.execute(server.url, "UPDATE alembic_version SET version_num = '9999'")
         try:
@@ -371,7 +372,9 @@ async def test_a_schema_that_changes_meanwhile_stops_writing(server: Server) -> 
                 await db.run(add, "b")
             assert await db.read(names) == ["a"]
         finally:
-            postgres.execute(server.url, "UPDATE alembic_version SET version_num = '0010'")
+            postgres.execute(
+                server.url, f"UPDATE alembic_version SET version_num = '{migrate.head_revision()}'"
+            )
 
 
 async def test_an_unknown_server_is_told(folder: Path) -> None:

@@ -122,6 +122,10 @@ class Connection:
                 )
         if found["encoding"] != "UTF8":
             raise StoreUnusable(f"{self._server.label}: the database's encoding is not UTF8")
+        # Sums of integers are of this type; the tables have no column of it.
+        await raw.set_type_codec(
+            "numeric", schema="pg_catalog", encoder=str, decoder=int, format="text"
+        )
         if found["synchronous_commit"] in _NOT_DURABLE:
             await raw.execute("SET synchronous_commit = on")
 
