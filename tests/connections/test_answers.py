@@ -12,6 +12,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from gateway.config import ListenSettings
 from gateway.connections import Connections, Limits, _Joined
+from gateway.limits import ARRIVED
 from gateway.server import _listen, _Server
 
 HEAD, BODY, CONTINUE = b"HTTP/1.1 200 OK\r\n\r\n", b"body", b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -65,6 +66,11 @@ async def _app(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer in the way that the path names."""
     if scope["path"] == "/read":
         await receive()
+    if scope["path"] == "/arrived":
+        start = {"type": "http.response.start", "status": 200, "headers": []}
+        await send(start)
+        await send({"type": "http.response.body", "body": b"%d" % scope["state"].get(ARRIVED, 0)})
+        return
     headers = {"/chunks": [], "/empty": []}.get(scope["path"], [(b"content-length", b"4")])
     status = 204 if scope["path"] == "/empty" else 200
     start: Message = {"type": "http.response.start", "status": status, "headers": headers}
@@ -90,6 +96,16 @@ async def _app(scope: Scope, receive: Receive, send: Send) -> None:
             b"\r\n\r\nbody",
         ),
         (b"GET / HTTP/1.1\r\nhost: x\r\n\r\n" * 3, b"\r\n\r\nbody"),
+        # Whether all of the body is there when the request begins: then no timer waits for it.
+        (b"GET /arrived HTTP/1.1\r\nhost: x\r\n\r\n", b"\r\n1\r\n1\r\n0\r\n\r\n"),
+        (
+            b"POST /arrived HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\nok",
+            b"\r\n1\r\n1\r\n0\r\n\r\n",
+        ),
+        (
+            b"POST /arrived HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\no",
+            b"\r\n1\r\n0\r\n0\r\n\r\n",
+        ),
     ],
 )
 async def test_every_kind_of_answer_arrives_whole(request_: bytes, ends: bytes) -> None:
