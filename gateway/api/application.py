@@ -15,6 +15,7 @@ from starlette.types import Scope as AsgiScope
 
 from gateway.api import (
     actions,
+    attention,
     batch_reports,
     batches,
     custodians,
@@ -22,10 +23,19 @@ from gateway.api import (
     endpoints,
     events,
     health,
+    pauses,
     payouts,
     replay,
 )
-from gateway.api.access import Guarded, Handler, Uses, needs, needs_or_secret, public
+from gateway.api.access import (
+    Guarded,
+    Handler,
+    Uses,
+    needs,
+    needs_either,
+    needs_or_secret,
+    public,
+)
 from gateway.api.admission import Admission
 from gateway.api.context import ApiContext
 from gateway.api.idempotency import Keys
@@ -93,6 +103,19 @@ _PLAIN = [
     _route(f"{_BATCH}/cancel", POST=needs(Scope.BATCHES_WRITE, batches.cancel_batch)),
     _route(f"{_BATCH}/report.csv", GET=needs(Scope.PAYOUTS_READ, batch_reports.report_csv)),
     _route(f"{_BATCH}/report.json", GET=needs(Scope.PAYOUTS_READ, batch_reports.report_json)),
+    _route(
+        "/pauses",
+        GET=needs_either(Scope.PAYOUTS_READ, Scope.PAYOUTS_OPERATE, pauses.list_pauses),
+        POST=needs_either(Scope.PAYOUTS_WRITE, Scope.PAYOUTS_OPERATE, pauses.create_pause),
+    ),
+    _route(
+        "/pauses/{pause_id}/resume",
+        POST=needs_either(Scope.PAYOUTS_WRITE, Scope.PAYOUTS_OPERATE, pauses.resume_pause),
+    ),
+    _route(
+        "/attention",
+        GET=needs_either(Scope.PAYOUTS_READ, Scope.PAYOUTS_OPERATE, attention.list_attention),
+    ),
     _route("/custodians", GET=needs(Scope.PAYOUTS_READ, custodians.list_custodians)),
     _route("/custodians/{name}/webhooks", POST=public(custodians.receive_webhook)),
     _route(

@@ -26,8 +26,11 @@ from sqlalchemy import (
 
 from gateway.runtime import Moment
 from gateway.store.database import Columns, Query, Row, Tx, listed
+from gateway.store.dialects import greatest, json_pairs, number
 from gateway.store.evidence import grouped
+from gateway.store.pauses import pause_count
 from gateway.store.rows import to_json
+from gateway.store.rules import active_digest
 from gateway.store.schema import (
     batches,
     execution_items,
@@ -60,7 +63,7 @@ _HAD_EARLIER = Query(
     select(execution_items.c.execution_id).where(execution_items.c.payout_id.in_(_IDS)).limit(1)
 )
 #: The turn at which each org was served last, by its name.
-_SERVED = func.json_each(bindparam("served")).table_valued("key", "value")
+_SERVED = json_pairs(bindparam("served"))
 
 
 def _in_turn(*which: ColumnElement[bool]) -> Select[Any]:
@@ -105,17 +108,19 @@ def _in_turn(*which: ColumnElement[bool]) -> Select[Any]:
         .outerjoin(_SERVED, _SERVED.c.key == in_turn.c.org)
         # Single payouts before items of batches; among them one of each org, then another one.
         .order_by(
-            in_turn.c.rank, in_turn.c.turn, func.coalesce(_SERVED.c.value, 0), in_turn.c.due_at
+            in_turn.c.rank,
+            in_turn.c.turn,
+            func.coalesce(number(_SERVED.c.value), 0),
+            in_turn.c.due_at,
         )
         .limit(bindparam("limit"))
     )
 
 
 def _claiming(*which: ColumnElement[bool]) -> Query:
-    """Return the claim of some executions."""
-    return Query(
+    """Return the claim of some executions; each row with `pauses`: how many there are, of whatever."""
+    claimed = (
         update(executions)
-        .where(*which)
         .values(
             lease_token=executions.c.lease_token + 1,
             lease_owner=bindparam("owner"),
@@ -123,7 +128,15 @@ def _claiming(*which: ColumnElement[bool]) -> Query:
             # News that arrives while the lease is held lowers this again, and so is not lost at release.
             due_at=bindparam("until"),
         )
-        .returning(executions),
+        .returning(executions, pause_count().label("pauses"))
+    )
+    # Other engines claim at the same time: what one of them is just claiming is left to it.
+    unlocked = (
+        select(executions.c.id).where(*which).correlate(None).with_for_update(skip_locked=True)
+    )
+    return Query(
+        claimed.where(*which),
+        on_postgres=claimed.where(executions.c.id.in_(unlocked)),
         keeps=True,
     )
 
@@ -244,7 +257,7 @@ _WAKE = Query(
     keeps=True,
 )
 _NEXT_DUE = Query(
-    select(func.min(func.max(executions.c.due_at, executions.c.lease_until)).label("due")).where(
+    select(func.min(greatest(executions.c.due_at, executions.c.lease_until)).label("due")).where(
         and_(executions.c.custodian == bindparam("custodian"), _OPEN)
     )
 )
@@ -281,6 +294,8 @@ _MAY_MARK = Query(
         .where(batches.c.id == executions.c.batch_id)
         .scalar_subquery()
         .label("batch_cancel_at"),
+        pause_count().label("pauses"),
+        active_digest().label("rules_digest"),
         payouts.c.id.label("item_id"),
         payouts.c.status.label("item_status"),
     )
@@ -441,12 +456,14 @@ async def claim(  # noqa: PLR0913 - the terms of a lease
     limit: int,
     looks: int | None = None,
     served: Mapping[str, int] | None = None,
+    *,
+    moves: bool = True,
 ) -> list[Row]:
     """Lease due executions of one custodian, orgs in turn; return their rows.
 
     `looks` None: in the order in which they are due. Otherwise so many that are looked at first, then
     those that are to be sent, and looks again where there is room. `served`: when each org was served
-    last, as a number that rises; one that is not in it comes first.
+    last, as a number that rises; one that is not in it comes first. `moves`: whether any is to be sent.
     """
     terms = {
         "claimed_custodian": custodian,
@@ -455,6 +472,8 @@ async def claim(  # noqa: PLR0913 - the terms of a lease
         "until": until,
         "served": to_json(dict(served or {})),
     }
+    if not moves:
+        return kept(tx, await tx.all(_CLAIM_LOOKS, **terms, limit=limit))
     if looks is None:
         return kept(tx, await tx.all(_CLAIM, **terms, limit=limit))
     rows: list[Row] = []
@@ -629,7 +648,8 @@ async def sharing(tx: Tx, execution_id: str, items: Iterable[str]) -> dict[str, 
 async def markable(tx: Tx, execution_id: str) -> tuple[Row, dict[str, str]] | None:
     """Return an execution, with what the store says of marks, and the status of each of its payouts.
 
-    `store_frozen`, `store_gate_version`, `store_marks`; `batch_cancel_at`: since when its batch is canceled.
+    `store_frozen`, `store_gate_version`, `store_marks`; `batch_cancel_at`: since when its batch is canceled;
+    `pauses`: how many pauses there are, of whatever; `rules_digest`: of the rules that are active.
     Always as the database has them.
     """
     rows = await tx.all(_MAY_MARK, execution_id=execution_id)

@@ -50,9 +50,13 @@ def maybe_from_us(us: int | None) -> datetime | None:
     return None if us is None else from_us(us)
 
 
+#: Made once: `json.dumps` makes one for each call.
+_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+
+
 def to_json(value: Any) -> str:
     """Return compact JSON text."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    return _encode(value)
 
 
 @lru_cache(maxsize=_KEPT)

@@ -25,8 +25,9 @@ from gateway.testing.processes import Process
 from tests.e2e.stack import eventually, free_port
 
 PAYOUTS, CALLERS, EVENTS, ENDPOINTS = 96, 96, 3, 2
-#: Statements of one payout, evidence rows and deliveries included. It was 95, then 48 to 52; now 37 to 38.
-MOST = 40
+#: Statements of one payout, evidence rows and deliveries included: 42 to 43. Without the rows that the
+#: writer keeps it is 52, and it was 95.
+MOST = 46
 #: On a busy machine fewer payouts share a statement: the best round counts.
 ROUNDS = 3
 
