@@ -47,6 +47,8 @@ _SKIPPED_AT_ONCE = 500
 _BEGUN_AT_ONCE = 4
 _FREED_AT_ONCE = 500
 _SECOND = 1_000_000
+#: Later than any time of the timeline.
+_NEVER = 2**63 - 1
 #: How long a test waits for its turn; somebody waits for its answer.
 _TURN_S = 10.0
 _TEST = "test"
@@ -144,8 +146,10 @@ class Deliveries:
     async def run(self) -> None:
         """Deliver until cancelled."""
         if not self._begun and self._db.opened_alone:
-            # Whoever leased anything is gone: nothing waits for the end of a lease.
-            await self._free(Held.by_others(self._gateway_id))
+            # Whoever leased anything is gone: nothing waits for the end of a lease. A gateway that was
+            # started since leases, too, and keeps what it leases from now on.
+            ends = self._runtime.timeline.now() + round(self._life_s * _SECOND)
+            await self._free(Held.by_others(self._gateway_id), ends)
         self._begun = True
         self._db.lanes = self._handover
         # What ran before, without lanes, rings nobody: it is committed when this returns, and found below.
@@ -237,9 +241,12 @@ class Deliveries:
         """
         await self._free(Held.by(gateway_id))
 
-    async def _free(self, held: Held) -> None:
+    async def _free(self, held: Held, ends_before: int = _NEVER) -> None:
+        """End such leases, those that end before a time."""
         freed = 0
-        while found := await self._db.scan(deliveries.leased_deliveries, held, _FREED_AT_ONCE):
+        while found := await self._db.scan(
+            deliveries.leased_deliveries, held, ends_before, _FREED_AT_ONCE
+        ):
             now = self._runtime.timeline.now()
             freed += await self._db.run(deliveries.free_deliveries, found, held, now)
         if freed:
