@@ -39,12 +39,17 @@ from gateway.heartbeat import Heartbeat, identity_of
 from gateway.limits import Buckets
 from gateway.metrics import Metrics
 from gateway.payouts import Payouts
+from gateway.prices import PriceTable
 from gateway.quotes import Quotes
 from gateway.resealing import compare_server_key
 from gateway.router import Instance, Router
+from gateway.rules import OwnRules
 from gateway.runtime import Clock, Runtime, real_runtime
+from gateway.spending import Spending
+from gateway.spending_rules import USD, Rules
 from gateway.store.database import Database
 from gateway.store.opening import open_database, state_file_of
+from gateway.store.rules import begin_with
 from gateway.sweeper import Sweeper
 from gateway.vault import Vault, vault_of
 from gateway.webhooks.endpoints import Endpoints
@@ -153,7 +158,7 @@ class Gateway:
 
 
 @asynccontextmanager
-async def open_gateway(
+async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
     settings: Settings,
     *,
     runtime: Runtime | None = None,
@@ -181,6 +186,7 @@ async def open_gateway(
             )
         except ConfigError as error:
             raise ConfigError([*faults, *error.faults]) from None
+        faults += _late_keys(settings, custodians)
         if faults:
             raise ConfigError(faults)
         router = Router(
@@ -199,11 +205,16 @@ async def open_gateway(
         state_file = state_file_of(settings, runtime)
         db = await stack.enter_async_context(open_database(settings, runtime, state_file))
         await compare_server_key(db, runtime, vault)
+        own = OwnRules(settings)
+        at = runtime.clock.moment().wall
+        own.note(await db.run(begin_with, runtime.ids, at, own.digest, own.text))
         if settings.previous_server_key is not None:
             # The digests that name accounts change with the server key; what they name does not.
             for name, each in custodians.items():
                 await db.run(carry_over, runtime, each, accounts_of(settings, name))
-        payouts = Payouts(runtime, vault, timedelta(seconds=settings.engine.action_life_s))
+        spending = Spending(Rules(settings.spending, PriceTable(assets, settings.prices).usd))
+        action_life = timedelta(seconds=settings.engine.action_life_s)
+        payouts = Payouts(runtime, vault, action_life, spending)
         owner = f"{socket.gethostname()}-{os.getpid()}"
         bells: list[Workers] = []
 
@@ -217,9 +228,9 @@ async def open_gateway(
         calls = Buckets(
             "quote_calls", runtime.clock, limits.quote_calls_per_s, limits.quote_calls_burst
         )
-        quotes = Quotes(router, assets, runtime, custodians, calls)
+        quotes = Quotes(router, assets, runtime, custodians, calls, spending)
         native = {name: each for name, each in custodians.items() if each.capabilities.batch}
-        batches = Batches(runtime, quotes, frozenset(native), settings.public_url)
+        batches = Batches(runtime, quotes, frozenset(native), settings.public_url, spending)
         handovers = {
             name: Handover(each.set_limit(), each.capabilities.in_flight)
             for name, each in custodians.items()
@@ -237,6 +248,7 @@ async def open_gateway(
                 wake=wake,
                 witness=state_file,
                 pacer=custodian.pacer,
+                rules=own,
             )
             for name, custodian in custodians.items()
         }
@@ -290,6 +302,7 @@ async def open_gateway(
                 metrics=metrics,
                 gone=deliveries.free_leases,
                 wake_all=lambda: wake(_EVERYBODY),
+                rules=own,
             ),
             clock=runtime.clock,
             after_delivery={
@@ -327,6 +340,7 @@ async def open_gateway(
             wake=wake,
             ready=ready,
             state_file=state_file,
+            rules=own,
             broken=broken,
             degraded=lambda: {
                 name: word for name, each in contacts.items() if (word := each.degraded) is not None
@@ -338,11 +352,42 @@ async def open_gateway(
 def _unknown_assets(settings: Settings, assets: AssetRegistry) -> list[str]:
     """Return a fault per asset of a route that is not known: the route would never be taken for it."""
     known = ", ".join(assets.codes())
+    limits = settings.spending.limits
+    named = [("prices.usd", code) for code in settings.prices.usd]
+    named += [("spending.asset_caps", code) for code in settings.spending.asset_caps]
+    named += [
+        (f"spending.limits.{n}.asset", each.asset) for n, each in enumerate(limits) if each.asset
+    ]
+    named += [
+        (f"spending.limits.{n}.unit", each.unit)
+        for n, each in enumerate(limits)
+        if each.unit != USD
+    ]
     return [
+        f"{where}: {code!r} is not known; known: {known}; others are added under [[assets]]"
+        for where, code in named
+        if code not in assets.codes()
+    ] + [
         f"routes.{index}.assets: {code!r} is not known; known: {known}; others are added under [[assets]]"
         for index, route in enumerate(settings.routes)
         for code in route.assets or ()
         if code not in assets.codes()
+    ]
+
+
+def _late_keys(settings: Settings, custodians: Mapping[str, CustodianInstance]) -> list[str]:
+    """Return a fault per instance on a route whose keys do not outlive the time to be sent twice over."""
+    within = settings.engine.submit_within_s
+    lives = {
+        name: each.capabilities.keys.life_s
+        for name, each in custodians.items()
+        if any(route.custodian == name for route in settings.routes)
+    }
+    return [
+        f"engine.submit_within_s: {within:g} is above half of the {life:g} s for which {name} remembers a "
+        f"key; set {life / 2:g} or less"
+        for name, life in lives.items()
+        if life is not None and within > life / 2
     ]
 
 

@@ -29,6 +29,7 @@ from pydantic import (
 )
 from pydantic.networks import IPvAnyNetwork
 
+from gateway.config_spending import PriceSettings, SpendingSettings, limit_faults
 from gateway.errors import ConfigError
 from gateway.faults import names_at, words_of
 from gateway.model import Account, Amount, DestinationType, Network, Text
@@ -340,6 +341,13 @@ class EngineSettings(_Section):
         gt=0,
         description="How long a person may take to answer, where the custodian says nothing of it.",
     )
+    submit_within_s: float = Field(
+        default=21_600,
+        gt=0,
+        description="How long after it was accepted a payout may wait to be sent, in seconds of elapsed "
+        "time. Then it fails as `not_sent_in_time`; no money moved. At most half the life of a key of any "
+        "instance on a route.",
+    )
     sweep_s: float = Field(
         default=60, gt=0, description="Seconds between two looks for payouts that nobody owns."
     )
@@ -468,6 +476,8 @@ class Settings(_Section):
     webhooks: WebhookSettings = WebhookSettings()
     engine: EngineSettings = EngineSettings()
     retention: RetentionSettings = RetentionSettings()
+    spending: SpendingSettings = SpendingSettings()
+    prices: PriceSettings = PriceSettings()
     custodians: dict[InstanceName, CustodianSettings] = Field(
         default={}, description="Custodian instances by name."
     )
@@ -597,6 +607,7 @@ def _cross_faults(settings: Settings) -> list[str]:
             for index, account in enumerate(accounts)
             if account.orgs is None
         ]
+    faults += limit_faults(settings.spending, frozenset(settings.custodians))
     keys = {"server_key": settings.server_key, "previous_server_key": settings.previous_server_key}
     for name, key in keys.items():
         try:

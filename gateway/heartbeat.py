@@ -22,11 +22,13 @@ from gateway.errors import SchemaMismatch, StateFileError
 from gateway.logs import get_logger
 from gateway.metrics import Metrics
 from gateway.model import GATE_VERSION
+from gateway.rules import OwnRules
 from gateway.runtime import Moment, Runtime
 from gateway.store import gateways, migrate
 from gateway.store.database import Database, Row, Tx
 from gateway.store.gateways import BEAT_S, Identity, Watch
 from gateway.store.opening import compare
+from gateway.store.pauses import active_pauses
 from gateway.store.state import freeze, marks_refused, state_row
 from gateway.store.state_file import StateFile
 from gateway.store.unusable import told
@@ -90,7 +92,9 @@ class Heartbeat:
         metrics: Metrics,
         gone: Callable[[str], Awaitable[None]] = _nothing,
         wake_all: Callable[[], None] = lambda: None,
+        rules: OwnRules | None = None,
     ) -> None:
+        self._rules = rules
         self._db = db
         self._runtime = runtime
         self._identity = identity
@@ -177,7 +181,12 @@ class Heartbeat:
 
     async def _report_changes(self, moment: Moment, row: Row) -> None:
         """Tell what changed since the beat before: whether marks are set, what other processes did."""
-        self._told(marks_refused(row, self._state_file.failing))
+        own = None if self._rules is None else self._rules.digest
+        if self._rules is not None:
+            self._rules.note(row["rules_digest"])
+        self._told(marks_refused(row, self._state_file.failing, rules=own))
+        pauses = await self._db.read(active_pauses)
+        self._metrics.paused((each.scope.value, each.target) for each in pauses)
         foreign_commits = self._db.foreign_commits
         if foreign_commits != self._foreign_commits:
             # They may have left work for us, and cannot ring a bell here. The loops look by themselves,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 
 from prometheus_client import (
@@ -90,6 +90,13 @@ class Metrics:
         self._marks = Gauge(
             "payout_gateway_marks_allowed",
             "Whether this process may hand payouts to custodians (1); /readyz says why not (0).",
+            registry=self.registry,
+        )
+
+        self._pauses = Gauge(
+            "payout_gateway_paused",
+            "What is paused (1), by scope and target; see payout-gateway pause.",
+            ("scope", "target"),
             registry=self.registry,
         )
 
@@ -188,6 +195,12 @@ class Metrics:
         """Set whether moving marks may be set; where not, the operator's list has one more row."""
         self._marks.set(int(allowed))
         self._attention.labels("marks_refused").set(int(not allowed))
+
+    def paused(self, found: Iterable[tuple[str, str]]) -> None:
+        """Set what is paused, each as scope and target; nothing else is."""
+        self._pauses.clear()
+        for scope, target in found:
+            self._pauses.labels(scope, target).set(1)
 
     def endpoints_set_aside(self, count: int) -> None:
         """Set how many endpoints wait because their secrets do not open: a row of the operator's list."""

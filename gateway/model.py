@@ -106,6 +106,7 @@ class FailureCode(StrEnum):
     AUTHENTICATION_EXPIRED = (
         "authentication_expired"  #: nobody answered the required action in time
     )
+    NOT_SENT_IN_TIME = "not_sent_in_time"  #: it could not be sent in time; nothing was sent
     CANCELED = "canceled"  #: withdrawn before it moved
     EXPIRED = "expired"  #: the custodian's own time limit ran out
     CUSTODIAN_ERROR = "custodian_error"  #: the custodian failed for a reason of its own
@@ -115,7 +116,7 @@ class FailureCode(StrEnum):
 
 #: What this program knows of the conditions of a moving mark. A release that adds a condition raises
 #: it, and the database names the lowest version that may set marks.
-GATE_VERSION = 1
+GATE_VERSION = 2
 
 
 class Attention(StrEnum):
@@ -145,6 +146,9 @@ class Attention(StrEnum):
     CUSTODIAN_MISCONFIGURED = "custodian_misconfigured"  #: a call does not exist there (404): wrong address, proxy or plan
     CREDENTIALS_REFUSED = (
         "credentials_refused"  #: the custodian does not accept our credentials or rights
+    )
+    CUSTODIAN_REMOVED = (
+        "custodian_removed"  #: its custodian is not in the configuration any more; nothing is done
     )
     EARLY_NEWS = "early_news"  #: money is said to move, and no call was made for it
     RETURNED = "returned"  #: money came back after the payout was delivered

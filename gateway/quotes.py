@@ -36,6 +36,7 @@ from gateway.model import (
 )
 from gateway.router import Choice, Router, Wish, check_payee
 from gateway.runtime import Runtime
+from gateway.spending import Spending, spend_for
 from gateway.store import quotes as rows
 from gateway.store.database import Tx
 from gateway.store.rows import to_json, to_us
@@ -133,20 +134,27 @@ class Pricer(Protocol):
 class Quotes:
     """Makes quotes."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - built in one place
         self,
         router: Router,
         assets: AssetRegistry,
         runtime: Runtime,
         custodians: Mapping[str, Pricer],
         budget: Buckets | None = None,
+        spending: Spending | None = None,
     ) -> None:
+        self._spending = spending
         self._router = router
         self._assets = assets
         self._runtime = runtime
         self._custodians = custodians
         #: of calls, per org and instance
         self._budget = budget
+
+    @property
+    def assets(self) -> tuple[str, ...]:
+        """The codes of all known assets."""
+        return self._assets.codes()
 
     def has_offers(self, caller: Caller, request: QuoteRequest) -> bool:
         """Return whether `offers` would call a custodian. False for an invalid request."""
@@ -221,6 +229,9 @@ class Quotes:
             fee_total_usd=choice.fee if asset.usd_pegged or not choice.fee else None,
             route=choice.route,
         )
+        if self._spending is not None:
+            spend = spend_for(caller.org, caller.mode, caller.key_id, promised, choice.account)
+            self._spending.check(spend)
         return promised, choice.account
 
     def _plan(

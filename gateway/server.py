@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 import sys
@@ -20,6 +21,7 @@ from gateway.app import GRACE_S, open_gateway
 from gateway.config import Settings
 from gateway.connections import Connections, Limits, most_connections
 from gateway.errors import ConfigError, SchemaMismatch
+from gateway.removed import refuse_removed
 from gateway.runtime import Runtime
 
 #: Connections to the listener for metrics and probes.
@@ -36,14 +38,17 @@ async def serve(
     port: int | None = None,
     runtime: Runtime | None = None,
     ready: Callable[[str], None] | None = None,
+    allow_removed: bool = False,
 ) -> int:
     """Serve until SIGTERM or SIGINT; return the exit code. `ready` is called with the base URL.
+
+    ConfigError where a custodian that is not configured has something open, unless `allow_removed`.
 
     2: the database's schema was changed by another program version meanwhile. 1: a loop died.
     """
     logs.configure(settings.log.format, settings.log.level, buffered=True)
     try:
-        return await _serve(settings, port, runtime, ready)
+        return await _serve(settings, port, runtime, ready, allow_removed=allow_removed)
     finally:
         logs.unbuffer()
 
@@ -53,6 +58,8 @@ async def _serve(
     port: int | None,
     runtime: Runtime | None,
     ready: Callable[[str], None] | None,
+    *,
+    allow_removed: bool,
 ) -> int:
     stopping = asyncio.Event()
     broken: list[BaseException] = []
@@ -83,6 +90,11 @@ async def _serve(
             broken=lambda: bool(broken),
         ) as gateway:
             context = gateway.context
+            removed = await refuse_removed(
+                gateway.db, context.runtime, settings.custodians, allowed=allow_removed
+            )
+            for each in removed:
+                _log.warning("custodian_removed", custodian=each.name, payouts=each.payouts)
             loop = asyncio.get_running_loop()
             for name in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(name, stopping.set)
@@ -121,14 +133,26 @@ async def _serve(
 
 
 def run(
-    settings: Settings, *, port: int | None = None, ready: Callable[[str], None] | None = None
+    settings: Settings,
+    *,
+    port: int | None = None,
+    ready: Callable[[str], None] | None = None,
+    allow_removed: bool = False,
 ) -> int:
     """Serve on an event loop of its own; for the command line."""
+
+    def settled(address: str) -> None:
+        # What exists by now stays until the end: the collector need not look at it again and again.
+        gc.collect()
+        gc.freeze()
+        if ready is not None:
+            ready(address)
+
     # A thread that computes keeps the interpreter so long from the event loop, each time that it waited
     # for the network. The default of 5 ms is longer than most requests take.
     sys.setswitchinterval(_SWITCH_S)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(serve(settings, port=port, ready=ready))
+        return runner.run(serve(settings, port=port, ready=settled, allow_removed=allow_removed))
 
 
 @contextlib.asynccontextmanager

@@ -12,6 +12,7 @@ from pydantic_core import to_json
 
 from gateway.model import (
     Amount,
+    Attention,
     Failure,
     Payout,
     QuoteTerms,
@@ -35,6 +36,7 @@ PAYOUT_EVENTS: dict[str, str] = {
     "payout.delivered": "The payout is final: delivered",
     "payout.failed": "The payout is final: failed",
     "payout.returned": "Money came back after the payout was delivered; its status stays",
+    "payout.attention": "A person should look at a payout; only for endpoints that name this type",
 }
 #: Every event type of a webhook endpoint. It is sent to the other endpoints, and is in the feed.
 ENDPOINT_EVENTS: dict[str, str] = {
@@ -71,6 +73,10 @@ _LEFT = {
 ACTION_EVENT = "payout.requires_action"
 #: The event of money that came back.
 RETURNED_EVENT = "payout.returned"
+
+
+#: The event of a payout that a person should look at; an endpoint has to name it.
+ATTENTION_EVENT = "payout.attention"
 
 
 class RequiredActionView(BaseModel):
@@ -137,6 +143,11 @@ class PayoutWithTracking(PayoutView):
     model_config = ConfigDict(frozen=True, title="PayoutWithTracking")
 
     tracking_url: str
+    queued_behind: str | None = Field(
+        default=None,
+        description="`GET /payouts/{id}` of a payout that is `queued`: the payout of yours that has the turn "
+        "at the source account. Null: another org's, or it waits for something else.",
+    )
 
 
 class ReturnView(BaseModel):
@@ -152,6 +163,15 @@ class ReturnView(BaseModel):
     at: Time = Field(description="When it came back, by the custodian.")
 
 
+class AttentionNote(BaseModel):
+    """Why a person should look at a payout."""
+
+    model_config = ConfigDict(frozen=True, title="AttentionNote")
+
+    code: Attention
+    since: Time = Field(description="When it was noted first.")
+
+
 class EventPayout(PayoutView):
     """A payout as it was at an event; bank details left out."""
 
@@ -164,6 +184,9 @@ class EventPayout(PayoutView):
     returned: ReturnView | None = Field(
         default=None,
         description="The return that `payout.returned` tells of; null in other events.",
+    )
+    attention: AttentionNote | None = Field(
+        default=None, description="What `payout.attention` tells of; null in other events."
     )
 
 
@@ -185,7 +208,11 @@ def payout_with_tracking(
 
     As JSON has it; its schema is `PayoutWithTracking`.
     """
-    return {**payout_json(payout, client_secret), "tracking_url": tracking_url}
+    return {
+        **payout_json(payout, client_secret),
+        "tracking_url": tracking_url,
+        "queued_behind": None,
+    }
 
 
 class ReducedPayout(BaseModel):
@@ -216,17 +243,19 @@ def reduced_payout(payout: Payout) -> ReducedPayout:
     )
 
 
-def event_body(
+def event_body(  # noqa: PLR0913 - the event and what it tells of
     payout: Payout,
     previous_status: Status | None,
     at: datetime,
     kind: str | None = None,
     *,
     returned: Returned | None = None,
+    attention: AttentionNote | None = None,
 ) -> bytes:
     """Return the bytes of the event that tells of the payout's present status, or of another kind.
 
-    `returned` is what `payout.returned` tells of. Frozen from then on.
+    `returned` is what `payout.returned` tells of, `attention` what `payout.attention` does. Frozen from
+    then on.
     """
     members = {
         **payout_json(payout),
@@ -237,6 +266,7 @@ def event_body(
         else ReturnView(
             id=returned.id, amount=returned.amount, asset=returned.asset, at=returned.at
         ).model_dump(mode="json"),
+        "attention": None if attention is None else attention.model_dump(mode="json"),
     }
     # Bank details and the person's secret never leave in an event.
     members["quote"]["destination"].pop("payment_instructions_id", None)

@@ -94,7 +94,7 @@ def _payout(destination: Destination = ADDRESS, **members: Any) -> Payout:
     return Payout(**{**usual, **members})
 
 
-PAYOUTS = {
+PAYOUTS: dict[str, Payout] = {
     **{each.type: _payout(each) for each in DESTINATIONS},
     "of a batch": _payout(
         terms=_payout().terms.model_copy(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -15,6 +16,7 @@ from starlette.types import Scope as AsgiScope
 
 from gateway.api import (
     actions,
+    attention,
     batch_reports,
     batches,
     custodians,
@@ -22,10 +24,11 @@ from gateway.api import (
     endpoints,
     events,
     health,
+    pauses,
     payouts,
     replay,
 )
-from gateway.api.access import Guarded, Uses, needs, needs_or_secret, public
+from gateway.api.access import Guarded, Uses, needs, needs_either, needs_or_secret, public
 from gateway.api.admission import Admission
 from gateway.api.context import ApiContext
 from gateway.api.idempotency import Keys
@@ -90,6 +93,19 @@ _PLAIN = [
     _route(f"{_BATCH}/cancel", POST=needs(Scope.BATCHES_WRITE, batches.cancel_batch)),
     _route(f"{_BATCH}/report.csv", GET=needs(Scope.PAYOUTS_READ, batch_reports.report_csv)),
     _route(f"{_BATCH}/report.json", GET=needs(Scope.PAYOUTS_READ, batch_reports.report_json)),
+    _route(
+        "/pauses",
+        GET=needs_either(Scope.PAYOUTS_READ, Scope.PAYOUTS_OPERATE, pauses.list_pauses),
+        POST=needs_either(Scope.PAYOUTS_WRITE, Scope.PAYOUTS_OPERATE, pauses.create_pause),
+    ),
+    _route(
+        "/pauses/{pause_id}/resume",
+        POST=needs_either(Scope.PAYOUTS_WRITE, Scope.PAYOUTS_OPERATE, pauses.resume_pause),
+    ),
+    _route(
+        "/attention",
+        GET=needs_either(Scope.PAYOUTS_READ, Scope.PAYOUTS_OPERATE, attention.list_attention),
+    ),
     _route("/custodians", GET=needs(Scope.PAYOUTS_READ, custodians.list_custodians)),
     _route("/custodians/{name}/webhooks", POST=public(custodians.receive_webhook)),
     _route(
@@ -155,7 +171,10 @@ def _browser_routes(origins: Sequence[str]) -> list[Route]:
     return [
         # As a function: Starlette answers what it raises inside of the middleware, with its headers.
         Route(
-            path, each.endpoint.answer, methods=[*(each.methods or ()), "OPTIONS"], middleware=[may]
+            path,
+            cast("_Dispatch", each.endpoint).answer,
+            methods=[*(each.methods or ()), "OPTIONS"],
+            middleware=[may],
         )
         if origins
         else each

@@ -55,10 +55,11 @@ async def caller_of(request: Request) -> Caller:
     `client_network_not_allowed`, `org_key_required`, `operator_key_required`, `insufficient_scope`, and
     `rate_limited` before anything else of the request is read.
     """
-    known: Caller | None = getattr(request.state, "caller", None)
+    state = request.scope["state"]
+    known: Caller | None = state.get("caller")
     if known is None:
-        access: Access = request.state.access
-        known = request.state.caller = await access.admit(request)
+        access: Access = state["access"]
+        known = state["caller"] = await access.admit(request)
     return known
 
 
@@ -72,7 +73,7 @@ async def authenticated(request: Request) -> Caller:
     context = context_of(request)
     address = client_address(request)
     caller = await context.db.read(recognise, context.runtime, key.strip(), address)
-    request.state.org = caller.org
+    request.scope["state"]["org"] = caller.org
     admission_of(request).admit(request, caller.key_id)
     return caller
 

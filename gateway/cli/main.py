@@ -10,7 +10,19 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli import adapters, audit, batches, custodians, db, keys, payouts, webhooks
+from gateway.cli import (
+    adapters,
+    audit,
+    batches,
+    custodians,
+    db,
+    keys,
+    limits,
+    pause,
+    payouts,
+    rules,
+    webhooks,
+)
 from gateway.cli.common import (
     DEFAULT_CONFIG,
     ConfigOption,
@@ -35,14 +47,27 @@ app.add_typer(custodians.app, name="custodians")
 app.add_typer(db.app, name="db")
 app.add_typer(adapters.app, name="adapters")
 app.add_typer(audit.app, name="audit")
+app.add_typer(limits.app, name="limits")
+app.add_typer(rules.app, name="rules")
+app.add_typer(pause.pause_app, name="pause")
+app.add_typer(pause.resume_app, name="resume")
 
 
 @app.command()
 def serve(
+    *,
     config: ConfigOption = Path(DEFAULT_CONFIG),
     port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="Port instead of listen.port.")
     ] = None,
+    allow_removed: Annotated[
+        bool,
+        typer.Option(
+            "--allow-removed",
+            help="Start although a custodian that is not configured any more has open payouts or batches; "
+            "they are parked.",
+        ),
+    ] = False,
 ) -> None:
     """Run the gateway: API and workers, until SIGTERM."""
     from gateway import logs
@@ -56,7 +81,7 @@ def serve(
     with store_faults_told(settings.database), in_use.shared(settings.database):
         migrate.prepare(settings.database)
     try:
-        code = run(settings, port=port)
+        code = run(settings, port=port, allow_removed=allow_removed)
     except ConfigError as error:
         fail((f"config: {each}" for each in error.faults), 2)
     except StoreUnusable as error:

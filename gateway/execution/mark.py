@@ -12,6 +12,7 @@ from gateway.model import Status
 from gateway.store import evidence as stored
 from gateway.store import executions as rows
 from gateway.store.database import Tx
+from gateway.store.pauses import pause_of_execution
 
 
 def _never_behind(_: int) -> str | None:
@@ -31,6 +32,8 @@ class Terms:
     state_file: str | None = None
     #: the call whose very bytes and single-use credential are sent once more
     same_call: int | None = None
+    #: the digest of the limits and routes that this process goes by; None: it has none
+    rules: str | None = None
 
 
 async def set_mark(
@@ -53,6 +56,7 @@ async def set_mark(
     canceled = row["batch_cancel_at"] is not None and all(
         closed(history, each) for each in statuses
     )
+    pause = await pause_of_execution(tx, row) if row["pauses"] else None
     refusal = gate(
         Request(
             token_current=is_current(token, row["lease_token"], ended=row["ended_at"] is not None),
@@ -71,6 +75,8 @@ async def set_mark(
             same_call=terms.same_call,
             key_life=call.key_life,
             call_life=call.call_life,
+            paused=None if pause is None else pause.id,
+            rules_active=terms.rules is None or row["rules_digest"] in {None, terms.rules},
         ),
         call.at,
     )

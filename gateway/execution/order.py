@@ -156,8 +156,10 @@ class LiveOrder(LiveTerms):
         fingerprint: str,
         before_mark: Callable[[], Awaitable[None]],
         witness: Witness | None = None,
+        rules: str | None = None,
     ) -> None:
         self._witness = witness
+        self._rules = rules
         super().__init__(job.items[0], assets)
         self._db = db
         self._runtime = runtime
@@ -322,6 +324,7 @@ class LiveOrder(LiveTerms):
             repeat_is_safe=can.keys.repeat_is_safe,
             keys_shared=can.keys.shared_by_credentials,
             same_call=self.call if same_request else None,
+            rules=self._rules,
             **witnessed,
         )
         try:

@@ -6,7 +6,7 @@ from sqlalchemy import and_, bindparam, case, delete, select, update
 
 from gateway.store.database import Query, Tx, upsert
 from gateway.store.executions import kept, org_of
-from gateway.store.schema import account_locks, executions
+from gateway.store.schema import account_locks, execution_items, executions, payouts
 
 _OPEN = executions.c.ended_at.is_(None)
 _TAKE_LOCK = Query(upsert(account_locks).on_conflict_do_nothing())
@@ -18,6 +18,21 @@ _LOCK = Query(
             account_locks.c.account_id == bindparam("account_id"),
         )
     )
+)
+_HOLDER = Query(
+    select(payouts.c.id, payouts.c.org)
+    .select_from(account_locks)
+    .join(execution_items, execution_items.c.execution_id == account_locks.c.execution_id)
+    .join(payouts, payouts.c.id == execution_items.c.payout_id)
+    .where(
+        and_(
+            account_locks.c.custodian == bindparam("custodian"),
+            account_locks.c.account_type == bindparam("account_type"),
+            account_locks.c.account_id == bindparam("account_id"),
+        )
+    )
+    .order_by(execution_items.c.position)
+    .limit(1)
 )
 _FREE_LOCK = Query(
     delete(account_locks)
@@ -53,6 +68,19 @@ _WAKE_ONE = Query(
     .returning(executions),
     keeps=True,
 )
+
+
+async def account_holder(
+    tx: Tx, custodian: str, account_type: str, account_id: str, org: str | None = None
+) -> str | None:
+    """Return a payout of the execution that has the turn at an account; None: nobody has it.
+
+    `org`: only where it is a payout of that org.
+    """
+    row = await tx.one(
+        _HOLDER, custodian=custodian, account_type=account_type, account_id=account_id
+    )
+    return None if row is None or org not in {None, row["org"]} else str(row["id"])
 
 
 async def acquire_account(  # noqa: PLR0913 - the account has three parts

@@ -31,6 +31,7 @@ from gateway.store.database import Query, Row, Tx, upsert
 from gateway.store.lanes import FREE, Handed, Held
 from gateway.store.rows import to_json
 from gateway.store.schema import deliveries, delivery_attempts, endpoints, events, payouts
+from gateway.views import ATTENTION_EVENT
 
 #: As text, and not as a value that is bound: the index of what is pending is used for nothing else.
 _PENDING = deliveries.c.state == literal_column("'pending'")
@@ -85,6 +86,15 @@ _FAN_OUT_INSERT = insert(deliveries).from_select(
         and_(
             events.c.position.in_(_listed("positions")),
             endpoints.c.id != bindparam("but"),
+            # Some types an endpoint has to name.
+            or_(
+                events.c.type != ATTENTION_EVENT,
+                exists(
+                    select(literal(1))
+                    .select_from(_PATTERNS)
+                    .where(_PATTERNS.c.value == events.c.type)
+                ),
+            ),
             or_(
                 func.json_array_length(endpoints.c.event_types) == 0,
                 exists(

@@ -27,7 +27,9 @@ from sqlalchemy import (
 from gateway.runtime import Moment
 from gateway.store.database import Columns, Query, Row, Tx, listed
 from gateway.store.evidence import grouped
+from gateway.store.pauses import pause_count
 from gateway.store.rows import to_json
+from gateway.store.rules import active_digest
 from gateway.store.schema import (
     batches,
     execution_items,
@@ -112,7 +114,7 @@ def _in_turn(*which: ColumnElement[bool]) -> Select[Any]:
 
 
 def _claiming(*which: ColumnElement[bool]) -> Query:
-    """Return the claim of some executions."""
+    """Return the claim of some executions; each row with `pauses`: how many there are, of whatever."""
     return Query(
         update(executions)
         .where(*which)
@@ -123,7 +125,7 @@ def _claiming(*which: ColumnElement[bool]) -> Query:
             # News that arrives while the lease is held lowers this again, and so is not lost at release.
             due_at=bindparam("until"),
         )
-        .returning(executions),
+        .returning(executions, pause_count().label("pauses")),
         keeps=True,
     )
 
@@ -281,6 +283,8 @@ _MAY_MARK = Query(
         .where(batches.c.id == executions.c.batch_id)
         .scalar_subquery()
         .label("batch_cancel_at"),
+        pause_count().label("pauses"),
+        active_digest().label("rules_digest"),
         payouts.c.id.label("item_id"),
         payouts.c.status.label("item_status"),
     )
@@ -441,12 +445,14 @@ async def claim(  # noqa: PLR0913 - the terms of a lease
     limit: int,
     looks: int | None = None,
     served: Mapping[str, int] | None = None,
+    *,
+    moves: bool = True,
 ) -> list[Row]:
     """Lease due executions of one custodian, orgs in turn; return their rows.
 
     `looks` None: in the order in which they are due. Otherwise so many that are looked at first, then
     those that are to be sent, and looks again where there is room. `served`: when each org was served
-    last, as a number that rises; one that is not in it comes first.
+    last, as a number that rises; one that is not in it comes first. `moves`: whether any is to be sent.
     """
     terms = {
         "claimed_custodian": custodian,
@@ -455,6 +461,8 @@ async def claim(  # noqa: PLR0913 - the terms of a lease
         "until": until,
         "served": to_json(dict(served or {})),
     }
+    if not moves:
+        return kept(tx, await tx.all(_CLAIM_LOOKS, **terms, limit=limit))
     if looks is None:
         return kept(tx, await tx.all(_CLAIM, **terms, limit=limit))
     rows: list[Row] = []
@@ -629,7 +637,8 @@ async def sharing(tx: Tx, execution_id: str, items: Iterable[str]) -> dict[str, 
 async def markable(tx: Tx, execution_id: str) -> tuple[Row, dict[str, str]] | None:
     """Return an execution, with what the store says of marks, and the status of each of its payouts.
 
-    `store_frozen`, `store_gate_version`, `store_marks`; `batch_cancel_at`: since when its batch is canceled.
+    `store_frozen`, `store_gate_version`, `store_marks`; `batch_cancel_at`: since when its batch is canceled;
+    `pauses`: how many pauses there are, of whatever; `rules_digest`: of the rules that are active.
     Always as the database has them.
     """
     rows = await tx.all(_MAY_MARK, execution_id=execution_id)

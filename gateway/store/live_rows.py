@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from gateway.store.schema import payouts
+from gateway.store.schema import executions, payouts
 
 if TYPE_CHECKING:
     from gateway.store.statements import Columns, Row
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 #: Above so many rows of a table all are dropped: more than any number of calls in progress.
 MOST = 2048
 _PAYOUT = tuple(each.name for each in payouts.columns)
+_EXECUTION = tuple(each.name for each in executions.columns)
 
 
 class LiveRows:
@@ -38,7 +39,7 @@ class LiveRows:
         self._evidence: dict[str, tuple[Mapping[str, Any], ...]] = {}
         #: the payout that an id (custodian, kind, value) belongs to: that never changes
         self._owners: dict[tuple[str, str, str], str] = {}
-        #: whether new payouts are taken: `frozen` and `accepting` of the store's state
+        #: whether new payouts are taken: `frozen`, `accepting` and `pauses` of the store's state
         self.flags: Mapping[str, Any] | None = None
 
     @property
@@ -73,7 +74,7 @@ class LiveRows:
 
     def put_flags(self, row: Columns) -> None:
         """Keep what the store's state says of new payouts. What it says of marks is always read."""
-        self.flags = {"frozen": row["frozen"], "accepting": row["accepting"]}
+        self.flags = {name: row[name] for name in ("frozen", "accepting", "pauses")}
 
     # --- Executions and their payouts -------------------------------------------------------------
 
@@ -85,7 +86,7 @@ class LiveRows:
         """Keep rows of executions as a statement returned them."""
         for row in rows:
             self._make_room(self._executions)
-            self._executions[row["id"]] = dict(row)
+            self._executions[row["id"]] = {name: row[name] for name in _EXECUTION}
 
     def change_execution(self, execution_id: str, columns: Mapping[str, Any]) -> None:
         """Note what was written of an execution."""

@@ -12,6 +12,7 @@ from sqlalchemy import (
     FromClause,
     and_,
     bindparam,
+    case,
     exists,
     func,
     insert,
@@ -128,7 +129,18 @@ _INSERT_ATTENTION = upsert(attention)
 _ADD_ATTENTION = Query(
     _INSERT_ATTENTION.on_conflict_do_update(
         index_elements=["payout_id", "code", "detail"],
-        set_={"times": attention.c.times + 1, "last_at": _INSERT_ATTENTION.excluded.last_at},
+        set_={
+            "times": attention.c.times + 1,
+            "last_at": _INSERT_ATTENTION.excluded.last_at,
+            # What an operator has acknowledged stays so; what had ended by itself is open again.
+            **{
+                name: case(
+                    (func.coalesce(attention.c.closed_by, "") == "gateway", null()),
+                    else_=attention.c[name],
+                )
+                for name in ("closed_at", "closed_by", "told_at")
+            },
+        },
     )
 )
 _ATTENTION_OF = Query(
@@ -139,11 +151,14 @@ _ATTENTION_OF = Query(
 _ATTENTION = Query(
     select(attention, payouts.c.status, payouts.c.sub_status, payouts.c.custodian)
     .join(payouts, payouts.c.id == attention.c.payout_id)
+    .where(attention.c.closed_at.is_(None))
     .order_by(attention.c.last_at.desc())
     .limit(bindparam("limit"))
 )
 _ATTENTION_COUNT = Query(
-    select(attention.c.code, func.count().label("rows")).group_by(attention.c.code)
+    select(attention.c.code, func.count().label("rows"))
+    .where(attention.c.closed_at.is_(None))
+    .group_by(attention.c.code)
 )
 _FIRST_ANSWER = Query(
     update(payouts)
@@ -375,6 +390,9 @@ async def add_attentions(tx: Tx, payout_id: str, found: Sequence[tuple[str, str]
                 "times": 1,
                 "first_at": at,
                 "last_at": at,
+                "closed_at": None,
+                "closed_by": None,
+                "told_at": None,
             }
             for code, detail in found
         ],
@@ -387,12 +405,12 @@ async def attention_of(tx: Tx, payout_id: str) -> list[Row]:
 
 
 async def attention_list(tx: Tx, limit: int) -> list[Row]:
-    """Return the operator's list, newest first."""
+    """Return what is open on the operator's list, newest first."""
     return await tx.all(_ATTENTION, limit=limit)
 
 
 async def attention_counts(tx: Tx) -> Sequence[Row]:
-    """Return how many rows the operator's list has per code."""
+    """Return how many rows are open on the operator's list per code."""
     return await tx.all(_ATTENTION_COUNT)
 
 

@@ -27,7 +27,7 @@ _DIALECT = sqlite.dialect(paramstyle="named")
 
 #: The tables of which the writer keeps rows: see `live_rows`.
 LIVE_TABLES = frozenset(
-    {"executions", "execution_items", "payouts", "evidence", "refs", "store_state"}
+    {"executions", "execution_items", "payouts", "evidence", "refs", "store_state", "pauses"}
 )
 
 

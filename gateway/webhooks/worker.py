@@ -126,8 +126,6 @@ class Deliveries:
         self._receipts = Receipts(db, self._settle)
         self._tokens = LeaseTokens(gateway_id)
         self._begun = False
-        #: bound once: a line of every receipt, on a level that is usually off
-        self._log = _log.bind()
         self.wakeup = Wakeup(runtime.clock, runtime.timeline)
         self._handover = Handover(
             self._queue,
@@ -530,7 +528,7 @@ class Deliveries:
         next_at = None if again_s is None else now + timedelta(seconds=again_s)
         self._metrics.webhook_attempt(result.outcome)
         # A receipt is in the log of tries; what went wrong is in this one, too.
-        tell = self._log.debug if result.ok else self._log.info
+        tell = _log.debug if result.ok else _log.info
         tell(
             "webhook_tried",
             payout_id=claim.payout_id,
