@@ -13,7 +13,7 @@ WORKERS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
 # them, in each run.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup demo serve test e2e e2e-clients model bench bench-quick bench-record bench-webhooks bench-isolation cover check fmt docs lock matrix adapter clean distclean
+.PHONY: help setup demo serve test e2e e2e-clients model chaos bench bench-quick bench-record bench-webhooks bench-isolation cover check fmt docs lock matrix adapter clean distclean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,10 @@ e2e-clients: $(READY) ## Clients and verifiers of others, in JavaScript and Go (
 
 model: $(READY) ## Search the larger runs of the money rules, and each rule switched off (some minutes)
 	$(BIN)/python -m tests.model
+
+chaos: $(READY) ## Kill processes and restart the database under load (STORE=sqlite|postgresql KILLS=20 RESTARTS=2)
+	$(BIN)/python -W ignore -m tests.chaos --store $(or $(STORE),postgresql) --kills $(or $(KILLS),20) \
+	  --restarts $(or $(RESTARTS),2)
 
 bench: $(READY) ## Speed, growth and memory, each beside its ceiling of the same run (about 10 minutes)
 	@mkdir -p build

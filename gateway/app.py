@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from enum import StrEnum
 
 import aiohttp
 
@@ -49,6 +50,8 @@ from gateway.spending import Spending
 from gateway.spending_rules import USD, Rules
 from gateway.store.database import Database
 from gateway.store.opening import open_database, state_file_of
+from gateway.store.postgres.database import PostgresDatabase
+from gateway.store.postgres.wakeups import Wakeups
 from gateway.store.rules import begin_with
 from gateway.sweeper import Sweeper
 from gateway.vault import Vault, vault_of
@@ -67,6 +70,17 @@ _EVERYBODY = "*"
 _log = logs.get_logger("app")
 
 
+class Role(StrEnum):
+    """What a process does. Any number of processes of each may share one PostgreSQL database."""
+
+    API = "api"  #: takes requests and custodians' webhooks
+    ENGINE = "engine"  #: talks to custodians: executions, batches, webhooks that wait
+    SENDER = "sender"  #: delivers webhooks to subscribers
+
+
+ALL_ROLES = frozenset(Role)
+
+
 @dataclass(frozen=True)
 class Workers:
     """The loops of one process."""
@@ -81,6 +95,7 @@ class Workers:
     clock: Clock
     #: of the custodians whose delivered payouts are still looked at
     after_delivery: dict[str, AfterDelivery]
+    roles: frozenset[Role] = ALL_ROLES
 
     def wake(self, name: str) -> None:
         """Ring the bell of `inbox`, `deliveries`, `replays`, `batches`, a custodian instance or all."""
@@ -103,16 +118,17 @@ class Workers:
     @asynccontextmanager
     async def running(self, failed: Callable[[BaseException], None]) -> AsyncIterator[None]:
         """Run every loop; at the end let work under way finish. A loop that dies calls `failed`."""
-        loops = {
-            "inbox": self.inbox.run,
-            "deliveries": self.deliveries.run,
-            "replays": self.replays.run,
-            "batches": self.batches.run,
-            "sweeper": self.sweeper.run,
-            "heartbeat": self.heartbeat.run,
-            **{f"engine-{name}": engine.run for name, engine in self.engines.items()},
-            **{f"delivered-{name}": looks.run for name, looks in self.after_delivery.items()},
-        }
+        loops = {"heartbeat": self.heartbeat.run}
+        if Role.SENDER in self.roles:
+            loops |= {"deliveries": self.deliveries.run, "replays": self.replays.run}
+        if Role.ENGINE in self.roles:
+            loops |= {
+                "inbox": self.inbox.run,
+                "batches": self.batches.run,
+                "sweeper": self.sweeper.run,
+                **{f"engine-{name}": engine.run for name, engine in self.engines.items()},
+                **{f"delivered-{name}": looks.run for name, looks in self.after_delivery.items()},
+            }
         await self.heartbeat.start()
         tasks = [
             asyncio.create_task(self._keep(name, loop), name=name) for name, loop in loops.items()
@@ -164,14 +180,17 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
     runtime: Runtime | None = None,
     ready: Callable[[], bool] = lambda: True,
     broken: Callable[[], bool] = lambda: False,
+    roles: frozenset[Role] = ALL_ROLES,
 ) -> AsyncIterator[Gateway]:
     """Wire everything. ConfigError lists every fault of every custodian at once.
 
-    `ready`, `broken`: whether the process takes requests, and whether one of its loops has died.
+    `roles`: which loops run. `ready`, `broken`: whether the process takes requests, and whether one of its loops has died.
     """
     for key in (settings.server_key, settings.previous_server_key):
         if key is not None:
             logs.SCRUBBER.register(key.get_secret_value())
+    if settings.postgres is not None and settings.postgres.password:
+        logs.SCRUBBER.register(settings.postgres.password)
     runtime = runtime or real_runtime()
     metrics = Metrics()
     vault = vault_of(settings, runtime.ids)
@@ -218,10 +237,11 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
         owner = f"{socket.gethostname()}-{os.getpid()}"
         bells: list[Workers] = []
 
-        def wake(name: str) -> None:
+        def wake_own(name: str) -> None:
             for workers in bells:
                 workers.wake(name)
 
+        wake = await _waking_others(stack, db, identity.id, wake_own)
         sender = Sender(to_endpoints, settings.webhooks, runtime)
         endpoints = Endpoints(runtime, vault, settings)
         limits = settings.limits
@@ -312,6 +332,7 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
                 for name, engine in engines.items()
                 if engine.custodian.capabilities.looked_after_delivery_s
             },
+            roles=roles,
         )
         bells.append(workers)
         context = ApiContext(
@@ -347,6 +368,22 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
             },
         )
         yield Gateway(context, workers, db, custodians)
+
+
+async def _waking_others(
+    stack: contextlib.AsyncExitStack, db: Database, own: str, wake: Callable[[str], None]
+) -> Callable[[str], None]:
+    """Return what wakes a loop in this process and, on PostgreSQL, in every other one."""
+    if not isinstance(db, PostgresDatabase):
+        return wake
+    others = Wakeups(db.server, own, wake)
+    await stack.enter_async_context(others.listening())
+
+    def both(name: str) -> None:
+        wake(name)
+        others.tell(name)
+
+    return both
 
 
 def _unknown_assets(settings: Settings, assets: AssetRegistry) -> list[str]:

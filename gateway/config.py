@@ -23,13 +23,17 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
     SecretStr,
     StringConstraints,
     ValidationError,
+    model_validator,
 )
 from pydantic.networks import IPvAnyNetwork
 
 from gateway.config_spending import PriceSettings, SpendingSettings, limit_faults
+from gateway.database_url import SCHEMES, PostgresUrl
 from gateway.errors import ConfigError
 from gateway.faults import names_at, words_of
 from gateway.model import Account, Amount, DestinationType, Network, Text
@@ -442,13 +446,16 @@ class Settings(_Section):
     """The whole configuration."""
 
     database: Path = Field(
-        default=Path("payout-gateway.db"), description="Path of the SQLite database."
+        default=Path("payout-gateway.db"),
+        description="Path of the SQLite database, or the URL of a PostgreSQL database "
+        "(`postgresql://user@host:5432/name`; a URL with a password belongs into a file of its own, named "
+        "by `database_file`).",
     )
     state_file: Path | None = Field(
         default=None,
         description="Path of the state file, which holds the number of the newest moving mark: by it an "
         "older copy of the database is recognised. Not set: beside the database, with `.state` added "
-        "to its name.",
+        "to its name. Not for PostgreSQL.",
     )
     public_url: Annotated[str, StringConstraints(pattern=r"^https?://[^/\s]+(/\S*)?$")] = Field(
         default="http://127.0.0.1:8080",
@@ -490,6 +497,24 @@ class Settings(_Section):
         description="More source accounts per custodian that a partner may name in `route`.",
     )
 
+    _postgres: PostgresUrl | None = PrivateAttr(default=None)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _take_url(cls, data: Any, handler: ModelWrapValidatorHandler[Settings]) -> Settings:
+        url = data.get("database") if isinstance(data, dict) else None
+        if not isinstance(url, str) or not url.strip().startswith(SCHEMES):
+            return handler(data)
+        postgres = PostgresUrl.parse(url.strip())
+        settings = handler({**data, "database": postgres.label})
+        settings._postgres = postgres  # noqa: SLF001 - its own
+        return settings
+
+    @property
+    def postgres(self) -> PostgresUrl | None:
+        """The PostgreSQL database; None where it is SQLite. `database` is then what it is called."""
+        return self._postgres
+
     @property
     def state_path(self) -> Path:
         """Where the state file is."""
@@ -526,6 +551,7 @@ def load(path: Path | None, environ: Mapping[str, str] | None = None) -> Setting
         if name.startswith(ENV_PREFIX) and name not in CLIENT_ENV:
             _put(raw, name.removeprefix(ENV_PREFIX).lower().split("__"), text)
     raw = _read_files(raw, base, faults, ())
+    _refuse_url(raw)
     try:
         settings = Settings.model_validate(raw)
     except ValidationError as error:
@@ -534,7 +560,7 @@ def load(path: Path | None, environ: Mapping[str, str] | None = None) -> Setting
         ]
         raise ConfigError(faults) from None
     # Beside the configuration; a path that is absolute stays as it is.
-    paths = {"database": base / settings.database}
+    paths = {} if settings.postgres is not None else {"database": base / settings.database}
     if settings.state_file is not None:
         paths["state_file"] = base / settings.state_file
     settings = settings.model_copy(update=paths)
@@ -543,6 +569,22 @@ def load(path: Path | None, environ: Mapping[str, str] | None = None) -> Setting
     if faults:
         raise ConfigError(faults)
     return settings
+
+
+def _refuse_url(raw: dict[str, Any]) -> None:
+    """Raise ConfigError for a wrong URL of a PostgreSQL database, and for what does not go beside it."""
+    url = raw.get("database")
+    if not isinstance(url, str) or not url.strip().startswith(SCHEMES):
+        return
+    faults = []
+    try:
+        PostgresUrl.parse(url.strip())
+    except ValueError as error:
+        faults.append(f"database: {error}")
+    if raw.get("state_file") is not None:
+        faults.append("state_file: it is for SQLite; PostgreSQL tells an older copy by other means")
+    if faults:
+        raise ConfigError(faults)
 
 
 def _put(raw: dict[str, Any], keys: list[str], text: str) -> None:
@@ -620,6 +662,8 @@ def _cross_faults(settings: Settings) -> list[str]:
 
 def _state_file_faults(settings: Settings) -> list[str]:
     """Return what is wrong with where the state file is: it must be no file of the database."""
+    if settings.postgres is not None:
+        return []
     taken = [_beside(settings.database, suffix) for suffix in ("", *_BESIDE_DATABASE)]
     # It has a lock file beside it, which is opened as well.
     own = [_beside(settings.state_path, suffix) for suffix in ("", ".lock")]

@@ -17,7 +17,7 @@ import uvloop
 from gateway import __version__, logs
 from gateway.accepting import Acceptor
 from gateway.api.application import create_api, create_metrics_api
-from gateway.app import GRACE_S, open_gateway
+from gateway.app import ALL_ROLES, GRACE_S, Role, open_gateway
 from gateway.config import Settings
 from gateway.connections import Connections, Limits, most_connections
 from gateway.errors import ConfigError, SchemaMismatch
@@ -32,33 +32,38 @@ _OTHER = {"listen": "with --port", "metrics": "as metrics.port"}
 _log = logs.get_logger("app")
 
 
-async def serve(
+async def serve(  # noqa: PLR0913 - the options of the command
     settings: Settings,
     *,
     port: int | None = None,
     runtime: Runtime | None = None,
     ready: Callable[[str], None] | None = None,
+    roles: frozenset[Role] = ALL_ROLES,
     allow_removed: bool = False,
 ) -> int:
     """Serve until SIGTERM or SIGINT; return the exit code. `ready` is called with the base URL.
 
+    A process without the role `api` has no listener but that for metrics and probes; its URL is empty.
     ConfigError where a custodian that is not configured has something open, unless `allow_removed`.
 
     2: the database's schema was changed by another program version meanwhile. 1: a loop died.
     """
     logs.configure(settings.log.format, settings.log.level, buffered=True)
     try:
-        return await _serve(settings, port, runtime, ready, allow_removed=allow_removed)
+        return await _serve(
+            settings, port, runtime, ready, roles=roles, allow_removed=allow_removed
+        )
     finally:
         logs.unbuffer()
 
 
-async def _serve(
+async def _serve(  # noqa: C901, PLR0913 - as above; one listener, loop and server after the other
     settings: Settings,
     port: int | None,
     runtime: Runtime | None,
     ready: Callable[[str], None] | None,
     *,
+    roles: frozenset[Role],
     allow_removed: bool,
 ) -> int:
     stopping = asyncio.Event()
@@ -75,9 +80,10 @@ async def _serve(
 
     most = most_connections(settings)
     with contextlib.ExitStack() as listeners:
-        public = listeners.enter_context(
-            _listen("listen", settings.listen.host, settings.listen.port if port is None else port)
-        )
+        public = None
+        if Role.API in roles:
+            port = settings.listen.port if port is None else port
+            public = listeners.enter_context(_listen("listen", settings.listen.host, port))
         inner = None
         if settings.metrics.port is not None:
             inner = listeners.enter_context(
@@ -88,6 +94,7 @@ async def _serve(
             runtime=runtime,
             ready=lambda: not stopping.is_set(),
             broken=lambda: bool(broken),
+            roles=roles,
         ) as gateway:
             context = gateway.context
             removed = await refuse_removed(
@@ -105,28 +112,32 @@ async def _serve(
                         _serving(create_metrics_api(context), inner, Connections(limits), fail)
                     )
                     _log.info("metrics_ready", url=_address(inner) + "/metrics")
-                connections = Connections(Limits.of(settings.listen, most), context.metrics)
-                serving = await servers.enter_async_context(
-                    _serving(
-                        create_api(context),
-                        public,
-                        connections,
-                        fail,
-                        proxies=settings.listen.trusted_proxies,
+                ends: set[asyncio.Task[Any]] = {asyncio.create_task(stopping.wait())}
+                if public is not None:
+                    connections = Connections(Limits.of(settings.listen, most), context.metrics)
+                    ends.add(
+                        await servers.enter_async_context(
+                            _serving(
+                                create_api(context),
+                                public,
+                                connections,
+                                fail,
+                                proxies=settings.listen.trusted_proxies,
+                            )
+                        )
                     )
-                )
-                address = _address(public)
+                address = "" if public is None else _address(public)
                 _log.info(
                     "ready",
                     version=__version__,
                     url=address,
+                    roles=sorted(roles),
                     custodians=sorted(settings.custodians),
                 )
                 if ready is not None:
                     ready(address)
-                stop = asyncio.create_task(stopping.wait())
-                await asyncio.wait({serving, stop}, return_when=asyncio.FIRST_COMPLETED)
-                stop.cancel()
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+                stopping.set()
     if any(isinstance(each, SchemaMismatch) for each in broken):
         return 2
     return 1 if broken else 0
@@ -137,6 +148,7 @@ def run(
     *,
     port: int | None = None,
     ready: Callable[[str], None] | None = None,
+    roles: frozenset[Role] = ALL_ROLES,
     allow_removed: bool = False,
 ) -> int:
     """Serve on an event loop of its own; for the command line."""
@@ -152,7 +164,9 @@ def run(
     # for the network. The default of 5 ms is longer than most requests take.
     sys.setswitchinterval(_SWITCH_S)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(serve(settings, port=port, ready=settled, allow_removed=allow_removed))
+        return runner.run(
+            serve(settings, port=port, ready=settled, roles=roles, allow_removed=allow_removed)
+        )
 
 
 @contextlib.asynccontextmanager

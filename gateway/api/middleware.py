@@ -121,7 +121,11 @@ async def on_http(request: Request, error: Exception) -> Response:
 async def on_store(request: Request, error: Exception) -> Response:
     """Answer while the store cannot write; nothing was changed."""
     _log.error("store_unavailable", request_id=request.state.request_id, exc_info=error)
-    detail = "The store cannot be written now; nothing was changed."
+    detail = (
+        "The store cannot be reached; what was asked for may have been done. Ask again."
+        if getattr(error, "outcome_unknown", False)
+        else "The store cannot be written now; nothing was changed."
+    )
     return await _answer(
         request, Refused("store_unavailable", detail, headers={"Retry-After": "5"})
     )

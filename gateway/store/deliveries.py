@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import (
-    Select,
+    BigInteger,
+    Integer,
     and_,
     bindparam,
     case,
@@ -27,7 +28,8 @@ from sqlalchemy import (
     update,
 )
 
-from gateway.store.database import Query, Row, Tx, upsert
+from gateway.store.database import Query, Row, Tx, listed, upsert
+from gateway.store.dialects import json_at, json_items, json_length, json_texts, matches
 from gateway.store.lanes import FREE, Handed, Held
 from gateway.store.rows import to_json
 from gateway.store.schema import deliveries, delivery_attempts, endpoints, events, payouts
@@ -39,15 +41,10 @@ _PENDING = deliveries.c.state == literal_column("'pending'")
 _IS_PENDING = func.coalesce(deliveries.c.state, "") == "pending"
 
 
-def _listed(name: str) -> Select[Any]:
-    """Return the members of a JSON list that is given as one value."""
-    return select(func.json_each(bindparam(name)).table_valued("value").c.value)
-
-
-_PATTERNS = func.json_each(endpoints.c.event_types).table_valued("value")
+_PATTERNS = json_texts(endpoints.c.event_types)
 _ENABLED = endpoints.c.status == "enabled"
 #: Those in whose lanes this process has room for the events.
-_LEASED = and_(_ENABLED, endpoints.c.id.in_(_listed("leased")))
+_LEASED = and_(_ENABLED, endpoints.c.id.in_(listed("leased")))
 #: A delivery of each event to each endpoint that subscribes, as `events.subscribes` says. GLOB reads `*`
 #: as it does; a pattern has no other wildcard.
 _FAN_OUT_INSERT = insert(deliveries).from_select(
@@ -67,9 +64,12 @@ _FAN_OUT_INSERT = insert(deliveries).from_select(
         endpoints.c.id,
         case((_ENABLED, "pending"), else_="skipped"),
         literal(0),
-        case((_LEASED, bindparam("until")), else_=bindparam("due")),
-        case((_LEASED, bindparam("token")), else_=FREE),
-        case((_ENABLED, null()), else_=bindparam("skipped_at")),
+        case(
+            (_LEASED, bindparam("until", type_=BigInteger)),
+            else_=bindparam("due", type_=BigInteger),
+        ),
+        case((_LEASED, bindparam("token", type_=BigInteger)), else_=literal(FREE, BigInteger)),
+        case((_ENABLED, null()), else_=bindparam("skipped_at", type_=BigInteger)),
         literal("scheduled"),
         literal(0),
     )
@@ -84,7 +84,7 @@ _FAN_OUT_INSERT = insert(deliveries).from_select(
     )
     .where(
         and_(
-            events.c.position.in_(_listed("positions")),
+            events.c.position.in_(listed("positions", Integer)),
             endpoints.c.id != bindparam("but"),
             # Some types an endpoint has to name.
             or_(
@@ -96,11 +96,11 @@ _FAN_OUT_INSERT = insert(deliveries).from_select(
                 ),
             ),
             or_(
-                func.json_array_length(endpoints.c.event_types) == 0,
+                json_length(endpoints.c.event_types) == 0,
                 exists(
                     select(literal(1))
                     .select_from(_PATTERNS)
-                    .where(events.c.type.op("GLOB")(_PATTERNS.c.value))
+                    .where(matches(events.c.type, _PATTERNS.c.value))
                 ),
             ),
         )
@@ -176,7 +176,7 @@ _CLAIM = Query(
 )
 _CLAIMED_EVENTS = Query(
     select(events.c.position, events.c.id, events.c.type, events.c.payout_id, events.c.body).where(
-        events.c.position.in_(_listed("positions"))
+        events.c.position.in_(listed("positions", Integer))
     )
 )
 _IN_RANGE = and_(
@@ -190,13 +190,13 @@ _LEASED_BY = Query(
     .order_by(deliveries.c.endpoint_id, deliveries.c.due_at)
     .limit(bindparam("limit"))
 )
-_KEYS = func.json_each(bindparam("keys")).table_valued("value", name="held")
+_KEYS = json_items(bindparam("keys"), "held")
 _FREE = Query(
     update(deliveries)
     .where(
         and_(
-            deliveries.c.position == func.json_extract(_KEYS.c.value, "$[0]"),
-            deliveries.c.endpoint_id == func.json_extract(_KEYS.c.value, "$[1]"),
+            deliveries.c.position == json_at(_KEYS.c.value, 0, Integer()),
+            deliveries.c.endpoint_id == json_at(_KEYS.c.value, 1),
             _IS_PENDING,
             _IN_RANGE,
         )
@@ -329,10 +329,12 @@ _OLD_EVENTS = Query(
     select(events.c.position).where(_KEPT).order_by(events.c.position).limit(bindparam("limit"))
 )
 _STILL_OLD = Query(
-    select(events.c.position).where(and_(events.c.position.in_(_listed("positions")), _KEPT))
+    select(events.c.position).where(
+        and_(events.c.position.in_(listed("positions", Integer)), _KEPT)
+    )
 )
 _DROPS = tuple(
-    Query(delete(table).where(table.c.position.in_(_listed("positions"))))
+    Query(delete(table).where(table.c.position.in_(listed("positions", Integer))))
     for table in (delivery_attempts, deliveries, events)
 )
 _OLDEST_SKIPPED = Query(

@@ -26,6 +26,7 @@ from sqlalchemy import (
 
 from gateway.runtime import Moment
 from gateway.store.database import Columns, Query, Row, Tx, listed
+from gateway.store.dialects import greatest, json_pairs, number
 from gateway.store.evidence import grouped
 from gateway.store.pauses import pause_count
 from gateway.store.rows import to_json
@@ -62,7 +63,7 @@ _HAD_EARLIER = Query(
     select(execution_items.c.execution_id).where(execution_items.c.payout_id.in_(_IDS)).limit(1)
 )
 #: The turn at which each org was served last, by its name.
-_SERVED = func.json_each(bindparam("served")).table_valued("key", "value")
+_SERVED = json_pairs(bindparam("served"))
 
 
 def _in_turn(*which: ColumnElement[bool]) -> Select[Any]:
@@ -107,7 +108,10 @@ def _in_turn(*which: ColumnElement[bool]) -> Select[Any]:
         .outerjoin(_SERVED, _SERVED.c.key == in_turn.c.org)
         # Single payouts before items of batches; among them one of each org, then another one.
         .order_by(
-            in_turn.c.rank, in_turn.c.turn, func.coalesce(_SERVED.c.value, 0), in_turn.c.due_at
+            in_turn.c.rank,
+            in_turn.c.turn,
+            func.coalesce(number(_SERVED.c.value), 0),
+            in_turn.c.due_at,
         )
         .limit(bindparam("limit"))
     )
@@ -115,9 +119,8 @@ def _in_turn(*which: ColumnElement[bool]) -> Select[Any]:
 
 def _claiming(*which: ColumnElement[bool]) -> Query:
     """Return the claim of some executions; each row with `pauses`: how many there are, of whatever."""
-    return Query(
+    claimed = (
         update(executions)
-        .where(*which)
         .values(
             lease_token=executions.c.lease_token + 1,
             lease_owner=bindparam("owner"),
@@ -125,7 +128,15 @@ def _claiming(*which: ColumnElement[bool]) -> Query:
             # News that arrives while the lease is held lowers this again, and so is not lost at release.
             due_at=bindparam("until"),
         )
-        .returning(executions, pause_count().label("pauses")),
+        .returning(executions, pause_count().label("pauses"))
+    )
+    # Other engines claim at the same time: what one of them is just claiming is left to it.
+    unlocked = (
+        select(executions.c.id).where(*which).correlate(None).with_for_update(skip_locked=True)
+    )
+    return Query(
+        claimed.where(*which),
+        on_postgres=claimed.where(executions.c.id.in_(unlocked)),
         keeps=True,
     )
 
@@ -246,7 +257,7 @@ _WAKE = Query(
     keeps=True,
 )
 _NEXT_DUE = Query(
-    select(func.min(func.max(executions.c.due_at, executions.c.lease_until)).label("due")).where(
+    select(func.min(greatest(executions.c.due_at, executions.c.lease_until)).label("due")).where(
         and_(executions.c.custodian == bindparam("custodian"), _OPEN)
     )
 )

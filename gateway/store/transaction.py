@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_ONLY_TX = "a store function may await nothing but its transaction"
+ONLY_TX = "a store function may await nothing but its transaction"
 
 
 class Tx(Protocol):
@@ -136,10 +136,20 @@ class _Here(threading.local):
 _here = _Here()
 
 
+@contextmanager
+def stepping() -> Iterator[None]:
+    """Say that this thread runs a store function meanwhile."""
+    _here.driving = True
+    try:
+        yield
+    finally:
+        _here.driving = False
+
+
 def refuse_inside_a_function() -> None:
     """Raise RuntimeError where the caller is itself a store function."""
     if _here.driving:
-        raise RuntimeError(_ONLY_TX)
+        raise RuntimeError(ONLY_TX)
 
 
 def drive(fn: StoreFunction[P, R], tx: SqliteTx, /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -160,7 +170,7 @@ def drive(fn: StoreFunction[P, R], tx: SqliteTx, /, *args: P.args, **kwargs: P.k
         with suppress(Exception, asyncio.CancelledError):
             steps.close()
         name = getattr(fn, "__qualname__", None) or repr(fn)
-        raise RuntimeError(f"{_ONLY_TX}; {name} awaited something else")
+        raise RuntimeError(f"{ONLY_TX}; {name} awaited something else")
     finally:
         tx.end()
         _here.driving = False

@@ -28,7 +28,9 @@ from gateway.runtime import Ids, Runtime, real_runtime
 from gateway.store import events, executions
 from gateway.store import payouts as rows
 from gateway.store.database import Database, Row, Tx
+from gateway.store.postgres.database import PostgresDatabase
 from gateway.vault import Vault
+from tests import postgres
 from tests.clock import SetClock
 from tests.databases import make_database
 from tests.live_rows import compared
@@ -233,12 +235,17 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 async def bench(
-    tmp_path: Path, capabilities: Capabilities, empty_database: Path
+    tmp_path: Path, capabilities: Capabilities, empty_database: Path, store: str
 ) -> AsyncIterator[Bench]:
     """A bench on a fresh database."""
-    path = tmp_path / "bench.db"
-    shutil.copy(empty_database, path)
     clock = SetClock()
     runtime = replace(real_runtime(), clock=clock, ids=Ids(clock))
+    if store == "postgresql":
+        with postgres.fresh() as server:
+            async with PostgresDatabase(server) as db:
+                yield Bench(db, clock, runtime, capabilities)
+        return
+    path = tmp_path / "bench.db"
+    shutil.copy(empty_database, path)
     async with Database(path) as db:
         yield Bench(db, clock, runtime, capabilities)
