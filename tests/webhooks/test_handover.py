@@ -238,10 +238,11 @@ def test_tokens_say_whose_they_are() -> None:
     assert (others.own_first, others.own_last) == (first, last)
 
 
+@pytest.mark.parametrize("case", ["the first one", "taken for dead"])
 async def test_what_a_gateway_leases_meanwhile_is_its_own(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, case: str
 ) -> None:
-    """Two are started at once, and one of them was the first: it frees what was leased before it ran.
+    """Two are started at once, or one only seems to be dead: what it leased before is freed.
 
     Were it to free what the other one leases from then on, both would be busy with that for ever.
     """
@@ -266,9 +267,11 @@ async def test_what_a_gateway_leases_meanwhile_is_its_own(
         assert await bench.db.run(claim) == 1
         await bench.clock.advance(1)
         monkeypatch.setattr(stored, "free_deliveries", free_and_claim)
-        monkeypatch.setattr(bench.db, "_alone", True)
-        async with delivering(bench):
+        monkeypatch.setattr(bench.db, "_alone", case == "the first one")
+        async with delivering(bench) as deliveries:
             await until(lambda: bench.db.lanes is not None)
+            if case == "taken for dead":
+                await asyncio.wait_for(deliveries.free_leases("gw_other"), 5)
         # What was leased before is freed: whoever leased it may be gone.
         assert freed == [1]
         first, last = tokens_of("gw_other")
