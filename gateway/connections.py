@@ -29,7 +29,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway.config import ListenSettings, Settings
 from gateway.errors import ConfigError
-from gateway.limits import HELD, RECOGNISED, client_group
+from gateway.limits import ARRIVED, HELD, RECOGNISED, client_group
 from gateway.logs import get_logger
 from gateway.metrics import Metrics
 
@@ -413,6 +413,8 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """End a request; its answer may be complete already."""
         super().on_message_complete()
+        scope: Any = self.scope
+        scope["state"][ARRIVED] = True
         self._completed += 1
         self._part = _Part.REQUEST
         self._take_place()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import cast
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -28,7 +27,15 @@ from gateway.api import (
     payouts,
     replay,
 )
-from gateway.api.access import Guarded, Uses, needs, needs_either, needs_or_secret, public
+from gateway.api.access import (
+    Guarded,
+    Handler,
+    Uses,
+    needs,
+    needs_either,
+    needs_or_secret,
+    public,
+)
 from gateway.api.admission import Admission
 from gateway.api.context import ApiContext
 from gateway.api.idempotency import Keys
@@ -46,6 +53,8 @@ class GuardedRoute(Route):
     """A route that says who may call it, by method."""
 
     guards: Mapping[str, Guarded]
+    #: its handlers as a function
+    answer: Handler
 
 
 class _Dispatch:
@@ -67,8 +76,9 @@ class _Dispatch:
 
 def _route(path: str, **handlers: Guarded) -> GuardedRoute:
     """Return one route with a handler per method, so that a 405 names every method there is."""
-    route = GuardedRoute(path, _Dispatch(handlers), methods=sorted(handlers))
-    route.guards = handlers
+    dispatch = _Dispatch(handlers)
+    route = GuardedRoute(path, dispatch, methods=sorted(handlers))
+    route.guards, route.answer = handlers, dispatch.answer
     return route
 
 
@@ -170,12 +180,7 @@ def _browser_routes(origins: Sequence[str]) -> list[Route]:
     )
     return [
         # As a function: Starlette answers what it raises inside of the middleware, with its headers.
-        Route(
-            path,
-            cast("_Dispatch", each.endpoint).answer,
-            methods=[*(each.methods or ()), "OPTIONS"],
-            middleware=[may],
-        )
+        Route(path, each.answer, methods=[*(each.methods or ()), "OPTIONS"], middleware=[may])
         if origins
         else each
         for path, each in (

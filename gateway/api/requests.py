@@ -16,6 +16,7 @@ from gateway.api.context import ApiContext
 from gateway.errors import Refused
 from gateway.faults import names_at, plain_faults, words_of
 from gateway.keys import Caller, recognise
+from gateway.limits import ARRIVED
 
 MAX_BODY = 64 * 1024
 #: How much of a body that is too large is thrown away before the connection is closed on it.
@@ -92,13 +93,14 @@ async def read_body(request: Request, limit: int = MAX_BODY) -> bytes:
         raise Refused("payload_too_large", detail, headers={"Connection": "close"})
     try:
         with admission_of(request).receiving(request):
-            async with asyncio.timeout(context_of(request).settings.listen.body_s):
-                async for chunk in request.stream():
-                    size += len(chunk)
-                    if size <= limit:
-                        chunks.append(chunk)
-                    elif size > _DRAIN_BYTES:
-                        break
+            arrived = request.scope["state"].get(ARRIVED, False)
+        async with asyncio.timeout(None if arrived else context_of(request).settings.listen.body_s):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size <= limit:
+                    chunks.append(chunk)
+                elif size > _DRAIN_BYTES:
+                    break
     except (ClientDisconnect, TimeoutError):
         raise Refused("request_timeout", "The body did not arrive in time.") from None
     if size > limit:

@@ -17,6 +17,7 @@ from gateway.store.postgres.connection import Connection, Server
 from gateway.store.postgres.database import PostgresDatabase
 from gateway.store.postgres.errors import ConnectionLost, OutcomeUnknown, Unavailable
 from gateway.store.state import note_witnessed, state_row
+from gateway.store.statements import Row
 
 #: How long commands that want the database alone wait for others that have it for a moment.
 _ALONE_WAIT_S, _LOOK_S = 2.0, 0.05
@@ -107,10 +108,10 @@ async def anchor_timeline(db: PostgresDatabase, runtime: Runtime) -> None:
     runtime.timeline.anchor(offset)
 
 
-async def compare(db: PostgresDatabase, cluster: Cluster) -> str | None:
+async def compare(db: PostgresDatabase, cluster: Cluster) -> Row:
     """Compare the server with the one that is known; freeze the database where it is another one.
 
-    Return why it is frozen. May be called at any time.
+    Return the store's state. May be called at any time.
     """
     known, here = await db.read(cluster.look)
     if known != here:
@@ -122,7 +123,7 @@ async def compare(db: PostgresDatabase, cluster: Cluster) -> str | None:
     if not row["witnessed"]:
         await db.run(note_witnessed)
     cluster.seen.note(row["marks"])
-    return None if row["frozen"] is None else str(row["frozen"])
+    return await db.read(state_row)
 
 
 @contextmanager
