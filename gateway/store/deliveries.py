@@ -185,7 +185,7 @@ _IN_RANGE = and_(
 )
 _LEASED_BY = Query(
     select(deliveries.c.position, deliveries.c.endpoint_id)
-    .where(and_(_PENDING, _IN_RANGE))
+    .where(and_(_PENDING, _IN_RANGE, deliveries.c.due_at < bindparam("ends_before")))
     # By the index of what is pending: otherwise the whole table would be read.
     .order_by(deliveries.c.endpoint_id, deliveries.c.due_at)
     .limit(bindparam("limit"))
@@ -395,9 +395,14 @@ async def fan_out(  # noqa: PLR0913 - the events and their scope
     )
 
 
-async def leased_deliveries(tx: Tx, held: Held, limit: int) -> list[tuple[int, str]]:
-    """Return deliveries under such leases: position and endpoint of each. A long read."""
-    rows = await tx.all(_LEASED_BY, limit=limit, **held._asdict())
+async def leased_deliveries(
+    tx: Tx, held: Held, ends_before: int, limit: int
+) -> list[tuple[int, str]]:
+    """Return deliveries under such leases, which end before a time: position and endpoint of each.
+
+    A long read.
+    """
+    rows = await tx.all(_LEASED_BY, ends_before=ends_before, limit=limit, **held._asdict())
     return [(row["position"], row["endpoint_id"]) for row in rows]
 
 
