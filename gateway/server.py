@@ -82,15 +82,18 @@ async def serve(
                     )
                     _log.info("metrics_ready", url=_address(inner) + "/metrics")
                 connections = Connections(Limits.of(settings.listen, most), context.metrics)
+                api = create_api(context)
                 serving = await servers.enter_async_context(
                     _serving(
-                        create_api(context),
+                        api,
                         public,
                         connections,
                         fail,
                         proxies=settings.listen.trusted_proxies,
                     )
                 )
+                # Before the listener waits for open requests: a stream would hold it up.
+                servers.callback(api.state.pages.hub.close)
                 address = _address(public)
                 _log.info(
                     "ready",
