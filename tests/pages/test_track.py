@@ -7,6 +7,7 @@ from datetime import timedelta
 from decimal import Decimal
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -351,7 +352,7 @@ async def test_a_poll_costs_nothing_where_nothing_changed(api: Api) -> None:
     answer, _ = await api.send("GET", path_of(payout), authorization=None)
     tag = answer.headers["etag"]
 
-    async def poll(**headers: str) -> tuple[int, bytes]:
+    async def poll(**headers: Any) -> tuple[int, bytes]:
         answer, raw = await api.send(
             "GET", path_of(payout), authorization=None, if_none_match=tag, **headers
         )
