@@ -16,7 +16,8 @@
   const kept = { message: "", bad: false, busy: false, done: "" };
 
   // --- Times --------------------------------------------------------------------------------------
-  const form = (options) => new Intl.DateTimeFormat(language, options);
+  // Days before months and 24 hours, as the server writes them.
+  const form = (options) => new Intl.DateTimeFormat(language === "en" ? "en-GB" : language, options);
   const hm = form({ hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
   const hms = form({ hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
   const date = form({ day: "numeric", month: "short" });
