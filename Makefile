@@ -13,7 +13,7 @@ WORKERS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
 # them, in each run.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup demo serve test e2e e2e-clients model chaos bench bench-quick bench-record bench-webhooks bench-isolation cover check fmt docs lock matrix adapter clean distclean
+.PHONY: help setup demo serve test e2e e2e-clients e2e-pages model chaos bench bench-quick bench-record bench-webhooks bench-isolation cover check fmt docs lock matrix adapter clean distclean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,10 @@ e2e: $(READY) ## Run only the tests with whole processes
 e2e-clients: $(READY) ## Clients and verifiers of others, in JavaScript and Go (needs node and npm)
 	$(BIN)/python -m tests.clients.dfns_javascript
 	$(BIN)/python -m tests.clients.webhooks_verifiers
+
+e2e-pages: $(READY) ## The pages in headless Chromium, with axe-core (PICTURES=1 writes docs/images)
+	@scripts/browser
+	PICTURES=$(PICTURES) $(BIN)/python -m pytest -m browser -p no:randomly tests/pages
 
 model: $(READY) ## Search the larger runs of the money rules, and each rule switched off (some minutes)
 	$(BIN)/python -m tests.model

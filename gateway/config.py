@@ -197,6 +197,17 @@ class LimitSettings(_Section):
         ge=1,
         description="Request bodies of one API key or client secret that arrive at the same time.",
     )
+    streams: int = Field(
+        default=400,
+        ge=0,
+        description="Event streams of tracking pages that are open at the same time. Further pages "
+        "ask for changes every few seconds instead.",
+    )
+    streams_per_address: int = Field(
+        default=40,
+        ge=0,
+        description="Event streams of tracking pages of one client address (IPv6: /64).",
+    )
     refusals_per_s: float = Field(
         default=10,
         gt=0,
@@ -216,6 +227,26 @@ class LimitSettings(_Section):
         default=400,
         ge=0,
         description="429 responses that are held back at the same time, in total.",
+    )
+
+
+class PageSettings(_Section):
+    """The pages for people."""
+
+    frame_origins: tuple[
+        Annotated[str, StringConstraints(pattern=r"^https?://[^/\s*;,'\"]+$")], ...
+    ] = Field(
+        default=(),
+        description="Origins whose pages may embed the tracking page in a frame; none, if not set.",
+    )
+
+
+class OrgSettings(_Section):
+    """What recipients see of an org."""
+
+    display_name: Annotated[str, StringConstraints(min_length=1, max_length=80)] | None = Field(
+        default=None,
+        description="Name of the org on the tracking page. Not set: the page says `the sender`.",
     )
 
 
@@ -368,6 +399,10 @@ class CustodianSettings(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True, hide_input_in_errors=True)
 
     adapter: str = Field(description="Name of the adapter that speaks to it.")
+    display_name: Annotated[str, StringConstraints(min_length=1, max_length=80)] | None = Field(
+        default=None,
+        description="Name of the provider on the tracking page; the page names none, if not set.",
+    )
     modes: tuple[Mode, ...] = Field(
         default=("live",),
         min_length=1,
@@ -480,6 +515,15 @@ class Settings(_Section):
     metrics: MetricsSettings = MetricsSettings()
     limits: LimitSettings = LimitSettings()
     log: LogSettings = LogSettings()
+    pages: PageSettings = PageSettings()
+    orgs: dict[OrgName, OrgSettings] = Field(default={}, description="Orgs by name.")
+    explorers: dict[
+        Network, Annotated[str, StringConstraints(pattern=r"^(https?://[^\s]*\{hash\}[^\s]*)?$")]
+    ] = Field(
+        default={},
+        description="Per network, the address of a transaction's page at a block explorer, with "
+        "`{hash}` in it. Overrides the built-in one on the tracking page; empty: no link.",
+    )
     webhooks: WebhookSettings = WebhookSettings()
     engine: EngineSettings = EngineSettings()
     retention: RetentionSettings = RetentionSettings()

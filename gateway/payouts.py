@@ -6,10 +6,11 @@ Both write status, document, events and deliveries in one transaction. Nothing e
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -79,6 +80,14 @@ class Payouts:
         self._runtime = runtime
         self._vault = vault
         self._action_life = action_life
+        self._listeners: list[Callable[[str], None]] = []
+
+    def on_change(self, listener: Callable[[str], None]) -> None:
+        """Have a function called with a payout's id each time that this process has changed the payout.
+
+        On the event loop, after the commit. It has to return at once and must not raise.
+        """
+        self._listeners.append(listener)
 
     async def accept(
         self, tx: Tx, caller: Caller, quote_id: str, *, strict: bool = False
@@ -313,8 +322,16 @@ class Payouts:
             await rows.add_hashes(tx, payout_id, change.hashes)
         if change.columns:
             await rows.update_payout(tx, payout_id, **change.columns)
+            if self._listeners:
+                tx.when_over(partial(self._over, payout_id))
         if change.events:
             await self._publish(tx, change.row, change.now, change.events)
+
+    def _over(self, payout_id: str, committed: bool) -> None:  # noqa: FBT001 - as the store calls it
+        """Tell whoever listens of a payout, once its change is durable."""
+        if committed:
+            for each in self._listeners:
+                each(payout_id)
 
     async def _publish(self, tx: Tx, row: Row, now: datetime, events: Sequence[Event]) -> None:
         await publish(tx, self._runtime, row["org"], row["mode"], now, events)

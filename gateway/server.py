@@ -115,10 +115,11 @@ async def _serve(  # noqa: C901, PLR0913 - as above; one listener, loop and serv
                 ends: set[asyncio.Task[Any]] = {asyncio.create_task(stopping.wait())}
                 if public is not None:
                     connections = Connections(Limits.of(settings.listen, most), context.metrics)
+                    api = create_api(context)
                     ends.add(
                         await servers.enter_async_context(
                             _serving(
-                                create_api(context),
+                                api,
                                 public,
                                 connections,
                                 fail,
@@ -126,6 +127,8 @@ async def _serve(  # noqa: C901, PLR0913 - as above; one listener, loop and serv
                             )
                         )
                     )
+                    # Before the listener waits for open requests: a stream would hold it up.
+                    servers.callback(api.state.pages.hub.close)
                 address = "" if public is None else _address(public)
                 _log.info(
                     "ready",

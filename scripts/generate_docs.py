@@ -385,6 +385,7 @@ def _members(kind: type[BaseModel], prefix: str) -> list[list[Any]]:
         if inner is not None:
             key = {
                 "custodians": ".NAME.",
+                "orgs": ".NAME.",
                 "accounts": ".NAME[].",
                 "routes": "[].",
                 "assets": "[].",

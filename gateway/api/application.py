@@ -42,7 +42,7 @@ from gateway.api.idempotency import Keys
 from gateway.api.jobs import Jobs
 from gateway.api.middleware import Envelope
 from gateway.keys import Scope
-from gateway.pages import track
+from gateway.pages import files, track
 
 __all__ = ["ApiContext", "create_api"]
 
@@ -147,6 +147,8 @@ _PLAIN = [
     _route("/events/{event_id}/attempts", GET=needs(Scope.EVENTS_READ, replay.list_event_attempts)),
     _route("/events/{event_id}/resend", POST=needs(Scope.WEBHOOKS_WRITE, replay.resend)),
     _route("/track/{token}", GET=public(track.show)),
+    _route("/track/{token}/stream", GET=public(track.stream)),
+    _route("/assets/{name}", GET=public(files.asset)),
     _route("/healthz", GET=public(health.healthz)),
     _route("/readyz", GET=public(health.readyz)),
     _route("/openapi.json", GET=public(docs.openapi_json)),
@@ -248,4 +250,6 @@ def _application(context: ApiContext, routes: Sequence[Route]) -> Starlette:
     app.state.jobs = Jobs(context.settings.limits, context.metrics, context.runtime.clock)
     app.state.uses = Uses(context)
     app.state.documents = docs.Documents(context)
+    app.state.pages = track.Pages(context.settings, context.db, context.runtime)
+    context.payouts.on_change(app.state.pages.hub.changed)
     return app

@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from importlib.resources import files
 from typing import Any
 
 from starlette.requests import Request
@@ -16,6 +15,7 @@ from starlette.responses import Response
 from gateway.api.context import ApiContext
 from gateway.api.openapi import document
 from gateway.api.problems import PROBLEMS
+from gateway.pages.files import content
 from gateway.pages.render import page
 
 
@@ -58,8 +58,7 @@ def _problems(_: str) -> _Made:
 
 
 def _style(_: str) -> _Made:
-    raw = files("gateway.pages").joinpath("static/style.css").read_bytes()
-    return _Made(raw, "text/css", {"Cache-Control": "max-age=3600"})
+    return _Made(content("style.css"), "text/css", {"Cache-Control": "max-age=3600"})
 
 
 def _page(template: str, **values: Any) -> _Made:

@@ -228,8 +228,37 @@ def _paths(refs: dict[Any, Any]) -> dict[str, Any]:
                 "parameters": [in_path("token")],
                 "responses": {
                     "200": html,
+                    "304": {"description": "`If-None-Match` is the tag of the page as it is."},
                     "404": {**html, "description": "A page: no such payout."},
                     "429": {**html, "description": "A page: too many links that do not exist."},
+                },
+                "security": [],
+            }
+        },
+        "/track/{token}/stream": {
+            "get": {
+                "operationId": "streamTrackedPayout",
+                "tags": ["operation"],
+                "summary": "Changes of the public page, as server-sent events",
+                "description": "For the page's own script. Events: `now` (the server's clock, in "
+                "milliseconds), `state` (the part of the page that changes, its tag as the id), `end` "
+                "(no other state follows).",
+                "parameters": [
+                    in_path("token"),
+                    query("v", "Tag of the page that the client has."),
+                ],
+                "responses": {
+                    "200": {
+                        "description": "A stream.",
+                        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+                    },
+                    "404": {**html, "description": "A page: no such payout."},
+                    "429": {**html, "description": "A page: too many links that do not exist."},
+                    "503": {
+                        "description": "Too many streams are open; `Retry-After` says when to ask "
+                        "again. `GET /track/{token}` with `If-None-Match` serves meanwhile.",
+                        "content": {"text/plain": {"schema": {"type": "string"}}},
+                    },
                 },
                 "security": [],
             }

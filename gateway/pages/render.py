@@ -1,26 +1,55 @@
-"""Rendering a template into a page that may load nothing but itself."""
+"""Rendering a template into a page that may load nothing but the gateway's own files."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.responses import HTMLResponse
+
+from gateway.pages.files import HASHED
 
 _TEMPLATES = Environment(
     loader=PackageLoader("gateway.pages"),
     autoescape=True,
     undefined=StrictUndefined,
     trim_blocks=True,
+    lstrip_blocks=True,
 )
-_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'self'; img-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors *",
-    "Referrer-Policy": "no-referrer",
-    "X-Robots-Tag": "noindex",
-}
+_TEMPLATES.globals["file"] = HASHED
 
 
-def page(template: str, code: int = 200, **values: Any) -> HTMLResponse:
+def headers_of_page(
+    *, script: bool = False, frames: Sequence[str] = (), **more: str
+) -> Mapping[str, str]:
+    """Return the headers of a page: what it may load, and which origins may embed it.
+
+    `script`: it has a script of ours, which may ask the gateway and nobody else.
+    """
+    policy = ["default-src 'none'", "style-src 'self'", "img-src 'self'", "base-uri 'none'"]
+    if script:
+        policy += ["script-src 'self'", "connect-src 'self'"]
+    embedding = " ".join(frames) or "'none'"
+    policy += ["form-action 'none'", f"frame-ancestors {embedding}"]
+    headers = {
+        "Content-Security-Policy": "; ".join(policy),
+        "Referrer-Policy": "no-referrer",
+        "X-Robots-Tag": "noindex",
+        "Cross-Origin-Opener-Policy": "same-origin",
+    }
+    if not frames:
+        headers["X-Frame-Options"] = "DENY"
+    return headers | more
+
+
+def render(template: str, **values: Any) -> str:
+    """Return a template with its values, each escaped."""
+    return _TEMPLATES.get_template(template).render(**values)
+
+
+def page(
+    template: str, code: int = 200, headers: Mapping[str, str] | None = None, **values: Any
+) -> HTMLResponse:
     """Return a page."""
-    return HTMLResponse(_TEMPLATES.get_template(template).render(**values), code, _HEADERS)
+    return HTMLResponse(render(template, **values), code, headers or headers_of_page())

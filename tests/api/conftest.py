@@ -18,6 +18,7 @@ from typing import Any
 import aiohttp
 import pytest
 import uvicorn
+from starlette.applications import Starlette
 
 from gateway.adapter import (
     Absent,
@@ -148,6 +149,8 @@ class Api:
         self.url = ""
         self.http: aiohttp.ClientSession
         self.engine: Engine
+        self.app: Starlette
+        self.server: uvicorn.Server
         self.woken: list[str] = []
         self.pricer: TakesEverything
         self.keys: dict[tuple[str, str], str] = {}
@@ -387,9 +390,10 @@ async def open_api(
         made.woken = woken
         made.pricer = pricer
         made.http = http
+        made.app = create_api(context)
         server = _Server(
             uvicorn.Config(
-                create_api(context),
+                made.app,
                 host="127.0.0.1",
                 port=0,
                 log_config=None,
@@ -399,6 +403,7 @@ async def open_api(
                 timeout_graceful_shutdown=5,
             )
         )
+        made.server = server
         serving = asyncio.create_task(server.serve())
         while not server.started:
             await asyncio.sleep(0.001)

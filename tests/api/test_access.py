@@ -25,6 +25,7 @@ from tests.api.conftest import Api
 PUBLIC = {
     ("POST", "/custodians/{name}/webhooks"),
     *(("GET", path) for path in ("/.well-known/webhook-keys.json", "/track/{token}")),
+    *(("GET", path) for path in ("/track/{token}/stream", "/assets/{name}")),
     *(("GET", path) for path in ("/healthz", "/readyz", "/metrics", "/openapi.json")),
     *(("GET", path) for path in ("/docs", "/docs/problems", "/docs/style.css")),
 }

@@ -15,10 +15,12 @@ from gateway.api import docs
 from gateway.api.application import ROUTES
 from gateway.api.openapi import document
 from gateway.api.problems import PROBLEMS
+from gateway.pages.files import HASHED
 from gateway.views import EVENT_TYPES
 from tests.api.conftest import Api
 
 _UNDESCRIBED = {"/metrics", "/openapi.json", "/docs", "/docs/problems", "/docs/style.css"}
+_UNDESCRIBED |= {"/assets/{name}"}
 
 
 def test_the_document_is_valid_and_complete() -> None:
@@ -52,7 +54,10 @@ async def test_the_pages_load_nothing_from_elsewhere(api: Api) -> None:
         text = raw.decode()
         assert answer.status == 200
         assert "<script" not in text
-        assert re.findall(r'<link[^>]+href="([^"]+)"', text) == ["/docs/style.css"]
+        assert re.findall(r'<link[^>]+href="([^"]+)"', text) == [
+            ("../" if path.count("/") > 1 else "") + f"assets/{HASHED[name]}"
+            for name in ("style.css", "icon.svg")
+        ]
         assert not re.findall(r'\bsrc="', text)
         assert "default-src 'none'" in answer.headers["content-security-policy"]
     for code in PROBLEMS:

@@ -233,21 +233,3 @@ async def test_custodians_are_listed(api: Api) -> None:
     _, listed = await api.call("GET", "/custodians")
     assert [(each["name"], each["adapter"]) for each in listed["data"]] == [("acme_eu", "acme")]
     assert listed["data"][0]["destination_types"] == ["address", "custodian_account"]
-
-
-async def test_the_tracking_page_tells_little(api: Api) -> None:
-    """Amount and status; never the org, the reference, or the partner's own data."""
-    payout = await api.pay(
-        external_ref="private-user", reference="private-ref", metadata={"k": "private-data"}
-    )
-    path = payout["tracking_url"].removeprefix("https://pay.example/base")
-    answer, raw = await api.send("GET", path, authorization=None)
-    assert answer.status == 200
-    assert b"43 USDC" in raw
-    assert b"private" not in raw
-    assert b"acme" not in raw
-    assert "default-src 'none'" in answer.headers["content-security-policy"]
-    assert answer.headers["cache-control"] == "no-store"
-    for token in ("nope", "%00", path.removeprefix("/track/")[:-4] + "AAAA"):
-        answer, raw = await api.send("GET", f"/track/{token}", authorization=None)
-        assert (answer.status, b"No such payout" in raw) == (404, True)

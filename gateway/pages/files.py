@@ -1,0 +1,57 @@
+"""The pages' own stylesheet, scripts and icon, under addresses that change with their content."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from importlib.resources import files
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.errors import Refused
+
+_TYPES = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
+_NAMES = ("style.css", "track.js", "icon.svg")
+_YEAR_S = 31_536_000
+
+
+@dataclass(frozen=True)
+class _File:
+    body: bytes
+    media_type: str
+    #: its name with a digest of its content in it
+    hashed: str
+
+
+def _read(name: str) -> _File:
+    body = files("gateway.pages").joinpath("static", name).read_bytes()
+    stem, _, kind = name.partition(".")
+    digest = hashlib.sha256(body).hexdigest()[:12]
+    return _File(body, _TYPES[kind], f"{stem}.{digest}.{kind}")
+
+
+_FILES = {name: _read(name) for name in _NAMES}
+#: By name without the digest.
+HASHED = {name: each.hashed for name, each in _FILES.items()}
+#: Changes with every release that changes how pages look or behave.
+RELEASE = hashlib.sha256("".join(HASHED.values()).encode()).hexdigest()[:8]
+
+
+def content(name: str) -> bytes:
+    """Return the content of a file, by its name without the digest."""
+    return _FILES[name].body
+
+
+async def asset(request: Request) -> Response:
+    """`GET /assets/{name}`: kept by browsers for good, as other content has another address.
+
+    A page of another release names another digest: it gets the file of this one, and keeps it not.
+    """
+    wanted: str = request.path_params["name"]
+    stem, _, kind = wanted.partition(".")
+    found = _FILES.get(f"{stem}.{kind.rpartition('.')[2]}")
+    if found is None:
+        raise Refused("not_found", "There is nothing at this path.")
+    kept = f"public, max-age={_YEAR_S}, immutable" if wanted == found.hashed else "no-store"
+    return Response(found.body, media_type=found.media_type, headers={"Cache-Control": kept})
