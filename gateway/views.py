@@ -298,7 +298,7 @@ def payout_json(payout: Payout, client_secret: str | None = None) -> dict[str, A
     left = _seconds_left(payout)
     action = _action(payout, client_secret)
     failure = _failure(payout)
-    estimate = None if left is None else payout.updated_at + timedelta(seconds=left)
+    estimate = estimated_delivery(payout)
     return {
         "id": payout.id,
         "object": "payout",
@@ -393,6 +393,12 @@ def _failure(payout: Payout) -> Failure | None:
     if failure is None or shown_detail(failure.message) == failure.message:
         return failure
     return failure.model_copy(update={"message": BY_OPERATOR})
+
+
+def estimated_delivery(payout: Payout) -> datetime | None:
+    """Return when the payout should have been delivered; None where it has ended or nothing is known."""
+    left = _seconds_left(payout)
+    return None if left is None else payout.updated_at + timedelta(seconds=left)
 
 
 def _seconds_left(payout: Payout) -> int | None:

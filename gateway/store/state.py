@@ -27,6 +27,7 @@ _STATE = Query(
         store_state,
         or_(store_state.c.marks > 0, exists().where(payouts.c.id > "")).label("used"),
         pause_count(refusing=True).label("pauses"),
+        pause_count().label("paused"),
         active_digest().label("rules_digest"),
     ).where(store_state.c.id == 1)
 )
@@ -58,7 +59,8 @@ _NEXT_MARK = Query(
 async def state_row(tx: Tx) -> Row:
     """Return the state, with `used`: whether there was ever a payout or a mark.
 
-    And with `pauses`: during how many pauses no new quotes are given; `rules_digest`: of the active rules.
+    And with `pauses`: during how many pauses no new quotes are given; `paused`: how many there are;
+    `rules_digest`: of the active rules.
     """
     row = await tx.one(_STATE)
     assert row is not None  # noqa: S101 - the row is made with the table
