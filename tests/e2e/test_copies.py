@@ -163,7 +163,7 @@ async def test_a_restored_copy_under_a_newer_state_file(  # noqa: PLR0915 - one 
     assert (status, problem["code"]) == (503, "not_accepting")
     code, out = await place.run("db", "adopt", "--accept-new")
     assert code == 1
-    assert "dummy transfer t-1" in out
+    assert "dummy key k-1" in out
     assert (await place.run("db", "adopt", "--accept-new", "--yes"))[0] == 0
     assert (await place.call(gateway, "POST", "/payouts/quote", QUOTE))[0] == 200
     status, problem = await place.call(gateway, "POST", "/payouts", {"quote_id": quote["quote_id"]})
