@@ -14,6 +14,10 @@ from gateway.store.writer import Writer
 
 _ITEMS = "SELECT payout_id FROM execution_items WHERE execution_id = ? ORDER BY position"
 _EVIDENCE = "SELECT * FROM evidence WHERE execution_id = ? ORDER BY number"
+_FLAGS = (
+    "SELECT frozen, accepting, (SELECT count(*) FROM pauses WHERE keep_accepting = 0) AS pauses "
+    "FROM store_state"
+)
 _OWNER = "SELECT payout_id FROM refs WHERE custodian = ? AND kind = ? AND value = ?"
 
 
@@ -32,7 +36,7 @@ def assert_exact(connection: Connection, live: LiveRows) -> int:
     for key, owner in tables["refs"].items():
         assert [owner] == [row[0] for row in connection.execute(_OWNER, key)]
     if live.flags is not None:
-        (state,) = connection.execute("SELECT frozen, accepting FROM store_state")
+        (state,) = connection.execute(_FLAGS)
         assert dict(live.flags) == dict(state)
     return sum(map(len, tables.values()))
 

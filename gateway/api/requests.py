@@ -94,13 +94,14 @@ async def read_body(request: Request, limit: int = MAX_BODY) -> bytes:
     try:
         with admission_of(request).receiving(request):
             arrived = request.scope["state"].get(ARRIVED, False)
-        async with asyncio.timeout(None if arrived else context_of(request).settings.listen.body_s):
-            async for chunk in request.stream():
-                size += len(chunk)
-                if size <= limit:
-                    chunks.append(chunk)
-                elif size > _DRAIN_BYTES:
-                    break
+            body_s = None if arrived else context_of(request).settings.listen.body_s
+            async with asyncio.timeout(body_s):
+                async for chunk in request.stream():
+                    size += len(chunk)
+                    if size <= limit:
+                        chunks.append(chunk)
+                    elif size > _DRAIN_BYTES:
+                        break
     except (ClientDisconnect, TimeoutError):
         raise Refused("request_timeout", "The body did not arrive in time.") from None
     if size > limit:

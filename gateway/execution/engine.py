@@ -338,7 +338,8 @@ class Engine:
         """Wake the loops that what was recorded concerns, and count it."""
         self.announce_applied(recorded.applied)
         if recorded.ended:
-            self.wakeup.ring()
+            # Also for the loop that goes on looking at what was delivered.
+            self._wake(self.custodian.name)
 
     def announce_applied(self, applied: Iterable[Applied]) -> None:
         """Wake the loops that status updates concern, and count them."""

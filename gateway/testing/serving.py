@@ -11,6 +11,7 @@
   short.
 - `--clock FILE`: the wall clock is as many seconds off as FILE says, now and whenever it changes.
   Elapsed time and the clock's id are the machine's.
+- `--allow-removed`: starts also where a custodian that is not configured has open payouts.
 - `--adapter MODULE:CLASS`: an adapter of a test, beside the installed ones.
 """
 
@@ -137,6 +138,7 @@ def main() -> int:
     parser.add_argument("--quick-number", action="append", default=[])
     parser.add_argument("--call-life", type=float, default=1.0)
     parser.add_argument("--short-looks", action="store_true")
+    parser.add_argument("--allow-removed", action="store_true")
     parser.add_argument("--clock", type=Path)
     parser.add_argument("--adapter")
     parser.add_argument("--port", type=int)
@@ -171,6 +173,7 @@ def main() -> int:
             runtime=runtime,
             ready=lambda url: print(url or "no listener", flush=True),
             roles=frozenset(options.role or Role),
+            allow_removed=options.allow_removed,
         )
     )
 

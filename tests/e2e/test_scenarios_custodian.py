@@ -168,7 +168,8 @@ async def test_a_custodian_that_is_not_configured_any_more(tmp_path: Path) -> No
         await execute(made, next_one)
         await made.stop_gateways()
         edit(made, _without_retired)
-        gateway = await made.start_gateway("--short-looks")
+        await _activate(made)
+        gateway = await made.start_gateway("--short-looks", "--allow-removed")
         await made.reaches(await made.pay("5"), "delivered")
         other = await create(made, [item("6"), item("7")])
         await execute(made, other)
@@ -190,6 +191,7 @@ async def test_a_custodian_that_is_not_configured_any_more(tmp_path: Path) -> No
         await ledger_pays(made, ["5", "6", "7"])
         await made.stop_gateways()
         edit(made, _with_retired)
+        await _activate(made)
         await made.start_gateway("--short-looks")
         await made.steer("POST", "clock", {"advance_s": 61})
         never_said_unpaid(await made.reaches(slow, "delivered", seconds=40))
@@ -199,7 +201,14 @@ async def test_a_custodian_that_is_not_configured_any_more(tmp_path: Path) -> No
         await ledger_pays(made, ["1.000407", "2", "3", "4", "5", "6", "7", "8"])
 
 
+async def _activate(made: Stack) -> None:
+    """Let gateways pay by the changed routes."""
+    code, out, err = await made.command("rules", "activate", "--reason", "a custodian is gone")
+    assert code == 0, out + err
+
+
 def _with_retired(document: dict[str, Any]) -> None:
+    document["prices"] = {"usd": {"EURC": "1.08"}}
     custodians = document["custodians"]
     custodians["retired"] = {
         **custodians["fireblocks"],

@@ -132,7 +132,7 @@ async def test_notes_that_are_no_json_are_refused(bench: Bench, name: str) -> No
     """Whoever reads them back would find something else; the message names the note."""
     await bench.accept()
     order = bench.order(await bench.begin())
-    with pytest.raises(AdapterFault, match=r"remember\(amount=…\) is given a .*; remember texts"):
+    with pytest.raises(AdapterFault, match=r"remember\(amount=…\) is given an? .*; remember texts"):
         await order.remember(amount=NOTES[name])
     await order.remember(amount="5", many=["a", 1, None, True], pair=("a", "b"))
     assert order.notes["many"] == ["a", 1, None, True]

@@ -72,6 +72,8 @@ GROWING = {
 #: Indexes of what is open, and of nothing else: short, however many payouts there were.
 OF_WHAT_IS_OPEN = (
     "ix_deliveries_pending",
+    "ix_attention_open",
+    "ix_attention_untold",
     "ix_inbox_new",
     "ix_executions_due",
     "uq_execution_items_open",
@@ -82,8 +84,6 @@ LONG = {
     "deliveries._OLD_ATTEMPTS",
     "deliveries._OLD_EVENTS",
     "payouts._ANY_REF",
-    "payouts._ATTENTION",
-    "payouts._ATTENTION_COUNT",
 }
 
 

@@ -73,6 +73,7 @@ class PostgresDatabase(Database):
         alone: bool = False,
         untouched: bool = False,
     ) -> None:
+        self._looks = 0
         self._server = server
         self._untouched = untouched
         self._revision = revision
@@ -123,6 +124,16 @@ class PostgresDatabase(Database):
     def commits(self) -> int:
         """How many commits wrote something so far."""
         return self._writers.commits
+
+    @property
+    def foreign_commits(self) -> int:
+        """A number that rises at each look: another process may always have committed.
+
+        So that a heartbeat always looks for other gateways and wakes the loops, also where a
+        notification was lost.
+        """
+        self._looks += 1
+        return self._looks
 
     @property
     def conflicts(self) -> int:
