@@ -270,7 +270,8 @@ class Stream(Response):
                 await self._event(send, self._now())
                 continue
             lines = "".join(f"data: {line}\n" for line in update.html.splitlines() if line.strip())
-            await self._event(send, f"event: state\nid: {update.tag}\n{lines}\n")
+            # With the time: the page counts down from it.
+            await self._event(send, f"{self._now()}event: state\nid: {update.tag}\n{lines}\n")
             if update.final:
                 await self._event(send, "event: end\ndata:\n\n")
                 break
