@@ -13,7 +13,7 @@ WORKERS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
 # them, in each run.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup demo serve test e2e e2e-clients e2e-pages model bench bench-quick bench-webhooks bench-isolation cover check fmt docs lock matrix adapter clean distclean
+.PHONY: help setup demo serve test e2e e2e-clients e2e-pages model chaos bench bench-quick bench-record bench-webhooks bench-isolation cover check fmt docs lock matrix adapter clean distclean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,14 +52,23 @@ e2e-pages: $(READY) ## The pages in headless Chromium, with axe-core (PICTURES=1
 model: $(READY) ## Search the larger runs of the money rules, and each rule switched off (some minutes)
 	$(BIN)/python -m tests.model
 
-bench: $(READY) ## Speed, growth and memory, each beside its ceiling of the same run (about 8 minutes)
-	$(BIN)/python bench/run.py $(if $(RECORD),--record)
+chaos: $(READY) ## Kill processes and restart the database under load (STORE=sqlite|postgresql KILLS=20 RESTARTS=2)
+	$(BIN)/python -W ignore -m tests.chaos --store $(or $(STORE),postgresql) --kills $(or $(KILLS),20) \
+	  --restarts $(or $(RESTARTS),2)
+
+bench: $(READY) ## Speed, growth and memory, each beside its ceiling of the same run (about 10 minutes)
+	@mkdir -p build
+	$(BIN)/python bench/run.py | tee build/bench.txt
 
 bench-quick: $(READY) ## The same with small counts; warns of ratios worse than the recorded ones (2 minutes)
-	$(BIN)/python bench/run.py --quick $(if $(RECORD),--record)
+	@mkdir -p build
+	$(BIN)/python bench/run.py --quick | tee build/bench.txt
 
-bench-webhooks: $(READY) ## Signed deliveries a second, beside a bare client; what is lost (about 6 minutes)
-	$(BIN)/python bench/webhooks.py
+bench-record: $(READY) ## Keep the last run: ratios in bench/recorded.json, tables in the docs
+	$(BIN)/python bench/record.py build/bench.txt
+
+bench-webhooks: $(READY) ## Signed deliveries a second, beside a bare client; what is lost (about 4 minutes; QUICK=1 for two)
+	$(BIN)/python bench/webhooks.py $(if $(QUICK),--quick)
 
 bench-isolation: $(READY) ## Attacks beside a victim, each against a control (QUICK=1 for two minutes)
 	$(BIN)/python bench/isolation.py $(if $(QUICK),--quick)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import uvloop
-from harness import Http, Result, quantile, run_alone
+from harness import Failed, Http, Result, quantile, run_alone
 from stack import ADDRESS, Gateway, Stack, accept, quote, running_stack
 
 SINGLES = 25
@@ -171,7 +171,7 @@ def measure(quick: bool) -> Result:  # noqa: FBT001 - as each benchmark is calle
             paid = uvloop.run(transfers(stack))
         most = ceiling(first, database, stack.folder / "raw.db")
     if seen.delivered != paid:
-        raise SystemExit(f"{seen.delivered} were delivered, {paid} transfers are in the ledger")
+        raise Failed(f"{seen.delivered} were delivered, {paid} transfers are in the ledger")
     result = Result("batches", "the same rows with the bare driver")
     result.add(
         "lines accepted a second", "1/s", "higher", lines / seen.seconds, most, target="≥ 20 000"

@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import re
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ceiling import OF_PAYOUT, columns, rows_of_payout
+from harness import Failed
 
 from gateway.store import payouts as payout_rows
 from gateway.store.database import Database, Tx
@@ -24,6 +25,7 @@ _SPREAD_US = 10 * 86_400 * 1_000_000
 #: Beyond the end of any run: an open payout's next look.
 _LATER_US = 86_400 * 1_000_000
 _AT_ONCE = 500
+_CACHE_KIB = 200_000
 #: What names a row, by table; each is replaced wherever it stands in the rows of its payout.
 _NAMES = {
     "quotes": "id",
@@ -64,6 +66,24 @@ class Template:
         self._positions = [
             row[self.columns["events"].index("position")] for row in self.rows["events"]
         ]
+        #: each row with what changes in it: the place of a value, and what it is
+        self._plan = [
+            (table, row, [(at, what) for at, what in enumerate(self._kinds(table, row)) if what])
+            for table, rows in self.rows.items()
+            for row in rows
+        ]
+
+    def _kinds(self, table: str, row: tuple[Any, ...]) -> Iterator[str]:
+        """Give what each value of a row is that differs from copy to copy; empty: it does not."""
+        for name, value in zip(self.columns[table], row, strict=True):
+            if isinstance(value, str):
+                yield "text" if self._text.search(value) else ""
+            elif isinstance(value, bytes):
+                yield "bytes" if self._bytes.search(value) else ""
+            elif name in _TIMES:
+                yield "time"
+            else:
+                yield "position" if name == "position" and table in _OF_EVENTS else ""
 
     def copy(
         self, number: int, first_position: int, ago_us: int
@@ -76,25 +96,17 @@ class Template:
         }
         raw = {each.encode(): name.encode() for each, name in names.items()}
         positions = {each: first_position + at for at, each in enumerate(self._positions)}
-
-        def changed(table: str, name: str, value: Any) -> Any:
-            if isinstance(value, str):
-                return self._text.sub(lambda found: names[found[0]], value)
-            if isinstance(value, bytes):
-                return self._bytes.sub(lambda found: raw[found[0]], value)
-            if value is not None and name in _TIMES:
-                return value - ago_us
-            return positions[value] if name == "position" and table in _OF_EVENTS else value
-
-        for table, rows in self.rows.items():
-            for row in rows:
-                yield (
-                    table,
-                    tuple(
-                        changed(table, name, value)
-                        for name, value in zip(self.columns[table], row, strict=True)
-                    ),
-                )
+        change: dict[str, Callable[[Any], Any]] = {
+            "text": lambda value: self._text.sub(lambda found: names[found[0]], value),
+            "bytes": lambda value: self._bytes.sub(lambda found: raw[found[0]], value),
+            "time": lambda value: value - ago_us,
+            "position": positions.__getitem__,
+        }
+        for table, row, changes in self._plan:
+            values = list(row)
+            for at, what in changes:
+                values[at] = change[what](values[at])
+            yield table, tuple(values)
 
 
 def fill(database: Path, count: int, *, still_open: bool = False) -> list[str]:
@@ -104,6 +116,7 @@ def fill(database: Path, count: int, *, still_open: bool = False) -> list[str]:
     """
     with closing(sqlite3.connect(database, isolation_level=None)) as db:
         db.execute("PRAGMA synchronous=OFF")
+        db.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
         tables = ("quotes", *OF_PAYOUT)
         found = {name: columns(db, name) for name in tables}
         _refuse_other_tables(db, tables)
@@ -114,7 +127,7 @@ def fill(database: Path, count: int, *, still_open: bool = False) -> list[str]:
             for at, (each,) in enumerate(ids.fetchall())
         ]
         if not templates:
-            raise SystemExit("there is no payout to be copied")
+            raise Failed("there is no payout to be copied")
         (stored,) = db.execute("SELECT count(*) FROM payouts").fetchone()
         (position,) = db.execute("SELECT max(position) FROM events").fetchone()
         wanted = max(0, count - stored)
@@ -151,7 +164,7 @@ def _refuse_other_tables(db: sqlite3.Connection, known: tuple[str, ...]) -> None
         if name not in known and "payout_id" in columns(db, name):
             (rows,) = db.execute(f"SELECT count(*) FROM {name}").fetchone()
             if rows:
-                raise SystemExit(f"rows of {name} belong to payouts, and fill.py does not know it")
+                raise Failed(f"rows of {name} belong to payouts, and fill.py does not know it")
 
 
 async def _verify(database: Path, sampled: list[str], count: int, *, still_open: bool) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import ctypes
 import dataclasses
 import json
 import os
@@ -33,12 +34,22 @@ TIMES_TOLERANCE = 2.0
 #: Of a measurement of CPU time.
 PARTS = 4
 _START_S = 60.0
+_PR_SET_PDEATHSIG = 1
 _STOP_S = 15.0
 _LOAD_S = 120.0
 _MS = 1000.0
 
 
+class Failed(Exception):
+    """A benchmark that could not be measured, and why."""
+
+
 # --- processes ---------------------------------------------------------------------------------------------
+
+
+def _end_with_parent() -> None:
+    """Have the system end this process when the one that started it has ended (Linux)."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class Child:
@@ -55,6 +66,8 @@ class Child:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 env=kept,
+                # Whatever ends the benchmark ends what it started.
+                preexec_fn=_end_with_parent,  # noqa: PLW1509 - this program has one thread
                 # Ctrl-C is for the benchmark, which then ends each process by its id.
                 start_new_session=True,
             )
@@ -71,7 +84,7 @@ class Child:
         return self._process.poll() is not None
 
     def line(self, seconds: float = _START_S) -> str:
-        """Return its next line. SystemExit with the end of its log where none comes in time."""
+        """Return its next line. Failed with the end of its log where none comes in time."""
         assert self._process.stdout is not None
         end = time.monotonic() + seconds
         while b"\n" not in self._read:
@@ -79,7 +92,7 @@ class Child:
             ready, _, _ = select.select([self._process.stdout], [], [], max(0.0, left))
             part = os.read(self._process.stdout.fileno(), 2**20) if ready else b""
             if not part:
-                raise SystemExit(f"no line from {' '.join(self.command)}:\n{self.log_tail()}")
+                raise Failed(f"no line from {' '.join(self.command)}:\n{self.log_tail()}")
             self._read += part
         line, _, self._read = self._read.partition(b"\n")
         return line.decode()
@@ -198,7 +211,7 @@ class Http:
     async def call(
         self, method: str, path: str, body: bytes = b"", fields: str = "", *, wanted: int = 2
     ) -> bytes:
-        """Return the body of an answer. SystemExit where its status is not of the hundred `wanted`."""
+        """Return the body of an answer. Failed where its status is not of the hundred `wanted`."""
         connection = self._free.pop() if self._free else None
         if connection is None or connection.lost:
             loop = asyncio.get_running_loop()
@@ -216,7 +229,7 @@ class Http:
         status, told = await answer
         self._free.append(connection)
         if status // 100 != wanted:
-            raise SystemExit(f"{method} {path} answered {status}: {told[:500].decode()}")
+            raise Failed(f"{method} {path} answered {status}: {told[:500].decode()}")
         return told
 
     async def json(self, method: str, path: str, body: Any = None, fields: str = "") -> Any:
@@ -432,13 +445,10 @@ def recorded() -> dict[str, dict[str, float]]:
     return found
 
 
-def record(results: Sequence[Result], mode: str) -> None:
-    """Record the ratios of a run for later ones to be compared with."""
+def record(found: dict[str, float], mode: str) -> None:
+    """Record what later runs are compared with, by `bench: figure`; other figures stay as they are."""
     known = recorded()
-    of_mode = known.setdefault(mode, {})
-    for result in results:
-        for each in result.figures:
-            of_mode[f"{result.bench}: {each.name}"] = round(each.comparable, 4)
+    known.setdefault(mode, {}).update({name: round(value, 4) for name, value in found.items()})
     known = {name: dict(sorted(known[name].items())) for name in sorted(known)}
     RECORDED.write_text(json.dumps(known, indent=1) + "\n")
 
@@ -462,10 +472,28 @@ def warnings(results: Sequence[Result], mode: str) -> list[str]:
     return found
 
 
+#: What a benchmark that cannot be measured ends with.
+FAILURES = (Failed, OSError, ExceptionGroup)
+
+
+def stop_when_told() -> None:
+    """Have SIGTERM end this program as an error does, so that the processes it started are ended."""
+
+    def stop(number: int, _: object) -> None:
+        raise SystemExit(f"stopped by {signal.Signals(number).name}")
+
+    signal.signal(signal.SIGTERM, stop)
+
+
 def run_alone(measure: Callable[[bool], Result]) -> int:
     """Run one benchmark from the command line (`--quick` for smaller counts) and print it."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true")
     quick = parser.parse_args().quick
-    show(measure(quick), "quick" if quick else "full")
+    stop_when_told()
+    try:
+        show(measure(quick), "quick" if quick else "full")
+    except FAILURES as error:
+        say(f"not measured: {error!r}")
+        return 1
     return 0

@@ -19,7 +19,7 @@ from typing import Any
 
 import uvloop
 from ceiling import OF_PAYOUT
-from harness import Child, Http, Load, Result, child, run_alone
+from harness import Child, Failed, Http, Load, Result, child, run_alone
 from stack import Gateway, Stack, accept, pay, quote_body, running_stack, wait_ready
 
 #: Payouts before those that are measured: statements are compiled, connections are open.
@@ -48,11 +48,11 @@ class Run:
 
 
 def wait_until(done: Callable[[], bool], what: str) -> None:
-    """Wait for something. SystemExit where it does not come in time."""
+    """Wait for something. Failed where it does not come in time."""
     end = time.monotonic() + _LIMIT_S
     while not done():
         if time.monotonic() > end:
-            raise SystemExit(f"{what} took more than {_LIMIT_S:g} s")
+            raise Failed(f"{what} took more than {_LIMIT_S:g} s")
         time.sleep(_LOOK_S)
 
 
@@ -79,7 +79,7 @@ def ours(stack: Stack, gateway: Gateway, count: int) -> Run:
     cpu_s = gateway.process.cpu_s() - cpu_s
     received = stack.received()
     if len(received) != 3 * ENDPOINTS * count:
-        raise SystemExit(f"{len(received)} webhooks of {count} payouts were received")
+        raise Failed(f"{len(received)} webhooks of {count} payouts were received")
     last = max(at for at, _ in received.values())
     statements, commits = after[0] - before[0], after[1] - before[1]
     return Run(count, (last - begun) / 1e9, cpu_s, load, statements, commits)

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
-from harness import Child, Http, Load, child, closed_loop
+from harness import Child, Failed, Http, Load, child, closed_loop
 
 from gateway.config import load
 from gateway.keys import mint_key
@@ -59,7 +59,7 @@ def free_port() -> int:
 
 
 def wait_ready(process: Child, port: int, path: str = "/readyz") -> None:
-    """Wait until a server answers 200. SystemExit with the end of its log where it does not."""
+    """Wait until a server answers 200. Failed with the end of its log where it does not."""
     end = time.monotonic() + _READY_S
     while time.monotonic() < end and not process.ended:
         with contextlib.suppress(OSError, http.client.HTTPException):
@@ -69,7 +69,7 @@ def wait_ready(process: Child, port: int, path: str = "/readyz") -> None:
                 if connection.getresponse().status == 200:  # noqa: PLR2004 - ready
                     return
         time.sleep(0.005)
-    raise SystemExit(f"the server is not ready:\n{process.log_tail()}")
+    raise Failed(f"the server is not ready:\n{process.log_tail()}")
 
 
 @dataclass(frozen=True)

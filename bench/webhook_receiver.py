@@ -3,7 +3,7 @@
 Paths that begin with /hang are taken and never answered; after an answer to /close the connection is
 closed, so that the next delivery dials anew. On standard input, one word a line: `down`
 closes the port, `up` opens it again, `tell` prints what came (webhook-id, path, monotonic time in ns of
-the first, how often) as one line of JSON, `forget` forgets it.
+the first, how often) as one line of JSON, `count` how many they are, `forget` forgets it.
 """
 
 from __future__ import annotations
@@ -85,6 +85,10 @@ async def run() -> None:
             server = await loop.create_server(lambda: Receiver(seen, open_), "127.0.0.1", port)
         elif word == "forget":
             seen.clear()
+        if word == "count":
+            sys.stdout.write(f"{len(seen)}\n")
+            sys.stdout.flush()
+            continue
         told = [[*key, *value] for key, value in seen.items()] if word == "tell" else None
         sys.stdout.write(json.dumps(told) + "\n")
         sys.stdout.flush()

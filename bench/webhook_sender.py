@@ -1,8 +1,11 @@
 """A whole gateway without custodians, and events for it: the one process whose speed is measured.
 
 Reads one JSON object from its first argument: `database`, `base` (the receiver), `endpoints`, `hanging`,
-`webhooks` (settings), and `events` with `rate` per second; a `rate` of 0 writes them all before the
-first is sent. Prints, one line of JSON each, when an event was committed; then runs until it is stopped.
+`webhooks` (settings), `port`, and `preload`: so many events are written before the first is sent, once
+"go" comes on standard input. Then it serves `POST /publish` on the port: this route is of the benchmark
+and not of the product. It publishes an event of the org whose number is the body, as a payout's change
+does, and answers with its id and the time of its commit (monotonic, in ns). `GET /used` answers with
+what the process has used: CPU seconds, statements, commits.
 """
 
 from __future__ import annotations
@@ -13,9 +16,10 @@ import logging
 import sys
 import time
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import structlog
+import uvicorn
 import uvloop
 
 from gateway.app import Gateway, open_gateway
@@ -27,8 +31,8 @@ from gateway.store import endpoints as rows
 from gateway.store.database import Tx
 from gateway.webhooks.subscriptions import EndpointRequest
 
-_KIND = "payout.delivered"
-_TICK_S = 0.02
+_KIND: Final = "payout.delivered"
+_JSON = [(b"content-type", b"application/json")]
 
 
 async def subscribe(gateway: Gateway, base: str, count: int, hanging: int) -> None:
@@ -44,41 +48,57 @@ async def subscribe(gateway: Gateway, base: str, count: int, hanging: int) -> No
         )
 
 
-async def produce(gateway: Gateway, wanted: dict[str, Any]) -> None:
-    """Write events in turn for each org, with their deliveries, as a payout's change does."""
-    runtime = gateway.context.runtime
-    body = json.loads(example_event("payout.delivered", datetime.now(UTC), livemode=True))
-    raw = json.dumps(body, separators=(",", ":")).encode()
-    count, rate = wanted["events"], wanted["rate"]
-    begun, written = time.monotonic(), 0
+class Publishing:
+    """The publish route, as a bare ASGI application."""
 
-    async def one(tx: Tx, number: int) -> str:
-        org = f"org-{number % wanted['endpoints']}"
-        now = runtime.clock.now()
-        (published,) = await publish(tx, runtime, org, "live", now, [Event(_KIND, raw)])
-        return published.id
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._runtime = gateway.context.runtime
+        body = json.loads(example_event(_KIND, datetime.now(UTC), livemode=True))
+        self._raw = json.dumps(body, separators=(",", ":")).encode()
 
-    async def written_one(number: int) -> None:
-        event_id = await gateway.db.run(one, number)
-        sys.stdout.write(json.dumps([event_id, time.monotonic_ns()]) + "\n")
-        if rate:
-            gateway.context.wake("deliveries")
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer one request."""
+        if scope["path"] == "/publish":
+            message = await receive()
+            answer: Any = await self.publish(int(message["body"]))
+        else:
+            db = self._gateway.db
+            answer = [time.process_time(), db.statements, db.commits]
+        head = {"type": "http.response.start", "status": 200, "headers": _JSON}
+        await send(head)
+        await send({"type": "http.response.body", "body": json.dumps(answer).encode()})
 
+    async def publish(self, number: int) -> tuple[str, int]:
+        """Publish an event; return its id and when it was committed."""
+        committed: list[int] = []
+
+        async def one(tx: Tx) -> str:
+            # Before the sender's own callback: what it begins has not begun yet.
+            tx.when_over(lambda _: committed.append(time.monotonic_ns()))
+            event = Event(_KIND, self._raw)
+            now = self._runtime.clock.now()
+            (made,) = await publish(tx, self._runtime, f"org-{number}", "live", now, [event])
+            return made.id
+
+        return await self._gateway.db.run(one), committed[-1]
+
+
+async def preload(publishing: Publishing, wanted: dict[str, Any]) -> None:
+    """Write events for each org in turn, and wait until they may be sent."""
+    count, written = wanted["preload"], 0
     while written < count:
-        due = count if not rate else min(count, int((time.monotonic() - begun) * rate))
-        due = min(due, written + 500)
-        if due > written:
-            await asyncio.gather(*(written_one(number) for number in range(written, due)))
-            sys.stdout.flush()
-            written = due
-        if rate:
-            await asyncio.sleep(_TICK_S)
-    sys.stdout.write('"written"\n')
+        upto = min(count, written + 500)
+        numbers = range(written, upto)
+        await asyncio.gather(*(publishing.publish(n % wanted["endpoints"]) for n in numbers))
+        written = upto
+    sys.stdout.write(json.dumps({"written": time.process_time()}) + "\n")
     sys.stdout.flush()
+    await asyncio.to_thread(sys.stdin.readline)
 
 
 async def run(wanted: dict[str, Any]) -> None:
-    """Produce and deliver."""
+    """Serve and deliver."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.INFO))
     settings = Settings.model_validate(
         {
@@ -93,13 +113,21 @@ async def run(wanted: dict[str, Any]) -> None:
 
     async with open_gateway(settings) as gateway:
         await subscribe(gateway, wanted["base"], wanted["endpoints"], wanted["hanging"])
-        if not wanted["rate"]:
-            await produce(gateway, wanted)
-            await asyncio.to_thread(sys.stdin.readline)
+        publishing = Publishing(gateway)
+        if wanted["preload"]:
+            await preload(publishing, wanted)
+        config = uvicorn.Config(
+            publishing,
+            host="127.0.0.1",
+            port=wanted["port"],
+            http="httptools",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+        )
         async with gateway.workers.running(fail):
-            if wanted["rate"]:
-                await produce(gateway, wanted)
-            await asyncio.Event().wait()
+            await uvicorn.Server(config).serve()
 
 
 if __name__ == "__main__":

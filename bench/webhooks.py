@@ -1,25 +1,27 @@
 """Signed deliveries a second, beside a bare client in the same run; and nothing lost: `make bench-webhooks`.
 
 One process is the gateway with its store on this disk (synchronous=FULL), one is the receiver, and this
-one looks on. The ceiling posts the same bodies to the same receiver with aiohttp alone: no store, no
+one publishes and looks on. The ceiling posts the same bodies to the same receiver with aiohttp alone: no store, no
 signature, no plan. Counts of lost and doubled events come first; times are of this machine and this
 moment, and only the ratios travel.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import os
 import signal
+import socket
 import sqlite3
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,21 +29,29 @@ from typing import Any
 
 import aiohttp
 import uvloop
+from webhook_publisher import Publisher, Told
 
 from gateway.examples import example_event
 
 _HERE = Path(__file__).parent
 ENDPOINTS = 20
 HANGING = 4
-DRAIN = 6000
-ROUNDS = 3
-PACED_S = 20
-#: Half of what a drain reached in this run, at most so many a second.
-_MOST_RATE = 400
-DOWN_S = 60
-KILLS = 8
 KILL_EVERY_S = 3.0
 _LIMIT_S = 240
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured."""
+
+    drain: int = 6000
+    flow: int = 8000
+    paced_s: float = 20
+    down_s: float = 60
+    kills: int = 5
+
+
+SIZES = Sizes()
 
 
 @dataclass
@@ -51,8 +61,10 @@ class Counted:
     events: int = 0
     lost: int = 0
     doubled: int = 0
-    seconds: float = 0.0
+    #: from the commit of an event to its arrival
     latencies_ms: list[float] = field(default_factory=list)
+    #: from the request that publishes it to its arrival
+    asked_ms: list[float] = field(default_factory=list)
 
     def quantile(self, percent: int) -> float:
         """Return a latency in ms."""
@@ -98,11 +110,15 @@ class Sender:
     """The gateway's process."""
 
     def __init__(self, database: Path, base: str, *, out: Path, **wanted: Any) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = int(free.getsockname()[1])
         self._wanted = {
             "database": str(database),
             "base": base,
             "endpoints": ENDPOINTS,
             "hanging": 0,
+            "preload": 0,
+            "port": self.port,
             "webhooks": {},
             **wanted,
         }
@@ -110,9 +126,8 @@ class Sender:
         self._process: subprocess.Popen[str]
         self.start()
 
-    def start(self, **changed: Any) -> None:
+    def start(self) -> None:
         """Start it."""
-        self._wanted |= changed
         with self._out.open("a", encoding="utf-8") as out:
             self._process = subprocess.Popen(
                 [sys.executable, str(_HERE / "webhook_sender.py"), json.dumps(self._wanted)],
@@ -121,27 +136,28 @@ class Sender:
                 text=True,
             )
 
-    def go(self) -> None:
-        """Let it send what it has written."""
+    def go(self) -> float:
+        """Let it send what it has written; return the CPU seconds that it has used so far."""
+        while not (text := self._out.read_text(encoding="utf-8")).endswith("}\n"):
+            self._check()
+            time.sleep(0.1)
         assert self._process.stdin is not None
         self._process.stdin.write("go\n")
         self._process.stdin.flush()
+        return float(json.loads(text)["written"])
 
-    def written(self) -> bool:
-        """Whether it has written all of its events."""
+    def ready(self) -> None:
+        """Wait until it serves."""
+        while True:
+            self._check()
+            with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+                return
+            time.sleep(0.02)
+
+    def _check(self) -> None:
         if self._process.poll() is not None:
             message = "the gateway's process has ended"
             raise SystemExit(message)
-        return '"written"' in self._out.read_text(encoding="utf-8")
-
-    def committed(self) -> dict[str, int]:
-        """Return when each event was committed, as far as it could say so."""
-        found = {}
-        for line in self._out.read_text(encoding="utf-8").splitlines():
-            if line.startswith("[") and line.endswith("]"):
-                event_id, at = json.loads(line)
-                found[event_id] = at
-        return found
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
         """End it."""
@@ -185,27 +201,35 @@ def until_all_are_there(receiver: Receiver, path: Path, limit_s: float) -> set[s
         time.sleep(0.25)
 
 
-def counted(receiver: Receiver, sender: Sender, path: Path, limit_s: float) -> Counted:
+def until_count(receiver: Receiver, count: int) -> None:
+    """Wait until so many events have arrived."""
+    end = time.monotonic() + _LIMIT_S
+    while receiver.ask("count") < count and time.monotonic() < end:
+        time.sleep(0.02)
+
+
+def counted(receiver: Receiver, told: Told, path: Path, limit_s: float) -> Counted:
     """Return what became of all that was committed."""
     missing = until_all_are_there(receiver, path, limit_s)
     time.sleep(0.5)
-    seen, committed = receiver.seen(), sender.committed()
+    seen = receiver.seen()
     return Counted(
         events=len(in_database(path)),
         lost=len(missing),
         doubled=sum(count - 1 for _, count in seen.values()),
         latencies_ms=[
-            (seen[event_id][0] - at) / 1e6 for event_id, at in committed.items() if event_id in seen
+            (seen[each][0] - at) / 1e6 for each, at in told.committed.items() if each in seen
         ],
+        asked_ms=[(seen[each][0] - at) / 1e6 for each, at in told.asked.items() if each in seen],
     )
 
 
-def bare(receiver: Receiver) -> float:
-    """Return the posts a second of a bare client: as many at once as the gateway may have."""
+def bare(receiver: Receiver) -> tuple[float, float]:
+    """Return the posts a second of a bare client, as many at once as the gateway may have, and CPU ms each."""
     body = example_event("payout.delivered", datetime.now(UTC), livemode=True)
 
     async def post() -> float:
-        waiting = iter(range(DRAIN))
+        waiting = iter(range(SIZES.drain))
         connector = aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(connector=connector) as session:
 
@@ -220,123 +244,224 @@ def bare(receiver: Receiver) -> float:
             await asyncio.gather(*(worker() for _ in range(4 * ENDPOINTS)))
             return time.monotonic() - begun
 
-    return DRAIN / uvloop.run(post())
+    before = time.process_time()
+    per_s = SIZES.drain / uvloop.run(post())
+    return per_s, 1e3 * (time.process_time() - before) / SIZES.drain
 
 
-def drain() -> tuple[float, float, Counted]:
-    """Return deliveries a second of a full queue, and the bare client's."""
+def drain() -> dict[str, Any]:
+    """Deliver a full queue, beside what the bare client posts."""
     with stage("drain") as (receiver, path, out):
-        raw = bare(receiver)
+        raw, raw_ms = bare(receiver)
         receiver.ask("forget")
-        sender = Sender(path, receiver.base, out=out, events=DRAIN, rate=0)
-        while not sender.written():
-            time.sleep(0.1)
-        sender.go()
-        result = counted(receiver, sender, path, _LIMIT_S)
+        sender = Sender(path, receiver.base, out=out, preload=SIZES.drain)
+        before_s = sender.go()
+        result = counted(receiver, Told(), path, _LIMIT_S)
+        sender.ready()
+        after_s, _, _ = uvloop.run(Publisher(sender.port, ENDPOINTS).used())
         times = sorted(at for at, _ in receiver.seen().values())
         sender.stop()
     # From the first receipt to the last: the start of the process is not delivery.
-    return (len(times) - 1) / ((times[-1] - times[0]) / 1e9), raw, result
+    mine = (len(times) - 1) / ((times[-1] - times[0]) / 1e9)
+    cpu_ms = 1e3 * (after_s - before_s) / SIZES.drain
+    return row("a full queue", result) | beside(mine, cpu_ms, raw, raw_ms)
 
 
-def paced(rate: float, hanging: int = 0) -> Counted:
-    """Return how events fare that come at a steady rate."""
+def flow() -> dict[str, Any]:
+    """Publish as fast as the gateway takes it: accepted and delivered, beside the bare client."""
+    with stage("flow") as (receiver, path, out):
+        raw, raw_ms = bare(receiver)
+        receiver.ask("forget")
+        sender = Sender(path, receiver.base, out=out)
+        sender.ready()
+        publisher = Publisher(sender.port, ENDPOINTS)
+
+        async def publish() -> tuple[int, float]:
+            await publisher.all_at_once(ENDPOINTS * 20)
+            await asyncio.sleep(0.5)
+            begun, before = time.monotonic_ns(), await publisher.used()
+            await publisher.all_at_once(SIZES.flow)
+            await asyncio.to_thread(until_count, receiver, SIZES.flow + ENDPOINTS * 20)
+            return begun, (await publisher.used())[0] - before[0]
+
+        begun, cpu_s = uvloop.run(publish())
+        result = counted(receiver, publisher.told, path, _LIMIT_S)
+        last = max(at for at, _ in receiver.seen().values())
+        sender.stop()
+    mine = SIZES.flow / ((last - begun) / 1e9)
+    cpu_ms = 1e3 * cpu_s / SIZES.flow
+    return row("accepted and delivered", result) | beside(mine, cpu_ms, raw, raw_ms)
+
+
+def beside(mine: float, cpu_ms: float, raw: float, raw_ms: float) -> dict[str, float]:
+    """Return what was reached beside the ceiling; on a busy machine the CPU says more than the rate."""
+    return {
+        "per_s": mine,
+        "ceiling_per_s": raw,
+        "ratio": mine / raw,
+        "cpu_ms": cpu_ms,
+        "ceiling_cpu_ms": raw_ms,
+        "cpu_ratio": raw_ms / cpu_ms,
+    }
+
+
+def paced(name: str, rate: float, seconds: float, hanging: int = 0) -> dict[str, Any]:
+    """Publish at a steady rate."""
     with stage("paced") as (receiver, path, out):
-        sender = Sender(
-            path,
-            receiver.base,
-            out=out,
-            events=int(rate * PACED_S),
-            rate=rate,
-            hanging=hanging,
-        )
-        while not sender.written():
-            time.sleep(0.1)
-        result = counted(receiver, sender, path, 60)
+        sender = Sender(path, receiver.base, out=out, hanging=hanging)
+        sender.ready()
+        warm, publisher = Publisher(sender.port, ENDPOINTS), Publisher(sender.port, ENDPOINTS)
+
+        async def publish() -> list[float]:
+            # Short runs would measure the first connections and the compilation of statements.
+            await warm.at_a_rate(rate, 2)
+            before = await publisher.used()
+            await publisher.at_a_rate(rate, seconds)
+            await asyncio.sleep(0.2)
+            after = await publisher.used()
+            count = int(rate * seconds)
+            return [(new - old) / count for new, old in zip(after, before, strict=True)]
+
+        cpu_s, statements, commits = uvloop.run(publish())
+        result = counted(receiver, publisher.told, path, 60)
         sender.stop()
-    return result
+    return row(name, result) | {
+        "cpu_ms": 1e3 * cpu_s,
+        "statements": statements,
+        "commits": commits,
+    }
 
 
-def down(rate: float) -> Counted:
-    """Return how events fare while their receiver is away for a minute, and after."""
+def down(rate: float) -> dict[str, Any]:
+    """Publish while the receiver is away, and after."""
     with stage("down") as (receiver, path, out):
-        sender = Sender(
-            path,
-            receiver.base,
-            out=out,
-            events=int(rate * (DOWN_S + 10)),
-            rate=rate,
-            webhooks={"retry_plan_s": [5, 10, 20, 40, 60, 60]},
-        )
-        time.sleep(5)
-        receiver.ask("down")
-        time.sleep(DOWN_S)
-        receiver.ask("up")
-        back = time.monotonic()
-        while not sender.written():
-            time.sleep(0.1)
-        result = counted(receiver, sender, path, _LIMIT_S)
-        result.seconds = time.monotonic() - back
+        plan = {"retry_plan_s": [5, 10, 20, 40, 60, 60]}
+        sender = Sender(path, receiver.base, out=out, webhooks=plan)
+        sender.ready()
+        publisher = Publisher(sender.port, ENDPOINTS)
+
+        async def publish() -> None:
+            going = asyncio.create_task(publisher.at_a_rate(rate, SIZES.down_s + 10))
+            await asyncio.sleep(5)
+            await asyncio.to_thread(receiver.ask, "down")
+            await asyncio.sleep(SIZES.down_s)
+            await asyncio.to_thread(receiver.ask, "up")
+            await going
+
+        uvloop.run(publish())
+        result = counted(receiver, publisher.told, path, _LIMIT_S)
         sender.stop()
-    return result
+    return row(f"receiver away for {SIZES.down_s} s", result)
 
 
-def killed(rate: float) -> Counted:
-    """Return how events fare whose gateway is killed every few seconds."""
+def killed(rate: float) -> dict[str, Any]:
+    """Publish at a gateway that is killed every few seconds."""
     with stage("killed") as (receiver, path, out):
-        each = int(rate * KILL_EVERY_S * 2)
-        sender = Sender(
-            path, receiver.base, out=out, events=each, rate=rate, webhooks={"timeout_s": 2}
-        )
-        for _ in range(KILLS):
-            time.sleep(KILL_EVERY_S)
-            sender.stop(signal.SIGKILL)
-            sender.start()
-        while not sender.written():
-            time.sleep(0.1)
-        result = counted(receiver, sender, path, _LIMIT_S)
+        sender = Sender(path, receiver.base, out=out)
+        sender.ready()
+        publisher = Publisher(sender.port, ENDPOINTS)
+        kills: list[tuple[int, int]] = []
+
+        async def publish() -> None:
+            each_s = KILL_EVERY_S + 3
+            going = asyncio.create_task(publisher.at_a_rate(rate, SIZES.kills * each_s + 3))
+            for _ in range(SIZES.kills):
+                await asyncio.sleep(KILL_EVERY_S)
+                await asyncio.to_thread(sender.stop, signal.SIGKILL)
+                at = time.monotonic_ns()
+                sender.start()
+                await asyncio.to_thread(sender.ready)
+                kills.append((at, time.monotonic_ns()))
+            await going
+
+        uvloop.run(publish())
+        result = counted(receiver, publisher.told, path, _LIMIT_S)
         sender.stop()
-    return result
+        seen = receiver.seen()
+    # What was committed before a kill and had not arrived: how long after the start did the last of it?
+    late_s = [
+        max(
+            (
+                (seen[each][0] - at) / 1e9
+                for each, committed in publisher.told.committed.items()
+                if committed < at < seen[each][0]
+            ),
+            default=0.0,
+        )
+        for at, _ in kills
+    ]
+    return row(f"gateway killed {SIZES.kills} times", result) | {
+        "doubled_each": result.doubled / len(kills),
+        "resumed_s": max(late_s),
+        "start_s": max((ready - at) / 1e9 for at, ready in kills),
+    }
+
+
+def row(name: str, result: Counted) -> dict[str, Any]:
+    """Return what every case tells."""
+    told: dict[str, Any] = {
+        "case": name,
+        "events": result.events,
+        "lost": result.lost,
+        "doubled": result.doubled,
+    }
+    if result.latencies_ms:
+        told |= {"p50_ms": result.quantile(50), "p99_ms": result.quantile(99)}
+        whole = statistics.quantiles(result.asked_ms, n=100)
+        told |= {"asked_p50_ms": whole[49], "asked_p99_ms": whole[98]}
+    return told
+
+
+CASES: dict[str, Callable[[], dict[str, Any]]] = {
+    "drain": drain,
+    "flow": flow,
+    "paced50": lambda: paced("50 a second", 50, SIZES.paced_s),
+    "paced200": lambda: paced("200 a second", 200, SIZES.paced_s),
+    "hanging": lambda: paced(
+        f"200 a second, {HANGING} of {ENDPOINTS} hang", 200, SIZES.paced_s, HANGING
+    ),
+    "down": lambda: down(100),
+    "killed": lambda: killed(200),
+}
+_COLUMNS = (
+    ("events", "{:d}"),
+    ("lost", "{:d}"),
+    ("doubled", "{:d}"),
+    ("p50_ms", "{:.1f}"),
+    ("p99_ms", "{:.1f}"),
+    ("asked_p50_ms", "{:.1f}"),
+    ("asked_p99_ms", "{:.1f}"),
+    ("cpu_ms", "{:.2f}"),
+    ("statements", "{:.1f}"),
+    ("per_s", "{:.0f}"),
+    ("ceiling_per_s", "{:.0f}"),
+    ("ratio", "{:.2f}"),
+    ("cpu_ratio", "{:.2f}"),
+    ("resumed_s", "{:.1f}"),
+)
 
 
 def main() -> int:
-    """Run all, in turn, and print the tables; 1 where an event was lost."""
-    write, results = sys.stdout.write, []
-    rounds = [drain() for _ in range(ROUNDS)]
-    results += [result for _, _, result in rounds]
-    ratio = statistics.median(mine / raw for mine, raw, _ in rounds)
-    rate = min(_MOST_RATE, 0.5 * min(mine for mine, _, _ in rounds))
-    cases = {
-        "clean": paced(rate),
-        f"{HANGING} of {ENDPOINTS} endpoints hang": paced(rate, HANGING),
-        f"receiver away for {DOWN_S} s": down(rate / 4),
-        f"gateway killed {KILLS} times, every {KILL_EVERY_S:g} s": killed(rate / 2),
-    }
-    results += cases.values()
-    write(
-        f"{os.cpu_count()} cores; {ENDPOINTS} endpoints, 4 in flight each; one process sends, one receives\n\n"
-    )
-    write("| events at a steady rate | events | lost | doubled | p50 ms | p99 ms |\n")
-    write("| --- | --- | --- | --- | --- | --- |\n")
-    for name, result in cases.items():
-        p50, p99 = result.quantile(50), result.quantile(99)
-        write(
-            f"| {name} | {result.events} | {result.lost} | {result.doubled} | {p50:.1f} | {p99:.1f} |\n"
-        )
-    clean, slow = list(cases.values())[:2]
-    write(
-        f"\np99 with hanging endpoints to p99 without: {slow.quantile(99) / clean.quantile(99):.2f}\n\n"
-    )
-    write("| a full queue of | lost | doubled | delivered/s | bare client/s | ratio |\n")
-    write("| --- | --- | --- | --- | --- | --- |\n")
-    for mine, raw, result in rounds:
-        write(
-            f"| {result.events} | {result.lost} | {result.doubled} | {mine:.0f} | {raw:.0f} | {mine / raw:.2f} |\n"
-        )
-    write(f"\nmedian ratio to the bare client: {ratio:.2f}\n")
-    lost = sum(result.lost for result in results)
-    write(f"lost in all: {lost}\n")
-    return 1 if lost else 0
+    """Run the cases, in turn, and print a line of JSON each and the table; 1 where an event was lost."""
+    global SIZES  # noqa: PLW0603 - one run has one size
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("cases", nargs="*", choices=[*CASES, []], help="all, if none is given")
+    parser.add_argument("--quick", action="store_true", help="fewer events; figures vary more")
+    options = parser.parse_args()
+    if options.quick:
+        SIZES = Sizes(drain=2000, flow=2000, paced_s=6, down_s=10, kills=2)
+    write, rows = sys.stdout.write, []
+    for name in options.cases or CASES:
+        rows.append(CASES[name]())
+        write(json.dumps(rows[-1]) + "\n")
+        sys.stdout.flush()
+    write(f"\n{os.cpu_count()} cores; {ENDPOINTS} endpoints, 4 in flight each\n\n")
+    write("| case | " + " | ".join(name for name, _ in _COLUMNS) + " |\n")
+    write("| --- |" + " --- |" * len(_COLUMNS) + "\n")
+    for each in rows:
+        cells = (form.format(each[name]) if name in each else "" for name, form in _COLUMNS)
+        write(f"| {each['case']} | " + " | ".join(cells) + " |\n")
+    return 1 if any(each["lost"] for each in rows) else 0
 
 
 if __name__ == "__main__":

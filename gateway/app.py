@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from enum import StrEnum
 
 import aiohttp
 
@@ -29,6 +30,7 @@ from gateway.custodians.dates import Dates
 from gateway.custodians.instance import CustodianInstance
 from gateway.custodians.pacer import Pacer
 from gateway.egress import Poster, custodian_connector, echoes
+from gateway.egress.traces import joined
 from gateway.errors import BrokenPackage, ConfigError
 from gateway.execution.actions import Actions
 from gateway.execution.after_delivery import AfterDelivery
@@ -38,12 +40,19 @@ from gateway.heartbeat import Heartbeat, identity_of
 from gateway.limits import Buckets
 from gateway.metrics import Metrics
 from gateway.payouts import Payouts
+from gateway.prices import PriceTable
 from gateway.quotes import Quotes
 from gateway.resealing import compare_server_key
 from gateway.router import Instance, Router
+from gateway.rules import OwnRules
 from gateway.runtime import Clock, Runtime, real_runtime
+from gateway.spending import Spending
+from gateway.spending_rules import USD, Rules
 from gateway.store.database import Database
 from gateway.store.opening import open_database, state_file_of
+from gateway.store.postgres.database import PostgresDatabase
+from gateway.store.postgres.wakeups import Wakeups
+from gateway.store.rules import begin_with
 from gateway.sweeper import Sweeper
 from gateway.vault import Vault, vault_of
 from gateway.webhooks.endpoints import Endpoints
@@ -56,7 +65,20 @@ from gateway.webhooks.worker import Deliveries
 GRACE_S = 10
 #: How long a loop waits before it asks a store again that could not be written.
 STORE_AGAIN_S = 2.0
+#: Whose bells are all of them.
+_EVERYBODY = "*"
 _log = logs.get_logger("app")
+
+
+class Role(StrEnum):
+    """What a process does. Any number of processes of each may share one PostgreSQL database."""
+
+    API = "api"  #: takes requests and custodians' webhooks
+    ENGINE = "engine"  #: talks to custodians: executions, batches, webhooks that wait
+    SENDER = "sender"  #: delivers webhooks to subscribers
+
+
+ALL_ROLES = frozenset(Role)
 
 
 @dataclass(frozen=True)
@@ -73,16 +95,20 @@ class Workers:
     clock: Clock
     #: of the custodians whose delivered payouts are still looked at
     after_delivery: dict[str, AfterDelivery]
+    roles: frozenset[Role] = ALL_ROLES
 
     def wake(self, name: str) -> None:
-        """Ring the bell of `inbox`, `deliveries`, `replays` or a custodian instance."""
+        """Ring the bell of `inbox`, `deliveries`, `replays`, `batches`, a custodian instance or all."""
         own = {
             "inbox": self.inbox.wakeup,
             "deliveries": self.deliveries.wakeup,
             "replays": self.replays.wakeup,
             "batches": self.batches.wakeup,
         }
-        if name in own:
+        if name == _EVERYBODY:
+            for each in (*own, *self.engines):
+                self.wake(each)
+        elif name in own:
             own[name].ring()
         elif name in self.engines:
             self.engines[name].wakeup.ring()
@@ -92,16 +118,17 @@ class Workers:
     @asynccontextmanager
     async def running(self, failed: Callable[[BaseException], None]) -> AsyncIterator[None]:
         """Run every loop; at the end let work under way finish. A loop that dies calls `failed`."""
-        loops = {
-            "inbox": self.inbox.run,
-            "deliveries": self.deliveries.run,
-            "replays": self.replays.run,
-            "batches": self.batches.run,
-            "sweeper": self.sweeper.run,
-            "heartbeat": self.heartbeat.run,
-            **{f"engine-{name}": engine.run for name, engine in self.engines.items()},
-            **{f"delivered-{name}": looks.run for name, looks in self.after_delivery.items()},
-        }
+        loops = {"heartbeat": self.heartbeat.run}
+        if Role.SENDER in self.roles:
+            loops |= {"deliveries": self.deliveries.run, "replays": self.replays.run}
+        if Role.ENGINE in self.roles:
+            loops |= {
+                "inbox": self.inbox.run,
+                "batches": self.batches.run,
+                "sweeper": self.sweeper.run,
+                **{f"engine-{name}": engine.run for name, engine in self.engines.items()},
+                **{f"delivered-{name}": looks.run for name, looks in self.after_delivery.items()},
+            }
         await self.heartbeat.start()
         tasks = [
             asyncio.create_task(self._keep(name, loop), name=name) for name, loop in loops.items()
@@ -147,20 +174,23 @@ class Gateway:
 
 
 @asynccontextmanager
-async def open_gateway(
+async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
     settings: Settings,
     *,
     runtime: Runtime | None = None,
     ready: Callable[[], bool] = lambda: True,
     broken: Callable[[], bool] = lambda: False,
+    roles: frozenset[Role] = ALL_ROLES,
 ) -> AsyncIterator[Gateway]:
     """Wire everything. ConfigError lists every fault of every custodian at once.
 
-    `ready`, `broken`: whether the process takes requests, and whether one of its loops has died.
+    `roles`: which loops run. `ready`, `broken`: whether the process takes requests, and whether one of its loops has died.
     """
     for key in (settings.server_key, settings.previous_server_key):
         if key is not None:
             logs.SCRUBBER.register(key.get_secret_value())
+    if settings.postgres is not None and settings.postgres.password:
+        logs.SCRUBBER.register(settings.postgres.password)
     runtime = runtime or real_runtime()
     metrics = Metrics()
     vault = vault_of(settings, runtime.ids)
@@ -175,6 +205,7 @@ async def open_gateway(
             )
         except ConfigError as error:
             raise ConfigError([*faults, *error.faults]) from None
+        faults += _late_keys(settings, custodians)
         if faults:
             raise ConfigError(faults)
         router = Router(
@@ -193,27 +224,33 @@ async def open_gateway(
         state_file = state_file_of(settings, runtime)
         db = await stack.enter_async_context(open_database(settings, runtime, state_file))
         await compare_server_key(db, runtime, vault)
+        own = OwnRules(settings)
+        at = runtime.clock.moment().wall
+        own.note(await db.run(begin_with, runtime.ids, at, own.digest, own.text))
         if settings.previous_server_key is not None:
             # The digests that name accounts change with the server key; what they name does not.
             for name, each in custodians.items():
                 await db.run(carry_over, runtime, each, accounts_of(settings, name))
-        payouts = Payouts(runtime, vault, timedelta(seconds=settings.engine.action_life_s))
+        spending = Spending(Rules(settings.spending, PriceTable(assets, settings.prices).usd))
+        action_life = timedelta(seconds=settings.engine.action_life_s)
+        payouts = Payouts(runtime, vault, action_life, spending)
         owner = f"{socket.gethostname()}-{os.getpid()}"
         bells: list[Workers] = []
 
-        def wake(name: str) -> None:
+        def wake_own(name: str) -> None:
             for workers in bells:
                 workers.wake(name)
 
+        wake = await _waking_others(stack, db, identity.id, wake_own)
         sender = Sender(to_endpoints, settings.webhooks, runtime)
         endpoints = Endpoints(runtime, vault, settings)
         limits = settings.limits
         calls = Buckets(
             "quote_calls", runtime.clock, limits.quote_calls_per_s, limits.quote_calls_burst
         )
-        quotes = Quotes(router, assets, runtime, custodians, calls)
+        quotes = Quotes(router, assets, runtime, custodians, calls, spending)
         native = {name: each for name, each in custodians.items() if each.capabilities.batch}
-        batches = Batches(runtime, quotes, frozenset(native), settings.public_url)
+        batches = Batches(runtime, quotes, frozenset(native), settings.public_url, spending)
         handovers = {
             name: Handover(each.set_limit(), each.capabilities.in_flight)
             for name, each in custodians.items()
@@ -231,6 +268,7 @@ async def open_gateway(
                 wake=wake,
                 witness=state_file,
                 pacer=custodian.pacer,
+                rules=own,
             )
             for name, custodian in custodians.items()
         }
@@ -283,6 +321,8 @@ async def open_gateway(
                 state_file=state_file,
                 metrics=metrics,
                 gone=deliveries.free_leases,
+                wake_all=lambda: wake(_EVERYBODY),
+                rules=own,
             ),
             clock=runtime.clock,
             after_delivery={
@@ -292,6 +332,7 @@ async def open_gateway(
                 for name, engine in engines.items()
                 if engine.custodian.capabilities.looked_after_delivery_s
             },
+            roles=roles,
         )
         bells.append(workers)
         context = ApiContext(
@@ -320,6 +361,7 @@ async def open_gateway(
             wake=wake,
             ready=ready,
             state_file=state_file,
+            rules=own,
             broken=broken,
             degraded=lambda: {
                 name: word for name, each in contacts.items() if (word := each.degraded) is not None
@@ -328,14 +370,61 @@ async def open_gateway(
         yield Gateway(context, workers, db, custodians)
 
 
+async def _waking_others(
+    stack: contextlib.AsyncExitStack, db: Database, own: str, wake: Callable[[str], None]
+) -> Callable[[str], None]:
+    """Return what wakes a loop in this process and, on PostgreSQL, in every other one."""
+    if not isinstance(db, PostgresDatabase):
+        return wake
+    others = Wakeups(db.server, own, wake)
+    await stack.enter_async_context(others.listening())
+
+    def both(name: str) -> None:
+        wake(name)
+        others.tell(name)
+
+    return both
+
+
 def _unknown_assets(settings: Settings, assets: AssetRegistry) -> list[str]:
     """Return a fault per asset of a route that is not known: the route would never be taken for it."""
     known = ", ".join(assets.codes())
+    limits = settings.spending.limits
+    named = [("prices.usd", code) for code in settings.prices.usd]
+    named += [("spending.asset_caps", code) for code in settings.spending.asset_caps]
+    named += [
+        (f"spending.limits.{n}.asset", each.asset) for n, each in enumerate(limits) if each.asset
+    ]
+    named += [
+        (f"spending.limits.{n}.unit", each.unit)
+        for n, each in enumerate(limits)
+        if each.unit != USD
+    ]
     return [
+        f"{where}: {code!r} is not known; known: {known}; others are added under [[assets]]"
+        for where, code in named
+        if code not in assets.codes()
+    ] + [
         f"routes.{index}.assets: {code!r} is not known; known: {known}; others are added under [[assets]]"
         for index, route in enumerate(settings.routes)
         for code in route.assets or ()
         if code not in assets.codes()
+    ]
+
+
+def _late_keys(settings: Settings, custodians: Mapping[str, CustodianInstance]) -> list[str]:
+    """Return a fault per instance on a route whose keys do not outlive the time to be sent twice over."""
+    within = settings.engine.submit_within_s
+    lives = {
+        name: each.capabilities.keys.life_s
+        for name, each in custodians.items()
+        if any(route.custodian == name for route in settings.routes)
+    }
+    return [
+        f"engine.submit_within_s: {within:g} is above half of the {life:g} s for which {name} remembers a "
+        f"key; set {life / 2:g} or less"
+        for name, life in lives.items()
+        if life is not None and within > life / 2
     ]
 
 
@@ -382,10 +471,12 @@ async def _custodians(  # noqa: PLR0913 - the parts of an instance
                 # Connections and look-ups of its own: no custodian waits for another one's.
                 connector=custodian_connector(name),
                 trace_configs=[
-                    dates.tracing(),
-                    echoes.tracing(),
-                    contacts[name].tracing(),
-                    pacer.tracing(),
+                    joined(
+                        dates.tracing(),
+                        echoes.tracing(),
+                        contacts[name].tracing(),
+                        pacer.tracing(),
+                    )
                 ],
             )
         )

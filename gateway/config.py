@@ -23,12 +23,18 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
     SecretStr,
     StringConstraints,
     ValidationError,
+    model_validator,
 )
 from pydantic.networks import IPvAnyNetwork
 
+from gateway.config_rates import LimitSettings
+from gateway.config_spending import PriceSettings, SpendingSettings, limit_faults
+from gateway.database_url import SCHEMES, PostgresUrl
 from gateway.errors import ConfigError
 from gateway.faults import names_at, words_of
 from gateway.model import Account, Amount, DestinationType, Network, Text
@@ -129,99 +135,6 @@ class MetricsSettings(_Section):
     )
     public: bool = Field(
         default=False, description="Answer `/metrics` on the API's own listener, to everybody."
-    )
-
-
-class LimitSettings(_Section):
-    """How many requests are taken. Each process counts for itself."""
-
-    reads_per_s: float = Field(
-        default=100, gt=0, description="GET requests of one API key a second."
-    )
-    reads_burst: int = Field(default=400, ge=1, description="GET requests of one API key at once.")
-    quotes_per_s: float = Field(default=50, gt=0, description="Quotes of one API key a second.")
-    quotes_burst: int = Field(default=200, ge=1, description="Quotes of one API key at once.")
-    confirms_per_s: float = Field(
-        default=20,
-        gt=0,
-        description="Confirms and cancels of one API key or client secret a second.",
-    )
-    confirms_burst: int = Field(
-        default=100,
-        ge=1,
-        description="Confirms and cancels of one API key or client secret at once.",
-    )
-    writes_per_s: float = Field(
-        default=50, gt=0, description="All other requests of one API key a second."
-    )
-    writes_burst: int = Field(
-        default=200, ge=1, description="All other requests of one API key at once."
-    )
-    unknown_per_s: float = Field(
-        default=5,
-        gt=0,
-        description="Wrong keys, tokens and paths of one client address that are answered a second.",
-    )
-    unknown_burst: int = Field(
-        default=50,
-        ge=1,
-        description="Wrong keys, tokens and paths of one client address that are answered at once.",
-    )
-    quote_calls_per_s: float = Field(
-        default=5,
-        gt=0,
-        description="Calls of one custodian instance for quotes of one org a second (off-ramp quotes).",
-    )
-    quote_calls_burst: int = Field(
-        default=50,
-        ge=1,
-        description="Calls of one custodian instance for quotes of one org at once.",
-    )
-    batch_jobs_per_org: int = Field(
-        default=4,
-        ge=1,
-        description="Reports, checks and creations of batches of one org that run at the same time.",
-    )
-    batch_jobs: int = Field(
-        default=16,
-        ge=1,
-        description="Reports, checks and creations of batches that run at the same time.",
-    )
-    bodies: int = Field(
-        default=100,
-        ge=1,
-        description="Request bodies of one API key or client secret that arrive at the same time.",
-    )
-    streams: int = Field(
-        default=400,
-        ge=0,
-        description="Event streams of tracking pages that are open at the same time. Further pages "
-        "ask for changes every few seconds instead.",
-    )
-    streams_per_address: int = Field(
-        default=40,
-        ge=0,
-        description="Event streams of tracking pages of one client address (IPv6: /64).",
-    )
-    refusals_per_s: float = Field(
-        default=10,
-        gt=0,
-        description="429 responses to one API key, client secret or unknown address a second, once "
-        "`refusals_burst` is used up; further ones are held back until their turn.",
-    )
-    refusals_burst: int = Field(
-        default=50, ge=1, description="429 responses to one caller that are sent without delay."
-    )
-    refusals_held_s: float = Field(
-        default=5,
-        ge=0,
-        description="How long a 429 response may be held back, in seconds. One that would wait longer "
-        "is sent without delay, and its connection is closed.",
-    )
-    refusals_held: int = Field(
-        default=400,
-        ge=0,
-        description="429 responses that are held back at the same time, in total.",
     )
 
 
@@ -371,11 +284,20 @@ class EngineSettings(_Section):
         gt=0,
         description="How long a person may take to answer, where the custodian says nothing of it.",
     )
+    submit_within_s: float = Field(
+        default=21_600,
+        gt=0,
+        description="How long after it was accepted a payout may wait to be sent, in seconds of elapsed "
+        "time. Then it fails as `not_sent_in_time`; no money moved. At most half the life of a key of any "
+        "instance on a route.",
+    )
     sweep_s: float = Field(
         default=60, gt=0, description="Seconds between two looks for payouts that nobody owns."
     )
     idle_s: float = Field(
-        default=5, gt=0, description="Longest sleep of a worker; other processes may add work."
+        default=30,
+        gt=0,
+        description="Longest sleep of a worker that nobody wakes; what other processes add wakes it within 5 s.",
     )
 
 
@@ -467,13 +389,16 @@ class Settings(_Section):
     """The whole configuration."""
 
     database: Path = Field(
-        default=Path("payout-gateway.db"), description="Path of the SQLite database."
+        default=Path("payout-gateway.db"),
+        description="Path of the SQLite database, or the URL of a PostgreSQL database "
+        "(`postgresql://user@host:5432/name`; a URL with a password belongs into a file of its own, named "
+        "by `database_file`).",
     )
     state_file: Path | None = Field(
         default=None,
         description="Path of the state file, which holds the number of the newest moving mark: by it an "
         "older copy of the database is recognised. Not set: beside the database, with `.state` added "
-        "to its name.",
+        "to its name. Not for PostgreSQL.",
     )
     public_url: Annotated[str, StringConstraints(pattern=r"^https?://[^/\s]+(/\S*)?$")] = Field(
         default="http://127.0.0.1:8080",
@@ -510,6 +435,8 @@ class Settings(_Section):
     webhooks: WebhookSettings = WebhookSettings()
     engine: EngineSettings = EngineSettings()
     retention: RetentionSettings = RetentionSettings()
+    spending: SpendingSettings = SpendingSettings()
+    prices: PriceSettings = PriceSettings()
     custodians: dict[InstanceName, CustodianSettings] = Field(
         default={}, description="Custodian instances by name."
     )
@@ -521,6 +448,24 @@ class Settings(_Section):
         default={},
         description="More source accounts per custodian that a partner may name in `route`.",
     )
+
+    _postgres: PostgresUrl | None = PrivateAttr(default=None)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _take_url(cls, data: Any, handler: ModelWrapValidatorHandler[Settings]) -> Settings:
+        url = data.get("database") if isinstance(data, dict) else None
+        if not isinstance(url, str) or not url.strip().startswith(SCHEMES):
+            return handler(data)
+        postgres = PostgresUrl.parse(url.strip())
+        settings = handler({**data, "database": postgres.label})
+        settings._postgres = postgres  # noqa: SLF001 - its own
+        return settings
+
+    @property
+    def postgres(self) -> PostgresUrl | None:
+        """The PostgreSQL database; None where it is SQLite. `database` is then what it is called."""
+        return self._postgres
 
     @property
     def state_path(self) -> Path:
@@ -558,6 +503,7 @@ def load(path: Path | None, environ: Mapping[str, str] | None = None) -> Setting
         if name.startswith(ENV_PREFIX) and name not in CLIENT_ENV:
             _put(raw, name.removeprefix(ENV_PREFIX).lower().split("__"), text)
     raw = _read_files(raw, base, faults, ())
+    _refuse_url(raw)
     try:
         settings = Settings.model_validate(raw)
     except ValidationError as error:
@@ -566,7 +512,7 @@ def load(path: Path | None, environ: Mapping[str, str] | None = None) -> Setting
         ]
         raise ConfigError(faults) from None
     # Beside the configuration; a path that is absolute stays as it is.
-    paths = {"database": base / settings.database}
+    paths = {} if settings.postgres is not None else {"database": base / settings.database}
     if settings.state_file is not None:
         paths["state_file"] = base / settings.state_file
     settings = settings.model_copy(update=paths)
@@ -575,6 +521,22 @@ def load(path: Path | None, environ: Mapping[str, str] | None = None) -> Setting
     if faults:
         raise ConfigError(faults)
     return settings
+
+
+def _refuse_url(raw: dict[str, Any]) -> None:
+    """Raise ConfigError for a wrong URL of a PostgreSQL database, and for what does not go beside it."""
+    url = raw.get("database")
+    if not isinstance(url, str) or not url.strip().startswith(SCHEMES):
+        return
+    faults = []
+    try:
+        PostgresUrl.parse(url.strip())
+    except ValueError as error:
+        faults.append(f"database: {error}")
+    if raw.get("state_file") is not None:
+        faults.append("state_file: it is for SQLite; PostgreSQL tells an older copy by other means")
+    if faults:
+        raise ConfigError(faults)
 
 
 def _put(raw: dict[str, Any], keys: list[str], text: str) -> None:
@@ -639,6 +601,7 @@ def _cross_faults(settings: Settings) -> list[str]:
             for index, account in enumerate(accounts)
             if account.orgs is None
         ]
+    faults += limit_faults(settings.spending, frozenset(settings.custodians))
     keys = {"server_key": settings.server_key, "previous_server_key": settings.previous_server_key}
     for name, key in keys.items():
         try:
@@ -651,6 +614,8 @@ def _cross_faults(settings: Settings) -> list[str]:
 
 def _state_file_faults(settings: Settings) -> list[str]:
     """Return what is wrong with where the state file is: it must be no file of the database."""
+    if settings.postgres is not None:
+        return []
     taken = [_beside(settings.database, suffix) for suffix in ("", *_BESIDE_DATABASE)]
     # It has a lock file beside it, which is opened as well.
     own = [_beside(settings.state_path, suffix) for suffix in ("", ".lock")]

@@ -29,7 +29,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway.config import ListenSettings, Settings
 from gateway.errors import ConfigError
-from gateway.limits import HELD, RECOGNISED, client_group
+from gateway.limits import ARRIVED, HELD, RECOGNISED, client_group
 from gateway.logs import get_logger
 from gateway.metrics import Metrics
 
@@ -50,6 +50,7 @@ _MOST_AHEAD = 8
 _OTHER_FILES = 128
 _FILES_PER_CUSTODIAN = 32
 _FEWEST = 16
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _STATUS = {
     400: b"400 Bad Request",
     408: b"408 Request Timeout",
@@ -217,6 +218,41 @@ class Connections:
             self._closed.clear()
 
 
+class _Joined:
+    """What one answer is written to: its head waits for what follows, so that both are one packet.
+
+    uvicorn writes them one by one, and each write is a system call and a packet of its own. It has the
+    part of a transport that an answer needs.
+    """
+
+    __slots__ = ("_head", "_is_first", "_transport")
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._is_first = True
+        self._head: bytes | None = None
+
+    def write(self, data: bytes) -> None:
+        """Write a part of the answer, together with a head that waits."""
+        if self._head is not None:
+            head, self._head = self._head, None
+            self._transport.writelines((head, data) if data else (head,))
+        elif self._is_first and data != _CONTINUE:
+            self._is_first, self._head = False, data
+        else:
+            self._transport.write(data)
+
+    def is_closing(self) -> bool:
+        """Whether the connection is closed or being closed."""
+        return self._transport.is_closing()
+
+    def close(self) -> None:
+        """Write the head if it still waits, then close the connection."""
+        if self._head is not None:
+            self.write(b"")
+        self._transport.close()
+
+
 class LimitedProtocol(HttpToolsProtocol):
     """uvicorn's protocol within the limits of a listener."""
 
@@ -363,6 +399,10 @@ class LimitedProtocol(HttpToolsProtocol):
         self._begun = None
         self._body_since, self._body_bytes = self.loop.time(), 0
         super().on_headers_complete()
+        cycle: Any = self.cycle
+        if cycle is not None and self.scope["method"] != "HEAD":
+            # An answer to HEAD has nothing that its head could wait for.
+            cycle.transport = _Joined(self.transport)
         self._take_place()
 
     def on_body(self, body: bytes) -> None:
@@ -373,6 +413,8 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """End a request; its answer may be complete already."""
         super().on_message_complete()
+        scope: Any = self.scope
+        scope["state"][ARRIVED] = True
         self._completed += 1
         self._part = _Part.REQUEST
         self._take_place()

@@ -12,6 +12,7 @@ from gateway.store import deliveries
 from gateway.store import events as rows
 from gateway.store.database import Tx
 from gateway.store.rows import to_us
+from gateway.views import ATTENTION_EVENT
 
 
 @dataclass(frozen=True)
@@ -79,5 +80,10 @@ async def publish(  # noqa: PLR0913 - the events and their scope
 
 
 def subscribes(patterns: Sequence[str], event_type: str) -> bool:
-    """Whether an endpoint with these patterns receives an event type; no pattern means all."""
+    """Whether an endpoint with these patterns receives an event type; no pattern means all.
+
+    But for the types that an endpoint has to name.
+    """
+    if event_type == ATTENTION_EVENT:
+        return event_type in patterns
     return not patterns or any(fnmatch.fnmatchcase(event_type, pattern) for pattern in patterns)

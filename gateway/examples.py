@@ -11,6 +11,7 @@ from gateway.batches.schemas import AssetTotal, BatchSource, BatchView, StatusTo
 from gateway.model import (
     Account,
     AddressDestination,
+    Attention,
     BatchState,
     Failure,
     FailureCode,
@@ -29,10 +30,12 @@ from gateway.report import Returned
 from gateway.states import STATUS_OF
 from gateway.views import (
     API_VERSION,
+    ATTENTION_EVENT,
     BATCH_EVENTS,
     ENDPOINT_EVENTS,
     EVENT_TYPES,
     RETURNED_EVENT,
+    AttentionNote,
     event_body,
 )
 from gateway.webhooks.subscriptions import EndpointView
@@ -44,6 +47,7 @@ EventType = Literal[
     "payout.delivered",
     "payout.failed",
     "payout.returned",
+    "payout.attention",
     "batch.executing",
     "batch.finalized",
     "batch.failed",
@@ -67,6 +71,7 @@ _WAY: dict[str, tuple[SubStatus, ...]] = {
         SubStatus.DELIVERED,
     ),
     "payout.failed": (SubStatus.CREATED, SubStatus.SUBMITTED, SubStatus.REJECTED),
+    "payout.attention": (SubStatus.CREATED, SubStatus.SUBMITTED),
     "payout.returned": (
         SubStatus.CREATED,
         SubStatus.SUBMITTED,
@@ -88,11 +93,12 @@ def example_event(kind: EventType, at: datetime, *, livemode: bool) -> bytes:
         }
     else:
         way = _WAY[kind]
-        back = kind == RETURNED_EVENT
-        before = STATUS_OF[way[-1 if back else -2]] if len(way) > 1 else None
+        back, attends = kind == RETURNED_EVENT, kind == ATTENTION_EVENT
+        before = STATUS_OF[way[-1 if back or attends else -2]] if len(way) > 1 else None
         payout = _payout(kind, at, livemode=livemode)
         returned = Returned("ret-1", Decimal("4.50"), "USDC", at) if back else None
-        body = json.loads(event_body(payout, before, at, kind, returned=returned))
+        note = AttentionNote(code=Attention.CUSTODIAN_UNREACHABLE, since=at) if attends else None
+        body = json.loads(event_body(payout, before, at, kind, returned=returned, attention=note))
     return json.dumps({**body, "test": True}, separators=(",", ":"), ensure_ascii=False).encode()
 
 
@@ -218,7 +224,8 @@ def _payout(kind: str, at: datetime, *, livemode: bool) -> Payout:
         fees_paid_usd=Decimal("0.21") if kind == "payout.delivered" else None,
         final_recipient_amount=amount if kind == "payout.delivered" else None,
         returned_amount=Decimal("4.50") if kind == RETURNED_EVENT else None,
-        sequence=len({STATUS_OF[each] for each in way}) + (kind == RETURNED_EVENT),
+        sequence=len({STATUS_OF[each] for each in way})
+        + (kind in {RETURNED_EVENT, ATTENTION_EVENT}),
         created_at=begun,
         updated_at=timeline[-1].at,
     )

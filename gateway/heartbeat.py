@@ -22,11 +22,13 @@ from gateway.errors import SchemaMismatch, StateFileError
 from gateway.logs import get_logger
 from gateway.metrics import Metrics
 from gateway.model import GATE_VERSION
+from gateway.rules import OwnRules
 from gateway.runtime import Moment, Runtime
 from gateway.store import gateways, migrate
 from gateway.store.database import Database, Row, Tx
 from gateway.store.gateways import BEAT_S, Identity, Watch
 from gateway.store.opening import compare
+from gateway.store.pauses import active_pauses
 from gateway.store.state import freeze, marks_refused, state_row
 from gateway.store.state_file import StateFile
 from gateway.store.unusable import told
@@ -89,7 +91,10 @@ class Heartbeat:
         state_file: StateFile,
         metrics: Metrics,
         gone: Callable[[str], Awaitable[None]] = _nothing,
+        wake_all: Callable[[], None] = lambda: None,
+        rules: OwnRules | None = None,
     ) -> None:
+        self._rules = rules
         self._db = db
         self._runtime = runtime
         self._identity = identity
@@ -97,9 +102,15 @@ class Heartbeat:
         self._metrics = metrics
         #: what is done about a gateway whose counter stands still
         self._gone = gone
+        #: rings the bell of every loop
+        self._wake_all = wake_all
+        self._foreign_commits = 0
+        #: whether the last look showed another gateway that is not known to be gone
+        self._others = False
         self._counter = 0
         self._beats = 0
         self._refused: str | None = None
+        self._paused = False
         self._stale: set[str] = set()
         self.watch = Watch()
 
@@ -136,41 +147,58 @@ class Heartbeat:
     async def beat(self) -> None:
         """Raise the counter, compare the database with what is known of it, and write what is due."""
         moment = self._runtime.clock.moment()
-        froze, self._counter, row = await self._db.run(self._raise, moment)
-        self._state_file.seen.note(row["marks"])
-        await compare(self._db, self._runtime, self._state_file)
+        froze, self._counter, marks = await self._db.run(self._raise, moment)
+        self._state_file.seen.note(marks)
+        row = await compare(self._db, self._runtime, self._state_file)
         if self._state_file.failing is not None:
             # Only a write shows that it works again.
             with suppress(StateFileError):
-                await self._runtime.offload(lambda: self._state_file.record(row["marks"]))
+                await self._runtime.offload(lambda: self._state_file.record(marks))
         if froze is not None:
             _log.error("database_frozen", reason=froze)
-        await self._report_changes(moment)
+        await self._report_changes(moment, row)
         if self._beats % _BEATS_PER_ROW == 0:
             await self._add_row()
         if self._beats % _BEATS_PER_PURGE == _BEATS_PER_PURGE - 1:
             await self._purge(moment.clock_id)
         self._beats += 1
 
-    async def _raise(self, tx: Tx, moment: Moment) -> tuple[str | None, int, Row]:
+    async def _raise(self, tx: Tx, moment: Moment) -> tuple[str | None, int, int]:
         """Store function: raise the counter; freeze the database if it went back.
 
-        Return why it was frozen just now, the counter, and the state of the store.
+        Return why it was frozen just now, the counter, and the newest mark.
         """
-        counter = await gateways.raise_counter(tx, self.id, moment)
-        row = await state_row(tx)
-        reason = self._state_file.seen.check(row["marks"])
-        if counter is None or counter <= self._counter:
-            reason = WENT_BACK
-        if counter is None:
+        raised = await gateways.raise_counter(tx, self.id, moment)
+        if raised is None:
+            counter, marks = 0, int((await state_row(tx))["marks"])
             await gateways.register(tx, self._identity, moment, self._runtime.timeline.now())
+        else:
+            counter, marks = int(raised["counter"]), int(raised["marks"])
+        reason = self._state_file.seen.check(marks)
+        if raised is None or counter <= self._counter:
+            reason = WENT_BACK
         froze = reason is not None and await freeze(tx, self._runtime.ids, moment.wall, reason)
-        return (reason if froze else None), counter or 0, row
+        return (reason if froze else None), counter, marks
 
-    async def _report_changes(self, moment: Moment) -> None:
-        """Tell what changed since the beat before: whether marks are set, and which gateways are gone."""
-        row = await self._db.read(state_row)
-        self._told(marks_refused(row, self._state_file.failing))
+    async def _report_changes(self, moment: Moment, row: Row) -> None:
+        """Tell what changed since the beat before: whether marks are set, what other processes did."""
+        own = None if self._rules is None else self._rules.digest
+        if self._rules is not None:
+            self._rules.note(row["rules_digest"])
+        self._told(marks_refused(row, self._state_file.failing, rules=own))
+        if row["paused"] or self._paused:
+            pauses = await self._db.read(active_pauses)
+            self._metrics.paused((each.scope.value, each.target) for each in pauses)
+        self._paused = bool(row["paused"])
+        foreign_commits = self._db.foreign_commits
+        if foreign_commits != self._foreign_commits:
+            # They may have left work for us, and cannot ring a bell here. The loops look by themselves,
+            # too, but seldom.
+            self._wake_all()
+        elif not self._others:
+            # Nobody else is there, and nobody has come.
+            return
+        self._foreign_commits = foreign_commits
         running = await self._db.read(gateways.running_gateways)
         self.watch.look({each["id"]: each["counter"] for each in running}, moment.elapsed)
         stale = self.watch.stale(moment.elapsed)
@@ -178,6 +206,7 @@ class Heartbeat:
             _log.warning("gateway_gone", gateway=gateway_id)
             await self._gone(gateway_id)
         self._stale = stale
+        self._others = any(each["id"] not in {self.id, *stale} for each in running)
 
     def _told(self, refused: str | None) -> None:
         """Log why no marks are set, if that has changed, and set the gauge."""

@@ -11,11 +11,13 @@ import math
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from gateway.config import LimitSettings
+from gateway.config_rates import LimitSettings
 from gateway.runtime import Clock
 
 #: Member of a request's ASGI state: called once it is known who sent the request, and that it is let in.
 RECOGNISED = "recognised"
+#: Member of a request's ASGI state: true once all of its body has arrived, so that no timer is needed.
+ARRIVED = "arrived"
 #: Member of a request's ASGI state: called when its refusal is held back, and nothing else is to be done.
 HELD = "held"
 #: Buckets that are remembered; the one used longest ago is forgotten first, and would be full again.

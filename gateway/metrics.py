@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import cache
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -17,6 +18,7 @@ _CALL_SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 #: A custodian that invents words must not fill the memory of the metrics' store.
 _MOST_WORDS = 100
 _WORD_CHARS = 64
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
 class Metrics:
@@ -44,6 +46,7 @@ class Metrics:
         self._webhooks = self._counter(
             "webhook_attempts", "Tries of webhook deliveries.", "outcome"
         )
+        #: by outcome: looking a labelled counter up costs more than counting
         self._requests = self._counter(
             "http_requests", "Requests to the API.", "route", "method", "status"
         )
@@ -90,6 +93,13 @@ class Metrics:
             registry=self.registry,
         )
 
+        self._pauses = Gauge(
+            "payout_gateway_paused",
+            "What is paused (1), by scope and target; see payout-gateway pause.",
+            ("scope", "target"),
+            registry=self.registry,
+        )
+
         self._connections = Gauge(
             "payout_gateway_connections",
             "Open connections of the public listener.",
@@ -107,18 +117,26 @@ class Metrics:
             "Refusals (429) that were held back (held), or sent with Connection: close (closed).",
             "result",
         )
+        # To find the metric of some label values costs more than to raise it. Label values are bounded.
+        self._request = cache(self._requests.labels)
+        self._request_time = cache(self._request_seconds.labels)
+        self._call = cache(self._calls.labels)
+        self._call_time = cache(self._call_seconds.labels)
+        self._attempt = cache(self._webhooks.labels)
+        self._status = cache(self._payouts.labels)
+        self._received = cache(self._inbox.labels)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"payout_gateway_{name}", text, labels, registry=self.registry)
 
     def payout(self, status: str) -> None:
         """Count a payout that has reached a status."""
-        self._payouts.labels(status).inc()
+        self._status(status).inc()
 
     def call(self, custodian: str, verb: str, outcome: str, seconds: float) -> None:
         """Count and time a call of an adapter's verb."""
-        self._calls.labels(custodian, verb, outcome).inc()
-        self._call_seconds.labels(custodian, verb).observe(seconds)
+        self._call(custodian, verb, outcome).inc()
+        self._call_time(custodian, verb).observe(seconds)
 
     def unknown_word(self, custodian: str, word: str) -> None:
         """Count a custodian's word that no table has."""
@@ -131,21 +149,17 @@ class Metrics:
 
     def inbox(self, custodian: str, outcome: str) -> None:
         """Count what became of a custodian's webhook."""
-        self._inbox.labels(custodian, outcome).inc()
+        self._received(custodian, outcome).inc()
 
     def webhook_attempt(self, outcome: str) -> None:
         """Count a try of a delivery."""
-        self._webhooks.labels(outcome).inc()
+        self._attempt(outcome).inc()
 
     def http_request(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count and time a request."""
-        known = (
-            method
-            if method in {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
-            else "other"
-        )
-        self._requests.labels(route, known, str(status)).inc()
-        self._request_seconds.labels(route).observe(seconds)
+        known = method if method in _METHODS else "other"
+        self._request(route, known, str(status)).inc()
+        self._request_time(route).observe(seconds)
 
     def connections(self, count: int) -> None:
         """Set how many connections are open."""
@@ -181,6 +195,12 @@ class Metrics:
         """Set whether moving marks may be set; where not, the operator's list has one more row."""
         self._marks.set(int(allowed))
         self._attention.labels("marks_refused").set(int(not allowed))
+
+    def paused(self, found: Iterable[tuple[str, str]]) -> None:
+        """Set what is paused, each as scope and target; nothing else is."""
+        self._pauses.clear()
+        for scope, target in found:
+            self._pauses.labels(scope, target).set(1)
 
     def endpoints_set_aside(self, count: int) -> None:
         """Set how many endpoints wait because their secrets do not open: a row of the operator's list."""

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -105,6 +106,7 @@ class FailureCode(StrEnum):
     AUTHENTICATION_EXPIRED = (
         "authentication_expired"  #: nobody answered the required action in time
     )
+    NOT_SENT_IN_TIME = "not_sent_in_time"  #: it could not be sent in time; nothing was sent
     CANCELED = "canceled"  #: withdrawn before it moved
     EXPIRED = "expired"  #: the custodian's own time limit ran out
     CUSTODIAN_ERROR = "custodian_error"  #: the custodian failed for a reason of its own
@@ -114,7 +116,7 @@ class FailureCode(StrEnum):
 
 #: What this program knows of the conditions of a moving mark. A release that adds a condition raises
 #: it, and the database names the lowest version that may set marks.
-GATE_VERSION = 1
+GATE_VERSION = 2
 
 
 class Attention(StrEnum):
@@ -145,11 +147,18 @@ class Attention(StrEnum):
     CREDENTIALS_REFUSED = (
         "credentials_refused"  #: the custodian does not accept our credentials or rights
     )
+    CUSTODIAN_REMOVED = (
+        "custodian_removed"  #: its custodian is not in the configuration any more; nothing is done
+    )
     EARLY_NEWS = "early_news"  #: money is said to move, and no call was made for it
     RETURNED = "returned"  #: money came back after the payout was delivered
     RETURN_MISMATCH = (
         "return_mismatch"  #: the custodian reports a return that cannot be: it changed nothing
     )
+
+
+#: The length of `+00:00`.
+_UTC_SUFFIX = 6
 
 
 def parse_amount(text: object) -> Decimal:
@@ -166,8 +175,11 @@ def format_amount(amount: Decimal) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
+@lru_cache(maxsize=4096)
 def format_time(at: datetime) -> str:
-    """Return RFC 3339 in UTC with milliseconds; naive times are refused."""
+    """Return RFC 3339 in UTC with milliseconds; naive times are refused. A payout's times recur."""
+    if at.tzinfo is UTC:
+        return at.isoformat(timespec="milliseconds")[:-_UTC_SUFFIX] + "Z"
     if at.tzinfo is None:
         msg = "a time without a zone cannot be sent"
         raise ValueError(msg)

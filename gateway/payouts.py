@@ -35,6 +35,7 @@ from gateway.model import (
 )
 from gateway.returns import Known, count
 from gateway.runtime import Runtime
+from gateway.spending import Spending, spend_of
 from gateway.states import STATUS_OF, Kind, Verdict, judge
 from gateway.store import executions, inbox
 from gateway.store import payouts as rows
@@ -68,8 +69,14 @@ class Payouts:
     """Use cases of payouts. Its methods are store functions: they take a transaction."""
 
     def __init__(
-        self, runtime: Runtime, vault: Vault, action_life: timedelta = ACTION_LIFE
+        self,
+        runtime: Runtime,
+        vault: Vault,
+        action_life: timedelta = ACTION_LIFE,
+        spending: Spending | None = None,
     ) -> None:
+        #: what is taken with a payout, in the transaction that accepts it, and given back if it is not paid
+        self._spending = spending
         self._runtime = runtime
         self._vault = vault
         self._action_life = action_life
@@ -89,7 +96,7 @@ class Payouts:
 
         Live mode, and test mode with `strict`, consume the quote. Otherwise test mode answers a
         second call with the same payout. Refused: `quote_not_found`, `quote_already_used` (with
-        `payout_id`), `quote_expired`, `database_frozen`, `not_accepting`.
+        `payout_id`), `quote_expired`, `database_frozen`, `not_accepting`, `limit_exceeded`.
         """
         now = self._runtime.clock.now()
         payout_id = (
@@ -97,12 +104,31 @@ class Payouts:
             if caller.mode == "live"
             else self._vault.sandbox_payout_id(caller.org, quote_id)
         )
+        held = None
+        if self._spending is not None:
+            held = await self._spending.hold(tx, caller, quote_id, now)
         quote = await quote_rows.use_quote(
             tx, quote_id, caller.org, caller.mode, payout_id=payout_id, now=to_us(now)
         )
         if quote is None:
             return await self._accepted_before(tx, caller, quote_id, strict=strict)
+        if self._spending is not None:
+            await self._check_cap(tx, self._spending, quote, caller)
+            if held is not None:
+                await self._spending.write(tx, payout_id, held)
         return await self._create(tx, quote, payout_id, now)
+
+    @staticmethod
+    async def _check_cap(tx: Tx, spending: Spending, quote: Row, caller: Caller) -> None:
+        """Check the caps of one payout once more: they may have been lowered since the quote was given.
+
+        The refusal may be kept, and what was written with it: so the quote is free again.
+        """
+        try:
+            spending.check(spend_of(quote, caller.key_id))
+        except Refused:
+            await quote_rows.release_quote(tx, quote["id"])
+            raise
 
     async def _accepted_before(
         self, tx: Tx, caller: Caller, quote_id: str, *, strict: bool
@@ -249,6 +275,8 @@ class Payouts:
         if applied.final and applied.changed and change.says_unpaid:
             # A promise as a mark is: an older copy of the database would pay it after all.
             await advance(tx)
+            if self._spending is not None:
+                await self._spending.give_back(tx, row)
         return applied
 
     async def _count_returns(self, tx: Tx, change: _Change, applied: Applied) -> Applied:

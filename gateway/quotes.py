@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
-from typing import Annotated, Protocol
+from typing import Annotated, Any, Protocol
 
 from pydantic import Field, StringConstraints
 
@@ -36,9 +36,11 @@ from gateway.model import (
 )
 from gateway.router import Choice, Router, Wish, check_payee
 from gateway.runtime import Runtime
+from gateway.spending import Spending, spend_for
 from gateway.store import quotes as rows
 from gateway.store.database import Tx
 from gateway.store.rows import to_json, to_us
+from gateway.views import terms_json
 
 QUOTE_LIFE = timedelta(seconds=60)
 MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=40)]
@@ -132,14 +134,16 @@ class Pricer(Protocol):
 class Quotes:
     """Makes quotes."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - built in one place
         self,
         router: Router,
         assets: AssetRegistry,
         runtime: Runtime,
         custodians: Mapping[str, Pricer],
         budget: Buckets | None = None,
+        spending: Spending | None = None,
     ) -> None:
+        self._spending = spending
         self._router = router
         self._assets = assets
         self._runtime = runtime
@@ -147,16 +151,21 @@ class Quotes:
         #: of calls, per org and instance
         self._budget = budget
 
+    @property
+    def assets(self) -> tuple[str, ...]:
+        """The codes of all known assets."""
+        return self._assets.codes()
+
     def has_offers(self, caller: Caller, request: QuoteRequest) -> bool:
         """Return whether `offers` would call a custodian. False for an invalid request."""
+        asked = {each.name for each in self._router.instances() if each.capabilities.quotes}
+        if not asked:
+            return False
         try:
             _, _, choice = self._plan(caller, request)
         except Refused:
             return False
-        return any(
-            each.name == choice.route.custodian and each.capabilities.quotes
-            for each in self._router.instances()
-        )
+        return choice.route.custodian in asked
 
     async def offers(self, caller: Caller, request: QuoteRequest) -> Sequence[Offer]:
         """Ask the custodian for offers, before any transaction. Nothing for a faulty request.
@@ -220,6 +229,9 @@ class Quotes:
             fee_total_usd=choice.fee if asset.usd_pegged or not choice.fee else None,
             route=choice.route,
         )
+        if self._spending is not None:
+            spend = spend_for(caller.org, caller.mode, caller.key_id, promised, choice.account)
+            self._spending.check(spend)
         return promised, choice.account
 
     def _plan(
@@ -258,7 +270,6 @@ class Quotes:
 
     async def store(self, tx: Tx, caller: Caller, quote: Quote, account: Account) -> None:
         """Store a drafted quote."""
-        terms = {name: getattr(quote, name) for name in QuoteTerms.model_fields}
         await rows.insert_quote(
             tx,
             id=quote.quote_id,
@@ -267,7 +278,7 @@ class Quotes:
             external_ref=quote.external_ref,
             reference=quote.reference,
             metadata=to_json(dict(quote.metadata)),
-            terms=QuoteTerms(**terms).model_dump_json(),
+            terms=to_json(terms_json(quote)),
             account=account.model_dump_json(),
             expires_at=to_us(quote.expires_at),
             created_at=to_us(self._runtime.clock.now()),
@@ -292,6 +303,18 @@ class Quotes:
                 ],
             )
         return AddressDestination(network=network, address=request.destination)
+
+
+def quote_json(quote: Quote) -> dict[str, Any]:
+    """Return a quote as JSON has it; its schema is `Quote`."""
+    return {
+        **terms_json(quote),
+        "external_ref": quote.external_ref,
+        "reference": quote.reference,
+        "metadata": quote.metadata,
+        "recommendation": quote.recommendation,
+        "insufficient_funds": quote.insufficient_funds,
+    }
 
 
 def fee_of(terms: QuoteTerms) -> Decimal:

@@ -16,9 +16,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from typeid import TypeID
-from uuid_utils import UUID
-
 T = TypeVar("T")
 
 
@@ -120,6 +117,33 @@ class Timeline:
         return self._offset
 
 
+_DIGITS = "0123456789abcdefghjkmnpqrstvwxyz"
+#: The digits that Python reads a number of base 32 by.
+_TO_PYTHON = str.maketrans(_DIGITS, "0123456789abcdefghijklmnopqrstuv")
+_NO_DIGITS = str.maketrans("", "", _DIGITS)
+_ID_DIGITS = 26
+#: Every two digits, by their value.
+_TWO_DIGITS = tuple(first + second for first in _DIGITS for second in _DIGITS)
+
+
+def _base32(bits: int) -> str:
+    """Return 128 bits as the 26 digits of a TypeID. The library's own way costs four times as much."""
+    return "".join([_TWO_DIGITS[(bits >> shift) & 0x3FF] for shift in range(120, -1, -10)])
+
+
+def uuid_bytes_of(made: str) -> bytes:
+    """Return the 16 bytes of an identifier that `Ids.new` made. ValueError for any other text."""
+    digits = made.rpartition("_")[2]
+    if len(digits) != _ID_DIGITS or not digits.isascii() or digits.translate(_NO_DIGITS):
+        msg = "not an identifier of ours"
+        raise ValueError(msg)
+    try:
+        return int(digits.translate(_TO_PYTHON), 32).to_bytes(16)
+    except OverflowError:
+        msg = "an identifier with more than 128 bits"
+        raise ValueError(msg) from None
+
+
 class Ids:
     """Identifiers and randomness.
 
@@ -146,7 +170,7 @@ class Ids:
         bits = (
             (ms << 80) | (7 << 76) | ((tail >> 62) << 64) | (0b10 << 62) | (tail & ((1 << 62) - 1))
         )
-        return str(TypeID.from_uuid(UUID(int=bits), prefix))
+        return f"{prefix}_{_base32(bits)}"
 
     def random_bytes(self, count: int) -> bytes:
         """Return `count` unpredictable bytes."""

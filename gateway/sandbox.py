@@ -298,6 +298,9 @@ def write_config(path: Path, twins: list[Twin], port: int) -> None:
         "custodians": custodians,
         "accounts": accounts,
         "routes": routes,
+        # Play money: one payout may send all that an account of the twins has.
+        "spending": {"payout_cap_usd": "1000000"},
+        "prices": {"usd": {"ETH": "3000", "SOL": "150"}},
     }
     head = "# Written by `payout-gateway sandbox`: for the twins that run now, and for nothing else.\n\n"
     _write_private(path, head + tomli_w.dumps(document))

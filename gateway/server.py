@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 import sys
@@ -16,10 +17,11 @@ import uvloop
 from gateway import __version__, logs
 from gateway.accepting import Acceptor
 from gateway.api.application import create_api, create_metrics_api
-from gateway.app import GRACE_S, open_gateway
+from gateway.app import ALL_ROLES, GRACE_S, Role, open_gateway
 from gateway.config import Settings
 from gateway.connections import Connections, Limits, most_connections
 from gateway.errors import ConfigError, SchemaMismatch
+from gateway.removed import refuse_removed
 from gateway.runtime import Runtime
 
 #: Connections to the listener for metrics and probes.
@@ -30,18 +32,40 @@ _OTHER = {"listen": "with --port", "metrics": "as metrics.port"}
 _log = logs.get_logger("app")
 
 
-async def serve(
+async def serve(  # noqa: PLR0913 - the options of the command
     settings: Settings,
     *,
     port: int | None = None,
     runtime: Runtime | None = None,
     ready: Callable[[str], None] | None = None,
+    roles: frozenset[Role] = ALL_ROLES,
+    allow_removed: bool = False,
 ) -> int:
     """Serve until SIGTERM or SIGINT; return the exit code. `ready` is called with the base URL.
 
+    A process without the role `api` has no listener but that for metrics and probes; its URL is empty.
+    ConfigError where a custodian that is not configured has something open, unless `allow_removed`.
+
     2: the database's schema was changed by another program version meanwhile. 1: a loop died.
     """
-    logs.configure(settings.log.format, settings.log.level)
+    logs.configure(settings.log.format, settings.log.level, buffered=True)
+    try:
+        return await _serve(
+            settings, port, runtime, ready, roles=roles, allow_removed=allow_removed
+        )
+    finally:
+        logs.unbuffer()
+
+
+async def _serve(  # noqa: C901, PLR0913 - as above; one listener, loop and server after the other
+    settings: Settings,
+    port: int | None,
+    runtime: Runtime | None,
+    ready: Callable[[str], None] | None,
+    *,
+    roles: frozenset[Role],
+    allow_removed: bool,
+) -> int:
     stopping = asyncio.Event()
     broken: list[BaseException] = []
 
@@ -56,9 +80,10 @@ async def serve(
 
     most = most_connections(settings)
     with contextlib.ExitStack() as listeners:
-        public = listeners.enter_context(
-            _listen("listen", settings.listen.host, settings.listen.port if port is None else port)
-        )
+        public = None
+        if Role.API in roles:
+            port = settings.listen.port if port is None else port
+            public = listeners.enter_context(_listen("listen", settings.listen.host, port))
         inner = None
         if settings.metrics.port is not None:
             inner = listeners.enter_context(
@@ -69,8 +94,14 @@ async def serve(
             runtime=runtime,
             ready=lambda: not stopping.is_set(),
             broken=lambda: bool(broken),
+            roles=roles,
         ) as gateway:
             context = gateway.context
+            removed = await refuse_removed(
+                gateway.db, context.runtime, settings.custodians, allowed=allow_removed
+            )
+            for each in removed:
+                _log.warning("custodian_removed", custodian=each.name, payouts=each.payouts)
             loop = asyncio.get_running_loop()
             for name in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(name, stopping.set)
@@ -81,45 +112,64 @@ async def serve(
                         _serving(create_metrics_api(context), inner, Connections(limits), fail)
                     )
                     _log.info("metrics_ready", url=_address(inner) + "/metrics")
-                connections = Connections(Limits.of(settings.listen, most), context.metrics)
-                api = create_api(context)
-                serving = await servers.enter_async_context(
-                    _serving(
-                        api,
-                        public,
-                        connections,
-                        fail,
-                        proxies=settings.listen.trusted_proxies,
+                ends: set[asyncio.Task[Any]] = {asyncio.create_task(stopping.wait())}
+                if public is not None:
+                    connections = Connections(Limits.of(settings.listen, most), context.metrics)
+                    api = create_api(context)
+                    ends.add(
+                        await servers.enter_async_context(
+                            _serving(
+                                api,
+                                public,
+                                connections,
+                                fail,
+                                proxies=settings.listen.trusted_proxies,
+                            )
+                        )
                     )
-                )
-                # Before the listener waits for open requests: a stream would hold it up.
-                servers.callback(api.state.pages.hub.close)
-                address = _address(public)
+                    # Before the listener waits for open requests: a stream would hold it up.
+                    servers.callback(api.state.pages.hub.close)
+                address = "" if public is None else _address(public)
                 _log.info(
                     "ready",
                     version=__version__,
                     url=address,
+                    roles=sorted(roles),
                     custodians=sorted(settings.custodians),
                 )
                 if ready is not None:
                     ready(address)
-                stop = asyncio.create_task(stopping.wait())
-                await asyncio.wait({serving, stop}, return_when=asyncio.FIRST_COMPLETED)
-                stop.cancel()
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+                stopping.set()
     if any(isinstance(each, SchemaMismatch) for each in broken):
         return 2
     return 1 if broken else 0
 
 
 def run(
-    settings: Settings, *, port: int | None = None, ready: Callable[[str], None] | None = None
+    settings: Settings,
+    *,
+    port: int | None = None,
+    ready: Callable[[str], None] | None = None,
+    roles: frozenset[Role] = ALL_ROLES,
+    allow_removed: bool = False,
 ) -> int:
     """Serve on an event loop of its own; for the command line."""
+
+    def settled(address: str) -> None:
+        # What exists by now stays until the end: the collector need not look at it again and again.
+        gc.collect()
+        gc.freeze()
+        if ready is not None:
+            ready(address)
+
     # A thread that computes keeps the interpreter so long from the event loop, each time that it waited
     # for the network. The default of 5 ms is longer than most requests take.
     sys.setswitchinterval(_SWITCH_S)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(serve(settings, port=port, ready=ready))
+        return runner.run(
+            serve(settings, port=port, ready=settled, roles=roles, allow_removed=allow_removed)
+        )
 
 
 @contextlib.asynccontextmanager

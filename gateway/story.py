@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from gateway.model import format_time
+from gateway.model import Payout, SubStatus, format_time
 from gateway.store import audit, deliveries, events, executions, inbox, returns
 from gateway.store import evidence as stored
 from gateway.store import payouts as rows
+from gateway.store.account_turns import account_holder
 from gateway.store.database import Row, Tx
 from gateway.store.rows import from_us, payout_of
-from gateway.views import payout_view
+from gateway.views import payout_json
 
 _MOST_ACTS = 100
 
@@ -28,7 +29,7 @@ async def tell(tx: Tx, wanted: str) -> dict[str, Any] | None:
     owned = await executions.open_execution_of(tx, payout.id)
     attention = await rows.attention_of(tx, payout.id)
     return {
-        "payout": payout_view(payout).model_dump(mode="json"),
+        "payout": payout_json(payout),
         "org": payout.org,
         "account": payout.account.model_dump(),
         "custodian_word": row["custodian_word"],
@@ -36,7 +37,8 @@ async def tell(tx: Tx, wanted: str) -> dict[str, Any] | None:
         "next_look_at": None if owned is None else _at(owned["due_at"]),
         "lease": None if owned is None else _lease(owned),
         "blocked": None if owned is None else owned["blocked"],
-        "attention": [_times(each, "first_at", "last_at") for each in attention],
+        "queued_behind": await _behind(tx, payout),
+        "attention": [_times(each, "first_at", "last_at", "closed_at") for each in attention],
         # As it is stored: the operator may see more than the partner.
         "timeline": [each.model_dump(mode="json") for each in payout.timeline],
         "acts": [
@@ -72,6 +74,15 @@ async def tell(tx: Tx, wanted: str) -> dict[str, Any] | None:
         ],
         "deliveries": await _deliveries(tx, payout.id),
     }
+
+
+async def _behind(tx: Tx, payout: Payout) -> str | None:
+    """Return the payout that has the turn at the account that a payout is queued at."""
+    if payout.sub_status is not SubStatus.QUEUED:
+        return None
+    names = payout.custodian, payout.account.type, payout.account.id
+    holder = await account_holder(tx, *names)
+    return None if holder == payout.id else holder
 
 
 async def _execution(tx: Tx, row: Row) -> dict[str, Any]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 
+from gateway import attention
 from gateway.config import EngineSettings, RetentionSettings, WebhookSettings
 from gateway.erasure import erase
 from gateway.execution.record import Recorder
 from gateway.logs import get_logger
 from gateway.metrics import Metrics
 from gateway.runtime import Runtime
-from gateway.store import deliveries, executions, idempotency, inbox, quotes
+from gateway.store import attention as attention_rows
+from gateway.store import deliveries, executions, idempotency, inbox, quotes, spending
 from gateway.store import erasure as erasure_rows
 from gateway.store import payouts as payout_rows
 from gateway.store.audit import GATEWAY
@@ -24,6 +26,8 @@ _BATCH = 500
 _EVENTS = 100
 #: Endpoints whose lag is told one by one; the others are in the oldest of all.
 _MOST_LAGS = 50
+#: How long the counters of limits are kept after their windows.
+_WINDOWS_KEPT = timedelta(days=400)
 _log = get_logger("sweeper")
 
 
@@ -72,8 +76,20 @@ class Sweeper:
         # What an endpoint missed while it was disabled waits for a recovery, not for its turn.
         while await self._db.run(deliveries.skip_deliveries, now, _BATCH) >= _BATCH:
             pass
+        await self._attend(now)
         await self._forget()
         await self._measure()
+
+    async def _attend(self, now: int) -> None:
+        """Close attention whose cause has ended, and tell subscribers of what is new."""
+        await self._db.run(attention_rows.close_ended, now, tuple(self._recorders))
+        told = False
+        while new := await self._db.scan(attention_rows.untold, _BATCH):
+            for row in new:
+                names = row["payout_id"], row["code"], row["detail"]
+                told = await self._db.run(attention.tell, self._runtime, *names) or told
+        if told:
+            self._wake("deliveries")
 
     async def _forget(self) -> None:
         """Delete what was kept long enough, a batch per transaction."""
@@ -89,6 +105,7 @@ class Sweeper:
             await self._forget_webhooks(now)
             await self._forget_quotes(now)
             await self._erase(now)
+            await self._forget_windows(now)
 
     async def _forget_webhooks(self, now: datetime) -> None:
         """Delete custodians' webhooks that match nothing, or whose payout has ended."""
@@ -105,6 +122,12 @@ class Sweeper:
         """Delete expired quotes that never became a payout."""
         before = to_us(now - timedelta(days=self._retention.quotes_days))
         while await self._db.run(quotes.purge_quotes, before, _BATCH) >= _BATCH:
+            pass
+
+    async def _forget_windows(self, now: datetime) -> None:
+        """Delete counters of limits whose windows ended long ago."""
+        before = f"{now - _WINDOWS_KEPT:%Y-%m}"
+        while await self._db.run(spending.purge_counters, before, _BATCH) >= _BATCH:
             pass
 
     async def _erase(self, now: datetime) -> None:

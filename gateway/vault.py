@@ -21,7 +21,7 @@ from uuid_utils import UUID
 
 from gateway.config import Settings
 from gateway.errors import ConfigError
-from gateway.runtime import Ids
+from gateway.runtime import Ids, uuid_bytes_of
 
 _KEY_BYTES = 32
 _NONCE_BYTES = 12
@@ -111,7 +111,7 @@ class Vault:
 
     def tracking_token(self, payout_id: str) -> str:
         """Return the unguessable token of a payout's public page; derived, never stored."""
-        raw = TypeID.from_string(payout_id).uuid_bytes
+        raw = uuid_bytes_of(payout_id)
         return base64.urlsafe_b64encode(raw + self._mac(self._track, raw)).rstrip(b"=").decode()
 
     def payout_of_token(self, token: str) -> str | None:
@@ -164,7 +164,7 @@ class Vault:
 
     @staticmethod
     def _mac(key: bytes, message: bytes) -> bytes:
-        return hmac.new(key, message, hashlib.sha256).digest()[:MAC_BYTES]
+        return hmac.digest(key, message, "sha256")[:MAC_BYTES]
 
 
 def vault_of(settings: Settings, ids: Ids) -> Vault:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import to_json
 
 from gateway.model import (
     Amount,
+    Attention,
     Failure,
     Payout,
     QuoteTerms,
@@ -19,6 +21,7 @@ from gateway.model import (
     Time,
     TimelineEntry,
     Transaction,
+    format_amount,
     format_time,
 )
 from gateway.report import Returned
@@ -33,6 +36,7 @@ PAYOUT_EVENTS: dict[str, str] = {
     "payout.delivered": "The payout is final: delivered",
     "payout.failed": "The payout is final: failed",
     "payout.returned": "Money came back after the payout was delivered; its status stays",
+    "payout.attention": "A person should look at a payout; only for endpoints that name this type",
 }
 #: Every event type of a webhook endpoint. It is sent to the other endpoints, and is in the feed.
 ENDPOINT_EVENTS: dict[str, str] = {
@@ -71,6 +75,10 @@ ACTION_EVENT = "payout.requires_action"
 RETURNED_EVENT = "payout.returned"
 
 
+#: The event of a payout that a person should look at; an endpoint has to name it.
+ATTENTION_EVENT = "payout.attention"
+
+
 class RequiredActionView(BaseModel):
     """What a payout waits for a person to do, as long as it does."""
 
@@ -90,7 +98,7 @@ class RequiredActionView(BaseModel):
 
 
 class PayoutView(BaseModel):
-    """A payout, as partners see it."""
+    """A payout, as partners see it: the schema of what `payout_json` returns."""
 
     model_config = ConfigDict(frozen=True, title="Payout")
 
@@ -135,6 +143,11 @@ class PayoutWithTracking(PayoutView):
     model_config = ConfigDict(frozen=True, title="PayoutWithTracking")
 
     tracking_url: str
+    queued_behind: str | None = Field(
+        default=None,
+        description="`GET /payouts/{id}` of a payout that is `queued`: the payout of yours that has the turn "
+        "at the source account. Null: another org's, or it waits for something else.",
+    )
 
 
 class ReturnView(BaseModel):
@@ -150,6 +163,15 @@ class ReturnView(BaseModel):
     at: Time = Field(description="When it came back, by the custodian.")
 
 
+class AttentionNote(BaseModel):
+    """Why a person should look at a payout."""
+
+    model_config = ConfigDict(frozen=True, title="AttentionNote")
+
+    code: Attention
+    since: Time = Field(description="When it was noted first.")
+
+
 class EventPayout(PayoutView):
     """A payout as it was at an event; bank details left out."""
 
@@ -162,6 +184,9 @@ class EventPayout(PayoutView):
     returned: ReturnView | None = Field(
         default=None,
         description="The return that `payout.returned` tells of; null in other events.",
+    )
+    attention: AttentionNote | None = Field(
+        default=None, description="What `payout.attention` tells of; null in other events."
     )
 
 
@@ -176,16 +201,18 @@ class EventView(BaseModel):
     data: EventPayout
 
 
-def payout_view(payout: Payout) -> PayoutView:
-    """Return what a partner sees of a payout, without its tracking address."""
-    return PayoutView(**_members(payout))
-
-
 def payout_with_tracking(
     payout: Payout, tracking_url: str, client_secret: str | None = None
-) -> PayoutWithTracking:
-    """Return what a partner sees of a payout, with the secret of the action it waits for, if given."""
-    return PayoutWithTracking(**_members(payout, client_secret), tracking_url=tracking_url)
+) -> dict[str, Any]:
+    """Return what a partner sees of a payout, with the secret of the action it waits for, if given.
+
+    As JSON has it; its schema is `PayoutWithTracking`.
+    """
+    return {
+        **payout_json(payout, client_secret),
+        "tracking_url": tracking_url,
+        "queued_behind": None,
+    }
 
 
 class ReducedPayout(BaseModel):
@@ -216,29 +243,31 @@ def reduced_payout(payout: Payout) -> ReducedPayout:
     )
 
 
-def event_body(
+def event_body(  # noqa: PLR0913 - the event and what it tells of
     payout: Payout,
     previous_status: Status | None,
     at: datetime,
     kind: str | None = None,
     *,
     returned: Returned | None = None,
+    attention: AttentionNote | None = None,
 ) -> bytes:
     """Return the bytes of the event that tells of the payout's present status, or of another kind.
 
-    `returned` is what `payout.returned` tells of. Frozen from then on.
+    `returned` is what `payout.returned` tells of, `attention` what `payout.attention` does. Frozen from
+    then on.
     """
-    data = EventPayout(
-        **_members(payout),
-        previous_status=previous_status,
-        sequence=payout.sequence,
-        returned=None
+    members = {
+        **payout_json(payout),
+        "previous_status": None if previous_status is None else previous_status.value,
+        "sequence": payout.sequence,
+        "returned": None
         if returned is None
         else ReturnView(
             id=returned.id, amount=returned.amount, asset=returned.asset, at=returned.at
-        ),
-    )
-    members = data.model_dump(mode="json")
+        ).model_dump(mode="json"),
+        "attention": None if attention is None else attention.model_dump(mode="json"),
+    }
     # Bank details and the person's secret never leave in an event.
     members["quote"]["destination"].pop("payment_instructions_id", None)
     if members["requires_action"]:
@@ -249,7 +278,7 @@ def event_body(
         "api_version": API_VERSION,
         "data": members,
     }
-    return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
+    return to_json(body)
 
 
 def _action(payout: Payout, client_secret: str | None) -> RequiredActionView | None:
@@ -260,39 +289,84 @@ def _action(payout: Payout, client_secret: str | None) -> RequiredActionView | N
     return RequiredActionView(**members, client_secret=client_secret)
 
 
-def _members(payout: Payout, client_secret: str | None = None) -> dict[str, Any]:
+def payout_json(payout: Payout, client_secret: str | None = None) -> dict[str, Any]:
+    """Return what a partner sees of a payout, without its tracking address, as JSON has it.
+
+    Built member by member: every payout is shown several times on its way, and to build and dump the
+    models (`PayoutView`) costs several times as much. `tests/test_views.py` compares the two.
+    """
     left = _seconds_left(payout)
+    action = _action(payout, client_secret)
+    failure = _failure(payout)
+    estimate = estimated_delivery(payout)
     return {
         "id": payout.id,
+        "object": "payout",
         "livemode": payout.livemode,
-        "status": payout.status,
-        "sub_status": payout.sub_status,
+        # The values themselves: an enumeration's member is dumped ten times as slowly as a text.
+        "status": payout.status.value,
+        "sub_status": payout.sub_status.value,
         "external_ref": payout.external_ref,
         "reference": payout.reference,
         "metadata": payout.metadata,
-        "quote": payout.terms,
+        "quote": terms_json(payout.terms),
         "custodian": payout.custodian,
         "custodian_reference": payout.custodian_reference,
         "batch_id": payout.batch_id,
-        "transactions": payout.transactions,
-        "requires_action": _action(payout, client_secret),
-        "failure": _failure(payout),
-        "timeline": tuple(
-            each
-            if (detail := shown_detail(each.detail)) is each.detail
-            else each.model_copy(update={"detail": detail})
+        "transactions": [
+            {
+                "id": each.id,
+                "tx_hash": each.tx_hash,
+                "network": each.network,
+                "status": each.status,
+                "explorer_url": each.explorer_url,
+                "at": format_time(each.at),
+            }
+            for each in payout.transactions
+        ],
+        "requires_action": None if action is None else action.model_dump(mode="json"),
+        "failure": None if failure is None else failure.model_dump(mode="json"),
+        "timeline": [
+            {
+                "status": each.status.value,
+                "sub_status": each.sub_status.value,
+                "at": format_time(each.at),
+                "tx_hash": each.tx_hash,
+                "detail": shown_detail(each.detail),
+            }
             for each in payout.timeline
-        ),
-        "fees_paid_usd": payout.fees_paid_usd,
-        "final_recipient_amount": payout.final_recipient_amount,
-        "returned_amount": payout.returned_amount,
+        ],
+        "fees_paid_usd": _amount(payout.fees_paid_usd),
+        "final_recipient_amount": _amount(payout.final_recipient_amount),
+        "returned_amount": _amount(payout.returned_amount),
         "estimated_seconds_remaining": left,
-        "estimated_delivery_at": None
-        if left is None
-        else payout.updated_at + timedelta(seconds=left),
-        "created_at": payout.created_at,
-        "updated_at": payout.updated_at,
+        "estimated_delivery_at": None if estimate is None else format_time(estimate),
+        "created_at": format_time(payout.created_at),
+        "updated_at": format_time(payout.updated_at),
     }
+
+
+def terms_json(terms: QuoteTerms) -> dict[str, Any]:
+    """Return the terms of a quote, or of what is more than them, as JSON has them."""
+    return {
+        "quote_id": terms.quote_id,
+        "expires_at": None if terms.expires_at is None else format_time(terms.expires_at),
+        "destination": terms.destination.model_dump(),
+        "asset": terms.asset,
+        "amount": format_amount(terms.amount),
+        "user_sends": format_amount(terms.user_sends),
+        "recipient_gets": format_amount(terms.recipient_gets),
+        "send_asset": terms.send_asset,
+        "recipient_asset": terms.recipient_asset,
+        "fx_rate": _amount(terms.fx_rate),
+        "price": terms.price,
+        "fee_total_usd": _amount(terms.fee_total_usd),
+        "route": terms.route.model_dump(),
+    }
+
+
+def _amount(amount: Decimal | None) -> str | None:
+    return None if amount is None else format_amount(amount)
 
 
 #: What the timeline and the failure of a payout say that an operator ended.
@@ -319,6 +393,12 @@ def _failure(payout: Payout) -> Failure | None:
     if failure is None or shown_detail(failure.message) == failure.message:
         return failure
     return failure.model_copy(update={"message": BY_OPERATOR})
+
+
+def estimated_delivery(payout: Payout) -> datetime | None:
+    """Return when the payout should have been delivered; None where it has ended or nothing is known."""
+    left = _seconds_left(payout)
+    return None if left is None else payout.updated_at + timedelta(seconds=left)
 
 
 def _seconds_left(payout: Payout) -> int | None:

@@ -15,25 +15,27 @@ class Wakeup:
     def __init__(self, clock: Clock, timeline: Timeline | None = None) -> None:
         self._clock = clock
         self._timeline = timeline or Timeline(clock)
-        self._bell = asyncio.Event()
+        self._rung = False
+        self._sleeper: asyncio.Future[None] | None = None
 
     def ring(self) -> None:
         """Wake the sleeper."""
-        self._bell.set()
+        self._rung = True
+        if self._sleeper is not None:
+            _end(self._sleeper)
 
     async def sleep(self, seconds: float) -> None:
         """Sleep so many seconds, or until the bell rings."""
-        if seconds > 0 and not self._bell.is_set():
-            waits = {
-                asyncio.ensure_future(self._bell.wait()),
-                asyncio.ensure_future(self._clock.sleep(seconds)),
-            }
+        if seconds > 0 and not self._rung:
+            sleeper = self._sleeper = asyncio.get_running_loop().create_future()
+            timer = asyncio.ensure_future(self._clock.sleep(seconds))
+            timer.add_done_callback(lambda _: _end(sleeper))
             try:
-                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+                await sleeper
             finally:
-                for each in waits:
-                    each.cancel()
-        self._bell.clear()
+                timer.cancel()
+                self._sleeper = None
+        self._rung = False
 
     async def sleep_until_due(self, due: int | None, longest_s: float) -> None:
         """Sleep until a time of the timeline, `longest_s` at most, or until the bell rings."""
@@ -41,6 +43,11 @@ class Wakeup:
         if seconds <= 0:
             # Due already: yield a moment to the others, by the loop's time and not by the clock's.
             await asyncio.sleep(_YIELD_S)
-            self._bell.clear()
+            self._rung = False
             return
         await self.sleep(min(seconds, longest_s))
+
+
+def _end(sleep: asyncio.Future[None]) -> None:
+    if not sleep.done():
+        sleep.set_result(None)

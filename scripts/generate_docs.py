@@ -29,7 +29,7 @@ from gateway.cli.main import app
 from gateway.config import Settings
 from gateway.custodians.registry import BrokenAdapter, find_adapters
 from gateway.examples import example_event
-from gateway.execution import claims, decide, gate, proof
+from gateway.execution import claims, decide, gate, proof, unsent
 from gateway.keys import USUAL, USUAL_OF_OPERATORS, Scope
 from gateway.model import Attention
 from gateway.states import NEXT, STATUS_OF
@@ -474,6 +474,8 @@ MONEY_RULES: dict[str, tuple[Callable[..., Any], ...]] = {
         gate.witness_works,
         gate.knows_the_gate,
         gate.nothing_blocks,
+        gate.rules_are_active,
+        gate.not_paused,
         gate.no_news,
         gate.items_are_pending,
         gate.others_are_closed,
@@ -485,6 +487,7 @@ MONEY_RULES: dict[str, tuple[Callable[..., Any], ...]] = {
         gate.may_reopen,
         gate.may_cancel,
         gate.may_end_unpaid,
+        unsent.never_sent,
         proof.console_look,
         proof.operator_looked,
         proof.lost_call,

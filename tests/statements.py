@@ -7,6 +7,7 @@ from typing import Any
 
 from gateway.store.database import Database, Query, Row, StoreFunction, Tx
 from gateway.store.lanes import Lanes
+from gateway.store.live_rows import LiveRows
 
 
 class CountingTx:
@@ -15,6 +16,11 @@ class CountingTx:
     def __init__(self, tx: Tx) -> None:
         self._tx = tx
         self.texts: list[str] = []
+
+    @property
+    def live(self) -> LiveRows | None:
+        """Rows that need not be read again."""
+        return self._tx.live
 
     @property
     def lanes(self) -> Lanes | None:

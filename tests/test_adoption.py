@@ -74,7 +74,7 @@ class Store:
     async def sets_back(self, marks: int) -> None:
         """Make the database an older copy: its state file knows more marks."""
         self.state_file.rewrite(marks)
-        assert await compare(self.db, self.runtime, self.state_file) is not None
+        assert (await compare(self.db, self.runtime, self.state_file))["frozen"] is not None
 
 
 @pytest.fixture
@@ -236,7 +236,7 @@ async def test_the_database_goes_on_but_accepts_nothing(store: Store) -> None:
     (row,) = await store.rows("SELECT * FROM store_state")
     assert (row["marks"], row["accepting"], row["witnessed"]) == (done.marks, 0, 1)
     assert await store.db.run(state.advance) == done.marks + 1
-    assert await compare(store.db, store.runtime, store.state_file) is None
+    assert (await compare(store.db, store.runtime, store.state_file))["frozen"] is None
     audit = await store.rows("SELECT actor, act, detail FROM audit_log ORDER BY rowid")
     assert [(each["actor"], each["act"]) for each in audit] == [
         ("gateway", "database_frozen"),

@@ -13,12 +13,15 @@ import zlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 
 from gateway.config import WebhookSettings
+from gateway.egress import KeepAliveClient
 from gateway.egress.answers import MOST_INTERIM
-from gateway.egress.posting import READ_BYTES
+from gateway.egress.exchange import Connection
+from gateway.egress.posting import READ_BYTES, NotConnectedError
 from gateway.runtime import real_runtime
 from gateway.webhooks.sender import DeliveryOutcome, DeliveryResult, Sender, Target
 from tests.delivery_clients import KINDS, client, each_client
@@ -438,3 +441,77 @@ async def test_a_delivery_that_is_cut_off_leaves_no_connection(kind: str) -> Non
         await asyncio.gather(cut, return_exceptions=True)
         assert (await sender.send(target, "evt_2", BODY)).ok
     assert server.connections == 2
+
+
+async def test_an_answer_with_more_behind_it_ends_the_connection() -> None:
+    """Also where the answer ends with a piece that is parsed, and the rest is in the same packet."""
+    head = b"HTTP/1.1 200 OK\r\ncontent-length: 4000\r\nx: "
+    head += b"y" * (96 - len(head) - 4) + b"\r\n\r\n"
+    answer = head + b"a" * 4000
+    assert len(answer) == 4096  # one piece
+    async with scripted(answer + OK) as server, client() as http:
+        sender = Sender(http, WebhookSettings(timeout_s=5), real_runtime())
+        target = Target(f"http://127.0.0.1:{server.port}/", TARGET_SECRETS)
+        assert (await sender.send(target, "evt_1", BODY)).ok
+        assert (await sender.send(target, "evt_2", BODY)).ok
+    assert server.connections == 2
+
+
+async def test_a_post_that_is_cut_off_after_its_answer_disturbs_no_other() -> None:
+    """The connection serves the next post by then: that one would wait for ever."""
+    async with scripted(OK) as server, client() as http:
+        assert isinstance(http, KeepAliveClient)
+        url = f"http://127.0.0.1:{server.port}/"
+
+        async def post() -> int:
+            return (await http.post(url, {}, BODY, timeout_s=2, scope="")).status
+
+        free, second = http.free, list[asyncio.Task[int]]()
+        first = asyncio.create_task(post())
+
+        def freed(connection: Connection) -> None:
+            free(connection)
+            if not second:
+                # It begins before the first one goes on, which is cut off.
+                second.append(asyncio.create_task(post()))
+                asyncio.get_running_loop().call_soon(first.cancel)
+
+        http.free = freed  # type: ignore[method-assign]
+        await asyncio.wait({first}, timeout=5)
+        assert await asyncio.wait_for(second[0], 5) == 200
+    assert server.connections == 1
+
+
+async def test_a_connection_that_ends_before_it_is_used_is_no_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nothing was sent, and nobody would tell the post of the end: it would wait for its deadline."""
+    async with closing_at_once() as port, client() as http:
+        assert isinstance(http, KeepAliveClient)
+        loop = asyncio.get_running_loop()
+        create = loop.create_connection
+
+        async def late(*args: Any, **kwargs: Any) -> Any:
+            transport, connection = await create(*args, **kwargs)
+            while not connection.closed:
+                await asyncio.sleep(0.01)
+            return transport, connection
+
+        monkeypatch.setattr(loop, "create_connection", late)
+        with pytest.raises(NotConnectedError):
+            await http.post(f"http://127.0.0.1:{port}/", {}, BODY, timeout_s=1, scope="")
+        assert not http._all
+
+
+@asynccontextmanager
+async def closing_at_once() -> AsyncIterator[int]:
+    """Run a receiver that closes every connection at once; give its port."""
+
+    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()

@@ -46,7 +46,10 @@ class Process:
             identity=identity_of(settings, runtime),
             state_file=file,
             metrics=self.metrics,
+            wake_all=lambda: self.woken.append(None),
         )
+        #: an entry for each time that all loops were woken
+        self.woken: list[None] = []
 
 
 @pytest.fixture
@@ -236,6 +239,31 @@ async def test_gateways_that_are_gone(
             await process.heartbeat.beat()
             await clock.advance(BEAT_S)
         assert process.heartbeat.watch.stale(clock.moment().elapsed) == {other.heartbeat.id}
+
+
+async def test_what_another_process_commits_wakes_every_loop(
+    settings: Settings, process: Process
+) -> None:
+    """At the next beat, once: another process cannot ring a bell here. Own commits ring none."""
+    await process.heartbeat.beat()
+    process.woken.clear()
+    await process.db.run(add_payout)
+    await process.heartbeat.beat()
+    assert process.woken == []
+    with closing(sqlite3.connect(settings.database)) as other:
+        other.execute("UPDATE payouts SET external_ref = 'changed'")
+        other.commit()
+    await process.heartbeat.beat()
+    await process.heartbeat.beat()
+    assert process.woken == [None]
+
+
+async def test_a_beat_alone_costs_two_statements(process: Process) -> None:
+    """A process that does nothing beats twelve times a minute."""
+    await process.heartbeat.beat()
+    before = process.db.statements
+    await process.heartbeat.beat()
+    assert process.db.statements - before == 2
 
 
 def test_the_digest_tells_configurations_apart_and_holds_no_secret(settings: Settings) -> None:

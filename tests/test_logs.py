@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
+import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
+from unittest import mock
 
 import pytest
 import structlog
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gateway import logs
 from gateway.logs import REMOVED, Scrubber
@@ -55,12 +60,8 @@ NAMES = [
 @pytest.fixture
 def stream() -> Iterator[io.StringIO]:
     """Where lines go; afterwards logging is as it was."""
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
     yield io.StringIO()
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    structlog.reset_defaults()
+    logs.unconfigure()
 
 
 def _lines(stream: io.StringIO) -> list[dict[str, Any]]:
@@ -293,3 +294,195 @@ def test_scrub_uses_the_registered_values_of_the_process() -> None:
     """The module's own scrubber is what adapters' settings are registered with."""
     logs.SCRUBBER.register("registered-for-the-process")
     assert logs.scrub("x registered-for-the-process") == f"x {REMOVED}"
+
+
+# --- Our way of writing a line, compared with the library's ------------------------------------------
+
+#: What secrets are made of, and what only looks like it: pieces that are joined to texts.
+_PIECES = [
+    *SECRETS,
+    *NAMES,
+    *(
+        "pa\u017f\u017fword",
+        "to\u212aen",
+        "author\u0130zation",
+        "SECRET",
+        "server-key",
+        "passWord",
+        "ap_i_key",
+    ),
+    *(
+        "=hunter2",
+        ": hunter2",
+        '":"hunter2"',
+        "https://user:pw@x.example/",
+        "://",
+        "eyJ",
+        "sk_live_",
+    ),
+    *(" ", "\n", "\\", '"', "'", "é", "\x7f", "\u200b", "\x1b[31m", "pay_01hzz", "pem", "bearer "),
+    *("registered-value", 'registered "value" 2', "registered-ünïcode"),
+]
+_TEXTS = st.lists(st.sampled_from(_PIECES) | st.text(max_size=3), max_size=4).map("".join)
+
+
+class _Odd:
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __str__(self) -> str:
+        return self._text
+
+
+_PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | _TEXTS
+_ODD = _TEXTS.map(_Odd) | _TEXTS.map(ValueError) | st.decimals(places=2, allow_nan=False)
+_BYTES = _TEXTS.map(lambda text: text.encode("utf-8", "replace"))
+_VALUES = st.recursive(
+    _PLAIN | _ODD | _BYTES,
+    lambda each: st.lists(each, max_size=2) | st.dictionaries(_TEXTS, each, max_size=2),
+    max_leaves=4,
+)
+_KEYS = st.sampled_from([*(each.replace("-", "_") for each in NAMES), "org", "status", "payout_id"])
+
+
+def _both_ways(event: str, keys: dict[str, Any], level: int = logging.INFO) -> tuple[str, str]:
+    """Return a line as it is written, and as the library alone writes it."""
+    written, by_library = io.StringIO(), io.StringIO()
+    clock = SetClock(datetime(2026, 3, 2, 10, 0, tzinfo=UTC))
+    try:
+        logs.configure("json", "info", written, clock)
+        logs.get_logger("compared").log(level, event, **keys)
+        logs.configure("json", "info", by_library, clock)
+        structlog.stdlib.get_logger("compared").log(level, event, **keys)
+    finally:
+        logs.unconfigure()
+    return written.getvalue(), by_library.getvalue()
+
+
+@given(_TEXTS, st.dictionaries(_KEYS, _VALUES, max_size=4))
+@settings(max_examples=400)
+def test_a_line_is_the_librarys_own(event: str, keys: dict[str, Any]) -> None:
+    """Byte for byte, whatever is logged: secrets, odd objects, other alphabets, control characters."""
+    for secret in ("registered-value", 'registered "value" 2', "registered-ünïcode"):
+        logs.SCRUBBER.register(secret)
+    ours, library = _both_ways(event, keys)
+    assert ours == library
+
+
+@given(_TEXTS, st.dictionaries(_KEYS, _PLAIN, max_size=3))
+@settings(max_examples=400)
+def test_what_is_not_scrubbed_has_no_secret(event: str, keys: dict[str, Any]) -> None:
+    """The cheap look at a whole line overlooks nothing that scrubbing each value would remove."""
+    scrubber = Scrubber()
+    for secret in ("registered-value", 'registered "value" 2', "registered-ünïcode"):
+        scrubber.register(secret)
+    record = {**keys, "event": event}
+    line = json.dumps(record, ensure_ascii=False)
+    if not scrubber.may_hold_secret(line):
+        assert json.dumps(scrubber(None, "", record), ensure_ascii=False) == line
+
+
+#: Every secret name, also in letters that the patterns take for ours, and every form of a secret.
+_ODD_NAMES = [
+    "pa\u017f\u017fword",
+    "to\u212aen",
+    "author\u0130zation",
+    "server-key",
+    "pem",
+    "SECRET",
+]
+
+
+@pytest.mark.parametrize(
+    "name", [*NAMES, *_ODD_NAMES, "passphrase", "server_key", "serverKey", "private-key", "api-key"]
+)
+def test_the_cheap_look_knows_every_secret_name(name: str) -> None:
+    """As a key of the line, and within a text of it."""
+    scrubber = Scrubber()
+    cases = [{name: "hunter2"}, {"text": f"{name}=hunter2"}]
+    secret = [each for each in cases if scrubber(None, "", each) != each]
+    assert secret, "no case is a secret"
+    for each in secret:
+        assert scrubber.may_hold_secret(json.dumps(each, ensure_ascii=False))
+
+
+@pytest.mark.parametrize(
+    "text", [*SECRETS, "https://user:pw@x.example/", "bearer abc.def-ghi", "registered-value"]
+)
+def test_the_cheap_look_knows_every_secret_form(text: str) -> None:
+    """Forms that are secrets by themselves, and registered values."""
+    scrubber = Scrubber()
+    scrubber.register("registered-value")
+    assert scrubber.scrub(text) != text, "the case is no secret"
+    assert scrubber.may_hold_secret(json.dumps({"text": text}))
+
+
+@pytest.mark.parametrize("level", [logging.INFO, logging.WARNING, logging.ERROR])
+def test_a_line_with_an_error_or_a_context_is_the_librarys_own(level: int) -> None:
+    """Tracebacks, and what a context binds."""
+    try:
+        int(f"sent with Bearer {JWT}")
+    except ValueError as error:
+        with structlog.contextvars.bound_contextvars(request_id="req_1", org="bound"):
+            ours, library = _both_ways("crashed", {"exc_info": error, "org": "own"}, level)
+    assert ours == library
+    assert json.loads(ours)["request_id"] == "req_1"
+    assert "eyJ" not in ours
+
+
+def test_usual_lines_are_not_scrubbed_value_by_value(stream: io.StringIO) -> None:
+    """The lines of every request and every call take the short way: it is there for them."""
+    logs.configure("json", "info", stream)
+    usual: dict[str, Any] = {"request_id": "req_01hzz", "org": "acme", "duration_ms": 1.5}
+    with mock.patch.object(Scrubber, "scrub", side_effect=AssertionError("scrubbed")):
+        logs.get_logger("api").info(
+            "request", **usual, method="GET", route="/payouts/{payout_id}", status=200
+        )
+        logs.get_logger("custodians").info("custodian_call", verb="submit", outcome="report")
+    assert len(_lines(stream)) == 2
+
+
+async def test_buffered_lines_are_written_together_and_in_order(stream: io.StringIO) -> None:
+    """Ours and those of libraries wait for each other; an error does not wait, nor do those before it."""
+    logs.configure("json", "info", stream, buffered=True)
+    logs.get_logger("a").info("first")
+    logging.getLogger("b").info("second")
+    assert stream.getvalue() == ""
+    logs.get_logger("a").error("third")
+    assert [each["event"] for each in _lines(stream)] == ["first", "second", "third"]
+    logs.get_logger("a").info("fourth")
+    async with asyncio.timeout(5):
+        while len(_lines(stream)) < 4:
+            await asyncio.sleep(0.001)
+
+
+async def test_the_end_of_buffering_writes_what_waits(stream: io.StringIO) -> None:
+    """A process that stops loses no line."""
+    logs.configure("json", "info", stream, buffered=True)
+    logs.get_logger("a").info("waits")
+    logs.unbuffer()
+    logs.get_logger("a").info("does not wait")
+    assert [each["event"] for each in _lines(stream)] == ["waits", "does not wait"]
+
+
+def test_a_line_from_a_thread_without_a_loop_is_written_at_once(stream: io.StringIO) -> None:
+    """The commit thread logs, too."""
+    logs.configure("json", "info", stream, buffered=True)
+    thread = threading.Thread(target=lambda: logs.get_logger("a").info("from a thread"))
+    thread.start()
+    thread.join()
+    assert len(_lines(stream)) == 1
+
+
+def test_a_log_that_cannot_be_written_stops_nobody() -> None:
+    """Nobody reads the pipe any more: the request goes on."""
+
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    logs.configure("json", "info", Gone())
+    try:
+        logs.get_logger("a").info("unheard")
+    finally:
+        logs.unconfigure()

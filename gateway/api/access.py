@@ -31,6 +31,8 @@ class Guarded:
     by_secret: bool = False
     #: only keys of the operator; else only keys of an org
     operator: bool = False
+    #: a key of the operator may call as well, with this scope
+    operator_scope: Scope | None = None
 
     async def __call__(self, request: Request) -> Response:
         """Admit the request, and handle it."""
@@ -42,12 +44,15 @@ class Guarded:
     async def admit(self, request: Request) -> Caller:
         """Return whose key was sent. Refused where it may not do this."""
         caller = await authenticated(request)
-        if caller.operator and not self.operator:
+        if caller.operator and not self.operator and self.operator_scope is None:
             raise Refused("org_key_required", "This key belongs to no org.")
         if self.operator and not caller.operator:
             raise Refused("operator_key_required", "This key belongs to an org.")
-        if self.scope is not None:
-            refuse_without(self.scope, caller)
+        scope = self.scope
+        if caller.operator and self.operator_scope is not None:
+            scope = self.operator_scope
+        if scope is not None:
+            refuse_without(scope, caller)
         uses: Uses = request.app.state.uses
         uses.note(caller)
         return caller
@@ -74,6 +79,11 @@ def needs_or_secret(scope: Scope, handler: Handler) -> Guarded:
 def needs_operator(scope: Scope, handler: Handler) -> Guarded:
     """Let keys of the operator with this scope call."""
     return Guarded(handler, scope, operator=True)
+
+
+def needs_either(scope: Scope, operator_scope: Scope, handler: Handler) -> Guarded:
+    """Let keys of an org call with one scope, and keys of the operator with the other."""
+    return Guarded(handler, scope, operator_scope=operator_scope)
 
 
 class Uses:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import re
 from collections.abc import AsyncIterator
 from decimal import Decimal
 from typing import Any
@@ -15,6 +12,7 @@ from starlette.responses import Response
 
 from gateway.api.jobs import JobResponse, jobs_of
 from gateway.api.requests import caller_of, context_of
+from gateway.csv_cells import csv_text
 from gateway.model import BATCH_ENDS, Payout
 from gateway.store import batches as rows
 from gateway.store.rows import payout_of
@@ -42,33 +40,15 @@ REPORT_COLUMNS = (
     "updated_at",
     "returned_amount",
 )
-#: Where a cell, or a part of it that a program may take for a cell, begins: it may split at other
-#: separators than commas (`sep=`, its locale), and not know quotes.
-_SEPARATORS = r",;|\t\n\v\f\r\x1c-\x1e\x85\u2028\u2029\uff0c\uff1b\uff5c"
-#: What programs drop in front of a value: quotes, white space, characters without a form of their own.
-_IGNORED = (
-    r"\s\"'\x00-\x20\x7f-\xa0\xad\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff"
-)
-#: `=`, `+`, `-` and `@`; their full-width and small forms, which programs turn into them; the minus sign.
-_BEGINS = r"=+\-@\uff1d\uff0b\uff0d\uff20\ufe66\ufe62\ufe63\ufe6b\u2212"
-#: Takes a whole run of what is dropped at once, whether a formula follows or not: so it is linear.
-_BEGINNING = re.compile(rf"((?:\A|[{_SEPARATORS}])[{_IGNORED}]*+)([{_BEGINS}]?)")
 
 
 async def report_csv(request: Request) -> Response:
     """`GET /payout-batches/{id}/report.csv`, streamed."""
 
-    def text(rows_: list[list[str]]) -> str:
-        out = io.StringIO()
-        csv.writer(out, lineterminator="\r\n", quoting=csv.QUOTE_ALL).writerows(
-            [[_harmless(cell) for cell in row] for row in rows_]
-        )
-        return out.getvalue()
-
     async def lines() -> AsyncIterator[str]:
-        yield text([list(REPORT_COLUMNS)])
+        yield csv_text([REPORT_COLUMNS])
         async for page in _report(request, batch_id, init_method):
-            yield text(page)
+            yield csv_text(page)
 
     batch_id, init_method, final = await _reported(request)
     name = f'attachment; filename="{batch_id}.csv"'
@@ -142,9 +122,3 @@ def _row(row: Any, payout: Payout, init_method: str) -> list[str]:
         None if payout.returned_amount is None else f"{payout.returned_amount:f}",
     ]
     return ["" if cell is None else str(cell) for cell in cells]
-
-
-def _harmless(cell: str) -> str:
-    """Return a cell of which no spreadsheet takes any part for a formula, however it splits the line."""
-    quoted = _BEGINNING.sub(lambda found: f"{found[1]}'{found[2]}" if found[2] else found[0], cell)
-    return "'" + quoted if cell[:1] in {"\t", "\r", "\n"} else quoted

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel
+from pydantic_core import to_json
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
@@ -45,6 +46,8 @@ from gateway.batches.service import totals_of_new
 from gateway.errors import Refused
 from gateway.keys import Caller
 from gateway.model import Payout
+from gateway.pause import Subject
+from gateway.pausing import refuse_if_paused
 from gateway.store import batches as rows
 from gateway.store.database import Tx
 from gateway.store.rows import payout_of
@@ -74,7 +77,7 @@ class BatchList(BaseModel):
 
 
 class BatchPayoutList(BaseModel):
-    """A page of a batch's payouts, in the order in which they were given."""
+    """A page of a batch's payouts, in their order: the schema of what `list_batch_payouts` answers."""
 
     data: list[PayoutWithTracking]
     next_cursor: str | None
@@ -161,9 +164,12 @@ class _Load:
         """
         if claim.created_id is not None:
             await self._drop(claim.created_id)
-        await self.context.db.read(refuse_unless_accepting)
+        pauses = await self.context.db.read(refuse_unless_accepting)
         with Kept() as kept:
-            totals = totals_of_new(await self.check(kept))
+            found = await self.check(kept)
+            if pauses:
+                await self.context.db.read(self._refuse_if_paused, found)
+            totals = totals_of_new(found)
             batch_id = await self.context.db.run(self._begin, claim)
             try:
                 stored = await self._store(claim, batch_id, kept)
@@ -173,6 +179,12 @@ class _Load:
                 with suppress(Exception):
                     await self._drop(batch_id)
                 raise
+
+    async def _refuse_if_paused(self, tx: Tx, found: Checked) -> None:
+        caller, source = self.caller, self.source
+        for asset in found.totals:
+            names = caller.org, caller.mode, source.custodian, source.account, asset
+            await refuse_if_paused(tx, Subject(*names))
 
     async def check(self, kept: Kept | None = None) -> Checked:
         """Check every item, and keep it. Refused: `invalid_batch`, with the faults."""
@@ -380,7 +392,8 @@ async def list_batch_payouts(request: Request) -> Response:
         for each in payouts
     ]
     cursor = encode(request, [found[limit - 1]["batch_position"]], of) if more else None
-    return _answer(BatchPayoutList(data=data, next_cursor=cursor, has_more=more))
+    body = {"data": data, "next_cursor": cursor, "has_more": more}
+    return Response(to_json(body), media_type="application/json")
 
 
 async def execute_batch(request: Request) -> Response:
@@ -396,7 +409,7 @@ async def cancel_batch(request: Request) -> Response:
 
 
 async def _act(
-    request: Request, change: Any, refuse: Callable[[Tx], Awaitable[None]], act: str
+    request: Request, change: Any, refuse: Callable[[Tx], Awaitable[object]], act: str
 ) -> Response:
     context = context_of(request)
     caller = await caller_of(request)

@@ -15,6 +15,7 @@ from gateway.model import Payout
 from gateway.payouts import Payouts
 from gateway.quotes import Quotes
 from gateway.router import Router
+from gateway.rules import OwnRules
 from gateway.runtime import Runtime
 from gateway.store.database import Database
 from gateway.store.state_file import StateFile
@@ -97,6 +98,8 @@ class ApiContext:
     wake: Callable[[str], None]
     ready: Callable[[], bool]
     state_file: StateFile
+    #: the limits and routes that this process goes by
+    rules: OwnRules | None = None
     #: whether a loop of this process has died
     broken: Callable[[], bool] = lambda: False
     #: instances that have trouble, each with what it is

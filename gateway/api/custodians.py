@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.api.requests import caller_of, context_of, read_body
 from gateway.errors import CannotVerify, InvalidSignature, Refused
+from gateway.model import Account
+from gateway.pause import Pause, PauseScope, parts_of
+from gateway.store.pauses import active_pauses
 
 MAX_WEBHOOK = 1024 * 1024
 
@@ -25,6 +31,11 @@ class CustodianView(BaseModel):
     cancel: bool
     webhooks: bool
     one_at_a_time: bool
+    paused: bool = Field(
+        description="Whether nothing is sent through it for you now: it, everything or your org is paused."
+    )
+    paused_accounts: list[Account] = Field(description="Accounts of it that are paused.")
+    paused_assets: list[str] = Field(description="Its assets that are paused.")
 
 
 class CustodianList(BaseModel):
@@ -40,6 +51,9 @@ async def list_custodians(request: Request) -> Response:
     context = context_of(request)
     caller = await caller_of(request)
     data = []
+    paused = [
+        each for each in await context.db.read(active_pauses) if each.mode in {"", caller.mode}
+    ]
     for instance in context.router.instances():
         routes = context.router.routes_of(instance, caller.org, caller.mode)
         if not routes:
@@ -59,9 +73,23 @@ async def list_custodians(request: Request) -> Response:
                 cancel=can.cancel,
                 webhooks=can.webhooks,
                 one_at_a_time=can.one_at_a_time,
+                **_pauses_of(paused, instance.name, caller.org),
             )
         )
     return Response(CustodianList(data=data).model_dump_json(), media_type="application/json")
+
+
+def _pauses_of(paused: Sequence[Pause], name: str, org: str) -> dict[str, Any]:
+    """Return what is paused of an instance, as an org sees it."""
+    wide = {PauseScope.ALL: "", PauseScope.CUSTODIAN: name, PauseScope.ORG: org}
+    parts = [(each, *parts_of(each)) for each in paused]
+    return {
+        "paused": any(wide.get(each.scope) == each.target for each in paused),
+        "paused_accounts": [
+            account for _, custodian, account, _, _ in parts if account and custodian == name
+        ],
+        "paused_assets": sorted({asset for _, _, _, asset, _ in parts if asset}),
+    }
 
 
 async def receive_webhook(request: Request) -> Response:

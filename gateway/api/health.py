@@ -67,7 +67,8 @@ async def readyz(request: Request) -> Response:
 
 def _ready(context: ApiContext, row: Row) -> dict[str, Any]:
     fault = context.db.write_fault
-    reason = state.marks_refused(row, context.state_file.failing)
+    own = None if context.rules is None else context.rules.digest
+    reason = state.marks_refused(row, context.state_file.failing, rules=own)
     if reason is None and fault is not None:
         reason = fault.words
     accepting = row["frozen"] is None and bool(row["accepting"])

@@ -160,7 +160,8 @@ async def once(
             return found
         if found is not None:
             return found, True
-        return await claim.answer(tx, work, keep_refusals=True), False
+        # Claimed in this very transaction: nobody can have taken it over.
+        return await claim.answer_held(tx, work, keep_refusals=True), False
 
     done = await _change(context, all_in_one)
     if not isinstance(done, OpenClaim):
@@ -249,9 +250,15 @@ class Claim:
         self, tx: Tx, work: Callable[[Tx], Awaitable[Answer]], *, keep_refusals: bool
     ) -> Answer:
         """Store function: as `finish`."""
-        context, scope = self._context, self.keyed.scope
         # First, so that work which another gateway has done since is not refused as a duplicate of it.
         await self.hold(tx)
+        return await self.answer_held(tx, work, keep_refusals=keep_refusals)
+
+    async def answer_held(
+        self, tx: Tx, work: Callable[[Tx], Awaitable[Answer]], *, keep_refusals: bool
+    ) -> Answer:
+        """Store function: as `answer`, where this transaction holds the claim already."""
+        context, scope = self._context, self.keyed.scope
         try:
             answer = await work(tx)
         except Refused as refused:

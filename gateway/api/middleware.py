@@ -17,11 +17,16 @@ from gateway.errors import Refused
 from gateway.logs import get_logger
 
 _log = get_logger("api")
-_SAFE = (b"no-store", b"nosniff")
+_NOT_STORED = (b"cache-control", b"no-store")
+_NOT_GUESSED = (b"x-content-type-options", b"nosniff")
 
 
 class Envelope:
-    """Pure ASGI: gives each request an id, times it, and guards what leaves."""
+    """Pure ASGI: gives each request an id, times it, guards what leaves, and answers what is raised.
+
+    In the place of Starlette's two middlewares for errors, each of which would wrap every message. An
+    error that no handler expects is answered, and raised again for the server to see.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -36,24 +41,36 @@ class Envelope:
         scope.setdefault("state", {})["request_id"] = request_id
         begun = context.runtime.clock.monotonic()
         scope["app"].state.jobs.request()
-        status = 500
+        status, started = 500, False
 
         async def wrapped(message: Message) -> None:
-            nonlocal status
+            nonlocal status, started
             if message["type"] == "http.response.start":
-                status = message["status"]
-                names = {name.lower() for name, _ in message["headers"]}
-                message["headers"].append((b"request-id", request_id.encode()))
+                status, started = message["status"], True
+                headers = message["headers"]
+                names = {name.lower() for name, _ in headers}
+                headers.append((b"request-id", request_id.encode()))
                 if b"cache-control" not in names:
-                    message["headers"].append((b"cache-control", _SAFE[0]))
-                message["headers"].append((b"x-content-type-options", _SAFE[1]))
+                    headers.append(_NOT_STORED)
+                headers.append(_NOT_GUESSED)
                 if b"ratelimit" not in names:
                     # A refusal names the policy that refused, which may be another one.
-                    message["headers"].extend(headers_of(scope["state"]))
+                    headers.extend(headers_of(scope["state"]))
             await send(message)
 
         try:
-            await self._app(scope, receive, wrapped)
+            try:
+                await self._app(scope, receive, wrapped)
+            except Exception as error:
+                handler = _handler_of(error)
+                if started:
+                    raise
+                response = await handler(Request(scope, receive), error)
+                await response(scope, receive, wrapped)
+                if handler is on_error:
+                    raise
+                # A handled error that is kept as a value must not gather the frames of each request.
+                error.__traceback__ = None
         finally:
             route = getattr(scope.get("route"), "path", "unmatched")
             took = context.runtime.clock.monotonic() - begun
@@ -104,7 +121,11 @@ async def on_http(request: Request, error: Exception) -> Response:
 async def on_store(request: Request, error: Exception) -> Response:
     """Answer while the store cannot write; nothing was changed."""
     _log.error("store_unavailable", request_id=request.state.request_id, exc_info=error)
-    detail = "The store cannot be written now; nothing was changed."
+    detail = (
+        "The store cannot be reached; what was asked for may have been done. Ask again."
+        if getattr(error, "outcome_unknown", False)
+        else "The store cannot be written now; nothing was changed."
+    )
     return await _answer(
         request, Refused("store_unavailable", detail, headers={"Retry-After": "5"})
     )
@@ -124,3 +145,7 @@ HANDLERS: dict[type[Exception], Callable[[Request, Exception], Awaitable[Respons
     sqlite3.OperationalError: on_store,
     Exception: on_error,
 }
+
+
+def _handler_of(error: Exception) -> Callable[[Request, Exception], Awaitable[Response]]:
+    return next(HANDLERS[each] for each in type(error).__mro__ if each in HANDLERS)

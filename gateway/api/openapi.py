@@ -8,7 +8,7 @@ from typing import Any
 from pydantic.json_schema import models_json_schema
 
 from gateway import __version__
-from gateway.api import openapi_actions, openapi_batches, openapi_webhooks
+from gateway.api import openapi_actions, openapi_batches, openapi_control, openapi_webhooks
 from gateway.api.custodians import CustodianList
 from gateway.api.operations import (
     BODY,
@@ -26,6 +26,7 @@ from gateway.api.operations import (
 from gateway.api.payouts import PayoutList, PayoutRequest
 from gateway.api.problems import PROBLEMS
 from gateway.keys import Scope
+from gateway.model import SubStatus
 from gateway.quotes import Quote, QuoteRequest
 from gateway.views import PayoutWithTracking
 
@@ -34,6 +35,7 @@ _SENT = (
     PayoutRequest,
     *openapi_actions.SENT,
     *openapi_batches.SENT,
+    *openapi_control.SENT,
     *openapi_webhooks.SENT,
 )
 _TOLD = (
@@ -44,6 +46,7 @@ _TOLD = (
     ProblemDocument,
     *openapi_actions.TOLD,
     *openapi_batches.TOLD,
+    *openapi_control.TOLD,
     *openapi_webhooks.TOLD,
 )
 
@@ -89,6 +92,7 @@ _TAGS = {
     "payouts": "From a price to money delivered",
     "batches": "Many payouts out of one account",
     "custodians": "Who pays",
+    "control": "What its owner stops and watches",
     "webhooks": "Being told",
     "events": "The same events as a feed",
     "operation": "Health, metrics and documents",
@@ -108,7 +112,7 @@ def _paths(refs: dict[Any, Any]) -> dict[str, Any]:
                 "payouts",
                 "Ask for a price",
                 ("200", as_json(refs[Quote], "A price promise for 60 seconds, usable once.")),
-                (*BODY, *KEYED, *QUOTE, *STARTS),
+                (*BODY, *KEYED, *QUOTE, *STARTS, "paused"),
                 parameters=(parameter("RequiredIdempotencyKey"),),
                 body=refs[QuoteRequest],
                 scope=Scope.QUOTES_WRITE,
@@ -133,6 +137,7 @@ def _paths(refs: dict[Any, Any]) -> dict[str, Any]:
                     "quote_not_found",
                     "quote_already_used",
                     "quote_expired",
+                    "limit_exceeded",
                     *STARTS,
                 ),
                 description="The quote is consumed: a second call answers 409 with the payout's id.",
@@ -152,6 +157,7 @@ def _paths(refs: dict[Any, Any]) -> dict[str, Any]:
                     query(
                         "status", "Status.", enum=["pending", "broadcast", "delivered", "failed"]
                     ),
+                    query("sub_status", "Sub-status.", enum=[each.value for each in SubStatus]),
                     query("custodian", "Custodian instance."),
                     query("reference", "Your reference."),
                     query("from", "Created at or after this time.", format="date-time"),
@@ -176,6 +182,7 @@ def _paths(refs: dict[Any, Any]) -> dict[str, Any]:
         },
         **openapi_actions.paths(refs),
         **openapi_batches.paths(refs),
+        **openapi_control.paths(refs),
         "/custodians": {
             "get": operation(
                 refs,

@@ -19,6 +19,7 @@ _CONFIRM = (
     "wrong_answer",
     "confirm_not_sent",
     "database_frozen",
+    "paused",
 )
 _CANCEL = (
     "payout_not_found",

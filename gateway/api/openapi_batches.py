@@ -37,7 +37,7 @@ def paths(refs: dict[Any, Any]) -> dict[str, Any]:
         "batches",
         "Create a batch of payouts",
         ("201", {**made, "headers": created}),
-        (*BODY, *KEYED, "idempotency_key_required", "invalid_batch", *STARTS),
+        (*BODY, *KEYED, "idempotency_key_required", "invalid_batch", *STARTS, "paused"),
         description="Up to 1 000 payouts in JSON, or a CSV file of up to 100 000 lines with its "
         "source in the query. All are accepted, or none. CSV columns: " + ", ".join(COLUMNS) + ".",
         parameters=(
@@ -106,7 +106,7 @@ def paths(refs: dict[Any, Any]) -> dict[str, Any]:
                 "batches",
                 "Execute a batch, once",
                 ("202", as_json(refs[BatchView], "The batch; it begins when its turn comes.")),
-                (*_ACTS, "batch_already_executed", "not_accepting"),
+                (*_ACTS, "batch_already_executed", "not_accepting", "paused", "limit_exceeded"),
                 parameters=(*batch, parameter("IdempotencyKey")),
                 scope=Scope.BATCHES_WRITE,
             )

@@ -35,6 +35,8 @@ class ProblemDocument(BaseModel):
     payout_id: str | None = None
     scope: str | None = None
     attempts_left: int | None = None
+    limit: str | None = None
+    frees_at: str | None = None
 
 
 ALWAYS = (
@@ -62,6 +64,7 @@ QUOTE = (
     "amount_below_minimum",
     "unknown_account",
     "route_unavailable",
+    "limit_exceeded",
 )
 
 
@@ -160,8 +163,9 @@ def operation(  # noqa: PLR0913 - one argument per part of an operation
     body: Any = None,
     public: bool = False,
     scope: Scope | None = None,
+    operator_scope: Scope | None = None,
 ) -> dict[str, Any]:
-    """Return one operation with all its answers. `scope`: as its route declares it."""
+    """Return one operation with all its answers. `scope`, `operator_scope`: as its route declares them."""
     call: dict[str, Any] = {
         "operationId": name,
         "tags": [tag],
@@ -181,4 +185,6 @@ def operation(  # noqa: PLR0913 - one argument per part of an operation
         call["security"] = []
     if scope is not None:
         call["security"] = [{"apiKey": [scope.value]}]
+    if operator_scope is not None:
+        call["security"].append({"apiKey": [operator_scope.value]})
     return call

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Annotated
 
 from pydantic import BaseModel, StringConstraints
+from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -17,9 +18,12 @@ from gateway.api.idempotency import Answer, Claim, claimed, idempotency_key, key
 from gateway.api.requests import caller_of, context_of, read_json, validate
 from gateway.errors import Refused
 from gateway.keys import Caller
-from gateway.model import Payout, RequestBody, Status
-from gateway.quotes import QuoteRequest
+from gateway.model import Payout, RequestBody, Status, SubStatus
+from gateway.pause import Subject
+from gateway.pausing import refuse_if_paused
+from gateway.quotes import QuoteRequest, quote_json
 from gateway.store import payouts as rows
+from gateway.store.account_turns import account_holder
 from gateway.store.database import Tx
 from gateway.store.rows import to_us
 from gateway.store.state import refuse_unless_accepting
@@ -27,7 +31,7 @@ from gateway.text import reference_key
 from gateway.vault import Vault
 from gateway.views import PayoutWithTracking, payout_with_tracking
 
-_FILTERS = ("external_ref", "status", "custodian", "reference", "from", "to")
+_FILTERS = ("external_ref", "status", "sub_status", "custodian", "reference", "from", "to")
 
 
 class PayoutRequest(RequestBody):
@@ -37,7 +41,7 @@ class PayoutRequest(RequestBody):
 
 
 class PayoutList(BaseModel):
-    """A page of payouts, newest first."""
+    """A page of payouts, newest first: the schema of what `list_payouts` answers."""
 
     data: list[PayoutWithTracking]
     next_cursor: str | None
@@ -53,10 +57,13 @@ async def create_quote(request: Request) -> Response:
     wanted = validate(QuoteRequest, members)
 
     async def store(tx: Tx, offers: Sequence[Offer] = ()) -> Answer:
-        await refuse_unless_accepting(tx)
+        pauses = await refuse_unless_accepting(tx)
         quote, account = context.quotes.draft(caller, wanted, offers)
+        if pauses:
+            names = caller.org, caller.mode, quote.route.custodian, account, quote.asset
+            await refuse_if_paused(tx, Subject(*names))
         await context.quotes.store(tx, caller, quote, account)
-        return Answer(200, quote.model_dump_json().encode(), created_id=quote.quote_id)
+        return Answer(200, to_json(quote_json(quote)), created_id=quote.quote_id)
 
     if key is None or not context.quotes.has_offers(caller, wanted):
         return await once(request, caller, key, members, store)
@@ -98,7 +105,13 @@ async def get_payout(request: Request) -> Response:
     context = context_of(request)
     caller = await caller_of(request)
     payout = await context.db.read(context.payouts.get, caller, request.path_params["payout_id"])
-    body = payout_answer(context.vault, context.settings.public_url, payout, with_secret=True)
+    behind = None
+    if payout.sub_status is SubStatus.QUEUED:
+        names = payout.custodian, payout.account.type, payout.account.id
+        behind = await context.db.read(account_holder, *names, caller.org)
+    body = payout_answer(
+        context.vault, context.settings.public_url, payout, with_secret=True, behind=behind
+    )
     return Response(body, media_type="application/json")
 
 
@@ -123,8 +136,8 @@ async def list_payouts(request: Request) -> Response:
         for each in page
     ]
     cursor = encode(request, [to_us(page[-1].created_at), page[-1].id], filters) if more else None
-    body = PayoutList(data=views, next_cursor=cursor, has_more=more)
-    return Response(body.model_dump_json(), media_type="application/json")
+    body = {"data": views, "next_cursor": cursor, "has_more": more}
+    return Response(to_json(body), media_type="application/json")
 
 
 def _conditions(filters: dict[str, str], caller: Caller) -> dict[str, object]:
@@ -132,6 +145,8 @@ def _conditions(filters: dict[str, str], caller: Caller) -> dict[str, object]:
     conditions: dict[str, object] = {**filters, "org": caller.org, "mode": caller.mode}
     if "status" in filters and filters["status"] not in set(Status):
         raise query_fault("status", f"is one of {', '.join(Status)}")
+    if "sub_status" in filters and filters["sub_status"] not in set(SubStatus):
+        raise query_fault("sub_status", f"is one of {', '.join(SubStatus)}")
     if "reference" in filters:
         conditions["reference_key"] = reference_key(filters["reference"])
     for name in ("from", "to"):
@@ -174,14 +189,22 @@ def _created(vault: Vault, public_url: str, payout: Payout) -> Answer:
 
 
 def payout_answer(
-    vault: Vault, public_url: str, payout: Payout, *, with_secret: bool = False
+    vault: Vault,
+    public_url: str,
+    payout: Payout,
+    *,
+    with_secret: bool = False,
+    behind: str | None = None,
 ) -> bytes:
     """Return a payout as its partner sees it; the secret of an open action only where asked for."""
     action, secret = payout.requires_action, None
     if with_secret and action is not None and action.open:
         secret = vault.client_secret(payout.id, action.number)
     tracking = _tracking_url(vault, public_url, payout)
-    return payout_with_tracking(payout, tracking, secret).model_dump_json().encode()
+    view = payout_with_tracking(payout, tracking, secret)
+    if behind is not None and behind != payout.id:
+        view["queued_behind"] = behind
+    return to_json(view)
 
 
 def _tracking_url(vault: Vault, public_url: str, payout: Payout) -> str:

@@ -78,6 +78,9 @@ PROBLEMS: dict[str, Problem] = {
     "recovery_not_found": Problem(
         404, "Recovery not found", "GET /webhook-endpoints/{id}/recoveries lists them."
     ),
+    "pause_not_found": Problem(
+        404, "Pause not found", "GET /pauses lists them; only who has paused may resume."
+    ),
     "custodian_not_found": Problem(
         404, "Custodian not found", "Use the name of a configured instance."
     ),
@@ -108,6 +111,12 @@ PROBLEMS: dict[str, Problem] = {
     "cancel_too_late": Problem(409, "Too late to cancel", "Read the payout and wait for its end."),
     "cancel_unsupported": Problem(
         409, "Cannot be canceled", "The custodian cannot call it back; wait for its end."
+    ),
+    "paused": Problem(
+        409,
+        "Paused",
+        "Nothing was done. Repeat it after Retry-After, once it is resumed; a payout that exists waits.",
+        retryable=True,
     ),
     "endpoint_disabled": Problem(
         409, "Webhook endpoint disabled", "Enable it: PATCH it with status enabled."
@@ -161,6 +170,12 @@ PROBLEMS: dict[str, Problem] = {
         422, "Source account not configured", "Use an account that the operator configured."
     ),
     "route_unavailable": Problem(422, "No route", "GET /custodians lists what can be paid."),
+    "limit_exceeded": Problem(
+        422,
+        "Limit exceeded",
+        "The member limit names it. Take a new Idempotency-Key after frees_at; null: waiting does not help. "
+        "The quote is not used up.",
+    ),
     "wrong_answer": Problem(
         422, "Wrong answer", "Ask the person again; attempts_left says how often."
     ),

@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any, Protocol, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import to_json
 from starlette.requests import ClientDisconnect, Request
 
 from gateway.api.admission import admission_of
@@ -15,6 +16,7 @@ from gateway.api.context import ApiContext
 from gateway.errors import Refused
 from gateway.faults import names_at, plain_faults, words_of
 from gateway.keys import Caller, recognise
+from gateway.limits import ARRIVED
 
 MAX_BODY = 64 * 1024
 #: How much of a body that is too large is thrown away before the connection is closed on it.
@@ -54,10 +56,11 @@ async def caller_of(request: Request) -> Caller:
     `client_network_not_allowed`, `org_key_required`, `operator_key_required`, `insufficient_scope`, and
     `rate_limited` before anything else of the request is read.
     """
-    known: Caller | None = getattr(request.state, "caller", None)
+    state = request.scope["state"]
+    known: Caller | None = state.get("caller")
     if known is None:
-        access: Access = request.state.access
-        known = request.state.caller = await access.admit(request)
+        access: Access = state["access"]
+        known = state["caller"] = await access.admit(request)
     return known
 
 
@@ -71,7 +74,7 @@ async def authenticated(request: Request) -> Caller:
     context = context_of(request)
     address = client_address(request)
     caller = await context.db.read(recognise, context.runtime, key.strip(), address)
-    request.state.org = caller.org
+    request.scope["state"]["org"] = caller.org
     admission_of(request).admit(request, caller.key_id)
     return caller
 
@@ -90,13 +93,14 @@ async def read_body(request: Request, limit: int = MAX_BODY) -> bytes:
         raise Refused("payload_too_large", detail, headers={"Connection": "close"})
     try:
         with admission_of(request).receiving(request):
-            async with asyncio.timeout(context_of(request).settings.listen.body_s):
-                async for chunk in request.stream():
-                    size += len(chunk)
-                    if size <= limit:
-                        chunks.append(chunk)
-                    elif size > _DRAIN_BYTES:
-                        break
+            arrived = request.scope["state"].get(ARRIVED, False)
+        async with asyncio.timeout(None if arrived else context_of(request).settings.listen.body_s):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size <= limit:
+                    chunks.append(chunk)
+                elif size > _DRAIN_BYTES:
+                    break
     except (ClientDisconnect, TimeoutError):
         raise Refused("request_timeout", "The body did not arrive in time.") from None
     if size > limit:
@@ -121,8 +125,11 @@ def parse_json(raw: bytes) -> Any:
         parsed = json.loads(
             raw.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_no_doubles
         )
-        _check_depth(parsed, _MAX_DEPTH)
-        json.dumps(parsed, ensure_ascii=False).encode("utf-8")
+        if raw.count(b"[") + raw.count(b"{") >= _MAX_DEPTH:
+            _check_depth(parsed, _MAX_DEPTH)
+        if b"\\u" in raw:
+            # Only an escape can be half of a pair: what is not escaped has been decoded.
+            json.dumps(parsed, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError:
         raise Refused("invalid_json", "The body has half of a surrogate pair.") from None
     except UnicodeDecodeError:
@@ -160,7 +167,7 @@ def validate(model: type[M], members: Any) -> M:
     """Return the request of its members. Refused: `invalid_request`, with a pointer per fault."""
     try:
         # Through JSON mode, so that strict models read what JSON can say and nothing else.
-        return model.model_validate_json(json.dumps(members))
+        return model.model_validate_json(to_json(members))
     except ValidationError as error:
         raise Refused(
             "invalid_request",

@@ -22,8 +22,11 @@ from gateway.model import (
     Status,
     format_time,
 )
+from gateway.pause import Subject
+from gateway.pausing import refuse_if_paused
 from gateway.quotes import Quotes
 from gateway.runtime import Runtime
+from gateway.spending import Spending
 from gateway.store import batches as rows
 from gateway.store import executions
 from gateway.store import payouts as payout_rows
@@ -40,8 +43,14 @@ class Batches:
     """Use cases of batches. Its methods are store functions, but where they say so."""
 
     def __init__(
-        self, runtime: Runtime, quotes: Quotes, native: frozenset[str], public_url: str
+        self,
+        runtime: Runtime,
+        quotes: Quotes,
+        native: frozenset[str],
+        public_url: str,
+        spending: Spending | None = None,
     ) -> None:
+        self._spending = spending
         self._runtime = runtime
         self._quotes = quotes
         self._native = native
@@ -162,7 +171,11 @@ class Batches:
         return [await self.view(tx, row) for row in found]
 
     async def execute(self, tx: Tx, caller: Caller, batch_id: str) -> BatchView:
-        """Execute a batch, once. Refused: `batch_not_found`, `batch_already_executed`, `batch_ended`."""
+        """Execute a batch, once.
+
+        Refused: `batch_not_found`, `batch_already_executed`, `batch_ended`, `paused`, and
+        `limit_exceeded`: the whole sum is counted, or nothing.
+        """
         row = await self.row(tx, caller, batch_id)
         now = self._runtime.clock.now()
         if row["executed_at"] is not None:
@@ -174,6 +187,11 @@ class Batches:
         if row["expires_at"] <= to_us(now):
             detail = "The batch was not executed in time. Create it again."
             raise Refused("batch_ended", detail)
+        account = Account.model_validate_json(row["account"])
+        subject = Subject(row["org"], row["mode"], row["custodian"], account, asset="")
+        await refuse_if_paused(tx, subject)
+        if self._spending is not None:
+            await self._spending.take_batch(tx, row, caller.key_id, now)
         await rows.update_batch(tx, batch_id, executed_at=to_us(now), updated_at=to_us(now))
         return await self.get(tx, caller, batch_id)
 

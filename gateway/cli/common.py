@@ -99,7 +99,7 @@ def with_store(
     """
     from gateway.resealing import compare_server_key
     from gateway.runtime import real_runtime
-    from gateway.store.opening import open_database, refuse_missing
+    from gateway.store.opening import open_database, refuse_absent
     from gateway.store.state import frozen
     from gateway.vault import vault_of
 
@@ -114,7 +114,7 @@ def with_store(
 
     with store_faults_told(settings.database):
         if not creates:
-            refuse_missing(settings.database)
+            refuse_absent(settings)
         return asyncio.run(run())
 
 

@@ -53,6 +53,9 @@ def running(settings: Settings, runtime: Runtime) -> list[str]:
             err=True,
         )
 
+    if settings.postgres is not None:
+        # Whoever runs on it holds a lock in the database, which `alone` finds.
+        return []
     with store_faults_told(settings.database):
         found = asyncio.run(alive(settings.database, runtime.clock, tell))
     return [_label(row) for row in found]
@@ -66,13 +69,24 @@ def alone(settings: Settings, refusal: str, code: int = 1) -> Iterator[None]:
     """
     from gateway.errors import InUse
     from gateway.store import in_use
+    from gateway.store.postgres import opening as postgres
 
     with store_faults_told(settings.database):
         try:
-            with in_use.alone(settings.database):
+            with (
+                in_use.alone(settings.database)
+                if settings.postgres is None
+                else postgres.alone(settings.postgres)
+            ):
                 yield
         except InUse as error:
             fail(f"{refusal}: {STOP_FIRST}: {error.holders}", code)
+
+
+def _refuse_postgres(settings: Settings, instead: str) -> None:
+    """End with words where the database is not a file."""
+    if settings.postgres is not None:
+        fail(f"{settings.database} is a PostgreSQL database: {instead}", 2)
 
 
 def _label(row: Mapping[str, Any]) -> str:
@@ -90,6 +104,7 @@ def backup(
     from gateway.store.backup import BackupError, back_up
 
     settings, runtime = settings_of(config), real_runtime()
+    _refuse_postgres(settings, "back it up with its own means, such as pg_basebackup or pg_dump")
     try:
         copy = back_up(settings.database, to, _operator(runtime))
     except BackupError as error:
@@ -119,6 +134,7 @@ def restore(
     from gateway.store.opening import state_file_of
 
     settings, runtime = settings_of(config), real_runtime()
+    _refuse_postgres(settings, "restore it with its own means, then: payout-gateway db adopt")
     with store_faults_told(source), alone(settings, "not restored"):
         found = running(settings, runtime)
         if found:
@@ -142,6 +158,65 @@ def restore(
         say("next: payout-gateway db adopt (docs: Back up and restore)")
 
 
+def move(
+    source: Annotated[str, typer.Argument(help="`sqlite:PATH`: the configured database.")],
+    target: Annotated[str, typer.Argument(help="`postgresql://…`: an empty database.")],
+    *,
+    config: ConfigOption = Path(DEFAULT_CONFIG),
+    as_json: JsonOption = False,
+) -> None:
+    """Move the SQLite database to PostgreSQL. Stop every gateway first.
+
+    Every row is copied in one transaction and compared; then the file is frozen. Where anything fails, the
+    target stays empty, and the command is run again. Name the new database in the configuration afterwards.
+    """
+    from gateway.database_url import PostgresUrl
+    from gateway.errors import StateFileError
+    from gateway.runtime import real_runtime
+    from gateway.store.opening import refuse_absent, state_file_of
+    from gateway.store.postgres.move import Moved, NotMovedError
+    from gateway.store.postgres.move import move as copy_rows
+    from gateway.store.postgres.opening import server_of
+
+    settings, runtime = settings_of(config), real_runtime()
+    path = Path(source.removeprefix("sqlite:"))
+    if settings.postgres is not None or path.absolute() != settings.database.absolute():
+        fail(f"the configuration names another database than {path}: {settings.database}", 2)
+    try:
+        server = server_of(PostgresUrl.parse(target))
+    except ValueError as error:
+        fail(f"{error}", 2)
+
+    def tell(each: Moved) -> None:
+        if not as_json:
+            say(f"{each.table}: {each.rows} rows, SHA-256 {each.digest[:16]}…")
+
+    with alone(settings, "not moved"), store_faults_told(settings.database):
+        refuse_absent(settings)
+        found = running(settings, runtime)
+        if found:
+            fail(f"not moved: {STOP_FIRST}: {', '.join(found)}")
+        work = copy_rows(
+            path,
+            server,
+            state_file_of(settings, runtime),
+            operator=operator_name(),
+            ids=runtime.ids,
+            at=runtime.clock.moment().wall,
+            tell=tell,
+        )
+        try:
+            done = asyncio.run(work)
+        except (NotMovedError, StateFileError) as error:
+            fail(f"not moved: {error}")
+    if as_json:
+        tables = [{"table": each.table, "rows": each.rows, "sha256": each.digest} for each in done]
+        print_json({"source": str(path), "target": server.label, "tables": tables})
+        return
+    say(f"{sum(each.rows for each in done)} rows are in {server.label}; {path} is frozen")
+    say("next: set `database` to it in the configuration, and start the gateway")
+
+
 def moved(config: ConfigOption = Path(DEFAULT_CONFIG)) -> None:
     """Say that the database file was moved as it is, and that no other copy of it is in use.
 
@@ -152,7 +227,9 @@ def moved(config: ConfigOption = Path(DEFAULT_CONFIG)) -> None:
     async def work(db: Database, runtime: Runtime, state_file: StateFile) -> str | None:
         return await move(db, runtime, state_file, operator_name())
 
-    with alone(settings_of(config), "nothing was changed"):
+    settings = settings_of(config)
+    _refuse_postgres(settings, "payout-gateway db adopt goes on with a copy of it")
+    with alone(settings, "nothing was changed"):
         reason = _with_state_file(config, work)
     if reason is not None:
         fail(f"nothing was changed: {reason}")
@@ -217,7 +294,7 @@ def _adopt(config: Path, runtime: Runtime, until: int) -> Adopted:
     from gateway.adoption import Adoption, NotAdoptedError
     from gateway.app import open_gateway
     from gateway.errors import ConfigError, StateFileError
-    from gateway.store.opening import refuse_missing
+    from gateway.store.opening import refuse_absent
 
     settings = settings_of(config)
     logs.configure(settings.log.format, "warning")
@@ -237,7 +314,7 @@ def _adopt(config: Path, runtime: Runtime, until: int) -> Adopted:
 
     try:
         with alone(settings, "not adopted"):
-            refuse_missing(settings.database)
+            refuse_absent(settings)
             return asyncio.run(run())
     except ConfigError as error:
         fail((f"config: {each}" for each in error.faults), 2)
@@ -263,7 +340,7 @@ def _with_state_file(
     """Open the store, and do something with it and its state file."""
     from gateway.errors import StateFileError
     from gateway.runtime import real_runtime
-    from gateway.store.opening import open_database, refuse_missing, state_file_of
+    from gateway.store.opening import open_database, refuse_absent, state_file_of
 
     settings, runtime = settings_of(config), real_runtime()
     state_file = state_file_of(settings, runtime)
@@ -273,7 +350,7 @@ def _with_state_file(
             return await work(db, runtime, state_file)
 
     with store_faults_told(settings.database):
-        refuse_missing(settings.database)
+        refuse_absent(settings)
         try:
             return asyncio.run(run())
         except StateFileError as error:

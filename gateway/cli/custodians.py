@@ -110,7 +110,7 @@ def _declare_configured(
     from gateway.app import open_gateway
     from gateway.credentials import Declared, NotDeclaredError, accounts_of, declare_credentials
     from gateway.errors import ConfigError
-    from gateway.store.opening import refuse_missing
+    from gateway.store.opening import refuse_absent
 
     wanted = settings.custodians[name]
     if wanted.previous is None:
@@ -135,7 +135,7 @@ def _declare_configured(
 
     try:
         with store_faults_told(settings.database):
-            refuse_missing(settings.database)
+            refuse_absent(settings)
             done = asyncio.run(run())
     except ConfigError as error:
         fail((f"config: {each}" for each in error.faults), 2)

@@ -37,6 +37,7 @@ app.command()(copies.backup)
 app.command()(copies.restore)
 app.command()(copies.moved)
 app.command()(copies.adopt)
+app.command()(copies.move)
 
 
 @app.command()
@@ -60,6 +61,7 @@ def upgrade(
 
     from gateway.runtime import real_runtime
     from gateway.store import migrate
+    from gateway.store.postgres.opening import prepare
 
     settings = settings_of(config)
     path = settings.database
@@ -73,7 +75,10 @@ def upgrade(
                 2,
             )
         try:
-            before, after = migrate.upgrade(path)
+            if settings.postgres is not None:
+                before, after = prepare(settings.postgres)
+            else:
+                before, after = migrate.upgrade(path)
         except CommandError as error:
             fail(f"{refusal}: {error}", 2)
     # Opening it writes the first state file.

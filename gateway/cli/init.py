@@ -38,6 +38,19 @@ port = 8080
 # account = {{ id = "7", type = "VAULT_ACCOUNT" }}
 # networks = ["Ethereum"]
 # fee = {{ flat = "0", basis_points = "0" }}
+
+# What may be spent. Every payout is capped; an asset that is not pegged to the dollar needs a price.
+# [spending]
+# payout_cap_usd = "100000"
+#
+# [[spending.limits]]
+# name = "org-daily"
+# per = "day"
+# amount = "1000000"
+# each = ["org"]
+#
+# [prices]
+# usd = {{ ETH = "3000" }}
 """
 
 

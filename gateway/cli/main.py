@@ -5,12 +5,25 @@ from __future__ import annotations
 import io
 import os
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from gateway.cli import adapters, audit, batches, custodians, db, keys, payouts, webhooks
+from gateway.cli import (
+    adapters,
+    audit,
+    batches,
+    custodians,
+    db,
+    keys,
+    limits,
+    pause,
+    payouts,
+    rules,
+    webhooks,
+)
 from gateway.cli.common import (
     DEFAULT_CONFIG,
     ConfigOption,
@@ -35,17 +48,47 @@ app.add_typer(custodians.app, name="custodians")
 app.add_typer(db.app, name="db")
 app.add_typer(adapters.app, name="adapters")
 app.add_typer(audit.app, name="audit")
+app.add_typer(limits.app, name="limits")
+app.add_typer(rules.app, name="rules")
+app.add_typer(pause.pause_app, name="pause")
+app.add_typer(pause.resume_app, name="resume")
+
+
+class ServeRole(StrEnum):
+    """What a process may be told to do."""
+
+    ALL = "all"
+    API = "api"
+    ENGINE = "engine"
+    SENDER = "sender"
 
 
 @app.command()
 def serve(
+    *,
     config: ConfigOption = Path(DEFAULT_CONFIG),
     port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="Port instead of listen.port.")
     ] = None,
+    role: Annotated[
+        ServeRole,
+        typer.Option(
+            help="What this process does: `api` takes requests, `engine` talks to custodians, `sender` "
+            "delivers webhooks. Any number of processes of each may share one PostgreSQL database."
+        ),
+    ] = ServeRole.ALL,
+    allow_removed: Annotated[
+        bool,
+        typer.Option(
+            "--allow-removed",
+            help="Start although a custodian that is not configured any more has open payouts or batches; "
+            "they are parked.",
+        ),
+    ] = False,
 ) -> None:
     """Run the gateway: API and workers, until SIGTERM."""
     from gateway import logs
+    from gateway.app import ALL_ROLES, Role
     from gateway.errors import ConfigError, StoreUnusable
     from gateway.server import run
     from gateway.store import in_use, migrate
@@ -53,10 +96,17 @@ def serve(
     settings = settings_of(config)
     logs.configure(settings.log.format, settings.log.level)
     # Only opening the store is a fault of the set-up; whatever breaks later keeps its traceback.
-    with store_faults_told(settings.database), in_use.shared(settings.database):
-        migrate.prepare(settings.database)
+    with store_faults_told(settings.database):
+        if settings.postgres is not None:
+            from gateway.store.postgres.opening import prepare
+
+            prepare(settings.postgres)
+        else:
+            with in_use.shared(settings.database):
+                migrate.prepare(settings.database)
     try:
-        code = run(settings, port=port)
+        roles = ALL_ROLES if role is ServeRole.ALL else frozenset({Role(role)})
+        code = run(settings, port=port, roles=roles, allow_removed=allow_removed)
     except ConfigError as error:
         fail((f"config: {each}" for each in error.faults), 2)
     except StoreUnusable as error:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gateway.cli.acknowledge import acknowledge
 from gateway.cli.common import (
     DEFAULT_CONFIG,
     ConfigOption,
@@ -24,6 +25,7 @@ from gateway.cli.common import (
     with_store,
 )
 from gateway.cli.erasure import erase
+from gateway.cli.export import export
 from gateway.cli.words import FundsMovedWord, StatusWord
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Payouts, for operators.", no_args_is_help=True)
 app.command()(erase)
+app.command()(acknowledge)
+app.command()(export)
 
 
 @app.command()

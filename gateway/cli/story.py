@@ -9,7 +9,7 @@ from gateway.cli.common import print_table, say
 
 #: What each part of a story shows; parts without rows are left out.
 _TABLES: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("attention", ("code", "detail", "times", "first_at", "last_at")),
+    ("attention", ("code", "detail", "times", "first_at", "last_at", "closed_at", "closed_by")),
     ("timeline", ("at", "status", "sub_status", "detail")),
     ("transactions", ("at", "network", "status", "tx_hash")),
     ("executions", ("number", "id", "state", "size", "open_calls", "failures", "outcome")),
@@ -78,6 +78,8 @@ def _head(story: dict[str, Any]) -> list[str]:
     ]
     if story["erased_at"]:
         lines.append(f"  personal data was erased at {story['erased_at']}")
+    if story["queued_behind"]:
+        lines.append(f"  queued: {story['queued_behind']} has the turn at the account")
     if story["blocked"]:
         lines.append(f"  no further call is made: {story['blocked']}")
     lines += [

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -181,6 +182,8 @@ def _fingerprints(
     chosen = sorted(type(settings).model_fields if names is None else names)
     whose = {name: _revealed(getattr(settings, name)) for name in chosen}
 
+    # The same few accounts are asked for at every call.
+    @lru_cache(maxsize=256)
     def fingerprint(*parts: str) -> str:
         document = json.dumps([whose, parts], sort_keys=True, default=str)
         return digest(document.encode())

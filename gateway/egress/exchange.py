@@ -108,6 +108,14 @@ class Connection(asyncio.Protocol):
         self._transport.write(request)
         return answer
 
+    def give_up(self, answer: asyncio.Future[Answer]) -> None:
+        """Close it if it still waits for this answer, which nobody wants any more.
+
+        One that has ended its exchange may serve another one by now.
+        """
+        if self._answer is answer:
+            self.abort()
+
     def abort(self) -> None:
         """Close it at once; whoever waits for its answer hears nothing more."""
         self._stop()
@@ -129,6 +137,9 @@ class Connection(asyncio.Protocol):
         for at in range(0, len(data), _PIECE):
             self._parse(data[at : at + _PIECE])
             if not self._waits():
+                if at + _PIECE < len(data):
+                    # More came than the answer. What follows it could be taken for the next one.
+                    self.abort()
                 return
 
     def _waits(self) -> bool:

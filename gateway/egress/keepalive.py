@@ -117,10 +117,11 @@ class KeepAliveClient:
         self._all.discard(connection)
 
     async def _exchange(self, connection: Connection, request: bytes, until: float) -> Answer:
+        answer = connection.exchange(request, until)
         try:
-            return await connection.exchange(request, until)
+            return await answer
         except asyncio.CancelledError:
-            connection.abort()
+            connection.give_up(answer)
             raise
 
     def _kept(self, key: _Key) -> Connection | None:
@@ -193,6 +194,9 @@ class KeepAliveClient:
             ssl=tls,
             server_hostname=place.host.rstrip(".") if place.tls else None,
         )
+        if connection.closed:
+            # Its end was told before it was known here: nobody would tell the next request of it.
+            raise NotConnectedError("no connection: the server closed it at once")
         self._all.add(connection)
         return connection
 

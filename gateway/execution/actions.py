@@ -23,7 +23,7 @@ from gateway.errors import (
 )
 from gateway.execution.decide import Outcome, microseconds
 from gateway.execution.engine import Engine
-from gateway.execution.gate import may_reopen
+from gateway.execution.gate import MarkRefused, Refusal, may_reopen
 from gateway.execution.history import history_of, others_of
 from gateway.execution.proof import closed
 from gateway.execution.record import Recorded
@@ -31,12 +31,13 @@ from gateway.execution.reports import NEWS, canceled_report
 from gateway.execution.state import Job, State, Verb
 from gateway.logs import get_logger
 from gateway.model import Payout
+from gateway.pausing import refuse_if_paused, subject_of
 from gateway.payouts import Applied
 from gateway.runtime import Failpoint, Runtime
 from gateway.store import executions
-from gateway.store import payouts as payout_rows
 from gateway.store.database import Database, Tx
-from gateway.store.rows import to_us
+from gateway.store.pauses import payout_with_pauses
+from gateway.store.rows import payout_of, to_us
 from gateway.store.state import frozen
 
 #: A look in progress is waited for; a call that may move money is not.
@@ -80,7 +81,7 @@ class Actions:
         not. `note` is a store function that writes who answers; it is committed before the custodian
         hears of it. Returns once the outcome is written, whatever it is. Refused: `action_not_required`,
         `action_expired`, `confirm_in_progress`, `wrong_answer`, `invalid_request`,
-        `confirm_not_sent`.
+        `confirm_not_sent`, `paused`.
         """
         engine = self._engine(payout)
         job = await self._begin_confirm(engine, payout, action, note)
@@ -154,7 +155,7 @@ class Actions:
             return None
         now = self._runtime.timeline.now()
         row = await executions.claim_one(tx, execution["id"], self._owner, now, now + self._lease)
-        return None if row is None else (await engine.recorder.begin(tx, [row]))[0]
+        return None if row is None else (await engine.recorder.begin(tx, [row], sends=False))[0]
 
     async def _begin_confirm(
         self, engine: Engine, payout: Payout, action: int, note: Note | None
@@ -175,10 +176,12 @@ class Actions:
 
     async def _asks(self, tx: Tx, payout_id: str, action: int) -> None:
         """Store function. Refused where the payout does not ask for this action now."""
-        payout = await payout_rows.find_payout(tx, payout_id)
+        row = await payout_with_pauses(tx, payout_id)
+        payout = None if row is None else payout_of(row)
         asked = payout.requires_action if payout is not None else None
         if (
-            payout is None
+            row is None
+            or payout is None
             or asked is None
             or not asked.open
             or asked.number != action
@@ -188,6 +191,8 @@ class Actions:
         if to_us(asked.expires_at) <= self._runtime.clock.moment().wall:
             detail = "The time to answer is over; the payout fails, nothing was sent."
             raise Refused("action_expired", detail)
+        if row["pauses"]:
+            await refuse_if_paused(tx, subject_of(payout), accepting=False)
 
     async def _begin_cancel(self, engine: Engine, payout: Payout) -> Job:
         open_one = await self._db.read(executions.open_execution_of, payout.id)
@@ -289,6 +294,9 @@ def _answer_for(outcome: Outcome, recorded: Recorded, *, moved_now: bool) -> Non
     if isinstance(outcome, TurnedAway) and moved_now and doubtful:
         # A word at the door that proves nothing: the payout shows that its outcome is unknown.
         return
+    if isinstance(outcome, MarkRefused) and outcome.refusal is Refusal.PAUSED:
+        detail = "It was paused meanwhile; nothing was sent. Answer again once it is resumed."
+        raise Refused("paused", detail, headers={"Retry-After": "60"})
     failed = not isinstance(outcome, BatchReport) and not moved_now
     if isinstance(outcome, NotSent) or failed:
         detail = "The custodian could not be reached; nothing was sent. Answer again in a moment."

@@ -33,7 +33,13 @@ from gateway.execution.alerts import (
     unknown_alerts,
 )
 from gateway.execution.claims import covers_calls, unmarked, without_unmarked
-from gateway.execution.gate import Other, key_is_alive, with_same_credentials
+from gateway.execution.gate import (
+    MarkRefused,
+    Other,
+    Refusal,
+    key_is_alive,
+    with_same_credentials,
+)
 from gateway.execution.proof import (
     LOST_REFERENCE,
     NO_ACCOUNT,
@@ -79,6 +85,8 @@ Outcome = BatchReport | Absent | NotListed | CannotLook | Exception
 REFERENCE_OF_ANOTHER = "the custodian shows a transfer that belongs to another payout"
 _NOT_KNOWN = frozenset({None, SubStatus.OUTCOME_UNKNOWN})
 _SECOND = 1_000_000
+#: Refusals of a mark that are no failures of the payout.
+_NOT_ITS_OWN = frozenset({Refusal.PAUSED, Refusal.RULES})
 
 
 def decide(view: View, outcome: Outcome) -> Decision:
@@ -294,8 +302,9 @@ def _nothing_sent(
 
 
 def _failures(view: View, outcome: Outcome) -> int:
-    """Return how many requests failed in a row. A rate is the instance's matter, not the payout's."""
-    return view.failures + (not isinstance(outcome, RateLimited))
+    """Return how many requests failed in a row. Rates, pauses and other rules are not the payout's matter."""
+    held = isinstance(outcome, MarkRefused) and outcome.refusal in _NOT_ITS_OWN
+    return view.failures + (not isinstance(outcome, RateLimited) and not held)
 
 
 def _reported(

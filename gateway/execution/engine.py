@@ -24,6 +24,7 @@ from gateway.logs import get_logger
 from gateway.metrics import Metrics
 from gateway.model import Account
 from gateway.payouts import Applied, Payouts
+from gateway.rules import OwnRules
 from gateway.runtime import Failpoint, Moment, Runtime
 from gateway.store import executions
 from gateway.store.database import Database
@@ -102,8 +103,10 @@ class Engine:
         wake: Callable[[str], None],
         witness: Witness | None = None,
         pacer: Pace | None = None,
+        rules: OwnRules | None = None,
     ) -> None:
         self._pacer = pacer
+        self._rules = rules
         self._db = db
         self._witness = witness
         self._runtime = runtime
@@ -115,7 +118,14 @@ class Engine:
         self._wake = wake
         self._lease = microseconds(settings.lease_s) or 0
         adapter = getattr(custodian, "adapter_name", custodian.name)
-        self.recorder = Recorder(runtime, payouts, custodian.name, custodian.capabilities, adapter)
+        self.recorder = Recorder(
+            runtime,
+            payouts,
+            custodian.name,
+            custodian.capabilities,
+            adapter,
+            settings.submit_within_s,
+        )
         self._tasks: set[asyncio.Task[object]] = set()
         #: payouts that have failed and are to be looked at once more
         self._ended: set[str] = set()
@@ -169,7 +179,12 @@ class Engine:
         until = self._runtime.timeline.now() + self._lease
         paced = self._pacer is not None and self._pacer.paced
         begun = await self._db.run(
-            self.recorder.claim, self._owner, until, limit, looks if paced else None
+            self.recorder.claim,
+            self._owner,
+            until,
+            limit,
+            looks if paced else None,
+            moves=self._moves,
         )
         if self._pacer is not None:
             # Before any of it is begun: between a mark and its call nothing waits for a token.
@@ -178,6 +193,14 @@ class Engine:
             self._runtime.failpoint(Failpoint.CLAIMED)
         return begun
 
+    @property
+    def _moves(self) -> bool:
+        """Whether anything is to be sent: not by a gateway whose limits and routes are not the active ones.
+
+        Another one has them, and must not find everything claimed.
+        """
+        return self._rules is None or self._rules.active
+
     async def _rest(self, *, paced: bool) -> None:
         wait_s = None if self._pacer is None else self._pacer.wait_s()
         if paced and wait_s is not None:
@@ -185,6 +208,8 @@ class Engine:
             return
         due = await self._db.read(executions.next_due, self.custodian.name)
         busy = paced or len(self._tasks) >= self.custodian.capabilities.in_flight
+        # What is due may be what this gateway must not send: then it looks again after a while.
+        busy = busy or not self._moves
         await self.wakeup.sleep_until_due(None if busy else due, self._settings.idle_s)
 
     def _done(self, task: asyncio.Task[object]) -> None:
@@ -292,6 +317,7 @@ class Engine:
             fingerprint=self.custodian.fingerprint(payout.account, livemode=payout.livemode),
             before_mark=self._before_mark,
             witness=self._witness,
+            rules=None if self._rules is None else self._rules.digest,
         )
 
     async def _before_mark(self) -> None:

@@ -34,7 +34,9 @@ class Refusal(StrEnum):
     FROZEN = "database_frozen"  #: the database may be an old copy
     STATE_FILE = "state_file"  #: the state file beside the database cannot be written
     GATE_VERSION = "gate_version"  #: this program does not know every condition
-    BLOCKED = "blocked"  #: a mismatch, a foreign reference, or a pause
+    BLOCKED = "blocked"  #: a mismatch, a foreign reference, an adoption, a canceled batch
+    RULES = "rules"  #: this gateway's limits and routes are not the active ones
+    PAUSED = "paused"  #: an operator, or the org itself, has paused it
     NEWS = "news"  #: our transfer was seen already
     NOT_PENDING = "not_pending"  #: an item has ended, or its money is on its way
     NOT_CLOSED = "not_closed"  #: an earlier call may still pay
@@ -74,7 +76,7 @@ class Request:
     #: why the witness beside the database cannot be written, if it cannot
     state_file: str | None
     gate_version: int  #: the lowest version that may set marks, by the database
-    #: a mismatch, a foreign reference, an adoption, a canceled batch that nothing was sent for, or a pause
+    #: a mismatch, a foreign reference, an adoption, or a canceled batch that nothing was sent for
     blocked: str | None
     history: History
     #: the status of every item of the fixed content, by id
@@ -90,6 +92,10 @@ class Request:
     same_call: int | None = None
     key_life: int | None = None
     call_life: int | None = None
+    #: the pause that holds one of the items, if one does
+    paused: str | None = None
+    #: whether this process goes by the active limits and routes
+    rules_active: bool = True
 
 
 def is_current(token: int, newest: int, *, ended: bool) -> bool:
@@ -131,11 +137,28 @@ def knows_the_gate(request: Request) -> bool:
 
 
 def nothing_blocks(request: Request) -> bool:
-    """Whether there is no mismatch, no foreign reference, no adoption, no canceled batch and no pause.
+    """Whether there is no mismatch, no foreign reference, no adoption and no canceled batch.
 
     Without this rule a payout that ended after a copy was taken is paid by the copy.
     """
     return request.blocked is None
+
+
+def rules_are_active(request: Request) -> bool:
+    """Whether this gateway goes by the limits and routes that an operator has activated.
+
+    Without this rule two gateways with different configurations pay by the laxer one.
+    """
+    return request.rules_active
+
+
+def not_paused(request: Request) -> bool:
+    """Whether nobody has paused one of the items: first calls, repeats, sets and answers wait alike.
+
+    Read in the transaction of the mark: a call that is marked before the pause is committed may still be
+    made, and none after it. Without this rule money moves after an emergency stop.
+    """
+    return request.paused is None
 
 
 def no_news(request: Request) -> bool:
@@ -232,6 +255,8 @@ def gate(request: Request, now: Moment) -> Refusal | None:
         (witness_works(request), Refusal.STATE_FILE),
         (knows_the_gate(request), Refusal.GATE_VERSION),
         (nothing_blocks(request), Refusal.BLOCKED),
+        (rules_are_active(request), Refusal.RULES),
+        (not_paused(request), Refusal.PAUSED),
         (no_news(request), Refusal.NEWS),
         (items_are_pending(request), Refusal.NOT_PENDING),
         (others_are_closed(request), Refusal.NOT_CLOSED),

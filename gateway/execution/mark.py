@@ -12,6 +12,7 @@ from gateway.model import Status
 from gateway.store import evidence as stored
 from gateway.store import executions as rows
 from gateway.store.database import Tx
+from gateway.store.pauses import pause_of_execution
 
 
 def _never_behind(_: int) -> str | None:
@@ -31,6 +32,8 @@ class Terms:
     state_file: str | None = None
     #: the call whose very bytes and single-use credential are sent once more
     same_call: int | None = None
+    #: the digest of the limits and routes that this process goes by; None: it has none
+    rules: str | None = None
 
 
 async def set_mark(
@@ -38,19 +41,22 @@ async def set_mark(
 ) -> Evidence | Refusal:
     """Set the mark of a moving call, or return why not. The only way to obtain one.
 
-    Everything that the call's right depends on is read in this transaction. `call` brings its date,
-    account, reference and lives; its numbers are given here.
+    Everything that the call's right depends on is read in this transaction, and from the database: of
+    what is kept beside it nothing is believed. `call` brings its date, account, reference and lives; its
+    numbers are given here.
     """
-    row = await rows.markable(tx, execution_id)
-    if row is None:
+    found = await rows.markable(tx, execution_id)
+    if found is None:
         return Refusal.LEASE_LOST
-    statuses = await rows.item_statuses(tx, execution_id)
+    row, statuses = found
+    stored.reread(tx, None if row["earlier"] else [execution_id])
     others = await others_of(tx, execution_id, statuses, call.at) if row["earlier"] else ()
     history = await history_of(tx, row, call.at, asked=call.fingerprint)
     said = row["repeat_is_safe"]
     canceled = row["batch_cancel_at"] is not None and all(
         closed(history, each) for each in statuses
     )
+    pause = await pause_of_execution(tx, row) if row["pauses"] else None
     refusal = gate(
         Request(
             token_current=is_current(token, row["lease_token"], ended=row["ended_at"] is not None),
@@ -69,6 +75,8 @@ async def set_mark(
             same_call=terms.same_call,
             key_life=call.key_life,
             call_life=call.call_life,
+            paused=None if pause is None else pause.id,
+            rules_active=terms.rules is None or row["rules_digest"] in {None, terms.rules},
         ),
         call.at,
     )

@@ -7,6 +7,7 @@ import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, Protocol
 
 from uuid_utils import UUID
@@ -34,6 +35,7 @@ from gateway.store import executions
 from gateway.store.database import Database
 
 
+@lru_cache(maxsize=1024)
 def step_key(seed: str, step: str) -> str:
     """Return the key of one POST: UUIDv4-shaped, stable per execution (its seed) and step."""
     digest = bytearray(hashlib.sha256(f"{seed}/{step}".encode()).digest()[:16])
@@ -154,8 +156,10 @@ class LiveOrder(LiveTerms):
         fingerprint: str,
         before_mark: Callable[[], Awaitable[None]],
         witness: Witness | None = None,
+        rules: str | None = None,
     ) -> None:
         self._witness = witness
+        self._rules = rules
         super().__init__(job.items[0], assets)
         self._db = db
         self._runtime = runtime
@@ -320,6 +324,7 @@ class LiveOrder(LiveTerms):
             repeat_is_safe=can.keys.repeat_is_safe,
             keys_shared=can.keys.shared_by_credentials,
             same_call=self.call if same_request else None,
+            rules=self._rules,
             **witnessed,
         )
         try:

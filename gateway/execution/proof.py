@@ -26,6 +26,7 @@ class Kind(StrEnum):
     LOOK = "look"  #: a fetch, by the engine
     NEWS = "news"  #: our own transfer, or the word that money is or may be on its way
     WORD = "word"  #: the custodian says that a reference failed, and what became of the money
+    WAIT = "wait"  #: nothing was sent; from here on its time to be sent is counted on this clock
     CONSOLE = "console"  #: an operator was asked to look at the custodian's own records
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from gateway.adapter import BatchReport, Capabilities, Report
 from gateway.errors import Rejected, WrongAnswer
@@ -18,7 +18,7 @@ from gateway.execution.decide import (
     REFERENCE_OF_ANOTHER,
     Outcome,
     decide,
-    expiry,
+    microseconds,
     news_from_outside,
     polling_delay_s,
     takeover,
@@ -46,20 +46,20 @@ from gateway.execution.reports import (
 )
 from gateway.execution.state import Decision, Job, Lease, State, Verb, View
 from gateway.execution.turns import Turns
-from gateway.model import TERMINAL, Account, Attention
+from gateway.execution.waiting import QUEUE_LOOK_S, action_due, held, late_at, too_late
+from gateway.execution.work import Work as _Work
+from gateway.model import TERMINAL, Attention
 from gateway.payouts import Applied, Payouts
 from gateway.runtime import Moment, Runtime
 from gateway.store import account_turns, executions
 from gateway.store import evidence as stored
 from gateway.store import payouts as payout_rows
-from gateway.store.database import Columns, Row, Tx
-from gateway.store.rows import action_of, payout_of, to_json, to_us
+from gateway.store.database import Row, Tx
+from gateway.store.rows import account_of, payout_of, to_json
 from gateway.store.state import frozen
 
 #: Items whose status updates are written in one transaction.
 PAGE = 25
-#: How long an execution waits for its turn at an account before it asks again; the turn wakes it sooner.
-QUEUE_LOOK_S = 60.0
 #: What is kept of one line for the operator.
 _DETAIL = 300
 _SECOND = 1_000_000
@@ -81,37 +81,19 @@ class Recorded:
     ended: bool = False
 
 
-@dataclass
-class _Work:
-    """An execution in the transaction that works on it."""
-
-    row: Columns
-    items: list[Row]
-    history: History
-    #: the `due_at` that the claim wrote: news that comes meanwhile lowers it
-    claimed_due: int
-    final: set[str] = field(default_factory=set)
-    told: set[str] = field(default_factory=set)
-    #: whose the new ids of the reports are, where that was read
-    refs: payout_rows.KnownRefs | None = None
-
-    @property
-    def rows(self) -> dict[str, Row]:
-        """The items' rows by id."""
-        return {each["id"]: each for each in self.items}
-
-
 class Recorder:
     """Store functions around the calls of one custodian instance."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - built in one place
         self,
         runtime: Runtime,
         payouts: Payouts,
         custodian: str,
         capabilities: Capabilities,
         adapter: str = "adapter",
+        submit_within_s: float | None = None,
     ) -> None:
+        self._submit_within = microseconds(submit_within_s)
         self._adapter = adapter
         self._runtime = runtime
         self._payouts = payouts
@@ -121,32 +103,47 @@ class Recorder:
 
     # --- Beginning --------------------------------------------------------------------------------
 
-    async def claim(
-        self, tx: Tx, owner: str, until: int, limit: int, looks: int | None = None
+    async def claim(  # noqa: PLR0913 - the terms of a claim
+        self,
+        tx: Tx,
+        owner: str,
+        until: int,
+        limit: int,
+        looks: int | None = None,
+        *,
+        moves: bool = True,
     ) -> list[Job | Recorded]:
         """Claim due executions, up to a limit, and begin work on each.
 
         `looks`: where requests are scarce, so many looks first, then what is to be sent, then looks.
         """
         now = self._runtime.timeline.now()
-        rows = await self._turns.claim(tx, owner, now, until, limit, looks)
+        rows = await self._turns.claim(tx, owner, now, until, limit, looks, moves=moves)
         return await self.begin(tx, rows) if rows else []
 
-    async def begin(self, tx: Tx, rows: Sequence[Row]) -> list[Job | Recorded]:
-        """Begin work on claimed executions: takeovers, ended items, expiries, turns at accounts."""
+    async def begin(
+        self, tx: Tx, rows: Sequence[Row], *, sends: bool = True
+    ) -> list[Job | Recorded]:
+        """Begin work on claimed executions: takeovers, ended items, expiries, turns at accounts.
+
+        `sends`: what is to be submitted waits for its turn and for pauses; not where a person acts on it.
+        """
         now = self._runtime.clock.moment()
         items = await executions.items_of(tx, [row["id"] for row in rows])
         known = await histories(tx, rows, now)
         self._turns.serve(each[0] for each in items.values())
         return [
             await self._begin(
-                tx, _Work(row, items.get(row["id"], []), known[row["id"]], row["due_at"]), now
+                tx,
+                _Work(row, items.get(row["id"], []), known[row["id"]], row["due_at"]),
+                now,
+                sends=sends,
             )
             for row in rows
         ]
 
-    async def _begin(  # noqa: PLR0911 - one per way to begin
-        self, tx: Tx, work: _Work, now: Moment
+    async def _begin(  # noqa: C901, PLR0911 - one per way to begin
+        self, tx: Tx, work: _Work, now: Moment, *, sends: bool
     ) -> Job | Recorded:
         row, state = work.row, State(work.row["state"])
         if all(each["status"] in TERMINAL for each in work.items):
@@ -166,12 +163,20 @@ class Recorder:
         if row["earlier"] and any(each.unanswered for each in view.open_items):
             ids = [each.id for each in view.items]
             view = replace(view, others=await others_of(tx, row["id"], ids, now))
-        late = expiry(view)
+        late, work.history = await too_late(tx, row, view, self._submit_within)
         if late is not None:
             return await self._write(tx, work, late, view, now)
+        job = self._job(work)
+        if not sends:
+            return job
+        timeline, waits = self._runtime.timeline.now(), job.next_verb is Verb.SUBMIT
+        if waits and await held(tx, self._payouts, row, work.items, work.history, timeline):
+            if not open_calls(work.history):
+                await self._release_account(tx, work, now)
+            return Recorded()
         if state is not State.PARKED and not await self._turn(tx, work, now):
             return Recorded()
-        return self._job(work)
+        return job
 
     def _job(self, work: _Work) -> Job:
         row = work.row
@@ -237,7 +242,7 @@ class Recorder:
         if not self._can.one_at_a_time:
             return True
         row = work.row
-        account = Account.model_validate_json(row["account"])
+        account = account_of(row["account"])
         taken = await account_turns.acquire_account(
             tx, self._custodian, account.type, account.id, row["id"], now.wall
         )
@@ -423,7 +428,10 @@ class Recorder:
         timeline = self._runtime.timeline.now()
         due = timeline + round(delay * _SECOND)
         if state is State.PARKED:
-            due = await self._action_due(tx, work, now, due)
+            due = min(due, await action_due(tx, work.items[0]["id"], now, timeline) or due)
+        if state is State.PREPARED:
+            late = late_at(row, work.history, now, timeline, self._submit_within)
+            due = due if late is None else min(due, late)
         news_came = row["due_at"] != work.claimed_due
         columns: dict[str, object] = {
             "state": _stored(state),
@@ -443,15 +451,6 @@ class Recorder:
         if decision.releases_account:
             await self._release_account(tx, work, now)
         return False
-
-    async def _action_due(self, tx: Tx, work: _Work, now: Moment, due: int) -> int:
-        """Look again when nobody has answered in time."""
-        row = await payout_rows.payout_row(tx, work.items[0]["id"])
-        action = None if row is None else action_of(row)
-        if action is None or not action.open:
-            return due
-        left = to_us(action.expires_at) - now.wall
-        return min(due, self._runtime.timeline.now() + left) if left > 0 else due
 
     async def _close(self, tx: Tx, work: _Work, now: Moment, reason: str | None = None) -> None:
         columns: dict[str, object] = {

@@ -45,6 +45,16 @@ def expired_report() -> Report:
     return Report(SubStatus.EXPIRED, "", failure=failure, detail=failure.message)
 
 
+def not_sent_in_time_report() -> Report:
+    """Return the end of a payout that could not be sent in time."""
+    failure = Failure(
+        code=FailureCode.NOT_SENT_IN_TIME,
+        message="It could not be sent in time; nothing was paid.",
+        funds_moved=FundsMoved.NO,
+    )
+    return Report(SubStatus.EXPIRED, "", failure=failure, detail=failure.message)
+
+
 def wrong_answer_report(payout: Payout, wrong: WrongAnswer) -> Report:
     """Return what a payout asks for after a wrong answer."""
     last = payout.requires_action
@@ -76,6 +86,11 @@ def queued_report(payout: Payout) -> Report:
     """Return that a payout waits for its turn."""
     detail = f"waits for its turn at {payout.account.type} {payout.account.id}"
     return Report(SubStatus.QUEUED, "", detail=detail)
+
+
+def paused_report() -> Report:
+    """Return that a payout waits because it is paused."""
+    return Report(SubStatus.QUEUED, "", detail="paused; nothing is sent until it is resumed")
 
 
 def not_sent_report() -> Report:

@@ -39,12 +39,26 @@ class Turns:
             self._served[item["org"]] = self._turns
 
     async def claim(  # noqa: PLR0913 - the terms of a lease
-        self, tx: Tx, owner: str, now: int, until: int, limit: int, looks: int | None = None
+        self,
+        tx: Tx,
+        owner: str,
+        now: int,
+        until: int,
+        limit: int,
+        looks: int | None = None,
+        *,
+        moves: bool = True,
     ) -> list[Row]:
         """Lease due executions, up to a limit; return their rows. Store function.
 
         `looks`: where requests are scarce, so many looks first, then what is to be sent, then looks.
+        `moves`: whether anything is to be sent at all.
         """
+        if not moves:
+            # Only what is looked at: what is to be sent is another gateway's.
+            return await executions.claim(
+                tx, self._custodian, owner, now, until, limit, looks, self._served, moves=False
+            )
         rows: list[Row] = []
         if self._queued and looks is None:
             if not self._next:

@@ -29,7 +29,7 @@ from gateway.model import (
     Transaction,
 )
 from gateway.text import escaped as visible
-from gateway.views import payout_view
+from gateway.views import estimated_delivery
 
 #: What stands in a destination whose personal data was erased.
 _ERASED = "erased"
@@ -130,7 +130,7 @@ def tracking_of(payout: Payout, settings: Settings, now: datetime) -> Tracking:
     custodian = settings.custodians.get(payout.custodian)
     state = _state(payout)
     tone, icon = _LOOKS[state]
-    expected = payout_view(payout).estimated_delivery_at
+    expected = estimated_delivery(payout)
     if state not in {"pending", "broadcast"} or not payout.terms.route.estimated_seconds:
         expected = None
     late = expected is not None and now >= expected

@@ -5,8 +5,8 @@ from __future__ import annotations
 from sqlalchemy import and_, bindparam, case, delete, select, update
 
 from gateway.store.database import Query, Tx, upsert
-from gateway.store.executions import org_of
-from gateway.store.schema import account_locks, executions
+from gateway.store.executions import kept, org_of
+from gateway.store.schema import account_locks, execution_items, executions, payouts
 
 _OPEN = executions.c.ended_at.is_(None)
 _TAKE_LOCK = Query(upsert(account_locks).on_conflict_do_nothing())
@@ -18,6 +18,21 @@ _LOCK = Query(
             account_locks.c.account_id == bindparam("account_id"),
         )
     )
+)
+_HOLDER = Query(
+    select(payouts.c.id, payouts.c.org)
+    .select_from(account_locks)
+    .join(execution_items, execution_items.c.execution_id == account_locks.c.execution_id)
+    .join(payouts, payouts.c.id == execution_items.c.payout_id)
+    .where(
+        and_(
+            account_locks.c.custodian == bindparam("custodian"),
+            account_locks.c.account_type == bindparam("account_type"),
+            account_locks.c.account_id == bindparam("account_id"),
+        )
+    )
+    .order_by(execution_items.c.position)
+    .limit(1)
 )
 _FREE_LOCK = Query(
     delete(account_locks)
@@ -50,7 +65,22 @@ _WAKE_ONE = Query(
     update(executions)
     .where(and_(executions.c.id == bindparam("woken_id"), executions.c.due_at > bindparam("now")))
     .values(due_at=bindparam("now"))
+    .returning(executions),
+    keeps=True,
 )
+
+
+async def account_holder(
+    tx: Tx, custodian: str, account_type: str, account_id: str, org: str | None = None
+) -> str | None:
+    """Return a payout of the execution that has the turn at an account; None: nobody has it.
+
+    `org`: only where it is a payout of that org.
+    """
+    row = await tx.one(
+        _HOLDER, custodian=custodian, account_type=account_type, account_id=account_id
+    )
+    return None if row is None or org not in {None, row["org"]} else str(row["id"])
 
 
 async def acquire_account(  # noqa: PLR0913 - the account has three parts
@@ -79,4 +109,4 @@ async def release_account(  # noqa: PLR0913 - the account has three parts
     if following is not None:
         names = {name: freed[name] for name in ("custodian", "account_type", "account_id")}
         await tx.all(_TAKE_LOCK, **names, execution_id=following["id"], taken_at=at)
-        await tx.all(_WAKE_ONE, woken_id=following["id"], now=now)
+        kept(tx, await tx.all(_WAKE_ONE, woken_id=following["id"], now=now))

@@ -7,6 +7,7 @@ from functools import lru_cache
 from sqlalchemy import and_, bindparam, delete, exists, func, insert, or_, select, update
 
 from gateway.store.database import Query, Row, Tx, listed
+from gateway.store.dialects import json_at
 from gateway.store.payouts import frees_reference
 from gateway.store.schema import batches, execution_items, executions, payouts
 
@@ -102,8 +103,8 @@ _COUNTS = Query(
     .group_by(payouts.c.status, payouts.c.sub_status)
 )
 _COUNT = Query(select(func.count().label("n")).select_from(payouts).where(_ITEM))
-_AMOUNT = func.json_extract(payouts.c.terms, "$.amount")
-_ASSET = func.json_extract(payouts.c.terms, "$.asset")
+_AMOUNT = json_at(payouts.c.terms, "amount")
+_ASSET = json_at(payouts.c.terms, "asset")
 #: Sums are made of decimal texts by whoever asks: a database would add floats.
 _AMOUNTS = Query(
     select(

@@ -11,7 +11,7 @@ from gateway.logs import get_logger
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from gateway.store.statements import Row
@@ -176,11 +176,16 @@ class Connection:
 
     def query(self, text: str, values: dict[str, Any]) -> list[Row]:
         """Run a statement of a store function inside the open transaction; return its rows."""
-        self.require_transaction()
+        raw = self._raw
+        if raw is None or not raw.in_transaction:
+            raw = self.require_transaction()
         self.statements += 1
-        return self.execute(text, values)
+        if self._turn is None and self._fault is None:
+            return raw.execute(text, values).fetchall()
+        with self._sqlite_works(text):
+            return raw.execute(text, values).fetchall()
 
-    def query_many(self, text: str, rows: Sequence[dict[str, Any]]) -> None:
+    def query_many(self, text: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Run a statement of a store function once for each row of values."""
         raw = self.require_transaction()
         self.statements += 1
@@ -219,6 +224,11 @@ class Connection:
         finally:
             if self.in_transaction:
                 self.close()
+
+    def data_version(self) -> int:
+        """Return a number that changes once another connection has committed; by its own, it stays."""
+        (version,) = self._usable().execute("PRAGMA data_version").fetchone()
+        return int(version)
 
     def schema_version(self) -> int:
         """Return SQLite's counter of schema changes, by whichever process."""

@@ -159,6 +159,11 @@ class Database:
         self._writer.lanes = lanes
 
     @property
+    def foreign_commits(self) -> int:
+        """A number that has risen where another process committed before the newest change of this one."""
+        return self._writer.foreign_commits
+
+    @property
     def write_fault(self) -> WriteFault | None:
         """Why the last change could not be written; None: it was. The heartbeat tries every 5 s."""
         return self._writer.fault

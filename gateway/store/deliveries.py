@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import (
-    Select,
+    BigInteger,
+    Integer,
     and_,
     bindparam,
     case,
@@ -27,10 +28,12 @@ from sqlalchemy import (
     update,
 )
 
-from gateway.store.database import Query, Row, Tx, upsert
+from gateway.store.database import Query, Row, Tx, listed, upsert
+from gateway.store.dialects import json_at, json_items, json_length, json_texts, matches
 from gateway.store.lanes import FREE, Handed, Held
 from gateway.store.rows import to_json
 from gateway.store.schema import deliveries, delivery_attempts, endpoints, events, payouts
+from gateway.views import ATTENTION_EVENT
 
 #: As text, and not as a value that is bound: the index of what is pending is used for nothing else.
 _PENDING = deliveries.c.state == literal_column("'pending'")
@@ -38,15 +41,10 @@ _PENDING = deliveries.c.state == literal_column("'pending'")
 _IS_PENDING = func.coalesce(deliveries.c.state, "") == "pending"
 
 
-def _listed(name: str) -> Select[Any]:
-    """Return the members of a JSON list that is given as one value."""
-    return select(func.json_each(bindparam(name)).table_valued("value").c.value)
-
-
-_PATTERNS = func.json_each(endpoints.c.event_types).table_valued("value")
+_PATTERNS = json_texts(endpoints.c.event_types)
 _ENABLED = endpoints.c.status == "enabled"
 #: Those in whose lanes this process has room for the events.
-_LEASED = and_(_ENABLED, endpoints.c.id.in_(_listed("leased")))
+_LEASED = and_(_ENABLED, endpoints.c.id.in_(listed("leased")))
 #: A delivery of each event to each endpoint that subscribes, as `events.subscribes` says. GLOB reads `*`
 #: as it does; a pattern has no other wildcard.
 _FAN_OUT_INSERT = insert(deliveries).from_select(
@@ -66,9 +64,12 @@ _FAN_OUT_INSERT = insert(deliveries).from_select(
         endpoints.c.id,
         case((_ENABLED, "pending"), else_="skipped"),
         literal(0),
-        case((_LEASED, bindparam("until")), else_=bindparam("due")),
-        case((_LEASED, bindparam("token")), else_=FREE),
-        case((_ENABLED, null()), else_=bindparam("skipped_at")),
+        case(
+            (_LEASED, bindparam("until", type_=BigInteger)),
+            else_=bindparam("due", type_=BigInteger),
+        ),
+        case((_LEASED, bindparam("token", type_=BigInteger)), else_=literal(FREE, BigInteger)),
+        case((_ENABLED, null()), else_=bindparam("skipped_at", type_=BigInteger)),
         literal("scheduled"),
         literal(0),
     )
@@ -83,14 +84,23 @@ _FAN_OUT_INSERT = insert(deliveries).from_select(
     )
     .where(
         and_(
-            events.c.position.in_(_listed("positions")),
+            events.c.position.in_(listed("positions", Integer)),
             endpoints.c.id != bindparam("but"),
+            # Some types an endpoint has to name.
             or_(
-                func.json_array_length(endpoints.c.event_types) == 0,
+                events.c.type != ATTENTION_EVENT,
                 exists(
                     select(literal(1))
                     .select_from(_PATTERNS)
-                    .where(events.c.type.op("GLOB")(_PATTERNS.c.value))
+                    .where(_PATTERNS.c.value == events.c.type)
+                ),
+            ),
+            or_(
+                json_length(endpoints.c.event_types) == 0,
+                exists(
+                    select(literal(1))
+                    .select_from(_PATTERNS)
+                    .where(matches(events.c.type, _PATTERNS.c.value))
                 ),
             ),
         )
@@ -166,7 +176,7 @@ _CLAIM = Query(
 )
 _CLAIMED_EVENTS = Query(
     select(events.c.position, events.c.id, events.c.type, events.c.payout_id, events.c.body).where(
-        events.c.position.in_(_listed("positions"))
+        events.c.position.in_(listed("positions", Integer))
     )
 )
 _IN_RANGE = and_(
@@ -175,18 +185,18 @@ _IN_RANGE = and_(
 )
 _LEASED_BY = Query(
     select(deliveries.c.position, deliveries.c.endpoint_id)
-    .where(and_(_PENDING, _IN_RANGE))
+    .where(and_(_PENDING, _IN_RANGE, deliveries.c.due_at < bindparam("ends_before")))
     # By the index of what is pending: otherwise the whole table would be read.
     .order_by(deliveries.c.endpoint_id, deliveries.c.due_at)
     .limit(bindparam("limit"))
 )
-_KEYS = func.json_each(bindparam("keys")).table_valued("value", name="held")
+_KEYS = json_items(bindparam("keys"), "held")
 _FREE = Query(
     update(deliveries)
     .where(
         and_(
-            deliveries.c.position == func.json_extract(_KEYS.c.value, "$[0]"),
-            deliveries.c.endpoint_id == func.json_extract(_KEYS.c.value, "$[1]"),
+            deliveries.c.position == json_at(_KEYS.c.value, 0, Integer()),
+            deliveries.c.endpoint_id == json_at(_KEYS.c.value, 1),
             _IS_PENDING,
             _IN_RANGE,
         )
@@ -319,10 +329,12 @@ _OLD_EVENTS = Query(
     select(events.c.position).where(_KEPT).order_by(events.c.position).limit(bindparam("limit"))
 )
 _STILL_OLD = Query(
-    select(events.c.position).where(and_(events.c.position.in_(_listed("positions")), _KEPT))
+    select(events.c.position).where(
+        and_(events.c.position.in_(listed("positions", Integer)), _KEPT)
+    )
 )
 _DROPS = tuple(
-    Query(delete(table).where(table.c.position.in_(_listed("positions"))))
+    Query(delete(table).where(table.c.position.in_(listed("positions", Integer))))
     for table in (delivery_attempts, deliveries, events)
 )
 _OLDEST_SKIPPED = Query(
@@ -383,9 +395,14 @@ async def fan_out(  # noqa: PLR0913 - the events and their scope
     )
 
 
-async def leased_deliveries(tx: Tx, held: Held, limit: int) -> list[tuple[int, str]]:
-    """Return deliveries under such leases: position and endpoint of each. A long read."""
-    rows = await tx.all(_LEASED_BY, limit=limit, **held._asdict())
+async def leased_deliveries(
+    tx: Tx, held: Held, ends_before: int, limit: int
+) -> list[tuple[int, str]]:
+    """Return deliveries under such leases, which end before a time: position and endpoint of each.
+
+    A long read.
+    """
+    rows = await tx.all(_LEASED_BY, ends_before=ends_before, limit=limit, **held._asdict())
     return [(row["position"], row["endpoint_id"]) for row in rows]
 
 

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from sqlalchemy import and_, bindparam, delete, func, insert, select, update
 
-from gateway.store.database import Query, Row, Tx
+from gateway.store.database import Query, Row, Tx, listed
 from gateway.store.rows import to_json
 from gateway.store.schema import endpoints, previous_secrets, recoveries
 
@@ -29,7 +29,7 @@ _SUBSCRIBED = Query(
     select(endpoints.c.id, endpoints.c.event_types, endpoints.c.status).where(_SCOPE)
 )
 _ANY = Query(select(endpoints).where(endpoints.c.id == bindparam("endpoint_id")))
-_LISTED = endpoints.c.id.in_(select(func.json_each(bindparam("ids")).table_valued("value").c.value))
+_LISTED = endpoints.c.id.in_(listed("ids"))
 _SOME = Query(select(endpoints).where(_LISTED))
 #: A row for each previous secret that still signs, the longest-lived first; one row where there is none.
 _SIGNING = Query(

@@ -8,6 +8,7 @@ from functools import lru_cache
 from sqlalchemy import (
     and_,
     bindparam,
+    case,
     delete,
     exists,
     func,
@@ -140,6 +141,16 @@ _REMARKS = Query(
         func.sum(attention.c.times).label("times"),
         func.min(attention.c.first_at).label("first_at"),
         func.max(attention.c.last_at).label("last_at"),
+        # Of one code: closed if everything is.
+        *(
+            case((func.count(attention.c.closed_at) == func.count(), func.max(each))).label(
+                each.name
+            )
+            for each in (attention.c.closed_at, attention.c.closed_by)
+        ),
+        func.coalesce(func.max(attention.c.told_at), func.max(attention.c.last_at)).label(
+            "told_at"
+        ),
     )
     .where(attention.c.payout_id == bindparam("payout_id"))
     .group_by(attention.c.code)

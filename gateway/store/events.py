@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import and_, bindparam, func, insert, select
 
-from gateway.store.database import Query, Row, Tx
+from gateway.store.database import Query, Row, Tx, listed
 from gateway.store.rows import to_json
 from gateway.store.schema import deliveries, events
 
@@ -35,12 +35,8 @@ async def event_row(tx: Tx, event_id: str) -> Row | None:
 _COLUMNS = ("id", "org", "mode", "type", "payout_id", "sequence", "body", "created_at")
 #: So many events are written by one statement that also returns their positions.
 _FEW = 3
-_ADD_MANY = Query(insert(events), columns=_COLUMNS)
-_POSITIONS = Query(
-    select(events.c.id, events.c.position).where(
-        events.c.id.in_(select(func.json_each(bindparam("ids")).table_valued("value").c.value))
-    )
-)
+_ADD_MANY = Query(insert(events), columns=_COLUMNS, in_commit_order=True)
+_POSITIONS = Query(select(events.c.id, events.c.position).where(events.c.id.in_(listed("ids"))))
 
 
 @lru_cache(maxsize=_FEW)
@@ -48,7 +44,9 @@ def _add_few(count: int) -> Query:
     rows: list[dict[str, Any]] = [
         {name: bindparam(f"{name}_{at}") for name in _COLUMNS} for at in range(count)
     ]
-    return Query(insert(events).values(rows).returning(events.c.id, events.c.position))
+    return Query(
+        insert(events).values(rows).returning(events.c.id, events.c.position), in_commit_order=True
+    )
 
 
 async def add_events(tx: Tx, rows: Sequence[Mapping[str, object]]) -> list[int]:

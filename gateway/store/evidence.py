@@ -11,7 +11,7 @@ from gateway.store.database import Query, Row, Tx, listed
 from gateway.store.schema import account_declarations, evidence, heartbeats
 
 _IDS = listed("ids")
-_ADD_EVIDENCE = Query(insert(evidence))
+_ADD_EVIDENCE = Query(insert(evidence), keeps=True)
 _ANSWER = Query(
     update(evidence)
     .where(
@@ -20,7 +20,8 @@ _ANSWER = Query(
             evidence.c.number == bindparam("of_number"),
         )
     )
-    .values(answer=bindparam("said"))
+    .values(answer=bindparam("said")),
+    keeps=True,
 )
 _EVIDENCE = Query(
     select(evidence)
@@ -53,17 +54,38 @@ _DECLARED = Query(
 
 async def evidence_rows(tx: Tx, execution_ids: Iterable[str]) -> dict[str, list[Row]]:
     """Return the evidence of executions, by execution, in its order."""
-    return grouped(await tx.all(_EVIDENCE, ids=json.dumps(list(execution_ids))))
+    found, wanted, live = dict[str, list[Row]](), list(execution_ids), tx.live
+    if live is not None:
+        known = {each: live.evidence(each) for each in wanted}
+        found = {each: rows for each, rows in known.items() if rows is not None}
+        wanted = [each for each in wanted if each not in found]
+    if wanted:
+        read = grouped(await tx.all(_EVIDENCE, ids=json.dumps(wanted)))
+        if live is not None:
+            for each in wanted:
+                live.put_evidence(each, read.get(each, ()))
+        found |= read
+    return found
+
+
+def reread(tx: Tx, execution_ids: Iterable[str] | None) -> None:
+    """Have the evidence of executions read from the database, whatever is kept of it. None: of all."""
+    if tx.live is not None:
+        tx.live.forget_evidence(execution_ids)
 
 
 async def add_evidence(tx: Tx, rows: Sequence[Mapping[str, object]]) -> None:
     """Append rows of evidence; one mapping of columns each."""
     await tx.many(_ADD_EVIDENCE, rows)
+    if tx.live is not None:
+        tx.live.add_evidence(rows)
 
 
 async def set_answer(tx: Tx, execution_id: str, number: int, answer: str | None) -> None:
     """Write what became of a call."""
     await tx.all(_ANSWER, of_execution=execution_id, of_number=number, said=answer)
+    if tx.live is not None:
+        tx.live.change_answer(execution_id, number, answer)
 
 
 async def call_of_mark(tx: Tx, execution_id: str, mark: int) -> int | None:

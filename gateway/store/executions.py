@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import (
     ColumnElement,
@@ -25,9 +25,12 @@ from sqlalchemy import (
 )
 
 from gateway.runtime import Moment
-from gateway.store.database import Query, Row, Tx, listed
+from gateway.store.database import Columns, Query, Row, Tx, listed
+from gateway.store.dialects import greatest, json_pairs, number
 from gateway.store.evidence import grouped
+from gateway.store.pauses import pause_count
 from gateway.store.rows import to_json
+from gateway.store.rules import active_digest
 from gateway.store.schema import (
     batches,
     execution_items,
@@ -54,13 +57,13 @@ def org_of(execution_id: Any) -> ScalarSelect[Any]:
     )
 
 
-_ADD = Query(insert(executions))
-_ADD_ITEM = Query(insert(execution_items))
+_ADD = Query(insert(executions), keeps=True)
+_ADD_ITEM = Query(insert(execution_items), keeps=True)
 _HAD_EARLIER = Query(
     select(execution_items.c.execution_id).where(execution_items.c.payout_id.in_(_IDS)).limit(1)
 )
 #: The turn at which each org was served last, by its name.
-_SERVED = func.json_each(bindparam("served")).table_valued("key", "value")
+_SERVED = json_pairs(bindparam("served"))
 
 
 def _in_turn(*which: ColumnElement[bool]) -> Select[Any]:
@@ -105,17 +108,19 @@ def _in_turn(*which: ColumnElement[bool]) -> Select[Any]:
         .outerjoin(_SERVED, _SERVED.c.key == in_turn.c.org)
         # Single payouts before items of batches; among them one of each org, then another one.
         .order_by(
-            in_turn.c.rank, in_turn.c.turn, func.coalesce(_SERVED.c.value, 0), in_turn.c.due_at
+            in_turn.c.rank,
+            in_turn.c.turn,
+            func.coalesce(number(_SERVED.c.value), 0),
+            in_turn.c.due_at,
         )
         .limit(bindparam("limit"))
     )
 
 
 def _claiming(*which: ColumnElement[bool]) -> Query:
-    """Return the claim of some executions."""
-    return Query(
+    """Return the claim of some executions; each row with `pauses`: how many there are, of whatever."""
+    claimed = (
         update(executions)
-        .where(*which)
         .values(
             lease_token=executions.c.lease_token + 1,
             lease_owner=bindparam("owner"),
@@ -123,7 +128,16 @@ def _claiming(*which: ColumnElement[bool]) -> Query:
             # News that arrives while the lease is held lowers this again, and so is not lost at release.
             due_at=bindparam("until"),
         )
-        .returning(executions)
+        .returning(executions, pause_count().label("pauses"))
+    )
+    # Other engines claim at the same time: what one of them is just claiming is left to it.
+    unlocked = (
+        select(executions.c.id).where(*which).correlate(None).with_for_update(skip_locked=True)
+    )
+    return Query(
+        claimed.where(*which),
+        on_postgres=claimed.where(executions.c.id.in_(unlocked)),
+        keeps=True,
     )
 
 
@@ -151,10 +165,8 @@ _HELD_WITH_ITEMS = Query(
     .order_by(execution_items.c.position)
 )
 _EXTEND = Query(
-    update(executions)
-    .where(_HELD)
-    .values(lease_until=bindparam("until"))
-    .returning(executions.c.id)
+    update(executions).where(_HELD).values(lease_until=bindparam("until")).returning(executions),
+    keeps=True,
 )
 _RELEASE = Query(
     update(executions)
@@ -166,6 +178,8 @@ _RELEASE = Query(
         ),
         lease_until=0,
     )
+    .returning(executions),
+    keeps=True,
 )
 _ROW = Query(select(executions).where(executions.c.id == bindparam("execution_id")))
 _OF_PAYOUT = Query(
@@ -211,16 +225,11 @@ _ITEMS = Query(
     .where(execution_items.c.execution_id.in_(_IDS))
     .order_by(execution_items.c.execution_id, execution_items.c.position)
 )
-_STATUSES = Query(
-    select(payouts.c.id, payouts.c.status)
-    .select_from(execution_items)
-    .join(payouts, payouts.c.id == execution_items.c.payout_id)
-    .where(execution_items.c.execution_id == bindparam("execution_id"))
-)
 _CLOSE_ITEMS = Query(
     update(execution_items)
     .where(execution_items.c.execution_id == bindparam("execution_id"))
-    .values(open=0)
+    .values(open=0),
+    keeps=True,
 )
 _WAKE = Query(
     update(executions)
@@ -244,10 +253,11 @@ _WAKE = Query(
         ),
         looks=0,
     )
-    .returning(executions.c.custodian)
+    .returning(executions),
+    keeps=True,
 )
 _NEXT_DUE = Query(
-    select(func.min(func.max(executions.c.due_at, executions.c.lease_until)).label("due")).where(
+    select(func.min(greatest(executions.c.due_at, executions.c.lease_until)).label("due")).where(
         and_(executions.c.custodian == bindparam("custodian"), _OPEN)
     )
 )
@@ -284,13 +294,22 @@ _MAY_MARK = Query(
         .where(batches.c.id == executions.c.batch_id)
         .scalar_subquery()
         .label("batch_cancel_at"),
-    ).where(executions.c.id == bindparam("execution_id"))
+        pause_count().label("pauses"),
+        active_digest().label("rules_digest"),
+        payouts.c.id.label("item_id"),
+        payouts.c.status.label("item_status"),
+    )
+    .select_from(executions)
+    .join(execution_items, execution_items.c.execution_id == executions.c.id)
+    .join(payouts, payouts.c.id == execution_items.c.payout_id)
+    .where(executions.c.id == bindparam("execution_id"))
 )
 _NEXT_MARK = Query(
     update(store_state)
     .where(store_state.c.id == 1)
     .values(marks=store_state.c.marks + 1)
-    .returning(store_state.c.marks)
+    .returning(store_state.c.marks),
+    keeps=True,
 )
 #: The one statement that writes the moving state.
 _MARK = Query(
@@ -302,7 +321,8 @@ _MARK = Query(
         open_calls=executions.c.open_calls + 1,
         lease_until=bindparam("until"),
     )
-    .returning(executions.c.id)
+    .returning(executions),
+    keeps=True,
 )
 
 # --- Opening and finding --------------------------------------------------------------------------
@@ -403,7 +423,25 @@ async def idle_of_batch(tx: Tx, batch_id: str, now: int, limit: int) -> list[Row
 
 async def items_of(tx: Tx, execution_ids: Iterable[str]) -> dict[str, list[Row]]:
     """Return the payout rows of executions, by execution, in their fixed order."""
-    return grouped(await tx.all(_ITEMS, ids=json.dumps(list(execution_ids))))
+    found, wanted, live = dict[str, list[Row]](), list(execution_ids), tx.live
+    if live is not None:
+        known = {each: live.items(each) for each in wanted}
+        found = {each: rows for each, rows in known.items() if rows is not None}
+        wanted = [each for each in wanted if each not in found]
+    if wanted:
+        read = grouped(await tx.all(_ITEMS, ids=json.dumps(wanted)))
+        if live is not None:
+            for each, rows in read.items():
+                live.put_items(each, rows)
+        found |= read
+    return found
+
+
+def kept(tx: Tx, rows: list[Row]) -> list[Row]:
+    """Return rows of executions that a statement has written, having told the live rows of them."""
+    if tx.live is not None:
+        tx.live.put_executions(rows)
+    return rows
 
 
 # --- Leases ---------------------------------------------------------------------------------------
@@ -418,12 +456,14 @@ async def claim(  # noqa: PLR0913 - the terms of a lease
     limit: int,
     looks: int | None = None,
     served: Mapping[str, int] | None = None,
+    *,
+    moves: bool = True,
 ) -> list[Row]:
     """Lease due executions of one custodian, orgs in turn; return their rows.
 
     `looks` None: in the order in which they are due. Otherwise so many that are looked at first, then
     those that are to be sent, and looks again where there is room. `served`: when each org was served
-    last, as a number that rises; one that is not in it comes first.
+    last, as a number that rises; one that is not in it comes first. `moves`: whether any is to be sent.
     """
     terms = {
         "claimed_custodian": custodian,
@@ -432,13 +472,15 @@ async def claim(  # noqa: PLR0913 - the terms of a lease
         "until": until,
         "served": to_json(dict(served or {})),
     }
+    if not moves:
+        return kept(tx, await tx.all(_CLAIM_LOOKS, **terms, limit=limit))
     if looks is None:
-        return await tx.all(_CLAIM, **terms, limit=limit)
+        return kept(tx, await tx.all(_CLAIM, **terms, limit=limit))
     rows: list[Row] = []
     for query, most in ((_CLAIM_LOOKS, looks), (_CLAIM_MOVES, limit), (_CLAIM_LOOKS, limit)):
         left = min(most, limit - len(rows))
         rows += await tx.all(query, **terms, limit=left) if left > 0 else []
-    return rows
+    return kept(tx, rows)
 
 
 async def next_in_turn(
@@ -460,32 +502,46 @@ async def claim_listed(
 ) -> list[Row]:
     """Lease those of some executions that are due and that nobody works on; return their rows."""
     ids = json.dumps(list(execution_ids))
-    return await tx.all(_CLAIM_LISTED, ids=ids, owner=owner, now=now, until=until)
+    return kept(tx, await tx.all(_CLAIM_LISTED, ids=ids, owner=owner, now=now, until=until))
 
 
 async def claim_one(tx: Tx, execution_id: str, owner: str, now: int, until: int) -> Row | None:
     """Lease one execution, due or not; None where somebody works on it, or it has ended."""
-    return await tx.one(_CLAIM_ONE, claimed_id=execution_id, owner=owner, now=now, until=until)
+    rows = await tx.all(_CLAIM_ONE, claimed_id=execution_id, owner=owner, now=now, until=until)
+    return next(iter(kept(tx, rows)), None)
 
 
 async def held(tx: Tx, execution_id: str, token: int) -> Row | None:
     """Return an open execution if this is its newest token."""
+    row = None if tx.live is None else tx.live.execution(execution_id)
+    if row is not None:
+        return row if row["lease_token"] == token and row["ended_at"] is None else None
     return await tx.one(_HELD_ROW, held_id=execution_id, held_token=token)
 
 
 async def held_with_items(
     tx: Tx, execution_id: str, token: int
-) -> tuple[Mapping[str, Any], list[Row]] | None:
+) -> tuple[Columns, list[Row]] | None:
     """Return an open execution if this is its newest token, and the rows of its payouts in order."""
+    if tx.live is not None:
+        known, items = tx.live.execution(execution_id), tx.live.items(execution_id)
+        if known is not None and items is not None:
+            current = known["lease_token"] == token and known["ended_at"] is None
+            return (known, items) if current else None
     rows = await tx.all(_HELD_WITH_ITEMS, held_id=execution_id, held_token=token)
     if not rows:
         return None
-    return {each.name: rows[0][f"of_{each.name}"] for each in executions.columns}, rows
+    row = {each.name: rows[0][f"of_{each.name}"] for each in executions.columns}
+    if tx.live is not None:
+        tx.live.put_executions([cast("Row", row)])
+        tx.live.put_items(execution_id, rows)
+    return row, rows
 
 
 async def extend(tx: Tx, execution_id: str, token: int, until: int) -> bool:
     """Prolong a lease that is still ours; False where it is lost."""
-    return await tx.one(_EXTEND, held_id=execution_id, held_token=token, until=until) is not None
+    rows = await tx.all(_EXTEND, held_id=execution_id, held_token=token, until=until)
+    return bool(kept(tx, rows))
 
 
 async def release(tx: Tx, execution_id: str, token: int, claimed_due: int, due: int) -> None:
@@ -494,13 +550,14 @@ async def release(tx: Tx, execution_id: str, token: int, claimed_due: int, due: 
     `claimed_due` is the `due_at` that the claim returned: where it was lowered since, by news, the
     execution stays due at once.
     """
-    await tx.all(_RELEASE, held_id=execution_id, held_token=token, claimed_due=claimed_due, due=due)
+    terms = {"claimed_due": claimed_due, "due": due}
+    kept(tx, await tx.all(_RELEASE, held_id=execution_id, held_token=token, **terms))
 
 
 async def wake(tx: Tx, payout_id: str, now: int) -> str | None:
     """Bring the next look at a payout forward: there is news. Return the custodian to wake."""
-    row = await tx.one(_WAKE, payout_id=payout_id, now=now)
-    return None if row is None else str(row["custodian"])
+    rows = kept(tx, await tx.all(_WAKE, payout_id=payout_id, now=now))
+    return str(rows[0]["custodian"]) if rows else None
 
 
 async def next_due(tx: Tx, custodian: str) -> int | None:
@@ -527,7 +584,8 @@ def _update(names: tuple[str, ...]) -> Query:
     return Query(
         update(executions)
         .where(executions.c.id == bindparam("at_id"))
-        .values({name: bindparam("set_" + name) for name in names})
+        .values({name: bindparam("set_" + name) for name in names}),
+        keeps=True,
     )
 
 
@@ -541,12 +599,16 @@ async def update_execution(tx: Tx, execution_id: str, **columns: object) -> None
     names = tuple(sorted(columns))
     values = {"set_" + name: value for name, value in columns.items()}
     await tx.all(_update(names), at_id=execution_id, **values)
+    if tx.live is not None:
+        tx.live.change_execution(execution_id, columns)
 
 
 async def close(tx: Tx, execution_id: str, at: int, **columns: object) -> None:
     """End an execution: its payouts may be in another one, and no older token writes any more."""
     await update_execution(tx, execution_id, state="closed", ended_at=at, lease_until=0, **columns)
     await tx.all(_CLOSE_ITEMS, execution_id=execution_id)
+    if tx.live is not None:
+        tx.live.drop(execution_id)
 
 
 async def add_notes(
@@ -583,18 +645,16 @@ async def sharing(tx: Tx, execution_id: str, items: Iterable[str]) -> dict[str, 
     return found
 
 
-async def markable(tx: Tx, execution_id: str) -> Row | None:
-    """Return an execution, and beside it what the store says of marks.
+async def markable(tx: Tx, execution_id: str) -> tuple[Row, dict[str, str]] | None:
+    """Return an execution, with what the store says of marks, and the status of each of its payouts.
 
-    `store_frozen`, `store_gate_version`, `store_marks`; `batch_cancel_at`: since when its batch is canceled.
+    `store_frozen`, `store_gate_version`, `store_marks`; `batch_cancel_at`: since when its batch is canceled;
+    `pauses`: how many pauses there are, of whatever; `rules_digest`: of the rules that are active.
+    Always as the database has them.
     """
-    return await tx.one(_MAY_MARK, execution_id=execution_id)
-
-
-async def item_statuses(tx: Tx, execution_id: str) -> dict[str, str]:
-    """Return the status of every payout of an execution."""
-    rows = await tx.all(_STATUSES, execution_id=execution_id)
-    return {row["id"]: row["status"] for row in rows}
+    rows = await tx.all(_MAY_MARK, execution_id=execution_id)
+    statuses = {row["item_id"]: row["item_status"] for row in rows}
+    return (rows[0], statuses) if rows else None
 
 
 async def next_mark(tx: Tx) -> int:
@@ -606,5 +666,6 @@ async def next_mark(tx: Tx) -> int:
 
 async def write_mark(tx: Tx, execution_id: str, token: int, number: int, until: int) -> bool:
     """Write the moving state. For `gateway.execution.mark` alone, which runs the gate before."""
-    row = await tx.one(_MARK, held_id=execution_id, held_token=token, new_rows=number, until=until)
-    return row is not None
+    terms = {"new_rows": number, "until": until}
+    rows = await tx.all(_MARK, held_id=execution_id, held_token=token, **terms)
+    return bool(kept(tx, rows))

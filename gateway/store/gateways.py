@@ -50,7 +50,7 @@ _BEAT = Query(
         marks=select(store_state.c.marks).where(store_state.c.id == 1).scalar_subquery(),
         stopped_at=null(),
     )
-    .returning(gateways.c.counter)
+    .returning(gateways.c.counter, gateways.c.marks)
 )
 _STOP = Query(
     update(gateways)
@@ -145,10 +145,12 @@ async def register(tx: Tx, identity: Identity, at: Moment, started_at: int) -> N
     )
 
 
-async def raise_counter(tx: Tx, gateway_id: str, at: Moment) -> int | None:
-    """Raise a gateway's counter; return it. None: the database does not know this gateway."""
-    row = await tx.one(_BEAT, gateway_id=gateway_id, new_elapsed=at.elapsed, new_wall=at.wall)
-    return None if row is None else int(row["counter"])
+async def raise_counter(tx: Tx, gateway_id: str, at: Moment) -> Row | None:
+    """Raise a gateway's counter; return `counter` and the newest mark as `marks`.
+
+    None: the database does not know this gateway.
+    """
+    return await tx.one(_BEAT, gateway_id=gateway_id, new_elapsed=at.elapsed, new_wall=at.wall)
 
 
 async def mark_stopped(tx: Tx, gateway_id: str, at: int) -> None:

@@ -11,7 +11,6 @@ from sqlalchemy import (
     bindparam,
     delete,
     exists,
-    func,
     literal_column,
     or_,
     select,
@@ -20,6 +19,7 @@ from sqlalchemy import (
 )
 
 from gateway.store.database import Query, Row, Tx, upsert
+from gateway.store.dialects import json_at, json_items
 from gateway.store.rows import to_json
 from gateway.store.schema import SETTLED, UNMATCHED, inbox, inbox_refs, payouts
 
@@ -53,8 +53,8 @@ def listed_refs(table: Table) -> ColumnElement[bool]:
 
     A subquery, and not a join: it must be read first, or every id at the custodian would be looked at.
     """
-    pairs = func.json_each(bindparam("pairs")).table_valued("value")
-    pair = (func.json_extract(pairs.c.value, f"$[{at}]") for at in (0, 1))
+    pairs = json_items(bindparam("pairs"))
+    pair = (json_at(pairs.c.value, at) for at in (0, 1))
     return and_(
         table.c.custodian == bindparam("at_custodian"),
         tuple_(table.c.kind, table.c.value).in_(select(*pair)),

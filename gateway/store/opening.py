@@ -14,13 +14,19 @@ from gateway.store import clocks, in_use, migrate
 from gateway.store.database import Database, Row, Tx
 from gateway.store.files import beside, close_to_others
 from gateway.store.pinned import PinnedFile
-from gateway.store.state import freeze, frozen, note_witnessed, state_row
+from gateway.store.postgres.cluster import Cluster
+from gateway.store.postgres.database import PostgresDatabase
+from gateway.store.postgres.opening import compare as compare_cluster
+from gateway.store.postgres.opening import open_postgres, open_postgres_to_read
+from gateway.store.state import freeze, note_witnessed, state_row
 from gateway.store.state_file import FileId, Judgement, Recorded, StateFile, judge
 from gateway.store.unusable import told
 
 
 def state_file_of(settings: Settings, runtime: Runtime) -> StateFile:
     """Return the state file of the configured database."""
+    if settings.postgres is not None:
+        return Cluster(settings.postgres.label, runtime)
     clock_id = runtime.clock.moment().clock_id
     return StateFile(settings.state_path, settings.database, clock_id)
 
@@ -37,6 +43,12 @@ async def open_database(
     StoreUnusable, which says why; InUse.
     """
     runtime = runtime or real_runtime()
+    if settings.postgres is not None:
+        cluster = state_file or state_file_of(settings, runtime)
+        assert isinstance(cluster, Cluster)  # noqa: S101 - as `state_file_of` makes it
+        async with open_postgres(settings.postgres, runtime, cluster) as store:
+            yield store
+        return
     close_to_others((*beside(settings.database), settings.state_path))
     witness = state_file or state_file_of(settings, runtime)
     with ExitStack() as held:
@@ -72,6 +84,10 @@ async def open_to_read(
     StoreUnusable, SchemaMismatch. Beside a gateway that starts in the same moment a file without a log
     may be read in the middle of a change; repeat it then.
     """
+    if settings.postgres is not None:
+        async with open_postgres_to_read(settings.postgres, runtime) as store:
+            yield store
+        return
     refuse_missing(settings.database)
     async with AsyncExitStack() as opened:
         with told(settings.database):
@@ -82,6 +98,12 @@ async def open_to_read(
                 if offset is not None:
                     runtime.timeline.anchor(offset)
         yield db
+
+
+def refuse_absent(settings: Settings) -> None:
+    """Raise StoreUnusable where the configured database is a file that is not there."""
+    if settings.postgres is None:
+        refuse_missing(settings.database)
 
 
 def refuse_missing(database: Path) -> None:
@@ -102,12 +124,14 @@ async def anchor_timeline(db: Database, runtime: Runtime) -> None:
     runtime.timeline.anchor(offset)
 
 
-async def compare(db: Database, runtime: Runtime, state_file: StateFile) -> str | None:
-    """Compare the database with its state file; freeze it where it is older. Return why it is frozen.
+async def compare(db: Database, runtime: Runtime, state_file: StateFile) -> Row:
+    """Compare the database with its state file; freeze it where it is older. Return the store's state.
 
     May be called at any time. Where the file cannot be read or written nothing is concluded from it:
     `state_file.failing` says so, and no mark is recorded.
     """
+    if isinstance(db, PostgresDatabase) and isinstance(state_file, Cluster):
+        return await compare_cluster(db, state_file)
     # The file first: what it holds was committed before, so that a healthy database is never behind.
     try:
         recorded = await runtime.offload(state_file.read)
@@ -118,25 +142,26 @@ async def compare(db: Database, runtime: Runtime, state_file: StateFile) -> str 
             row = await db.read(state_row)
         here = state_file.database_file()
     except StateFileError:
-        return await db.read(frozen)
+        return await db.read(state_row)
     judgement = _judge(recorded, here, row)
     if judgement.frozen is not None:
         if row["frozen"] is None:
             await db.run(_freeze_if_older, runtime, state_file)
+            row = await db.read(state_row)
     elif judgement.write:
         with suppress(StateFileError):
             await runtime.offload(lambda: state_file.catch_up(recorded, row["marks"], here))
     if not row["witnessed"] and (recorded is not None or state_file.failing is None):
         await db.run(note_witnessed)
     state_file.seen.note(row["marks"])
-    return await db.read(frozen)
+    return row
 
 
 async def frozen_or_older(db: Database, state_file: StateFile) -> str | None:
     """Return why the database is frozen, or would be once a gateway opens it. Changes nothing."""
     row = await db.read(state_row)
-    if row["frozen"] is not None:
-        return str(row["frozen"])
+    if row["frozen"] is not None or isinstance(state_file, Cluster):
+        return None if row["frozen"] is None else str(row["frozen"])
     try:
         recorded, here = state_file.read(), state_file.database_file()
     except StateFileError:

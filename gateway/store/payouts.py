@@ -12,6 +12,7 @@ from sqlalchemy import (
     FromClause,
     and_,
     bindparam,
+    case,
     exists,
     func,
     insert,
@@ -37,7 +38,7 @@ from gateway.store.schema import (
 )
 from gateway.text import reference_key
 
-_INSERT = Query(insert(payouts))
+_INSERT = Query(insert(payouts), keeps=True)
 _GET = Query(select(payouts).where(payouts.c.id == bindparam("payout_id")))
 
 
@@ -90,7 +91,7 @@ _COLLISIONS = Query(
     .where(~frees_reference(payouts))
     .order_by(payouts.c.org, payouts.c.mode, payouts.c.reference_key, payouts.c.id)
 )
-_ADD_REF = Query(upsert(refs).on_conflict_do_nothing())
+_ADD_REF = Query(upsert(refs).on_conflict_do_nothing(), keeps=True)
 #: The owner of each id; a row without an owner says that a webhook waits for the id.
 #: The kind of an id that an operator named as the transfer by which a payout was delivered.
 OPERATORS_REF = "operator"
@@ -128,7 +129,18 @@ _INSERT_ATTENTION = upsert(attention)
 _ADD_ATTENTION = Query(
     _INSERT_ATTENTION.on_conflict_do_update(
         index_elements=["payout_id", "code", "detail"],
-        set_={"times": attention.c.times + 1, "last_at": _INSERT_ATTENTION.excluded.last_at},
+        set_={
+            "times": attention.c.times + 1,
+            "last_at": _INSERT_ATTENTION.excluded.last_at,
+            # What an operator has acknowledged stays so; what had ended by itself is open again.
+            **{
+                name: case(
+                    (func.coalesce(attention.c.closed_by, "") == "gateway", null()),
+                    else_=attention.c[name],
+                )
+                for name in ("closed_at", "closed_by", "told_at")
+            },
+        },
     )
 )
 _ATTENTION_OF = Query(
@@ -139,16 +151,20 @@ _ATTENTION_OF = Query(
 _ATTENTION = Query(
     select(attention, payouts.c.status, payouts.c.sub_status, payouts.c.custodian)
     .join(payouts, payouts.c.id == attention.c.payout_id)
+    .where(attention.c.closed_at.is_(None))
     .order_by(attention.c.last_at.desc())
     .limit(bindparam("limit"))
 )
 _ATTENTION_COUNT = Query(
-    select(attention.c.code, func.count().label("rows")).group_by(attention.c.code)
+    select(attention.c.code, func.count().label("rows"))
+    .where(attention.c.closed_at.is_(None))
+    .group_by(attention.c.code)
 )
 _FIRST_ANSWER = Query(
     update(payouts)
     .where(payouts.c.id == bindparam("payout_id"))
-    .values(first_answer=bindparam("answer"))
+    .values(first_answer=bindparam("answer")),
+    keeps=True,
 )
 _UNOWNED = Query(
     select(payouts.c.id, payouts.c.custodian)
@@ -191,7 +207,8 @@ def _completed(columns: Mapping[str, object]) -> Mapping[str, object]:
 
 async def payout_row(tx: Tx, payout_id: str) -> Row | None:
     """Return the bare row of a payout."""
-    return await tx.one(_GET, payout_id=payout_id)
+    row = None if tx.live is None else tx.live.payout(payout_id)
+    return row if row is not None else await tx.one(_GET, payout_id=payout_id)
 
 
 async def find_payout(tx: Tx, payout_id: str) -> Payout | None:
@@ -244,7 +261,8 @@ def _update_query(names: tuple[str, ...]) -> Query:
     return Query(
         update(payouts)
         .where(payouts.c.id == bindparam("payout_id"))
-        .values({name: bindparam("set_" + name) for name in names})
+        .values({name: bindparam("set_" + name) for name in names}),
+        keeps=True,
     )
 
 
@@ -253,6 +271,8 @@ async def update_payout(tx: Tx, payout_id: str, **columns: object) -> None:
     names = tuple(sorted(columns))
     values = {"set_" + name: value for name, value in columns.items()}
     await tx.all(_update_query(names), payout_id=payout_id, **values)
+    if tx.live is not None:
+        tx.live.change_payout(payout_id, columns)
 
 
 async def update_payouts(tx: Tx, changes: Sequence[tuple[str, Mapping[str, object]]]) -> None:
@@ -265,11 +285,16 @@ async def update_payouts(tx: Tx, changes: Sequence[tuple[str, Mapping[str, objec
             for payout_id, columns in changes
         ],
     )
+    if tx.live is not None:
+        for payout_id, columns in changes:
+            tx.live.change_payout(payout_id, columns)
 
 
 async def set_first_answer(tx: Tx, payout_id: str, answer: bytes) -> None:
     """Keep the first answer of a test-mode payout, sealed, to repeat it byte for byte."""
     await tx.all(_FIRST_ANSWER, payout_id=payout_id, answer=answer)
+    if tx.live is not None:
+        tx.live.change_payout(payout_id, {"first_answer": answer})
 
 
 @dataclass(frozen=True)
@@ -313,8 +338,17 @@ async def payouts_of_refs(
     tx: Tx, custodian: str, pairs: Sequence[tuple[str, str]]
 ) -> dict[tuple[str, str], Row]:
     """Return the rows of the payouts that some ids (kind, value) at a custodian belong to."""
+    if tx.live is not None:
+        known = {pair: tx.live.owner(custodian, pair) for pair in pairs}
+        found = {pair: row for pair, row in known.items() if row is not None}
+        if len(found) == len(known):
+            return found
     rows = await tx.all(_PAYOUTS_OF_REFS, at_custodian=custodian, pairs=to_json(pairs))
-    return {(row["ref_kind"], row["ref_value"]): row for row in rows}
+    read = {(row["ref_kind"], row["ref_value"]): row for row in rows}
+    if tx.live is not None:
+        for pair, row in read.items():
+            tx.live.put_owner(custodian, pair, row)
+    return read
 
 
 async def payout_of_ref(tx: Tx, custodian: str, kind: str, value: str) -> str | None:
@@ -356,6 +390,9 @@ async def add_attentions(tx: Tx, payout_id: str, found: Sequence[tuple[str, str]
                 "times": 1,
                 "first_at": at,
                 "last_at": at,
+                "closed_at": None,
+                "closed_by": None,
+                "told_at": None,
             }
             for code, detail in found
         ],
@@ -368,12 +405,12 @@ async def attention_of(tx: Tx, payout_id: str) -> list[Row]:
 
 
 async def attention_list(tx: Tx, limit: int) -> list[Row]:
-    """Return the operator's list, newest first."""
+    """Return what is open on the operator's list, newest first."""
     return await tx.all(_ATTENTION, limit=limit)
 
 
 async def attention_counts(tx: Tx) -> Sequence[Row]:
-    """Return how many rows the operator's list has per code."""
+    """Return how many rows are open on the operator's list per code."""
     return await tx.all(_ATTENTION_COUNT)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import and_, bindparam, delete, exists, insert, select, update
+from sqlalchemy import and_, bindparam, delete, exists, insert, null, select, update
 
 from gateway.store.database import Query, Row, Tx
 from gateway.store.schema import quotes, store_state
@@ -35,6 +35,9 @@ _USE = Query(
 )
 
 
+_RELEASE = Query(
+    update(quotes).where(quotes.c.id == bindparam("quote_id")).values(payout_id=null())
+)
 #: A used quote stays with its payout: its second use must be told which payout it has become.
 _PURGE = Query(
     delete(quotes)
@@ -70,6 +73,11 @@ async def use_quote(  # noqa: PLR0913 - the quote, its scope, its use
     return await tx.one(
         _USE, quote_id=quote_id, used_org=org, used_mode=mode, new_payout_id=payout_id, now=now
     )
+
+
+async def release_quote(tx: Tx, quote_id: str) -> None:
+    """Make a quote that was used in this transaction free again."""
+    await tx.all(_RELEASE, quote_id=quote_id)
 
 
 async def purge_quotes(tx: Tx, before: int, limit: int) -> int:

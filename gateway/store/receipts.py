@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import and_, bindparam, func, insert, select, update
+from sqlalchemy import Integer, Text, and_, bindparam, func, insert, select, update
 from sqlalchemy.sql import ColumnElement
 
 from gateway.store.database import Query, Tx
+from gateway.store.dialects import json_at, json_items
 from gateway.store.rows import to_json
 from gateway.store.schema import deliveries, delivery_attempts
 
 #: Many tries in one statement, as one text: a call for each would cost more than what it writes.
-_TRIES = func.json_each(bindparam("tries")).table_valued("value", name="tried")
+_TRIES = json_items(bindparam("tries"), "tried")
 
 
 class Tried(NamedTuple):
@@ -35,8 +36,14 @@ class Tried(NamedTuple):
     next_attempt_at: int | None
 
 
+_NUMBERS = frozenset(
+    {"position", "token", "due", "settled", "http_status", "started_at", "duration_ms"}
+) | {"next_attempt_at"}
+
+
 def _tried(member: str) -> ColumnElement[Any]:
-    return func.json_extract(_TRIES.c.value, f"$[{Tried._fields.index(member)}]")
+    kind = Integer() if member in _NUMBERS else Text()
+    return json_at(_TRIES.c.value, Tried._fields.index(member), kind)
 
 
 _HELD = and_(

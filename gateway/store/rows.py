@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -27,6 +28,8 @@ from gateway.store.database import Row
 
 #: Returns that are kept of a payout that is not delivered: what is on its way comes back once.
 _MOST_RETURNS = 20
+#: How many values are kept that were read from a column; each belongs to a payout that is being paid.
+_KEPT = 1024
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _TERMS: TypeAdapter[QuoteTerms] = TypeAdapter(QuoteTerms)
@@ -47,14 +50,25 @@ def maybe_from_us(us: int | None) -> datetime | None:
     return None if us is None else from_us(us)
 
 
+#: Made once: `json.dumps` makes one for each call.
+_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+
+
 def to_json(value: Any) -> str:
     """Return compact JSON text."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    return _encode(value)
 
 
+@lru_cache(maxsize=_KEPT)
 def terms_of(text: str) -> QuoteTerms:
-    """Return the quote terms stored in a column."""
+    """Return the quote terms stored in a column. They never change, and a payout's row is read often."""
     return _TERMS.validate_json(text)
+
+
+@lru_cache(maxsize=_KEPT)
+def account_of(text: str) -> Account:
+    """Return the source account stored in a column."""
+    return Account.model_validate_json(text)
 
 
 class Document:
@@ -263,7 +277,7 @@ def payout_of(row: Row | Mapping[str, Any], document: Document | None = None) ->
         metadata=json.loads(row["metadata"]),
         terms=terms,
         custodian=row["custodian"],
-        account=Account.model_validate_json(row["account"]),
+        account=account_of(row["account"]),
         custodian_reference=row["custodian_reference"],
         batch_id=row["batch_id"],
         transactions=document.transactions,

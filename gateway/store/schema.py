@@ -21,6 +21,7 @@ from sqlalchemy import (
 
 from gateway.store.metadata import metadata
 from gateway.store.schema_batches import batches
+from gateway.store.schema_control import money_rules, pauses
 from gateway.store.schema_executions import (
     account_declarations,
     audit_log,
@@ -33,6 +34,7 @@ from gateway.store.schema_executions import (
     heartbeats,
     store_state,
 )
+from gateway.store.schema_spending import spending_counters, spending_entries
 
 __all__ = [
     "account_declarations",
@@ -56,6 +58,8 @@ __all__ = [
     "inbox",
     "inbox_refs",
     "metadata",
+    "money_rules",
+    "pauses",
     "payout_hashes",
     "payout_returns",
     "payouts",
@@ -63,6 +67,8 @@ __all__ = [
     "quotes",
     "recoveries",
     "refs",
+    "spending_counters",
+    "spending_entries",
     "store_state",
 ]
 
@@ -263,6 +269,24 @@ attention = Table(
     Column("times", Integer, nullable=False),
     Column("first_at", BigInteger, nullable=False),
     Column("last_at", BigInteger, nullable=False),
+    #: none while it is open
+    Column("closed_at", BigInteger),
+    #: who acknowledged it, or `gateway`: its cause has ended
+    Column("closed_by", Text),
+    #: when subscribers were told of it, where one asks for it
+    Column("told_at", BigInteger),
+)
+Index(
+    "ix_attention_open",
+    attention.c.first_at,
+    sqlite_where=attention.c.closed_at.is_(None),
+    postgresql_where=attention.c.closed_at.is_(None),
+)
+Index(
+    "ix_attention_untold",
+    attention.c.first_at,
+    sqlite_where=attention.c.told_at.is_(None),
+    postgresql_where=attention.c.told_at.is_(None),
 )
 
 #: Events, their bodies frozen at the moment of the change. `position` orders the feed.

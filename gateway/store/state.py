@@ -6,10 +6,13 @@ from sqlalchemy import and_, bindparam, exists, null, or_, select, update
 
 from gateway.errors import Refused
 from gateway.model import GATE_VERSION
+from gateway.rules import OTHER_RULES
 from gateway.runtime import Ids
 from gateway.store.audit import GATEWAY, add_audit, audit_rows
-from gateway.store.database import Query, Row, Tx
+from gateway.store.database import Columns, Query, Row, Tx
+from gateway.store.pauses import pause_count
 from gateway.store.payouts import payout_of_ref
+from gateway.store.rules import active_digest
 from gateway.store.schema import payouts, store_state
 from gateway.store.state_file import next_step
 
@@ -21,7 +24,11 @@ _RETRY_AFTER = {"Retry-After": "60"}
 
 _STATE = Query(
     select(
-        store_state, or_(store_state.c.marks > 0, exists().where(payouts.c.id > "")).label("used")
+        store_state,
+        or_(store_state.c.marks > 0, exists().where(payouts.c.id > "")).label("used"),
+        pause_count(refusing=True).label("pauses"),
+        pause_count().label("paused"),
+        active_digest().label("rules_digest"),
     ).where(store_state.c.id == 1)
 )
 _FREEZE = Query(
@@ -50,7 +57,11 @@ _NEXT_MARK = Query(
 
 
 async def state_row(tx: Tx) -> Row:
-    """Return the state, with `used`: whether there was ever a payout or a mark."""
+    """Return the state, with `used`: whether there was ever a payout or a mark.
+
+    And with `pauses`: during how many pauses no new quotes are given; `paused`: how many there are;
+    `rules_digest`: of the active rules.
+    """
     row = await tx.one(_STATE)
     assert row is not None  # noqa: S101 - the row is made with the table
     return row
@@ -108,10 +119,15 @@ async def advance(tx: Tx) -> int:
     return int(row["marks"])
 
 
-def marks_refused(row: Row, failing: str | None, gate_version: int = GATE_VERSION) -> str | None:
+def marks_refused(
+    row: Row,
+    failing: str | None,
+    gate_version: int = GATE_VERSION,
+    rules: str | None = None,
+) -> str | None:
     """Return why this process sets no marks and what to do, or None.
 
-    `failing`: what ails the state file. Pure.
+    `failing`: what ails the state file. `rules`: the digest of this process's own. Pure.
     """
     if row["frozen"] is not None:
         return f"{row['frozen']}. Next: {next_step(row['frozen'])}"
@@ -120,6 +136,8 @@ def marks_refused(row: Row, failing: str | None, gate_version: int = GATE_VERSIO
             f"this program is too old to set marks: it has gate version {gate_version}, "
             f"and the database needs {row['gate_version']}"
         )
+    if rules is not None and row["rules_digest"] not in {None, rules}:
+        return OTHER_RULES
     return failing
 
 
@@ -131,16 +149,23 @@ async def refuse_if_frozen(tx: Tx) -> None:
     _refuse_if_frozen(await state_row(tx))
 
 
-async def refuse_unless_accepting(tx: Tx) -> None:
-    """Raise Refused: `database_frozen`, `not_accepting`. For new quotes, payouts and batches."""
-    row = await state_row(tx)
-    _refuse_if_frozen(row)
-    if not row["accepting"]:
+async def refuse_unless_accepting(tx: Tx) -> int:
+    """Raise Refused: `database_frozen`, `not_accepting`. For new quotes, payouts and batches.
+
+    Return during how many pauses no new quotes are given: see `gateway.pausing.refuse_if_paused`.
+    """
+    kept = None if tx.live is None else tx.live.flags
+    flags: Columns = await state_row(tx) if kept is None else kept
+    if kept is None and tx.live is not None:
+        tx.live.put_flags(flags)
+    _refuse_if_frozen(flags)
+    if not flags["accepting"]:
         detail = "The gateway's database was restored. The operator has not let new payouts in yet."
         raise Refused("not_accepting", detail, headers=_RETRY_AFTER)
+    return int(flags["pauses"])
 
 
-def _refuse_if_frozen(row: Row) -> None:
+def _refuse_if_frozen(row: Columns) -> None:
     if row["frozen"] is not None:
         detail = "The gateway's database may be out of date. The operator has to check it first."
         raise Refused("database_frozen", detail, headers=_RETRY_AFTER)

@@ -1,21 +1,28 @@
-"""Statements: SQLAlchemy Core expressions, compiled once to text for the bare driver."""
+"""Statements: SQLAlchemy Core expressions, compiled once to the text that a bare driver runs.
+
+One expression serves both stores. What SQLite and PostgreSQL write differently is in `dialects`.
+"""
 
 from __future__ import annotations
 
 import re
 import sqlite3
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from sqlalchemy import Select, bindparam, func, select
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy.sql.dml import UpdateBase
 from sqlalchemy.util import symbol
 
-if TYPE_CHECKING:
-    from sqlalchemy.sql import ClauseElement
+from gateway.store.dialects import listed
 
-__all__ = ["Query", "Row", "listed", "upsert"]
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Dialect
+    from sqlalchemy.sql import ClauseElement
+    from sqlalchemy.sql.compiler import SQLCompiler
+
+__all__ = ["Columns", "Query", "Row", "listed", "upsert"]
 
 Row = sqlite3.Row
 #: A row as it was read, or the part of a joined row that belongs to one table.
@@ -24,30 +31,84 @@ Columns = Row | Mapping[str, Any]
 _DIALECT = sqlite.dialect(paramstyle="named")
 
 
-class Query:
-    """A Core statement, compiled on first use and kept. Build it once, at module level."""
+#: The tables of which the writer keeps rows: see `live_rows`.
+LIVE_TABLES = frozenset(
+    {"executions", "execution_items", "payouts", "evidence", "refs", "store_state", "pauses"}
+)
 
-    def __init__(self, statement: ClauseElement, *, columns: tuple[str, ...] | None = None) -> None:
+
+class Query:
+    """A Core statement, compiled on first use and kept. Build it once, at module level.
+
+    - `on_postgres`: what is said there instead, with the same values and columns.
+    - `in_commit_order`: what it writes becomes visible in the order of its numbers (`events.position`).
+    - `keeps`: the store function that runs it tells the writer's live rows what it wrote.
+    """
+
+    def __init__(
+        self,
+        statement: ClauseElement,
+        *,
+        columns: tuple[str, ...] | None = None,
+        on_postgres: ClauseElement | None = None,
+        in_commit_order: bool = False,
+        keeps: bool = False,
+    ) -> None:
+        table = statement.table if isinstance(statement, UpdateBase) else None
+        #: whether live rows may not be what the database holds any more, once it has run
+        self.drops_live_rows = not keeps and getattr(table, "name", "") in LIVE_TABLES
         self._statement = statement
         self._columns = columns
+        self._on_postgres = statement if on_postgres is None else on_postgres
+        self.in_commit_order = in_commit_order
         self._compiled: tuple[str, dict[str, Any]] | None = None
+        self._numbered: tuple[str, tuple[str, ...], dict[str, Any]] | None = None
+
+    @property
+    def writes(self) -> bool:
+        """Whether it changes rows."""
+        return isinstance(self._statement, UpdateBase)
+
+    @property
+    def returns(self) -> bool:
+        """Whether it returns the rows that it reads or changes."""
+        return not self.writes or bool(getattr(self._statement, "_returning", ()))
 
     def compiled(self) -> tuple[str, dict[str, Any]]:
-        """Return the text and the values that the statement itself carries."""
+        """Return the text for SQLite, and the values that the statement itself carries."""
         if self._compiled is None:
-            compiled = self._statement.compile(
-                dialect=_DIALECT,
-                column_keys=list(self._columns) if self._columns else None,
-                compile_kwargs={"render_postcompile": True},
-            )
-            # A column that is named without a value has a marker for one.
-            fixed = {
-                name: value
-                for name, value in compiled.params.items()
-                if value is not None and not isinstance(value, symbol)
-            }
-            self._compiled = _with_constants(str(compiled), fixed)
+            compiled = self._compile(_DIALECT, self._statement)
+            self._compiled = _with_constants(str(compiled), _fixed(compiled))
         return self._compiled
+
+    def numbered(self) -> tuple[str, tuple[str, ...], dict[str, Any]]:
+        """Return the text for PostgreSQL, the names of `$1`, `$2`, … and the values that it carries."""
+        if self._numbered is None:
+            # Only where there is a PostgreSQL: loading the dialect takes a while.
+            from gateway.store.postgres_dialect import DIALECT  # noqa: PLC0415
+
+            compiled = self._compile(DIALECT, self._on_postgres)
+            names = tuple(compiled.positiontup or ())
+            self._numbered = (str(compiled), names, _fixed(compiled))
+        return self._numbered
+
+    def _compile(self, dialect: Dialect, statement: ClauseElement) -> SQLCompiler:
+        compiled = statement.compile(
+            dialect=dialect,
+            column_keys=list(self._columns) if self._columns else None,
+            compile_kwargs={"render_postcompile": True},
+        )
+        # A statement, and so one with values.
+        return cast("SQLCompiler", compiled)
+
+
+def _fixed(compiled: SQLCompiler) -> dict[str, Any]:
+    # A column that is named without a value has a marker for one.
+    return {
+        name: value
+        for name, value in compiled.params.items()
+        if value is not None and not isinstance(value, symbol)
+    }
 
 
 def _with_constants(text: str, fixed: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -67,11 +128,3 @@ def _with_constants(text: str, fixed: dict[str, Any]) -> tuple[str, dict[str, An
 
     left = {name: each for name, each in fixed.items() if name not in plain}
     return re.sub(r":(\w+)", write, text), left
-
-
-def listed(name: str) -> Select[Any]:
-    """Return the members of a JSON list, given as one value: for `column.in_(listed("ids"))`.
-
-    So one statement, compiled once, serves lists of any length.
-    """
-    return select(func.json_each(bindparam(name)).table_valued("value").c.value)

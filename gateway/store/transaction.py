@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 if TYPE_CHECKING:
@@ -13,16 +13,21 @@ if TYPE_CHECKING:
 
     from gateway.store.connection import Connection
     from gateway.store.lanes import Lanes
+    from gateway.store.live_rows import LiveRows
     from gateway.store.statements import Query, Row
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_ONLY_TX = "a store function may await nothing but its transaction"
+ONLY_TX = "a store function may await nothing but its transaction"
 
 
 class Tx(Protocol):
     """An open transaction. Its methods never suspend the caller."""
+
+    @property
+    def live(self) -> LiveRows | None:
+        """Rows that need not be read again, where this is the writer's transaction."""
 
     @property
     def lanes(self) -> Lanes | None:
@@ -54,10 +59,16 @@ class SqliteTx:
     """The transaction of one call of a store function, on one SQLite connection."""
 
     def __init__(
-        self, connection: Connection, *, read_only: bool = False, lanes: Lanes | None = None
+        self,
+        connection: Connection,
+        *,
+        read_only: bool = False,
+        live: LiveRows | None = None,
+        lanes: Lanes | None = None,
     ) -> None:
         self._connection: Connection | None = connection
         self._read_only = read_only
+        self.live = live
         self.lanes = lanes
         #: what is called once the change is over
         self.callbacks: list[Callable[[bool], None]] = []
@@ -66,19 +77,31 @@ class SqliteTx:
 
     async def all(self, query: Query, **values: Any) -> list[Row]:
         """Run a statement; return its rows."""
-        text, fixed = query.compiled()
-        return self._open().query(text, {**fixed, **values} if fixed else values)
+        return self._run(query, values)
 
     async def one(self, query: Query, **values: Any) -> Row | None:
         """Run a statement; return its first row or None."""
-        text, fixed = query.compiled()
-        rows = self._open().query(text, {**fixed, **values} if fixed else values)
+        rows = self._run(query, values)
         return rows[0] if rows else None
+
+    def _run(self, query: Query, values: dict[str, Any]) -> list[Row]:
+        if query.drops_live_rows and self.live is not None:
+            self.live.clear()
+        text, fixed = query.compiled()
+        return self._open().query(text, {**fixed, **values} if fixed else values)
 
     async def many(self, query: Query, rows: Sequence[Mapping[str, Any]]) -> None:
         """Run a statement that returns nothing, once for each row of values, in one call."""
+        if query.drops_live_rows and self.live is not None:
+            self.live.clear()
         text, fixed = query.compiled()
-        self._open().query_many(text, [{**fixed, **row} for row in rows] if fixed else rows)
+        try:
+            self._open().query_many(text, [{**fixed, **row} for row in rows] if fixed else rows)
+        except BaseException:
+            # The rows before the one that failed are written, and nobody will say so.
+            if self.live is not None:
+                self.live.clear()
+            raise
 
     def mark(self, number: int) -> None:
         """Say that this change writes moving mark `number`."""
@@ -113,10 +136,20 @@ class _Here(threading.local):
 _here = _Here()
 
 
+@contextmanager
+def stepping() -> Iterator[None]:
+    """Say that this thread runs a store function meanwhile."""
+    _here.driving = True
+    try:
+        yield
+    finally:
+        _here.driving = False
+
+
 def refuse_inside_a_function() -> None:
     """Raise RuntimeError where the caller is itself a store function."""
     if _here.driving:
-        raise RuntimeError(_ONLY_TX)
+        raise RuntimeError(ONLY_TX)
 
 
 def drive(fn: StoreFunction[P, R], tx: SqliteTx, /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -137,7 +170,7 @@ def drive(fn: StoreFunction[P, R], tx: SqliteTx, /, *args: P.args, **kwargs: P.k
         with suppress(Exception, asyncio.CancelledError):
             steps.close()
         name = getattr(fn, "__qualname__", None) or repr(fn)
-        raise RuntimeError(f"{_ONLY_TX}; {name} awaited something else")
+        raise RuntimeError(f"{ONLY_TX}; {name} awaited something else")
     finally:
         tx.end()
         _here.driving = False

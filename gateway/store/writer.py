@@ -20,12 +20,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from functools import partial
-from time import thread_time
+from time import perf_counter, thread_time
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from gateway.errors import Refused, WitnessFailed
 from gateway.logs import get_logger
 from gateway.store.connection import WriteFault, is_busy
+from gateway.store.live_rows import LiveRows
 from gateway.store.transaction import SqliteTx, StoreFunction, drive
 
 if TYPE_CHECKING:
@@ -103,6 +104,8 @@ class Writer:
         self._before_commit = before_commit
         self._on_schema_change = on_schema_change
         self._schema_version = 0
+        self._data_version = 0
+        self._live = LiveRows()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store-commit")
         self._queue: deque[_Change] = deque()
         #: parts of a group that failed, to be run again before what is queued
@@ -113,6 +116,8 @@ class Writer:
         self.fault: WriteFault | None = None
         #: how many commits had something to write: each of them waited for the disk
         self.commits = 0
+        #: rises when other processes have committed, by one for any number of commits
+        self.foreign_commits = 0
         #: the sender of this process; None: there is none
         self.lanes: Lanes | None = None
 
@@ -195,7 +200,7 @@ class Writer:
         if error is None:
             self._work(group)
         elif is_busy(error):
-            self._connection.rollback()
+            self._roll_back()
             self.fault = WriteFault.of(error)
             # Not each alone: every one of them would wait as long again.
             for change in group:
@@ -209,13 +214,14 @@ class Writer:
         culprit = None
         before = self._connection.changes
         # CPU time, not time: on a busy machine small groups would only make it busier.
-        until = thread_time() + self._group_s
+        begun, cpu = perf_counter(), thread_time()
         try:
             self._check_schema()
+            self._check_live_rows()
             for number, change in enumerate(group, 1):
                 culprit = change
                 self._run(change)
-                if number < len(group) and thread_time() >= until:
+                if number < len(group) and self._used_up(begun, cpu):
                     # Others need the event loop, too: the rest belongs to the next group.
                     self._put_back(group[number:])
                     del group[number:]
@@ -229,6 +235,10 @@ class Writer:
             self._committed(group, *_attempt(partial(self._commit, None, wrote=False)))
         else:
             self._in_thread(partial(self._commit, mark, wrote=True), self._committed, group)
+
+    def _used_up(self, begun: float, cpu: float) -> bool:
+        """Whether a group has had its CPU time. Asked of the cheaper clock first: time is never less."""
+        return perf_counter() - begun >= self._group_s and thread_time() - cpu >= self._group_s
 
     def _put_back(self, rest: list[_Change]) -> None:
         """Keep changes for the next group, in front of what came after them."""
@@ -246,12 +256,28 @@ class Writer:
             drive(self._on_schema_change, SqliteTx(self._connection))
             self._schema_version = version
 
+    def _check_live_rows(self) -> None:
+        """Drop what another process may have changed since the last group. In the transaction.
+
+        The write lock is held by now: what the number does not tell of cannot happen any more.
+        """
+        version = self._connection.data_version()
+        if version != self._data_version:
+            self._live.clear()
+            self._data_version = version
+            self.foreign_commits += 1
+
+    def _roll_back(self) -> None:
+        """Leave the transaction, and forget what was read and written in it."""
+        self._live.clear()
+        self._connection.rollback()
+
     def _run(self, change: _Change) -> None:
         """Run one change. A refusal that wrote nothing is an answer: it undoes no group."""
         connection = self._connection
         change.result = change.refusal = change.mark = None
         before = connection.changes
-        tx = SqliteTx(connection, lanes=self.lanes)
+        tx = SqliteTx(connection, live=self._live, lanes=self.lanes)
         change.callbacks = tx.callbacks
         try:
             change.result = drive(change.fn, tx, *change.args, **change.kwargs)
@@ -305,7 +331,7 @@ class Writer:
         A known culprit runs alone, between those before it and those after it. Otherwise (COMMIT
         itself failed) each change runs alone.
         """
-        self._connection.rollback()
+        self._roll_back()
         self.fault = WriteFault.of(error) or self.fault
         for change in group:
             change.over(committed=False)
@@ -340,7 +366,7 @@ class Writer:
         try:
             step(group, *outcome)
         except BaseException as error:
-            self._connection.rollback()
+            self._roll_back()
             for change in group:
                 change.over(committed=False)
                 failure = RuntimeError(f"the store's runner failed: {error!r}")

@@ -33,6 +33,7 @@ from typing import Any
 
 from gateway import config
 from gateway.adapter import Adapter, Capabilities
+from gateway.app import Role
 from gateway.custodians import registry
 from gateway.runtime import Failpoint, Ids, Moment, Runtime, SystemClock, real_runtime
 from gateway.server import serve
@@ -90,6 +91,9 @@ def _outside_transactions(database: Path) -> None:
 
     Whoever is stopped in one stops every process on the database, which is another story.
     """
+    if not database.exists():
+        # PostgreSQL itself ends a transaction in which a process stands still.
+        return
     with (
         closing(sqlite3.connect(database, timeout=2, isolation_level=None)) as connection,
         suppress(sqlite3.OperationalError),
@@ -136,6 +140,7 @@ def main() -> int:
     parser.add_argument("--clock", type=Path)
     parser.add_argument("--adapter")
     parser.add_argument("--port", type=int)
+    parser.add_argument("--role", type=Role, action="append")
     options = parser.parse_args()
     settings = config.load(options.config)
     runtime: Runtime = real_runtime()
@@ -164,7 +169,8 @@ def main() -> int:
             settings,
             port=options.port,
             runtime=runtime,
-            ready=lambda url: print(url, flush=True),
+            ready=lambda url: print(url or "no listener", flush=True),
+            roles=frozenset(options.role or Role),
         )
     )
 

@@ -33,7 +33,7 @@ from gateway.config import Mode
 from gateway.keys import mint_key
 from gateway.runtime import Failpoint, real_runtime
 from gateway.store.opening import open_database
-from gateway.testing.databases import make_database
+from gateway.testing.databases import make_database, rows_of
 from gateway.testing.processes import Process, command, twin_module
 
 T = TypeVar("T")
@@ -216,7 +216,10 @@ class Stack:
 
     def rows(self, query: str, *values: object) -> list[dict[str, Any]]:
         """Read the database as it is now, past every gateway."""
-        uri = f"file:{config.load(self.config, {}).database}?mode=ro"
+        settings = config.load(self.config, {})
+        if settings.postgres is not None:
+            return rows_of(settings.postgres.url, query, values)
+        uri = f"file:{settings.database}?mode=ro"
         with closing(sqlite3.connect(uri, uri=True, timeout=20)) as connection:
             connection.row_factory = sqlite3.Row
             return [dict(row) for row in connection.execute(query, values)]
@@ -314,7 +317,7 @@ def sandbox_of(name: str) -> dict[str, Any]:
 
 
 def configuration(
-    rail: Rail, told: Any, port: int, base_url: str, database: Path
+    rail: Rail, told: Any, port: int, base_url: str, database: Path | str
 ) -> dict[str, Any]:
     """Return the gateway's configuration for a twin; what it needs else stands beside the twin."""
     names = told["credentials"] if rail.credentials is None else rail.credentials
@@ -354,11 +357,11 @@ async def stack(
     mode: Mode = "live",
     rail: Rail,
     through: Callable[[str], Awaitable[str]] | None = None,
-    database: Path = Path("gateway.db"),
+    database: Path | Callable[[], str] = Path("gateway.db"),
 ) -> AsyncIterator[Stack]:
     """Start twin and receiver, write the configuration, mint a key. The gateway is started by the test.
 
-    `through` may put something between gateway and twin: given the twin's address, it returns its own.
+    `database`: a file, or what makes an empty PostgreSQL database and returns its URL. `through` may put something between gateway and twin: given the twin's address, it returns its own.
     """
     port = free_port()
     webhook_url = f"http://127.0.0.1:{port}/custodians/{rail.name}/webhooks"
@@ -381,11 +384,13 @@ async def stack(
             if rail.switches:
                 await made.steer("PUT", "settings", dict(rail.switches))
             base_url = told["url"] if through is None else await through(told["url"])
-            document = configuration(rail, told, port, base_url, database)
+            place = database if isinstance(database, Path) else database()
+            document = configuration(rail, told, port, base_url, place)
             made.config.write_text(tomli_w.dumps(document))
             # Not by the command, which has tests of its own: a process more for each test.
             settings = config.load(made.config, {})
-            make_database(settings.database)
+            if settings.postgres is None:
+                make_database(settings.database)
             async with open_database(settings) as db:
                 made.key = (await db.run(mint_key, real_runtime(), "acme", mode)).key
             yield made

@@ -98,7 +98,8 @@ class FairQueue:
         self._cap = per_endpoint
         self._timeout_s = timeout_s
         self._queues: dict[str, EndpointQueue] = {}
-        #: Queues with claims in them, in the order of their turns.
+        #: Queues with claims in them, in the order of their turns. One that is at its cap is taken out
+        #: until one of its tries has ended: nobody has to look at it meanwhile.
         self._queued: dict[str, EndpointQueue] = {}
         #: The queues of each org.
         self._of_org: dict[str, dict[str, EndpointQueue]] = {}
@@ -239,6 +240,8 @@ class FairQueue:
                 self._queued.pop(queue.endpoint_id, None)
                 continue
             if not self._may_begin(queue):
+                if queue.proven and queue.under_way >= self._cap:
+                    del self._queued[queue.endpoint_id]
                 continue
             claim = queue.claims.popleft()
             self._held -= 1
@@ -269,6 +272,8 @@ class FairQueue:
         elif not answered:
             self._slow_under_way -= 1
         queue.answers, queue.last_s = answered, seconds
+        if queue.claims:
+            self._queued.setdefault(queue.endpoint_id, queue)
         if queue.unproven:
             queue.unproven -= 1
             self._unproven[queue.org] -= 1

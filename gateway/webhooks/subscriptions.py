@@ -49,7 +49,9 @@ class EndpointRequest(RequestBody):
         description=f"Where events are posted: https, {MAX_URL} characters at most."
     )
     event_types: Annotated[list[EventPattern], Field(max_length=50)] = Field(
-        default=[], description="Event types, `*` allowed; none means all, future ones too."
+        default=[],
+        description="Event types, `*` allowed; none means all, future ones too. `payout.attention` is sent to "
+        "endpoints that name it, whatever else they list.",
     )
     description: Text | None = Field(default=None, description="Your own words.")
     headers: Headers = Field(default={}, description="Headers that are sent along.")

@@ -47,6 +47,8 @@ _SKIPPED_AT_ONCE = 500
 _BEGUN_AT_ONCE = 4
 _FREED_AT_ONCE = 500
 _SECOND = 1_000_000
+#: Later than any time of the timeline.
+_NEVER = 2**63 - 1
 #: How long a test waits for its turn; somebody waits for its answer.
 _TURN_S = 10.0
 _TEST = "test"
@@ -142,8 +144,9 @@ class Deliveries:
     async def run(self) -> None:
         """Deliver until cancelled."""
         if not self._begun and self._db.opened_alone:
-            # Whoever leased anything is gone: nothing waits for the end of a lease.
-            await self._free(Held.by_others(self._gateway_id))
+            # Whoever leased anything is gone: nothing waits for the end of a lease. A gateway that was
+            # started since leases, too, and keeps what it leases from now on.
+            await self._free(Held.by_others(self._gateway_id), self._end_of_new_leases)
         self._begun = True
         self._db.lanes = self._handover
         # What ran before, without lanes, rings nobody: it is committed when this returns, and found below.
@@ -226,18 +229,27 @@ class Deliveries:
         if self._begun:
             # A store that cannot be written keeps them until their leases end.
             with suppress(sqlite3.Error, SchemaMismatch):
-                await self.free_leases(self._gateway_id)
+                await self._free(Held.by(self._gateway_id))
 
     async def free_leases(self, gateway_id: str) -> None:
         """End the leases of a gateway that is gone. May be called twice, and by several processes.
 
-        Only of deliveries: one that is alive all the same sends an event twice at worst.
+        Only of deliveries: one that is alive all the same sends an event twice at worst, and keeps what
+        it leases from now on.
         """
-        await self._free(Held.by(gateway_id))
+        await self._free(Held.by(gateway_id), self._end_of_new_leases)
 
-    async def _free(self, held: Held) -> None:
+    @property
+    def _end_of_new_leases(self) -> int:
+        """When a lease ends that is taken now, on the timeline: those of before end before it."""
+        return self._runtime.timeline.now() + round(self._life_s * _SECOND)
+
+    async def _free(self, held: Held, ends_before: int = _NEVER) -> None:
+        """End such leases, those that end before a time."""
         freed = 0
-        while found := await self._db.scan(deliveries.leased_deliveries, held, _FREED_AT_ONCE):
+        while found := await self._db.scan(
+            deliveries.leased_deliveries, held, ends_before, _FREED_AT_ONCE
+        ):
             now = self._runtime.timeline.now()
             freed += await self._db.run(deliveries.free_deliveries, found, held, now)
         if freed:

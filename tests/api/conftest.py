@@ -45,9 +45,12 @@ from gateway.keys import mint_key
 from gateway.limits import Buckets
 from gateway.metrics import Metrics
 from gateway.payouts import Payouts
+from gateway.prices import PriceTable
 from gateway.quotes import Quotes
 from gateway.router import Instance, Router
 from gateway.runtime import Ids, Runtime, real_runtime
+from gateway.spending import Spending
+from gateway.spending_rules import Rules
 from gateway.store.opening import open_database, state_file_of
 from gateway.vault import vault_of
 from gateway.webhooks.endpoints import Endpoints
@@ -317,7 +320,12 @@ async def open_api(
         client() as to_endpoints,
     ):
         woken: list[str] = []
-        payouts = Payouts(runtime, vault)
+        # Where a test sets limits; the cap of every payout has tests of its own.
+        spending = None
+        if settings.spending.limits:
+            table = PriceTable(AssetRegistry(), settings.prices)
+            spending = Spending(Rules(settings.spending, table.usd))
+        payouts = Payouts(runtime, vault, spending=spending)
         endpoints = Endpoints(runtime, vault, settings)
         engine = Engine(
             db=db,
@@ -332,11 +340,11 @@ async def open_api(
         )
         limits = settings.limits
         calls = Buckets("quote_calls", clock, limits.quote_calls_per_s, limits.quote_calls_burst)
-        quotes = Quotes(router, AssetRegistry(), runtime, {"acme_eu": pricer}, calls)
+        quotes = Quotes(router, AssetRegistry(), runtime, {"acme_eu": pricer}, calls, spending)
         context = ApiContext(
             gateway_id=runtime.ids.new("gwy"),
             settings=settings,
-            batches=Batches(runtime, quotes, frozenset(), settings.public_url),
+            batches=Batches(runtime, quotes, frozenset(), settings.public_url, spending),
             db=db,
             payouts=payouts,
             actions=Actions(

@@ -75,6 +75,8 @@ def test_the_document_names_the_scope(method: str, path: str, guard: Guarded) ->
     call = document("https://pay.example")["paths"][path][method.lower()]
     assert guard.scope is not None
     assert call["security"][0] == {"apiKey": [guard.scope.value]}
+    operators = [] if guard.operator_scope is None else [{"apiKey": [guard.operator_scope.value]}]
+    assert [each for each in call["security"][1:] if each] == operators
     assert "insufficient_scope" in call["responses"]["403"]["description"]
 
 
@@ -158,8 +160,17 @@ async def test_a_key_of_the_operator_belongs_to_no_org(api: Api) -> None:
     await api.pay()
     theirs = [each for each in Scope if each not in USUAL]
     key = await mint(api, *theirs, org=None)
-    for method, path, _ in GUARDED:
+    without = await mint(api, *(each for each in theirs if each != Scope.PAYOUTS_OPERATE), org=None)
+    for method, path, guard in GUARDED:
         body: Any = {} if method in {"POST", "PATCH"} else None
+        if guard.operator_scope is not None:
+            # What an org does for itself, the operator does for everybody, with another scope.
+            assert guard.operator_scope == Scope.PAYOUTS_OPERATE
+            answer, _ = await api.send(method, sample(path), body=body, authorization=key)
+            assert answer.status not in {401, 403}, path
+            problem = await api.problem(method, sample(path), body=body, authorization=without)
+            assert (problem["code"], problem["scope"]) == ("insufficient_scope", "payouts:operate")
+            continue
         problem = await api.problem(method, sample(path), body=body, authorization=key)
         assert (problem["status"], problem["code"]) == (403, "org_key_required"), path
 

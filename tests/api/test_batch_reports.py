@@ -9,7 +9,7 @@ import unicodedata
 
 import pytest
 
-from gateway.api.batch_reports import _harmless
+from gateway.csv_cells import harmless
 from tests.api.conftest import Api
 from tests.api.test_batches import create, item
 
@@ -72,7 +72,7 @@ async def test_every_cell_is_quoted_and_no_formula(api: Api) -> None:
 @pytest.mark.parametrize("cell", [*_VISIBLE, *_HIDDEN])
 def test_a_formula_is_neutralised(cell: str) -> None:
     """Also behind control characters, which hide it from people."""
-    kept = _harmless(cell)
+    kept = harmless(cell)
     _assert_no_formula(kept)
     assert len(kept) > len(cell)
     assert not kept.startswith(("\t", "\r", "\n"))
@@ -84,7 +84,7 @@ def test_a_formula_is_neutralised(cell: str) -> None:
 )
 def test_a_harmless_cell_stays_as_it_is(cell: str) -> None:
     """Names, references, amounts, times."""
-    assert _harmless(cell) == cell
+    assert harmless(cell) == cell
 
 
 def test_it_is_linear() -> None:
@@ -92,7 +92,7 @@ def test_it_is_linear() -> None:
 
     def seconds(text: str) -> float:
         begun = time.perf_counter()
-        _harmless(text)
+        harmless(text)
         return time.perf_counter() - begun
 
     seconds("\t" * 1000)

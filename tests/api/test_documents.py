@@ -44,8 +44,6 @@ def test_the_document_is_valid_and_complete() -> None:
         "not_found",
         "method_not_allowed",
         "request_timeout",
-        # No route takes keys of the operator yet.
-        "operator_key_required",
     }
 
 

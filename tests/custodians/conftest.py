@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Iterator
 
 import aiohttp
 import pytest
-import structlog
 from pydantic import SecretStr
 
 from gateway import logs
@@ -35,8 +33,6 @@ async def tools() -> AsyncIterator[Tools]:
 @pytest.fixture
 def bench(tools: Tools) -> Iterator[Bench]:
     """A custodian instance with a deadline of 0.2 s, and logs that can be read."""
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
     metrics = Metrics()
     adapter = Odd(OddSettings(api_key=SecretStr(SECRET)), tools)
     instance = CustodianInstance(
@@ -53,6 +49,4 @@ def bench(tools: Tools) -> Iterator[Bench]:
     logs.SCRUBBER.register(SECRET)
     logs.configure("json", "info", bench.stream)
     yield bench
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    structlog.reset_defaults()
+    logs.unconfigure()

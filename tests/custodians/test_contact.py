@@ -7,12 +7,13 @@ import pytest
 from aiohttp import web
 
 from gateway.custodians.contact import Contact
+from gateway.egress.traces import joined
 from tests.e2e.stack import free_port
 
 
 async def test_answers_tell_whether_a_custodian_works() -> None:
     """Three bad ones in a row do; one good one is enough; a port where nobody listens is seen, too."""
-    contact, statuses = Contact(), [200]
+    contact, other, statuses = Contact(), Contact(), [200]
 
     async def answer(_: web.Request) -> web.Response:
         return web.Response(status=statuses[0])
@@ -25,7 +26,8 @@ async def test_answers_tell_whether_a_custodian_works() -> None:
     await site.start()
     url = f"http://127.0.0.1:{runner.addresses[0][1]}/"
     try:
-        async with aiohttp.ClientSession(trace_configs=[contact.tracing()]) as http:
+        traces = joined(contact.tracing(), other.tracing())
+        async with aiohttp.ClientSession(trace_configs=[traces]) as http:
 
             async def ask(status: int, times: int) -> str | None:
                 statuses[0] = status
@@ -46,5 +48,7 @@ async def test_answers_tell_whether_a_custodian_works() -> None:
                 with pytest.raises(aiohttp.ClientConnectorError):
                     await ask(200, 1)
             assert contact.degraded == "unreachable"
+            # Traces that are joined all hear of every request.
+            assert other.degraded == "unreachable"
     finally:
         await runner.cleanup()

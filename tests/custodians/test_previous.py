@@ -21,7 +21,7 @@ from gateway.errors import CannotVerify, ConfigError, InvalidSignature, NotSent,
 from gateway.metrics import Metrics
 from tests.custodians.odd import Bench, Odd, OddSettings
 
-BODY = b'{"id": "1", "transfer": {"id": "t"}}'
+BODY = b'{"id": "1", "transfer": {"key": "k", "id": "t"}}'
 NEW, OLD = "new-webhook-secret", "old-webhook-secret"
 ACCOUNT = Account(id="MAIN", type="ACCOUNT")
 SETTINGS = {"base_url": "https://dummy.example/v1", "api_key": "new-key-1", "webhook_secret": NEW}

@@ -139,7 +139,7 @@ async def test_a_restored_copy_under_a_newer_state_file(  # noqa: PLR0915 - one 
         status, problem = await place.call(gateway, "POST", path, wanted)
         assert (status, problem["code"]) == (503, "database_frozen")
     assert (await place.call(gateway, "GET", f"/payouts/{payout['id']}"))[0] == 200
-    body = b'{"id": "n-1", "transfer": {"id": "t-1"}}'
+    body = b'{"id": "n-1", "transfer": {"key": "k-1", "id": "t-1"}}'
     signature = hmac.new(b"secret", body, hashlib.sha256).hexdigest()
     headers = {"dummy-signature": signature}
     path = "/custodians/dummy/webhooks"

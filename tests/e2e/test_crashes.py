@@ -16,15 +16,17 @@ import pytest_asyncio
 from gateway.runtime import Failpoint
 from gateway.testing.processes import Process
 from tests.e2e.stack import FIREBLOCKS, SharedStacks, Stack, eventually, subscribe
+from tests.postgres import place_of
 
 pytestmark = [pytest.mark.timeout(90), pytest.mark.asyncio(loop_scope="module")]
 _IN_ORDER = ["payout.created", "payout.broadcast", "payout.delivered"]
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def made(stacks: SharedStacks) -> AsyncIterator[Stack]:
+async def made(stacks: SharedStacks, store: str) -> AsyncIterator[Stack]:
     """A stack on which no gateway runs yet."""
-    async with stacks.lend("crashes", FIREBLOCKS) as made:
+    lent = stacks.lend(f"crashes {store}", FIREBLOCKS, database=place_of(store))
+    async with lent as made:
         yield made
 
 

@@ -9,6 +9,7 @@ import pytest
 import pytest_asyncio
 
 from tests.e2e.stack import FIREBLOCKS, NETWORK, SharedStacks, Stack, eventually
+from tests.postgres import place_of
 
 pytestmark = [pytest.mark.timeout(90), pytest.mark.asyncio(loop_scope="module")]
 #: A call that is not answered is given up soon.
@@ -17,9 +18,10 @@ ALL_EVENTS = ["payout.created", "payout.broadcast", "payout.delivered"]
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def made(stacks: SharedStacks) -> AsyncIterator[Stack]:
+async def made(stacks: SharedStacks, store: str) -> AsyncIterator[Stack]:
     """A running stack with a subscriber."""
-    async with stacks.lend("main", _RAIL, gateway=("--quick",)) as made:
+    lent = stacks.lend(f"main {store}", _RAIL, gateway=("--quick",), database=place_of(store))
+    async with lent as made:
         yield made
 
 

@@ -232,7 +232,9 @@ async def test_a_custodians_credentials_are_changed_under_load(made: Stack) -> N
 
 async def webhook(made: Stack, secret: str) -> int:
     """Send a webhook as the custodian signs it; return the status of the answer."""
-    body = json.dumps({"id": secrets.token_hex(8), "transfer": {"id": "t-x"}}).encode()
+    body = json.dumps(
+        {"id": secrets.token_hex(8), "transfer": {"key": "k-x", "id": "t-x"}}
+    ).encode()
     signature = hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
     async with made.http.post(
         f"{made.url}/custodians/dummy/webhooks", data=body, headers={"Dummy-Signature": signature}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -28,9 +28,12 @@ from gateway.runtime import Ids, Runtime, real_runtime
 from gateway.store import events, executions
 from gateway.store import payouts as rows
 from gateway.store.database import Database, Row, Tx
+from gateway.store.postgres.database import PostgresDatabase
 from gateway.vault import Vault
+from tests import postgres
 from tests.clock import SetClock
 from tests.databases import make_database
+from tests.live_rows import compared
 from tests.pricing import TakesEverything
 
 CAN = Capabilities(
@@ -42,6 +45,13 @@ CAN = Capabilities(
     polling_s=(10, 20),
 )
 LEASE_S = 60.0
+
+
+@pytest.fixture(autouse=True)
+def exact_rows(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Compare the writer's live rows with the database after every change of every test here."""
+    with compared(monkeypatch):
+        yield
 
 
 class Bench:
@@ -225,12 +235,17 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 async def bench(
-    tmp_path: Path, capabilities: Capabilities, empty_database: Path
+    tmp_path: Path, capabilities: Capabilities, empty_database: Path, store: str
 ) -> AsyncIterator[Bench]:
     """A bench on a fresh database."""
-    path = tmp_path / "bench.db"
-    shutil.copy(empty_database, path)
     clock = SetClock()
     runtime = replace(real_runtime(), clock=clock, ids=Ids(clock))
+    if store == "postgresql":
+        with postgres.fresh() as server:
+            async with PostgresDatabase(server) as db:
+                yield Bench(db, clock, runtime, capabilities)
+        return
+    path = tmp_path / "bench.db"
+    shutil.copy(empty_database, path)
     async with Database(path) as db:
         yield Bench(db, clock, runtime, capabilities)

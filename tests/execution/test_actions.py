@@ -507,3 +507,14 @@ def dump(bench: Bench) -> str:
     """Return the whole database as text."""
     with closing(sqlite3.connect(bench.db._path)) as connection:
         return "\n".join(connection.iterdump())
+
+
+async def test_a_payout_that_waits_for_its_turn_can_be_canceled(new: Counter) -> None:
+    """At an account that pays one at a time, where another payout has the turn."""
+    new.script.submits, new.script.looks = [TAKEN], [TAKEN]
+    await new.turn()
+    second = await new.bench.accept()
+    await new.turn()
+    assert (await new.bench.payout(second)).sub_status is SubStatus.QUEUED
+    await new.acting().cancel(await new.bench.payout(second))
+    assert (await new.bench.payout(second)).sub_status is SubStatus.CANCELED

@@ -25,6 +25,8 @@ from gateway.store import account_turns
 from tests.execution.conftest import LEASE_S, Bench
 from tests.execution.script import ABSENT, DONE, TAKEN, Desk, all_are, raises, says
 
+pytestmark = pytest.mark.both_stores
+
 CAN = Capabilities(
     frozenset({"custodian_account"}),
     batch=True,

@@ -17,6 +17,8 @@ from gateway.store import state
 from gateway.store.database import Query
 from tests.execution.conftest import Bench
 
+pytestmark = pytest.mark.both_stores
+
 ROOT = Path(gateway.__file__).parent
 
 

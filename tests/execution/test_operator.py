@@ -30,6 +30,8 @@ from gateway.execution.state import Verb
 from gateway.store.audit import acts_on
 from tests.execution.conftest import CAN, LEASE_S, Bench
 
+pytestmark = pytest.mark.both_stores
+
 SEEN = "console, 10:15, payout p-1"
 SENT = Report(SubStatus.SUBMITTED, "OK", refs=(Ref("transfer", "t-1"),))
 

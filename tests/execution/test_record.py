@@ -35,6 +35,8 @@ from gateway.store import payouts as rows
 from gateway.store.rows import to_us
 from tests.execution.conftest import LEASE_S, Bench
 
+pytestmark = pytest.mark.both_stores
+
 SENT = Report(SubStatus.SUBMITTED, "REQUESTED", refs=(Ref("payout", "c-1"),))
 DONE = Report(SubStatus.DELIVERED, "COMPLETED")
 ASKS = Report(SubStatus.REQUIRES_ACTION, "asks", action=Action())

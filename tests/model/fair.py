@@ -71,6 +71,7 @@ class FairRuns:
             workers=(w.worker(clock),),
             left=(-1,) * len(state.left),
             person=None,
+            paused=False,
             copy=None,
             calls=w.calls(tuple(each for each in state.calls.all if each.reply is None)),
         )

@@ -73,6 +73,21 @@ LARGE = (
     replace(_PLAIN, name="another account", repoints=1, answers=("paid", "failed")),
     replace(_PLAIN, name="lowered settings", lowered=1, looks=2, absence_looks=2),
     replace(_PLAIN, name="a stranger's transfer", foreign=1, looks=2),
+    replace(
+        _KEYS,
+        name="the time to be sent may be over",
+        expires=True,
+        answers=("paid", "failed"),
+        ticks=4,
+    ),
+    replace(
+        _KEYS,
+        name="paused and resumed",
+        acts=frozenset({"pause"}),
+        act_count=2,
+        answers=("paid", "failed"),
+        ticks=4,
+    ),
     replace(_PLAIN, name="requests that never die", call_life=None, webhooks=1, looks=2),
     replace(_PLAIN, name="the same bytes again", resends=1, webhooks=1, looks=2),
     replace(

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gateway.execution import alerts, claims, decide, gate, proof
+from gateway.execution import alerts, claims, decide, gate, proof, unsent
 from gateway.execution.proof import Evidence, History
 from gateway.execution.state import View
 from gateway.runtime import Moment
@@ -19,12 +19,13 @@ from tests.model.fair import FairRuns
 from tests.model.search import Result, explore
 from tests.model.world import Profile
 
-_MODULES = (proof, gate, alerts, claims, decide)
+_MODULES = (proof, gate, alerts, claims, decide, unsent)
 TWICE = "paid twice"
 LIVE = "failed/no, with a live call"
 PAID = "failed/no, and paid"
 STRANGER = "delivered without its transfer"
 AFTER_NEWS = "a mark after news"
+PAUSED = "a mark while paused"
 NO_END = "a fair run that needs a person"
 
 
@@ -382,6 +383,19 @@ RULES = (
         LIVE,
     ),
     Rule(
+        "not_paused",
+        "a pause does not hold a mark",
+        {"not_paused": always(True)},
+        replace(
+            _KEYS,
+            name="paused between repeats",
+            acts=frozenset({"pause"}),
+            act_count=1,
+            key_life=None,
+        ),
+        PAUSED,
+    ),
+    Rule(
         "no_news",
         "news does not forbid a mark",
         {"no_news": always(True)},
@@ -443,6 +457,14 @@ RULES = (
         "an operator may say 'not paid' at any time",
         {"may_end_unpaid": always(True)},
         _OPERATOR,
+        LIVE,
+    ),
+    Rule(
+        "never_sent",
+        "a payout that waited too long ends, whatever was sent",
+        # That it is looked at which was sent is asked twice: each alone keeps it from an end.
+        {"never_sent": always(True), "may_wait_too_long": always(True)},
+        replace(_KEYS, name="the time to be sent is over", key_life=None, expires=True),
         LIVE,
     ),
     Rule(

@@ -190,7 +190,11 @@ class Steps:
             self._stale(each) if each.current and each.execution == target else each
             for each in at.workers
         )
-        late = (False, True) if self.profile.asks and known.state is State.PARKED else (False,)
+        late: tuple[bool, ...] = (False,)
+        if self.profile.asks and known.state is State.PARKED:
+            late = (False, True)
+        if self.profile.expires and known.state in {State.PREPARED, State.PARKED}:
+            late = (False, True)
         for over in late:
             written = self.transactions.begin(at.store, target, now, over)
             if written is not None:
@@ -280,7 +284,7 @@ class Steps:
         after = at._replace(store=marked.store, made=made, left=w.spend(at.left, w.CALLS))
         if not self.profile.restores:
             after = after._replace(calls=self._signed(at, calling))
-        wrong = "a mark after news" if marked.after_news else None
+        wrong = _unlawful(at, marked)
         yield Step(f"{says}: call {made} is marked", self._put(after, number, calling), wrong)
 
     def _ask_gate(
@@ -289,7 +293,7 @@ class Steps:
         ended = at.store.executions[worker.execution].ended
         current = gates.is_current(1 if worker.current else 0, 1, ended=ended)
         return self.transactions.mark(
-            at.store, worker.execution, now, account, current, at.low, again
+            at.store, worker.execution, now, account, current, at.low, again, at.paused
         )
 
     def _signed(self, at: World, worker: Worker) -> w.Calls:
@@ -351,7 +355,7 @@ class Steps:
             left=w.spend(at.left, w.RESENDS),
             calls=w.calls((*at.calls.all, again)),
         )
-        wrong = "a mark after news" if marked.after_news else None
+        wrong = _unlawful(at, marked)
         yield Step(
             f"worker {number + 1} sends call {call.number} again, as call {made}",
             self._put(after, number, calling),
@@ -551,6 +555,9 @@ class Steps:
         if not at.left[w.ACTS]:
             return
         spent = at._replace(left=w.spend(at.left, w.ACTS))
+        if "pause" in self.profile.acts:
+            says = "resumes" if at.paused else "pauses"
+            yield Step(f"the operator {says} everything", spent._replace(paused=not at.paused))
         for target, known in enumerate(at.store.executions):
             if known.ended:
                 continue
@@ -721,3 +728,10 @@ def _said(found: Found) -> str:
         assert isinstance(words, tuple)
         return " and ".join(word or "nothing" for word in words)
     return str(found[0])
+
+
+def _unlawful(at: World, marked: Marked) -> str | None:
+    """Return what is wrong with a mark that was set."""
+    if at.paused:
+        return "a mark while paused"
+    return "a mark after news" if marked.after_news else None

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from gateway.adapter import Capabilities, KeySemantics, Report
 from gateway.execution import decide as rules
 from gateway.execution import gate as gates
-from gateway.execution import proof
+from gateway.execution import proof, unsent
 from gateway.execution.decide import Outcome
 from gateway.execution.gate import MarkRefused, Other, Refusal, Request
 from gateway.execution.proof import Evidence, Heartbeat, History, Kind, Source
@@ -181,9 +181,10 @@ class Transactions:
         current: bool,
         low: bool,
         again: int | None,
+        paused: bool,
     ) -> Marked:
         """Set the mark of a moving call, or record why not, in one transaction."""
-        made = self.keep(self._mark, known, number, at, account, current, low, again)
+        made = self.keep(self._mark, known, number, at, account, current, low, again, paused)
         assert isinstance(made, Marked)
         return made
 
@@ -196,6 +197,7 @@ class Transactions:
         current: bool,
         low: bool,
         again: int | None,
+        paused: bool,
     ) -> Marked:
         target = known.executions[number]
         can = self._can[low]
@@ -223,6 +225,7 @@ class Transactions:
                 same_call=again,
                 key_life=key_life,
                 call_life=self.life(low=low),
+                paused="paused" if paused else None,
             ),
             moment(at),
         )
@@ -304,6 +307,9 @@ class Transactions:
         if any(known.items[each].final for each in target.items):
             return self._without_ended(known, number, view)
         if late:
+            if self.profile.expires:
+                over = unsent.not_sent_in_time(view)
+                return None if over is None else self._written(known, number, over)
             asked = tuple(replace(each, unanswered=True) for each in view.items)
             ended = rules.expiry(replace(view, items=asked))
             if ended is not None:

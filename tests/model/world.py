@@ -40,6 +40,7 @@ class Profile:
     own_references: bool = False  #: every call is made under a reference of its own
     names_reference: bool = True  #: a failed word names the reference that it speaks of
     asks: bool = False  #: a person must answer before each call
+    expires: bool = False  #: the time to be sent may be over, at any claim
     console_lags: bool = False
     answers: tuple[str, ...] = ("paid", "failed", "queued")  #: what an arriving call may lead to
     # the machines: the clock of each worker; the operator's command has its own
@@ -368,6 +369,7 @@ class World(NamedTuple):
     witness: int = 0  #: the highest mark in the state file
     told: tuple[FundsMoved | None, ...] = ()  #: what the partner was told of failed items
     person: tuple[int, int, bool] | None = None  #: an operator's look: execution, row, looked
+    paused: bool = False  #: whether the payouts are paused
 
 
 def begin(profile: Profile) -> World:

@@ -45,7 +45,12 @@ async def browser() -> AsyncIterator[Browser]:
 
 def sent(api: Api, **members: Any) -> Transaction:
     """Return a transaction on the network."""
-    wanted = {"id": "t1", "tx_hash": _HASH, "network": "Ethereum", "at": api.clock.now()}
+    wanted: dict[str, Any] = {
+        "id": "t1",
+        "tx_hash": _HASH,
+        "network": "Ethereum",
+        "at": api.clock.now(),
+    }
     return Transaction(**(wanted | members))
 
 
@@ -231,7 +236,7 @@ async def test_pictures(api: Api, browser: Browser) -> None:
 async def test_a_reference_is_copied(api: Api, browser: Browser) -> None:
     """The whole of it, and it is said."""
     payout = await bring(api, "broadcast")
-    options = {"permissions": ["clipboard-read", "clipboard-write"]}
+    options: dict[str, Any] = {"permissions": ["clipboard-read", "clipboard-write"]}
     async with opened(browser, api.url + path_of(payout), **options) as page:
         await page.get_by_role("button", name="Copy Reference").click()
         await seen(page, "#said", "Copied", state="attached")

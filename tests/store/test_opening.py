@@ -159,9 +159,9 @@ async def test_a_file_that_cannot_be_written(settings: Settings) -> None:
             await db.run(advance)
         assert state_file.failing is not None
         assert await db.run(nothing) == 7
-        assert await compare(db, runtime, state_file) is None
+        assert (await compare(db, runtime, state_file))["frozen"] is None
         settings.state_path.rmdir()
-        assert await compare(db, runtime, state_file) == MISSING
+        assert (await compare(db, runtime, state_file))["frozen"] == MISSING
 
 
 async def test_an_unreadable_file_concludes_nothing(settings: Settings) -> None:
@@ -176,7 +176,7 @@ async def test_an_unreadable_file_concludes_nothing(settings: Settings) -> None:
         with pytest.raises(WitnessFailed):
             await db.run(advance)
         settings.state_path.write_text(whole)
-        assert await compare(db, runtime, state_file) is None
+        assert (await compare(db, runtime, state_file))["frozen"] is None
         assert await db.run(advance) == 3
     assert told(settings)["marks"] == 3
 
@@ -192,9 +192,9 @@ async def test_two_processes_open_the_first_time(settings: Settings) -> None:
         state_file.rewrite(0)
         state_file.read = lambda: answers.pop() if answers else read()  # type: ignore[method-assign]
         assert not (await db.read(state_row))["witnessed"]
-        assert await compare(db, runtime, state_file) is None
+        assert (await compare(db, runtime, state_file))["frozen"] is None
         answers.append(None)
-        assert await compare(db, runtime, state_file) is None
+        assert (await compare(db, runtime, state_file))["frozen"] is None
         assert (await db.read(state_row))["witnessed"]
 
 

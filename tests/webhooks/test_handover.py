@@ -16,8 +16,10 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from gateway.config import WebhookSettings
 from gateway.events import Event, Published, publish
 from gateway.runtime import Failpoint
+from gateway.store import deliveries as stored
 from gateway.store import endpoints as rows
 from gateway.store.database import Tx
 from gateway.store.lanes import FREE, Held, LeaseTokens, tokens_of
@@ -234,6 +236,47 @@ def test_tokens_say_whose_they_are() -> None:
     others = Held.by_others("gw_one")
     assert others.first <= other.new() <= others.last
     assert (others.own_first, others.own_last) == (first, last)
+
+
+@pytest.mark.parametrize("case", ["the first one", "taken for dead"])
+async def test_what_a_gateway_leases_meanwhile_is_its_own(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    """Two are started at once, or one only seems to be dead: what it leased before is freed.
+
+    Were it to free what the other one leases from then on, both would be busy with that for ever.
+    """
+    tokens, life = LeaseTokens("gw_other"), 4 * 1_000_000 * round(WebhookSettings().timeout_s)
+
+    async def claim(tx: Tx) -> int:
+        now = bench.runtime.timeline.now()
+        wanted = [(endpoint.id, 1)]
+        claimed = await stored.claim_deliveries(tx, wanted, now, now + life, tokens.new())
+        return len(claimed)
+
+    free, freed = stored.free_deliveries, list[int]()
+
+    async def free_and_claim(tx: Tx, *args: Any) -> int:
+        freed.append(await free(tx, *args))
+        assert await claim(tx) == 1
+        return freed[-1]
+
+    async with hook() as made:
+        endpoint = await subscribe(bench, made.url)
+        await bench.db.run(tell, bench)
+        assert await bench.db.run(claim) == 1
+        await bench.clock.advance(1)
+        monkeypatch.setattr(stored, "free_deliveries", free_and_claim)
+        monkeypatch.setattr(bench.db, "_alone", case == "the first one")
+        async with delivering(bench) as deliveries:
+            await until(lambda: bench.db.lanes is not None)
+            if case == "taken for dead":
+                await asyncio.wait_for(deliveries.free_leases("gw_other"), 5)
+        # What was leased before is freed: whoever leased it may be gone.
+        assert freed == [1]
+        first, last = tokens_of("gw_other")
+        ((token,),) = _rows(bench, "SELECT lease_token FROM deliveries")
+        assert first <= token <= last
 
 
 # With real processes.

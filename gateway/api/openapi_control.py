@@ -1,0 +1,82 @@
+"""Pauses and attention in the OpenAPI document: what the owner of the gateway stops and watches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gateway.api.attention import AttentionList
+from gateway.api.operations import BODY, as_json, in_path, operation, parameter, query
+from gateway.api.pauses import PauseList, PauseMade, PauseRequest, ResumeRequest
+from gateway.keys import Scope
+from gateway.model import Attention
+
+SENT = (PauseRequest, ResumeRequest)
+TOLD = (PauseList, PauseMade, AttentionList)
+
+
+def paths(refs: dict[Any, Any]) -> dict[str, Any]:
+    """Return the operations."""
+    return {
+        "/pauses": {
+            "post": operation(
+                refs,
+                "createPause",
+                "control",
+                "Pause payouts",
+                ("201", as_json(refs[PauseMade], "The pause, and what waits for it now.")),
+                (*BODY, "operator_key_required"),
+                description="No call that may move money is begun until it is resumed; what is on its way "
+                "is followed as before. A key of an org pauses the payouts of that org in its mode. A key "
+                "of the operator pauses anything; it needs `payouts:operate`. May be repeated.",
+                body=refs[PauseRequest],
+                scope=Scope.PAYOUTS_WRITE,
+                operator_scope=Scope.PAYOUTS_OPERATE,
+            ),
+            "get": operation(
+                refs,
+                "listPauses",
+                "control",
+                "List what is paused",
+                ("200", as_json(refs[PauseList], "Pauses, oldest first.")),
+                (),
+                scope=Scope.PAYOUTS_READ,
+                operator_scope=Scope.PAYOUTS_OPERATE,
+            ),
+        },
+        "/attention": {
+            "get": operation(
+                refs,
+                "listAttention",
+                "control",
+                "List what a person should look at",
+                ("200", as_json(refs[AttentionList], "Rows, newest first.")),
+                ("invalid_cursor", "invalid_request"),
+                description="A key of an org sees its own payouts, without details. A key of the operator "
+                "sees all; it needs `payouts:operate`. A row closes when its cause has ended, or with "
+                "`payout-gateway payouts acknowledge`.",
+                parameters=(
+                    query("code", "Attention code.", enum=[each.value for each in Attention]),
+                    query("state", "`all`: what was closed, too.", enum=["open", "all"]),
+                    parameter("Limit"),
+                    parameter("Cursor"),
+                ),
+                scope=Scope.PAYOUTS_READ,
+                operator_scope=Scope.PAYOUTS_OPERATE,
+            )
+        },
+        "/pauses/{pause_id}/resume": {
+            "post": operation(
+                refs,
+                "resumePause",
+                "control",
+                "End a pause",
+                ("200", as_json(refs[PauseList], "What is still paused.")),
+                (*BODY, "pause_not_found"),
+                description="Only who has paused may resume. What waits goes on at once.",
+                parameters=(in_path("pause_id"),),
+                body=refs[ResumeRequest],
+                scope=Scope.PAYOUTS_WRITE,
+                operator_scope=Scope.PAYOUTS_OPERATE,
+            )
+        },
+    }

@@ -1,0 +1,188 @@
+"""Limits on what is spent: checked at the quote, counted when a payout is accepted, given back if unpaid.
+
+What is counted is counted once: a retry, another execution or a failover changes nothing. Only an end with
+`funds_moved: no` gives it back, to the window that it was counted in; an unknown outcome is spent.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+
+from gateway.assets import EXACT
+from gateway.keys import Caller
+from gateway.model import Account, Destination, QuoteTerms
+from gateway.spending_rules import (
+    Claim,
+    Counter,
+    Rules,
+    Spend,
+    destination_of,
+    digest_of_destination,
+    taken,
+)
+from gateway.store import batches as batch_rows
+from gateway.store import quotes as quote_rows
+from gateway.store import spending as rows
+from gateway.store.database import Row, Tx
+
+_PAGE = 500
+
+
+@dataclass(frozen=True)
+class Held:
+    """Counters that are locked: what is added to them, and how they stand after it."""
+
+    claims: Sequence[Claim]
+    after: Mapping[str, Counter]
+
+
+class Spending:
+    """The limits of a gateway. Its async methods are store functions."""
+
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+
+    def check(self, spend: Spend) -> None:
+        """Check what holds for one payout alone. Pure. Refused: `limit_exceeded`."""
+        self._rules.check(spend)
+
+    async def hold(self, tx: Tx, caller: Caller, quote_id: str, now: datetime) -> Held | None:
+        """Lock the counters of a quote, before anything is written. Refused: `limit_exceeded`.
+
+        A refusal may be kept as the answer to an idempotency key, with all that was written before it: so
+        whatever may refuse comes first. The counters are read once without a lock, so that a caller at its
+        limit does not undo what others wrote in the same group. None: nothing is counted.
+        """
+        if not self._rules.counts:
+            return None
+        quote = await quote_rows.find_quote(tx, quote_id, caller.org, caller.mode)
+        if quote is None or quote["payout_id"] is not None:
+            return None
+        return await self._hold(tx, [spend_of(quote, caller.key_id)], now)
+
+    async def _hold(self, tx: Tx, spends: Sequence[Spend], now: datetime) -> Held | None:
+        for each in spends:
+            self._rules.check(each)
+        claims = self._rules.claims(spends, now) if self._rules.counts else []
+        if not claims:
+            return None
+        ids = [each.counter for each in claims]
+        taken(claims, await rows.read_counters(tx, ids))
+        await rows.open_counters(tx, claims)
+        return Held(claims, taken(claims, await rows.read_counters(tx, ids)))
+
+    @staticmethod
+    async def write(tx: Tx, owner_id: str, held: Held) -> None:
+        """Count what was held, in the transaction that holds it, for a payout or a whole batch."""
+        await rows.write_counters(tx, held.after)
+        await rows.add_entries(tx, owner_id, held.claims)
+
+    async def take_batch(self, tx: Tx, batch: Row, key_id: str, now: datetime) -> None:
+        """Count a batch that is being executed: the whole sum of it. Refused: `limit_exceeded`."""
+        if self._rules.by_destination:
+            spends = [spend_of(each, key_id) for each in await _items(tx, batch)]
+        else:
+            account = Account.model_validate_json(batch["account"])
+            spends = [
+                Spend(
+                    batch["org"],
+                    batch["mode"],
+                    key_id,
+                    batch["custodian"],
+                    account,
+                    row["asset"],
+                    "",
+                    Decimal(row["amount"]),
+                    row["n"],
+                )
+                for row in await batch_rows.amounts(tx, batch["id"])
+                if row["status"] == "pending"
+            ]
+        held = await self._hold(tx, spends, now)
+        if held is not None:
+            await self.write(tx, batch["id"], held)
+
+    async def give_back(self, tx: Tx, payout: Row | Mapping[str, object]) -> None:
+        """Give back what a payout was counted with. To be called once, when it ends as not paid."""
+        owners = [payout["id"], *([payout["batch_id"]] if payout["batch_id"] else [])]
+        found = await rows.entries_of(tx, [str(each) for each in owners])
+        if not found:
+            return
+        terms = QuoteTerms.model_validate_json(str(payout["terms"]))
+        destination = digest_of_destination(destination_of(terms.destination))
+        parts = [
+            (row["counter_id"], part)
+            for row in found
+            if (part := _part(row, terms, destination)) is not None
+        ]
+        await rows.lock_counters(tx, (counter for counter, _ in parts))
+        counters = await rows.read_counters(tx, (counter for counter, _ in parts))
+        for counter, part in parts:
+            known = counters[counter]
+            amount = EXACT.subtract(known.amount, part.amount)
+            counters[counter] = Counter(known.count - part.count, amount)
+        await rows.write_counters(tx, counters)
+        if any(row["owner_id"] == payout["id"] for row in found):
+            await rows.drop_entries(tx, str(payout["id"]))
+
+
+def _part(row: Row, terms: QuoteTerms, destination: str) -> Counter | None:
+    """Return what one payout has of an entry; None where the entry is not about it."""
+    if row["asset"] != terms.asset or row["destination"] not in {None, destination}:
+        return None
+    if not row["counts_amount"]:
+        return Counter(1)
+    counter_in_asset = row["price"] is None
+    if counter_in_asset and Decimal(row["amount"]) == 0:
+        # It had no price when it was counted.
+        return Counter(1)
+    price = Decimal(1) if counter_in_asset else Decimal(row["price"])
+    return Counter(1, EXACT.multiply(terms.amount, price))
+
+
+async def _items(tx: Tx, batch: Row) -> list[Row]:
+    """Return the items of a batch that are still to be paid."""
+    found: list[Row] = []
+    after = -1
+    while page := await batch_rows.items_page(tx, batch["id"], after, _PAGE):
+        after = page[-1]["batch_position"]
+        found += [each for each in page if each["status"] == "pending"]
+    return found
+
+
+def spend_of(row: Row | Mapping[str, object], key_id: str) -> Spend:
+    """Return what a quote, or a payout of a batch, spends. Pure."""
+    terms = QuoteTerms.model_validate_json(str(row["terms"]))
+    account = Account.model_validate_json(str(row["account"]))
+    return spend_for(str(row["org"]), str(row["mode"]), key_id, terms, account)
+
+
+def spend_for(org: str, mode: str, key_id: str, terms: QuoteTerms, account: Account) -> Spend:
+    """Return what would be spent by terms. Pure."""
+    destination: Destination = terms.destination
+    return Spend(
+        org=org,
+        mode=mode,
+        key_id=key_id,
+        custodian=terms.route.custodian,
+        account=account,
+        asset=terms.asset,
+        destination=destination_of(destination),
+        amount=terms.user_sends,
+    )
+
+
+def counter_view(row: Row) -> dict[str, object]:
+    """Return a counter as it is shown to an operator. Pure."""
+    return {
+        "limit": row["rule"],
+        "mode": row["mode"],
+        "window": row["window"],
+        "subject": ", ".join(str(each) for each in json.loads(row["id"])[3:]) or None,
+        "count": row["count"],
+        "amount": row["amount"],
+    }

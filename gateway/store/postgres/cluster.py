@@ -1,0 +1,138 @@
+"""Whether the server is the one that the database was used on: the witness of marks on PostgreSQL.
+
+A database that came back from a copy looks healthy, and would make calls again that it does not remember.
+On PostgreSQL the copy runs in another cluster, on another timeline (each promotion of a standby and each
+recovery to a point in time begins one), or under another database. The store holds what it was last, and
+each commit compares it with what the server says in the same statement. A copy of a whole volume keeps
+all three; it needs `db adopt`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sqlalchemy import BigInteger, Column, Integer, MetaData, Table, Text, bindparam, select, update
+from sqlalchemy import literal_column as raw
+
+from gateway.runtime import Runtime
+from gateway.store.database import Query, Tx, upsert
+from gateway.store.postgres.errors import Conflict
+from gateway.store.postgres.schema import IDENTITY
+from gateway.store.state import freeze, state_row
+from gateway.store.state_file import FileId, Recorded, StateFile
+from gateway.store.transaction import StoreFunction
+
+_cluster = Table(
+    "store_cluster", MetaData(), Column("id", Integer, primary_key=True), Column("identity", Text)
+)
+_KNOWN = Query(select(_cluster.c.identity).where(_cluster.c.id == 1))
+_HERE = Query(select(raw(f"({IDENTITY})", Text).label("here")))
+_FIRST = Query(upsert(_cluster).on_conflict_do_nothing())
+_NOW_IT_IS = Query(update(_cluster).where(_cluster.c.id == 1).values(identity=bindparam("new")))
+_TIME = Query(
+    select(raw("(extract(epoch FROM clock_timestamp()) * 1000000)::bigint", BigInteger).label("at"))
+)
+
+
+async def database_time(tx: Tx) -> int:
+    """Return the wall clock of the database, in microseconds since 1970."""
+    row = await tx.one(_TIME)
+    assert row is not None  # noqa: S101 - one row, always
+    return int(row["at"])
+
+
+def difference(known: str, here: str) -> str:
+    """Return the reason to freeze a database that is not where it was."""
+    before, now = known.split("/"), here.split("/")
+    if before[0] != now[0]:
+        told = "this is another PostgreSQL cluster: the database was dumped and restored, or copied"
+    elif before[1] != now[1]:
+        told = (
+            f"this is timeline {int(now[1], 16)} of the cluster, and the database was used on timeline "
+            f"{int(before[1], 16)}: a standby was promoted, or it was recovered to a point in time"
+        )
+    else:
+        told = "this is another database of the cluster: it was copied or restored"
+    return f"{told}; marks may be missing"
+
+
+class Cluster(StateFile):
+    """What is known of the server; in the place of a state file, which PostgreSQL does not have."""
+
+    def __init__(self, label: str, runtime: Runtime) -> None:
+        super().__init__(Path(label), Path(label), "")
+        self._runtime = runtime
+        #: what the store holds; None: it was not compared yet
+        self._known: str | None = None
+        #: what the server is instead
+        self._elsewhere: str | None = None
+        self._adopting = False
+
+    # --- For the writers --------------------------------------------------------------------------
+
+    def check_identity(self, here: str) -> None:
+        """Undo a group whose server is not the known one, once; it runs again behind the guard."""
+        if self._known is not None and here not in {self._known, self._elsewhere}:
+            self._elsewhere = here
+            raise Conflict
+
+    def guard(self) -> StoreFunction[[], None] | None:
+        """Return the store function that runs before every group, or None."""
+        if self._adopting:
+            return self._adopt
+        return None if self._elsewhere is None else self._freeze
+
+    async def _freeze(self, tx: Tx) -> None:
+        """Store function: freeze the database, unless an operator has adopted it meanwhile."""
+        known, here = await self.look(tx)
+        if known is None or known == here:
+            return
+        reason = difference(known, here)
+        await freeze(tx, self._runtime.ids, self._runtime.clock.moment().wall, reason)
+
+    async def _adopt(self, tx: Tx) -> None:
+        """Store function: this server is the one from now on."""
+        now = await tx.one(_HERE)
+        assert now is not None  # noqa: S101 - one row, always
+        await tx.all(_NOW_IT_IS, new=now["here"])
+
+    async def look(self, tx: Tx) -> tuple[str | None, str]:
+        """Store function: return which server the database was used on last, and which it is."""
+        row, now = await tx.one(_KNOWN), await tx.one(_HERE)
+        assert now is not None  # noqa: S101 - one row, always
+        return None if row is None else str(row["identity"]), str(now["here"])
+
+    async def meet(self, tx: Tx) -> None:
+        """Store function: note the server of a new database; freeze one that is not where it was.
+
+        A database in which there was never a payout has nothing to lose: it is taken as it is.
+        """
+        known, here = await self.look(tx)
+        if known is None:
+            await tx.all(_FIRST, id=1, identity=here)
+        elif known != here and (await state_row(tx))["used"]:
+            await self._freeze(tx)
+        elif known != here:
+            await tx.all(_NOW_IT_IS, new=here)
+
+    def met(self, here: str) -> None:
+        """Remember which server it is, once it was compared."""
+        self._known, self._elsewhere = here, None
+
+    # --- In the place of a state file -------------------------------------------------------------
+
+    def record(self, mark: int) -> None:
+        """Remember a mark that is committed. The database itself is the witness for all processes."""
+        self.seen.note(mark)
+
+    def read(self) -> Recorded | None:
+        """Return None: there is no file."""
+        return None
+
+    def catch_up(self, read: Recorded | None, marks: int, here: FileId) -> None:
+        """Do nothing: there is no file."""
+
+    def rewrite(self, marks: int, *, frozen: str | None = None, file: FileId | None = None) -> None:
+        """Take this server for the right one, with the next group of changes. For `db adopt`."""
+        del marks, frozen, file
+        self._adopting = True
