@@ -8,10 +8,8 @@ newest state. Who is slow misses states in between and holds nobody up.
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -125,6 +123,8 @@ class Hub:
         self._viewers_of: Counter[str] = Counter()
         #: payouts that were read a moment ago, and when
         self._kept: OrderedDict[str, tuple[Payout | None, float]] = OrderedDict()
+        #: payouts that are being read now, unless they have changed since the read began
+        self._reading: dict[str, asyncio.Task[Payout | None]] = {}
         self.closed = False
 
     @property
@@ -143,6 +143,7 @@ class Hub:
     def changed(self, payout_id: str) -> None:
         """Note that this process has changed a payout. Costs nothing where nobody looks."""
         self._kept.pop(payout_id, None)
+        self._reading.pop(payout_id, None)
         watched = self._watched.get(payout_id)
         if watched is not None:
             watched.bell.ring()
@@ -152,8 +153,22 @@ class Hub:
         kept = self._kept.get(payout_id)
         if kept is not None and self._clock.monotonic() - kept[1] < FRESH_S:
             return kept[0]
-        payout = await self._db.read(find_payout, payout_id)
-        self._keep(payout_id, payout)
+        reading = self._reading.get(payout_id)
+        if reading is None:
+            reading = self._reading[payout_id] = asyncio.ensure_future(self._read(payout_id))
+        # One of those who wait may go; the others still want it.
+        return await asyncio.shield(reading)
+
+    async def _read(self, payout_id: str) -> Payout | None:
+        """Read a payout for all who ask at this moment; keep it unless it has changed meanwhile."""
+        own = asyncio.current_task()
+        try:
+            payout = await self._db.read(find_payout, payout_id)
+            if self._reading.get(payout_id) is own:
+                self._keep(payout_id, payout)
+        finally:
+            if self._reading.get(payout_id) is own:
+                del self._reading[payout_id]
         return payout
 
     def _keep(self, payout_id: str, payout: Payout | None) -> None:
@@ -174,6 +189,9 @@ class Hub:
         if watched is None:
             seen, _ = self._look(payout)
             watched = self._watched[payout.id] = _Watched(payout, seen, self.bell())
+            if payout.id not in self._kept:
+                # It has changed since it was read.
+                watched.bell.ring()
             watched.task = asyncio.create_task(self._follow(watched))
         viewer = Viewer(self, watched, group, language, tag)
         watched.viewers.add(viewer)
@@ -212,10 +230,11 @@ class Hub:
         while True:
             _, holds_s = self._look(watched.payout)
             await watched.bell.sleep(LOOK_S if holds_s is None else min(LOOK_S, holds_s))
-            # A store that cannot be read now is read again; the page shows what was known.
-            with suppress(sqlite3.OperationalError):
-                payout = await self._db.read(find_payout, watched.payout.id)
-                self._keep(watched.payout.id, payout)
+            try:
+                payout = await self.payout(watched.payout.id)
+            except Exception as error:  # noqa: BLE001 - the page shows what was known; the next look reads again
+                _log.warning("page_not_read", payout=watched.payout.id, exc_info=error)
+            else:
                 watched.payout = payout or watched.payout
             seen, _ = self._look(watched.payout)
             if seen != watched.seen:
@@ -270,7 +289,8 @@ class Stream(Response):
                 await self._event(send, self._now())
                 continue
             lines = "".join(f"data: {line}\n" for line in update.html.splitlines() if line.strip())
-            await self._event(send, f"event: state\nid: {update.tag}\n{lines}\n")
+            # With the time: the page counts down from it.
+            await self._event(send, f"{self._now()}event: state\nid: {update.tag}\n{lines}\n")
             if update.final:
                 await self._event(send, "event: end\ndata:\n\n")
                 break

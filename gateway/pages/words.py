@@ -113,6 +113,7 @@ _EN = {
     "why_expired": "The payment ran out of time.",
     "why_custodian_error": "The provider could not complete the payment.",
     "why_operator_decision": "The payment was ended after a check by hand.",
+    "why_not_sent_in_time": "The payment was not sent in time.",
     "why_unknown_reason": "The provider gave no reason that we can show.",
 }
 _FR = {
@@ -207,6 +208,7 @@ _FR = {
     "why_expired": "Le délai du paiement est dépassé.",
     "why_custodian_error": "Le prestataire n’a pas pu effectuer le paiement.",
     "why_operator_decision": "Le paiement a été clos après une vérification manuelle.",
+    "why_not_sent_in_time": "Le paiement n’a pas été envoyé à temps.",
     "why_unknown_reason": "Le prestataire n’a donné aucune raison que nous puissions afficher.",
 }
 LANGUAGES: Mapping[str, Mapping[str, str]] = {"en": _EN, "fr": _FR}
@@ -266,7 +268,8 @@ class Words:
 
     def reason(self, code: FailureCode) -> Markup:
         """Return why a payout failed. The custodian's own words are not for its recipient."""
-        return self(f"why_{code.value}")
+        name = f"why_{code.value}"
+        return self(name if name in self._texts else "why_unknown_reason")
 
     def amount(self, amount: Decimal) -> str:
         """Return an exact amount with separators, and two decimals at least: `1,250.00`."""

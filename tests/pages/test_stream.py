@@ -16,6 +16,7 @@ from gateway.adapter import SubStatus
 from gateway.pages import live
 from gateway.pages.track import Pages
 from tests.api.conftest import RATES, Api, open_api
+from tests.e2e.stack import PASSCODE, stack
 from tests.pages.conftest import page_settings, path_of, tell
 
 _MANY = 200
@@ -333,3 +334,42 @@ async def test_head_opens_no_stream(api: Api) -> None:
     answer, raw = await api.send("HEAD", f"{path}/stream", authorization=None)
     assert (answer.status, raw) == (200, b"")
     assert pages_of(api).hub.streams == 0
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(120)
+async def test_streams_keep_neither_clients_nor_a_shutdown_waiting(
+    tmp_path: Path, http: aiohttp.ClientSession
+) -> None:
+    """The whole gateway: as many streams as there are connections, and a request gets in all the same.
+
+    A stream makes room for it; the others end with the process, which stops as it does without them.
+    """
+    async with stack(tmp_path, rail=PASSCODE) as made:
+        few = made.config.read_text().replace("[listen]\n", "[listen]\nmax_connections = 16\n")
+        made.config.write_text(few)
+        await made.start_gateway("--quick")
+        payout_id = await made.execute(await made.quote("75", payout_account_id="18"))
+        payout = await made.reaches(payout_id, "requires_action")
+        url = made.url + "/track/" + payout["tracking_url"].rpartition("/")[2] + "/stream"
+        answers = [await http.get(url) for _ in range(24)]
+        viewers = [Events(each) for each in answers]
+        assert {each.status for each in answers} == {200}
+        assert (await made.call("GET", f"/payouts/{payout_id}"))[0] == 200
+        assert made.gateway is not None
+        await made.stop_gateways()
+        ends = [await ended(each) for each in viewers]
+    # Those that made room were cut; those that were open at the end ended as answers do.
+    assert set(ends) == {"cut", "complete"}
+    assert ends.count("complete") >= 8
+
+
+async def ended(events: Events) -> str:
+    """Read a stream to its end, and return how it ended."""
+    try:
+        while True:
+            await events.beat()
+    except EOFError:
+        return "complete"
+    except aiohttp.ClientError:
+        return "cut"
