@@ -107,6 +107,8 @@ class Heartbeat:
         self._foreign_commits = 0
         #: whether the last look showed another gateway that is not known to be gone
         self._others = False
+        #: whether there was a pause at the last look
+        self._paused = False
         self._counter = 0
         self._beats = 0
         self._refused: str | None = None
@@ -185,8 +187,10 @@ class Heartbeat:
         if self._rules is not None:
             self._rules.note(row["rules_digest"])
         self._told(marks_refused(row, self._state_file.failing, rules=own))
-        pauses = await self._db.read(active_pauses)
-        self._metrics.paused((each.scope.value, each.target) for each in pauses)
+        if row["all_pauses"] or self._paused:
+            pauses = await self._db.read(active_pauses)
+            self._metrics.paused((each.scope.value, each.target) for each in pauses)
+            self._paused = bool(pauses)
         foreign_commits = self._db.foreign_commits
         if foreign_commits != self._foreign_commits:
             # They may have left work for us, and cannot ring a bell here. The loops look by themselves,

@@ -27,6 +27,7 @@ _STATE = Query(
         store_state,
         or_(store_state.c.marks > 0, exists().where(payouts.c.id > "")).label("used"),
         pause_count(refusing=True).label("pauses"),
+        pause_count().label("all_pauses"),
         active_digest().label("rules_digest"),
     ).where(store_state.c.id == 1)
 )

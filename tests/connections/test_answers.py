@@ -67,8 +67,7 @@ async def _app(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["path"] == "/read":
         await receive()
     if scope["path"] == "/arrived":
-        start = {"type": "http.response.start", "status": 200, "headers": []}
-        await send(start)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"%d" % scope["state"].get(ARRIVED, 0)})
         return
     headers = {"/chunks": [], "/empty": []}.get(scope["path"], [(b"content-length", b"4")])

@@ -88,6 +88,7 @@ class PostgresDatabase(Database):
         self._long = _Pool(lambda: Connection(patient, fault), scanners)
         #: reads that were seen to need more than one statement, and so a snapshot
         self._several: set[str] = set()
+        self._looks = 0
         self._open = False
 
     @property
@@ -133,6 +134,12 @@ class PostgresDatabase(Database):
     def alone(self) -> int:
         """How many transactions ran while all other writers waited."""
         return self._writers.alone
+
+    @property
+    def foreign_commits(self) -> int:
+        """A number that has risen at every look: what others commit cannot be told for nothing here."""
+        self._looks += 1
+        return self._looks
 
     @property
     def write_fault(self) -> WriteFault | None:

@@ -11,6 +11,7 @@ from gateway.database_url import PostgresUrl
 from gateway.errors import InUse, StoreUnusable
 from gateway.runtime import Runtime
 from gateway.store import clocks, migrate
+from gateway.store.database import Row
 from gateway.store.postgres import schema
 from gateway.store.postgres.cluster import Cluster, database_time
 from gateway.store.postgres.connection import Connection, Server
@@ -107,10 +108,10 @@ async def anchor_timeline(db: PostgresDatabase, runtime: Runtime) -> None:
     runtime.timeline.anchor(offset)
 
 
-async def compare(db: PostgresDatabase, cluster: Cluster) -> str | None:
+async def compare(db: PostgresDatabase, cluster: Cluster) -> Row:
     """Compare the server with the one that is known; freeze the database where it is another one.
 
-    Return why it is frozen. May be called at any time.
+    Return the store's state. May be called at any time.
     """
     known, here = await db.read(cluster.look)
     if known != here:
@@ -122,7 +123,7 @@ async def compare(db: PostgresDatabase, cluster: Cluster) -> str | None:
     if not row["witnessed"]:
         await db.run(note_witnessed)
     cluster.seen.note(row["marks"])
-    return None if row["frozen"] is None else str(row["frozen"])
+    return row
 
 
 @contextmanager
