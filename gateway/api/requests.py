@@ -92,15 +92,16 @@ async def read_body(request: Request, limit: int = MAX_BODY) -> bytes:
         detail = f"The body may have {limit} bytes."
         raise Refused("payload_too_large", detail, headers={"Connection": "close"})
     try:
+        arrived = request.scope["state"].get(ARRIVED, False)
+        seconds = None if arrived else context_of(request).settings.listen.body_s
         with admission_of(request).receiving(request):
-            arrived = request.scope["state"].get(ARRIVED, False)
-        async with asyncio.timeout(None if arrived else context_of(request).settings.listen.body_s):
-            async for chunk in request.stream():
-                size += len(chunk)
-                if size <= limit:
-                    chunks.append(chunk)
-                elif size > _DRAIN_BYTES:
-                    break
+            async with asyncio.timeout(seconds):
+                async for chunk in request.stream():
+                    size += len(chunk)
+                    if size <= limit:
+                        chunks.append(chunk)
+                    elif size > _DRAIN_BYTES:
+                        break
     except (ClientDisconnect, TimeoutError):
         raise Refused("request_timeout", "The body did not arrive in time.") from None
     if size > limit:
