@@ -321,7 +321,7 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
                 state_file=state_file,
                 metrics=metrics,
                 gone=deliveries.free_leases,
-                wake_all=lambda: wake(_EVERYBODY),
+                wake_all=lambda: wake_own(_EVERYBODY),
                 rules=own,
             ),
             clock=runtime.clock,

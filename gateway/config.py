@@ -295,7 +295,7 @@ class EngineSettings(_Section):
         default=60, gt=0, description="Seconds between two looks for payouts that nobody owns."
     )
     idle_s: float = Field(
-        default=30,
+        default=60,
         gt=0,
         description="Longest sleep of a worker that nobody wakes; what other processes add wakes it within 5 s.",
     )

@@ -107,10 +107,11 @@ class Heartbeat:
         self._foreign_commits = 0
         #: whether the last look showed another gateway that is not known to be gone
         self._others = False
+        #: whether there was a pause at the last look
+        self._paused = False
         self._counter = 0
         self._beats = 0
         self._refused: str | None = None
-        self._paused = False
         self._stale: set[str] = set()
         self.watch = Watch()
 

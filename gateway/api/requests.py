@@ -92,10 +92,10 @@ async def read_body(request: Request, limit: int = MAX_BODY) -> bytes:
         detail = f"The body may have {limit} bytes."
         raise Refused("payload_too_large", detail, headers={"Connection": "close"})
     try:
+        arrived = request.scope["state"].get(ARRIVED, False)
+        seconds = None if arrived else context_of(request).settings.listen.body_s
         with admission_of(request).receiving(request):
-            arrived = request.scope["state"].get(ARRIVED, False)
-            body_s = None if arrived else context_of(request).settings.listen.body_s
-            async with asyncio.timeout(body_s):
+            async with asyncio.timeout(seconds):
                 async for chunk in request.stream():
                     size += len(chunk)
                     if size <= limit:

@@ -277,7 +277,7 @@ async def test_a_database_that_is_exchanged_under_a_gateway(server: Server) -> N
         await db.run(look_and_add)
         assert seen[0] is None
         assert "another database of the cluster" in str(seen[-1])
-        assert "another database" in str(await compare(db, runtime, cluster))
+        assert "another database" in str((await compare(db, runtime, cluster))["frozen"])
     postgres.drop(server.url.replace(name, f"{name}_old"))
 
 
