@@ -89,7 +89,6 @@ class PostgresDatabase(Database):
         self._long = _Pool(lambda: Connection(patient, fault), scanners)
         #: reads that were seen to need more than one statement, and so a snapshot
         self._several: set[str] = set()
-        self._looks = 0
         self._open = False
 
     @property
