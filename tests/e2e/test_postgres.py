@@ -10,7 +10,7 @@ import pytest_asyncio
 
 from gateway import config
 from gateway.runtime import Failpoint
-from tests import chaos, postgres
+from tests import postgres
 from tests.e2e import test_batches, test_crashes, test_main_job
 from tests.e2e.stack import FIREBLOCKS, SharedStacks, Stack, subscribe
 from tests.postgres import place_of
@@ -93,14 +93,3 @@ async def test_a_promoted_standby_is_frozen_until_it_is_adopted(made: Stack) -> 
     await made.ended(await made.pay())
     (row,) = made.rows("SELECT frozen, accepting FROM store_state")
     assert (row["frozen"], row["accepting"]) == (None, 1)
-
-
-async def test_a_little_chaos() -> None:
-    """Processes of every role killed, the database restarted: all paid once, every event received.
-
-    `make chaos` runs a longer one. It compares rows, ledger and what was received, and raises.
-    """
-    counts = await chaos.main(["--kills", "5", "--restarts", "1", "--seed", "11"])
-    assert counts["kills"] >= 5
-    assert counts["database restarts"] == 1
-    assert counts["payouts"] == counts["transfers"]
