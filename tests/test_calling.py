@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gateway.calling import RECENT_S, Calling
 from gateway.testing.clock import SetClock
-from gateway.webhooks.share import BURST, PACE_S, Share
+from gateway.webhooks.share import BURST, PACE_S, RECEIPTS_PAUSE_S, Share
 
 
 async def test_a_request_counts_for_others_while_it_is_in_progress() -> None:
@@ -69,13 +69,13 @@ async def test_what_begins_before_a_request_of_another_holds_an_org_back_for_a_b
         assert share.held_s("a") <= PACE_S * 1.001
 
 
-async def test_fewer_tries_begin_in_one_turn_while_several_orgs_call() -> None:
-    """One org alone has the whole burst in a turn of the loop."""
+async def test_deliveries_take_smaller_steps_while_several_orgs_call() -> None:
+    """One org alone has the whole burst in a turn of the loop, and commits receipts without a pause."""
     clock = SetClock()
     calling = Calling(clock)
     share = Share(clock, calling)
-    assert share.at_once() == BURST
+    assert (share.at_once(), share.receipts_pause_s()) == (BURST, 0)
     with calling.request("a"):
         assert share.at_once() == BURST
         with calling.request("b"):
-            assert share.at_once() == 1
+            assert (share.at_once(), share.receipts_pause_s()) == (1, RECEIPTS_PAUSE_S)

@@ -10,6 +10,7 @@ from gateway.runtime import Clock
 #: the process, and continues at full speed when the request has ended.
 PACE_S = 0.004
 BURST = 4
+RECEIPTS_PAUSE_S = 0.02
 _MOST_ORGS = 1000
 #: What floating-point times may be off.
 _ROUNDING_S = 1e-6
@@ -30,6 +31,13 @@ class Share:
         Each of them signs, connects and writes at once, and a request waits for a turn at each of its steps.
         """
         return 1 if self._calling.several_lately() else BURST
+
+    def receipts_pause_s(self) -> float:
+        """Return the seconds between two commits of receipts; 0 while a single org calls.
+
+        A request waits for the commit that is in progress when it comes, and then for its own.
+        """
+        return RECEIPTS_PAUSE_S if self._calling.several_lately() else 0.0
 
     def held_s(self, org: str) -> float:
         """Return the seconds until a try of an org may begin; 0 while no other org calls."""

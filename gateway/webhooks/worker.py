@@ -126,7 +126,7 @@ class Deliveries:
         self._aside: dict[str, float] = {}
         #: The one test of each endpoint.
         self._tests: dict[str, _Test] = {}
-        self._receipts = Receipts(db, self._settle)
+        self._receipts = Receipts(db, self._settle, share.receipts_pause_s)
         self._tokens = LeaseTokens(gateway_id)
         self._begun = False
         self.wakeup = Wakeup(runtime.clock, runtime.timeline)
