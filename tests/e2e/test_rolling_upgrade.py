@@ -7,6 +7,7 @@ for marks (`--next-release`).
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import pytest
@@ -77,7 +78,7 @@ async def test_an_older_release_goes_on_without_marks(
             await made.ended(each)
         assert len(await made.ledger()) == 7
         for each in waiting:
-            await eventually(lambda each=each: _told(made, each))
+            await eventually(partial(_told, made, each))
 
 
 async def _has_call(made: Stack, payout_id: str) -> bool:
