@@ -3,7 +3,8 @@
     .venv/bin/python bench/stores.py [payouts] [engines]
 
 Prints payouts a second and the gateway's CPU time for each payout, for SQLite and for PostgreSQL in one
-run: compare the two, not the numbers of different days. It needs the packages of the tests.
+run: compare the two, not the numbers of different days. For PostgreSQL also what a payout costs the server
+(CPU time, commits, log, rows), and what an idle process costs. It needs the packages of the tests.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ import os
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
+from gateway import config
 from gateway.testing.processes import Process
 from tests.e2e.stack import DUMMY, Stack, eventually, stack, subscribe
-from tests.postgres import place_of
+from tests.postgres import execute, place_of
 
 _CALLERS = 16
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -26,6 +29,55 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 def _cpu_s(process: Process) -> float:
     fields = Path(f"/proc/{process.pid}/stat").read_text().rsplit(") ", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+#: How long idle processes are watched.
+_IDLE_S = 20
+
+
+def _server_cpu_s() -> float:
+    """Return the CPU time of every process of the PostgreSQL server that still runs."""
+    total = 0
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with suppress(OSError):
+                if (folder / "comm").read_text().startswith("postgres"):
+                    fields = (folder / "stat").read_text().rsplit(") ", 1)[1].split()
+                    total += int(fields[11]) + int(fields[12])
+    return total / _TICKS
+
+
+def _server(url: str) -> dict[str, float]:
+    """Return what the server has done so far, and how large the tables are."""
+    texts = {
+        "commits": "SELECT xact_commit AS n FROM pg_stat_database WHERE datname = current_database()",
+        "KB of log": "SELECT (pg_current_wal_lsn() - '0/0'::pg_lsn) / 1024 AS n",
+        "KB of tables": """SELECT sum(pg_table_size(oid)) / 1024 AS n FROM pg_class
+            WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace""",
+        "KB of indexes": """SELECT sum(pg_indexes_size(oid)) / 1024 AS n FROM pg_class
+            WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace""",
+        "rows": "SELECT sum(n_tup_ins - n_tup_del) AS n FROM pg_stat_user_tables",
+    }
+    found = {name: float(execute(url, text)[0]["n"] or 0) for name, text in texts.items()}
+    return {**found, "ms CPU of the server": 1000 * _server_cpu_s()}
+
+
+async def _told_cost(made: Stack, url: str, count: int) -> None:
+    """Print what so many payouts cost the server, and what idle processes cost."""
+    execute(url, "VACUUM", "CHECKPOINT")
+    # Its processes write their numbers down with some delay.
+    await asyncio.sleep(2)
+    before = _server(url)
+    await _pay(made, count)
+    await asyncio.sleep(2)
+    after = _server(url)
+    for name, n in before.items():
+        sys.stdout.write(f"{'':>12}{(after[name] - n) / count:8.2f} {name} for each payout\n")
+    processes = [each for each in made.gateways if each.exit_code is None]
+    begin, cpu = time.perf_counter(), sum(map(_cpu_s, processes))
+    await asyncio.sleep(_IDLE_S)
+    used = (sum(map(_cpu_s, processes)) - cpu) / len(processes) / (time.perf_counter() - begin)
+    sys.stdout.write(f"{'':>12}{100 * used:8.2f} % of a core for each idle process\n")
 
 
 async def _pay(made: Stack, count: int) -> None:
@@ -63,6 +115,10 @@ async def _measure(store: str, count: int, engines: int) -> float:
                 f"{store:>10}: {count / took:6.1f} payouts/s, {1000 * cpu / count:5.1f} ms CPU each, "
                 f"{engines} process{'es' if engines > 1 else ''}\n"
             )
+            url = config.load(made.config, {}).postgres
+            if url is not None:
+                made.receiver.received.clear()
+                await _told_cost(made, url.url, count)
             return count / took
 
 

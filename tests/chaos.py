@@ -216,6 +216,10 @@ class Chaos:
                 due.pop(0)
                 await asyncio.to_thread(postgres.crash_and_restart)
                 self.counts["database restarts"] += 1
+            while not paying.done():
+                # Whoever was to answer may have come to its failpoint.
+                await self.replace_the_dead()
+                await asyncio.wait([paying], timeout=0.1)
             await paying
 
     async def compare(self) -> None:
@@ -226,12 +230,14 @@ class Chaos:
         await self.replace_the_dead()
 
         async def all_ended() -> bool:
+            await self.replace_the_dead()
             (row,) = made.rows(
                 "SELECT count(*) AS n FROM payouts WHERE status NOT IN ('delivered', 'failed')"
             )
             return bool(row["n"] == 0)
 
         async def all_told() -> bool:
+            await self.replace_the_dead()
             told: dict[str, set[str]] = {}
             for each in list(made.receiver.received):
                 told.setdefault(each["data"]["id"], set()).add(each["type"])

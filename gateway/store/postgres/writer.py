@@ -61,7 +61,8 @@ _ENTER = "INSERT INTO store_writers (id, token) VALUES ($1, '') ON CONFLICT DO N
 _TOKEN = (
     "UPDATE store_writers SET token = $2, at = now() WHERE id = $1 RETURNING "  # noqa: S105 - it names a group
     "(SELECT version_num FROM alembic_version) AS revision, "
-    "(SELECT works_from FROM store_schema WHERE id = 1) AS works_from, {identity} AS here"
+    "(SELECT works_from FROM store_schema WHERE id = 1) AS works_from, {identity} AS here, "
+    "current_setting('synchronous_standby_names') AS standbys"
 )
 _ASK = "SELECT token FROM store_writers WHERE id = $1 FOR UPDATE"
 #: Rows of processes that were killed. One that still runs and wrote nothing for so long makes its own again.
@@ -122,8 +123,8 @@ class Hooks:
     #: an SQL expression that names this very database and server
     identity: str
     #: called right before each commit with the schema's revision, from which one on it can be worked with,
-    #: and the identity; what it raises undoes the group
-    before_commit: Callable[[str | None, str | None, str], None]
+    #: the identity, and the standbys that are waited for; what it raises undoes the group
+    before_commit: Callable[[str | None, str | None, str, str], None]
     #: called with the highest moving mark of a group that is committed
     marked: Callable[[int], None]
     #: whether this process has the database alone: the others are shut out, and it is not
@@ -410,7 +411,9 @@ class _Lane:
                 connection.drop()
                 raise ConnectionLost
             (row,) = rows
-            writers.hooks.before_commit(row["revision"], row["works_from"], row["here"])
+            writers.hooks.before_commit(
+                row["revision"], row["works_from"], row["here"], row["standbys"]
+            )
         await self._commit(wrote=wrote)
         if wrote:
             writers.commits += 1
