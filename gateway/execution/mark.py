@@ -12,6 +12,7 @@ from gateway.model import Status
 from gateway.store import evidence as stored
 from gateway.store import executions as rows
 from gateway.store.database import Tx
+from gateway.store.marks import take_turn
 from gateway.store.pauses import pause_of_execution
 
 
@@ -86,6 +87,8 @@ async def set_mark(
         # One signed request is one call, however often it is sent: its life ends with its credential.
         # From now on an answer is about the second time it was sent; see `decide.sent_once`.
         sent = next(each for each in history.rows if each.number == terms.same_call)
+        # It gets no number, and yet must not be committed after a pause that it has not read.
+        await take_turn(tx)
         await stored.set_answer(tx, execution_id, sent.number, Answer.UNKNOWN)
         return replace(sent, answer=Answer.UNKNOWN)
     number, mark = row["rows"] + 1, await rows.next_mark(tx)
