@@ -58,10 +58,15 @@ async def set_mark(
         closed(history, each) for each in statuses
     )
     pause = await pause_of_execution(tx, row) if row["pauses"] else None
+    behind = terms.behind(row["store_marks"])
+    if behind is not None:
+        # Where this transaction is older than what this process has committed meanwhile, on another
+        # connection, it cannot write this row, and runs again: then nothing is missing.
+        await take_turn(tx)
     refusal = gate(
         Request(
             token_current=is_current(token, row["lease_token"], ended=row["ended_at"] is not None),
-            frozen=row["store_frozen"] is not None or terms.behind(row["store_marks"]) is not None,
+            frozen=row["store_frozen"] is not None or behind is not None,
             state_file=terms.state_file,
             gate_version=row["store_gate_version"],
             # Nothing that was sent can pay it: the batch is about to take it back, and no call is begun.

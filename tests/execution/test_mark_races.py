@@ -18,6 +18,7 @@ from gateway.errors import NotSent, OutcomeUnknown
 from gateway.execution.gate import Refusal
 from gateway.execution.order import LiveOrder
 from gateway.execution.proof import Kind
+from gateway.execution.state import Verb
 from gateway.pause import PauseScope
 from gateway.pausing import Wanted, pause
 from gateway.rules import OwnRules
@@ -25,10 +26,11 @@ from gateway.runtime import Ids, real_runtime
 from gateway.store import executions
 from gateway.store.audit import Act
 from gateway.store.database import Database, Query
+from gateway.store.postgres.cluster import Cluster
 from gateway.store.postgres.connection import Connection
 from gateway.store.postgres.database import PostgresDatabase
 from gateway.store.rules import activate
-from gateway.store.state import freeze
+from gateway.store.state import advance, freeze
 from tests import postgres
 from tests.clock import SetClock
 from tests.execution.conftest import CAN, Bench
@@ -79,6 +81,35 @@ def after_the_reads(monkeypatch: pytest.MonkeyPatch, work: Callable[[], Awaitabl
         patch.setattr(Connection, "query", then)
         yield
     assert not left
+
+
+async def test_a_mark_of_the_other_connection_freezes_nothing(
+    races: tuple[Bench, Database], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process commits on two connections: what one has just committed the other one's snapshot lacks.
+
+    That is no older copy of the database: the gate looks again.
+    """
+    bench, other = races
+    order = await order_of(bench)
+    cluster = Cluster("pg", bench.runtime)
+    order._witness = cluster
+
+    async def ended() -> None:
+        # As a payout that ends without money: its mark is told once it is committed.
+        cluster.record(await other.run(advance))
+
+    with after_the_reads(monkeypatch, ended):
+        await order.moving()
+    (call,) = await bench.evidence(order.items[0].payout_id)
+    assert call.mark == 2
+    cluster.record(3)
+    await bench.record(order._job, Verb.SUBMIT, NotSent("busy"), order=order)
+    await bench.clock.advance(60)
+    again = bench.order(await bench.begin())
+    again._witness = cluster
+    with pytest.raises(NotSent, match=str(Refusal.FROZEN)):
+        await again.moving()
 
 
 async def order_of(bench: Bench) -> LiveOrder:
