@@ -235,7 +235,7 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
                 await db.run(carry_over, runtime, each, accounts_of(settings, name))
         spending = Spending(Rules(settings.spending, PriceTable(assets, settings.prices).usd))
         action_life = timedelta(seconds=settings.engine.action_life_s)
-        payouts = Payouts(runtime, vault, action_life, spending)
+        payouts = Payouts(runtime, vault, action_life, spending, own.digest)
         owner = f"{socket.gethostname()}-{os.getpid()}"
         bells: list[Workers] = []
 
@@ -275,7 +275,9 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
             for name, custodian in custodians.items()
         }
         recorders = {name: engine.recorder for name, engine in engines.items()}
-        steps = BatchSteps(runtime, payouts, quotes, batches, handovers, recorders)
+        steps = BatchSteps(
+            runtime, payouts, quotes, batches, handovers, recorders, rules=own.digest
+        )
         replays = Replays(runtime, endpoints)
         calling = Calling(runtime.clock)
         deliveries = Deliveries(
