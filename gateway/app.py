@@ -63,8 +63,8 @@ from gateway.webhooks.sender import Sender, client_for
 from gateway.webhooks.share import Share
 from gateway.webhooks.worker import Deliveries
 
-#: How long work under way may go on after the signal to stop.
-GRACE_S = 10
+#: How long work under way may go on at the end, where nobody says it.
+GRACE_S = 10.0
 #: How long a loop waits before it asks a store again that could not be written.
 STORE_AGAIN_S = 2.0
 #: Whose bells are all of them.
@@ -118,8 +118,13 @@ class Workers:
                 self.after_delivery[name].wakeup.ring()
 
     @asynccontextmanager
-    async def running(self, failed: Callable[[BaseException], None]) -> AsyncIterator[None]:
-        """Run every loop; at the end let work under way finish. A loop that dies calls `failed`."""
+    async def running(
+        self, failed: Callable[[BaseException], None], left_s: Callable[[], float] = lambda: GRACE_S
+    ) -> AsyncIterator[None]:
+        """Run every loop; at the end let work under way finish. A loop that dies calls `failed`.
+
+        `left_s`: asked at the end, how long that may take.
+        """
         loops = {"heartbeat": self.heartbeat.run}
         if Role.SENDER in self.roles:
             loops |= {"deliveries": self.deliveries.run, "replays": self.replays.run}
@@ -149,9 +154,10 @@ class Workers:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            grace_s = left_s()
             await asyncio.gather(
-                self.deliveries.finish(GRACE_S),
-                *(engine.finish(GRACE_S) for engine in self.engines.values()),
+                self.deliveries.finish(grace_s),
+                *(engine.finish(grace_s) for engine in self.engines.values()),
             )
             await self.heartbeat.stop()
 

@@ -122,6 +122,18 @@ class MetricsSettings(Section):
     )
 
 
+class ProcessSettings(Section):
+    """A process of the gateway."""
+
+    stop_within_s: float = Field(
+        default=20,
+        ge=2,
+        le=600,
+        description="How long a process that is told to stop may take. Requests have half of it, work under "
+        "way the rest; what has not ended by then is cut off, and another process goes on with it.",
+    )
+
+
 class PageSettings(Section):
     """The pages for people."""
 
@@ -405,6 +417,7 @@ class Settings(Section):
     )
     listen: ListenSettings = ListenSettings()
     metrics: MetricsSettings = MetricsSettings()
+    process: ProcessSettings = ProcessSettings()
     limits: LimitSettings = LimitSettings()
     log: LogSettings = LogSettings()
     pages: PageSettings = PageSettings()

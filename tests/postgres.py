@@ -169,7 +169,8 @@ DO $$ DECLARE name text; BEGIN
     WHERE datname = current_database() AND pid <> pg_backend_pid();
   SET LOCAL session_replication_role = replica;
   FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = 'public'
-    AND tablename NOT IN ('alembic_version', 'store_state', 'store_turn', 'store_event_order')
+    AND tablename NOT IN ('alembic_version', 'store_state', 'store_schema', 'store_turn',
+    'store_event_order')
   LOOP EXECUTE format('DELETE FROM %I', name); END LOOP;
   UPDATE store_state SET marks = 0, gate_version = {gate}, frozen = NULL, accepting = 1, witnessed = 0;
   PERFORM setval('events_position_seq', 1, false);

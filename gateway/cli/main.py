@@ -64,7 +64,7 @@ class ServeRole(StrEnum):
 
 
 @app.command()
-def serve(
+def serve(  # noqa: PLR0913 - the options of the command
     *,
     config: ConfigOption = Path(DEFAULT_CONFIG),
     port: Annotated[
@@ -85,15 +85,31 @@ def serve(
             "they are parked.",
         ),
     ] = False,
+    workers: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=64,
+            help="So many processes on a PostgreSQL database, all with this role and on one port. One that "
+            "dies is started again.",
+        ),
+    ] = 1,
+    part: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Run the gateway: API and workers, until SIGTERM."""
     from gateway import logs
     from gateway.app import ALL_ROLES, Role
     from gateway.errors import ConfigError, StoreUnusable
-    from gateway.server import run
+    from gateway.server import Part, run
     from gateway.store import in_use, migrate
 
     settings = settings_of(config)
+    if workers > 1 and settings.postgres is None:
+        fail(
+            "--workers: several processes need a PostgreSQL database (docs: Run on PostgreSQL); on one file "
+            "they would only wait for each other",
+            2,
+        )
     logs.configure(settings.log.format, settings.log.level)
     # Only opening the store is a fault of the set-up; whatever breaks later keeps its traceback.
     with store_faults_told(settings.database):
@@ -106,7 +122,21 @@ def serve(
                 migrate.prepare(settings.database)
     try:
         roles = ALL_ROLES if role is ServeRole.ALL else frozenset({Role(role)})
-        code = run(settings, port=port, roles=roles, allow_removed=allow_removed)
+        if workers > 1:
+            from gateway import supervisor
+
+            code = supervisor.run(
+                settings,
+                config,
+                workers=workers,
+                role=role,
+                listens=Role.API in roles,
+                port=port,
+                allow_removed=allow_removed,
+            )
+        else:
+            own = None if part is None else Part.of(part)
+            code = run(settings, port=port, roles=roles, allow_removed=allow_removed, part=own)
     except ConfigError as error:
         fail((f"config: {each}" for each in error.faults), 2)
     except StoreUnusable as error:

@@ -380,17 +380,25 @@ async def test_what_loses_commits_is_refused(server: Server) -> None:
 
 
 async def test_a_schema_that_changes_meanwhile_stops_writing(server: Server) -> None:
-    """Another program version upgrades the database: nothing more is written."""
-    async with PostgresDatabase(server, revision=migrate.head_revision()) as db:
+    """Another program version takes something away from the schema: nothing more is written.
+
+    One that only adds to it does not.
+    """
+    head = migrate.head_revision()
+    async with PostgresDatabase(server, revision=head) as db:
         await db.run(add, "a")
         postgres.execute(server.url, "UPDATE alembic_version SET version_num = '9999'")
         try:
+            await db.run(add, "b")
+            postgres.execute(server.url, "UPDATE store_schema SET works_from = '9999'")
             with pytest.raises(SchemaMismatch, match="9999"):
-                await db.run(add, "b")
-            assert await db.read(names) == ["a"]
+                await db.run(add, "c")
+            assert await db.read(names) == ["a", "b"]
         finally:
             postgres.execute(
-                server.url, f"UPDATE alembic_version SET version_num = '{migrate.head_revision()}'"
+                server.url,
+                f"UPDATE alembic_version SET version_num = '{head}'",
+                f"UPDATE store_schema SET works_from = '{migrate.WORKS_FROM}'",
             )
 
 

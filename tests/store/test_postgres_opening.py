@@ -85,7 +85,7 @@ async def test_both_stores_have_the_same_tables(server: Server, tmp_path: Any) -
             server.url,
             "SELECT table_name, column_name FROM information_schema.columns "
             "WHERE table_schema = 'public' AND table_name NOT LIKE 'store\\_%' "
-            "OR table_name = 'store_state'",
+            "OR table_name IN ('store_state', 'store_schema')",
         )
     }
     connection = sqlite3.connect(path)
@@ -116,11 +116,18 @@ async def test_tables_of_something_else_are_left_alone(empty: Server) -> None:
     assert row["n"] == 1
 
 
-@pytest.mark.parametrize(("revision", "words"), [("0009", "db upgrade"), ("9999", "newer")])
+@pytest.mark.parametrize(
+    ("revision", "words"),
+    [("0009", "does not know it"), ("0013", "db upgrade"), ("9999", "newer")],
+)
 async def test_another_schema_is_refused(empty: Server, revision: str, words: str) -> None:
     """An older one and a newer one, with what to do."""
     await schema.prepare(empty)
-    postgres.execute(empty.url, f"UPDATE alembic_version SET version_num = '{revision}'")
+    postgres.execute(
+        empty.url,
+        f"UPDATE alembic_version SET version_num = '{revision}'",
+        f"UPDATE store_schema SET works_from = '{revision}'",
+    )
     for way in (opened(empty), open_to_read(settings_of(empty))):
         with pytest.raises(SchemaMismatch, match=words):
             async with way:
