@@ -24,6 +24,7 @@ from gateway.cli import (
     rules,
     webhooks,
 )
+from gateway.cli import doctor as doctors
 from gateway.cli.common import (
     DEFAULT_CONFIG,
     ConfigOption,
@@ -53,6 +54,9 @@ app.add_typer(limits.app, name="limits")
 app.add_typer(rules.app, name="rules")
 app.add_typer(pause.pause_app, name="pause")
 app.add_typer(pause.resume_app, name="resume")
+
+
+app.command()(doctors.doctor)
 
 
 class ServeRole(StrEnum):

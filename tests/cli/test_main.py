@@ -27,7 +27,14 @@ from tests.cli.test_commands import config, run
 
 __all__ = ["config"]
 #: Those that run until they are stopped, or start a stack of their own; they have tests of their own.
-_SERVERS = {("serve",), ("sandbox",), ("demo",), ("webhooks", "listen"), ("adapters", "check")}
+_SERVERS = {
+    ("serve",),
+    ("doctor",),
+    ("sandbox",),
+    ("demo",),
+    ("webhooks", "listen"),
+    ("adapters", "check"),
+}
 #: What each argument and required option gets: nothing of it exists.
 _VALUES = {
     "account_id": "A",
@@ -277,3 +284,21 @@ def test_ids_are_whole_in_a_narrow_terminal(config: Path) -> None:
         os.close(terminal)
         _, err = running.communicate(timeout=30)
         assert whole in out, (columns, out, err)
+
+
+@pytest.mark.parametrize("what", _TEXTS)
+def test_the_doctor_of_a_configuration_that_cannot_be_used(
+    told: Any, tmp_path: Path, what: str
+) -> None:
+    """Each fault is a finding with its fix; nothing else can be checked."""
+    config, text = tmp_path / "g.toml", _TEXTS[what]
+    if text is not None:
+        config.write_bytes(text)
+    elif "links" in what:
+        config.symlink_to(config)
+    code, said = told("doctor", "--json", "--config", str(config))
+    *faults, rest = json.loads(said)["findings"]
+    assert code == 1
+    assert {each["check"] for each in faults} == {"configuration"}
+    assert all(each["level"] == "failed" and each["fix"] for each in faults)
+    assert rest["level"] == "skipped"
