@@ -41,7 +41,9 @@ from gateway.model import Account, Amount, DestinationType, Network, Text
 
 ENV_PREFIX = "PAYOUT_GATEWAY_"
 #: What the command line reads from the environment; no settings, though they are called alike.
-CLIENT_ENV = frozenset(ENV_PREFIX + name for name in ("CONFIG", "URL", "API_KEY", "WEBHOOK_SECRET"))
+CLIENT_ENV = frozenset(
+    ENV_PREFIX + name for name in ("CONFIG", "URL", "API_KEY", "WEBHOOK_SECRET", "OPERATOR")
+)
 #: Settings that are called so, and are not read from the file that they name.
 _NAMED_FILE = frozenset({("state_file",)})
 #: What is added to the database's name by SQLite, and for the locks of migrations and of its users.
@@ -485,9 +487,9 @@ def load(path: Path | None, environ: Mapping[str, str] | None = None) -> Setting
     raw: dict[str, Any] = {}
     base = Path()
     if path is not None:
-        base = path.resolve().parent
         try:
             raw = tomllib.loads(path.read_text(encoding="utf-8"))
+            base = path.resolve().parent
         except FileNotFoundError:
             raise ConfigError(
                 [f"there is no configuration file {path}; `payout-gateway init` writes one"]
