@@ -12,8 +12,10 @@ from gateway.cli import copies
 from gateway.cli.common import (
     DEFAULT_CONFIG,
     ConfigOption,
+    JsonOption,
     fail,
     operator_name,
+    print_json,
     say,
     settings_of,
     store_faults_told,
@@ -53,6 +55,7 @@ def upgrade(
         ),
     ] = False,
     config: ConfigOption = Path(DEFAULT_CONFIG),
+    as_json: JsonOption = False,
 ) -> None:
     """Bring the database to this program's schema. Stop every gateway on it first, and back it up.
 
@@ -88,6 +91,9 @@ def upgrade(
             fail(f"{refusal}: {error}", 2)
     # Opening it writes the first state file.
     colliding = with_store(config, _some_collide if before != after else _nothing, creates=True)
+    if as_json:
+        print_json({"before": before, "after": after, "collisions": colliding})
+        return
     if before == after:
         say(f"{path} is up to date ({after})")
     else:
@@ -112,7 +118,7 @@ async def _some_collide(db: Database) -> bool:
 
 
 @app.command()
-def reseal(config: ConfigOption = Path(DEFAULT_CONFIG)) -> None:
+def reseal(*, config: ConfigOption = Path(DEFAULT_CONFIG), as_json: JsonOption = False) -> None:
     """Seal every stored secret under the present server key. The gateway may run meanwhile.
 
     Every running gateway must know the new key already, and the one before as previous_server_key.
@@ -159,6 +165,10 @@ def reseal(config: ConfigOption = Path(DEFAULT_CONFIG)) -> None:
         done = with_store(config, work)
     except ConfigError as error:
         fail((*error.faults, "set previous_server_key to the key that they were sealed with"), 2)
+    if as_json:
+        counts = {name: {"sealed": seen, "anew": anew} for name, (seen, anew) in done.items()}
+        print_json({"resealed": counts})
+        return
     for name, (seen, changed) in done.items():
         say(f"{name}: {seen} sealed, {changed} of them anew")
     say("previous_server_key is needed for nothing stored any more")

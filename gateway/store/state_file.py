@@ -38,6 +38,9 @@ PROMOTED = (
 )
 #: How the reason begins where one was promoted that may lack marks.
 OTHER_TIMELINE = "this is timeline "
+#: How the reason begins of a file whose rows were moved to another database.
+MOVED_TO = "the database was moved to"
+
 
 #: What an operator runs next where nothing can be concluded from a state file, or a mark is missing.
 ADOPT = "payout-gateway db adopt"
@@ -66,6 +69,8 @@ def next_step(frozen: str) -> str:
             f"stop every gateway and the old primary for good, and then: {ADOPT}; or, only if nothing can be "
             "missing: payout-gateway db promoted"
         )
+    if frozen.startswith(MOVED_TO):
+        return "name the database that it was moved to in the configuration; this file knows nothing newer"
     return f"stop every gateway, and then: {ADOPT}"
 
 

@@ -349,6 +349,7 @@ class _Lane:
             except _CommitLost as lost:
                 self.connection.drop()
                 if await self._is_committed(token, lost):
+                    self._committed(part)
                     self._settle(part)
                     return
             except BaseException:
@@ -401,7 +402,6 @@ class _Lane:
                 self._queue.extendleft(reversed(part[number:]))
                 del part[number:]
                 break
-        mark = max((each.mark for each in part if each.mark is not None), default=None)
         if wrote:
             rows = await connection.rows(
                 _TOKEN.format(identity=writers.hooks.identity), self._name, token
@@ -416,8 +416,14 @@ class _Lane:
             )
         await self._commit(wrote=wrote)
         if wrote:
-            writers.commits += 1
-            writers.fault = None
+            self._committed(part)
+
+    def _committed(self, part: list[_Change]) -> None:
+        """Note that changes are durable, before their callers go on."""
+        writers = self._writers
+        writers.commits += 1
+        writers.fault = None
+        mark = max((each.mark for each in part if each.mark is not None), default=None)
         if mark is not None:
             writers.hooks.marked(mark)
 
