@@ -1,6 +1,6 @@
 """The same payouts on both stores: from quote to told, by whole processes over real sockets.
 
-    .venv/bin/python bench/stores.py [payouts] [engines]
+    .venv/bin/python -m bench.stores [payouts] [engines]
 
 Prints payouts a second and the gateway's CPU time for each payout, for SQLite and for PostgreSQL in one
 run: compare the two, not the numbers of different days. For PostgreSQL also what a payout costs the server

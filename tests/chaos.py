@@ -243,8 +243,14 @@ class Chaos:
                 told.setdefault(each["data"]["id"], set()).add(each["type"])
             return all(told.get(each, set()) >= _EVENTS for each in self.payouts)
 
+        async def all_settled() -> bool:
+            # A sender that was killed after the receiver's answer: it is sent once more.
+            await self.replace_the_dead()
+            return not made.rows("SELECT 1 FROM deliveries WHERE state <> 'delivered' LIMIT 1")
+
         await eventually(all_ended, 120)
         await eventually(all_told, 120)
+        await eventually(all_settled, 120)
         ledger = await made.ledger()
         paid = Counter(each["reference"] for each in ledger)
         doubles = {reference: n for reference, n in paid.items() if n > 1}
@@ -296,10 +302,12 @@ async def main(arguments: list[Any] | None = None) -> Counter[str]:
             chaos = Chaos(made, options.store, options.seed)
             await chaos.start_all()
             await chaos.insist(lambda: subscribe(made))
-            await chaos.run(options.kills, options.restarts)
-            await chaos.compare()
-    for name, count in sorted(chaos.counts.items()):
-        print(f"{count:6} {name}")
+            try:
+                await chaos.run(options.kills, options.restarts)
+                await chaos.compare()
+            finally:
+                for name, count in sorted(chaos.counts.items()):
+                    print(f"{count:6} {name}")
     print(
         f"0 doubles, 0 lost, every event received, on {options.store}, {time.monotonic() - begin:.0f} s"
     )

@@ -6,12 +6,14 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from gateway.testing.stack import free_port
 from tests import postgres
+from tests.e2e.processes import descendants, still_run
 
 _SECONDS = 60
 _SETTINGS = """
@@ -70,10 +72,15 @@ class Node:
         self.run("pg_ctl", "-D", str(self.data), "-l", log, "-w", "-t", str(_SECONDS), "start")
 
     def kill(self) -> None:
-        """Kill it as a power cut would: all of its processes."""
-        with suppress(FileNotFoundError, ProcessLookupError):
+        """Kill it as a power cut would: all of its processes at once."""
+        with suppress(FileNotFoundError):
             pid = int((self.data / "postmaster.pid").read_text().splitlines()[0])
-            os.killpg(pid, signal.SIGKILL)
+            for each in (pid, *descendants(pid)):
+                with suppress(ProcessLookupError):
+                    os.kill(each, signal.SIGKILL)
+            while still_run({pid}):
+                time.sleep(0.02)
+            (self.data / "postmaster.pid").unlink()
 
     def url(self, database: str = "postgres") -> str:
         """Return the URL of a database on it."""
@@ -145,15 +152,16 @@ class Pair:
 
 
 @contextmanager
-def pair(*, synchronous: bool = True) -> Iterator[Pair]:
-    """Have a primary and a standby."""
+def pair(*, standby: bool = True, synchronous: bool = True) -> Iterator[Pair]:
+    """Have a primary and a standby, or the primary alone."""
     programs, user = postgres.programs(), postgres.system_user()
     with postgres.short_folder(user) as folder:
         made = Pair(folder, programs, user)
         try:
             made.begin()
-            made.copy()
-            if synchronous:
+            if standby:
+                made.copy()
+            if standby and synchronous:
                 made.synchronous()
             yield made
         finally:
