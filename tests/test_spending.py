@@ -117,6 +117,20 @@ def test_what_a_limit_is_about(only: dict[str, Any], is_about: bool) -> None:
     assert (refused(made) == ("small", None)) is is_about
 
 
+def test_a_limit_of_an_address_holds_in_any_case_of_letters() -> None:
+    """Payouts have it with its checksum; an operator copies it from wherever it is shown."""
+    made = rules(
+        limits=[{"name": "small", "per": "payout", "amount": "50", "destination": ADDRESS.lower()}]
+    )
+    assert refused(made, destination=ADDRESS) == ("small", None)
+    assert refused(made, destination="0x" + "1" * 40) is None
+    solana = "9xQeWvG816bUx9EPjHmaT23yvVM2ZWbrrpZb9PusVFin"
+    other = rules(
+        limits=[{"name": "small", "per": "payout", "amount": "50", "destination": solana.lower()}]
+    )
+    assert refused(other, destination=solana) is None
+
+
 def test_windows_end_at_midnight_utc() -> None:
     """A day and a month, the last of a year included, by UTC and nothing else."""
     last = datetime(2026, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)
