@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.model import Status
 from gateway.store import (
     batches,
     deliveries,
@@ -63,6 +64,8 @@ def db(path: Path) -> sqlite3.Connection:
         pytest.param(returns._NEXT, ["ix_delivered_looks_due (custodian=?)"]),
         pytest.param(returns._WAKE, ["ix_execution_items_payout (payout_id=?)"]),
         pytest.param(inbox._NEW, ["ix_inbox_new"]),
+        pytest.param(payouts._counted(Status.PENDING), ["ix_payouts_status (status=?)"]),
+        pytest.param(payouts._counted(Status.BROADCAST), ["ix_payouts_status (status=?)"]),
         pytest.param(deliveries._WITH_PENDING, [_PENDING]),
         pytest.param(deliveries._CLAIM, [f"{_PENDING} AND due_at<?)", "PRIMARY KEY (position=?)"]),
         pytest.param(deliveries._SKIP, [_PENDING]),
@@ -95,5 +98,5 @@ def test_it_searches_by_a_key(db: sqlite3.Connection, query: Query, wanted: list
     assert not [
         step
         for step in scanned
-        if not re.search(r"VIRTUAL TABLE|SCAN endpoints|ix_inbox_new", step)
+        if not re.search(r"VIRTUAL TABLE|SCAN endpoints|ix_inbox_new|SCAN counted", step)
     ], plan
