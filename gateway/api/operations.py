@@ -37,6 +37,9 @@ class ProblemDocument(BaseModel):
     attempts_left: int | None = None
     limit: str | None = None
     frees_at: str | None = None
+    needed: str | None = None
+    asset: str | None = None
+    network_with_lowest_top_up_fee: str | None = None
 
 
 ALWAYS = (
