@@ -201,7 +201,7 @@ class Balances:
                 continue
             ended = Decimal(row["ended"])
             shown = EXACT.subtract(ended, Decimal(row["released"]))
-            reserved = reserved.plus(row["asset"], row["network"], -shown)
+            reserved = reserved.minus(row["asset"], row["network"], shown)
             if ended == total_of(row):
                 dropped.append(name_of(row))
             else:

@@ -341,7 +341,7 @@ class Funds:
         assert account is not None  # noqa: S101 - a foreign key
         name = "reserved" if row["state"] == rows.HELD else "waiting"
         sums = {each: Sums.of(account[each]) for each in ("reserved", "waiting")}
-        sums[name] = sums[name].plus(row["asset"], row["network"], -need.total)
+        sums[name] = sums[name].minus(row["asset"], row["network"], need.total)
         left = EXACT.subtract(total_of(row), need.total)
         if left == Decimal(row["released"]):
             await rows.drop_reservations(tx, [name_of(row)])
@@ -425,7 +425,7 @@ class Funds:
                 reserved = after
                 granted += owned
         for row in granted:
-            waiting = waiting.plus(row["asset"], row["network"], -total_of(row))
+            waiting = waiting.minus(row["asset"], row["network"], total_of(row))
         if granted:
             await rows.change_reservations(
                 tx, [changed(row, new_state=rows.HELD) for row in granted]

@@ -57,7 +57,7 @@ class Sums:
         return json.dumps(listed, separators=(",", ":"), ensure_ascii=False)
 
     def plus(self, asset: str, network: str, amount: Decimal) -> Sums:
-        """Return them with an amount added; it may be negative. ValueError where a sum would be."""
+        """Return them with an amount added."""
         after = EXACT.add(self.amounts.get((asset, network), ZERO), amount)
         if after < 0:
             msg = f"a sum of {asset} on {network or 'any network'} would be negative"
@@ -66,6 +66,10 @@ class Sums:
         if not after:
             del amounts[asset, network]
         return Sums(amounts)
+
+    def minus(self, asset: str, network: str, amount: Decimal) -> Sums:
+        """Return them with an amount taken away. ValueError where a sum would be negative."""
+        return self.plus(asset, network, EXACT.minus(amount))
 
     def of_asset(self, asset: str) -> dict[str, Decimal]:
         """Return the sums of one asset, by network."""
@@ -110,7 +114,9 @@ def room(held: ByNetwork, taken: Iterable[ByNetwork], network: str) -> Decimal:
             pool = pool_of(held, of)
             by_pool[pool] = EXACT.add(by_pool.get(pool, ZERO), amount)
             together = EXACT.add(together, amount)
-    whole = EXACT.subtract(sum(held.values(), ZERO), together)
+    whole = EXACT.minus(together)
+    for each in held.values():
+        whole = EXACT.add(whole, each)
     pool = pool_of(held, network)
     if pool is None:
         # It may be paid from any of them, or the network that it names is not held at all.
@@ -161,14 +167,6 @@ def may_release_at_once(funds_moved: str | None) -> bool:
     spent twice.
     """
     return funds_moved == "no"
-
-
-def has_moved(status: str, funds_moved: str | None) -> bool:
-    """Whether a payout has ended with money that moved, so that a later balance shows it.
-
-    One that failed with an unknown outcome keeps its reservation: until an operator releases it.
-    """
-    return status == "delivered" or (status == "failed" and funds_moved == "yes")
 
 
 @dataclass(frozen=True)
