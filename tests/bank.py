@@ -95,6 +95,8 @@ class Bank(Bench):
     """A bench whose payouts reserve."""
 
     process: Process
+    #: the same database as another process has it open
+    other: Any
 
     def configure(
         self,
@@ -155,9 +157,7 @@ class Bank(Bench):
         if moved is None:
             await self.db.run(self.payouts.apply, payout_id, Report(SubStatus.DELIVERED, "DONE"))
             return
-        failure = Failure(code=FailureCode.POLICY_REJECTED, message="no", funds_moved=moved)
-        news = Report(SubStatus.FAILED, "NO", failure=failure)
-        await self.db.run(self.payouts.apply, payout_id, news)
+        await self.db.run(self.payouts.apply, payout_id, failed_report(moved))
 
     async def account(self, account: Account = ACCOUNT) -> Row:
         """Return an account's row."""
@@ -179,6 +179,12 @@ class Bank(Bench):
             sum(held["held"].amounts.values(), Decimal(0)),
             sum(held["waiting"].amounts.values(), Decimal(0)),
         )
+
+
+def failed_report(moved: FundsMoved) -> Report:
+    """Return the news that a payout has failed."""
+    failure = Failure(code=FailureCode.POLICY_REJECTED, message="no", funds_moved=moved)
+    return Report(SubStatus.FAILED, "NO", failure=failure)
 
 
 def waiting_rule() -> AccountRule:

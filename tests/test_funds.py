@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,8 +29,20 @@ from gateway.store import executions
 from gateway.store.database import Database, Tx
 from gateway.store.funds import distrust_balances, is_waiting
 from gateway.store.payouts import find_payout, payout_row
+from gateway.store.postgres.database import PostgresDatabase
 from gateway.vault import Vault
-from tests.bank import ACCOUNT, MAX_AGE_S, OTHER, RULE, VISIBILITY_S, Bank, Process, waiting_rule
+from tests import postgres
+from tests.bank import (
+    ACCOUNT,
+    MAX_AGE_S,
+    OTHER,
+    RULE,
+    VISIBILITY_S,
+    Bank,
+    Process,
+    failed_report,
+    waiting_rule,
+)
 from tests.clock import SetClock
 from tests.databases import make_database
 from tests.execution.conftest import CAN
@@ -53,21 +67,34 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_database(tmp_path_factory.mktemp("empty") / "empty.db")
 
 
-@pytest.fixture
-async def bank(tmp_path: Path, empty: Path) -> AsyncIterator[Bank]:
-    """A bench on a fresh database, whose account holds 100 USDC."""
-    path = tmp_path / "bank.db"
+@asynccontextmanager
+async def opened(path: Path, empty: Path, store: str) -> AsyncIterator[tuple[Any, Any]]:
+    """Open two stores on one fresh database, as two processes would."""
+    if store == "postgresql":
+        with postgres.fresh() as server:
+            async with PostgresDatabase(server) as one, PostgresDatabase(server) as other:
+                yield one, other
+        return
     shutil.copy(empty, path)
+    async with Database(path) as one, Database(path) as other:
+        yield one, other
+
+
+@pytest.fixture
+async def bank(tmp_path: Path, empty: Path, store: str) -> AsyncIterator[Bank]:
+    """A bench on a fresh database, whose account holds 100 USDC."""
     clock = SetClock(NOON)
     runtime = replace(real_runtime(), clock=clock, ids=Ids(clock))
-    async with Database(path) as db:
+    async with opened(tmp_path / "bank.db", empty, store) as (db, other):
         made = Bank(db, clock, runtime, replace(CAN, one_at_a_time=False))
+        made.other = other
         made.configure()
         await made.settle()
         await made.process.read("100")
         yield made
 
 
+@pytest.mark.both_stores
 async def test_no_more_is_accepted_than_the_balance_covers(bank: Bank) -> None:
     """Exactly up to it. The refusal says how much is missing, and the quote serves once it is there."""
     assert await bank.pay("60")
@@ -120,6 +147,7 @@ async def test_a_quote_reserves_nothing_and_tells_of_a_shortage(bank: Bank) -> N
     assert bank.funds.shortage("acme", ACCOUNT, "USDC", Decimal(10**9)) is None
 
 
+@pytest.mark.both_stores
 @pytest.mark.parametrize("moved", [None, YES, UNKNOWN, NO])
 async def test_what_releases_a_reservation(bank: Bank, moved: FundsMoved | None) -> None:
     """An end that is certainly unpaid at once; one that moved money by a later read; an unknown one by nobody."""
@@ -143,6 +171,7 @@ async def test_what_releases_a_reservation(bank: Bank, moved: FundsMoved | None)
     assert await bank.reserved() == (60 if moved is UNKNOWN else 0, 0)
 
 
+@pytest.mark.both_stores
 async def test_an_unknown_outcome_is_released_by_an_operator(bank: Bank) -> None:
     """Once, and nothing else is."""
     paid, unknown = await bank.pay("60"), await bank.pay("30")
@@ -243,27 +272,63 @@ async def test_an_end_that_another_clock_has_dated(bank: Bank) -> None:
     assert await bank.reserved() == (0, 0)
 
 
+@pytest.mark.both_stores
 async def test_fifty_callers_and_one_balance(bank: Bank) -> None:
-    """As many pass as fit, exactly; no quote of the others is used up."""
+    """As many pass as fit, exactly; no quote of the others is used up.
+
+    On PostgreSQL transactions are undone because of each other, and run again: nothing is reserved twice.
+    """
     quotes = [await bank.quote("7") for _ in range(50)]
-    async with Database(bank.db.path) as other:
-        second = Process(other, bank.runtime, [RULE], bank.route)
+    second = Process(bank.other, bank.runtime, [RULE], bank.route)
 
-        async def one(number: int, quote_id: str) -> bool:
-            process = (bank.process, second)[number % 2]
-            try:
-                await process.db.run(process.payouts.accept, bank.caller, quote_id)
-            except Refused as error:
-                assert error.code == "insufficient_funds"  # noqa: PT017 - the others must not be refused
-                return False
-            return True
+    async def one(number: int, quote_id: str) -> bool:
+        process = (bank.process, second)[number % 2]
+        try:
+            await process.db.run(process.payouts.accept, bank.caller, quote_id)
+        except Refused as error:
+            assert error.code == "insufficient_funds"  # noqa: PT017 - the others must not be refused
+            return False
+        return True
 
-        passed = await asyncio.gather(*(one(n, each) for n, each in enumerate(quotes)))
+    passed = await asyncio.gather(*(one(n, each) for n, each in enumerate(quotes)))
     assert sum(passed) == 14
     assert await bank.reserved() == (98, 0)
+    if isinstance(bank.db, PostgresDatabase):
+        assert bank.db.conflicts + bank.other.conflicts > 0
     await bank.process.read("105")
     left = [each for each, done in zip(quotes, passed, strict=True) if not done]
     assert (await bank.db.run(bank.payouts.accept, bank.caller, left[0])).id
+
+
+@pytest.mark.both_stores
+async def test_releases_and_callers_at_once(bank: Bank) -> None:
+    """Reads, ends and payouts of two processes change one account at the same time."""
+    second = Process(bank.other, bank.runtime, [RULE], bank.route)
+    ids = [await bank.pay("10") for _ in range(10)]
+    quotes = [await bank.quote("10") for _ in range(20)]
+
+    async def pay(number: int, quote_id: str) -> int:
+        process = (bank.process, second)[number % 2]
+        try:
+            await process.db.run(process.payouts.accept, bank.caller, quote_id)
+        except Refused:
+            return 0
+        return 1
+
+    async def fail(number: int, payout_id: str | None) -> None:
+        assert payout_id is not None
+        process = (bank.process, second)[number % 2]
+        await process.db.run(process.payouts.apply, payout_id, failed_report(NO))
+
+    done = await asyncio.gather(
+        *(fail(n, each) for n, each in enumerate(ids[:5])),
+        *(pay(n, each) for n, each in enumerate(quotes)),
+        *(each.read("100") for each in (bank.process, second)),
+    )
+    passed = sum(each for each in done[5:25] if isinstance(each, int))
+    assert passed <= 5
+    assert await bank.reserved() == (50 + 10 * passed, 0)
+    assert [await bank.pay("10") is not None for _ in range(6)].count(True) == 5 - passed
 
 
 async def test_test_keys_pay_from_the_same_account(bank: Bank) -> None:
@@ -297,6 +362,7 @@ async def test_an_expired_or_used_quote_is_told_as_that(bank: Bank) -> None:
         await bank.db.run(bank.payouts.accept, bank.caller, late)
 
 
+@pytest.mark.both_stores
 async def test_an_account_without_balances_has_no_reservations(bank: Bank) -> None:
     """Its custodian says so when it is asked; what was reserved is forgotten, and what waited goes on."""
     bank.configure(on_shortage="wait")
@@ -341,6 +407,7 @@ async def begun(bank: Bank) -> list[str]:
     return [job.items[0].id for job in jobs]
 
 
+@pytest.mark.both_stores
 async def test_a_payout_waits_where_its_route_says_so(bank: Bank) -> None:
     """It is accepted, nothing is sent, and no later one overtakes it; then they go on in their order."""
     bank.configure(on_shortage="wait")
@@ -432,6 +499,7 @@ async def batch_of(bank: Bank, *amounts: str) -> tuple[Batches, list[str]]:
     return Batches(bank.runtime, bank.quotes, none, "https://g.example", None, bank.funds), ids
 
 
+@pytest.mark.both_stores
 async def test_a_batch_reserves_its_whole_sum(bank: Bank) -> None:
     """Or nothing, before its first set; each item gives back its own."""
     batches, ids = await batch_of(bank, "30", "30", "30.5")
@@ -462,6 +530,7 @@ async def test_a_batch_reserves_its_whole_sum(bank: Bank) -> None:
     assert await bank.reserved() == (0, 0)
 
 
+@pytest.mark.both_stores
 async def test_the_items_of_a_batch_end_one_after_another(bank: Bank) -> None:
     """What has ended is released in steps, each by a read that shows it."""
     batches, ids = await batch_of(bank, "10", "20", "30")
@@ -484,6 +553,7 @@ async def test_the_items_of_a_batch_end_one_after_another(bank: Bank) -> None:
     assert await bank.pay("40")
 
 
+@pytest.mark.both_stores
 async def test_a_batch_waits_where_its_route_says_so(bank: Bank) -> None:
     """Whole; until midnight UTC."""
     bank.configure(on_shortage="wait")
@@ -504,6 +574,7 @@ async def test_a_batch_waits_where_its_route_says_so(bank: Bank) -> None:
 # --- Another account, another configuration, another copy -------------------------------------------
 
 
+@pytest.mark.both_stores
 async def test_a_reservation_moves_once(bank: Bank) -> None:
     """In the transaction of the failover, and back never by being asked twice."""
     second = replace(RULE, account=OTHER)
@@ -533,6 +604,7 @@ async def test_a_reservation_moves_once(bank: Bank) -> None:
     assert (await bank.reserved(), await bank.reserved(OTHER)) == ((100, 0), (0, 0))
 
 
+@pytest.mark.both_stores
 async def test_an_account_that_begins_to_reserve(bank: Bank) -> None:
     """What was accepted before is reserved, too; no balance counts before one that shows what has ended."""
     bank.configure(rule=replace(RULE, reserves=False))
@@ -554,6 +626,7 @@ async def test_an_account_that_begins_to_reserve(bank: Bank) -> None:
     assert await bank.pay("40")
 
 
+@pytest.mark.both_stores
 async def test_an_account_that_ends_to_reserve(bank: Bank) -> None:
     """Nothing is reserved any more, and what waits goes on."""
     bank.configure(on_shortage="wait")
