@@ -6,11 +6,10 @@ import asyncio
 from collections.abc import Mapping
 
 from gateway.adapter import Account, Balance
-from gateway.balances import Balances, find_ended
+from gateway.balances import Balances, find_ended, lines_of
 from gateway.custodians.instance import CustodianInstance
 from gateway.errors import NotSent, Unsupported
 from gateway.funds import AccountRule, Funds
-from gateway.funds_rules import Sums, balances_of
 from gateway.logs import get_logger
 from gateway.metrics import Metrics
 from gateway.rules import OwnRules
@@ -125,15 +124,14 @@ class BalanceReader:
     def _measure(self, row: Columns) -> None:
         """Set the gauges of an account. For people: nothing is decided by a float."""
         age = self._funds.age(row, self._runtime.clock.moment())
-        reserved, waiting = Sums.of(row["reserved"]), Sums.of(row["waiting"])
         names = (row["custodian"], row["account_id"])
         self._metrics.balance_age(*names, None if age is None else age / _US)
-        for each in balances_of(row["balances"]) or ():
-            key = (each["asset"], each["network"] or "")
+        for each in lines_of(row):
             self._metrics.balance(
                 *names,
-                *key,
-                balance=float(each["available"]),
-                reserved=float(reserved.amounts.get(key, 0)),
-                waiting=float(waiting.amounts.get(key, 0)),
+                each["asset"],
+                each["network"] or "",
+                balance=float(each["balance"]),
+                reserved=float(each["reserved"]),
+                waiting=float(each["waiting"]),
             )

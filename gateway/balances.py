@@ -33,6 +33,7 @@ from gateway.funds_rules import (
     is_newer,
     need_of,
     passed_since,
+    pool_of,
     shows_end,
 )
 from gateway.model import format_amount, format_time
@@ -320,30 +321,38 @@ def account_view(
         shown["age_seconds"] = (wall if age is None else age) // 1_000_000
     if row["balances"] is not None and row["blind_clock_id"] is None:
         shown["state"] = "fresh" if funds.counts(row, rule) else "old"
-    shown["balances"] = _lines(row)
+    shown["balances"] = lines_of(row)
     return shown
 
 
-def _lines(row: Columns) -> list[dict[str, Any]]:
-    """Return a line per asset and network that is held, reserved or waited for."""
-    told = {
+def lines_of(row: Columns) -> list[dict[str, Any]]:
+    """Return a line per asset and network that is held, reserved or waited for. Pure.
+
+    What is reserved on a network is told with the balance that pays it.
+    """
+    told: dict[tuple[str, str], Mapping[str, Any]] = {
         (each["asset"], each["network"] or ANY): each for each in balances_of(row["balances"]) or ()
     }
-    reserved, waiting = Sums.of(row["reserved"]), Sums.of(row["waiting"])
-    lines = []
-    for asset, network in sorted({*told, *reserved.amounts, *waiting.amounts}):
-        one = told.get((asset, network))
-        left = room_of(row, asset, network)
-        lines.append(
-            {
-                "asset": asset,
-                "network": network or None,
-                "balance": "0" if one is None else one["available"],
-                "pending": None if one is None else one["pending"],
-                "reserved": reserved.amounts.get((asset, network), ZERO),
-                "waiting": waiting.amounts.get((asset, network), ZERO),
-                "available": max(left, ZERO),
-                "as_of": None if one is None else one["as_of"],
-            }
-        )
-    return lines
+    sums = {name: Sums.of(row[name]) for name in ("reserved", "waiting")}
+    shown = {name: Sums() for name in sums}
+    for name, each in sums.items():
+        for (asset, network), amount in each.amounts.items():
+            pool = pool_of({of: ZERO for code, of in told if code == asset}, network)
+            where = network if pool is None else pool
+            shown[name] = shown[name].plus(asset, where, amount)
+    keys = {*told, *shown["reserved"].amounts, *shown["waiting"].amounts}
+    return [
+        {
+            "asset": asset,
+            "network": network or None,
+            "balance": Decimal(told[asset, network]["available"])
+            if (asset, network) in told
+            else ZERO,
+            "pending": told.get((asset, network), {}).get("pending"),
+            "reserved": shown["reserved"].amounts.get((asset, network), ZERO),
+            "waiting": shown["waiting"].amounts.get((asset, network), ZERO),
+            "available": max(room_of(row, asset, network), ZERO),
+            "as_of": told.get((asset, network), {}).get("as_of"),
+        }
+        for asset, network in sorted(keys)
+    ]

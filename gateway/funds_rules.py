@@ -115,8 +115,8 @@ def room(held: ByNetwork, taken: Iterable[ByNetwork], network: str) -> Decimal:
             by_pool[pool] = EXACT.add(by_pool.get(pool, ZERO), amount)
             together = EXACT.add(together, amount)
     whole = EXACT.minus(together)
-    for each in held.values():
-        whole = EXACT.add(whole, each)
+    for balance in held.values():
+        whole = EXACT.add(whole, balance)
     pool = pool_of(held, network)
     if pool is None:
         # It may be paid from any of them, or the network that it names is not held at all.

@@ -164,7 +164,7 @@ class Bank(Bench):
         key = rows.account_key("acme", account)
         return next(each for each in await self.db.read(rows.all_accounts) if each["id"] == key)
 
-    async def reserved(self, account: Account = ACCOUNT) -> tuple[Decimal, Decimal]:
+    async def reserved(self, account: Account = ACCOUNT) -> tuple[Any, Any]:
         """Return what is reserved of an account, and what waits; they are what their rows add up to."""
         row = await self.account(account)
         held = {"held": Sums(), "waiting": Sums()}

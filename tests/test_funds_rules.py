@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
+from gateway.balances import lines_of
 from gateway.funds_rules import Need, Sums, by_network, need_of, passed_since, pool_of, room
 from gateway.runtime import Moment
 
@@ -55,7 +57,7 @@ def test_which_balance_pays() -> None:
 
 def test_balances_that_are_named_twice_are_added() -> None:
     """Exact, also where a float would not be."""
-    told = [
+    told: list[dict[str, Any]] = [
         {"asset": "ETH", "network": ETH, "available": "0.1"},
         {"asset": "ETH", "network": ETH, "available": "0.2"},
         {"asset": "USDC", "network": None, "available": "7"},
@@ -100,3 +102,17 @@ def test_time_passes_on_one_clock() -> None:
     assert passed_since("b", 400, now, None) == 600
     assert passed_since("a", 400, now, None) is None
     assert passed_since("a", 400, now, 900) == 100
+
+
+def test_what_is_shown_of_an_account() -> None:
+    """What is reserved on a network is told beside the balance that pays it."""
+    row = {
+        "balances": '[{"asset":"USDC","network":null,"available":"100","pending":null,"as_of":"x"}]',
+        "reserved": '[["USDC","Ethereum","30"],["EURC","Solana","5"]]',
+        "waiting": '[["USDC","","20"]]',
+    }
+    euros, dollars = lines_of(row)
+    assert (euros["asset"], euros["network"], euros["available"]) == ("EURC", SOL, 0)
+    assert (euros["balance"], euros["reserved"], euros["as_of"]) == (0, 5, None)
+    assert (dollars["network"], dollars["balance"]) == (None, 100)
+    assert (dollars["reserved"], dollars["waiting"], dollars["available"]) == (30, 20, 50)

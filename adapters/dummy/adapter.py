@@ -186,15 +186,17 @@ class Dummy(Adapter[DummySettings]):
         """Return what the account can pay. What was accepted is out of it at once."""
         status, payload = await self._call("GET", f"/accounts/{quote(account.id, safe='')}")
         at = self.tools.clock.now()
+        # Never a guess: an account that could not be read keeps the balance of before.
+        fault = f"the account could not be read: HTTP {status}"
+        if status != _REPEATED:
+            raise NotSent(fault)
         try:
-            lines = payload["balances"] if status == _REPEATED else None
             return [
-                Balance(str(each["asset"]), Decimal(each["amount"]), None, at) for each in lines
+                Balance(str(each["asset"]), Decimal(each["amount"]), None, at)
+                for each in payload["balances"]
             ]
         except (KeyError, TypeError, ArithmeticError):
-            # Never a guess: an account that could not be read keeps the balance of before.
-            message = f"the account could not be read: HTTP {status}"
-            raise NotSent(message) from None
+            raise NotSent(fault) from None
 
     async def verify(self, headers: Mapping[str, str], body: bytes) -> None:
         """Check the signature over the raw bytes, in constant time."""
