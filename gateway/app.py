@@ -24,6 +24,7 @@ from gateway.balances import Balances
 from gateway.batches.loop import BatchLoop
 from gateway.batches.runner import BatchSteps, Handover
 from gateway.batches.service import Batches
+from gateway.calling import Calling
 from gateway.config import Settings
 from gateway.credentials import accounts_of, carry_over
 from gateway.custodians import registry
@@ -62,6 +63,7 @@ from gateway.webhooks.endpoints import Endpoints
 from gateway.webhooks.replay import Replays
 from gateway.webhooks.replay_worker import ReplayWorker
 from gateway.webhooks.sender import Sender, client_for
+from gateway.webhooks.share import Share
 from gateway.webhooks.worker import Deliveries
 
 #: How long work under way may go on after the signal to stop.
@@ -246,7 +248,7 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
         }
         funds = Funds(runtime, account_rules(settings, visibility), settings.routes)
         balances = Balances(runtime, funds, frozenset(custodians))
-        payouts = Payouts(runtime, vault, action_life, spending, funds)
+        payouts = Payouts(runtime, vault, action_life, spending, own.digest, funds)
         owner = f"{socket.gethostname()}-{os.getpid()}"
         bells: list[Workers] = []
 
@@ -287,8 +289,11 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
             for name, custodian in custodians.items()
         }
         recorders = {name: engine.recorder for name, engine in engines.items()}
-        steps = BatchSteps(runtime, payouts, quotes, batches, handovers, recorders)
+        steps = BatchSteps(
+            runtime, payouts, quotes, batches, handovers, recorders, rules=own.digest
+        )
         replays = Replays(runtime, endpoints)
+        calling = Calling(runtime.clock)
         deliveries = Deliveries(
             db=db,
             runtime=runtime,
@@ -298,6 +303,7 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
             engine=settings.engine,
             metrics=metrics,
             gateway_id=identity.id,
+            share=Share(runtime.clock, calling),
         )
         workers = Workers(
             engines=engines,
@@ -383,6 +389,7 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
             vault=vault,
             runtime=runtime,
             metrics=metrics,
+            calling=calling,
             wake=wake,
             ready=ready,
             state_file=state_file,

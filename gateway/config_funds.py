@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
+
+from gateway.config_section import Section
 
 #: What becomes of a payout that an account does not cover, or whose balance is not known.
 Shortage = Literal["refuse", "wait"]
 
 
-class BalanceSettings(BaseModel):
+class BalanceSettings(Section):
     """What a custodian instance has of balances. Its adapter has to report them."""
 
     reserve: bool = Field(

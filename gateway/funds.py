@@ -309,9 +309,9 @@ class Funds:
 
     # --- Giving back ------------------------------------------------------------------------------
 
-    async def note_end(self, tx: Tx, payout: Columns, funds_moved: str | None) -> None:
-        """Give back what a payout has reserved, where it has ended as certainly unpaid. Once."""
-        if self.reserves and may_release_at_once(funds_moved):
+    async def give_back(self, tx: Tx, payout: Columns) -> None:
+        """Give back what a payout has reserved that is certainly unpaid; what waits may go on. Once."""
+        if self.reserves:
             await self._drop(tx, payout)
 
     async def release(self, tx: Tx, payout: Columns) -> str | None:
@@ -325,42 +325,17 @@ class Funds:
         return None if await self._drop(tx, payout) else "nothing is reserved for it"
 
     async def _drop(self, tx: Tx, payout: Columns) -> bool:
-        """Take what a payout has reserved out of its reservation, or of that of its batch."""
-        owners = [payout["id"], *([payout["batch_id"]] if payout["batch_id"] else [])]
-        need = need_of(json.loads(payout["terms"]))
-        found = [
-            each
-            for each in await rows.reservations_of(tx, owners)
-            if each["asset"] == need.asset and each["network"] == need.network
-        ]
-        if not found:
-            return False
-        # A payout of a batch has none of its own.
-        row = next((each for each in found if each["owner_id"] == payout["id"]), found[0])
-        account = await rows.lock_account(tx, row["account_key"])
-        assert account is not None  # noqa: S101 - a foreign key
-        name = "reserved" if row["state"] == rows.HELD else "waiting"
-        sums = {each: Sums.of(account[each]) for each in ("reserved", "waiting")}
-        sums[name] = sums[name].minus(row["asset"], row["network"], need.total)
-        left = EXACT.subtract(total_of(row), need.total)
-        if left == Decimal(row["released"]):
-            await rows.drop_reservations(tx, [name_of(row)])
-        else:
-            # The fee of a batch's payout may be another one than when the batch was executed.
-            fee = min(max(EXACT.subtract(Decimal(row["fee"]), need.fee), ZERO), left)
-            amount = EXACT.subtract(left, fee)
-            columns = changed(row, new_amount=format_amount(amount), new_fee=format_amount(fee))
-            await rows.change_reservations(tx, [columns])
-        await self._settle_sums(tx, account, sums["reserved"], sums["waiting"])
-        return True
+        taken = await _take_out(tx, payout)
+        if taken is not None:
+            await self._settle_sums(tx, *taken)
+        return taken is not None
 
     async def _settle_sums(self, tx: Tx, account: Columns, reserved: Sums, waiting: Sums) -> None:
         """Write the sums of an account from which something was taken; what waits may go on."""
         rule = self._rules.get(account["id"])
         if waiting.amounts and rule is not None and self.counts(account, rule):
             reserved, waiting = await self.grant(tx, account, reserved, waiting)
-        of = Account(id=account["account_id"], type=account["account_type"])
-        await rows.write_sums(tx, account["custodian"], of, reserved.text, waiting.text)
+        await rows.write_sums(tx, *_of(account), reserved.text, waiting.text)
         tx.when_over(partial(self._written, account["id"], reserved.text, waiting.text))
 
     async def move(
@@ -452,6 +427,61 @@ class Funds:
                 tx, [changed(row, new_state=rows.HELD) for row in waiting]
             )
         await rows.drop_all(tx, key)
+
+
+async def end_reservation(
+    tx: Tx, funds: Funds | None, payout: Columns, funds_moved: str | None
+) -> None:
+    """Give back what a payout has reserved, where it has ended as certainly unpaid. Once.
+
+    An operator's command has no `funds`: what waits goes on with the next read, then.
+    """
+    if not may_release_at_once(funds_moved):
+        return
+    if funds is not None:
+        await funds.give_back(tx, payout)
+        return
+    taken = await _take_out(tx, payout)
+    if taken is not None:
+        account, reserved, waiting = taken
+        await rows.write_sums(tx, *_of(account), reserved.text, waiting.text)
+
+
+async def _take_out(tx: Tx, payout: Columns) -> tuple[Columns, Sums, Sums] | None:
+    """Take what a payout has reserved out of its reservation, or of that of its batch.
+
+    Return the account, which is locked, and its sums after it, to be written; None: there is none.
+    """
+    owners = [payout["id"], *([payout["batch_id"]] if payout["batch_id"] else [])]
+    need = need_of(json.loads(payout["terms"]))
+    found = [
+        each
+        for each in await rows.reservations_of(tx, owners)
+        if each["asset"] == need.asset and each["network"] == need.network
+    ]
+    if not found:
+        return None
+    # A payout of a batch has none of its own.
+    row = next((each for each in found if each["owner_id"] == payout["id"]), found[0])
+    account = await rows.lock_account(tx, row["account_key"])
+    assert account is not None  # noqa: S101 - a foreign key
+    name = "reserved" if row["state"] == rows.HELD else "waiting"
+    sums = {each: Sums.of(account[each]) for each in ("reserved", "waiting")}
+    sums[name] = sums[name].minus(row["asset"], row["network"], need.total)
+    left = EXACT.subtract(total_of(row), need.total)
+    if left == Decimal(row["released"]):
+        await rows.drop_reservations(tx, [name_of(row)])
+    else:
+        # The fee of a batch's payout may be another one than when the batch was executed.
+        fee = min(max(EXACT.subtract(Decimal(row["fee"]), need.fee), ZERO), left)
+        amount = EXACT.subtract(left, fee)
+        columns = changed(row, new_amount=format_amount(amount), new_fee=format_amount(fee))
+        await rows.change_reservations(tx, [columns])
+    return account, sums["reserved"], sums["waiting"]
+
+
+def _of(account: Columns) -> tuple[str, Account]:
+    return account["custodian"], Account(id=account["account_id"], type=account["account_type"])
 
 
 def room_of(row: Columns, asset: str, network: str) -> Decimal:

@@ -18,7 +18,7 @@ from gateway.adapter import Report, Returned
 from gateway.assets import explorer_url
 from gateway.errors import Refused
 from gateway.events import Event, publish
-from gateway.funds import Funds
+from gateway.funds import Funds, end_reservation
 from gateway.keys import Caller
 from gateway.model import (
     TERMINAL,
@@ -36,7 +36,7 @@ from gateway.model import (
 )
 from gateway.returns import Known, count
 from gateway.runtime import Runtime
-from gateway.spending import Spending, spend_of
+from gateway.spending import Spending, give_back, spend_of
 from gateway.states import STATUS_OF, Kind, Verdict, judge
 from gateway.store import executions, inbox
 from gateway.store import payouts as rows
@@ -69,15 +69,18 @@ class Applied:
 class Payouts:
     """Use cases of payouts. Its methods are store functions: they take a transaction."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - built in one place
         self,
         runtime: Runtime,
         vault: Vault,
         action_life: timedelta = ACTION_LIFE,
         spending: Spending | None = None,
+        rules: str | None = None,
         funds: Funds | None = None,
     ) -> None:
-        #: what is taken with a payout, in the transaction that accepts it, and given back if it is not paid
+        #: the digest of the limits and routes by which payouts are accepted here; None: there are none
+        self._rules = rules
+        #: what is taken with a payout, in the transaction that accepts it
         self._spending = spending
         self._funds = funds
         self._runtime = runtime
@@ -111,12 +114,24 @@ class Payouts:
         # Whatever may refuse comes before anything is written.
         held = hold = None
         unused = await self._unused(tx, caller, quote_id, now)
-        if unused is not None and self._funds is not None:
-            hold = await self._funds.hold(tx, unused)
-        if unused is not None and self._spending is not None:
-            held = await self._spending.hold(tx, caller, unused, now)
+        if unused is not None:
+            try:
+                if self._funds is not None:
+                    hold = await self._funds.hold(tx, unused)
+                if self._spending is not None:
+                    held = await self._spending.hold(tx, caller, unused, now)
+            except Refused:
+                # By limits that are not the active ones: that is no answer to keep.
+                await refuse_unless_accepting(tx, self._rules)
+                raise
         quote = await quote_rows.use_quote(
-            tx, quote_id, caller.org, caller.mode, payout_id=payout_id, now=to_us(now)
+            tx,
+            quote_id,
+            caller.org,
+            caller.mode,
+            payout_id=payout_id,
+            now=to_us(now),
+            rules=self._rules,
         )
         if quote is None:
             return await self._accepted_before(tx, caller, quote_id, strict=strict)
@@ -164,6 +179,7 @@ class Payouts:
             )
         used_by = quote["payout_id"]
         if used_by is None:
+            await refuse_unless_accepting(tx, self._rules)
             detail = f"The quote ended at {format_time(from_us(quote['expires_at']))}. Ask for a new one."
             raise Refused("quote_expired", detail)
         if caller.mode != "live" and not strict:
@@ -299,10 +315,9 @@ class Payouts:
         if applied.final and applied.changed and change.says_unpaid:
             # A promise as a mark is: an older copy of the database would pay it after all.
             await advance(tx)
-            if self._spending is not None:
-                await self._spending.give_back(tx, row)
-        if applied.final and applied.changed and self._funds is not None:
-            await self._funds.note_end(tx, row, change.columns.get("funds_moved"))
+            await give_back(tx, row)
+        if applied.final and applied.changed:
+            await end_reservation(tx, self._funds, row, change.columns.get("funds_moved"))
         return applied
 
     async def _count_returns(self, tx: Tx, change: _Change, applied: Applied) -> Applied:

@@ -271,6 +271,20 @@ async def test_only_what_is_certainly_unpaid_is_given_back(till: Till) -> None:
     assert await till.db.read(entries_of, [ids[0]]) == []
 
 
+async def test_an_operators_command_gives_back_as_the_gateway_does(till: Till) -> None:
+    """It knows no limits; what was counted is in the rows."""
+    till.limit(DAILY, COUNTED)
+    payout_id = await till.pay("100")
+    assert payout_id is not None
+    plain = Payouts(till.runtime, Vault(bytes(32), till.runtime.ids))
+    failure = Failure(
+        code=FailureCode.OPERATOR_DECISION, message="looked", funds_moved=FundsMoved.NO
+    )
+    await till.db.run(plain.apply, payout_id, Report(SubStatus.FAILED, "", failure=failure))
+    assert (await till.spent())["daily live 2026-03-02"] == (0, Decimal(0))
+    assert await till.pay("100") is not None
+
+
 async def test_a_price_that_changes_gives_back_what_was_taken(till: Till) -> None:
     """An entry has its price with it."""
     till.limit({**DAILY, "amount": "1000"}, prices={"USDC": "1.25"})

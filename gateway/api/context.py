@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from gateway.adapter import Capabilities
 from gateway.batches.service import Batches
+from gateway.calling import Calling
 from gateway.config import Settings
 from gateway.execution.actions import Note
 from gateway.funds import Funds
@@ -97,6 +98,8 @@ class ApiContext:
     runtime: Runtime
     metrics: Metrics
     wake: Callable[[str], None]
+    #: which orgs call now
+    calling: Calling
     ready: Callable[[], bool]
     state_file: StateFile
     #: the limits and routes that this process goes by
@@ -107,3 +110,8 @@ class ApiContext:
     broken: Callable[[], bool] = lambda: False
     #: instances that have trouble, each with what it is
     degraded: Callable[[], Mapping[str, str]] = dict
+
+    @property
+    def own_rules(self) -> str | None:
+        """The digest of the limits and routes that this process goes by."""
+        return None if self.rules is None else self.rules.digest

@@ -36,6 +36,7 @@ from gateway.adapter import (
 from gateway.api.application import ApiContext, create_api
 from gateway.assets import AssetRegistry
 from gateway.batches.service import Batches
+from gateway.calling import Calling
 from gateway.config import Mode, Settings
 from gateway.errors import CannotVerify, InvalidSignature
 from gateway.execution.actions import Actions
@@ -49,6 +50,7 @@ from gateway.payouts import Payouts
 from gateway.prices import PriceTable
 from gateway.quotes import Quotes
 from gateway.router import Instance, Router
+from gateway.rules import OwnRules
 from gateway.runtime import Ids, Runtime, real_runtime
 from gateway.spending import Spending
 from gateway.spending_rules import Rules
@@ -57,6 +59,7 @@ from gateway.vault import vault_of
 from gateway.webhooks.endpoints import Endpoints
 from gateway.webhooks.replay import Replays
 from gateway.webhooks.sender import Sender
+from gateway.webhooks.share import Share
 from gateway.webhooks.worker import Deliveries
 from tests.clock import SetClock
 from tests.databases import make_database
@@ -326,8 +329,9 @@ async def open_api(
         if settings.spending.limits:
             table = PriceTable(AssetRegistry(), settings.prices)
             spending = Spending(Rules(settings.spending, table.usd))
+        own = OwnRules(settings)
         funds = Funds(runtime, account_rules(settings, {"acme_eu": 30.0}), settings.routes)
-        payouts = Payouts(runtime, vault, spending=spending, funds=funds)
+        payouts = Payouts(runtime, vault, spending=spending, rules=own.digest, funds=funds)
         endpoints = Endpoints(runtime, vault, settings)
         engine = Engine(
             db=db,
@@ -368,6 +372,7 @@ async def open_api(
                 metrics=Metrics(),
                 wake=woken.append,
             ),
+            calling=Calling(runtime.clock),
             quotes=quotes,
             endpoints=endpoints,
             replays=Replays(runtime, endpoints),
@@ -380,6 +385,7 @@ async def open_api(
                 engine=settings.engine,
                 metrics=Metrics(),
                 gateway_id="gw_test",
+                share=Share(runtime.clock, Calling(runtime.clock)),
             ),
             router=router,
             custodians={"acme_eu": custodian},
@@ -389,6 +395,7 @@ async def open_api(
             wake=woken.append,
             ready=lambda: True,
             state_file=state_file,
+            rules=own,
         )
         made = Api(context, clock, custodian, settings.database)
         made.engine = engine

@@ -208,6 +208,23 @@ async def test_increments_are_never_lost(server: Server) -> None:
 
 
 @pytest.mark.parametrize("lose", ["before", "after"])
+async def test_a_mark_whose_commit_was_asked_for_is_told(
+    server: Server, folder: Path, lose: str
+) -> None:
+    """This process has seen it: an older copy that is put in place of the database lacks it."""
+    marks: list[int] = []
+    async with (
+        in_front_of(server, folder) as (proxy, through),
+        PostgresDatabase(through, marked=marks.append) as db,
+    ):
+        await db.run(add, "first")
+        commits, proxy.lose = db.commits, lose
+        await db.run(add_marked, "a", 7)
+        assert (proxy.commits_lost, marks) == (1, [7])
+        assert db.commits == commits + 1
+
+
+@pytest.mark.parametrize("lose", ["before", "after"])
 async def test_a_commit_of_unknown_outcome_is_asked_for(
     server: Server, folder: Path, lose: str
 ) -> None:

@@ -346,6 +346,7 @@ class _Lane:
             except _CommitLost as lost:
                 self.connection.drop()
                 if await self._is_committed(token, lost):
+                    self._committed(part)
                     self._settle(part)
                     return
             except BaseException:
@@ -398,7 +399,6 @@ class _Lane:
                 self._queue.extendleft(reversed(part[number:]))
                 del part[number:]
                 break
-        mark = max((each.mark for each in part if each.mark is not None), default=None)
         if wrote:
             rows = await connection.rows(
                 _TOKEN.format(identity=writers.hooks.identity), self._name, token
@@ -410,8 +410,14 @@ class _Lane:
             writers.hooks.before_commit(rows[0]["revision"], rows[0]["here"])
         await self._commit(wrote=wrote)
         if wrote:
-            writers.commits += 1
-            writers.fault = None
+            self._committed(part)
+
+    def _committed(self, part: list[_Change]) -> None:
+        """Note that changes are durable, before their callers go on."""
+        writers = self._writers
+        writers.commits += 1
+        writers.fault = None
+        mark = max((each.mark for each in part if each.mark is not None), default=None)
         if mark is not None:
             writers.hooks.marked(mark)
 
