@@ -110,7 +110,6 @@ class Workers:
             "deliveries": self.deliveries.wakeup,
             "replays": self.replays.wakeup,
             "batches": self.batches.wakeup,
-            "balances": self.balances.wakeup,
         }
         if name == _EVERYBODY:
             for each in (*own, *self.engines):

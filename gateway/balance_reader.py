@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Mapping
 
 from gateway.adapter import Account, Balance
@@ -16,10 +17,10 @@ from gateway.rules import OwnRules
 from gateway.runtime import Runtime
 from gateway.store import funds as rows
 from gateway.store.database import Columns, Database
-from gateway.wakeup import Wakeup
 
 #: How old what a process remembers of balances may be, where it does not read them itself.
 REFRESH_S = 5.0
+_NOTHING_TO_DO_S, _SHORTEST_S = 3600.0, 0.5
 _US = 1_000_000
 _log = get_logger("balances")
 
@@ -47,56 +48,54 @@ class BalanceReader:
         self._metrics = metrics
         self._rules = rules
         self._reads = reads
-        self.wakeup = Wakeup(runtime.clock, runtime.timeline)
+        self._of: dict[str, list[AccountRule]] = {}
+        for rule in funds.rules.values():
+            self._of.setdefault(rule.custodian, []).append(rule)
 
     async def run(self) -> None:
-        """Read until cancelled."""
+        """Read until cancelled. A custodian that does not answer holds up no other one."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._look())
+                for name in self._of if self._reads else ():
+                    tasks.create_task(self._read_all(name))
+        except* sqlite3.OperationalError as group:
+            # The first is the reason: whoever runs this loop waits for the store, and begins again.
+            raise group.exceptions[0] from None
+
+    async def _look(self) -> None:
         while True:
-            await self.turn()
-            due = min(self._dues(), default=None)
-            longest = REFRESH_S if self._funds.rules else 3600.0
-            await self.wakeup.sleep_until_due(due if self._reads else None, longest)
+            await self.refresh()
+            await self._runtime.clock.sleep(REFRESH_S if self._of else _NOTHING_TO_DO_S)
 
-    def _dues(self) -> list[int]:
-        known = {row["id"]: row for row in self._funds.known_rows()}
-        return [
-            known[key]["due_at"] if key in known else 0
-            for key, rule in self._funds.rules.items()
-            if not self._custodians[rule.custodian].pacer.paused_s()
-        ]
+    async def _read_all(self, name: str) -> None:
+        """Read the accounts of one custodian, one at a time, each when it is due."""
+        while True:
+            for rule in self._of[name]:
+                # After a 429 nothing is asked that can wait.
+                if self.due_in(rule) <= 0 and not self._custodians[name].pacer.paused_s():
+                    await self.read(rule)
+            wait_s = min(self.due_in(each) for each in self._of[name]) / _US
+            await self._runtime.clock.sleep(min(max(wait_s, _SHORTEST_S), REFRESH_S))
 
-    async def refresh(self) -> list[Columns]:
-        """Look into the store; return the accounts."""
-        if not self._funds.rules:
-            return []
+    def due_in(self, rule: AccountRule) -> int:
+        """Return when an account is to be read, as far as this process knows, in microseconds from now."""
+        known = self._funds.known_row(rule.key)
+        return 0 if known is None else int(known["due_at"] - self._runtime.timeline.now())
+
+    async def refresh(self) -> None:
+        """Look into the store: what other processes have read, and who begins or ends to reserve."""
+        if not self._of:
+            return
         moment = self._runtime.clock.moment()
         found = await self._db.read(rows.all_accounts)
-        self._funds.learn(found, moment)
-        return list(found)
-
-    async def turn(self) -> None:
-        """Read what is due, one account of each custodian at a time."""
-        found = await self.refresh()
         if self._rules.active and self._balances.unsettled(found):
-            await self._db.run(self._balances.settle, self._runtime.clock.moment())
-            found = await self.refresh()
+            await self._db.run(self._balances.settle, moment, self._rules.digest)
+            moment = self._runtime.clock.moment()
+            found = await self._db.read(rows.all_accounts)
+        self._funds.learn(found, moment)
         for row in found:
             self._measure(row)
-        if not self._reads:
-            return
-        now = self._runtime.timeline.now()
-        dues = {row["id"]: row["due_at"] for row in found}
-        due: dict[str, list[AccountRule]] = {}
-        for key, rule in self._funds.rules.items():
-            if dues.get(key, 0) <= now:
-                due.setdefault(rule.custodian, []).append(rule)
-        await asyncio.gather(*(self._read_all(each) for each in due.values()))
-
-    async def _read_all(self, due: list[AccountRule]) -> None:
-        for rule in due:
-            # After a 429 nothing is asked that can wait.
-            if not self._custodians[rule.custodian].pacer.paused_s():
-                await self.read(rule)
 
     async def read(self, rule: AccountRule) -> None:
         """Read an account once, unless another process does. What it shows is written."""
@@ -106,6 +105,8 @@ class BalanceReader:
         due = self._runtime.timeline.now() + every
         number = await self._db.run(self._balances.begin_read, rule, ended, started, due)
         if number is None:
+            # Another process has read it, or reads it now: when it is due next is in the store.
+            await self.refresh()
             return
         try:
             told = await self._ask(rule.custodian, rule.account)
@@ -115,6 +116,7 @@ class BalanceReader:
         except NotSent as error:
             _log.warning("balance_unread", custodian=rule.custodian, account=rule.account.id)
             await self._db.run(self._balances.note_fault, rule, number, str(error)[:300])
+            await self.refresh()
         else:
             await self._db.run(self._balances.note_read, rule, number, started, told)
 

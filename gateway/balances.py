@@ -41,6 +41,7 @@ from gateway.runtime import Moment, Runtime
 from gateway.store import funds as rows
 from gateway.store.database import Columns, Row, Tx
 from gateway.store.rows import from_us, to_us
+from gateway.store.rules import active_rules
 from gateway.store.state import frozen, state_row
 
 
@@ -74,7 +75,7 @@ class Balances:
         changes = []
         for each in ended:
             found = kept.get((each.owner_id, each.asset, each.network))
-            if found is None or found["ended"] is not None:
+            if found is None or found["account_key"] != rule.key or found["ended"] is not None:
                 continue
             if each.amount <= Decimal(found["released"]):
                 continue
@@ -225,12 +226,16 @@ class Balances:
     def _is_ours(self, key: str) -> bool:
         return json.loads(key)[0] in self._instances
 
-    async def settle(self, tx: Tx, now: Moment) -> None:
+    async def settle(self, tx: Tx, now: Moment, rules: str | None = None) -> bool:
         """Begin to reserve from accounts, or end it, as the configuration says. May be called twice.
 
         What was accepted before is reserved, too; and where there was any payout, no balance counts
-        before one that was read `visibility` later.
+        before one that was read `visibility` later. False: `rules`, the digest of the limits and routes
+        of this process, are not the active ones, and nothing is changed.
         """
+        active = await active_rules(tx)
+        if rules is not None and active is not None and active["digest"] != rules:
+            return False
         reserving = {row["id"] for row in await rows.all_accounts(tx) if row["reserving"]}
         wanted = {key for key, each in self._funds.rules.items() if each.reserves}
         for key in sorted(wanted - reserving):
@@ -239,6 +244,7 @@ class Balances:
             await rows.lock_account(tx, key)
             await self._funds.let_go(tx, key)
             await rows.set_reserving(tx, key, **_reserving(0, Sums(), None))
+        return True
 
     async def _begin_reserving(self, tx: Tx, rule: AccountRule, now: Moment) -> None:
         await rows.open_account(tx, rule.custodian, rule.account)

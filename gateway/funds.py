@@ -35,8 +35,10 @@ from gateway.store import funds as rows
 from gateway.store.database import Columns, Row, Tx
 from gateway.store.rows import to_us
 
-#: Reservations that are let go on in one transaction.
-_GRANTS = 200
+#: Reservations that are looked at, and let go on, in one transaction: the oldest that wait.
+_GRANTS = 1000
+#: Numbers of reads whose earliest beginning is remembered.
+_MOST_NUMBERS = 200
 _US = 1_000_000
 
 
@@ -151,13 +153,16 @@ class Funds:
                 bounds = {n: at for n, at in before.not_before.items() if n >= row["read_number"]}
                 # What was begun since was not begun before the newest number was last seen.
                 first = before.row["asked"] + 1
-                bounds |= dict.fromkeys(range(first, row["asked"] + 1)[-_GRANTS:], before.observed)
+                bounds |= dict.fromkeys(
+                    range(first, row["asked"] + 1)[-_MOST_NUMBERS:], before.observed
+                )
             whole = {name: row[name] for name in row.keys()}  # noqa: SIM118 - a row has no items
             self._known[row["id"]] = _Known(whole, moment.elapsed, bounds)
 
-    def known_rows(self) -> list[Mapping[str, Any]]:
-        """Return the accounts as this process has last seen them."""
-        return [each.row for each in self._known.values()]
+    def known_row(self, key: str) -> Mapping[str, Any] | None:
+        """Return an account as this process has last seen it; None: it has not."""
+        known = self._known.get(key)
+        return None if known is None else known.row
 
     def age(self, row: Columns, now: Moment) -> int | None:
         """Return how old an account's balances are at most, in microseconds; None: it is not known."""
