@@ -511,6 +511,7 @@ MONEY_RULES: dict[str, tuple[Callable[..., Any], ...]] = {
         gate.nothing_blocks,
         gate.rules_are_active,
         gate.not_paused,
+        gate.is_funded,
         gate.no_news,
         gate.items_are_pending,
         gate.others_are_closed,

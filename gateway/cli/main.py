@@ -14,6 +14,7 @@ import typer
 from gateway.cli import (
     adapters,
     audit,
+    balances,
     batches,
     custodians,
     db,
@@ -51,6 +52,7 @@ app.add_typer(db.app, name="db")
 app.add_typer(adapters.app, name="adapters")
 app.add_typer(audit.app, name="audit")
 app.add_typer(limits.app, name="limits")
+app.add_typer(balances.app, name="balances")
 app.add_typer(rules.app, name="rules")
 app.add_typer(pause.pause_app, name="pause")
 app.add_typer(pause.resume_app, name="resume")

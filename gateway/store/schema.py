@@ -34,6 +34,7 @@ from gateway.store.schema_executions import (
     heartbeats,
     store_state,
 )
+from gateway.store.schema_funds import fund_accounts, reservations
 from gateway.store.schema_spending import spending_counters, spending_entries
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "evidence",
     "execution_items",
     "executions",
+    "fund_accounts",
     "gateways",
     "heartbeats",
     "idempotency",
@@ -67,6 +69,7 @@ __all__ = [
     "quotes",
     "recoveries",
     "refs",
+    "reservations",
     "spending_counters",
     "spending_entries",
     "store_schema",
