@@ -35,6 +35,7 @@ from gateway.store.schema_executions import (
     store_state,
 )
 from gateway.store.schema_spending import spending_counters, spending_entries
+from gateway.store.schema_users import sessions, users
 
 __all__ = [
     "account_declarations",
@@ -67,9 +68,11 @@ __all__ = [
     "quotes",
     "recoveries",
     "refs",
+    "sessions",
     "spending_counters",
     "spending_entries",
     "store_state",
+    "users",
 ]
 
 #: API keys: a digest only; the key itself is shown once and kept nowhere.

@@ -44,6 +44,7 @@ from gateway.execution.inbox import Inbox
 from gateway.keys import mint_key
 from gateway.limits import Buckets
 from gateway.metrics import Metrics
+from gateway.panel.application import add_panel
 from gateway.payouts import Payouts
 from gateway.prices import PriceTable
 from gateway.quotes import Quotes
@@ -390,7 +391,7 @@ async def open_api(
         made.woken = woken
         made.pricer = pricer
         made.http = http
-        made.app = create_api(context)
+        made.app = add_panel(create_api(context))
         server = _Server(
             uvicorn.Config(
                 made.app,
