@@ -1,4 +1,7 @@
-"""Charts as geometry: numbers in, shapes and words out. Pure; a template draws them as SVG."""
+"""Charts as geometry: numbers in, shapes and words out. Pure; a template draws them as SVG.
+
+Amounts become floats here and nowhere else: as lengths on a screen. What is written is the exact amount.
+"""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ from gateway.panel.words import HEALTH, rank_of, reason_of
 from gateway.pause import Pause, PauseScope
 from gateway.store.attention import attention_page
 from gateway.store.database import Row, Tx
+from gateway.store.endpoints import list_endpoints
 from gateway.store.overview import open_attention, orgs_with_keys, waiting
 from gateway.store.pauses import active_pauses
 from gateway.store.payouts import find_payout
@@ -62,14 +63,29 @@ async def orgs(visit: Visit) -> Response:
 
 
 async def open_count(visit: Visit) -> int:
-    """Return how many things need attention, for the side bar; at most a bounded number."""
+    """Return how many things need attention, as the overview lists them; at most a bounded number."""
     context = visit.context
-    return await context.db.scan(_count, visit.org, visit.mode)
+    ill = sum(name in visible_custodians(visit) for name in context.degraded())
+    return ill + await context.db.scan(_count, visit)
 
 
-async def _count(tx: Tx, org: str, mode: str) -> int:
-    found = await open_attention(tx, org, mode, MOST_COUNTED)
-    return found + len(await waiting(tx, org, mode, "requires_action", MOST_COUNTED))
+async def _count(tx: Tx, visit: Visit) -> int:
+    org, mode = visit.org, visit.mode
+    noted = await open_attention(tx, org, mode, MOST_COUNTED)
+    unknown = await waiting(tx, org, mode, "outcome_unknown", MOST_COUNTED)
+    codes = await waiting(tx, org, mode, "requires_action", 1)
+    endpoints = await list_endpoints(tx, org, mode, None, MOST_COUNTED)
+    pauses = [each for each in await active_pauses(tx) if _holds(each, visit)]
+    return (
+        len(noted)
+        + sum(each.id not in noted for each in unknown)
+        + len(codes)
+        + sum(
+            is_ill(each["status"], each["disabled_reason"], each["failing_since"])
+            for each in endpoints
+        )
+        + len(pauses)
+    )
 
 
 async def show(visit: Visit) -> Response:
@@ -130,7 +146,11 @@ async def _items(visit: Visit) -> list[Item]:
     seen = {row["payout_id"] for row, _ in noted}
     items += [_unknown(visit, each) for each in unknown if each.id not in seen]
     items += _codes(visit, codes)
-    items += [_endpoint(visit, each) for each in endpoints if _is_ill(each)]
+    items += [
+        _endpoint(visit, each)
+        for each in endpoints
+        if is_ill(each.status, each.disabled_reason, each.failing_since)
+    ]
     items += [_paused(visit, each) for each in pauses if _holds(each, visit)]
     items += [
         Item(
@@ -210,9 +230,9 @@ def _codes(visit: Visit, payouts: Sequence[Payout]) -> list[Item]:
     return [Item("act", "key", f"{many} for a person", text, first.updated_at, button, path, 6)]
 
 
-def _is_ill(endpoint: EndpointView) -> bool:
-    disabled = endpoint.status == "disabled" and endpoint.disabled_reason != "by_you"
-    return disabled or (endpoint.status == "enabled" and endpoint.failing_since is not None)
+def is_ill(status: str, reason: str | None, failing_since: object) -> bool:
+    """Whether an endpoint needs attention: it fails, or was disabled by the gateway."""
+    return failing_since is not None if status == "enabled" else reason != "by_you"
 
 
 def _endpoint(visit: Visit, endpoint: EndpointView) -> Item:

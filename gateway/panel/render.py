@@ -99,11 +99,10 @@ def ago(at: datetime | None, now: datetime) -> str:
         return f"in {span(-seconds)}"
     if seconds >= 30 * _DAY:
         return at.astimezone(UTC).strftime("%-d %b %Y")
-    return (
-        "now"
-        if seconds < 1
-        else f"{span(seconds).split(' ', 2)[0]} {span(seconds).split(' ')[1]} ago"
-    )
+    if seconds < 1:
+        return "now"
+    # The larger unit alone: `2 min ago`.
+    return " ".join(span(seconds).split(" ")[:2]) + " ago"
 
 
 def as_time(value: datetime | str | None) -> datetime | None:

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import and_, bindparam, case, func, or_, select
+from sqlalchemy import and_, bindparam, case, func, or_, select, tuple_
 
 from gateway.model import Payout
 from gateway.store.database import Query, Row, Tx
-from gateway.store.payouts import SEEN
+from gateway.store.payouts import SEEN, payout_of_ref
 from gateway.store.rows import payout_of
 from gateway.store.schema import (
     api_keys,
@@ -92,8 +92,16 @@ _OPEN_ATTENTION = Query(
     .where(and_(attention.c.closed_at.is_(None), _OF_ORG))
     .limit(bindparam("limit"))
 )
-_BY_REF = Query(
-    select(refs.c.payout_id).where(refs.c.value == bindparam("value")).limit(bindparam("limit"))
+#: The kinds of ids that there are, one after the other: an id is looked up by its whole key then. An index of
+#: its value alone would cost every payout something, for a search that is rare.
+_NEXT_KIND = Query(
+    select(refs.c.custodian, refs.c.kind)
+    .where(
+        tuple_(refs.c.custodian, refs.c.kind)
+        > tuple_(bindparam("after_custodian"), bindparam("after_kind"))
+    )
+    .order_by(refs.c.custodian, refs.c.kind)
+    .limit(1)
 )
 _BY_HASH = Query(
     select(payout_hashes.c.payout_id)
@@ -147,9 +155,10 @@ async def delivered_events(  # noqa: PLR0913 - the span and where to go on
     return await tx.all(_LAGS, org=org, mode=mode, since=since, before=before, limit=limit)
 
 
-async def open_attention(tx: Tx, org: str, mode: str, limit: int) -> int:
-    """Return how many rows of an org's payouts are open on the operator's list, at most `limit`."""
-    return len(await tx.all(_OPEN_ATTENTION, org=org, mode=mode, limit=limit))
+async def open_attention(tx: Tx, org: str, mode: str, limit: int) -> list[str]:
+    """Return the org's payouts that are open on the operator's list, one for each reason."""
+    rows = await tx.all(_OPEN_ATTENTION, org=org, mode=mode, limit=limit)
+    return [row["payout_id"] for row in rows]
 
 
 _SEARCHES: Mapping[str, Any] = {
@@ -178,12 +187,23 @@ async def search(  # noqa: PLR0913 - whose, by what, how many
         if value is not None:
             for row in await tx.all(_search(by), org=org, mode=mode, value=value, limit=limit):
                 found[row["id"]] = payout_of(row)
-    for query in (_BY_REF, _BY_HASH):
-        for each in await tx.all(query, value=text, limit=limit):
-            wanted = {"org": org, "mode": mode, "value": each["payout_id"], "limit": 1}
-            for row in await tx.all(_search("id"), **wanted):
-                found[row["id"]] = payout_of(row)
+    named = [row["payout_id"] for row in await tx.all(_BY_HASH, value=text, limit=limit)]
+    named += [each for each in await _by_ref(tx, text) if each is not None]
+    for each in named:
+        for row in await tx.all(_search("id"), org=org, mode=mode, value=each, limit=1):
+            found[row["id"]] = payout_of(row)
     return sorted(found.values(), key=lambda each: (each.created_at, each.id), reverse=True)[:limit]
+
+
+async def _by_ref(tx: Tx, value: str) -> list[str | None]:
+    """Return the payouts that have an id of any kind at any custodian."""
+    found: list[str | None] = []
+    kind = await tx.one(_NEXT_KIND, after_custodian="", after_kind="")
+    while kind is not None:
+        found.append(await payout_of_ref(tx, kind["custodian"], kind["kind"], value))
+        after = {"after_custodian": kind["custodian"], "after_kind": kind["kind"]}
+        kind = await tx.one(_NEXT_KIND, **after)
+    return found
 
 
 async def acts_before(tx: Tx, org: str, before: int, limit: int) -> list[Row]:

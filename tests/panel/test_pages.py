@@ -75,6 +75,10 @@ async def test_what_needs_attention(api: Api, ada: Browser) -> None:
     ):
         assert words in seen.words
     assert f"/payouts/{names['unknown']}" in seen.text
+    # As many as the side bar says, there and on every other page.
+    for page in (seen, await ada.get(f"{_BASE}/keys")):
+        assert "Overview 5 need attention" in page.words
+    assert "Needs attention 5" in seen.words
     # Worst first; and the detail, which names another org, is for operators of the gateway alone.
     assert seen.words.index("contradicts") < seen.words.index("Outcome unknown")
     assert "globex" not in seen.text
