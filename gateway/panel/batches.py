@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import csv
@@ -18,6 +19,7 @@ from typing import Any
 
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from gateway.api import acts
@@ -45,8 +47,9 @@ MOST_BYTES = 2 * 1024 * 1024
 #: The file travels in the form between its check and its creation, packed.
 _MOST_FORM = 2 * MOST_BYTES
 _PAGE = 25
+_FILE_S = 120.0
 _FIRST_LINES = 20
-_MOST_SHOWN = 50
+_MOST_SHOWN = 20
 _LINE = re.compile(r"/lines/([0-9]+)(?:/([a-z_]+))?")
 _NAME = re.compile(r"[^\w .()+-]")
 
@@ -352,9 +355,12 @@ async def _received(visit: Visit) -> Upload:
 
     parser = MultiPartParser(visit.request.headers, bounded(), max_files=1, max_fields=10)
     try:
-        form = await parser.parse()
+        async with asyncio.timeout(_FILE_S):
+            form = await parser.parse()
     except (MultiPartException, KeyError):
         raise PageError(400, "The form cannot be read. Nothing was created.") from None
+    except (ClientDisconnect, TimeoutError):
+        raise PageError(408, "The file did not arrive in time. Nothing was created.") from None
     try:
         texts = {name: value for name, value in form.items() if isinstance(value, str)}
         refuse_forged({FORM: texts.get(FORM, "")}, visit.token)
