@@ -49,7 +49,7 @@ e2e-clients: $(READY) ## Generated clients, and clients and verifiers of others;
 
 e2e-pages: $(READY) ## The pages in headless Chromium, with axe-core (PICTURES=1 writes docs/images)
 	@scripts/browser
-	PICTURES=$(PICTURES) $(BIN)/python -m pytest -m browser -p no:randomly tests/pages
+	PICTURES=$(PICTURES) $(BIN)/python -m pytest -m browser -p no:randomly tests/pages tests/panel
 
 model: $(READY) ## Search the larger runs of the money rules, and each rule switched off (some minutes)
 	$(BIN)/python -m tests.model

@@ -147,6 +147,15 @@ class PageSettings(Section):
     )
 
 
+class PanelSettings(Section):
+    """The panel for operators."""
+
+    enabled: bool = Field(
+        default=True,
+        description="Serve the panel under `/admin`. Nobody can sign in before a user is created.",
+    )
+
+
 class OrgSettings(Section):
     """What recipients see of an org."""
 
@@ -433,6 +442,7 @@ class Settings(Section):
     limits: LimitSettings = LimitSettings()
     log: LogSettings = LogSettings()
     pages: PageSettings = PageSettings()
+    panel: PanelSettings = PanelSettings()
     orgs: dict[OrgName, OrgSettings] = Field(default={}, description="Orgs by name.")
     explorers: dict[
         Network, Annotated[str, StringConstraints(pattern=r"^(https?://[^\s]*\{hash\}[^\s]*)?$")]

@@ -23,6 +23,7 @@ from gateway.cli import (
     pause,
     payouts,
     rules,
+    users,
     webhooks,
 )
 from gateway.cli import doctor as doctors
@@ -48,6 +49,7 @@ app.add_typer(payouts.app, name="payouts")
 app.add_typer(batches.app, name="batches")
 app.add_typer(webhooks.app, name="webhooks")
 app.add_typer(custodians.app, name="custodians")
+app.add_typer(users.app, name="users")
 app.add_typer(db.app, name="db")
 app.add_typer(adapters.app, name="adapters")
 app.add_typer(audit.app, name="audit")

@@ -36,6 +36,7 @@ from gateway.store.schema_executions import (
 )
 from gateway.store.schema_funds import fund_accounts, reservations
 from gateway.store.schema_spending import spending_counters, spending_entries
+from gateway.store.schema_users import sessions, users
 
 __all__ = [
     "account_declarations",
@@ -70,10 +71,12 @@ __all__ = [
     "recoveries",
     "refs",
     "reservations",
+    "sessions",
     "spending_counters",
     "spending_entries",
     "store_schema",
     "store_state",
+    "users",
 ]
 
 #: API keys: a digest only; the key itself is shown once and kept nowhere.
