@@ -12,7 +12,7 @@ from gateway.api.acts import note_act
 from gateway.api.cursors import decode, encode
 from gateway.api.requests import validate
 from gateway.errors import Refused
-from gateway.examples import EventType, example_event
+from gateway.examples import example_event
 from gateway.panel.access import PageError, Visit
 from gateway.panel.overview import open_count
 from gateway.panel.payouts import resend_event
@@ -22,7 +22,7 @@ from gateway.store.database import Tx
 from gateway.store.overview import pending_of
 from gateway.store.rows import from_us, to_us
 from gateway.users import Role
-from gateway.views import EVENT_TYPES
+from gateway.views import EVENT_TYPES, EventType
 from gateway.webhooks.endpoints import Found
 from gateway.webhooks.fair_queue import Ready
 from gateway.webhooks.replay import NEWEST, AttemptView

@@ -106,7 +106,7 @@ async def test_every_page_and_act(tmp_path: Path, store: str) -> None:
             story = await panel.get(f"{base}/payouts/{payout_id}")
             return story if "Told 1 of 1 endpoint." in story else None
 
-        story = await eventually(told)
+        story = str(await eventually(told))
         assert "Moving call accepted" in story
         event = re.search(r'name="event" value="(evt_[^"]+)"', story)
         assert event is not None
