@@ -33,6 +33,7 @@ from pydantic import (
 from pydantic.networks import IPvAnyNetwork
 
 from gateway.config_rates import LimitSettings
+from gateway.config_section import Section
 from gateway.config_spending import PriceSettings, SpendingSettings, limit_faults
 from gateway.database_url import SCHEMES, PostgresUrl
 from gateway.errors import ConfigError
@@ -82,11 +83,7 @@ OrgName = Annotated[str, AfterValidator(_org_name)]
 OrgNames = Annotated[tuple[OrgName, ...], AfterValidator(_some_orgs)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-
-
-class ListenSettings(_Section):
+class ListenSettings(Section):
     """Where the API listens."""
 
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
@@ -125,7 +122,7 @@ class ListenSettings(_Section):
     )
 
 
-class MetricsSettings(_Section):
+class MetricsSettings(Section):
     """Where the metrics are read."""
 
     host: str = Field(default="127.0.0.1", description="Address of the listener for metrics.")
@@ -140,7 +137,7 @@ class MetricsSettings(_Section):
     )
 
 
-class PageSettings(_Section):
+class PageSettings(Section):
     """The pages for people."""
 
     frame_origins: tuple[
@@ -151,7 +148,7 @@ class PageSettings(_Section):
     )
 
 
-class OrgSettings(_Section):
+class OrgSettings(Section):
     """What recipients see of an org."""
 
     display_name: Annotated[str, StringConstraints(min_length=1, max_length=80)] | None = Field(
@@ -160,7 +157,7 @@ class OrgSettings(_Section):
     )
 
 
-class LogSettings(_Section):
+class LogSettings(Section):
     """How the gateway logs."""
 
     format: Literal["json", "console"] = Field(
@@ -171,7 +168,7 @@ class LogSettings(_Section):
     )
 
 
-class WebhookSettings(_Section):
+class WebhookSettings(Section):
     """How events are delivered."""
 
     allow_private_addresses: bool = Field(
@@ -245,7 +242,7 @@ class WebhookSettings(_Section):
     )
 
 
-class RetentionSettings(_Section):
+class RetentionSettings(Section):
     """How long what is over is kept. What belongs to an open payout or batch stays, however old it is."""
 
     unmatched_webhooks_days: float = Field(
@@ -272,7 +269,7 @@ class RetentionSettings(_Section):
     )
 
 
-class EngineSettings(_Section):
+class EngineSettings(Section):
     """How payouts are worked on."""
 
     lease_s: float = Field(
@@ -330,7 +327,7 @@ class CustodianSettings(BaseModel):
         return dict(self.model_extra or {})
 
 
-class FeeSettings(_Section):
+class FeeSettings(Section):
     """The fee of a route, in the asset that is sent."""
 
     flat: Amount = Field(default=Decimal(0), description="Fixed part, in units of the asset.")
@@ -340,7 +337,7 @@ class FeeSettings(_Section):
     )
 
 
-class RouteSettings(_Section):
+class RouteSettings(Section):
     """Which custodian account pays which kind of destination. The first route that fits is taken."""
 
     destination: DestinationType = Field(description="Destination type.")
@@ -364,7 +361,7 @@ class RouteSettings(_Section):
     fee: FeeSettings = Field(default=FeeSettings(), description="Fee; none, if not given.")
 
 
-class AccountSettings(_Section):
+class AccountSettings(Section):
     """A source account that a partner may name in `route`, beside those of the routes."""
 
     id: Text = Field(description="Its id, in the custodian's words.")
@@ -375,7 +372,7 @@ class AccountSettings(_Section):
     )
 
 
-class AssetSettings(_Section):
+class AssetSettings(Section):
     """An asset beyond the built-in ones, or another reading of one."""
 
     code: str = Field(pattern=r"^[A-Z0-9_.]{2,16}$", description="Asset code.")
@@ -387,7 +384,7 @@ class AssetSettings(_Section):
     )
 
 
-class Settings(_Section):
+class Settings(Section):
     """The whole configuration."""
 
     database: Path = Field(

@@ -5,17 +5,14 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints
 
+from gateway.config_section import Section
 from gateway.model import Amount, Text
 
 AssetCode = Annotated[str, StringConstraints(pattern=r"^[A-Z0-9_.]{2,16}$")]
 _Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
 _Org = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 #: More digits than any price has; a product with an amount is still exact.
@@ -33,7 +30,7 @@ def _price(value: Decimal) -> Decimal:
     return value
 
 
-class PriceSettings(_Section):
+class PriceSettings(Section):
     """What assets are worth, for limits in US dollars."""
 
     usd: dict[AssetCode, Annotated[Amount, AfterValidator(_price)]] = Field(
@@ -43,7 +40,7 @@ class PriceSettings(_Section):
     )
 
 
-class SpendingLimitSettings(_Section):
+class SpendingLimitSettings(Section):
     """A limit on what is spent: per payout, per UTC day or per UTC month."""
 
     name: _Name = Field(
@@ -74,7 +71,7 @@ class SpendingLimitSettings(_Section):
     )
 
 
-class SpendingSettings(_Section):
+class SpendingSettings(Section):
     """What may be spent at most. Each key mode has counters of its own."""
 
     payout_cap_usd: Amount = Field(
