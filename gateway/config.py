@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import binascii
 import os
-import re
 import tomllib
 from collections.abc import Mapping
 from decimal import Decimal
@@ -20,7 +19,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
@@ -32,8 +30,9 @@ from pydantic import (
 )
 from pydantic.networks import IPvAnyNetwork
 
+from gateway.config_funds import BalanceSettings, Shortage
 from gateway.config_rates import LimitSettings
-from gateway.config_section import Section
+from gateway.config_section import InstanceName, OrgName, Section
 from gateway.config_spending import PriceSettings, SpendingSettings, limit_faults
 from gateway.database_url import SCHEMES, PostgresUrl
 from gateway.errors import ConfigError
@@ -50,22 +49,11 @@ _NAMED_FILE = frozenset({("state_file",)})
 #: What is added to the database's name by SQLite, and for the locks of migrations and of its users.
 _BESIDE_DATABASE = ("-wal", "-shm", "-journal", ".lock", ".in-use")
 Mode = Literal["live", "test"]
-#: What an org may be called.
-ORG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
-InstanceName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 
 
 def _network_name(text: str) -> str:
     """Return an address or a network in its usual spelling. ValueError where it is neither."""
     return str(ip_network(text))
-
-
-def _org_name(text: str) -> str:
-    """Return the name of an org. ValueError where no key can be minted for it."""
-    if not ORG.fullmatch(text):
-        msg = "is no name of an org: 1 to 63 letters, digits, dots, dashes or underscores, without blanks"
-        raise ValueError(msg)
-    return text
 
 
 def _some_orgs(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -79,7 +67,6 @@ def _some_orgs(names: tuple[str, ...]) -> tuple[str, ...]:
 NetworkName = Annotated[str, AfterValidator(_network_name)]
 
 
-OrgName = Annotated[str, AfterValidator(_org_name)]
 OrgNames = Annotated[tuple[OrgName, ...], AfterValidator(_some_orgs)]
 
 
@@ -137,6 +124,18 @@ class MetricsSettings(Section):
     )
 
 
+class ProcessSettings(Section):
+    """A process of the gateway."""
+
+    stop_within_s: float = Field(
+        default=20,
+        ge=2,
+        le=600,
+        description="How long a process that is told to stop may take. Requests have half of it, work under "
+        "way the rest; what has not ended by then is cut off, and another process goes on with it.",
+    )
+
+
 class PageSettings(Section):
     """The pages for people."""
 
@@ -145,6 +144,15 @@ class PageSettings(Section):
     ] = Field(
         default=(),
         description="Origins whose pages may embed the tracking page in a frame; none, if not set.",
+    )
+
+
+class PanelSettings(Section):
+    """The panel for operators."""
+
+    enabled: bool = Field(
+        default=True,
+        description="Serve the panel under `/admin`. Nobody can sign in before a user is created.",
     )
 
 
@@ -300,7 +308,7 @@ class EngineSettings(Section):
     )
 
 
-class CustodianSettings(BaseModel):
+class CustodianSettings(BalanceSettings):
     """One custodian instance. Members beyond these are the adapter's own settings."""
 
     model_config = ConfigDict(extra="allow", frozen=True, hide_input_in_errors=True)
@@ -359,6 +367,11 @@ class RouteSettings(Section):
         default=60, ge=0, description="Usual time to delivery, for the partner's countdown."
     )
     fee: FeeSettings = Field(default=FeeSettings(), description="Fee; none, if not given.")
+    on_shortage: Shortage = Field(
+        default="refuse",
+        description="Where the account reserves and does not cover a payout: `refuse` it, or accept it and "
+        "let it `wait`.",
+    )
 
 
 class AccountSettings(Section):
@@ -369,6 +382,11 @@ class AccountSettings(Section):
     orgs: OrgNames | None = Field(
         default=None,
         description="Orgs that may name it; all, if not given. Required as soon as any route has `orgs`.",
+    )
+    reserve: bool | None = Field(
+        default=None,
+        description="Whether payouts reserve from it; as the custodian instance says, if not given. May also "
+        "name the account of a route.",
     )
 
 
@@ -420,9 +438,11 @@ class Settings(Section):
     )
     listen: ListenSettings = ListenSettings()
     metrics: MetricsSettings = MetricsSettings()
+    process: ProcessSettings = ProcessSettings()
     limits: LimitSettings = LimitSettings()
     log: LogSettings = LogSettings()
     pages: PageSettings = PageSettings()
+    panel: PanelSettings = PanelSettings()
     orgs: dict[OrgName, OrgSettings] = Field(default={}, description="Orgs by name.")
     explorers: dict[
         Network, Annotated[str, StringConstraints(pattern=r"^(https?://[^\s]*\{hash\}[^\s]*)?$")]
@@ -601,6 +621,12 @@ def _cross_faults(settings: Settings) -> list[str]:
             if account.orgs is None
         ]
     faults += limit_faults(settings.spending, frozenset(settings.custodians))
+    faults += [
+        f"custodians.{name}.balance_max_age_s: {each.balance_max_age_s:g} is less than twice "
+        f"balance_every_s ({each.balance_every_s:g}): every balance would be too old at times"
+        for name, each in settings.custodians.items()
+        if each.balance_max_age_s < 2 * each.balance_every_s
+    ]
     keys = {"server_key": settings.server_key, "previous_server_key": settings.previous_server_key}
     for name, key in keys.items():
         try:

@@ -119,6 +119,22 @@ class Metrics:
             registry=self.registry,
         )
 
+        accounts = ("custodian", "account", "asset", "network")
+        self._balances = {
+            name: Gauge(f"payout_gateway_account_{name}", words, accounts, registry=self.registry)
+            for name, words in (
+                ("balance", "What an account holds, as it was last read."),
+                ("reserved", "What accepted payouts have reserved of it."),
+                ("waiting", "What accepted payouts wait for it to cover."),
+            )
+        }
+        self._balance_age = Gauge(
+            "payout_gateway_account_balance_age_seconds",
+            "Age of an account's balances; NaN: not known.",
+            ("custodian", "account"),
+            registry=self.registry,
+        )
+
         self._connections = Gauge(
             "payout_gateway_connections",
             "Open connections of the public listener.",
@@ -226,6 +242,16 @@ class Metrics:
         """Set whether moving marks may be set; where not, the operator's list has one more row."""
         self._marks.set(int(allowed))
         self._attention.labels("marks_refused").set(int(not allowed))
+
+    def balance(self, *account: str, **values: float) -> None:
+        """Set what an account (custodian, account, asset, network) holds, has reserved, is waited for."""
+        for name, value in values.items():
+            self._balances[name].labels(*account).set(value)
+
+    def balance_age(self, custodian: str, account: str, seconds: float | None) -> None:
+        """Set the age of an account's balances; None: it is not known."""
+        age = float("nan") if seconds is None else seconds
+        self._balance_age.labels(custodian, account).set(age)
 
     def paused(self, found: Iterable[tuple[str, str]]) -> None:
         """Set what is paused, each as scope and target; nothing else is."""

@@ -24,6 +24,7 @@ from pydantic import BaseModel
 from gateway import adapter as contract
 from gateway import model
 from gateway.api.openapi import document
+from gateway.api.openapi_schemas import standalone
 from gateway.api.openapi_webhooks import EVENT_MODELS
 from gateway.api.problems import PROBLEMS
 from gateway.cli import exits
@@ -164,14 +165,7 @@ def schemas() -> dict[Path, str]:
     """The JSON Schema of every event type, by its file."""
     folder = DOCS / "reference/event-schemas"
     return {
-        folder / f"{kind}.json": json.dumps(
-            {
-                "$schema": "https://json-schema.org/draft/2020-12/schema",
-                **model.model_json_schema(mode="serialization"),
-            },
-            indent=1,
-        )
-        + "\n"
+        folder / f"{kind}.json": json.dumps(standalone(model), indent=1) + "\n"
         for kind, model in EVENT_MODELS.items()
     }
 
@@ -542,6 +536,7 @@ MONEY_RULES: dict[str, tuple[Callable[..., Any], ...]] = {
         gate.nothing_blocks,
         gate.rules_are_active,
         gate.not_paused,
+        gate.is_funded,
         gate.no_news,
         gate.items_are_pending,
         gate.others_are_closed,

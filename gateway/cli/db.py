@@ -58,17 +58,21 @@ def upgrade(
 ) -> None:
     """Bring the database to this program's schema. Stop every gateway on it first, and back it up.
 
-    Refused while a gateway runs on it.
+    Refused while a gateway runs on it, unless it is a PostgreSQL database and the gateway can go on with
+    the new schema.
     """
     from alembic.util.exc import CommandError
 
     from gateway.runtime import real_runtime
     from gateway.store import migrate
-    from gateway.store.postgres.opening import prepare
+    from gateway.store.postgres import opening as postgres
 
     settings = settings_of(config)
     path = settings.database
     refusal = f"the database {path} was not changed"
+    if settings.postgres is not None and not force:
+        with store_faults_told(path):
+            force = postgres.may_run_beside(settings.postgres)
     with nullcontext() if force else copies.alone(settings, refusal, 2), store_faults_told(path):
         found = [] if force else copies.running(settings, real_runtime())
         if found:
@@ -79,7 +83,7 @@ def upgrade(
             )
         try:
             if settings.postgres is not None:
-                before, after = prepare(settings.postgres)
+                before, after = postgres.upgrade(settings.postgres)
             else:
                 before, after = migrate.upgrade(path)
         except CommandError as error:

@@ -14,6 +14,7 @@ import typer
 from gateway.cli import (
     adapters,
     audit,
+    balances,
     batches,
     custodians,
     db,
@@ -22,6 +23,7 @@ from gateway.cli import (
     pause,
     payouts,
     rules,
+    users,
     webhooks,
 )
 from gateway.cli import doctor as doctors
@@ -47,10 +49,12 @@ app.add_typer(payouts.app, name="payouts")
 app.add_typer(batches.app, name="batches")
 app.add_typer(webhooks.app, name="webhooks")
 app.add_typer(custodians.app, name="custodians")
+app.add_typer(users.app, name="users")
 app.add_typer(db.app, name="db")
 app.add_typer(adapters.app, name="adapters")
 app.add_typer(audit.app, name="audit")
 app.add_typer(limits.app, name="limits")
+app.add_typer(balances.app, name="balances")
 app.add_typer(rules.app, name="rules")
 app.add_typer(pause.pause_app, name="pause")
 app.add_typer(pause.resume_app, name="resume")
@@ -69,7 +73,7 @@ class ServeRole(StrEnum):
 
 
 @app.command()
-def serve(
+def serve(  # noqa: PLR0913 - the options of the command
     *,
     config: ConfigOption = Path(DEFAULT_CONFIG),
     port: Annotated[
@@ -90,15 +94,31 @@ def serve(
             "they are parked.",
         ),
     ] = False,
+    workers: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=64,
+            help="So many processes on a PostgreSQL database, all with this role and on one port. One that "
+            "dies is started again.",
+        ),
+    ] = 1,
+    part: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Run the gateway: API and workers, until SIGTERM."""
     from gateway import logs
     from gateway.app import ALL_ROLES, Role
     from gateway.errors import ConfigError, StoreUnusable
-    from gateway.server import run
+    from gateway.server import Part, run
     from gateway.store import in_use, migrate
 
     settings = settings_of(config)
+    if workers > 1 and settings.postgres is None:
+        fail(
+            "--workers: several processes need a PostgreSQL database (docs: Run on PostgreSQL); on one file "
+            "they would only wait for each other",
+            2,
+        )
     logs.configure(settings.log.format, settings.log.level)
     # Only opening the store is a fault of the set-up; whatever breaks later keeps its traceback.
     with store_faults_told(settings.database):
@@ -111,7 +131,21 @@ def serve(
                 migrate.prepare(settings.database)
     try:
         roles = ALL_ROLES if role is ServeRole.ALL else frozenset({Role(role)})
-        code = run(settings, port=port, roles=roles, allow_removed=allow_removed)
+        if workers > 1:
+            from gateway import supervisor
+
+            code = supervisor.run(
+                settings,
+                config,
+                workers=workers,
+                role=role,
+                listens=Role.API in roles,
+                port=port,
+                allow_removed=allow_removed,
+            )
+        else:
+            own = None if part is None else Part.of(part)
+            code = run(settings, port=port, roles=roles, allow_removed=allow_removed, part=own)
     except ConfigError as error:
         fail((f"config: {each}" for each in error.faults), 2)
     except StoreUnusable as error:

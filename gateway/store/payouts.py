@@ -219,7 +219,7 @@ async def find_payout(tx: Tx, payout_id: str) -> Payout | None:
 
 
 #: A batch that is being loaded is not there yet.
-_SEEN = or_(
+SEEN = or_(
     payouts.c.batch_id.is_(None),
     exists().where(and_(batches.c.id == payouts.c.batch_id, batches.c.state != "loading")),
 )
@@ -245,7 +245,7 @@ _FILTERS = {
 def _list_query(names: tuple[str, ...]) -> Query:
     return Query(
         select(payouts)
-        .where(*(_FILTERS[name] for name in names), _SEEN)
+        .where(*(_FILTERS[name] for name in names), SEEN)
         .order_by(payouts.c.created_at.desc(), payouts.c.id.desc())
         .limit(bindparam("limit"))
     )

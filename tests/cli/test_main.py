@@ -58,6 +58,7 @@ _VALUES = {
     "payout_id": "pay_x",
     "payout_ids": "pay_x",
     "reason": "r",
+    "role": "viewer",
     "since": "2026-01-01",
     "source": "/nonexistent/copy.db",
     "target": "postgresql://127.0.0.1:9/x",
@@ -89,6 +90,7 @@ def words_of(path: tuple[str, ...], command: Any, config: Path) -> list[str]:
     words += ["--config", str(config)] if "--config" in options else []
     words += ["--gateway", "http://127.0.0.1:9", "--api-key", "k"] if "--gateway" in options else []
     words += ["--yes"] if path == ("payouts", "resolve") else []
+    words += ["--all-orgs"] if path == ("users", "create") else []
     words += ["--last-mark-at", "2026-01-01T00:00:00Z"] if path == ("db", "adopt") else []
     return words
 
