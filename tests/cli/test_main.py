@@ -125,6 +125,8 @@ _TEXTS = {
 }
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("what", _TEXTS)
 def test_a_configuration_that_cannot_be_used(told: Any, tmp_path: Path, what: str) -> None:
     """Every command that reads one ends with 2 and names what is wrong with it."""
@@ -146,6 +148,8 @@ def test_a_configuration_that_cannot_be_used(told: Any, tmp_path: Path, what: st
     assert tried > 35
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("what", ["no database", "a folder", "rubbish", "empty"])
 def test_a_database_that_cannot_be_used(
     told: Any, config: Path, tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
