@@ -18,6 +18,7 @@ from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
 import typer
+import yaml
 from pydantic import BaseModel
 
 from gateway import adapter as contract
@@ -117,6 +118,22 @@ def event_catalogue() -> str:
             f"```json\n{example}\n```\n"
         )
     return "\n".join(parts)
+
+
+def contents() -> dict[Path, str]:
+    """The order of the pages, for `/guide`, from the navigation of `mkdocs.yml`."""
+    nav = yaml.safe_load((DOCS.parent / "mkdocs.yml").read_text("utf-8"))["nav"]
+    first: list[dict[str, str]] = []
+    groups = [{"title": "Start", "pages": first}]
+    for each in nav:
+        [(title, pages)] = each.items()
+        if isinstance(pages, str):
+            first.append({"title": title, "path": pages})
+        else:
+            entries = [next(iter(page.items())) for page in pages]
+            listed = [{"title": name, "path": path} for name, path in entries]
+            groups.append({"title": title, "pages": listed})
+    return {DOCS / "nav.json": json.dumps(groups, indent=1, ensure_ascii=False) + "\n"}
 
 
 def schemas() -> dict[Path, str]:
@@ -529,7 +546,7 @@ def main() -> int:
     """Fill or check every region; 1 where one is stale."""
     check = "--check" in sys.argv[1:]
     stale = []
-    made = schemas()
+    made = schemas() | contents()
     filled: set[str] = set()
     for page in sorted(DOCS.rglob("*.md")):
         text = page.read_text(encoding="utf-8")
