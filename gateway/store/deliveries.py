@@ -224,7 +224,7 @@ _LAG = Query(
     .order_by(func.min(deliveries.c.due_at))
     .limit(bindparam("limit"))
 )
-_WAITING = Query(
+_NOT_RECEIVED = Query(
     select(
         deliveries.c.endpoint_id,
         func.count().label("waiting"),
@@ -489,7 +489,7 @@ async def waiting_of(tx: Tx, endpoint_ids: Sequence[str]) -> list[Row]:
 
     Due or waiting for its next try; `since` is the time of the oldest such event. A long read.
     """
-    return await tx.all(_WAITING, endpoint_ids=to_json(list(endpoint_ids)))
+    return await tx.all(_NOT_RECEIVED, endpoint_ids=to_json(list(endpoint_ids)))
 
 
 async def skip_deliveries(tx: Tx, at: int, limit: int) -> int:
