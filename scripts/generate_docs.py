@@ -161,6 +161,22 @@ def event_catalogue() -> str:
     return "\n".join(parts)
 
 
+def contents() -> dict[Path, str]:
+    """The order of the pages, for `/guide`, from the navigation of `mkdocs.yml`."""
+    nav = yaml.safe_load((DOCS.parent / "mkdocs.yml").read_text("utf-8"))["nav"]
+    first: list[dict[str, str]] = []
+    groups = [{"title": "Start", "pages": first}]
+    for each in nav:
+        [(title, pages)] = each.items()
+        if isinstance(pages, str):
+            first.append({"title": title, "path": pages})
+        else:
+            entries = [next(iter(page.items())) for page in pages]
+            listed = [{"title": name, "path": path} for name, path in entries]
+            groups.append({"title": title, "pages": listed})
+    return {DOCS / "nav.json": json.dumps(groups, indent=1, ensure_ascii=False) + "\n"}
+
+
 def schemas() -> dict[Path, str]:
     """The JSON Schema of every event type, by its file."""
     folder = DOCS / "reference/event-schemas"
@@ -598,7 +614,7 @@ def main() -> int:
     """Fill or check every region; 1 where one is stale."""
     check = "--check" in sys.argv[1:]
     stale = []
-    made = schemas()
+    made = schemas() | contents()
     filled: set[str] = set()
     for page in sorted(DOCS.rglob("*.md")):
         text = page.read_text(encoding="utf-8")
