@@ -21,7 +21,7 @@ from gateway.metrics import Metrics
 from gateway.runtime import Failpoint, Runtime
 from gateway.store import deliveries
 from gateway.store import endpoints as endpoint_rows
-from gateway.store.database import Database, Row, Tx
+from gateway.store.database import Database, Tx
 from gateway.store.lanes import Held, LeaseTokens
 from gateway.store.receipts import Tried, settle_tries
 from gateway.store.rows import to_us
