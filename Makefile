@@ -41,7 +41,9 @@ test: $(READY) ## Run the tests (T=path for some of them)
 e2e: $(READY) ## Run only the tests with whole processes
 	$(BIN)/python -m pytest tests/e2e
 
-e2e-clients: $(READY) ## Clients and verifiers of others, in JavaScript and Go (needs node and npm)
+e2e-clients: $(READY) ## Generated clients, and clients and verifiers of others; installs Java and npm from Debian if root
+	@scripts/clients
+	$(BIN)/python -m tests.clients.generated_clients
 	$(BIN)/python -m tests.clients.dfns_javascript
 	$(BIN)/python -m tests.clients.webhooks_verifiers
 

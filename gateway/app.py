@@ -64,8 +64,8 @@ from gateway.webhooks.sender import Sender, client_for
 from gateway.webhooks.share import Share
 from gateway.webhooks.worker import Deliveries
 
-#: How long work under way may go on after the signal to stop.
-GRACE_S = 10
+#: How long work under way may go on at the end, where nobody says it.
+GRACE_S = 10.0
 #: How long a loop waits before it asks a store again that could not be written.
 STORE_AGAIN_S = 2.0
 #: Whose bells are all of them.
@@ -120,8 +120,13 @@ class Workers:
             looks[name].ring()
 
     @asynccontextmanager
-    async def running(self, failed: Callable[[BaseException], None]) -> AsyncIterator[None]:
-        """Run every loop; at the end let work under way finish. A loop that dies calls `failed`."""
+    async def running(
+        self, failed: Callable[[BaseException], None], left_s: Callable[[], float] = lambda: GRACE_S
+    ) -> AsyncIterator[None]:
+        """Run every loop; at the end let work under way finish. A loop that dies calls `failed`.
+
+        `left_s`: asked at the end, how long that may take.
+        """
         loops = {"heartbeat": self.heartbeat.run}
         if Role.SENDER in self.roles:
             loops |= {"deliveries": self.deliveries.run, "replays": self.replays.run}
@@ -151,9 +156,10 @@ class Workers:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            grace_s = left_s()
             await asyncio.gather(
-                self.deliveries.finish(GRACE_S),
-                *(engine.finish(GRACE_S) for engine in self.engines.values()),
+                self.deliveries.finish(grace_s),
+                *(engine.finish(grace_s) for engine in self.engines.values()),
             )
             await self.heartbeat.stop()
 
@@ -202,14 +208,14 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
     async with contextlib.AsyncExitStack() as stack:
         to_endpoints: Poster = await stack.enter_async_context(client_for(settings.webhooks))
         contacts = {name: Contact() for name in settings.custodians}
-        faults = _unknown_assets(settings, assets)
+        faults = unknown_assets(settings, assets)
         try:
             custodians = await _custodians(
                 stack, settings, runtime, assets, metrics, vault, contacts
             )
         except ConfigError as error:
             raise ConfigError([*faults, *error.faults]) from None
-        faults += _late_keys(settings, custodians)
+        faults += late_keys(settings, custodians)
         if faults:
             raise ConfigError(faults)
         router = Router(
@@ -237,7 +243,7 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
                 await db.run(carry_over, runtime, each, accounts_of(settings, name))
         spending = Spending(Rules(settings.spending, PriceTable(assets, settings.prices).usd))
         action_life = timedelta(seconds=settings.engine.action_life_s)
-        payouts = Payouts(runtime, vault, action_life, spending)
+        payouts = Payouts(runtime, vault, action_life, spending, own.digest)
         owner = f"{socket.gethostname()}-{os.getpid()}"
         bells: list[Workers] = []
 
@@ -277,7 +283,9 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
             for name, custodian in custodians.items()
         }
         recorders = {name: engine.recorder for name, engine in engines.items()}
-        steps = BatchSteps(runtime, payouts, quotes, batches, handovers, recorders)
+        steps = BatchSteps(
+            runtime, payouts, quotes, batches, handovers, recorders, rules=own.digest
+        )
         replays = Replays(runtime, endpoints)
         calling = Calling(runtime.clock)
         deliveries = Deliveries(
@@ -393,7 +401,7 @@ async def _waking_others(
     return both
 
 
-def _unknown_assets(settings: Settings, assets: AssetRegistry) -> list[str]:
+def unknown_assets(settings: Settings, assets: AssetRegistry) -> list[str]:
     """Return a fault per asset of a route that is not known: the route would never be taken for it."""
     known = ", ".join(assets.codes())
     limits = settings.spending.limits
@@ -419,7 +427,7 @@ def _unknown_assets(settings: Settings, assets: AssetRegistry) -> list[str]:
     ]
 
 
-def _late_keys(settings: Settings, custodians: Mapping[str, CustodianInstance]) -> list[str]:
+def late_keys(settings: Settings, custodians: Mapping[str, CustodianInstance]) -> list[str]:
     """Return a fault per instance on a route whose keys do not outlive the time to be sent twice over."""
     within = settings.engine.submit_within_s
     lives = {
@@ -437,9 +445,12 @@ def _late_keys(settings: Settings, custodians: Mapping[str, CustodianInstance]) 
 
 @asynccontextmanager
 async def custodian_of(
-    settings: Settings, name: str, runtime: Runtime
+    settings: Settings, name: str, runtime: Runtime, contact: Contact | None = None
 ) -> AsyncIterator[CustodianInstance]:
-    """Build one configured custodian instance alone, for what it declares. ConfigError."""
+    """Build one configured custodian instance alone, for what it declares or reads. ConfigError.
+
+    `contact` notes how its requests end.
+    """
     alone = settings.model_copy(update={"custodians": {name: settings.custodians[name]}})
     assets = AssetRegistry(Asset.model_validate(each.model_dump()) for each in settings.assets)
     async with contextlib.AsyncExitStack() as stack:
@@ -450,7 +461,7 @@ async def custodian_of(
             assets,
             Metrics(),
             vault_of(settings, runtime.ids),
-            {name: Contact()},
+            {name: contact or Contact()},
         )
         yield built[name]
 

@@ -35,7 +35,7 @@ from gateway.model import (
 )
 from gateway.returns import Known, count
 from gateway.runtime import Runtime
-from gateway.spending import Spending, spend_of
+from gateway.spending import Spending, give_back, spend_of
 from gateway.states import STATUS_OF, Kind, Verdict, judge
 from gateway.store import executions, inbox
 from gateway.store import payouts as rows
@@ -74,8 +74,11 @@ class Payouts:
         vault: Vault,
         action_life: timedelta = ACTION_LIFE,
         spending: Spending | None = None,
+        rules: str | None = None,
     ) -> None:
-        #: what is taken with a payout, in the transaction that accepts it, and given back if it is not paid
+        #: the digest of the limits and routes by which payouts are accepted here; None: there are none
+        self._rules = rules
+        #: what is taken with a payout, in the transaction that accepts it
         self._spending = spending
         self._runtime = runtime
         self._vault = vault
@@ -106,9 +109,20 @@ class Payouts:
         )
         held = None
         if self._spending is not None:
-            held = await self._spending.hold(tx, caller, quote_id, now)
+            try:
+                held = await self._spending.hold(tx, caller, quote_id, now)
+            except Refused:
+                # By limits that are not the active ones: that is no answer to keep.
+                await refuse_unless_accepting(tx, self._rules)
+                raise
         quote = await quote_rows.use_quote(
-            tx, quote_id, caller.org, caller.mode, payout_id=payout_id, now=to_us(now)
+            tx,
+            quote_id,
+            caller.org,
+            caller.mode,
+            payout_id=payout_id,
+            now=to_us(now),
+            rules=self._rules,
         )
         if quote is None:
             return await self._accepted_before(tx, caller, quote_id, strict=strict)
@@ -143,6 +157,7 @@ class Payouts:
             )
         used_by = quote["payout_id"]
         if used_by is None:
+            await refuse_unless_accepting(tx, self._rules)
             detail = f"The quote ended at {format_time(from_us(quote['expires_at']))}. Ask for a new one."
             raise Refused("quote_expired", detail)
         if caller.mode != "live" and not strict:
@@ -275,8 +290,7 @@ class Payouts:
         if applied.final and applied.changed and change.says_unpaid:
             # A promise as a mark is: an older copy of the database would pay it after all.
             await advance(tx)
-            if self._spending is not None:
-                await self._spending.give_back(tx, row)
+            await give_back(tx, row)
         return applied
 
     async def _count_returns(self, tx: Tx, change: _Change, applied: Applied) -> Applied:

@@ -92,8 +92,13 @@ class Quote(QuoteTerms):
     external_ref: str
     reference: str | None
     metadata: Mapping[str, str]
-    recommendation: None = Field(default=None, description="Not given yet: always null.")
-    insufficient_funds: None = Field(default=None, description="Not given yet: always null.")
+    recommendation: dict[str, Any] | None = Field(
+        default=None, description="A cheaper route. Reserved: always null today."
+    )
+    insufficient_funds: dict[str, Any] | None = Field(
+        default=None,
+        description="What the source account lacks. Reserved: always null today.",
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,28 +106,32 @@ class Spending:
         if held is not None:
             await self.write(tx, batch["id"], held)
 
-    async def give_back(self, tx: Tx, payout: Row | Mapping[str, object]) -> None:
-        """Give back what a payout was counted with. To be called once, when it ends as not paid."""
-        owners = [payout["id"], *([payout["batch_id"]] if payout["batch_id"] else [])]
-        found = await rows.entries_of(tx, [str(each) for each in owners])
-        if not found:
-            return
-        terms = QuoteTerms.model_validate_json(str(payout["terms"]))
-        destination = digest_of_destination(destination_of(terms.destination))
-        parts = [
-            (row["counter_id"], part)
-            for row in found
-            if (part := _part(row, terms, destination)) is not None
-        ]
-        await rows.lock_counters(tx, (counter for counter, _ in parts))
-        counters = await rows.read_counters(tx, (counter for counter, _ in parts))
-        for counter, part in parts:
-            known = counters[counter]
-            amount = EXACT.subtract(known.amount, part.amount)
-            counters[counter] = Counter(known.count - part.count, amount)
-        await rows.write_counters(tx, counters)
-        if any(row["owner_id"] == payout["id"] for row in found):
-            await rows.drop_entries(tx, str(payout["id"]))
+
+async def give_back(tx: Tx, payout: Row | Mapping[str, object]) -> None:
+    """Give back what a payout was counted with. To be called once, when it ends as not paid.
+
+    By what was stored then, and by no configuration: an operator's command does it as the gateway does.
+    """
+    owners = [payout["id"], *([payout["batch_id"]] if payout["batch_id"] else [])]
+    found = await rows.entries_of(tx, [str(each) for each in owners])
+    if not found:
+        return
+    terms = QuoteTerms.model_validate_json(str(payout["terms"]))
+    destination = digest_of_destination(destination_of(terms.destination))
+    parts = [
+        (row["counter_id"], part)
+        for row in found
+        if (part := _part(row, terms, destination)) is not None
+    ]
+    await rows.lock_counters(tx, (counter for counter, _ in parts))
+    counters = await rows.read_counters(tx, (counter for counter, _ in parts))
+    for counter, part in parts:
+        known = counters[counter]
+        amount = EXACT.subtract(known.amount, part.amount)
+        counters[counter] = Counter(known.count - part.count, amount)
+    await rows.write_counters(tx, counters)
+    if any(row["owner_id"] == payout["id"] for row in found):
+        await rows.drop_entries(tx, str(payout["id"]))
 
 
 def _part(row: Row, terms: QuoteTerms, destination: str) -> Counter | None:

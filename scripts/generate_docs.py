@@ -23,6 +23,7 @@ from pydantic import BaseModel
 from gateway import adapter as contract
 from gateway import model
 from gateway.api.openapi import document
+from gateway.api.openapi_schemas import standalone
 from gateway.api.openapi_webhooks import EVENT_MODELS
 from gateway.api.problems import PROBLEMS
 from gateway.cli.main import app
@@ -122,14 +123,7 @@ def schemas() -> dict[Path, str]:
     """The JSON Schema of every event type, by its file."""
     folder = DOCS / "reference/event-schemas"
     return {
-        folder / f"{kind}.json": json.dumps(
-            {
-                "$schema": "https://json-schema.org/draft/2020-12/schema",
-                **model.model_json_schema(mode="serialization"),
-            },
-            indent=1,
-        )
-        + "\n"
+        folder / f"{kind}.json": json.dumps(standalone(model), indent=1) + "\n"
         for kind, model in EVENT_MODELS.items()
     }
 

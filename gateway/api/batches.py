@@ -164,7 +164,7 @@ class _Load:
         """
         if claim.created_id is not None:
             await self._drop(claim.created_id)
-        pauses = await self.context.db.read(refuse_unless_accepting)
+        pauses = await self.context.db.read(refuse_unless_accepting, self.context.own_rules)
         with Kept() as kept:
             found = await self.check(kept)
             if pauses:
@@ -218,7 +218,7 @@ class _Load:
         return stored
 
     async def _begin(self, tx: Tx, claim: Claim) -> str:
-        await refuse_unless_accepting(tx)
+        await refuse_unless_accepting(tx, self.context.own_rules)
         batch_id = await self.context.batches.begin(
             tx,
             self.caller,
@@ -239,7 +239,7 @@ class _Load:
     async def _finish(
         self, tx: Tx, batch_id: str, count: int, totals: Sequence[AssetTotal]
     ) -> Answer:
-        await refuse_unless_accepting(tx)
+        await refuse_unless_accepting(tx, self.context.own_rules)
         view = await self.context.batches.finish(tx, self.caller, batch_id, count, totals)
         return Answer(
             201,
@@ -398,8 +398,9 @@ async def list_batch_payouts(request: Request) -> Response:
 
 async def execute_batch(request: Request) -> Response:
     """`POST /payout-batches/{id}/execute`."""
-    change = context_of(request).batches.execute
-    return await _act(request, change, refuse_unless_accepting, acts.BATCH_EXECUTED)
+    context = context_of(request)
+    refuse = partial(refuse_unless_accepting, rules=context.own_rules)
+    return await _act(request, context.batches.execute, refuse, acts.BATCH_EXECUTED)
 
 
 async def cancel_batch(request: Request) -> Response:

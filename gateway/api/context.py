@@ -107,3 +107,8 @@ class ApiContext:
     broken: Callable[[], bool] = lambda: False
     #: instances that have trouble, each with what it is
     degraded: Callable[[], Mapping[str, str]] = dict
+
+    @property
+    def own_rules(self) -> str | None:
+        """The digest of the limits and routes that this process goes by."""
+        return None if self.rules is None else self.rules.digest

@@ -35,7 +35,7 @@ from gateway.store import batches as rows
 from gateway.store import executions
 from gateway.store.database import Row, Tx
 from gateway.store.rows import payout_of, to_us
-from gateway.store.state import frozen
+from gateway.store.state import goes_by, state_row
 
 #: Items that one step works on.
 _AT_ONCE = 50
@@ -72,7 +72,11 @@ class BatchSteps:
         batches: Batches,
         handovers: Mapping[str, Handover],
         recorders: Mapping[str, Recorder],
+        *,
+        rules: str | None = None,
     ) -> None:
+        #: the digest of the limits and routes that items are priced and checked by; None: there are none
+        self._rules = rules
         self._recorders = recorders
         self._runtime = runtime
         self._payouts = payouts
@@ -93,9 +97,14 @@ class BatchSteps:
             return _NOTHING
         now = self._runtime.clock.now()
         stages = self._stages(row, to_us(now))
-        if await frozen(tx) is not None:
+        state = await state_row(tx)
+        if state["frozen"] is not None:
             # Nothing is ended or handed over by a database that may be an older copy.
             stages = tuple(each for each in stages if each == self._judge)
+        elif not goes_by(state, self._rules):
+            # Terms are fixed, and items handed over, by the active limits and routes alone.
+            kept = (self._cancel, self._unfunded, self._judge)
+            stages = tuple(each for each in stages if each in kept)
         for stage in stages:
             if stage == self._judge and not judged:
                 continue

@@ -21,7 +21,7 @@ from sqlalchemy import (
 
 from gateway.store.metadata import metadata
 from gateway.store.schema_batches import batches
-from gateway.store.schema_control import money_rules, pauses
+from gateway.store.schema_control import money_rules, pauses, store_schema
 from gateway.store.schema_executions import (
     account_declarations,
     audit_log,
@@ -69,6 +69,7 @@ __all__ = [
     "refs",
     "spending_counters",
     "spending_entries",
+    "store_schema",
     "store_state",
 ]
 

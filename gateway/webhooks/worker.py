@@ -122,6 +122,9 @@ class Deliveries:
             settings.in_flight, settings.in_flight_per_endpoint, settings.timeout_s
         )
         self._known: dict[str, _Known] = {}
+        #: how often this process has changed an endpoint: what was read before is not kept
+        self._changes = 0
+        endpoints.on_change(self._forget)
         #: Endpoints whose secrets do not open, and until when they are left alone (monotonic clock).
         self._aside: dict[str, float] = {}
         #: The one test of each endpoint.
@@ -300,10 +303,11 @@ class Deliveries:
     async def _claim(self, wanted: Sequence[tuple[str, int]]) -> None:
         """Lease what is wanted; it is in its queues when this returns."""
         now = self._runtime.clock.monotonic()
+        changes = self._changes
         stale = [each for each, _ in wanted if self._fresh(each, now) is None]
         found = await self._db.run(self._claim_with_targets, wanted, stale, now + self._life_s)
         for endpoint_id in stale:
-            self._learn(endpoint_id, found.get(endpoint_id), now)
+            self._learn(endpoint_id, found.get(endpoint_id), now, changes)
 
     async def _claim_with_targets(
         self, tx: Tx, wanted: Sequence[tuple[str, int]], stale: Sequence[str], until_s: float
@@ -417,24 +421,36 @@ class Deliveries:
             return
         self._metrics.endpoints_set_aside(len(self._aside))
 
-    def _learn(self, endpoint_id: str, found: Found | SetAside | None, now: float) -> _Known | None:
-        """Keep what was read of an endpoint; None where it is disabled, gone or set aside."""
+    def _forget(self, endpoint_id: str) -> None:
+        """Have an endpoint that was changed read again before the next try. Other processes do it in time."""
+        self._known.pop(endpoint_id, None)
+        self._changes += 1
+
+    def _learn(
+        self, endpoint_id: str, found: Found | SetAside | None, now: float, changes: int
+    ) -> _Known | None:
+        """Return what was read of an endpoint, and keep it; None where it is disabled, gone or set aside.
+
+        `changes`: as it was before the read.
+        """
         self._set_aside(endpoint_id, found, now)
         if found is None or isinstance(found, SetAside):
             self._known.pop(endpoint_id, None)
             return None
         if len(self._known) > 10 * self._settings.in_flight:
             self._known.clear()
-        known = self._known[endpoint_id] = _Known(found.target, found.failing, now)
+        known = _Known(found.target, found.failing, now)
+        if changes == self._changes:
+            self._known[endpoint_id] = known
         return known
 
     async def _target(self, endpoint_id: str) -> _Known | None:
         """Return where an endpoint's events go; None where it is disabled or gone."""
         now = self._runtime.clock.monotonic()
-        known = self._fresh(endpoint_id, now)
+        changes, known = self._changes, self._fresh(endpoint_id, now)
         if known is None:
             found = await self._db.read(self._endpoints.targets, [endpoint_id])
-            known = self._learn(endpoint_id, found.get(endpoint_id), now)
+            known = self._learn(endpoint_id, found.get(endpoint_id), now, changes)
         return known
 
     async def _settle(self, tx: Tx, tries: Sequence[_Try]) -> list[Verdict | None]:

@@ -49,6 +49,7 @@ from gateway.payouts import Payouts
 from gateway.prices import PriceTable
 from gateway.quotes import Quotes
 from gateway.router import Instance, Router
+from gateway.rules import OwnRules
 from gateway.runtime import Ids, Runtime, real_runtime
 from gateway.spending import Spending
 from gateway.spending_rules import Rules
@@ -327,7 +328,8 @@ async def open_api(
         if settings.spending.limits:
             table = PriceTable(AssetRegistry(), settings.prices)
             spending = Spending(Rules(settings.spending, table.usd))
-        payouts = Payouts(runtime, vault, spending=spending)
+        own = OwnRules(settings)
+        payouts = Payouts(runtime, vault, spending=spending, rules=own.digest)
         endpoints = Endpoints(runtime, vault, settings)
         engine = Engine(
             db=db,
@@ -388,6 +390,7 @@ async def open_api(
             wake=woken.append,
             ready=lambda: True,
             state_file=state_file,
+            rules=own,
         )
         made = Api(context, clock, custodian, settings.database)
         made.engine = engine
