@@ -98,7 +98,7 @@ async def test_what_is_paid_is_no_longer_there(space: Space) -> None:
     await space.post({**BODY, "key": "k-2", "amount": "5.000402"})
     assert (await balances("MAIN"))[1] == [{"asset": "USDC", "amount": "999984.999598"}]
     await space.steps(3)
-    assert (await balances("MAIN"))[1] == [{"asset": "USDC", "amount": "999990"}]
+    assert (await balances("MAIN"))[1] == [{"asset": "USDC", "amount": "999990.000000"}]
     assert await balances("OTHER") == (404, None)
 
 
