@@ -66,8 +66,8 @@ from gateway.webhooks.sender import Sender, client_for
 from gateway.webhooks.share import Share
 from gateway.webhooks.worker import Deliveries
 
-#: How long work under way may go on after the signal to stop.
-GRACE_S = 10
+#: How long work under way may go on at the end, where nobody says it.
+GRACE_S = 10.0
 #: How long a loop waits before it asks a store again that could not be written.
 STORE_AGAIN_S = 2.0
 #: Whose bells are all of them.
@@ -122,8 +122,13 @@ class Workers:
                 self.after_delivery[name].wakeup.ring()
 
     @asynccontextmanager
-    async def running(self, failed: Callable[[BaseException], None]) -> AsyncIterator[None]:
-        """Run every loop; at the end let work under way finish. A loop that dies calls `failed`."""
+    async def running(
+        self, failed: Callable[[BaseException], None], left_s: Callable[[], float] = lambda: GRACE_S
+    ) -> AsyncIterator[None]:
+        """Run every loop; at the end let work under way finish. A loop that dies calls `failed`.
+
+        `left_s`: asked at the end, how long that may take.
+        """
         loops = {"heartbeat": self.heartbeat.run, "balances": self.balances.run}
         if Role.SENDER in self.roles:
             loops |= {"deliveries": self.deliveries.run, "replays": self.replays.run}
@@ -153,9 +158,10 @@ class Workers:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            grace_s = left_s()
             await asyncio.gather(
-                self.deliveries.finish(GRACE_S),
-                *(engine.finish(GRACE_S) for engine in self.engines.values()),
+                self.deliveries.finish(grace_s),
+                *(engine.finish(grace_s) for engine in self.engines.values()),
             )
             await self.heartbeat.stop()
 
@@ -204,15 +210,15 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
     async with contextlib.AsyncExitStack() as stack:
         to_endpoints: Poster = await stack.enter_async_context(client_for(settings.webhooks))
         contacts = {name: Contact() for name in settings.custodians}
-        faults = _unknown_assets(settings, assets)
+        faults = unknown_assets(settings, assets)
         try:
             custodians = await _custodians(
                 stack, settings, runtime, assets, metrics, vault, contacts
             )
         except ConfigError as error:
             raise ConfigError([*faults, *error.faults]) from None
-        faults += _late_keys(settings, custodians)
-        faults += _without_balances(settings, custodians)
+        faults += late_keys(settings, custodians)
+        faults += without_balances(settings, custodians)
         if faults:
             raise ConfigError(faults)
         router = Router(
@@ -417,7 +423,7 @@ async def _waking_others(
     return both
 
 
-def _without_balances(settings: Settings, custodians: Mapping[str, CustodianInstance]) -> list[str]:
+def without_balances(settings: Settings, custodians: Mapping[str, CustodianInstance]) -> list[str]:
     """Return a fault per instance that is to reserve and whose adapter reports no balances."""
     return [
         f"custodians.{name}.reserve: the adapter {each.adapter_name} reports no balances, so that nothing can "
@@ -431,7 +437,7 @@ def _without_balances(settings: Settings, custodians: Mapping[str, CustodianInst
     ]
 
 
-def _unknown_assets(settings: Settings, assets: AssetRegistry) -> list[str]:
+def unknown_assets(settings: Settings, assets: AssetRegistry) -> list[str]:
     """Return a fault per asset of a route that is not known: the route would never be taken for it."""
     known = ", ".join(assets.codes())
     limits = settings.spending.limits
@@ -457,7 +463,7 @@ def _unknown_assets(settings: Settings, assets: AssetRegistry) -> list[str]:
     ]
 
 
-def _late_keys(settings: Settings, custodians: Mapping[str, CustodianInstance]) -> list[str]:
+def late_keys(settings: Settings, custodians: Mapping[str, CustodianInstance]) -> list[str]:
     """Return a fault per instance on a route whose keys do not outlive the time to be sent twice over."""
     within = settings.engine.submit_within_s
     lives = {
@@ -475,9 +481,12 @@ def _late_keys(settings: Settings, custodians: Mapping[str, CustodianInstance]) 
 
 @asynccontextmanager
 async def custodian_of(
-    settings: Settings, name: str, runtime: Runtime
+    settings: Settings, name: str, runtime: Runtime, contact: Contact | None = None
 ) -> AsyncIterator[CustodianInstance]:
-    """Build one configured custodian instance alone, for what it declares. ConfigError."""
+    """Build one configured custodian instance alone, for what it declares or reads. ConfigError.
+
+    `contact` notes how its requests end.
+    """
     alone = settings.model_copy(update={"custodians": {name: settings.custodians[name]}})
     assets = AssetRegistry(Asset.model_validate(each.model_dump()) for each in settings.assets)
     async with contextlib.AsyncExitStack() as stack:
@@ -488,7 +497,7 @@ async def custodian_of(
             assets,
             Metrics(),
             vault_of(settings, runtime.ids),
-            {name: Contact()},
+            {name: contact or Contact()},
         )
         yield built[name]
 

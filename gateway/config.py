@@ -41,7 +41,9 @@ from gateway.model import Account, Amount, DestinationType, Network, Text
 
 ENV_PREFIX = "PAYOUT_GATEWAY_"
 #: What the command line reads from the environment; no settings, though they are called alike.
-CLIENT_ENV = frozenset(ENV_PREFIX + name for name in ("CONFIG", "URL", "API_KEY", "WEBHOOK_SECRET"))
+CLIENT_ENV = frozenset(
+    ENV_PREFIX + name for name in ("CONFIG", "URL", "API_KEY", "WEBHOOK_SECRET", "OPERATOR")
+)
 #: Settings that are called so, and are not read from the file that they name.
 _NAMED_FILE = frozenset({("state_file",)})
 #: What is added to the database's name by SQLite, and for the locks of migrations and of its users.
@@ -122,6 +124,18 @@ class MetricsSettings(Section):
     )
 
 
+class ProcessSettings(Section):
+    """A process of the gateway."""
+
+    stop_within_s: float = Field(
+        default=20,
+        ge=2,
+        le=600,
+        description="How long a process that is told to stop may take. Requests have half of it, work under "
+        "way the rest; what has not ended by then is cut off, and another process goes on with it.",
+    )
+
+
 class PageSettings(Section):
     """The pages for people."""
 
@@ -130,6 +144,15 @@ class PageSettings(Section):
     ] = Field(
         default=(),
         description="Origins whose pages may embed the tracking page in a frame; none, if not set.",
+    )
+
+
+class PanelSettings(Section):
+    """The panel for operators."""
+
+    enabled: bool = Field(
+        default=True,
+        description="Serve the panel under `/admin`. Nobody can sign in before a user is created.",
     )
 
 
@@ -415,9 +438,11 @@ class Settings(Section):
     )
     listen: ListenSettings = ListenSettings()
     metrics: MetricsSettings = MetricsSettings()
+    process: ProcessSettings = ProcessSettings()
     limits: LimitSettings = LimitSettings()
     log: LogSettings = LogSettings()
     pages: PageSettings = PageSettings()
+    panel: PanelSettings = PanelSettings()
     orgs: dict[OrgName, OrgSettings] = Field(default={}, description="Orgs by name.")
     explorers: dict[
         Network, Annotated[str, StringConstraints(pattern=r"^(https?://[^\s]*\{hash\}[^\s]*)?$")]
@@ -482,9 +507,9 @@ def load(path: Path | None, environ: Mapping[str, str] | None = None) -> Setting
     raw: dict[str, Any] = {}
     base = Path()
     if path is not None:
-        base = path.resolve().parent
         try:
             raw = tomllib.loads(path.read_text(encoding="utf-8"))
+            base = path.resolve().parent
         except FileNotFoundError:
             raise ConfigError(
                 [f"there is no configuration file {path}; `payout-gateway init` writes one"]

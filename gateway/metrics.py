@@ -18,6 +18,7 @@ _CALL_SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 #: A custodian that invents words must not fill the memory of the metrics' store.
 _MOST_WORDS = 100
 _WORD_CHARS = 64
+_OF_PAYOUTS = ("mode", "custodian", "status", "sub_status")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -67,6 +68,24 @@ class Metrics:
             "Rows of the operator's list; marks_refused: nothing is handed to custodians; "
             "endpoint_unreadable: webhook endpoints whose secrets do not open.",
             ("code",),
+            registry=self.registry,
+        )
+        self._open = Gauge(
+            "payout_gateway_open_payouts",
+            "Payouts that have not ended; at most 50000 of each status are counted.",
+            _OF_PAYOUTS,
+            registry=self.registry,
+        )
+        self._open_age = Gauge(
+            "payout_gateway_open_payouts_oldest_seconds",
+            "Time since the oldest payout that has not ended was accepted.",
+            _OF_PAYOUTS,
+            registry=self.registry,
+        )
+        self._measured = Gauge(
+            "payout_gateway_measured_timestamp_seconds",
+            "When the gauges of the database were set (payouts, work, deliveries, attention), as Unix time. "
+            "Only processes that run the engine set them.",
             registry=self.registry,
         )
         self._work_age = Gauge(
@@ -202,6 +221,18 @@ class Metrics:
         self._attention_codes |= set(rows)
         for code in self._attention_codes:
             self._attention.labels(code).set(rows.get(code, 0))
+
+    def open_payouts(self, found: Iterable[tuple[tuple[str, ...], int, float]]) -> None:
+        """Set what is open, each as (mode, custodian, status, sub-status), payouts, age of the oldest."""
+        self._open.clear()
+        self._open_age.clear()
+        for labels, count, age in found:
+            self._open.labels(*labels).set(count)
+            self._open_age.labels(*labels).set(age)
+
+    def measured(self, at: float) -> None:
+        """Set when the gauges of the database were set, as Unix time."""
+        self._measured.set(at)
 
     def work_age(self, seconds: float) -> None:
         """Set the age of the oldest due work."""

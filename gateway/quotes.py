@@ -104,7 +104,9 @@ class Quote(QuoteTerms):
     external_ref: str
     reference: str | None
     metadata: Mapping[str, str]
-    recommendation: None = Field(default=None, description="Not given yet: always null.")
+    recommendation: dict[str, Any] | None = Field(
+        default=None, description="A cheaper route. Reserved: always null today."
+    )
     insufficient_funds: InsufficientFunds | None = Field(
         default=None,
         description="What the account lacks by its last balance; null: nothing, or its balance is not known. "

@@ -89,7 +89,7 @@ class PauseList(BaseModel):
     """What is paused now, oldest first."""
 
     data: list[PauseView]
-    next_cursor: None = None
+    next_cursor: str | None = Field(default=None, description="Always null: the list has one page.")
     has_more: bool = False
 
 

@@ -21,7 +21,7 @@ from sqlalchemy import (
 
 from gateway.store.metadata import metadata
 from gateway.store.schema_batches import batches
-from gateway.store.schema_control import money_rules, pauses
+from gateway.store.schema_control import money_rules, pauses, store_schema
 from gateway.store.schema_executions import (
     account_declarations,
     audit_log,
@@ -36,6 +36,7 @@ from gateway.store.schema_executions import (
 )
 from gateway.store.schema_funds import fund_accounts, reservations
 from gateway.store.schema_spending import spending_counters, spending_entries
+from gateway.store.schema_users import sessions, users
 
 __all__ = [
     "account_declarations",
@@ -70,9 +71,12 @@ __all__ = [
     "recoveries",
     "refs",
     "reservations",
+    "sessions",
     "spending_counters",
     "spending_entries",
+    "store_schema",
     "store_state",
+    "users",
 ]
 
 #: API keys: a digest only; the key itself is shown once and kept nowhere.

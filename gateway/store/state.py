@@ -122,7 +122,7 @@ async def advance(tx: Tx) -> int:
 def marks_refused(
     row: Row,
     failing: str | None,
-    gate_version: int = GATE_VERSION,
+    gate_version: int | None = None,
     rules: str | None = None,
 ) -> str | None:
     """Return why this process sets no marks and what to do, or None.
@@ -131,9 +131,10 @@ def marks_refused(
     """
     if row["frozen"] is not None:
         return f"{row['frozen']}. Next: {next_step(row['frozen'])}"
-    if row["gate_version"] > gate_version:
+    own = GATE_VERSION if gate_version is None else gate_version
+    if row["gate_version"] > own:
         return (
-            f"this program is too old to set marks: it has gate version {gate_version}, "
+            f"this program is too old to set marks: it has gate version {own}, "
             f"and the database needs {row['gate_version']}"
         )
     if not goes_by(row, rules):

@@ -46,6 +46,7 @@ from gateway.funds import Funds, account_rules
 from gateway.keys import mint_key
 from gateway.limits import Buckets
 from gateway.metrics import Metrics
+from gateway.panel.application import add_panel
 from gateway.payouts import Payouts
 from gateway.prices import PriceTable
 from gateway.quotes import Quotes
@@ -402,7 +403,7 @@ async def open_api(
         made.woken = woken
         made.pricer = pricer
         made.http = http
-        made.app = create_api(context)
+        made.app = add_panel(create_api(context))
         server = _Server(
             uvicorn.Config(
                 made.app,

@@ -46,7 +46,7 @@ async def _begun(made: Stack) -> tuple[dict[str, Any], list[str]]:
 async def _resolve_unpaid(made: Stack, payout_id: str, *more: str) -> tuple[int, str]:
     """Say by the command line that a payout failed and that no money moved."""
     code, _, err = await made.command(
-        *("payouts", "resolve", payout_id, "--as", "failed", "--funds-moved", "no"),
+        *("payouts", "resolve", payout_id, "--yes", "--as", "failed", "--funds-moved", "no"),
         *("--evidence", "the payee is a stranger; nothing is in the console", *more),
     )
     return code, err

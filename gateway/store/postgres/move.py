@@ -30,6 +30,8 @@ from gateway.store.state_file import MOVED_TO, StateFile, judge, next_step
 
 #: Rows per step.
 _AT_ONCE = 2000
+#: Tables that a new database has a row in.
+_MADE_WITH_ROWS = ("store_state", "store_schema")
 #: Columns with a number that the database gives, and the sequence that gives it.
 _NUMBERED = (("events", "position"), ("heartbeats", "id"))
 
@@ -123,14 +125,14 @@ async def _refuse_rows(connection: Any, server: Server) -> None:
     if not await connection.fetchval(f"SELECT pg_try_advisory_xact_lock({schema.LOCK})"):
         raise NotMovedError(f"{server.label} is in use: stop every gateway on it")
     for table in metadata.sorted_tables:
-        if table.name == "store_state":
+        if table.name in _MADE_WITH_ROWS:
             continue
         if await connection.fetchval(f'SELECT 1 FROM "{table.name}" LIMIT 1') is not None:  # noqa: S608 - names of our own
             raise NotMovedError(
                 f"{server.label} has rows in {table.name} already: name an empty database"
             )
-    await connection.execute("DELETE FROM store_state")
-    await connection.execute("DELETE FROM store_cluster")
+    for name in (*_MADE_WITH_ROWS, "store_cluster"):
+        await connection.execute(f"DELETE FROM {name}")  # noqa: S608 - names of our own
 
 
 async def _copy(source: sqlite3.Connection, connection: Any, table: Table) -> Moved:
