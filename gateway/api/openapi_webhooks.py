@@ -179,20 +179,17 @@ def _endpoints(refs: dict[Any, Any]) -> dict[str, Any]:
             ),
         },
         "/.well-known/webhook-keys.json": {
-            "get": {
-                **operation(
-                    refs,
-                    "getWebhookKeys",
-                    "webhook-endpoints",
-                    "The public keys that sign for an endpoint",
-                    ("200", as_json(refs[WebhookKeys], "The keys; none unless `ed25519` is on.")),
-                    ("invalid_request",),
-                    parameters=(
-                        {**query("endpoint_id", "The endpoint (whe_…)."), "required": True},
-                    ),
-                ),
-                "security": [],
-            }
+            "get": operation(
+                refs,
+                "getWebhookKeys",
+                "webhook-endpoints",
+                "Read the public keys that sign for an endpoint",
+                ("200", as_json(refs[WebhookKeys], "The keys; none unless `ed25519` is on.")),
+                ("invalid_request", "rate_limited", "internal_error", "store_unavailable"),
+                description="Needs no API key, so that a receiver can fetch them by itself.",
+                parameters=({**query("endpoint_id", "The endpoint (whe_…)."), "required": True},),
+                public=True,
+            )
         },
         f"{_ENDPOINT}/rotate-secret": {
             "post": operation(
@@ -251,7 +248,8 @@ def _replays(refs: dict[Any, Any]) -> dict[str, Any]:
                 "Send again what an endpoint missed",
                 ("202", {**as_json(refs[Recovery], "The job."), "headers": _CREATED}),
                 (*BODY, *KEYED, "endpoint_not_found", "endpoint_disabled"),
-                description="Events of the span that it subscribes to and has not received.",
+                description="Events of the period that the endpoint subscribes to and has not received. Those that "
+                "wait for their next try are sent at once.",
                 parameters=(*endpoint, parameter("IdempotencyKey")),
                 body=refs[RecoveryRequest],
                 scope=Scope.WEBHOOKS_WRITE,
