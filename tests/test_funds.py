@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 
 from gateway.adapter import Report
+from gateway.balances import Balances
 from gateway.batches.runner import BatchSteps, Handover
 from gateway.batches.service import Batches
 from gateway.errors import Refused
 from gateway.execution.record import Recorded
 from gateway.execution.state import Job
-from gateway.funds import Funds
+from gateway.funds import AccountRule, Funds
 from gateway.model import FundsMoved, Status, SubStatus
 from gateway.payouts import Payouts
 from gateway.runtime import Ids, real_runtime
@@ -714,6 +715,21 @@ async def test_an_account_that_ends_to_reserve(bank: Bank) -> None:
     await bank.settle()
     assert await bank.reserved() == (0, 0)
     assert await begun(bank) == [waits]
+
+
+async def test_a_custodian_that_is_not_configured_keeps_its_reservations(bank: Bank) -> None:
+    """Its payouts are parked, and may be paid once it is back."""
+    paid = await bank.pay("60")
+    assert paid
+    none: dict[str, AccountRule] = {}
+    away = Balances(bank.runtime, Funds(bank.runtime, none), frozenset({"other"}))
+    assert not away.unsettled([await bank.account()])
+    await bank.db.run(away.settle, bank.clock.moment())
+    assert await bank.reserved() == (60, 0)
+    # An operator's command ends it without any configuration.
+    payouts = Payouts(bank.runtime, Vault(bytes(32), bank.runtime.ids))
+    await bank.db.run(payouts.apply, paid, failed_report(NO))
+    assert await bank.reserved() == (0, 0)
 
 
 async def test_an_adopted_copy_trusts_no_balance(bank: Bank) -> None:
