@@ -142,6 +142,7 @@ def with_store(
     Ends with 2 where the server key is another one than the database's, and where there is no
     database, unless the command `creates` one.
     """
+    from gateway import logs
     from gateway.resealing import compare_server_key
     from gateway.runtime import real_runtime
     from gateway.store.opening import open_database, refuse_absent
@@ -149,6 +150,8 @@ def with_store(
     from gateway.vault import vault_of
 
     settings, runtime = settings_of(config), runtime or real_runtime()
+    # What a command prints is its result, for scripts, too: what is logged goes to stderr.
+    logs.configure("console", "warning")
 
     async def run() -> T:
         async with open_database(settings, runtime) as db:
