@@ -19,9 +19,12 @@ from gateway import __version__, logs
 from gateway.adapter import Tools
 from gateway.api.application import ApiContext
 from gateway.assets import Asset, AssetRegistry
+from gateway.balance_reader import BalanceReader
+from gateway.balances import Balances
 from gateway.batches.loop import BatchLoop
 from gateway.batches.runner import BatchSteps, Handover
 from gateway.batches.service import Batches
+from gateway.calling import Calling
 from gateway.config import Settings
 from gateway.credentials import accounts_of, carry_over
 from gateway.custodians import registry
@@ -36,6 +39,7 @@ from gateway.execution.actions import Actions
 from gateway.execution.after_delivery import AfterDelivery
 from gateway.execution.engine import Engine
 from gateway.execution.inbox import Inbox
+from gateway.funds import Funds, account_rules
 from gateway.heartbeat import Heartbeat, identity_of
 from gateway.limits import Buckets
 from gateway.metrics import Metrics
@@ -59,10 +63,11 @@ from gateway.webhooks.endpoints import Endpoints
 from gateway.webhooks.replay import Replays
 from gateway.webhooks.replay_worker import ReplayWorker
 from gateway.webhooks.sender import Sender, client_for
+from gateway.webhooks.share import Share
 from gateway.webhooks.worker import Deliveries
 
-#: How long work under way may go on after the signal to stop.
-GRACE_S = 10
+#: How long work under way may go on at the end, where nobody says it.
+GRACE_S = 10.0
 #: How long a loop waits before it asks a store again that could not be written.
 STORE_AGAIN_S = 2.0
 #: Whose bells are all of them.
@@ -92,6 +97,7 @@ class Workers:
     batches: BatchLoop
     sweeper: Sweeper
     heartbeat: Heartbeat
+    balances: BalanceReader
     clock: Clock
     #: of the custodians whose delivered payouts are still looked at
     after_delivery: dict[str, AfterDelivery]
@@ -116,9 +122,14 @@ class Workers:
                 self.after_delivery[name].wakeup.ring()
 
     @asynccontextmanager
-    async def running(self, failed: Callable[[BaseException], None]) -> AsyncIterator[None]:
-        """Run every loop; at the end let work under way finish. A loop that dies calls `failed`."""
-        loops = {"heartbeat": self.heartbeat.run}
+    async def running(
+        self, failed: Callable[[BaseException], None], left_s: Callable[[], float] = lambda: GRACE_S
+    ) -> AsyncIterator[None]:
+        """Run every loop; at the end let work under way finish. A loop that dies calls `failed`.
+
+        `left_s`: asked at the end, how long that may take.
+        """
+        loops = {"heartbeat": self.heartbeat.run, "balances": self.balances.run}
         if Role.SENDER in self.roles:
             loops |= {"deliveries": self.deliveries.run, "replays": self.replays.run}
         if Role.ENGINE in self.roles:
@@ -147,9 +158,10 @@ class Workers:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            grace_s = left_s()
             await asyncio.gather(
-                self.deliveries.finish(GRACE_S),
-                *(engine.finish(GRACE_S) for engine in self.engines.values()),
+                self.deliveries.finish(grace_s),
+                *(engine.finish(grace_s) for engine in self.engines.values()),
             )
             await self.heartbeat.stop()
 
@@ -198,14 +210,15 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
     async with contextlib.AsyncExitStack() as stack:
         to_endpoints: Poster = await stack.enter_async_context(client_for(settings.webhooks))
         contacts = {name: Contact() for name in settings.custodians}
-        faults = _unknown_assets(settings, assets)
+        faults = unknown_assets(settings, assets)
         try:
             custodians = await _custodians(
                 stack, settings, runtime, assets, metrics, vault, contacts
             )
         except ConfigError as error:
             raise ConfigError([*faults, *error.faults]) from None
-        faults += _late_keys(settings, custodians)
+        faults += late_keys(settings, custodians)
+        faults += without_balances(settings, custodians)
         if faults:
             raise ConfigError(faults)
         router = Router(
@@ -233,7 +246,14 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
                 await db.run(carry_over, runtime, each, accounts_of(settings, name))
         spending = Spending(Rules(settings.spending, PriceTable(assets, settings.prices).usd))
         action_life = timedelta(seconds=settings.engine.action_life_s)
-        payouts = Payouts(runtime, vault, action_life, spending)
+        visibility = {
+            name: each.capabilities.visibility_s
+            for name, each in custodians.items()
+            if each.has_balances
+        }
+        funds = Funds(runtime, account_rules(settings, visibility), settings.routes)
+        balances = Balances(runtime, funds, frozenset(custodians))
+        payouts = Payouts(runtime, vault, action_life, spending, own.digest, funds)
         owner = f"{socket.gethostname()}-{os.getpid()}"
         bells: list[Workers] = []
 
@@ -242,15 +262,16 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
                 workers.wake(name)
 
         wake = await _waking_others(stack, db, identity.id, wake_own)
+        funds.wake = wake
         sender = Sender(to_endpoints, settings.webhooks, runtime)
         endpoints = Endpoints(runtime, vault, settings)
         limits = settings.limits
         calls = Buckets(
             "quote_calls", runtime.clock, limits.quote_calls_per_s, limits.quote_calls_burst
         )
-        quotes = Quotes(router, assets, runtime, custodians, calls, spending)
+        quotes = Quotes(router, assets, runtime, custodians, calls, spending, funds)
         native = {name: each for name, each in custodians.items() if each.capabilities.batch}
-        batches = Batches(runtime, quotes, frozenset(native), settings.public_url, spending)
+        batches = Batches(runtime, quotes, frozenset(native), settings.public_url, spending, funds)
         handovers = {
             name: Handover(each.set_limit(), each.capabilities.in_flight)
             for name, each in custodians.items()
@@ -273,8 +294,11 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
             for name, custodian in custodians.items()
         }
         recorders = {name: engine.recorder for name, engine in engines.items()}
-        steps = BatchSteps(runtime, payouts, quotes, batches, handovers, recorders)
+        steps = BatchSteps(
+            runtime, payouts, quotes, batches, handovers, recorders, rules=own.digest
+        )
         replays = Replays(runtime, endpoints)
+        calling = Calling(runtime.clock)
         deliveries = Deliveries(
             db=db,
             runtime=runtime,
@@ -284,6 +308,7 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
             engine=settings.engine,
             metrics=metrics,
             gateway_id=identity.id,
+            share=Share(runtime.clock, calling),
         )
         workers = Workers(
             engines=engines,
@@ -324,6 +349,16 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
                 wake_all=lambda: wake_own(_EVERYBODY),
                 rules=own,
             ),
+            balances=BalanceReader(
+                db=db,
+                runtime=runtime,
+                funds=funds,
+                balances=balances,
+                custodians=custodians,
+                metrics=metrics,
+                rules=own,
+                reads=Role.ENGINE in roles,
+            ),
             clock=runtime.clock,
             after_delivery={
                 name: AfterDelivery(
@@ -355,9 +390,11 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
             tester=workers.deliveries,
             router=router,
             custodians=custodians,
+            funds=funds,
             vault=vault,
             runtime=runtime,
             metrics=metrics,
+            calling=calling,
             wake=wake,
             ready=ready,
             state_file=state_file,
@@ -386,7 +423,21 @@ async def _waking_others(
     return both
 
 
-def _unknown_assets(settings: Settings, assets: AssetRegistry) -> list[str]:
+def without_balances(settings: Settings, custodians: Mapping[str, CustodianInstance]) -> list[str]:
+    """Return a fault per instance that is to reserve and whose adapter reports no balances."""
+    return [
+        f"custodians.{name}.reserve: the adapter {each.adapter_name} reports no balances, so that nothing can "
+        "be reserved; take reserve out"
+        for name, each in custodians.items()
+        if not each.has_balances
+        and (
+            settings.custodians[name].reserve
+            or any(account.reserve for account in settings.accounts.get(name, ()))
+        )
+    ]
+
+
+def unknown_assets(settings: Settings, assets: AssetRegistry) -> list[str]:
     """Return a fault per asset of a route that is not known: the route would never be taken for it."""
     known = ", ".join(assets.codes())
     limits = settings.spending.limits
@@ -412,7 +463,7 @@ def _unknown_assets(settings: Settings, assets: AssetRegistry) -> list[str]:
     ]
 
 
-def _late_keys(settings: Settings, custodians: Mapping[str, CustodianInstance]) -> list[str]:
+def late_keys(settings: Settings, custodians: Mapping[str, CustodianInstance]) -> list[str]:
     """Return a fault per instance on a route whose keys do not outlive the time to be sent twice over."""
     within = settings.engine.submit_within_s
     lives = {
@@ -430,9 +481,12 @@ def _late_keys(settings: Settings, custodians: Mapping[str, CustodianInstance]) 
 
 @asynccontextmanager
 async def custodian_of(
-    settings: Settings, name: str, runtime: Runtime
+    settings: Settings, name: str, runtime: Runtime, contact: Contact | None = None
 ) -> AsyncIterator[CustodianInstance]:
-    """Build one configured custodian instance alone, for what it declares. ConfigError."""
+    """Build one configured custodian instance alone, for what it declares or reads. ConfigError.
+
+    `contact` notes how its requests end.
+    """
     alone = settings.model_copy(update={"custodians": {name: settings.custodians[name]}})
     assets = AssetRegistry(Asset.model_validate(each.model_dump()) for each in settings.assets)
     async with contextlib.AsyncExitStack() as stack:
@@ -443,7 +497,7 @@ async def custodian_of(
             assets,
             Metrics(),
             vault_of(settings, runtime.ids),
-            {name: Contact()},
+            {name: contact or Contact()},
         )
         yield built[name]
 

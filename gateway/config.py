@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import binascii
 import os
-import re
 import tomllib
 from collections.abc import Mapping
 from decimal import Decimal
@@ -20,7 +19,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
@@ -32,7 +30,9 @@ from pydantic import (
 )
 from pydantic.networks import IPvAnyNetwork
 
+from gateway.config_funds import BalanceSettings, Shortage
 from gateway.config_rates import LimitSettings
+from gateway.config_section import InstanceName, OrgName, Section
 from gateway.config_spending import PriceSettings, SpendingSettings, limit_faults
 from gateway.database_url import SCHEMES, PostgresUrl
 from gateway.errors import ConfigError
@@ -41,28 +41,19 @@ from gateway.model import Account, Amount, DestinationType, Network, Text
 
 ENV_PREFIX = "PAYOUT_GATEWAY_"
 #: What the command line reads from the environment; no settings, though they are called alike.
-CLIENT_ENV = frozenset(ENV_PREFIX + name for name in ("CONFIG", "URL", "API_KEY", "WEBHOOK_SECRET"))
+CLIENT_ENV = frozenset(
+    ENV_PREFIX + name for name in ("CONFIG", "URL", "API_KEY", "WEBHOOK_SECRET", "OPERATOR")
+)
 #: Settings that are called so, and are not read from the file that they name.
 _NAMED_FILE = frozenset({("state_file",)})
 #: What is added to the database's name by SQLite, and for the locks of migrations and of its users.
 _BESIDE_DATABASE = ("-wal", "-shm", "-journal", ".lock", ".in-use")
 Mode = Literal["live", "test"]
-#: What an org may be called.
-ORG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
-InstanceName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 
 
 def _network_name(text: str) -> str:
     """Return an address or a network in its usual spelling. ValueError where it is neither."""
     return str(ip_network(text))
-
-
-def _org_name(text: str) -> str:
-    """Return the name of an org. ValueError where no key can be minted for it."""
-    if not ORG.fullmatch(text):
-        msg = "is no name of an org: 1 to 63 letters, digits, dots, dashes or underscores, without blanks"
-        raise ValueError(msg)
-    return text
 
 
 def _some_orgs(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -76,15 +67,10 @@ def _some_orgs(names: tuple[str, ...]) -> tuple[str, ...]:
 NetworkName = Annotated[str, AfterValidator(_network_name)]
 
 
-OrgName = Annotated[str, AfterValidator(_org_name)]
 OrgNames = Annotated[tuple[OrgName, ...], AfterValidator(_some_orgs)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-
-
-class ListenSettings(_Section):
+class ListenSettings(Section):
     """Where the API listens."""
 
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
@@ -123,7 +109,7 @@ class ListenSettings(_Section):
     )
 
 
-class MetricsSettings(_Section):
+class MetricsSettings(Section):
     """Where the metrics are read."""
 
     host: str = Field(default="127.0.0.1", description="Address of the listener for metrics.")
@@ -138,7 +124,19 @@ class MetricsSettings(_Section):
     )
 
 
-class PageSettings(_Section):
+class ProcessSettings(Section):
+    """A process of the gateway."""
+
+    stop_within_s: float = Field(
+        default=20,
+        ge=2,
+        le=600,
+        description="How long a process that is told to stop may take. Requests have half of it, work under "
+        "way the rest; what has not ended by then is cut off, and another process goes on with it.",
+    )
+
+
+class PageSettings(Section):
     """The pages for people."""
 
     frame_origins: tuple[
@@ -149,7 +147,16 @@ class PageSettings(_Section):
     )
 
 
-class OrgSettings(_Section):
+class PanelSettings(Section):
+    """The panel for operators."""
+
+    enabled: bool = Field(
+        default=True,
+        description="Serve the panel under `/admin`. Nobody can sign in before a user is created.",
+    )
+
+
+class OrgSettings(Section):
     """What recipients see of an org."""
 
     display_name: Annotated[str, StringConstraints(min_length=1, max_length=80)] | None = Field(
@@ -158,7 +165,7 @@ class OrgSettings(_Section):
     )
 
 
-class LogSettings(_Section):
+class LogSettings(Section):
     """How the gateway logs."""
 
     format: Literal["json", "console"] = Field(
@@ -169,7 +176,7 @@ class LogSettings(_Section):
     )
 
 
-class WebhookSettings(_Section):
+class WebhookSettings(Section):
     """How events are delivered."""
 
     allow_private_addresses: bool = Field(
@@ -243,7 +250,7 @@ class WebhookSettings(_Section):
     )
 
 
-class RetentionSettings(_Section):
+class RetentionSettings(Section):
     """How long what is over is kept. What belongs to an open payout or batch stays, however old it is."""
 
     unmatched_webhooks_days: float = Field(
@@ -270,7 +277,7 @@ class RetentionSettings(_Section):
     )
 
 
-class EngineSettings(_Section):
+class EngineSettings(Section):
     """How payouts are worked on."""
 
     lease_s: float = Field(
@@ -301,7 +308,7 @@ class EngineSettings(_Section):
     )
 
 
-class CustodianSettings(BaseModel):
+class CustodianSettings(BalanceSettings):
     """One custodian instance. Members beyond these are the adapter's own settings."""
 
     model_config = ConfigDict(extra="allow", frozen=True, hide_input_in_errors=True)
@@ -328,7 +335,7 @@ class CustodianSettings(BaseModel):
         return dict(self.model_extra or {})
 
 
-class FeeSettings(_Section):
+class FeeSettings(Section):
     """The fee of a route, in the asset that is sent."""
 
     flat: Amount = Field(default=Decimal(0), description="Fixed part, in units of the asset.")
@@ -338,7 +345,7 @@ class FeeSettings(_Section):
     )
 
 
-class RouteSettings(_Section):
+class RouteSettings(Section):
     """Which custodian account pays which kind of destination. The first route that fits is taken."""
 
     destination: DestinationType = Field(description="Destination type.")
@@ -360,9 +367,14 @@ class RouteSettings(_Section):
         default=60, ge=0, description="Usual time to delivery, for the partner's countdown."
     )
     fee: FeeSettings = Field(default=FeeSettings(), description="Fee; none, if not given.")
+    on_shortage: Shortage = Field(
+        default="refuse",
+        description="Where the account reserves and does not cover a payout: `refuse` it, or accept it and "
+        "let it `wait`.",
+    )
 
 
-class AccountSettings(_Section):
+class AccountSettings(Section):
     """A source account that a partner may name in `route`, beside those of the routes."""
 
     id: Text = Field(description="Its id, in the custodian's words.")
@@ -371,9 +383,14 @@ class AccountSettings(_Section):
         default=None,
         description="Orgs that may name it; all, if not given. Required as soon as any route has `orgs`.",
     )
+    reserve: bool | None = Field(
+        default=None,
+        description="Whether payouts reserve from it; as the custodian instance says, if not given. May also "
+        "name the account of a route.",
+    )
 
 
-class AssetSettings(_Section):
+class AssetSettings(Section):
     """An asset beyond the built-in ones, or another reading of one."""
 
     code: str = Field(pattern=r"^[A-Z0-9_.]{2,16}$", description="Asset code.")
@@ -385,7 +402,7 @@ class AssetSettings(_Section):
     )
 
 
-class Settings(_Section):
+class Settings(Section):
     """The whole configuration."""
 
     database: Path = Field(
@@ -421,9 +438,11 @@ class Settings(_Section):
     )
     listen: ListenSettings = ListenSettings()
     metrics: MetricsSettings = MetricsSettings()
+    process: ProcessSettings = ProcessSettings()
     limits: LimitSettings = LimitSettings()
     log: LogSettings = LogSettings()
     pages: PageSettings = PageSettings()
+    panel: PanelSettings = PanelSettings()
     orgs: dict[OrgName, OrgSettings] = Field(default={}, description="Orgs by name.")
     explorers: dict[
         Network, Annotated[str, StringConstraints(pattern=r"^(https?://[^\s]*\{hash\}[^\s]*)?$")]
@@ -488,9 +507,9 @@ def load(path: Path | None, environ: Mapping[str, str] | None = None) -> Setting
     raw: dict[str, Any] = {}
     base = Path()
     if path is not None:
-        base = path.resolve().parent
         try:
             raw = tomllib.loads(path.read_text(encoding="utf-8"))
+            base = path.resolve().parent
         except FileNotFoundError:
             raise ConfigError(
                 [f"there is no configuration file {path}; `payout-gateway init` writes one"]
@@ -602,6 +621,12 @@ def _cross_faults(settings: Settings) -> list[str]:
             if account.orgs is None
         ]
     faults += limit_faults(settings.spending, frozenset(settings.custodians))
+    faults += [
+        f"custodians.{name}.balance_max_age_s: {each.balance_max_age_s:g} is less than twice "
+        f"balance_every_s ({each.balance_every_s:g}): every balance would be too old at times"
+        for name, each in settings.custodians.items()
+        if each.balance_max_age_s < 2 * each.balance_every_s
+    ]
     keys = {"server_key": settings.server_key, "previous_server_key": settings.previous_server_key}
     for name, key in keys.items():
         try:

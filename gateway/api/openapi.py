@@ -165,6 +165,8 @@ def _paths(refs: dict[Any, Any]) -> dict[str, Any]:
                     "quote_already_used",
                     "quote_expired",
                     "limit_exceeded",
+                    "insufficient_funds",
+                    "balance_unknown",
                     *STARTS,
                 ),
                 description="The quote is consumed: a second call answers 409 with the payout's id.",

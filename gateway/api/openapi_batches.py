@@ -144,7 +144,15 @@ def paths(refs: dict[Any, Any]) -> dict[str, Any]:
                 "batches",
                 "Execute a batch, once",
                 ("202", as_json(refs[BatchView], "The batch; it begins when its turn comes.")),
-                (*_ACTS, "batch_already_executed", "not_accepting", "paused", "limit_exceeded"),
+                (
+                    *_ACTS,
+                    "batch_already_executed",
+                    "not_accepting",
+                    "paused",
+                    "limit_exceeded",
+                    "insufficient_funds",
+                    "balance_unknown",
+                ),
                 parameters=(*batch, parameter("IdempotencyKey")),
                 scope=Scope.BATCHES_WRITE,
             )

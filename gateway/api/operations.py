@@ -50,6 +50,11 @@ class ProblemDocument(BaseModel):
     frees_at: datetime | None = optional(
         "`limit_exceeded`: when the amount fits again; null: waiting does not help."
     )
+    needed: str | None = optional("`insufficient_funds`: what the account lacks.")
+    asset: str | None = optional("`insufficient_funds`: the asset that it lacks.")
+    network_with_lowest_top_up_fee: str | None = optional(
+        "`insufficient_funds`: the network on which it is cheapest to add."
+    )
 
 
 ALWAYS = (

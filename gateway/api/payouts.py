@@ -57,7 +57,7 @@ async def create_quote(request: Request) -> Response:
     wanted = validate(QuoteRequest, members)
 
     async def store(tx: Tx, offers: Sequence[Offer] = ()) -> Answer:
-        pauses = await refuse_unless_accepting(tx)
+        pauses = await refuse_unless_accepting(tx, context.own_rules)
         quote, account = context.quotes.draft(caller, wanted, offers)
         if pauses:
             names = caller.org, caller.mode, quote.route.custodian, account, quote.asset

@@ -18,6 +18,8 @@ class Contact:
     def __init__(self) -> None:
         self._bad = 0
         self._word = ""
+        #: how the last request ended: `answered`, or one of the words below; None: none was made
+        self.last: str | None = None
 
     @property
     def degraded(self) -> str | None:
@@ -46,6 +48,7 @@ class Contact:
             self._note("failing")
         else:
             self._bad = 0
+            self.last = "answered"
 
     def unreachable(self) -> None:
         """Note that no answer came."""
@@ -53,7 +56,7 @@ class Contact:
 
     def _note(self, word: str) -> None:
         self._bad += 1
-        self._word = word
+        self._word = self.last = word
 
     async def _ended(
         self,

@@ -21,7 +21,7 @@ from gateway.metrics import Metrics
 from gateway.runtime import Failpoint, Runtime
 from gateway.store import deliveries
 from gateway.store import endpoints as endpoint_rows
-from gateway.store.database import Database, Row, Tx
+from gateway.store.database import Database, Tx
 from gateway.store.lanes import Held, LeaseTokens
 from gateway.store.receipts import Tried, settle_tries
 from gateway.store.rows import to_us
@@ -32,6 +32,7 @@ from gateway.webhooks.handover import Handover
 from gateway.webhooks.health import Health, Verdict, after_failure
 from gateway.webhooks.receipts import Receipts
 from gateway.webhooks.sender import DeliveryOutcome, DeliveryResult, Sender, Target
+from gateway.webhooks.share import Share
 
 _log = get_logger("deliveries")
 #: A lease outlives a full queue and the longest try.
@@ -43,8 +44,6 @@ _LONGEST_WAIT_S = 86_400.0
 #: How long an endpoint is left alone whose secret does not open; then it is read again.
 _ASIDE_S = 60.0
 _SKIPPED_AT_ONCE = 500
-#: Tries that begin in one turn of the event loop.
-_BEGUN_AT_ONCE = 4
 _FREED_AT_ONCE = 500
 _SECOND = 1_000_000
 #: Later than any time of the timeline.
@@ -103,7 +102,9 @@ class Deliveries:
         engine: EngineSettings,
         metrics: Metrics,
         gateway_id: str,
+        share: Share,
     ) -> None:
+        self._share = share
         self._db = db
         self._runtime = runtime
         self._gateway_id = gateway_id
@@ -115,15 +116,20 @@ class Deliveries:
         self._tasks: set[asyncio.Task[None]] = set()
         #: the next few tries that begin
         self._starting: asyncio.Handle | None = None
+        #: when tries begin that give way to other orgs' requests
+        self._held: asyncio.TimerHandle | None = None
         self._queue = FairQueue(
             settings.in_flight, settings.in_flight_per_endpoint, settings.timeout_s
         )
         self._known: dict[str, _Known] = {}
+        #: how often this process has changed an endpoint: what was read before is not kept
+        self._changes = 0
+        endpoints.on_change(self._forget)
         #: Endpoints whose secrets do not open, and until when they are left alone (monotonic clock).
         self._aside: dict[str, float] = {}
         #: The one test of each endpoint.
         self._tests: dict[str, _Test] = {}
-        self._receipts = Receipts(db, self._settle)
+        self._receipts = Receipts(db, self._settle, share.receipts_pause_s)
         self._tokens = LeaseTokens(gateway_id)
         self._begun = False
         self.wakeup = Wakeup(runtime.clock, runtime.timeline)
@@ -166,7 +172,7 @@ class Deliveries:
                 self._runtime.clock.monotonic(),
             )
             if wanted:
-                self._queue.claimed(wanted, await self._claim(wanted))
+                await self._claim(wanted)
             self._start()
             if not wanted:
                 later = (row["due"] for row in waiting if row["due"] > now)
@@ -266,16 +272,24 @@ class Deliveries:
             self._start_some()
 
     def _start_some(self) -> None:
-        """Begin a few tries, and more in the next turns of the loop.
-
-        An event of an org with many endpoints begins as many tries, and each of them signs, connects and
-        writes at once: all others would wait for all of that.
-        """
+        """Begin a few tries, and more in the next turns of the loop: as many as the orgs' shares allow."""
         self._starting = None
-        if self._queue.start(self._runtime.clock.monotonic(), self._begin, _BEGUN_AT_ONCE):
-            self._starting = asyncio.get_running_loop().call_soon(self._start_some)
+        now = self._runtime.clock.monotonic()
+        share = self._share
+        next_s = self._queue.start(now, self._begin, share.at_once(), share.held_s)
+        if self._held is not None:
+            self._held.cancel()
+            self._held = None
+        if next_s is None:
+            return
+        loop = asyncio.get_running_loop()
+        if next_s == 0:
+            self._starting = loop.call_soon(self._start_some)
+        else:
+            self._held = loop.call_later(next_s, self._start)
 
-    def _begin(self, claim: Claim) -> None:
+    def _begin(self, claim: Claim, org: str) -> None:
+        self._share.begun(org)
         work = self._deliver_test if claim.trigger == _TEST else self._deliver
         task = asyncio.create_task(work(claim))
         self._tasks.add(task)
@@ -286,14 +300,24 @@ class Deliveries:
         if not task.cancelled() and task.exception() is not None:
             _log.error("delivery_crashed", exc_info=task.exception())
 
-    async def _claim(self, wanted: Sequence[tuple[str, int]]) -> list[Claim]:
-        life_s = self._life_s
+    async def _claim(self, wanted: Sequence[tuple[str, int]]) -> None:
+        """Lease what is wanted; it is in its queues when this returns."""
         now = self._runtime.clock.monotonic()
+        changes = self._changes
         stale = [each for each, _ in wanted if self._fresh(each, now) is None]
-        claimed, found = await self._db.run(self._claim_with_targets, wanted, stale, life_s)
+        found = await self._db.run(self._claim_with_targets, wanted, stale, now + self._life_s)
         for endpoint_id in stale:
-            self._learn(endpoint_id, found.get(endpoint_id), now)
-        return [
+            self._learn(endpoint_id, found.get(endpoint_id), now, changes)
+
+    async def _claim_with_targets(
+        self, tx: Tx, wanted: Sequence[tuple[str, int]], stale: Sequence[str], until_s: float
+    ) -> dict[str, Found | SetAside]:
+        """Store function: lease what is wanted, and read where it goes."""
+        now = self._runtime.timeline.now()
+        until = now + round(self._life_s * _SECOND)
+        rows = await deliveries.claim_deliveries(tx, wanted, now, until, self._tokens.new())
+        targets = await self._endpoints.targets(tx, stale) if stale else {}
+        claims = [
             Claim(
                 position=row["position"],
                 event_id=event["id"],
@@ -305,19 +329,13 @@ class Deliveries:
                 type=event["type"],
                 payout_id=event["payout_id"],
                 body=event["body"],
-                until=now + life_s,
+                until=until_s,
             )
-            for row, event in claimed
+            for row, event in rows
         ]
-
-    async def _claim_with_targets(
-        self, tx: Tx, wanted: Sequence[tuple[str, int]], stale: Sequence[str], life_s: float
-    ) -> tuple[list[tuple[Row, Row]], dict[str, Found | SetAside]]:
-        """Store function: lease what is wanted, and read where it goes."""
-        now = self._runtime.timeline.now()
-        until = now + round(life_s * _SECOND)
-        claimed = await deliveries.claim_deliveries(tx, wanted, now, until, self._tokens.new())
-        return claimed, await self._endpoints.targets(tx, stale) if stale else {}
+        self._queue.found(wanted, claims)
+        tx.when_over(lambda committed: self._queue.claimed(wanted, claims, committed=committed))
+        return targets
 
     async def _deliver_test(self, claim: Claim) -> None:
         begun_s = self._runtime.clock.monotonic()
@@ -403,24 +421,36 @@ class Deliveries:
             return
         self._metrics.endpoints_set_aside(len(self._aside))
 
-    def _learn(self, endpoint_id: str, found: Found | SetAside | None, now: float) -> _Known | None:
-        """Keep what was read of an endpoint; None where it is disabled, gone or set aside."""
+    def _forget(self, endpoint_id: str) -> None:
+        """Have an endpoint that was changed read again before the next try. Other processes do it in time."""
+        self._known.pop(endpoint_id, None)
+        self._changes += 1
+
+    def _learn(
+        self, endpoint_id: str, found: Found | SetAside | None, now: float, changes: int
+    ) -> _Known | None:
+        """Return what was read of an endpoint, and keep it; None where it is disabled, gone or set aside.
+
+        `changes`: as it was before the read.
+        """
         self._set_aside(endpoint_id, found, now)
         if found is None or isinstance(found, SetAside):
             self._known.pop(endpoint_id, None)
             return None
         if len(self._known) > 10 * self._settings.in_flight:
             self._known.clear()
-        known = self._known[endpoint_id] = _Known(found.target, found.failing, now)
+        known = _Known(found.target, found.failing, now)
+        if changes == self._changes:
+            self._known[endpoint_id] = known
         return known
 
     async def _target(self, endpoint_id: str) -> _Known | None:
         """Return where an endpoint's events go; None where it is disabled or gone."""
         now = self._runtime.clock.monotonic()
-        known = self._fresh(endpoint_id, now)
+        changes, known = self._changes, self._fresh(endpoint_id, now)
         if known is None:
             found = await self._db.read(self._endpoints.targets, [endpoint_id])
-            known = self._learn(endpoint_id, found.get(endpoint_id), now)
+            known = self._learn(endpoint_id, found.get(endpoint_id), now, changes)
         return known
 
     async def _settle(self, tx: Tx, tries: Sequence[_Try]) -> list[Verdict | None]:
