@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -103,5 +104,8 @@ def test_what_the_readme_calls_not_yet_available_is_not_there(words: str, path: 
     """When one of them arrives, its words have to go."""
     lines = _PAGES["README.md"].splitlines()
     line = next((each for each in lines if each.startswith("Not yet available")), "")
-    there = any(route.path.startswith(path) for route in ROUTES)
+    paths = {route.path for route in ROUTES}
+    if find_spec("gateway.panel") is not None:
+        paths.add("/admin")  # mounted by the application, not a route of the API
+    there = any(each.startswith(path) for each in paths)
     assert (words in line) is not there
