@@ -29,6 +29,7 @@ from gateway.store import payouts as payout_rows
 from gateway.store import state
 from gateway.store.audit import add_audit
 from gateway.store.database import Database, Tx
+from gateway.store.funds import distrust_balances
 from gateway.store.postgres import failover
 from gateway.store.rows import from_us, terms_of, to_json
 from gateway.store.state_file import (
@@ -226,7 +227,10 @@ class Adoption:
             or await rows.payouts_without_execution(tx, 1)
         ):
             return None
-        now = self._runtime.clock.moment().wall
+        moment = self._runtime.clock.moment()
+        now = moment.wall
+        # What left the accounts after the copy was made is reserved nowhere.
+        await distrust_balances(tx, moment.clock_id, moment.elapsed)
         adopted = Adopted(
             window=window,
             marks=marks,
@@ -307,8 +311,8 @@ def _us(seconds: float | None) -> int | None:
 async def accept_again(tx: Tx, runtime: Runtime, operator: str, *, checked: bool) -> list[str]:
     """Store function: let new quotes, payouts and batches in again after an adoption.
 
-    Return the references that custodians told of and that no payout has. Where there are any, nothing
-    is let in unless the operator has `checked` them. NotAdoptedError while the database is frozen.
+    Return the references that custodians reported and that belong to no payout. If there are any, new
+    work is accepted only if the operator has `checked` them. NotAdoptedError while the database is frozen.
     """
     reason = await state.frozen(tx)
     if reason is not None:

@@ -19,6 +19,8 @@ from gateway import __version__, logs
 from gateway.adapter import Tools
 from gateway.api.application import ApiContext
 from gateway.assets import Asset, AssetRegistry
+from gateway.balance_reader import BalanceReader
+from gateway.balances import Balances
 from gateway.batches.loop import BatchLoop
 from gateway.batches.runner import BatchSteps, Handover
 from gateway.batches.service import Batches
@@ -37,6 +39,7 @@ from gateway.execution.actions import Actions
 from gateway.execution.after_delivery import AfterDelivery
 from gateway.execution.engine import Engine
 from gateway.execution.inbox import Inbox
+from gateway.funds import Funds, account_rules
 from gateway.heartbeat import Heartbeat, identity_of
 from gateway.limits import Buckets
 from gateway.metrics import Metrics
@@ -56,6 +59,7 @@ from gateway.store.postgres.wakeups import Wakeups
 from gateway.store.rules import begin_with
 from gateway.sweeper import Sweeper
 from gateway.vault import Vault, vault_of
+from gateway.wakeup import looks_bell
 from gateway.webhooks.endpoints import Endpoints
 from gateway.webhooks.replay import Replays
 from gateway.webhooks.replay_worker import ReplayWorker
@@ -94,6 +98,7 @@ class Workers:
     batches: BatchLoop
     sweeper: Sweeper
     heartbeat: Heartbeat
+    balances: BalanceReader
     clock: Clock
     #: of the custodians whose delivered payouts are still looked at
     after_delivery: dict[str, AfterDelivery]
@@ -107,15 +112,16 @@ class Workers:
             "replays": self.replays.wakeup,
             "batches": self.batches.wakeup,
         }
+        looks = {looks_bell(each): loop.wakeup for each, loop in self.after_delivery.items()}
         if name == _EVERYBODY:
-            for each in (*own, *self.engines):
+            for each in (*own, *self.engines, *looks):
                 self.wake(each)
         elif name in own:
             own[name].ring()
         elif name in self.engines:
             self.engines[name].wakeup.ring()
-            if name in self.after_delivery:
-                self.after_delivery[name].wakeup.ring()
+        elif name in looks:
+            looks[name].ring()
 
     @asynccontextmanager
     async def running(
@@ -125,7 +131,7 @@ class Workers:
 
         `left_s`: asked at the end, how long that may take.
         """
-        loops = {"heartbeat": self.heartbeat.run}
+        loops = {"heartbeat": self.heartbeat.run, "balances": self.balances.run}
         if Role.SENDER in self.roles:
             loops |= {"deliveries": self.deliveries.run, "replays": self.replays.run}
         if Role.ENGINE in self.roles:
@@ -214,6 +220,7 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
         except ConfigError as error:
             raise ConfigError([*faults, *error.faults]) from None
         faults += late_keys(settings, custodians)
+        faults += without_balances(settings, custodians)
         if faults:
             raise ConfigError(faults)
         router = Router(
@@ -241,7 +248,14 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
                 await db.run(carry_over, runtime, each, accounts_of(settings, name))
         spending = Spending(Rules(settings.spending, PriceTable(assets, settings.prices).usd))
         action_life = timedelta(seconds=settings.engine.action_life_s)
-        payouts = Payouts(runtime, vault, action_life, spending, own.digest)
+        visibility = {
+            name: each.capabilities.visibility_s
+            for name, each in custodians.items()
+            if each.has_balances
+        }
+        funds = Funds(runtime, account_rules(settings, visibility), settings.routes)
+        balances = Balances(runtime, funds, frozenset(custodians))
+        payouts = Payouts(runtime, vault, action_life, spending, own.digest, funds)
         owner = f"{socket.gethostname()}-{os.getpid()}"
         bells: list[Workers] = []
 
@@ -250,15 +264,16 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
                 workers.wake(name)
 
         wake = await _waking_others(stack, db, identity.id, wake_own)
+        funds.wake = wake
         sender = Sender(to_endpoints, settings.webhooks, runtime)
         endpoints = Endpoints(runtime, vault, settings)
         limits = settings.limits
         calls = Buckets(
             "quote_calls", runtime.clock, limits.quote_calls_per_s, limits.quote_calls_burst
         )
-        quotes = Quotes(router, assets, runtime, custodians, calls, spending)
+        quotes = Quotes(router, assets, runtime, custodians, calls, spending, funds)
         native = {name: each for name, each in custodians.items() if each.capabilities.batch}
-        batches = Batches(runtime, quotes, frozenset(native), settings.public_url, spending)
+        batches = Batches(runtime, quotes, frozenset(native), settings.public_url, spending, funds)
         handovers = {
             name: Handover(each.set_limit(), each.capabilities.in_flight)
             for name, each in custodians.items()
@@ -336,6 +351,16 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
                 wake_all=lambda: wake_own(_EVERYBODY),
                 rules=own,
             ),
+            balances=BalanceReader(
+                db=db,
+                runtime=runtime,
+                funds=funds,
+                balances=balances,
+                custodians=custodians,
+                metrics=metrics,
+                rules=own,
+                reads=Role.ENGINE in roles,
+            ),
             clock=runtime.clock,
             after_delivery={
                 name: AfterDelivery(
@@ -367,6 +392,7 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
             tester=workers.deliveries,
             router=router,
             custodians=custodians,
+            funds=funds,
             vault=vault,
             runtime=runtime,
             metrics=metrics,
@@ -397,6 +423,20 @@ async def _waking_others(
         others.tell(name)
 
     return both
+
+
+def without_balances(settings: Settings, custodians: Mapping[str, CustodianInstance]) -> list[str]:
+    """Return a fault per instance that is to reserve and whose adapter reports no balances."""
+    return [
+        f"custodians.{name}.reserve: the adapter {each.adapter_name} reports no balances, so that nothing can "
+        "be reserved; take reserve out"
+        for name, each in custodians.items()
+        if not each.has_balances
+        and (
+            settings.custodians[name].reserve
+            or any(account.reserve for account in settings.accounts.get(name, ()))
+        )
+    ]
 
 
 def unknown_assets(settings: Settings, assets: AssetRegistry) -> list[str]:

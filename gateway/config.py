@@ -19,7 +19,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
@@ -31,6 +30,7 @@ from pydantic import (
 )
 from pydantic.networks import IPvAnyNetwork
 
+from gateway.config_funds import BalanceSettings, Shortage
 from gateway.config_rates import LimitSettings
 from gateway.config_section import InstanceName, OrgName, Section
 from gateway.config_spending import PriceSettings, SpendingSettings, limit_faults
@@ -144,6 +144,15 @@ class PageSettings(Section):
     ] = Field(
         default=(),
         description="Origins whose pages may embed the tracking page in a frame; none, if not set.",
+    )
+
+
+class PanelSettings(Section):
+    """The panel for operators."""
+
+    enabled: bool = Field(
+        default=True,
+        description="Serve the panel under `/admin`. Nobody can sign in before a user is created.",
     )
 
 
@@ -299,7 +308,7 @@ class EngineSettings(Section):
     )
 
 
-class CustodianSettings(BaseModel):
+class CustodianSettings(BalanceSettings):
     """One custodian instance. Members beyond these are the adapter's own settings."""
 
     model_config = ConfigDict(extra="allow", frozen=True, hide_input_in_errors=True)
@@ -358,6 +367,11 @@ class RouteSettings(Section):
         default=60, ge=0, description="Usual time to delivery, for the partner's countdown."
     )
     fee: FeeSettings = Field(default=FeeSettings(), description="Fee; none, if not given.")
+    on_shortage: Shortage = Field(
+        default="refuse",
+        description="Where the account reserves and does not cover a payout: `refuse` it, or accept it and "
+        "let it `wait`.",
+    )
 
 
 class AccountSettings(Section):
@@ -368,6 +382,11 @@ class AccountSettings(Section):
     orgs: OrgNames | None = Field(
         default=None,
         description="Orgs that may name it; all, if not given. Required as soon as any route has `orgs`.",
+    )
+    reserve: bool | None = Field(
+        default=None,
+        description="Whether payouts reserve from it; as the custodian instance says, if not given. May also "
+        "name the account of a route.",
     )
 
 
@@ -423,6 +442,7 @@ class Settings(Section):
     limits: LimitSettings = LimitSettings()
     log: LogSettings = LogSettings()
     pages: PageSettings = PageSettings()
+    panel: PanelSettings = PanelSettings()
     orgs: dict[OrgName, OrgSettings] = Field(default={}, description="Orgs by name.")
     explorers: dict[
         Network, Annotated[str, StringConstraints(pattern=r"^(https?://[^\s]*\{hash\}[^\s]*)?$")]
@@ -601,6 +621,12 @@ def _cross_faults(settings: Settings) -> list[str]:
             if account.orgs is None
         ]
     faults += limit_faults(settings.spending, frozenset(settings.custodians))
+    faults += [
+        f"custodians.{name}.balance_max_age_s: {each.balance_max_age_s:g} is less than twice "
+        f"balance_every_s ({each.balance_every_s:g}): every balance would be too old at times"
+        for name, each in settings.custodians.items()
+        if each.balance_max_age_s < 2 * each.balance_every_s
+    ]
     keys = {"server_key": settings.server_key, "previous_server_key": settings.previous_server_key}
     for name, key in keys.items():
         try:

@@ -20,6 +20,7 @@ from gateway.assets import (
     natural_network,
 )
 from gateway.errors import Refused
+from gateway.funds import Funds
 from gateway.keys import Caller
 from gateway.limits import Buckets
 from gateway.model import (
@@ -33,6 +34,7 @@ from gateway.model import (
     RequestBody,
     Text,
     Time,
+    Value,
 )
 from gateway.router import Choice, Router, Wish, check_payee
 from gateway.runtime import Runtime
@@ -84,6 +86,16 @@ class QuoteRequest(RequestBody):
     )
 
 
+class InsufficientFunds(Value):
+    """What an account lacks for a payout."""
+
+    needed: Amount = Field(description="How much more the account needs, in the asset.")
+    asset: str
+    network_with_lowest_top_up_fee: Network | None = Field(
+        description="The network to top it up on; null where the account has none."
+    )
+
+
 class Quote(QuoteTerms):
     """A price promise."""
 
@@ -95,9 +107,10 @@ class Quote(QuoteTerms):
     recommendation: dict[str, Any] | None = Field(
         default=None, description="A cheaper route. Reserved: always null today."
     )
-    insufficient_funds: dict[str, Any] | None = Field(
+    insufficient_funds: InsufficientFunds | None = Field(
         default=None,
-        description="What the source account lacks. Reserved: always null today.",
+        description="What the account lacks by its last balance; null: nothing, or its balance is not known. "
+        "The quote reserves nothing: the payout is refused or waits where it is still short.",
     )
 
 
@@ -147,8 +160,10 @@ class Quotes:
         custodians: Mapping[str, Pricer],
         budget: Buckets | None = None,
         spending: Spending | None = None,
+        funds: Funds | None = None,
     ) -> None:
         self._spending = spending
+        self._funds = funds
         self._router = router
         self._assets = assets
         self._runtime = runtime
@@ -209,8 +224,20 @@ class Quotes:
             external_ref=request.external_ref,
             reference=request.reference,
             metadata=request.metadata,
+            insufficient_funds=self._lacks(promised, account),
         )
         return quote, account
+
+    def _lacks(self, terms: QuoteTerms, account: Account) -> InsufficientFunds | None:
+        """Return what an account lacks, by what is known of it."""
+        if self._funds is None:
+            return None
+        network = terms.route.from_network
+        asset, amount = terms.send_asset, terms.user_sends
+        lacks = self._funds.missing(terms.route.custodian, account, asset, network, amount)
+        if lacks is None:
+            return None
+        return InsufficientFunds(needed=lacks, asset=asset, network_with_lowest_top_up_fee=network)
 
     def terms(
         self, caller: Caller, request: QuoteRequest | Wanted, offers: Sequence[Offer] = ()
@@ -312,13 +339,14 @@ class Quotes:
 
 def quote_json(quote: Quote) -> dict[str, Any]:
     """Return a quote as JSON has it; its schema is `Quote`."""
+    short = quote.insufficient_funds
     return {
         **terms_json(quote),
         "external_ref": quote.external_ref,
         "reference": quote.reference,
         "metadata": quote.metadata,
         "recommendation": quote.recommendation,
-        "insufficient_funds": quote.insufficient_funds,
+        "insufficient_funds": None if short is None else short.model_dump(),
     }
 
 

@@ -33,6 +33,16 @@ def rules_document(settings: Settings) -> dict[str, Any]:
         name: {"adapter": each.adapter, "modes": sorted(each.modes)}
         for name, each in sorted(settings.custodians.items())
     }
+    # What nobody has set is in no document, so that a new setting changes no digest.
+    for route in whole["routes"]:
+        if route["on_shortage"] == "refuse":
+            del route["on_shortage"]
+    for account in (each for accounts in whole["accounts"].values() for each in accounts):
+        if account["reserve"] is None:
+            del account["reserve"]
+    for name, each in settings.custodians.items():
+        if each.reserve:
+            whole["custodians"][name]["reserve"] = True
     whole["submit_within_s"] = settings.engine.submit_within_s
     return whole
 

@@ -23,6 +23,7 @@ from gateway.app import ALL_ROLES, Role, open_gateway
 from gateway.config import Settings
 from gateway.connections import Connections, Limits, most_connections
 from gateway.errors import ConfigError, SchemaMismatch
+from gateway.panel.application import add_panel
 from gateway.removed import refuse_removed
 from gateway.runtime import Runtime
 
@@ -149,7 +150,7 @@ async def _serve(  # noqa: C901, PLR0913 - as above; one listener, loop and serv
                 ends: set[asyncio.Task[Any]] = {asyncio.create_task(stopping.wait())}
                 if public is not None:
                     connections = Connections(Limits.of(settings.listen, most), context.metrics)
-                    api = create_api(context)
+                    api = add_panel(create_api(context))
                     ends.add(
                         await servers.enter_async_context(
                             _serving(

@@ -170,6 +170,13 @@ def place_of(store: str) -> Path | Callable[[], str]:
     return empty_url if store == "postgresql" else Path("gateway.db")
 
 
+def program(name: str, *arguments: object) -> None:
+    """Run a program of the server's own version: `pg_dump`, `pg_restore`."""
+    (row,) = admin("SELECT setting FROM pg_config WHERE name = 'BINDIR'")
+    place = Path(row["setting"]) / name
+    subprocess.run([place, *map(str, arguments)], check=True, timeout=60)
+
+
 def drop(url: str) -> None:
     """Drop a database of a test, whoever still uses it."""
     admin(f"DROP DATABASE IF EXISTS {name_of(url)} WITH (FORCE)")

@@ -16,6 +16,7 @@ from starlette.types import Scope as AsgiScope
 from gateway.api import (
     actions,
     attention,
+    balances,
     batch_reports,
     batches,
     custodians,
@@ -116,6 +117,10 @@ _PLAIN = [
         "/attention",
         GET=needs_either(Scope.PAYOUTS_READ, Scope.PAYOUTS_OPERATE, attention.list_attention),
     ),
+    _route(
+        "/balances",
+        GET=needs_either(Scope.PAYOUTS_READ, Scope.PAYOUTS_OPERATE, balances.list_balances),
+    ),
     _route("/custodians", GET=needs(Scope.PAYOUTS_READ, custodians.list_custodians)),
     _route("/custodians/{name}/webhooks", POST=public(custodians.receive_webhook)),
     _route(
@@ -155,6 +160,9 @@ _PLAIN = [
     _route("/docs", GET=public(docs.reference)),
     _route("/docs/problems", GET=public(docs.problems)),
     _route("/docs/style.css", GET=public(docs.style)),
+    _route("/docs/{section}", GET=public(docs.reference_section)),
+    _route("/guide", GET=public(docs.guide_page)),
+    _route("/guide/{path:path}", GET=public(docs.guide_page)),
 ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import tempfile
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
@@ -133,6 +134,49 @@ async def _create_from(request: Request, caller: Caller, key: str | None) -> Res
         return await _create(request, load, key, members)
 
 
+async def check_file(request: Request, caller: Caller, head: BatchHead, path: Path) -> Checked:
+    """Check every line of a file as its creation would, and store nothing.
+
+    Refused: `invalid_batch` where the custodian is not known; faults of lines are in what is returned.
+    """
+    context, jobs = context_of(request), jobs_of(request)
+    with jobs.running(caller.org):
+        lines = partial(csv_lines, path)
+        return await _check(context, jobs, caller, head.source, lines, None)
+
+
+async def create_from_file(  # noqa: PLR0913 - whose batch, of what, and who creates it
+    request: Request,
+    caller: Caller,
+    head: BatchHead,
+    path: Path,
+    key: str,
+    note: Callable[[Tx, str], Awaitable[None]],
+) -> str:
+    """Create a batch from a file, once per key; return its id. Refused: `invalid_batch`.
+
+    `note` writes who has created it, in the transaction that lets the batch be seen.
+    """
+    raw = await context_of(request).runtime.offload(path.read_bytes)
+    digest = hashlib.sha256(raw).hexdigest()
+    jobs = jobs_of(request)
+    with jobs.running(caller.org):
+        load = _Load(
+            context=context_of(request),
+            jobs=jobs,
+            caller=caller,
+            source=head.source,
+            lines=partial(csv_lines, path),
+            init_method="file",
+            reference=head.reference,
+            metadata={},
+            note=note,
+        )
+        members = {"file": digest, "head": head.model_dump(mode="json")}
+        answer = await _create(request, load, key, members)
+    return str(json.loads(bytes(answer.body))["id"])
+
+
 async def _create(request: Request, load: _Load, key: str | None, members: Any) -> Response:
     """Create a batch once per key; without a key only check it."""
     if key is not None:
@@ -155,6 +199,8 @@ class _Load:
     init_method: Literal["api", "file"]
     reference: str | None
     metadata: Mapping[str, str]
+    #: writes who creates it
+    note: Callable[[Tx, str], Awaitable[None]] | None = None
 
     async def create(self, claim: Claim) -> Answer:
         """Create the batch under the claim of its key. Refused: `invalid_batch`, and nothing is left.
@@ -241,6 +287,8 @@ class _Load:
     ) -> Answer:
         await refuse_unless_accepting(tx, self.context.own_rules)
         view = await self.context.batches.finish(tx, self.caller, batch_id, count, totals)
+        if self.note is not None:
+            await self.note(tx, batch_id)
         return Answer(
             201,
             view.model_dump_json().encode(),
@@ -400,7 +448,11 @@ async def execute_batch(request: Request) -> Response:
     """`POST /payout-batches/{id}/execute`."""
     context = context_of(request)
     refuse = partial(refuse_unless_accepting, rules=context.own_rules)
-    return await _act(request, context.batches.execute, refuse, acts.BATCH_EXECUTED)
+    # In a reader thread: a batch has up to 100,000 items, and others wait for the change.
+    caller = await caller_of(request)
+    totals = await context.db.scan(context.batches.totals, caller, _id(request))
+    execute = partial(context.batches.execute, totals=totals)
+    return await _act(request, execute, refuse, acts.BATCH_EXECUTED)
 
 
 async def cancel_batch(request: Request) -> Response:

@@ -1,17 +1,18 @@
-"""Pauses and attention in the OpenAPI document: what the owner of the gateway stops and watches."""
+"""Pauses, attention and balances in the OpenAPI document: what the gateway's owner stops and watches."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from gateway.api.attention import AttentionList
+from gateway.api.balances import BalanceList
 from gateway.api.operations import BODY, as_json, in_path, operation, parameter, query
 from gateway.api.pauses import PauseList, PauseMade, PauseRequest, ResumeRequest
 from gateway.keys import Scope
 from gateway.model import Attention
 
 SENT = (PauseRequest, ResumeRequest)
-TOLD = (PauseList, PauseMade, AttentionList)
+TOLD = (PauseList, PauseMade, AttentionList, BalanceList)
 
 
 def paths(refs: dict[Any, Any]) -> dict[str, Any]:
@@ -23,9 +24,9 @@ def paths(refs: dict[Any, Any]) -> dict[str, Any]:
                 "createPause",
                 "control",
                 "Pause payouts",
-                ("201", as_json(refs[PauseMade], "The pause, and what waits for it now.")),
+                ("201", as_json(refs[PauseMade], "The pause, and what it holds now.")),
                 (*BODY, "operator_key_required"),
-                description="No call that may move money is begun until it is resumed; what is on its way "
+                description="Until the pause ends, no call that may move money is started; what is already sent "
                 "is followed as before. A key of an org pauses the payouts of that org in its mode. A key "
                 "of the operator pauses anything; it needs `payouts:operate`. May be repeated.",
                 body=refs[PauseRequest],
@@ -36,7 +37,7 @@ def paths(refs: dict[Any, Any]) -> dict[str, Any]:
                 refs,
                 "listPauses",
                 "control",
-                "List what is paused",
+                "List pauses",
                 ("200", as_json(refs[PauseList], "Pauses, oldest first.")),
                 (),
                 scope=Scope.PAYOUTS_READ,
@@ -48,7 +49,7 @@ def paths(refs: dict[Any, Any]) -> dict[str, Any]:
                 refs,
                 "listAttention",
                 "control",
-                "List what a person should look at",
+                "List what needs attention",
                 ("200", as_json(refs[AttentionList], "Rows, newest first.")),
                 ("invalid_cursor", "invalid_request"),
                 description="A key of an org sees its own payouts, without details. A key of the operator "
@@ -64,15 +65,30 @@ def paths(refs: dict[Any, Any]) -> dict[str, Any]:
                 operator_scope=Scope.PAYOUTS_OPERATE,
             )
         },
+        "/balances": {
+            "get": operation(
+                refs,
+                "listBalances",
+                "control",
+                "List account balances",
+                ("200", as_json(refs[BalanceList], "Accounts whose custodian reports balances.")),
+                ("invalid_request",),
+                description="A key of an org sees the accounts that it may use. What other orgs have "
+                "reserved from a shared account is in its sums. A key of the operator sees all; it needs "
+                "`payouts:operate`.",
+                scope=Scope.PAYOUTS_READ,
+                operator_scope=Scope.PAYOUTS_OPERATE,
+            )
+        },
         "/pauses/{pause_id}/resume": {
             "post": operation(
                 refs,
                 "resumePause",
                 "control",
                 "End a pause",
-                ("200", as_json(refs[PauseList], "What is still paused.")),
+                ("200", as_json(refs[PauseList], "The remaining pauses.")),
                 (*BODY, "pause_not_found"),
-                description="Only who has paused may resume. What waits goes on at once.",
+                description="A pause can be ended only by whoever made it. What it held continues at once.",
                 parameters=(in_path("pause_id"),),
                 body=refs[ResumeRequest],
                 scope=Scope.PAYOUTS_WRITE,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Literal
 
@@ -13,6 +13,7 @@ from gateway.batches.items import MOST_FAULTS, Checked, ItemColumns, Line
 from gateway.batches.schemas import AssetTotal, BatchPart, BatchSource, BatchView, StatusTotal
 from gateway.errors import Refused
 from gateway.events import Event, publish
+from gateway.funds import Funds
 from gateway.keys import Caller
 from gateway.model import (
     BATCH_ENDS,
@@ -42,15 +43,17 @@ BATCH_LIFE = timedelta(hours=24)
 class Batches:
     """Use cases of batches. Its methods are store functions, but where they say so."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - built in one place
         self,
         runtime: Runtime,
         quotes: Quotes,
         native: frozenset[str],
         public_url: str,
         spending: Spending | None = None,
+        funds: Funds | None = None,
     ) -> None:
         self._spending = spending
+        self._funds = funds
         self._runtime = runtime
         self._quotes = quotes
         self._native = native
@@ -170,11 +173,28 @@ class Batches:
         found = await rows.list_batches(tx, caller.org, caller.mode, after_id, limit)
         return [await self.view(tx, row) for row in found]
 
-    async def execute(self, tx: Tx, caller: Caller, batch_id: str) -> BatchView:
+    async def totals(self, tx: Tx, caller: Caller, batch_id: str) -> tuple[AssetTotal, ...] | None:
+        """Return the totals of an org's batch: a long read. None where there is no such batch."""
+        try:
+            await self.row(tx, caller, batch_id)
+        except Refused:
+            return None
+        return tuple(totals_of(await rows.amounts(tx, batch_id)))
+
+    async def execute(
+        self,
+        tx: Tx,
+        caller: Caller,
+        batch_id: str,
+        totals: Sequence[AssetTotal] | None = None,
+    ) -> BatchView:
         """Execute a batch, once.
 
-        Refused: `batch_not_found`, `batch_already_executed`, `batch_ended`, `paused`, and
-        `limit_exceeded`: the whole sum is counted, or nothing.
+        `totals`: as they were read before. Nothing of a batch that may still be executed changes, so they
+        hold; without them every item is read here. Refused: `batch_not_found`,
+        `batch_already_executed`, `batch_ended`, `paused`, and `limit_exceeded`, `insufficient_funds`,
+        `balance_unknown`: the whole sum is counted and reserved, or nothing. Where the route says so, a
+        batch that its account does not cover waits until midnight UTC.
         """
         row = await self.row(tx, caller, batch_id)
         now = self._runtime.clock.now()
@@ -190,10 +210,17 @@ class Batches:
         account = Account.model_validate_json(row["account"])
         subject = Subject(row["org"], row["mode"], row["custodian"], account, asset="")
         await refuse_if_paused(tx, subject)
+        # Refused before anything is written.
+        hold = None if self._funds is None else await self._funds.hold_batch(tx, row)
         if self._spending is not None:
             await self._spending.take_batch(tx, row, caller.key_id, now)
-        await rows.update_batch(tx, batch_id, executed_at=to_us(now), updated_at=to_us(now))
-        return await self.get(tx, caller, batch_id)
+        if self._funds is not None and hold is not None:
+            await self._funds.write(tx, batch_id, hold)
+        waits = hold is not None and hold.waits
+        until = to_us(midnight_after(now)) if waits else None
+        at = to_us(now)
+        await rows.update_batch(tx, batch_id, executed_at=at, updated_at=at, funds_until=until)
+        return await self.view(tx, await self.row(tx, caller, batch_id), totals)
 
     async def cancel(self, tx: Tx, caller: Caller, batch_id: str) -> BatchView:
         """Cancel what was not sent. May be called again. Refused: `batch_not_found`, `batch_ended`."""
@@ -254,6 +281,11 @@ class Batches:
             cancel_requested_at=maybe_from_us(row["cancel_at"]),
             finalized_at=maybe_from_us(row["finalized_at"]),
         )
+
+
+def midnight_after(now: datetime) -> datetime:
+    """Return the next midnight UTC: until then a batch waits for funds."""
+    return now.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
 
 
 def _given_up() -> Refused:

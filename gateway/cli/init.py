@@ -31,6 +31,9 @@ port = 8080
 # workspace_id = "the id of your workspace: webhooks of other workspaces are refused"
 # assets = {{ USDC = {{ asset_id = "USDC", network = "Ethereum" }} }}
 
+# Accept no more payouts than the accounts cover:
+# reserve = true
+
 # Which account pays which kind of destination. The first route that fits is taken.
 # [[routes]]
 # destination = "custodian_account"

@@ -14,6 +14,7 @@ import typer
 from gateway.cli import (
     adapters,
     audit,
+    balances,
     batches,
     custodians,
     db,
@@ -22,6 +23,7 @@ from gateway.cli import (
     pause,
     payouts,
     rules,
+    users,
     webhooks,
 )
 from gateway.cli import doctor as doctors
@@ -47,10 +49,12 @@ app.add_typer(payouts.app, name="payouts")
 app.add_typer(batches.app, name="batches")
 app.add_typer(webhooks.app, name="webhooks")
 app.add_typer(custodians.app, name="custodians")
+app.add_typer(users.app, name="users")
 app.add_typer(db.app, name="db")
 app.add_typer(adapters.app, name="adapters")
 app.add_typer(audit.app, name="audit")
 app.add_typer(limits.app, name="limits")
+app.add_typer(balances.app, name="balances")
 app.add_typer(rules.app, name="rules")
 app.add_typer(pause.pause_app, name="pause")
 app.add_typer(pause.resume_app, name="resume")

@@ -354,6 +354,11 @@ class CustodianInstance:
                 return ()
             return offers
 
+    @property
+    def has_balances(self) -> bool:
+        """Whether the adapter reports balances at all."""
+        return type(self._adapter).balances is not Adapter.balances
+
     async def balances(self, account: Account) -> Sequence[Balance]:
         """Return what an account can pay. Raises Unsupported, or NotSent where it could not be read."""
         with self._telling("balances", account=account.id) as telling:

@@ -82,6 +82,7 @@ async def set_mark(
             key_life=call.key_life,
             call_life=call.call_life,
             paused=None if pause is None else pause.id,
+            awaits_funds=bool(row["awaits_funds"]),
             rules_active=terms.rules is None or row["rules_digest"] in {None, terms.rules},
         ),
         call.at,

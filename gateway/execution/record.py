@@ -46,7 +46,14 @@ from gateway.execution.reports import (
 )
 from gateway.execution.state import Decision, Job, Lease, State, Verb, View
 from gateway.execution.turns import Turns
-from gateway.execution.waiting import QUEUE_LOOK_S, action_due, held, late_at, too_late
+from gateway.execution.waiting import (
+    QUEUE_LOOK_S,
+    action_due,
+    held,
+    late_at,
+    too_late,
+    unfunded,
+)
 from gateway.execution.work import Work as _Work
 from gateway.model import TERMINAL, Attention
 from gateway.payouts import Applied, Payouts
@@ -173,6 +180,8 @@ class Recorder:
         if waits and await held(tx, self._payouts, row, work.items, work.history, timeline):
             if not open_calls(work.history):
                 await self._release_account(tx, work, now)
+            return Recorded()
+        if waits and await unfunded(tx, self._payouts, row, work.items, timeline):
             return Recorded()
         if state is not State.PARKED and not await self._turn(tx, work, now):
             return Recorded()

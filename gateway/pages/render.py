@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 from starlette.responses import HTMLResponse
 
 from gateway.pages.files import HASHED
@@ -18,20 +20,31 @@ _TEMPLATES = Environment(
     lstrip_blocks=True,
 )
 _TEMPLATES.globals["file"] = HASHED
+_CODE = re.compile(r"`([^`]+)`")
+
+
+def _marked(text: str) -> Markup:
+    """Return a text of the code with what stands between backquotes as code, all of it escaped."""
+    return Markup(_CODE.sub(r"<code>\1</code>", str(escape(text))))  # noqa: S704 - escaped before
+
+
+_TEMPLATES.filters["marked"] = _marked
 
 
 def headers_of_page(
-    *, script: bool = False, frames: Sequence[str] = (), **more: str
+    *, script: bool = False, forms: bool = False, frames: Sequence[str] = ()
 ) -> Mapping[str, str]:
     """Return the headers of a page: what it may load, and which origins may embed it.
 
-    `script`: it has a script of ours, which may ask the gateway and nobody else.
+    `script`: it has a script of ours, which may ask the gateway and nobody else. `forms`: it has forms,
+    which are sent to the gateway.
     """
     policy = ["default-src 'none'", "style-src 'self'", "img-src 'self'", "base-uri 'none'"]
     if script:
         policy += ["script-src 'self'", "connect-src 'self'"]
     embedding = " ".join(frames) or "'none'"
-    policy += ["form-action 'none'", f"frame-ancestors {embedding}"]
+    target = "'self'" if forms else "'none'"
+    policy += [f"form-action {target}", f"frame-ancestors {embedding}"]
     headers = {
         "Content-Security-Policy": "; ".join(policy),
         "Referrer-Policy": "no-referrer",
@@ -40,7 +53,7 @@ def headers_of_page(
     }
     if not frames:
         headers["X-Frame-Options"] = "DENY"
-    return headers | more
+    return headers
 
 
 def render(template: str, **values: Any) -> str:

@@ -42,9 +42,11 @@ from gateway.errors import CannotVerify, InvalidSignature
 from gateway.execution.actions import Actions
 from gateway.execution.engine import Engine
 from gateway.execution.inbox import Inbox
+from gateway.funds import Funds, account_rules
 from gateway.keys import mint_key
 from gateway.limits import Buckets
 from gateway.metrics import Metrics
+from gateway.panel.application import add_panel
 from gateway.payouts import Payouts
 from gateway.prices import PriceTable
 from gateway.quotes import Quotes
@@ -329,7 +331,8 @@ async def open_api(
             table = PriceTable(AssetRegistry(), settings.prices)
             spending = Spending(Rules(settings.spending, table.usd))
         own = OwnRules(settings)
-        payouts = Payouts(runtime, vault, spending=spending, rules=own.digest)
+        funds = Funds(runtime, account_rules(settings, {"acme_eu": 30.0}), settings.routes)
+        payouts = Payouts(runtime, vault, spending=spending, rules=own.digest, funds=funds)
         endpoints = Endpoints(runtime, vault, settings)
         engine = Engine(
             db=db,
@@ -344,11 +347,14 @@ async def open_api(
         )
         limits = settings.limits
         calls = Buckets("quote_calls", clock, limits.quote_calls_per_s, limits.quote_calls_burst)
-        quotes = Quotes(router, AssetRegistry(), runtime, {"acme_eu": pricer}, calls, spending)
+        quotes = Quotes(
+            router, AssetRegistry(), runtime, {"acme_eu": pricer}, calls, spending, funds
+        )
         context = ApiContext(
             gateway_id=runtime.ids.new("gwy"),
             settings=settings,
-            batches=Batches(runtime, quotes, frozenset(), settings.public_url, spending),
+            batches=Batches(runtime, quotes, frozenset(), settings.public_url, spending, funds),
+            funds=funds,
             db=db,
             payouts=payouts,
             actions=Actions(
@@ -397,7 +403,7 @@ async def open_api(
         made.woken = woken
         made.pricer = pricer
         made.http = http
-        made.app = create_api(context)
+        made.app = add_panel(create_api(context))
         server = _Server(
             uvicorn.Config(
                 made.app,

@@ -247,6 +247,39 @@ async def test_a_commit_of_unknown_outcome_is_asked_for(
         assert await db.read(names) == ["first", "second", "third"]
 
 
+async def test_a_commit_that_is_still_at_work_is_waited_for(server: Server) -> None:
+    """The server goes on with a transaction whose connection is lost: its token is read after it has ended."""
+    async with PostgresDatabase(server) as db:
+        await db.run(add, "a")
+        lane = db._writers._writing[False]
+        other = Connection(server)
+        await other.open()
+        await other.execute("BEGIN")
+        await other.execute(f"UPDATE store_writers SET token = 'lost' WHERE id = '{lane._name}'")
+        asked = asyncio.create_task(lane._is_committed("lost", RuntimeError()))
+        waits = "SELECT 1 FROM pg_locks WHERE NOT granted"
+        while not asked.done() and not await other.rows(waits):
+            await asyncio.sleep(0)
+        await other.commit()
+        assert await asked
+        await other.close()
+
+
+async def test_a_writer_whose_row_is_gone_makes_it_again(server: Server) -> None:
+    """After a long rest another process has deleted it: the group is run again, and nothing is lost."""
+    async with PostgresDatabase(server) as db:
+        await db.run(add, "a")
+        postgres.execute(server.url, "DELETE FROM store_writers")
+        assert await db.run(add, "b") == "b"
+        assert await db.read(names) == ["a", "b"]
+
+
+async def test_another_process_may_always_have_committed(db: PostgresDatabase) -> None:
+    """Each look says so: a heartbeat wakes the loops, also where a notification was lost."""
+    first = db.foreign_commits
+    assert db.foreign_commits != first
+
+
 async def test_nothing_is_assumed_where_nobody_answers(
     server: Server, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -86,8 +86,8 @@ class Place:
 
     @property
     def parts(self) -> tuple[str, int, str]:
-        """System identifier, timeline, database."""
-        system, timeline, database = self.identity.split("/")
+        """System identifier, timeline, database and tables."""
+        system, timeline, database = self.identity.split("/", 2)
         return system, int(timeline, 16), database
 
 

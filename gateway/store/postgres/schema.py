@@ -21,11 +21,13 @@ from gateway.store.postgres_dialect import DIALECT
 from gateway.store.schema import metadata
 
 #: What names this very database: the cluster, its timeline (another one after each promotion and each
-#: recovery to a point in time), the database in it.
+#: recovery to a point in time), the database in it, and its tables: a dump that is restored into the same
+#: database makes them again.
 IDENTITY = (
     "(SELECT system_identifier FROM pg_control_system())::text || '/' || "
     "substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) || '/' || "
-    "(SELECT oid FROM pg_database WHERE datname = current_database())::text"
+    "(SELECT oid FROM pg_database WHERE datname = current_database())::text || '/' || "
+    "coalesce(to_regclass('store_cluster')::oid::text, '')"
 )
 #: The standbys that the server waits for with each commit.
 STANDBYS = "current_setting('synchronous_standby_names')"
