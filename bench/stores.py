@@ -4,7 +4,7 @@
 
 Prints payouts a second and the gateway's CPU time for each payout, for SQLite and for PostgreSQL in one
 run: compare the two, not the numbers of different days. For PostgreSQL also what a payout costs the server
-(CPU time, commits, log, rows), and what an idle process costs. It needs the packages of the tests.
+(CPU time, transactions, log, rows), and what an idle process costs. It needs the packages of the tests.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from gateway import config
@@ -23,6 +24,8 @@ from tests.e2e.stack import DUMMY, Stack, eventually, stack, subscribe
 from tests.postgres import execute, place_of
 
 _CALLERS = 16
+#: With the waiting times of a real configuration.
+_RAIL = replace(DUMMY, gateway={"engine": {}})
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -50,7 +53,7 @@ def _server_cpu_s() -> float:
 def _server(url: str) -> dict[str, float]:
     """Return what the server has done so far, and how large the tables are."""
     texts = {
-        "commits": "SELECT xact_commit AS n FROM pg_stat_database WHERE datname = current_database()",
+        "transactions": "SELECT xact_commit AS n FROM pg_stat_database WHERE datname = current_database()",
         "KB of log": "SELECT (pg_current_wal_lsn() - '0/0'::pg_lsn) / 1024 AS n",
         "KB of tables": """SELECT sum(pg_table_size(oid)) / 1024 AS n FROM pg_class
             WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace""",
@@ -98,12 +101,10 @@ async def _pay(made: Stack, count: int) -> None:
 
 async def _measure(store: str, count: int, engines: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
-        async with stack(Path(folder), rail=DUMMY, database=place_of(store)) as made:
-            processes = [await made.start_gateway("--quick")]
+        async with stack(Path(folder), rail=_RAIL, database=place_of(store)) as made:
+            processes = [await made.start_gateway()]
             await subscribe(made)
-            processes += [
-                await made.start_gateway("--quick", "--role", "engine") for _ in range(engines - 1)
-            ]
+            processes += [await made.start_gateway("--role", "engine") for _ in range(engines - 1)]
             await _pay(made, 20)
             made.receiver.received.clear()
             before, begin = [_cpu_s(each) for each in processes], time.perf_counter()
