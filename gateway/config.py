@@ -10,10 +10,8 @@ from __future__ import annotations
 import base64
 import binascii
 import os
-import re
 import tomllib
 from collections.abc import Mapping
-from decimal import Decimal
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -33,11 +31,19 @@ from pydantic import (
 from pydantic.networks import IPvAnyNetwork
 
 from gateway.config_rates import LimitSettings
+from gateway.config_routes import (
+    InstanceName,
+    OrgName,
+    OrgNames,
+    RouteSettings,
+    RoutingSettings,
+    route_faults,
+)
 from gateway.config_spending import PriceSettings, SpendingSettings, limit_faults
 from gateway.database_url import SCHEMES, PostgresUrl
 from gateway.errors import ConfigError
 from gateway.faults import names_at, words_of
-from gateway.model import Account, Amount, DestinationType, Network, Text
+from gateway.model import Network, Text
 
 ENV_PREFIX = "PAYOUT_GATEWAY_"
 #: What the command line reads from the environment; no settings, though they are called alike.
@@ -47,9 +53,6 @@ _NAMED_FILE = frozenset({("state_file",)})
 #: What is added to the database's name by SQLite, and for the locks of migrations and of its users.
 _BESIDE_DATABASE = ("-wal", "-shm", "-journal", ".lock", ".in-use")
 Mode = Literal["live", "test"]
-#: What an org may be called.
-ORG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
-InstanceName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 
 
 def _network_name(text: str) -> str:
@@ -57,27 +60,7 @@ def _network_name(text: str) -> str:
     return str(ip_network(text))
 
 
-def _org_name(text: str) -> str:
-    """Return the name of an org. ValueError where no key can be minted for it."""
-    if not ORG.fullmatch(text):
-        msg = "is no name of an org: 1 to 63 letters, digits, dots, dashes or underscores, without blanks"
-        raise ValueError(msg)
-    return text
-
-
-def _some_orgs(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return names of orgs. ValueError where there is none: nobody could use that route or account."""
-    if not names:
-        msg = "must not be empty: list the orgs, or take it out, for all orgs"
-        raise ValueError(msg)
-    return names
-
-
 NetworkName = Annotated[str, AfterValidator(_network_name)]
-
-
-OrgName = Annotated[str, AfterValidator(_org_name)]
-OrgNames = Annotated[tuple[OrgName, ...], AfterValidator(_some_orgs)]
 
 
 class _Section(BaseModel):
@@ -291,6 +274,17 @@ class EngineSettings(_Section):
         "time. Then it fails as `not_sent_in_time`; no money moved. At most half the life of a key of any "
         "instance on a route.",
     )
+    breaker_faults: int = Field(
+        default=5,
+        ge=1,
+        description="Faults in a row (no connection, no answer, 500 or above) after which nothing that moves "
+        "money is sent to a custodian, until it answers a read.",
+    )
+    breaker_open_s: float = Field(
+        default=30,
+        gt=0,
+        description="Seconds until it is asked again; each failure doubles them, up to 5 minutes.",
+    )
     sweep_s: float = Field(
         default=60, gt=0, description="Seconds between two looks for payouts that nobody owns."
     )
@@ -326,40 +320,6 @@ class CustodianSettings(BaseModel):
     def adapter_settings(self) -> Mapping[str, Any]:
         """The members that belong to the adapter."""
         return dict(self.model_extra or {})
-
-
-class FeeSettings(_Section):
-    """The fee of a route, in the asset that is sent."""
-
-    flat: Amount = Field(default=Decimal(0), description="Fixed part, in units of the asset.")
-    basis_points: Amount = Field(
-        default=Decimal(0),
-        description="Part of the amount, in hundredths of a percent; rounded up to the asset's unit.",
-    )
-
-
-class RouteSettings(_Section):
-    """Which custodian account pays which kind of destination. The first route that fits is taken."""
-
-    destination: DestinationType = Field(description="Destination type.")
-    custodian: InstanceName = Field(description="Name of the custodian instance.")
-    account: Account = Field(
-        description="Account that pays, in the custodian's words: id and type."
-    )
-    assets: tuple[str, ...] | None = Field(
-        default=None, description="Asset codes; all that are known, if not given."
-    )
-    networks: tuple[Network, ...] | None = Field(
-        default=None,
-        description="Networks; all, if not given. The first is the default for custodian accounts.",
-    )
-    orgs: OrgNames | None = Field(
-        default=None, description="Orgs that may use it; all, if not given."
-    )
-    estimated_seconds: int = Field(
-        default=60, ge=0, description="Usual time to delivery, for the partner's countdown."
-    )
-    fee: FeeSettings = Field(default=FeeSettings(), description="Fee; none, if not given.")
 
 
 class AccountSettings(_Section):
@@ -443,6 +403,7 @@ class Settings(_Section):
     routes: tuple[RouteSettings, ...] = Field(
         default=(), description="Routes, in the order of preference."
     )
+    routing: RoutingSettings = RoutingSettings()
     assets: tuple[AssetSettings, ...] = Field(default=(), description="More assets.")
     accounts: dict[InstanceName, tuple[AccountSettings, ...]] = Field(
         default={},
@@ -601,6 +562,7 @@ def _cross_faults(settings: Settings) -> list[str]:
             for index, account in enumerate(accounts)
             if account.orgs is None
         ]
+    faults += route_faults(settings.routes)
     faults += limit_faults(settings.spending, frozenset(settings.custodians))
     keys = {"server_key": settings.server_key, "previous_server_key": settings.previous_server_key}
     for name, key in keys.items():

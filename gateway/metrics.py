@@ -100,6 +100,13 @@ class Metrics:
             registry=self.registry,
         )
 
+        self._breakers = Gauge(
+            "payout_gateway_breaker_open",
+            "Whether nothing that moves money is sent to a custodian (1), because it does not answer.",
+            ("custodian",),
+            registry=self.registry,
+        )
+
         self._connections = Gauge(
             "payout_gateway_connections",
             "Open connections of the public listener.",
@@ -201,6 +208,10 @@ class Metrics:
         self._pauses.clear()
         for scope, target in found:
             self._pauses.labels(scope, target).set(1)
+
+    def breaker(self, custodian: str, is_open: bool) -> None:  # noqa: FBT001 - a gauge's value
+        """Set whether nothing is sent to a custodian, because it does not answer."""
+        self._breakers.labels(custodian).set(is_open)
 
     def endpoints_set_aside(self, count: int) -> None:
         """Set how many endpoints wait because their secrets do not open: a row of the operator's list."""

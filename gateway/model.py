@@ -388,6 +388,11 @@ class Route(Value):
     estimated_seconds: Annotated[int, Field(ge=0)]
 
 
+def route_key(custodian: str, destination: str, network: str | None) -> str:
+    """Return what the time of deliveries is measured by."""
+    return f"{custodian} {destination} {network or ''}"
+
+
 class QuoteTerms(Value):
     """What was promised. It is copied into the payout and never changes."""
 

@@ -13,6 +13,17 @@ from typing import Any
 
 from gateway.config import Settings
 
+#: Settings that are younger than the digest, by section, with their defaults.
+_ADDED: Mapping[str, Mapping[str, Any]] = {
+    "routes": {
+        "name": None,
+        "min_amount": None,
+        "max_amount": None,
+        "priority": 0,
+        "policy": "fixed",
+    },
+    "prices": {"as_of": None, "source": "table"},
+}
 #: What a gateway says that goes by other rules.
 OTHER_RULES = (
     "the limits and routes in this gateway's configuration are not the active ones: see "
@@ -34,6 +45,12 @@ def rules_document(settings: Settings) -> dict[str, Any]:
         for name, each in sorted(settings.custodians.items())
     }
     whole["submit_within_s"] = settings.engine.submit_within_s
+    # What has been added to the settings since and is not set leaves the digest as it was.
+    for section, names in _ADDED.items():
+        for each in whole[section] if isinstance(whole[section], list) else [whole[section]]:
+            for name, usual in names.items():
+                if each.get(name) == usual:
+                    del each[name]
     return whole
 
 

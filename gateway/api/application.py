@@ -26,6 +26,7 @@ from gateway.api import (
     pauses,
     payouts,
     replay,
+    routes,
 )
 from gateway.api.access import (
     Guarded,
@@ -115,6 +116,10 @@ _PLAIN = [
     _route(
         "/attention",
         GET=needs_either(Scope.PAYOUTS_READ, Scope.PAYOUTS_OPERATE, attention.list_attention),
+    ),
+    _route(
+        "/routes/explain",
+        POST=needs_either(Scope.QUOTES_WRITE, Scope.PAYOUTS_OPERATE, routes.explain_route),
     ),
     _route("/custodians", GET=needs(Scope.PAYOUTS_READ, custodians.list_custodians)),
     _route("/custodians/{name}/webhooks", POST=public(custodians.receive_webhook)),

@@ -37,6 +37,7 @@ class ProblemDocument(BaseModel):
     attempts_left: int | None = None
     limit: str | None = None
     frees_at: str | None = None
+    reasons: list[dict[str, str]] = []
 
 
 ALWAYS = (
@@ -64,6 +65,7 @@ QUOTE = (
     "amount_below_minimum",
     "unknown_account",
     "route_unavailable",
+    "no_route",
     "limit_exceeded",
 )
 

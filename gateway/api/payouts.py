@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Annotated
@@ -12,16 +11,14 @@ from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.adapter import Offer
 from gateway.api.cursors import check_names, decode, encode, limit_of, query_fault
 from gateway.api.idempotency import Answer, Claim, claimed, idempotency_key, keyed_request, once
 from gateway.api.requests import caller_of, context_of, read_json, validate
 from gateway.errors import Refused
 from gateway.keys import Caller
 from gateway.model import Payout, RequestBody, Status, SubStatus
-from gateway.pause import Subject
-from gateway.pausing import refuse_if_paused
-from gateway.quotes import QuoteRequest, quote_json
+from gateway.pausing import pauses_of_quotes
+from gateway.quotes import Offered, QuoteRequest, quote_json
 from gateway.store import payouts as rows
 from gateway.store.account_turns import account_holder
 from gateway.store.database import Tx
@@ -56,12 +53,9 @@ async def create_quote(request: Request) -> Response:
     members = await read_json(request)
     wanted = validate(QuoteRequest, members)
 
-    async def store(tx: Tx, offers: Sequence[Offer] = ()) -> Answer:
-        pauses = await refuse_unless_accepting(tx)
-        quote, account = context.quotes.draft(caller, wanted, offers)
-        if pauses:
-            names = caller.org, caller.mode, quote.route.custodian, account, quote.asset
-            await refuse_if_paused(tx, Subject(*names))
+    async def store(tx: Tx, offered: Offered | None = None) -> Answer:
+        pauses = await pauses_of_quotes(tx) if await refuse_unless_accepting(tx) else ()
+        quote, account = context.quotes.draft(caller, wanted, offered, pauses)
         await context.quotes.store(tx, caller, quote, account)
         return Answer(200, to_json(quote_json(quote)), created_id=quote.quote_id)
 
@@ -70,8 +64,8 @@ async def create_quote(request: Request) -> Response:
 
     async def price(claim: Claim) -> Answer:
         # Asked between two transactions: nothing is called inside one.
-        offers = await context.quotes.offers(caller, wanted)
-        return await claim.finish(lambda tx: store(tx, offers), keep_refusals=True)
+        offered = await context.quotes.offers(caller, wanted)
+        return await claim.finish(lambda tx: store(tx, offered), keep_refusals=True)
 
     keyed = keyed_request(request, caller.org, caller.mode, key, members)
     return await claimed(request, keyed, price)

@@ -21,6 +21,7 @@ from gateway.cli import (
     limits,
     pause,
     payouts,
+    routes,
     rules,
     webhooks,
 )
@@ -49,6 +50,7 @@ app.add_typer(db.app, name="db")
 app.add_typer(adapters.app, name="adapters")
 app.add_typer(audit.app, name="audit")
 app.add_typer(limits.app, name="limits")
+app.add_typer(routes.app, name="routes")
 app.add_typer(rules.app, name="rules")
 app.add_typer(pause.pause_app, name="pause")
 app.add_typer(pause.resume_app, name="resume")
