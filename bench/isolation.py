@@ -37,7 +37,7 @@ _HERE = Path(__file__).parent
 _BY_NAME = "names without answer"
 #: The most that the victim's p99 may become, as a ratio to its control.
 AIM = 1.5
-#: A pair; what the gateway computed during it; from its acceptance to the receipt of its first event; to that of `payout.delivered`.
+#: A pair; what the gateway computed during it; from its request to the receipt of its first event; to that of `payout.delivered`.
 _TIMED = ("pair", "cpu", "event", "paid")
 _PAUSE_S = 0.01
 _LOOK_S = 0.25
@@ -79,9 +79,9 @@ class Phase:
     pairs_ms: list[float] = field(default_factory=list)
     #: processor time that the gateway used during each pair, for whatever it did
     cpu_ms: list[float] = field(default_factory=list)
-    #: when each payout was accepted, by its id (monotonic time in ns)
-    accepted: dict[str, int] = field(default_factory=dict)
-    #: from the acceptance to the receipt of the first event, and of that of the delivered payout
+    #: when each accepted payout was requested, by its id (monotonic time in ns)
+    requested: dict[str, int] = field(default_factory=dict)
+    #: from the request to the receipt of the first event, and of that of the delivered payout
     events_ms: list[float] = field(default_factory=list)
     paid_ms: list[float] = field(default_factory=list)
     #: accepted payouts that the database does not have
@@ -158,8 +158,10 @@ class Victim:
                 "destination": _DESTINATION,
             }
             quote = await call("/payouts/quote", body, 200)
+            # An event may come before the response does: its time begins with the request.
+            sent, waited_before = time.monotonic_ns(), waited
             payout = await call("/payouts", {"quote_id": quote["quote_id"]}, 201)
-        phase.accepted[payout["id"]] = time.monotonic_ns()
+        phase.requested[payout["id"]] = sent + round((waited - waited_before) * 1e9)
         phase.pairs_ms.append(1000 * (time.perf_counter() - begun - waited))
 
     @asynccontextmanager
@@ -208,14 +210,14 @@ async def delivered(stack: Stack, plan: Plan, phase: Phase) -> None:
             {payout: received[event] for payout, event in of_kind.items() if event in received}
             for of_kind in events
         ]
-        late = phase.accepted.keys() - (arrived[0].keys() & arrived[1].keys())
+        late = phase.requested.keys() - (arrived[0].keys() & arrived[1].keys())
         if not late or time.monotonic() > end:
             break
         await asyncio.sleep(_LOOK_S)
-    phase.lost = len(phase.accepted.keys() - events[0].keys())
+    phase.lost = len(phase.requested.keys() - events[0].keys())
     phase.late = len(late)
     phase.events_ms, phase.paid_ms = (
-        [(times[payout] - at) / 1e6 for payout, at in phase.accepted.items() if payout in times]
+        [(times[payout] - at) / 1e6 for payout, at in phase.requested.items() if payout in times]
         for times in arrived
     )
 

@@ -22,6 +22,7 @@ from gateway.assets import Asset, AssetRegistry
 from gateway.batches.loop import BatchLoop
 from gateway.batches.runner import BatchSteps, Handover
 from gateway.batches.service import Batches
+from gateway.calling import Calling
 from gateway.config import Settings
 from gateway.credentials import accounts_of, carry_over
 from gateway.custodians import registry
@@ -63,6 +64,7 @@ from gateway.webhooks.endpoints import Endpoints
 from gateway.webhooks.replay import Replays
 from gateway.webhooks.replay_worker import ReplayWorker
 from gateway.webhooks.sender import Sender, client_for
+from gateway.webhooks.share import Share
 from gateway.webhooks.worker import Deliveries
 
 #: How long work under way may go on after the signal to stop.
@@ -293,6 +295,7 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
         recorders = {name: engine.recorder for name, engine in engines.items()}
         steps = BatchSteps(runtime, payouts, quotes, batches, handovers, recorders)
         replays = Replays(runtime, endpoints)
+        calling = Calling(runtime.clock)
         deliveries = Deliveries(
             db=db,
             runtime=runtime,
@@ -302,6 +305,7 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
             engine=settings.engine,
             metrics=metrics,
             gateway_id=identity.id,
+            share=Share(runtime.clock, calling),
         )
         workers = Workers(
             engines=engines,
@@ -387,6 +391,7 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
             vault=vault,
             runtime=runtime,
             metrics=metrics,
+            calling=calling,
             wake=wake,
             ready=ready,
             state_file=state_file,

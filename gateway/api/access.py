@@ -38,7 +38,10 @@ class Guarded:
         """Admit the request, and handle it."""
         request.state.access = self
         if self.scope is not None and not (self.by_secret and _has_no_key(request)):
-            await caller_of(request)
+            caller = await caller_of(request)
+            if not caller.operator:
+                with request.app.state.context.calling.request(caller.org):
+                    return await self.handler(request)
         return await self.handler(request)
 
     async def admit(self, request: Request) -> Caller:

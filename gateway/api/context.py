@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from gateway.adapter import Capabilities
 from gateway.batches.service import Batches
+from gateway.calling import Calling
 from gateway.config import Settings
 from gateway.execution.actions import Note
 from gateway.metrics import Metrics
@@ -96,6 +97,8 @@ class ApiContext:
     runtime: Runtime
     metrics: Metrics
     wake: Callable[[str], None]
+    #: which orgs call now
+    calling: Calling
     ready: Callable[[], bool]
     state_file: StateFile
     #: the limits and routes that this process goes by

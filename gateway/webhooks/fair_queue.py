@@ -222,13 +222,24 @@ class FairQueue:
         self._held -= 1
         return True
 
-    def start(self, now: float, begin: Callable[[Claim], None], most: int | None = None) -> bool:
-        """Begin what may begin now, one per endpoint and round; whether more than `most` might."""
+    def start(
+        self,
+        now: float,
+        begin: Callable[[Claim, str], None],
+        most: int | None = None,
+        held_s: Callable[[str], float] = lambda _: 0.0,
+    ) -> float | None:
+        """Begin what may begin now, one per endpoint and round, and `most` in all.
+
+        `held_s` returns the seconds for which an org's tries do not begin. Returns the seconds until
+        more may begin: 0 after `most`; None where nothing waits for time.
+        """
         waiting = deque(self._queued.values())
         left = self._total if most is None else most
+        held: dict[str, float] = {}
         while waiting and self._under_way < self._total:
             if not left:
-                return True
+                return 0.0
             queue = waiting.popleft()
             queue.refill(now)
             while queue.claims and queue.claims[0].until < now + self._timeout_s:
@@ -242,6 +253,9 @@ class FairQueue:
             if not self._may_begin(queue):
                 if queue.proven and queue.under_way >= self._cap:
                     del self._queued[queue.endpoint_id]
+                continue
+            if (wait_s := held_s(queue.org)) > 0:
+                held[queue.org] = wait_s
                 continue
             claim = queue.claims.popleft()
             self._held -= 1
@@ -258,8 +272,8 @@ class FairQueue:
                 self._queued[queue.endpoint_id] = queue
                 waiting.append(queue)
             left -= 1
-            begin(claim)
-        return False
+            begin(claim, queue.org)
+        return min(held.values(), default=None)
 
     def ended(self, endpoint_id: str, seconds: float, *, answered: bool) -> bool:
         """Note the end of a try; whether its queue wants to be filled again."""

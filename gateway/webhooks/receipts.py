@@ -17,9 +17,14 @@ class Receipts(Generic[T, R]):
     """Writes tries by a store function; each caller waits until its own is durable."""
 
     def __init__(
-        self, db: Database, write: Callable[[Tx, Sequence[T]], Awaitable[Sequence[R]]]
+        self,
+        db: Database,
+        write: Callable[[Tx, Sequence[T]], Awaitable[Sequence[R]]],
+        pause_s: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._db = db
+        #: how long to wait after a group, so that other changes do not wait behind the next one
+        self._pause_s = pause_s
         self._write = write
         self._waiting: list[tuple[T, asyncio.Future[R]]] = []
         self._writing: asyncio.Task[None] | None = None
@@ -46,5 +51,7 @@ class Receipts(Generic[T, R]):
                     for (_, done), result in zip(group, results, strict=True):
                         if not done.done():
                             done.set_result(result)
+                if (pause_s := self._pause_s()) > 0:
+                    await asyncio.sleep(pause_s)
         finally:
             self._writing = None

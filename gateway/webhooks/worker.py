@@ -32,6 +32,7 @@ from gateway.webhooks.handover import Handover
 from gateway.webhooks.health import Health, Verdict, after_failure
 from gateway.webhooks.receipts import Receipts
 from gateway.webhooks.sender import DeliveryOutcome, DeliveryResult, Sender, Target
+from gateway.webhooks.share import Share
 
 _log = get_logger("deliveries")
 #: A lease outlives a full queue and the longest try.
@@ -43,8 +44,6 @@ _LONGEST_WAIT_S = 86_400.0
 #: How long an endpoint is left alone whose secret does not open; then it is read again.
 _ASIDE_S = 60.0
 _SKIPPED_AT_ONCE = 500
-#: Tries that begin in one turn of the event loop.
-_BEGUN_AT_ONCE = 4
 _FREED_AT_ONCE = 500
 _SECOND = 1_000_000
 #: Later than any time of the timeline.
@@ -103,7 +102,9 @@ class Deliveries:
         engine: EngineSettings,
         metrics: Metrics,
         gateway_id: str,
+        share: Share,
     ) -> None:
+        self._share = share
         self._db = db
         self._runtime = runtime
         self._gateway_id = gateway_id
@@ -115,6 +116,8 @@ class Deliveries:
         self._tasks: set[asyncio.Task[None]] = set()
         #: the next few tries that begin
         self._starting: asyncio.Handle | None = None
+        #: when tries begin that give way to other orgs' requests
+        self._held: asyncio.TimerHandle | None = None
         self._queue = FairQueue(
             settings.in_flight, settings.in_flight_per_endpoint, settings.timeout_s
         )
@@ -123,7 +126,7 @@ class Deliveries:
         self._aside: dict[str, float] = {}
         #: The one test of each endpoint.
         self._tests: dict[str, _Test] = {}
-        self._receipts = Receipts(db, self._settle)
+        self._receipts = Receipts(db, self._settle, share.receipts_pause_s)
         self._tokens = LeaseTokens(gateway_id)
         self._begun = False
         self.wakeup = Wakeup(runtime.clock, runtime.timeline)
@@ -266,16 +269,24 @@ class Deliveries:
             self._start_some()
 
     def _start_some(self) -> None:
-        """Begin a few tries, and more in the next turns of the loop.
-
-        An event of an org with many endpoints begins as many tries, and each of them signs, connects and
-        writes at once: all others would wait for all of that.
-        """
+        """Begin a few tries, and more in the next turns of the loop: as many as the orgs' shares allow."""
         self._starting = None
-        if self._queue.start(self._runtime.clock.monotonic(), self._begin, _BEGUN_AT_ONCE):
-            self._starting = asyncio.get_running_loop().call_soon(self._start_some)
+        now = self._runtime.clock.monotonic()
+        share = self._share
+        next_s = self._queue.start(now, self._begin, share.at_once(), share.held_s)
+        if self._held is not None:
+            self._held.cancel()
+            self._held = None
+        if next_s is None:
+            return
+        loop = asyncio.get_running_loop()
+        if next_s == 0:
+            self._starting = loop.call_soon(self._start_some)
+        else:
+            self._held = loop.call_later(next_s, self._start)
 
-    def _begin(self, claim: Claim) -> None:
+    def _begin(self, claim: Claim, org: str) -> None:
+        self._share.begun(org)
         work = self._deliver_test if claim.trigger == _TEST else self._deliver
         task = asyncio.create_task(work(claim))
         self._tasks.add(task)

@@ -36,6 +36,7 @@ from gateway.adapter import (
 from gateway.api.application import ApiContext, create_api
 from gateway.assets import AssetRegistry
 from gateway.batches.service import Batches
+from gateway.calling import Calling
 from gateway.config import Mode, Settings
 from gateway.errors import CannotVerify, InvalidSignature
 from gateway.execution.actions import Actions
@@ -56,6 +57,7 @@ from gateway.vault import vault_of
 from gateway.webhooks.endpoints import Endpoints
 from gateway.webhooks.replay import Replays
 from gateway.webhooks.sender import Sender
+from gateway.webhooks.share import Share
 from gateway.webhooks.worker import Deliveries
 from tests.clock import SetClock
 from tests.databases import make_database
@@ -363,6 +365,7 @@ async def open_api(
                 metrics=Metrics(),
                 wake=woken.append,
             ),
+            calling=Calling(runtime.clock),
             quotes=quotes,
             endpoints=endpoints,
             replays=Replays(runtime, endpoints),
@@ -375,6 +378,7 @@ async def open_api(
                 engine=settings.engine,
                 metrics=Metrics(),
                 gateway_id="gw_test",
+                share=Share(runtime.clock, Calling(runtime.clock)),
             ),
             router=router,
             custodians={"acme_eu": custodian},

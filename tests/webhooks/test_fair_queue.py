@@ -42,7 +42,7 @@ def fill(queue: FairQueue, ready: list[Ready], now: float, have: int = 1000) -> 
 def begun(queue: FairQueue, now: float) -> Counter[str]:
     """Begin what may begin."""
     found: Counter[str] = Counter()
-    queue.start(now, lambda each: found.update([each.endpoint_id]))
+    queue.start(now, lambda each, _: found.update([each.endpoint_id]))
     return found
 
 
@@ -209,10 +209,11 @@ def test_a_few_begin_at_a_time_and_nobody_loses_a_turn() -> None:
         answered(queue, name)
     fill(queue, ready, 1)
     calls: list[list[str]] = []
-    more = True
-    while more:
+    next_s: float | None = 0.0
+    while next_s == 0:
         calls.append([])
-        more = queue.start(1, lambda each: calls[-1].append(each.endpoint_id), 3)
+        next_s = queue.start(1, lambda each, _: calls[-1].append(each.endpoint_id), 3)
+    assert next_s is None
     assert [len(each) for each in calls] == [3, 3, 3, 1]
     order = [name for call in calls for name in call]
     assert sorted(order[:5]) == sorted(order[5:]) == names

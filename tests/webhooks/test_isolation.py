@@ -9,11 +9,13 @@ from contextlib import suppress
 import pytest
 from aiohttp import web
 
+from gateway.calling import Calling
 from gateway.config import EngineSettings, WebhookSettings
 from gateway.events import Event, publish
 from gateway.keys import Caller
 from gateway.metrics import Metrics
 from gateway.webhooks.sender import Sender, client_for
+from gateway.webhooks.share import Share
 from gateway.webhooks.subscriptions import EndpointRequest
 from gateway.webhooks.worker import Deliveries
 from tests.execution.conftest import Bench
@@ -60,6 +62,7 @@ async def test_endpoints_on_dead_names_stop_no_other_org(
             engine=EngineSettings(idle_s=3600),
             metrics=Metrics(),
             gateway_id="gw_test",
+            share=Share(bench.runtime.clock, Calling(bench.runtime.clock)),
         )
         await say("bad")
         task = asyncio.create_task(deliveries.run())

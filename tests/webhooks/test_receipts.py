@@ -107,3 +107,23 @@ async def test_whoever_waits_hears_of_a_fault(
     monkeypatch.setattr(Database, "run", run)
     await writer.settle(tries[1])
     assert len(await logged(bench, tries[1])) == 1
+
+
+async def test_a_pause_after_each_group_gathers_the_next_one(bench: Bench) -> None:
+    """Tries that end during a pause are one transaction; none waits for more than its group and a pause."""
+    tries = await claimed(bench, 6)
+    groups: list[int] = []
+
+    async def write(tx: Tx, group: Sequence[Tried]) -> list[bool]:
+        groups.append(len(group))
+        return await held(tx, group)
+
+    receipts: Receipts[Tried, bool] = Receipts(bench.db, write, lambda: 0.5)
+    assert await receipts.settle(tries[0])
+    later = []
+    for each in tries[1:]:
+        later.append(asyncio.create_task(receipts.settle(each)))
+        # Without the pause, this one would be written before the next one ends.
+        await bench.db.run(held, [])
+    assert all(await asyncio.gather(*later))
+    assert groups == [1, 5]

@@ -9,6 +9,7 @@ import pytest
 import structlog
 from aiohttp import web
 
+from gateway.calling import Calling
 from gateway.config import EngineSettings, WebhookSettings
 from gateway.errors import Refused
 from gateway.events import Event, publish
@@ -17,6 +18,7 @@ from gateway.metrics import Metrics
 from gateway.store import endpoints as rows
 from gateway.store.database import Tx
 from gateway.webhooks.sender import Sender, client_for
+from gateway.webhooks.share import Share
 from gateway.webhooks.subscriptions import EndpointChange, EndpointRequest
 from gateway.webhooks.worker import Deliveries
 from tests.execution.conftest import Bench
@@ -62,6 +64,7 @@ async def test_a_damaged_secret_stops_no_other_endpoint(bench: Bench, column: st
             engine=EngineSettings(idle_s=3600),
             metrics=metrics,
             gateway_id="gw_test",
+            share=Share(bench.runtime.clock, Calling(bench.runtime.clock)),
         )
         for org in ("bad", "good"):
             await say(org)

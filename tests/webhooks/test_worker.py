@@ -14,6 +14,7 @@ from aiohttp import web
 from standardwebhooks import Webhook
 
 from gateway.adapter import Report, SubStatus
+from gateway.calling import Calling
 from gateway.config import EngineSettings, Settings, WebhookSettings
 from gateway.metrics import Metrics
 from gateway.runtime import Ids
@@ -23,6 +24,7 @@ from gateway.vault import Vault
 from gateway.webhooks.endpoints import Endpoints
 from gateway.webhooks.fair_queue import Claim
 from gateway.webhooks.sender import Sender
+from gateway.webhooks.share import BURST, PACE_S, Share
 from gateway.webhooks.subscriptions import EndpointCreated, EndpointRequest
 from gateway.webhooks.worker import Deliveries
 from tests.clock import SetClock
@@ -80,6 +82,7 @@ async def delivering(
             engine=EngineSettings(idle_s=3600),
             metrics=Metrics(),
             gateway_id="gw_test",
+            share=Share(bench.runtime.clock, Calling(bench.runtime.clock)),
         )
         task = asyncio.create_task(deliveries.run())
         try:
@@ -219,11 +222,11 @@ async def test_few_tries_begin_in_one_turn_of_the_loop(
     most = now = 0
     begin = Deliveries._begin
 
-    def counted(self: Deliveries, claim: Claim) -> None:
+    def counted(self: Deliveries, claim: Claim, org: str) -> None:
         nonlocal most, now
         now += 1
         most = max(most, now)
-        begin(self, claim)
+        begin(self, claim, org)
 
     def turn() -> None:
         nonlocal now
@@ -242,3 +245,24 @@ async def test_few_tries_begin_in_one_turn_of_the_loop(
             await until(lambda count=count: len(made.tries) == count)  # type: ignore[misc]
     watching[0].cancel()
     assert 1 < most <= 4
+
+
+async def test_the_tries_of_an_org_give_way_to_a_request_of_another(bench: Bench) -> None:
+    """An event to 40 endpoints: a few tries begin while another org's request is in progress."""
+    async with hook() as made, delivering(bench) as deliveries:
+        for number in range(40):
+            await subscribe(bench, f"{made.url}?{number}")
+        await bench.accept()
+        deliveries.wakeup.ring()
+        await until(lambda: len(made.tries) == 40)
+        # The bench's clock stands still: an org that is held back stays so.
+        with deliveries._share._calling.request("another"):
+            await bench.clock.advance(1)
+            await bench.accept()
+            deliveries.wakeup.ring()
+            await until(lambda: len(made.tries) == 40 + BURST)
+            await asyncio.sleep(0.1)
+            assert len(made.tries) == 40 + BURST
+            await bench.clock.advance(PACE_S)
+            await until(lambda: len(made.tries) == 40 + BURST + 1)
+        await until(lambda: len(made.tries) == 80)
