@@ -41,6 +41,7 @@ from gateway.execution.after_delivery import AfterDelivery
 from gateway.execution.engine import Engine
 from gateway.execution.inbox import Inbox
 from gateway.facts import KnownFacts
+from gateway.failover import Failover
 from gateway.heartbeat import Heartbeat, identity_of
 from gateway.limits import Buckets
 from gateway.metrics import Metrics
@@ -217,6 +218,7 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
         }
         contacts = {name: Contact(breakers[name]) for name in settings.custodians}
         durations = Durations()
+        facts = KnownFacts(breakers, durations)
         faults = _unknown_assets(settings, assets)
         try:
             custodians = await _custodians(
@@ -264,7 +266,7 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
             custodians,
             calls,
             spending,
-            facts=KnownFacts(breakers, durations),
+            facts=facts,
             prices=prices,
             recommend_percent=settings.routing.recommend_percent,
         )
@@ -274,6 +276,7 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
             name: Handover(each.set_limit(), each.capabilities.in_flight)
             for name, each in custodians.items()
         }
+        onward = Failover(router, assets, facts, custodians, settings.spending.limits)
         engines = {
             name: Engine(
                 db=db,
@@ -289,6 +292,7 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
                 pacer=custodian.pacer,
                 rules=own,
                 health=breakers[name],
+                onward=onward,
             )
             for name, custodian in custodians.items()
         }

@@ -49,6 +49,14 @@ class Policy(StrEnum):
     FASTEST = "fastest"  #: the one that usually takes the shortest time
 
 
+class FailoverPolicy(StrEnum):
+    """When a payout may go on at another custodian, once it is proven that this one does not pay it."""
+
+    NEVER = "never"  #: it ends as the custodian has said
+    ON_REFUSAL = "on_refusal"  #: refused before anything moved, or nothing could be sent
+    ON_ABSENCE = "on_absence"  #: then, and where it is proven that a call never arrived
+
+
 class FeeSettings(_Section):
     """The fee of a route, in the asset that is sent."""
 
@@ -97,6 +105,12 @@ class RouteSettings(_Section):
         description="How one of several routes that fit is taken: the first one (`fixed`), the one with the "
         "lowest fee (`cheapest`) or the one that usually is the fastest (`fastest`). The first route that "
         "fits says it for all that fit.",
+    )
+    failover: FailoverPolicy = Field(
+        default=FailoverPolicy.NEVER,
+        description="When a payout to an address goes on by another route, within the quoted terms: `never`; "
+        "`on_refusal`, where the custodian refuses it for a reason of its own before anything moved, or does "
+        "not answer and nothing was sent; `on_absence`, also where it is proven that a call never arrived.",
     )
     estimated_seconds: int = Field(
         default=60,

@@ -152,6 +152,8 @@ class Attention(StrEnum):
     )
     EARLY_NEWS = "early_news"  #: money is said to move, and no call was made for it
     RETURNED = "returned"  #: money came back after the payout was delivered
+    #: a custodian that a payout was taken from, as not paid there, says that its money moves after all
+    LATE_NEWS = "late_news"
     RETURN_MISMATCH = (
         "return_mismatch"  #: the custodian reports a return that cannot be: it changed nothing
     )

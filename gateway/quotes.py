@@ -168,7 +168,7 @@ class Offered:
 
 
 @dataclass(frozen=True)
-class _Now:
+class FactsNow:
     """What is known at this moment, with the pauses that were read in this transaction."""
 
     facts: Facts
@@ -274,7 +274,7 @@ class Quotes:
         `pauses`: those during which no such quotes are given. Refused: every fault of the request that its
         schema cannot see, and `no_route`.
         """
-        facts: Facts = _Now(self._facts, caller.mode, pauses) if pauses else self._facts
+        facts: Facts = FactsNow(self._facts, caller.mode, pauses) if pauses else self._facts
         asked, decision = self._plan(caller, request, facts)
         promised, taken = self._promised(caller, request, asked, decision, offered)
         members = {name: getattr(promised, name) for name in QuoteTerms.model_fields}
@@ -295,7 +295,7 @@ class Quotes:
                 decision, taken, asked.asset, prices, self._recommend_percent
             ),
         )
-        quote._decision = decision_json(decision)  # noqa: SLF001 - its own module
+        quote._decision = decision_json(decision, asked_for=request.route is not None)  # noqa: SLF001 - its own module
         return quote, taken.account
 
     def terms(
@@ -314,7 +314,7 @@ class Quotes:
         Refused: what is wrong with the request whatever the route, such as an unknown asset.
         """
         asked = self._asked(caller, request)
-        facts: Facts = _Now(self._facts, caller.mode, pauses) if pauses else self._facts
+        facts: Facts = FactsNow(self._facts, caller.mode, pauses) if pauses else self._facts
         return self._router.explain(asked, facts, self._checking(asked, request))
 
     def _promised(
@@ -459,10 +459,14 @@ def _offered_fee(fee: Decimal, amount: Decimal, asset: Asset, taken: Choice) -> 
     raise Refused("amount_below_minimum", detail, errors=[fault])
 
 
-def decision_json(decision: Decision) -> str:
-    """Return a decision as it is kept: without what pays other kinds of destinations, or in other modes."""
+def decision_json(decision: Decision, *, asked_for: bool) -> str:
+    """Return a decision as it is kept: without what pays other kinds of destinations, or in other modes.
+
+    `asked_for`: whether the partner asked for a custodian.
+    """
     return to_json(
         {
+            "asked_for": asked_for,
             "policy": decision.policy.value,
             "candidates": [choice_view(each) for each in decision.candidates],
             "left_out": [

@@ -15,7 +15,7 @@ from typing import Protocol
 from gateway.adapter import Capabilities
 from gateway.assets import EXACT, Asset, check_precision, round_fee
 from gateway.config import AccountSettings, Mode
-from gateway.config_routes import Policy, RouteSettings
+from gateway.config_routes import FailoverPolicy, Policy, RouteSettings
 from gateway.errors import Refused
 from gateway.model import (
     Account,
@@ -270,6 +270,19 @@ class Router:
         except Refused as refused:
             left_out = tuple(self._left_out(asked, self._fit(asked)))
             return Decision(Policy.FIXED, (), left_out, refusal=refused)
+
+    def failover_of(self, asked: Asked, custodian: str, account: Account) -> FailoverPolicy:
+        """Return when a payout from an account may go on elsewhere: as its first route that fits says."""
+        named = _named_network(asked)
+        fitting = (each for _, each in self._fit(asked) if each.custodian == custodian)
+        return next(
+            (
+                each.failover
+                for each in fitting
+                if each.account == account and _on_network(each, named)
+            ),
+            FailoverPolicy.NEVER,
+        )
 
     def networks(self, org: str, mode: Mode, asset: Asset) -> frozenset[str]:
         """Return the networks on which addresses are paid in an asset, as far as routes name them."""

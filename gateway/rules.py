@@ -21,6 +21,7 @@ _ADDED: Mapping[str, Mapping[str, Any]] = {
         "max_amount": None,
         "priority": 0,
         "policy": "fixed",
+        "failover": "never",
     },
     "prices": {"as_of": None, "source": "table"},
 }

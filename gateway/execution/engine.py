@@ -17,6 +17,7 @@ from gateway.assets import AssetRegistry
 from gateway.config import EngineSettings
 from gateway.errors import CustodianDown, LeaseLost
 from gateway.execution.decide import Outcome, microseconds
+from gateway.execution.failover import Onward
 from gateway.execution.order import LiveOrder, Witness
 from gateway.execution.record import Recorded, Recorder
 from gateway.execution.state import Job, Verb
@@ -119,6 +120,7 @@ class Engine:
         pacer: Pace | None = None,
         rules: OwnRules | None = None,
         health: Health | None = None,
+        onward: Onward | None = None,
     ) -> None:
         self._pacer = pacer
         self._health = health
@@ -141,6 +143,7 @@ class Engine:
             custodian.capabilities,
             adapter,
             settings.submit_within_s,
+            onward,
         )
         self._tasks: set[asyncio.Task[object]] = set()
         #: payouts that have failed and are to be looked at once more
@@ -361,6 +364,8 @@ class Engine:
     def announce(self, recorded: Recorded) -> None:
         """Wake the loops that what was recorded concerns, and count it."""
         self.announce_applied(recorded.applied)
+        if recorded.onward is not None:
+            self._wake(recorded.onward)
         if recorded.ended:
             # Also for the loop that goes on looking at what was delivered.
             self._wake(self.custodian.name)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from gateway.adapter import BatchReport, Capabilities, Report
 from gateway.errors import Rejected, WrongAnswer
-from gateway.execution.certainty import still_certain, with_frozen
+from gateway.execution.certainty import could_end, still_certain, with_frozen
 from gateway.execution.claims import unmarked
 from gateway.execution.decide import (
     REFERENCE_OF_ANOTHER,
@@ -26,6 +26,7 @@ from gateway.execution.decide import (
 )
 from gateway.execution.ended import look_again, look_later, news_after_end, note_look_in_vain
 from gateway.execution.expected import expects, strangers, without_news
+from gateway.execution.failover import Cause, Onward, cause_of, go_on, next_for
 from gateway.execution.gate import may_reopen
 from gateway.execution.history import (
     columns_of,
@@ -79,6 +80,8 @@ class Recorded:
     changed: bool = False
     #: every item has ended, or waits in another execution
     ended: bool = False
+    #: the custodian that the payout goes on at
+    onward: str | None = None
 
 
 class Recorder:
@@ -92,7 +95,9 @@ class Recorder:
         capabilities: Capabilities,
         adapter: str = "adapter",
         submit_within_s: float | None = None,
+        onward: Onward | None = None,
     ) -> None:
+        self._onward = onward
         self._submit_within = microseconds(submit_within_s)
         self._adapter = adapter
         self._runtime = runtime
@@ -291,7 +296,7 @@ class Recorder:
         if isinstance(outcome, BatchReport):
             foreign = await self._strangers(tx, work, outcome.items)
             view = replace(view, foreign=foreign | unknown_references(view, outcome.items))
-        decision = decide(await with_frozen(tx, view, ends=_may_end(outcome)), outcome)
+        decision = decide(await with_frozen(tx, view, ends=could_end(outcome)), outcome)
         if work.row["blocked"] == Attention.EARLY_NEWS:
             ours = {each.id for each in view.items} - view.foreign
             decision = without_news(decision, outcome, ours)
@@ -303,7 +308,7 @@ class Recorder:
         if isinstance(outcome, Rejected) and len(decision.reports) > PAGE:
             refusal = to_json([outcome.code, outcome.message, outcome.custodian_code])
             await executions.update_execution(tx, work.row["id"], refusal=refusal)
-        return await self._write(tx, work, decision, view, now)
+        return await self._write(tx, work, decision, view, now, cause_of(view, outcome))
 
     async def record_more(self, tx: Tx, recorded: Recorded) -> Recorded:
         """Tell further items what was decided, a page at a time; after the last one the lease ends.
@@ -334,12 +339,22 @@ class Recorder:
         history = await history_of(tx, row, now, asked=asked)
         return _Work(row, items, history, lease.claimed_due)
 
-    async def _write(
-        self, tx: Tx, work: _Work, decision: Decision, view: View, now: Moment
+    async def _write(  # noqa: PLR0913 - the decision and its circumstances
+        self,
+        tx: Tx,
+        work: _Work,
+        decision: Decision,
+        view: View,
+        now: Moment,
+        cause: Cause | None = None,
     ) -> Recorded:
         """Write a decision: evidence and state first, then what the items are told."""
         row = work.row
         await self._add_evidence(tx, work, decision.evidence, decision.reason)
+        if cause is not None and self._onward is not None and decision.blocked is None:
+            there = await self._fail_over(tx, self._onward, work, cause, decision.reason, now)
+            if there is not None:
+                return there
         for code, detail in decision.alerts:
             first = next(iter(view.open_items), view.items[0])
             await payout_rows.add_attention(tx, first.id, code, detail[:_DETAIL], now.wall)
@@ -476,6 +491,18 @@ class Recorder:
                 now.wall,
                 self._runtime.timeline.now(),
             )
+
+    async def _fail_over(  # noqa: PLR0913 - what happened, and to what
+        self, tx: Tx, onward: Onward, work: _Work, cause: Cause, reason: str | None, now: Moment
+    ) -> Recorded | None:
+        """Close an execution and open one at another custodian, before anything is told; None: it stays."""
+        (item,) = work.items
+        there = await next_for(tx, onward, work.row, item, cause, now)
+        if there is None:
+            return None
+        await self._close(tx, work, now, f"{cause}; goes on at {there[0]}: {reason or ''}")
+        done = await go_on(tx, self._runtime, self._payouts, onward, work, there)
+        return Recorded((done,), changed=True, ended=True, onward=there[0])
 
     async def _reopen(self, tx: Tx, work: _Work, items: Sequence[str], now: Moment) -> None:
         """Close an execution and open another one for some of its items, with new keys.
@@ -664,11 +691,6 @@ class Recorder:
     async def _close_if_ended(self, tx: Tx, work: _Work, now: Moment, last: Report) -> None:
         if all(each["status"] in TERMINAL or each["id"] in work.final for each in work.items):
             await self._close(tx, work, now, last.custodian_word or last.detail or "ended")
-
-
-def _may_end(outcome: Outcome) -> bool:
-    reports = outcome.items.values() if isinstance(outcome, BatchReport) else ()
-    return isinstance(outcome, Rejected) or any(failed(each) for each in reports)
 
 
 def _stored(state: State) -> str:
