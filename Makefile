@@ -13,7 +13,7 @@ WORKERS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
 # them, in each run.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup demo serve test e2e e2e-clients e2e-pages model chaos bench bench-quick bench-record bench-webhooks bench-isolation cover check fmt docs lock matrix adapter clean distclean
+.PHONY: help setup demo serve test e2e e2e-clients e2e-pages model chaos bench bench-quick bench-record bench-webhooks bench-isolation cover alerts check fmt docs lock matrix adapter clean distclean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,13 +41,15 @@ test: $(READY) ## Run the tests (T=path for some of them)
 e2e: $(READY) ## Run only the tests with whole processes
 	$(BIN)/python -m pytest tests/e2e
 
-e2e-clients: $(READY) ## Clients and verifiers of others, in JavaScript and Go (needs node and npm)
+e2e-clients: $(READY) ## Generated clients, and clients and verifiers of others; installs Java and npm from Debian if root
+	@scripts/clients
+	$(BIN)/python -m tests.clients.generated_clients
 	$(BIN)/python -m tests.clients.dfns_javascript
 	$(BIN)/python -m tests.clients.webhooks_verifiers
 
 e2e-pages: $(READY) ## The pages in headless Chromium, with axe-core (PICTURES=1 writes docs/images)
 	@scripts/browser
-	PICTURES=$(PICTURES) $(BIN)/python -m pytest -m browser -p no:randomly tests/pages
+	PICTURES=$(PICTURES) $(BIN)/python -m pytest -m browser -p no:randomly tests/pages tests/panel
 
 model: $(READY) ## Search the larger runs of the money rules, and each rule switched off (some minutes)
 	$(BIN)/python -m tests.model
@@ -78,6 +80,10 @@ cover: $(READY) ## Run the tests and show which branches none of them took
 	$(BIN)/coverage run -m pytest $(T)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
+
+alerts: $(READY) ## Check the alert rules for Prometheus and run their tests (gets Debian's promtool)
+	@scripts/promtool >/dev/null
+	$(BIN)/python -m pytest -p no:randomly tests/test_runbook.py
 
 check: $(READY) ## Judge the code: format, lint, types, import rules, docs
 	$(BIN)/ruff format --check .

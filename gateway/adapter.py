@@ -374,8 +374,10 @@ class Adapter(Generic[SettingsT]):
     async def balances(self, account: Account) -> Sequence[Balance]:  # noqa: ARG002
         """Return what an account can pay, of every asset that the gateway knows. Read-only.
 
-        For operators: nothing is decided by it. Raises `NotSent` where it could not be read or is not
-        understood, and `Unsupported` where the custodian reports no balances of such an account.
+        Every asset that can be paid is listed, or its balance is zero. What `visibility_s` before the call
+        left the account must be out of it: accepted payouts are reserved until a balance shows them. Raises
+        `NotSent` where it could not be read or is not understood, and `Unsupported` where the custodian
+        reports no balances of such an account: nothing is reserved from it, then.
         """
         raise Unsupported(f"balances are not supported by {self.name}")
 

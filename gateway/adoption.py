@@ -30,6 +30,7 @@ from gateway.store import payouts as payout_rows
 from gateway.store import state
 from gateway.store.audit import add_audit
 from gateway.store.database import Database, Tx
+from gateway.store.funds import distrust_balances
 from gateway.store.rows import from_us, terms_of, to_json
 from gateway.store.state_file import ADOPT, MISSING, StateFile, behind
 from gateway.store.state_file import MOVED as MOVED_FILE
@@ -221,7 +222,10 @@ class Adoption:
             or await rows.payouts_without_execution(tx, 1)
         ):
             return None
-        now = self._runtime.clock.moment().wall
+        moment = self._runtime.clock.moment()
+        now = moment.wall
+        # What left the accounts after the copy was made is reserved nowhere.
+        await distrust_balances(tx, moment.clock_id, moment.elapsed)
         adopted = Adopted(
             window=window,
             marks=marks,

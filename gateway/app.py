@@ -19,6 +19,8 @@ from gateway import __version__, logs
 from gateway.adapter import Tools
 from gateway.api.application import ApiContext
 from gateway.assets import Asset, AssetRegistry
+from gateway.balance_reader import BalanceReader
+from gateway.balances import Balances
 from gateway.batches.loop import BatchLoop
 from gateway.batches.runner import BatchSteps, Handover
 from gateway.batches.service import Batches
@@ -42,6 +44,7 @@ from gateway.execution.engine import Engine
 from gateway.execution.inbox import Inbox
 from gateway.facts import KnownFacts
 from gateway.failover import Failover
+from gateway.funds import Funds, account_rules
 from gateway.heartbeat import Heartbeat, identity_of
 from gateway.limits import Buckets
 from gateway.metrics import Metrics
@@ -68,8 +71,8 @@ from gateway.webhooks.sender import Sender, client_for
 from gateway.webhooks.share import Share
 from gateway.webhooks.worker import Deliveries
 
-#: How long work under way may go on after the signal to stop.
-GRACE_S = 10
+#: How long work under way may go on at the end, where nobody says it.
+GRACE_S = 10.0
 #: How long a loop waits before it asks a store again that could not be written.
 STORE_AGAIN_S = 2.0
 #: Whose bells are all of them.
@@ -99,6 +102,7 @@ class Workers:
     batches: BatchLoop
     sweeper: Sweeper
     heartbeat: Heartbeat
+    balances: BalanceReader
     clock: Clock
     #: of the custodians whose delivered payouts are still looked at
     after_delivery: dict[str, AfterDelivery]
@@ -125,10 +129,16 @@ class Workers:
                 self.after_delivery[name].wakeup.ring()
 
     @asynccontextmanager
-    async def running(self, failed: Callable[[BaseException], None]) -> AsyncIterator[None]:
-        """Run every loop; at the end let work under way finish. A loop that dies calls `failed`."""
+    async def running(
+        self, failed: Callable[[BaseException], None], left_s: Callable[[], float] = lambda: GRACE_S
+    ) -> AsyncIterator[None]:
+        """Run every loop; at the end let work under way finish. A loop that dies calls `failed`.
+
+        `left_s`: asked at the end, how long that may take.
+        """
         loops = {
             "heartbeat": self.heartbeat.run,
+            "balances": self.balances.run,
             "durations": self.durations.run,
             **{f"breaker-{name}": each.run for name, each in self.probes.items()},
         }
@@ -160,9 +170,10 @@ class Workers:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            grace_s = left_s()
             await asyncio.gather(
-                self.deliveries.finish(GRACE_S),
-                *(engine.finish(GRACE_S) for engine in self.engines.values()),
+                self.deliveries.finish(grace_s),
+                *(engine.finish(grace_s) for engine in self.engines.values()),
             )
             await self.heartbeat.stop()
 
@@ -218,15 +229,15 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
         }
         contacts = {name: Contact(breakers[name]) for name in settings.custodians}
         durations = Durations()
-        facts = KnownFacts(breakers, durations)
-        faults = _unknown_assets(settings, assets)
+        faults = unknown_assets(settings, assets)
         try:
             custodians = await _custodians(
                 stack, settings, runtime, assets, metrics, vault, contacts
             )
         except ConfigError as error:
             raise ConfigError([*faults, *error.faults]) from None
-        faults += _late_keys(settings, custodians)
+        faults += late_keys(settings, custodians)
+        faults += without_balances(settings, custodians)
         if faults:
             raise ConfigError(faults)
         router = _router_of(settings, custodians)
@@ -244,7 +255,14 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
         prices = price_source(assets, settings.prices)
         spending = Spending(Rules(settings.spending, prices.usd))
         action_life = timedelta(seconds=settings.engine.action_life_s)
-        payouts = Payouts(runtime, vault, action_life, spending)
+        visibility = {
+            name: each.capabilities.visibility_s
+            for name, each in custodians.items()
+            if each.has_balances
+        }
+        funds = Funds(runtime, account_rules(settings, visibility), settings.routes)
+        balances = Balances(runtime, funds, frozenset(custodians))
+        payouts = Payouts(runtime, vault, action_life, spending, own.digest, funds)
         owner = f"{socket.gethostname()}-{os.getpid()}"
         bells: list[Workers] = []
 
@@ -253,12 +271,14 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
                 workers.wake(name)
 
         wake = await _waking_others(stack, db, identity.id, wake_own)
+        funds.wake = wake
         sender = Sender(to_endpoints, settings.webhooks, runtime)
         endpoints = Endpoints(runtime, vault, settings)
         limits = settings.limits
         calls = Buckets(
             "quote_calls", runtime.clock, limits.quote_calls_per_s, limits.quote_calls_burst
         )
+        facts = KnownFacts(breakers, durations, funds.shortage)
         quotes = Quotes(
             router,
             assets,
@@ -266,17 +286,18 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
             custodians,
             calls,
             spending,
+            funds,
             facts=facts,
             prices=prices,
             recommend_percent=settings.routing.recommend_percent,
         )
         native = {name: each for name, each in custodians.items() if each.capabilities.batch}
-        batches = Batches(runtime, quotes, frozenset(native), settings.public_url, spending)
+        batches = Batches(runtime, quotes, frozenset(native), settings.public_url, spending, funds)
         handovers = {
             name: Handover(each.set_limit(), each.capabilities.in_flight)
             for name, each in custodians.items()
         }
-        onward = Failover(router, assets, facts, custodians, settings.spending.limits)
+        onward = Failover(router, assets, facts, custodians, settings.spending.limits, funds)
         engines = {
             name: Engine(
                 db=db,
@@ -297,7 +318,9 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
             for name, custodian in custodians.items()
         }
         recorders = {name: engine.recorder for name, engine in engines.items()}
-        steps = BatchSteps(runtime, payouts, quotes, batches, handovers, recorders)
+        steps = BatchSteps(
+            runtime, payouts, quotes, batches, handovers, recorders, rules=own.digest
+        )
         replays = Replays(runtime, endpoints)
         calling = Calling(runtime.clock)
         deliveries = Deliveries(
@@ -350,6 +373,16 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
                 wake_all=lambda: wake_own(_EVERYBODY),
                 rules=own,
             ),
+            balances=BalanceReader(
+                db=db,
+                runtime=runtime,
+                funds=funds,
+                balances=balances,
+                custodians=custodians,
+                metrics=metrics,
+                rules=own,
+                reads=Role.ENGINE in roles,
+            ),
             clock=runtime.clock,
             after_delivery={
                 name: AfterDelivery(
@@ -392,6 +425,7 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
             tester=workers.deliveries,
             router=router,
             custodians=custodians,
+            funds=funds,
             vault=vault,
             runtime=runtime,
             metrics=metrics,
@@ -424,7 +458,21 @@ async def _waking_others(
     return both
 
 
-def _unknown_assets(settings: Settings, assets: AssetRegistry) -> list[str]:
+def without_balances(settings: Settings, custodians: Mapping[str, CustodianInstance]) -> list[str]:
+    """Return a fault per instance that is to reserve and whose adapter reports no balances."""
+    return [
+        f"custodians.{name}.reserve: the adapter {each.adapter_name} reports no balances, so that nothing can "
+        "be reserved; take reserve out"
+        for name, each in custodians.items()
+        if not each.has_balances
+        and (
+            settings.custodians[name].reserve
+            or any(account.reserve for account in settings.accounts.get(name, ()))
+        )
+    ]
+
+
+def unknown_assets(settings: Settings, assets: AssetRegistry) -> list[str]:
     """Return a fault per asset of a route that is not known: the route would never be taken for it."""
     known = ", ".join(assets.codes())
     limits = settings.spending.limits
@@ -450,7 +498,7 @@ def _unknown_assets(settings: Settings, assets: AssetRegistry) -> list[str]:
     ]
 
 
-def _late_keys(settings: Settings, custodians: Mapping[str, CustodianInstance]) -> list[str]:
+def late_keys(settings: Settings, custodians: Mapping[str, CustodianInstance]) -> list[str]:
     """Return a fault per instance on a route whose keys do not outlive the time to be sent twice over."""
     within = settings.engine.submit_within_s
     lives = {
@@ -492,9 +540,12 @@ async def routing_of(settings: Settings, runtime: Runtime) -> AsyncIterator[Quot
 
 @asynccontextmanager
 async def custodian_of(
-    settings: Settings, name: str, runtime: Runtime
+    settings: Settings, name: str, runtime: Runtime, contact: Contact | None = None
 ) -> AsyncIterator[CustodianInstance]:
-    """Build one configured custodian instance alone, for what it declares. ConfigError."""
+    """Build one configured custodian instance alone, for what it declares or reads. ConfigError.
+
+    `contact` notes how its requests end.
+    """
     alone = settings.model_copy(update={"custodians": {name: settings.custodians[name]}})
     assets = AssetRegistry(Asset.model_validate(each.model_dump()) for each in settings.assets)
     async with contextlib.AsyncExitStack() as stack:
@@ -505,7 +556,7 @@ async def custodian_of(
             assets,
             Metrics(),
             vault_of(settings, runtime.ids),
-            {name: Contact()},
+            {name: contact or Contact()},
         )
         yield built[name]
 

@@ -18,7 +18,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
@@ -30,15 +29,10 @@ from pydantic import (
 )
 from pydantic.networks import IPvAnyNetwork
 
+from gateway.config_funds import BalanceSettings
 from gateway.config_rates import LimitSettings
-from gateway.config_routes import (
-    InstanceName,
-    OrgName,
-    OrgNames,
-    RouteSettings,
-    RoutingSettings,
-    route_faults,
-)
+from gateway.config_routes import OrgNames, RouteSettings, RoutingSettings, route_faults
+from gateway.config_section import InstanceName, OrgName, Section
 from gateway.config_spending import PriceSettings, SpendingSettings, limit_faults
 from gateway.database_url import SCHEMES, PostgresUrl
 from gateway.errors import ConfigError
@@ -47,7 +41,9 @@ from gateway.model import Network, Text
 
 ENV_PREFIX = "PAYOUT_GATEWAY_"
 #: What the command line reads from the environment; no settings, though they are called alike.
-CLIENT_ENV = frozenset(ENV_PREFIX + name for name in ("CONFIG", "URL", "API_KEY", "WEBHOOK_SECRET"))
+CLIENT_ENV = frozenset(
+    ENV_PREFIX + name for name in ("CONFIG", "URL", "API_KEY", "WEBHOOK_SECRET", "OPERATOR")
+)
 #: Settings that are called so, and are not read from the file that they name.
 _NAMED_FILE = frozenset({("state_file",)})
 #: What is added to the database's name by SQLite, and for the locks of migrations and of its users.
@@ -63,11 +59,7 @@ def _network_name(text: str) -> str:
 NetworkName = Annotated[str, AfterValidator(_network_name)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-
-
-class ListenSettings(_Section):
+class ListenSettings(Section):
     """Where the API listens."""
 
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
@@ -106,7 +98,7 @@ class ListenSettings(_Section):
     )
 
 
-class MetricsSettings(_Section):
+class MetricsSettings(Section):
     """Where the metrics are read."""
 
     host: str = Field(default="127.0.0.1", description="Address of the listener for metrics.")
@@ -121,7 +113,19 @@ class MetricsSettings(_Section):
     )
 
 
-class PageSettings(_Section):
+class ProcessSettings(Section):
+    """A process of the gateway."""
+
+    stop_within_s: float = Field(
+        default=20,
+        ge=2,
+        le=600,
+        description="How long a process that is told to stop may take. Requests have half of it, work under "
+        "way the rest; what has not ended by then is cut off, and another process goes on with it.",
+    )
+
+
+class PageSettings(Section):
     """The pages for people."""
 
     frame_origins: tuple[
@@ -132,7 +136,16 @@ class PageSettings(_Section):
     )
 
 
-class OrgSettings(_Section):
+class PanelSettings(Section):
+    """The panel for operators."""
+
+    enabled: bool = Field(
+        default=True,
+        description="Serve the panel under `/admin`. Nobody can sign in before a user is created.",
+    )
+
+
+class OrgSettings(Section):
     """What recipients see of an org."""
 
     display_name: Annotated[str, StringConstraints(min_length=1, max_length=80)] | None = Field(
@@ -141,7 +154,7 @@ class OrgSettings(_Section):
     )
 
 
-class LogSettings(_Section):
+class LogSettings(Section):
     """How the gateway logs."""
 
     format: Literal["json", "console"] = Field(
@@ -152,7 +165,7 @@ class LogSettings(_Section):
     )
 
 
-class WebhookSettings(_Section):
+class WebhookSettings(Section):
     """How events are delivered."""
 
     allow_private_addresses: bool = Field(
@@ -226,7 +239,7 @@ class WebhookSettings(_Section):
     )
 
 
-class RetentionSettings(_Section):
+class RetentionSettings(Section):
     """How long what is over is kept. What belongs to an open payout or batch stays, however old it is."""
 
     unmatched_webhooks_days: float = Field(
@@ -253,7 +266,7 @@ class RetentionSettings(_Section):
     )
 
 
-class EngineSettings(_Section):
+class EngineSettings(Section):
     """How payouts are worked on."""
 
     lease_s: float = Field(
@@ -295,7 +308,7 @@ class EngineSettings(_Section):
     )
 
 
-class CustodianSettings(BaseModel):
+class CustodianSettings(BalanceSettings):
     """One custodian instance. Members beyond these are the adapter's own settings."""
 
     model_config = ConfigDict(extra="allow", frozen=True, hide_input_in_errors=True)
@@ -322,7 +335,7 @@ class CustodianSettings(BaseModel):
         return dict(self.model_extra or {})
 
 
-class AccountSettings(_Section):
+class AccountSettings(Section):
     """A source account that a partner may name in `route`, beside those of the routes."""
 
     id: Text = Field(description="Its id, in the custodian's words.")
@@ -331,9 +344,14 @@ class AccountSettings(_Section):
         default=None,
         description="Orgs that may name it; all, if not given. Required as soon as any route has `orgs`.",
     )
+    reserve: bool | None = Field(
+        default=None,
+        description="Whether payouts reserve from it; as the custodian instance says, if not given. May also "
+        "name the account of a route.",
+    )
 
 
-class AssetSettings(_Section):
+class AssetSettings(Section):
     """An asset beyond the built-in ones, or another reading of one."""
 
     code: str = Field(pattern=r"^[A-Z0-9_.]{2,16}$", description="Asset code.")
@@ -345,7 +363,7 @@ class AssetSettings(_Section):
     )
 
 
-class Settings(_Section):
+class Settings(Section):
     """The whole configuration."""
 
     database: Path = Field(
@@ -381,9 +399,11 @@ class Settings(_Section):
     )
     listen: ListenSettings = ListenSettings()
     metrics: MetricsSettings = MetricsSettings()
+    process: ProcessSettings = ProcessSettings()
     limits: LimitSettings = LimitSettings()
     log: LogSettings = LogSettings()
     pages: PageSettings = PageSettings()
+    panel: PanelSettings = PanelSettings()
     orgs: dict[OrgName, OrgSettings] = Field(default={}, description="Orgs by name.")
     explorers: dict[
         Network, Annotated[str, StringConstraints(pattern=r"^(https?://[^\s]*\{hash\}[^\s]*)?$")]
@@ -449,9 +469,9 @@ def load(path: Path | None, environ: Mapping[str, str] | None = None) -> Setting
     raw: dict[str, Any] = {}
     base = Path()
     if path is not None:
-        base = path.resolve().parent
         try:
             raw = tomllib.loads(path.read_text(encoding="utf-8"))
+            base = path.resolve().parent
         except FileNotFoundError:
             raise ConfigError(
                 [f"there is no configuration file {path}; `payout-gateway init` writes one"]
@@ -564,6 +584,12 @@ def _cross_faults(settings: Settings) -> list[str]:
         ]
     faults += route_faults(settings.routes)
     faults += limit_faults(settings.spending, frozenset(settings.custodians))
+    faults += [
+        f"custodians.{name}.balance_max_age_s: {each.balance_max_age_s:g} is less than twice "
+        f"balance_every_s ({each.balance_every_s:g}): every balance would be too old at times"
+        for name, each in settings.custodians.items()
+        if each.balance_max_age_s < 2 * each.balance_every_s
+    ]
     keys = {"server_key": settings.server_key, "previous_server_key": settings.previous_server_key}
     for name, key in keys.items():
         try:

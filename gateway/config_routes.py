@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints
 
+from gateway.config_funds import Shortage
+from gateway.config_section import InstanceName, OrgName, Section
 from gateway.model import Account, Amount, DestinationType, Network
-
-#: What an org may be called.
-ORG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
-InstanceName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
-
-
-def _org_name(text: str) -> str:
-    """Return the name of an org. ValueError where no key can be minted for it."""
-    if not ORG.fullmatch(text):
-        msg = "is no name of an org: 1 to 63 letters, digits, dots, dashes or underscores, without blanks"
-        raise ValueError(msg)
-    return text
 
 
 def _some_orgs(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -33,12 +22,7 @@ def _some_orgs(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-OrgName = Annotated[str, AfterValidator(_org_name)]
 OrgNames = Annotated[tuple[OrgName, ...], AfterValidator(_some_orgs)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 class Policy(StrEnum):
@@ -57,7 +41,7 @@ class FailoverPolicy(StrEnum):
     ON_ABSENCE = "on_absence"  #: then, and where it is proven that a call never arrived
 
 
-class FeeSettings(_Section):
+class FeeSettings(Section):
     """The fee of a route, in the asset that is sent."""
 
     flat: Amount = Field(default=Decimal(0), description="Fixed part, in units of the asset.")
@@ -67,7 +51,7 @@ class FeeSettings(_Section):
     )
 
 
-class RouteSettings(_Section):
+class RouteSettings(Section):
     """Which custodian account pays which kind of destination."""
 
     name: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,62}$")] | None = Field(
@@ -118,9 +102,14 @@ class RouteSettings(_Section):
         description="Usual time to delivery, until 20 deliveries this way were measured.",
     )
     fee: FeeSettings = Field(default=FeeSettings(), description="Fee; none, if not given.")
+    on_shortage: Shortage = Field(
+        default="refuse",
+        description="Where the account reserves and does not cover a payout: `refuse` it, or accept it and "
+        "let it `wait`.",
+    )
 
 
-class RoutingSettings(_Section):
+class RoutingSettings(Section):
     """How routes are compared."""
 
     recommend_percent: Amount = Field(

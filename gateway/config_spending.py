@@ -6,26 +6,12 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    field_validator,
-)
+from pydantic import AfterValidator, Field, StringConstraints, field_validator
 
+from gateway.config_section import AssetCode, InstanceName, OrgName, Section
 from gateway.model import Amount, Text
 
-AssetCode = Annotated[str, StringConstraints(pattern=r"^[A-Z0-9_.]{2,16}$")]
-_Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
-_Org = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-
-
+_LimitName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
 #: More digits than any price has; a product with an amount is still exact.
 _MOST_PRICE_DIGITS = 30
 
@@ -41,7 +27,7 @@ def _price(value: Decimal) -> Decimal:
     return value
 
 
-class PriceSettings(_Section):
+class PriceSettings(Section):
     """What assets are worth in US dollars: for limits, and for the fee that a quote shows."""
 
     usd: dict[AssetCode, Annotated[Amount, AfterValidator(_price)]] = Field(
@@ -70,10 +56,10 @@ class PriceSettings(_Section):
         return value
 
 
-class SpendingLimitSettings(_Section):
+class SpendingLimitSettings(Section):
     """A limit on what is spent: per payout, per UTC day or per UTC month."""
 
-    name: _Name = Field(
+    name: _LimitName = Field(
         description="Its name, shown where it refuses a payout. What is spent is counted under it."
     )
     per: Literal["payout", "day", "month"] = Field(
@@ -90,9 +76,9 @@ class SpendingLimitSettings(_Section):
     each: tuple[Literal["org", "key", "account", "asset", "destination"], ...] = Field(
         default=(), description="Counted for each of these by itself; together, if not given."
     )
-    org: _Org | None = Field(default=None, description="Only of this org.")
+    org: OrgName | None = Field(default=None, description="Only of this org.")
     key: Text | None = Field(default=None, description="Only of this API key, by its id.")
-    custodian: _Name | None = Field(default=None, description="Only through this instance.")
+    custodian: InstanceName | None = Field(default=None, description="Only through this instance.")
     account: Text | None = Field(default=None, description="Only from the account of this id.")
     asset: AssetCode | None = Field(default=None, description="Only of this asset.")
     destination: Text | None = Field(
@@ -101,7 +87,7 @@ class SpendingLimitSettings(_Section):
     )
 
 
-class SpendingSettings(_Section):
+class SpendingSettings(Section):
     """What may be spent at most. Each key mode has counters of its own."""
 
     payout_cap_usd: Amount = Field(

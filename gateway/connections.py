@@ -523,14 +523,24 @@ class LimitedProtocol(HttpToolsProtocol):
 _TOO_LONG = (431, "The headers are too long.", Closed.HEADERS_LONG)
 
 
+def files_wanted(settings: Settings) -> int:
+    """Return how many open files a process needs for everything that its settings allow at once."""
+    return settings.listen.max_connections + _other_files(settings)
+
+
+def _other_files(settings: Settings) -> int:
+    """Return how many open files are no connections of clients."""
+    others = _OTHER_FILES + settings.webhooks.in_flight
+    return others + _FILES_PER_CUSTODIAN * len(settings.custodians)
+
+
 def most_connections(settings: Settings) -> int:
     """Return how many connections the public listener may have, by its setting and by the system.
 
     Allows the process as many open files as that needs, if the system lets it. ConfigError: too few.
     """
     wanted = settings.listen.max_connections
-    others = _OTHER_FILES + settings.webhooks.in_flight
-    others += _FILES_PER_CUSTODIAN * len(settings.custodians)
+    others = _other_files(settings)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < wanted + others:
         enough = wanted + others if hard == resource.RLIM_INFINITY else min(hard, wanted + others)

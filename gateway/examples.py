@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Literal, get_args
+from typing import Any
 
 from gateway.batches.schemas import AssetTotal, BatchSource, BatchView, StatusTotal
 from gateway.model import (
@@ -33,30 +33,15 @@ from gateway.views import (
     ATTENTION_EVENT,
     BATCH_EVENTS,
     ENDPOINT_EVENTS,
-    EVENT_TYPES,
     RETURNED_EVENT,
     AttentionNote,
+    EventType,
     event_body,
 )
 from gateway.webhooks.subscriptions import EndpointView
 
-EventType = Literal[
-    "payout.created",
-    "payout.requires_action",
-    "payout.broadcast",
-    "payout.delivered",
-    "payout.failed",
-    "payout.returned",
-    "payout.attention",
-    "batch.executing",
-    "batch.finalized",
-    "batch.failed",
-    "batch.canceled",
-    "webhook_endpoint.failing",
-    "webhook_endpoint.disabled",
-]
-assert get_args(EventType) == tuple(EVENT_TYPES)  # noqa: S101 - a type cannot be computed
-
+#: The id of an example that nobody is sent.
+EXAMPLE_ID = "evt_01k74z3g00e008000000000001"
 _PAYOUT_ID = "pay_01k74z3g00e008000000000001"
 _HASH = "0x5c504ed432cb51138bcf09aa5e8a410dd4a1e204ef84bfed1be16dfba1b22060"
 #: The sub-statuses that a payout of each event has met.
@@ -81,11 +66,13 @@ _WAY: dict[str, tuple[SubStatus, ...]] = {
 }
 
 
-def example_event(kind: EventType, at: datetime, *, livemode: bool) -> bytes:
+def example_event(
+    kind: EventType, at: datetime, *, livemode: bool, event_id: str = EXAMPLE_ID
+) -> bytes:
     """Return the body of an example event, marked `"test": true`. Pure."""
     if kind in ENDPOINT_EVENTS or kind in BATCH_EVENTS:
-        make = _endpoint if kind in ENDPOINT_EVENTS else _batch
-        body = {
+        make = example_endpoint if kind in ENDPOINT_EVENTS else example_batch
+        body: dict[str, Any] = {
             "type": kind,
             "timestamp": format_time(at),
             "api_version": API_VERSION,
@@ -95,14 +82,16 @@ def example_event(kind: EventType, at: datetime, *, livemode: bool) -> bytes:
         way = _WAY[kind]
         back, attends = kind == RETURNED_EVENT, kind == ATTENTION_EVENT
         before = STATUS_OF[way[-1 if back or attends else -2]] if len(way) > 1 else None
-        payout = _payout(kind, at, livemode=livemode)
+        payout = example_payout(kind, at, livemode=livemode)
         returned = Returned("ret-1", Decimal("4.50"), "USDC", at) if back else None
         note = AttentionNote(code=Attention.CUSTODIAN_UNREACHABLE, since=at) if attends else None
         body = json.loads(event_body(payout, before, at, kind, returned=returned, attention=note))
-    return json.dumps({**body, "test": True}, separators=(",", ":"), ensure_ascii=False).encode()
+    body = {"id": event_id, **body, "test": True}
+    return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def _batch(kind: str, at: datetime, *, livemode: bool) -> BatchView:
+def example_batch(kind: str, at: datetime, *, livemode: bool) -> BatchView:
+    """Return the batch that an example event is about. Pure."""
     state = BatchState(kind.partition(".")[2])
     delivered = 2 if state is BatchState.FINALIZED else 0
     failed = 0 if state is BatchState.EXECUTING else 3 - delivered
@@ -151,7 +140,8 @@ def _batch(kind: str, at: datetime, *, livemode: bool) -> BatchView:
     )
 
 
-def _payout(kind: str, at: datetime, *, livemode: bool) -> Payout:
+def example_payout(kind: str, at: datetime, *, livemode: bool) -> Payout:
+    """Return the payout that an example event is about. Pure."""
     way = _WAY[kind]
     begun = at - timedelta(seconds=10 * len(way))
     amount = Decimal("12.50")
@@ -231,7 +221,8 @@ def _payout(kind: str, at: datetime, *, livemode: bool) -> Payout:
     )
 
 
-def _endpoint(kind: str, at: datetime, *, livemode: bool) -> EndpointView:
+def example_endpoint(kind: str, at: datetime, *, livemode: bool) -> EndpointView:
+    """Return the endpoint that an example event is about. Pure."""
     disabled = kind == "webhook_endpoint.disabled"
     return EndpointView(
         id="whe_01k74z3g00e008000000000001",

@@ -9,11 +9,12 @@ from gateway.config_routes import FailoverPolicy
 from gateway.config_spending import SpendingLimitSettings
 from gateway.errors import Refused
 from gateway.execution.failover import Cause
+from gateway.funds import Funds
 from gateway.model import Account, AddressDestination, Payout
 from gateway.pause import Pause
 from gateway.quotes import DraftTerms, FactsNow, Pricer, fee_of
 from gateway.router import Asked, Choice, Facts, Router
-from gateway.store.database import Tx
+from gateway.store.database import Columns, Tx
 
 #: The causes for which a route may be left, by its setting.
 _CAUSES = {
@@ -26,14 +27,16 @@ _CAUSES = {
 class Failover:
     """Finds the next route of a payout; see `gateway.execution.failover.Onward`."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - built in one place
         self,
         router: Router,
         assets: AssetRegistry,
         facts: Facts,
         custodians: Mapping[str, Pricer],
         limits: Sequence[SpendingLimitSettings] = (),
+        funds: Funds | None = None,
     ) -> None:
+        self._funds = funds
         self._router = router
         self._assets = assets
         self._facts = facts
@@ -70,8 +73,16 @@ class Failover:
                 return each.route.custodian, each.account
         return None
 
-    async def moved(self, tx: Tx, payout: Payout, custodian: str, account: Account) -> None:
-        """Take along what is held at an account. Limits are counted once, where it was accepted."""
+    async def take_along(
+        self, tx: Tx, item: Columns, payout: Payout, custodian: str, account: Account
+    ) -> bool:
+        """Move what is reserved for a payout to another account; False: that does not cover it.
+
+        Limits are counted once, where the payout was accepted.
+        """
+        if self._funds is None:
+            return True
+        return await self._funds.move(tx, item, payout.terms, custodian, account)
 
     def _asked(self, payout: Payout) -> Asked:
         terms = payout.terms

@@ -19,7 +19,7 @@ from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_netw
 from typing import Any
 
 from gateway.config import Mode
-from gateway.config_routes import ORG
+from gateway.config_section import ORG
 from gateway.errors import Refused
 from gateway.model import format_time
 from gateway.runtime import Runtime
@@ -70,6 +70,7 @@ USUAL_OF_OPERATORS: tuple[Scope, ...] = (Scope.PAYOUTS_OPERATE,)
 OPERATOR = "operator"
 #: Acts in the audit log.
 CREATED, ROTATED, REVOKED = "key_created", "key_rotated", "key_revoked"
+ENDS_SOONER = "key_ends_sooner"
 
 
 @dataclass(frozen=True)
@@ -322,6 +323,37 @@ async def revoke_key(tx: Tx, runtime: Runtime, key_id: str, *, actor: str = OPER
         after={"revoked_at": format_time(from_us(at))},
     )
     return True
+
+
+async def limit_life(
+    tx: Tx, runtime: Runtime, key_id: str, life: timedelta, *, actor: str = OPERATOR
+) -> None:
+    """Have a key end after a time from now at the latest; at once, if that is nothing. Store function.
+
+    A key that ends sooner anyway, that was revoked, or that there is not, stays as it is.
+    """
+    if life <= timedelta(0):
+        await revoke_key(tx, runtime, key_id, actor=actor)
+        return
+    row = await rows.key_by_id(tx, key_id)
+    at = to_us(runtime.clock.now() + life)
+    if row is None or not await rows.end_key(tx, key_id, at):
+        return
+    await add_audit(
+        tx,
+        runtime.ids,
+        runtime.clock.moment().wall,
+        actor=actor,
+        act=ENDS_SOONER,
+        subject=key_id,
+        org=row["org"] or INSTALLATION,
+        before={
+            "expires_at": None
+            if row["expires_at"] is None
+            else format_time(from_us(row["expires_at"]))
+        },
+        after={"expires_at": format_time(from_us(at))},
+    )
 
 
 async def recognise(tx: Tx, runtime: Runtime, key: str, address: str | None = None) -> Caller:

@@ -18,6 +18,7 @@ _CALL_SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 #: A custodian that invents words must not fill the memory of the metrics' store.
 _MOST_WORDS = 100
 _WORD_CHARS = 64
+_OF_PAYOUTS = ("mode", "custodian", "status", "sub_status")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -69,6 +70,24 @@ class Metrics:
             ("code",),
             registry=self.registry,
         )
+        self._open = Gauge(
+            "payout_gateway_open_payouts",
+            "Payouts that have not ended; at most 50000 of each status are counted.",
+            _OF_PAYOUTS,
+            registry=self.registry,
+        )
+        self._open_age = Gauge(
+            "payout_gateway_open_payouts_oldest_seconds",
+            "Time since the oldest payout that has not ended was accepted.",
+            _OF_PAYOUTS,
+            registry=self.registry,
+        )
+        self._measured = Gauge(
+            "payout_gateway_measured_timestamp_seconds",
+            "When the gauges of the database were set (payouts, work, deliveries, attention), as Unix time. "
+            "Only processes that run the engine set them.",
+            registry=self.registry,
+        )
         self._work_age = Gauge(
             "payout_gateway_work_oldest_due_seconds",
             "Age of the oldest due work.",
@@ -104,6 +123,22 @@ class Metrics:
             "payout_gateway_breaker_open",
             "Whether nothing that moves money is sent to a custodian (1), because it does not answer.",
             ("custodian",),
+            registry=self.registry,
+        )
+
+        accounts = ("custodian", "account", "asset", "network")
+        self._balances = {
+            name: Gauge(f"payout_gateway_account_{name}", words, accounts, registry=self.registry)
+            for name, words in (
+                ("balance", "What an account holds, as it was last read."),
+                ("reserved", "What accepted payouts have reserved of it."),
+                ("waiting", "What accepted payouts wait for it to cover."),
+            )
+        }
+        self._balance_age = Gauge(
+            "payout_gateway_account_balance_age_seconds",
+            "Age of an account's balances; NaN: not known.",
+            ("custodian", "account"),
             registry=self.registry,
         )
 
@@ -194,6 +229,18 @@ class Metrics:
         for code in self._attention_codes:
             self._attention.labels(code).set(rows.get(code, 0))
 
+    def open_payouts(self, found: Iterable[tuple[tuple[str, ...], int, float]]) -> None:
+        """Set what is open, each as (mode, custodian, status, sub-status), payouts, age of the oldest."""
+        self._open.clear()
+        self._open_age.clear()
+        for labels, count, age in found:
+            self._open.labels(*labels).set(count)
+            self._open_age.labels(*labels).set(age)
+
+    def measured(self, at: float) -> None:
+        """Set when the gauges of the database were set, as Unix time."""
+        self._measured.set(at)
+
     def work_age(self, seconds: float) -> None:
         """Set the age of the oldest due work."""
         self._work_age.set(seconds)
@@ -202,6 +249,16 @@ class Metrics:
         """Set whether moving marks may be set; where not, the operator's list has one more row."""
         self._marks.set(int(allowed))
         self._attention.labels("marks_refused").set(int(not allowed))
+
+    def balance(self, *account: str, **values: float) -> None:
+        """Set what an account (custodian, account, asset, network) holds, has reserved, is waited for."""
+        for name, value in values.items():
+            self._balances[name].labels(*account).set(value)
+
+    def balance_age(self, custodian: str, account: str, seconds: float | None) -> None:
+        """Set the age of an account's balances; None: it is not known."""
+        age = float("nan") if seconds is None else seconds
+        self._balance_age.labels(custodian, account).set(age)
 
     def paused(self, found: Iterable[tuple[str, str]]) -> None:
         """Set what is paused, each as scope and target; nothing else is."""

@@ -22,6 +22,7 @@ from pydantic import (
     PlainSerializer,
     SecretStr,
     StringConstraints,
+    WithJsonSchema,
     field_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -231,6 +232,7 @@ Time = Annotated[
     datetime,
     AfterValidator(_aware),
     PlainSerializer(format_time, return_type=str, when_used="json"),
+    WithJsonSchema({"type": "string", "format": "date-time"}),
 ]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=MAX_TEXT)]
 

@@ -18,6 +18,7 @@ from gateway.adapter import Report, Returned
 from gateway.assets import explorer_url
 from gateway.errors import Refused
 from gateway.events import Event, publish
+from gateway.funds import Funds, end_reservation
 from gateway.keys import Caller
 from gateway.model import (
     TERMINAL,
@@ -36,7 +37,7 @@ from gateway.model import (
 )
 from gateway.returns import Known, count
 from gateway.runtime import Runtime
-from gateway.spending import Spending, spend_of
+from gateway.spending import Spending, give_back, spend_of
 from gateway.states import STATUS_OF, Kind, Verdict, judge
 from gateway.store import executions, inbox
 from gateway.store import payouts as rows
@@ -69,15 +70,20 @@ class Applied:
 class Payouts:
     """Use cases of payouts. Its methods are store functions: they take a transaction."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - built in one place
         self,
         runtime: Runtime,
         vault: Vault,
         action_life: timedelta = ACTION_LIFE,
         spending: Spending | None = None,
+        rules: str | None = None,
+        funds: Funds | None = None,
     ) -> None:
-        #: what is taken with a payout, in the transaction that accepts it, and given back if it is not paid
+        #: the digest of the limits and routes by which payouts are accepted here; None: there are none
+        self._rules = rules
+        #: what is taken with a payout, in the transaction that accepts it
         self._spending = spending
+        self._funds = funds
         self._runtime = runtime
         self._vault = vault
         self._action_life = action_life
@@ -97,7 +103,8 @@ class Payouts:
 
         Live mode, and test mode with `strict`, consume the quote. Otherwise test mode answers a
         second call with the same payout. Refused: `quote_not_found`, `quote_already_used` (with
-        `payout_id`), `quote_expired`, `database_frozen`, `not_accepting`, `limit_exceeded`.
+        `payout_id`), `quote_expired`, `database_frozen`, `not_accepting`, `limit_exceeded`,
+        `insufficient_funds`, `balance_unknown`.
         """
         now = self._runtime.clock.now()
         payout_id = (
@@ -105,11 +112,27 @@ class Payouts:
             if caller.mode == "live"
             else self._vault.sandbox_payout_id(caller.org, quote_id)
         )
-        held = None
-        if self._spending is not None:
-            held = await self._spending.hold(tx, caller, quote_id, now)
+        # Whatever may refuse comes before anything is written.
+        held = hold = None
+        unused = await self._unused(tx, caller, quote_id, now)
+        if unused is not None:
+            try:
+                if self._funds is not None:
+                    hold = await self._funds.hold(tx, unused)
+                if self._spending is not None:
+                    held = await self._spending.hold(tx, caller, unused, now)
+            except Refused:
+                # By limits that are not the active ones: that is no answer to keep.
+                await refuse_unless_accepting(tx, self._rules)
+                raise
         quote = await quote_rows.use_quote(
-            tx, quote_id, caller.org, caller.mode, payout_id=payout_id, now=to_us(now)
+            tx,
+            quote_id,
+            caller.org,
+            caller.mode,
+            payout_id=payout_id,
+            now=to_us(now),
+            rules=self._rules,
         )
         if quote is None:
             return await self._accepted_before(tx, caller, quote_id, strict=strict)
@@ -117,7 +140,20 @@ class Payouts:
             await self._check_cap(tx, self._spending, quote, caller)
             if held is not None:
                 await self._spending.write(tx, payout_id, held)
-        return await self._create(tx, quote, payout_id, now)
+        if self._funds is not None and hold is not None:
+            await self._funds.write(tx, payout_id, hold)
+        awaits_funds = hold is not None and hold.waits
+        return await self._create(tx, quote, payout_id, now, awaits_funds=awaits_funds)
+
+    async def _unused(self, tx: Tx, caller: Caller, quote_id: str, now: datetime) -> Row | None:
+        """Return a quote that may become a payout, where anything is taken for it beside the quote."""
+        counts = self._spending is not None and self._spending.counts
+        if not counts and (self._funds is None or not self._funds.reserves):
+            return None
+        quote = await quote_rows.find_quote(tx, quote_id, caller.org, caller.mode)
+        if quote is None or quote["payout_id"] is not None or quote["expires_at"] <= to_us(now):
+            return None
+        return quote
 
     @staticmethod
     async def _check_cap(tx: Tx, spending: Spending, quote: Row, caller: Caller) -> None:
@@ -144,6 +180,7 @@ class Payouts:
             )
         used_by = quote["payout_id"]
         if used_by is None:
+            await refuse_unless_accepting(tx, self._rules)
             detail = f"The quote ended at {format_time(from_us(quote['expires_at']))}. Ask for a new one."
             raise Refused("quote_expired", detail)
         if caller.mode != "live" and not strict:
@@ -151,7 +188,9 @@ class Payouts:
         detail = f"The quote {quote_id} has become the payout {used_by}. For another payout, ask for a new quote."
         raise Refused("quote_already_used", detail, payout_id=used_by)
 
-    async def _create(self, tx: Tx, quote: Row, payout_id: str, now: datetime) -> Payout:
+    async def _create(
+        self, tx: Tx, quote: Row, payout_id: str, now: datetime, *, awaits_funds: bool
+    ) -> Payout:
         custodian, at = json.loads(quote["terms"])["route"]["custodian"], to_us(now)
         columns = {
             "id": payout_id,
@@ -192,6 +231,7 @@ class Payouts:
             at=self._runtime.clock.moment(),
             due=self._runtime.timeline.now(),
             fresh=True,
+            awaits_funds=awaits_funds,
         )
         payout = payout_of(columns)
         await self._publish(tx, quote, now, [_event(payout, None, now)])
@@ -276,8 +316,9 @@ class Payouts:
         if applied.final and applied.changed and change.says_unpaid:
             # A promise as a mark is: an older copy of the database would pay it after all.
             await advance(tx)
-            if self._spending is not None:
-                await self._spending.give_back(tx, row)
+            await give_back(tx, row)
+        if applied.final and applied.changed:
+            await end_reservation(tx, self._funds, row, change.columns.get("funds_moved"))
         return applied
 
     async def hand_over(self, tx: Tx, row: Row, custodian: str, account: Account) -> Applied:

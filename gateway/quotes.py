@@ -21,6 +21,7 @@ from gateway.assets import (
     round_fee,
 )
 from gateway.errors import Refused
+from gateway.funds import Funds
 from gateway.keys import Caller
 from gateway.limits import Buckets
 from gateway.model import (
@@ -34,6 +35,7 @@ from gateway.model import (
     RequestBody,
     Text,
     Time,
+    Value,
     format_amount,
     format_time,
 )
@@ -101,6 +103,16 @@ class QuoteRequest(RequestBody):
     )
 
 
+class InsufficientFunds(Value):
+    """What an account lacks for a payout."""
+
+    needed: Amount = Field(description="How much more the account needs, in the asset.")
+    asset: str
+    network_with_lowest_top_up_fee: Network | None = Field(
+        description="The network to top it up on; null where the account has none."
+    )
+
+
 class Quote(QuoteTerms):
     """A price promise."""
 
@@ -118,7 +130,11 @@ class Quote(QuoteTerms):
         default=None,
         description="A route that would cost at least 1 % less (the operator may set another share).",
     )
-    insufficient_funds: None = Field(default=None, description="Not given yet: always null.")
+    insufficient_funds: InsufficientFunds | None = Field(
+        default=None,
+        description="What the account lacks by its last balance; null: nothing, or its balance is not known. "
+        "The quote reserves nothing: the payout is refused or waits where it is still short.",
+    )
 
     #: how the route was chosen, as JSON: kept with the quote, shown to operators
     _decision: str | None = PrivateAttr(default=None)
@@ -204,12 +220,14 @@ class Quotes:
         custodians: Mapping[str, Pricer],
         budget: Buckets | None = None,
         spending: Spending | None = None,
+        funds: Funds | None = None,
         *,
         facts: Facts = NOTHING_KNOWN,
         prices: PriceSource | None = None,
         recommend_percent: Decimal = Decimal(1),
     ) -> None:
         self._spending = spending
+        self._funds = funds
         self._facts = facts
         self._prices = prices
         self._recommend_percent = recommend_percent
@@ -294,9 +312,21 @@ class Quotes:
             recommendation=recommended(
                 decision, taken, asked.asset, prices, self._recommend_percent
             ),
+            insufficient_funds=self._lacks(promised, taken.account),
         )
         quote._decision = decision_json(decision, asked_for=request.route is not None)  # noqa: SLF001 - its own module
         return quote, taken.account
+
+    def _lacks(self, terms: QuoteTerms, account: Account) -> InsufficientFunds | None:
+        """Return what an account lacks, by what is known of it."""
+        if self._funds is None:
+            return None
+        network = terms.route.from_network
+        asset, amount = terms.send_asset, terms.user_sends
+        lacks = self._funds.missing(terms.route.custodian, account, asset, network, amount)
+        if lacks is None:
+            return None
+        return InsufficientFunds(needed=lacks, asset=asset, network_with_lowest_top_up_fee=network)
 
     def terms(
         self, caller: Caller, request: QuoteRequest | Wanted, offered: Offered | None = None
@@ -503,6 +533,7 @@ def left_out_view(each: LeftOut) -> dict[str, Any]:
 
 def quote_json(quote: Quote) -> dict[str, Any]:
     """Return a quote as JSON has it; its schema is `Quote`."""
+    short = quote.insufficient_funds
     return {
         **terms_json(quote),
         "external_ref": quote.external_ref,
@@ -512,7 +543,7 @@ def quote_json(quote: Quote) -> dict[str, Any]:
         "recommendation": None
         if quote.recommendation is None
         else quote.recommendation.model_dump(mode="json"),
-        "insufficient_funds": quote.insufficient_funds,
+        "insufficient_funds": None if short is None else short.model_dump(),
     }
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import uvicorn
@@ -17,16 +19,19 @@ import uvloop
 from gateway import __version__, logs
 from gateway.accepting import Acceptor
 from gateway.api.application import create_api, create_metrics_api
-from gateway.app import ALL_ROLES, GRACE_S, Role, open_gateway
+from gateway.app import ALL_ROLES, Role, open_gateway
 from gateway.config import Settings
 from gateway.connections import Connections, Limits, most_connections
 from gateway.errors import ConfigError, SchemaMismatch
+from gateway.panel.application import add_panel
 from gateway.removed import refuse_removed
 from gateway.runtime import Runtime
 
 #: Connections to the listener for metrics and probes.
 _INNER_CONNECTIONS = 64
 _SWITCH_S = 0.0005
+#: Of the time to stop: the part of requests, and what is kept for closing the store.
+_FOR_REQUESTS, _FOR_CLOSING = 0.5, 0.1
 #: How to name another port, by the section of the settings.
 _OTHER = {"listen": "with --port", "metrics": "as metrics.port"}
 _log = logs.get_logger("app")
@@ -40,18 +45,29 @@ async def serve(  # noqa: PLR0913 - the options of the command
     ready: Callable[[str], None] | None = None,
     roles: frozenset[Role] = ALL_ROLES,
     allow_removed: bool = False,
+    part: Part | None = None,
+    late: Callable[[], None] = lambda: None,
 ) -> int:
     """Serve until SIGTERM or SIGINT; return the exit code. `ready` is called with the base URL.
 
     A process without the role `api` has no listener but that for metrics and probes; its URL is empty.
     ConfigError where a custodian that is not configured has something open, unless `allow_removed`.
+    `part`: what a worker was given by the process that started it. `late`: called where stopping takes
+    longer than it may.
 
     2: the database's schema was changed by another program version meanwhile. 1: a loop died.
     """
     logs.configure(settings.log.format, settings.log.level, buffered=True)
     try:
         return await _serve(
-            settings, port, runtime, ready, roles=roles, allow_removed=allow_removed
+            settings,
+            port,
+            runtime,
+            ready,
+            roles=roles,
+            allow_removed=allow_removed,
+            part=part,
+            late=late,
         )
     finally:
         logs.unbuffer()
@@ -65,8 +81,10 @@ async def _serve(  # noqa: C901, PLR0913 - as above; one listener, loop and serv
     *,
     roles: frozenset[Role],
     allow_removed: bool,
+    part: Part | None,
+    late: Callable[[], None],
 ) -> int:
-    stopping = asyncio.Event()
+    stopping = _Stopping(settings.process.stop_within_s, late)
     broken: list[BaseException] = []
 
     def fail(error: BaseException) -> None:
@@ -80,14 +98,18 @@ async def _serve(  # noqa: C901, PLR0913 - as above; one listener, loop and serv
 
     most = most_connections(settings)
     with contextlib.ExitStack() as listeners:
+        listeners.callback(stopping.stopped)
         public = None
         if Role.API in roles:
             port = settings.listen.port if port is None else port
-            public = listeners.enter_context(_listen("listen", settings.listen.host, port))
+            public = listeners.enter_context(
+                listen("listen", settings.listen.host, port) if part is None else part.listener()
+            )
         inner = None
         if settings.metrics.port is not None:
+            shift = part.number if part is not None and settings.metrics.port else 0
             inner = listeners.enter_context(
-                _listen("metrics", settings.metrics.host, settings.metrics.port)
+                listen("metrics", settings.metrics.host, settings.metrics.port + shift)
             )
         async with open_gateway(
             settings,
@@ -105,17 +127,30 @@ async def _serve(  # noqa: C901, PLR0913 - as above; one listener, loop and serv
             loop = asyncio.get_running_loop()
             for name in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(name, stopping.set)
-            async with gateway.workers.running(fail), contextlib.AsyncExitStack() as servers:
+            if part is not None:
+                # Whoever has started it is gone: nobody would stop it.
+                loop.add_reader(part.parent, stopping.set)
+                listeners.callback(loop.remove_reader, part.parent)
+            async with (
+                gateway.workers.running(fail, stopping.left_for_work),
+                contextlib.AsyncExitStack() as servers,
+            ):
                 if inner is not None:
                     limits = Limits.of(settings.listen, _INNER_CONNECTIONS)
                     await servers.enter_async_context(
-                        _serving(create_metrics_api(context), inner, Connections(limits), fail)
+                        _serving(
+                            create_metrics_api(context),
+                            inner,
+                            Connections(limits),
+                            fail,
+                            grace_s=stopping.for_requests,
+                        )
                     )
-                    _log.info("metrics_ready", url=_address(inner) + "/metrics")
+                    _log.info("metrics_ready", url=address_of(inner) + "/metrics")
                 ends: set[asyncio.Task[Any]] = {asyncio.create_task(stopping.wait())}
                 if public is not None:
                     connections = Connections(Limits.of(settings.listen, most), context.metrics)
-                    api = create_api(context)
+                    api = add_panel(create_api(context))
                     ends.add(
                         await servers.enter_async_context(
                             _serving(
@@ -123,13 +158,14 @@ async def _serve(  # noqa: C901, PLR0913 - as above; one listener, loop and serv
                                 public,
                                 connections,
                                 fail,
+                                grace_s=stopping.for_requests,
                                 proxies=settings.listen.trusted_proxies,
                             )
                         )
                     )
                     # Before the listener waits for open requests: a stream would hold it up.
                     servers.callback(api.state.pages.hub.close)
-                address = "" if public is None else _address(public)
+                address = "" if public is None else address_of(public)
                 _log.info(
                     "ready",
                     version=__version__,
@@ -139,6 +175,8 @@ async def _serve(  # noqa: C901, PLR0913 - as above; one listener, loop and serv
                 )
                 if ready is not None:
                     ready(address)
+                if part is not None:
+                    part.tell_ready()
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
                 stopping.set()
     if any(isinstance(each, SchemaMismatch) for each in broken):
@@ -146,15 +184,16 @@ async def _serve(  # noqa: C901, PLR0913 - as above; one listener, loop and serv
     return 1 if broken else 0
 
 
-def run(
+def run(  # noqa: PLR0913 - the options of the command
     settings: Settings,
     *,
     port: int | None = None,
     ready: Callable[[str], None] | None = None,
     roles: frozenset[Role] = ALL_ROLES,
     allow_removed: bool = False,
+    part: Part | None = None,
 ) -> int:
-    """Serve on an event loop of its own; for the command line."""
+    """Serve on an event loop of its own; for the command line. The process may end in here."""
 
     def settled(address: str) -> None:
         # What exists by now stays until the end: the collector need not look at it again and again.
@@ -168,17 +207,104 @@ def run(
     sys.setswitchinterval(_SWITCH_S)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(
-            serve(settings, port=port, ready=settled, roles=roles, allow_removed=allow_removed)
+            serve(
+                settings,
+                port=port,
+                ready=settled,
+                roles=roles,
+                allow_removed=allow_removed,
+                part=part,
+                late=_leave,
+            )
         )
 
 
+def _leave() -> None:
+    """End the process as a crash would. Nothing that was acknowledged is lost by one."""
+    _log.error("stopped_late")
+    logs.unbuffer()
+    os._exit(1)
+
+
+class _Stopping:
+    """The signal to stop, and the time since then."""
+
+    def __init__(self, within_s: float, late: Callable[[], None]) -> None:
+        self._within_s = within_s
+        self._late = late
+        self._event = asyncio.Event()
+        self._until: float | None = None
+        self._alarm: asyncio.TimerHandle | None = None
+
+    def set(self) -> None:
+        """Stop. May be called twice."""
+        if self._until is None:
+            loop = asyncio.get_running_loop()
+            self._until = loop.time() + self._within_s
+            self._alarm = loop.call_later(self._within_s, self._late)
+            self._event.set()
+
+    def stopped(self) -> None:
+        """Say that everything has ended."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+
+    def is_set(self) -> bool:
+        """Whether the process is stopping."""
+        return self._until is not None
+
+    async def wait(self) -> None:
+        """Wait for the signal."""
+        await self._event.wait()
+
+    @property
+    def for_requests(self) -> float:
+        """How long requests may take from then on."""
+        return self._within_s * _FOR_REQUESTS
+
+    def left_for_work(self) -> float:
+        """Return how long work under way may still take."""
+        if self._until is None:
+            return self._within_s
+        left = self._until - asyncio.get_running_loop().time()
+        return max(left - self._within_s * _FOR_CLOSING, 0.1)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a worker is given by the process that has started it."""
+
+    number: int
+    #: the listener of all workers; none without the role `api`
+    listens_on: int | None
+    #: a socket to the parent: it ends with the parent, and a byte on it says that this worker serves
+    parent: int
+
+    @classmethod
+    def of(cls, told: str) -> Part:
+        """Return what the parent tells on the command line: number, socket, listener."""
+        number, parent, *listener = map(int, told.split(","))
+        return cls(number, listener[0] if listener else None, parent)
+
+    def listener(self) -> socket.socket:
+        """Return the listener."""
+        assert self.listens_on is not None  # noqa: S101 - given with the role
+        return socket.socket(fileno=self.listens_on)
+
+    def tell_ready(self) -> None:
+        """Tell the parent that this worker serves."""
+        with contextlib.suppress(OSError):
+            os.write(self.parent, b"r")
+
+
 @contextlib.asynccontextmanager
-async def _serving(
+async def _serving(  # noqa: PLR0913 - called in two places
     app: Any,
     listener: socket.socket,
     connections: Connections,
     failed: Callable[[BaseException], None],
     *,
+    grace_s: float,
     proxies: Sequence[str] = (),
 ) -> AsyncIterator[asyncio.Task[None]]:
     """Serve an application on a listener within the limits of its connections; let requests finish."""
@@ -194,7 +320,7 @@ async def _serving(
             # From anyone else `X-Forwarded-For` is ignored: it would be the client's own word.
             proxy_headers=bool(proxies),
             forwarded_allow_ips=list(proxies),
-            timeout_graceful_shutdown=GRACE_S,
+            timeout_graceful_shutdown=max(1, round(grace_s)),
         ),
         connections,
     )
@@ -262,7 +388,7 @@ class _Server(uvicorn.Server):
             await asyncio.sleep(0.005)
 
 
-def _listen(section: str, host: str, port: int) -> socket.socket:
+def listen(section: str, host: str, port: int) -> socket.socket:
     """Return a listening socket. ConfigError where the address cannot be used."""
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -278,6 +404,7 @@ def _listen(section: str, host: str, port: int) -> socket.socket:
     return listener
 
 
-def _address(listener: socket.socket) -> str:
+def address_of(listener: socket.socket) -> str:
+    """Return the base URL of a listener."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

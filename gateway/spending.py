@@ -25,7 +25,6 @@ from gateway.spending_rules import (
     taken,
 )
 from gateway.store import batches as batch_rows
-from gateway.store import quotes as quote_rows
 from gateway.store import spending as rows
 from gateway.store.database import Row, Tx
 
@@ -50,19 +49,18 @@ class Spending:
         """Check what holds for one payout alone. Pure. Refused: `limit_exceeded`."""
         self._rules.check(spend)
 
-    async def hold(self, tx: Tx, caller: Caller, quote_id: str, now: datetime) -> Held | None:
-        """Lock the counters of a quote, before anything is written. Refused: `limit_exceeded`.
+    @property
+    def counts(self) -> bool:
+        """Whether anything is counted."""
+        return bool(self._rules.counts)
+
+    async def hold(self, tx: Tx, caller: Caller, quote: Row, now: datetime) -> Held | None:
+        """Lock the counters of an unused quote; nothing is written. Refused: `limit_exceeded`.
 
         A refusal may be kept as the answer to an idempotency key, with all that was written before it: so
-        whatever may refuse comes first. The counters are read once without a lock, so that a caller at its
-        limit does not undo what others wrote in the same group. None: nothing is counted.
+        whatever may refuse comes first. None: nothing is counted.
         """
-        if not self._rules.counts:
-            return None
-        quote = await quote_rows.find_quote(tx, quote_id, caller.org, caller.mode)
-        if quote is None or quote["payout_id"] is not None:
-            return None
-        return await self._hold(tx, [spend_of(quote, caller.key_id)], now)
+        return await self._hold(tx, [spend_of(quote, caller.key_id)], now) if self.counts else None
 
     async def _hold(self, tx: Tx, spends: Sequence[Spend], now: datetime) -> Held | None:
         for each in spends:
@@ -70,15 +68,13 @@ class Spending:
         claims = self._rules.claims(spends, now) if self._rules.counts else []
         if not claims:
             return None
-        ids = [each.counter for each in claims]
-        taken(claims, await rows.read_counters(tx, ids))
-        await rows.open_counters(tx, claims)
-        return Held(claims, taken(claims, await rows.read_counters(tx, ids)))
+        counters = await rows.lock_counters(tx, [each.counter for each in claims])
+        return Held(claims, taken(claims, counters))
 
     @staticmethod
     async def write(tx: Tx, owner_id: str, held: Held) -> None:
         """Count what was held, in the transaction that holds it, for a payout or a whole batch."""
-        await rows.write_counters(tx, held.after)
+        await rows.take_counters(tx, held.after, held.claims)
         await rows.add_entries(tx, owner_id, held.claims)
 
     async def take_batch(self, tx: Tx, batch: Row, key_id: str, now: datetime) -> None:
@@ -106,28 +102,31 @@ class Spending:
         if held is not None:
             await self.write(tx, batch["id"], held)
 
-    async def give_back(self, tx: Tx, payout: Row | Mapping[str, object]) -> None:
-        """Give back what a payout was counted with. To be called once, when it ends as not paid."""
-        owners = [payout["id"], *([payout["batch_id"]] if payout["batch_id"] else [])]
-        found = await rows.entries_of(tx, [str(each) for each in owners])
-        if not found:
-            return
-        terms = QuoteTerms.model_validate_json(str(payout["terms"]))
-        destination = digest_of_destination(destination_of(terms.destination))
-        parts = [
-            (row["counter_id"], part)
-            for row in found
-            if (part := _part(row, terms, destination)) is not None
-        ]
-        await rows.lock_counters(tx, (counter for counter, _ in parts))
-        counters = await rows.read_counters(tx, (counter for counter, _ in parts))
-        for counter, part in parts:
-            known = counters[counter]
-            amount = EXACT.subtract(known.amount, part.amount)
-            counters[counter] = Counter(known.count - part.count, amount)
-        await rows.write_counters(tx, counters)
-        if any(row["owner_id"] == payout["id"] for row in found):
-            await rows.drop_entries(tx, str(payout["id"]))
+
+async def give_back(tx: Tx, payout: Row | Mapping[str, object]) -> None:
+    """Give back what a payout was counted with. To be called once, when it ends as not paid.
+
+    By what was stored then, and by no configuration: an operator's command does it as the gateway does.
+    """
+    owners = [payout["id"], *([payout["batch_id"]] if payout["batch_id"] else [])]
+    found = await rows.entries_of(tx, [str(each) for each in owners])
+    if not found:
+        return
+    terms = QuoteTerms.model_validate_json(str(payout["terms"]))
+    destination = digest_of_destination(destination_of(terms.destination))
+    parts = [
+        (row["counter_id"], part)
+        for row in found
+        if (part := _part(row, terms, destination)) is not None
+    ]
+    counters = await rows.lock_counters(tx, (counter for counter, _ in parts))
+    for counter, part in parts:
+        known = counters[counter]
+        amount = EXACT.subtract(known.amount, part.amount)
+        counters[counter] = Counter(known.count - part.count, amount)
+    await rows.write_counters(tx, counters)
+    if any(row["owner_id"] == payout["id"] for row in found):
+        await rows.drop_entries(tx, str(payout["id"]))
 
 
 def _part(row: Row, terms: QuoteTerms, destination: str) -> Counter | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -27,6 +28,7 @@ from gateway.model import (
     format_time,
 )
 
+_EVM = re.compile("0x[0-9a-fA-F]{40}")
 #: The unit of limits and caps that hold for every asset with a price.
 USD = "USD"
 #: The names of the limits that are not in the list.
@@ -165,10 +167,17 @@ def _fits(rule: SpendingLimitSettings, spend: Spend) -> bool:
         (rule.custodian, spend.custodian),
         (rule.account, spend.account.id),
         (rule.asset, spend.asset),
-        (rule.destination, spend.destination),
     )
     in_unit = rule.unit in {USD, spend.asset}
-    return in_unit and all(name in {None, value} for name, value in pairs)
+    named = all(name in {None, value} for name, value in pairs)
+    return in_unit and named and _is_payee(rule.destination, spend.destination)
+
+
+def _is_payee(name: str | None, payee: str) -> bool:
+    """Whether a rule's payee is this one. An EVM address is the same one in any case of letters."""
+    if name is None or name == payee:
+        return True
+    return _EVM.fullmatch(name) is not None and name.lower() == payee.lower()
 
 
 def _value(rule: SpendingLimitSettings, amount: Decimal, price: Decimal | None) -> Decimal | None:

@@ -26,6 +26,8 @@ _BATCH = 500
 _EVENTS = 100
 #: Endpoints whose lag is told one by one; the others are in the oldest of all.
 _MOST_LAGS = 50
+#: Open payouts of a status that are counted; a long backlog is not read as a whole each minute.
+_MOST_COUNTED = 50_000
 #: How long the counters of limits are kept after their windows.
 _WINDOWS_KEPT = timedelta(days=400)
 _log = get_logger("sweeper")
@@ -153,7 +155,18 @@ class Sweeper:
         return owned
 
     async def _measure(self) -> None:
+        """Set the gauges. Scrapes read nothing from the database."""
         timeline = self._runtime.timeline.now()
+        now = self._runtime.clock.now()
+        found = await self._db.scan(payout_rows.open_counts, _MOST_COUNTED)
+        self._metrics.open_payouts(
+            (
+                (row["mode"], row["custodian"], status.value, row["sub_status"]),
+                row["payouts"],
+                max(0.0, now.timestamp() - row["oldest"] / 1e6),
+            )
+            for status, row in found
+        )
         due = await self._db.scan(executions.oldest_due)
         self._metrics.work_age(0.0 if due is None else max(0.0, (timeline - due) / 1e6))
         due = await self._db.scan(deliveries.oldest_delivery_due)
@@ -164,3 +177,4 @@ class Sweeper:
         )
         counts = await self._db.scan(payout_rows.attention_counts)
         self._metrics.attention({row["code"]: row["rows"] for row in counts})
+        self._metrics.measured(now.timestamp())

@@ -5,19 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import to_json
 
 from gateway.model import (
+    AddressDestination,
     Amount,
     Attention,
+    CustodianAccountDestination,
     Failure,
     Payout,
+    PayoutAccountDestination,
     QuoteTerms,
     Status,
     SubStatus,
+    TaggedDestination,
     Time,
     TimelineEntry,
     Transaction,
@@ -27,6 +31,9 @@ from gateway.model import (
 from gateway.report import Returned
 
 API_VERSION = "2026-11-01"
+#: Marks a member, in its schema, that a response may leave out.
+MAY_BE_MISSING = "x-may-be-missing"
+_OPTIONAL: dict[str, Any] = {MAY_BE_MISSING: True}
 
 #: Every event type of a payout, and when it is sent.
 PAYOUT_EVENTS: dict[str, str] = {
@@ -51,6 +58,22 @@ BATCH_EVENTS: dict[str, str] = {
     "batch.canceled": "A batch was canceled before anything was sent",
 }
 EVENT_TYPES: dict[str, str] = {**PAYOUT_EVENTS, **BATCH_EVENTS, **ENDPOINT_EVENTS}
+EventType = Literal[
+    "payout.created",
+    "payout.requires_action",
+    "payout.broadcast",
+    "payout.delivered",
+    "payout.failed",
+    "payout.returned",
+    "payout.attention",
+    "batch.executing",
+    "batch.finalized",
+    "batch.failed",
+    "batch.canceled",
+    "webhook_endpoint.failing",
+    "webhook_endpoint.disabled",
+]
+assert get_args(EventType) == tuple(EVENT_TYPES)  # noqa: S101 - a type cannot be computed
 
 #: The event that tells of a status.
 EVENT_OF: dict[Status, str] = {
@@ -89,6 +112,7 @@ class RequiredActionView(BaseModel):
         default=None,
         description="Allows whoever has it to answer this action, and nothing else. Shown only by "
         "`GET /payouts/{id}` under an API key; never stored, never in events.",
+        json_schema_extra=_OPTIONAL,
     )
     channel: str | None = Field(description="How the code reaches its owner; null: it is known.")
     masked_target: str | None = Field(description="Where the code was sent, masked.")
@@ -100,7 +124,7 @@ class RequiredActionView(BaseModel):
 class PayoutView(BaseModel):
     """A payout, as partners see it: the schema of what `payout_json` returns."""
 
-    model_config = ConfigDict(frozen=True, title="Payout")
+    model_config = ConfigDict(frozen=True, title="PayoutWithoutTracking")
 
     id: str
     object: Literal["payout"] = "payout"
@@ -152,7 +176,7 @@ class ExecutionView(BaseModel):
 class PayoutWithTracking(PayoutView):
     """A payout with the address of its public page, as shown under an API key."""
 
-    model_config = ConfigDict(frozen=True, title="PayoutWithTracking")
+    model_config = ConfigDict(frozen=True, title="Payout")
 
     tracking_url: str
     queued_behind: str | None = Field(
@@ -170,7 +194,7 @@ class PayoutWithTracking(PayoutView):
 class ReturnView(BaseModel):
     """Money that came back after a payout was delivered."""
 
-    model_config = ConfigDict(frozen=True, title="Return")
+    model_config = ConfigDict(frozen=True, title="PayoutReturn")
 
     id: str | None = Field(
         description="The custodian's own id of the return; null where it tells totals alone."
@@ -189,10 +213,38 @@ class AttentionNote(BaseModel):
     since: Time = Field(description="When it was noted first.")
 
 
+class EventBankAccount(TaggedDestination):
+    """A bank account, as events show it: without the id of its payment instructions."""
+
+    model_config = ConfigDict(title="BankAccountDestinationInEvent")
+
+    type: Literal["bank_account"] = "bank_account"
+    country: str
+    fiat_currency: str
+    purpose: str
+
+
+EventDestination = Annotated[
+    AddressDestination | CustodianAccountDestination | PayoutAccountDestination | EventBankAccount,
+    Field(discriminator="type"),
+]
+
+
+class EventTerms(QuoteTerms):
+    """The terms of a payout, as events show them: bank details left out."""
+
+    model_config = ConfigDict(title="QuoteTermsInEvent")
+
+    # One of its kinds shows less than that of the quote.
+    destination: EventDestination  # type: ignore[assignment]
+
+
 class EventPayout(PayoutView):
     """A payout as it was at an event; bank details left out."""
 
     model_config = ConfigDict(frozen=True, title="EventPayout")
+
+    quote: EventTerms
 
     previous_status: Status | None
     sequence: int = Field(
@@ -207,14 +259,31 @@ class EventPayout(PayoutView):
     )
 
 
-class EventView(BaseModel):
-    """An event: the body of a webhook, and an entry of the feed."""
+class EventHead(BaseModel):
+    """What every event has: in the body of a webhook, and in the feed."""
 
-    model_config = ConfigDict(frozen=True, title="Event")
+    model_config = ConfigDict(frozen=True)
 
+    id: str = Field(
+        description="The event's id (`evt_…`), the same as the header `webhook-id`. Use it to recognise "
+        "an event that you have already processed."
+    )
     type: str
-    timestamp: Time
-    api_version: str
+    timestamp: Time = Field(description="When the event happened.")
+    api_version: str = Field(description="The version of the schema of `data`, a date.")
+    test: bool = Field(
+        default=False,
+        description="Present, and true, only in an example event sent by "
+        "`POST /webhook-endpoints/{endpoint_id}/test`.",
+        json_schema_extra=_OPTIONAL,
+    )
+
+
+class EventView(EventHead):
+    """An event of a payout."""
+
+    model_config = ConfigDict(frozen=True, title="PayoutEvent")
+
     data: EventPayout
 
 

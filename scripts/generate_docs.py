@@ -18,11 +18,13 @@ from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
 import typer
+import yaml
 from pydantic import BaseModel
 
 from gateway import adapter as contract
 from gateway import model
 from gateway.api.openapi import document
+from gateway.api.openapi_schemas import standalone
 from gateway.api.openapi_webhooks import EVENT_MODELS
 from gateway.api.problems import PROBLEMS
 from gateway.cli.main import app
@@ -90,6 +92,46 @@ def states() -> str:
     )
 
 
+#: The rules for Prometheus.
+ALERTS = DOCS.parent / "deploy/prometheus/alerts.yml"
+
+
+def alerts() -> list[dict[str, Any]]:
+    """Return the alert rules in their order."""
+    groups = yaml.safe_load(ALERTS.read_text(encoding="utf-8"))["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+def runbook() -> str:
+    """Every alert and every attention code, with the first paragraph of its page."""
+    rows = []
+    for rule in alerts():
+        name, severity = rule["alert"], rule["labels"]["severity"]
+        page = rule["annotations"]["runbook_url"]
+        if "{{" in page:
+            rows.append([f"`{name}`", severity, "The page of the attention code, below."])
+        else:
+            rows.append([f"[`{name}`](alerts/{name}.md)", severity, _first_words(f"alerts/{name}")])
+    codes = [
+        [f"[`{each}`](attention/{each}.md)", _first_words(f"attention/{each}")]
+        for each in Attention
+    ]
+    return "\n".join(
+        [
+            "## Alerts\n",
+            table(["alert", "severity", "meaning"], rows),
+            "## Attention codes\n",
+            table(["code", "meaning"], codes),
+        ]
+    )
+
+
+def _first_words(page: str) -> str:
+    """Return the first paragraph of a page of the runbook."""
+    text = (DOCS / "runbook" / f"{page}.md").read_text(encoding="utf-8")
+    return text.split("\n\n")[1]
+
+
 def problems() -> str:
     """Every problem code."""
     rows = [
@@ -122,14 +164,7 @@ def schemas() -> dict[Path, str]:
     """The JSON Schema of every event type, by its file."""
     folder = DOCS / "reference/event-schemas"
     return {
-        folder / f"{kind}.json": json.dumps(
-            {
-                "$schema": "https://json-schema.org/draft/2020-12/schema",
-                **model.model_json_schema(mode="serialization"),
-            },
-            indent=1,
-        )
-        + "\n"
+        folder / f"{kind}.json": json.dumps(standalone(model), indent=1) + "\n"
         for kind, model in EVENT_MODELS.items()
     }
 
@@ -476,6 +511,7 @@ MONEY_RULES: dict[str, tuple[Callable[..., Any], ...]] = {
         gate.nothing_blocks,
         gate.rules_are_active,
         gate.not_paused,
+        gate.is_funded,
         gate.no_news,
         gate.items_are_pending,
         gate.others_are_closed,
@@ -529,6 +565,7 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "adapter-contract": adapter_contract,
     "settings": settings,
     "cli": cli,
+    "runbook": runbook,
 }
 
 

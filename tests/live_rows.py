@@ -15,8 +15,8 @@ from gateway.store.writer import Writer
 _ITEMS = "SELECT payout_id FROM execution_items WHERE execution_id = ? ORDER BY position"
 _EVIDENCE = "SELECT * FROM evidence WHERE execution_id = ? ORDER BY number"
 _FLAGS = (
-    "SELECT frozen, accepting, (SELECT count(*) FROM pauses WHERE keep_accepting = 0) AS pauses "
-    "FROM store_state"
+    "SELECT frozen, accepting, (SELECT count(*) FROM pauses WHERE keep_accepting = 0) AS pauses, "
+    "(SELECT digest FROM money_rules) AS rules_digest FROM store_state"
 )
 _OWNER = "SELECT payout_id FROM refs WHERE custodian = ? AND kind = ? AND value = ?"
 

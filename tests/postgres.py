@@ -151,6 +151,13 @@ def place_of(store: str) -> Path | Callable[[], str]:
     return empty_url if store == "postgresql" else Path("gateway.db")
 
 
+def program(name: str, *arguments: object) -> None:
+    """Run a program of the server's own version: `pg_dump`, `pg_restore`."""
+    (row,) = admin("SELECT setting FROM pg_config WHERE name = 'BINDIR'")
+    place = Path(row["setting"]) / name
+    subprocess.run([place, *map(str, arguments)], check=True, timeout=60)
+
+
 def drop(url: str) -> None:
     """Drop a database of a test, whoever still uses it."""
     admin(f"DROP DATABASE IF EXISTS {name_of(url)} WITH (FORCE)")
@@ -169,7 +176,8 @@ DO $$ DECLARE name text; BEGIN
     WHERE datname = current_database() AND pid <> pg_backend_pid();
   SET LOCAL session_replication_role = replica;
   FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = 'public'
-    AND tablename NOT IN ('alembic_version', 'store_state', 'store_turn', 'store_event_order')
+    AND tablename NOT IN ('alembic_version', 'store_state', 'store_schema', 'store_turn',
+    'store_event_order')
   LOOP EXECUTE format('DELETE FROM %I', name); END LOOP;
   UPDATE store_state SET marks = 0, gate_version = {gate}, frozen = NULL, accepting = 1, witnessed = 0;
   PERFORM setval('events_position_seq', 1, false);

@@ -117,6 +117,7 @@ async def add_quote(
         "account": "{}",
         "expires_at": expires_at,
         "created_at": created_at,
+        "decision": None,
         "payout_id": payout_id,
     }
     await tx.all(Query(insert(quotes)), **values)

@@ -117,6 +117,7 @@ async def test_the_end_of_a_payout_closes_what_was_about_its_progress(bench: Ben
             "foreign_ref",
             "adapter_error",
             "early_news",
+            "late_news",
             "returned",
             "return_mismatch",
         }
@@ -321,3 +322,28 @@ async def test_a_queued_payout_over_http(api: Api, org: str) -> None:
     await db.run(api.context.payouts.apply, mine["id"], queued)
     shown = (await api.call("GET", f"/payouts/{mine['id']}"))[1]
     assert shown["queued_behind"] == (holder["id"] if org == "acme" else None)
+
+
+@pytest.mark.both_stores
+async def test_open_payouts_are_gauges(bench: Bench) -> None:
+    """By state, with the age of the oldest; what has ended, and a state that nobody is in, is gone."""
+    desk = Desk(bench)
+    await desk.open(3)
+    made = sweeper(bench)
+    await made.sweep()
+    gauge = 'payout_gateway_open_payouts{custodian="acme",mode="live",status="pending"'
+    first = [line for line in _gauges(made).splitlines() if line.startswith(gauge)]
+    assert sum(float(line.rsplit(" ", 1)[1]) for line in first) == 3.0
+    desk.script.submits, desk.script.looks = [TAKEN], [DONE]
+    await desk.turns(12, 30)
+    await made.sweep()
+    left = [line for line in _gauges(made).splitlines() if line.startswith(gauge)]
+    assert sum(float(line.rsplit(" ", 1)[1]) for line in left) < 3.0
+    oldest = gauge.replace("open_payouts", "open_payouts_oldest_seconds")
+    ages = [line for line in _gauges(made).splitlines() if line.startswith(oldest)]
+    assert len(ages) == len(left)
+    assert all(float(line.rsplit(" ", 1)[1]) > 300 for line in ages)
+    measured = float(
+        _gauges(made).split("\npayout_gateway_measured_timestamp_seconds ")[1].split("\n")[0]
+    )
+    assert abs(measured - bench.runtime.clock.now().timestamp()) < 1

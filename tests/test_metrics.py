@@ -30,6 +30,8 @@ def _use_all(metrics: Metrics) -> None:
     metrics.http_request("/payouts/{id}", "GET", 200, 0.01)
     metrics.unowned()
     metrics.attention({"unknown_word": 2})
+    metrics.open_payouts([(("live", "fb", "pending", "queued"), 7, 90.5)])
+    metrics.measured(1_700_000_000.5)
     metrics.work_age(3.5)
     metrics.delivery_age(4.5)
     metrics.marks(allowed=True)
@@ -61,6 +63,17 @@ def _use_all(metrics: Metrics) -> None:
         ("http_seconds_count", {"route": "/payouts/{id}"}, 1),
         ("unowned_rows_total", {}, 1),
         ("attention", {"code": "unknown_word"}, 2),
+        (
+            "open_payouts",
+            {"mode": "live", "custodian": "fb", "status": "pending", "sub_status": "queued"},
+            7,
+        ),
+        (
+            "open_payouts_oldest_seconds",
+            {"mode": "live", "custodian": "fb", "status": "pending", "sub_status": "queued"},
+            90.5,
+        ),
+        ("measured_timestamp_seconds", {}, 1_700_000_000.5),
         ("work_oldest_due_seconds", {}, 3.5),
         ("webhook_oldest_due_seconds", {}, 4.5),
         ("marks_allowed", {}, 1),

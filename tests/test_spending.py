@@ -117,6 +117,20 @@ def test_what_a_limit_is_about(only: dict[str, Any], is_about: bool) -> None:
     assert (refused(made) == ("small", None)) is is_about
 
 
+def test_a_limit_of_an_address_holds_in_any_case_of_letters() -> None:
+    """Payouts have it with its checksum; an operator copies it from wherever it is shown."""
+    made = rules(
+        limits=[{"name": "small", "per": "payout", "amount": "50", "destination": ADDRESS.lower()}]
+    )
+    assert refused(made, destination=ADDRESS) == ("small", None)
+    assert refused(made, destination="0x" + "1" * 40) is None
+    solana = "9xQeWvG816bUx9EPjHmaT23yvVM2ZWbrrpZb9PusVFin"
+    other = rules(
+        limits=[{"name": "small", "per": "payout", "amount": "50", "destination": solana.lower()}]
+    )
+    assert refused(other, destination=solana) is None
+
+
 def test_windows_end_at_midnight_utc() -> None:
     """A day and a month, the last of a year included, by UTC and nothing else."""
     last = datetime(2026, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)
@@ -269,6 +283,20 @@ async def test_only_what_is_certainly_unpaid_is_given_back(till: Till) -> None:
     assert spent["five live 2026-03"] == (4, Decimal(0))
     assert ids[0] is not None
     assert await till.db.read(entries_of, [ids[0]]) == []
+
+
+async def test_an_operators_command_gives_back_as_the_gateway_does(till: Till) -> None:
+    """It knows no limits; what was counted is in the rows."""
+    till.limit(DAILY, COUNTED)
+    payout_id = await till.pay("100")
+    assert payout_id is not None
+    plain = Payouts(till.runtime, Vault(bytes(32), till.runtime.ids))
+    failure = Failure(
+        code=FailureCode.OPERATOR_DECISION, message="looked", funds_moved=FundsMoved.NO
+    )
+    await till.db.run(plain.apply, payout_id, Report(SubStatus.FAILED, "", failure=failure))
+    assert (await till.spent())["daily live 2026-03-02"] == (0, Decimal(0))
+    assert await till.pay("100") is not None
 
 
 async def test_a_price_that_changes_gives_back_what_was_taken(till: Till) -> None:
@@ -445,6 +473,49 @@ async def test_a_batch_is_counted_whole(till: Till) -> None:
         "five live 2026-03": (2, Decimal(0)),
         "payee live 2026-03-02": (2, Decimal(60)),
     }
+
+
+@pytest.mark.parametrize("each", ["asset", "destination"])
+async def test_a_payout_gives_back_its_own_part_alone(till: Till, each: str) -> None:
+    """Of a batch in several assets, or to several payees, each counter has its own payouts."""
+    till.limit({**DAILY, "each": [each]}, prices={"EURC": "1"})
+    payout_id = await till.pay("20")
+    assert payout_id is not None
+    spend = replace(SPEND, amount=Decimal(7), destination="X/q")
+    if each == "asset":
+        spend = replace(spend, asset="EURC", destination="X/p")
+
+    async def of_another(tx: Tx) -> None:
+        held = await till.spending._hold(tx, [spend], till.clock.now())
+        assert held is not None
+        await Spending.write(tx, payout_id, held)
+
+    await till.db.run(of_another)
+    await till.fail(payout_id, Moved.NO)
+    left = sorted(Decimal(row["amount"]) for row in await till.db.read(all_counters))
+    assert left == [0, 7]
+
+
+@pytest.mark.parametrize("each", [["org"], ["destination"]])
+async def test_what_has_ended_before_the_execution_is_not_counted(
+    till: Till, each: list[str]
+) -> None:
+    """An item that an operator has ended meanwhile: it could not give anything back any more."""
+    till.limit({**DAILY, "each": each})
+    batches = Batches(till.runtime, till.quotes, frozenset(), "https://g.example", till.spending)
+    counted, till.payouts = till.payouts, Payouts(till.runtime, Vault(bytes(32), till.runtime.ids))
+    ids = [await till.accept("30") for _ in range(3)]
+    await till.db.run(as_set, till, ids, "bat_1")
+    terms = {"state": "requested", "executed_at": None, "expires_at": 2**60}
+
+    async def ready(tx: Tx) -> None:
+        await batch_rows.update_batch(tx, "bat_1", **terms)
+
+    await till.db.run(ready)
+    till.payouts = counted
+    await till.fail(ids[0], Moved.NO)
+    await till.db.run(batches.execute, till.caller, "bat_1")
+    assert await till.spent() == {"daily live 2026-03-02": (2, Decimal(60))}
 
 
 async def test_another_execution_counts_nothing_again(till: Till) -> None:

@@ -181,7 +181,8 @@ def test_an_event_is_what_its_model_would_be(payout: Payout) -> None:
     assert "payment_instructions_id" not in told["data"]["quote"]["destination"]
     assert "client_secret" not in (told["data"]["requires_action"] or {})
     if payout.terms.destination.type != "bank_account":
-        model = EventView.model_validate(told).model_dump(mode="json")
+        told = {"id": "evt_1", **told}
+        model = EventView.model_validate(told).model_dump(mode="json", exclude={"test"})
         (model["data"]["requires_action"] or {}).pop("client_secret", None)
         assert json.dumps(told) == json.dumps(model)
 

@@ -16,6 +16,7 @@ from starlette.types import Scope as AsgiScope
 from gateway.api import (
     actions,
     attention,
+    balances,
     batch_reports,
     batches,
     custodians,
@@ -116,6 +117,10 @@ _PLAIN = [
     _route(
         "/attention",
         GET=needs_either(Scope.PAYOUTS_READ, Scope.PAYOUTS_OPERATE, attention.list_attention),
+    ),
+    _route(
+        "/balances",
+        GET=needs_either(Scope.PAYOUTS_READ, Scope.PAYOUTS_OPERATE, balances.list_balances),
     ),
     _route(
         "/routes/explain",

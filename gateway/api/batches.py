@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import tempfile
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
@@ -133,6 +134,49 @@ async def _create_from(request: Request, caller: Caller, key: str | None) -> Res
         return await _create(request, load, key, members)
 
 
+async def check_file(request: Request, caller: Caller, head: BatchHead, path: Path) -> Checked:
+    """Check every line of a file as its creation would, and store nothing.
+
+    Refused: `invalid_batch` where the custodian is not known; faults of lines are in what is returned.
+    """
+    context, jobs = context_of(request), jobs_of(request)
+    with jobs.running(caller.org):
+        lines = partial(csv_lines, path)
+        return await _check(context, jobs, caller, head.source, lines, None)
+
+
+async def create_from_file(  # noqa: PLR0913 - whose batch, of what, and who creates it
+    request: Request,
+    caller: Caller,
+    head: BatchHead,
+    path: Path,
+    key: str,
+    note: Callable[[Tx, str], Awaitable[None]],
+) -> str:
+    """Create a batch from a file, once per key; return its id. Refused: `invalid_batch`.
+
+    `note` writes who has created it, in the transaction that lets the batch be seen.
+    """
+    raw = await context_of(request).runtime.offload(path.read_bytes)
+    digest = hashlib.sha256(raw).hexdigest()
+    jobs = jobs_of(request)
+    with jobs.running(caller.org):
+        load = _Load(
+            context=context_of(request),
+            jobs=jobs,
+            caller=caller,
+            source=head.source,
+            lines=partial(csv_lines, path),
+            init_method="file",
+            reference=head.reference,
+            metadata={},
+            note=note,
+        )
+        members = {"file": digest, "head": head.model_dump(mode="json")}
+        answer = await _create(request, load, key, members)
+    return str(json.loads(bytes(answer.body))["id"])
+
+
 async def _create(request: Request, load: _Load, key: str | None, members: Any) -> Response:
     """Create a batch once per key; without a key only check it."""
     if key is not None:
@@ -155,6 +199,8 @@ class _Load:
     init_method: Literal["api", "file"]
     reference: str | None
     metadata: Mapping[str, str]
+    #: writes who creates it
+    note: Callable[[Tx, str], Awaitable[None]] | None = None
 
     async def create(self, claim: Claim) -> Answer:
         """Create the batch under the claim of its key. Refused: `invalid_batch`, and nothing is left.
@@ -164,7 +210,7 @@ class _Load:
         """
         if claim.created_id is not None:
             await self._drop(claim.created_id)
-        pauses = await self.context.db.read(refuse_unless_accepting)
+        pauses = await self.context.db.read(refuse_unless_accepting, self.context.own_rules)
         with Kept() as kept:
             found = await self.check(kept)
             if pauses:
@@ -218,7 +264,7 @@ class _Load:
         return stored
 
     async def _begin(self, tx: Tx, claim: Claim) -> str:
-        await refuse_unless_accepting(tx)
+        await refuse_unless_accepting(tx, self.context.own_rules)
         batch_id = await self.context.batches.begin(
             tx,
             self.caller,
@@ -239,8 +285,10 @@ class _Load:
     async def _finish(
         self, tx: Tx, batch_id: str, count: int, totals: Sequence[AssetTotal]
     ) -> Answer:
-        await refuse_unless_accepting(tx)
+        await refuse_unless_accepting(tx, self.context.own_rules)
         view = await self.context.batches.finish(tx, self.caller, batch_id, count, totals)
+        if self.note is not None:
+            await self.note(tx, batch_id)
         return Answer(
             201,
             view.model_dump_json().encode(),
@@ -398,8 +446,9 @@ async def list_batch_payouts(request: Request) -> Response:
 
 async def execute_batch(request: Request) -> Response:
     """`POST /payout-batches/{id}/execute`."""
-    change = context_of(request).batches.execute
-    return await _act(request, change, refuse_unless_accepting, acts.BATCH_EXECUTED)
+    context = context_of(request)
+    refuse = partial(refuse_unless_accepting, rules=context.own_rules)
+    return await _act(request, context.batches.execute, refuse, acts.BATCH_EXECUTED)
 
 
 async def cancel_batch(request: Request) -> Response:

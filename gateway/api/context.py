@@ -11,6 +11,7 @@ from gateway.batches.service import Batches
 from gateway.calling import Calling
 from gateway.config import Settings
 from gateway.execution.actions import Note
+from gateway.funds import Funds
 from gateway.metrics import Metrics
 from gateway.model import Payout
 from gateway.payouts import Payouts
@@ -103,7 +104,14 @@ class ApiContext:
     state_file: StateFile
     #: the limits and routes that this process goes by
     rules: OwnRules | None = None
+    #: the balances of accounts, and what is reserved of them
+    funds: Funds | None = None
     #: whether a loop of this process has died
     broken: Callable[[], bool] = lambda: False
     #: instances that have trouble, each with what it is
     degraded: Callable[[], Mapping[str, str]] = dict
+
+    @property
+    def own_rules(self) -> str | None:
+        """The digest of the limits and routes that this process goes by."""
+        return None if self.rules is None else self.rules.digest

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from gateway.api.requests import caller_of, context_of, read_body
 from gateway.errors import CannotVerify, InvalidSignature, Refused
-from gateway.model import Account
+from gateway.model import Account, DestinationType
 from gateway.pause import Pause, PauseScope, parts_of
 from gateway.store.pauses import active_pauses
 
@@ -23,7 +23,7 @@ class CustodianView(BaseModel):
 
     name: str
     adapter: str
-    destination_types: list[str]
+    destination_types: list[DestinationType]
     payee_types: list[str]
     source_types: list[str]
     assets: list[str]
@@ -45,7 +45,7 @@ class CustodianList(BaseModel):
     """The custodian instances that this key may use."""
 
     data: list[CustodianView]
-    next_cursor: None = None
+    next_cursor: str | None = Field(default=None, description="Always null: the list has one page.")
     has_more: bool = False
 
 

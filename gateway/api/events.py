@@ -4,39 +4,18 @@ from __future__ import annotations
 
 import json
 
-from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.api.cursors import check_names, decode, encode, limit_of, query_fault
 from gateway.api.requests import caller_of, context_of
-from gateway.batches.schemas import BatchView
-from gateway.model import Time
+from gateway.events import with_id
 from gateway.store import events as rows
 from gateway.store.database import Row
-from gateway.views import EVENT_TYPES, EventPayout
+from gateway.views import EVENT_TYPES
 from gateway.webhooks.replay import unknown_event
-from gateway.webhooks.subscriptions import EndpointView
 
 _FILTERS = ("type", "payout_id")
-
-
-class FeedEvent(BaseModel):
-    """An event with its id, which is the `webhook-id` of its deliveries."""
-
-    id: str
-    type: str
-    timestamp: Time
-    api_version: str
-    data: EventPayout | BatchView | EndpointView
-
-
-class EventList(BaseModel):
-    """A page of events, oldest first. `next_cursor` is never null: keep it, and ask again later."""
-
-    data: list[FeedEvent]
-    next_cursor: str
-    has_more: bool
 
 
 async def list_events(request: Request) -> Response:
@@ -79,4 +58,4 @@ async def get_event(request: Request) -> Response:
 
 
 def _body(row: Row) -> bytes:
-    return b'{"id":' + json.dumps(row["id"]).encode() + b"," + bytes(row["body"])[1:]
+    return with_id(str(row["id"]), bytes(row["body"]))

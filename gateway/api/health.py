@@ -67,11 +67,11 @@ async def readyz(request: Request) -> Response:
 
 def _ready(context: ApiContext, row: Row) -> dict[str, Any]:
     fault = context.db.write_fault
-    own = None if context.rules is None else context.rules.digest
+    own = context.own_rules
     reason = state.marks_refused(row, context.state_file.failing, rules=own)
     if reason is None and fault is not None:
         reason = fault.words
-    accepting = row["frozen"] is None and bool(row["accepting"])
+    accepting = row["frozen"] is None and bool(row["accepting"]) and state.goes_by(row, own)
     body: dict[str, Any] = {
         "status": "ready",
         "marks": reason or True,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
-from pydantic.json_schema import models_json_schema
+from pydantic import BaseModel
 
 from gateway import __version__
 from gateway.api import openapi_actions, openapi_batches, openapi_control, openapi_webhooks
 from gateway.api.custodians import CustodianList
+from gateway.api.openapi_examples import add_examples
+from gateway.api.openapi_schemas import DIALECT, components
 from gateway.api.operations import (
     BODY,
     KEYED,
@@ -20,17 +22,37 @@ from gateway.api.operations import (
     as_json,
     in_path,
     operation,
+    optional,
     parameter,
     query,
 )
 from gateway.api.payouts import PayoutList, PayoutRequest
-from gateway.api.problems import PROBLEMS
 from gateway.keys import Scope
 from gateway.model import SubStatus
 from gateway.quotes import Quote, QuoteRequest
 from gateway.views import PayoutWithTracking
 
-_SENT = (
+
+class Health(BaseModel):
+    """Whether the process works."""
+
+    status: Literal["ok", "failing"]
+    reason: str = optional("Why it has to be restarted.")
+
+
+class Readiness(BaseModel):
+    """Whether requests are served."""
+
+    status: Literal["ready", "stopping", "no_custodian", "store_unavailable", "no_marks"]
+    marks: bool | str = optional("True if payouts are handed to custodians; otherwise the reason.")
+    accepting: bool = optional("Whether new quotes, payouts and batches are accepted.")
+    degraded: dict[str, str] = optional(
+        "Custodians with problems: `unreachable`, `failing`, `refuses_credentials`, `broken_adapter`."
+    )
+    reason: str = optional("Why not.")
+
+
+_SENT: tuple[type[BaseModel], ...] = (
     QuoteRequest,
     PayoutRequest,
     *openapi_actions.SENT,
@@ -38,12 +60,14 @@ _SENT = (
     *openapi_control.SENT,
     *openapi_webhooks.SENT,
 )
-_TOLD = (
+_TOLD: tuple[type[BaseModel], ...] = (
     Quote,
     PayoutWithTracking,
     PayoutList,
     CustodianList,
     ProblemDocument,
+    Health,
+    Readiness,
     *openapi_actions.TOLD,
     *openapi_batches.TOLD,
     *openapi_control.TOLD,
@@ -54,14 +78,10 @@ _TOLD = (
 @lru_cache(maxsize=4)
 def document(public_url: str) -> dict[str, Any]:
     """Return the document for a gateway that partners reach under this address."""
-    modes: list[Any] = [(model, "validation") for model in _SENT] + [
-        (model, "serialization") for model in _TOLD
-    ]
-    names, schemas = models_json_schema(modes, ref_template="#/components/schemas/{model}")
-    refs = {model: schema for (model, _), schema in names.items()}
-    return {
+    refs, schemas = components(_SENT, _TOLD)
+    made: dict[str, Any] = {
         "openapi": "3.1.0",
-        "jsonSchemaDialect": "https://json-schema.org/draft/2020-12/schema",
+        "jsonSchemaDialect": DIALECT,
         "info": {
             "title": "Payout gateway",
             "version": __version__,
@@ -73,9 +93,9 @@ def document(public_url: str) -> dict[str, Any]:
         "security": [{"apiKey": []}],
         "tags": [{"name": name, "description": text} for name, text in _TAGS.items()],
         "paths": _paths(refs),
-        "webhooks": openapi_webhooks.webhooks(refs),
+        "webhooks": openapi_webhooks.webhooks(),
         "components": {
-            "schemas": schemas["$defs"],
+            "schemas": schemas,
             "securitySchemes": {
                 "apiKey": {
                     "type": "http",
@@ -83,18 +103,25 @@ def document(public_url: str) -> dict[str, Any]:
                     "description": "sk_live_… or sk_test_…; the prefix picks the mode.",
                 }
             },
-            "parameters": PARAMETERS,
+            # The headers of webhooks stand in their requests.
+            "parameters": {
+                name: each for name, each in PARAMETERS.items() if not name.startswith("Webhook")
+            },
+            "pathItems": openapi_webhooks.webhook_items(refs),
         },
     }
+    add_examples(made, public_url)
+    return made
 
 
 _TAGS = {
     "payouts": "From a price to money delivered",
-    "batches": "Many payouts out of one account",
-    "custodians": "Who pays",
-    "control": "What its owner stops and watches",
-    "webhooks": "Being told",
+    "batches": "Many payouts from one account",
+    "custodians": "The custodians that pay, and where they report",
+    "control": "Pauses, and what needs a person's attention",
+    "webhook-endpoints": "Where events are sent, what was missed, and every try",
     "events": "The same events as a feed",
+    "webhooks": "The requests that the gateway sends to your endpoints",
     "operation": "Health, metrics and documents",
 }
 
@@ -138,6 +165,8 @@ def _paths(refs: dict[Any, Any]) -> dict[str, Any]:
                     "quote_already_used",
                     "quote_expired",
                     "limit_exceeded",
+                    "insufficient_funds",
+                    "balance_unknown",
                     *STARTS,
                 ),
                 description="The quote is consumed: a second call answers 409 with the payout's id.",
@@ -267,9 +296,8 @@ def _paths(refs: dict[Any, Any]) -> dict[str, Any]:
             "get": _plain(
                 refs,
                 "healthz",
-                "Whether the process lives",
-                ("store_unavailable",),
-                reason={"type": "string", "description": "Why it has to be restarted."},
+                "Whether the process works",
+                Health,
             )
         },
         "/readyz": {
@@ -277,25 +305,10 @@ def _paths(refs: dict[Any, Any]) -> dict[str, Any]:
                 refs,
                 "readyz",
                 "Whether requests are served, and payouts handed to custodians",
-                ("store_unavailable",),
+                Readiness,
                 parameters=(
-                    query("require", "Answer 503 where marks is not true.", enum=["marks"]),
+                    query("require", "Answer 503 unless `marks` is true.", enum=["marks"]),
                 ),
-                marks={
-                    "type": ["boolean", "string"],
-                    "description": "True where payouts are handed to custodians; otherwise why not.",
-                },
-                degraded={
-                    "type": "object",
-                    "description": "Custodians with trouble: unreachable, failing, "
-                    "refuses_credentials, broken_adapter.",
-                    "additionalProperties": {"type": "string"},
-                },
-                accepting={
-                    "type": "boolean",
-                    "description": "Whether new quotes, payouts and batches are let in.",
-                },
-                reason={"type": "string", "description": "Why not."},
             )
         },
     }
@@ -305,25 +318,18 @@ def _plain(
     refs: dict[Any, Any],
     name: str,
     summary: str,
-    codes: tuple[str, ...],
+    answer: type[BaseModel],
     parameters: tuple[dict[str, Any], ...] = (),
-    **members: Any,
 ) -> dict[str, Any]:
-    answer = {
-        "type": "object",
-        "properties": {"status": {"type": "string"}, **members},
-        "required": ["status"],
-    }
     call = operation(
         refs,
         name,
         "operation",
         summary,
-        ("200", as_json(answer, "Yes.")),
+        ("200", as_json(refs[answer], "Yes.")),
         ("invalid_request", "internal_error") if parameters else ("internal_error",),
         parameters=parameters,
         public=True,
     )
-    for code in codes:
-        call["responses"][str(PROBLEMS[code].status)] = as_json(answer, "No.")
+    call["responses"]["503"] = as_json(refs[answer], "No.")
     return call

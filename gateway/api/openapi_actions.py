@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import BaseModel, RootModel
+
 from gateway.api.actions import ConfirmRequest
 from gateway.api.operations import BODY, KEYED, as_json, in_path, operation, parameter
 from gateway.keys import Scope
 from gateway.views import PayoutWithTracking, ReducedPayout
 
+
+class ConfirmedPayout(RootModel[PayoutWithTracking | ReducedPayout]):
+    """A payout after an answer: the whole of it under an API key, reduced without one."""
+
+
 SENT = (ConfirmRequest,)
-TOLD = (ReducedPayout,)
+TOLD: tuple[type[BaseModel], ...] = (ReducedPayout, ConfirmedPayout)
 _CONFIRM = (
     "payout_not_found",
     "action_not_required",
@@ -34,13 +41,17 @@ BY_SECRET: dict[str, list[str]] = {}
 
 def paths(refs: dict[Any, Any]) -> dict[str, Any]:
     """Return the operations."""
-    either = {"oneOf": [refs[PayoutWithTracking], refs[ReducedPayout]]}
     confirm = operation(
         refs,
         "confirmPayout",
         "payouts",
         "Answer what a payout asks for",
-        ("202", as_json(either, "The payout, after the answer; reduced without an API key.")),
+        (
+            "202",
+            as_json(
+                refs[ConfirmedPayout], "The payout, after the answer; reduced without an API key."
+            ),
+        ),
         (*BODY, *KEYED, *_CONFIRM),
         description="Under an API key, or from a browser with the client secret alone. A passcode is "
         "used for this call only, and kept nowhere. Two at once: one is carried out.",

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import BaseModel, Field, create_model
+
+from gateway.api.batch_reports import REPORT_COLUMNS
 from gateway.api.batches import BatchList, BatchPayoutList
 from gateway.api.operations import (
     BODY,
@@ -17,10 +20,37 @@ from gateway.api.operations import (
 )
 from gateway.batches.items import COLUMNS
 from gateway.batches.schemas import BatchCheck, BatchRequest, BatchView
+from gateway.csv_cells import csv_text
 from gateway.keys import Scope
 
 SENT = (BatchRequest,)
-TOLD = (BatchView, BatchList, BatchPayoutList, BatchCheck)
+#: A batch of two payouts to payees of a custodian.
+CSV_EXAMPLE = (
+    "external_ref,asset,amount,destination_type,account_type,id\n"
+    "user-42,USDC,12.50,custodian_account,EXTERNAL_WALLET,bef85a1c-b605-4b2e-bdb5-2d400f4d0bf3\n"
+    "user-43,USDC,7.25,custodian_account,NETWORK_CONNECTION,3adc1f92-e791-44a8-9aee-7f31c2108b78\n"
+)
+_LINE: Any = dict.fromkeys(REPORT_COLUMNS, (str | None, ...))
+ReportLine: Any = create_model(
+    "BatchReportLine", __doc__="A payout in a report; all cells are text.", **_LINE
+)
+
+
+class BatchReport(BaseModel):
+    """The report of a batch."""
+
+    batch_id: str
+    final: bool = Field(description="Whether the batch has ended.")
+    payouts: list[ReportLine]
+
+
+TOLD: tuple[type[BaseModel], ...] = (
+    BatchView,
+    BatchList,
+    BatchPayoutList,
+    BatchCheck,
+    BatchReport,
+)
 _ACTS = ("batch_not_found", "batch_ended", "database_frozen", *KEYED)
 
 
@@ -51,15 +81,23 @@ def paths(refs: dict[Any, Any]) -> dict[str, Any]:
         body=refs[BatchRequest],
         scope=Scope.BATCHES_WRITE,
     )
-    create["requestBody"]["content"]["text/csv"] = {"schema": {"type": "string"}}
+    create["requestBody"]["content"]["text/csv"] = {
+        "schema": {"type": "string"},
+        "example": CSV_EXAMPLE,
+    }
     create["responses"]["200"] = as_json(refs[BatchCheck], "What a dry run found.")
     csv_report = {
         "description": "One line per payout; `Report-Final: true` once the batch has ended.",
-        "content": {"text/csv": {"schema": {"type": "string"}}},
+        "content": {
+            "text/csv": {
+                "schema": {"type": "string"},
+                "example": csv_text([REPORT_COLUMNS]),
+            }
+        },
     }
     json_report = {
         "description": "The same lines; `final` once the batch has ended.",
-        "content": {"application/json": {"schema": {"type": "object"}}},
+        "content": {"application/json": {"schema": refs[BatchReport]}},
     }
     return {
         "/payout-batches": {
@@ -106,7 +144,15 @@ def paths(refs: dict[Any, Any]) -> dict[str, Any]:
                 "batches",
                 "Execute a batch, once",
                 ("202", as_json(refs[BatchView], "The batch; it begins when its turn comes.")),
-                (*_ACTS, "batch_already_executed", "not_accepting", "paused", "limit_exceeded"),
+                (
+                    *_ACTS,
+                    "batch_already_executed",
+                    "not_accepting",
+                    "paused",
+                    "limit_exceeded",
+                    "insufficient_funds",
+                    "balance_unknown",
+                ),
                 parameters=(*batch, parameter("IdempotencyKey")),
                 scope=Scope.BATCHES_WRITE,
             )

@@ -1,10 +1,11 @@
-"""Pauses and attention in the OpenAPI document: what the owner of the gateway stops and watches."""
+"""Pauses, attention and balances in the OpenAPI document: what the gateway's owner stops and watches."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from gateway.api.attention import AttentionList
+from gateway.api.balances import BalanceList
 from gateway.api.operations import BODY, as_json, in_path, operation, parameter, query
 from gateway.api.pauses import PauseList, PauseMade, PauseRequest, ResumeRequest
 from gateway.api.routes import ExplainRequest, Explanation
@@ -12,7 +13,7 @@ from gateway.keys import Scope
 from gateway.model import Attention
 
 SENT = (PauseRequest, ResumeRequest, ExplainRequest)
-TOLD = (PauseList, PauseMade, AttentionList, Explanation)
+TOLD = (PauseList, PauseMade, AttentionList, BalanceList, Explanation)
 
 
 def paths(refs: dict[Any, Any]) -> dict[str, Any]:
@@ -85,6 +86,21 @@ def paths(refs: dict[Any, Any]) -> dict[str, Any]:
                     parameter("Limit"),
                     parameter("Cursor"),
                 ),
+                scope=Scope.PAYOUTS_READ,
+                operator_scope=Scope.PAYOUTS_OPERATE,
+            )
+        },
+        "/balances": {
+            "get": operation(
+                refs,
+                "listBalances",
+                "control",
+                "List what accounts can pay",
+                ("200", as_json(refs[BalanceList], "Accounts whose custodian reports balances.")),
+                ("invalid_request",),
+                description="A key of an org sees the accounts that it may use. What other orgs have "
+                "reserved from a shared account is in its sums. A key of the operator sees all; it needs "
+                "`payouts:operate`.",
                 scope=Scope.PAYOUTS_READ,
                 operator_scope=Scope.PAYOUTS_OPERATE,
             )

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Union
 
-from pydantic import BaseModel, ConfigDict, create_model
+from pydantic import BaseModel, ConfigDict, Field, RootModel, create_model
 
 from gateway.api.endpoints import EndpointList, WebhookKeys
-from gateway.api.events import EventList, FeedEvent
+from gateway.api.openapi_examples import event_example
 from gateway.api.operations import (
     BODY,
     KEYED,
+    PARAMETERS,
     as_json,
     in_path,
     operation,
@@ -32,6 +33,11 @@ from gateway.webhooks.subscriptions import (
 )
 
 
+def event_name(kind: str) -> str:
+    """Return the name of the schema of an event type. Pure."""
+    return "".join(part.title() for part in kind.replace("_", ".").split(".")) + "Event"
+
+
 def _event_model(kind: str) -> type[BaseModel]:
     """Return the model of one event type: its `type` is a constant."""
     base: type[BaseModel] = EventView
@@ -39,7 +45,7 @@ def _event_model(kind: str) -> type[BaseModel]:
         base = EndpointEventView
     elif kind in BATCH_EVENTS:
         base = BatchEventView
-    title = "".join(part.title() for part in kind.replace("_", ".").split(".")) + "Event"
+    title = event_name(kind)
     made: type[BaseModel] = create_model(
         title,
         __base__=base,
@@ -53,6 +59,24 @@ def _event_model(kind: str) -> type[BaseModel]:
 
 #: The model of each event type.
 EVENT_MODELS = {kind: _event_model(kind) for kind in EVENT_TYPES}
+
+
+class AnyEvent(RootModel[Any]):
+    """An event, as a webhook brings it and the feed lists it; `type` tells which kind it is."""
+
+    model_config = ConfigDict(title="Event")
+
+    root: Annotated[Union[tuple(EVENT_MODELS.values())], Field(discriminator="type")]  # type: ignore[valid-type]  # noqa: UP007 - of a computed tuple
+
+
+class EventList(BaseModel):
+    """A page of events, oldest first. `next_cursor` is never null: keep it, and ask again later."""
+
+    data: list[AnyEvent]
+    next_cursor: str
+    has_more: bool
+
+
 SENT = (
     EndpointRequest,
     EndpointChange,
@@ -61,7 +85,7 @@ SENT = (
     RecoveryRequest,
     ResendRequest,
 )
-TOLD = (
+TOLD: tuple[type[BaseModel], ...] = (
     EndpointView,
     EndpointCreated,
     EndpointList,
@@ -71,7 +95,7 @@ TOLD = (
     RecoveryList,
     AttemptList,
     Resent,
-    FeedEvent,
+    AnyEvent,
     EventList,
     *EVENT_MODELS.values(),
 )
@@ -92,7 +116,7 @@ def _endpoints(refs: dict[Any, Any]) -> dict[str, Any]:
             "post": operation(
                 refs,
                 "createWebhookEndpoint",
-                "webhooks",
+                "webhook-endpoints",
                 "Subscribe to events",
                 (
                     "201",
@@ -112,7 +136,7 @@ def _endpoints(refs: dict[Any, Any]) -> dict[str, Any]:
             "get": operation(
                 refs,
                 "listWebhookEndpoints",
-                "webhooks",
+                "webhook-endpoints",
                 "List webhook endpoints, newest first",
                 ("200", as_json(refs[EndpointList], "A page of endpoints.")),
                 _LISTS,
@@ -124,7 +148,7 @@ def _endpoints(refs: dict[Any, Any]) -> dict[str, Any]:
             "get": operation(
                 refs,
                 "getWebhookEndpoint",
-                "webhooks",
+                "webhook-endpoints",
                 "Read a webhook endpoint",
                 ("200", as_json(refs[EndpointView], "The endpoint.")),
                 ("endpoint_not_found",),
@@ -134,7 +158,7 @@ def _endpoints(refs: dict[Any, Any]) -> dict[str, Any]:
             "patch": operation(
                 refs,
                 "updateWebhookEndpoint",
-                "webhooks",
+                "webhook-endpoints",
                 "Change, disable or enable a webhook endpoint",
                 ("200", as_json(refs[EndpointView], "The endpoint.")),
                 (*BODY, "endpoint_not_found"),
@@ -146,7 +170,7 @@ def _endpoints(refs: dict[Any, Any]) -> dict[str, Any]:
             "delete": operation(
                 refs,
                 "deleteWebhookEndpoint",
-                "webhooks",
+                "webhook-endpoints",
                 "Delete a webhook endpoint",
                 ("204", {"description": "Deleted; pending deliveries are skipped."}),
                 ("endpoint_not_found",),
@@ -159,7 +183,7 @@ def _endpoints(refs: dict[Any, Any]) -> dict[str, Any]:
                 **operation(
                     refs,
                     "getWebhookKeys",
-                    "webhooks",
+                    "webhook-endpoints",
                     "The public keys that sign for an endpoint",
                     ("200", as_json(refs[WebhookKeys], "The keys; none unless `ed25519` is on.")),
                     ("invalid_request",),
@@ -174,7 +198,7 @@ def _endpoints(refs: dict[Any, Any]) -> dict[str, Any]:
             "post": operation(
                 refs,
                 "rotateWebhookSecret",
-                "webhooks",
+                "webhook-endpoints",
                 "Replace the signing secret",
                 ("200", as_json(refs[EndpointCreated], "The endpoint with its new secret.")),
                 (*BODY, *KEYED, "endpoint_not_found", "too_many_secrets"),
@@ -188,7 +212,7 @@ def _endpoints(refs: dict[Any, Any]) -> dict[str, Any]:
             "delete": operation(
                 refs,
                 "revokePreviousWebhookSecrets",
-                "webhooks",
+                "webhook-endpoints",
                 "End the overlap of a rotation now",
                 ("204", {"description": "Only the present secret signs."}),
                 ("endpoint_not_found",),
@@ -200,7 +224,7 @@ def _endpoints(refs: dict[Any, Any]) -> dict[str, Any]:
             "post": operation(
                 refs,
                 "testWebhookEndpoint",
-                "webhooks",
+                "webhook-endpoints",
                 "Send an example event",
                 ("200", as_json(refs[EndpointTest], "What the endpoint answered.")),
                 (*BODY, "endpoint_not_found", "endpoint_disabled", "endpoint_busy"),
@@ -223,7 +247,7 @@ def _replays(refs: dict[Any, Any]) -> dict[str, Any]:
             "post": operation(
                 refs,
                 "recoverWebhooks",
-                "webhooks",
+                "webhook-endpoints",
                 "Send again what an endpoint missed",
                 ("202", {**as_json(refs[Recovery], "The job."), "headers": _CREATED}),
                 (*BODY, *KEYED, "endpoint_not_found", "endpoint_disabled"),
@@ -237,7 +261,7 @@ def _replays(refs: dict[Any, Any]) -> dict[str, Any]:
             "get": operation(
                 refs,
                 "listRecoveries",
-                "webhooks",
+                "webhook-endpoints",
                 "List recoveries, newest first",
                 ("200", as_json(refs[RecoveryList], "The newest recoveries.")),
                 ("endpoint_not_found", "invalid_request"),
@@ -249,7 +273,7 @@ def _replays(refs: dict[Any, Any]) -> dict[str, Any]:
             "get": operation(
                 refs,
                 "getRecovery",
-                "webhooks",
+                "webhook-endpoints",
                 "Read how far a recovery is",
                 ("200", as_json(refs[Recovery], "The job.")),
                 ("recovery_not_found",),
@@ -261,7 +285,7 @@ def _replays(refs: dict[Any, Any]) -> dict[str, Any]:
             "get": operation(
                 refs,
                 "listEndpointAttempts",
-                "webhooks",
+                "webhook-endpoints",
                 "List the tries at an endpoint, newest first",
                 ("200", as_json(refs[AttemptList], "A page of tries.")),
                 (*_LISTS, "endpoint_not_found"),
@@ -330,7 +354,7 @@ def _events(refs: dict[Any, Any]) -> dict[str, Any]:
                 "getEvent",
                 "events",
                 "Read an event",
-                ("200", as_json(refs[FeedEvent], "The event.")),
+                ("200", as_json(refs[AnyEvent], "The event.")),
                 ("event_not_found",),
                 parameters=(in_path("event_id"),),
                 scope=Scope.EVENTS_READ,
@@ -339,24 +363,44 @@ def _events(refs: dict[Any, Any]) -> dict[str, Any]:
     }
 
 
-def webhooks(refs: dict[Any, Any]) -> dict[str, Any]:
-    """Return the requests that the gateway sends to subscribers."""
-    headers = [parameter("WebhookId"), parameter("WebhookTimestamp"), parameter("WebhookSignature")]
+def webhooks() -> dict[str, Any]:
+    """Return where each request that the gateway sends is described, by event type.
+
+    The requests themselves are path items of the components: `openapi-generator` makes clients for
+    TypeScript that do not compile from webhooks that have their operations in place.
+    """
+    return {kind: {"$ref": f"#/components/pathItems/{webhook_name(kind)}"} for kind in EVENT_MODELS}
+
+
+def webhook_name(kind: str) -> str:
+    """Return the name of the path item, and of the operation, of an event type. Pure."""
+    return "on" + event_name(kind).removesuffix("Event")
+
+
+def webhook_items(refs: dict[Any, Any]) -> dict[str, Any]:
+    """Return the requests that the gateway sends to subscribers, by name."""
+    # In place, not by reference: `openapi-generator` takes references in a path item for doubles.
+    headers = [PARAMETERS[name] for name in ("WebhookId", "WebhookTimestamp", "WebhookSignature")]
     return {
-        kind: {
+        webhook_name(kind): {
             "post": {
-                "operationId": "on" + model.__name__.removesuffix("Event"),
+                "operationId": webhook_name(kind),
                 "tags": ["webhooks"],
                 "summary": EVENT_TYPES[kind],
                 "parameters": headers,
                 "requestBody": {
                     "required": True,
-                    "content": {"application/json": {"schema": refs[model]}},
+                    "content": {
+                        "application/json": {
+                            "schema": refs[model],
+                            "example": event_example(kind),
+                        }
+                    },
                 },
                 "responses": {
                     "2XX": {"description": "Received."},
-                    "410": {"description": "Not wanted any more: the endpoint is disabled."},
-                    "4XX": {"description": "Sent again by the plan."},
+                    "410": {"description": "No longer wanted: the endpoint is disabled."},
+                    "4XX": {"description": "Any other answer: sent again by the retry plan."},
                 },
                 "security": [],
             }

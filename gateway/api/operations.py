@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.api.problems import JSON_TYPE, PROBLEMS
 from gateway.keys import Scope
+from gateway.views import MAY_BE_MISSING
+
+
+def optional(description: str, default: Any = None) -> Any:
+    """Return a member that a response may leave out."""
+    return Field(default, description=description, json_schema_extra={MAY_BE_MISSING: True})
 
 
 class FieldFault(BaseModel):
-    """One fault of a request."""
+    """What is wrong with one member of a request."""
 
-    pointer: str
-    code: str
-    detail: str
+    model_config = ConfigDict(title="FieldProblem")
+
+    pointer: str = Field(description="Where it is: a JSON Pointer into the request body.")
+    code: str = Field(description="What is wrong, for programs. New codes may be added.")
+    detail: str = Field(description="What is wrong and what is allowed, for people.")
 
 
 class ProblemDocument(BaseModel):
@@ -23,21 +32,32 @@ class ProblemDocument(BaseModel):
 
     model_config = ConfigDict(title="Problem")
 
-    type: str
+    type: str = Field(description="Address of the page about this code.")
     title: str
-    status: int
-    detail: str
+    status: int = Field(description="The HTTP status.")
+    detail: str = Field(description="What happened in this request, for people.")
     instance: str
-    code: str
-    request_id: str
-    retryable: bool
-    errors: list[FieldFault] = []
-    payout_id: str | None = None
-    scope: str | None = None
-    attempts_left: int | None = None
-    limit: str | None = None
-    frees_at: str | None = None
-    reasons: list[dict[str, str]] = []
+    code: str = Field(json_schema_extra={"enum": list(PROBLEMS)})
+    request_id: str = Field(description="Quote it when you ask the operator.")
+    retryable: bool = Field(description="Whether the same request may succeed later, unchanged.")
+    errors: list[FieldFault] = optional(
+        "`invalid_request`, `invalid_batch`: the invalid members.", []
+    )
+    payout_id: str | None = optional("`quote_already_used`: the payout that used the quote.")
+    scope: str | None = optional("`insufficient_scope`: the scope that the key lacks.")
+    attempts_left: int | None = optional("`wrong_answer`: how often the person may answer again.")
+    limit: str | None = optional("`limit_exceeded`: the name of the limit.")
+    frees_at: datetime | None = optional(
+        "`limit_exceeded`: when the amount fits again; null: waiting does not help."
+    )
+    needed: str | None = optional("`insufficient_funds`: what the account lacks.")
+    asset: str | None = optional("`insufficient_funds`: the asset that it lacks.")
+    network_with_lowest_top_up_fee: str | None = optional(
+        "`insufficient_funds`: the network on which it is cheapest to add."
+    )
+    reasons: list[dict[str, str]] = optional(
+        "`no_route`: why each route that fits was left out: `custodian`, `reason`, `detail`.", []
+    )
 
 
 ALWAYS = (

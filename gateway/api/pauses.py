@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from gateway.api.context import ApiContext
 from gateway.api.requests import caller_of, context_of, read_json, request_id_of, validate
-from gateway.config_routes import ORG
+from gateway.config_section import ORG
 from gateway.credentials import accounts_of
 from gateway.errors import Refused
 from gateway.keys import Caller
@@ -89,7 +89,7 @@ class PauseList(BaseModel):
     """What is paused now, oldest first."""
 
     data: list[PauseView]
-    next_cursor: None = None
+    next_cursor: str | None = Field(default=None, description="Always null: the list has one page.")
     has_more: bool = False
 
 

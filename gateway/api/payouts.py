@@ -56,7 +56,8 @@ async def create_quote(request: Request) -> Response:
     wanted = validate(QuoteRequest, members)
 
     async def store(tx: Tx, offered: Offered | None = None) -> Answer:
-        pauses = await pauses_of_quotes(tx) if await refuse_unless_accepting(tx) else ()
+        paused = await refuse_unless_accepting(tx, context.own_rules)
+        pauses = await pauses_of_quotes(tx) if paused else ()
         quote, account = context.quotes.draft(caller, wanted, offered, pauses)
         await context.quotes.store(tx, caller, quote, account)
         return Answer(200, to_json(quote_json(quote)), created_id=quote.quote_id)

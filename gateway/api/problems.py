@@ -181,6 +181,19 @@ PROBLEMS: dict[str, Problem] = {
         "The member limit names it. Take a new Idempotency-Key after frees_at; null: waiting does not help. "
         "The quote is not used up.",
     ),
+    "insufficient_funds": Problem(
+        422,
+        "Insufficient funds",
+        "Fund the account: the member needed says how much more it needs, in asset. Then send it again with a "
+        "new Idempotency-Key. The quote is not used up.",
+    ),
+    "balance_unknown": Problem(
+        503,
+        "Balance not known",
+        "The account's balance could not be read lately. Nothing was done, and the quote is not used up: send "
+        "it again after Retry-After.",
+        retryable=True,
+    ),
     "wrong_answer": Problem(
         422, "Wrong answer", "Ask the person again; attempts_left says how often."
     ),

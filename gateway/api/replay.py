@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -12,9 +12,10 @@ from gateway.api.cursors import check_names, decode, encode, limit_of
 from gateway.api.idempotency import Answer, idempotency_key, once
 from gateway.api.requests import caller_of, context_of, read_json, validate
 from gateway.errors import Refused
-from gateway.examples import EventType, example_event
+from gateway.examples import example_event
 from gateway.model import RequestBody
 from gateway.store.database import Tx
+from gateway.views import EventType
 from gateway.webhooks.endpoints import Found
 from gateway.webhooks.fair_queue import Ready
 from gateway.webhooks.replay import (
@@ -24,6 +25,7 @@ from gateway.webhooks.replay import (
     RecoveryRequest,
     ResendRequest,
 )
+from gateway.webhooks.sender import DeliveryOutcome
 
 
 class AttemptList(BaseModel):
@@ -38,6 +40,8 @@ class RecoveryList(BaseModel):
     """The newest recoveries of an endpoint, newest first."""
 
     data: list[Recovery]
+    next_cursor: str | None = Field(default=None, description="Always null: the list has one page.")
+    has_more: bool = False
 
 
 class EndpointTestRequest(RequestBody):
@@ -53,7 +57,7 @@ class EndpointTest(BaseModel):
 
     event_id: str
     type: EventType
-    outcome: str
+    outcome: DeliveryOutcome
     http_status: int | None
     response_snippet: str | None
     duration_ms: int
@@ -145,7 +149,12 @@ async def test_endpoint(request: Request) -> Response:
     if found is None:
         raise Refused("endpoint_disabled", f"The endpoint {endpoint_id} is disabled.")
     event_id = context.runtime.ids.new("evt")
-    body = example_event(wanted.type, context.runtime.clock.now(), livemode=caller.mode == "live")
+    body = example_event(
+        wanted.type,
+        context.runtime.clock.now(),
+        livemode=caller.mode == "live",
+        event_id=event_id,
+    )
     result = await context.tester.test(ready, found.target, event_id, wanted.type, body)
     return _answer(
         EndpointTest(

@@ -10,10 +10,10 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from gateway.adapter import Report
-from gateway.batches.service import Batches
+from gateway.batches.service import Batches, midnight_after
 from gateway.errors import Refused
 from gateway.execution.record import Recorder
 from gateway.keys import Caller
@@ -32,10 +32,10 @@ from gateway.payouts import Payouts
 from gateway.quotes import QuoteRequest, Quotes, RouteWish
 from gateway.runtime import Runtime
 from gateway.store import batches as rows
-from gateway.store import executions
+from gateway.store import executions, funds
 from gateway.store.database import Row, Tx
 from gateway.store.rows import payout_of, to_us
-from gateway.store.state import frozen
+from gateway.store.state import goes_by, state_row
 
 #: Items that one step works on.
 _AT_ONCE = 50
@@ -72,7 +72,11 @@ class BatchSteps:
         batches: Batches,
         handovers: Mapping[str, Handover],
         recorders: Mapping[str, Recorder],
+        *,
+        rules: str | None = None,
     ) -> None:
+        #: the digest of the limits and routes that items are priced and checked by; None: there are none
+        self._rules = rules
         self._recorders = recorders
         self._runtime = runtime
         self._payouts = payouts
@@ -93,9 +97,14 @@ class BatchSteps:
             return _NOTHING
         now = self._runtime.clock.now()
         stages = self._stages(row, to_us(now))
-        if await frozen(tx) is not None:
+        state = await state_row(tx)
+        if state["frozen"] is not None:
             # Nothing is ended or handed over by a database that may be an older copy.
             stages = tuple(each for each in stages if each == self._judge)
+        elif not goes_by(state, self._rules):
+            # Terms are fixed, and items handed over, by the active limits and routes alone.
+            kept = (self._cancel, self._unfunded, self._judge)
+            stages = tuple(each for each in stages if each in kept)
         for stage in stages:
             if stage == self._judge and not judged:
                 continue
@@ -110,9 +119,9 @@ class BatchSteps:
             return ()
         if row["executed_at"] is None or row["cancel_at"] is not None:
             return (self._cancel, self._judge)
-        if row["state"] == BatchState.REQUESTED:
-            return (self._begin,)
         over = row["funds_until"] is not None and row["funds_until"] <= now
+        if row["state"] == BatchState.REQUESTED:
+            return (*((self._never_funded,) if over else ()), self._begin)
         return (
             *((self._verify,) if row["state"] == BatchState.VERIFYING else ()),
             *((self._unfunded,) if over else ()),
@@ -121,11 +130,21 @@ class BatchSteps:
         )
 
     async def _begin(self, tx: Tx, row: Row, now: datetime) -> Stepped | None:
-        """Take the turn at the source account, once it has come."""
+        """Take the turn at the source account, once it has come and the account covers the batch."""
         if await rows.waits_for_another(tx, row["id"]):
             return None
-        await self._move(tx, row, BatchState.VERIFYING, now, worked_off=-1)
+        if row["funds_until"] is not None and await funds.is_waiting(tx, row["id"]):
+            return None
+        await self._move(tx, row, BatchState.VERIFYING, now, worked_off=-1, funds_until=None)
         return Stepped(more=True)
+
+    async def _never_funded(self, tx: Tx, row: Row, now: datetime) -> Stepped | None:
+        """End a batch that its account has not covered in time; None: it does meanwhile."""
+        if await funds.is_waiting(tx, row["id"]):
+            return await self._drop_unsent(tx, row, unfunded_report())
+        return (
+            None if await rows.unsent_items(tx, row["id"], 1) else await self._judge(tx, row, now)
+        )
 
     async def _cancel(self, tx: Tx, row: Row, _: datetime) -> Stepped | None:
         return await self._drop_unsent(tx, row, canceled_report())
@@ -246,7 +265,7 @@ class BatchSteps:
         # What a custodian has taken it still verifies: money on its way is what counts.
         under_way = any(status in {Status.BROADCAST, Status.DELIVERED} for status, _ in counted)
         if short != (row["funds_until"] is not None):
-            until = to_us(_midnight_after(now)) if short else None
+            until = to_us(midnight_after(now)) if short else None
             await rows.update_batch(tx, row["id"], funds_until=until)
         state = row["state"]
         if state in {BatchState.VERIFYING, BatchState.AWAITING_FUNDS} and under_way:
@@ -293,11 +312,6 @@ class BatchSteps:
     @staticmethod
     async def _move(tx: Tx, row: Row, state: BatchState, now: datetime, **more: object) -> None:
         await rows.update_batch(tx, row["id"], state=state, updated_at=to_us(now), **more)
-
-
-def _midnight_after(now: datetime) -> datetime:
-    """Return the next midnight UTC."""
-    return now.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
 
 
 def canceled_report() -> Report:

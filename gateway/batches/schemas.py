@@ -21,6 +21,7 @@ from gateway.model import (
     Time,
 )
 from gateway.quotes import MetadataKey, MetadataText
+from gateway.views import EventHead
 
 MOST_IN_JSON = 1000
 
@@ -131,14 +132,11 @@ class BatchView(BaseModel):
     finalized_at: Time | None
 
 
-class BatchEventView(BaseModel):
+class BatchEventView(EventHead):
     """An event about a batch."""
 
     model_config = ConfigDict(frozen=True, title="PayoutBatchEvent")
 
-    type: str
-    timestamp: Time
-    api_version: str
     data: BatchView
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Literal
 
@@ -13,6 +13,7 @@ from gateway.batches.items import MOST_FAULTS, Checked, ItemColumns, Line
 from gateway.batches.schemas import AssetTotal, BatchPart, BatchSource, BatchView, StatusTotal
 from gateway.errors import Refused
 from gateway.events import Event, publish
+from gateway.funds import Funds
 from gateway.keys import Caller
 from gateway.model import (
     BATCH_ENDS,
@@ -42,15 +43,17 @@ BATCH_LIFE = timedelta(hours=24)
 class Batches:
     """Use cases of batches. Its methods are store functions, but where they say so."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - built in one place
         self,
         runtime: Runtime,
         quotes: Quotes,
         native: frozenset[str],
         public_url: str,
         spending: Spending | None = None,
+        funds: Funds | None = None,
     ) -> None:
         self._spending = spending
+        self._funds = funds
         self._runtime = runtime
         self._quotes = quotes
         self._native = native
@@ -174,7 +177,8 @@ class Batches:
         """Execute a batch, once.
 
         Refused: `batch_not_found`, `batch_already_executed`, `batch_ended`, `paused`, and
-        `limit_exceeded`: the whole sum is counted, or nothing.
+        `limit_exceeded`, `insufficient_funds`, `balance_unknown`: the whole sum is counted and reserved, or
+        nothing. Where the route says so, a batch that its account does not cover waits until midnight UTC.
         """
         row = await self.row(tx, caller, batch_id)
         now = self._runtime.clock.now()
@@ -190,9 +194,16 @@ class Batches:
         account = Account.model_validate_json(row["account"])
         subject = Subject(row["org"], row["mode"], row["custodian"], account, asset="")
         await refuse_if_paused(tx, subject)
+        # Refused before anything is written.
+        hold = None if self._funds is None else await self._funds.hold_batch(tx, row)
         if self._spending is not None:
             await self._spending.take_batch(tx, row, caller.key_id, now)
-        await rows.update_batch(tx, batch_id, executed_at=to_us(now), updated_at=to_us(now))
+        if self._funds is not None and hold is not None:
+            await self._funds.write(tx, batch_id, hold)
+        waits = hold is not None and hold.waits
+        until = to_us(midnight_after(now)) if waits else None
+        at = to_us(now)
+        await rows.update_batch(tx, batch_id, executed_at=at, updated_at=at, funds_until=until)
         return await self.get(tx, caller, batch_id)
 
     async def cancel(self, tx: Tx, caller: Caller, batch_id: str) -> BatchView:
@@ -254,6 +265,11 @@ class Batches:
             cancel_requested_at=maybe_from_us(row["cancel_at"]),
             finalized_at=maybe_from_us(row["finalized_at"]),
         )
+
+
+def midnight_after(now: datetime) -> datetime:
+    """Return the next midnight UTC: until then a batch waits for funds."""
+    return now.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
 
 
 def _given_up() -> Refused:

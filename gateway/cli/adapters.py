@@ -66,12 +66,14 @@ def new(
         Path | None,
         typer.Option(help="Write a package of its own here, outside a checkout of the project."),
     ] = None,
+    *,
+    as_json: JsonOption = False,
 ) -> None:
     """Begin an adapter: the dummy's code under a new name, here or as a package of its own."""
     if not re.fullmatch(r"[a-z][a-z0-9_]{1,40}", name):
         fail("a name has lowercase letters, digits and underscores, and begins with a letter", 2)
     if package is not None:
-        _new_package(name, package)
+        _new_package(name, package, as_json=as_json)
         return
     if not (into / "dummy").is_dir():
         fail(f"there is no {into / 'dummy'}; run this in a checkout of the project", 2)
@@ -81,6 +83,9 @@ def new(
             fail(f"{folder} exists; nothing was written")
     kind = kind_of(name)
     written = [_copy(folder, name) for folder in (into, tests) if (folder / "dummy").is_dir()]
+    if as_json:
+        print_json({"name": name, "written": [str(each) for each in written]})
+        return
     say(f"wrote {' and '.join(map(str, written))}. Next, in pyproject.toml:")
     say(
         '  [project.entry-points."payout_gateway.adapters"]',
@@ -91,13 +96,16 @@ def new(
     )
 
 
-def _new_package(name: str, folder: Path) -> None:
+def _new_package(name: str, folder: Path, *, as_json: bool) -> None:
     """Write a package for an adapter."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         fail(f"{folder} exists and is no empty folder; nothing was written")
     from gateway.cli.packages import write_package
 
     written = write_package(folder, name)
+    if as_json:
+        print_json({"name": name, "written": [str(each) for each in written]})
+        return
     say(f"wrote {len(written)} files to {folder}. Next:")
     say(
         f"  cd {folder}",

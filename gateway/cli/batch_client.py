@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,7 +21,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from gateway.cli.printing import cell, console
+from gateway.cli.printing import cell, console, say
 
 _TIMEOUT = aiohttp.ClientTimeout(total=600, sock_connect=10)
 _ENDS = frozenset({"finalized", "failed", "canceled"})
@@ -43,6 +45,9 @@ class BatchClient:
     def __init__(self, gateway: str, api_key: str) -> None:
         if not gateway.startswith(("http://", "https://")):
             msg = f"--gateway {gateway}: give a URL with http:// or https://"
+            raise CallError(msg)
+        if not api_key.isascii() or not api_key.isprintable():
+            msg = "the API key has characters that no key has; check PAYOUT_GATEWAY_API_KEY"
             raise CallError(msg)
         self._base = gateway.rstrip("/") + "/payout-batches"
         self._headers = {"Authorization": f"Bearer {api_key}"}
@@ -92,26 +97,50 @@ class BatchClient:
         return await self._call("POST", f"/{batch_id}/cancel", json={})
 
     async def watch(self, batch_id: str, *, quiet: bool) -> dict[str, Any]:
-        """Follow a batch to its end, with a bar; a gateway that is away is waited for."""
-        with Progress(*progress_columns(), console=console(), disable=quiet) as progress:
+        """Follow a batch to its end; a gateway that is away is waited for.
+
+        On a terminal with a bar; otherwise with a line for each change. `quiet`: nothing is printed.
+        """
+        if not quiet and sys.stdout.isatty():
+            return await self._with_bar(batch_id)
+        last = ""
+        async for batch in self._looks(batch_id):
+            line = f"{batch_id}: no answer" if batch is None else _line(batch)
+            if not quiet and line != last:
+                say(line)
+            last = line
+            if batch is not None and batch["state"] in _ENDS:
+                return batch
+        raise AssertionError  # looks never end
+
+    async def _with_bar(self, batch_id: str) -> dict[str, Any]:
+        with Progress(*progress_columns(), console=console()) as progress:
             task = progress.add_task("waiting", total=None, failed=0)
-            while True:
-                try:
-                    batch = await self.get(batch_id)
-                except ConnectionError:
+            async for batch in self._looks(batch_id):
+                if batch is None:
                     progress.update(task, description="no answer")
-                else:
-                    ended = batch["delivered_count"] + batch["failed_count"]
-                    progress.update(
-                        task,
-                        description=cell(batch["state"]).plain,
-                        completed=ended,
-                        total=batch["item_count"],
-                        failed=batch["failed_count"],
-                    )
-                    if batch["state"] in _ENDS:
-                        return batch
-                await asyncio.sleep(_LOOK_S)
+                    continue
+                progress.update(
+                    task,
+                    description=cell(batch["state"]).plain,
+                    completed=batch["delivered_count"] + batch["failed_count"],
+                    total=batch["item_count"],
+                    failed=batch["failed_count"],
+                )
+                if batch["state"] in _ENDS:
+                    return batch
+        raise AssertionError  # looks never end
+
+    async def _looks(self, batch_id: str) -> AsyncIterator[dict[str, Any] | None]:
+        """Look at a batch again and again; None: the gateway does not answer. Never ends."""
+        while True:
+            try:
+                batch = await self.get(batch_id)
+            except ConnectionError:
+                yield None
+            else:
+                yield batch
+            await asyncio.sleep(_LOOK_S)
 
     async def report(self, batch_id: str, into: Path) -> bool:
         """Write the report; whether it is final."""
@@ -124,8 +153,11 @@ class BatchClient:
                     async for chunk in answer.content.iter_chunked(65536):
                         await asyncio.to_thread(file.write, chunk)
                 return answer.headers.get("Report-Final") == "true"
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            msg = f"the report was not written: {error}"
+        except (aiohttp.ClientError, TimeoutError) as error:
+            msg = f"the report was not written: {_silent(self._base, error)}"
+            raise CallError(msg) from None
+        except OSError as error:
+            msg = f"{into} cannot be written: {error.strerror or error}"
             raise CallError(msg) from None
 
     async def _call(self, method: str, path: str, **options: Any) -> dict[str, Any]:
@@ -134,13 +166,38 @@ class BatchClient:
                 raw = await answer.read()
         except (aiohttp.ClientError, TimeoutError) as error:
             if method == "GET" and isinstance(error, aiohttp.ClientConnectionError):
-                raise ConnectionError(str(error)) from None
-            msg = f"{self._base} does not answer ({type(error).__name__}); repeat the command"
+                raise ConnectionError(_silent(self._base, error)) from None
+            msg = (
+                f"{_silent(self._base, error)}. The command can be repeated: nothing is paid twice"
+            )
             raise CallError(msg) from None
         if answer.status >= _OK:
             raise _refused(answer.status, raw)
-        told: dict[str, Any] = json.loads(raw)
+        try:
+            told = json.loads(raw)
+        except ValueError:
+            told = None
+        if not isinstance(told, dict):
+            msg = f"{self._base} answers, and is no gateway: check --gateway"
+            raise CallError(msg)
         return told
+
+
+def _silent(url: str, error: BaseException) -> str:
+    """Return why no answer came, in words."""
+    if isinstance(error, aiohttp.InvalidURL):
+        return f"{url} is not a URL: check --gateway"
+    cause = getattr(error, "os_error", None) or error
+    reason = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
+    return f"{url} does not answer ({reason}): check --gateway, and whether the gateway runs"
+
+
+def _line(batch: dict[str, Any]) -> str:
+    """Return how a batch stands, on one line."""
+    return (
+        f"{batch['id']}: {batch['state']}, {batch['delivered_count']} delivered and "
+        f"{batch['failed_count']} failed of {batch['item_count']}"
+    )
 
 
 def progress_columns() -> tuple[ProgressColumn, ...]:

@@ -24,6 +24,8 @@ KeyOption = Annotated[
 ]
 BatchArgument = Annotated[str, typer.Argument(help="Batch id (bat_...).")]
 _URL = "http://127.0.0.1:8080"
+#: The exit code of a batch that ended with payouts that were not delivered.
+NOT_ALL_DELIVERED = 3
 
 
 @app.command()
@@ -50,10 +52,12 @@ def create(  # noqa: PLR0913 - one argument per option
 ) -> None:
     """Create a batch of a CSV file; all of it is accepted, or nothing.
 
-    Run again with the same file it is the same batch: nothing is paid twice.
+    Run again with the same file it is the same batch: nothing is paid twice. With --watch the exit code is
+    0 only if every payout was delivered, and 3 if the batch ended otherwise.
     """
-    if not file.is_file():
-        fail(f"{file} cannot be read", 2)
+    _must_read(file)
+    if report is not None and not watch:
+        fail("--report goes with --watch; `batches report` writes one at any time", 2)
     source = {"custodian": custodian, "account_id": account_id, "account_type": account_type}
 
     async def work(client: BatchClient) -> dict[str, Any]:
@@ -75,24 +79,32 @@ def create(  # noqa: PLR0913 - one argument per option
         _print(batch)
         if report is not None and watch:
             say(f"report: {report}")
-    if watch and batch.get("state") not in {None, "finalized"}:
-        raise typer.Exit(1)
+    if watch and not dry_run:
+        _end_by(batch)
 
 
 @app.command()
 def execute(
-    batch_id: BatchArgument, *, gateway: GatewayOption = _URL, api_key: KeyOption = ""
+    batch_id: BatchArgument,
+    *,
+    gateway: GatewayOption = _URL,
+    api_key: KeyOption = "",
+    as_json: JsonOption = False,
 ) -> None:
     """Execute a batch, once."""
-    _print(_run(lambda client: client.execute(batch_id), gateway, api_key))
+    _print(_run(lambda client: client.execute(batch_id), gateway, api_key), as_json=as_json)
 
 
 @app.command()
 def cancel(
-    batch_id: BatchArgument, *, gateway: GatewayOption = _URL, api_key: KeyOption = ""
+    batch_id: BatchArgument,
+    *,
+    gateway: GatewayOption = _URL,
+    api_key: KeyOption = "",
+    as_json: JsonOption = False,
 ) -> None:
     """Cancel what was not sent of a batch."""
-    _print(_run(lambda client: client.cancel(batch_id), gateway, api_key))
+    _print(_run(lambda client: client.cancel(batch_id), gateway, api_key), as_json=as_json)
 
 
 @app.command()
@@ -104,7 +116,10 @@ def show(
     api_key: KeyOption = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Show a batch with its totals."""
+    """Show a batch with its totals.
+
+    With --watch the exit code is 0 only if every payout was delivered, and 3 if the batch ended otherwise.
+    """
 
     async def work(client: BatchClient) -> dict[str, Any]:
         if watch:
@@ -112,10 +127,9 @@ def show(
         return await client.get(batch_id)
 
     batch = _run(work, gateway, api_key)
-    if as_json:
-        print_json(batch)
-    else:
-        _print(batch)
+    _print(batch, as_json=as_json)
+    if watch:
+        _end_by(batch)
 
 
 @app.command()
@@ -125,9 +139,13 @@ def report(
     *,
     gateway: GatewayOption = _URL,
     api_key: KeyOption = "",
+    as_json: JsonOption = False,
 ) -> None:
     """Write the report of a batch as CSV."""
     final = _run(lambda client: client.report(batch_id, into), gateway, api_key)
+    if as_json:
+        print_json({"batch_id": batch_id, "path": str(into), "final": final})
+        return
     say(f"{into}: {'final' if final else 'not final yet: payouts are under way'}")
 
 
@@ -147,11 +165,29 @@ def _run(work: Callable[[BatchClient], Awaitable[T]], gateway: str, api_key: str
         return asyncio.run(run())
     except CallError as error:
         fail(error.lines)
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
+    except ConnectionError as error:
+        fail(str(error))
 
 
-def _print(batch: dict[str, Any]) -> None:
+def _must_read(file: Path) -> None:
+    """End with 2 where a file cannot be read."""
+    try:
+        with file.open("rb"):
+            pass
+    except OSError as error:
+        fail(f"{file} cannot be read: {error.strerror}", 2)
+
+
+def _end_by(batch: dict[str, Any]) -> None:
+    """End with 3 unless every payout of a batch that was followed to its end was delivered."""
+    if batch["state"] != "finalized" or batch["delivered_count"] != batch["item_count"]:
+        raise typer.Exit(NOT_ALL_DELIVERED)
+
+
+def _print(batch: dict[str, Any], *, as_json: bool = False) -> None:
+    if as_json:
+        print_json(batch)
+        return
     say(f"{batch['id']} is {batch['state']}")
     rows = [
         [total["asset"], status, stands["count"], stands["amount"]]

@@ -24,7 +24,10 @@ __all__ = [
     "DEFAULT_CONFIG",
     "ConfigOption",
     "JsonOption",
+    "OperatorOption",
+    "YesOption",
     "config_faults_told",
+    "confirmed",
     "console",
     "fail",
     "frozen_reason",
@@ -47,6 +50,17 @@ ConfigOption = Annotated[
     Path, typer.Option("--config", envvar="PAYOUT_GATEWAY_CONFIG", help="The configuration file.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+OperatorOption = Annotated[
+    str | None,
+    typer.Option(
+        "--operator",
+        envvar="PAYOUT_GATEWAY_OPERATOR",
+        help="Your name for the audit log, beside the system user's. Not given: the system user alone.",
+    ),
+]
+YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation. For scripts.")]
+#: The longest name of an operator.
+_NAME_CHARS = 100
 
 
 def fail(message: str | Iterable[str], code: int = 1) -> NoReturn:
@@ -79,6 +93,9 @@ def store_faults_told(database: Path) -> Iterator[None]:
 
     try:
         yield
+    except BrokenPipeError:
+        # Whoever read what is printed has gone; nothing is wrong with the database.
+        raise
     except (SchemaMismatch, StoreUnusable) as error:
         fail(str(error), 2)
     except (sqlite3.Error, SQLAlchemyError, OSError) as error:
@@ -119,11 +136,16 @@ def with_store(
 
 
 def reading_store(
-    config: Path, work: Callable[[Database], Awaitable[T]], runtime: Runtime | None = None
+    config: Path,
+    work: Callable[[Database], Awaitable[T]],
+    runtime: Runtime | None = None,
+    *,
+    warns: bool = True,
 ) -> T:
     """Open the configured store to be read, do the work, close it. No file is changed.
 
-    `runtime` goes by the store's timeline. Ends with 2 where there is no database.
+    `runtime` goes by the store's timeline. `warns`: says so where the database is frozen. Ends with 2 where
+    there is no database.
     """
     from gateway.runtime import real_runtime
     from gateway.store.opening import frozen_or_older, open_to_read, state_file_of
@@ -132,8 +154,9 @@ def reading_store(
 
     async def run() -> T:
         async with open_to_read(settings, runtime) as db:
-            state_file = state_file_of(settings, runtime)
-            _warn_if_frozen(await frozen_or_older(db, state_file))
+            if warns:
+                state_file = state_file_of(settings, runtime)
+                _warn_if_frozen(await frozen_or_older(db, state_file))
             return await work(db)
 
     with store_faults_told(settings.database):
@@ -164,15 +187,40 @@ async def frozen_reason(db: Database) -> str | None:
     return None if reason is None else f"the database is frozen: {reason}; see `db adopt`"
 
 
-def operator_name() -> str:
-    """Return who runs this command, for the audit log."""
+def operator_name(given: str | None = None) -> str:
+    """Return who runs this command, for the audit log.
+
+    A name that is given (or set as PAYOUT_GATEWAY_OPERATOR) is only a claim: the system user is added to it.
+    Ends with 2 where it is no name.
+    """
     import os
     import pwd
 
+    from gateway.text import has_controls
+
     try:
-        return pwd.getpwuid(os.getuid()).pw_name
+        user = pwd.getpwuid(os.getuid()).pw_name
     except KeyError:
-        return f"uid {os.getuid()}"
+        user = f"uid {os.getuid()}"
+    name = os.environ.get("PAYOUT_GATEWAY_OPERATOR") if given is None else given
+    if name is None or name == user:
+        return user
+    if not name.strip() or len(name) > _NAME_CHARS or has_controls(name):
+        fail(f"--operator is a name of 1 to {_NAME_CHARS} characters on one line", 2)
+    return f"{name.strip()} (system user {user})"
+
+
+def confirmed(question: str, *, yes: bool) -> None:
+    """Ask on the terminal; end with 1 unless the answer is yes. With `yes` nothing is asked."""
+    if yes:
+        return
+    say(f"{question} [y/N]", err=True)
+    try:
+        answer = input()
+    except EOFError:
+        fail("not confirmed: nothing was changed. Scripts give --yes")
+    if answer.strip().lower() not in {"y", "yes"}:
+        fail("not confirmed: nothing was changed")
 
 
 def told_time(at: datetime | None) -> str | None:

@@ -122,6 +122,7 @@ def restore(
         bool, typer.Option("--force", help="Replace a database that is there; it is kept beside.")
     ] = False,
     config: ConfigOption = Path(DEFAULT_CONFIG),
+    as_json: JsonOption = False,
 ) -> None:
     """Put a backup in the database's place. Stop every gateway first.
 
@@ -150,6 +151,11 @@ def restore(
             )
         except (BackupError, StateFileError) as error:
             fail(f"not restored: {error}")
+    if as_json:
+        kept = None if done.kept is None else str(done.kept)
+        told = {"path": str(settings.database), "schema": done.copy.revision}
+        print_json({**told, "mark": done.copy.marks, "kept": kept, "frozen": done.frozen})
+        return
     say(f"{settings.database}: schema {done.copy.revision}, newest mark {done.copy.marks}")
     if done.kept is not None:
         say(f"the database that was there is kept as {done.kept}")
@@ -217,7 +223,7 @@ def move(
     say("next: set `database` to it in the configuration, and start the gateway")
 
 
-def moved(config: ConfigOption = Path(DEFAULT_CONFIG)) -> None:
+def moved(*, config: ConfigOption = Path(DEFAULT_CONFIG), as_json: JsonOption = False) -> None:
     """Say that the database file was moved as it is, and that no other copy of it is in use.
 
     Stop every gateway first. Also where its state file was away for a while. Refused where a mark may be missing.
@@ -233,6 +239,9 @@ def moved(config: ConfigOption = Path(DEFAULT_CONFIG)) -> None:
         reason = _with_state_file(config, work)
     if reason is not None:
         fail(f"nothing was changed: {reason}")
+    if as_json:
+        print_json({"frozen": None})
+        return
     say("the database is not frozen any more")
 
 

@@ -39,7 +39,7 @@ def group() -> None:
 
 
 @app.command(name="same-account")
-def same_account(
+def same_account(  # noqa: PLR0913 - one argument per option
     name: Annotated[str, typer.Argument(help="Name of the custodian instance.")],
     *,
     fingerprint: Annotated[
@@ -60,6 +60,7 @@ def same_account(
         ),
     ] = None,
     config: ConfigOption = Path(DEFAULT_CONFIG),
+    as_json: JsonOption = False,
 ) -> None:
     """Declare that an account is the same after its credentials or address were changed.
 
@@ -83,7 +84,7 @@ def same_account(
         known = ", ".join(sorted(settings.custodians)) or "none"
         fail(f"there is no custodian {name}; custodians: {known}", 2)
     if fingerprint is None or same_as is None:
-        _declare_configured(settings, runtime, name, words or None)
+        _declare_configured(settings, runtime, name, words or None, as_json=as_json)
         return
 
     async def work(db: Database) -> bool:
@@ -99,11 +100,14 @@ def same_account(
         )
 
     done = with_store(config, work)
+    if as_json:
+        print_json({"custodian": name, "identity": None, "declared": int(done)})
+        return
     say("declared" if done else "both are declared the same account already")
 
 
 def _declare_configured(
-    settings: Settings, runtime: Runtime, name: str, evidence: str | None
+    settings: Settings, runtime: Runtime, name: str, evidence: str | None, *, as_json: bool
 ) -> None:
     """Declare the accounts of an instance by its configured credentials, old and new."""
     from gateway import logs
@@ -141,6 +145,9 @@ def _declare_configured(
         fail((f"config: {each}" for each in error.faults), 2)
     except NotDeclaredError as error:
         fail(f"not declared: {error}")
+    if as_json:
+        print_json({"custodian": name, "identity": done.identity, "declared": done.accounts})
+        return
     if done.identity is not None:
         say(f"both credentials read the id {done.identity}")
     say(

@@ -12,8 +12,10 @@ from gateway.cli import copies
 from gateway.cli.common import (
     DEFAULT_CONFIG,
     ConfigOption,
+    JsonOption,
     fail,
     operator_name,
+    print_json,
     say,
     settings_of,
     store_faults_told,
@@ -52,20 +54,25 @@ def upgrade(
         ),
     ] = False,
     config: ConfigOption = Path(DEFAULT_CONFIG),
+    as_json: JsonOption = False,
 ) -> None:
     """Bring the database to this program's schema. Stop every gateway on it first, and back it up.
 
-    Refused while a gateway runs on it.
+    Refused while a gateway runs on it, unless it is a PostgreSQL database and the gateway can go on with
+    the new schema.
     """
     from alembic.util.exc import CommandError
 
     from gateway.runtime import real_runtime
     from gateway.store import migrate
-    from gateway.store.postgres.opening import prepare
+    from gateway.store.postgres import opening as postgres
 
     settings = settings_of(config)
     path = settings.database
     refusal = f"the database {path} was not changed"
+    if settings.postgres is not None and not force:
+        with store_faults_told(path):
+            force = postgres.may_run_beside(settings.postgres)
     with nullcontext() if force else copies.alone(settings, refusal, 2), store_faults_told(path):
         found = [] if force else copies.running(settings, real_runtime())
         if found:
@@ -76,13 +83,16 @@ def upgrade(
             )
         try:
             if settings.postgres is not None:
-                before, after = prepare(settings.postgres)
+                before, after = postgres.upgrade(settings.postgres)
             else:
                 before, after = migrate.upgrade(path)
         except CommandError as error:
             fail(f"{refusal}: {error}", 2)
     # Opening it writes the first state file.
     colliding = with_store(config, _some_collide if before != after else _nothing, creates=True)
+    if as_json:
+        print_json({"before": before, "after": after, "collisions": colliding})
+        return
     if before == after:
         say(f"{path} is up to date ({after})")
     else:
@@ -107,7 +117,7 @@ async def _some_collide(db: Database) -> bool:
 
 
 @app.command()
-def reseal(config: ConfigOption = Path(DEFAULT_CONFIG)) -> None:
+def reseal(*, config: ConfigOption = Path(DEFAULT_CONFIG), as_json: JsonOption = False) -> None:
     """Seal every stored secret under the present server key. The gateway may run meanwhile.
 
     Every running gateway must know the new key already, and the one before as previous_server_key.
@@ -154,6 +164,10 @@ def reseal(config: ConfigOption = Path(DEFAULT_CONFIG)) -> None:
         done = with_store(config, work)
     except ConfigError as error:
         fail((*error.faults, "set previous_server_key to the key that they were sealed with"), 2)
+    if as_json:
+        counts = {name: {"sealed": seen, "anew": anew} for name, (seen, anew) in done.items()}
+        print_json({"resealed": counts})
+        return
     for name, (seen, changed) in done.items():
         say(f"{name}: {seen} sealed, {changed} of them anew")
     say("previous_server_key is needed for nothing stored any more")

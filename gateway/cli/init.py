@@ -6,7 +6,7 @@ import base64
 import os
 from pathlib import Path
 
-from gateway.cli.common import fail, say
+from gateway.cli.common import fail, print_json, say
 from gateway.runtime import real_runtime
 
 _TEMPLATE = """# Payout gateway. Every setting is explained in docs/reference/settings.md.
@@ -31,6 +31,9 @@ port = 8080
 # workspace_id = "the id of your workspace: webhooks of other workspaces are refused"
 # assets = {{ USDC = {{ asset_id = "USDC", network = "Ethereum" }} }}
 
+# Accept no more payouts than the accounts cover:
+# reserve = true
+
 # Which account pays which kind of destination. The first route that fits is taken.
 # [[routes]]
 # destination = "custodian_account"
@@ -54,7 +57,7 @@ port = 8080
 """
 
 
-def write(config: Path) -> None:
+def write(config: Path, *, as_json: bool = False) -> None:
     """Write configuration and key; end with 1 where either exists or the folder takes no file."""
     key = config.with_name("server.key")
     for path in (config, key):
@@ -67,6 +70,9 @@ def write(config: Path) -> None:
         _write_new(config, _TEMPLATE.format(key=key.name))
     except OSError as error:
         fail(f"{error.filename} cannot be written: {error.strerror}", 2)
+    if as_json:
+        print_json({"written": [str(config), str(key)]})
+        return
     say(
         f"wrote {config} and {key} (readable by you only); next: payout-gateway serve --config {config}"
     )

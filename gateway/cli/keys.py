@@ -237,7 +237,9 @@ def rotate(  # noqa: PLR0913 - one argument per option
 @app.command()
 def revoke(
     key_id: Annotated[str, typer.Argument(help="The id of the key.")],
+    *,
     config: ConfigOption = Path(DEFAULT_CONFIG),
+    as_json: JsonOption = False,
 ) -> None:
     """Revoke a key at once."""
     from gateway.keys import revoke_key
@@ -247,5 +249,8 @@ def revoke(
         return await db.run(revoke_key, real_runtime(), key_id, actor=operator_name())
 
     if not with_store(config, work):
-        fail(f"there is no living key {key_id}; payout-gateway keys list shows them all")
+        fail(f"there is no active key {key_id}; payout-gateway keys list shows them all")
+    if as_json:
+        print_json({"id": key_id, "revoked": True})
+        return
     say(f"revoked {key_id}")

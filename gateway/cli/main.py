@@ -14,6 +14,7 @@ import typer
 from gateway.cli import (
     adapters,
     audit,
+    balances,
     batches,
     custodians,
     db,
@@ -23,12 +24,16 @@ from gateway.cli import (
     payouts,
     routes,
     rules,
+    users,
     webhooks,
 )
+from gateway.cli import doctor as doctors
 from gateway.cli.common import (
     DEFAULT_CONFIG,
     ConfigOption,
+    JsonOption,
     fail,
+    print_json,
     say,
     settings_of,
     store_faults_told,
@@ -36,7 +41,6 @@ from gateway.cli.common import (
 
 app = typer.Typer(
     name="payout-gateway",
-    help="One model, one API and signed webhooks in front of several custodians.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -46,14 +50,19 @@ app.add_typer(payouts.app, name="payouts")
 app.add_typer(batches.app, name="batches")
 app.add_typer(webhooks.app, name="webhooks")
 app.add_typer(custodians.app, name="custodians")
+app.add_typer(users.app, name="users")
 app.add_typer(db.app, name="db")
 app.add_typer(adapters.app, name="adapters")
 app.add_typer(audit.app, name="audit")
 app.add_typer(limits.app, name="limits")
 app.add_typer(routes.app, name="routes")
+app.add_typer(balances.app, name="balances")
 app.add_typer(rules.app, name="rules")
 app.add_typer(pause.pause_app, name="pause")
 app.add_typer(pause.resume_app, name="resume")
+
+
+app.command()(doctors.doctor)
 
 
 class ServeRole(StrEnum):
@@ -66,7 +75,7 @@ class ServeRole(StrEnum):
 
 
 @app.command()
-def serve(
+def serve(  # noqa: PLR0913 - the options of the command
     *,
     config: ConfigOption = Path(DEFAULT_CONFIG),
     port: Annotated[
@@ -87,15 +96,31 @@ def serve(
             "they are parked.",
         ),
     ] = False,
+    workers: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=64,
+            help="So many processes on a PostgreSQL database, all with this role and on one port. One that "
+            "dies is started again.",
+        ),
+    ] = 1,
+    part: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Run the gateway: API and workers, until SIGTERM."""
     from gateway import logs
     from gateway.app import ALL_ROLES, Role
     from gateway.errors import ConfigError, StoreUnusable
-    from gateway.server import run
+    from gateway.server import Part, run
     from gateway.store import in_use, migrate
 
     settings = settings_of(config)
+    if workers > 1 and settings.postgres is None:
+        fail(
+            "--workers: several processes need a PostgreSQL database (docs: Run on PostgreSQL); on one file "
+            "they would only wait for each other",
+            2,
+        )
     logs.configure(settings.log.format, settings.log.level)
     # Only opening the store is a fault of the set-up; whatever breaks later keeps its traceback.
     with store_faults_told(settings.database):
@@ -108,7 +133,21 @@ def serve(
                 migrate.prepare(settings.database)
     try:
         roles = ALL_ROLES if role is ServeRole.ALL else frozenset({Role(role)})
-        code = run(settings, port=port, roles=roles, allow_removed=allow_removed)
+        if workers > 1:
+            from gateway import supervisor
+
+            code = supervisor.run(
+                settings,
+                config,
+                workers=workers,
+                role=role,
+                listens=Role.API in roles,
+                port=port,
+                allow_removed=allow_removed,
+            )
+        else:
+            own = None if part is None else Part.of(part)
+            code = run(settings, port=port, roles=roles, allow_removed=allow_removed, part=own)
     except ConfigError as error:
         fail((f"config: {each}" for each in error.faults), 2)
     except StoreUnusable as error:
@@ -164,29 +203,83 @@ def demo(
 
 
 @app.command()
-def init(
-    config: ConfigOption = Path(DEFAULT_CONFIG),
-) -> None:
+def init(*, config: ConfigOption = Path(DEFAULT_CONFIG), as_json: JsonOption = False) -> None:
     """Write a commented configuration and a fresh server key; nothing is overwritten."""
     from gateway.cli.init import write
 
-    write(config)
+    write(config, as_json=as_json)
 
 
 @app.command()
-def version() -> None:
+def version(*, as_json: JsonOption = False) -> None:
     """Print the version."""
     from gateway import __version__
 
+    if as_json:
+        print_json({"version": __version__})
+        return
     say(__version__)
 
 
+def _print_version(wanted: bool) -> None:  # noqa: FBT001 - as typer calls it
+    if wanted:
+        from gateway import __version__
+
+        say(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", is_eager=True, callback=_print_version
+        ),
+    ] = False,
+) -> None:
+    """One model, one API and signed webhooks in front of several custodians."""
+
+
 def main() -> None:
-    """Run the command line."""
+    """Run the command line. What a user can cause ends with a message and an exit code, not a traceback."""
     # Whatever a command writes, reports and logs of its own included, is for its user only.
     os.umask(0o077)
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show a sign gets its escape, not a traceback.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    app()
+    for argument in sys.argv[1:]:
+        if not _is_utf8(argument):
+            say(f"the argument {argument!a} is not valid UTF-8", err=True)
+            sys.exit(2)
+    try:
+        app()
+    except Exception as error:
+        message = None if "serve" in sys.argv[1:2] else _words_of(error)
+        if message is None:
+            raise
+        say(*message, err=True)
+        sys.exit(2)
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _words_of(error: Exception) -> list[str] | None:
+    """Return what to say of an error that no command has put into words; None for a bug."""
+    from gateway.errors import ConfigError, GatewayError
+
+    if isinstance(error, ConfigError):
+        return [f"config: {each}" for each in error.faults]
+    if isinstance(error, GatewayError):
+        return [str(error)]
+    if isinstance(error, OSError) and error.strerror:
+        return [f"{error.filename}: {error.strerror}" if error.filename else error.strerror]
+    return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,27 +13,23 @@ from gateway.cli.common import (
     ConfigOption,
     JsonOption,
     fail,
-    frozen_reason,
-    operator_name,
     print_json,
     print_table,
     reading_store,
-    say,
-    settings_of,
     told_time,
-    with_store,
 )
+from gateway.cli.decisions import resolve, retry
 from gateway.cli.erasure import erase
 from gateway.cli.export import export
-from gateway.cli.words import FundsMovedWord, StatusWord
+from gateway.cli.words import StatusWord
 
 if TYPE_CHECKING:
-    from gateway.capabilities import Capabilities
-    from gateway.config import Settings
     from gateway.model import Payout
     from gateway.store.database import Database
 
 app = typer.Typer(help="Payouts, for operators.", no_args_is_help=True)
+app.command()(resolve)
+app.command()(retry)
 app.command()(erase)
 app.command()(acknowledge)
 app.command()(export)
@@ -133,126 +128,6 @@ def list_(  # noqa: PLR0913 - one argument per option
     print_table("Payouts", columns, [[row.get(name) for name in columns] for row in rows])
 
 
-class Ending(StrEnum):
-    """How an operator has found a payout to have ended."""
-
-    DELIVERED = "delivered"
-    FAILED = "failed"
-
-
-@app.command()
-def resolve(  # noqa: PLR0913 - one argument per option
-    payout_id: Annotated[str, typer.Argument(help="Payout id.")],
-    *,
-    ending: Annotated[Ending, typer.Option("--as", help="What the custodian's own records say.")],
-    evidence: Annotated[
-        str,
-        typer.Option(
-            help="What you saw, where and when; kept in the audit log, not shown to the partner."
-        ),
-    ],
-    funds_moved: Annotated[
-        FundsMovedWord,
-        typer.Option(help="With --as failed: whether money left the source account."),
-    ] = FundsMovedWord.UNKNOWN,
-    transfer: Annotated[
-        str | None,
-        typer.Option(help="With --as delivered: id or hash of the transfer that delivered it."),
-    ] = None,
-    looked: Annotated[
-        int | None,
-        typer.Option(help="With --funds-moved no: the number of the look that you were asked for."),
-    ] = None,
-    config: ConfigOption = Path(DEFAULT_CONFIG),
-) -> None:
-    """End a payout by hand, with evidence. Subscribers are notified as of any other end.
-
-    `--as failed --funds-moved no` needs proof that nothing was paid: that nothing was sent, the gateway's
-    own looks, or yours after no call could arrive any more. You are asked to look when that time has come.
-    """
-    from gateway.execution.operator import LookAsked, NotAllowedError, Resolution
-    from gateway.execution.operator import resolve as end
-    from gateway.execution.record import Recorder
-    from gateway.model import FundsMoved
-    from gateway.payouts import Payouts
-    from gateway.runtime import real_runtime
-    from gateway.vault import vault_of
-
-    if not evidence.strip():
-        fail("--evidence must say what you saw", 2)
-    runtime, settings = real_runtime(), settings_of(config)
-    payouts = Payouts(runtime, vault_of(settings, runtime.ids))
-    found = Resolution(
-        delivered=ending is Ending.DELIVERED,
-        evidence=evidence.strip(),
-        funds_moved=FundsMoved(funds_moved.value),
-        transfer=transfer,
-        looked=looked,
-    )
-
-    async def work(db: Database) -> LookAsked | None:
-        reason = await frozen_reason(db)
-        if reason is not None:
-            raise NotAllowedError(reason)
-        name, capabilities = await _custodian_of(db, settings, payout_id)
-        recorder = Recorder(runtime, payouts, name, capabilities)
-        lag = capabilities.console_lags
-        return await db.run(end, recorder, runtime, payout_id, found, lag=lag, by=operator_name())
-
-    try:
-        asked = with_store(config, work, runtime)
-    except NotAllowedError as error:
-        fail(f"not resolved: {error}")
-    if asked is not None:
-        fail(
-            "not resolved yet: no call can arrive any more. Look at the custodian's own records now; if "
-            f"they show no payment, run the command again with --looked {asked.number}"
-        )
-    say(f"{payout_id} is {ending}")
-
-
-@app.command()
-def retry(
-    payout_id: Annotated[str, typer.Argument(help="Payout id.")],
-    config: ConfigOption = Path(DEFAULT_CONFIG),
-) -> None:
-    """Submit a payout again, with the same keys, where it is proven that it did not pay."""
-    from gateway.app import custodian_of
-    from gateway.errors import ConfigError
-    from gateway.execution.operator import NotAllowedError, ProofMissingError
-    from gateway.execution.operator import retry as again
-    from gateway.runtime import real_runtime
-    from gateway.store.payouts import find_payout
-
-    settings, runtime = settings_of(config), real_runtime()
-
-    async def work(db: Database) -> None:
-        reason = await frozen_reason(db)
-        if reason is not None:
-            raise NotAllowedError(reason)
-        payout = await db.read(find_payout, payout_id)
-        if payout is None:
-            raise NotAllowedError(f"there is no payout {payout_id}")
-        if payout.custodian not in settings.custodians:
-            raise NotAllowedError(f"the custodian {payout.custodian} is not configured here")
-        # The instance and not its class: what it declares may depend on its settings.
-        async with custodian_of(settings, payout.custodian, runtime) as custodian:
-            asked = custodian.fingerprint(payout.account, livemode=payout.livemode)
-            await db.run(
-                again, runtime, payout_id, custodian.capabilities, asked, by=operator_name()
-            )
-
-    try:
-        with_store(config, work, runtime)
-    except ProofMissingError as error:
-        fail(f"not retried; missing: {error}")
-    except NotAllowedError as error:
-        fail(f"not retried: {error}")
-    except ConfigError as error:
-        fail((f"config: {each}" for each in error.faults), 2)
-    say(f"{payout_id} will be submitted again at once, if nothing has changed by then")
-
-
 @app.command()
 def collisions(
     *,
@@ -289,21 +164,3 @@ def collisions(
         return
     columns = ["org", "mode", "reference", "written_as", "payout_id", "status", "batch_id"]
     print_table("Collisions", columns, [[row[name] for name in columns] for row in rows])
-
-
-async def _custodian_of(
-    db: Database, settings: Settings, payout_id: str
-) -> tuple[str, Capabilities]:
-    """Return name and capabilities of the custodian instance of a payout. Raises NotAllowedError."""
-    from gateway.custodians.registry import BrokenAdapter, find_adapters
-    from gateway.execution.operator import NotAllowedError
-    from gateway.store.payouts import payout_row
-
-    row = await db.read(payout_row, payout_id)
-    if row is None:
-        raise NotAllowedError(f"there is no payout {payout_id}")
-    instance = settings.custodians.get(row["custodian"])
-    adapter = None if instance is None else find_adapters().get(instance.adapter)
-    if adapter is None or isinstance(adapter, BrokenAdapter):
-        raise NotAllowedError(f"the custodian {row['custodian']} is not configured here")
-    return row["custodian"], adapter.capabilities

@@ -8,6 +8,7 @@ Nothing is read as markup.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -17,6 +18,11 @@ from rich.table import Table
 from rich.text import Text
 
 from gateway.text import escaped, escaped_json
+
+#: Columns where the output is no terminal: more than any row needs.
+_PIPE = 100_000
+#: The narrowest column of text that is still readable.
+_NARROWEST = 12
 
 
 def say(*lines: str, err: bool = False) -> None:
@@ -33,13 +39,40 @@ def print_json(value: Any) -> None:
 
 
 def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
-    """Print a table; nothing is cut off where the output is no terminal."""
+    """Print a table. Ids are never broken: where the terminal is too narrow, a line per value is printed.
+
+    Where the output is no terminal, each row is one line.
+    """
+    names, cells = list(columns), [list(row) for row in rows]
     table = Table(title=cell(title), title_justify="left", show_lines=False)
-    for column in columns:
-        table.add_column(cell(column), overflow="fold")
-    for row in rows:
+    # The border on the left, and a space on both sides and a border for each column.
+    needed, ids = 1, []
+    for index, name in enumerate(names):
+        whole = any(_is_id(row[index]) for row in cells)
+        ids += [name] if whole else []
+        table.add_column(cell(name), overflow="fold", no_wrap=whole)
+        widest = max((cell(row[index]).cell_len for row in cells), default=0)
+        needed += 3 + max(len(name), widest if whole else min(widest, _NARROWEST))
+    for row in cells:
         table.add_row(*map(cell, row))
-    console().print(table)
+    out = console()
+    if needed <= out.width:
+        out.print(table)
+        return
+    say(title)
+    head = ids[:1] or names[:1]
+    more = [name for name in names if name not in head]
+    print_records((dict(zip(names, row, strict=True)) for row in cells), head, more)
+
+
+#: What is copied as a whole: our ids, hashes and ids at custodians, digests, times.
+_ID = re.compile(
+    r"[a-z]{2,4}_[0-9a-z]{10,}|0x[0-9a-fA-F]{16,}|[0-9a-fA-F-]{16,}|[1-9A-HJ-NP-Za-km-z]{32,}|[0-9T:.Z-]{20,24}"
+)
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, str) and _ID.fullmatch(value) is not None
 
 
 def print_records(
@@ -62,7 +95,10 @@ def cell(value: Any) -> Text:
 
 
 def console() -> Console:
-    """Return the console for people. Print `cell`s, never a bare text: it would be read as markup."""
+    """Return the console for people. Print `cell`s, never a bare text: it would be read as markup.
+
+    What reads a pipe gets lines that are as long as they need to be.
+    """
     return Console(
-        width=None if sys.stdout.isatty() else 160, highlight=False, markup=False, emoji=False
+        width=None if sys.stdout.isatty() else _PIPE, highlight=False, markup=False, emoji=False
     )

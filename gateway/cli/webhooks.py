@@ -144,6 +144,7 @@ def resend(
         typer.Option(help="One endpoint; every enabled one that subscribes, if not given."),
     ] = None,
     config: ConfigOption = Path(DEFAULT_CONFIG),
+    as_json: JsonOption = False,
 ) -> None:
     """Send an event again, with the same id; its retry plan begins anew."""
 
@@ -153,6 +154,9 @@ def resend(
     sent_to = _heal(config, event_id, act, writes=True)
     if not sent_to:
         fail("no enabled endpoint subscribes to this event; nothing is sent")
+    if as_json:
+        print_json({"event_id": event_id, "endpoint_ids": sent_to})
+        return
     say(f"{event_id} is due again at {', '.join(sent_to)}")
 
 
@@ -174,6 +178,7 @@ def recover(
         ),
     ] = None,
     config: ConfigOption = Path(DEFAULT_CONFIG),
+    as_json: JsonOption = False,
 ) -> None:
     """Send again what an endpoint missed. The running gateway does it, through restarts."""
     begin = since.replace(tzinfo=UTC)
@@ -183,6 +188,9 @@ def recover(
         return await replays.recover(tx, caller, endpoint_id, begin, end)
 
     job = _heal(config, endpoint_id, act, writes=True)
+    if as_json:
+        print_json(job.model_dump(mode="json"))
+        return
     say(f"{job.id}: `payout-gateway webhooks recoveries {endpoint_id}` shows how far it is")
 
 
@@ -210,19 +218,23 @@ def recoveries(
 @app.command()
 def enable(
     endpoint_id: EndpointArgument,
+    *,
     config: ConfigOption = Path(DEFAULT_CONFIG),
+    as_json: JsonOption = False,
 ) -> None:
     """Enable an endpoint again; what it missed is recovered."""
-    _switch(config, endpoint_id, "enabled")
+    _switch(config, endpoint_id, "enabled", as_json=as_json)
 
 
 @app.command()
 def disable(
     endpoint_id: EndpointArgument,
+    *,
     config: ConfigOption = Path(DEFAULT_CONFIG),
+    as_json: JsonOption = False,
 ) -> None:
     """Disable an endpoint; what it misses is kept."""
-    _switch(config, endpoint_id, "disabled")
+    _switch(config, endpoint_id, "disabled", as_json=as_json)
 
 
 @app.command()
@@ -277,7 +289,7 @@ def listen(  # noqa: PLR0913 - one argument per option
         raise typer.Exit(0) from None
 
 
-def _switch(config: Path, endpoint_id: str, status: str) -> None:
+def _switch(config: Path, endpoint_id: str, status: str, *, as_json: bool) -> None:
     from gateway.runtime import real_runtime
     from gateway.store import endpoints
     from gateway.store.audit import add_audit
@@ -303,6 +315,9 @@ def _switch(config: Path, endpoint_id: str, status: str) -> None:
         return job is not None
 
     recovers = _heal(config, endpoint_id, act, writes=True)
+    if as_json:
+        print_json({"id": endpoint_id, "status": status, "recovers": recovers})
+        return
     more = "; what it missed is being recovered" if recovers else ""
     say(f"{endpoint_id} is {status}{more}")
 

@@ -21,6 +21,8 @@ class Contact:
         self.breaker = breaker
         self._bad = 0
         self._word = ""
+        #: how the last request ended: `answered`, or one of the words below; None: none was made
+        self.last: str | None = None
 
     @property
     def degraded(self) -> str | None:
@@ -55,6 +57,7 @@ class Contact:
             self._note("refuses_credentials")
         else:
             self._bad = 0
+            self.last = "answered"
 
     def unreachable(self) -> None:
         """Note that no answer came."""
@@ -64,7 +67,7 @@ class Contact:
 
     def _note(self, word: str) -> None:
         self._bad += 1
-        self._word = word
+        self._word = self.last = word
 
     async def _ended(
         self,

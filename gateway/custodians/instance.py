@@ -219,6 +219,45 @@ class CustodianInstance:
                 raise NotSent(f"with the {which} credentials: {clean}") from None
             return found
 
+    async def touch(self, accounts: Sequence[Account]) -> str:
+        """Make one harmless read with the present credentials; return what was read.
+
+        For operators who want to know whether they are right. Raises NotSent where that read failed, and
+        Unsupported where the adapter has none.
+        """
+        try:
+            await self._identity(self._adapter, "present")
+        except Unsupported:
+            pass
+        else:
+            return "the custodian's id of the account"
+        for account in accounts:
+            try:
+                await self.balances(account)
+            except Unsupported:
+                continue
+            return f"the balance of {account.id}"
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                await self._adapter.probe()
+        except Unsupported:
+            raise
+        except CRASHES as error:
+            clean = _clean(_words_of(error))[:_MOST_CHARS] or type(error).__name__
+            raise NotSent(clean) from None
+        return "a payout that does not exist"
+
+    async def reach(self) -> None:
+        """Ask the custodian's address for anything, without credentials. Raises NotSent."""
+        url = getattr(self._adapter.settings, "base_url", None)
+        if not isinstance(url, str):
+            raise NotSent("the adapter has no base_url")
+        try:
+            async with asyncio.timeout(self._deadline_s), self._adapter.tools.http.get(url):
+                pass
+        except (aiohttp.ClientError, OSError) as error:
+            raise NotSent(_clean(_words_of(error))[:_MOST_CHARS] or "no answer") from None
+
     async def check_clock(self) -> None:
         """Refuse a moving call whose credentials were dated by a clock that is, or was, wrong.
 
@@ -314,6 +353,11 @@ class CustodianInstance:
                 telling.fail(type(error).__name__, error, crashed=crashed)
                 return ()
             return offers
+
+    @property
+    def has_balances(self) -> bool:
+        """Whether the adapter reports balances at all."""
+        return type(self._adapter).balances is not Adapter.balances
 
     async def balances(self, account: Account) -> Sequence[Balance]:
         """Return what an account can pay. Raises Unsupported, or NotSent where it could not be read."""

@@ -86,7 +86,7 @@ REFERENCE_OF_ANOTHER = "the custodian shows a transfer that belongs to another p
 _NOT_KNOWN = frozenset({None, SubStatus.OUTCOME_UNKNOWN})
 _SECOND = 1_000_000
 #: Refusals of a mark that are no failures of the payout.
-_NOT_ITS_OWN = frozenset({Refusal.PAUSED, Refusal.RULES})
+_NOT_ITS_OWN = frozenset({Refusal.FUNDS, Refusal.PAUSED, Refusal.RULES})
 
 
 def decide(view: View, outcome: Outcome) -> Decision:

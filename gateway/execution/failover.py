@@ -25,7 +25,7 @@ from gateway.payouts import Applied, Payouts
 from gateway.runtime import Moment, Runtime
 from gateway.store import evidence as stored
 from gateway.store import executions
-from gateway.store.database import Columns, Tx
+from gateway.store.database import Columns, Row, Tx
 from gateway.store.pauses import active_pauses
 from gateway.store.quotes import decision_of
 from gateway.store.rows import payout_of
@@ -62,8 +62,13 @@ class Onward(Protocol):
     ) -> tuple[str, Account] | None:
         """Return the next custodian and account within the quoted terms; None: there is none. From memory."""
 
-    async def moved(self, tx: Tx, payout: Payout, custodian: str, account: Account) -> None:
-        """Take along what is held at an account for a payout. Store function, called once."""
+    async def take_along(
+        self, tx: Tx, item: Columns, payout: Payout, custodian: str, account: Account
+    ) -> bool:
+        """Move what is reserved for a payout to another account. Store function; False: it does not cover it.
+
+        Nothing is changed then. What was moved is not moved again.
+        """
 
 
 def cause_of(view: View, outcome: Outcome) -> Cause | None:
@@ -80,15 +85,25 @@ def cause_of(view: View, outcome: Outcome) -> Cause | None:
 
 
 async def next_for(  # noqa: PLR0913 - what the right depends on
-    tx: Tx, onward: Onward, row: Columns, item: Columns, cause: Cause, now: Moment
+    tx: Tx,
+    onward: Onward | None,
+    row: Columns,
+    items: Sequence[Row],
+    cause: Cause | None,
+    now: Moment,
 ) -> tuple[str, Account] | None:
-    """Return where a payout goes on, or None: its execution stays. Store function; writes nothing.
+    """Return where a payout goes on, or None: its execution stays. Store function.
 
-    `row` is its execution, `item` its own row, both under the lease. Everything that the right depends on
+    What is reserved for it is moved there; nothing else is written.
+
+    `row` is its execution, `items` has its own row, both under the lease. Everything that the right depends on
     is read here, and from the database: of what is kept beside it nothing is believed.
     """
+    if onward is None or cause is None or row["batch_id"] is not None:
+        return None
+    (item,) = items
     payout = payout_of(item)
-    if row["batch_id"] is not None or not onward.allows(payout, cause):
+    if not onward.allows(payout, cause):
         return None
     found = await executions.markable(tx, row["id"])
     if found is None or found[0]["ended_at"] is not None:
@@ -108,14 +123,18 @@ async def next_for(  # noqa: PLR0913 - what the right depends on
     if not right or await _asked_for(tx, payout.id):
         return None
     tried = {each["custodian"] for each in await executions.executions_of(tx, payout.id)}
-    return onward.next(payout, frozenset(tried), await active_pauses(tx))
+    pauses = await active_pauses(tx)
+    while (there := onward.next(payout, frozenset(tried), pauses)) is not None:
+        if await onward.take_along(tx, item, payout, *there):
+            return there
+        tried.add(there[0])
+    return None
 
 
-async def go_on(  # noqa: PLR0913 - the execution, and where it goes
+async def go_on(
     tx: Tx,
     runtime: Runtime,
     payouts: Payouts,
-    onward: Onward,
     work: Work,
     there: tuple[str, Account],
 ) -> Applied:
@@ -126,7 +145,6 @@ async def go_on(  # noqa: PLR0913 - the execution, and where it goes
     """
     (item,), row = work.items, work.row
     custodian, account = there
-    await onward.moved(tx, payout_of(item), custodian, account)
     applied = await payouts.hand_over(tx, item, custodian, account)
     await executions.open_execution(
         tx,

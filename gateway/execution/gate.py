@@ -37,6 +37,7 @@ class Refusal(StrEnum):
     GATE_VERSION = "gate_version"  #: this program does not know every condition
     BLOCKED = "blocked"  #: a mismatch, a foreign reference, an adoption, a canceled batch
     RULES = "rules"  #: this gateway's limits and routes are not the active ones
+    FUNDS = "awaiting_funds"  #: its account does not cover it yet
     PAUSED = "paused"  #: an operator, or the org itself, has paused it
     NEWS = "news"  #: our transfer was seen already
     NOT_PENDING = "not_pending"  #: an item has ended, or its money is on its way
@@ -93,6 +94,8 @@ class Request:
     same_call: int | None = None
     key_life: int | None = None
     call_life: int | None = None
+    #: whether it waits for its account to cover it
+    awaits_funds: bool = False
     #: the pause that holds one of the items, if one does
     paused: str | None = None
     #: whether this process goes by the active limits and routes
@@ -160,6 +163,14 @@ def not_paused(request: Request) -> bool:
     made, and none after it. Without this rule money moves after an emergency stop.
     """
     return request.paused is None
+
+
+def is_funded(request: Request) -> bool:
+    """Whether its account covers it, where it was accepted before the account did.
+
+    Without this rule a payout that waits for funds takes those that others have reserved.
+    """
+    return not request.awaits_funds
 
 
 def no_news(request: Request) -> bool:
@@ -258,6 +269,7 @@ def gate(request: Request, now: Moment) -> Refusal | None:
         (nothing_blocks(request), Refusal.BLOCKED),
         (rules_are_active(request), Refusal.RULES),
         (not_paused(request), Refusal.PAUSED),
+        (is_funded(request), Refusal.FUNDS),
         (no_news(request), Refusal.NEWS),
         (items_are_pending(request), Refusal.NOT_PENDING),
         (others_are_closed(request), Refusal.NOT_CLOSED),

@@ -12,6 +12,7 @@ from gateway.model import Status
 from gateway.store import evidence as stored
 from gateway.store import executions as rows
 from gateway.store.database import Tx
+from gateway.store.marks import take_turn
 from gateway.store.pauses import pause_of_execution
 
 
@@ -57,10 +58,15 @@ async def set_mark(
         closed(history, each) for each in statuses
     )
     pause = await pause_of_execution(tx, row) if row["pauses"] else None
+    behind = terms.behind(row["store_marks"])
+    if behind is not None:
+        # Where this transaction is older than what this process has committed meanwhile, on another
+        # connection, it cannot write this row, and runs again: then nothing is missing.
+        await take_turn(tx)
     refusal = gate(
         Request(
             token_current=is_current(token, row["lease_token"], ended=row["ended_at"] is not None),
-            frozen=row["store_frozen"] is not None or terms.behind(row["store_marks"]) is not None,
+            frozen=row["store_frozen"] is not None or behind is not None,
             state_file=terms.state_file,
             gate_version=row["store_gate_version"],
             # Nothing that was sent can pay it: the batch is about to take it back, and no call is begun.
@@ -76,6 +82,7 @@ async def set_mark(
             key_life=call.key_life,
             call_life=call.call_life,
             paused=None if pause is None else pause.id,
+            awaits_funds=bool(row["awaits_funds"]),
             rules_active=terms.rules is None or row["rules_digest"] in {None, terms.rules},
         ),
         call.at,
@@ -86,6 +93,8 @@ async def set_mark(
         # One signed request is one call, however often it is sent: its life ends with its credential.
         # From now on an answer is about the second time it was sent; see `decide.sent_once`.
         sent = next(each for each in history.rows if each.number == terms.same_call)
+        # It gets no number, and yet must not be committed after a pause that it has not read.
+        await take_turn(tx)
         await stored.set_answer(tx, execution_id, sent.number, Answer.UNKNOWN)
         return replace(sent, answer=Answer.UNKNOWN)
     number, mark = row["rows"] + 1, await rows.next_mark(tx)

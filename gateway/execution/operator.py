@@ -61,6 +61,7 @@ from gateway.views import BY_OPERATOR
 OPERATOR = "operator"
 #: Acts in the audit log.
 RESOLVED, LOOK_ASKED, RETRIED = "payout_resolved", "payout_look_asked", "payout_retried"
+ASKED_AGAIN = "payout_asked_again"
 
 
 class NotAllowedError(GatewayError):
@@ -100,6 +101,7 @@ async def resolve(  # noqa: PLR0913 - the decision and its circumstances
     *,
     lag: bool = True,
     by: str = OPERATOR,
+    request_id: str | None = None,
 ) -> LookAsked | None:
     """End a payout as an operator has found it to be. Store function.
 
@@ -120,9 +122,9 @@ async def resolve(  # noqa: PLR0913 - the decision and its circumstances
     elif found.funds_moved is FundsMoved.NO:
         asked = await _not_paid(tx, payout, execution, found, now, lag=lag)
         if asked is not None:
-            await _audit(tx, runtime, payout, by, LOOK_ASKED, found)
+            await _audit(tx, runtime, payout, by, LOOK_ASKED, found, request_id)
             return asked
-    await _audit(tx, runtime, payout, by, RESOLVED, found)
+    await _audit(tx, runtime, payout, by, RESOLVED, found, request_id)
     report = _report_of(found)
     if found.delivered and execution is not None:
         await recorder.news(tx, payout_id, report, Source.OPERATOR)
@@ -223,7 +225,13 @@ def _report_of(found: Resolution) -> Report:
 
 
 async def _audit(  # noqa: PLR0913 - the act and its circumstances
-    tx: Tx, runtime: Runtime, payout: Payout, by: str, act: str, found: Resolution | None = None
+    tx: Tx,
+    runtime: Runtime,
+    payout: Payout,
+    by: str,
+    act: str,
+    found: Resolution | None = None,
+    request_id: str | None = None,
 ) -> None:
     after = None
     if found is not None:
@@ -244,7 +252,36 @@ async def _audit(  # noqa: PLR0913 - the act and its circumstances
         detail="" if found is None else found.evidence,
         before={"status": payout.status, "sub_status": payout.sub_status},
         after=after,
+        request_id=request_id,
     )
+
+
+async def ask_again(
+    tx: Tx, runtime: Runtime, payout_id: str, *, by: str = OPERATOR, request_id: str | None = None
+) -> str:
+    """Bring the next look at a payout forward; return the custodian to wake. Store function.
+
+    It only reads at the custodian, so it is always safe, and may be called again. NotAllowedError where
+    the next thing to be done is not a look.
+    """
+    payout = await _open_payout(tx, payout_id)
+    execution = await executions.open_execution_of(tx, payout_id)
+    if execution is None:
+        raise NotAllowedError(_not_sent_yet(payout))
+    _not_leased(execution, runtime)
+    history = await history_of(tx, execution, runtime.clock.moment())
+    if State(execution["state"]) is State.PREPARED and not has_news(history):
+        raise NotAllowedError("nothing was sent yet, so there is nothing to ask for")
+    await _audit(tx, runtime, payout, by, ASKED_AGAIN, None, request_id)
+    await executions.wake(tx, payout_id, runtime.timeline.now())
+    return payout.custodian
+
+
+async def refuse_retry(
+    tx: Tx, runtime: Runtime, payout_id: str, capabilities: Capabilities, asked: str = ""
+) -> None:
+    """Raise what `retry` would raise now. Store function that only reads."""
+    await _retryable(tx, runtime, payout_id, capabilities, asked)
 
 
 async def retry(  # noqa: PLR0913 - the act and its circumstances
@@ -255,12 +292,29 @@ async def retry(  # noqa: PLR0913 - the act and its circumstances
     asked: str = "",
     *,
     by: str = OPERATOR,
+    request_id: str | None = None,
 ) -> None:
     """Have a payout submitted again, with the same keys. Store function.
 
     It adds no right: the gate decides again at the mark. `asked` names the account that is configured now.
     ProofMissingError names what is missing; NotAllowedError says why there is nothing to submit.
     """
+    payout, execution = await _retryable(tx, runtime, payout_id, capabilities, asked)
+    await _audit(tx, runtime, payout, by, RETRIED, None, request_id)
+    await executions.update_execution(
+        tx,
+        execution["id"],
+        state=State.PREPARED.value,
+        failures=0,
+        looks=0,
+        due_at=runtime.timeline.now(),
+    )
+
+
+async def _retryable(
+    tx: Tx, runtime: Runtime, payout_id: str, capabilities: Capabilities, asked: str
+) -> tuple[Payout, Row]:
+    """Return a payout and its execution where it may be submitted again."""
     payout = await _open_payout(tx, payout_id)
     execution = await executions.open_execution_of(tx, payout_id)
     if execution is None:
@@ -278,15 +332,7 @@ async def retry(  # noqa: PLR0913 - the act and its circumstances
     missing = missing_proof(State(execution["state"]), wanted, now, asks=asks)
     if missing is not None:
         raise ProofMissingError(missing)
-    await _audit(tx, runtime, payout, by, RETRIED)
-    await executions.update_execution(
-        tx,
-        execution["id"],
-        state=State.PREPARED.value,
-        failures=0,
-        looks=0,
-        due_at=runtime.timeline.now(),
-    )
+    return payout, execution
 
 
 def _request(  # noqa: PLR0913 - what the right of a mark depends on

@@ -45,9 +45,16 @@ from gateway.execution.reports import (
     without_status,
     wrong_answer_report,
 )
-from gateway.execution.state import Decision, Job, Lease, State, Verb, View
+from gateway.execution.state import Decision, Job, Lease, State, Verb, View, stored_as
 from gateway.execution.turns import Turns
-from gateway.execution.waiting import QUEUE_LOOK_S, action_due, held, late_at, too_late
+from gateway.execution.waiting import (
+    QUEUE_LOOK_S,
+    action_due,
+    held,
+    late_at,
+    too_late,
+    unfunded,
+)
 from gateway.execution.work import Work as _Work
 from gateway.model import TERMINAL, Attention
 from gateway.payouts import Applied, Payouts
@@ -178,6 +185,8 @@ class Recorder:
         if waits and await held(tx, self._payouts, row, work.items, work.history, timeline):
             if not open_calls(work.history):
                 await self._release_account(tx, work, now)
+            return Recorded()
+        if waits and await unfunded(tx, self._payouts, row, work.items, timeline):
             return Recorded()
         if state is not State.PARKED and not await self._turn(tx, work, now):
             return Recorded()
@@ -351,10 +360,9 @@ class Recorder:
         """Write a decision: evidence and state first, then what the items are told."""
         row = work.row
         await self._add_evidence(tx, work, decision.evidence, decision.reason)
-        if cause is not None and self._onward is not None and decision.blocked is None:
-            there = await self._fail_over(tx, self._onward, work, cause, decision.reason, now)
-            if there is not None:
-                return there
+        causes = cause if decision.blocked is None else None
+        if (there := await self._fail_over(tx, work, causes, decision.reason, now)) is not None:
+            return there
         for code, detail in decision.alerts:
             first = next(iter(view.open_items), view.items[0])
             await payout_rows.add_attention(tx, first.id, code, detail[:_DETAIL], now.wall)
@@ -383,7 +391,7 @@ class Recorder:
             if State(row["state"]) is not State.MOVING or view.verb is not Verb.FETCH:
                 # A takeover that dies between two pages is made again: its mark stays as it is.
                 closes = decision.state is State.CLOSED
-                columns["state"] = _stored(State(row["state"]) if closes else decision.state)
+                columns["state"] = stored_as(State(row["state"]) if closes else decision.state)
             await executions.update_execution(tx, row["id"], **columns)
             lease = Lease(row["id"], row["lease_token"], work.claimed_due)
             return Recorded(
@@ -449,7 +457,7 @@ class Recorder:
             due = due if late is None else min(due, late)
         news_came = row["due_at"] != work.claimed_due
         columns: dict[str, object] = {
-            "state": _stored(state),
+            "state": stored_as(state),
             "rows": work.history.last_number,
             "open_calls": len(open_calls(work.history)),
             "looks": looks,
@@ -492,16 +500,15 @@ class Recorder:
                 self._runtime.timeline.now(),
             )
 
-    async def _fail_over(  # noqa: PLR0913 - what happened, and to what
-        self, tx: Tx, onward: Onward, work: _Work, cause: Cause, reason: str | None, now: Moment
+    async def _fail_over(
+        self, tx: Tx, work: _Work, cause: Cause | None, reason: str | None, now: Moment
     ) -> Recorded | None:
         """Close an execution and open one at another custodian, before anything is told; None: it stays."""
-        (item,) = work.items
-        there = await next_for(tx, onward, work.row, item, cause, now)
+        there = await next_for(tx, self._onward, work.row, work.items, cause, now)
         if there is None:
             return None
         await self._close(tx, work, now, f"{cause}; goes on at {there[0]}: {reason or ''}")
-        done = await go_on(tx, self._runtime, self._payouts, onward, work, there)
+        done = await go_on(tx, self._runtime, self._payouts, work, there)
         return Recorded((done,), changed=True, ended=True, onward=there[0])
 
     async def _reopen(self, tx: Tx, work: _Work, items: Sequence[str], now: Moment) -> None:
@@ -691,8 +698,3 @@ class Recorder:
     async def _close_if_ended(self, tx: Tx, work: _Work, now: Moment, last: Report) -> None:
         if all(each["status"] in TERMINAL or each["id"] in work.final for each in work.items):
             await self._close(tx, work, now, last.custodian_word or last.detail or "ended")
-
-
-def _stored(state: State) -> str:
-    """Return a state as it is stored; the moving state is written with the mark alone."""
-    return (State.UNKNOWN if state is State.MOVING else state).value

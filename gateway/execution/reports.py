@@ -93,6 +93,12 @@ def paused_report() -> Report:
     return Report(SubStatus.QUEUED, "", detail="paused; nothing is sent until it is resumed")
 
 
+def awaits_funds_report() -> Report:
+    """Return that a payout waits until its account covers it."""
+    detail = "the account does not cover it yet; nothing is sent until it does"
+    return Report(SubStatus.AWAITING_FUNDS, "", detail=detail)
+
+
 def not_sent_report() -> Report:
     """Return that a payout was not sent yet."""
     return Report(SubStatus.SUBMITTING, "", detail="not sent yet; it will be tried again")

@@ -8,7 +8,7 @@ from dataclasses import replace
 from gateway.execution.decide import expiry
 from gateway.execution.history import columns_of, others_of
 from gateway.execution.proof import Evidence, History, Kind, closed, open_calls
-from gateway.execution.reports import paused_report
+from gateway.execution.reports import awaits_funds_report, paused_report
 from gateway.execution.state import Decision, State, View
 from gateway.execution.unsent import may_wait_too_long, not_sent_in_time, waited_to_be_sent
 from gateway.payouts import Payouts
@@ -43,6 +43,23 @@ async def held(  # noqa: PLR0913 - the execution and its circumstances
     columns: dict[str, object] = {"outcome": HELD, "due_at": due, "lease_until": 0}
     if not all(closed(history, each["id"]) for each in items):
         columns["state"] = State.UNKNOWN.value
+    await executions.update_execution(tx, row["id"], **columns)
+    return True
+
+
+async def unfunded(
+    tx: Tx, payouts: Payouts, row: Columns, items: Sequence[Row], timeline: int
+) -> bool:
+    """Whether an execution waits for its account to cover it; then its lease is given back.
+
+    The gate asks again at the mark. `timeline`: now.
+    """
+    if not row["awaits_funds"]:
+        return False
+    for item in items:
+        await payouts.apply(tx, item["id"], awaits_funds_report(), item)
+    due = timeline + round(QUEUE_LOOK_S * 1_000_000)
+    columns = {"outcome": "awaiting funds", "due_at": due, "lease_until": 0}
     await executions.update_execution(tx, row["id"], **columns)
     return True
 

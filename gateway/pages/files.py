@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -12,7 +13,7 @@ from starlette.responses import Response
 from gateway.errors import Refused
 
 _TYPES = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
-_NAMES = ("style.css", "track.js", "icon.svg")
+_NAMES = ("style.css", "track.js", "panel.js", "icon.svg")
 _YEAR_S = 31_536_000
 
 
@@ -24,9 +25,26 @@ class _File:
     hashed: str
 
 
+#: What people read in a file and browsers do not: comments, indents, blanks beside punctuation.
+_UNREAD = {
+    "css": (
+        (r"/\*.*?\*/", ""),
+        (r"\s+", " "),
+        (r" ?([{};,>]|!important) ?", r"\1"),
+        (r": ", ":"),
+        (r";}", "}"),
+    ),
+    "js": ((r"(?m)^\s*//.*\n", ""), (r"(?m)^\s+", "")),
+    "svg": (),
+}
+
+
 def _read(name: str) -> _File:
-    body = files("gateway.pages").joinpath("static", name).read_bytes()
+    text = files("gateway.pages").joinpath("static", name).read_text(encoding="utf-8")
     stem, _, kind = name.partition(".")
+    for pattern, instead in _UNREAD[kind]:
+        text = re.sub(pattern, instead, text, flags=re.DOTALL if kind == "css" else 0)
+    body = text.encode()
     digest = hashlib.sha256(body).hexdigest()[:12]
     return _File(body, _TYPES[kind], f"{stem}.{digest}.{kind}")
 

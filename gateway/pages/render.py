@@ -21,17 +21,19 @@ _TEMPLATES.globals["file"] = HASHED
 
 
 def headers_of_page(
-    *, script: bool = False, frames: Sequence[str] = (), **more: str
+    *, script: bool = False, forms: bool = False, frames: Sequence[str] = ()
 ) -> Mapping[str, str]:
     """Return the headers of a page: what it may load, and which origins may embed it.
 
-    `script`: it has a script of ours, which may ask the gateway and nobody else.
+    `script`: it has a script of ours, which may ask the gateway and nobody else. `forms`: it has forms,
+    which are sent to the gateway.
     """
     policy = ["default-src 'none'", "style-src 'self'", "img-src 'self'", "base-uri 'none'"]
     if script:
         policy += ["script-src 'self'", "connect-src 'self'"]
     embedding = " ".join(frames) or "'none'"
-    policy += ["form-action 'none'", f"frame-ancestors {embedding}"]
+    target = "'self'" if forms else "'none'"
+    policy += [f"form-action {target}", f"frame-ancestors {embedding}"]
     headers = {
         "Content-Security-Policy": "; ".join(policy),
         "Referrer-Policy": "no-referrer",
@@ -40,7 +42,7 @@ def headers_of_page(
     }
     if not frames:
         headers["X-Frame-Options"] = "DENY"
-    return headers | more
+    return headers
 
 
 def render(template: str, **values: Any) -> str:

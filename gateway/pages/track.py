@@ -39,8 +39,8 @@ class Pages:
 
     def headers(self, language: str, **more: str) -> dict[str, str]:
         """Return the headers of a page in a language."""
-        found = headers_of_page(script=True, frames=self._settings.pages.frame_origins, **more)
-        return {**found, **_VARY, "Content-Language": language}
+        found = headers_of_page(script=True, frames=self._settings.pages.frame_origins)
+        return {**found, **more, **_VARY, "Content-Language": language}
 
     def now(self) -> datetime:
         """Return the wall-clock time."""

@@ -216,6 +216,7 @@ async def open_unknown(  # noqa: PLR0913 - what an execution is made of
         created_clock_id=at.clock_id,
         created_elapsed=at.elapsed,
         ended_at=None,
+        awaits_funds=0,
     )
     await tx.all(_ADD_ITEM, execution_id=execution_id, payout_id=payout["id"], position=0, open=1)
     await tx.all(_ADD_EVIDENCE, **call)

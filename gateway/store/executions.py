@@ -341,11 +341,13 @@ async def open_execution(  # noqa: PLR0913 - one argument per column
     batch_id: str | None = None,
     rank: int = 0,
     fresh: bool = False,
+    awaits_funds: bool = False,
 ) -> None:
     """Open an execution for payouts. Raises IntegrityError where one of them is in an open one.
 
     The caller has checked that everything earlier is closed. `fresh`: the payouts were made in this
-    transaction, so that they cannot have been in an execution before.
+    transaction, so that they cannot have been in an execution before. `awaits_funds`: no mark is set
+    before the account covers it.
     """
     earlier = not fresh and await tx.one(_HAD_EARLIER, ids=json.dumps(list(items))) is not None
     await tx.all(
@@ -378,6 +380,7 @@ async def open_execution(  # noqa: PLR0913 - one argument per column
         created_clock_id=at.clock_id,
         created_elapsed=at.elapsed,
         ended_at=None,
+        awaits_funds=int(awaits_funds),
     )
     await tx.many(
         _ADD_ITEM,

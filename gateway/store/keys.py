@@ -17,6 +17,18 @@ _REVOKE = Query(
     .values(revoked_at=bindparam("at"))
     .returning(api_keys.c.id)
 )
+_END = Query(
+    update(api_keys)
+    .where(
+        and_(
+            api_keys.c.id == bindparam("key_id"),
+            api_keys.c.revoked_at.is_(None),
+            or_(api_keys.c.expires_at.is_(None), api_keys.c.expires_at > bindparam("at")),
+        )
+    )
+    .values(expires_at=bindparam("at"))
+    .returning(api_keys.c.id)
+)
 _NOTE_USE = Query(
     update(api_keys)
     .where(
@@ -84,6 +96,11 @@ async def all_keys(tx: Tx) -> list[Row]:
 async def revoke_key(tx: Tx, key_id: str, at: int) -> bool:
     """Revoke a key; False where it is unknown or already revoked."""
     return await tx.one(_REVOKE, key_id=key_id, at=at) is not None
+
+
+async def end_key(tx: Tx, key_id: str, at: int) -> bool:
+    """Have a key end at a time; False where it is unknown, revoked, or ends sooner."""
+    return await tx.one(_END, key_id=key_id, at=at) is not None
 
 
 async def note_use(tx: Tx, key_id: str, at: int, not_after: int) -> None:

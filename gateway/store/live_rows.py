@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 #: Above so many rows of a table all are dropped: more than any number of calls in progress.
 MOST = 2048
 _PAYOUT = tuple(each.name for each in payouts.columns)
+_FLAGS = ("frozen", "accepting", "pauses", "rules_digest")
 _EXECUTION = tuple(each.name for each in executions.columns)
 
 
@@ -39,7 +40,7 @@ class LiveRows:
         self._evidence: dict[str, tuple[Mapping[str, Any], ...]] = {}
         #: the payout that an id (custodian, kind, value) belongs to: that never changes
         self._owners: dict[tuple[str, str, str], str] = {}
-        #: whether new payouts are taken: `frozen`, `accepting` and `pauses` of the store's state
+        #: whether new payouts are taken: members of the store's state
         self.flags: Mapping[str, Any] | None = None
 
     @property
@@ -74,7 +75,7 @@ class LiveRows:
 
     def put_flags(self, row: Columns) -> None:
         """Keep what the store's state says of new payouts. What it says of marks is always read."""
-        self.flags = {name: row[name] for name in ("frozen", "accepting", "pauses")}
+        self.flags = {name: row[name] for name in _FLAGS}
 
     # --- Executions and their payouts -------------------------------------------------------------
 

@@ -92,7 +92,8 @@ async def open_to_read(
     async with AsyncExitStack() as opened:
         with told(settings.database):
             db = await opened.enter_async_context(Database(settings.database, untouched=True))
-            migrate.require_head(settings.database, await db.read(migrate.revision))
+            found, works_from = await db.read(migrate.revision), await db.read(migrate.works_from)
+            migrate.require_head(settings.database, found, works_from)
             if runtime is not None:
                 offset = await db.read(clocks.known_offset, runtime.clock.moment().clock_id)
                 if offset is not None:

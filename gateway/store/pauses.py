@@ -15,6 +15,7 @@ from sqlalchemy import ScalarSelect, and_, bindparam, delete, func, select, upda
 from gateway.model import Account
 from gateway.pause import Pause, PauseScope, Subject, held_by
 from gateway.store.database import Columns, Query, Row, Tx, upsert
+from gateway.store.marks import take_turn
 from gateway.store.schema import execution_items, executions, payouts
 from gateway.store.schema_control import pauses
 
@@ -92,7 +93,11 @@ _WAITING = Query(
 
 
 async def add_pause(tx: Tx, pause: Pause) -> Pause:
-    """Store a pause and return it as it is stored: one of the same kind keeps its id and beginning."""
+    """Store a pause and return it as it is stored: one of the same kind keeps its id and beginning.
+
+    Once this is committed, no mark of what it holds is committed any more.
+    """
+    await take_turn(tx)
     row = await tx.one(
         _ADD,
         id=pause.id,

@@ -16,6 +16,7 @@ from sqlalchemy import (
     exists,
     func,
     insert,
+    literal_column,
     null,
     or_,
     select,
@@ -23,7 +24,7 @@ from sqlalchemy import (
     update,
 )
 
-from gateway.model import Payout
+from gateway.model import Payout, Status
 from gateway.store.database import Query, Row, Tx, upsert
 from gateway.store.inbox import listed_refs
 from gateway.store.rows import payout_of, to_json
@@ -221,7 +222,7 @@ async def find_payout(tx: Tx, payout_id: str) -> Payout | None:
 
 
 #: A batch that is being loaded is not there yet.
-_SEEN = or_(
+SEEN = or_(
     payouts.c.batch_id.is_(None),
     exists().where(and_(batches.c.id == payouts.c.batch_id, batches.c.state != "loading")),
 )
@@ -247,7 +248,7 @@ _FILTERS = {
 def _list_query(names: tuple[str, ...]) -> Query:
     return Query(
         select(payouts)
-        .where(*(_FILTERS[name] for name in names), _SEEN)
+        .where(*(_FILTERS[name] for name in names), SEEN)
         .order_by(payouts.c.created_at.desc(), payouts.c.id.desc())
         .limit(bindparam("limit"))
     )
@@ -415,6 +416,33 @@ async def attention_list(tx: Tx, limit: int) -> list[Row]:
 async def attention_counts(tx: Tx) -> Sequence[Row]:
     """Return how many rows are open on the operator's list per code."""
     return await tx.all(_ATTENTION_COUNT)
+
+
+@lru_cache(maxsize=4)
+def _counted(status: Status) -> Query:
+    """Return the count and the oldest of the payouts of one open status, at most so many of them."""
+    rows = (
+        select(payouts.c.mode, payouts.c.custodian, payouts.c.sub_status, payouts.c.created_at)
+        .where(payouts.c.status == literal_column(f"'{status.value}'"))
+        .limit(bindparam("most"))
+        .subquery("counted")
+    )
+    keys = (rows.c.mode, rows.c.custodian, rows.c.sub_status)
+    counted = func.count().label("payouts"), func.min(rows.c.created_at).label("oldest")
+    return Query(select(*keys, *counted).group_by(*keys))
+
+
+async def open_counts(tx: Tx, most: int) -> list[tuple[Status, Row]]:
+    """Return how many payouts are open, and when the oldest was created, in microseconds.
+
+    By status, with `mode`, `custodian`, `sub_status`, `payouts` and `oldest`. It reads the open payouts of
+    each status, `most` of them, and no other ones: beyond that, counts are too low.
+    """
+    return [
+        (status, row)
+        for status in (Status.PENDING, Status.BROADCAST)
+        for row in await tx.all(_counted(status), most=most)
+    ]
 
 
 async def reference_collisions(tx: Tx, limit: int) -> list[Row]:

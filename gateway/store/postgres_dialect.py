@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy.dialects.postgresql import asyncpg
-from sqlalchemy.dialects.postgresql.base import PGTypeCompiler
+from sqlalchemy.dialects.postgresql.base import PGDDLCompiler, PGTypeCompiler
 from sqlalchemy.dialects.sqlite.dml import OnConflictDoNothing, OnConflictDoUpdate
 from sqlalchemy.ext.compiler import compiles
 
@@ -22,10 +22,19 @@ class _Types(PGTypeCompiler):
         return 'TEXT COLLATE "C"'
 
 
+class _Schema(PGDDLCompiler):
+    """Numbers that are counted have 64 bits, too."""
+
+    def get_column_specification(self, column: Any, **options: Any) -> str:
+        """Return how a column is written in CREATE TABLE."""
+        return super().get_column_specification(column, **options).replace(" SERIAL", " BIGSERIAL")  # type: ignore[no-untyped-call, no-any-return]
+
+
 class Dialect(asyncpg.dialect):
     """The dialect of the statements and of the schema."""
 
     type_compiler_cls = _Types
+    ddl_compiler = _Schema
     supports_statement_cache = False
 
 

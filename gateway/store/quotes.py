@@ -6,6 +6,7 @@ from sqlalchemy import and_, bindparam, delete, exists, insert, null, select, up
 
 from gateway.store.database import Query, Row, Tx
 from gateway.store.schema import payouts, quotes, store_state
+from gateway.store.schema_control import money_rules
 
 _INSERT = Query(insert(quotes))
 _GET = Query(
@@ -34,6 +35,8 @@ _USE = Query(
             quotes.c.expires_at > bindparam("now"),
             # In the same statement: nothing new while the database may be an old copy.
             exists().where(and_(store_state.c.frozen.is_(None), store_state.c.accepting == 1)),
+            # Nor by other rules than the active ones: a gateway that has those would pay it.
+            ~exists().where(money_rules.c.digest != bindparam("own_rules")),
         )
     )
     .values(payout_id=bindparam("new_payout_id"))
@@ -76,14 +79,28 @@ async def find_quote(tx: Tx, quote_id: str, org: str, mode: str) -> Row | None:
 
 
 async def use_quote(  # noqa: PLR0913 - the quote, its scope, its use
-    tx: Tx, quote_id: str, org: str, mode: str, *, payout_id: str, now: int
+    tx: Tx,
+    quote_id: str,
+    org: str,
+    mode: str,
+    *,
+    payout_id: str,
+    now: int,
+    rules: str | None = None,
 ) -> Row | None:
     """Use an org's quote for a payout and return it.
 
-    None where it is unknown, used or expired, or where nothing new is accepted now.
+    `rules`: the digest of the limits and routes of this process; None: it has none. None where the quote
+    is unknown, used or expired, or where nothing new is accepted now.
     """
     return await tx.one(
-        _USE, quote_id=quote_id, used_org=org, used_mode=mode, new_payout_id=payout_id, now=now
+        _USE,
+        quote_id=quote_id,
+        used_org=org,
+        used_mode=mode,
+        new_payout_id=payout_id,
+        now=now,
+        own_rules=rules,
     )
 
 

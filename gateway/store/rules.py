@@ -9,6 +9,7 @@ from sqlalchemy import ScalarSelect, select
 from gateway.runtime import Ids
 from gateway.store.audit import GATEWAY, add_audit
 from gateway.store.database import Query, Row, Tx, upsert
+from gateway.store.marks import take_turn
 from gateway.store.schema_control import money_rules
 
 #: The act in the audit log, and its subject.
@@ -60,7 +61,11 @@ async def begin_with(tx: Tx, ids: Ids, at: int, digest: str, document: str) -> s
 async def activate(  # noqa: PLR0913 - the rules, and who activates them
     tx: Tx, ids: Ids, at: int, digest: str, document: str, by: str, reason: str
 ) -> bool:
-    """Make these rules the active ones for every gateway; False where they are already."""
+    """Make these rules the active ones for every gateway; False where they are already.
+
+    Once this is committed, no gateway that goes by other rules commits a mark.
+    """
+    await take_turn(tx)
     row = await active_rules(tx)
     if row is not None and row["digest"] == digest:
         return False

@@ -21,7 +21,7 @@ from sqlalchemy import (
 
 from gateway.store.metadata import metadata
 from gateway.store.schema_batches import batches
-from gateway.store.schema_control import money_rules, pauses
+from gateway.store.schema_control import money_rules, pauses, store_schema
 from gateway.store.schema_executions import (
     account_declarations,
     audit_log,
@@ -34,7 +34,9 @@ from gateway.store.schema_executions import (
     heartbeats,
     store_state,
 )
+from gateway.store.schema_funds import fund_accounts, reservations
 from gateway.store.schema_spending import spending_counters, spending_entries
+from gateway.store.schema_users import sessions, users
 
 __all__ = [
     "account_declarations",
@@ -52,6 +54,7 @@ __all__ = [
     "evidence",
     "execution_items",
     "executions",
+    "fund_accounts",
     "gateways",
     "heartbeats",
     "idempotency",
@@ -67,9 +70,13 @@ __all__ = [
     "quotes",
     "recoveries",
     "refs",
+    "reservations",
+    "sessions",
     "spending_counters",
     "spending_entries",
+    "store_schema",
     "store_state",
+    "users",
 ]
 
 #: API keys: a digest only; the key itself is shown once and kept nowhere.

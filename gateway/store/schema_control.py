@@ -1,4 +1,4 @@
-"""The tables by which the owner of the gateway stays in control: pauses, the active rules."""
+"""The tables by which the owner of the gateway stays in control: pauses, the active rules, the schema."""
 
 from __future__ import annotations
 
@@ -38,4 +38,12 @@ money_rules = Table(
     #: wall clock, in microseconds
     Column("activated_at", BigInteger, nullable=False),
     Column("activated_by", Text, nullable=False),
+)
+
+#: One row: the oldest revision whose programs can work with this schema; see decision 0033.
+store_schema = Table(
+    "store_schema",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("works_from", Text, nullable=False),
 )

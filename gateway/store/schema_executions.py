@@ -54,6 +54,8 @@ executions = Table(
     Column("created_clock_id", Text, nullable=False),
     Column("created_elapsed", BigInteger, nullable=False),
     Column("ended_at", BigInteger),
+    #: 1 while its payout waits for the account to cover it
+    Column("awaits_funds", Integer, nullable=False, server_default="0"),
     Index("ix_executions_batch", "batch_id", "number"),
 )
 Index(

@@ -15,6 +15,7 @@ from gateway.store.schema import (
     idempotency,
     payouts,
     previous_secrets,
+    users,
 )
 
 
@@ -70,6 +71,7 @@ SEALED: tuple[Sealed, ...] = (
     ),
     _sealed(previous_secrets, previous_secrets.c.secret, (previous_secrets.c.id,), _id),
     _sealed(payouts, payouts.c.first_answer, (payouts.c.id,), _id),
+    _sealed(users, users.c.totp, (users.c.id,), _id),
     _sealed(
         idempotency,
         idempotency.c.answer,

@@ -1,7 +1,7 @@
 """Counters of limits, and what payouts have added to them. Store functions.
 
-A counter is locked by an update of its row before it is read and written, in the order of the ids: two
-callers that reach a limit at the same time are served one after the other, on every store.
+A counter is locked while it is read, in the order of the ids, and then written: two callers that reach a
+limit at the same time are served one after the other. On SQLite there is one writer.
 """
 
 from __future__ import annotations
@@ -18,21 +18,31 @@ from gateway.store.database import Query, Row, Tx, listed, upsert
 from gateway.store.schema_spending import spending_counters, spending_entries
 
 _IDS = listed("ids")
-_READ = Query(select(spending_counters).where(spending_counters.c.id.in_(_IDS)))
-_OPEN = Query(
-    upsert(spending_counters).on_conflict_do_update(
-        index_elements=["id"], set_={"version": spending_counters.c.version + 1}
-    )
-)
 _LOCK = Query(
-    update(spending_counters)
-    .where(spending_counters.c.id == bindparam("counter_id"))
-    .values(version=spending_counters.c.version + 1)
+    select(spending_counters)
+    .where(spending_counters.c.id.in_(_IDS))
+    .order_by(spending_counters.c.id)
+    .with_for_update()
+)
+_INSERT = upsert(spending_counters)
+_TAKE = Query(
+    _INSERT.on_conflict_do_update(
+        index_elements=["id"],
+        set_={
+            "count": _INSERT.excluded["count"],
+            "amount": _INSERT.excluded["amount"],
+            "version": spending_counters.c.version + 1,
+        },
+    )
 )
 _WRITE = Query(
     update(spending_counters)
     .where(spending_counters.c.id == bindparam("counter_id"))
-    .values(count=bindparam("new_count"), amount=bindparam("new_amount"))
+    .values(
+        count=bindparam("new_count"),
+        amount=bindparam("new_amount"),
+        version=spending_counters.c.version + 1,
+    )
 )
 _ADD_ENTRY = Query(insert(spending_entries))
 _ENTRIES = Query(
@@ -63,25 +73,25 @@ _PURGE = Query(
 )
 
 
-async def read_counters(tx: Tx, ids: Iterable[str]) -> dict[str, Counter]:
-    """Return counters as they are; one that nothing was added to is not there."""
-    rows = await tx.all(_READ, ids=json.dumps(sorted(set(ids))))
+async def lock_counters(tx: Tx, ids: Iterable[str]) -> dict[str, Counter]:
+    """Return counters as they are, locked until the commit; one that nothing was added to is not there."""
+    rows = await tx.all(_LOCK, ids=json.dumps(sorted(set(ids))))
     return {row["id"]: Counter(row["count"], Decimal(row["amount"])) for row in rows}
 
 
-async def open_counters(tx: Tx, claims: Sequence[Claim]) -> None:
-    """Lock the counters of claims, and make those that are not there."""
+async def take_counters(tx: Tx, counters: Mapping[str, Counter], claims: Sequence[Claim]) -> None:
+    """Write the counters of claims, which are locked, and make those that are not there."""
     fresh = {each.counter: each for each in claims}
     await tx.many(
-        _OPEN,
+        _TAKE,
         [
             {
                 "id": counter,
                 "rule": fresh[counter].rule.name,
                 "mode": fresh[counter].spend.mode,
                 "window": fresh[counter].window,
-                "count": 0,
-                "amount": "0",
+                "count": counters[counter].count,
+                "amount": format_amount(counters[counter].amount),
                 "version": 0,
             }
             for counter in sorted(fresh)
@@ -89,13 +99,8 @@ async def open_counters(tx: Tx, claims: Sequence[Claim]) -> None:
     )
 
 
-async def lock_counters(tx: Tx, ids: Iterable[str]) -> None:
-    """Lock counters that are there."""
-    await tx.many(_LOCK, [{"counter_id": each} for each in sorted(set(ids))])
-
-
 async def write_counters(tx: Tx, counters: Mapping[str, Counter]) -> None:
-    """Write counters that are locked."""
+    """Write counters that are there, and locked."""
     await tx.many(
         _WRITE,
         [

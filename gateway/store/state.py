@@ -122,7 +122,7 @@ async def advance(tx: Tx) -> int:
 def marks_refused(
     row: Row,
     failing: str | None,
-    gate_version: int = GATE_VERSION,
+    gate_version: int | None = None,
     rules: str | None = None,
 ) -> str | None:
     """Return why this process sets no marks and what to do, or None.
@@ -131,12 +131,13 @@ def marks_refused(
     """
     if row["frozen"] is not None:
         return f"{row['frozen']}. Next: {next_step(row['frozen'])}"
-    if row["gate_version"] > gate_version:
+    own = GATE_VERSION if gate_version is None else gate_version
+    if row["gate_version"] > own:
         return (
-            f"this program is too old to set marks: it has gate version {gate_version}, "
+            f"this program is too old to set marks: it has gate version {own}, "
             f"and the database needs {row['gate_version']}"
         )
-    if rules is not None and row["rules_digest"] not in {None, rules}:
+    if not goes_by(row, rules):
         return OTHER_RULES
     return failing
 
@@ -149,10 +150,11 @@ async def refuse_if_frozen(tx: Tx) -> None:
     _refuse_if_frozen(await state_row(tx))
 
 
-async def refuse_unless_accepting(tx: Tx) -> int:
+async def refuse_unless_accepting(tx: Tx, rules: str | None = None) -> int:
     """Raise Refused: `database_frozen`, `not_accepting`. For new quotes, payouts and batches.
 
-    Return during how many pauses no new quotes are given: see `gateway.pausing.refuse_if_paused`.
+    `rules`: the digest of this process's own. What is accepted by other limits would be paid by a gateway
+    that has the active ones, and does not check them again. Return during how many pauses no new quotes are given: see `gateway.pausing.refuse_if_paused`.
     """
     kept = None if tx.live is None else tx.live.flags
     flags: Columns = await state_row(tx) if kept is None else kept
@@ -162,7 +164,18 @@ async def refuse_unless_accepting(tx: Tx) -> int:
     if not flags["accepting"]:
         detail = "The gateway's database was restored. The operator has not let new payouts in yet."
         raise Refused("not_accepting", detail, headers=_RETRY_AFTER)
+    if not goes_by(flags, rules):
+        detail = (
+            "The limits and routes of this gateway are not the active ones. The operator has to activate "
+            "them, or another gateway has to be asked."
+        )
+        raise Refused("not_accepting", detail, headers=_RETRY_AFTER)
     return int(flags["pauses"])
+
+
+def goes_by(row: Columns, rules: str | None) -> bool:
+    """Whether a process with such rules goes by the active ones, by the store's state. Pure."""
+    return rules is None or row["rules_digest"] in {None, rules}
 
 
 def _refuse_if_frozen(row: Columns) -> None:

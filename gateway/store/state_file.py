@@ -31,6 +31,9 @@ _LOCK_TRIES, _LOCK_WAIT_S = 2000, 0.005
 MISSING = "the state file is missing, although the database was used under one"
 MOVED = "the state file names another database file: this one was copied, moved or restored"
 
+#: How the reason begins of a file whose rows were moved to another database.
+MOVED_TO = "the database was moved to"
+
 
 #: What an operator runs next where nothing can be concluded from a state file, or a mark is missing.
 ADOPT = "payout-gateway db adopt"
@@ -49,6 +52,8 @@ def next_step(frozen: str) -> str:
             "stop every gateway; then put the state file back, and: payout-gateway db moved; "
             f"if it is lost: {ADOPT}"
         )
+    if frozen.startswith(MOVED_TO):
+        return "name the database that it was moved to in the configuration; this file knows nothing newer"
     return f"stop every gateway, and then: {ADOPT}"
 
 

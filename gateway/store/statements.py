@@ -33,7 +33,16 @@ _DIALECT = sqlite.dialect(paramstyle="named")
 
 #: The tables of which the writer keeps rows: see `live_rows`.
 LIVE_TABLES = frozenset(
-    {"executions", "execution_items", "payouts", "evidence", "refs", "store_state", "pauses"}
+    {
+        "evidence",
+        "execution_items",
+        "executions",
+        "money_rules",
+        "pauses",
+        "payouts",
+        "refs",
+        "store_state",
+    }
 )
 
 

@@ -13,6 +13,9 @@
   Elapsed time and the clock's id are the machine's.
 - `--allow-removed`: starts also where a custodian that is not configured has open payouts.
 - `--adapter MODULE:CLASS`: an adapter of a test, beside the installed ones.
+- `--mute`: on PostgreSQL it wakes no other process; whatever it adds is found by looking.
+- `--next-release FOLDER`: the program of a release to come, which knows the migrations of the folder and
+  one more condition for marks.
 """
 
 from __future__ import annotations
@@ -32,12 +35,15 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-from gateway import config
+from gateway import config, heartbeat
 from gateway.adapter import Adapter, Capabilities
 from gateway.app import Role
 from gateway.custodians import registry
+from gateway.execution import gate
 from gateway.runtime import Failpoint, Ids, Moment, Runtime, SystemClock, real_runtime
 from gateway.server import serve
+from gateway.store import migrate, state
+from gateway.store.postgres import wakeups
 
 _LOOKS_S = (0.2, 0.3, 0.4, 0.5)
 
@@ -127,6 +133,29 @@ def shorten(number: str) -> None:
     setattr(loaded, name, float(value))
 
 
+def next_release(folder: Path) -> None:
+    """Be the program of the release to come: it knows more migrations, and one more condition for marks."""
+    migrate.FOLDERS.append(folder)
+    for module in (gate, heartbeat, state):
+        vars(module)["GATE_VERSION"] += 1
+
+
+def adapt(options: argparse.Namespace) -> None:
+    """Change adapters and their waiting times as the options say."""
+    if options.adapter is not None:
+        install(options.adapter)
+    for each in registry.find_adapters().values():
+        if isinstance(each, registry.BrokenAdapter):
+            continue
+        if options.short_looks:
+            each.capabilities = replace(each.capabilities, polling_s=_LOOKS_S)
+        if options.quick:
+            each.capabilities = quick(each.capabilities, options.call_life)
+    if options.quick:
+        for number in options.quick_number:
+            shorten(number)
+
+
 def main() -> int:
     """Serve until told to stop, or until the failpoint."""
     parser = argparse.ArgumentParser()
@@ -141,6 +170,8 @@ def main() -> int:
     parser.add_argument("--allow-removed", action="store_true")
     parser.add_argument("--clock", type=Path)
     parser.add_argument("--adapter")
+    parser.add_argument("--next-release", type=Path)
+    parser.add_argument("--mute", action="store_true")
     parser.add_argument("--port", type=int)
     parser.add_argument("--role", type=Role, action="append")
     options = parser.parse_args()
@@ -154,18 +185,11 @@ def main() -> int:
         runtime = replace(
             runtime, failpoint=stop_at(options.at, how, settings.database, options.occurrence)
         )
-    if options.adapter is not None:
-        install(options.adapter)
-    for each in registry.find_adapters().values():
-        if isinstance(each, registry.BrokenAdapter):
-            continue
-        if options.short_looks:
-            each.capabilities = replace(each.capabilities, polling_s=_LOOKS_S)
-        if options.quick:
-            each.capabilities = quick(each.capabilities, options.call_life)
-    if options.quick:
-        for number in options.quick_number:
-            shorten(number)
+    if options.next_release is not None:
+        next_release(options.next_release)
+    if options.mute:
+        vars(wakeups)["_CHANNEL"] = "nobody_listens"
+    adapt(options)
     return asyncio.run(
         serve(
             settings,

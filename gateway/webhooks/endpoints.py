@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -60,6 +60,24 @@ class Endpoints:
         self._vault = vault
         self._private = settings.webhooks.allow_private_addresses
         self._quota = settings.webhooks.endpoints_per_org
+        self._listeners: list[Callable[[str], None]] = []
+
+    def on_change(self, listener: Callable[[str], None]) -> None:
+        """Have a function called with an endpoint's id each time that this process has changed the endpoint.
+
+        On the event loop, after the commit. It has to return at once and must not raise.
+        """
+        self._listeners.append(listener)
+
+    def _changed(self, tx: Tx, endpoint_id: str) -> None:
+        """Have the listeners called once the change of an endpoint is durable."""
+
+        def over(committed: bool) -> None:  # noqa: FBT001 - as the store calls it
+            if committed:
+                for each in self._listeners:
+                    each(endpoint_id)
+
+        tx.when_over(over)
 
     async def create(self, tx: Tx, caller: Caller, request: EndpointRequest) -> EndpointCreated:
         """Create an endpoint. Refused: `invalid_request`, with what is wrong; `endpoint_quota_reached`."""
@@ -160,6 +178,7 @@ class Endpoints:
             columns["disabled_at"] = to_us(self._runtime.clock.now())
         if columns:
             await rows.update_endpoint(tx, endpoint_id, **columns)
+            self._changed(tx, endpoint_id)
         return await self.get(tx, caller, endpoint_id), missed_since
 
     async def rotate(
@@ -192,6 +211,7 @@ class Endpoints:
         secret = self._runtime.ids.random_bytes(SECRET_BYTES)
         sealed = self._vault.seal(secret, bound_to=endpoint_id)
         await rows.update_endpoint(tx, endpoint_id, secret=sealed)
+        self._changed(tx, endpoint_id)
         return await self._with_secret(tx, caller, endpoint_id, secret)
 
     async def revoke_previous(self, tx: Tx, caller: Caller, endpoint_id: str) -> None:
@@ -199,12 +219,14 @@ class Endpoints:
         await self.row(tx, caller, endpoint_id)
         far = self._runtime.clock.now() + timedelta(seconds=2 * MAX_OVERLAP_S)
         await rows.drop_previous_secrets(tx, endpoint_id, to_us(far))
+        self._changed(tx, endpoint_id)
 
     async def delete(self, tx: Tx, caller: Caller, endpoint_id: str) -> None:
         """Delete an endpoint; what it waits for is skipped after. Refused: `endpoint_not_found`."""
         await self.row(tx, caller, endpoint_id)
         now = self._runtime.clock.now()
         await rows.delete_endpoint(tx, endpoint_id, caller.org, caller.mode, to_us(now))
+        self._changed(tx, endpoint_id)
 
     async def target(self, tx: Tx, endpoint_id: str) -> Found | None:
         """Return where an endpoint's events go, with every secret that signs; None: it is disabled.

@@ -131,7 +131,9 @@ class FairQueue:
             queue.more = queue.more and queue.endpoint_id in due
         for each in sorted(ready, key=self._last_served):
             queue = self._queue_of(each, now)
-            room = self._room(queue, now)
+            # One that is more than half full asks again when it is not (`ended`): few claims of many.
+            hungry = len(queue.claims) + queue.reserved <= self._depth(queue) // 2
+            room = self._room(queue, now) if hungry else 0
             queue.more = True
             if room > 0 and not queue.proven:
                 if unproven[each.org] >= self._most_unproven:
@@ -161,15 +163,31 @@ class FairQueue:
                 orgs.append(queues)
         return list(wanted.items())
 
-    def claimed(self, wanted: Sequence[tuple[str, int]], claims: Sequence[Claim]) -> None:
-        """Queue what was claimed."""
-        got: dict[str, int] = {}
-        for claim in claims:
-            queue = self._queues[claim.endpoint_id]
-            self._add(queue, claim)
-            got[queue.endpoint_id] = got.get(queue.endpoint_id, 0) + 1
+    def found(self, wanted: Sequence[tuple[str, int]], claims: Sequence[Claim]) -> None:
+        """Note what a claim has found, while its transaction is open. Once for each `claimed`.
+
+        Where it found less than was wanted, nothing older is left in the store: what is published after
+        it, also before its commit, is handed over again. Otherwise whatever is published during one claim
+        would need the next one, for as long as something is published all the time.
+        """
+        got = Counter(claim.endpoint_id for claim in claims)
         for endpoint_id, count in wanted:
-            self._queues[endpoint_id].more = got.get(endpoint_id, 0) >= count
+            self._queues[endpoint_id].more = got[endpoint_id] >= count
+        for endpoint_id, count in got.items():
+            self._queues[endpoint_id].reserved += count
+            self._held += count
+
+    def claimed(
+        self, wanted: Sequence[tuple[str, int]], claims: Sequence[Claim], *, committed: bool = True
+    ) -> None:
+        """Queue what was found, or give its room back where it was not committed."""
+        for claim in claims:
+            self.release([claim.endpoint_id], 1)
+        if committed:
+            self.hand_over(claims)
+            return
+        for endpoint_id, _ in wanted:
+            self._queues[endpoint_id].more = True
 
     def offer(self, ready: Ready, claim: Claim, now: float) -> None:
         """Put a delivery that is not in the store first in its endpoint's queue: its cap and rate hold."""

@@ -17,8 +17,9 @@ from gateway.store import deliveries, events
 from gateway.store import endpoints as rows
 from gateway.store.database import Row, Tx
 from gateway.store.rows import from_us, maybe_from_us, to_us
-from gateway.views import ENDPOINT_EVENTS
+from gateway.views import ENDPOINT_EVENTS, EventType
 from gateway.webhooks.endpoints import Endpoints
+from gateway.webhooks.sender import DeliveryOutcome
 from gateway.webhooks.subscriptions import EndpointChange, EndpointView
 
 #: Events that one step of a recovery looks at; each step is a transaction of its own.
@@ -83,11 +84,11 @@ class AttemptView(BaseModel):
     id: str
     object: Literal["delivery_attempt"] = "delivery_attempt"
     event_id: str
-    event_type: str
+    event_type: EventType
     endpoint_id: str
     attempt: int = Field(description="1 for the first try of this event at this endpoint.")
     trigger: Literal["scheduled", "manual", "recover"]
-    outcome: str
+    outcome: DeliveryOutcome
     http_status: int | None
     response_snippet: str | None
     started_at: Time

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from gateway.egress import MAX_URL, url_fault
 from gateway.errors import Refused
 from gateway.model import RequestBody, Text, Time
-from gateway.views import EVENT_TYPES
+from gateway.views import EVENT_TYPES, EventHead
 
 EventPattern = Annotated[str, StringConstraints(pattern=r"^[a-z*][a-z_.*]{0,63}$")]
 HeaderValue = Annotated[
@@ -43,7 +43,9 @@ _RATE = Field(ge=1, le=5000, description="Deliveries a second, at most; per proc
 
 
 class EndpointRequest(RequestBody):
-    """What an endpoint is made of."""
+    """A webhook endpoint to create."""
+
+    model_config = ConfigDict(title="WebhookEndpointRequest")
 
     url: Annotated[str, StringConstraints(min_length=1)] = Field(
         description=f"Where events are posted: https, {MAX_URL} characters at most."
@@ -66,7 +68,9 @@ class EndpointRequest(RequestBody):
 
 
 class EndpointChange(RequestBody):
-    """What is to be changed; a member that is not given stays."""
+    """Changes to a webhook endpoint; what is not given stays as it is."""
+
+    model_config = ConfigDict(title="WebhookEndpointChange")
 
     url: Annotated[str, StringConstraints(min_length=1)] | None = None
     event_types: Annotated[list[EventPattern], Field(max_length=50)] | None = None
@@ -127,14 +131,11 @@ class EndpointCreated(EndpointView):
     secret: str
 
 
-class EndpointEventView(BaseModel):
+class EndpointEventView(EventHead):
     """An event about a webhook endpoint."""
 
     model_config = ConfigDict(frozen=True, title="WebhookEndpointEvent")
 
-    type: str
-    timestamp: Time
-    api_version: str
     data: EndpointView
 
 

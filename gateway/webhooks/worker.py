@@ -21,7 +21,7 @@ from gateway.metrics import Metrics
 from gateway.runtime import Failpoint, Runtime
 from gateway.store import deliveries
 from gateway.store import endpoints as endpoint_rows
-from gateway.store.database import Database, Row, Tx
+from gateway.store.database import Database, Tx
 from gateway.store.lanes import Held, LeaseTokens
 from gateway.store.receipts import Tried, settle_tries
 from gateway.store.rows import to_us
@@ -122,6 +122,9 @@ class Deliveries:
             settings.in_flight, settings.in_flight_per_endpoint, settings.timeout_s
         )
         self._known: dict[str, _Known] = {}
+        #: how often this process has changed an endpoint: what was read before is not kept
+        self._changes = 0
+        endpoints.on_change(self._forget)
         #: Endpoints whose secrets do not open, and until when they are left alone (monotonic clock).
         self._aside: dict[str, float] = {}
         #: The one test of each endpoint.
@@ -169,7 +172,7 @@ class Deliveries:
                 self._runtime.clock.monotonic(),
             )
             if wanted:
-                self._queue.claimed(wanted, await self._claim(wanted))
+                await self._claim(wanted)
             self._start()
             if not wanted:
                 later = (row["due"] for row in waiting if row["due"] > now)
@@ -297,14 +300,24 @@ class Deliveries:
         if not task.cancelled() and task.exception() is not None:
             _log.error("delivery_crashed", exc_info=task.exception())
 
-    async def _claim(self, wanted: Sequence[tuple[str, int]]) -> list[Claim]:
-        life_s = self._life_s
+    async def _claim(self, wanted: Sequence[tuple[str, int]]) -> None:
+        """Lease what is wanted; it is in its queues when this returns."""
         now = self._runtime.clock.monotonic()
+        changes = self._changes
         stale = [each for each, _ in wanted if self._fresh(each, now) is None]
-        claimed, found = await self._db.run(self._claim_with_targets, wanted, stale, life_s)
+        found = await self._db.run(self._claim_with_targets, wanted, stale, now + self._life_s)
         for endpoint_id in stale:
-            self._learn(endpoint_id, found.get(endpoint_id), now)
-        return [
+            self._learn(endpoint_id, found.get(endpoint_id), now, changes)
+
+    async def _claim_with_targets(
+        self, tx: Tx, wanted: Sequence[tuple[str, int]], stale: Sequence[str], until_s: float
+    ) -> dict[str, Found | SetAside]:
+        """Store function: lease what is wanted, and read where it goes."""
+        now = self._runtime.timeline.now()
+        until = now + round(self._life_s * _SECOND)
+        rows = await deliveries.claim_deliveries(tx, wanted, now, until, self._tokens.new())
+        targets = await self._endpoints.targets(tx, stale) if stale else {}
+        claims = [
             Claim(
                 position=row["position"],
                 event_id=event["id"],
@@ -316,19 +329,13 @@ class Deliveries:
                 type=event["type"],
                 payout_id=event["payout_id"],
                 body=event["body"],
-                until=now + life_s,
+                until=until_s,
             )
-            for row, event in claimed
+            for row, event in rows
         ]
-
-    async def _claim_with_targets(
-        self, tx: Tx, wanted: Sequence[tuple[str, int]], stale: Sequence[str], life_s: float
-    ) -> tuple[list[tuple[Row, Row]], dict[str, Found | SetAside]]:
-        """Store function: lease what is wanted, and read where it goes."""
-        now = self._runtime.timeline.now()
-        until = now + round(life_s * _SECOND)
-        claimed = await deliveries.claim_deliveries(tx, wanted, now, until, self._tokens.new())
-        return claimed, await self._endpoints.targets(tx, stale) if stale else {}
+        self._queue.found(wanted, claims)
+        tx.when_over(lambda committed: self._queue.claimed(wanted, claims, committed=committed))
+        return targets
 
     async def _deliver_test(self, claim: Claim) -> None:
         begun_s = self._runtime.clock.monotonic()
@@ -414,24 +421,36 @@ class Deliveries:
             return
         self._metrics.endpoints_set_aside(len(self._aside))
 
-    def _learn(self, endpoint_id: str, found: Found | SetAside | None, now: float) -> _Known | None:
-        """Keep what was read of an endpoint; None where it is disabled, gone or set aside."""
+    def _forget(self, endpoint_id: str) -> None:
+        """Have an endpoint that was changed read again before the next try. Other processes do it in time."""
+        self._known.pop(endpoint_id, None)
+        self._changes += 1
+
+    def _learn(
+        self, endpoint_id: str, found: Found | SetAside | None, now: float, changes: int
+    ) -> _Known | None:
+        """Return what was read of an endpoint, and keep it; None where it is disabled, gone or set aside.
+
+        `changes`: as it was before the read.
+        """
         self._set_aside(endpoint_id, found, now)
         if found is None or isinstance(found, SetAside):
             self._known.pop(endpoint_id, None)
             return None
         if len(self._known) > 10 * self._settings.in_flight:
             self._known.clear()
-        known = self._known[endpoint_id] = _Known(found.target, found.failing, now)
+        known = _Known(found.target, found.failing, now)
+        if changes == self._changes:
+            self._known[endpoint_id] = known
         return known
 
     async def _target(self, endpoint_id: str) -> _Known | None:
         """Return where an endpoint's events go; None where it is disabled or gone."""
         now = self._runtime.clock.monotonic()
-        known = self._fresh(endpoint_id, now)
+        changes, known = self._changes, self._fresh(endpoint_id, now)
         if known is None:
             found = await self._db.read(self._endpoints.targets, [endpoint_id])
-            known = self._learn(endpoint_id, found.get(endpoint_id), now)
+            known = self._learn(endpoint_id, found.get(endpoint_id), now, changes)
         return known
 
     async def _settle(self, tx: Tx, tries: Sequence[_Try]) -> list[Verdict | None]:

@@ -26,6 +26,7 @@ CLOCKS = {
     ("dfns/transfers.py", "transaction_of"): "the date of a transaction that tells none",
     ("dfns/webhook.py", "verify"): "the age of a webhook",
     ("dummy/adapter.py", "_report"): "the date of a transaction",
+    ("dummy/adapter.py", "balances"): "the date of a balance, for people",
     ("fireblocks/adapter.py", "balances"): "the date of a balance, for people",
     ("fireblocks/client.py", "prepare"): "the date of a token; declared as `dated_by_clock`",
     ("fireblocks/reading.py", "_transactions"): "the date of a transaction that tells none",

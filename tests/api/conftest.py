@@ -42,13 +42,16 @@ from gateway.errors import CannotVerify, InvalidSignature
 from gateway.execution.actions import Actions
 from gateway.execution.engine import Engine
 from gateway.execution.inbox import Inbox
+from gateway.funds import Funds, account_rules
 from gateway.keys import mint_key
 from gateway.limits import Buckets
 from gateway.metrics import Metrics
+from gateway.panel.application import add_panel
 from gateway.payouts import Payouts
 from gateway.prices import PriceTable
 from gateway.quotes import Quotes
 from gateway.router import Instance, Router
+from gateway.rules import OwnRules
 from gateway.runtime import Ids, Runtime, real_runtime
 from gateway.spending import Spending
 from gateway.spending_rules import Rules
@@ -327,7 +330,9 @@ async def open_api(
         if settings.spending.limits:
             table = PriceTable(AssetRegistry(), settings.prices)
             spending = Spending(Rules(settings.spending, table.usd))
-        payouts = Payouts(runtime, vault, spending=spending)
+        own = OwnRules(settings)
+        funds = Funds(runtime, account_rules(settings, {"acme_eu": 30.0}), settings.routes)
+        payouts = Payouts(runtime, vault, spending=spending, rules=own.digest, funds=funds)
         endpoints = Endpoints(runtime, vault, settings)
         engine = Engine(
             db=db,
@@ -342,11 +347,14 @@ async def open_api(
         )
         limits = settings.limits
         calls = Buckets("quote_calls", clock, limits.quote_calls_per_s, limits.quote_calls_burst)
-        quotes = Quotes(router, AssetRegistry(), runtime, {"acme_eu": pricer}, calls, spending)
+        quotes = Quotes(
+            router, AssetRegistry(), runtime, {"acme_eu": pricer}, calls, spending, funds
+        )
         context = ApiContext(
             gateway_id=runtime.ids.new("gwy"),
             settings=settings,
-            batches=Batches(runtime, quotes, frozenset(), settings.public_url, spending),
+            batches=Batches(runtime, quotes, frozenset(), settings.public_url, spending, funds),
+            funds=funds,
             db=db,
             payouts=payouts,
             actions=Actions(
@@ -388,13 +396,14 @@ async def open_api(
             wake=woken.append,
             ready=lambda: True,
             state_file=state_file,
+            rules=own,
         )
         made = Api(context, clock, custodian, settings.database)
         made.engine = engine
         made.woken = woken
         made.pricer = pricer
         made.http = http
-        made.app = create_api(context)
+        made.app = add_panel(create_api(context))
         server = _Server(
             uvicorn.Config(
                 made.app,

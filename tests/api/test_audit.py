@@ -180,7 +180,7 @@ async def test_evidence_stays_with_the_operator(api: Api, delivered: bool) -> No
     assert told["timeline"][-1]["detail"] == "resolved by an operator"
     paths = [
         f"/payouts/{payout['id']}",
-        *("/payouts", "/events", f"/events?payout_id={payout['id']}"),
+        *("/payouts", "/events", f"/events?payout_id={payout['id']}", "/attention?state=all"),
         told["tracking_url"].removeprefix("https://pay.example/base"),
     ]
     _, feed = await api.call("GET", "/events")

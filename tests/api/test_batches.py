@@ -75,7 +75,13 @@ def steps(api: Api, window: int = 3) -> BatchSteps:
     handovers = {"acme_eu": Handover(2, window)}
     recorders = {"acme_eu": api.engine.recorder}
     return BatchSteps(
-        context.runtime, context.payouts, context.quotes, context.batches, handovers, recorders
+        context.runtime,
+        context.payouts,
+        context.quotes,
+        context.batches,
+        handovers,
+        recorders,
+        rules=context.own_rules,
     )
 
 

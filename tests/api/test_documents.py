@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from gateway.api import docs
@@ -17,6 +21,7 @@ from gateway.api.openapi import document
 from gateway.api.problems import PROBLEMS
 from gateway.pages.files import HASHED
 from gateway.views import EVENT_TYPES
+from gateway.webhooks import worker
 from tests.api.conftest import Api
 
 _UNDESCRIBED = {"/metrics", "/openapi.json", "/docs", "/docs/problems", "/docs/style.css"}
@@ -47,6 +52,105 @@ def test_the_document_is_valid_and_complete() -> None:
     }
 
 
+_DESCRIBED = document("https://pay.example")
+
+
+def _content(body: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    yield from body.get("content", {}).items()
+
+
+@pytest.mark.parametrize(
+    ("path", "method"),
+    [(path, method) for path, item in _DESCRIBED["paths"].items() for method in item],
+)
+def test_every_operation_has_an_example_that_fits(path: str, method: str) -> None:
+    """Its parameters in the path, its body and every answer with a body; each fits its schema."""
+    call = _DESCRIBED["paths"][path][method]
+    assert all("example" in each for each in call.get("parameters", ()) if each.get("in") == "path")
+    bodies = [call.get("requestBody", {}), *call["responses"].values()]
+    media = [each for body in bodies for each in _content(body)]
+    for media_type, each in media:
+        if "example" not in each:
+            # A page, or a probe's other answer.
+            assert media_type == "text/html" or path in {
+                "/healthz",
+                "/readyz",
+                "/track/{token}/stream",
+            }
+        elif "json" in media_type:
+            _validator(each["schema"]).validate(each["example"])
+
+
+def _validator(schema: dict[str, Any]) -> Draft202012Validator:
+    whole = {**schema, "components": _DESCRIBED["components"]}
+    return Draft202012Validator(whole, format_checker=Draft202012Validator.FORMAT_CHECKER)
+
+
+@pytest.mark.parametrize("kind", EVENT_TYPES)
+def test_every_event_has_an_example_that_fits_one_branch_of_the_union(kind: str) -> None:
+    """Its own schema and the union of all, with its id; an example of another type is refused."""
+    name = _DESCRIBED["webhooks"][kind]["$ref"].rsplit("/", 1)[-1]
+    request = _DESCRIBED["components"]["pathItems"][name]["post"]
+    content = request["requestBody"]["content"]["application/json"]
+    for schema in (content["schema"], {"$ref": "#/components/schemas/Event"}):
+        _validator(schema).validate(content["example"])
+    assert content["example"]["id"].startswith("evt_")
+    other = {**content["example"], "type": "payout.lost"}
+    assert not _validator({"$ref": "#/components/schemas/Event"}).is_valid(other)
+
+
+def _schemas(schema: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield every schema inside another with its path; examples are none."""
+    if isinstance(schema, dict):
+        yield path, schema
+        for name, each in schema.items():
+            if name not in {"example", "examples", "enum", "mapping"}:
+                yield from _schemas(each, f"{path}/{name}")
+    elif isinstance(schema, list):
+        for number, each in enumerate(schema):
+            yield from _schemas(each, f"{path}/{number}")
+
+
+def test_schemas_are_what_generators_want() -> None:
+    """No member that can only be null, no titles, dates with their format, unions with a discriminator."""
+    schemas = _DESCRIBED["components"]["schemas"]
+    for path, each in _schemas(schemas, ""):
+        if not re.search(r"/(anyOf|oneOf)/\d+$", path):
+            assert each.get("type") != "null", path
+        name = path.rsplit("/", 1)[-1]
+        if "BatchReportLine" in path:
+            continue  # of text cells
+        if name in {"timestamp", "since", "until", "at"} or (
+            name.endswith(("_at", "_expiry")) and name != "events_looked_at"
+        ):
+            assert each.get("format") == "date-time", path
+        if "oneOf" in each and path != "/DestinationOrAddress":
+            assert "discriminator" in each, path
+        if "/properties/" not in path.removesuffix("/properties/title"):
+            assert "title" not in each.get("properties", {}) or path == "/Problem", path
+    for name in ("Destination", "Event"):
+        mapping = schemas[name]["discriminator"]["mapping"]
+        assert {each.rsplit("/", 1)[-1] for each in mapping.values()} <= set(schemas)
+        assert len(mapping) == len(schemas[name]["oneOf"])
+    assert set(schemas["Event"]["discriminator"]["mapping"]) == set(EVENT_TYPES)
+    assert set(schemas["Problem"]["properties"]["code"]["enum"]) == set(PROBLEMS)
+
+
+def test_members_that_are_always_there_are_required() -> None:
+    """In answers; in requests only those that have no default, whose value is said in words."""
+    schemas = _DESCRIBED["components"]["schemas"]
+    assert set(schemas["Payout"]["required"]) == set(schemas["Payout"]["properties"])
+    assert set(schemas["QuoteRequest"]["required"]) == {
+        "external_ref",
+        "destination",
+        "asset",
+        "amount",
+    }
+    assert "86400" in schemas["RotationRequest"]["properties"]["overlap_seconds"]["description"]
+    assert "test" not in schemas["PayoutDeliveredEvent"]["required"]
+    assert not [path for path, each in _schemas(schemas, "") if "default" in each]
+
+
 async def test_the_pages_load_nothing_from_elsewhere(api: Api) -> None:
     """No script at all, one style sheet of our own, and a policy that allows nothing else."""
     for path in ("/docs", "/docs/problems"):
@@ -67,8 +171,21 @@ async def test_the_pages_load_nothing_from_elsewhere(api: Api) -> None:
 
 
 @pytest.mark.timeout(240)
-async def test_no_input_breaks_it(api: Api, tmp_path: Path) -> None:
+async def test_no_input_breaks_it(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Hundreds of generated requests: never 5xx, and every answer is as the document says."""
+    # The endpoints of the examples have names that no resolver is to be asked for.
+    real = socket.getaddrinfo
+
+    def local(host: Any, *others: Any, **named: Any) -> Any:
+        if isinstance(host, str) and host.endswith(".example.com"):
+            raise socket.gaierror(socket.EAI_NONAME, "no such name")
+        return real(host, *others, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", local)
+    # The clock stands still: the turn of an endpoint that has used up its rate would never come.
+    monkeypatch.setattr(worker, "_TURN_S", 0.2)
     process = await asyncio.create_subprocess_exec(
         *(
             sys.executable,

@@ -25,18 +25,19 @@ class Service:
         self.state = ["requested", "verifying", "executing", "finalized"]
         self.refusal: tuple[int, dict[str, Any]] | None = None
         self.executed = False
+        self.failed = 0
         self.url = ""
 
     def batch(self, state: str) -> dict[str, Any]:
         """Return a batch in a state."""
-        delivered = 2 if state == "finalized" else 0
+        delivered = 2 - self.failed if state == "finalized" else 0
         by_status = {"delivered" if delivered else "pending": {"count": 2, "amount": "3"}}
         return {
             "id": "bat_1",
             "state": state,
             "item_count": 2,
             "delivered_count": delivered,
-            "failed_count": 0,
+            "failed_count": self.failed,
             "totals": [{"asset": "USDC", "count": 2, "amount": "3", "by_status": by_status}],
             "failure": None,
         }
@@ -117,7 +118,8 @@ def test_created_executed_watched_reported(service: Service, file: Path, tmp_pat
     for _ in range(2):
         out = run("create", file, *_SOURCE, "--execute", "--watch", "--report", into)
         assert "bat_1 is finalized" in out
-        assert "2/2" in out
+        # No bar, which would be one line that is written over again and again.
+        assert "bat_1: finalized, 2 delivered and 0 failed of 2\n" in out
     assert len(list(csv.reader(into.read_text().splitlines()))) == 3
     creates = [each for each in service.calls if each[:1] == ("POST",) and "custodian" in each[1]]
     assert len({each[2]["Idempotency-Key"] for each in creates}) == 1
@@ -142,9 +144,20 @@ def test_json_for_scripts(service: Service, file: Path) -> None:
 
 @pytest.mark.parametrize("end", ["failed", "canceled"])
 def test_an_end_that_is_none_of_ours(service: Service, file: Path, end: str) -> None:
-    """Exit 1, for scripts."""
+    """Exit 3, for scripts: nothing is wrong with the command, and not everybody was paid."""
     service.state = ["executing", end]
-    assert f"is {end}" in run("create", file, *_SOURCE, "--execute", "--watch", code=1)
+    assert f"is {end}" in run("create", file, *_SOURCE, "--execute", "--watch", code=3)
+
+
+def test_the_exit_code_tells_whether_everybody_was_paid(service: Service, file: Path) -> None:
+    """A batch that ran to its end with a failed payout is no success, whoever watches it."""
+    service.state, service.failed = ["finalized"], 1
+    told = run("create", file, *_SOURCE, "--execute", "--watch", code=3)
+    assert "1 delivered and 1 failed of 2" in told
+    assert json.loads(run("show", "bat_1", "--watch", "--json", code=3))["failed_count"] == 1
+    run("show", "bat_1")  # only shown: that has worked
+    service.failed = 0
+    run("show", "bat_1", "--watch")
 
 
 def test_a_refused_file(service: Service, file: Path) -> None:

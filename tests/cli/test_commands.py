@@ -96,7 +96,7 @@ def test_keys_are_listed_rotated_revoked(config: Path) -> None:
         (first["id"], False),
         (second["id"], True),
     ]
-    assert "no living key" in run("keys", "revoke", first["id"], "--config", config, code=1)
+    assert "no active key" in run("keys", "revoke", first["id"], "--config", config, code=1)
     assert "no key" in run("keys", "rotate", "key_nope", "--config", config, code=1)
     assert "org's name" in run(
         "keys", "create", "--org", "a b", "--mode", "live", "--config", config, code=2

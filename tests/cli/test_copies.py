@@ -78,7 +78,7 @@ def test_there_and_back(config: Path, tmp_path: Path) -> None:
     assert frozen in run("db", "adopt", "--accept-new", *at, code=1)
     for command in (
         ("payouts", "retry", "pay_x"),
-        ("payouts", "resolve", "pay_x", "--as", "delivered", "--evidence", "seen"),
+        ("payouts", "resolve", "pay_x", "--yes", "--as", "delivered", "--evidence", "seen"),
     ):
         assert frozen in run(*command, *at, code=1)
     assert "give --last-mark-at" in run("db", "adopt", *at, code=2)

@@ -13,7 +13,7 @@ from starlette.types import Message, Receive, Scope, Send
 from gateway.config import ListenSettings
 from gateway.connections import Connections, Limits, _Joined
 from gateway.limits import ARRIVED
-from gateway.server import _listen, _Server
+from gateway.server import _Server, listen
 
 HEAD, BODY, CONTINUE = b"HTTP/1.1 200 OK\r\n\r\n", b"body", b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -114,7 +114,7 @@ async def test_every_kind_of_answer_arrives_whole(request_: bytes, ends: bytes) 
         _app, http=table.protocol(), ws="none", log_config=None, interface="asgi3", lifespan="off"
     )
     server = _Server(config, table)
-    listener = _listen("listen", "127.0.0.1", 0)
+    listener = listen("listen", "127.0.0.1", 0)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     await server.listening()
     reader, writer = await asyncio.open_connection(*listener.getsockname()[:2])

@@ -19,7 +19,7 @@ from gateway.config import ListenSettings, Settings
 from gateway.connections import Connections, Limits, most_connections
 from gateway.errors import ConfigError
 from gateway.limits import HELD, RECOGNISED, client_group
-from gateway.server import _listen, _Server
+from gateway.server import _Server, listen
 
 LIMITS = Limits.of(ListenSettings(), 100)
 GET = b"GET /small HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -112,7 +112,7 @@ async def listening(limits: Limits = LIMITS) -> AsyncIterator[Listener]:
         ),
         table,
     )
-    listener = _listen("listen", "127.0.0.1", 0)
+    listener = listen("listen", "127.0.0.1", 0)
     made.port = listener.getsockname()[1]
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     watching = asyncio.create_task(table.watch())

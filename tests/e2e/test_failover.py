@@ -96,7 +96,7 @@ class Pair:
             payout = await self.call("GET", f"/payouts/{payout_id}")
             calls = (await self.steer("first", "GET", "calls"))["calls"]
             repeats = sum(each["call"] == "transfer" for each in calls)
-            return payout["sub_status"] == "outcome_unknown" and repeats > 2
+            return bool(payout["sub_status"] == "outcome_unknown" and repeats > 2)
 
         await eventually(look, 40)
 

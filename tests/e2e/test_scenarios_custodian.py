@@ -180,7 +180,7 @@ async def test_a_custodian_that_is_not_configured_any_more(tmp_path: Path) -> No
         status, problem = await made.call("POST", f"/payouts/{slow}/cancel")
         assert status in {409, 503}, problem
         code, _, err = await made.command(
-            *("payouts", "resolve", slow, "--as", "failed", "--evidence", "gone")
+            *("payouts", "resolve", slow, "--yes", "--as", "failed", "--evidence", "gone")
         )
         assert code == 1
         assert "not configured" in err

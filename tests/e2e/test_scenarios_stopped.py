@@ -71,7 +71,7 @@ async def attempted(call: Awaitable[Any]) -> None:
 async def _resolve(made: Stack, payout_id: str) -> tuple[int, str]:
     """Say by the command line that a payout failed and that no money moved."""
     code, _, err = await made.command(
-        *("payouts", "resolve", payout_id, "--as", "failed", "--funds-moved", "no"),
+        *("payouts", "resolve", payout_id, "--yes", "--as", "failed", "--funds-moved", "no"),
         *("--evidence", "the console shows nothing"),
     )
     return code, err

@@ -27,7 +27,7 @@ from gateway.adapter import (
 )
 from gateway.errors import LeaseLost
 from gateway.execution.alerts import MAX_UNKNOWN
-from gateway.execution.proof import calls
+from gateway.execution.proof import History, Kind, calls, closed
 from gateway.execution.record import Recorded
 from gateway.execution.state import Job, Verb
 from gateway.store import executions, inbox
@@ -443,6 +443,23 @@ async def test_an_id_of_another_payout_is_not_taken(bench: Bench) -> None:
     assert await bench.payout(second) == before
     assert await bench.db.read(rows.payout_of_ref, "acme", "payout", "c-1") == first
     assert await bench.db.read(rows.payout_of_ref, "acme", "hash", "0x1") is None
+
+
+async def test_a_failed_word_with_an_id_of_another_payout_is_no_evidence(bench: Bench) -> None:
+    """A mixed-up look must not close a call that may still arrive: no row says that it failed."""
+    await bench.accept()
+    await bench.submitted(await bench.begin(), replace(DONE, refs=SENT.refs), moved=True)
+    payout_id = await bench.accept()
+    await bench.submitted(await bench.begin(), OutcomeUnknown("lost"), moved=True)
+    await bench.clock.advance(30)
+    failure = Failure(code=FailureCode.POLICY_REJECTED, message="no", funds_moved=FundsMoved.NO)
+    word = Report(SubStatus.FAILED, "REJECTED", failure=failure, refs=SENT.refs)
+    await bench.fetched(await bench.begin(), word)
+    found = await bench.evidence(payout_id)
+    assert [each.kind for each in found] == [Kind.CALL, Kind.LOOK]
+    assert not closed(History(found), payout_id)
+    assert (await bench.payout(payout_id)).status == "pending"
+    assert await bench.attention(payout_id) == ["foreign_ref"]
 
 
 async def test_an_early_webhook_is_woken_by_its_id(bench: Bench) -> None:

@@ -409,6 +409,18 @@ async def test_no_canceled_set_is_taken_from_a_worker_that_may_send_it(made: Des
     assert (await made.row())["ended_at"] is not None
 
 
+async def test_no_batch_goes_on_in_an_old_copy(made: Desk) -> None:
+    """Canceled, it ends nothing: the copy may miss a call. It goes on once it is known to be the database."""
+    bench, steps = made.bench, steps_of(made.bench)
+    await cancel(bench)
+    await bench.db.run(state.freeze, bench.runtime.ids, 0, "a copy")
+    await bench.db.run(steps.step, "bat_1")
+    assert set(await made.stand()) == {"created"}
+    await bench.db.run(state.unfreeze)
+    await bench.db.run(steps.step, "bat_1")
+    assert set(await made.stand()) == {"canceled"}
+
+
 async def test_a_harmless_repeat_goes_on_in_a_canceled_batch(bench: Bench) -> None:
     """What may have arrived was sent, and stays sent: only its repeat shows what became of it."""
     bench.capabilities = bench.repeating()

@@ -6,23 +6,29 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from sqlalchemy import delete
 
 from adapters.dummy.adapter import Dummy
-from gateway.adapter import NotSent, OutcomeUnknown, Report, SubStatus
+from gateway.adapter import Failure, NotSent, OutcomeUnknown, Report, SubStatus
 from gateway.app import open_gateway
 from gateway.config import EngineSettings, Settings
 from gateway.errors import ConfigError
 from gateway.execution.proof import Kind, Source
 from gateway.execution.record import Recorder
+from gateway.execution.unsent import waited_to_be_sent
 from gateway.model import FailureCode, FundsMoved
+from gateway.store.database import Query, Tx
+from gateway.store.schema import evidence
 from gateway.store.state import freeze
 from tests.databases import make_database
 from tests.execution.conftest import Bench
-from tests.execution.script import ABSENT, TAKEN, Desk, raises
+from tests.execution.rows import at, look, rows
+from tests.execution.script import ABSENT, TAKEN, Desk, all_are, raises
 from tests.execution.test_actions import ASKS, Counter
 from tests.execution.test_pause import stop
 
 HOUR = 3600
+_FORGET_WORDS = Query(delete(evidence).where(evidence.c.kind == "word"))
 LIFE = EngineSettings().submit_within_s
 BUSY = raises(NotSent("the custodian is busy"))
 
@@ -124,6 +130,32 @@ async def test_nothing_ends_in_an_old_copy(desk: Counter) -> None:
     await bench.db.run(freeze, bench.runtime.ids, 0, "an old copy")
     await desk.turns(3, LIFE)
     assert await ended(desk) is None
+
+
+async def test_an_earlier_execution_that_may_have_paid_keeps_it(bench: Bench) -> None:
+    """Nothing was sent by this one; what became of the other one is not known any more."""
+    desk = Desk(bench)
+    await desk.open(1)
+    again = Failure(code=FailureCode.POLICY_REJECTED, message="again", funds_moved=FundsMoved.NO)
+    desk.script.submits = [all_are(SubStatus.FAILED, again, reopens=True)]
+    await desk.turn()
+    assert (await desk.row())["number"] == 2
+    desk.script.submits, desk.script.moves = [BUSY], False
+
+    async def forget_the_word(tx: Tx) -> None:
+        await tx.all(_FORGET_WORDS)
+
+    await bench.db.run(forget_the_word)
+    await desk.turns(2, LIFE)
+    assert await ended(desk) is None
+
+
+def test_time_on_other_clocks_is_no_time_here() -> None:
+    """A row of this clock begins it; one of another clock says nothing, whatever it shows."""
+    created, now = at(0, "before"), at(90_000, "now")
+    known = look(1, 5, clock="before"), look(2, 7, clock="third")
+    assert waited_to_be_sent(rows(*known), created, now) is None
+    assert waited_to_be_sent(rows(*known, look(3, 89_000, clock="now")), created, now) == 1000
 
 
 async def test_the_wall_clock_ends_nothing(desk: Counter) -> None:

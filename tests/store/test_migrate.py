@@ -19,6 +19,8 @@ from gateway.store.opening import open_database
 from gateway.store.schema import metadata
 from tests.store.faulty import add, committed
 
+NEXT = Path(__file__).parent / "next_release"
+
 
 def test_migrations_make_the_schema_of_the_code(tmp_path: Path) -> None:
     """The migrated database and the tables in the code are the same."""
@@ -44,9 +46,96 @@ def test_a_foreign_schema_is_refused(tmp_path: Path, revision: str, words: str) 
     migrate.prepare(path)
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE alembic_version SET version_num = ?", (revision,))
+        connection.execute("UPDATE store_schema SET works_from = ?", (revision,))
     connection.close()
     with pytest.raises(SchemaMismatch, match=words):
         migrate.prepare(path)
+
+
+def test_a_newer_schema_that_only_adds_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program may be started again while a newer one is rolled out. It does not go back, though."""
+    path = tmp_path / "store.db"
+    with monkeypatch.context() as newer:
+        newer.setattr(migrate, "FOLDERS", [*migrate.FOLDERS, NEXT])
+        assert migrate.upgrade(path) == (None, "9000")
+    migrate.prepare(path)
+    assert migrate.current_revision(path) == "9000"
+
+
+@pytest.mark.parametrize(
+    ("revision", "works_from", "usable"),
+    [
+        ("0030", "0020", True),
+        ("0030", None, True),
+        ("0029", "0020", False),
+        ("0031", "0020", True),
+        ("0031", "0030", True),
+        ("0031", "0031", False),
+        ("0031", None, False),
+        (None, None, False),
+    ],
+)
+def test_which_schemas_a_program_works_with(
+    revision: str | None, works_from: str | None, usable: bool
+) -> None:
+    """Its own, and newer ones that were only added to; never an older one."""
+    assert migrate.is_usable(revision, works_from, "0030") is usable
+
+
+def test_migrations_only_add(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each migration since `WORKS_FROM` leaves every table, column and value that an older program writes.
+
+    One that must take something away raises `WORKS_FROM`, and a release without use of it comes before.
+    """
+    monkeypatch.setattr(migrate, "FOLDERS", [*migrate.FOLDERS, NEXT])
+    path = tmp_path / "store.db"
+    config = migrate._config(path)
+    command.upgrade(config, migrate.WORKS_FROM)
+    before = _columns(path)
+    later = sorted(each for each in migrate.known_revisions(path) if each > migrate.WORKS_FROM)
+    assert later[-1] == "9000"
+    for revision in later:
+        command.upgrade(config, revision)
+        after = _columns(path)
+        for table, columns in before.items():
+            assert after[table].items() >= columns.items(), (revision, table)
+            added = set(after[table]) - set(columns)
+            needed = {
+                name for name in added if after[table][name][1] and after[table][name][2] is None
+            }
+            assert not needed, f"{revision}: an older program writes no {needed} in {table}"
+        before = after
+
+
+def _columns(path: Path) -> dict[str, dict[str, tuple[object, ...]]]:
+    """Return of each table of ours the columns: type, whether one is needed, default; and what is unique."""
+    with sqlite3.connect(path) as db:
+        tables = [
+            name
+            for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+            if not name.startswith("sqlite_") and name != "alembic_version"
+        ]
+        found: dict[str, dict[str, tuple[object, ...]]] = {}
+        for table in tables:
+            found[table] = {
+                row[1]: (row[2], row[3], row[4], row[5])
+                for row in db.execute(f"PRAGMA table_info({table})")
+            }
+            unique = sum(row[2] for row in db.execute(f"PRAGMA index_list({table})"))
+            found[table]["(unique)"] = (unique, 0, 0)
+    db.close()
+    return found
+
+
+def test_the_migrations_say_what_the_code_says(tmp_path: Path) -> None:
+    """From which revision on a program works with the schema."""
+    path = tmp_path / "store.db"
+    migrate.upgrade(path)
+    with sqlite3.connect(path) as db:
+        assert db.execute("SELECT * FROM store_schema").fetchall() == [(1, migrate.WORKS_FROM)]
+    db.close()
 
 
 def test_an_old_schema_names_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,7 +148,7 @@ def test_an_old_schema_names_the_command(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 async def test_a_migration_under_a_running_gateway_stops_its_changes(tmp_path: Path) -> None:
-    """Every change is refused before it writes; an index or a VACUUM is no migration."""
+    """Every change is refused before it writes, unless only something was added."""
     path = tmp_path / "store.db"
     server_key = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
     settings = Settings.model_validate({"database": path, "server_key": server_key})
@@ -79,9 +168,15 @@ async def test_a_migration_under_a_running_gateway_stops_its_changes(tmp_path: P
             "UPDATE alembic_version SET version_num = '9999'",
             "COMMIT",
         )
+        await db.run(add, "between")
+        elsewhere(
+            "CREATE TABLE taken (id INT)",
+            "UPDATE store_schema SET works_from = '9999'",
+            "DROP TABLE taken",
+        )
         with pytest.raises(SchemaMismatch, match="while this gateway ran"):
             await db.run(add, "after")
-    assert committed(path) == {"before"}
+    assert committed(path) == {"before", "between"}
 
 
 def test_two_processes_may_prepare_at_once(tmp_path: Path) -> None:

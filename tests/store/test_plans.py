@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.model import Status
 from gateway.store import (
     batches,
     deliveries,
@@ -15,10 +16,12 @@ from gateway.store import (
     erasure,
     events,
     inbox,
+    overview,
     payouts,
     quotes,
     receipts,
     returns,
+    users,
 )
 from gateway.store.database import Query
 
@@ -47,6 +50,16 @@ def db(path: Path) -> sqlite3.Connection:
         pytest.param(inbox._OLD_WEBHOOKS[True], ["ix_inbox_settled (settled_at<?)"]),
         pytest.param(inbox._STILL_OLD[True], ["(custodian=? AND dedup_key=?)"]),
         pytest.param(inbox._DROPS[0], ["ix_inbox_refs_webhook (custodian=? AND dedup_key=?)"]),
+        pytest.param(overview._TOLD, ["ix_payouts_org_mode_created (org=? AND mode=?"]),
+        pytest.param(overview._WAITING, ["ix_payouts_status (status=?)"]),
+        pytest.param(overview._LAGS, ["ix_events_org_mode_position (org=? AND mode=?"]),
+        pytest.param(overview._NEXT_KIND, ["refs USING COVERING INDEX", "(custodian,kind)>(?,?)"]),
+        pytest.param(overview._BY_HASH, ["(tx_hash=?)"]),
+        pytest.param(overview._ACTS, ["(org=? AND number<?)"]),
+        pytest.param(overview._PENDING, [_PENDING]),
+        pytest.param(overview._search("reference"), ["ix_payouts_org_mode_reference_key"]),
+        pytest.param(overview._search("external_ref"), ["ix_payouts_org_mode_external_ref"]),
+        pytest.param(users._SESSION, ["sessions", "(digest=?)", "users", "(id=?)"]),
         pytest.param(quotes._PURGE, ["ix_quotes_unused (expires_at<?)"]),
         pytest.param(erasure._erasable(False, False), ["ix_payouts_ended (updated_at<?)"]),
         pytest.param(erasure._EVENTS, ["(payout_id=?)"]),
@@ -63,6 +76,8 @@ def db(path: Path) -> sqlite3.Connection:
         pytest.param(returns._NEXT, ["ix_delivered_looks_due (custodian=?)"]),
         pytest.param(returns._WAKE, ["ix_execution_items_payout (payout_id=?)"]),
         pytest.param(inbox._NEW, ["ix_inbox_new"]),
+        pytest.param(payouts._counted(Status.PENDING), ["ix_payouts_status (status=?)"]),
+        pytest.param(payouts._counted(Status.BROADCAST), ["ix_payouts_status (status=?)"]),
         pytest.param(deliveries._WITH_PENDING, [_PENDING]),
         pytest.param(deliveries._CLAIM, [f"{_PENDING} AND due_at<?)", "PRIMARY KEY (position=?)"]),
         pytest.param(deliveries._SKIP, [_PENDING]),
@@ -95,5 +110,5 @@ def test_it_searches_by_a_key(db: sqlite3.Connection, query: Query, wanted: list
     assert not [
         step
         for step in scanned
-        if not re.search(r"VIRTUAL TABLE|SCAN endpoints|ix_inbox_new", step)
+        if not re.search(r"VIRTUAL TABLE|SCAN endpoints|ix_inbox_new|SCAN counted", step)
     ], plan

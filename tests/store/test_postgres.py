@@ -208,6 +208,23 @@ async def test_increments_are_never_lost(server: Server) -> None:
 
 
 @pytest.mark.parametrize("lose", ["before", "after"])
+async def test_a_mark_whose_commit_was_asked_for_is_told(
+    server: Server, folder: Path, lose: str
+) -> None:
+    """This process has seen it: an older copy that is put in place of the database lacks it."""
+    marks: list[int] = []
+    async with (
+        in_front_of(server, folder) as (proxy, through),
+        PostgresDatabase(through, marked=marks.append) as db,
+    ):
+        await db.run(add, "first")
+        commits, proxy.lose = db.commits, lose
+        await db.run(add_marked, "a", 7)
+        assert (proxy.commits_lost, marks) == (1, [7])
+        assert db.commits == commits + 1
+
+
+@pytest.mark.parametrize("lose", ["before", "after"])
 async def test_a_commit_of_unknown_outcome_is_asked_for(
     server: Server, folder: Path, lose: str
 ) -> None:
@@ -228,6 +245,39 @@ async def test_a_commit_of_unknown_outcome_is_asked_for(
         assert ran == (["second"] if lose == "after" else ["second", "second"])
         await db.run(note, "third")
         assert await db.read(names) == ["first", "second", "third"]
+
+
+async def test_a_commit_that_is_still_at_work_is_waited_for(server: Server) -> None:
+    """The server goes on with a transaction whose connection is lost: its token is read after it has ended."""
+    async with PostgresDatabase(server) as db:
+        await db.run(add, "a")
+        lane = db._writers._writing[False]
+        other = Connection(server)
+        await other.open()
+        await other.execute("BEGIN")
+        await other.execute(f"UPDATE store_writers SET token = 'lost' WHERE id = '{lane._name}'")
+        asked = asyncio.create_task(lane._is_committed("lost", RuntimeError()))
+        waits = "SELECT 1 FROM pg_locks WHERE NOT granted"
+        while not asked.done() and not await other.rows(waits):
+            await asyncio.sleep(0)
+        await other.commit()
+        assert await asked
+        await other.close()
+
+
+async def test_a_writer_whose_row_is_gone_makes_it_again(server: Server) -> None:
+    """After a long rest another process has deleted it: the group is run again, and nothing is lost."""
+    async with PostgresDatabase(server) as db:
+        await db.run(add, "a")
+        postgres.execute(server.url, "DELETE FROM store_writers")
+        assert await db.run(add, "b") == "b"
+        assert await db.read(names) == ["a", "b"]
+
+
+async def test_another_process_may_always_have_committed(db: PostgresDatabase) -> None:
+    """Each look says so: a heartbeat wakes the loops, also where a notification was lost."""
+    first = db.foreign_commits
+    assert db.foreign_commits != first
 
 
 async def test_nothing_is_assumed_where_nobody_answers(
@@ -363,17 +413,25 @@ async def test_what_loses_commits_is_refused(server: Server) -> None:
 
 
 async def test_a_schema_that_changes_meanwhile_stops_writing(server: Server) -> None:
-    """Another program version upgrades the database: nothing more is written."""
-    async with PostgresDatabase(server, revision=migrate.head_revision()) as db:
+    """Another program version takes something away from the schema: nothing more is written.
+
+    One that only adds to it does not.
+    """
+    head = migrate.head_revision()
+    async with PostgresDatabase(server, revision=head) as db:
         await db.run(add, "a")
         postgres.execute(server.url, "UPDATE alembic_version SET version_num = '9999'")
         try:
+            await db.run(add, "b")
+            postgres.execute(server.url, "UPDATE store_schema SET works_from = '9999'")
             with pytest.raises(SchemaMismatch, match="9999"):
-                await db.run(add, "b")
-            assert await db.read(names) == ["a"]
+                await db.run(add, "c")
+            assert await db.read(names) == ["a", "b"]
         finally:
             postgres.execute(
-                server.url, f"UPDATE alembic_version SET version_num = '{migrate.head_revision()}'"
+                server.url,
+                f"UPDATE alembic_version SET version_num = '{head}'",
+                f"UPDATE store_schema SET works_from = '{migrate.WORKS_FROM}'",
             )
 
 

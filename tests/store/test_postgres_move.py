@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,13 @@ async def run(settings: Settings, server: Server) -> list[Moved]:
     )
 
 
+def tables_of(server: Server) -> list[object]:
+    """Return the tables of a target."""
+    return postgres.execute(
+        server.url, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
+    )
+
+
 async def test_every_row_is_moved(settings: Settings, server: Server) -> None:
     """The target has all of it and goes on with the numbers; the file is frozen, for everybody."""
     async with open_database(settings) as db:
@@ -100,12 +109,52 @@ async def test_a_move_that_fails_is_begun_again(
     (row,) = postgres.execute(server.url, "SELECT count(*) AS n FROM payouts")
     assert row["n"] == 0
     async with open_database(settings) as db:
-        assert "was moved to" in str(await db.read(frozen))
+        assert "is being moved to" in str(await db.read(frozen))
     done = {each.table: each.rows for each in await run(settings, server)}
     assert done["payouts"] == 3
     target = Settings.model_validate({"database": server.url, "server_key": KEY})
     async with open_database(target) as db:
         assert await db.read(frozen) is None
+
+
+async def test_an_older_copy_is_not_moved(settings: Settings, server: Server) -> None:
+    """Its state file knows of newer marks: the target would make those calls again."""
+    async with open_database(settings) as db:
+        await db.run(fill)
+    state_file_of(settings, runtime_of(SetClock())).rewrite(99)
+    with pytest.raises(NotMovedError, match=r"older copy.*db adopt"):
+        await run(settings, server)
+    assert tables_of(server) == []
+    async with open_database(settings) as db:
+        assert "older copy" in str(await db.read(frozen))
+    with pytest.raises(NotMovedError, match="older copy"):
+        await run(settings, server)
+
+
+@pytest.mark.parametrize("away", ["copied", "without its state file"])
+async def test_a_copied_file_is_not_moved(settings: Settings, server: Server, away: str) -> None:
+    """Nobody knows what it lacks, before a gateway has opened it as well."""
+    async with open_database(settings) as db:
+        await db.run(fill)
+    if away == "copied":
+        shutil.copy(settings.database, settings.database.with_suffix(".copy"))
+        settings.database.with_suffix(".copy").replace(settings.database)
+    else:
+        state_file_of(settings, runtime_of(SetClock())).path.unlink()
+    with pytest.raises(NotMovedError, match="is frozen: the state file"):
+        await run(settings, server)
+    assert tables_of(server) == []
+
+
+async def test_what_was_moved_is_not_moved_again(settings: Settings, server: Server) -> None:
+    """The target was used, and is another empty database now: the file knows nothing of that use."""
+    async with open_database(settings) as db:
+        await db.run(fill)
+    await run(settings, server)
+    with postgres.fresh(prepared=False) as other:
+        with pytest.raises(NotMovedError, match="was moved to"):
+            await run(settings, replace(other, label=server.label))
+        assert tables_of(other) == []
 
 
 async def test_what_is_not_empty_is_not_written_to(settings: Settings, server: Server) -> None:

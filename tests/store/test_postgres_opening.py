@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from gateway.store.postgres import opening, schema
 from gateway.store.postgres.cluster import difference
 from gateway.store.postgres.connection import Server
 from gateway.store.postgres.errors import Unavailable
-from gateway.store.state import frozen, state_row
+from gateway.store.state import advance, frozen, state_row
 from tests import postgres
 from tests.clock import SetClock
 from tests.store.faulty import add, names
@@ -85,7 +86,7 @@ async def test_both_stores_have_the_same_tables(server: Server, tmp_path: Any) -
             server.url,
             "SELECT table_name, column_name FROM information_schema.columns "
             "WHERE table_schema = 'public' AND table_name NOT LIKE 'store\\_%' "
-            "OR table_name = 'store_state'",
+            "OR table_name IN ('store_state', 'store_schema')",
         )
     }
     connection = sqlite3.connect(path)
@@ -116,11 +117,18 @@ async def test_tables_of_something_else_are_left_alone(empty: Server) -> None:
     assert row["n"] == 1
 
 
-@pytest.mark.parametrize(("revision", "words"), [("0009", "db upgrade"), ("9999", "newer")])
+@pytest.mark.parametrize(
+    ("revision", "words"),
+    [("0009", "does not know it"), ("0013", "db upgrade"), ("9999", "newer")],
+)
 async def test_another_schema_is_refused(empty: Server, revision: str, words: str) -> None:
     """An older one and a newer one, with what to do."""
     await schema.prepare(empty)
-    postgres.execute(empty.url, f"UPDATE alembic_version SET version_num = '{revision}'")
+    postgres.execute(
+        empty.url,
+        f"UPDATE alembic_version SET version_num = '{revision}'",
+        f"UPDATE store_schema SET works_from = '{revision}'",
+    )
     for way in (opened(empty), open_to_read(settings_of(empty))):
         with pytest.raises(SchemaMismatch, match=words):
             async with way:
@@ -234,6 +242,56 @@ async def test_a_copy_of_the_database_is_frozen(server: Server) -> None:
         postgres.drop(copy.url)
 
 
+async def test_a_dump_that_is_restored_into_the_same_database(
+    server: Server, tmp_path: Path
+) -> None:
+    """Cluster, timeline and database are the same ones; the tables are not, and lack what came since."""
+    async with opened(server) as db:
+        await db.run(add_payout)
+    dump = tmp_path / "payouts.dump"
+    postgres.program("pg_dump", "--format=custom", f"--file={dump}", server.url)
+    async with opened(server) as db:
+        await db.run(advance)
+        assert await db.read(frozen) is None
+    postgres.program(
+        "pg_restore", "--clean", "--if-exists", "--exit-on-error", f"--dbname={server.url}", dump
+    )
+    async with opened(server) as db:
+        row = await db.read(state_row)
+        assert (row["marks"], "a dump was restored" in str(row["frozen"])) == (0, True)
+
+
+async def test_a_dump_that_is_restored_under_a_gateway(server: Server, tmp_path: Path) -> None:
+    """It is seen in the first commit, before anything is written."""
+    async with opened(server) as db:
+        await db.run(add_payout)
+        dump = tmp_path / "payouts.dump"
+        postgres.program("pg_dump", "--format=custom", f"--file={dump}", server.url)
+        await db.run(advance)
+        postgres.program(
+            "pg_restore",
+            "--clean",
+            "--if-exists",
+            "--exit-on-error",
+            f"--dbname={server.url}",
+            dump,
+        )
+        await db.run(add, "a")
+        assert "a dump was restored" in str(await db.read(frozen))
+
+
+async def test_a_database_that_was_named_without_its_tables(server: Server) -> None:
+    """As an earlier program has stored it: it is taken as it is, and named in full from then on."""
+    async with opened(server) as db:
+        await db.run(add_payout)
+    (row,) = postgres.execute(server.url, "SELECT identity FROM store_cluster")
+    short = row["identity"].rsplit("/", 1)[0]
+    postgres.execute(server.url, f"UPDATE store_cluster SET identity = '{short}'")
+    async with opened(server) as db:
+        assert await db.read(frozen) is None
+    assert postgres.execute(server.url, "SELECT identity FROM store_cluster") == [row]
+
+
 async def test_a_copy_without_payouts_is_taken_as_it_is(server: Server) -> None:
     """There is nothing that it could pay twice."""
     async with opened(server):
@@ -284,6 +342,7 @@ async def test_a_database_that_is_exchanged_under_a_gateway(server: Server) -> N
 @pytest.mark.parametrize(
     ("known", "words"),
     [
+        ("7/00000003/16384/4", "a dump was restored into it"),
         ("7/00000002/16384", "timeline 3 of the cluster, and the database was used on timeline 2"),
         ("8/00000003/16384", "another PostgreSQL cluster"),
         ("7/00000003/16385", "another database of the cluster"),
@@ -291,7 +350,7 @@ async def test_a_database_that_is_exchanged_under_a_gateway(server: Server) -> N
 )
 def test_the_reason_is_told(known: str, words: str) -> None:
     """A promotion, a restored dump, a copy."""
-    assert words in difference(known, "7/00000003/16384")
+    assert words in difference(known, "7/00000003/16384/5")
 
 
 # --- Time --------------------------------------------------------------------------------------------------

@@ -68,6 +68,7 @@ GROWING = {
     "payouts",
     "quotes",
     "refs",
+    "reservations",
 }
 #: Indexes of what is open, and of nothing else: short, however many payouts there were.
 OF_WHAT_IS_OPEN = (

@@ -35,6 +35,7 @@ def fill(queue: FairQueue, ready: list[Ready], now: float, have: int = 1000) -> 
     claims = [
         claim(endpoint_id, n) for endpoint_id, count in wanted for n in range(min(count, have))
     ]
+    queue.found(wanted, claims)
     queue.claimed(wanted, claims)
     return Counter(each.endpoint_id for each in claims)
 
@@ -161,6 +162,7 @@ def test_what_would_outlive_its_lease_is_left() -> None:
     """A try that could end after the lease would be made twice: it is not begun."""
     queue = FairQueue(10, 4, TIMEOUT_S)
     wanted = queue.share([Ready("a", "o", 100)], 0)
+    queue.found(wanted, [claim("a", until=60)])
     queue.claimed(wanted, [claim("a", until=60)])
     assert begun(queue, 46) == {}
     assert queue.share([Ready("a", "o", 100)], 46) == [("a", 1)]
@@ -217,3 +219,60 @@ def test_a_few_begin_at_a_time_and_nobody_loses_a_turn() -> None:
     assert [len(each) for each in calls] == [3, 3, 3, 1]
     order = [name for call in calls for name in call]
     assert sorted(order[:5]) == sorted(order[5:]) == names
+
+
+def proven(endpoint_id: str) -> tuple[FairQueue, list[Ready]]:
+    """Return a queue with an endpoint that has answered once, two at a time and 32 in all."""
+    queue, ready = FairQueue(8, 2, TIMEOUT_S), [Ready(endpoint_id, "o", 1000)]
+    fill(queue, ready, 0)
+    begun(queue, 0)
+    answered(queue, endpoint_id)
+    return queue, ready
+
+
+def reserved(queue: FairQueue, count: int) -> bool:
+    """Whether there is room for so many new deliveries; it is given back."""
+    found = queue.reserve("o", count, 1, lambda _: True)
+    queue.release(found, count)
+    return bool(found)
+
+
+def test_room_is_kept_for_what_a_claim_has_found_before_its_commit() -> None:
+    """What is published meanwhile is handed over, and does not need the next claim."""
+    queue, ready = proven("a")
+    wanted = queue.share(ready, 1)
+    assert not reserved(queue, 1)
+    found = [claim("a", 1), claim("a", 2)]
+    queue.found(wanted, found)
+    assert not reserved(queue, 31)
+    assert reserved(queue, 30)
+    queue.claimed(wanted, found)
+    assert not reserved(queue, 31)
+    assert begun(queue, 1) == {"a": 2}
+
+
+def test_a_claim_that_is_undone_gives_its_room_back() -> None:
+    """What it found is still in the store: its turn comes before anything new."""
+    queue, ready = proven("a")
+    wanted = queue.share(ready, 1)
+    queue.found(wanted, [claim("a")])
+    queue.claimed(wanted, [claim("a")], committed=False)
+    assert not reserved(queue, 1)
+    assert not begun(queue, 1)
+    fill(queue, ready, 1, have=0)
+    assert reserved(queue, 32)
+
+
+def test_a_queue_is_filled_again_once_it_is_half_empty() -> None:
+    """And not each time that there is room for one."""
+    queue, ready = proven("a")
+    assert fill(queue, ready, 1) == {"a": 32}
+    assert begun(queue, 1) == {"a": 2}
+    hungry = [False]
+    for _ in range(14):
+        assert not hungry[-1]
+        assert queue.share(ready, 1) == []
+        hungry.append(queue.ended("a", 0.01, answered=True))
+        begun(queue, 1)
+    assert hungry[-1] or queue.ended("a", 0.01, answered=True)
+    assert fill(queue, ready, 1)["a"] > 8

@@ -266,3 +266,17 @@ async def test_the_tries_of_an_org_give_way_to_a_request_of_another(bench: Bench
             await bench.clock.advance(PACE_S)
             await until(lambda: len(made.tries) == 40 + BURST + 1)
         await until(lambda: len(made.tries) == 80)
+
+
+async def test_a_new_secret_signs_the_next_delivery(bench: Bench) -> None:
+    """What is kept of an endpoint is read again after a change by this process, at once."""
+    async with hook() as made, delivering(bench) as deliveries:
+        endpoint = await subscribe(bench, made.url)
+        for count in range(1, 4):
+            await bench.accept()
+            deliveries.wakeup.ring()
+            await until(lambda count=count: len(made.tries) == count)  # type: ignore[misc]
+            signatures = made.tries[-1][2]["webhook-signature"].split()
+            assert len(signatures) == count
+            if count < 3:
+                await bench.db.run(deliveries._endpoints.rotate, bench.caller, endpoint.id, 3600)

@@ -2,9 +2,10 @@
 
 A database that came back from a copy looks healthy, and would make calls again that it does not remember.
 On PostgreSQL the copy runs in another cluster, on another timeline (each promotion of a standby and each
-recovery to a point in time begins one), or under another database. The store holds what it was last, and
-each commit compares it with what the server says in the same statement. A copy of a whole volume keeps
-all three; it needs `db adopt`.
+recovery to a point in time begins one), under another database, or in tables that were made again: a dump
+that was restored into the same database. The store holds what it was last, and each commit compares it with
+what the server says in the same statement. A copy of a whole volume keeps all four, and so does a restore
+of the rows alone; they need `db adopt`.
 """
 
 from __future__ import annotations
@@ -51,9 +52,18 @@ def difference(known: str, here: str) -> str:
             f"this is timeline {int(now[1], 16)} of the cluster, and the database was used on timeline "
             f"{int(before[1], 16)}: a standby was promoted, or it was recovered to a point in time"
         )
-    else:
+    elif before[2] != now[2]:
         told = "this is another database of the cluster: it was copied or restored"
+    else:
+        told = (
+            "the tables of the database are not those that were used: a dump was restored into it"
+        )
     return f"{told}; marks may be missing"
+
+
+def _names(known: str, here: str) -> bool:
+    """Whether a server was stored without its tables, as an earlier program did it, and is this one."""
+    return here.rpartition("/")[0] == known
 
 
 class Cluster(StateFile):
@@ -110,6 +120,8 @@ class Cluster(StateFile):
         known, here = await self.look(tx)
         if known is None:
             await tx.all(_FIRST, id=1, identity=here)
+        elif _names(known, here):
+            await tx.all(_NOW_IT_IS, new=here)
         elif known != here and (await state_row(tx))["used"]:
             await self._freeze(tx)
         elif known != here:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ParamSpec, Self, TypeVar
 
-from gateway.errors import SchemaMismatch
+from gateway.store import migrate
 from gateway.store.connection import WriteFault
 from gateway.store.database import Database
 from gateway.store.lanes import Lanes
@@ -50,7 +50,7 @@ class PostgresDatabase(Database):
     - `group_s`: how long a group of changes may go on; the rest of it joins the next group.
     - `fault`: called with the text of each statement right before it is sent; a test raises.
     - `marked`: called with the highest moving mark of each group that is committed.
-    - `revision`: the schema that this program works with; nothing is written under another one.
+    - `revision`: the schema that this program works with; nothing is written under one that it does not fit.
     - `check_identity`: called right before each commit with what the database is (`schema.IDENTITY`);
       what it raises undoes the group.
     - `guard`: returns a store function to run before every group, or None.
@@ -220,12 +220,10 @@ class PostgresDatabase(Database):
                     raise
         raise AssertionError
 
-    def _before_commit(self, revision: str | None, here: str) -> None:
-        if self._revision is not None and revision != self._revision:
-            raise SchemaMismatch(
-                f"the database was changed to schema {revision or 'none'} while this gateway ran, and it "
-                f"works with {self._revision}. It stops; start the program version that fits the database."
-            )
+    def _before_commit(self, revision: str | None, works_from: str | None, here: str) -> None:
+        own = self._revision
+        if own is not None and not migrate.is_usable(revision, works_from, own):
+            raise migrate.changed(revision, own)
         self._check_identity(here)
 
     def _check(self) -> None:

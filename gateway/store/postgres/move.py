@@ -1,7 +1,8 @@
 """Move a SQLite database to PostgreSQL: offline, in one transaction, compared row by row.
 
 Whatever fails, the target is as empty as before, and the move is begun again. The file is frozen before
-the target is committed: at no moment can both be used.
+the target is committed: at no moment can both be used. Once it is committed the file is never moved again:
+it knows nothing of what was done since. Nor is a file that its state file says to be an older copy.
 """
 
 from __future__ import annotations
@@ -25,10 +26,12 @@ from gateway.store.postgres import schema
 from gateway.store.postgres.connection import Server
 from gateway.store.schema import metadata
 from gateway.store.state import DATABASE, FROZEN
-from gateway.store.state_file import StateFile
+from gateway.store.state_file import MOVED_TO, StateFile, judge, next_step
 
 #: Rows per step.
 _AT_ONCE = 2000
+#: Tables that a new database has a row in.
+_MADE_WITH_ROWS = ("store_state", "store_schema")
 #: Columns with a number that the database gives, and the sequence that gives it.
 _NUMBERED = (("events", "position"), ("heartbeats", "id"))
 
@@ -48,7 +51,12 @@ class Moved:
 
 def reason_of(server: Server) -> str:
     """Return why the file is frozen after the move."""
-    return f"the database was moved to {server.label}: this file is what was left"
+    return f"{MOVED_TO} {server.label}: this file is what was left"
+
+
+def begun_reason_of(server: Server) -> str:
+    """Return why the file is frozen from right before the commit in the target until right after it."""
+    return f"the database is being moved to {server.label}: run db move again if it has stopped"
 
 
 async def move(  # noqa: PLR0913 - both sides, and who moves
@@ -70,14 +78,14 @@ async def move(  # noqa: PLR0913 - both sides, and who moves
     if revision is None:
         raise NotMovedError(f"there is no database {path}")
     migrate.require_head(path, revision)
-    await schema.prepare(server)
-    reason = reason_of(server)
+    begun = begun_reason_of(server)
     uri = f"{path.absolute().as_uri()}?mode=rw"  # noqa: ASYNC240 - nothing else runs meanwhile
     with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as source:
         source.execute("PRAGMA synchronous=FULL")
-        (frozen,) = source.execute("SELECT frozen FROM store_state").fetchone()
-        if frozen not in {None, reason}:
-            raise NotMovedError(f"{path} is frozen: {frozen}")
+        frozen = _why_frozen(source, state_file)
+        if frozen not in {None, begun}:
+            raise NotMovedError(f"{path} is frozen: {frozen}. Next: {next_step(frozen)}")
+        await schema.prepare(server)
         try:
             connection = await asyncpg.connect(server.url, timeout=server.connect_s)
         except (OSError, asyncpg.PostgresError) as error:
@@ -91,12 +99,25 @@ async def move(  # noqa: PLR0913 - both sides, and who moves
                 await connection.execute("UPDATE store_state SET frozen = NULL, witnessed = 0")
                 await _go_on_numbering(source, connection)
                 # From here on the file is not used any more, whatever becomes of the commit.
-                _freeze(source, state_file, reason, operator, ids, at)
+                _freeze(source, state_file, begun, operator, ids, at)
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
             raise NotMovedError(f"{server.label}: {error}") from error
         finally:
             await connection.close(timeout=5)
+        _freeze(source, state_file, reason_of(server), operator, ids, at)
     return moved
+
+
+def _why_frozen(source: sqlite3.Connection, state_file: StateFile) -> str | None:
+    """Return why the file must not be used, also where no gateway has opened it since. StateFileError."""
+    marks, witnessed, frozen = source.execute(
+        "SELECT marks, witnessed, frozen FROM store_state"
+    ).fetchone()
+    if frozen is not None:
+        return str(frozen)
+    used = marks > 0 or source.execute("SELECT 1 FROM payouts LIMIT 1").fetchone() is not None
+    here = state_file.database_file()
+    return judge(state_file.read(), here, marks, witnessed=bool(witnessed), used=used).frozen
 
 
 async def _refuse_rows(connection: Any, server: Server) -> None:
@@ -104,14 +125,14 @@ async def _refuse_rows(connection: Any, server: Server) -> None:
     if not await connection.fetchval(f"SELECT pg_try_advisory_xact_lock({schema.LOCK})"):
         raise NotMovedError(f"{server.label} is in use: stop every gateway on it")
     for table in metadata.sorted_tables:
-        if table.name == "store_state":
+        if table.name in _MADE_WITH_ROWS:
             continue
         if await connection.fetchval(f'SELECT 1 FROM "{table.name}" LIMIT 1') is not None:  # noqa: S608 - names of our own
             raise NotMovedError(
                 f"{server.label} has rows in {table.name} already: name an empty database"
             )
-    await connection.execute("DELETE FROM store_state")
-    await connection.execute("DELETE FROM store_cluster")
+    for name in (*_MADE_WITH_ROWS, "store_cluster"):
+        await connection.execute(f"DELETE FROM {name}")  # noqa: S608 - names of our own
 
 
 async def _copy(source: sqlite3.Connection, connection: Any, table: Table) -> Moved:
@@ -167,7 +188,7 @@ def _freeze(  # noqa: PLR0913 - what the audit log needs
     source: sqlite3.Connection, state_file: StateFile, reason: str, operator: str, ids: Ids, at: int
 ) -> None:
     (marks, frozen) = source.execute("SELECT marks, frozen FROM store_state").fetchone()
-    if frozen is None:
+    if frozen != reason:
         source.execute("BEGIN IMMEDIATE")
         source.execute("UPDATE store_state SET frozen = ?", (reason,))
         add_to_copy(

@@ -39,6 +39,25 @@ def prepare(url: PostgresUrl) -> tuple[str | None, str]:
     return asyncio.run(schema.prepare(server_of(url)))
 
 
+def upgrade(url: PostgresUrl) -> tuple[str | None, str]:
+    """Bring a database to this program's schema; return its revision before and after.
+
+    SchemaMismatch where it has another program's tables; StoreUnusable; InUse where it is wanted alone.
+    """
+
+    async def work() -> tuple[str | None, str]:
+        server = server_of(url)
+        async with _taken(server, own=url.label in _alone):
+            return await schema.upgrade(server)
+
+    return asyncio.run(work())
+
+
+def may_run_beside(url: PostgresUrl) -> bool:
+    """Whether every gateway that may run on a database can go on while it is upgraded."""
+    return asyncio.run(schema.may_run_beside(server_of(url)))
+
+
 @contextmanager
 def alone(url: PostgresUrl) -> Iterator[None]:
     """Have what this process opens meanwhile alone: InUse, when it opens it, where another one has it."""
@@ -83,12 +102,12 @@ async def open_postgres_to_read(
 ) -> AsyncIterator[PostgresDatabase]:
     """Open the store to be read: nothing is made, upgraded, frozen or compared."""
     server = server_of(url)
-    revision = await schema.current_revision(server)
-    if revision is None:
+    found = await schema.look(server)
+    if found is None:
         raise StoreUnusable(
             f"the database {server.label} is empty; `payout-gateway db upgrade` makes its tables"
         )
-    schema.require_head(server, revision)
+    schema.require_head(server, found)
     with told(server):
         async with PostgresDatabase(server, untouched=True) as db:
             if runtime is not None:
@@ -156,4 +175,12 @@ async def _taken(server: Server, *, own: bool) -> AsyncIterator[None]:
         await connection.close()
 
 
-__all__ = ["alone", "compare", "open_postgres", "open_postgres_to_read", "prepare"]
+__all__ = [
+    "alone",
+    "compare",
+    "may_run_beside",
+    "open_postgres",
+    "open_postgres_to_read",
+    "prepare",
+    "upgrade",
+]

@@ -1,8 +1,14 @@
-"""The schema on PostgreSQL: made at once at the newest revision, beside what only PostgreSQL needs."""
+"""The schema on PostgreSQL: made at once at the newest revision, or upgraded by the same migrations.
+
+Beside the tables of both stores there is what only PostgreSQL needs.
+"""
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 
 from sqlalchemy.schema import CreateIndex, CreateTable
 
@@ -15,11 +21,13 @@ from gateway.store.postgres_dialect import DIALECT
 from gateway.store.schema import metadata
 
 #: What names this very database: the cluster, its timeline (another one after each promotion and each
-#: recovery to a point in time), the database in it.
+#: recovery to a point in time), the database in it, and its tables: a dump that is restored into the same
+#: database makes them again.
 IDENTITY = (
     "(SELECT system_identifier FROM pg_control_system())::text || '/' || "
     "substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) || '/' || "
-    "(SELECT oid FROM pg_database WHERE datname = current_database())::text"
+    "(SELECT oid FROM pg_database WHERE datname = current_database())::text || '/' || "
+    "coalesce(to_regclass('store_cluster')::oid::text, '')"
 )
 #: Held while the schema is made, and while commands have the database alone.
 LOCK = 7_812_730_952
@@ -41,12 +49,23 @@ _OF_POSTGRES = (
     FOR EACH STATEMENT EXECUTE FUNCTION audit_log_is_append_only()""",
     f"""INSERT INTO store_state (id, marks, gate_version, frozen, accepting, witnessed)
     VALUES (1, 0, {GATE_VERSION}, NULL, 1, 0)""",  # noqa: S608 - a number of our own
+    f"INSERT INTO store_schema (id, works_from) VALUES (1, '{migrate.WORKS_FROM}')",  # noqa: S608 - as above
 )
 _TABLES = (
     "SELECT c.relname AS name FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
     "WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND n.nspname = current_schema()"
 )
 _REVISION = "SELECT version_num FROM alembic_version"
+_WORKS_FROM = "SELECT works_from FROM store_schema WHERE id = 1"
+_UPGRADED = "UPDATE alembic_version SET version_num = $1"
+#: Of gateways that have not signed off, the oldest schema that one of them is made for.
+_OLDEST_RUNNING = "SELECT min(schema_to) AS oldest FROM gateways WHERE stopped_at IS NULL"
+#: The first revision of a PostgreSQL database.
+FIRST = "0013"
+#: A statement of an upgrade may take long on a large table. Waiting for a lock it is given up soon, and
+#: tried again: whoever waits for it meanwhile would hold up everybody who comes later.
+_PATIENCE_S, _LOCK_S, _TRIES, _PAUSE_S = 3600.0, 2, 15, 1.0
+_LOCKED = "55P03"
 
 
 @cache
@@ -54,8 +73,7 @@ def statements() -> tuple[str, ...]:
     """Return what makes the schema."""
     made: list[str] = []
     for table in metadata.sorted_tables:
-        text = str(CreateTable(table).compile(dialect=DIALECT))
-        made.append(text.replace(" SERIAL ", " BIGSERIAL "))
+        made.append(str(CreateTable(table).compile(dialect=DIALECT)))
         made += [
             str(CreateIndex(index).compile(dialect=DIALECT))
             for index in sorted(table.indexes, key=lambda each: str(each.name))
@@ -63,12 +81,21 @@ def statements() -> tuple[str, ...]:
     return (*made, *_OF_POSTGRES)
 
 
-async def current_revision(server: Server) -> str | None:
-    """Return the revision of a database; None where it is empty. StoreUnusable, SchemaMismatch."""
+@dataclass(frozen=True)
+class Found:
+    """The schema of a database."""
+
+    revision: str
+    #: the oldest revision whose programs can work with it; None: it does not say
+    works_from: str | None
+
+
+async def look(server: Server) -> Found | None:
+    """Return the schema of a database; None where it is empty. StoreUnusable, SchemaMismatch."""
     connection = Connection(server)
     try:
         await connection.open()
-        return await _revision(server, connection)
+        return await _found(server, connection)
     except (Unavailable, ConnectionLost) as error:
         raise unusable(server, error) from error
     finally:
@@ -78,8 +105,8 @@ async def current_revision(server: Server) -> str | None:
 async def prepare(server: Server) -> tuple[str | None, str]:
     """Make the schema in an empty database; return the revision before and after.
 
-    May be called by many processes at once. SchemaMismatch where the database has another schema, or
-    tables of something else; StoreUnusable.
+    May be called by many processes at once. SchemaMismatch where the database has a schema that this
+    program cannot work with, or tables of something else; StoreUnusable.
     """
     head = migrate.head_revision()
     connection = Connection(server)
@@ -87,29 +114,94 @@ async def prepare(server: Server) -> tuple[str | None, str]:
         await connection.open()
         await connection.execute("BEGIN")
         await connection.rows(_AT_ONE_TIME)
-        before = await _revision(server, connection)
+        before = await _found(server, connection)
         if before is None:
-            for text in statements():
-                await connection.execute(text)
-            await connection.rows("INSERT INTO alembic_version (version_num) VALUES ($1)", head)
+            await _make(connection, head)
         await connection.commit()
     except (Unavailable, ConnectionLost, Conflict) as error:
         raise unusable(server, error) from error
     finally:
         await connection.close()
-    require_head(server, before or head)
-    return before, head
+    if before is None:
+        return None, head
+    require_head(server, before)
+    return before.revision, before.revision
 
 
-def require_head(server: Server, revision: str) -> None:
-    """Raise SchemaMismatch where a database's revision is not the one that this program needs."""
-    head = migrate.head_revision()
-    if revision == head:
+async def upgrade(server: Server) -> tuple[str | None, str]:
+    """Bring the schema to this program's; return the revision before and after.
+
+    In one transaction: all of it is done or nothing. May be called twice, also by many processes at once.
+    Reads and changes wait for a moment. SchemaMismatch, StoreUnusable.
+    """
+    patient = replace(server, statement_s=_PATIENCE_S)
+    for left in reversed(range(_TRIES)):
+        connection = Connection(patient)
+        try:
+            await connection.open()
+            await connection.execute("BEGIN")
+            await connection.rows(_AT_ONE_TIME)
+            await connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_S}s'")
+            done = await _upgrade(server, connection)
+            await connection.commit()
+        except (Unavailable, ConnectionLost, Conflict) as error:
+            if not left or getattr(error.__cause__, "sqlstate", None) != _LOCKED:
+                raise unusable(server, error) from error
+        else:
+            return done
+        finally:
+            await connection.close()
+        await asyncio.sleep(_PAUSE_S)
+    raise AssertionError
+
+
+async def may_run_beside(server: Server) -> bool:
+    """Whether every gateway that may run on a database can go on while it is upgraded."""
+    connection = Connection(server)
+    try:
+        await connection.open()
+        found = await _found(server, connection)
+        if found is None or found.revision < migrate.WORKS_FROM:
+            return False
+        (row,) = await connection.rows(_OLDEST_RUNNING)
+        return row["oldest"] is None or row["oldest"] >= migrate.WORKS_FROM
+    except (Unavailable, ConnectionLost) as error:
+        raise unusable(server, error) from error
+    finally:
+        await connection.close()
+
+
+async def _make(connection: Connection, head: str) -> None:
+    for text in statements():
+        await connection.execute(text)
+    await connection.rows("INSERT INTO alembic_version (version_num) VALUES ($1)", head)
+
+
+async def _upgrade(server: Server, connection: Connection) -> tuple[str | None, str]:
+    found, head = await _found(server, connection), migrate.head_revision()
+    if found is None:
+        await _make(connection, head)
+        return None, head
+    if found.revision < FIRST or found.revision not in migrate.known_revisions(Path()):
+        require_head(server, found)
+        return found.revision, found.revision
+    for text in migrate.statements(DIALECT, found.revision):
+        await connection.execute(text)
+    await connection.rows(_UPGRADED, head)
+    return found.revision, head
+
+
+def require_head(server: Server, found: Found) -> None:
+    """Raise SchemaMismatch where a database's schema is not one that this program can work with."""
+    head, revision = migrate.head_revision(), found.revision
+    if migrate.is_usable(revision, found.works_from, head):
         return
     advice = (
-        "Stop every gateway on it, back it up, and run: payout-gateway db upgrade"
-        if revision < head
+        "Back it up, and run: payout-gateway db upgrade"
+        if FIRST <= revision < head
         else "It is newer; run the program version it was made with."
+        if revision > head
+        else "This program does not know it."
     )
     raise SchemaMismatch(
         f"the database {server.label} has schema {revision}, this program needs {head}. {advice}"
@@ -124,7 +216,7 @@ def unusable(server: Server, error: BaseException) -> StoreUnusable:
     return StoreUnusable(f"the database {server.label} cannot be used: {words}{told}")
 
 
-async def _revision(server: Server, connection: Connection) -> str | None:
+async def _found(server: Server, connection: Connection) -> Found | None:
     names = {row["name"] for row in await connection.rows(_TABLES)}
     if not names:
         return None
@@ -134,4 +226,8 @@ async def _revision(server: Server, connection: Connection) -> str | None:
             "empty database"
         )
     rows = await connection.rows(_REVISION)
-    return str(rows[0]["version_num"]) if rows else "none"
+    works_from = await connection.rows(_WORKS_FROM) if "store_schema" in names else []
+    return Found(
+        str(rows[0]["version_num"]) if rows else "none",
+        str(works_from[0]["works_from"]) if works_from else None,
+    )

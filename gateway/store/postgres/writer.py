@@ -60,7 +60,8 @@ _JOIN = f"SELECT pg_try_advisory_lock_shared({LOCK}) AS joined"
 _ENTER = "INSERT INTO store_writers (id, token) VALUES ($1, '') ON CONFLICT DO NOTHING"
 _TOKEN = (
     "UPDATE store_writers SET token = $2, at = now() WHERE id = $1 RETURNING "  # noqa: S105 - it names a group
-    "(SELECT version_num FROM alembic_version) AS revision, {identity} AS here"
+    "(SELECT version_num FROM alembic_version) AS revision, "
+    "(SELECT works_from FROM store_schema WHERE id = 1) AS works_from, {identity} AS here"
 )
 _ASK = "SELECT token FROM store_writers WHERE id = $1 FOR UPDATE"
 #: Rows of processes that were killed. One that still runs and wrote nothing for so long makes its own again.
@@ -120,8 +121,9 @@ class Hooks:
 
     #: an SQL expression that names this very database and server
     identity: str
-    #: called with revision and identity right before each commit; what it raises undoes the group
-    before_commit: Callable[[str | None, str], None]
+    #: called right before each commit with the schema's revision, from which one on it can be worked with,
+    #: and the identity; what it raises undoes the group
+    before_commit: Callable[[str | None, str | None, str], None]
     #: called with the highest moving mark of a group that is committed
     marked: Callable[[int], None]
     #: whether this process has the database alone: the others are shut out, and it is not
@@ -346,6 +348,7 @@ class _Lane:
             except _CommitLost as lost:
                 self.connection.drop()
                 if await self._is_committed(token, lost):
+                    self._committed(part)
                     self._settle(part)
                     return
             except BaseException:
@@ -398,7 +401,6 @@ class _Lane:
                 self._queue.extendleft(reversed(part[number:]))
                 del part[number:]
                 break
-        mark = max((each.mark for each in part if each.mark is not None), default=None)
         if wrote:
             rows = await connection.rows(
                 _TOKEN.format(identity=writers.hooks.identity), self._name, token
@@ -407,11 +409,18 @@ class _Lane:
                 # A server that has lost the row, or another one.
                 connection.drop()
                 raise ConnectionLost
-            writers.hooks.before_commit(rows[0]["revision"], rows[0]["here"])
+            (row,) = rows
+            writers.hooks.before_commit(row["revision"], row["works_from"], row["here"])
         await self._commit(wrote=wrote)
         if wrote:
-            writers.commits += 1
-            writers.fault = None
+            self._committed(part)
+
+    def _committed(self, part: list[_Change]) -> None:
+        """Note that changes are durable, before their callers go on."""
+        writers = self._writers
+        writers.commits += 1
+        writers.fault = None
+        mark = max((each.mark for each in part if each.mark is not None), default=None)
         if mark is not None:
             writers.hooks.marked(mark)
 

@@ -101,7 +101,7 @@ async def test_unknown_paths_and_methods_are_told_in_its_shape(space: Space) -> 
 async def test_every_fault_it_names_does_something(space: Space) -> None:
     """Keys are never used up by a failure here, so that there is no fault that burns one."""
     known = (await space.steer("GET", "faults"))["known"]
-    assert set(known) == {"transfer", "status", "webhook"}
+    assert set(known) == {"transfer", "status", "balances", "webhook"}
     assert "burn_key" not in known["transfer"]
 
 

@@ -1,0 +1,256 @@
+"""How states, reasons and acts are called in the panel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gateway.model import (
+    AddressDestination,
+    Attention,
+    BatchState,
+    CustodianAccountDestination,
+    Destination,
+    Payout,
+    PayoutAccountDestination,
+    Status,
+    SubStatus,
+)
+
+
+@dataclass(frozen=True)
+class Look:
+    """A state as a pill shows it: its colours, its icon and its word."""
+
+    kind: str
+    icon: str
+    word: str
+
+
+_STATUS: Mapping[Status, Look] = {
+    Status.PENDING: Look("mute", "clock", "Pending"),
+    Status.BROADCAST: Look("run", "arrow", "Broadcast"),
+    Status.DELIVERED: Look("ok", "tick", "Delivered"),
+    Status.FAILED: Look("bad", "cross", "Failed"),
+}
+_CHECKING = Look("chk", "magnifier", "Checking")
+_CODE = Look("act", "key", "Needs a code")
+
+
+def look_of(payout: Payout) -> Look:
+    """Return how a payout's state is shown. An unknown outcome is never shown as a failure."""
+    if payout.final:
+        return _STATUS[payout.status]
+    if payout.sub_status is SubStatus.OUTCOME_UNKNOWN:
+        return _CHECKING
+    if payout.sub_status is SubStatus.REQUIRES_ACTION:
+        return _CODE
+    return _STATUS[payout.status]
+
+
+_BATCH: Mapping[BatchState, Look] = {
+    BatchState.REQUESTED: Look("act", "clock", "Waits for you"),
+    BatchState.VERIFYING: Look("run", "arrow", "Checking lines"),
+    BatchState.AWAITING_FUNDS: Look("act", "clock", "Waits for funds"),
+    BatchState.EXECUTING: Look("run", "arrow", "Executing"),
+    BatchState.FINALIZED: Look("ok", "tick", "Finished"),
+    BatchState.FAILED: Look("bad", "cross", "Failed"),
+    BatchState.CANCELED: Look("mute", "dash", "Canceled"),
+}
+
+
+def look_of_batch(state: BatchState, *, executed: bool) -> Look:
+    """Return how a batch's state is shown."""
+    if state is BatchState.REQUESTED and executed:
+        return Look("mute", "clock", "Waits for its turn")
+    return _BATCH[state]
+
+
+def place_of(destination: Destination) -> str:
+    """Return what a destination names, without its type."""
+    if isinstance(destination, AddressDestination):
+        return destination.address
+    if isinstance(destination, CustodianAccountDestination):
+        return destination.id
+    if isinstance(destination, PayoutAccountDestination):
+        return destination.payout_account_id
+    return destination.payment_instructions_id
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why something needs attention: its colours, icon, sentence, and what to do."""
+
+    kind: str
+    icon: str
+    title: str
+    fix: str
+
+
+#: By code; worst first.
+ATTENTION: Mapping[Attention, Reason] = {
+    Attention.MISMATCH: Reason(
+        "bad",
+        "warn",
+        "The custodian names another amount, asset or payee",
+        "Compare the payout with the custodian's own record.",
+    ),
+    Attention.CONTRADICTION: Reason(
+        "bad",
+        "warn",
+        "The custodian contradicts a final status",
+        "Compare the payout with the custodian's own record; it may have been paid.",
+    ),
+    Attention.FOREIGN_REF: Reason(
+        "bad",
+        "warn",
+        "A transfer belongs to another payout",
+        "Find out at the custodian which payout the transfer pays.",
+    ),
+    Attention.ADOPTED: Reason(
+        "chk",
+        "magnifier",
+        "It may have been paid before the database was restored",
+        "Look for it at the custodian, then resolve it.",
+    ),
+    Attention.UNRESOLVED: Reason(
+        "chk",
+        "magnifier",
+        "The outcome stays unknown",
+        "Look at the custodian's own record, then resolve it.",
+    ),
+    Attention.CANNOT_LOOK: Reason(
+        "chk",
+        "magnifier",
+        "The outcome is unknown and cannot be asked for",
+        "Look at the custodian's own record, then resolve it.",
+    ),
+    Attention.RETURN_MISMATCH: Reason(
+        "bad", "warn", "A return that cannot be", "Compare it with the custodian's own record."
+    ),
+    Attention.RETURNED: Reason(
+        "act", "back", "Money came back after delivery", "Tell the recipient; pay again if needed."
+    ),
+    Attention.EARLY_NEWS: Reason(
+        "bad",
+        "warn",
+        "Money is said to move without a call of ours",
+        "Find out who has started the transfer at the custodian.",
+    ),
+    Attention.ITEM_ENDED: Reason(
+        "act", "warn", "A payout of a set has ended alone", "Decide about the others of the set."
+    ),
+    Attention.SAME_ACCOUNT: Reason(
+        "act",
+        "warn",
+        "The account was changed while an outcome is unknown",
+        "Set the account back, or declare it to be the same.",
+    ),
+    Attention.KEY_LIFE: Reason(
+        "act", "clock", "A repeat may soon be harmful", "Resolve the payout with evidence."
+    ),
+    Attention.CREDENTIALS_REFUSED: Reason(
+        "act",
+        "key",
+        "The custodian does not accept our credentials",
+        "Renew the credentials of the instance.",
+    ),
+    Attention.CUSTODIAN_UNREACHABLE: Reason(
+        "act", "warn", "The custodian cannot be reached", "Nothing is sent twice; wait or check it."
+    ),
+    Attention.CUSTODIAN_MISCONFIGURED: Reason(
+        "act", "warn", "The custodian does not know the call", "Check base address and plan."
+    ),
+    Attention.CUSTODIAN_REMOVED: Reason(
+        "act", "warn", "Its custodian is not configured any more", "Put the instance back."
+    ),
+    Attention.CLOCK_SKEW: Reason(
+        "act", "clock", "The clocks differ too much to sign", "Correct the clock of this machine."
+    ),
+    Attention.STATE_FILE: Reason(
+        "act", "warn", "The state file cannot be written", "Make room, or make it writable."
+    ),
+    Attention.GATE_VERSION: Reason(
+        "act", "warn", "This program is too old for the database", "Upgrade this gateway."
+    ),
+    Attention.ADAPTER_ERROR: Reason(
+        "act", "warn", "The adapter broke its contract", "Tell the author of the adapter."
+    ),
+    Attention.UNKNOWN_WORD: Reason(
+        "mute",
+        "warn",
+        "The custodian used an unknown word",
+        "Add the word to the adapter's table.",
+    ),
+}
+_OTHER = Reason("act", "warn", "Needs attention", "Open the payout.")
+
+
+def reason_of(code: str) -> Reason:
+    """Return how a reason of the operator's list is shown; codes of later releases too."""
+    return next((reason for each, reason in ATTENTION.items() if each.value == code), _OTHER)
+
+
+def rank_of(code: str) -> int:
+    """Return how urgent a reason is: 0 is the most urgent."""
+    return next((n for n, each in enumerate(ATTENTION) if each.value == code), len(ATTENTION))
+
+
+#: What was done, by the code that a redirect carries. No text of anybody's comes from an address.
+DONE: Mapping[str, str] = {
+    "asked": "The custodian is asked again at once.",
+    "canceled": "The payout was canceled.",
+    "cancel-asked": "The custodian was asked to cancel; the payout shows what it answers.",
+    "retried": "The payout will be submitted again at once, if nothing has changed by then.",
+    "resolved": "The payout was resolved.",
+    "acknowledged": "Acknowledged. It stays in the audit log.",
+    "resent": "The event is on its way again.",
+    "paused": "Payouts of this organisation are paused.",
+    "resumed": "Payouts of this organisation are resumed.",
+    "revoked": "The key was revoked.",
+    "recovering": "Missed events are sent again.",
+    "enabled": "The endpoint is enabled; what it missed is sent again.",
+    "disabled": "The endpoint is disabled.",
+    "deleted": "The endpoint was deleted.",
+    "secrets-ended": "Only the newest secret signs now.",
+    "executed": "The batch is on its way.",
+    "batch-canceled": "What was not sent is being canceled.",
+}
+#: Acts of the audit log.
+ACTS: Mapping[str, str] = {
+    "key_created": "Key minted",
+    "key_rotated": "Key rotated",
+    "key_revoked": "Key revoked",
+    "key_ends_sooner": "Key ends after the overlap",
+    "endpoint_created": "Endpoint created",
+    "endpoint_changed": "Endpoint changed",
+    "endpoint_deleted": "Endpoint deleted",
+    "endpoint_secret_rotated": "Signing secret rotated",
+    "endpoint_secrets_revoked": "Previous secrets ended",
+    "event_resent": "Event sent again",
+    "recovery_started": "Recovery started",
+    "batch_created": "Batch created",
+    "batch_executed": "Batch executed",
+    "batch_canceled": "Batch canceled",
+    "payout_canceled": "Payout canceled",
+    "payout_confirmed": "Payout confirmed",
+    "payout_resolved": "Payout resolved",
+    "payout_look_asked": "Look asked for",
+    "payout_retried": "Payout retried",
+    "payout_asked_again": "Custodian asked again",
+    "attention_acknowledged": "Attention acknowledged",
+    "paused": "Paused",
+    "resumed": "Resumed",
+    "user_created": "User created",
+    "user_removed": "User removed",
+    "user_reset": "User reset",
+    "user_signed_in": "Signed in",
+    "user_signed_out": "Signed out",
+    "personal_data_erased": "Personal data erased",
+}
+HEALTH: Mapping[str, str] = {
+    "unreachable": "Cannot be reached",
+    "failing": "Answers with errors",
+    "refuses_credentials": "Refuses our credentials",
+    "broken_adapter": "Its adapter cannot be used",
+}
