@@ -13,7 +13,7 @@ WORKERS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
 # them, in each run.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup demo serve test e2e e2e-clients e2e-pages model chaos bench bench-quick bench-record bench-webhooks bench-isolation cover alerts check fmt docs lock matrix adapter clean distclean
+.PHONY: help setup demo serve test e2e e2e-clients e2e-pages model chaos failover bench bench-quick bench-record bench-webhooks bench-isolation cover alerts check fmt docs lock matrix adapter clean distclean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ model: $(READY) ## Search the larger runs of the money rules, and each rule swit
 chaos: $(READY) ## Kill processes and restart the database under load (STORE=sqlite|postgresql KILLS=20 RESTARTS=2)
 	$(BIN)/python -W ignore -m tests.chaos --store $(or $(STORE),postgresql) --kills $(or $(KILLS),20) \
 	  --restarts $(or $(RESTARTS),2)
+
+failover: $(READY) ## Kill the primary PostgreSQL and promote its synchronous standby under load (TIMES=20)
+	$(BIN)/python -W ignore -m tests.failover --times $(or $(TIMES),20)
 
 bench: $(READY) ## Speed, growth and memory, each beside its ceiling of the same run (about 10 minutes)
 	@mkdir -p build

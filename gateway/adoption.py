@@ -31,8 +31,17 @@ from gateway.store import state
 from gateway.store.audit import add_audit
 from gateway.store.database import Database, Tx
 from gateway.store.funds import distrust_balances
+from gateway.store.postgres import failover
 from gateway.store.rows import from_us, terms_of, to_json
-from gateway.store.state_file import ADOPT, MISSING, StateFile, behind
+from gateway.store.state_file import (
+    ADOPT,
+    MISSING,
+    OTHER_TIMELINE,
+    PROMOTED,
+    StateFile,
+    behind,
+    next_step,
+)
 from gateway.store.state_file import MOVED as MOVED_FILE
 
 #: Executions or payouts per transaction.
@@ -373,3 +382,39 @@ async def _moved(tx: Tx, runtime: Runtime, operator: str) -> None:
         subject=state.DATABASE,
         detail="the operator says that no other copy of it is in use",
     )
+
+
+async def go_on_promoted(
+    db: Database, runtime: Runtime, operator: str, *, accept_async: bool
+) -> str | None:
+    """Go on with a standby that was promoted, on an operator's word that the old primary is stopped.
+
+    Return why not and what to do, or None. `accept_async`: also where marks may be missing.
+    """
+    return await db.run(_go_on_promoted, runtime, operator, accept_async=accept_async)
+
+
+async def _go_on_promoted(
+    tx: Tx, runtime: Runtime, operator: str, *, accept_async: bool
+) -> str | None:
+    reason = await state.frozen(tx)
+    if reason is None:
+        return "the database is not frozen"
+    if reason != PROMOTED and not reason.startswith(OTHER_TIMELINE):
+        return f"{reason}. Next: {next_step(reason)}"
+    known, here = await failover.look(tx)
+    complete = known is not None and failover.may_be_complete(known, here, None)
+    if not complete and not accept_async:
+        standbys = "" if known is None else known.standbys
+        return (
+            f"the old primary did not wait for this server with every commit: its synchronous_standby_names "
+            f"was {standbys!r}, and the cluster_name of this server is {here.name!r}. Marks may be missing, "
+            f"and their payouts would be paid twice. Next: {ADOPT}; or take that risk: --accept-async"
+        )
+    detail = (
+        "the operator says that the old primary is stopped"
+        if complete
+        else "the operator takes the risk that marks are missing"
+    )
+    await failover.go_on(tx, runtime.ids, runtime.clock.moment().wall, here, operator, detail)
+    return None

@@ -14,22 +14,25 @@ class PostgresUrl:
     """Where a PostgreSQL database is. The URL may hold a password: it is in no message and no `repr`."""
 
     url: str = field(repr=False)
-    #: host, port and name of the database, for messages
+    #: hosts, ports and name of the database, for messages
     label: str
 
     @classmethod
     def parse(cls, url: str) -> PostgresUrl:
         """Read a URL. ValueError where it names no database."""
         parts = urlsplit(url)
-        try:
-            port = parts.port
-        except ValueError:
-            raise ValueError("the port of the URL is not a number") from None
-        host = parts.hostname or parse_qs(parts.query).get("host", ["localhost"])[0]
+        places = (
+            parts.netloc.rpartition("@")[2] or parse_qs(parts.query).get("host", ["localhost"])[0]
+        )
+        for place in places.split(","):
+            try:
+                urlsplit(f"//{place}").port  # noqa: B018 - it is checked
+            except ValueError:
+                raise ValueError("the port of the URL is not a number") from None
         name = unquote(parts.path.removeprefix("/"))
         if not name or "/" in name:
             raise ValueError("the URL names no database: postgresql://user@host:5432/name")
-        return cls(url, f"postgresql:{host}{'' if port is None else f':{port}'}/{name}")
+        return cls(url, f"postgresql:{places}/{name}")
 
     @property
     def password(self) -> str | None:

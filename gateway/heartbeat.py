@@ -29,8 +29,10 @@ from gateway.store.database import Database, Row, Tx
 from gateway.store.gateways import BEAT_S, Identity, Watch
 from gateway.store.opening import compare
 from gateway.store.pauses import active_pauses
+from gateway.store.postgres import failover
+from gateway.store.postgres.cluster import Cluster
 from gateway.store.state import freeze, marks_refused, state_row
-from gateway.store.state_file import StateFile
+from gateway.store.state_file import PROMOTED, StateFile
 from gateway.store.unusable import told
 
 #: A heartbeat row every so many beats: once a minute.
@@ -109,6 +111,8 @@ class Heartbeat:
         self._others = False
         #: whether there was a pause at the last look
         self._paused = False
+        #: counters since a promoted standby was found
+        self._promoted: Watch | None = None
         self._counter = 0
         self._beats = 0
         self._refused: str | None = None
@@ -151,6 +155,10 @@ class Heartbeat:
         froze, self._counter, marks = await self._db.run(self._raise, moment)
         self._state_file.seen.note(marks)
         row = await compare(self._db, self._runtime, self._state_file)
+        if row["frozen"] == PROMOTED and isinstance(self._state_file, Cluster):
+            row = await self._vouch(self._state_file, moment)
+        else:
+            self._promoted = None
         if self._state_file.failing is not None:
             # Only a write shows that it works again.
             with suppress(StateFileError):
@@ -163,6 +171,24 @@ class Heartbeat:
         if self._beats % _BEATS_PER_PURGE == _BEATS_PER_PURGE - 1:
             await self._purge(moment.clock_id)
         self._beats += 1
+
+    async def _vouch(self, cluster: Cluster, moment: Moment) -> Row:
+        """Say that this gateway misses nothing on a promoted standby, and go on once all have said so.
+
+        Called after a heartbeat that has found its own last one, and no mark missing.
+        """
+        if self._promoted is None:
+            # Nobody could beat while there was no primary: who stands still is judged from now on.
+            self._promoted = Watch()
+            _log.warning("standby_promoted", reason=PROMOTED)
+        await self._db.run(failover.vouch, self.id, remembers=cluster.remembers)
+        running = await self._db.read(gateways.running_gateways)
+        self._promoted.look({each["id"]: each["counter"] for each in running}, moment.elapsed)
+        gone = self._promoted.stale(moment.elapsed)
+        missing = await self._db.run(failover.thaw, self._runtime.ids, moment.wall, gone)
+        if missing:
+            _log.warning("standby_not_confirmed", missing=sorted(missing))
+        return await compare(self._db, self._runtime, cluster)
 
     async def _raise(self, tx: Tx, moment: Moment) -> tuple[str | None, int, int]:
         """Store function: raise the counter; freeze the database if it went back.

@@ -216,6 +216,10 @@ class Chaos:
                 due.pop(0)
                 await asyncio.to_thread(postgres.crash_and_restart)
                 self.counts["database restarts"] += 1
+            while not paying.done():
+                # Whoever was to answer may have come to its failpoint.
+                await self.replace_the_dead()
+                await asyncio.wait([paying], timeout=0.1)
             await paying
 
     async def compare(self) -> None:
@@ -226,19 +230,27 @@ class Chaos:
         await self.replace_the_dead()
 
         async def all_ended() -> bool:
+            await self.replace_the_dead()
             (row,) = made.rows(
                 "SELECT count(*) AS n FROM payouts WHERE status NOT IN ('delivered', 'failed')"
             )
             return bool(row["n"] == 0)
 
         async def all_told() -> bool:
+            await self.replace_the_dead()
             told: dict[str, set[str]] = {}
             for each in list(made.receiver.received):
                 told.setdefault(each["data"]["id"], set()).add(each["type"])
             return all(told.get(each, set()) >= _EVENTS for each in self.payouts)
 
+        async def all_settled() -> bool:
+            # A sender that was killed after the receiver's answer: it is sent once more.
+            await self.replace_the_dead()
+            return not made.rows("SELECT 1 FROM deliveries WHERE state <> 'delivered' LIMIT 1")
+
         await eventually(all_ended, 120)
         await eventually(all_told, 120)
+        await eventually(all_settled, 120)
         ledger = await made.ledger()
         paid = Counter(each["reference"] for each in ledger)
         doubles = {reference: n for reference, n in paid.items() if n > 1}
@@ -290,10 +302,12 @@ async def main(arguments: list[Any] | None = None) -> Counter[str]:
             chaos = Chaos(made, options.store, options.seed)
             await chaos.start_all()
             await chaos.insist(lambda: subscribe(made))
-            await chaos.run(options.kills, options.restarts)
-            await chaos.compare()
-    for name, count in sorted(chaos.counts.items()):
-        print(f"{count:6} {name}")
+            try:
+                await chaos.run(options.kills, options.restarts)
+                await chaos.compare()
+            finally:
+                for name, count in sorted(chaos.counts.items()):
+                    print(f"{count:6} {name}")
     print(
         f"0 doubles, 0 lost, every event received, on {options.store}, {time.monotonic() - begin:.0f} s"
     )

@@ -71,6 +71,25 @@ def _running() -> Any:
     return server
 
 
+def system_user() -> str | None:
+    """Return the user who may run a server: root may not. None: whoever runs the tests."""
+    return None if os.geteuid() else str(_running().system_user)
+
+
+def programs() -> Path:
+    """Return where the programs of PostgreSQL are."""
+    return Path(_running().bin_path)
+
+
+@contextmanager
+def short_folder(user: str | None) -> Iterator[Path]:
+    """Have an empty folder of a user, with a short path, in memory where there is room."""
+    with tempfile.TemporaryDirectory(prefix="pgw-", dir=_folder().parent) as folder:
+        if user is not None:
+            shutil.chown(folder, user)
+        yield Path(folder)
+
+
 def _start(server: Any, tries: int = 5) -> None:
     """Start the server; on a busy machine it takes longer than the package waits for it."""
     for left in reversed(range(tries)):

@@ -1,4 +1,4 @@
-"""`db backup`, `db restore`, `db moved`, `db adopt`: copies of the database, and which of them goes on."""
+"""`db backup`, `db restore`, `db moved`, `db promoted`, `db adopt`: copies of the database, and which of them goes on."""
 
 from __future__ import annotations
 
@@ -242,6 +242,44 @@ def moved(*, config: ConfigOption = Path(DEFAULT_CONFIG), as_json: JsonOption = 
     if as_json:
         print_json({"frozen": None})
         return
+    say("the database is not frozen any more")
+
+
+def promoted(
+    *,
+    accept_async: Annotated[
+        bool,
+        typer.Option(
+            "--accept-async",
+            help="Also where the old primary did not wait for this server: a payout whose mark is missing is "
+            "paid twice.",
+        ),
+    ] = False,
+    config: ConfigOption = Path(DEFAULT_CONFIG),
+) -> None:
+    """Go on with a PostgreSQL standby that was promoted, where no running gateway has confirmed it.
+
+    Stop every gateway first, and the old primary for good. Refused where a mark may be missing.
+    """
+    from gateway.adoption import go_on_promoted
+    from gateway.runtime import real_runtime
+    from gateway.store.opening import open_database
+
+    settings, runtime = settings_of(config), real_runtime()
+    if settings.postgres is None:
+        fail(
+            f"{settings.database} is a file, and has no standby: payout-gateway db moved, db adopt",
+            2,
+        )
+
+    async def run() -> str | None:
+        async with open_database(settings, runtime) as db:
+            return await go_on_promoted(db, runtime, operator_name(), accept_async=accept_async)
+
+    with alone(settings, "nothing was changed"):
+        reason = asyncio.run(run())
+    if reason is not None:
+        fail(f"nothing was changed: {reason}")
     say("the database is not frozen any more")
 
 

@@ -38,6 +38,7 @@ def group() -> None:
 app.command()(copies.backup)
 app.command()(copies.restore)
 app.command()(copies.moved)
+app.command()(copies.promoted)
 app.command()(copies.adopt)
 app.command()(copies.move)
 

@@ -23,10 +23,11 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
 
+from gateway.store.change import GROUP_LIMIT
 from gateway.store.connection import Connection, WriteFault, is_busy
 from gateway.store.statements import Columns, Query, Row, listed, upsert
 from gateway.store.transaction import StoreFunction, Tx, refuse_inside_a_function, snapshot
-from gateway.store.writer import GROUP_LIMIT, Witness, Writer
+from gateway.store.writer import Witness, Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import and_, bindparam, exists, null, or_, select, update
+from sqlalchemy import Text, and_, bindparam, exists, null, or_, select, update
 
 from gateway.errors import Refused
 from gateway.model import GATE_VERSION
@@ -14,7 +14,7 @@ from gateway.store.pauses import pause_count
 from gateway.store.payouts import payout_of_ref
 from gateway.store.rules import active_digest
 from gateway.store.schema import payouts, store_state
-from gateway.store.state_file import next_step
+from gateway.store.state_file import PROMOTED, next_step
 
 #: Acts in the audit log.
 FROZEN, UNMATCHED, CHECKED = "database_frozen", "unmatched_reference", "reference_checked"
@@ -33,8 +33,17 @@ _STATE = Query(
 )
 _FREEZE = Query(
     update(store_state)
-    .where(and_(store_state.c.id == 1, store_state.c.frozen.is_(None)))
-    .values(frozen=bindparam("reason"))
+    .where(
+        and_(
+            store_state.c.id == 1,
+            # Certainty takes the place of a doubt.
+            or_(
+                store_state.c.frozen.is_(None),
+                and_(store_state.c.frozen == PROMOTED, bindparam("reason", type_=Text) != PROMOTED),
+            ),
+        )
+    )
+    .values(frozen=bindparam("reason", type_=Text))
     .returning(store_state.c.id)
 )
 _UNFREEZE = Query(update(store_state).where(store_state.c.id == 1).values(frozen=null()))
@@ -80,7 +89,7 @@ async def frozen(tx: Tx) -> str | None:
 async def freeze(tx: Tx, ids: Ids, at: int, reason: str, actor: str = GATEWAY) -> bool:
     """Freeze the database for every gateway, and write it to the audit log. May be called twice.
 
-    False where it is frozen already: the first reason stays.
+    False where it is frozen already: the first reason stays, unless that was only a doubt.
     """
     if await tx.one(_FREEZE, reason=reason) is None:
         return False

@@ -31,6 +31,13 @@ _LOCK_TRIES, _LOCK_WAIT_S = 2000, 0.005
 MISSING = "the state file is missing, although the database was used under one"
 MOVED = "the state file names another database file: this one was copied, moved or restored"
 
+#: Until every gateway has found its last mark; see `gateway.store.postgres.failover`.
+PROMOTED = (
+    "a standby was promoted that should have every mark; gateways that ran on the old primary have not all "
+    "confirmed it yet"
+)
+#: How the reason begins where one was promoted that may lack marks.
+OTHER_TIMELINE = "this is timeline "
 #: How the reason begins of a file whose rows were moved to another database.
 MOVED_TO = "the database was moved to"
 
@@ -51,6 +58,16 @@ def next_step(frozen: str) -> str:
         return (
             "stop every gateway; then put the state file back, and: payout-gateway db moved; "
             f"if it is lost: {ADOPT}"
+        )
+    if frozen == PROMOTED:
+        return (
+            "nothing, while one of them runs; otherwise stop every gateway and the old primary for good, and "
+            "then: payout-gateway db promoted"
+        )
+    if frozen.startswith(OTHER_TIMELINE):
+        return (
+            f"stop every gateway and the old primary for good, and then: {ADOPT}; or, only if nothing can be "
+            "missing: payout-gateway db promoted"
         )
     if frozen.startswith(MOVED_TO):
         return "name the database that it was moved to in the configuration; this file knows nothing newer"

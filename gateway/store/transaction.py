@@ -55,7 +55,37 @@ class Tx(Protocol):
 StoreFunction = Callable[Concatenate[Tx, P], Awaitable[R]]
 
 
-class SqliteTx:
+class CallTx:
+    """What the transaction of one call of a store function keeps beside its rows. Of both stores."""
+
+    def __init__(self, *, read_only: bool, lanes: Lanes | None) -> None:
+        self._read_only = read_only
+        self.lanes = lanes
+        #: what is called once the change is over
+        self.callbacks: list[Callable[[bool], None]] = []
+        #: the highest moving mark that the call wrote
+        self.marked: int | None = None
+
+    def mark(self, number: int) -> None:
+        """Say that this change writes moving mark `number`."""
+        self._open()
+        if self._read_only:
+            raise RuntimeError("a read cannot write a moving mark")
+        self.marked = number if self.marked is None else max(self.marked, number)
+
+    def when_over(self, callback: Callable[[bool], None]) -> None:
+        """Have a callback called once the change is over. A read is never over."""
+        self._open()
+        if self._read_only:
+            raise RuntimeError("a read changes nothing that could be over")
+        self.callbacks.append(callback)
+
+    def _open(self) -> object:
+        """Raise RuntimeError where the function has returned."""
+        raise NotImplementedError
+
+
+class SqliteTx(CallTx):
     """The transaction of one call of a store function, on one SQLite connection."""
 
     def __init__(
@@ -66,14 +96,9 @@ class SqliteTx:
         live: LiveRows | None = None,
         lanes: Lanes | None = None,
     ) -> None:
+        super().__init__(read_only=read_only, lanes=lanes)
         self._connection: Connection | None = connection
-        self._read_only = read_only
         self.live = live
-        self.lanes = lanes
-        #: what is called once the change is over
-        self.callbacks: list[Callable[[bool], None]] = []
-        #: the highest moving mark that the call wrote
-        self.marked: int | None = None
 
     async def all(self, query: Query, **values: Any) -> list[Row]:
         """Run a statement; return its rows."""
@@ -102,20 +127,6 @@ class SqliteTx:
             if self.live is not None:
                 self.live.clear()
             raise
-
-    def mark(self, number: int) -> None:
-        """Say that this change writes moving mark `number`."""
-        self._open()
-        if self._read_only:
-            raise RuntimeError("a read cannot write a moving mark")
-        self.marked = number if self.marked is None else max(self.marked, number)
-
-    def when_over(self, callback: Callable[[bool], None]) -> None:
-        """Have a callback called once the change is over. A read is never over."""
-        self._open()
-        if self._read_only:
-            raise RuntimeError("a read changes nothing that could be over")
-        self.callbacks.append(callback)
 
     def end(self) -> None:
         """Refuse every further statement: the function has returned."""

@@ -18,13 +18,13 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter, thread_time
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from gateway.errors import Refused, WitnessFailed
 from gateway.logs import get_logger
+from gateway.store.change import GROUP_LIMIT, Change
 from gateway.store.connection import WriteFault, is_busy
 from gateway.store.live_rows import LiveRows
 from gateway.store.transaction import SqliteTx, StoreFunction, drive
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: How many changes may share one commit.
-GROUP_LIMIT = 128
 _BEGIN = "BEGIN IMMEDIATE"
 _log = get_logger("store")
 
@@ -46,42 +44,6 @@ class Witness(Protocol):
 
     def record(self, mark: int) -> None:
         """Store the mark durably before returning. Called in the commit thread, once per group."""
-
-
-@dataclass(eq=False)
-class _Change:
-    """One caller's change, and what became of it when it last ran."""
-
-    fn: StoreFunction[..., Any]
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    done: asyncio.Future[Any]
-    result: Any = None
-    refusal: Refused | None = None
-    mark: int | None = None
-    #: what waits for the end of the change, as it last ran
-    callbacks: list[Callable[[bool], None]] = field(default_factory=list)
-
-    def over(self, *, committed: bool) -> None:
-        """Tell whoever waits for the end of the change."""
-        callbacks, self.callbacks = self.callbacks, []
-        for callback in callbacks:
-            try:
-                callback(committed)
-            except Exception as error:  # noqa: BLE001 - the change stands, whatever they make of it
-                _log.error("after_commit_failed", exc_info=error)
-
-    def fail(self, error: BaseException) -> None:
-        """Give the caller an error. One that was cancelled hears nothing of its change."""
-        if not self.done.done():
-            self.done.set_exception(error)
-
-    def settle(self) -> None:
-        """Give the caller its answer."""
-        if self.refusal is not None:
-            self.fail(self.refusal)
-        elif not self.done.done():
-            self.done.set_result(self.result)
 
 
 class Writer:
@@ -107,9 +69,9 @@ class Writer:
         self._data_version = 0
         self._live = LiveRows()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store-commit")
-        self._queue: deque[_Change] = deque()
+        self._queue: deque[Change] = deque()
         #: parts of a group that failed, to be run again before what is queued
-        self._again: deque[list[_Change]] = deque()
+        self._again: deque[list[Change]] = deque()
         self._busy = False
         self._closed = False
         #: why the last change that had something to write could not be written; None: it was
@@ -151,7 +113,7 @@ class Writer:
         """Queue a change; the future is resolved when it is durable."""
         if self._closed:
             raise RuntimeError("the store is closed")
-        change = _Change(fn, args, kwargs, self._loop.create_future())
+        change = Change(fn, args, kwargs, self._loop.create_future())
         self._queue.append(change)
         if not self._busy:
             self._busy = True
@@ -179,7 +141,7 @@ class Writer:
             self._busy = False
             self._resting.set()
 
-    def _begin(self, group: list[_Change]) -> None:
+    def _begin(self, group: list[Change]) -> None:
         if not self._connection.is_open:
             self._begin_in_thread(group)
             return
@@ -191,12 +153,12 @@ class Writer:
         else:
             self._undo(group, error)
 
-    def _begin_in_thread(self, group: list[_Change]) -> None:
+    def _begin_in_thread(self, group: list[Change]) -> None:
         """Wait for another process's transaction, without holding up the event loop."""
         begin = partial(self._connection.begin_waiting, _BEGIN, self._busy_s)
         self._in_thread(begin, self._begun, group)
 
-    def _begun(self, group: list[_Change], _: None, error: BaseException | None) -> None:
+    def _begun(self, group: list[Change], _: None, error: BaseException | None) -> None:
         if error is None:
             self._work(group)
         elif is_busy(error):
@@ -209,7 +171,7 @@ class Writer:
         else:
             self._undo(group, error)
 
-    def _work(self, group: list[_Change]) -> None:
+    def _work(self, group: list[Change]) -> None:
         """Run the changes of a group in the open transaction, then have it committed."""
         culprit = None
         before = self._connection.changes
@@ -240,7 +202,7 @@ class Writer:
         """Whether a group has had its CPU time. Asked of the cheaper clock first: time is never less."""
         return perf_counter() - begun >= self._group_s and thread_time() - cpu >= self._group_s
 
-    def _put_back(self, rest: list[_Change]) -> None:
+    def _put_back(self, rest: list[Change]) -> None:
         """Keep changes for the next group, in front of what came after them."""
         if self._again:
             self._again.appendleft(rest)
@@ -272,7 +234,7 @@ class Writer:
         self._live.clear()
         self._connection.rollback()
 
-    def _run(self, change: _Change) -> None:
+    def _run(self, change: Change) -> None:
         """Run one change. A refusal that wrote nothing is an answer: it undoes no group."""
         connection = self._connection
         change.result = change.refusal = change.mark = None
@@ -308,7 +270,7 @@ class Writer:
         return None
 
     def _committed(
-        self, group: list[_Change], unwitnessed: Exception | None, error: BaseException | None
+        self, group: list[Change], unwitnessed: Exception | None, error: BaseException | None
     ) -> None:
         if error is not None:
             self._undo(group, error)
@@ -324,7 +286,7 @@ class Writer:
         self._soon()
 
     def _undo(
-        self, group: list[_Change], error: BaseException, culprit: _Change | None = None
+        self, group: list[Change], error: BaseException, culprit: Change | None = None
     ) -> None:
         """Roll a group back and run it again in parts, until each error is its own caller's.
 
@@ -348,8 +310,8 @@ class Writer:
     def _in_thread(
         self,
         work: Callable[[], T],
-        then: Callable[[list[_Change], T, BaseException | None], None],
-        group: list[_Change],
+        then: Callable[[list[Change], T, BaseException | None], None],
+        group: list[Change],
     ) -> None:
         """Do some work in the commit thread, then go on with the group on the event loop."""
 
@@ -361,7 +323,7 @@ class Writer:
 
         self._thread.submit(job)
 
-    def _guarded(self, step: Callable[..., None], group: list[_Change], *outcome: Any) -> None:
+    def _guarded(self, step: Callable[..., None], group: list[Change], *outcome: Any) -> None:
         """Take a step. Should the runner itself fail, its callers hear of it and it goes on."""
         try:
             step(group, *outcome)

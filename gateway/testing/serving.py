@@ -14,6 +14,7 @@
 - `--allow-removed`: starts also where a custodian that is not configured has open payouts.
 - `--adapter MODULE:CLASS`: an adapter of a test, beside the installed ones.
 - `--mute`: on PostgreSQL it wakes no other process; whatever it adds is found by looking.
+- `--beat SECONDS`: how often it gives a sign of life; one that gives none for two of them is gone.
 - `--next-release FOLDER`: the program of a release to come, which knows the migrations of the folder and
   one more condition for marks.
 """
@@ -42,7 +43,7 @@ from gateway.custodians import registry
 from gateway.execution import gate
 from gateway.runtime import Failpoint, Ids, Moment, Runtime, SystemClock, real_runtime
 from gateway.server import serve
-from gateway.store import migrate, state
+from gateway.store import gateways, migrate, state
 from gateway.store.postgres import wakeups
 
 _LOOKS_S = (0.2, 0.3, 0.4, 0.5)
@@ -172,6 +173,7 @@ def main() -> int:
     parser.add_argument("--adapter")
     parser.add_argument("--next-release", type=Path)
     parser.add_argument("--mute", action="store_true")
+    parser.add_argument("--beat", type=float)
     parser.add_argument("--port", type=int)
     parser.add_argument("--role", type=Role, action="append")
     options = parser.parse_args()
@@ -187,6 +189,9 @@ def main() -> int:
         )
     if options.next_release is not None:
         next_release(options.next_release)
+    if options.beat is not None:
+        vars(heartbeat)["BEAT_S"] = options.beat
+        vars(gateways)["STALE_S"] = 2 * options.beat + 1
     if options.mute:
         vars(wakeups)["_CHANNEL"] = "nobody_listens"
     adapt(options)

@@ -59,11 +59,16 @@ def descendants(pid: int) -> set[int]:
 async def all_gone(pids: set[int], seconds: float = 10) -> set[int]:
     """Wait until none of the processes runs; return those that still do."""
     end = asyncio.get_running_loop().time() + seconds
-    while left := {pid for pid in pids if _parent(pid) is not None}:
+    while left := still_run(pids):
         if asyncio.get_running_loop().time() > end:
             return left
         await asyncio.sleep(0.05)
     return set()
+
+
+def still_run(pids: set[int]) -> set[int]:
+    """Return those of the processes that run."""
+    return {pid for pid in pids if _parent(pid) is not None}
 
 
 def _pids() -> list[int]:

@@ -12,24 +12,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sqlalchemy import BigInteger, Column, Integer, MetaData, Table, Text, bindparam, select, update
+from sqlalchemy import BigInteger, select
 from sqlalchemy import literal_column as raw
 
 from gateway.runtime import Runtime
 from gateway.store.database import Query, Tx, upsert
+from gateway.store.postgres import failover
 from gateway.store.postgres.errors import Conflict
-from gateway.store.postgres.schema import IDENTITY
+from gateway.store.postgres.failover import Place
 from gateway.store.state import freeze, state_row
-from gateway.store.state_file import FileId, Recorded, StateFile
+from gateway.store.state_file import OTHER_TIMELINE, PROMOTED, FileId, Recorded, StateFile
 from gateway.store.transaction import StoreFunction
 
-_cluster = Table(
-    "store_cluster", MetaData(), Column("id", Integer, primary_key=True), Column("identity", Text)
-)
-_KNOWN = Query(select(_cluster.c.identity).where(_cluster.c.id == 1))
-_HERE = Query(select(raw(f"({IDENTITY})", Text).label("here")))
-_FIRST = Query(upsert(_cluster).on_conflict_do_nothing())
-_NOW_IT_IS = Query(update(_cluster).where(_cluster.c.id == 1).values(identity=bindparam("new")))
+_FIRST = Query(upsert(failover.cluster).on_conflict_do_nothing())
 _TIME = Query(
     select(raw("(extract(epoch FROM clock_timestamp()) * 1000000)::bigint", BigInteger).label("at"))
 )
@@ -49,7 +44,7 @@ def difference(known: str, here: str) -> str:
         told = "this is another PostgreSQL cluster: the database was dumped and restored, or copied"
     elif before[1] != now[1]:
         told = (
-            f"this is timeline {int(now[1], 16)} of the cluster, and the database was used on timeline "
+            f"{OTHER_TIMELINE}{int(now[1], 16)} of the cluster, and the database was used on timeline "
             f"{int(before[1], 16)}: a standby was promoted, or it was recovered to a point in time"
         )
     elif before[2] != now[2]:
@@ -77,12 +72,25 @@ class Cluster(StateFile):
         #: what the server is instead
         self._elsewhere: str | None = None
         self._adopting = False
+        #: `synchronous_standby_names` as this process saw it last; None: not yet
+        self._standbys: str | None = None
+        #: whether the store has to hear of it
+        self._noting = False
 
     # --- For the writers --------------------------------------------------------------------------
 
-    def check_identity(self, here: str) -> None:
-        """Undo a group whose server is not the known one, once; it runs again behind the guard."""
-        if self._known is not None and here not in {self._known, self._elsewhere}:
+    def check_identity(self, here: str, standbys: str) -> None:
+        """Undo a group whose server is not the known one, once; it runs again behind the guard.
+
+        The same where the server waits for other standbys than it did.
+        """
+        if self._known is None:
+            return
+        if here == self._known:
+            if standbys != self._standbys:
+                self._standbys, self._noting = standbys, True
+                raise Conflict
+        elif here != self._elsewhere:
             self._elsewhere = here
             raise Conflict
 
@@ -90,46 +98,66 @@ class Cluster(StateFile):
         """Return the store function that runs before every group, or None."""
         if self._adopting:
             return self._adopt
-        return None if self._elsewhere is None else self._freeze
+        if self._elsewhere is not None:
+            return self._freeze
+        return failover.note_standbys if self._noting else None
+
+    @property
+    def remembers(self) -> bool:
+        """Whether this process ran on the server before the one that it is on now."""
+        return self._known is not None and self._elsewhere is not None
 
     async def _freeze(self, tx: Tx) -> None:
-        """Store function: freeze the database, unless an operator has adopted it meanwhile."""
+        """Store function: freeze the database, unless an operator has adopted it meanwhile.
+
+        One in which there was never a payout has nothing to lose: it is taken as it is.
+        """
         known, here = await self.look(tx)
-        if known is None or known == here:
+        if known is None or known.identity == here.identity:
             return
-        reason = difference(known, here)
+        if not (await state_row(tx))["used"]:
+            await failover.move_to(tx, here)
+            return
+        remembered = self._standbys if self._known == known.identity else None
+        reason = (
+            PROMOTED
+            if failover.may_be_complete(known, here, remembered)
+            else difference(known.identity, here.identity)
+        )
         await freeze(tx, self._runtime.ids, self._runtime.clock.moment().wall, reason)
 
     async def _adopt(self, tx: Tx) -> None:
         """Store function: this server is the one from now on."""
-        now = await tx.one(_HERE)
-        assert now is not None  # noqa: S101 - one row, always
-        await tx.all(_NOW_IT_IS, new=now["here"])
+        _, here = await self.look(tx)
+        await failover.move_to(tx, here)
 
-    async def look(self, tx: Tx) -> tuple[str | None, str]:
+    async def look(self, tx: Tx) -> tuple[Place | None, Place]:
         """Store function: return which server the database was used on last, and which it is."""
-        row, now = await tx.one(_KNOWN), await tx.one(_HERE)
-        assert now is not None  # noqa: S101 - one row, always
-        return None if row is None else str(row["identity"]), str(now["here"])
+        return await failover.look(tx)
 
     async def meet(self, tx: Tx) -> None:
-        """Store function: note the server of a new database; freeze one that is not where it was.
-
-        A database in which there was never a payout has nothing to lose: it is taken as it is.
-        """
+        """Store function: note the server of a new database; freeze one that is not where it was."""
         known, here = await self.look(tx)
         if known is None:
-            await tx.all(_FIRST, id=1, identity=here)
-        elif _names(known, here):
-            await tx.all(_NOW_IT_IS, new=here)
-        elif known != here and (await state_row(tx))["used"]:
+            await tx.all(
+                _FIRST,
+                id=1,
+                identity=here.identity,
+                standbys=here.standbys,
+                standby_states=here.states,
+            )
+        elif _names(known.identity, here.identity):
+            await failover.move_to(tx, here)
+        elif known.identity == here.identity:
+            await failover.note_standbys(tx)
+        else:
             await self._freeze(tx)
-        elif known != here:
-            await tx.all(_NOW_IT_IS, new=here)
 
-    def met(self, here: str) -> None:
+    def met(self, known: Place, here: Place) -> None:
         """Remember which server it is, once it was compared."""
-        self._known, self._elsewhere = here, None
+        self._known, self._elsewhere = here.identity, None
+        self._standbys = here.standbys
+        self._noting = known.standbys != here.standbys
 
     # --- In the place of a state file -------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,9 @@ _SETTINGS = (
     "current_setting('fsync') AS fsync, current_setting('full_page_writes') AS full_page_writes, "
     "current_setting('server_encoding') AS encoding, pg_is_in_recovery() AS standby"
 )
+#: How much longer than a statement may take this waits for an answer of any kind.
+_MARGIN_S = 5.0
+_FOR_EVER_S = 1e6
 _TAKE_ORDER = "LOCK TABLE store_event_order IN EXCLUSIVE MODE NOWAIT"
 
 
@@ -79,7 +83,7 @@ class Connection:
                 self._server.url,
                 timeout=self._server.connect_s,
                 # The server ends a statement in time; this is for a server that does not answer at all.
-                command_timeout=self._server.statement_s + 5,
+                command_timeout=self._server.statement_s + _MARGIN_S,
                 statement_cache_size=_KEPT_STATEMENTS,
                 max_cached_statement_lifetime=0,
                 server_settings={
@@ -153,10 +157,26 @@ class Connection:
             raise self._failed(error) from error
 
     async def commit(self) -> None:
-        """Commit. ConnectionLost: it may be committed, or not."""
+        """Commit. ConnectionLost: it may be committed, or not.
+
+        A commit that waits for a standby must not be canceled: PostgreSQL would then acknowledge it, and
+        only the primary would have it. The driver cancels what takes too long; here the connection is
+        dropped instead, and the server goes on waiting.
+        """
         raw = self._usable("COMMIT")
+        committing = asyncio.ensure_future(raw.execute("COMMIT", timeout=_FOR_EVER_S))
         try:
-            done = await raw.execute("COMMIT")
+            ended, _ = await asyncio.wait(
+                [committing], timeout=self._server.statement_s + _MARGIN_S
+            )
+        finally:
+            if not committing.done():
+                committing.add_done_callback(lambda late: late.cancelled() or late.exception())
+                self.drop()
+        if not ended:
+            raise ConnectionLost
+        try:
+            done = committing.result()
         except Exception as error:
             raise self._failed(error) from error
         if done != "COMMIT":

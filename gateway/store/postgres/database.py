@@ -51,8 +51,8 @@ class PostgresDatabase(Database):
     - `fault`: called with the text of each statement right before it is sent; a test raises.
     - `marked`: called with the highest moving mark of each group that is committed.
     - `revision`: the schema that this program works with; nothing is written under one that it does not fit.
-    - `check_identity`: called right before each commit with what the database is (`schema.IDENTITY`);
-      what it raises undoes the group.
+    - `check_identity`: called right before each commit with what the database is (`schema.IDENTITY`) and
+      which standbys it waits for; what it raises undoes the group.
     - `guard`: returns a store function to run before every group, or None.
     - `alone`: no other process writes, because this one holds the lock that says so.
     - `untouched`: only `read` and `scan`.
@@ -68,7 +68,7 @@ class PostgresDatabase(Database):
         fault: Callable[[str], None] | None = None,
         marked: Callable[[int], None] = lambda _: None,
         revision: str | None = None,
-        check_identity: Callable[[str], None] = lambda _: None,
+        check_identity: Callable[[str, str], None] = lambda *_: None,
         guard: Callable[[], StoreFunction[[], None] | None] = no_guard,
         alone: bool = False,
         untouched: bool = False,
@@ -220,11 +220,13 @@ class PostgresDatabase(Database):
                     raise
         raise AssertionError
 
-    def _before_commit(self, revision: str | None, works_from: str | None, here: str) -> None:
+    def _before_commit(
+        self, revision: str | None, works_from: str | None, here: str, standbys: str
+    ) -> None:
         own = self._revision
         if own is not None and not migrate.is_usable(revision, works_from, own):
             raise migrate.changed(revision, own)
-        self._check_identity(here)
+        self._check_identity(here, standbys)
 
     def _check(self) -> None:
         refuse_inside_a_function()

@@ -133,11 +133,11 @@ async def compare(db: PostgresDatabase, cluster: Cluster) -> Row:
     Return the store's state. May be called at any time.
     """
     known, here = await db.read(cluster.look)
-    if known != here:
+    if known != replace(here, name=""):
         await db.run(cluster.meet)
         known, here = await db.read(cluster.look)
-    if known == here:
-        cluster.met(here)
+    if known is not None and known.identity == here.identity:
+        cluster.met(known, here)
     row = await db.read(state_row)
     if not row["witnessed"]:
         await db.run(note_witnessed)

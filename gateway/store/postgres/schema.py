@@ -29,6 +29,8 @@ IDENTITY = (
     "(SELECT oid FROM pg_database WHERE datname = current_database())::text || '/' || "
     "coalesce(to_regclass('store_cluster')::oid::text, '')"
 )
+#: The standbys that the server waits for with each commit.
+STANDBYS = "current_setting('synchronous_standby_names')"
 #: Held while the schema is made, and while commands have the database alone.
 LOCK = 7_812_730_952
 _AT_ONE_TIME = f"SELECT pg_advisory_xact_lock({LOCK + 1})"
@@ -39,7 +41,12 @@ _OF_POSTGRES = (
     """CREATE TABLE store_writers (
         id TEXT PRIMARY KEY, token TEXT NOT NULL, at TIMESTAMPTZ NOT NULL DEFAULT now()
     )""",
-    "CREATE TABLE store_cluster (id INTEGER PRIMARY KEY CHECK (id = 1), identity TEXT NOT NULL)",
+    """CREATE TABLE store_cluster (
+        id INTEGER PRIMARY KEY CHECK (id = 1), identity TEXT NOT NULL, standbys TEXT, standby_states TEXT
+    )""",
+    """CREATE TABLE store_vouched (
+        gateway_id TEXT PRIMARY KEY, identity TEXT NOT NULL, remembers BOOLEAN NOT NULL
+    )""",
     "CREATE TABLE alembic_version (version_num TEXT PRIMARY KEY)",
     """CREATE FUNCTION audit_log_is_append_only() RETURNS trigger LANGUAGE plpgsql AS
     $$ BEGIN RAISE EXCEPTION 'the audit log is append-only'; END $$""",

@@ -8,12 +8,12 @@ Other work of the event loop runs meanwhile, so a function keeps nothing of its 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from gateway.store.transaction import ONLY_TX, StoreFunction, stepping
+from gateway.store.transaction import ONLY_TX, CallTx, StoreFunction, stepping
 
 if TYPE_CHECKING:
     from gateway.store.lanes import Lanes
@@ -36,19 +36,14 @@ class _Ask:
         return (yield self)
 
 
-class PostgresTx:
+class PostgresTx(CallTx):
     """The transaction of one call of a store function."""
 
     def __init__(self, *, read_only: bool = False, lanes: Lanes | None = None) -> None:
-        self._read_only = read_only
+        super().__init__(read_only=read_only, lanes=lanes)
         #: none are kept: another process may have changed them
         self.live: LiveRows | None = None
-        self.lanes = lanes
-        #: what is called once the change is over
-        self.callbacks: list[Callable[[bool], None]] = []
         self._ended = False
-        #: the highest moving mark that the call wrote
-        self.marked: int | None = None
         #: whether a statement was sent that may have changed a row
         self.wrote = False
         #: whether what it writes is read in the order of the commits
@@ -71,20 +66,6 @@ class PostgresTx:
         self._check(query)
         if rows:
             await _Ask(query, rows)
-
-    def mark(self, number: int) -> None:
-        """Say that this change writes moving mark `number`."""
-        self._open()
-        if self._read_only:
-            raise RuntimeError("a read cannot write a moving mark")
-        self.marked = number if self.marked is None else max(self.marked, number)
-
-    def when_over(self, callback: Callable[[bool], None]) -> None:
-        """Have a callback called once the change is over. A read is never over."""
-        self._open()
-        if self._read_only:
-            raise RuntimeError("a read changes nothing that could be over")
-        self.callbacks.append(callback)
 
     def end(self) -> None:
         """Refuse every further statement: the function has returned."""

@@ -22,11 +22,12 @@ import sqlite3
 from collections import deque
 from collections.abc import Callable
 from contextvars import Context
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gateway.errors import Refused, StoreUnusable
 from gateway.logs import get_logger
+from gateway.store.change import GROUP_LIMIT, Change
 from gateway.store.connection import WriteFault
 from gateway.store.postgres.errors import (
     Conflict,
@@ -43,8 +44,6 @@ if TYPE_CHECKING:
     from gateway.store.lanes import Lanes
     from gateway.store.postgres.connection import Connection
 
-#: How many changes may share one commit.
-GROUP_LIMIT = 128
 #: How often a group is run beside others before it runs alone, and how often at all.
 _BESIDE, _TRIES = 2, 8
 #: How long a lost connection is tried again for, before the callers get an error; pauses between.
@@ -61,7 +60,8 @@ _ENTER = "INSERT INTO store_writers (id, token) VALUES ($1, '') ON CONFLICT DO N
 _TOKEN = (
     "UPDATE store_writers SET token = $2, at = now() WHERE id = $1 RETURNING "  # noqa: S105 - it names a group
     "(SELECT version_num FROM alembic_version) AS revision, "
-    "(SELECT works_from FROM store_schema WHERE id = 1) AS works_from, {identity} AS here"
+    "(SELECT works_from FROM store_schema WHERE id = 1) AS works_from, {identity} AS here, "
+    "current_setting('synchronous_standby_names') AS standbys"
 )
 _ASK = "SELECT token FROM store_writers WHERE id = $1 FOR UPDATE"
 #: Rows of processes that were killed. One that still runs and wrote nothing for so long makes its own again.
@@ -73,48 +73,6 @@ _OF_ALL = (Conflict, ConnectionLost, Unavailable)
 _log = get_logger("store")
 
 
-@dataclass(eq=False)
-class _Change:
-    """One caller's change, and what became of it when it last ran."""
-
-    fn: StoreFunction[..., Any]
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    done: asyncio.Future[Any]
-    result: Any = None
-    refusal: Refused | None = None
-    mark: int | None = None
-    #: what waits for the end of the change, as it last ran
-    callbacks: list[Callable[[bool], None]] = field(default_factory=list)
-
-    def over(self, *, committed: bool) -> None:
-        """Tell whoever waits for the end of the change."""
-        callbacks, self.callbacks = self.callbacks, []
-        for callback in callbacks:
-            try:
-                callback(committed)
-            except Exception as error:  # noqa: BLE001 - the change stands, whatever they make of it
-                _log.error("after_commit_failed", exc_info=error)
-
-    @property
-    def name(self) -> str:
-        return getattr(self.fn, "__qualname__", "") or repr(self.fn)
-
-    def fail(self, error: BaseException) -> None:
-        """Give the caller an error. One that was cancelled hears nothing of its change."""
-        self.over(committed=False)
-        if not self.done.done():
-            self.done.set_exception(error)
-
-    def settle(self) -> None:
-        """Give the caller its answer: the change is durable."""
-        self.over(committed=True)
-        if self.refusal is not None:
-            self.fail(self.refusal)
-        elif not self.done.done():
-            self.done.set_result(self.result)
-
-
 @dataclass(frozen=True)
 class Hooks:
     """What the store asks and tells beside the changes."""
@@ -122,8 +80,8 @@ class Hooks:
     #: an SQL expression that names this very database and server
     identity: str
     #: called right before each commit with the schema's revision, from which one on it can be worked with,
-    #: and the identity; what it raises undoes the group
-    before_commit: Callable[[str | None, str | None, str], None]
+    #: the identity, and the standbys that are waited for; what it raises undoes the group
+    before_commit: Callable[[str | None, str | None, str, str], None]
     #: called with the highest moving mark of a group that is committed
     marked: Callable[[int], None]
     #: whether this process has the database alone: the others are shut out, and it is not
@@ -135,7 +93,7 @@ class Hooks:
 class _Culprit(Exception):
     """One change of a group failed; the others are run again without it."""
 
-    def __init__(self, change: _Change, error: BaseException) -> None:
+    def __init__(self, change: Change, error: BaseException) -> None:
         self.change = change
         self.error = error
         super().__init__()
@@ -202,11 +160,11 @@ class Writers:
         """Queue a change; the future is resolved when it is durable."""
         if self._closed:
             raise RuntimeError("the store is closed")
-        change = _Change(fn, args, kwargs, asyncio.get_running_loop().create_future())
+        change = Change(fn, args, kwargs, asyncio.get_running_loop().create_future())
         self._writing[change.name in self._names_of_ordered].add(change)
         return change.done
 
-    def learn(self, change: _Change) -> None:
+    def learn(self, change: Change) -> None:
         """Remember that a change writes events."""
         self._names_of_ordered.add(change.name)
 
@@ -232,7 +190,7 @@ class _Lane:
         self._name = name
         self._ordered = ordered
         self._number = 0
-        self._queue: deque[_Change] = deque()
+        self._queue: deque[Change] = deque()
         self._arrived = asyncio.Event()
         self.resting = asyncio.Event()
         self.resting.set()
@@ -260,7 +218,7 @@ class _Lane:
                 pass
         await self.connection.close()
 
-    def add(self, change: _Change) -> None:
+    def add(self, change: Change) -> None:
         self._queue.append(change)
         self.resting.clear()
         self._arrived.set()
@@ -287,7 +245,7 @@ class _Lane:
                 self._arrived.clear()
                 self.resting.set()
 
-    async def _run(self, group: list[_Change]) -> None:
+    async def _run(self, group: list[Change]) -> None:
         """Run a group, in parts where a change of it fails, until every caller has its answer."""
         parts = deque([group])
         while parts:
@@ -315,7 +273,7 @@ class _Lane:
                 else:
                     parts.extendleft([change] for change in reversed(part))
 
-    async def _part(self, part: list[_Change]) -> None:  # noqa: C901 - one branch for each way to fail
+    async def _part(self, part: list[Change]) -> None:  # noqa: C901 - one branch for each way to fail
         """Run changes in one transaction, again where another one was in the way."""
         ordered, tries, until = self._ordered, 0, None
         loop = asyncio.get_running_loop()
@@ -380,7 +338,7 @@ class _Lane:
             await self.connection.rows(_ENTER, self._name)
 
     async def _transaction(
-        self, part: list[_Change], token: str, *, alone: bool, ordered: bool
+        self, part: list[Change], token: str, *, alone: bool, ordered: bool
     ) -> None:
         """Run changes, and commit them. A change that takes the group's time leaves the rest queued."""
         connection, writers = self.connection, self._writers
@@ -410,12 +368,14 @@ class _Lane:
                 connection.drop()
                 raise ConnectionLost
             (row,) = rows
-            writers.hooks.before_commit(row["revision"], row["works_from"], row["here"])
+            writers.hooks.before_commit(
+                row["revision"], row["works_from"], row["here"], row["standbys"]
+            )
         await self._commit(wrote=wrote)
         if wrote:
             self._committed(part)
 
-    def _committed(self, part: list[_Change]) -> None:
+    def _committed(self, part: list[Change]) -> None:
         """Note that changes are durable, before their callers go on."""
         writers = self._writers
         writers.commits += 1
@@ -432,7 +392,7 @@ class _Lane:
                 raise _CommitLost from error
             raise
 
-    async def _change(self, change: _Change, *, ordered: bool) -> bool:
+    async def _change(self, change: Change, *, ordered: bool) -> bool:
         """Run one change; return whether it wrote. A refusal that wrote nothing is an answer."""
         change.over(committed=False)
         change.result = change.refusal = change.mark = None
@@ -485,7 +445,7 @@ class _Lane:
             self.connection.drop()
             return bool(rows) and rows[0]["token"] == token
 
-    def _settle(self, part: list[_Change]) -> None:
+    def _settle(self, part: list[Change]) -> None:
         for change in part:
             change.settle()
 
