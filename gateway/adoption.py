@@ -7,7 +7,8 @@ itself; what cannot be found, an operator ends, with the proof that any lost cal
 
 The lost call may have been made under a reference that only the lost database knew: an id that the
 custodian gave, or that of a later try. So absence proves something only where the adapter declares that it
-asks by keys which this copy has, too (`Capabilities.finds_lost_calls`). Otherwise, and for a payout without
+asks by keys which this copy has, too (`Capabilities.finds_lost_calls`), and where no payout may have gone on
+at another custodian meanwhile (`failover` of a route). Otherwise, and for a payout without
 an execution (an item that waits in a batch), absence proves nothing, and an operator decides.
 """
 
@@ -113,7 +114,10 @@ class Adoption:
         custodians: Mapping[str, Custodian],
         state_file: StateFile,
         operator: str,
+        left: frozenset[str] = frozenset(),
     ) -> None:
+        #: instances that payouts may have gone on from, after the copy was taken
+        self._left = left
         self._db = db
         self._runtime = runtime
         self._payouts = payouts
@@ -249,6 +253,9 @@ class Adoption:
     def _finds_lost_calls(self, custodian: str) -> bool:
         """Whether looks of a custodian instance find a call that this copy does not know of."""
         instance = self._custodians.get(custodian)
+        if custodian in self._left:
+            # Another custodian may have paid it: that this one does not know it proves nothing.
+            return False
         return instance is not None and instance.capabilities.finds_lost_calls
 
     def _call(  # noqa: PLR0913 - what tells the calls apart

@@ -28,10 +28,13 @@ from gateway.calling import Calling
 from gateway.config import Settings
 from gateway.credentials import accounts_of, carry_over
 from gateway.custodians import registry
+from gateway.custodians.breaker import Breaker
 from gateway.custodians.contact import Contact
 from gateway.custodians.dates import Dates
 from gateway.custodians.instance import CustodianInstance
 from gateway.custodians.pacer import Pacer
+from gateway.custodians.probes import Probes
+from gateway.durations import DurationLoop, Durations
 from gateway.egress import Poster, custodian_connector, echoes
 from gateway.egress.traces import joined
 from gateway.errors import BrokenPackage, ConfigError
@@ -39,12 +42,14 @@ from gateway.execution.actions import Actions
 from gateway.execution.after_delivery import AfterDelivery
 from gateway.execution.engine import Engine
 from gateway.execution.inbox import Inbox
+from gateway.facts import KnownFacts
+from gateway.failover import Failover
 from gateway.funds import Funds, account_rules
 from gateway.heartbeat import Heartbeat, identity_of
 from gateway.limits import Buckets
 from gateway.metrics import Metrics
 from gateway.payouts import Payouts
-from gateway.prices import PriceTable
+from gateway.prices import price_source
 from gateway.quotes import Quotes
 from gateway.resealing import compare_server_key
 from gateway.router import Instance, Router
@@ -102,6 +107,8 @@ class Workers:
     clock: Clock
     #: of the custodians whose delivered payouts are still looked at
     after_delivery: dict[str, AfterDelivery]
+    probes: dict[str, Probes]
+    durations: DurationLoop
     roles: frozenset[Role] = ALL_ROLES
 
     def wake(self, name: str) -> None:
@@ -131,7 +138,12 @@ class Workers:
 
         `left_s`: asked at the end, how long that may take.
         """
-        loops = {"heartbeat": self.heartbeat.run, "balances": self.balances.run}
+        loops = {
+            "heartbeat": self.heartbeat.run,
+            "balances": self.balances.run,
+            "durations": self.durations.run,
+            **{f"breaker-{name}": each.run for name, each in self.probes.items()},
+        }
         if Role.SENDER in self.roles:
             loops |= {"deliveries": self.deliveries.run, "replays": self.replays.run}
         if Role.ENGINE in self.roles:
@@ -211,7 +223,14 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
     assets = AssetRegistry(Asset.model_validate(each.model_dump()) for each in settings.assets)
     async with contextlib.AsyncExitStack() as stack:
         to_endpoints: Poster = await stack.enter_async_context(client_for(settings.webhooks))
-        contacts = {name: Contact() for name in settings.custodians}
+        breakers = {
+            name: Breaker(
+                runtime.clock, settings.engine.breaker_faults, settings.engine.breaker_open_s
+            )
+            for name in settings.custodians
+        }
+        contacts = {name: Contact(breakers[name]) for name in settings.custodians}
+        durations = Durations()
         faults = unknown_assets(settings, assets)
         try:
             custodians = await _custodians(
@@ -223,18 +242,7 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
         faults += without_balances(settings, custodians)
         if faults:
             raise ConfigError(faults)
-        router = Router(
-            [
-                Instance(
-                    name,
-                    frozenset(settings.custodians[name].modes),
-                    custodian.capabilities,
-                    settings.accounts.get(name, ()),
-                )
-                for name, custodian in custodians.items()
-            ],
-            settings.routes,
-        )
+        router = _router_of(settings, custodians)
         identity = identity_of(settings, runtime)
         state_file = state_file_of(settings, runtime)
         db = await stack.enter_async_context(open_database(settings, runtime, state_file))
@@ -246,7 +254,8 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
             # The digests that name accounts change with the server key; what they name does not.
             for name, each in custodians.items():
                 await db.run(carry_over, runtime, each, accounts_of(settings, name))
-        spending = Spending(Rules(settings.spending, PriceTable(assets, settings.prices).usd))
+        prices = price_source(assets, settings.prices)
+        spending = Spending(Rules(settings.spending, prices.usd))
         action_life = timedelta(seconds=settings.engine.action_life_s)
         visibility = {
             name: each.capabilities.visibility_s
@@ -271,13 +280,26 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
         calls = Buckets(
             "quote_calls", runtime.clock, limits.quote_calls_per_s, limits.quote_calls_burst
         )
-        quotes = Quotes(router, assets, runtime, custodians, calls, spending, funds)
+        facts = KnownFacts(breakers, durations, funds.shortage)
+        quotes = Quotes(
+            router,
+            assets,
+            runtime,
+            custodians,
+            calls,
+            spending,
+            funds,
+            facts=facts,
+            prices=prices,
+            recommend_percent=settings.routing.recommend_percent,
+        )
         native = {name: each for name, each in custodians.items() if each.capabilities.batch}
         batches = Batches(runtime, quotes, frozenset(native), settings.public_url, spending, funds)
         handovers = {
             name: Handover(each.set_limit(), each.capabilities.in_flight)
             for name, each in custodians.items()
         }
+        onward = Failover(router, assets, facts, custodians, settings.spending.limits, funds)
         engines = {
             name: Engine(
                 db=db,
@@ -292,6 +314,8 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
                 witness=state_file,
                 pacer=custodian.pacer,
                 rules=own,
+                health=breakers[name],
+                onward=onward,
             )
             for name, custodian in custodians.items()
         }
@@ -369,6 +393,17 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
                 for name, engine in engines.items()
                 if engine.custodian.capabilities.looked_after_delivery_s
             },
+            probes={
+                name: Probes(
+                    custodian,
+                    breakers[name],
+                    next(iter(accounts_of(settings, name)), None),
+                    runtime.clock,
+                    metrics,
+                )
+                for name, custodian in custodians.items()
+            },
+            durations=DurationLoop(db, runtime.clock, durations),
             roles=roles,
         )
         bells.append(workers)
@@ -479,6 +514,30 @@ def late_keys(settings: Settings, custodians: Mapping[str, CustodianInstance]) -
         for name, life in lives.items()
         if life is not None and within > life / 2
     ]
+
+
+def _router_of(settings: Settings, custodians: Mapping[str, CustodianInstance]) -> Router:
+    instances = [
+        Instance(
+            name,
+            frozenset(settings.custodians[name].modes),
+            custodian.capabilities,
+            settings.accounts.get(name, ()),
+        )
+        for name, custodian in custodians.items()
+    ]
+    return Router(instances, settings.routes)
+
+
+@asynccontextmanager
+async def routing_of(settings: Settings, runtime: Runtime) -> AsyncIterator[Quotes]:
+    """Build what explains routes, without a store and without loops. ConfigError."""
+    assets = AssetRegistry(Asset.model_validate(each.model_dump()) for each in settings.assets)
+    async with contextlib.AsyncExitStack() as stack:
+        vault = vault_of(settings, runtime.ids)
+        contacts = {name: Contact() for name in settings.custodians}
+        built = await _custodians(stack, settings, runtime, assets, Metrics(), vault, contacts)
+        yield Quotes(_router_of(settings, built), assets, runtime, built)
 
 
 @asynccontextmanager

@@ -281,6 +281,11 @@ def natural_network(address: str, asset: Asset) -> str | None:
     return fitting[0] if len(fitting) == 1 else None
 
 
+def fitting_networks(address: str, asset: Asset) -> frozenset[str]:
+    """Return the networks of the asset, test networks included, whose address shape fits."""
+    return frozenset(name for name in asset.networks if _fits(NETWORKS[name], address))
+
+
 def _testnet(network: str) -> bool:
     return network.endswith(("Sepolia", "Devnet"))
 

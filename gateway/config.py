@@ -12,7 +12,6 @@ import binascii
 import os
 import tomllib
 from collections.abc import Mapping
-from decimal import Decimal
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -30,14 +29,15 @@ from pydantic import (
 )
 from pydantic.networks import IPvAnyNetwork
 
-from gateway.config_funds import BalanceSettings, Shortage
+from gateway.config_funds import BalanceSettings
 from gateway.config_rates import LimitSettings
+from gateway.config_routes import OrgNames, RouteSettings, RoutingSettings, route_faults
 from gateway.config_section import InstanceName, OrgName, Section
 from gateway.config_spending import PriceSettings, SpendingSettings, limit_faults
 from gateway.database_url import SCHEMES, PostgresUrl
 from gateway.errors import ConfigError
 from gateway.faults import names_at, words_of
-from gateway.model import Account, Amount, DestinationType, Network, Text
+from gateway.model import Network, Text
 
 ENV_PREFIX = "PAYOUT_GATEWAY_"
 #: What the command line reads from the environment; no settings, though they are called alike.
@@ -56,18 +56,7 @@ def _network_name(text: str) -> str:
     return str(ip_network(text))
 
 
-def _some_orgs(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return names of orgs. ValueError where there is none: nobody could use that route or account."""
-    if not names:
-        msg = "must not be empty: list the orgs, or take it out, for all orgs"
-        raise ValueError(msg)
-    return names
-
-
 NetworkName = Annotated[str, AfterValidator(_network_name)]
-
-
-OrgNames = Annotated[tuple[OrgName, ...], AfterValidator(_some_orgs)]
 
 
 class ListenSettings(Section):
@@ -298,6 +287,17 @@ class EngineSettings(Section):
         "time. Then it fails as `not_sent_in_time`; no money moved. At most half the life of a key of any "
         "instance on a route.",
     )
+    breaker_faults: int = Field(
+        default=5,
+        ge=1,
+        description="Faults in a row (no connection, no answer, 500 or above) after which nothing that moves "
+        "money is sent to a custodian, until it answers a read.",
+    )
+    breaker_open_s: float = Field(
+        default=30,
+        gt=0,
+        description="Seconds until it is asked again; each failure doubles them, up to 5 minutes.",
+    )
     sweep_s: float = Field(
         default=60, gt=0, description="Seconds between two looks for payouts that nobody owns."
     )
@@ -333,45 +333,6 @@ class CustodianSettings(BalanceSettings):
     def adapter_settings(self) -> Mapping[str, Any]:
         """The members that belong to the adapter."""
         return dict(self.model_extra or {})
-
-
-class FeeSettings(Section):
-    """The fee of a route, in the asset that is sent."""
-
-    flat: Amount = Field(default=Decimal(0), description="Fixed part, in units of the asset.")
-    basis_points: Amount = Field(
-        default=Decimal(0),
-        description="Part of the amount, in hundredths of a percent; rounded up to the asset's unit.",
-    )
-
-
-class RouteSettings(Section):
-    """Which custodian account pays which kind of destination. The first route that fits is taken."""
-
-    destination: DestinationType = Field(description="Destination type.")
-    custodian: InstanceName = Field(description="Name of the custodian instance.")
-    account: Account = Field(
-        description="Account that pays, in the custodian's words: id and type."
-    )
-    assets: tuple[str, ...] | None = Field(
-        default=None, description="Asset codes; all that are known, if not given."
-    )
-    networks: tuple[Network, ...] | None = Field(
-        default=None,
-        description="Networks; all, if not given. The first is the default for custodian accounts.",
-    )
-    orgs: OrgNames | None = Field(
-        default=None, description="Orgs that may use it; all, if not given."
-    )
-    estimated_seconds: int = Field(
-        default=60, ge=0, description="Usual time to delivery, for the partner's countdown."
-    )
-    fee: FeeSettings = Field(default=FeeSettings(), description="Fee; none, if not given.")
-    on_shortage: Shortage = Field(
-        default="refuse",
-        description="Where the account reserves and does not cover a payout: `refuse` it, or accept it and "
-        "let it `wait`.",
-    )
 
 
 class AccountSettings(Section):
@@ -462,6 +423,7 @@ class Settings(Section):
     routes: tuple[RouteSettings, ...] = Field(
         default=(), description="Routes, in the order of preference."
     )
+    routing: RoutingSettings = RoutingSettings()
     assets: tuple[AssetSettings, ...] = Field(default=(), description="More assets.")
     accounts: dict[InstanceName, tuple[AccountSettings, ...]] = Field(
         default={},
@@ -620,6 +582,7 @@ def _cross_faults(settings: Settings) -> list[str]:
             for index, account in enumerate(accounts)
             if account.orgs is None
         ]
+    faults += route_faults(settings.routes)
     faults += limit_faults(settings.spending, frozenset(settings.custodians))
     faults += [
         f"custodians.{name}.balance_max_age_s: {each.balance_max_age_s:g} is less than twice "

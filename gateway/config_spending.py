@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints, field_validator
 
 from gateway.config_section import AssetCode, InstanceName, OrgName, Section
 from gateway.model import Amount, Text
@@ -27,13 +28,32 @@ def _price(value: Decimal) -> Decimal:
 
 
 class PriceSettings(Section):
-    """What assets are worth, for limits in US dollars."""
+    """What assets are worth in US dollars: for limits, and for the fee that a quote shows."""
 
     usd: dict[AssetCode, Annotated[Amount, AfterValidator(_price)]] = Field(
         default={},
         description='US dollars of one unit of an asset, such as `{ ETH = "3000" }`. An asset that is '
         "pegged to the dollar counts as one without an entry. Update them: nothing else does.",
     )
+    as_of: datetime | None = Field(
+        default=None,
+        description="When `usd` was last brought up to date, with a zone; quotes show it beside their fee in "
+        "US dollars.",
+    )
+    source: str = Field(
+        default="table",
+        pattern=r"^[a-z][a-z0-9_-]{0,62}$",
+        description="Where prices come from: `table`, which is `usd`, or the name of an entry point of the "
+        "group `payout_gateway.prices`.",
+    )
+
+    @field_validator("as_of")
+    @classmethod
+    def _zoned(cls, value: datetime | None) -> datetime | None:
+        if value is not None and value.tzinfo is None:
+            msg = "must have a zone, such as 2026-03-02T10:00:00Z"
+            raise ValueError(msg)
+        return value
 
 
 class SpendingLimitSettings(Section):

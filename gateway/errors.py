@@ -15,6 +15,7 @@ GatewayError
     ├── NotSent            the call never left; nothing moved; may be tried again
     │   ├── UnreadableAnswer   what a person answered lacks something or has too much
     │   ├── WrongAnswer        what a person answered is wrong; the payout asks again
+    │   ├── CustodianDown      the custodian does not answer: the gateway made no call
     │   └── TurnedAway         the custodian refused the call at its door, before it looked at it
     │       ├── RateLimited        too many requests (HTTP 429)
     │       ├── CredentialsRefused     our credentials or rights are not accepted (401, 403)
@@ -171,6 +172,10 @@ class WrongAnswer(NotSent):
     def __init__(self, message: str, attempts_left: int | None = None) -> None:
         self.attempts_left = attempts_left
         super().__init__(message)
+
+
+class CustodianDown(NotSent):
+    """The custodian does not answer, so the gateway made no call: nothing was sent, and it waits."""
 
 
 class TurnedAway(NotSent):

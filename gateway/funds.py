@@ -15,7 +15,8 @@ from functools import partial
 from typing import Any
 
 from gateway.assets import EXACT
-from gateway.config import RouteSettings, Settings
+from gateway.config import Settings
+from gateway.config_routes import RouteSettings
 from gateway.errors import Refused
 from gateway.funds_rules import (
     ANY,

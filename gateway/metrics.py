@@ -119,6 +119,13 @@ class Metrics:
             registry=self.registry,
         )
 
+        self._breakers = Gauge(
+            "payout_gateway_breaker_open",
+            "Whether nothing that moves money is sent to a custodian (1), because it does not answer.",
+            ("custodian",),
+            registry=self.registry,
+        )
+
         accounts = ("custodian", "account", "asset", "network")
         self._balances = {
             name: Gauge(f"payout_gateway_account_{name}", words, accounts, registry=self.registry)
@@ -258,6 +265,10 @@ class Metrics:
         self._pauses.clear()
         for scope, target in found:
             self._pauses.labels(scope, target).set(1)
+
+    def breaker(self, custodian: str, is_open: bool) -> None:  # noqa: FBT001 - a gauge's value
+        """Set whether nothing is sent to a custodian, because it does not answer."""
+        self._breakers.labels(custodian).set(is_open)
 
     def endpoints_set_aside(self, count: int) -> None:
         """Set how many endpoints wait because their secrets do not open: a row of the operator's list."""

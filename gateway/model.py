@@ -153,6 +153,8 @@ class Attention(StrEnum):
     )
     EARLY_NEWS = "early_news"  #: money is said to move, and no call was made for it
     RETURNED = "returned"  #: money came back after the payout was delivered
+    #: a custodian that a payout was taken from, as not paid there, says that its money moves after all
+    LATE_NEWS = "late_news"
     RETURN_MISMATCH = (
         "return_mismatch"  #: the custodian reports a return that cannot be: it changed nothing
     )
@@ -388,6 +390,11 @@ class Route(Value):
     from_network: Network | None
     to_network: Network | None
     estimated_seconds: Annotated[int, Field(ge=0)]
+
+
+def route_key(custodian: str, destination: str, network: str | None) -> str:
+    """Return what the time of deliveries is measured by."""
+    return f"{custodian} {destination} {network or ''}"
 
 
 class QuoteTerms(Value):

@@ -127,15 +127,24 @@ async def refuse_if_paused(tx: Tx, subject: Subject, *, accepting: bool = True) 
 
     `accepting`: pauses during which new quotes are given do not count.
     """
-    found = [each for each in await active_pauses(tx) if not (accepting and each.keep_accepting)]
+    found = await (pauses_of_quotes if accepting else active_pauses)(tx)
     holding = held_by(found, [subject])
     if holding is None:
         return
-    whose = "your org" if holding.owner else "the operator"
-    detail = f"Paused by {whose}: {holding.name}. Nothing was done."
+    raise Refused("paused", paused_detail(holding), headers=_RETRY_AFTER)
+
+
+async def pauses_of_quotes(tx: Tx) -> list[Pause]:
+    """Return the pauses during which no new quotes are given for what they hold. Store function."""
+    return [each for each in await active_pauses(tx) if not each.keep_accepting]
+
+
+def paused_detail(holding: Pause) -> str:
+    """Return what a partner hears of a pause. Pure."""
     if holding.scope is PauseScope.ORG and not holding.owner:
-        detail = "The operator has paused your payouts. Nothing was done."
-    raise Refused("paused", detail, headers=_RETRY_AFTER)
+        return "The operator has paused your payouts. Nothing was done."
+    whose = "your org" if holding.owner else "the operator"
+    return f"Paused by {whose}: {holding.name}. Nothing was done."
 
 
 async def waiting(tx: Tx, each: Pause, now: Moment, submit_within: int) -> Waiting:

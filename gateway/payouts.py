@@ -22,6 +22,7 @@ from gateway.funds import Funds, end_reservation
 from gateway.keys import Caller
 from gateway.model import (
     TERMINAL,
+    Account,
     Attention,
     Failure,
     FailureCode,
@@ -319,6 +320,23 @@ class Payouts:
         if applied.final and applied.changed:
             await end_reservation(tx, self._funds, row, change.columns.get("funds_moved"))
         return applied
+
+    async def hand_over(self, tx: Tx, row: Row, custodian: str, account: Account) -> Applied:
+        """Note that a pending payout goes on at another custodian, within the terms that were promised.
+
+        The caller has the right to it, and opens the execution there. What the first custodian said of its
+        own is no news of the other one.
+        """
+        columns: dict[str, object] = {
+            "custodian": custodian,
+            "account": account.model_dump_json(),
+            "custodian_reference": None,
+            "custodian_word": None,
+            "observed_at": None,
+        }
+        await rows.update_payout(tx, row["id"], **columns)
+        detail = f"not paid by {row['custodian']}; goes on at {custodian}"
+        return await self.apply(tx, row["id"], Report(SubStatus.QUEUED, "", detail=detail))
 
     async def _count_returns(self, tx: Tx, change: _Change, applied: Applied) -> Applied:
         """Write what came back of a delivered payout: a row, and an event, for each return."""

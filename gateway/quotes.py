@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from decimal import Decimal
 from typing import Annotated, Any, Protocol
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, PrivateAttr, StringConstraints
 
 from gateway.adapter import Offer, Terms
 from gateway.assets import (
@@ -16,8 +16,9 @@ from gateway.assets import (
     Asset,
     AssetRegistry,
     check_address,
-    check_precision,
+    fitting_networks,
     natural_network,
+    round_fee,
 )
 from gateway.errors import Refused
 from gateway.funds import Funds
@@ -35,8 +36,24 @@ from gateway.model import (
     Text,
     Time,
     Value,
+    format_amount,
+    format_time,
 )
-from gateway.router import Choice, Router, Wish, check_payee
+from gateway.pause import Pause, Subject, held_by
+from gateway.pausing import paused_detail
+from gateway.prices import PriceSource
+from gateway.pricing import Recommendation, in_usd, recommended
+from gateway.router import (
+    NOTHING_KNOWN,
+    Asked,
+    Choice,
+    Decision,
+    Facts,
+    LeftOut,
+    Reason,
+    Router,
+    Wish,
+)
 from gateway.runtime import Runtime
 from gateway.spending import Spending, spend_for
 from gateway.store import quotes as rows
@@ -104,14 +121,23 @@ class Quote(QuoteTerms):
     external_ref: str
     reference: str | None
     metadata: Mapping[str, str]
-    recommendation: dict[str, Any] | None = Field(
-        default=None, description="A cheaper route. Reserved: always null today."
+    fee_usd_as_of: Time | None = Field(
+        default=None,
+        description="When the price was true by which `fee_total_usd` was reckoned; null: nobody says, or "
+        "the asset is pegged to the dollar.",
+    )
+    recommendation: Recommendation | None = Field(
+        default=None,
+        description="A route that would cost at least 1 % less (the operator may set another share).",
     )
     insufficient_funds: InsufficientFunds | None = Field(
         default=None,
         description="What the account lacks by its last balance; null: nothing, or its balance is not known. "
         "The quote reserves nothing: the payout is refused or waits where it is still short.",
     )
+
+    #: how the route was chosen, as JSON: kept with the quote, shown to operators
+    _decision: str | None = PrivateAttr(default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +175,40 @@ class Pricer(Protocol):
         """Return what providers behind it would give now."""
 
 
+@dataclass(frozen=True)
+class Offered:
+    """What the providers behind one custodian instance would give now."""
+
+    custodian: str
+    offers: Sequence[Offer]
+
+
+@dataclass(frozen=True)
+class FactsNow:
+    """What is known at this moment, with the pauses that were read in this transaction."""
+
+    facts: Facts
+    mode: str
+    pauses: Sequence[Pause]
+
+    def pause(self, instance: str, account: Account, asset: str, org: str) -> str | None:
+        """Return what is paused, for people."""
+        held = held_by(self.pauses, [Subject(org, self.mode, instance, account, asset)])
+        return None if held is None else paused_detail(held)
+
+    def health(self, instance: str) -> str | None:
+        """Return why nothing should be sent to a custodian now."""
+        return self.facts.health(instance)
+
+    def shortage(self, instance: str, account: Account, asset: str, needed: Decimal) -> str | None:
+        """Return what an account lacks."""
+        return self.facts.shortage(instance, account, asset, needed)
+
+    def seconds(self, route: str) -> int | None:
+        """Return how long payouts by this way have usually taken."""
+        return self.facts.seconds(route)
+
+
 class Quotes:
     """Makes quotes."""
 
@@ -161,15 +221,27 @@ class Quotes:
         budget: Buckets | None = None,
         spending: Spending | None = None,
         funds: Funds | None = None,
+        *,
+        facts: Facts = NOTHING_KNOWN,
+        prices: PriceSource | None = None,
+        recommend_percent: Decimal = Decimal(1),
     ) -> None:
         self._spending = spending
         self._funds = funds
+        self._facts = facts
+        self._prices = prices
+        self._recommend_percent = recommend_percent
         self._router = router
         self._assets = assets
         self._runtime = runtime
         self._custodians = custodians
         #: of calls, per org and instance
         self._budget = budget
+
+    @property
+    def facts(self) -> Facts:
+        """What is known at this moment, pauses apart."""
+        return self._facts
 
     @property
     def assets(self) -> tuple[str, ...]:
@@ -182,39 +254,49 @@ class Quotes:
         if not asked:
             return False
         try:
-            _, _, choice = self._plan(caller, request)
+            _, decision = self._plan(caller, request, self._facts)
         except Refused:
             return False
-        return choice.route.custodian in asked
+        return decision.candidates[0].route.custodian in asked
 
-    async def offers(self, caller: Caller, request: QuoteRequest) -> Sequence[Offer]:
-        """Ask the custodian for offers, before any transaction. Nothing for a faulty request.
+    async def offers(self, caller: Caller, request: QuoteRequest) -> Offered | None:
+        """Ask the custodian for offers, before any transaction. None for a faulty request.
 
         Refused: `rate_limited`, where the org has used up its budget of calls to this instance. What
         was quoted already is answered from its key, and costs nothing of it.
         """
         try:
-            _, terms, choice = self._plan(caller, request)
+            asked, decision = self._plan(caller, request, self._facts)
         except Refused:
-            return ()
-        name = choice.route.custodian
+            return None
+        taken = decision.candidates[0]
+        name = taken.route.custodian
         if self._budget is not None:
-            taken = self._budget.take(f"{caller.org} {name}")
-            if not taken.allowed:
+            token = self._budget.take(f"{caller.org} {name}")
+            if not token.allowed:
                 detail = f"Too many quotes that {name!r} has to be asked for. Nothing was done."
-                headers = {"Retry-After": str(taken.retry_s), **self._budget.headers(taken)}
+                headers = {"Retry-After": str(token.retry_s), **self._budget.headers(token)}
                 raise Refused("rate_limited", detail, headers=headers)
-        return await self._custodians[name].offers(terms)
+        terms = _draft(asked, request, taken)
+        return Offered(name, await self._custodians[name].offers(terms))
 
     def draft(
-        self, caller: Caller, request: QuoteRequest, offers: Sequence[Offer] = ()
+        self,
+        caller: Caller,
+        request: QuoteRequest,
+        offered: Offered | None = None,
+        pauses: Sequence[Pause] = (),
     ) -> tuple[Quote, Account]:
         """Return the quote and the account that would pay it; nothing is written. Pure but for id and time.
 
-        Refused: every fault of the request that its schema cannot see.
+        `pauses`: those during which no such quotes are given. Refused: every fault of the request that its
+        schema cannot see, and `no_route`.
         """
-        promised, account = self.terms(caller, request, offers)
+        facts: Facts = FactsNow(self._facts, caller.mode, pauses) if pauses else self._facts
+        asked, decision = self._plan(caller, request, facts)
+        promised, taken = self._promised(caller, request, asked, decision, offered)
         members = {name: getattr(promised, name) for name in QuoteTerms.model_fields}
+        prices = self._prices
         quote = Quote(
             **{
                 **members,
@@ -224,9 +306,16 @@ class Quotes:
             external_ref=request.external_ref,
             reference=request.reference,
             metadata=request.metadata,
-            insufficient_funds=self._lacks(promised, account),
+            fee_usd_as_of=None
+            if prices is None or not taken.fee
+            else prices.as_of(asked.asset.code),
+            recommendation=recommended(
+                decision, taken, asked.asset, prices, self._recommend_percent
+            ),
+            insufficient_funds=self._lacks(promised, taken.account),
         )
-        return quote, account
+        quote._decision = decision_json(decision, asked_for=request.route is not None)  # noqa: SLF001 - its own module
+        return quote, taken.account
 
     def _lacks(self, terms: QuoteTerms, account: Account) -> InsufficientFunds | None:
         """Return what an account lacks, by what is known of it."""
@@ -240,10 +329,41 @@ class Quotes:
         return InsufficientFunds(needed=lacks, asset=asset, network_with_lowest_top_up_fee=network)
 
     def terms(
-        self, caller: Caller, request: QuoteRequest | Wanted, offers: Sequence[Offer] = ()
+        self, caller: Caller, request: QuoteRequest | Wanted, offered: Offered | None = None
     ) -> tuple[QuoteTerms, Account]:
         """Return what would be paid and from which account, without a quote. Pure. Refused: as `draft`."""
-        asset, terms, choice = self._plan(caller, request)
+        asked, decision = self._plan(caller, request, self._facts)
+        promised, taken = self._promised(caller, request, asked, decision, offered)
+        return promised, taken.account
+
+    def explain(
+        self, caller: Caller, request: QuoteRequest, pauses: Sequence[Pause] = ()
+    ) -> Decision:
+        """Return how a quote would be routed; nothing is written. Pure.
+
+        Refused: what is wrong with the request whatever the route, such as an unknown asset.
+        """
+        asked = self._asked(caller, request)
+        facts: Facts = FactsNow(self._facts, caller.mode, pauses) if pauses else self._facts
+        return self._router.explain(asked, facts, self._checking(asked, request))
+
+    def _promised(
+        self,
+        caller: Caller,
+        request: QuoteRequest | Wanted,
+        asked: Asked,
+        decision: Decision,
+        offered: Offered | None,
+    ) -> tuple[QuoteTerms, Choice]:
+        """Return the terms of a decision, and the choice with the fee that they are made by."""
+        asset, taken = asked.asset, decision.candidates[0]
+        offers = (
+            () if offered is None or offered.custodian != taken.route.custodian else offered.offers
+        )
+        best = max(offers, key=lambda each: each.fx_rate, default=None)
+        if best is not None and best.fee is not None:
+            taken = replace(taken, fee=_offered_fee(best.fee, request.amount, asset, taken))
+        terms = _draft(asked, request, taken)
         promised = QuoteTerms(
             quote_id=None,
             expires_at=None,
@@ -254,51 +374,49 @@ class Quotes:
             recipient_gets=terms.amount,
             send_asset=asset.code,
             recipient_asset=asset.code,
-            fx_rate=max((each.fx_rate for each in offers), default=None),
+            fx_rate=None if best is None else best.fx_rate,
             # A bank pays out in its own currency, at a rate that nobody promises us.
             price="indicative" if terms.destination.type == "bank_account" else "firm",
-            # Without a price source only a dollar-pegged fee, or none at all, has a known dollar value.
-            fee_total_usd=choice.fee if asset.usd_pegged or not choice.fee else None,
-            route=choice.route,
+            fee_total_usd=in_usd(taken.fee, asset, self._prices),
+            route=taken.route,
         )
         if self._spending is not None:
-            spend = spend_for(caller.org, caller.mode, caller.key_id, promised, choice.account)
+            spend = spend_for(caller.org, caller.mode, caller.key_id, promised, taken.account)
             self._spending.check(spend)
-        return promised, choice.account
+        return promised, taken
 
     def _plan(
-        self, caller: Caller, request: QuoteRequest | Wanted
-    ) -> tuple[Asset, DraftTerms, Choice]:
+        self, caller: Caller, request: QuoteRequest | Wanted, facts: Facts
+    ) -> tuple[Asked, Decision]:
+        """Return what was asked for, and the decision about it. Refused where there is no route for it."""
+        asked = self._asked(caller, request)
+        decision = self._router.decide(asked, facts, self._checking(asked, request))
+        if decision.refusal is not None:
+            raise decision.refusal
+        return asked, decision
+
+    def _asked(self, caller: Caller, request: QuoteRequest | Wanted) -> Asked:
         asset = self._assets.find(request.asset)
-        destination = self._destination(request)
-        if isinstance(destination, AddressDestination):
-            destination = check_address(destination, asset)
-        choice = self._router.choose(
-            org=caller.org,
-            mode=caller.mode,
-            destination=destination,
-            asset=asset,
-            amount=request.amount,
-            network_hint=request.network_hint,
-            wish=Wish(request.route.custodian, request.route.account) if request.route else None,
+        return Asked(
+            caller.org,
+            caller.mode,
+            self._payee(caller, request, asset),
+            asset,
+            request.amount,
+            request.network_hint,
+            Wish(request.route.custodian, request.route.account) if request.route else None,
         )
-        check_payee(destination, self._router.instance(choice.route.custodian).capabilities)
-        check_precision(request.amount, asset, choice.route.to_network)
-        terms = DraftTerms(
-            asset=asset.code,
-            network=choice.route.to_network,
-            decimals=asset.decimals_on(choice.route.to_network),
-            amount=EXACT.subtract(request.amount, choice.fee),
-            source=choice.account,
-            destination=destination,
-            reference=request.reference,
-        )
-        reason = self._custodians[choice.route.custodian].check(terms)
-        if reason is not None:
-            detail = f"The custodian {choice.route.custodian!r} cannot pay this: {reason}."
-            fault = {"pointer": "/destination", "code": "invalid_destination", "detail": detail}
-            raise Refused("invalid_destination", detail, errors=[fault])
-        return asset, terms, choice
+
+    def _checking(
+        self, asked: Asked, request: QuoteRequest | Wanted
+    ) -> Callable[[Choice], str | None]:
+        """Return what asks a custodian whether it could ever pay by a route."""
+
+        def check(choice: Choice) -> str | None:
+            terms = _draft(asked, request, choice)
+            return self._custodians[choice.route.custodian].check(terms)
+
+        return check
 
     async def store(self, tx: Tx, caller: Caller, quote: Quote, account: Account) -> None:
         """Store a drafted quote."""
@@ -312,29 +430,105 @@ class Quotes:
             metadata=to_json(dict(quote.metadata)),
             terms=to_json(terms_json(quote)),
             account=account.model_dump_json(),
+            decision=quote._decision,  # noqa: SLF001 - its own module
             expires_at=to_us(quote.expires_at),
             created_at=to_us(self._runtime.clock.now()),
         )
 
-    def _destination(self, request: QuoteRequest | Wanted) -> Destination:
-        """Return the destination object; a bare address gets the network its shape fits."""
-        if not isinstance(request.destination, str):
-            return request.destination
-        asset = self._assets.find(request.asset)
-        network = request.network_hint or natural_network(request.destination, asset)
-        if network is None:
-            detail = (
-                f"The network of this address is not clear from its shape. Give network_hint, one of: "
-                f"{', '.join(sorted(asset.networks)) or 'none'}."
-            )
-            raise Refused(
-                "invalid_destination",
-                detail,
-                errors=[
-                    {"pointer": "/network_hint", "code": "invalid_destination", "detail": detail}
-                ],
-            )
-        return AddressDestination(network=network, address=request.destination)
+    def _payee(self, caller: Caller, request: QuoteRequest | Wanted, asset: Asset) -> Destination:
+        """Return the destination, its address checked; a bare address gets the network that it fits.
+
+        That is the one network that is configured for such addresses; where there are several, the one
+        whose addresses look like it.
+        """
+        found = request.destination
+        if isinstance(found, str):
+            network = request.network_hint
+            if network is None:
+                configured = self._router.networks(caller.org, caller.mode, asset)
+                fitting = fitting_networks(found, asset) & configured
+                network = next(iter(fitting)) if len(fitting) == 1 else None
+            network = network or natural_network(found, asset)
+            if network is None:
+                detail = (
+                    f"The network of this address is not clear from its shape. Give network_hint, one of: "
+                    f"{', '.join(sorted(asset.networks)) or 'none'}."
+                )
+                fault = {
+                    "pointer": "/network_hint",
+                    "code": "invalid_destination",
+                    "detail": detail,
+                }
+                raise Refused("invalid_destination", detail, errors=[fault])
+            found = AddressDestination(network=network, address=found)
+        return check_address(found, asset) if isinstance(found, AddressDestination) else found
+
+
+def _draft(asked: Asked, request: QuoteRequest | Wanted, taken: Choice) -> DraftTerms:
+    """Return what a custodian would be told by a route."""
+    return DraftTerms(
+        asset=asked.asset.code,
+        network=taken.route.to_network,
+        decimals=asked.asset.decimals_on(taken.route.to_network),
+        amount=EXACT.subtract(request.amount, taken.fee),
+        source=taken.account,
+        destination=asked.destination,
+        reference=request.reference,
+    )
+
+
+def _offered_fee(fee: Decimal, amount: Decimal, asset: Asset, taken: Choice) -> Decimal:
+    """Return a fee that was offered, in the asset's own decimals. Refused: `amount_below_minimum`."""
+    rounded = round_fee(fee, asset.decimals_on(taken.route.to_network))
+    if rounded < amount:
+        return rounded
+    detail = (
+        f"The fee of this route is {rounded} {asset.code}: nothing would be left of the amount."
+    )
+    fault = {"pointer": "/amount", "code": "amount_below_minimum", "detail": detail}
+    raise Refused("amount_below_minimum", detail, errors=[fault])
+
+
+def decision_json(decision: Decision, *, asked_for: bool) -> str:
+    """Return a decision as it is kept: without what pays other kinds of destinations, or in other modes.
+
+    `asked_for`: whether the partner asked for a custodian.
+    """
+    return to_json(
+        {
+            "asked_for": asked_for,
+            "policy": decision.policy.value,
+            "candidates": [choice_view(each) for each in decision.candidates],
+            "left_out": [
+                left_out_view(each)
+                for each in decision.left_out
+                if each.reason not in {Reason.DESTINATION, Reason.MODE}
+            ],
+        }
+    )
+
+
+def choice_view(choice: Choice) -> dict[str, Any]:
+    """Return a candidate as it is shown."""
+    return {
+        "route": choice.name,
+        "custodian": choice.route.custodian,
+        "account": {"id": choice.account.id, "type": choice.account.type},
+        "network": choice.route.to_network,
+        "fee": format_amount(choice.fee),
+        "estimated_seconds": choice.route.estimated_seconds,
+    }
+
+
+def left_out_view(each: LeftOut) -> dict[str, Any]:
+    """Return what was left out as it is shown."""
+    return {
+        "route": each.name,
+        "custodian": each.custodian,
+        "account": {"id": each.account.id, "type": each.account.type},
+        "reason": each.reason.value,
+        "detail": each.detail,
+    }
 
 
 def quote_json(quote: Quote) -> dict[str, Any]:
@@ -345,7 +539,10 @@ def quote_json(quote: Quote) -> dict[str, Any]:
         "external_ref": quote.external_ref,
         "reference": quote.reference,
         "metadata": quote.metadata,
-        "recommendation": quote.recommendation,
+        "fee_usd_as_of": None if quote.fee_usd_as_of is None else format_time(quote.fee_usd_as_of),
+        "recommendation": None
+        if quote.recommendation is None
+        else quote.recommendation.model_dump(mode="json"),
         "insufficient_funds": None if short is None else short.model_dump(),
     }
 

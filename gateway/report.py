@@ -197,6 +197,9 @@ class Offer:
 
     #: what one unit of the asset is in the recipient's currency, after the provider's fees
     fx_rate: Decimal
+    #: what the custodian takes, in the asset that is sent; None: nothing beside the rate, or it does not say.
+    #: It takes the place of the fee that the operator has configured for the route
+    fee: Decimal | None = None
 
 
 @dataclass(frozen=True)

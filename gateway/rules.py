@@ -8,11 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from gateway.config import Settings
 
+#: Settings that are younger than the digest, with their defaults.
+_ADDED_TO_ROUTES: Mapping[str, Any] = {
+    "name": None,
+    "min_amount": None,
+    "max_amount": None,
+    "priority": 0,
+    "policy": "fixed",
+    "failover": "never",
+    "on_shortage": "refuse",
+}
+_ADDED_TO_PRICES: Mapping[str, Any] = {"as_of": None, "source": "table"}
 #: What a gateway says that goes by other rules.
 OTHER_RULES = (
     "the limits and routes in this gateway's configuration are not the active ones: see "
@@ -33,18 +44,24 @@ def rules_document(settings: Settings) -> dict[str, Any]:
         name: {"adapter": each.adapter, "modes": sorted(each.modes)}
         for name, each in sorted(settings.custodians.items())
     }
-    # What nobody has set is in no document, so that a new setting changes no digest.
-    for route in whole["routes"]:
-        if route["on_shortage"] == "refuse":
-            del route["on_shortage"]
-    for account in (each for accounts in whole["accounts"].values() for each in accounts):
-        if account["reserve"] is None:
-            del account["reserve"]
-    for name, each in settings.custodians.items():
-        if each.reserve:
+    for name, custodian in settings.custodians.items():
+        if custodian.reserve:
             whole["custodians"][name]["reserve"] = True
     whole["submit_within_s"] = settings.engine.submit_within_s
+    accounts = [each for some in whole["accounts"].values() for each in some]
+    # What nobody has set is in no document, so that a new setting changes no digest.
+    _leave_out(whole["routes"], _ADDED_TO_ROUTES)
+    _leave_out([whole["prices"]], _ADDED_TO_PRICES)
+    _leave_out(accounts, {"reserve": None})
     return whole
+
+
+def _leave_out(sections: Iterable[dict[str, Any]], added: Mapping[str, Any]) -> None:
+    """Leave out of sections what is younger than the digest and has its default."""
+    for section in sections:
+        for name, usual in added.items():
+            if section[name] == usual:
+                del section[name]
 
 
 def rules_text(settings: Settings) -> str:

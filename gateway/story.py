@@ -11,6 +11,7 @@ from gateway.store import evidence as stored
 from gateway.store import payouts as rows
 from gateway.store.account_turns import account_holder
 from gateway.store.database import Row, Tx
+from gateway.store.quotes import decision_of
 from gateway.store.rows import from_us, payout_of
 from gateway.views import payout_json
 
@@ -28,6 +29,7 @@ async def tell(tx: Tx, wanted: str) -> dict[str, Any] | None:
     payout = payout_of(row)
     owned = await executions.open_execution_of(tx, payout.id)
     attention = await rows.attention_of(tx, payout.id)
+    decision = await decision_of(tx, payout.id)
     return {
         "payout": payout_json(payout),
         "org": payout.org,
@@ -46,6 +48,8 @@ async def tell(tx: Tx, wanted: str) -> dict[str, Any] | None:
             | {"at": _at(each["at"])}
             for each in await audit.acts_on(tx, payout.id, _MOST_ACTS)
         ],
+        # By which route, and why not by another one: of a payout of a batch nothing is kept.
+        "decision": None if decision is None else json.loads(decision),
         "executions": [
             await _execution(tx, each) for each in await executions.executions_of(tx, payout.id)
         ],
@@ -88,7 +92,17 @@ async def _behind(tx: Tx, payout: Payout) -> str | None:
 async def _execution(tx: Tx, row: Row) -> dict[str, Any]:
     """Return an execution and its evidence."""
     evidence = await stored.evidence_rows(tx, [row["id"]])
-    names = ("id", "number", "batch_id", "size", "state", "open_calls", "failures", "outcome")
+    names = (
+        "id",
+        "number",
+        "custodian",
+        "batch_id",
+        "size",
+        "state",
+        "open_calls",
+        "failures",
+        "outcome",
+    )
     return {
         **{name: row[name] for name in names},
         "notes": json.loads(row["notes"]),

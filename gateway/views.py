@@ -161,6 +161,18 @@ class PayoutView(BaseModel):
     updated_at: Time
 
 
+class ExecutionView(BaseModel):
+    """A custodian that a payout was handed to."""
+
+    model_config = ConfigDict(frozen=True, title="Execution")
+
+    number: int = Field(description="From 1, in the order in which they were opened.")
+    custodian: str
+    ended_at: Time | None = Field(
+        description="When it was closed: proven not to pay, or with the end of the payout. Null: open."
+    )
+
+
 class PayoutWithTracking(PayoutView):
     """A payout with the address of its public page, as shown under an API key."""
 
@@ -171,6 +183,11 @@ class PayoutWithTracking(PayoutView):
         default=None,
         description="`GET /payouts/{id}` of a payout that is `queued`: the payout of yours that has the turn "
         "at the source account. Null: another org's, or it waits for something else.",
+    )
+    executions: list[ExecutionView] | None = Field(
+        default=None,
+        description="`GET /payouts/{id}` of a payout that went on at another custodian than quoted: every "
+        "custodian that it was handed to. At most one of them pays it. Null otherwise.",
     )
 
 
@@ -281,6 +298,7 @@ def payout_with_tracking(
         **payout_json(payout, client_secret),
         "tracking_url": tracking_url,
         "queued_behind": None,
+        "executions": None,
     }
 
 

@@ -562,6 +562,7 @@ MONEY_RULES: dict[str, tuple[Callable[..., Any], ...]] = {
     ),
     "What people may do": (
         gate.may_reopen,
+        gate.may_fail_over,
         gate.may_cancel,
         gate.may_end_unpaid,
         unsent.never_sent,

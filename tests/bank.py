@@ -10,7 +10,7 @@ from sqlalchemy import select
 
 from gateway.adapter import Balance, Failure, FailureCode, Report, SubStatus
 from gateway.balances import Balances, find_ended
-from gateway.config import RouteSettings
+from gateway.config_routes import RouteSettings
 from gateway.errors import Refused
 from gateway.funds import AccountRule, Funds
 from gateway.funds_rules import Sums

@@ -50,8 +50,10 @@ class Store:
         self.clock = clock
         self.state_file = file
 
-    def adoption(self, capabilities: Capabilities = CAN) -> Adoption:
-        """Return one run of the command."""
+    def adoption(
+        self, capabilities: Capabilities = CAN, left: frozenset[str] = frozenset()
+    ) -> Adoption:
+        """Return one run of the command. `left`: custodians that payouts may have gone on from."""
         return Adoption(
             db=self.db,
             runtime=self.runtime,
@@ -59,6 +61,7 @@ class Store:
             custodians={"acme": Acme(capabilities)},
             state_file=self.state_file,
             operator="root",
+            left=left,
         )
 
     def now(self) -> int:
@@ -114,6 +117,7 @@ async def add_quote(
         "account": "{}",
         "expires_at": expires_at,
         "created_at": created_at,
+        "decision": None,
         "payout_id": payout_id,
     }
     await tx.all(Query(insert(quotes)), **values)
@@ -142,15 +146,20 @@ async def add_batch(
     await tx.all(Query(insert(batches)), **values)
 
 
-@pytest.mark.parametrize("finds", [True, False], ids=["by our keys", "by ids"])
+@pytest.mark.parametrize(
+    ("by_keys", "left"),
+    [(True, ()), (False, ()), (True, ("acme",))],
+    ids=["by our keys", "by ids", "by our keys, and it may have gone on elsewhere"],
+)
 async def test_every_open_execution_gets_a_call_of_unknown_outcome(
-    store: Store, *, finds: bool
+    store: Store, left: tuple[str, ...], *, by_keys: bool
 ) -> None:
     """Made now; its worker loses the lease; it is due.
 
     At the account that is configured only where looks there find a call that this copy does not know
     of. Elsewhere no absence rules it out, whatever is remembered, and an operator hears of it.
     """
+    finds = by_keys and not left
     at = store.clock.moment()
     paying, fresh, over = [await store.db.run(add_payout) for _ in range(3)]
     sent = await store.db.run(add_execution, paying, notes='{"id": "x"}', calls=(3, 4), at=at)
@@ -164,8 +173,8 @@ async def test_every_open_execution_gets_a_call_of_unknown_outcome(
         connection.commit()
     await store.sets_back(9)
     await store.clock.advance(3600)
-    can = replace(CAN, finds_lost_calls=finds)
-    done = await store.adoption(can).run(store.now() - 60 * US)
+    can = replace(CAN, finds_lost_calls=by_keys)
+    done = await store.adoption(can, frozenset(left)).run(store.now() - 60 * US)
     attention = 0 if finds else 2
     assert (done.executions, done.without_execution, done.attention) == (2, 0, attention)
     assert done.marks == 12

@@ -117,6 +117,7 @@ async def test_the_end_of_a_payout_closes_what_was_about_its_progress(bench: Ben
             "foreign_ref",
             "adapter_error",
             "early_news",
+            "late_news",
             "returned",
             "return_mismatch",
         }

@@ -10,7 +10,8 @@ import pytest
 
 from gateway.adapter import Capabilities
 from gateway.assets import AssetRegistry
-from gateway.config import AccountSettings, FeeSettings, RouteSettings
+from gateway.config import AccountSettings
+from gateway.config_routes import FeeSettings, RouteSettings
 from gateway.errors import Refused
 from gateway.model import Account, AddressDestination, CustodianAccountDestination, Destination
 from gateway.router import Choice, Instance, Router, Wish

@@ -27,6 +27,7 @@ from gateway.api import (
     pauses,
     payouts,
     replay,
+    routes,
 )
 from gateway.api.access import (
     Guarded,
@@ -120,6 +121,10 @@ _PLAIN = [
     _route(
         "/balances",
         GET=needs_either(Scope.PAYOUTS_READ, Scope.PAYOUTS_OPERATE, balances.list_balances),
+    ),
+    _route(
+        "/routes/explain",
+        POST=needs_either(Scope.QUOTES_WRITE, Scope.PAYOUTS_OPERATE, routes.explain_route),
     ),
     _route("/custodians", GET=needs(Scope.PAYOUTS_READ, custodians.list_custodians)),
     _route("/custodians/{name}/webhooks", POST=public(custodians.receive_webhook)),

@@ -65,7 +65,7 @@ class BalanceList(BaseModel):
     """The accounts that this key may use."""
 
     data: list[AccountBalances]
-    next_cursor: None = None
+    next_cursor: str | None = Field(default=None, description="Always null: the list has one page.")
     has_more: bool = False
 
 

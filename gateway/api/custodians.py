@@ -36,6 +36,9 @@ class CustodianView(BaseModel):
     )
     paused_accounts: list[Account] = Field(description="Accounts of it that are paused.")
     paused_assets: list[str] = Field(description="Its assets that are paused.")
+    available: bool = Field(
+        description="False: it does not answer, so quotes leave it out and payouts through it wait."
+    )
 
 
 class CustodianList(BaseModel):
@@ -73,6 +76,7 @@ async def list_custodians(request: Request) -> Response:
                 cancel=can.cancel,
                 webhooks=can.webhooks,
                 one_at_a_time=can.one_at_a_time,
+                available=context.quotes.facts.health(instance.name) is None,
                 **_pauses_of(paused, instance.name, caller.org),
             )
         )

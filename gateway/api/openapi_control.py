@@ -8,11 +8,12 @@ from gateway.api.attention import AttentionList
 from gateway.api.balances import BalanceList
 from gateway.api.operations import BODY, as_json, in_path, operation, parameter, query
 from gateway.api.pauses import PauseList, PauseMade, PauseRequest, ResumeRequest
+from gateway.api.routes import ExplainRequest, Explanation
 from gateway.keys import Scope
 from gateway.model import Attention
 
-SENT = (PauseRequest, ResumeRequest)
-TOLD = (PauseList, PauseMade, AttentionList, BalanceList)
+SENT = (PauseRequest, ResumeRequest, ExplainRequest)
+TOLD = (PauseList, PauseMade, AttentionList, BalanceList, Explanation)
 
 
 def paths(refs: dict[Any, Any]) -> dict[str, Any]:
@@ -43,6 +44,30 @@ def paths(refs: dict[Any, Any]) -> dict[str, Any]:
                 scope=Scope.PAYOUTS_READ,
                 operator_scope=Scope.PAYOUTS_OPERATE,
             ),
+        },
+        "/routes/explain": {
+            "post": operation(
+                refs,
+                "explainRoute",
+                "control",
+                "Explain how a quote would be routed",
+                (
+                    "200",
+                    as_json(refs[Explanation], "The candidates, and why the others were left out."),
+                ),
+                (
+                    *BODY,
+                    "unsupported_asset",
+                    "invalid_destination",
+                    "operator_key_required",
+                ),
+                description="A dry run: nothing is written, nothing is called, and no limit is asked. The body "
+                "is that of a quote. A key of an org sees its own routes. A key of the operator names the "
+                "`org` and sees all routes; it needs `payouts:operate`.",
+                body=refs[ExplainRequest],
+                scope=Scope.QUOTES_WRITE,
+                operator_scope=Scope.PAYOUTS_OPERATE,
+            )
         },
         "/attention": {
             "get": operation(

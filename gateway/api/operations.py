@@ -55,6 +55,9 @@ class ProblemDocument(BaseModel):
     network_with_lowest_top_up_fee: str | None = optional(
         "`insufficient_funds`: the network on which it is cheapest to add."
     )
+    reasons: list[dict[str, str]] = optional(
+        "`no_route`: why each route that fits was left out: `custodian`, `reason`, `detail`.", []
+    )
 
 
 ALWAYS = (
@@ -82,6 +85,7 @@ QUOTE = (
     "amount_below_minimum",
     "unknown_account",
     "route_unavailable",
+    "no_route",
     "limit_exceeded",
 )
 

@@ -12,20 +12,19 @@ from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.adapter import Offer
 from gateway.api.cursors import check_names, decode, encode, limit_of, query_fault
 from gateway.api.idempotency import Answer, Claim, claimed, idempotency_key, keyed_request, once
 from gateway.api.requests import caller_of, context_of, read_json, validate
 from gateway.errors import Refused
 from gateway.keys import Caller
-from gateway.model import Payout, RequestBody, Status, SubStatus
-from gateway.pause import Subject
-from gateway.pausing import refuse_if_paused
-from gateway.quotes import QuoteRequest, quote_json
+from gateway.model import Payout, RequestBody, Status, SubStatus, format_time
+from gateway.pausing import pauses_of_quotes
+from gateway.quotes import Offered, QuoteRequest, quote_json
 from gateway.store import payouts as rows
 from gateway.store.account_turns import account_holder
-from gateway.store.database import Tx
-from gateway.store.rows import to_us
+from gateway.store.database import Row, Tx
+from gateway.store.executions import executions_of
+from gateway.store.rows import from_us, to_us
 from gateway.store.state import refuse_unless_accepting
 from gateway.text import reference_key
 from gateway.vault import Vault
@@ -56,12 +55,10 @@ async def create_quote(request: Request) -> Response:
     members = await read_json(request)
     wanted = validate(QuoteRequest, members)
 
-    async def store(tx: Tx, offers: Sequence[Offer] = ()) -> Answer:
-        pauses = await refuse_unless_accepting(tx, context.own_rules)
-        quote, account = context.quotes.draft(caller, wanted, offers)
-        if pauses:
-            names = caller.org, caller.mode, quote.route.custodian, account, quote.asset
-            await refuse_if_paused(tx, Subject(*names))
+    async def store(tx: Tx, offered: Offered | None = None) -> Answer:
+        paused = await refuse_unless_accepting(tx, context.own_rules)
+        pauses = await pauses_of_quotes(tx) if paused else ()
+        quote, account = context.quotes.draft(caller, wanted, offered, pauses)
         await context.quotes.store(tx, caller, quote, account)
         return Answer(200, to_json(quote_json(quote)), created_id=quote.quote_id)
 
@@ -70,8 +67,8 @@ async def create_quote(request: Request) -> Response:
 
     async def price(claim: Claim) -> Answer:
         # Asked between two transactions: nothing is called inside one.
-        offers = await context.quotes.offers(caller, wanted)
-        return await claim.finish(lambda tx: store(tx, offers), keep_refusals=True)
+        offered = await context.quotes.offers(caller, wanted)
+        return await claim.finish(lambda tx: store(tx, offered), keep_refusals=True)
 
     keyed = keyed_request(request, caller.org, caller.mode, key, members)
     return await claimed(request, keyed, price)
@@ -109,8 +106,16 @@ async def get_payout(request: Request) -> Response:
     if payout.sub_status is SubStatus.QUEUED:
         names = payout.custodian, payout.account.type, payout.account.id
         behind = await context.db.read(account_holder, *names, caller.org)
+    places = None
+    if payout.custodian != payout.terms.route.custodian:
+        places = await context.db.read(executions_of, payout.id)
     body = payout_answer(
-        context.vault, context.settings.public_url, payout, with_secret=True, behind=behind
+        context.vault,
+        context.settings.public_url,
+        payout,
+        with_secret=True,
+        behind=behind,
+        places=places,
     )
     return Response(body, media_type="application/json")
 
@@ -188,15 +193,19 @@ def _created(vault: Vault, public_url: str, payout: Payout) -> Answer:
     )
 
 
-def payout_answer(
+def payout_answer(  # noqa: PLR0913 - the payout, and what is told beside it
     vault: Vault,
     public_url: str,
     payout: Payout,
     *,
     with_secret: bool = False,
     behind: str | None = None,
+    places: Sequence[Row] | None = None,
 ) -> bytes:
-    """Return a payout as its partner sees it; the secret of an open action only where asked for."""
+    """Return a payout as its partner sees it; the secret of an open action only where asked for.
+
+    `behind`: the payout that has its turn. `places`: the rows of its executions.
+    """
     action, secret = payout.requires_action, None
     if with_secret and action is not None and action.open:
         secret = vault.client_secret(payout.id, action.number)
@@ -204,6 +213,17 @@ def payout_answer(
     view = payout_with_tracking(payout, tracking, secret)
     if behind is not None and behind != payout.id:
         view["queued_behind"] = behind
+    if places is not None:
+        view["executions"] = [
+            {
+                "number": each["number"],
+                "custodian": each["custodian"],
+                "ended_at": None
+                if each["ended_at"] is None
+                else format_time(from_us(each["ended_at"])),
+            }
+            for each in places
+        ]
     return to_json(view)
 
 

@@ -199,6 +199,11 @@ PROBLEMS: dict[str, Problem] = {
         422, "Source account not configured", "Use an account that the operator has configured."
     ),
     "route_unavailable": Problem(422, "No route", "GET /custodians lists what can be paid."),
+    "no_route": Problem(
+        422,
+        "No route now",
+        "The member reasons says why each route that fits was left out. Some of them pass: ask again later.",
+    ),
     "limit_exceeded": Problem(
         422,
         "Limit exceeded",

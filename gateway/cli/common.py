@@ -142,7 +142,6 @@ def with_store(
     Ends with 2 where the server key is another one than the database's, and where there is no
     database, unless the command `creates` one.
     """
-    from gateway import logs
     from gateway.resealing import compare_server_key
     from gateway.runtime import real_runtime
     from gateway.store.opening import open_database, refuse_absent
@@ -150,8 +149,7 @@ def with_store(
     from gateway.vault import vault_of
 
     settings, runtime = settings_of(config), runtime or real_runtime()
-    # What a command prints is its result, for scripts, too: what is logged goes to stderr.
-    logs.configure("console", "warning")
+    _log_to_stderr()
 
     async def run() -> T:
         async with open_database(settings, runtime) as db:
@@ -182,6 +180,7 @@ def reading_store(
     from gateway.store.opening import frozen_or_older, open_to_read, state_file_of
 
     settings, runtime = settings_of(config), runtime or real_runtime()
+    _log_to_stderr()
 
     async def run() -> T:
         async with open_to_read(settings, runtime) as db:
@@ -192,6 +191,13 @@ def reading_store(
 
     with store_faults_told(settings.database):
         return asyncio.run(run())
+
+
+def _log_to_stderr() -> None:
+    """Keep log lines out of what a command prints: that is its result, and programs read it."""
+    from gateway import logs
+
+    logs.configure("console", "warning")
 
 
 def _warn_if_frozen(reason: str | None) -> None:

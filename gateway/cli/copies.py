@@ -340,6 +340,7 @@ def _adopt(config: Path, runtime: Runtime, until: int) -> Adopted:
     from gateway import logs
     from gateway.adoption import Adoption, NotAdoptedError
     from gateway.app import open_gateway
+    from gateway.config_routes import FailoverPolicy
     from gateway.errors import ConfigError, StateFileError
     from gateway.store.opening import refuse_absent
 
@@ -356,6 +357,11 @@ def _adopt(config: Path, runtime: Runtime, until: int) -> Adopted:
                 custodians=gateway.context.custodians,
                 state_file=gateway.context.state_file,
                 operator=operator_name(),
+                left=frozenset(
+                    each.custodian
+                    for each in settings.routes
+                    if each.failover is not FailoverPolicy.NEVER
+                ),
             )
             return await adoption.run(until)
 

@@ -22,6 +22,7 @@ from gateway.cli import (
     limits,
     pause,
     payouts,
+    routes,
     rules,
     users,
     webhooks,
@@ -54,6 +55,7 @@ app.add_typer(db.app, name="db")
 app.add_typer(adapters.app, name="adapters")
 app.add_typer(audit.app, name="audit")
 app.add_typer(limits.app, name="limits")
+app.add_typer(routes.app, name="routes")
 app.add_typer(balances.app, name="balances")
 app.add_typer(rules.app, name="rules")
 app.add_typer(pause.pause_app, name="pause")

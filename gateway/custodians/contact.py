@@ -6,6 +6,8 @@ from types import SimpleNamespace
 
 import aiohttp
 
+from gateway.custodians.breaker import Breaker
+
 #: So many bad answers in a row, without a good one: a single one happens to everybody.
 _BAD_IN_A_ROW = 3
 _REFUSED = frozenset({401, 403})
@@ -15,7 +17,8 @@ _SERVER_ERROR = 500
 class Contact:
     """Remembers how one instance's requests ended."""
 
-    def __init__(self) -> None:
+    def __init__(self, breaker: Breaker | None = None) -> None:
+        self.breaker = breaker
         self._bad = 0
         self._word = ""
         #: how the last request ended: `answered`, or one of the words below; None: none was made
@@ -42,10 +45,16 @@ class Contact:
 
     def answered(self, status: int) -> None:
         """Note the status of an answer."""
+        if status >= _SERVER_ERROR:
+            self._note("failing")
+            if self.breaker is not None:
+                self.breaker.fault("failing")
+            return
+        # A refusal is an answer.
+        if self.breaker is not None:
+            self.breaker.answered()
         if status in _REFUSED:
             self._note("refuses_credentials")
-        elif status >= _SERVER_ERROR:
-            self._note("failing")
         else:
             self._bad = 0
             self.last = "answered"
@@ -53,6 +62,8 @@ class Contact:
     def unreachable(self) -> None:
         """Note that no answer came."""
         self._note("unreachable")
+        if self.breaker is not None:
+            self.breaker.fault("unreachable")
 
     def _note(self, word: str) -> None:
         self._bad += 1

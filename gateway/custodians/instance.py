@@ -376,6 +376,26 @@ class CustodianInstance:
                 raise NotSent(f"balances of {account.type} {account.id}: {clean}") from None
             return found
 
+    async def probe(self, account: Account | None) -> bool:
+        """Make one harmless read, to see whether the custodian answers; False: there is none to make."""
+        reads: list[Callable[[], Awaitable[Any]]] = [self._adapter.probe]
+        if account is not None:
+            reads.append(partial(self._adapter.balances, account))
+        with self._telling("probe") as telling:
+            for read in reads:
+                try:
+                    async with asyncio.timeout(self._deadline_s):
+                        await read()
+                except Unsupported:
+                    continue
+                except (
+                    CRASHES
+                ) as error:  # a read: the instance's connections have noted how it ended
+                    telling.fail(type(error).__name__, error, crashed=False)
+                return True
+            telling.outcome = "Unsupported"
+        return False
+
     async def verify(self, headers: Mapping[str, str], body: bytes) -> None:
         """Check a webhook. Raises InvalidSignature or CannotVerify and nothing else."""
         with self._telling("verify") as telling:

@@ -151,7 +151,8 @@ class Actions:
 
     async def _claim_now(self, tx: Tx, engine: Engine, payout_id: str) -> Job | Recorded | None:
         execution = await executions.open_execution_of(tx, payout_id)
-        if execution is None:
+        if execution is None or execution["custodian"] != engine.custodian.name:
+            # It has gone on at another custodian since it was read.
             return None
         now = self._runtime.timeline.now()
         row = await executions.claim_one(tx, execution["id"], self._owner, now, now + self._lease)

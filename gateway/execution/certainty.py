@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from gateway.adapter import Report
+from gateway.adapter import BatchReport, Report
+from gateway.errors import Rejected
+from gateway.execution.decide import Outcome
 from gateway.execution.gate import may_reopen
 from gateway.execution.history import others_of
 from gateway.execution.proof import History
-from gateway.execution.reports import claims_unpaid
+from gateway.execution.reports import claims_unpaid, failed
 from gateway.execution.state import View
 from gateway.runtime import Moment
 from gateway.store.database import Columns, Tx
@@ -44,3 +46,9 @@ async def with_frozen(tx: Tx, view: View, *, ends: bool = False) -> View:
     if not ends and not any(each.unanswered for each in view.open_items):
         return view
     return replace(view, frozen=await frozen(tx) is not None)
+
+
+def could_end(outcome: Outcome) -> bool:
+    """Whether an outcome may end a payout: a refusal, or a report of a failure."""
+    reports = outcome.items.values() if isinstance(outcome, BatchReport) else ()
+    return isinstance(outcome, Rejected) or any(failed(each) for each in reports)

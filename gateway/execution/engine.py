@@ -15,8 +15,9 @@ from typing import Any, Protocol
 from gateway.adapter import Absent, BatchReport, CannotLook, Capabilities, NotListed
 from gateway.assets import AssetRegistry
 from gateway.config import EngineSettings
-from gateway.errors import LeaseLost
+from gateway.errors import CustodianDown, LeaseLost
 from gateway.execution.decide import Outcome, microseconds
+from gateway.execution.failover import Onward
 from gateway.execution.order import LiveOrder, Witness
 from gateway.execution.record import Recorded, Recorder
 from gateway.execution.state import Job, Verb
@@ -86,6 +87,20 @@ class Pace(Protocol):
         """Refuse a moving call while nothing is sent. Raises RateLimited."""
 
 
+class Health(Protocol):
+    """What knows whether the custodian answers; `gateway.custodians.breaker` has it."""
+
+    @property
+    def word(self) -> str | None:
+        """Why nothing should be sent; None: it answers."""
+
+    def wait_s(self) -> float | None:
+        """Return the seconds until it is asked again."""
+
+    def allow_mark(self) -> None:
+        """Refuse a moving call while it does not answer. Raises CustodianDown."""
+
+
 class Engine:
     """Works on the executions of one custodian instance."""
 
@@ -104,8 +119,11 @@ class Engine:
         witness: Witness | None = None,
         pacer: Pace | None = None,
         rules: OwnRules | None = None,
+        health: Health | None = None,
+        onward: Onward | None = None,
     ) -> None:
         self._pacer = pacer
+        self._health = health
         self._rules = rules
         self._db = db
         self._witness = witness
@@ -125,6 +143,7 @@ class Engine:
             custodian.capabilities,
             adapter,
             settings.submit_within_s,
+            onward,
         )
         can = custodian.capabilities
         first_look_s = min(can.looked_after_delivery_s, can.polling_s[-1])
@@ -241,7 +260,7 @@ class Engine:
             started = self._runtime.clock.moment()
             outcome: Outcome
             try:
-                outcome = await call(order)
+                outcome = self._down(verb) or await call(order)
             except LeaseLost:
                 self._lost(job)
                 return
@@ -251,6 +270,12 @@ class Engine:
             self._runtime.failpoint(Failpoint.SUBMITTED if submitted else Failpoint.FETCHED)
             await self.record(job, verb, outcome, order=order, started=started)
             self._runtime.failpoint(Failpoint.SETTLED if submitted else Failpoint.APPLIED)
+
+    def _down(self, verb: Verb) -> CustodianDown | None:
+        """Return why nothing is even prepared: the custodian does not answer. None: it does."""
+        if verb is not Verb.SUBMIT or self._health is None or self._health.word is None:
+            return None
+        return CustodianDown(f"{self._health.word}; not sent", again_after_s=self._health.wait_s())
 
     async def _look_at_ended(self, payout_id: str) -> None:
         """Ask the custodian once how a payout stands that has ended; no look follows."""
@@ -328,6 +353,8 @@ class Engine:
 
     async def _before_mark(self) -> None:
         """Refuse a mark while the clock is wrong or the custodian takes no requests. Raises NotSent."""
+        if self._health is not None:
+            self._health.allow_mark()
         await self.custodian.check_clock()
         if self._pacer is not None:
             self._pacer.allow_mark()
@@ -343,6 +370,8 @@ class Engine:
     def announce(self, recorded: Recorded) -> None:
         """Wake the loops that what was recorded concerns, and count it."""
         self.announce_applied(recorded.applied)
+        if recorded.onward is not None:
+            self._wake(recorded.onward)
         if recorded.ended:
             self._wake(self.custodian.name)
             if self._looks_soon:

@@ -20,6 +20,7 @@ from gateway.execution.proof import (
     calls,
     closed,
     has_news,
+    is_adopted,
     open_calls,
     operator_looked,
 )
@@ -294,6 +295,31 @@ def may_reopen(history: History, item: str, others: tuple[Other, ...] = ()) -> b
     """
     return closed(history, item) and all(
         closed(other.history, item) for other in others if item in other.items
+    )
+
+
+def may_fail_over(  # noqa: PLR0913 - what the right depends on
+    history: History,
+    item: str,
+    status: Status,
+    others: tuple[Other, ...] = (),
+    *,
+    frozen: bool,
+    blocked: str | None,
+) -> bool:
+    """Whether a payout may go on at another custodian: nothing that was ever sent for it can pay it.
+
+    Only while it is pending and nothing was seen of any transfer of it, never in a database that may be an
+    old copy or was one, and never while an operator has to look first.
+    Without this rule a payout is paid by a second custodian, and then by the first one.
+    """
+    known = (history, *(each.history for each in others))
+    return (
+        not frozen
+        and blocked is None
+        and status == Status.PENDING
+        and not any(has_news(each) or is_adopted(each) for each in known)
+        and may_reopen(history, item, others)
     )
 
 

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from gateway.adapter import Notice, Report
 from gateway.config import EngineSettings
+from gateway.execution.ended import news_of_closed
 from gateway.execution.proof import Source
 from gateway.execution.record import Recorder
 from gateway.logs import get_logger
@@ -216,8 +217,21 @@ class Inbox:
             for kind, value in waiting:
                 await note_unmatched(tx, self._runtime.ids, now, custodian, kind, value)
         for notice, row in result.matched:
-            if row is not None:
+            if row is None:
+                continue
+            if row["custodian"] != custodian:
+                await self._apply_to_closed(tx, row["id"], custodian, notice)
+            else:
                 await self._apply_notice(tx, row, notice, result)
+
+    async def _apply_to_closed(
+        self, tx: Tx, payout_id: str, custodian: str, notice: Notice
+    ) -> None:
+        """Apply a notice of a custodian that the payout has gone on from: it says nothing of the other one."""
+        report = _report_of(notice)
+        if report is not None:
+            now = self._runtime.clock.moment()
+            await news_of_closed(tx, payout_id, custodian, report, Source.WEBHOOK, now)
 
     async def _apply_notice(self, tx: Tx, row: Row, notice: Notice, result: _Result) -> None:
         """Apply one notice, and bring the next look at its payout forward."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from gateway.adapter import BatchReport, Capabilities, Report
 from gateway.errors import Rejected, WrongAnswer
-from gateway.execution.certainty import still_certain, with_frozen
+from gateway.execution.certainty import could_end, still_certain, with_frozen
 from gateway.execution.claims import unmarked
 from gateway.execution.decide import (
     REFERENCE_OF_ANOTHER,
@@ -26,6 +26,7 @@ from gateway.execution.decide import (
 )
 from gateway.execution.ended import look_again, look_later, news_after_end, note_look_in_vain
 from gateway.execution.expected import expects, strangers, without_news
+from gateway.execution.failover import Cause, Onward, cause_of, go_on, next_for
 from gateway.execution.gate import may_reopen
 from gateway.execution.history import (
     columns_of,
@@ -44,7 +45,7 @@ from gateway.execution.reports import (
     without_status,
     wrong_answer_report,
 )
-from gateway.execution.state import Decision, Job, Lease, State, Verb, View
+from gateway.execution.state import Decision, Job, Lease, State, Verb, View, stored_as
 from gateway.execution.turns import Turns
 from gateway.execution.waiting import (
     QUEUE_LOOK_S,
@@ -86,6 +87,8 @@ class Recorded:
     changed: bool = False
     #: every item has ended, or waits in another execution
     ended: bool = False
+    #: the custodian that the payout goes on at
+    onward: str | None = None
 
 
 class Recorder:
@@ -99,7 +102,9 @@ class Recorder:
         capabilities: Capabilities,
         adapter: str = "adapter",
         submit_within_s: float | None = None,
+        onward: Onward | None = None,
     ) -> None:
+        self._onward = onward
         self._submit_within = microseconds(submit_within_s)
         self._adapter = adapter
         self._runtime = runtime
@@ -300,7 +305,7 @@ class Recorder:
         if isinstance(outcome, BatchReport):
             foreign = await self._strangers(tx, work, outcome.items)
             view = replace(view, foreign=foreign | unknown_references(view, outcome.items))
-        decision = decide(await with_frozen(tx, view, ends=_may_end(outcome)), outcome)
+        decision = decide(await with_frozen(tx, view, ends=could_end(outcome)), outcome)
         if work.row["blocked"] == Attention.EARLY_NEWS:
             ours = {each.id for each in view.items} - view.foreign
             decision = without_news(decision, outcome, ours)
@@ -312,7 +317,7 @@ class Recorder:
         if isinstance(outcome, Rejected) and len(decision.reports) > PAGE:
             refusal = to_json([outcome.code, outcome.message, outcome.custodian_code])
             await executions.update_execution(tx, work.row["id"], refusal=refusal)
-        return await self._write(tx, work, decision, view, now)
+        return await self._write(tx, work, decision, view, now, cause_of(view, outcome))
 
     async def record_more(self, tx: Tx, recorded: Recorded) -> Recorded:
         """Tell further items what was decided, a page at a time; after the last one the lease ends.
@@ -343,12 +348,21 @@ class Recorder:
         history = await history_of(tx, row, now, asked=asked)
         return _Work(row, items, history, lease.claimed_due)
 
-    async def _write(
-        self, tx: Tx, work: _Work, decision: Decision, view: View, now: Moment
+    async def _write(  # noqa: PLR0913 - the decision and its circumstances
+        self,
+        tx: Tx,
+        work: _Work,
+        decision: Decision,
+        view: View,
+        now: Moment,
+        cause: Cause | None = None,
     ) -> Recorded:
         """Write a decision: evidence and state first, then what the items are told."""
         row = work.row
         await self._add_evidence(tx, work, decision.evidence, decision.reason)
+        causes = cause if decision.blocked is None else None
+        if (there := await self._fail_over(tx, work, causes, decision.reason, now)) is not None:
+            return there
         for code, detail in decision.alerts:
             first = next(iter(view.open_items), view.items[0])
             await payout_rows.add_attention(tx, first.id, code, detail[:_DETAIL], now.wall)
@@ -377,7 +391,7 @@ class Recorder:
             if State(row["state"]) is not State.MOVING or view.verb is not Verb.FETCH:
                 # A takeover that dies between two pages is made again: its mark stays as it is.
                 closes = decision.state is State.CLOSED
-                columns["state"] = _stored(State(row["state"]) if closes else decision.state)
+                columns["state"] = stored_as(State(row["state"]) if closes else decision.state)
             await executions.update_execution(tx, row["id"], **columns)
             lease = Lease(row["id"], row["lease_token"], work.claimed_due)
             return Recorded(
@@ -443,7 +457,7 @@ class Recorder:
             due = due if late is None else min(due, late)
         news_came = row["due_at"] != work.claimed_due
         columns: dict[str, object] = {
-            "state": _stored(state),
+            "state": stored_as(state),
             "rows": work.history.last_number,
             "open_calls": len(open_calls(work.history)),
             "looks": looks,
@@ -485,6 +499,17 @@ class Recorder:
                 now.wall,
                 self._runtime.timeline.now(),
             )
+
+    async def _fail_over(
+        self, tx: Tx, work: _Work, cause: Cause | None, reason: str | None, now: Moment
+    ) -> Recorded | None:
+        """Close an execution and open one at another custodian, before anything is told; None: it stays."""
+        there = await next_for(tx, self._onward, work.row, work.items, cause, now)
+        if there is None:
+            return None
+        await self._close(tx, work, now, f"{cause}; goes on at {there[0]}: {reason or ''}")
+        done = await go_on(tx, self._runtime, self._payouts, work, there)
+        return Recorded((done,), changed=True, ended=True, onward=there[0])
 
     async def _reopen(self, tx: Tx, work: _Work, items: Sequence[str], now: Moment) -> None:
         """Close an execution and open another one for some of its items, with new keys.
@@ -673,13 +698,3 @@ class Recorder:
     async def _close_if_ended(self, tx: Tx, work: _Work, now: Moment, last: Report) -> None:
         if all(each["status"] in TERMINAL or each["id"] in work.final for each in work.items):
             await self._close(tx, work, now, last.custodian_word or last.detail or "ended")
-
-
-def _may_end(outcome: Outcome) -> bool:
-    reports = outcome.items.values() if isinstance(outcome, BatchReport) else ()
-    return isinstance(outcome, Rejected) or any(failed(each) for each in reports)
-
-
-def _stored(state: State) -> str:
-    """Return a state as it is stored; the moving state is written with the mark alone."""
-    return (State.UNKNOWN if state is State.MOVING else state).value

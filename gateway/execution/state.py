@@ -25,6 +25,11 @@ class State(StrEnum):
     CLOSED = "closed"  #: final
 
 
+def stored_as(state: State) -> str:
+    """Return a state as it is stored; the moving state is written with the mark alone."""
+    return (State.UNKNOWN if state is State.MOVING else state).value
+
+
 class Verb(StrEnum):
     """What the engine asked of the custodian instance."""
 

@@ -51,7 +51,10 @@ def frees_reference(table: FromClause = payouts) -> ColumnElement[bool]:
     `reference_key`.
     """
     contradicted = exists().where(
-        and_(attention.c.payout_id == table.c.id, attention.c.code == "contradiction")
+        and_(
+            attention.c.payout_id == table.c.id,
+            or_(attention.c.code == "contradiction", attention.c.code == "late_news"),
+        )
     )
     return and_(
         table.c.status == "failed",

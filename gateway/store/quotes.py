@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import and_, bindparam, delete, exists, insert, null, select, update
 
 from gateway.store.database import Query, Row, Tx
-from gateway.store.schema import quotes, store_state
+from gateway.store.schema import payouts, quotes, store_state
 from gateway.store.schema_control import money_rules
 
 _INSERT = Query(insert(quotes))
@@ -17,6 +17,12 @@ _GET = Query(
             quotes.c.mode == bindparam("mode"),
         )
     )
+)
+_DECISION = Query(
+    select(quotes.c.decision)
+    .select_from(payouts)
+    .join(quotes, quotes.c.id == payouts.c.quote_id)
+    .where(payouts.c.id == bindparam("payout_id"))
 )
 _USE = Query(
     update(quotes)
@@ -57,8 +63,14 @@ _PURGE = Query(
 
 
 async def insert_quote(tx: Tx, **columns: object) -> None:
-    """Store a quote; one argument per column."""
-    await tx.all(_INSERT, payout_id=None, **columns)
+    """Store a quote; one argument per column, the decision where there is one."""
+    await tx.all(_INSERT, payout_id=None, **{"decision": None, **columns})
+
+
+async def decision_of(tx: Tx, payout_id: str) -> str | None:
+    """Return how the route of a payout's quote was chosen: JSON; None where nothing is kept of it."""
+    row = await tx.one(_DECISION, payout_id=payout_id)
+    return None if row is None or row["decision"] is None else str(row["decision"])
 
 
 async def find_quote(tx: Tx, quote_id: str, org: str, mode: str) -> Row | None:

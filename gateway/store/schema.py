@@ -117,6 +117,8 @@ quotes = Table(
     Column("expires_at", BigInteger, nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("payout_id", Text),
+    #: how its route was chosen: JSON, for operators. None before release 0014
+    Column("decision", Text),
 )
 Index(
     "ix_quotes_unused",

@@ -13,7 +13,7 @@ import pytest
 
 from gateway.adapter import Absent, BatchReport, Capabilities, KeySemantics, Report
 from gateway.assets import AssetRegistry
-from gateway.config import RouteSettings
+from gateway.config_routes import RouteSettings
 from gateway.execution.history import history_of
 from gateway.execution.order import LiveOrder
 from gateway.execution.proof import Evidence

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from gateway.adapter import Adapter, Tools
 from gateway.adoption import Adopted, Adoption
 from gateway.assets import AssetRegistry
-from gateway.config import RouteSettings
+from gateway.config_routes import RouteSettings
 from gateway.custodians.dates import Dates, NotedClock
 from gateway.custodians.instance import CustodianInstance
 from gateway.execution.actions import Actions

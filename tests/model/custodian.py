@@ -72,7 +72,7 @@ def outcome(found: Found, items: tuple[int, ...]) -> Outcome:  # noqa: PLR0911 -
         case ("blind", bool() | None as safe):
             return CannotLook("nothing to look by", repeat_is_safe=safe)
         case ("rejected",):
-            return Rejected("refused")
+            return Rejected(FailureCode.INSUFFICIENT_FUNDS, "refused")
         case ("used",):
             return Rejected("already_used")
         case ("wrong",):

@@ -21,6 +21,15 @@ _ASKS = Profile(
     ticks=4,
 )
 
+_FAILOVER = Profile(
+    "failover",
+    fails_over=1,
+    answers=("paid", "failed", "submitted"),
+    looks=2,
+    ticks=4,
+    call_life=1,
+)
+
 #: Searched at every commit.
 PER_COMMIT = (
     Profile(
@@ -37,6 +46,12 @@ PER_COMMIT = (
         answers=("paid", "failed"),
         looks=2,
         ticks=4,
+    ),
+    replace(
+        _FAILOVER,
+        name="failover, with webhooks",
+        webhooks=1,
+        answers=("paid", "failed"),
     ),
     replace(
         _SETS,
@@ -185,6 +200,40 @@ LARGE = (
         acts=frozenset({"retry"}),
         act_count=1,
         answers=("failed", "partly"),
+    ),
+    _FAILOVER,
+    replace(_FAILOVER, name="failover, twice", fails_over=2, calls=3, answers=("paid", "failed")),
+    replace(
+        _FAILOVER,
+        name="failover on two machines, suspended workers",
+        clocks=(0, 1),
+        stale_workers=True,
+        answers=("paid", "failed"),
+        ticks=3,
+    ),
+    replace(
+        _FAILOVER,
+        name="failover, and keys",
+        repeat_is_safe=True,
+        remembers_keys=True,
+        webhooks=1,
+        answers=("paid", "failed"),
+    ),
+    replace(
+        _FAILOVER,
+        name="failover in an old copy",
+        restores=1,
+        answers=("paid",),
+        acts=frozenset({"unpaid"}),
+        act_count=1,
+        ticks=3,
+    ),
+    replace(
+        _FAILOVER,
+        name="failover, and an operator",
+        acts=frozenset({"look", "unpaid", "cancel", "retry"}),
+        act_count=1,
+        answers=("paid", "failed"),
     ),
     _COPIES,
     replace(

@@ -417,6 +417,13 @@ RULES = (
         TWICE,
     ),
     Rule(
+        "may_fail_over",
+        "a refusal or an absent look is enough to go on elsewhere",
+        {"may_fail_over": always(True), "others_are_closed": always(True)},
+        replace(_ONE, name="failover without proof", fails_over=1),
+        TWICE,
+    ),
+    Rule(
         "earlier_is_closed",
         "a stored permission is trusted",
         {"earlier_is_closed": always(True)},

@@ -21,6 +21,8 @@ from tests.model.world import Call, Event, Profile, Stamp, Store, Worker, World
 #: A request that never dies.
 _NEVER = -1
 _UNKNOWN: Found = ("unknown",)
+#: Words by which money is or may be on its way.
+_MOVES = frozenset({"submitted", "paid"})
 
 
 class Step(NamedTuple):
@@ -528,9 +530,17 @@ class Steps:
                     continue
                 named = event.reference if self.profile.names_reference else None
                 now = self._stamp(at, at.workers[0].clock)
-                written = self.transactions.news(
-                    at.store, target, item, word, named, Source.WEBHOOK, now
-                )
+                if self.profile.fails_over and event.execution != target:
+                    # Of a custodian that the payout has gone on from: only that money moves is noted.
+                    if word not in _MOVES:
+                        continue
+                    written = self.transactions.late_news(
+                        at.store, event.execution, item, named, now
+                    )
+                else:
+                    written = self.transactions.news(
+                        at.store, target, item, word, named, Source.WEBHOOK, now
+                    )
                 after = self._published(
                     at._replace(left=w.spend(at.left, w.WEBHOOKS)), at.workers, written
                 )

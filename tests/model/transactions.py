@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 from gateway.adapter import Capabilities, KeySemantics, Report
 from gateway.execution import decide as rules
+from gateway.execution import failover, proof, unsent
 from gateway.execution import gate as gates
-from gateway.execution import proof, unsent
 from gateway.execution.decide import Outcome
 from gateway.execution.gate import MarkRefused, Other, Refusal, Request
 from gateway.execution.proof import Evidence, Heartbeat, History, Kind, Source
@@ -285,9 +285,77 @@ class Transactions:
         told = outcome(("said", ("paid",) * len(items), None) if foreign else found, items)
         view = self._view(known, doing, low=low, foreign=foreign)
         decision = rules.decide(view, told)
+        onward = self._fails_over(known, doing.execution, view, told, decision)
+        if onward is not None:
+            return onward, None
         if self.profile.pages and len(decision.reports) > 1 and not decision.reopens:
             return self._first_page(known, doing.execution, decision)
         return self._written(known, doing.execution, decision), None
+
+    def _fails_over(
+        self, known: Store, number: int, view: View, told: Outcome, decision: Decision
+    ) -> Store | None:
+        """Close an execution and open one at another custodian; None: it stays.
+
+        The number of an execution stands for its custodian: each has the payout once.
+        """
+        target = known.executions[number]
+        if number >= self.profile.fails_over or failover.cause_of(view, told) is None:
+            return None
+        (item,) = target.items
+        right = gates.may_fail_over(
+            view.history.having(*decision.evidence),
+            name_of(item),
+            known.items[item].status,
+            view.others,
+            frozen=known.frozen,
+            blocked="blocked" if target.blocked or decision.blocked else None,
+        )
+        if not right:
+            return None
+        ended = self._changed(target, state=State.CLOSED, rows=decision.evidence)
+        fresh = execution(State.PREPARED, past(History()), target.items, None, False, 1)
+        queued = Report(SubStatus.QUEUED, "")
+        items, _ = _told(known, target.items, {name_of(item): queued})
+        return store(
+            (*_with(known.executions, number, ended), fresh),
+            items,
+            known.marks,
+            known.frozen,
+            known.beats,
+        )
+
+    def late_news(
+        self, known: Store, number: int, item: int, reference: str | None, now: Stamp
+    ) -> Store:
+        """Note that a custodian that the payout has gone on from says that its money moves."""
+        made = self.keep(self._late_news, known, number, item, reference, now)
+        assert isinstance(made, Store)
+        return made
+
+    def _late_news(
+        self, known: Store, number: int, item: int, reference: str | None, now: Stamp
+    ) -> Store:
+        target = known.executions[number]
+        last = target.past.last
+        news = Evidence(
+            number=last + 1,
+            kind=Kind.NEWS,
+            seen=last,
+            at=moment(now),
+            reference=reference,
+            item=name_of(item),
+            source=Source.WEBHOOK,
+        )
+        noted = self._changed(target, state=State.CLOSED, rows=(news,), attention=True)
+        known = _replaced(known, number, noted)
+        for each, other in enumerate(known.executions):
+            if item in other.items and not other.ended:
+                stopped = self._changed(
+                    other, state=other.state, safe=other.safe, blocked=True, attention=True
+                )
+                known = _replaced(known, each, stopped)
+        return known
 
     def begin(self, known: Store, number: int, now: Stamp, late: bool) -> Store | None:
         """Begin work on a claimed execution; None where a verb is called now.
@@ -618,7 +686,8 @@ class Transactions:
                 target.past.last + 1,
                 marks,
                 moment(now),
-                account="",
+                # What the custodian does not know, another one may have paid meanwhile.
+                account=proof.NO_ACCOUNT if number < self.profile.fails_over else "",
                 call_life=self.life(low=False),
                 visibility=rules.microseconds(can.visibility_s) or 0,
                 absence_looks=can.absence_looks,

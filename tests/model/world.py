@@ -67,6 +67,7 @@ class Profile:
     foreign: int = 0  #: a look shows a transfer that belongs to another payout
     lies: int = 0  #: a look breaks the declared visibility
     heartbeats: int = 0
+    fails_over: int = 0  #: how often the payout may go on at another custodian, whatever the cause
     lists: int = 0  #: a look searches a list that begins too late
     strays: int = 0  #: a webhook about another payout's transfer, before any mark of this one
     resends: int = 0  #: a process sends the same bytes with the same credential again
@@ -74,7 +75,7 @@ class Profile:
     @property
     def many(self) -> bool:
         """Whether there may be more than one execution."""
-        return self.items > 1 or self.asks or "reopen" in self.acts
+        return self.items > 1 or self.asks or "reopen" in self.acts or self.fails_over > 0
 
 
 #: The places of the budgets in `World.left`.

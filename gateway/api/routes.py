@@ -1,0 +1,99 @@
+"""`POST /routes/explain`: which route a quote would take, and why not the others. Nothing is written."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, Field
+from pydantic_core import to_json
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.api.requests import caller_of, context_of, read_json, validate
+from gateway.config_routes import Policy
+from gateway.errors import Refused
+from gateway.keys import Caller
+from gateway.model import Account, Amount, Text
+from gateway.pausing import pauses_of_quotes
+from gateway.quotes import QuoteRequest, choice_view, left_out_view
+from gateway.router import Decision, Reason
+
+#: What an org does not hear of: routes that are not for it.
+_NOT_TOLD = frozenset({Reason.ORG, Reason.MODE})
+
+
+class ExplainRequest(QuoteRequest):
+    """As a quote is asked for."""
+
+    external_ref: Text = Field(default="explain", description="As in a quote; it changes nothing.")
+    org: Text | None = Field(
+        default=None, description="Under a key of the operator: for which org. Required there."
+    )
+
+
+class CandidateView(BaseModel):
+    """A route that could be taken."""
+
+    route: str
+    custodian: str
+    account: Account
+    network: str | None
+    fee: Amount
+    estimated_seconds: int
+
+
+class LeftOutView(BaseModel):
+    """A route that could not be taken, and why."""
+
+    route: str
+    custodian: str
+    account: Account
+    reason: Reason
+    detail: str
+
+
+class Explanation(BaseModel):
+    """How a quote would be routed at this moment."""
+
+    policy: Policy = Field(description="How the candidates are ranked.")
+    candidates: list[CandidateView] = Field(description="The best one first; it would be taken.")
+    left_out: list[LeftOutView]
+    code: str | None = Field(
+        description="What a quote would be refused with; null where there is a candidate."
+    )
+    detail: str | None
+
+
+async def explain_route(request: Request) -> Response:
+    """`POST /routes/explain`: a dry run. May be repeated."""
+    context, caller = context_of(request), await caller_of(request)
+    asked = validate(ExplainRequest, await read_json(request))
+    if caller.operator:
+        if asked.org is None:
+            fault = {"pointer": "/org", "code": "invalid_request", "detail": "is required"}
+            raise Refused("invalid_request", "Name the org.", errors=[fault])
+        as_org = Caller(asked.org, caller.mode, caller.key_id)
+    elif asked.org not in {None, caller.org}:
+        raise Refused("operator_key_required", "A key of an org explains its own routes only.")
+    else:
+        as_org = caller
+    pauses = await context.db.read(pauses_of_quotes)
+    decision = context.quotes.explain(as_org, asked, pauses)
+    view = explanation(decision, whole=caller.operator)
+    return Response(to_json(view), media_type="application/json")
+
+
+def explanation(decision: Decision, *, whole: bool) -> dict[str, Any]:
+    """Return a decision as it is answered; `whole`: with what is not for the org. Its schema is `Explanation`."""
+    refusal = decision.refusal
+    return {
+        "policy": decision.policy.value,
+        "candidates": [choice_view(each) for each in decision.candidates],
+        "left_out": [
+            left_out_view(each)
+            for each in decision.left_out
+            if whole or each.reason not in _NOT_TOLD
+        ],
+        "code": None if refusal is None else refusal.code,
+        "detail": None if refusal is None else refusal.detail,
+    }

@@ -1,0 +1,164 @@
+"""`routes`: which route a payout would take, and why not the others."""
+
+from __future__ import annotations
+
+import asyncio
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gateway.cli.common import (
+    DEFAULT_CONFIG,
+    ConfigOption,
+    JsonOption,
+    config_faults_told,
+    fail,
+    print_json,
+    print_table,
+    reading_store,
+    say,
+    settings_of,
+)
+
+if TYPE_CHECKING:
+    from gateway.pause import Pause
+    from gateway.store.database import Database
+
+app = typer.Typer(help="Routes, for operators.", no_args_is_help=True)
+
+
+@app.callback()
+def group() -> None:
+    """Routes, for operators."""
+
+
+@app.command()
+def explain(  # noqa: PLR0913 - as a quote is asked for
+    destination: Annotated[
+        str, typer.Argument(help="An address, or a destination object as JSON, as in a quote.")
+    ],
+    *,
+    org: Annotated[str, typer.Option(help="For which org.")],
+    asset: Annotated[str, typer.Option(help="Asset code.")],
+    amount: Annotated[str, typer.Option(help="Amount that is sent, as a decimal.")],
+    mode: Annotated[str, typer.Option(help="`live` or `test`.")] = "live",
+    network: Annotated[
+        str | None, typer.Option(help="Network, where an address fits several.")
+    ] = None,
+    custodian: Annotated[
+        str | None, typer.Option(help="The instance that is asked for, with --account.")
+    ] = None,
+    account: Annotated[
+        str | None, typer.Option(help="The account that is asked for, as TYPE:ID.")
+    ] = None,
+    config: ConfigOption = Path(DEFAULT_CONFIG),
+    as_json: JsonOption = False,
+) -> None:
+    """Show which route a quote would take by this configuration, and why not the others.
+
+    A dry run: nothing is written and no custodian is called. Pauses are read from the database. Whether
+    custodians answer, what accounts hold and how long deliveries took is known to the running gateway
+    alone: ask it by `POST /routes/explain`.
+    """
+    from gateway.api.routes import explanation
+    from gateway.app import routing_of
+    from gateway.errors import Refused
+    from gateway.keys import Caller
+    from gateway.pausing import pauses_of_quotes
+    from gateway.router import Decision
+    from gateway.runtime import real_runtime
+
+    request = _request(destination, asset, amount, network, custodian, account)
+    if mode not in {"live", "test"}:
+        fail("--mode is live or test", 2)
+    settings = settings_of(config)
+
+    async def work(db: Database) -> list[Pause]:
+        return await db.read(pauses_of_quotes)
+
+    pauses = reading_store(config, work)
+
+    async def run() -> Decision:
+        async with routing_of(settings, real_runtime()) as quotes:
+            caller = Caller(org, "test" if mode == "test" else "live", "operator")
+            return quotes.explain(caller, request, pauses)
+
+    try:
+        with config_faults_told():
+            decision = asyncio.run(run())
+    except Refused as refused:
+        fail(refused.detail, 1)
+    view = explanation(decision, whole=True)
+    if as_json:
+        print_json(view)
+    else:
+        _print(view, asset)
+
+
+def _request(  # noqa: PLR0913 - as a quote is asked for
+    destination: str,
+    asset: str,
+    amount: str,
+    network: str | None,
+    custodian: str | None,
+    account: str | None,
+) -> Any:
+    """Return the request of a quote; ends with 2 where it is none."""
+    import json
+
+    from pydantic import ValidationError
+
+    from gateway.quotes import QuoteRequest
+
+    if (custodian is None) != (account is None):
+        fail("give --custodian and --account together, or neither", 2)
+    kind, _, account_id = (account or "").partition(":")
+    members: dict[str, Any] = {
+        "external_ref": "explain",
+        "destination": destination,
+        "asset": asset,
+        "amount": amount,
+        "network_hint": network,
+    }
+    if custodian is not None:
+        members["route"] = {"custodian": custodian, "account": {"type": kind, "id": account_id}}
+    try:
+        if destination.lstrip().startswith("{"):
+            members["destination"] = json.loads(destination)
+        return QuoteRequest.model_validate_json(json.dumps(members))
+    except ValidationError as error:
+        lines = [
+            f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}"
+            for each in error.errors(include_input=False, include_url=False)
+        ]
+        fail(lines, 2)
+    except ValueError:
+        fail("the destination is no JSON object", 2)
+
+
+def _print(view: dict[str, Any], asset: str) -> None:
+    code = asset.upper()
+    if view["code"] is not None:
+        say(f"no route ({view['code']}): {view['detail']}")
+    else:
+        rows = [
+            [
+                each["route"],
+                each["custodian"],
+                f"{each['account']['type']} {each['account']['id']}",
+                each["network"],
+                f"{Decimal(each['fee']):f} {code}",
+                f"{each['estimated_seconds']} s",
+            ]
+            for each in view["candidates"]
+        ]
+        columns = ["route", "custodian", "account", "network", "fee", "usually"]
+        print_table(f"Could pay, the best one first ({view['policy']})", columns, rows)
+    if view["left_out"]:
+        rows = [
+            [each["route"], each["custodian"], each["reason"], each["detail"]]
+            for each in view["left_out"]
+        ]
+        print_table("Left out", ["route", "custodian", "reason", "detail"], rows)
