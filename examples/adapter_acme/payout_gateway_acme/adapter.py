@@ -13,6 +13,7 @@ import json
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any, ClassVar
+from urllib.parse import quote
 
 import aiohttp
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
@@ -20,8 +21,10 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 # The contract is the only import from the gateway.
 from gateway.adapter import (
     Absent,
+    Account,
     Adapter,
     AddressDestination,
+    Balance,
     CannotLook,
     Capabilities,
     CredentialsRefused,
@@ -178,6 +181,22 @@ class Acme(Adapter[AcmeSettings]):
             message = f"the account could not be read: HTTP {status}"
             raise NotSent(message)
         return account
+
+    async def balances(self, account: Account) -> Sequence[Balance]:
+        """Return what the account can pay. What was accepted is out of it at once."""
+        status, payload = await self._call("GET", f"/accounts/{quote(account.id, safe='')}")
+        at = self.tools.clock.now()
+        # Never a guess: an account that could not be read keeps the balance of before.
+        fault = f"the account could not be read: HTTP {status}"
+        if status != _REPEATED:
+            raise NotSent(fault)
+        try:
+            return [
+                Balance(str(each["asset"]), Decimal(each["amount"]), None, at)
+                for each in payload["balances"]
+            ]
+        except (KeyError, TypeError, ArithmeticError):
+            raise NotSent(fault) from None
 
     async def verify(self, headers: Mapping[str, str], body: bytes) -> None:
         """Check the signature over the raw bytes, in constant time."""

@@ -1,7 +1,8 @@
 """Acme's twin: `python -m payout_gateway_acme.twin.app --port 0`. It imports neither gateway nor adapter.
 
 `POST /v1/transfers` {key, source, destination, asset, amount} pays: 201, for the same key and body
-again 200, for another body 409. `GET /v1/transfers/{key}`. `GET /v1/account` {id}. States ACCEPTED, SENT, DONE a step
+again 200, for another body 409. `GET /v1/transfers/{key}`. `GET /v1/account` {id},
+`GET /v1/accounts/{id}` {id, balances: [{asset, amount}]}: what can be paid now. States ACCEPTED, SENT, DONE a step
 (`--step-s`) apart; the ledger gets its entry with DONE. An amount whose fraction is .000402 ends
 REFUSED with the reason POLICY, .000408 shows an undocumented state, .000409 is DONE and comes back a step
 later: `returns` lists {id, amount, at, reason}, and the state stays DONE. Each change sends a webhook with
@@ -64,7 +65,9 @@ class AcmeTwin(Twin):
         self, settings: AcmeTwinSettings | None = None, base_time: Callable[[], float] = time.time
     ) -> None:
         clock = TwinClock(base_time)
-        faults = FaultBook([*http_faults(["transfer", "status"], moving=[]), *WEBHOOK_FAULTS])
+        faults = FaultBook(
+            [*http_faults(["transfer", "status", "balances"], moving=[]), *WEBHOOK_FAULTS]
+        )
         outbox = Outbox(clock, faults, _RETRY_DELAYS_S, lambda status: status != 200, _forge)
         seed = {("MAIN", "USDC"): Decimal(1_000_000)}
         super().__init__(
@@ -85,10 +88,11 @@ class AcmeTwin(Twin):
         return {"api_key": self._api_key, "webhook_secret": self._webhook_secret}
 
     def add_routes(self, app: web.Application) -> None:
-        """Add the two calls."""
+        """Add the calls."""
         app.router.add_post("/v1/transfers", self._post)
         app.router.add_get("/v1/transfers/{key}", self._get, allow_head=False)
         app.router.add_get("/v1/account", self._account, allow_head=False)
+        app.router.add_get("/v1/accounts/{account}", self._balances, allow_head=False)
 
     def empty(self) -> None:
         """Forget every transfer."""
@@ -124,6 +128,18 @@ class AcmeTwin(Twin):
             return web.json_response({"id": "acc-MAIN"})
 
         return await self.answer("account", request, partial(self._admit, request), show)
+
+    async def _balances(self, request: web.Request) -> web.StreamResponse:
+        account = request.match_info["account"]
+
+        def show(_: bytes) -> web.Response:
+            held = [each for each in self.ledger.balances() if each["account"] == account]
+            if not held:
+                return self.error(404, "no such account")
+            lines = [{"asset": each["asset"], "amount": each["amount"]} for each in held]
+            return web.json_response({"id": account, "balances": lines})
+
+        return await self.answer("balances", request, partial(self._admit, request), show)
 
     @property
     def _switches(self) -> AcmeTwinSettings:
