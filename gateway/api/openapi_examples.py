@@ -92,6 +92,7 @@ def _whole() -> Mapping[str, Any]:
             "paused": False,
             "paused_accounts": [],
             "paused_assets": [],
+            "available": True,
         },
         "Destination": _PAYEE,
         "Event": event_example("payout.delivered"),
@@ -118,6 +119,7 @@ def _payout(payout: Payout) -> dict[str, Any]:
         **payout_json(payout),
         "tracking_url": f"https://pay.example/track/{token}",
         "queued_behind": None,
+        "executions": None,
     }
 
 
@@ -128,6 +130,7 @@ def _quote(payout: Payout) -> dict[str, Any]:
         "external_ref": "user-42",
         "reference": "invoice-7",
         "metadata": {"run": "october"},
+        "fee_usd_as_of": None,
         "recommendation": None,
         "insufficient_funds": None,
     }
@@ -212,6 +215,8 @@ def example_of(schema: Mapping[str, Any], schemas: Mapping[str, Any], name: str 
 def _simple(schema: Mapping[str, Any], kinds: Any, name: str) -> Any:
     if "const" in schema:
         return schema["const"]
+    if "enum" in schema and _MEMBERS.get(name) not in schema["enum"]:
+        return schema["enum"][0]
     if name in _MEMBERS:
         return _MEMBERS[name]
     if "null" in kinds:
