@@ -137,6 +137,12 @@ ATTENTION: Mapping[Attention, Reason] = {
         "Money is said to move without a call of ours",
         "Find out who has started the transfer at the custodian.",
     ),
+    Attention.LATE_NEWS: Reason(
+        "bad",
+        "warn",
+        "A custodian that was left says that money moves",
+        "Compare both custodians' records; stop the second transfer where that is possible.",
+    ),
     Attention.ITEM_ENDED: Reason(
         "act", "warn", "A payout of a set has ended alone", "Decide about the others of the set."
     ),

@@ -204,7 +204,9 @@ async def test_a_schema_that_is_changed_under_a_running_gateway(place: Place) ->
     """It stops by itself, before it writes anything more, with 2 and the reason in its log."""
     gateway = await place.serve()
     place.change(
-        "UPDATE alembic_version SET version_num = '9999'", "CREATE TABLE newer (id INTEGER)"
+        "UPDATE alembic_version SET version_num = '9999'",
+        "UPDATE store_schema SET works_from = '9999'",
+        "CREATE TABLE newer (id INTEGER)",
     )
     (before,) = place.rows("SELECT counter FROM gateways")
     assert await gateway.died() == 2

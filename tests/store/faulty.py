@@ -123,6 +123,7 @@ async def fill(tx: Tx, name: str, size: int) -> str:
         expires_at=0,
         created_at=0,
         payout_id=None,
+        decision=None,
     )
     return name
 

@@ -208,6 +208,8 @@ async def test_a_schema_that_is_changed_meanwhile(settings: Settings) -> None:
             advance
         )  # the number alone is not looked at: it is cheap to see the schema change
         with closing(sqlite3.connect(settings.database)) as other:
+            other.execute("UPDATE store_schema SET works_from = '9999'")
+            other.commit()
             other.execute("CREATE TABLE newer (id INTEGER)")
         for _ in range(2):
             with pytest.raises(SchemaMismatch, match="9999"):
