@@ -36,6 +36,7 @@ from gateway.execution.history import (
     next_number,
     others_of,
 )
+from gateway.execution.late import answer_of_closed
 from gateway.execution.proof import Evidence, History, Source, closed, open_calls
 from gateway.execution.reports import (
     failed,
@@ -293,10 +294,10 @@ class Recorder:
         `started` is when its request started, `seen` the newest row that the process had read then,
         `call` the row of the moving call that it made.
         """
-        work = await self._held(tx, job.lease, asked=fingerprint)
+        work, now = await self._held(tx, job.lease, asked=fingerprint), self._runtime.clock.moment()
         if work is None:
+            await answer_of_closed(tx, job.items, self._custodian, outcome, now)
             return Recorded(lost=True)
-        now = self._runtime.clock.moment()
         view = self._view(work, verb, started, now)
         view = replace(view, seen=seen, call=call, fingerprint=fingerprint)
         if work.row["earlier"]:
@@ -455,14 +456,13 @@ class Recorder:
         if state is State.PREPARED:
             late = late_at(row, work.history, now, timeline, self._submit_within)
             due = due if late is None else min(due, late)
-        news_came = row["due_at"] != work.claimed_due
         columns: dict[str, object] = {
             "state": stored_as(state),
             "rows": work.history.last_number,
             "open_calls": len(open_calls(work.history)),
             "looks": looks,
             "failures": decision.failures,
-            "due_at": row["due_at"] if news_came else due,
+            "due_at": due if row["due_at"] == work.claimed_due else row["due_at"],
             "lease_until": 0,
         }
         if decision.repeat_is_safe is not None:
@@ -575,7 +575,7 @@ class Recorder:
             return None
         view = await with_frozen(tx, view, ends=failed(report))
         rows, told = news_from_outside(view, payout_id, report, source)
-        known = (view.history, *(each.history for each in view.others))
+        known = (view.history, *(each.history for each in view.others if not each.elsewhere))
         await self._add_evidence(tx, work, rows, report.custodian_word)
         if rows:
             await executions.update_execution(tx, row["id"], rows=work.history.last_number)
