@@ -17,6 +17,8 @@ RUN python -m venv /opt/build \
 
 # Then the project, without an index: what the locks do not name cannot come in.
 COPY pyproject.toml LICENSE ./
+# The guide: gateway/guide is a link to it.
+COPY docs docs
 COPY gateway gateway
 COPY adapters adapters
 RUN /opt/build/bin/pip wheel --no-index --no-deps --no-build-isolation --wheel-dir /wheels . \

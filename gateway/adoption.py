@@ -309,8 +309,8 @@ def _us(seconds: float | None) -> int | None:
 async def accept_again(tx: Tx, runtime: Runtime, operator: str, *, checked: bool) -> list[str]:
     """Store function: let new quotes, payouts and batches in again after an adoption.
 
-    Return the references that custodians told of and that no payout has. Where there are any, nothing
-    is let in unless the operator has `checked` them. NotAdoptedError while the database is frozen.
+    Return the references that custodians reported and that belong to no payout. If there are any, new
+    work is accepted only if the operator has `checked` them. NotAdoptedError while the database is frozen.
     """
     reason = await state.frozen(tx)
     if reason is not None:

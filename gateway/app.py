@@ -64,6 +64,7 @@ from gateway.store.postgres.wakeups import Wakeups
 from gateway.store.rules import begin_with
 from gateway.sweeper import Sweeper
 from gateway.vault import Vault, vault_of
+from gateway.wakeup import looks_bell
 from gateway.webhooks.endpoints import Endpoints
 from gateway.webhooks.replay import Replays
 from gateway.webhooks.replay_worker import ReplayWorker
@@ -118,15 +119,16 @@ class Workers:
             "replays": self.replays.wakeup,
             "batches": self.batches.wakeup,
         }
+        looks = {looks_bell(each): loop.wakeup for each, loop in self.after_delivery.items()}
         if name == _EVERYBODY:
-            for each in (*own, *self.engines):
+            for each in (*own, *self.engines, *looks):
                 self.wake(each)
         elif name in own:
             own[name].ring()
         elif name in self.engines:
             self.engines[name].wakeup.ring()
-            if name in self.after_delivery:
-                self.after_delivery[name].wakeup.ring()
+        elif name in looks:
+            looks[name].ring()
 
     @asynccontextmanager
     async def running(

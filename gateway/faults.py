@@ -5,17 +5,19 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core.core_schema import ErrorType
 
 #: By the validator's name of a fault; `{…}` is what it says of the limits.
 _WORDS: Mapping[str, str] = {
-    "missing": "is missing: give it",
+    "missing": "is missing",
     "string_type": "must be a string",
     "string_too_short": "must have at least {min_length} characters",
     "string_too_long": "may have at most {max_length} characters",
-    "string_pattern_mismatch": "does not have the form that is needed; as a pattern: {pattern}",
+    "string_pattern_mismatch": "must match the pattern {pattern}",
     "string_unicode": "must be text in UTF-8",
     "int_type": "must be a whole number",
     "int_parsing": "must be a whole number",
@@ -40,12 +42,46 @@ _WORDS: Mapping[str, str] = {
     "less_than_equal": "must be {le} or less",
     "too_short": "must have at least {min_length} entries",
     "too_long": "may have at most {max_length} entries",
-    "union_tag_invalid": "has a {discriminator} that is not known; known: {expected_tags}",
-    "union_tag_not_found": "must say its {discriminator}",
+    "union_tag_invalid": "has an unknown {discriminator}; use one of: {expected_tags}",
+    "union_tag_not_found": "must have the member {discriminator}",
+    **dict.fromkeys(
+        (
+            "datetime_type",
+            "datetime_parsing",
+            "datetime_object_invalid",
+            "datetime_from_date_parsing",
+            "timezone_aware",
+        ),
+        'must be a time with its zone, such as "2026-03-02T10:00:00Z"',
+    ),
+    "datetime_past": "must be in the past",
+    "datetime_future": "must be in the future",
+    **dict.fromkeys(
+        ("date_type", "date_parsing", "date_from_datetime_parsing"),
+        'must be a date, such as "2026-03-02"',
+    ),
+    **dict.fromkeys(("time_delta_type", "time_delta_parsing"), "must be a duration in seconds"),
+    "set_type": "must be a list",
+    "frozen_set_type": "must be a list",
+    "int_parsing_size": "is too large",
+    "multiple_of": "must be a multiple of {multiple_of}",
+    "decimal_max_digits": "must have at most {max_digits} digits",
+    "decimal_max_places": "must have at most {decimal_places} decimal places",
+    "decimal_whole_digits": "must have at most {whole_digits} digits before the point",
+    "none_required": "must be null",
+    "path_type": "must be a path",
+    "url_type": "must be a URL",
+    "url_parsing": "must be a URL",
+    "url_scheme": "must be a URL that begins with one of: {expected_schemes}",
+    "ip_any_address": "must be an IP address",
+    "ip_any_network": 'must be a network, such as "10.0.0.0/8"',
 }
+_GIVEN = frozenset({"value_error", "assertion_error"})
+#: Kinds whose messages are the library's own.
+_LIBRARY = frozenset(get_args(ErrorType)) - _GIVEN
 #: The branch of a union that a plain string is.
 _TEXT_BRANCHES = frozenset({"constrained-str", "str"})
-_REST = re.compile(r"^(Value error, |Assertion failed, |(Input|String|Number) should )")
+_BEFORE = re.compile(r"^(Value error|Assertion failed), ")
 
 
 def words_of(fault: Any, known: Iterable[str] = ()) -> str:
@@ -58,15 +94,14 @@ def words_of(fault: Any, known: Iterable[str] = ()) -> str:
         return _unknown(str(fault["loc"][-1]), sorted(set(known)))
     if kind in {"string_too_short", "too_short"} and context.get("min_length") == 1:
         return "must not be empty"
-    template = None if "or_object" in context else _WORDS.get(kind)
+    if "or_object" in context:
+        return "must be a string, or an object with a type"
+    template = _WORDS.get(kind)
     if template is not None:
-        try:
+        with suppress(KeyError, IndexError):
             return template.format(**context)
-        except (KeyError, IndexError):
-            pass
-    message = str(fault["msg"])
-    plain = _REST.sub("", message)
-    return f"must {plain}" if message.startswith(("Input should", "String should")) else plain
+    # The messages of our own rules are written to be read; those of the library are not.
+    return "is not valid" if kind in _LIBRARY else _BEFORE.sub("", str(fault["msg"]))
 
 
 def _unknown(name: str, known: Sequence[str]) -> str:
@@ -120,6 +155,5 @@ def plain_faults(error: ValidationError) -> list[Any]:
             continue
         faults = [each for each in faults if each not in others]
         if text["type"] == "string_type" and others:
-            text["msg"] = "Input should be a string, or an object with a type"
             text["ctx"] = {"or_object": True}
     return faults

@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Mapping, MutableMapping
 from contextlib import suppress
+from enum import StrEnum
 from typing import Any, Literal, TextIO
 from urllib.parse import quote, quote_plus
 
@@ -273,12 +274,17 @@ class _Lines:
 
 
 def _line_of(record: MutableMapping[str, Any]) -> str:
-    if _PLAIN.issuperset(map(type, record.values())) and "exc_info" not in record:
+    if all(map(_is_plain, record.values())) and "exc_info" not in record:
         line = _ENCODER.encode(record)
         if line.isprintable() and not SCRUBBER.may_hold_secret(line):
             return line
     record = structlog.processors.format_exc_info(None, "", record)
     return _json(SCRUBBER(None, "", record))
+
+
+def _is_plain(value: Any) -> bool:
+    # An enumeration's text is written as any other: outcomes and sub-statuses are such.
+    return type(value) in _PLAIN or isinstance(value, StrEnum)
 
 
 #: Set while lines are written as JSON: the library's way is for people, and for tests.

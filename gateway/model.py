@@ -225,7 +225,7 @@ def _aware(at: datetime) -> datetime:
     if at.tzinfo is None:
         msg = "must carry a time zone"
         raise ValueError(msg)
-    return at.astimezone(UTC)
+    return at if at.tzinfo is UTC else at.astimezone(UTC)
 
 
 Time = Annotated[

@@ -181,7 +181,7 @@ class Payouts:
         used_by = quote["payout_id"]
         if used_by is None:
             await refuse_unless_accepting(tx, self._rules)
-            detail = f"The quote ended at {format_time(from_us(quote['expires_at']))}. Ask for a new one."
+            detail = f"The quote expired at {format_time(from_us(quote['expires_at']))}. Request a new one."
             raise Refused("quote_expired", detail)
         if caller.mode != "live" and not strict:
             return await self.get(tx, caller, used_by)

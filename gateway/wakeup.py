@@ -9,6 +9,14 @@ from gateway.runtime import Clock, Timeline
 _YIELD_S = 0.001
 
 
+def looks_bell(custodian: str) -> str:
+    """Return the name of the bell of the looks after the delivery at a custodian instance.
+
+    Not the engine's: most news are of payouts that are not delivered yet.
+    """
+    return f"{custodian}/delivered"
+
+
 class Wakeup:
     """A bell that one loop sleeps by. Ringing twice wakes once; a ring while awake is not lost."""
 

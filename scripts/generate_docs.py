@@ -27,6 +27,7 @@ from gateway.api.openapi import document
 from gateway.api.openapi_schemas import standalone
 from gateway.api.openapi_webhooks import EVENT_MODELS
 from gateway.api.problems import PROBLEMS
+from gateway.cli import exits
 from gateway.cli.main import app
 from gateway.config import Settings
 from gateway.custodians.registry import BrokenAdapter, find_adapters
@@ -158,6 +159,22 @@ def event_catalogue() -> str:
             f"```json\n{example}\n```\n"
         )
     return "\n".join(parts)
+
+
+def contents() -> dict[Path, str]:
+    """The order of the pages, for `/guide`, from the navigation of `mkdocs.yml`."""
+    nav = yaml.safe_load((DOCS.parent / "mkdocs.yml").read_text("utf-8"))["nav"]
+    first: list[dict[str, str]] = []
+    groups = [{"title": "Start", "pages": first}]
+    for each in nav:
+        [(title, pages)] = each.items()
+        if isinstance(pages, str):
+            first.append({"title": title, "path": pages})
+        else:
+            entries = [next(iter(page.items())) for page in pages]
+            listed = [{"title": name, "path": path} for name, path in entries]
+            groups.append({"title": title, "pages": listed})
+    return {DOCS / "nav.json": json.dumps(groups, indent=1, ensure_ascii=False) + "\n"}
 
 
 def schemas() -> dict[Path, str]:
@@ -451,6 +468,11 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
     return None
 
 
+def exit_codes() -> str:
+    """Every exit code of the commands."""
+    return table(["exit code", "meaning"], [[code, text] for code, text in exits.MEANINGS.items()])
+
+
 def cli() -> str:
     """Every command with its options."""
     group = typer.main.get_command(app)
@@ -467,10 +489,29 @@ def _commands(command: Any, path: str) -> list[str]:
             continue
         argument = parameter.param_type_name == "argument"
         names = str(parameter.name).upper() if argument else ", ".join(parameter.opts)
-        text = getattr(parameter, "help", None) or ""
-        rows.append([f"`{names}`", "required" if parameter.required else "", text])
+        rows.append([f"`{names}`", _default(parameter), _meaning(parameter)])
     parts = [f"### `{path}`\n", (command.help or "").strip() + "\n"]
-    return [*parts, table(["option", "", "meaning"], rows)] if rows else parts
+    return [*parts, table(["option", "default", "meaning"], rows)] if rows else parts
+
+
+def _default(parameter: Any) -> str:
+    """Return the default of an option as it is written; nothing for a switch that is off."""
+    if parameter.required:
+        return "required"
+    value = parameter.default
+    if value in {None, False, ""} or callable(value):
+        return ""
+    return f"`{getattr(value, 'value', value)}`"
+
+
+def _meaning(parameter: Any) -> str:
+    """Return what an option is for, what it may be, and where else it may come from."""
+    text = getattr(parameter, "help", None) or ""
+    kind = parameter.type_descriptor.annotation
+    if isinstance(kind, type) and issubclass(kind, StrEnum):
+        text += " One of " + ", ".join(f"`{each.value}`" for each in kind) + "."
+    variable = parameter.envvar
+    return f"{text} Environment: `{variable}`." if variable else text
 
 
 #: The rules of `never-twice.md`: each is one predicate, and its docstring says what it is for.
@@ -565,6 +606,7 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "adapter-contract": adapter_contract,
     "settings": settings,
     "cli": cli,
+    "exit-codes": exit_codes,
     "runbook": runbook,
 }
 
@@ -573,7 +615,7 @@ def main() -> int:
     """Fill or check every region; 1 where one is stale."""
     check = "--check" in sys.argv[1:]
     stale = []
-    made = schemas()
+    made = schemas() | contents()
     filled: set[str] = set()
     for page in sorted(DOCS.rglob("*.md")):
         text = page.read_text(encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from decimal import Decimal
@@ -48,6 +49,12 @@ class Teller:
 
 
 CLOCK = SetClock()
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock for each test: its sleepers belong to the event loop of the test."""
+    monkeypatch.setattr(sys.modules[__name__], "CLOCK", SetClock())
 
 
 def reader(db: Database, *, reads: bool = True, **tellers: Teller) -> tuple[BalanceReader, Metrics]:

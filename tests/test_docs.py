@@ -8,10 +8,12 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 import pytest
 from jsonschema import Draft202012Validator
@@ -19,7 +21,10 @@ from standardwebhooks.webhooks import WebhookVerificationError
 
 from gateway.adapter import Adapter
 from gateway.api.openapi import document
+from gateway.api.problems import PROBLEMS
+from gateway.api.reference import reference_page, sections
 from gateway.custodians.registry import missing_verbs
+from gateway.pages import guide
 from gateway.pages.render import page
 from gateway.signing import headers, secret_bytes
 from gateway.views import EVENT_TYPES
@@ -138,12 +143,104 @@ def test_adapter_of_the_page_is_whole(programs: Callable[[str], list[Any]]) -> N
 
 
 def test_served_reference_shows_every_call_and_loads_nothing_from_elsewhere() -> None:
-    """`GET /docs` is made of the OpenAPI document alone."""
+    """`GET /docs` is made of the OpenAPI document alone: each call on one page, each model on one."""
     made = document("https://gateway.example")
-    html = bytes(page("reference.html", doc=made).body).decode()
-    for path in made["paths"]:
-        assert path in html
-    assert _foreign(html) == []
+    pages = {
+        name: bytes(page("reference.html", **reference_page(made, name)).body).decode()
+        for name in sections(made)
+    }
+    overview = bytes(page("reference.html", **reference_page(made, None)).body).decode()
+    for path, item in made["paths"].items():
+        assert path in overview
+        for call in item.values():
+            found = [name for name, html in pages.items() if f'id="{call["operationId"]}"' in html]
+            assert found == call["tags"]
+    for kind in EVENT_TYPES:
+        assert f"<code>{kind}</code>" in pages["webhooks"]
+    for name in made["components"]["schemas"]:
+        assert f'id="{name}"' in pages["models"]
+    for name, html in {"": overview, **pages}.items():
+        assert _foreign(html) == []
+        # Links to models and to codes lead to pages that have them.
+        for model in re.findall(r'href="models#(\w+)"', html):
+            assert model in made["components"]["schemas"], name
+        assert set(re.findall(r'href="problems#(\w+)"', html)) <= set(PROBLEMS)
+
+
+def test_examples_of_every_call_are_programs() -> None:
+    """Python compiles, the shell reads the curl line, node parses the TypeScript (it has no types)."""
+    made = document("https://gateway.example")
+    typescript = []
+    for name in sections(made):
+        for call in reference_page(made, name)["calls"]:
+            if not call["samples"]:
+                assert name == "webhooks"
+                continue
+            compile(call["samples"]["Python"], call["id"], "exec")
+            read = subprocess.run(
+                ["bash", "-n"], input=call["samples"]["curl"], text=True, check=False
+            )
+            assert read.returncode == 0, call["id"]
+            typescript.append(call["samples"]["TypeScript"])
+    if node := shutil.which("node"):
+        blocks = "\n".join(f"async () => {{ {each} }};" for each in typescript)
+        read = subprocess.run(
+            [node, "--check", "--input-type=module", "-"],
+            input=blocks,
+            text=True,
+            capture_output=True,
+            check=False,
+        )
+        assert read.returncode == 0, read.stderr
+
+
+def test_the_guide_has_every_page_and_every_link_of_it_leads_somewhere() -> None:
+    """As `/guide` serves it: pages, anchors, images, schemas; and each page is in the contents."""
+    paths = guide.contents()
+    told: dict[str, dict[str, Any]] = {
+        path: guide.guide_page(path) for path, kind in paths.items() if kind is None
+    }
+    listed = {each["href"] for group in told["index"]["nav"] for each in group["links"]}
+    # The pages of the runbook are listed by its own first page.
+    apart = ("runbook/alerts/", "runbook/attention/")
+    own = {path for path in told if not path.startswith(apart)}
+    assert listed == {"guide" if path == "index" else f"guide/{path}" for path in own}
+    anchors = {path: set(re.findall(r' id="([^"]+)"', each["text"])) for path, each in told.items()}
+    for path, each in told.items():
+        assert _foreign(each["text"]) == []
+        base = f"/guide/{path}" if path != "index" else "/guide"
+        for link in re.findall(r' (?:href|src)="([^"]+)"', each["text"]):
+            if re.match(r"[a-z]+:", link):
+                continue
+            place, _, anchor = urljoin(base, link).partition("#")
+            target = place.removeprefix("/guide").strip("/") or "index"
+            assert target in paths, f"{path}: {link}"
+            assert not anchor or anchor in anchors[target], f"{path}: {link}"
+
+
+def test_the_guide_is_in_the_wheel(tmp_path: Path) -> None:
+    """As files of the package, so that an installed gateway serves it."""
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q"]
+    copied = tmp_path / "source"
+    shutil.copytree(
+        DOCS.parent,
+        copied,
+        symlinks=True,
+        ignore=shutil.ignore_patterns(".*", "build", "site", "tests", "bench", "*.egg-info"),
+    )
+    built = subprocess.run(
+        [*command, "--no-index", "--wheel-dir", str(tmp_path), str(copied)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert built.returncode == 0, built.stderr
+    [wheel] = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as found:
+        names = set(found.namelist())
+    kept = {f"gateway/guide/{path}.md" for path, kind in guide.contents().items() if kind is None}
+    assert kept <= names
+    assert "gateway/guide/nav.json" in names
 
 
 def test_built_documentation_loads_nothing_from_elsewhere(tmp_path: Path) -> None:

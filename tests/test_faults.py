@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core.core_schema import ErrorType
 
-from gateway.api.requests import validate
+from gateway.api.requests import parse_json, validate
 from gateway.app import open_gateway
 from gateway.config import Settings, load
 from gateway.errors import ConfigError, Refused
@@ -25,13 +26,13 @@ RAW = ("Input should", "String should", "Value error", "Extra inputs", "Field re
     ("changed", "said"),
     [
         ({"destination": 5}, {"/destination": "must be a string, or an object with a type"}),
-        ({"destination": {"type": "zzz"}}, {"/destination": "has a 'type' that is not known"}),
-        ({"destination": {}}, {"/destination": "must say its 'type'"}),
+        ({"destination": {"type": "zzz"}}, {"/destination": "has an unknown 'type'"}),
+        ({"destination": {}}, {"/destination": "must have the member 'type'"}),
         (
             {"destination": {"type": "address", "adress": "x"}},
             {
-                "/destination/network": "is missing: give it",
-                "/destination/address": "is missing: give it",
+                "/destination/network": "is missing",
+                "/destination/address": "is missing",
                 "/destination/adress": "is not known here; did you mean address?",
             },
         ),
@@ -67,6 +68,28 @@ def test_a_configuration(tmp_path: Any) -> None:
     }
 
 
+@pytest.mark.parametrize("kind", get_args(ErrorType))
+def test_no_message_of_the_validator_reaches_anybody(kind: str) -> None:
+    """Whatever it finds: our own words, or that the value is not valid."""
+    fault = {"type": kind, "loc": ("at",), "msg": "Input should be a library's words", "ctx": {}}
+    assert "Input should" not in words_of(fault) or kind in {"value_error", "assertion_error"}
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b'{"a": }', "The body is not valid JSON; see line 1, column 7."),
+        (b'{"a": NaN}', "The body is not valid JSON: NaN is not JSON."),
+        (b'{"a": 1, "a": 2}', "The body is not valid JSON: an object has the same member twice."),
+    ],
+)
+def test_json_that_is_none(body: bytes, said: str) -> None:
+    """The place, or the rule, and no message of the parser."""
+    with pytest.raises(Refused) as refused:
+        parse_json(body)
+    assert refused.value.detail == said
+
+
 async def test_an_unknown_asset_of_a_route(tmp_path: Any) -> None:
     """The gateway does not start: the route would never be taken."""
     text = GOOD.replace("fee =", 'assets = ["USDC", "UDSC"]\nfee =').replace(
@@ -100,7 +123,7 @@ class Odd(BaseModel):
         ({"names": []}, "must not be empty"),
         ({"names": ["a", "b", "c"]}, "may have at most 2 entries"),
         ({"names": 5}, "must be a list"),
-        ({"code": "a"}, "does not have the form that is needed; as a pattern: ^[A-Z]$"),
+        ({"code": "a"}, "must match the pattern ^[A-Z]$"),
         ({"yes": "perhaps"}, "must be true or false"),
         ({"zzzzzz": 1}, "is not known here; known: code, names, number, part, yes"),
     ],

@@ -15,11 +15,13 @@ from typing import Any
 import pytest
 
 from gateway.adapter import Report
+from gateway.balances import Balances
+from gateway.batches.runner import BatchSteps, Handover
 from gateway.batches.service import Batches
 from gateway.errors import Refused
 from gateway.execution.record import Recorded
 from gateway.execution.state import Job
-from gateway.funds import Funds
+from gateway.funds import AccountRule, Funds
 from gateway.model import FundsMoved, Status, SubStatus
 from gateway.payouts import Payouts
 from gateway.runtime import Ids, real_runtime
@@ -571,6 +573,83 @@ async def test_a_batch_waits_where_its_route_says_so(bank: Bank) -> None:
     assert await bank.reserved() == (120, 0)
 
 
+def steps_of(bank: Bank, batches: Batches) -> BatchSteps:
+    """Return the steps of batches whose payouts go one by one."""
+    handovers = {"acme": Handover(set_size=10, window=10)}
+    recorders = {"acme": bank.recorder}
+    return BatchSteps(bank.runtime, bank.payouts, bank.quotes, batches, handovers, recorders)
+
+
+async def stepped(bank: Bank, steps: BatchSteps) -> str:
+    """Take every step that there is; return the state of the batch."""
+    while (await bank.db.run(steps.step, "bat_1")).more:
+        pass
+    row = await bank.db.read(batch_rows.batch_row, "bat_1")
+    assert row is not None
+    return str(row["state"])
+
+
+async def test_a_batch_that_waits_begins_once_it_is_covered(bank: Bank) -> None:
+    """Not before; then its payouts are handed over."""
+    bank.configure(on_shortage="wait")
+    batches, ids = await batch_of(bank, "60", "60")
+    await bank.db.run(batches.execute, bank.caller, "bat_1")
+    steps = steps_of(bank, batches)
+    assert await stepped(bank, steps) == "requested"
+    assert await bank.claim() == []
+    await bank.process.read("120")
+    assert await stepped(bank, steps) != "requested"
+    row = await bank.db.read(batch_rows.batch_row, "bat_1")
+    assert row is not None
+    assert row["funds_until"] is None
+    assert {(await bank.payout(each)).status for each in ids} == {Status.PENDING}
+    assert await bank.reserved() == (120, 0)
+
+
+async def test_a_batch_that_is_never_covered_ends_at_midnight(bank: Bank) -> None:
+    """Nothing of it was sent; what it waited for is free, and one that is covered in time goes on."""
+    bank.configure(on_shortage="wait")
+    batches, ids = await batch_of(bank, "60", "60")
+    await bank.db.run(batches.execute, bank.caller, "bat_1")
+    steps = steps_of(bank, batches)
+    await bank.clock.advance(12 * 3600 - 1)
+    assert await stepped(bank, steps) == "requested"
+    await bank.clock.advance(1)
+    assert await stepped(bank, steps) == "failed"
+    for each in ids:
+        failure = (await bank.payout(each)).failure
+        assert failure is not None
+        assert (failure.code, failure.funds_moved) == ("insufficient_funds", NO)
+    assert await bank.reserved() == (0, 0)
+    row = await bank.db.read(batch_rows.batch_row, "bat_1")
+    assert row is not None
+    assert row["funds_until"] is None
+
+
+async def test_a_batch_that_is_covered_at_midnight_goes_on(bank: Bank) -> None:
+    """What counts is whether it waits for funds, not when its turn comes."""
+    bank.configure(on_shortage="wait")
+    batches, ids = await batch_of(bank, "60", "60")
+    await bank.db.run(batches.execute, bank.caller, "bat_1")
+    await bank.process.read("120")
+    await bank.clock.advance(12 * 3600)
+    assert await stepped(bank, steps_of(bank, batches)) != "failed"
+    assert {(await bank.payout(each)).status for each in ids} == {Status.PENDING}
+
+
+async def test_a_batch_that_waits_can_be_canceled(bank: Bank) -> None:
+    """Its place is free."""
+    bank.configure(on_shortage="wait")
+    batches, _ = await batch_of(bank, "60", "60")
+    await bank.db.run(batches.execute, bank.caller, "bat_1")
+    single = await bank.pay("50")
+    assert single
+    assert await bank.reserved() == (0, 170)
+    await bank.db.run(batches.cancel, bank.caller, "bat_1")
+    assert await stepped(bank, steps_of(bank, batches)) == "canceled"
+    assert await bank.reserved() == (50, 0)
+
+
 # --- Another account, another configuration, another copy -------------------------------------------
 
 
@@ -636,6 +715,21 @@ async def test_an_account_that_ends_to_reserve(bank: Bank) -> None:
     await bank.settle()
     assert await bank.reserved() == (0, 0)
     assert await begun(bank) == [waits]
+
+
+async def test_a_custodian_that_is_not_configured_keeps_its_reservations(bank: Bank) -> None:
+    """Its payouts are parked, and may be paid once it is back."""
+    paid = await bank.pay("60")
+    assert paid
+    none: dict[str, AccountRule] = {}
+    away = Balances(bank.runtime, Funds(bank.runtime, none), frozenset({"other"}))
+    assert not away.unsettled([await bank.account()])
+    await bank.db.run(away.settle, bank.clock.moment())
+    assert await bank.reserved() == (60, 0)
+    # An operator's command ends it without any configuration.
+    payouts = Payouts(bank.runtime, Vault(bytes(32), bank.runtime.ids))
+    await bank.db.run(payouts.apply, paid, failed_report(NO))
+    assert await bank.reserved() == (0, 0)
 
 
 async def test_an_adopted_copy_trusts_no_balance(bank: Bank) -> None:

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from gateway import logs
 from gateway.logs import REMOVED, Scrubber
+from gateway.model import SubStatus
 from tests.clock import SetClock
 
 PEM = (
@@ -334,7 +335,9 @@ class _Odd:
         return self._text
 
 
-_PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | _TEXTS
+_PLAIN = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(SubStatus) | _TEXTS
+)
 _ODD = _TEXTS.map(_Odd) | _TEXTS.map(ValueError) | st.decimals(places=2, allow_nan=False)
 _BYTES = _TEXTS.map(lambda text: text.encode("utf-8", "replace"))
 _VALUES = st.recursive(
@@ -439,7 +442,8 @@ def test_usual_lines_are_not_scrubbed_value_by_value(stream: io.StringIO) -> Non
             "request", **usual, method="GET", route="/payouts/{payout_id}", status=200
         )
         logs.get_logger("custodians").info("custodian_call", verb="submit", outcome="report")
-    assert len(_lines(stream)) == 2
+        logs.get_logger("custodians").info("custodian_call", outcome=SubStatus.SUBMITTED)
+    assert [each.get("outcome") for each in _lines(stream)] == [None, "report", "submitted"]
 
 
 async def test_buffered_lines_are_written_together_and_in_order(stream: io.StringIO) -> None:

@@ -67,14 +67,14 @@ def public(handler: Handler) -> Guarded:
 
 
 def needs(scope: Scope, handler: Handler) -> Guarded:
-    """Let keys of an org with this scope call."""
+    """Allow keys of an org with this scope."""
     return Guarded(handler, scope)
 
 
 def needs_or_secret(scope: Scope, handler: Handler) -> Guarded:
-    """Let keys of an org with this scope call, and whoever has the payout's client secret.
+    """Allow keys of an org with this scope, and anyone who has the payout's client secret.
 
-    The handler checks the secret: it asks `caller_of` only where a key was sent.
+    The handler checks the secret: it calls `caller_of` only if a key was sent.
     """
     return Guarded(handler, scope, by_secret=True)
 

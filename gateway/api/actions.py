@@ -80,7 +80,9 @@ async def confirm_payout(request: Request) -> Response:
     answer, filled = _answer(request, wanted)
     if action.type == "enter_passcode" and wanted.passcode is None:
         fault = {"pointer": "/passcode", "code": "missing", "detail": "is what this action asks"}
-        raise Refused("invalid_request", "The request is not valid; see errors.", errors=[fault])
+        raise Refused(
+            "invalid_request", "The request is not valid; errors lists what to fix.", errors=[fault]
+        )
 
     async def act() -> Answer:
         if not action.open:

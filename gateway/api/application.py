@@ -165,6 +165,9 @@ _PLAIN = [
     _route("/docs", GET=public(docs.reference)),
     _route("/docs/problems", GET=public(docs.problems)),
     _route("/docs/style.css", GET=public(docs.style)),
+    _route("/docs/{section}", GET=public(docs.reference_section)),
+    _route("/guide", GET=public(docs.guide_page)),
+    _route("/guide/{path:path}", GET=public(docs.guide_page)),
 ]
 
 

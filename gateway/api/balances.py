@@ -73,6 +73,12 @@ async def list_balances(request: Request) -> Response:
     """`GET /balances`."""
     context, caller = context_of(request), await caller_of(request)
     check_names(request, frozenset())
+    body = BalanceList(data=await balances_for(context, caller))
+    return Response(body.model_dump_json(), media_type="application/json")
+
+
+async def balances_for(context: ApiContext, caller: Caller) -> list[AccountBalances]:
+    """Return what the accounts that a caller may use can pay."""
     funds = context.funds
     data: list[Mapping[str, Any]] = []
     if funds is not None:
@@ -81,8 +87,7 @@ async def list_balances(request: Request) -> Response:
         for rule in _own(context, caller, funds.rules.values()):
             seen = account_view(funds, rule, known.get(rule.key), now)
             data.append(seen if caller.operator else {**seen, "fault": None})
-    body = BalanceList(data=[AccountBalances.model_validate(each) for each in data])
-    return Response(body.model_dump_json(), media_type="application/json")
+    return [AccountBalances.model_validate(each) for each in data]
 
 
 def _own(

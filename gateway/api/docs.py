@@ -15,6 +15,9 @@ from starlette.responses import Response
 from gateway.api.context import ApiContext
 from gateway.api.openapi import document
 from gateway.api.problems import PROBLEMS
+from gateway.api.reference import reference_page, sections
+from gateway.errors import Refused
+from gateway.pages import guide
 from gateway.pages.files import content
 from gateway.pages.render import page
 
@@ -38,7 +41,7 @@ class Documents:
         """Return a document. The first one who asks has it made, in a thread; the others wait for it."""
         making = self._made.get(name)
         if making is None:
-            work = partial(_MAKERS[name], self._public_url)
+            work = partial(_MAKERS.get(name) or partial(_guide, name), self._public_url)
             making = self._made[name] = asyncio.ensure_future(self._offload(work))
         made = await asyncio.shield(making)
         return Response(made.body, media_type=made.media_type, headers=made.headers)
@@ -49,16 +52,23 @@ def _openapi(public_url: str) -> _Made:
     return _Made(text.encode(), "application/json", {})
 
 
-def _reference(public_url: str) -> _Made:
-    return _page("reference.html", doc=document(public_url))
+def _reference(public_url: str, section: str | None = None) -> _Made:
+    return _page("reference.html", **reference_page(document(public_url), section))
 
 
 def _problems(_: str) -> _Made:
-    return _page("problems.html", problems=PROBLEMS.items())
+    return _page("problems.html", problems=PROBLEMS.items(), root="../", area="problems", nav=[])
 
 
 def _style(_: str) -> _Made:
     return _Made(content("style.css"), "text/css", {"Cache-Control": "max-age=3600"})
+
+
+def _guide(path: str, _: str) -> _Made:
+    media_type = guide.contents()[path]
+    if media_type is not None:
+        return _Made(guide.content(path), media_type, {"Cache-Control": "max-age=3600"})
+    return _page("guide.html", **guide.guide_page(path))
 
 
 def _page(template: str, **values: Any) -> _Made:
@@ -74,6 +84,7 @@ _MAKERS: Mapping[str, Callable[[str], _Made]] = {
     "reference": _reference,
     "problems": _problems,
     "style": _style,
+    **{f"reference {name}": partial(_reference, section=name) for name in sections(document(""))},
 }
 
 
@@ -90,6 +101,22 @@ async def openapi_json(request: Request) -> Response:
 async def reference(request: Request) -> Response:
     """`GET /docs`: the reference, rendered from the same document."""
     return await _documents(request).get("reference")
+
+
+async def reference_section(request: Request) -> Response:
+    """`GET /docs/{section}`: a group of calls, or the models."""
+    name = f"reference {request.path_params['section']}"
+    if name not in _MAKERS:
+        raise Refused("not_found", "There is nothing at this path.")
+    return await _documents(request).get(name)
+
+
+async def guide_page(request: Request) -> Response:
+    """`GET /guide` and what is below it: the documentation of this very release."""
+    path: str = request.path_params.get("path", guide.HOME)
+    if path not in guide.contents():
+        raise Refused("not_found", "There is nothing at this path. The guide begins at /guide.")
+    return await _documents(request).get(path)
 
 
 async def problems(request: Request) -> Response:

@@ -85,8 +85,9 @@ def document(public_url: str) -> dict[str, Any]:
         "info": {
             "title": "Payout gateway",
             "version": __version__,
-            "description": "Quotes become payouts, payouts go forward to delivered or failed, and signed "
-            "webhooks tell of it. Money is decimal strings, times are RFC 3339 in UTC.",
+            "description": "Request a quote, execute it as a payout, and follow its status to `delivered` or "
+            "`failed`; signed webhooks report every change. Money is a decimal string, and times are "
+            "RFC 3339 in UTC.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": public_url}],
@@ -115,19 +116,21 @@ def document(public_url: str) -> dict[str, Any]:
 
 
 _TAGS = {
-    "payouts": "From a price to money delivered",
+    "payouts": "From a quote to a delivered payment",
     "batches": "Many payouts from one account",
     "custodians": "The custodians that pay, and where they report",
     "control": "Pauses, and what needs a person's attention",
     "webhook-endpoints": "Where events are sent, what was missed, and every try",
     "events": "The same events as a feed",
     "webhooks": "The requests that the gateway sends to your endpoints",
-    "operation": "Health, metrics and documents",
+    "operation": "Health, readiness and the tracking page",
 }
 
 
 def _paths(refs: dict[Any, Any]) -> dict[str, Any]:
-    created = {"Location": {"description": "Path of what was made.", "schema": {"type": "string"}}}
+    created = {
+        "Location": {"description": "Path of the created object.", "schema": {"type": "string"}}
+    }
     page = (parameter("Limit"), parameter("Cursor"))
     html = {"description": "A page.", "content": {"text/html": {"schema": {"type": "string"}}}}
     lists = ("invalid_cursor", "invalid_request")
@@ -137,8 +140,8 @@ def _paths(refs: dict[Any, Any]) -> dict[str, Any]:
                 refs,
                 "createQuote",
                 "payouts",
-                "Ask for a price",
-                ("200", as_json(refs[Quote], "A price promise for 60 seconds, usable once.")),
+                "Request a quote",
+                ("200", as_json(refs[Quote], "The quote: valid for 60 seconds, usable once.")),
                 (*BODY, *KEYED, *QUOTE, *STARTS, "paused"),
                 parameters=(parameter("RequiredIdempotencyKey"),),
                 body=refs[QuoteRequest],
@@ -150,7 +153,7 @@ def _paths(refs: dict[Any, Any]) -> dict[str, Any]:
                 refs,
                 "createPayout",
                 "payouts",
-                "Turn a quote into a payout",
+                "Execute a quote as a payout",
                 (
                     "201",
                     {
@@ -169,7 +172,7 @@ def _paths(refs: dict[Any, Any]) -> dict[str, Any]:
                     "balance_unknown",
                     *STARTS,
                 ),
-                description="The quote is consumed: a second call answers 409 with the payout's id.",
+                description="The quote is used up: a second call returns 409 with the payout's id.",
                 parameters=(parameter("IdempotencyKey"), parameter("Sandbox")),
                 body=refs[PayoutRequest],
                 scope=Scope.PAYOUTS_WRITE,
@@ -204,7 +207,7 @@ def _paths(refs: dict[Any, Any]) -> dict[str, Any]:
                 "Read a payout",
                 ("200", as_json(refs[PayoutWithTracking], "The payout.")),
                 ("payout_not_found",),
-                description="With a client secret as the bearer: the reduced payout, for a browser.",
+                description="With a client secret as the bearer token, a browser gets a reduced payout.",
                 parameters=(in_path("payout_id"),),
                 scope=Scope.PAYOUTS_READ,
             )
@@ -228,7 +231,7 @@ def _paths(refs: dict[Any, Any]) -> dict[str, Any]:
                 refs,
                 "receiveCustodianWebhook",
                 "custodians",
-                "Where a custodian calls in",
+                "Receive a custodian's webhook",
                 (
                     "200",
                     {
@@ -253,7 +256,7 @@ def _paths(refs: dict[Any, Any]) -> dict[str, Any]:
             "get": {
                 "operationId": "trackPayout",
                 "tags": ["operation"],
-                "summary": "Public page of one payout",
+                "summary": "Show the tracking page of a payout",
                 "parameters": [in_path("token")],
                 "responses": {
                     "200": html,
@@ -268,7 +271,7 @@ def _paths(refs: dict[Any, Any]) -> dict[str, Any]:
             "get": {
                 "operationId": "streamTrackedPayout",
                 "tags": ["operation"],
-                "summary": "Changes of the public page, as server-sent events",
+                "summary": "Stream changes of the tracking page",
                 "description": "For the page's own script. Events: `now` (the server's clock, in "
                 "milliseconds), `state` (the part of the page that changes, its tag as the id), `end` "
                 "(no other state follows).",
@@ -296,7 +299,7 @@ def _paths(refs: dict[Any, Any]) -> dict[str, Any]:
             "get": _plain(
                 refs,
                 "healthz",
-                "Whether the process works",
+                "Check health",
                 Health,
             )
         },
@@ -304,7 +307,7 @@ def _paths(refs: dict[Any, Any]) -> dict[str, Any]:
             "get": _plain(
                 refs,
                 "readyz",
-                "Whether requests are served, and payouts handed to custodians",
+                "Check readiness",
                 Readiness,
                 parameters=(
                     query("require", "Answer 503 unless `marks` is true.", enum=["marks"]),

@@ -45,7 +45,7 @@ def paths(refs: dict[Any, Any]) -> dict[str, Any]:
         refs,
         "confirmPayout",
         "payouts",
-        "Answer what a payout asks for",
+        "Answer a required action",
         (
             "202",
             as_json(
@@ -53,8 +53,8 @@ def paths(refs: dict[Any, Any]) -> dict[str, Any]:
             ),
         ),
         (*BODY, *KEYED, *_CONFIRM),
-        description="Under an API key, or from a browser with the client secret alone. A passcode is "
-        "used for this call only, and kept nowhere. Two at once: one is carried out.",
+        description="Call it with an API key, or from a browser with the client secret alone. A passcode "
+        "is used for this call only and never stored. Of two concurrent calls, one is carried out.",
         parameters=(in_path("payout_id"), parameter("IdempotencyKey")),
         body=refs[ConfirmRequest],
         scope=Scope.PAYOUTS_WRITE,
@@ -70,8 +70,8 @@ def paths(refs: dict[Any, Any]) -> dict[str, Any]:
                 "Cancel a payout",
                 ("202", as_json(refs[PayoutWithTracking], "The payout; failed where it ended.")),
                 ("invalid_idempotency_key", *KEYED, *_CANCEL),
-                description="Nothing under way: it ends as failed with code canceled. Otherwise only "
-                "the custodian can call it back.",
+                description="If nothing has been sent, the payout ends as `failed` with code `canceled`. "
+                "Otherwise only the custodian can still cancel it.",
                 parameters=(in_path("payout_id"), parameter("IdempotencyKey")),
                 scope=Scope.PAYOUTS_WRITE,
             )

@@ -57,7 +57,9 @@ _ACTS = ("batch_not_found", "batch_ended", "database_frozen", *KEYED)
 def paths(refs: dict[Any, Any]) -> dict[str, Any]:
     """Return the operations."""
     batch = (in_path("batch_id"),)
-    created = {"Location": {"description": "Path of what was made.", "schema": {"type": "string"}}}
+    created = {
+        "Location": {"description": "Path of the created object.", "schema": {"type": "string"}}
+    }
     page = (parameter("Limit"), parameter("Cursor"))
     lists = ("invalid_cursor", "invalid_request")
     made = as_json(refs[BatchView], "The batch, requested. Nothing moves before it is executed.")
@@ -162,8 +164,14 @@ def paths(refs: dict[Any, Any]) -> dict[str, Any]:
                 refs,
                 "cancelPayoutBatch",
                 "batches",
-                "Cancel what was not sent",
-                ("202", as_json(refs[BatchView], "The batch; what was sent stays sent.")),
+                "Cancel the unsent payouts of a batch",
+                (
+                    "202",
+                    as_json(
+                        refs[BatchView],
+                        "The batch; payouts that were already sent are not affected.",
+                    ),
+                ),
                 _ACTS,
                 parameters=(*batch, parameter("IdempotencyKey")),
                 scope=Scope.BATCHES_WRITE,
@@ -174,7 +182,7 @@ def paths(refs: dict[Any, Any]) -> dict[str, Any]:
                 refs,
                 "getPayoutBatchReport",
                 "batches",
-                "The report as CSV",
+                "Download the report as CSV",
                 ("200", csv_report),
                 ("batch_not_found",),
                 parameters=batch,
@@ -186,7 +194,7 @@ def paths(refs: dict[Any, Any]) -> dict[str, Any]:
                 refs,
                 "getPayoutBatchReportJson",
                 "batches",
-                "The report as JSON",
+                "Download the report as JSON",
                 ("200", json_report),
                 ("batch_not_found",),
                 parameters=batch,

@@ -25,9 +25,9 @@ def paths(refs: dict[Any, Any]) -> dict[str, Any]:
                 "createPause",
                 "control",
                 "Pause payouts",
-                ("201", as_json(refs[PauseMade], "The pause, and what waits for it now.")),
+                ("201", as_json(refs[PauseMade], "The pause, and what it holds now.")),
                 (*BODY, "operator_key_required"),
-                description="No call that may move money is begun until it is resumed; what is on its way "
+                description="Until the pause ends, no call that may move money is started; what is already sent "
                 "is followed as before. A key of an org pauses the payouts of that org in its mode. A key "
                 "of the operator pauses anything; it needs `payouts:operate`. May be repeated.",
                 body=refs[PauseRequest],
@@ -38,7 +38,7 @@ def paths(refs: dict[Any, Any]) -> dict[str, Any]:
                 refs,
                 "listPauses",
                 "control",
-                "List what is paused",
+                "List pauses",
                 ("200", as_json(refs[PauseList], "Pauses, oldest first.")),
                 (),
                 scope=Scope.PAYOUTS_READ,
@@ -74,7 +74,7 @@ def paths(refs: dict[Any, Any]) -> dict[str, Any]:
                 refs,
                 "listAttention",
                 "control",
-                "List what a person should look at",
+                "List what needs attention",
                 ("200", as_json(refs[AttentionList], "Rows, newest first.")),
                 ("invalid_cursor", "invalid_request"),
                 description="A key of an org sees its own payouts, without details. A key of the operator "
@@ -95,7 +95,7 @@ def paths(refs: dict[Any, Any]) -> dict[str, Any]:
                 refs,
                 "listBalances",
                 "control",
-                "List what accounts can pay",
+                "List account balances",
                 ("200", as_json(refs[BalanceList], "Accounts whose custodian reports balances.")),
                 ("invalid_request",),
                 description="A key of an org sees the accounts that it may use. What other orgs have "
@@ -111,9 +111,9 @@ def paths(refs: dict[Any, Any]) -> dict[str, Any]:
                 "resumePause",
                 "control",
                 "End a pause",
-                ("200", as_json(refs[PauseList], "What is still paused.")),
+                ("200", as_json(refs[PauseList], "The remaining pauses.")),
                 (*BODY, "pause_not_found"),
-                description="Only who has paused may resume. What waits goes on at once.",
+                description="A pause can be ended only by whoever made it. What it held continues at once.",
                 parameters=(in_path("pause_id"),),
                 body=refs[ResumeRequest],
                 scope=Scope.PAYOUTS_WRITE,

@@ -101,7 +101,9 @@ TOLD: tuple[type[BaseModel], ...] = (
 )
 _LISTS = ("invalid_cursor", "invalid_request")
 _ENDPOINT = "/webhook-endpoints/{endpoint_id}"
-_CREATED = {"Location": {"description": "Path of what was made.", "schema": {"type": "string"}}}
+_CREATED = {
+    "Location": {"description": "Path of the created object.", "schema": {"type": "string"}}
+}
 
 
 def paths(refs: dict[Any, Any]) -> dict[str, Any]:
@@ -162,7 +164,7 @@ def _endpoints(refs: dict[Any, Any]) -> dict[str, Any]:
                 "Change, disable or enable a webhook endpoint",
                 ("200", as_json(refs[EndpointView], "The endpoint.")),
                 (*BODY, "endpoint_not_found"),
-                description="Enabled again, it is sent what it missed: see its recoveries.",
+                description="Enabling an endpoint again also recovers what it missed: see its recoveries.",
                 parameters=endpoint,
                 body=refs[EndpointChange],
                 scope=Scope.WEBHOOKS_WRITE,
@@ -179,20 +181,17 @@ def _endpoints(refs: dict[Any, Any]) -> dict[str, Any]:
             ),
         },
         "/.well-known/webhook-keys.json": {
-            "get": {
-                **operation(
-                    refs,
-                    "getWebhookKeys",
-                    "webhook-endpoints",
-                    "The public keys that sign for an endpoint",
-                    ("200", as_json(refs[WebhookKeys], "The keys; none unless `ed25519` is on.")),
-                    ("invalid_request",),
-                    parameters=(
-                        {**query("endpoint_id", "The endpoint (whe_…)."), "required": True},
-                    ),
-                ),
-                "security": [],
-            }
+            "get": operation(
+                refs,
+                "getWebhookKeys",
+                "webhook-endpoints",
+                "Read the public keys that sign for an endpoint",
+                ("200", as_json(refs[WebhookKeys], "The keys; none unless `ed25519` is on.")),
+                ("invalid_request", "rate_limited", "internal_error", "store_unavailable"),
+                description="Needs no API key, so that a receiver can fetch them by itself.",
+                parameters=({**query("endpoint_id", "The endpoint (whe_…)."), "required": True},),
+                public=True,
+            )
         },
         f"{_ENDPOINT}/rotate-secret": {
             "post": operation(
@@ -202,7 +201,7 @@ def _endpoints(refs: dict[Any, Any]) -> dict[str, Any]:
                 "Replace the signing secret",
                 ("200", as_json(refs[EndpointCreated], "The endpoint with its new secret.")),
                 (*BODY, *KEYED, "endpoint_not_found", "too_many_secrets"),
-                description="For the overlap every delivery carries a signature of each secret.",
+                description="During the overlap, every delivery carries a signature with each secret.",
                 parameters=(*endpoint, parameter("IdempotencyKey")),
                 body=refs[RotationRequest],
                 scope=Scope.WEBHOOKS_WRITE,
@@ -213,8 +212,8 @@ def _endpoints(refs: dict[Any, Any]) -> dict[str, Any]:
                 refs,
                 "revokePreviousWebhookSecrets",
                 "webhook-endpoints",
-                "End the overlap of a rotation now",
-                ("204", {"description": "Only the present secret signs."}),
+                "Revoke the previous secrets now",
+                ("204", {"description": "Only the current secret signs."}),
                 ("endpoint_not_found",),
                 parameters=endpoint,
                 scope=Scope.WEBHOOKS_WRITE,
@@ -228,9 +227,9 @@ def _endpoints(refs: dict[Any, Any]) -> dict[str, Any]:
                 "Send an example event",
                 ("200", as_json(refs[EndpointTest], "What the endpoint answered.")),
                 (*BODY, "endpoint_not_found", "endpoint_disabled", "endpoint_busy"),
-                description='One try, signed as always, marked `"test": true`; it is no event of the feed. '
-                "It takes its turn with the endpoint's deliveries, under its rate; an endpoint has one "
-                "test in progress at a time.",
+                description='One attempt, signed as usual, with `"test": true` in the body. It does not appear in '
+                "the feed. It takes turns with the endpoint's deliveries, within its rate limit; an endpoint "
+                "runs one test at a time.",
                 parameters=endpoint,
                 body=refs[EndpointTestRequest],
                 scope=Scope.WEBHOOKS_WRITE,
@@ -248,10 +247,11 @@ def _replays(refs: dict[Any, Any]) -> dict[str, Any]:
                 refs,
                 "recoverWebhooks",
                 "webhook-endpoints",
-                "Send again what an endpoint missed",
+                "Send missed events again",
                 ("202", {**as_json(refs[Recovery], "The job."), "headers": _CREATED}),
                 (*BODY, *KEYED, "endpoint_not_found", "endpoint_disabled"),
-                description="Events of the span that it subscribes to and has not received.",
+                description="Events of the period that the endpoint subscribes to and has not received. Those that "
+                "wait for their next try are sent at once.",
                 parameters=(*endpoint, parameter("IdempotencyKey")),
                 body=refs[RecoveryRequest],
                 scope=Scope.WEBHOOKS_WRITE,
@@ -274,7 +274,7 @@ def _replays(refs: dict[Any, Any]) -> dict[str, Any]:
                 refs,
                 "getRecovery",
                 "webhook-endpoints",
-                "Read how far a recovery is",
+                "Read a recovery",
                 ("200", as_json(refs[Recovery], "The job.")),
                 ("recovery_not_found",),
                 parameters=(*endpoint, in_path("recovery_id")),
@@ -286,8 +286,8 @@ def _replays(refs: dict[Any, Any]) -> dict[str, Any]:
                 refs,
                 "listEndpointAttempts",
                 "webhook-endpoints",
-                "List the tries at an endpoint, newest first",
-                ("200", as_json(refs[AttemptList], "A page of tries.")),
+                "List the delivery attempts of an endpoint, newest first",
+                ("200", as_json(refs[AttemptList], "A page of delivery attempts.")),
                 (*_LISTS, "endpoint_not_found"),
                 parameters=(*endpoint, *page),
                 scope=Scope.EVENTS_READ,
@@ -298,8 +298,8 @@ def _replays(refs: dict[Any, Any]) -> dict[str, Any]:
                 refs,
                 "listEventAttempts",
                 "events",
-                "List the tries of an event, newest first",
-                ("200", as_json(refs[AttemptList], "A page of tries.")),
+                "List the delivery attempts of an event, newest first",
+                ("200", as_json(refs[AttemptList], "A page of delivery attempts.")),
                 (*_LISTS, "event_not_found"),
                 parameters=(in_path("event_id"), *page),
                 scope=Scope.EVENTS_READ,
@@ -313,7 +313,7 @@ def _replays(refs: dict[Any, Any]) -> dict[str, Any]:
                 "Send an event again",
                 ("202", as_json(refs[Resent], "Where it is sent.")),
                 (*BODY, *KEYED, "event_not_found", "endpoint_not_found", "endpoint_disabled"),
-                description="Same webhook-id and body; received, it ends the automatic retries, too.",
+                description="The `webhook-id` and the body stay the same. A success also ends the automatic retries.",
                 parameters=(in_path("event_id"), parameter("IdempotencyKey")),
                 body=refs[ResendRequest],
                 scope=Scope.WEBHOOKS_WRITE,
@@ -332,7 +332,8 @@ def _events(refs: dict[Any, Any]) -> dict[str, Any]:
                 "Read events, oldest first",
                 ("200", as_json(refs[EventList], "A page of events.")),
                 _LISTS,
-                description="Keep next_cursor and ask again: nothing is left out, whatever a webhook missed.",
+                description="Store `next_cursor` and continue from it later: the feed has every event, including those "
+                "that a webhook missed.",
                 parameters=(
                     query("type", "Event type.", enum=sorted(EVENT_TYPES)),
                     query("payout_id", "Payout."),

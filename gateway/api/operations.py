@@ -104,14 +104,14 @@ PARAMETERS: dict[str, Any] = {
     "IdempotencyKey": {
         "name": "Idempotency-Key",
         "in": "header",
-        "description": "1 to 255 visible ASCII characters, new for each intent; remembered for 24 hours.",
+        "description": "1 to 255 visible ASCII characters; a new key for each new payment. Remembered for 24 hours.",
         "schema": {"type": "string", "minLength": 1, "maxLength": 255},
     },
     "RequiredIdempotencyKey": {
         "name": "Idempotency-Key",
         "in": "header",
         "required": True,
-        "description": "1 to 255 visible ASCII characters, new for each intent; remembered for 24 hours.",
+        "description": "1 to 255 visible ASCII characters; a new key for each new payment. Remembered for 24 hours.",
         "schema": {"type": "string", "minLength": 1, "maxLength": 255},
     },
     "Sandbox": {
@@ -121,26 +121,26 @@ PARAMETERS: dict[str, Any] = {
         "schema": {"type": "string", "enum": ["strict"]},
     },
     "Limit": query("limit", "Page size.", type="integer", minimum=1, maximum=200, default=50),
-    "Cursor": query("cursor", "`next_cursor` of the page before, with the same filters."),
+    "Cursor": query("cursor", "`next_cursor` of the previous page, with the same filters."),
     "WebhookId": {
         "name": "webhook-id",
         "in": "header",
         "required": True,
-        "description": "The event's id; the same at every try. Drop what you have seen.",
+        "description": "The event's id, the same at every attempt. Ignore an event that you have already processed.",
         "schema": {"type": "string"},
     },
     "WebhookTimestamp": {
         "name": "webhook-timestamp",
         "in": "header",
         "required": True,
-        "description": "Unix seconds of this try; refuse what is over five minutes away.",
+        "description": "Time of this attempt in Unix seconds. Reject it if it is more than five minutes off.",
         "schema": {"type": "string"},
     },
     "WebhookSignature": {
         "name": "webhook-signature",
         "in": "header",
         "required": True,
-        "description": "Space-separated `v1,` entries; one that verifies is enough.",
+        "description": "Signatures, separated by spaces. One `v1,` signature that verifies is enough.",
         "schema": {"type": "string"},
     },
 }

@@ -173,7 +173,9 @@ def _wanted(context: ApiContext, body: PauseRequest, caller: Caller) -> Wanted:
 
 def _fault(name: str, code: str, detail: str) -> Refused:
     fault = {"pointer": f"/{name}", "code": code, "detail": detail}
-    return Refused("invalid_request", "The request is not valid; see errors.", errors=[fault])
+    return Refused(
+        "invalid_request", "The request is not valid; errors lists what to fix.", errors=[fault]
+    )
 
 
 def _may_see(each: Pause, caller: Caller) -> bool:

@@ -27,147 +27,176 @@ class Problem:
 
 PROBLEMS: dict[str, Problem] = {
     "invalid_json": Problem(
-        400, "Invalid JSON", "Send one JSON object in UTF-8, without NaN or doubled members."
+        400,
+        "Invalid JSON",
+        "Send one JSON object in UTF-8, without NaN and without repeated members.",
     ),
     "invalid_cursor": Problem(
-        400, "Invalid cursor", "Use next_cursor as it came, with the same filters."
+        400, "Invalid cursor", "Send next_cursor exactly as you received it, with the same filters."
     ),
     "invalid_idempotency_key": Problem(
         400, "Invalid idempotency key", "Use 1 to 255 visible ASCII characters."
     ),
     "idempotency_key_required": Problem(
         400,
-        "Idempotency-Key required",
-        "Send an Idempotency-Key header, a new one for each new intent.",
+        "Idempotency key required",
+        "Send an Idempotency-Key header, with a new key for each new payment.",
     ),
-    "missing_api_key": Problem(401, "API key missing", "Send Authorization: Bearer with your key."),
+    "missing_api_key": Problem(
+        401, "API key missing", "Send the header Authorization: Bearer followed by your key."
+    ),
     "invalid_api_key": Problem(
-        401, "API key not known", "Check the key, or have a new one minted."
+        401, "Unknown API key", "Check the key, or ask the operator for a new one."
     ),
-    "api_key_revoked": Problem(401, "API key revoked", "Use a key that is alive."),
-    "api_key_expired": Problem(401, "API key expired", "Use an active key, or have one minted."),
+    "api_key_revoked": Problem(401, "API key revoked", "Use an active key."),
+    "api_key_expired": Problem(
+        401, "API key expired", "Use an active key, or ask the operator for a new one."
+    ),
     "invalid_signature": Problem(
-        401, "Signature not valid", "Only the custodian may call this address."
+        401, "Invalid signature", "Only the custodian may call this address."
     ),
     "insufficient_scope": Problem(
-        403, "Scope missing", "Use a key with the scope that the member scope names."
+        403, "Scope missing", "Use a key that has the scope named in the member scope."
     ),
     "client_network_not_allowed": Problem(
-        403, "Network not allowed", "Call from a network that the key is bound to."
+        403, "Network not allowed", "Call from a network that the key is restricted to."
     ),
     "org_key_required": Problem(
-        403, "Key of an org required", "A key of the operator reads and starts no payouts."
+        403,
+        "Organisation key required",
+        "Use a key of an org: an operator key cannot read or start payouts.",
     ),
     "operator_key_required": Problem(
-        403, "Key of the operator required", "Only the operator may do this."
+        403, "Operator key required", "Only the operator may do this."
     ),
-    "not_found": Problem(404, "Not found", "Check the path; /openapi.json lists them all."),
-    "quote_not_found": Problem(404, "Quote not found", "Ask for a quote: POST /payouts/quote."),
+    "not_found": Problem(404, "Not found", "Check the path; /openapi.json lists every path."),
+    "quote_not_found": Problem(404, "Quote not found", "Request a new quote: POST /payouts/quote."),
     "payout_not_found": Problem(
-        404, "Payout not found", "Check the id, and that the key is of its org and mode."
+        404, "Payout not found", "Check the id, and that your key belongs to the same org and mode."
     ),
     "batch_not_found": Problem(
-        404, "Batch not found", "Check the id, and that the key is of its org and mode."
+        404, "Batch not found", "Check the id, and that your key belongs to the same org and mode."
     ),
     "event_not_found": Problem(
-        404, "Event not found", "Check the id, and that the key is of its org and mode."
+        404, "Event not found", "Check the id, and that your key belongs to the same org and mode."
     ),
     "endpoint_not_found": Problem(
-        404, "Webhook endpoint not found", "Check the id; a deleted one is gone."
+        404, "Webhook endpoint not found", "Check the id. A deleted endpoint cannot be restored."
     ),
     "recovery_not_found": Problem(
-        404, "Recovery not found", "GET /webhook-endpoints/{id}/recoveries lists them."
+        404,
+        "Recovery not found",
+        "GET /webhook-endpoints/{id}/recoveries lists the recoveries of an endpoint.",
     ),
     "pause_not_found": Problem(
-        404, "Pause not found", "GET /pauses lists them; only who has paused may resume."
+        404,
+        "Pause not found",
+        "GET /pauses lists the pauses. A pause can be ended only by whoever made it.",
     ),
     "custodian_not_found": Problem(
-        404, "Custodian not found", "Use the name of a configured instance."
+        404, "Custodian not found", "Use the name of a configured custodian instance."
     ),
-    "method_not_allowed": Problem(405, "Method not allowed", "The Allow header lists the methods."),
-    "request_timeout": Problem(408, "Request timed out", "Send the body at once.", retryable=True),
+    "method_not_allowed": Problem(
+        405, "Method not allowed", "The Allow header lists the allowed methods."
+    ),
+    "request_timeout": Problem(
+        408, "Request timed out", "Send the body without delay.", retryable=True
+    ),
     "batch_already_executed": Problem(
-        409, "Batch already executed", "Read it: GET /payout-batches/{id}. Do not create it again."
+        409,
+        "Batch already executed",
+        "Read the batch: GET /payout-batches/{id}. Do not create it again.",
     ),
     "batch_ended": Problem(
-        409, "Batch has ended", "Its report says what became of each payout; create another one."
+        409,
+        "Batch has ended",
+        "Its report says what happened to each payout. To pay more, create another batch.",
     ),
     "quote_already_used": Problem(
-        409, "Quote already used", "Read the payout in payout_id; do not pay again."
+        409, "Quote already used", "Read the payout named in payout_id. Do not pay again."
     ),
     "idempotency_in_progress": Problem(
-        409, "Request still running", "Repeat it unchanged after Retry-After.", retryable=True
+        409, "Request in progress", "Retry unchanged after Retry-After.", retryable=True
     ),
     "action_not_required": Problem(
-        409, "Nothing is asked for", "Read the payout; it has gone on, or asks for something else."
+        409,
+        "No answer required",
+        "Read the payout: it has moved on, or now requires something else.",
     ),
     "action_expired": Problem(
-        409, "Too late to answer", "The payout fails without having sent anything; make a new one."
+        409, "Too late to answer", "The payout fails and nothing is sent. Create a new one."
     ),
     "confirm_in_progress": Problem(
-        409, "An answer is under way", "Read the payout; repeat after Retry-After.", retryable=True
+        409, "Answer in progress", "Read the payout, or retry after Retry-After.", retryable=True
     ),
-    "payout_busy": Problem(409, "Payout in hand", "Repeat it after Retry-After.", retryable=True),
-    "cancel_too_late": Problem(409, "Too late to cancel", "Read the payout and wait for its end."),
+    "payout_busy": Problem(
+        409,
+        "Payout busy",
+        "The gateway is working on this payout. Retry after Retry-After.",
+        retryable=True,
+    ),
+    "cancel_too_late": Problem(
+        409, "Too late to cancel", "Read the payout and wait until it ends."
+    ),
     "cancel_unsupported": Problem(
-        409, "Cannot be canceled", "The custodian cannot call it back; wait for its end."
+        409,
+        "Cancellation not supported",
+        "The custodian cannot cancel this payout. Wait until it ends.",
     ),
     "paused": Problem(
         409,
         "Paused",
-        "Nothing was done. Repeat it after Retry-After, once it is resumed; a payout that exists waits.",
+        "Nothing was done. Retry after Retry-After, once the pause has ended; existing "
+        "payouts wait.",
         retryable=True,
     ),
     "endpoint_disabled": Problem(
-        409, "Webhook endpoint disabled", "Enable it: PATCH it with status enabled."
+        409, "Webhook endpoint disabled", 'Enable it first: PATCH it with {"status": "enabled"}.'
     ),
     "endpoint_busy": Problem(
         409,
         "Webhook endpoint busy",
-        "One test at a time, in turn with deliveries: repeat it after Retry-After.",
+        "An endpoint runs one test at a time, between its deliveries. Retry after Retry- After.",
         retryable=True,
     ),
     "too_many_secrets": Problem(
-        409, "Too many secrets", "End the previous ones, or wait until one has ended."
+        409, "Too many secrets", "Revoke the previous secrets, or wait until one expires."
     ),
     "endpoint_quota_reached": Problem(
         409,
         "Too many webhook endpoints",
-        "Delete one that is not needed, then create the new one with a new Idempotency-Key.",
+        "Delete an endpoint that you do not need, then create the new one with a new "
+        "Idempotency-Key.",
     ),
-    "payload_too_large": Problem(413, "Body too large", "Send less."),
+    "payload_too_large": Problem(413, "Body too large", "Send a smaller body."),
     "unsupported_media_type": Problem(
-        415, "Media type not supported", "Send Content-Type: application/json."
+        415, "Unsupported media type", "Send the header Content-Type: application/json."
     ),
     "invalid_batch": Problem(
-        422, "Batch not valid", "Mend the payouts in errors and send the whole batch again."
+        422, "Invalid batch", "Fix the payouts listed in errors and send the whole batch again."
     ),
-    "invalid_request": Problem(
-        422, "Request not valid", "Mend the members that errors[] points to."
-    ),
+    "invalid_request": Problem(422, "Invalid request", "Fix the members listed in errors."),
     "idempotency_key_reused": Problem(
         422,
         "Idempotency key reused",
-        "The key was used with another body: take a new key for a new intent.",
+        "The key was already used with another body. Use a new key for a new payment.",
     ),
-    "quote_expired": Problem(422, "Quote expired", "Ask for a new quote."),
-    "unsupported_asset": Problem(
-        422, "Asset not known", "Use one of the assets that detail lists."
-    ),
+    "quote_expired": Problem(422, "Quote expired", "Request a new quote."),
+    "unsupported_asset": Problem(422, "Unknown asset", "Use one of the assets listed in detail."),
     "unsupported_network": Problem(
-        422, "Network not supported", "Use one of the networks that detail lists."
+        422, "Unsupported network", "Use one of the networks listed in detail."
     ),
     "invalid_destination": Problem(
-        422, "Destination not valid", "Check it with its owner; nothing was sent."
+        422, "Invalid destination", "Check the destination with the recipient. Nothing was sent."
     ),
     "amount_too_precise": Problem(
-        422, "Amount too precise", "Send no more decimals than the asset has."
+        422, "Amount too precise", "Send no more decimal places than the asset has."
     ),
     "amount_below_minimum": Problem(
-        422, "Amount too small", "Send more than the fee, and more than zero."
+        422, "Amount too small", "Send an amount above zero and above the fee."
     ),
     "unknown_account": Problem(
-        422, "Source account not configured", "Use an account that the operator configured."
+        422, "Source account not configured", "Use an account that the operator has configured."
     ),
     "route_unavailable": Problem(422, "No route", "GET /custodians lists what can be paid."),
     "no_route": Problem(
@@ -178,8 +207,8 @@ PROBLEMS: dict[str, Problem] = {
     "limit_exceeded": Problem(
         422,
         "Limit exceeded",
-        "The member limit names it. Take a new Idempotency-Key after frees_at; null: waiting does not help. "
-        "The quote is not used up.",
+        "The member limit names the limit. Retry with a new Idempotency-Key after "
+        "frees_at; if that is null, waiting does not help. The quote is still unused.",
     ),
     "insufficient_funds": Problem(
         422,
@@ -195,42 +224,45 @@ PROBLEMS: dict[str, Problem] = {
         retryable=True,
     ),
     "wrong_answer": Problem(
-        422, "Wrong answer", "Ask the person again; attempts_left says how often."
+        422, "Wrong answer", "Ask the person again; attempts_left says how many attempts remain."
     ),
     "rate_limited": Problem(
         429,
         "Too many requests",
-        "Nothing was done, and no quote or key was used. Repeat it unchanged after Retry-After.",
+        "Nothing was done, and no quote or key was used. Retry unchanged after Retry- After.",
         retryable=True,
     ),
     "internal_error": Problem(
         500,
         "Internal error",
-        "Repeat with the same Idempotency-Key; report request_id if it stays.",
+        "Retry with the same Idempotency-Key. If the error persists, report the request_id.",
         retryable=True,
     ),
     "store_unavailable": Problem(
-        503, "Store not available", "Repeat after Retry-After.", retryable=True
+        503, "Database unavailable", "Retry after Retry-After.", retryable=True
     ),
     "database_frozen": Problem(
         503,
         "Database frozen",
-        "Nothing was done. Repeat after Retry-After; the operator has to check the database first.",
+        "Nothing was done. The operator has to check the database first. Retry after Retry-After.",
         retryable=True,
     ),
     "not_accepting": Problem(
         503,
         "Not accepting yet",
-        "Nothing was done. Repeat after Retry-After; payouts that exist can be read.",
+        "Nothing was done. Existing payouts can be read. Retry after Retry-After.",
         retryable=True,
     ),
     "confirm_not_sent": Problem(
         503,
         "Answer not sent",
-        "Nothing was sent, and the payout still asks: answer again after Retry-After.",
+        "Nothing was sent, and the payout still requires an answer. Answer again after "
+        "Retry-After.",
         retryable=True,
     ),
-    "cannot_verify": Problem(503, "Cannot verify now", "Deliver it again later.", retryable=True),
+    "cannot_verify": Problem(
+        503, "Cannot verify now", "Deliver the webhook again later.", retryable=True
+    ),
 }
 JSON_TYPE = "application/problem+json"
 

@@ -89,7 +89,7 @@ async def read_body(request: Request, limit: int = MAX_BODY) -> bytes:
     size = 0
     announced = request.headers.get("content-length", "")
     if announced.isdigit() and int(announced[:20]) > _DRAIN_BYTES:
-        detail = f"The body may have {limit} bytes."
+        detail = f"The body must have at most {limit} bytes."
         raise Refused("payload_too_large", detail, headers={"Connection": "close"})
     try:
         arrived = request.scope["state"].get(ARRIVED, False)
@@ -105,7 +105,7 @@ async def read_body(request: Request, limit: int = MAX_BODY) -> bytes:
     except (ClientDisconnect, TimeoutError):
         raise Refused("request_timeout", "The body did not arrive in time.") from None
     if size > limit:
-        detail = f"The body may have {limit} bytes."
+        detail = f"The body must have at most {limit} bytes."
         raise Refused("payload_too_large", detail, headers={"Connection": "close"})
     return b"".join(chunks)
 
@@ -132,13 +132,18 @@ def parse_json(raw: bytes) -> Any:
             # Only an escape can be half of a pair: what is not escaped has been decoded.
             json.dumps(parsed, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError:
-        raise Refused("invalid_json", "The body has half of a surrogate pair.") from None
+        raise Refused(
+            "invalid_json", "The body contains half of a surrogate pair (\\ud800 to \\udfff)."
+        ) from None
     except UnicodeDecodeError:
         raise Refused("invalid_json", "The body is not UTF-8.") from None
     except RecursionError:
         raise Refused("invalid_json", "The body is nested too deeply.") from None
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        raise Refused("invalid_json", f"The body is not valid JSON; see {place}.") from None
     except ValueError as error:
-        raise Refused("invalid_json", f"The body is not valid JSON: {error}") from None
+        raise Refused("invalid_json", f"The body is not valid JSON: {error}.") from None
     return parsed
 
 
@@ -150,7 +155,7 @@ def _no_constant(word: str) -> Any:
 def _no_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        msg = "a member is given twice"
+        msg = "an object has the same member twice"
         raise ValueError(msg)
     return members
 
@@ -172,7 +177,7 @@ def validate(model: type[M], members: Any) -> M:
     except ValidationError as error:
         raise Refused(
             "invalid_request",
-            "The request is not valid; see errors.",
+            "The request is not valid; errors lists what to fix.",
             errors=faults_of(error, model),
         ) from None
 

@@ -106,6 +106,7 @@ def release(
         ),
     ],
     config: ConfigOption = Path(DEFAULT_CONFIG),
+    as_json: JsonOption = False,
 ) -> None:
     """Release what a payout has reserved that failed with `funds_moved: unknown`.
 
@@ -144,4 +145,7 @@ def release(
     refused = with_store(config, work, runtime)
     if refused is not None:
         fail(f"{payout_id}: {refused}")
+    if as_json:
+        print_json({"payout_id": payout_id, "released": True})
+        return
     say(f"released what {payout_id} had reserved")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from gateway.cli.common import JsonOption, fail, print_json, print_table, say
+from gateway.cli.exits import NOT_ALL_DELIVERED
 
 if TYPE_CHECKING:
     from gateway.cli.batch_client import BatchClient
@@ -24,8 +25,6 @@ KeyOption = Annotated[
 ]
 BatchArgument = Annotated[str, typer.Argument(help="Batch id (bat_...).")]
 _URL = "http://127.0.0.1:8080"
-#: The exit code of a batch that ended with payouts that were not delivered.
-NOT_ALL_DELIVERED = 3
 
 
 @app.command()

@@ -31,6 +31,8 @@ __all__ = [
     "console",
     "fail",
     "frozen_reason",
+    "known_custodian",
+    "microseconds_of",
     "operator_name",
     "print_json",
     "print_records",
@@ -83,6 +85,32 @@ def settings_of(config: Path) -> Settings:
         fail((f"config: {each}" for each in error.faults), 2)
 
 
+def known_custodian(settings: Settings, name: str) -> None:
+    """End with 2 where no custodian instance is called so: a misspelt name must not pass for one."""
+    if name not in settings.custodians:
+        known = ", ".join(sorted(settings.custodians)) or "none"
+        fail(f"there is no custodian {name}; custodians: {known}", 2)
+
+
+def microseconds_of(option: str, text: str, *, dates: bool = False) -> int:
+    """Return a time with a zone in microseconds; with `dates` also a date, as its midnight in UTC.
+
+    Ends with 2 where it is neither.
+    """
+    from datetime import UTC, datetime
+
+    from gateway.store.rows import to_us
+
+    try:
+        at = datetime.fromisoformat(text)
+        if dates and len(text) == len("2026-03-02"):
+            at = at.replace(tzinfo=UTC)
+        return to_us(at)
+    except (ValueError, TypeError, OverflowError):
+        form = "a date such as 2026-03-02, or a time with a zone" if dates else "a time with a zone"
+        fail(f"{option} is {form}, such as 2026-03-02T10:00:00Z", 2)
+
+
 @contextmanager
 def store_faults_told(database: Path) -> Iterator[None]:
     """End with 2 and words where the database is of another schema or cannot be used at all."""
@@ -114,6 +142,7 @@ def with_store(
     Ends with 2 where the server key is another one than the database's, and where there is no
     database, unless the command `creates` one.
     """
+    from gateway import logs
     from gateway.resealing import compare_server_key
     from gateway.runtime import real_runtime
     from gateway.store.opening import open_database, refuse_absent
@@ -121,6 +150,8 @@ def with_store(
     from gateway.vault import vault_of
 
     settings, runtime = settings_of(config), runtime or real_runtime()
+    # What a command prints is its result, for scripts, too: what is logged goes to stderr.
+    logs.configure("console", "warning")
 
     async def run() -> T:
         async with open_database(settings, runtime) as db:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -16,6 +15,7 @@ from gateway.cli.common import (
     ConfigOption,
     JsonOption,
     fail,
+    microseconds_of,
     operator_name,
     print_json,
     say,
@@ -276,7 +276,7 @@ def adopt(
         fail("give --last-mark-at, or --accept-new once the database is adopted", 2)
     runtime, done, told = real_runtime(), None, {}
     if last_mark_at is not None:
-        done = _adopt(config, runtime, _microseconds(last_mark_at))
+        done = _adopt(config, runtime, microseconds_of("--last-mark-at", last_mark_at))
         told = done.as_json()
     references: list[str] = []
     if accept_new:
@@ -370,15 +370,6 @@ def _with_state_file(
             return asyncio.run(run())
         except StateFileError as error:
             fail(str(error))
-
-
-def _microseconds(text: str) -> int:
-    from gateway.store.rows import to_us
-
-    try:
-        return to_us(datetime.fromisoformat(text))
-    except (ValueError, TypeError, OverflowError):
-        fail("--last-mark-at is a time with a zone, such as 2026-03-02T10:00:00Z", 2)
 
 
 def _print_adopted(told: Mapping[str, Any]) -> None:

@@ -13,6 +13,7 @@ from gateway.cli.common import (
     ConfigOption,
     JsonOption,
     fail,
+    known_custodian,
     operator_name,
     print_json,
     print_table,
@@ -80,9 +81,7 @@ def same_account(  # noqa: PLR0913 - one argument per option
     if NO_ACCOUNT in {fingerprint, same_as}:
         fail(f"{NO_ACCOUNT!r} is no account: no look finds the calls that an adoption recorded", 2)
     settings, runtime = settings_of(config), real_runtime()
-    if name not in settings.custodians:
-        known = ", ".join(sorted(settings.custodians)) or "none"
-        fail(f"there is no custodian {name}; custodians: {known}", 2)
+    known_custodian(settings, name)
     if fingerprint is None or same_as is None:
         _declare_configured(settings, runtime, name, words or None, as_json=as_json)
         return
@@ -175,9 +174,7 @@ def balances(
     from gateway.errors import ConfigError
 
     settings = settings_of(config)
-    if name not in settings.custodians:
-        known = ", ".join(sorted(settings.custodians)) or "none"
-        fail(f"there is no custodian {name}; custodians: {known}", 2)
+    known_custodian(settings, name)
     accounts = list(dict.fromkeys(accounts_of(settings, name)))
     if not accounts:
         fail(f"no account of {name} is configured: name one in [accounts] or in a route", 2)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +14,7 @@ from gateway.cli.common import (
     JsonOption,
     fail,
     frozen_reason,
+    microseconds_of,
     operator_name,
     print_json,
     say,
@@ -65,7 +65,7 @@ def erase(  # noqa: PLR0913 - one argument per option
         fail("name payouts, or give --ended-before", 2)
     if org is not None and ended_before is None:
         fail("--org goes with --ended-before", 2)
-    before = None if ended_before is None else _microseconds(ended_before)
+    before = None if ended_before is None else microseconds_of("--ended-before", ended_before)
     runtime = real_runtime()
 
     async def work(db: Database) -> _Done:
@@ -130,12 +130,3 @@ async def _ended(
         if not gone:
             break
     return done
-
-
-def _microseconds(text: str) -> int:
-    from gateway.store.rows import to_us
-
-    try:
-        return to_us(datetime.fromisoformat(text))
-    except (ValueError, TypeError, OverflowError):
-        fail("--ended-before is a time with a zone, such as 2026-03-02T10:00:00Z", 2)

@@ -5,14 +5,20 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gateway.cli.common import DEFAULT_CONFIG, ConfigOption, fail, reading_store, say
+from gateway.cli.common import (
+    DEFAULT_CONFIG,
+    ConfigOption,
+    fail,
+    microseconds_of,
+    reading_store,
+    say,
+)
 
 if TYPE_CHECKING:
     from gateway.store.database import Database
@@ -49,7 +55,10 @@ def export(  # noqa: PLR0913 - one argument per option
     By the time at which they were accepted: the same range always has the same payouts, as they are now.
     Amounts are exact decimals, times are UTC. Both modes are exported; see the column mode.
     """
-    first, last = _time("--from", begin), _time("--to", end)
+    first, last = (
+        microseconds_of("--from", begin, dates=True),
+        microseconds_of("--to", end, dates=True),
+    )
     if first >= last:
         fail("--from must be before --to", 2)
     if output is None:
@@ -99,16 +108,3 @@ def _write(  # noqa: PLR0913 - where, how and what
 def _print(text: str) -> None:
     """Print lines; whatever a text is made of, it changes nothing on the terminal."""
     say(*text.splitlines())
-
-
-def _time(option: str, text: str) -> int:
-    """Return a time in microseconds; a date is its midnight in UTC."""
-    from gateway.store.rows import to_us
-
-    try:
-        at = datetime.fromisoformat(text)
-        if len(text) == len("2026-03-02"):
-            at = at.replace(tzinfo=UTC)
-        return to_us(at)
-    except (ValueError, TypeError, OverflowError):
-        fail(f"{option} is a date such as 2026-03-02, or a time with a zone", 2)

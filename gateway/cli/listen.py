@@ -105,7 +105,7 @@ class Listener:
             return await answer.json(content_type=None)
 
     async def _forward(self, http: aiohttp.ClientSession, event: dict[str, Any]) -> None:
-        event_id = event.pop("id")
+        event_id = event["id"]
         # As the gateway writes it: the same members in the same order, so the same bytes.
         body = json.dumps(event, separators=(",", ":"), ensure_ascii=False).encode()
         now = self._clock.now()

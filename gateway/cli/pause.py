@@ -12,6 +12,7 @@ from gateway.cli.common import (
     ConfigOption,
     JsonOption,
     fail,
+    known_custodian,
     operator_name,
     print_json,
     print_table,
@@ -71,7 +72,7 @@ def pause_custodian(
     as_json: JsonOption = False,
 ) -> None:
     """Every payout through one custodian instance waits."""
-    _known_custodian(config, name)
+    known_custodian(settings_of(config), name)
     wanted = _wanted("custodian", name)
     _pause(config, wanted, reason, keep_accepting=keep_accepting, as_json=as_json)
 
@@ -179,18 +180,6 @@ def resume_all(
     _resume(config, _wanted("all"), reason, as_json=as_json)
 
 
-@resume_app.command(name="custodian")
-def resume_custodian(
-    name: NameArgument,
-    *,
-    reason: ReasonOption,
-    config: ConfigOption = Path(DEFAULT_CONFIG),
-    as_json: JsonOption = False,
-) -> None:
-    """End the pause of one custodian instance."""
-    _resume(config, _wanted("custodian", name), reason, as_json=as_json)
-
-
 @resume_app.command(name="account")
 def resume_account(  # noqa: PLR0913 - one argument per option
     name: NameArgument,
@@ -206,28 +195,29 @@ def resume_account(  # noqa: PLR0913 - one argument per option
     _resume(config, wanted, reason, as_json=as_json)
 
 
-@resume_app.command(name="asset")
-def resume_asset(
-    code: AssetArgument,
-    *,
-    reason: ReasonOption,
-    config: ConfigOption = Path(DEFAULT_CONFIG),
-    as_json: JsonOption = False,
-) -> None:
-    """End the pause of one asset."""
-    _resume(config, _wanted("asset", code), reason, as_json=as_json)
+def _add_resume(scope: str, argument: Any, text: str) -> None:
+    """Add `resume SCOPE NAME` for a scope that one name tells."""
+
+    def command(
+        name: str,
+        *,
+        reason: ReasonOption,
+        config: ConfigOption = Path(DEFAULT_CONFIG),
+        as_json: JsonOption = False,
+    ) -> None:
+        _resume(config, _wanted(scope, name), reason, as_json=as_json)
+
+    command.__annotations__["name"] = argument
+    resume_app.command(name=scope, help=text)(command)
 
 
-@resume_app.command(name="org")
-def resume_org(
-    name: OrgArgument,
-    *,
-    reason: ReasonOption,
-    config: ConfigOption = Path(DEFAULT_CONFIG),
-    as_json: JsonOption = False,
-) -> None:
-    """End the operator's pause of one org. What an org has paused itself, it resumes itself."""
-    _resume(config, _wanted("org", name), reason, as_json=as_json)
+_add_resume("custodian", NameArgument, "End the pause of one custodian instance.")
+_add_resume("asset", AssetArgument, "End the pause of one asset.")
+_add_resume(
+    "org",
+    OrgArgument,
+    "End the operator's pause of one org. What an org has paused itself, it resumes itself.",
+)
 
 
 def _wanted(scope: str, target: str = "") -> Wanted:
@@ -244,19 +234,12 @@ def _account(name: str, account_type: str, account_id: str) -> str:
     return account_target(name, Account(id=account_id, type=account_type))
 
 
-def _known_custodian(config: Path, name: str) -> None:
-    """End with 2 where nothing is called so: a pause of a misspelt name would stop nothing."""
-    settings = settings_of(config)
-    if name not in settings.custodians:
-        known = ", ".join(sorted(settings.custodians)) or "none"
-        fail(f"there is no custodian {name}; custodians: {known}", 2)
-
-
 def _known_account(config: Path, name: str, account_type: str, account_id: str) -> None:
     from gateway.credentials import accounts_of
 
-    _known_custodian(config, name)
-    accounts = accounts_of(settings_of(config), name)
+    settings = settings_of(config)
+    known_custodian(settings, name)
+    accounts = accounts_of(settings, name)
     if not any((each.type, each.id) == (account_type, account_id) for each in accounts):
         known = ", ".join(dict.fromkeys(f"{each.type} {each.id}" for each in accounts)) or "none"
         fail(f"{name} has no account {account_type} {account_id}; accounts: {known}", 2)

@@ -122,7 +122,12 @@ def list_(*, config: ConfigOption = Path(DEFAULT_CONFIG), as_json: JsonOption = 
 
 
 @app.command()
-def remove(name: NameArgument, config: ConfigOption = Path(DEFAULT_CONFIG)) -> None:
+def remove(
+    name: NameArgument,
+    *,
+    config: ConfigOption = Path(DEFAULT_CONFIG),
+    as_json: JsonOption = False,
+) -> None:
     """Remove a user. Whoever is signed in under the name is signed out at once."""
     from gateway.runtime import real_runtime
     from gateway.store.audit import Act
@@ -136,6 +141,9 @@ def remove(name: NameArgument, config: ConfigOption = Path(DEFAULT_CONFIG)) -> N
         with_store(config, work)
     except UserError as error:
         fail(f"not removed: {error}")
+    if as_json:
+        print_json({"name": name, "removed": True})
+        return
     say(f"removed {name}")
 
 

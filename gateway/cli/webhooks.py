@@ -40,6 +40,8 @@ _COLUMNS = [
     "status",
     "disabled_reason",
     "failing_since",
+    "waiting",
+    "waiting_since",
     "due",
     "oldest_due_at",
     "fault",
@@ -67,7 +69,7 @@ def list_(
     config: ConfigOption = Path(DEFAULT_CONFIG),
     as_json: JsonOption = False,
 ) -> None:
-    """List the endpoints of all orgs: how they are, and what is due to them."""
+    """List the endpoints of all orgs: their state, what waits for them and since when, and what is due."""
     from gateway.resealing import refuse_foreign_key
     from gateway.runtime import real_runtime
     from gateway.store import deliveries, endpoints
@@ -83,6 +85,10 @@ def list_(
         now = runtime.timeline.now()
         lags = {row["endpoint_id"]: row for row in await deliveries.lags(tx, now, limit)}
         every = await endpoints.every_endpoint(tx, limit)
+        waiting = {
+            row["endpoint_id"]: row
+            for row in await deliveries.waiting_of(tx, [each["id"] for each in every])
+        }
         targets = await Endpoints(runtime, vault, settings).targets(
             tx, [each["id"] for each in every]
         )
@@ -90,7 +96,10 @@ def list_(
         for row in every:
             lag = lags.get(row["id"])
             told = {name: row[name] for name in _COLUMNS[:6]}
+            waits = waiting.get(row["id"])
             told["failing_since"] = told_time(maybe_from_us(row["failing_since"]))
+            told["waiting"] = 0 if waits is None else waits["waiting"]
+            told["waiting_since"] = None if waits is None else told_time(from_us(waits["since"]))
             told["due"] = 0 if lag is None else lag["waiting"]
             told["oldest_due_at"] = None if lag is None else told_time(from_us(lag["due"]))
             target = targets.get(row["id"])

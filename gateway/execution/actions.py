@@ -288,7 +288,9 @@ def _answer_for(outcome: Outcome, recorded: Recorded, *, moved_now: bool) -> Non
             {"pointer": "/" + each.replace(".", "/"), "code": "invalid", "detail": "is not usable"}
             for each in outcome.fields
         ]
-        raise Refused("invalid_request", "The answer is not usable; see errors.", errors=faults)
+        raise Refused(
+            "invalid_request", "The answer is not valid; errors lists what to fix.", errors=faults
+        )
     if isinstance(outcome, Unsupported):
         raise _not_asked()
     doubtful = recorded.decision is not None and recorded.decision.state is State.UNKNOWN

@@ -29,7 +29,7 @@ from gateway.rules import OwnRules
 from gateway.runtime import Failpoint, Moment, Runtime
 from gateway.store import executions
 from gateway.store.database import Database
-from gateway.wakeup import Wakeup
+from gateway.wakeup import Wakeup, looks_bell
 
 #: A token that is almost there is not waited for in steps that no clock shows.
 _LEAST_REST_S = 0.005
@@ -145,6 +145,10 @@ class Engine:
             settings.submit_within_s,
             onward,
         )
+        can = custodian.capabilities
+        first_look_s = min(can.looked_after_delivery_s, can.polling_s[-1])
+        #: whether the first look after a delivery comes before the loop of these looks wakes by itself
+        self._looks_soon = 0 < first_look_s < settings.idle_s
         self._tasks: set[asyncio.Task[object]] = set()
         #: payouts that have failed and are to be looked at once more
         self._ended: set[str] = set()
@@ -225,11 +229,13 @@ class Engine:
         if paced and wait_s is not None:
             await self.wakeup.sleep(max(wait_s, _LEAST_REST_S))
             return
-        due = await self._db.read(executions.next_due, self.custodian.name)
         busy = paced or len(self._tasks) >= self.custodian.capabilities.in_flight
         # What is due may be what this gateway must not send: then it looks again after a while.
-        busy = busy or not self._moves
-        await self.wakeup.sleep_until_due(None if busy else due, self._settings.idle_s)
+        if busy or not self._moves:
+            await self.wakeup.sleep(self._settings.idle_s)
+            return
+        due = await self._db.read(executions.next_due, self.custodian.name)
+        await self.wakeup.sleep_until_due(due, self._settings.idle_s)
 
     def _done(self, task: asyncio.Task[object]) -> None:
         self._tasks.discard(task)
@@ -367,8 +373,9 @@ class Engine:
         if recorded.onward is not None:
             self._wake(recorded.onward)
         if recorded.ended:
-            # Also for the loop that goes on looking at what was delivered.
             self._wake(self.custodian.name)
+            if self._looks_soon:
+                self._wake(looks_bell(self.custodian.name))
 
     def announce_applied(self, applied: Iterable[Applied]) -> None:
         """Wake the loops that status updates concern, and count them."""

@@ -23,7 +23,7 @@ from gateway.store import payouts as payout_rows
 from gateway.store.database import Database, Row, Tx
 from gateway.store.rows import to_us
 from gateway.store.state import note_unmatched
-from gateway.wakeup import Wakeup
+from gateway.wakeup import Wakeup, looks_bell
 
 _BATCH = 100
 #: What a webhook may come to besides `applied`, `waiting` and `ignored`.
@@ -51,6 +51,8 @@ class _Result:
     woke_inbox: bool = False
     #: failed payouts that a notice is about which says no status: the custodian is asked once
     ended: list[tuple[str, str]] = field(default_factory=list)
+    #: a look after the delivery was brought forward, or begins
+    looks: bool = False
 
 
 class Inbox:
@@ -153,6 +155,8 @@ class Inbox:
         for status in result.reached:
             self._metrics.payout(status)
         self._wake(custodian)
+        if result.looks:
+            self._wake(looks_bell(custodian))
         for payout in result.ended:
             self._look_after_end(*payout)
         if result.woke_inbox:
@@ -249,6 +253,7 @@ class Inbox:
                 result.reached += applied.reached
                 result.woke_inbox |= applied.woke_inbox
                 final = applied.final
+        result.looks |= final
         if not final:
             await executions.wake(tx, payout_id, self._runtime.timeline.now())
         elif row["status"] == Status.FAILED:

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from gateway.errors import Refused
 
 _TYPES = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
-_NAMES = ("style.css", "track.js", "panel.js", "icon.svg")
+_NAMES = ("style.css", "docs.css", "track.js", "panel.js", "icon.svg")
 _YEAR_S = 31_536_000
 
 

@@ -24,6 +24,7 @@ from starlette.responses import Response
 
 from gateway.api import acts
 from gateway.api.acts import note_act
+from gateway.api.balances import balances_for
 from gateway.api.batch_reports import report_csv
 from gateway.api.batches import check_file, create_from_file
 from gateway.api.requests import read_body, validate
@@ -159,10 +160,23 @@ async def check(visit: Visit) -> Response:
         lines=lines,
         first_lines=_FIRST_LINES,
         account=upload.account,
+        available=await _available(visit, head, set(found.totals)),
         reference=upload.reference,
         packed=packed if not found.fault_count else "",
         key=key,
     )
+
+
+async def _available(visit: Visit, head: BatchHead, assets: set[str]) -> list[tuple[str, Decimal]]:
+    """Return what the account that pays can still pay, where the custodian says so."""
+    source = head.source
+    return [
+        (f"{each.asset} {each.network or ''}".strip(), each.available)
+        for account in await balances_for(visit.context, visit.caller)
+        if (account.custodian, account.account) == (source.custodian, source.account)
+        for each in account.balances
+        if each.asset in assets
+    ]
 
 
 async def create(visit: Visit) -> Response:

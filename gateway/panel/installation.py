@@ -7,6 +7,7 @@ from typing import Any
 
 from starlette.responses import Response
 
+from gateway.api.balances import balances_for
 from gateway.api.cursors import decode, encode
 from gateway.panel.access import Visit
 from gateway.panel.overview import open_count, visible_custodians
@@ -26,6 +27,7 @@ async def custodians(visit: Visit) -> Response:
     """`GET …/custodians`: what there is for this org, and whether it answers."""
     context = visit.context
     ill = context.degraded()
+    balances = await balances_for(context, visit.caller)
     pauses = await context.db.read(active_pauses)
     shown = []
     for name in visible_custodians(visit):
@@ -52,6 +54,7 @@ async def custodians(visit: Visit) -> Response:
                     }
                     for each in routes
                 ],
+                "balances": [each for each in balances if each.custodian == name],
                 "batch": can.batch,
                 "cancel": can.cancel,
                 "webhooks": can.webhooks,

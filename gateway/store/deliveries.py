@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import (
     BigInteger,
     Integer,
+    Text,
     and_,
     bindparam,
     case,
@@ -222,6 +223,16 @@ _LAG = Query(
     .group_by(deliveries.c.endpoint_id)
     .order_by(func.min(deliveries.c.due_at))
     .limit(bindparam("limit"))
+)
+_NOT_RECEIVED = Query(
+    select(
+        deliveries.c.endpoint_id,
+        func.count().label("waiting"),
+        func.min(events.c.created_at).label("since"),
+    )
+    .join_from(deliveries, events, deliveries.c.position == events.c.position)
+    .where(and_(_PENDING, deliveries.c.endpoint_id.in_(listed("endpoint_ids", Text))))
+    .group_by(deliveries.c.endpoint_id)
 )
 _SKIP = Query(
     update(deliveries)
@@ -471,6 +482,14 @@ async def oldest_delivery_due(tx: Tx) -> int | None:
 async def lags(tx: Tx, now: int, limit: int) -> list[Row]:
     """Return the endpoints that have something due: `endpoint_id`, `due` (oldest), `waiting`."""
     return await tx.all(_LAG, now=now, limit=limit)
+
+
+async def waiting_of(tx: Tx, endpoint_ids: Sequence[str]) -> list[Row]:
+    """Return what each of the endpoints has not received yet: `endpoint_id`, `waiting`, `since`.
+
+    Due or waiting for its next try; `since` is the time of the oldest such event. A long read.
+    """
+    return await tx.all(_NOT_RECEIVED, endpoint_ids=to_json(list(endpoint_ids)))
 
 
 async def skip_deliveries(tx: Tx, at: int, limit: int) -> int:

@@ -97,7 +97,18 @@ async def feed(  # noqa: PLR0913 - the cursor and its scope
 
 
 _RANGE = Query(
-    select(events.c.type, events.c.position, deliveries.c.state)
+    select(
+        events.c.type,
+        events.c.position,
+        deliveries.c.state,
+        # Tried before, and not due yet. Of one that is being tried again right now the subscriber may get
+        # a second copy, as with a resend.
+        and_(
+            deliveries.c.state == "pending",
+            deliveries.c.attempts > deliveries.c.plan_from,
+            deliveries.c.due_at > bindparam("now"),
+        ).label("waits"),
+    )
     .select_from(events)
     .outerjoin(
         deliveries,
@@ -128,11 +139,13 @@ async def events_between(  # noqa: PLR0913 - the range and its scope
     since: int,
     until: int,
     endpoint_id: str,
+    now: int,
     limit: int,
 ) -> list[Row]:
-    """Return an org's events of a span of time, after a position: `type`, `position`, `state`.
+    """Return an org's events of a span of time, after a position: `type`, `position`, `state`, `waits`.
 
-    `state` is that of its delivery to the endpoint; null where there is none.
+    `state` is that of its delivery to the endpoint, null where there is none. `waits`: it was tried
+    before, and waits for its next try. `now`: on the timeline.
     """
     return await tx.all(
         _RANGE,
@@ -142,6 +155,7 @@ async def events_between(  # noqa: PLR0913 - the range and its scope
         since=since,
         until=until,
         endpoint_id=endpoint_id,
+        now=now,
         limit=limit,
     )
 

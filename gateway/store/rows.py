@@ -71,6 +71,20 @@ def account_of(text: str) -> Account:
     return Account.model_validate_json(text)
 
 
+@lru_cache(maxsize=_KEPT)
+def _entry_of(members: tuple[tuple[str, Any], ...]) -> TimelineEntry:
+    """Return an entry as a document has it. Entries never change, and are read at each step of a payout."""
+    entry = dict(members)
+    return TimelineEntry(**{**entry, "at": from_us(entry["at"])})
+
+
+@lru_cache(maxsize=_KEPT)
+def _transaction_of(members: tuple[tuple[str, Any], ...]) -> Transaction:
+    """Return a transaction as a document has it."""
+    transaction = dict(members)
+    return Transaction(**{**transaction, "at": from_us(transaction["at"])})
+
+
 class Document:
     """What a payout's row keeps as one JSON text, read and written with the row.
 
@@ -108,16 +122,12 @@ class Document:
     @property
     def timeline(self) -> tuple[TimelineEntry, ...]:
         """What happened, oldest first."""
-        return tuple(
-            TimelineEntry(**{**each, "at": from_us(each["at"])}) for each in self._timeline
-        )
+        return tuple(_entry_of(tuple(each.items())) for each in self._timeline)
 
     @property
     def transactions(self) -> tuple[Transaction, ...]:
         """The transactions at the custodian, oldest first; a replaced hash stays in the history."""
-        return tuple(
-            Transaction(**{**each, "at": from_us(each["at"])}) for each in self._transactions
-        )
+        return tuple(_transaction_of(tuple(each.items())) for each in self._transactions)
 
     @property
     def action(self) -> RequiredAction | None:

@@ -71,7 +71,9 @@ class Recovery(BaseModel):
     since: Time
     until: Time
     events_looked_at: int
-    events_recovered: int = Field(description="Events that were missed and are delivered again.")
+    events_recovered: int = Field(
+        description="Events that were missed, or waited for their next try, and are sent again."
+    )
     created_at: Time
     finished_at: Time | None
 
@@ -220,6 +222,7 @@ class Replays:
                 job["since"],
                 job["until"],
                 endpoint["id"],
+                self._runtime.timeline.now(),
                 STEP_EVENTS,
             )
         )
@@ -228,7 +231,7 @@ class Replays:
             (int(event["position"]), str(endpoint["id"]))
             for event in found
             # An endpoint is not told of itself.
-            if event["state"] in _MISSED
+            if (event["state"] in _MISSED or event["waits"])
             and event["type"] not in ENDPOINT_EVENTS
             and subscribes(patterns, event["type"])
         ]

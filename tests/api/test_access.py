@@ -28,6 +28,7 @@ PUBLIC = {
     *(("GET", path) for path in ("/track/{token}/stream", "/assets/{name}")),
     *(("GET", path) for path in ("/healthz", "/readyz", "/metrics", "/openapi.json")),
     *(("GET", path) for path in ("/docs", "/docs/problems", "/docs/style.css")),
+    *(("GET", path) for path in ("/docs/{section}", "/guide", "/guide/{path:path}")),
 }
 
 

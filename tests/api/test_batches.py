@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import secrets
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,7 +24,7 @@ from gateway.keys import Caller, recognise
 from gateway.model import Failure, FailureCode, FundsMoved, Transaction
 from gateway.store import batches as rows
 from gateway.store import executions
-from gateway.store.database import Tx
+from gateway.store.database import Row, Tx
 from gateway.story import tell
 from tests.api.conftest import WALLET, Api
 from tests.marks import mark_call
@@ -448,6 +449,27 @@ async def test_executed_once(api: Api) -> None:
     problem = await api.problem("POST", "/payout-batches/bat_none/execute", body={})
     assert problem["code"] == "batch_not_found"
     assert "batches" in api.woken
+
+
+async def test_the_totals_of_an_execution_are_read_in_a_thread(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The change that executes a batch does not read all of its items for its answer."""
+    made = await create(api, item(1), item(2))
+    threads: list[str] = []
+    read = rows.amounts
+
+    async def noted(tx: Tx, batch_id: str) -> list[Row]:
+        threads.append(threading.current_thread().name.rpartition("_")[0])
+        return await read(tx, batch_id)
+
+    monkeypatch.setattr(rows, "amounts", noted)
+    path = f"/payout-batches/{made['id']}"
+    status, told = await api.call("POST", f"{path}/execute", body={})
+    assert (status, threads) == (202, ["store-scan"])
+    assert told["totals"] == made["totals"]
+    problem = await api.problem("POST", f"{path}/execute", body={})
+    assert problem["code"] == "batch_already_executed"
 
 
 async def test_not_executed_in_a_day(api: Api) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import socket
 import sys
@@ -25,7 +26,7 @@ from gateway.webhooks import worker
 from tests.api.conftest import Api
 
 _UNDESCRIBED = {"/metrics", "/openapi.json", "/docs", "/docs/problems", "/docs/style.css"}
-_UNDESCRIBED |= {"/assets/{name}"}
+_UNDESCRIBED |= {"/assets/{name}", "/docs/{section}", "/guide", "/guide/{path:path}"}
 
 
 def test_the_document_is_valid_and_complete() -> None:
@@ -152,20 +153,29 @@ def test_members_that_are_always_there_are_required() -> None:
 
 
 async def test_the_pages_load_nothing_from_elsewhere(api: Api) -> None:
-    """No script at all, one style sheet of our own, and a policy that allows nothing else."""
-    for path in ("/docs", "/docs/problems"):
+    """No script at all, style sheets of our own, and a policy that allows nothing else."""
+    paths = ("/docs", "/guide", "/guide/how-to/verify-webhooks", "/docs/payouts", "/docs/problems")
+    for path in paths:
         answer, raw = await api.send("GET", path, authorization=None)
         text = raw.decode()
         assert answer.status == 200
         assert "<script" not in text
         assert re.findall(r'<link[^>]+href="([^"]+)"', text) == [
-            ("../" if path.count("/") > 1 else "") + f"assets/{HASHED[name]}"
-            for name in ("style.css", "icon.svg")
+            "../" * (path.count("/") - 1) + f"assets/{HASHED[name]}"
+            for name in ("style.css", "icon.svg", "docs.css")
         ]
         assert not re.findall(r'\bsrc="', text)
         assert "default-src 'none'" in answer.headers["content-security-policy"]
     for code in PROBLEMS:
         assert f'id="{code}"' in text
+    for path in ("/docs/nothing", "/guide/nothing", "/guide/..%2f..%2fpyproject.toml"):
+        answer, _ = await api.send("GET", path, authorization=None)
+        assert answer.status == 404, path
+    answer, raw = await api.send(
+        "GET", "/guide/reference/event-schemas/payout.created.json", authorization=None
+    )
+    assert answer.headers["content-type"] == "application/json"
+    assert json.loads(raw)["properties"]["id"]
     answer, _ = await api.send("GET", "/docs/style.css", authorization=None)
     assert answer.headers["content-type"].startswith("text/css")
 

@@ -58,6 +58,7 @@ _VALUES = {
     "payout_id": "pay_x",
     "payout_ids": "pay_x",
     "reason": "r",
+    "role": "viewer",
     "since": "2026-01-01",
     "source": "/nonexistent/copy.db",
     "target": "postgresql://127.0.0.1:9/x",
@@ -89,6 +90,7 @@ def words_of(path: tuple[str, ...], command: Any, config: Path) -> list[str]:
     words += ["--config", str(config)] if "--config" in options else []
     words += ["--gateway", "http://127.0.0.1:9", "--api-key", "k"] if "--gateway" in options else []
     words += ["--yes"] if path == ("payouts", "resolve") else []
+    words += ["--all-orgs"] if path == ("users", "create") else []
     words += ["--last-mark-at", "2026-01-01T00:00:00Z"] if path == ("db", "adopt") else []
     return words
 
@@ -123,6 +125,8 @@ _TEXTS = {
 }
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("what", _TEXTS)
 def test_a_configuration_that_cannot_be_used(told: Any, tmp_path: Path, what: str) -> None:
     """Every command that reads one ends with 2 and names what is wrong with it."""
@@ -144,6 +148,8 @@ def test_a_configuration_that_cannot_be_used(told: Any, tmp_path: Path, what: st
     assert tried > 35
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("what", ["no database", "a folder", "rubbish", "empty"])
 def test_a_database_that_cannot_be_used(
     told: Any, config: Path, tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch

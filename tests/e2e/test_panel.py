@@ -99,7 +99,8 @@ async def test_every_page_and_act(tmp_path: Path, store: str) -> None:
         assert f"admin/{base}" in text
         for path in (*_PAGES, *_MORE, "/audit"):
             await panel.get(base + path)
-        for wanted in (payout_id, payout["custodian_reference"], "user-1"):
+        assert "Balance" in await panel.get(f"{base}/custodians")
+        for wanted in (payout_id, str(payout["custodian_reference"]), "user-1"):
             assert payout_id in await panel.get(f"{base}/payouts?q={wanted}")
 
         async def told() -> str | None:

@@ -26,11 +26,14 @@ from gateway.adapter import (
 from gateway.config import EngineSettings
 from gateway.erasure import erase
 from gateway.execution.after_delivery import AfterDelivery, ClosedOrder
+from gateway.execution.engine import Engine
 from gateway.execution.order import LiveOrder
 from gateway.execution.proof import Evidence, Kind, Source
+from gateway.metrics import Metrics
 from gateway.store import payouts as rows
 from gateway.store.database import Query, Tx
 from gateway.store.rows import to_us
+from gateway.wakeup import looks_bell
 from tests.execution.conftest import CAN, Bench
 from tests.execution.script import DONE, Desk, all_are, raises, says
 from tests.execution.test_returns import webhook
@@ -165,10 +168,22 @@ async def test_a_webhook_that_says_nothing_brings_the_look_forward(bench: Bench)
     await week(bench, looks)
     assert await due(bench) == []
     desk.script.looks = [BACK]
-    await webhook(bench)
+    rings = list[str]()
+    await webhook(bench, rings=rings)
+    assert looks_bell("acme") in rings
     assert await looks.turn()
     assert (await bench.payout(desk.ids[0])).returned_amount == 2
     assert await due(bench) == []
+
+
+async def test_a_webhook_of_what_is_not_delivered_wakes_no_looks(bench: Bench) -> None:
+    """It wakes the engine: there is nothing to look at afterwards yet."""
+    desk, rings = Desk(bench), list[str]()
+    await desk.open(1)
+    desk.script.submits, desk.script.looks = [SENT], [SENT]
+    await desk.turn()
+    await webhook(bench, rings=rings)
+    assert rings == ["acme"]
 
 
 async def test_every_item_of_a_set_is_looked_at(bench: Bench) -> None:
@@ -240,6 +255,35 @@ async def test_two_gateways_share_the_looks_and_the_loop_wakes_by_itself(bench: 
     loop.cancel()
     with suppress(asyncio.CancelledError):
         await loop
+
+
+@pytest.mark.parametrize(("idle_s", "rung"), [(10, False), (60, True)])
+async def test_an_end_wakes_the_looks_only_where_the_first_one_is_soon(
+    bench: Bench, idle_s: float, rung: bool
+) -> None:
+    """Otherwise the loop of the looks wakes by itself before it: no read for each payout."""
+    desk, rings = Desk(bench), list[str]()
+    desk.engine = Engine(
+        db=bench.db,
+        runtime=bench.runtime,
+        payouts=bench.payouts,
+        assets=bench.assets,
+        custodian=desk.custodian,
+        settings=EngineSettings(idle_s=idle_s),
+        owner="one",
+        metrics=Metrics(),
+        wake=rings.append,
+    )
+    await desk.open(1)
+    desk.script.submits, desk.script.looks = [SENT], [DONE]
+    await desk.turn()
+    await desk.turns(1, 20)
+    assert set(await desk.stand()) == {"delivered"}
+    assert desk.script.name in rings
+    assert (looks_bell(desk.script.name) in rings) is rung
+    (look,) = await due(bench)
+    wait_s = (look["due_at"] - bench.runtime.timeline.now()) / 1e6
+    assert (wait_s < idle_s) is rung
 
 
 async def test_what_is_said_of_calls_that_did_not_pay_is_no_news(bench: Bench) -> None:

@@ -71,8 +71,10 @@ class Parser:
         ]
 
 
-async def webhook(bench: Bench, ref: str = "t-1", **members: Any) -> None:
-    """Receive a webhook."""
+async def webhook(
+    bench: Bench, ref: str = "t-1", *, rings: list[str] | None = None, **members: Any
+) -> None:
+    """Receive a webhook; `rings` gets the bells that it rings."""
     inbox = Inbox(
         db=bench.db,
         runtime=bench.runtime,
@@ -80,7 +82,7 @@ async def webhook(bench: Bench, ref: str = "t-1", **members: Any) -> None:
         recorders={"acme": bench.recorder},
         settings=EngineSettings(),
         metrics=Metrics(),
-        wake=lambda _: None,
+        wake=(lambda _: None) if rings is None else rings.append,
     )
     body = {"dedup": bench.runtime.ids.new("exe"), "ref": ref, **members}
     await inbox.receive("acme", json.dumps(body).encode())

@@ -175,6 +175,54 @@ async def test_nothing_overflows(api: Api, browser: Browser, width: int) -> None
                 assert await overflow(page) <= 0, f"{state}, large text"
 
 
+_READ = (
+    "/docs",
+    "/docs/payouts",
+    "/docs/models",
+    "/docs/webhooks",
+    "/docs/problems",
+    "/guide",
+    "/guide/quickstart",
+    "/guide/how-to/verify-webhooks",
+    "/guide/reference/settings",
+    "/guide/explanation/never-twice",
+)
+
+
+async def test_the_reference_and_the_guide_fit_every_screen(
+    api: Api, browser: Browser, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No page is wider than its window, none loads from elsewhere, and axe-core finds nothing."""
+    found = {}
+    for path in _READ:
+        for width in WIDTHS:
+            for scheme in ("light", "dark"):
+                async with opened(browser, api.url + path, width, color_scheme=scheme) as page:
+                    assert await overflow(page) <= 0, f"{path} at {width}"
+                    if width != 320:
+                        found[f"{path}, {width}, {scheme}"] = await violations(page)
+    with capsys.disabled():
+        print(f"\n  axe-core: {len(found)} pages of the documentation")
+    assert {name: each for name, each in found.items() if each} == {}
+
+
+async def test_examples_are_chosen_by_language_without_a_script(api: Api, browser: Browser) -> None:
+    """With the mouse and with the keyboard."""
+    async with opened(browser, api.url + "/docs/payouts", 1280, java_script_enabled=True) as page:
+        call = page.locator("#createQuote .tabs")
+        assert (
+            await call.locator("pre:visible").inner_text()
+            == await call.locator("pre").first.inner_text()
+        )
+        await call.get_by_text("Python", exact=True).click()
+        assert "import requests" in await call.locator("pre:visible").inner_text()
+        await page.keyboard.press("ArrowRight")
+        assert "await fetch" in await call.locator("pre:visible").inner_text()
+        assert await call.locator("pre:visible").count() == 1
+    async with opened(browser, api.url + "/docs/payouts", 1280) as page:
+        await picture(page, "api-reference")
+
+
 async def test_dark_and_light(api: Api, browser: Browser) -> None:
     """By the device's setting; the surfaces are those of the design."""
     payout = await bring(api, "broadcast")

@@ -81,7 +81,7 @@ async def _followed(server: Server, writers: int) -> tuple[list[int], list[int],
                 ending = done.is_set()
                 after = by_range[-1] if by_range else 0
                 rows = await reader.scan(
-                    events_between, "acme", "live", after, 0, 10, "whe_none", 3
+                    events_between, "acme", "live", after, 0, 10, "whe_none", 0, 3
                 )
                 by_range.extend(row["position"] for row in rows)
                 if ending and not rows:

@@ -282,6 +282,47 @@ async def _copies(tx: Tx, endpoint_id: str, count: int) -> None:
     await tx.all(_COPY_DELIVERIES, endpoint_id=endpoint_id)
 
 
+async def test_a_recovery_sends_what_waits_for_its_next_try(bench: Bench) -> None:
+    """At once, and once; what is waiting, and since when, is told before, and nothing after."""
+    async with hook() as made, delivering(bench, plan=(3600,)) as deliveries:
+        subscribed = await subscribe(bench, made.url)
+        made.status = 500
+        since = bench.clock.now()
+        await bench.accept()
+        deliveries.wakeup.ring()
+        await until(lambda: len(made.tries) == 1)
+        await asyncio.sleep(0.05)
+        [waits] = await bench.db.read(rows.waiting_of, [subscribed.id])
+        assert (waits["waiting"], waits["since"]) == (1, to_us(since))
+        made.status = 200
+        await bench.clock.advance(1)
+        replays = Replays(bench.runtime, endpoints_of(bench))
+        job = await bench.db.run(replays.recover, bench.caller, subscribed.id, since, None)
+        assert await bench.db.run(replays.step, job.id) == 1
+        # A second recovery finds it due, and leaves it alone.
+        again = await bench.db.run(replays.recover, bench.caller, subscribed.id, since, None)
+        assert await bench.db.run(replays.step, again.id) == 0
+        deliveries.wakeup.ring()
+        await wait_for(bench, subscribed.id, {"delivered": 1})
+        assert len(made.tries) == 2
+        assert made.tries[0][1] == made.tries[1][1]
+        assert await bench.db.read(rows.waiting_of, [subscribed.id]) == []
+
+
+async def test_the_body_of_a_webhook_has_the_id_of_its_event(bench: Bench) -> None:
+    """As its first member, the same as in the header."""
+    async with hook() as made, delivering(bench) as deliveries:
+        await subscribe(bench, made.url)
+        await bench.accept()
+        deliveries.wakeup.ring()
+        await until(lambda: len(made.tries) == 1)
+        _, body, headers = made.tries[0]
+        members = json.loads(body)
+        assert next(iter(members)) == "id"
+        assert members["id"] == headers["webhook-id"]
+        assert "test" not in members
+
+
 async def test_a_recovery_runs_by_itself(bench: Bench) -> None:
     """What was given up arrives again with the same id and bytes; what arrived does not."""
     async with hook() as made, delivering(bench, plan=(5,)) as deliveries:

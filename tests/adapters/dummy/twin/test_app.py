@@ -84,6 +84,24 @@ async def test_money_that_was_kept_can_be_spent_again(space: Space) -> None:
     assert space.twin.ledger.free("MAIN", "USDC") == before
 
 
+async def test_what_is_paid_is_no_longer_there(space: Space) -> None:
+    """From the acceptance on; what comes back of a refusal is there again. Another account is not known."""
+    key = space.twin.credentials("")["api_key"]
+
+    async def balances(account: str) -> tuple[int, Any]:
+        headers = {"Authorization": f"Bearer {key}"}
+        async with space.http.get(f"{space.root}/v1/accounts/{account}", headers=headers) as answer:
+            return answer.status, (await answer.json()).get("balances")
+
+    assert await balances("MAIN") == (200, [{"asset": "USDC", "amount": "1000000"}])
+    await space.post(BODY)
+    await space.post({**BODY, "key": "k-2", "amount": "5.000402"})
+    assert (await balances("MAIN"))[1] == [{"asset": "USDC", "amount": "999984.999598"}]
+    await space.steps(3)
+    assert (await balances("MAIN"))[1] == [{"asset": "USDC", "amount": "999990.000000"}]
+    assert await balances("OTHER") == (404, None)
+
+
 async def test_strangers_are_refused_even_by_a_fault(space: Space) -> None:
     """A wrong key is 401, also while a fault waits for that call."""
     await space.steer("POST", "faults", {"call": "transfer", "fault": "error_after"})
