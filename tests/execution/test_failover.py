@@ -20,6 +20,7 @@ from gateway.errors import CustodianDown, LeaseLost, NotSent, OutcomeUnknown, Re
 from gateway.execution.failover import SERVED_ELSEWHERE
 from gateway.execution.gate import MarkRefused, Refusal
 from gateway.execution.inbox import Inbox
+from gateway.execution.operator import NotAllowedError, Resolution, resolve
 from gateway.execution.order import LiveOrder
 from gateway.execution.record import Recorded, Recorder
 from gateway.execution.state import Job, Verb
@@ -492,6 +493,18 @@ async def absent(two: Pair, payout_id: str) -> tuple[Job, LiveOrder]:
     await two.acme.fetched(await two.acme.begin(), Absent(""))
     assert await went_on(two, payout_id)
     return job, order
+
+
+async def test_an_operators_end_is_decided_by_the_custodian_that_has_it(bench: Bench) -> None:
+    """A command that began before the failover would keep the turn at the second one's account."""
+    two = pair(bench)
+    payout_id = await two.pay()
+    await refused(two, payout_id)
+    found = Resolution(delivered=False, evidence="seen", funds_moved=FundsMoved.UNKNOWN)
+    with pytest.raises(NotAllowedError, match="gone on at beta"):
+        await bench.db.run(resolve, two.acme.recorder, bench.runtime, payout_id, found)
+    await bench.db.run(resolve, two.beta.recorder, bench.runtime, payout_id, found)
+    assert (await two.payout(payout_id)).status == "failed"
 
 
 # --- What was sent to the first custodian is nothing to the second --------------------------------
