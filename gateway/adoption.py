@@ -14,11 +14,13 @@ an execution (an item that waits in a batch), absence proves nothing, and an ope
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from gateway.capabilities import Capabilities
+from gateway.config_routes import FailoverPolicy
 from gateway.execution.history import columns_of
 from gateway.execution.proof import NO_ACCOUNT, lost_call
 from gateway.execution.reports import ADOPTED_BLIND, unknown_report
@@ -33,6 +35,7 @@ from gateway.store.database import Database, Tx
 from gateway.store.funds import distrust_balances
 from gateway.store.postgres import failover
 from gateway.store.rows import from_us, terms_of, to_json
+from gateway.store.rules import active_rules
 from gateway.store.state_file import (
     ADOPT,
     MISSING,
@@ -154,6 +157,7 @@ class Adoption:
         """Store function: freeze the database, and count on from above every mark that is known of."""
         now = self._runtime.clock.moment().wall
         row = await state.state_row(tx)
+        self._left |= await _left_by_rules(tx)
         call = await rows.last_call(tx)
         created = await rows.newest_creation(tx)
         since = created if call is None else int(call["wall"])
@@ -308,6 +312,17 @@ class Adoption:
             subject=state.DATABASE,
             detail=detail,
         )
+
+
+async def _left_by_rules(tx: Tx) -> frozenset[str]:
+    """Return the instances that payouts may have gone on from, by the rules that were active in the copy.
+
+    The lost gateways went by them, whatever is configured now.
+    """
+    active = await active_rules(tx)
+    routes = [] if active is None else json.loads(active["document"]).get("routes", [])
+    usual = FailoverPolicy.NEVER.value
+    return frozenset(each["custodian"] for each in routes if each.get("failover", usual) != usual)
 
 
 def _us(seconds: float | None) -> int | None:

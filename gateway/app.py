@@ -299,7 +299,9 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
             name: Handover(each.set_limit(), each.capabilities.in_flight)
             for name, each in custodians.items()
         }
-        onward = Failover(router, assets, facts, custodians, settings.spending.limits, funds)
+        onward = Failover(
+            router, assets, facts, custodians, settings.spending.limits, funds, own.digest
+        )
         engines = {
             name: Engine(
                 db=db,

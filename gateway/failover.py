@@ -35,7 +35,10 @@ class Failover:
         custodians: Mapping[str, Pricer],
         limits: Sequence[SpendingLimitSettings] = (),
         funds: Funds | None = None,
+        rules: str | None = None,
     ) -> None:
+        #: the digest of the limits and routes that it goes by
+        self.rules = rules
         self._funds = funds
         self._router = router
         self._assets = assets

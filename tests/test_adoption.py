@@ -23,6 +23,8 @@ from gateway.runtime import Runtime
 from gateway.store import state
 from gateway.store.database import Database, Query, Tx
 from gateway.store.opening import compare, open_database, state_file_of
+from gateway.store.rows import to_json
+from gateway.store.rules import begin_with
 from gateway.store.schema import batches, quotes
 from gateway.store.state_file import StateFile
 from gateway.vault import Vault
@@ -147,19 +149,27 @@ async def add_batch(
 
 
 @pytest.mark.parametrize(
-    ("by_keys", "left"),
-    [(True, ()), (False, ()), (True, ("acme",))],
-    ids=["by our keys", "by ids", "by our keys, and it may have gone on elsewhere"],
+    ("by_keys", "left", "active"),
+    [(True, (), "never"), (False, (), None), (True, ("acme",), None), (True, (), "on_refusal")],
+    ids=[
+        "by our keys",
+        "by ids",
+        "by our keys, and it may have gone on elsewhere",
+        "by our keys, and it may have gone on elsewhere, as was configured then",
+    ],
 )
 async def test_every_open_execution_gets_a_call_of_unknown_outcome(
-    store: Store, left: tuple[str, ...], *, by_keys: bool
+    store: Store, left: tuple[str, ...], active: str | None, *, by_keys: bool
 ) -> None:
     """Made now; its worker loses the lease; it is due.
 
     At the account that is configured only where looks there find a call that this copy does not know
     of. Elsewhere no absence rules it out, whatever is remembered, and an operator hears of it.
     """
-    finds = by_keys and not left
+    finds = by_keys and not left and active != "on_refusal"
+    if active is not None:
+        rules = to_json({"routes": [{"custodian": "acme", "failover": active}, {"custodian": "x"}]})
+        await store.db.run(begin_with, store.runtime.ids, store.now(), "then", rules)
     at = store.clock.moment()
     paying, fresh, over = [await store.db.run(add_payout) for _ in range(3)]
     sent = await store.db.run(add_execution, paying, notes='{"id": "x"}', calls=(3, 4), at=at)

@@ -19,10 +19,10 @@ _MOVES = frozenset(
 def has_mark(view: View, item: str) -> bool:
     """Whether a moving call was ever marked for an item, by this execution or another one.
 
-    Without this rule a payout that nothing was sent for is delivered by another one's transfer.
+    Here: what another custodian was asked before the payout went on moves nothing at this one. Without this rule a payout that nothing was sent for is delivered by another one's transfer.
     """
     return bool(calls(view.history)) or any(
-        calls(other.history) for other in view.others if item in other.items
+        calls(other.history) for other in view.others if item in other.items and not other.elsewhere
     )
 
 

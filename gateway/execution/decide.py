@@ -126,7 +126,8 @@ def unknown_references(view: View, reports: Mapping[str, Report]) -> frozenset[s
     """
     made = {each.reference for each in calls(view.history)}
     for other in view.others:
-        made |= {each.reference for each in calls(other.history)}
+        if not other.elsewhere:
+            made |= {each.reference for each in calls(other.history)}
     return frozenset(item for item, report in reports.items() if names_no_call(report, made))
 
 

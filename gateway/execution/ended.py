@@ -32,7 +32,8 @@ async def news_after_end(  # noqa: PLR0913 - the news and its circumstances
     """
     rows = await executions.executions_of(tx, payout_id)
     known = await histories(tx, rows, now)
-    made = {each.reference for history in known.values() for each in calls(history)}
+    here = [each["id"] for each in rows if each["custodian"] == rows[-1]["custodian"]]
+    made = {each.reference for execution_id in here for each in calls(known[execution_id])}
     if names_no_call(report, made):
         code, detail = Attention.FOREIGN_REF, REFERENCE_OF_ANOTHER
         await payout_rows.add_attention(tx, payout_id, code, detail, now.wall)
@@ -54,47 +55,6 @@ async def news_after_end(  # noqa: PLR0913 - the news and its circumstances
         await stored.add_evidence(tx, [columns_of(row["id"], news, report.custodian_word)])
         await executions.update_execution(tx, row["id"], rows=news.number)
     return applied
-
-
-async def news_of_closed(  # noqa: PLR0913 - the news and its circumstances
-    tx: Tx, payout_id: str, custodian: str, report: Report, source: Source, now: Moment
-) -> bool:
-    """Bring news of a custodian that a payout has gone on from. Store function; whether it was noted.
-
-    Nothing of it is an outcome. That money moves there after all is kept as evidence of the execution that
-    was closed, which forbids every further mark; what is open elsewhere is blocked, and a person looks.
-    """
-    if report.sub_status not in NEWS and not report.returned:
-        return False
-    rows = [
-        each
-        for each in await executions.executions_of(tx, payout_id)
-        if each["custodian"] == custodian
-    ]
-    if rows:
-        row = rows[-1]
-        history = (await histories(tx, [row], now))[row["id"]]
-        if not was_seen(history.rows, report.reference):
-            news = Evidence(
-                number=history.last_number + 1,
-                kind=Kind.NEWS,
-                seen=history.last_number,
-                at=now,
-                reference=report.reference,
-                item=payout_id,
-                source=source,
-            )
-            await stored.add_evidence(tx, [columns_of(row["id"], news, report.custodian_word)])
-            await executions.update_execution(tx, row["id"], rows=news.number)
-    open_one = await executions.open_execution_of(tx, payout_id)
-    if open_one is not None and open_one["blocked"] is None:
-        await executions.update_execution(tx, open_one["id"], blocked=Attention.LATE_NEWS.value)
-    detail = (
-        f"{custodian} did not pay it, so that it went on elsewhere; now {custodian} says "
-        f"{report.custodian_word}: ask both custodians before it is paid by anybody"
-    )
-    await payout_rows.add_attention(tx, payout_id, Attention.LATE_NEWS, detail[:300], now.wall)
-    return True
 
 
 async def note_look_in_vain(tx: Tx, payout_id: str, outcome: Outcome, now: Moment) -> None:

@@ -19,7 +19,7 @@ from gateway.execution.history import history_of, next_number, others_of
 from gateway.execution.proof import calls
 from gateway.execution.state import Verb, View
 from gateway.execution.work import Work
-from gateway.model import Account, FailureCode, Payout, Status
+from gateway.model import Account, FailureCode, Payout, Status, SubStatus
 from gateway.pause import Pause
 from gateway.payouts import Applied, Payouts
 from gateway.runtime import Moment, Runtime
@@ -42,6 +42,9 @@ SERVED_ELSEWHERE = frozenset(
     }
 )
 
+#: Something stands at the custodian that a person can still release there.
+_ASKS = frozenset({SubStatus.REQUIRES_ACTION, SubStatus.AWAITING_APPROVAL})
+
 
 class Cause(StrEnum):
     """Why a payout may go on at another custodian."""
@@ -53,6 +56,9 @@ class Cause(StrEnum):
 
 class Onward(Protocol):
     """What knows the other routes; `gateway.failover` has it."""
+
+    #: the digest of the limits and routes that it goes by; None: it has none
+    rules: str | None
 
     def allows(self, payout: Payout, cause: Cause) -> bool:
         """Return whether the route that a payout is on may be left for this cause. From memory."""
@@ -103,7 +109,7 @@ async def next_for(  # noqa: PLR0913 - what the right depends on
         return None
     (item,) = items
     payout = payout_of(item)
-    if not onward.allows(payout, cause):
+    if payout.sub_status in _ASKS or not onward.allows(payout, cause):
         return None
     found = await executions.markable(tx, row["id"])
     if found is None or found[0]["ended_at"] is not None:
@@ -119,6 +125,7 @@ async def next_for(  # noqa: PLR0913 - what the right depends on
         others,
         frozen=fresh["store_frozen"] is not None,
         blocked=fresh["blocked"],
+        rules_active=onward.rules is None or fresh["rules_digest"] in {None, onward.rules},
     )
     if not right or await _asked_for(tx, payout.id):
         return None

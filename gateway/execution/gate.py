@@ -67,6 +67,8 @@ class Other:
 
     history: History
     items: tuple[str, ...]
+    #: whether it is at another custodian, which the payout has gone on from
+    elsewhere: bool = False
 
 
 @dataclass(frozen=True)
@@ -306,17 +308,20 @@ def may_fail_over(  # noqa: PLR0913 - what the right depends on
     *,
     frozen: bool,
     blocked: str | None,
+    rules_active: bool = True,
 ) -> bool:
     """Whether a payout may go on at another custodian: nothing that was ever sent for it can pay it.
 
     Only while it is pending and nothing was seen of any transfer of it, never in a database that may be an
-    old copy or was one, and never while an operator has to look first.
+    old copy or was one, never while an operator has to look first, and never by a gateway whose limits and
+    routes are not the active ones.
     Without this rule a payout is paid by a second custodian, and then by the first one.
     """
     known = (history, *(each.history for each in others))
     return (
         not frozen
         and blocked is None
+        and rules_active
         and status == Status.PENDING
         and not any(has_news(each) or is_adopted(each) for each in known)
         and may_reopen(history, item, others)

@@ -41,9 +41,23 @@ async def others_of(
 ) -> tuple[Other, ...]:
     """Return the other executions that ever held one of some payouts."""
     shared = await rows.sharing(tx, execution_id, items)
-    found = [await rows.execution_row(tx, each) for each in shared]
-    known = await histories(tx, [row for row in found if row is not None], now)
-    return tuple(Other(known[each], tuple(payout_ids)) for each, payout_ids in shared.items())
+    if not shared:
+        return ()
+    found = {each: await rows.execution_row(tx, each) for each in (execution_id, *shared)}
+    known = await histories(tx, [row for row in found.values() if row is not None], now)
+    own = found[execution_id]
+    return tuple(
+        Other(
+            known[each],
+            tuple(payout_ids),
+            elsewhere=own is not None and _custodian(found[each]) != own["custodian"],
+        )
+        for each, payout_ids in shared.items()
+    )
+
+
+def _custodian(row: Row | None) -> str | None:
+    return None if row is None else str(row["custodian"])
 
 
 async def _completed(

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from gateway.adapter import Notice, Report
 from gateway.config import EngineSettings
-from gateway.execution.ended import news_of_closed
+from gateway.execution.late import news_of_closed
 from gateway.execution.proof import Source
 from gateway.execution.record import Recorder
 from gateway.logs import get_logger

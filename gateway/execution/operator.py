@@ -117,6 +117,10 @@ async def resolve(  # noqa: PLR0913 - the decision and its circumstances
     now = runtime.clock.moment()
     if execution is not None:
         _not_leased(execution, runtime)
+        if execution["custodian"] != recorder.custodian:
+            raise NotAllowedError(
+                f"{payout_id} has gone on at {execution['custodian']} since you asked; try again"
+            )
     if found.delivered:
         await _known_transfer(tx, payout, found)
     elif found.funds_moved is FundsMoved.NO:

@@ -36,6 +36,7 @@ from gateway.execution.history import (
     next_number,
     others_of,
 )
+from gateway.execution.late import answer_of_closed
 from gateway.execution.proof import Evidence, History, Source, closed, open_calls
 from gateway.execution.reports import (
     failed,
@@ -109,7 +110,7 @@ class Recorder:
         self._adapter = adapter
         self._runtime = runtime
         self._payouts = payouts
-        self._custodian = custodian
+        self.custodian = custodian
         self._can = capabilities
         self._turns = Turns(custodian, capabilities.in_flight)
 
@@ -258,7 +259,7 @@ class Recorder:
         row = work.row
         account = account_of(row["account"])
         taken = await account_turns.acquire_account(
-            tx, self._custodian, account.type, account.id, row["id"], now.wall
+            tx, self.custodian, account.type, account.id, row["id"], now.wall
         )
         if not taken and State(row["state"]) is not State.PREPARED:
             return True
@@ -293,10 +294,10 @@ class Recorder:
         `started` is when its request started, `seen` the newest row that the process had read then,
         `call` the row of the moving call that it made.
         """
-        work = await self._held(tx, job.lease, asked=fingerprint)
+        work, now = await self._held(tx, job.lease, asked=fingerprint), self._runtime.clock.moment()
         if work is None:
+            await answer_of_closed(tx, job.items, self.custodian, outcome, now)
             return Recorded(lost=True)
-        now = self._runtime.clock.moment()
         view = self._view(work, verb, started, now)
         view = replace(view, seen=seen, call=call, fingerprint=fingerprint)
         if work.row["earlier"]:
@@ -455,14 +456,13 @@ class Recorder:
         if state is State.PREPARED:
             late = late_at(row, work.history, now, timeline, self._submit_within)
             due = due if late is None else min(due, late)
-        news_came = row["due_at"] != work.claimed_due
         columns: dict[str, object] = {
             "state": stored_as(state),
             "rows": work.history.last_number,
             "open_calls": len(open_calls(work.history)),
             "looks": looks,
             "failures": decision.failures,
-            "due_at": row["due_at"] if news_came else due,
+            "due_at": due if row["due_at"] == work.claimed_due else row["due_at"],
             "lease_until": 0,
         }
         if decision.repeat_is_safe is not None:
@@ -487,14 +487,14 @@ class Recorder:
         await self._release_account(tx, work, now)
         if not all(closed(work.history, each["id"]) for each in work.items):
             timeline = self._runtime.timeline.now()
-            await look_later(tx, self._can, self._custodian, work.row["id"], timeline)
+            await look_later(tx, self._can, self.custodian, work.row["id"], timeline)
 
     async def _release_account(self, tx: Tx, work: _Work, now: Moment) -> None:
         if self._can.one_at_a_time:
             await account_turns.release_account(
                 tx,
                 work.row["id"],
-                self._custodian,
+                self.custodian,
                 work.row["account"],
                 now.wall,
                 self._runtime.timeline.now(),
@@ -520,7 +520,7 @@ class Recorder:
         await executions.open_execution(
             tx,
             execution_id=self._runtime.ids.new("exe"),
-            custodian=self._custodian,
+            custodian=self.custodian,
             account=work.row["account"],
             items=items,
             at=now,
@@ -575,7 +575,7 @@ class Recorder:
             return None
         view = await with_frozen(tx, view, ends=failed(report))
         rows, told = news_from_outside(view, payout_id, report, source)
-        known = (view.history, *(each.history for each in view.others))
+        known = (view.history, *(each.history for each in view.others if not each.elsewhere))
         await self._add_evidence(tx, work, rows, report.custodian_word)
         if rows:
             await executions.update_execution(tx, row["id"], rows=work.history.last_number)
@@ -624,13 +624,13 @@ class Recorder:
 
     async def look_after_delivery(self, tx: Tx, payout_id: str) -> None:
         """Have a payout that has ended looked at once more: a webhook came about it."""
-        await look_again(tx, self._can, self._custodian, payout_id, self._runtime.timeline.now())
+        await look_again(tx, self._can, self.custodian, payout_id, self._runtime.timeline.now())
 
     async def _strangers(
         self, tx: Tx, work: _Work, reports: Mapping[str, Report]
     ) -> frozenset[str]:
         """Return the items whose report names an id that belongs to another payout."""
-        found, known = await strangers(tx, self._custodian, work.rows, reports)
+        found, known = await strangers(tx, self.custodian, work.rows, reports)
         if len(reports) == 1 and known is not None:
             work.refs = known
         return found
@@ -684,7 +684,7 @@ class Recorder:
         await executions.open_execution(
             tx,
             execution_id=self._runtime.ids.new("exe"),
-            custodian=self._custodian,
+            custodian=self.custodian,
             account=row["account"],
             items=[payout_id],
             at=now,

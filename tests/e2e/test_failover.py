@@ -31,6 +31,7 @@ STEPS = (
 )
 #: Marked, and nobody has written what became of the call.
 _IN_DOUBT = frozenset({Failpoint.MOVED, Failpoint.SUBMITTED})
+EMPTY = {"balances": [{"account": "MAIN", "asset": "USDC", "amount": "0"}]}
 FUNDED = {"balances": [{"account": "MAIN", "asset": "USDC", "amount": "100"}]}
 QUOTE = {
     "external_ref": "u",
@@ -147,8 +148,6 @@ async def started(folder: Path, failover: str) -> AsyncIterator[Pair]:
                 ("keys", "create", "--org", "acme", "--mode", "live", "--json"),
             ):
                 made.key = await run(*arguments, "--config", str(folder / "g.toml")) or made.key
-            balance = {"balances": [{"account": "MAIN", "asset": "USDC", "amount": "0"}]}
-            await made.steer("first", "PUT", "balances", balance)
             try:
                 yield made
             finally:
@@ -181,6 +180,8 @@ async def test_killed_on_its_way_it_is_paid_once(
     async with started(tmp_path, "on_absence") as pair:
         dying = await pair.serve("--at", failpoint, "--occurrence", str(occurrence))
         quote_id = await pair.quote()
+        # Not before: a quote leaves out an account whose balance is known to be short.
+        await pair.steer("first", "PUT", "balances", EMPTY)
         payout = await pair.call("POST", "/payouts", {"quote_id": quote_id})
         assert await dying.died(40) == -signal.SIGKILL, f"{failpoint} was never reached"
         await pair.serve()

@@ -20,6 +20,7 @@ from gateway.errors import CustodianDown, LeaseLost, NotSent, OutcomeUnknown, Re
 from gateway.execution.failover import SERVED_ELSEWHERE
 from gateway.execution.gate import MarkRefused, Refusal
 from gateway.execution.inbox import Inbox
+from gateway.execution.operator import NotAllowedError, Resolution, resolve
 from gateway.execution.order import LiveOrder
 from gateway.execution.record import Recorded, Recorder
 from gateway.execution.state import Job, Verb
@@ -36,6 +37,7 @@ from gateway.store import executions
 from gateway.store import payouts as rows
 from gateway.store.audit import Act
 from gateway.store.database import Row
+from gateway.store.rules import activate
 from gateway.store.state import freeze
 from tests.execution.conftest import Bench
 from tests.pricing import TakesEverything
@@ -59,6 +61,7 @@ class Pair:
     acme: Bench
     beta: Bench
     breakers: dict[str, Breaker]
+    onward: Failover
 
     async def pay(self, **members: Any) -> str:
         """Accept a payout by acme; return its id."""
@@ -120,7 +123,7 @@ def pair(
         each.recorder = Recorder(
             runtime, bench.payouts, name, can, submit_within_s=within_s, onward=onward
         )
-    return Pair(bench, other, breakers)
+    return Pair(bench, other, breakers, onward)
 
 
 async def refused(two: Pair, payout_id: str, outcome: Any = SHORT, *, moved: bool = True) -> Job:
@@ -454,3 +457,113 @@ async def test_the_ids_of_both_custodians_find_it(bench: Bench) -> None:
     assert (await two.payout(payout_id)).status == "broadcast"
     found = {each["custodian"] for each in await bench.db.read(rows.refs_of, payout_id)}
     assert found == {"acme", "beta"}
+
+
+async def test_a_late_word_that_contradicts_the_proof_of_absence(bench: Bench) -> None:
+    """What waits for an approval at a custodian that did not know it is paid once somebody approves it."""
+    two = pair(bench, failover="on_absence")
+    payout_id = await two.pay()
+    await absent(two, payout_id)
+    await inbox(two).receive("acme", json.dumps(["t-1", "awaiting_approval", "k"]).encode())
+    assert await bench.attention(payout_id) == ["late_news"]
+    with pytest.raises(MarkRefused):
+        await two.beta.order(await two.beta.begin()).moving()
+
+
+async def test_the_answer_of_a_worker_that_slept_meanwhile(bench: Bench) -> None:
+    """It is evidence of the closed execution, although the lease is lost: nobody looks there again."""
+    two = pair(bench, failover="on_absence")
+    payout_id = await two.pay()
+    job, order = await absent(two, payout_id)
+    told = Report(SubStatus.SUBMITTED, "TAKEN")
+    recorded = await two.acme.record(job, Verb.SUBMIT, told, order=order)
+    assert recorded.lost
+    assert await bench.attention(payout_id) == ["late_news"]
+    with pytest.raises(MarkRefused):
+        await two.beta.order(await two.beta.begin()).moving()
+
+
+async def absent(two: Pair, payout_id: str) -> tuple[Job, LiveOrder]:
+    """Have it proven that acme does not know a call whose worker has not answered yet."""
+    job = await two.acme.begin()
+    order = two.acme.order(job)
+    await order.expect(Ref("transfer", "t-1"))
+    await order.moving()
+    await two.acme.clock.advance(200)
+    await two.acme.fetched(await two.acme.begin(), Absent(""))
+    assert await went_on(two, payout_id)
+    return job, order
+
+
+async def test_an_operators_end_is_decided_by_the_custodian_that_has_it(bench: Bench) -> None:
+    """A command that began before the failover would keep the turn at the second one's account."""
+    two = pair(bench)
+    payout_id = await two.pay()
+    await refused(two, payout_id)
+    found = Resolution(delivered=False, evidence="seen", funds_moved=FundsMoved.UNKNOWN)
+    with pytest.raises(NotAllowedError, match="gone on at beta"):
+        await bench.db.run(resolve, two.acme.recorder, bench.runtime, payout_id, found)
+    await bench.db.run(resolve, two.beta.recorder, bench.runtime, payout_id, found)
+    assert (await two.payout(payout_id)).status == "failed"
+
+
+# --- What was sent to the first custodian is nothing to the second --------------------------------
+
+
+async def test_the_second_custodian_cannot_pay_before_it_was_called(bench: Bench) -> None:
+    """The call that the first one refused is no mark at the second one: an operator looks."""
+    two = pair(bench)
+    payout_id = await two.pay()
+    await refused(two, payout_id)
+    job = await two.beta.begin()
+    await two.beta.record(job, Verb.SUBMIT, Report(SubStatus.DELIVERED, "PAID"))
+    assert (await two.payout(payout_id)).status == "pending"
+    assert await bench.attention(payout_id) == ["adapter_error"]
+
+
+async def test_a_transfer_of_another_reference_at_the_second_custodian(bench: Bench) -> None:
+    """That the first one was called without a reference of ours excuses nothing at the second one."""
+    two = pair(bench)
+    payout_id = await two.pay()
+    await refused(two, payout_id)
+    job = await two.beta.begin()
+    order = two.beta.order(job)
+    await order.moving(reference="ours")
+    stranger = Report(SubStatus.DELIVERED, "PAID", reference="of another one")
+    await two.beta.record(job, Verb.SUBMIT, stranger, order=order)
+    assert (await two.payout(payout_id)).status == "pending"
+    assert await bench.attention(payout_id) == ["foreign_ref"]
+
+
+async def test_early_news_of_the_second_custodian(bench: Bench) -> None:
+    """A webhook before its first call is early, although the first custodian was called."""
+    two = pair(bench)
+    payout_id = await two.pay()
+    await refused(two, payout_id)
+    job = await two.beta.begin()
+    await two.beta.order(job).expect(Ref("transfer", "t-2"))
+    await inbox(two).receive("beta", json.dumps(["t-2", "delivered", "k"]).encode())
+    assert (await two.payout(payout_id)).status == "pending"
+    assert await bench.attention(payout_id) == ["early_news"]
+
+
+async def test_never_while_a_person_is_asked_there(bench: Bench) -> None:
+    """What stands at the first custodian may still be released there, also while it does not answer."""
+    two = pair(bench)
+    payout_id = await two.pay()
+    asks = Report(SubStatus.AWAITING_APPROVAL, "ASKS", again_after_s=10)
+    await refused(two, payout_id, asks, moved=False)
+    await two.acme.clock.advance(20)
+    await refused(two, payout_id, CustodianDown("it does not answer"), moved=False)
+    assert not await went_on(two, payout_id)
+
+
+async def test_never_by_a_gateway_whose_routes_are_not_the_active_ones(bench: Bench) -> None:
+    """Its setting may be one that nobody has activated."""
+    two = pair(bench)
+    two.onward.rules = "mine"
+    payout_id = await two.pay()
+    at = bench.clock.moment().wall
+    await bench.db.run(activate, bench.runtime.ids, at, "active", "{}", "ann", "why")
+    await refused(two, payout_id)
+    assert not await went_on(two, payout_id)
