@@ -221,8 +221,6 @@ def _simple(schema: Mapping[str, Any], kinds: Any, name: str) -> Any:
         return _MEMBERS[name]
     if "null" in kinds:
         return None
-    if "enum" in schema:
-        return schema["enum"][0]
     if schema.get("format") == "date-time":
         return format_time(_AT)
     numbers = {"integer": 1, "number": 1, "boolean": False}
