@@ -256,6 +256,7 @@ def promoted(
         ),
     ] = False,
     config: ConfigOption = Path(DEFAULT_CONFIG),
+    as_json: JsonOption = False,
 ) -> None:
     """Go on with a PostgreSQL standby that was promoted, where no running gateway has confirmed it.
 
@@ -280,6 +281,9 @@ def promoted(
         reason = asyncio.run(run())
     if reason is not None:
         fail(f"nothing was changed: {reason}")
+    if as_json:
+        print_json({"frozen": False})
+        return
     say("the database is not frozen any more")
 
 

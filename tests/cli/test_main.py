@@ -39,10 +39,13 @@ _SERVERS = {
 _VALUES = {
     "account_id": "A",
     "account_type": "ACCOUNT",
+    "amount": "5",
+    "asset": "USDC",
     "batch_id": "bat_x",
     "begin": "2026-01-01",
     "code": "USDC",
     "custodian": "acme",
+    "destination": "0x52908400098527886E0F7030069857D2E4169EE7",
     "end": "2026-02-01",
     "ending": "failed",
     "endpoint_id": "whe_x",

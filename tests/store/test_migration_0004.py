@@ -221,9 +221,9 @@ class Old:
         names = self.rows("SELECT name FROM sqlite_master WHERE type = 'table'")
         return {each["name"]: self.rows(f"SELECT * FROM {each['name']}") for each in names}
 
-    def upgrade(self) -> None:
-        """Bring it to schema 0004."""
-        command.upgrade(migrate._config(self.path), "0004")
+    def upgrade(self, revision: str = "0004") -> None:
+        """Bring it to schema 0004, or to a later one."""
+        command.upgrade(migrate._config(self.path), revision)
         assert self.rows("PRAGMA foreign_key_check") == []
 
     def execution(self, payout_id: str) -> dict[str, Any]:
@@ -419,6 +419,7 @@ async def test_a_second_attempt_asks_for_the_first(old: Old) -> None:
         "SELECT e.* FROM executions e JOIN execution_items i ON i.execution_id = e.id "
         "WHERE i.payout_id = ? ORDER BY e.number"
     )
+    old.upgrade("head")
     async with Database(old.path) as db:
         for name, free in (("pay_free", True), ("pay_kept", False)):
             first, second = old.rows(query, name)
