@@ -187,7 +187,7 @@ def _tries(api: Api, endpoint_id: str) -> None:
                 "started_at, duration_ms, next_attempt_at, trigger) "
                 "VALUES (?, ?, 1, ?, ?, ?, ?, ?, 'scheduled')",
                 (
-                    *(position, endpoint_id, "http_error" if last else "delivered"),
+                    *(position, endpoint_id, "http_error" if last else "succeeded"),
                     *(503 if last else 204, at + index, 118 + 7 * index, at if last else None),
                 ),
             )
