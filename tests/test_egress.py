@@ -332,3 +332,9 @@ def test_test_mode_and_closed_networks_may_do_more() -> None:
     assert url_fault("http://hooks.example.com:80/", live=False, allow_private=False) is None
     assert url_fault("http://127.0.0.1:9/", live=True, allow_private=True) is None
     assert url_fault("http://a:b@127.0.0.1:9/", live=True, allow_private=True) is not None
+
+
+@pytest.mark.parametrize("url", ['https://"><script>', "https://a<b.example/", "https://a|b/"])
+def test_a_host_of_letters_that_no_name_has(url: str) -> None:
+    """Refused where private addresses are allowed, too."""
+    assert url_fault(url, live=True, allow_private=True) == "must be an absolute https:// URL"

@@ -113,7 +113,8 @@ async def reference_section(request: Request) -> Response:
 
 async def guide_page(request: Request) -> Response:
     """`GET /guide` and what is below it: the documentation of this very release."""
-    path: str = request.path_params.get("path", guide.HOME)
+    # Links to a built copy of the documentation end with it; alert rules have such links.
+    path: str = request.path_params.get("path", guide.HOME).removesuffix(".html")
     if path not in guide.contents():
         raise Refused("not_found", "There is nothing at this path. The guide begins at /guide.")
     return await _documents(request).get(path)

@@ -16,5 +16,6 @@ MEANINGS: Final = {
     "not answer, a check failed, or the reader of the output has gone. The message says which.",
     UNUSABLE: "It could not be tried: the arguments, the configuration, or a database that cannot be used.",
     NOT_ALL_DELIVERED: "`batches … --watch`: the batch ended, and not every payout was delivered.",
-    STOPPED: "Stopped by Ctrl-C.",
+    STOPPED: "Stopped by Ctrl-C while it worked. What runs until it is stopped (`serve`, `sandbox`, `demo --serve`, "
+    "`webhooks listen`) ends with 0 then, and a question that is not answered with 1.",
 }

@@ -196,7 +196,7 @@ def demo(
         bool, typer.Option("--serve", help="Keep the stack up and print a session to paste.")
     ] = False,
 ) -> None:
-    """Pay two payees from quote to delivered on this machine, and verify every webhook."""
+    """Pay seven payees from quote to delivered on this machine, and verify every webhook."""
     from gateway.demo.case import run
 
     raise typer.Exit(run(keep=keep))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -15,6 +14,7 @@ from gateway.cli.common import (
     JsonOption,
     config_faults_told,
     fail,
+    microseconds_of,
     operator_name,
     print_json,
     print_table,
@@ -174,24 +174,23 @@ def recover(
     endpoint_id: EndpointArgument,
     *,
     since: Annotated[
-        datetime,
+        str,
         typer.Option(
-            help="Events of this time and later (UTC).", formats=["%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d"]
+            help="Events of this time and later, such as 2026-03-02T10:00:00Z; a date is its midnight in UTC."
         ),
     ],
     until: Annotated[
-        datetime | None,
-        typer.Option(
-            help="Events before this time (UTC); now, if not given.",
-            formats=["%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d"],
-        ),
+        str | None,
+        typer.Option(help="Events before this time; now, if not given."),
     ] = None,
     config: ConfigOption = Path(DEFAULT_CONFIG),
     as_json: JsonOption = False,
 ) -> None:
     """Send again what an endpoint missed. The running gateway does it, through restarts."""
-    begin = since.replace(tzinfo=UTC)
-    end = None if until is None else until.replace(tzinfo=UTC)
+    from gateway.store.rows import from_us
+
+    begin = from_us(microseconds_of("--since", since, dates=True))
+    end = None if until is None else from_us(microseconds_of("--until", until, dates=True))
 
     async def act(tx: Tx, replays: Replays, caller: Caller) -> Recovery:
         return await replays.recover(tx, caller, endpoint_id, begin, end)

@@ -104,6 +104,10 @@ def _is_isatap(ip: ipaddress.IPv6Address) -> bool:
     return (int(ip) >> 32) & _ISATAP_MASK == _ISATAP
 
 
+#: Letters of a host, a literal address, and a port.
+_AUTHORITY = re.compile(r"[A-Za-z0-9._:%\[\]-]+")
+
+
 def url_fault(url: str, *, live: bool, allow_private: bool) -> str | None:  # noqa: PLR0911 - one per rule
     """Return why events can never be posted to a URL ("must be https"), or None. Pure; no look-up."""
     if len(url) > MAX_URL:
@@ -115,7 +119,8 @@ def url_fault(url: str, *, live: bool, allow_private: bool) -> str | None:  # no
         port = parts.port
     except ValueError:
         return "is not a URL"
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
+    named = parts.hostname and _AUTHORITY.fullmatch(parts.netloc.rpartition("@")[2])
+    if parts.scheme not in {"http", "https"} or not named:
         return "must be an absolute https:// URL"
     if parts.username is not None or parts.password is not None:
         return "must not carry a user name or password"
