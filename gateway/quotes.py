@@ -347,6 +347,14 @@ class Quotes:
         facts: Facts = FactsNow(self._facts, caller.mode, pauses) if pauses else self._facts
         return self._router.explain(asked, facts, self._checking(asked, request))
 
+    def over_limit(self, caller: Caller, request: QuoteRequest) -> Refused | None:
+        """Return what a limit on one payout would refuse a quote with; None: nothing. Pure."""
+        try:
+            self.terms(caller, request)
+        except Refused as refused:
+            return refused if refused.code == "limit_exceeded" else None
+        return None
+
     def _promised(
         self,
         caller: Caller,

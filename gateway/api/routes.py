@@ -80,6 +80,9 @@ async def explain_route(request: Request) -> Response:
     pauses = await context.db.read(pauses_of_quotes)
     decision = context.quotes.explain(as_org, asked, pauses)
     view = explanation(decision, whole=caller.operator)
+    over = context.quotes.over_limit(as_org, asked) if decision.refusal is None else None
+    if over is not None:
+        view |= {"code": over.code, "detail": over.detail}
     return Response(to_json(view), media_type="application/json")
 
 
