@@ -43,6 +43,16 @@ async def test_a_quote_above_a_payouts_limit_is_refused(limited: Api) -> None:
     assert (problem["limit"], problem["frees_at"]) == ("one", None)
 
 
+async def test_a_limit_is_explained_as_it_would_refuse_the_quote(limited: Api) -> None:
+    """The candidates stay; the code says that a quote of this amount is refused."""
+    body = {"destination": WALLET, "asset": "USDC", "amount": "50"}
+    _, told = await limited.call("POST", "/routes/explain", body=body)
+    assert (len(told["candidates"]), told["code"]) == (1, None)
+    _, told = await limited.call("POST", "/routes/explain", body={**body, "amount": "50.01"})
+    assert (len(told["candidates"]), told["code"]) == (1, "limit_exceeded")
+    assert "one" in told["detail"]
+
+
 async def test_a_payout_above_the_days_limit_is_refused(limited: Api) -> None:
     """The quote serves again once the limit frees, or another payout turns out to be unpaid."""
     await limited.pay(amount="50")

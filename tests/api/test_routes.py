@@ -89,10 +89,3 @@ async def test_the_decision_is_kept_with_the_payout(api: Api) -> None:
     kept = json.loads(text)
     assert kept["policy"] == "fixed"
     assert [each["custodian"] for each in kept["candidates"]] == ["acme_eu"]
-
-
-async def test_a_cap_is_explained_as_it_would_refuse_the_quote(api: Api) -> None:
-    """The candidates stay; the code says that a quote of this amount is refused."""
-    _, told = await api.call("POST", "/routes/explain", body={**ASKED, "amount": "100001"})
-    assert (len(told["candidates"]), told["code"]) == (1, "limit_exceeded")
-    assert "payout_cap_usd" in told["detail"]
