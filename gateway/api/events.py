@@ -1,4 +1,4 @@
-"""The events as a feed: whoever missed a webhook heals with one GET."""
+"""The events as a feed: a subscriber that missed webhooks reads them here."""
 
 from __future__ import annotations
 

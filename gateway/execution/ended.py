@@ -8,13 +8,12 @@ from gateway.execution.decide import (
     Outcome,
     names_no_call,
 )
-from gateway.execution.history import columns_of, histories
-from gateway.execution.proof import Evidence, Kind, Source, calls, was_seen
+from gateway.execution.history import histories, note_news
+from gateway.execution.proof import Source, calls
 from gateway.execution.reports import NEWS
 from gateway.model import Attention
 from gateway.payouts import Applied, Payouts
 from gateway.runtime import Moment
-from gateway.store import evidence as stored
 from gateway.store import executions
 from gateway.store import payouts as payout_rows
 from gateway.store.database import Tx
@@ -42,18 +41,8 @@ async def news_after_end(  # noqa: PLR0913 - the news and its circumstances
     if not rows or Attention.CONTRADICTION not in applied.attention:
         return applied
     row, history = rows[-1], known[rows[-1]["id"]]
-    if report.sub_status in NEWS and not was_seen(history.rows, report.reference):
-        news = Evidence(
-            number=history.last_number + 1,
-            kind=Kind.NEWS,
-            seen=history.last_number,
-            at=now,
-            reference=report.reference,
-            item=payout_id,
-            source=source,
-        )
-        await stored.add_evidence(tx, [columns_of(row["id"], news, report.custodian_word)])
-        await executions.update_execution(tx, row["id"], rows=news.number)
+    if report.sub_status in NEWS:
+        await note_news(tx, row["id"], history, report, payout_id, source, now)
     return applied
 
 

@@ -5,9 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from gateway.execution.gate import Other
-from gateway.execution.proof import Evidence, Heartbeat, History, Kind, Source, open_calls
+from gateway.execution.proof import (
+    Evidence,
+    Heartbeat,
+    History,
+    Kind,
+    Source,
+    open_calls,
+    was_seen,
+)
 from gateway.execution.state import Item
 from gateway.model import Status, SubStatus
+from gateway.report import Report
 from gateway.runtime import Moment
 from gateway.store import batches
 from gateway.store import evidence as stored
@@ -34,6 +43,31 @@ async def histories(
 async def history_of(tx: Tx, execution: Columns, now: Moment, *, asked: str = "") -> History:
     """Return what is known of one execution; see `histories`."""
     return (await histories(tx, [execution], now, asked=asked))[execution["id"]]
+
+
+async def note_news(  # noqa: PLR0913 - the news and its execution
+    tx: Tx,
+    execution_id: str,
+    history: History,
+    report: Report,
+    item: str,
+    source: Source,
+    now: Moment,
+) -> None:
+    """Keep news of a transfer as evidence of an execution, once per reference. May be called again."""
+    if was_seen(history.rows, report.reference):
+        return
+    news = Evidence(
+        number=history.last_number + 1,
+        kind=Kind.NEWS,
+        seen=history.last_number,
+        at=now,
+        reference=report.reference,
+        item=item,
+        source=source,
+    )
+    await stored.add_evidence(tx, [columns_of(execution_id, news, report.custodian_word)])
+    await rows.update_execution(tx, execution_id, rows=news.number)
 
 
 async def others_of(

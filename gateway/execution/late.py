@@ -6,12 +6,11 @@ from collections.abc import Iterable
 
 from gateway.adapter import BatchReport, FundsMoved, Report
 from gateway.execution.decide import Outcome
-from gateway.execution.history import columns_of, histories
-from gateway.execution.proof import Evidence, History, Kind, Source, open_calls, was_seen
+from gateway.execution.history import histories, note_news
+from gateway.execution.proof import History, Source, open_calls
 from gateway.execution.reports import NEWS, failed
 from gateway.model import Attention, Payout
 from gateway.runtime import Moment
-from gateway.store import evidence as stored
 from gateway.store import executions
 from gateway.store import payouts as payout_rows
 from gateway.store.database import Tx
@@ -34,19 +33,7 @@ async def news_of_closed(  # noqa: PLR0913 - the news and its circumstances
     if not contradicts_closing(history, report):
         return False
     if rows:
-        row = rows[-1]
-        if not was_seen(history.rows, report.reference):
-            news = Evidence(
-                number=history.last_number + 1,
-                kind=Kind.NEWS,
-                seen=history.last_number,
-                at=now,
-                reference=report.reference,
-                item=payout_id,
-                source=source,
-            )
-            await stored.add_evidence(tx, [columns_of(row["id"], news, report.custodian_word)])
-            await executions.update_execution(tx, row["id"], rows=news.number)
+        await note_news(tx, rows[-1]["id"], history, report, payout_id, source, now)
     open_one = await executions.open_execution_of(tx, payout_id)
     if open_one is not None and open_one["blocked"] is None:
         await executions.update_execution(tx, open_one["id"], blocked=Attention.LATE_NEWS.value)
