@@ -18,9 +18,10 @@ from gateway.execution.gate import (
     key_is_alive,
     may_cancel,
     may_end_unpaid,
+    may_fail_over,
     may_reopen,
 )
-from gateway.execution.proof import Answer, History
+from gateway.execution.proof import LOST_REFERENCE, Answer, History
 from gateway.model import GATE_VERSION, Status
 from gateway.runtime import Moment
 from tests.execution.rows import (
@@ -231,3 +232,23 @@ def test_unpaid_needs_proof_or_a_late_look_of_the_operator() -> None:
     assert may_end_unpaid(rows(call(1), asked(2, LIFE)), ITEM, looked=2, lag=False)
     assert not may_end_unpaid(rows(call(1), asked(2, LATE), call(3)), ITEM, looked=2)
     assert not may_end_unpaid(looked, ITEM, (Other(UNKNOWN, (ITEM,)),), looked=2)
+
+
+@pytest.mark.parametrize(
+    ("history", "right"),
+    [
+        (NOTHING, True),
+        (PROVEN, True),
+        (UNKNOWN, False),
+        (rows(news(1)), False),
+        (rows(call(1), look(2, LATE), news(3, LATE)), False),
+        # A call that a restored copy may have lost: its absence is proven here, and was not watched before.
+        (rows(call(1, reference=LOST_REFERENCE), look(2, LATE)), False),
+    ],
+)
+def test_news_and_a_lost_call_forbid_a_failover(history: History, right: bool) -> None:
+    """Also where everything that was sent is closed, and where an earlier execution has them."""
+    terms: dict[str, Any] = {"frozen": False, "blocked": None}
+    assert may_fail_over(history, ITEM, Status.PENDING, **terms) is right
+    earlier = Other(history=history, items=(ITEM,))
+    assert may_fail_over(NOTHING, ITEM, Status.PENDING, (earlier,), **terms) is right
