@@ -34,7 +34,7 @@ from typing import Any
 import aiohttp
 import tomli_w
 
-from gateway.config import load
+from gateway.config.settings import load
 from gateway.keys import mint_key
 from gateway.runtime import real_runtime
 from gateway.store import migrate

@@ -29,7 +29,7 @@ from typing import Any
 import tomli_w
 from harness import Child, Failed, Http, Load, child, closed_loop
 
-from gateway.config import load
+from gateway.config.settings import load
 from gateway.keys import mint_key
 from gateway.runtime import real_runtime
 from gateway.store import migrate

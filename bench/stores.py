@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from gateway import config
+from gateway.config.settings import load
 from gateway.testing.processes import Process
 from tests.e2e.stack import DUMMY, Stack, eventually, stack, subscribe
 from tests.postgres import execute, place_of
@@ -116,7 +116,7 @@ async def _measure(store: str, count: int, engines: int) -> float:
                 f"{store:>10}: {count / took:6.1f} payouts/s, {1000 * cpu / count:5.1f} ms CPU each, "
                 f"{engines} process{'es' if engines > 1 else ''}\n"
             )
-            url = config.load(made.config, {}).postgres
+            url = load(made.config, {}).postgres
             if url is not None:
                 made.receiver.received.clear()
                 await _told_cost(made, url.url, count)

@@ -23,7 +23,7 @@ import uvicorn
 import uvloop
 
 from gateway.app import Gateway, open_gateway
-from gateway.config import Settings
+from gateway.config.settings import Settings
 from gateway.events import Event, publish
 from gateway.examples import example_event
 from gateway.keys import Caller

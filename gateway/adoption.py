@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from gateway.capabilities import Capabilities
-from gateway.config_routes import FailoverPolicy
+from gateway.config.routes import FailoverPolicy
 from gateway.execution.history import columns_of
 from gateway.execution.proof import NO_ACCOUNT, lost_call
 from gateway.execution.reports import ADOPTED_BLIND, unknown_report

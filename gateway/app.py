@@ -19,13 +19,11 @@ from gateway import __version__, logs
 from gateway.adapter import Tools
 from gateway.api.application import ApiContext
 from gateway.assets import Asset, AssetRegistry
-from gateway.balance_reader import BalanceReader
-from gateway.balances import Balances
 from gateway.batches.loop import BatchLoop
 from gateway.batches.runner import BatchSteps, Handover
 from gateway.batches.service import Batches
 from gateway.calling import Calling
-from gateway.config import Settings
+from gateway.config.settings import Settings
 from gateway.credentials import accounts_of, carry_over
 from gateway.custodians import registry
 from gateway.custodians.breaker import Breaker
@@ -34,7 +32,6 @@ from gateway.custodians.dates import Dates
 from gateway.custodians.instance import CustodianInstance
 from gateway.custodians.pacer import Pacer
 from gateway.custodians.probes import Probes
-from gateway.durations import DurationLoop, Durations
 from gateway.egress import Poster, custodian_connector, echoes
 from gateway.egress.traces import joined
 from gateway.errors import BrokenPackage, ConfigError
@@ -42,17 +39,20 @@ from gateway.execution.actions import Actions
 from gateway.execution.after_delivery import AfterDelivery
 from gateway.execution.engine import Engine
 from gateway.execution.inbox import Inbox
-from gateway.facts import KnownFacts
 from gateway.failover import Failover
-from gateway.funds import Funds, account_rules
+from gateway.funds.balances import Balances
+from gateway.funds.reader import BalanceReader
+from gateway.funds.reservations import Funds, account_rules
 from gateway.heartbeat import Heartbeat, identity_of
 from gateway.limits import Buckets
 from gateway.metrics import Metrics
 from gateway.payouts import Payouts
-from gateway.prices import price_source
 from gateway.quotes import Quotes
 from gateway.resealing import compare_server_key
-from gateway.router import Instance, Router
+from gateway.routing.durations import DurationLoop, Durations
+from gateway.routing.facts import KnownFacts
+from gateway.routing.prices import price_source
+from gateway.routing.router import Instance, Router
 from gateway.rules import OwnRules
 from gateway.runtime import Clock, Runtime, real_runtime
 from gateway.spending import Spending

@@ -27,7 +27,7 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from gateway.config import ListenSettings, Settings
+from gateway.config.settings import ListenSettings, Settings
 from gateway.errors import ConfigError
 from gateway.limits import ARRIVED, HELD, RECOGNISED, client_group
 from gateway.logs import get_logger

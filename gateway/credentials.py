@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from gateway.config import Settings
+from gateway.config.settings import Settings
 from gateway.errors import GatewayError, NotSent, Unsupported
 from gateway.model import Account
 from gateway.runtime import Runtime

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from gateway.assets import EXACT, AssetRegistry
-from gateway.config_routes import FailoverPolicy
-from gateway.config_spending import SpendingLimitSettings
+from gateway.config.routes import FailoverPolicy
+from gateway.config.spending import SpendingLimitSettings
 from gateway.errors import Refused
 from gateway.execution.failover import Cause
-from gateway.funds import Funds
+from gateway.funds.reservations import Funds
 from gateway.model import Account, AddressDestination, Payout
 from gateway.pause import Pause
 from gateway.quotes import DraftTerms, FactsNow, Pricer, fee_of
-from gateway.router import Asked, Choice, Facts, Router
+from gateway.routing.router import Asked, Choice, Facts, Router
 from gateway.store.database import Columns, Tx
 
 #: The causes for which a route may be left, by its setting.

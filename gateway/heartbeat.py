@@ -17,7 +17,7 @@ from contextlib import suppress
 from typing import Any
 
 from gateway import __version__
-from gateway.config import Settings
+from gateway.config.settings import Settings
 from gateway.errors import SchemaMismatch, StateFileError
 from gateway.logs import get_logger
 from gateway.metrics import Metrics

@@ -18,8 +18,8 @@ from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any
 
-from gateway.config import Mode
-from gateway.config_section import ORG
+from gateway.config.section import ORG
+from gateway.config.settings import Mode
 from gateway.errors import Refused
 from gateway.model import format_time
 from gateway.runtime import Runtime

@@ -11,7 +11,7 @@ import math
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from gateway.config_rates import LimitSettings
+from gateway.config.rates import LimitSettings
 from gateway.runtime import Clock
 
 #: Member of a request's ASGI state: called once it is known who sent the request, and that it is let in.

@@ -18,7 +18,7 @@ from gateway.adapter import Report, Returned
 from gateway.assets import explorer_url
 from gateway.errors import Refused
 from gateway.events import Event, publish
-from gateway.funds import Funds, end_reservation
+from gateway.funds.reservations import Funds, end_reservation
 from gateway.keys import Caller
 from gateway.model import (
     TERMINAL,

@@ -21,7 +21,7 @@ from gateway.assets import (
     round_fee,
 )
 from gateway.errors import Refused
-from gateway.funds import Funds
+from gateway.funds.reservations import Funds
 from gateway.keys import Caller
 from gateway.limits import Buckets
 from gateway.model import (
@@ -41,9 +41,9 @@ from gateway.model import (
 )
 from gateway.pause import Pause, Subject, held_by
 from gateway.pausing import paused_detail
-from gateway.prices import PriceSource
-from gateway.pricing import Recommendation, in_usd, recommended
-from gateway.router import (
+from gateway.routing.prices import PriceSource
+from gateway.routing.pricing import Recommendation, in_usd, recommended
+from gateway.routing.router import (
     NOTHING_KNOWN,
     Asked,
     Choice,

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from gateway.config import Settings
+from gateway.config.settings import Settings
 
 #: Settings that are younger than the digest, with their defaults.
 _ADDED_TO_ROUTES: Mapping[str, Any] = {

@@ -20,7 +20,7 @@ from gateway import __version__, logs
 from gateway.accepting import Acceptor
 from gateway.api.application import create_api, create_metrics_api
 from gateway.app import ALL_ROLES, Role, open_gateway
-from gateway.config import Settings
+from gateway.config.settings import Settings
 from gateway.connections import Connections, Limits, most_connections
 from gateway.errors import ConfigError, SchemaMismatch
 from gateway.panel.application import add_panel

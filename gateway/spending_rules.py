@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 from gateway.assets import EXACT
-from gateway.config_spending import SpendingLimitSettings, SpendingSettings
+from gateway.config.spending import SpendingLimitSettings, SpendingSettings
 from gateway.errors import Refused
 from gateway.model import (
     Account,

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from gateway import logs
-from gateway.config import Settings
+from gateway.config.settings import Settings
 from gateway.server import address_of, listen
 
 #: A worker that dies is started again after so long, twice as long each time it dies before it has served

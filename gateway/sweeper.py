@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 
 from gateway import attention
-from gateway.config import EngineSettings, RetentionSettings, WebhookSettings
+from gateway.config.settings import EngineSettings, RetentionSettings, WebhookSettings
 from gateway.erasure import erase
 from gateway.execution.record import Recorder
 from gateway.logs import get_logger

@@ -20,7 +20,7 @@ import pyotp
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
-from gateway.config_section import ORG
+from gateway.config.section import ORG
 from gateway.errors import GatewayError
 from gateway.runtime import Runtime
 from gateway.store import users as rows

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from typeid import TypeID
 from uuid_utils import UUID
 
-from gateway.config import Settings
+from gateway.config.settings import Settings
 from gateway.errors import ConfigError
 from gateway.runtime import Ids, uuid_bytes_of
 

@@ -29,7 +29,7 @@ from gateway.api.openapi_webhooks import EVENT_MODELS
 from gateway.api.problems import PROBLEMS
 from gateway.cli import exits
 from gateway.cli.main import app
-from gateway.config import Settings
+from gateway.config.settings import Settings
 from gateway.custodians.registry import BrokenAdapter, find_adapters
 from gateway.examples import example_event
 from gateway.execution import claims, decide, gate, proof, unsent

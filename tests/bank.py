@@ -9,15 +9,15 @@ from typing import Any
 from sqlalchemy import select
 
 from gateway.adapter import Balance, Failure, FailureCode, Report, SubStatus
-from gateway.balances import Balances, find_ended
-from gateway.config_routes import RouteSettings
+from gateway.config.routes import RouteSettings
 from gateway.errors import Refused
-from gateway.funds import AccountRule, Funds
-from gateway.funds_rules import Sums
+from gateway.funds.balances import Balances, find_ended
+from gateway.funds.reservations import AccountRule, Funds
+from gateway.funds.rules import Sums
 from gateway.model import Account, FundsMoved
 from gateway.payouts import Payouts
 from gateway.quotes import QuoteRequest, Quotes
-from gateway.router import Instance, Router
+from gateway.routing.router import Instance, Router
 from gateway.runtime import Moment, Runtime
 from gateway.store import funds as rows
 from gateway.store.database import Database, Row, Tx
@@ -25,7 +25,7 @@ from gateway.store.schema_funds import reservations
 from gateway.store.statements import Query
 from gateway.vault import Vault
 from tests.execution.conftest import Bench
-from tests.pricing import TakesEverything
+from tests.routing.pricing import TakesEverything
 
 ACCOUNT = Account(id="A", type="VAULT")
 OTHER = Account(id="B", type="VAULT")

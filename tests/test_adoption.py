@@ -16,7 +16,7 @@ from sqlalchemy import insert
 from gateway import adoption
 from gateway.adapter import Capabilities
 from gateway.adoption import Adoption, NotAdoptedError, accept_again, move
-from gateway.config import Settings
+from gateway.config.settings import Settings
 from gateway.execution.proof import NO_ACCOUNT
 from gateway.payouts import Payouts
 from gateway.runtime import Runtime

@@ -14,7 +14,7 @@ from sqlalchemy import select
 
 from gateway.adapter import NotSent, Report, SubStatus
 from gateway.attention import acknowledge, tell
-from gateway.config import Settings
+from gateway.config.settings import Settings
 from gateway.events import subscribes
 from gateway.keys import KeyTerms, Scope, mint_key
 from gateway.metrics import Metrics

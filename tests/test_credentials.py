@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gateway.adapter import Account
-from gateway.config import Settings
+from gateway.config.settings import Settings
 from gateway.credentials import NotDeclaredError, accounts_of, carry_over, declare_credentials
 from gateway.errors import NotSent, Unsupported
 from gateway.runtime import Runtime, real_runtime

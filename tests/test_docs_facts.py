@@ -12,7 +12,7 @@ from gateway.api.application import ROUTES
 from gateway.api.openapi import document
 from gateway.api.problems import PROBLEMS
 from gateway.batches.items import COLUMNS
-from gateway.config import Settings
+from gateway.config.settings import Settings
 from gateway.demo.case import seeded_cases
 from gateway.demo.stack import TWINS
 from gateway.keys import Scope

@@ -11,11 +11,11 @@ from pydantic_core.core_schema import ErrorType
 
 from gateway.api.requests import parse_json, validate
 from gateway.app import open_gateway
-from gateway.config import Settings, load
+from gateway.config.settings import Settings, load
 from gateway.errors import ConfigError, Refused
 from gateway.faults import names_at, plain_faults, words_of
 from gateway.quotes import QuoteRequest
-from tests.test_config import GOOD, write
+from tests.config.test_settings import GOOD, write
 
 QUOTE = {"external_ref": "x", "asset": "USDC", "amount": "7", "destination": "a"}
 #: The validator's own words; nobody reads them.

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from gateway.config import Settings
+from gateway.config.settings import Settings
 from gateway.heartbeat import WENT_BACK, Heartbeat, config_digest, identity_of
 from gateway.metrics import Metrics
 from gateway.runtime import Runtime

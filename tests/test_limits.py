@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from gateway import limits
-from gateway.config_rates import LimitSettings
+from gateway.config.rates import LimitSettings
 from gateway.limits import Buckets, Refusals
 from tests.clock import SetClock
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config import load
+from gateway.config.settings import load
 from gateway.errors import ConfigError
 from gateway.model import Attention
 from gateway.removed import find_removed, refuse_removed

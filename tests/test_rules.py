@@ -10,7 +10,7 @@ import pytest
 
 from gateway.api.health import _ready
 from gateway.app import open_gateway
-from gateway.config import Settings
+from gateway.config.settings import Settings
 from gateway.execution.gate import MarkRefused, Refusal
 from gateway.execution.state import Verb
 from gateway.rules import OTHER_RULES, OwnRules, changes, rules_document

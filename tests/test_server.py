@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gateway import server
-from gateway.config import Settings
+from gateway.config.settings import Settings
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import pytest
 from gateway.adapter import Failure, FailureCode, FundsMoved, Report, SubStatus
 from gateway.assets import AssetRegistry
 from gateway.batches.service import Batches
-from gateway.config_spending import PriceSettings, SpendingSettings, limit_faults
+from gateway.config.spending import PriceSettings, SpendingSettings, limit_faults
 from gateway.errors import Refused
 from gateway.keys import Caller
 from gateway.model import (
@@ -29,8 +29,8 @@ from gateway.model import (
     FundsMoved as Moved,
 )
 from gateway.payouts import Payouts
-from gateway.prices import PriceTable
 from gateway.quotes import Quotes
+from gateway.routing.prices import PriceTable
 from gateway.runtime import Ids, real_runtime
 from gateway.spending import Spending
 from gateway.spending_rules import Rules, Spend, destination_of, window_of

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gateway.adapter import Notice, Ref, Report, SubStatus, Transaction
-from gateway.config import EngineSettings
+from gateway.config.settings import EngineSettings
 from gateway.execution.inbox import Inbox
 from gateway.metrics import Metrics
 from gateway.quotes import QuoteRequest

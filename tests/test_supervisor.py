@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from gateway.config import Settings
+from gateway.config.settings import Settings
 from gateway.supervisor import Supervisor, pause_after
 
 KEY = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="

@@ -15,7 +15,7 @@ from typing import Any
 
 from starlette.requests import Request
 
-from gateway.config_rates import LimitSettings
+from gateway.config.rates import LimitSettings
 from gateway.errors import Refused
 from gateway.limits import HELD, RECOGNISED, Buckets, Refusals, Sample, client_group
 from gateway.metrics import Metrics

@@ -9,14 +9,14 @@ from typing import Any, Protocol
 from gateway.adapter import Capabilities
 from gateway.batches.service import Batches
 from gateway.calling import Calling
-from gateway.config import Settings
+from gateway.config.settings import Settings
 from gateway.execution.actions import Note
-from gateway.funds import Funds
+from gateway.funds.reservations import Funds
 from gateway.metrics import Metrics
 from gateway.model import Payout
 from gateway.payouts import Payouts
 from gateway.quotes import Quotes
-from gateway.router import Router
+from gateway.routing.router import Router
 from gateway.rules import OwnRules
 from gateway.runtime import Runtime
 from gateway.store.database import Database

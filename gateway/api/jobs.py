@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from gateway.config_rates import LimitSettings
+from gateway.config.rates import LimitSettings
 from gateway.errors import Refused
 from gateway.metrics import Metrics
 from gateway.runtime import Clock

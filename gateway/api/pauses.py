@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from gateway.api.context import ApiContext
 from gateway.api.requests import caller_of, context_of, read_json, request_id_of, validate
-from gateway.config_section import ORG
+from gateway.config.section import ORG
 from gateway.credentials import accounts_of
 from gateway.errors import Refused
 from gateway.keys import Caller

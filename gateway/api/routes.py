@@ -10,13 +10,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.api.requests import caller_of, context_of, read_json, validate
-from gateway.config_routes import Policy
+from gateway.config.routes import Policy
 from gateway.errors import Refused
 from gateway.keys import Caller
 from gateway.model import Account, Amount, Text
 from gateway.pausing import pauses_of_quotes
 from gateway.quotes import QuoteRequest, choice_view, left_out_view
-from gateway.router import Decision, Reason
+from gateway.routing.router import Decision, Reason
 
 #: What an org does not hear of: routes that are not for it.
 _NOT_TOLD = frozenset({Reason.ORG, Reason.MODE})

@@ -13,7 +13,7 @@ from gateway.batches.items import MOST_FAULTS, Checked, ItemColumns, Line
 from gateway.batches.schemas import AssetTotal, BatchPart, BatchSource, BatchView, StatusTotal
 from gateway.errors import Refused
 from gateway.events import Event, publish
-from gateway.funds import Funds
+from gateway.funds.reservations import Funds
 from gateway.keys import Caller
 from gateway.model import (
     BATCH_ENDS,

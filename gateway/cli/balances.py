@@ -22,8 +22,8 @@ from gateway.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from gateway.config import Settings
-    from gateway.funds import Funds
+    from gateway.config.settings import Settings
+    from gateway.funds.reservations import Funds
     from gateway.runtime import Runtime
     from gateway.store.database import Database, Tx
 
@@ -39,7 +39,7 @@ _COLUMNS = (
 
 def _funds(settings: Settings, runtime: Runtime) -> Funds:
     """Return the rules of every account; what adapters declare is not needed here."""
-    from gateway.funds import Funds, account_rules
+    from gateway.funds.reservations import Funds, account_rules
 
     return Funds(runtime, account_rules(settings, dict.fromkeys(settings.custodians, 0.0)))
 
@@ -57,7 +57,7 @@ def show(
     """
     if context.invoked_subcommand is not None:
         return
-    from gateway.balances import account_view
+    from gateway.funds.balances import account_view
     from gateway.runtime import real_runtime
     from gateway.store.funds import all_accounts
 

@@ -16,7 +16,7 @@ from gateway.cli.printing import console, print_json, print_records, print_table
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from gateway.config import Settings
+    from gateway.config.settings import Settings
     from gateway.runtime import Runtime
     from gateway.store.database import Database
 
@@ -76,7 +76,7 @@ def fail(message: str | Iterable[str], code: int = 1) -> NoReturn:
 
 def settings_of(config: Path) -> Settings:
     """Read the configuration; end with 2 and every fault of it."""
-    from gateway import config as configuration
+    from gateway.config import settings as configuration
     from gateway.errors import ConfigError
 
     try:

@@ -25,7 +25,7 @@ from gateway.cli.common import (
 
 if TYPE_CHECKING:
     from gateway.adoption import Adopted
-    from gateway.config import Settings
+    from gateway.config.settings import Settings
     from gateway.runtime import Runtime
     from gateway.store.backup import Operator
     from gateway.store.database import Database
@@ -344,7 +344,7 @@ def _adopt(config: Path, runtime: Runtime, until: int) -> Adopted:
     from gateway import logs
     from gateway.adoption import Adoption, NotAdoptedError
     from gateway.app import open_gateway
-    from gateway.config_routes import FailoverPolicy
+    from gateway.config.routes import FailoverPolicy
     from gateway.errors import ConfigError, StateFileError
     from gateway.store.opening import refuse_absent
 

@@ -26,7 +26,7 @@ from gateway.cli.common import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gateway.config import Settings
+    from gateway.config.settings import Settings
     from gateway.model import Account
     from gateway.runtime import Runtime
     from gateway.store.database import Database

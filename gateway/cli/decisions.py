@@ -29,7 +29,7 @@ from gateway.cli.words import FundsMovedWord
 
 if TYPE_CHECKING:
     from gateway.capabilities import Capabilities
-    from gateway.config import Settings
+    from gateway.config.settings import Settings
     from gateway.execution.operator import LookAsked, Resolution
     from gateway.model import Payout
     from gateway.runtime import Runtime

@@ -67,7 +67,7 @@ def explain(  # noqa: PLR0913 - as a quote is asked for
     from gateway.errors import Refused
     from gateway.keys import Caller
     from gateway.pausing import pauses_of_quotes
-    from gateway.router import Decision
+    from gateway.routing.router import Decision
     from gateway.runtime import real_runtime
 
     request = _request(destination, asset, amount, network, custodian, account)

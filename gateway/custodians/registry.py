@@ -14,7 +14,7 @@ from pydantic import BaseModel, SecretBytes, SecretStr, ValidationError
 
 from gateway.adapter import Adapter, Capabilities, Tools
 from gateway.capabilities import KEY_LENGTH
-from gateway.config import ENV_PREFIX, EngineSettings
+from gateway.config.settings import ENV_PREFIX, EngineSettings
 from gateway.custodians.dates import Dates, NotedClock
 from gateway.custodians.instance import CustodianInstance, Fingerprints, Previous
 from gateway.custodians.pacer import Pacer

@@ -15,7 +15,7 @@ from typing import Any
 
 import aiohttp
 
-from gateway.config import load
+from gateway.config.settings import load
 
 _START_S = 30
 _STOP_S = 15

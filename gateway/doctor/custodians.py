@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from gateway.app import custodian_of, late_keys
-from gateway.config import Settings
+from gateway.config.settings import Settings
 from gateway.credentials import accounts_of
 from gateway.custodians.contact import Contact
 from gateway.custodians.instance import CustodianInstance

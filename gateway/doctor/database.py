@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any
 
 from gateway import __version__
-from gateway.config import Settings
+from gateway.config.settings import Settings
 from gateway.doctor.findings import Finding, failed, ok, skipped, warning
 from gateway.errors import ConfigError, SchemaMismatch, StateFileError, StoreUnusable
 from gateway.heartbeat import config_digest

@@ -7,7 +7,7 @@ import socket
 from contextlib import suppress
 from urllib.parse import urlsplit
 
-from gateway.config import WebhookSettings
+from gateway.config.settings import WebhookSettings
 from gateway.doctor.findings import Finding, failed, ok, warning
 from gateway.egress import DeniedAddressError
 from gateway.webhooks.sender import client_for

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from gateway import config as configuration
 from gateway import logs
 from gateway.app import unknown_assets
 from gateway.assets import Asset, AssetRegistry
-from gateway.config import Settings
+from gateway.config import settings as configuration
+from gateway.config.settings import Settings
 from gateway.doctor import custodians, database, egress, machine
 from gateway.doctor.findings import Finding, failed, ok, skipped
 from gateway.errors import ConfigError

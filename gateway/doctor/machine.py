@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from gateway.config import Settings
+from gateway.config.settings import Settings
 from gateway.connections import files_wanted
 from gateway.doctor.findings import Finding, failed, ok, warning
 from gateway.store.files import beside

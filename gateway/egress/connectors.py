@@ -82,7 +82,7 @@ class BoundedConnector(aiohttp.TCPConnector):
         super().__init__(resolver=resolver, **options)
         #: whether the resolver is closed with the connector
         self._resolver_owner = owner
-        # aiohttp has no public place for it; tests/test_egress_answers.py notices when this one moves.
+        # aiohttp has no public place for it; tests/egress/test_answers.py notices when this one moves.
         self._factory = cast("partial[ResponseHandler]", partial(BoundedHandler, self._loop))
 
 

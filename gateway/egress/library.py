@@ -1,6 +1,6 @@
 """The library's client (aiohttp) for deliveries: the way through an egress proxy, and what is compared.
 
-Both clients must treat every receiver alike: tests/test_egress_clients.py runs them side by side.
+Both clients must treat every receiver alike: tests/egress/test_clients.py runs them side by side.
 """
 
 from __future__ import annotations

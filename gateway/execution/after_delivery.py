@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from gateway.adapter import BatchReport, Ref, Report
-from gateway.config import EngineSettings
+from gateway.config.settings import EngineSettings
 from gateway.errors import NotSent
 from gateway.execution.decide import microseconds
 from gateway.execution.engine import Engine

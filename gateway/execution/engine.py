@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from gateway.adapter import Absent, BatchReport, CannotLook, Capabilities, NotListed
 from gateway.assets import AssetRegistry
-from gateway.config import EngineSettings
+from gateway.config.settings import EngineSettings
 from gateway.errors import CustodianDown, LeaseLost
 from gateway.execution.decide import Outcome, microseconds
 from gateway.execution.failover import Onward

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from gateway.adapter import Notice, Report
-from gateway.config import EngineSettings
+from gateway.config.settings import EngineSettings
 from gateway.execution.late import news_of_closed
 from gateway.execution.proof import Source
 from gateway.execution.record import Recorder

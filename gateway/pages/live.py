@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from gateway.config_rates import LimitSettings
+from gateway.config.rates import LimitSettings
 from gateway.logs import get_logger
 from gateway.model import Payout
 from gateway.store.payouts import find_payout

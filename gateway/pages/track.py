@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.config import Settings
+from gateway.config.settings import Settings
 from gateway.limits import HELD, client_group
 from gateway.model import Payout
 from gateway.pages.files import RELEASE

@@ -14,7 +14,7 @@ from decimal import Decimal
 from enum import StrEnum
 from urllib.parse import quote, urlsplit
 
-from gateway.config import Settings
+from gateway.config.settings import Settings
 from gateway.model import (
     AddressDestination,
     BankAccountDestination,

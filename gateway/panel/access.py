@@ -18,8 +18,8 @@ from gateway.api.admission import admission_of
 from gateway.api.context import ApiContext
 from gateway.api.problems import PROBLEMS
 from gateway.api.requests import context_of, read_body, request_id_of
-from gateway.config import Mode
-from gateway.config_section import ORG
+from gateway.config.section import ORG
+from gateway.config.settings import Mode
 from gateway.errors import Refused
 from gateway.keys import Caller, Scope
 from gateway.limits import Buckets

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 from gateway.api.context import ApiContext
-from gateway.config import Mode
+from gateway.config.settings import Mode
 from gateway.panel import charts
 from gateway.panel.charts import Chart, Line, Spread
 from gateway.panel.render import money, number, span

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, closing, suppress
 from pathlib import Path
 
-from gateway.config import Settings
+from gateway.config.settings import Settings
 from gateway.errors import StateFileError, StoreUnusable
 from gateway.runtime import Runtime, real_runtime
 from gateway.store import clocks, in_use, migrate

@@ -24,7 +24,7 @@ from gateway.adapter import (
     SubStatus,
     Tools,
 )
-from gateway.config import EngineSettings
+from gateway.config.settings import EngineSettings
 from gateway.custodians.instance import CustodianInstance
 from gateway.custodians.registry import Wanted, build
 from gateway.errors import AdapterError, NotSent, OutcomeUnknown, Rejected

@@ -36,9 +36,10 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-from gateway import config, heartbeat
+from gateway import heartbeat
 from gateway.adapter import Adapter, Capabilities
 from gateway.app import Role
+from gateway.config import settings as config
 from gateway.custodians import registry
 from gateway.execution import gate
 from gateway.runtime import Failpoint, Ids, Moment, Runtime, SystemClock, real_runtime

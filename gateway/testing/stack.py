@@ -28,8 +28,7 @@ import tomli_w
 from aiohttp import web
 from standardwebhooks import Webhook
 
-from gateway import config
-from gateway.config import Mode
+from gateway.config.settings import Mode, load
 from gateway.keys import mint_key
 from gateway.runtime import Failpoint, real_runtime
 from gateway.store.opening import open_database
@@ -216,7 +215,7 @@ class Stack:
 
     def rows(self, query: str, *values: object) -> list[dict[str, Any]]:
         """Read the database as it is now, past every gateway."""
-        settings = config.load(self.config, {})
+        settings = load(self.config, {})
         if settings.postgres is not None:
             return rows_of(settings.postgres.url, query, values)
         uri = f"file:{settings.database}?mode=ro"
@@ -388,7 +387,7 @@ async def stack(
             document = configuration(rail, told, port, base_url, place)
             made.config.write_text(tomli_w.dumps(document))
             # Not by the command, which has tests of its own: a process more for each test.
-            settings = config.load(made.config, {})
+            settings = load(made.config, {})
             if settings.postgres is None:
                 make_database(settings.database)
             async with open_database(settings) as db:

@@ -10,7 +10,7 @@ from datetime import timedelta
 from itertools import groupby
 from typing import Any
 
-from gateway.config import Settings
+from gateway.config.settings import Settings
 from gateway.errors import ConfigError, Refused
 from gateway.events import Event, publish
 from gateway.keys import Caller

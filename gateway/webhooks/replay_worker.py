@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from gateway.config import EngineSettings
+from gateway.config.settings import EngineSettings
 from gateway.runtime import Runtime
 from gateway.store.database import Database
 from gateway.wakeup import Wakeup

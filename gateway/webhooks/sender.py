@@ -10,7 +10,7 @@ from email.utils import parsedate_to_datetime
 from enum import StrEnum
 
 from gateway import __version__
-from gateway.config import WebhookSettings
+from gateway.config.settings import WebhookSettings
 from gateway.egress import (
     DeniedAddressError,
     Guard,

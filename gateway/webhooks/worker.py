@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from gateway.config import EngineSettings, WebhookSettings
+from gateway.config.settings import EngineSettings, WebhookSettings
 from gateway.errors import Refused, SchemaMismatch
 from gateway.logs import get_logger
 from gateway.metrics import Metrics

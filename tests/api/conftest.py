@@ -37,20 +37,20 @@ from gateway.api.application import ApiContext, create_api
 from gateway.assets import AssetRegistry
 from gateway.batches.service import Batches
 from gateway.calling import Calling
-from gateway.config import Mode, Settings
+from gateway.config.settings import Mode, Settings
 from gateway.errors import CannotVerify, InvalidSignature
 from gateway.execution.actions import Actions
 from gateway.execution.engine import Engine
 from gateway.execution.inbox import Inbox
-from gateway.funds import Funds, account_rules
+from gateway.funds.reservations import Funds, account_rules
 from gateway.keys import mint_key
 from gateway.limits import Buckets
 from gateway.metrics import Metrics
 from gateway.panel.application import add_panel
 from gateway.payouts import Payouts
-from gateway.prices import PriceTable
 from gateway.quotes import Quotes
-from gateway.router import Instance, Router
+from gateway.routing.prices import PriceTable
+from gateway.routing.router import Instance, Router
 from gateway.rules import OwnRules
 from gateway.runtime import Ids, Runtime, real_runtime
 from gateway.spending import Spending
@@ -65,7 +65,7 @@ from gateway.webhooks.worker import Deliveries
 from tests.clock import SetClock
 from tests.databases import make_database
 from tests.delivery_clients import client
-from tests.pricing import TakesEverything
+from tests.routing.pricing import TakesEverything
 
 ADDRESS = "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed"
 RATES = ("reads", "quotes", "writes", "confirms", "unknown", "quote_calls")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gateway.config import Settings
+from gateway.config.settings import Settings
 from tests.api.conftest import WALLET, Api, open_api
 
 _QUOTE = {"external_ref": "u-1", "destination": WALLET, "asset": "USDC", "amount": "43"}

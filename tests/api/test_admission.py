@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from gateway.config import Settings
+from gateway.config.settings import Settings
 from tests.api.conftest import RATES, WALLET, Api, open_api
 
 QUOTE: dict[str, Any] = {

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from gateway.adapter import Balance
-from gateway.balances import Balances, find_ended
-from gateway.config import Settings
+from gateway.config.settings import Settings
+from gateway.funds.balances import Balances, find_ended
 from gateway.keys import USUAL_OF_OPERATORS, KeyTerms, mint_key
 from gateway.model import Account
 from tests.api.conftest import Api, open_api

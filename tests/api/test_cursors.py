@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config import Settings
+from gateway.config.settings import Settings
 from tests.api.conftest import Api, open_api
 
 _KEYS = tuple(base64.b64encode(bytes([number]) * 32).decode() for number in (1, 2))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.config import Mode, Settings
+from gateway.config.settings import Mode, Settings
 from tests.api.conftest import Api, open_api
 
 _PATH = "/webhook-endpoints"

@@ -15,7 +15,7 @@ import pytest
 from gateway.api import batches as batch_routes
 from gateway.api import idempotency
 from gateway.api.idempotency import STILL_S, Answer, Claim, KeyedRequest, Keys, OpenClaim, Watch
-from gateway.config import Settings
+from gateway.config.settings import Settings
 from gateway.errors import ClaimLost, Refused
 from gateway.store.database import Tx
 from gateway.store.idempotency import KeyScope, purge_answers

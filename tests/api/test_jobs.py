@@ -14,8 +14,8 @@ import pytest
 from gateway.api import batch_reports
 from gateway.api.jobs import LINES, PAUSES, PAUSES_BESIDE_OTHERS, STEP_S, Jobs
 from gateway.batches import items
-from gateway.config import Settings
-from gateway.config_rates import LimitSettings
+from gateway.config.rates import LimitSettings
+from gateway.config.settings import Settings
 from gateway.metrics import Metrics
 from tests.api.conftest import Api, open_api
 from tests.api.test_batches import QUERY, create, item, upload

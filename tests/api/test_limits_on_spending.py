@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from gateway.config import Settings
-from gateway.config_spending import SpendingSettings
+from gateway.config.settings import Settings
+from gateway.config.spending import SpendingSettings
 from tests.api.conftest import WALLET, Api, open_api
 from tests.api.test_batches import create, item
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from gateway.api.health import _ready
-from gateway.config import Settings
-from gateway.config_spending import SpendingSettings
+from gateway.config.settings import Settings
+from gateway.config.spending import SpendingSettings
 from gateway.rules import OwnRules
 from gateway.store.rules import activate
 from gateway.store.state import state_row

@@ -6,8 +6,8 @@ import json
 
 from gateway.api.routes import Explanation
 from gateway.custodians.breaker import Breaker
-from gateway.durations import Durations
-from gateway.facts import KnownFacts
+from gateway.routing.durations import Durations
+from gateway.routing.facts import KnownFacts
 from gateway.store.quotes import decision_of
 from tests.api.conftest import ADDRESS, WALLET, Api
 from tests.api.test_pauses import operator

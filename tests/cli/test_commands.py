@@ -24,7 +24,7 @@ from gateway import __version__
 from gateway.app import custodian_of
 from gateway.cli.main import app
 from gateway.cli.words import FundsMovedWord, ScopeWord, StatusWord
-from gateway.config import load
+from gateway.config.settings import load
 from gateway.custodians.registry import find_adapters
 from gateway.keys import Caller, Scope, is_within
 from gateway.model import FundsMoved, Status

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from gateway.cli.common import operator_name
 from gateway.cli.main import app
-from gateway.config import load
+from gateway.config.settings import load
 from gateway.runtime import real_runtime
 from gateway.store.opening import open_database
 from tests.cli.test_commands import config, run

@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import insert, update
 
 from gateway.cli.main import app
-from gateway.config import load
+from gateway.config.settings import load
 from gateway.export import COLUMNS, PAGE
 from gateway.runtime import real_runtime
 from gateway.store.database import Query, Tx

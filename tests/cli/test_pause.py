@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config import load
+from gateway.config.settings import load
 from gateway.runtime import real_runtime
 from gateway.store.opening import open_database
 from tests.cli.test_commands import create, run

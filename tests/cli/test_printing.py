@@ -21,7 +21,7 @@ from gateway.cli import printing
 from gateway.cli.batch_client import CallError, progress_columns
 from gateway.cli.common import fail
 from gateway.cli.main import app
-from gateway.config import load
+from gateway.config.settings import load
 from gateway.store import payouts as rows
 from gateway.store.opening import open_database
 from tests.store.rows import add_payout

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from gateway.config import load
+from gateway.config.settings import load
 from gateway.errors import ConfigError
 from gateway.keys import Caller
 from gateway.runtime import real_runtime

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from gateway.cli.listen import Listener, ListenError
 from gateway.cli.main import app
-from gateway.config import load
+from gateway.config.settings import load
 from gateway.events import Event, publish
 from gateway.keys import Caller
 from gateway.runtime import real_runtime

@@ -16,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from gateway.config import WebhookSettings
+from gateway.config.settings import WebhookSettings
 from gateway.runtime import real_runtime
 from gateway.signing import secret_text
 from gateway.webhooks.sender import DeliveryOutcome, Sender, Target, client_for

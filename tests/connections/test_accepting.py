@@ -16,7 +16,7 @@ import pytest
 
 from gateway import accepting
 from gateway.accepting import ACCEPTED_AT_ONCE, ADMITTED_AT_ONCE, Acceptor
-from gateway.config import ListenSettings
+from gateway.config.settings import ListenSettings
 from gateway.connections import Closed, Connections, Limits
 from tests.connections.test_limits import Told, until
 

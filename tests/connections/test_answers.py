@@ -10,7 +10,7 @@ import pytest
 import uvicorn
 from starlette.types import Message, Receive, Scope, Send
 
-from gateway.config import ListenSettings
+from gateway.config.settings import ListenSettings
 from gateway.connections import Connections, Limits, _Joined
 from gateway.limits import ARRIVED
 from gateway.server import _Server, listen

@@ -15,7 +15,7 @@ import uvicorn
 from starlette.types import Message, Receive, Scope, Send
 
 from gateway import connections
-from gateway.config import ListenSettings, Settings
+from gateway.config.settings import ListenSettings, Settings
 from gateway.connections import Connections, Limits, most_connections
 from gateway.errors import ConfigError
 from gateway.limits import HELD, RECOGNISED, client_group

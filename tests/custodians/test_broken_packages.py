@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from gateway import app
 from gateway.assets import AssetRegistry
 from gateway.cli import adapters
-from gateway.config import Settings
+from gateway.config.settings import Settings
 from gateway.custodians import registry
 from gateway.custodians.contact import Contact
 from gateway.custodians.registry import GROUP, BrokenAdapter, find_adapters

@@ -13,7 +13,7 @@ from aiohttp.test_utils import TestServer
 from pydantic import SecretStr
 
 from gateway.adapter import Account, Tools
-from gateway.config import EngineSettings
+from gateway.config.settings import EngineSettings
 from gateway.custodians.dates import Dates
 from gateway.custodians.instance import CustodianInstance, Previous
 from gateway.custodians.registry import Wanted, build

@@ -10,7 +10,7 @@ import pytest
 
 from gateway import logs
 from gateway.adapter import KeySemantics, Tools
-from gateway.config import EngineSettings
+from gateway.config.settings import EngineSettings
 from gateway.custodians import registry
 from gateway.custodians.instance import CustodianInstance
 from gateway.custodians.registry import GROUP, BrokenAdapter, Wanted, build, find_adapters

@@ -23,7 +23,7 @@ from gateway.adapter import (
     Tools,
 )
 from gateway.assets import AssetRegistry
-from gateway.config import EngineSettings
+from gateway.config.settings import EngineSettings
 from gateway.custodians import registry
 from gateway.custodians.registry import GROUP, Wanted, build, find_adapters, missing_verbs
 from gateway.errors import ConfigError, Unsupported

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gateway.config import Settings, load
+from gateway.config.settings import Settings, load
 from gateway.doctor import Finding, Level, custodians
 from gateway.runtime import Ids, Moment, Runtime, SystemClock, real_runtime
 from tests.e2e.stack import DUMMY, ERC20, FIREBLOCKS, PASSCODE, Rail, free_port, stack

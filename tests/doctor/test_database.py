@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config import Settings, load
+from gateway.config.settings import Settings, load
 from gateway.doctor import Finding, Level, database
 from gateway.heartbeat import identity_of
 from gateway.model import GATE_VERSION

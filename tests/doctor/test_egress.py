@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gateway.config import WebhookSettings
+from gateway.config.settings import WebhookSettings
 from gateway.doctor import Level, egress
 from gateway.egress import Guard
 

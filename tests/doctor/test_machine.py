@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config import Settings, load
+from gateway.config.settings import Settings, load
 from gateway.doctor import Finding, Level, machine
 
 KEY = base64.b64encode(bytes(32)).decode()

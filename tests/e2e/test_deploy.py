@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from gateway import config
+from gateway.config.settings import load
 from tests.e2e.stack import DUMMY, stack
 from tests.postgres import place_of
 
@@ -65,7 +65,7 @@ def test_the_url_of_a_file_goes_before_the_path_of_the_image(tmp_path: Path) -> 
         "PAYOUT_GATEWAY_DATABASE_FILE": str(tmp_path / "url"),
         "PAYOUT_GATEWAY_SERVER_KEY": key,
     }
-    found = config.load(tmp_path / "g.toml", environ).postgres
+    found = load(tmp_path / "g.toml", environ).postgres
     assert found is not None
     assert found.label == "postgresql:database:5432/payouts"
     assert found.password == "p"

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 from gateway.app import open_gateway
-from gateway.config import Settings
+from gateway.config.settings import Settings
 from gateway.runtime import Ids, Runtime
 from gateway.store.database import Database
 from tests.clock import SetClock

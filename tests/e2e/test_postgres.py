@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 import pytest_asyncio
 
-from gateway import config
+from gateway.config.settings import load
 from gateway.runtime import Failpoint
 from tests import postgres
 from tests.e2e import test_batches, test_crashes, test_main_job
@@ -76,7 +76,7 @@ async def test_a_promoted_standby_is_frozen_until_it_is_adopted(made: Stack) -> 
     assert "stop every gateway" in told
     await made.stop_gateways()
     # As it is after a promotion: the timeline of before is what the store holds.
-    url = config.load(made.config, {}).postgres
+    url = load(made.config, {}).postgres
     assert url is not None
     before = "regexp_replace(identity, '/[0-9A-F]{8}/', '/000000FF/')"
     postgres.execute(url.url, f"UPDATE store_cluster SET identity = {before}")

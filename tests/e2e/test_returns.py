@@ -16,7 +16,7 @@ import pytest
 from adapters.dummy.adapter import Dummy
 from gateway.adapter import Order, Report, Returned, SubStatus
 from gateway.app import Gateway, open_gateway
-from gateway.config import Settings
+from gateway.config.settings import Settings
 from gateway.custodians import registry
 from gateway.keys import Caller
 from gateway.model import Payout

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from gateway import config
+from gateway.config.settings import load
 from gateway.store import migrate
 from gateway.store.postgres import schema
 from gateway.store.postgres.opening import server_of
@@ -26,7 +26,7 @@ _EVENTS = ["payout.created", "payout.broadcast", "payout.delivered"]
 
 async def upgrade(made: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     """Upgrade the schema, as `db upgrade` of the newer release does."""
-    url = config.load(made.config, {}).postgres
+    url = load(made.config, {}).postgres
     assert url is not None
     server = server_of(url)
     assert await schema.may_run_beside(server)

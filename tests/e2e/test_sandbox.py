@@ -17,7 +17,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from gateway.config import load
+from gateway.config.settings import load
 from gateway.sandbox import reserved_port
 from tests.e2e.processes import all_gone, descendants, started
 

@@ -19,7 +19,7 @@ from aiohttp.test_utils import TestServer
 from adapters.dummy.adapter import Dummy
 from gateway.api.application import create_api
 from gateway.app import open_gateway
-from gateway.config import Settings
+from gateway.config.settings import Settings
 from gateway.keys import mint_key
 from gateway.testing.processes import Process
 from tests.e2e.stack import eventually, free_port

@@ -13,7 +13,7 @@ import pytest
 
 from gateway.adapter import Absent, BatchReport, Capabilities, KeySemantics, Report
 from gateway.assets import AssetRegistry
-from gateway.config_routes import RouteSettings
+from gateway.config.routes import RouteSettings
 from gateway.execution.history import history_of
 from gateway.execution.order import LiveOrder
 from gateway.execution.proof import Evidence
@@ -23,7 +23,7 @@ from gateway.keys import Caller
 from gateway.model import Account, Payout
 from gateway.payouts import Payouts
 from gateway.quotes import QuoteRequest, Quotes
-from gateway.router import Instance, Router
+from gateway.routing.router import Instance, Router
 from gateway.runtime import Ids, Runtime, real_runtime
 from gateway.store import events, executions
 from gateway.store import payouts as rows
@@ -34,7 +34,7 @@ from tests import postgres
 from tests.clock import SetClock
 from tests.databases import make_database
 from tests.live_rows import compared
-from tests.pricing import TakesEverything
+from tests.routing.pricing import TakesEverything
 
 CAN = Capabilities(
     frozenset({"custodian_account"}),

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from gateway.adapter import Adapter, Tools
 from gateway.adoption import Adopted, Adoption
 from gateway.assets import AssetRegistry
-from gateway.config_routes import RouteSettings
+from gateway.config.routes import RouteSettings
 from gateway.custodians.dates import Dates, NotedClock
 from gateway.custodians.instance import CustodianInstance
 from gateway.execution.actions import Actions
@@ -23,13 +23,13 @@ from gateway.execution.operator import LookAsked, Resolution, resolve
 from gateway.metrics import Metrics
 from gateway.model import Account, FundsMoved
 from gateway.quotes import QuoteRequest, Quotes
-from gateway.router import Instance, Router
+from gateway.routing.router import Instance, Router
 from gateway.runtime import offload
 from gateway.store.database import Database
 from gateway.store.state_file import StateFile
 from tests.execution.conftest import LEASE_S, Bench
 from tests.execution.script import Desk
-from tests.pricing import TakesEverything
+from tests.routing.pricing import TakesEverything
 
 #: A mark that an adoption knows of although the copy does not.
 _MARKS_SINCE = 10

@@ -19,7 +19,7 @@ from gateway.adapter import (
     Report,
     SubStatus,
 )
-from gateway.config import EngineSettings
+from gateway.config.settings import EngineSettings
 from gateway.execution.engine import Custodian, Engine
 from gateway.execution.order import LiveOrder
 from gateway.execution.proof import Evidence

@@ -23,7 +23,7 @@ from gateway.adapter import (
     Returned,
     SubStatus,
 )
-from gateway.config import EngineSettings
+from gateway.config.settings import EngineSettings
 from gateway.erasure import erase
 from gateway.execution.after_delivery import AfterDelivery, ClosedOrder
 from gateway.execution.engine import Engine

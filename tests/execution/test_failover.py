@@ -11,11 +11,10 @@ from typing import Any
 import pytest
 
 from gateway.adapter import Absent, Capabilities, Failure, Report, SubStatus
-from gateway.config import EngineSettings
-from gateway.config_routes import RouteSettings
-from gateway.config_spending import SpendingLimitSettings
+from gateway.config.routes import RouteSettings
+from gateway.config.settings import EngineSettings
+from gateway.config.spending import SpendingLimitSettings
 from gateway.custodians.breaker import Breaker
-from gateway.durations import Durations
 from gateway.errors import CustodianDown, LeaseLost, NotSent, OutcomeUnknown, Rejected
 from gateway.execution.failover import SERVED_ELSEWHERE
 from gateway.execution.gate import MarkRefused, Refusal
@@ -24,7 +23,6 @@ from gateway.execution.operator import NotAllowedError, Resolution, resolve
 from gateway.execution.order import LiveOrder
 from gateway.execution.record import Recorded, Recorder
 from gateway.execution.state import Job, Verb
-from gateway.facts import KnownFacts
 from gateway.failover import Failover
 from gateway.metrics import Metrics
 from gateway.model import Account, FailureCode, FundsMoved, Payout
@@ -32,7 +30,9 @@ from gateway.pause import PauseScope
 from gateway.pausing import Wanted, pause
 from gateway.quotes import QuoteRequest, Quotes
 from gateway.report import Notice, Ref
-from gateway.router import Instance, Router
+from gateway.routing.durations import Durations
+from gateway.routing.facts import KnownFacts
+from gateway.routing.router import Instance, Router
 from gateway.store import executions
 from gateway.store import payouts as rows
 from gateway.store.audit import Act
@@ -40,7 +40,7 @@ from gateway.store.database import Row
 from gateway.store.rules import activate
 from gateway.store.state import freeze
 from tests.execution.conftest import Bench
-from tests.pricing import TakesEverything
+from tests.routing.pricing import TakesEverything
 
 ADDRESS = "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed"
 SHORT = Rejected(FailureCode.INSUFFICIENT_FUNDS, "the account is empty")

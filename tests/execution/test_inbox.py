@@ -26,7 +26,7 @@ from gateway.adapter import (
     Report,
     SubStatus,
 )
-from gateway.config import EngineSettings, RetentionSettings, WebhookSettings
+from gateway.config.settings import EngineSettings, RetentionSettings, WebhookSettings
 from gateway.execution.alerts import LOOKS_ALERT
 from gateway.execution.gate import MarkRefused
 from gateway.execution.inbox import Inbox

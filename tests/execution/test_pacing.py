@@ -31,7 +31,7 @@ from gateway.adapter import (
     SubStatus,
     Tools,
 )
-from gateway.config import EngineSettings
+from gateway.config.settings import EngineSettings
 from gateway.custodians.dates import Dates
 from gateway.custodians.instance import CustodianInstance
 from gateway.custodians.pacer import MOST_PAUSE_S, Pacer

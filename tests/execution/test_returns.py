@@ -26,7 +26,7 @@ from gateway.adapter import (
     SubStatus,
 )
 from gateway.api.batch_reports import REPORT_COLUMNS, _row
-from gateway.config import EngineSettings
+from gateway.config.settings import EngineSettings
 from gateway.erasure import erase
 from gateway.execution.gate import MarkRefused
 from gateway.execution.inbox import Inbox

@@ -11,7 +11,7 @@ from sqlalchemy import delete
 from adapters.dummy.adapter import Dummy
 from gateway.adapter import Failure, NotSent, OutcomeUnknown, Report, SubStatus
 from gateway.app import open_gateway
-from gateway.config import EngineSettings, Settings
+from gateway.config.settings import EngineSettings, Settings
 from gateway.errors import ConfigError
 from gateway.execution.proof import Kind, Source
 from gateway.execution.record import Recorder

@@ -9,7 +9,7 @@ import pytest
 from gateway.adapter import (
     Capabilities,
 )
-from gateway.config import EngineSettings
+from gateway.config.settings import EngineSettings
 from gateway.execution.gate import MarkRefused
 from gateway.execution.inbox import Inbox
 from gateway.metrics import Metrics

@@ -36,7 +36,7 @@ from gateway.adapter import (
     Tools,
     Transaction,
 )
-from gateway.config import EngineSettings
+from gateway.config.settings import EngineSettings
 from gateway.custodians.dates import Dates
 from gateway.custodians.instance import CustodianInstance
 from gateway.errors import AdapterError, Refused

@@ -17,7 +17,7 @@ from tests.model.world import Profile
 PAGE = Path(__file__).parent.parent.parent / "docs/explanation/never-twice.md"
 #: Rules of the page that guard against what is not in the model's world: an old release, a state file
 #: that cannot be written, a reply that was mixed up with another payout's, another configuration, an account
-#: that does not cover a payout (`tests/test_funds_runs.py` switches off the rules of balances).
+#: that does not cover a payout (`tests/funds/test_runs.py` switches off the rules of balances).
 ELSEWHERE = {"knows_the_gate", "witness_works", "fits_order", "rules_are_active", "is_funded"}
 #: So many states, evenly spread, are the beginnings of fair runs.
 SAMPLE = 1000

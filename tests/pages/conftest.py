@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gateway.adapter import Action, Report, SubStatus
-from gateway.config import Settings
+from gateway.config.settings import Settings
 from tests.api.conftest import RATES, Api, open_api
 
 BASE = "https://pay.example/base"

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from alembic import command
 
-from gateway.config import Settings
+from gateway.config.settings import Settings
 from gateway.errors import StoreUnusable
 from gateway.runtime import Ids
 from gateway.store import backup, migrate

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config import Settings
+from gateway.config.settings import Settings
 from gateway.runtime import Ids, SystemClock, real_runtime
 from gateway.store import backup, migrate, state
 from gateway.store.opening import open_database, state_file_of

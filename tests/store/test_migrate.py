@@ -12,7 +12,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import create_engine
 
-from gateway.config import Settings
+from gateway.config.settings import Settings
 from gateway.errors import SchemaMismatch
 from gateway.store import migrate
 from gateway.store.opening import open_database

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from alembic import command
 
-from gateway.config import Settings
+from gateway.config.settings import Settings
 from gateway.keys import USUAL, Scope, list_keys
 from gateway.runtime import real_runtime
 from gateway.store import audit, migrate

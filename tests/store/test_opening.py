@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gateway.config import Settings
+from gateway.config.settings import Settings
 from gateway.errors import SchemaMismatch, WitnessFailed
 from gateway.store import migrate
 from gateway.store.database import Database, Tx

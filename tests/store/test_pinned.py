@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config import Settings
+from gateway.config.settings import Settings
 from gateway.errors import StateFileError
 from gateway.store.database import Database
 from gateway.store.opening import open_database, state_file_of

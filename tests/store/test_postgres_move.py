@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config import Settings
+from gateway.config.settings import Settings
 from gateway.runtime import Ids
 from gateway.store.database import Tx
 from gateway.store.events import add_events, newest_position

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gateway.config import Settings
+from gateway.config.settings import Settings
 from gateway.database_url import PostgresUrl
 from gateway.errors import InUse, SchemaMismatch, StoreUnusable
 from gateway.runtime import Runtime

@@ -19,7 +19,7 @@ from typing import Any
 import structlog
 
 from gateway.app import Gateway, open_gateway
-from gateway.config import Settings
+from gateway.config.settings import Settings
 from gateway.events import Event, publish
 from gateway.keys import Caller
 from gateway.runtime import Failpoint, real_runtime

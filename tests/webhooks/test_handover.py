@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from gateway.config import WebhookSettings
+from gateway.config.settings import WebhookSettings
 from gateway.events import Event, Published, publish
 from gateway.runtime import Failpoint
 from gateway.store import deliveries as stored

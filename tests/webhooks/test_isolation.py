@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from gateway.calling import Calling
-from gateway.config import EngineSettings, WebhookSettings
+from gateway.config.settings import EngineSettings, WebhookSettings
 from gateway.events import Event, publish
 from gateway.keys import Caller
 from gateway.metrics import Metrics
@@ -18,8 +18,8 @@ from gateway.webhooks.sender import Sender, client_for
 from gateway.webhooks.share import Share
 from gateway.webhooks.subscriptions import EndpointRequest
 from gateway.webhooks.worker import Deliveries
+from tests.egress.test_lookups import Names, names
 from tests.execution.conftest import Bench
-from tests.test_egress_lookups import Names, names
 from tests.webhooks.test_sender import receiver
 from tests.webhooks.test_worker import endpoints_of
 

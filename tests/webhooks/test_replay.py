@@ -12,7 +12,7 @@ from sqlalchemy import text
 from standardwebhooks import Webhook
 
 from gateway.adapter import Report, SubStatus
-from gateway.config import EngineSettings
+from gateway.config.settings import EngineSettings
 from gateway.store import deliveries as rows
 from gateway.store import endpoints as endpoint_rows
 from gateway.store import events

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from standardwebhooks import Webhook
 
-from gateway.config import WebhookSettings
+from gateway.config.settings import WebhookSettings
 from gateway.egress import denied
 from gateway.runtime import real_runtime
 from gateway.signing import secret_text

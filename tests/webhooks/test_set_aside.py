@@ -10,7 +10,7 @@ import structlog
 from aiohttp import web
 
 from gateway.calling import Calling
-from gateway.config import EngineSettings, WebhookSettings
+from gateway.config.settings import EngineSettings, WebhookSettings
 from gateway.errors import Refused
 from gateway.events import Event, publish
 from gateway.keys import Caller

@@ -15,7 +15,7 @@ from standardwebhooks import Webhook
 
 from gateway.adapter import Report, SubStatus
 from gateway.calling import Calling
-from gateway.config import EngineSettings, Settings, WebhookSettings
+from gateway.config.settings import EngineSettings, Settings, WebhookSettings
 from gateway.metrics import Metrics
 from gateway.runtime import Ids
 from gateway.store import deliveries as rows

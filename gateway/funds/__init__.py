@@ -1,0 +1,1 @@
+"""Balances of custodian accounts, and what accepted payouts reserve of them."""

@@ -1,0 +1,139 @@
+"""Reads the balances of accounts, each of them now and then, and keeps what is known of them in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Mapping
+
+from gateway.adapter import Account, Balance
+from gateway.custodians.instance import CustodianInstance
+from gateway.errors import NotSent, Unsupported
+from gateway.funds.balances import Balances, find_ended, lines_of
+from gateway.funds.reservations import AccountRule, Funds
+from gateway.logs import get_logger
+from gateway.metrics import Metrics
+from gateway.rules import OwnRules
+from gateway.runtime import Runtime
+from gateway.store import funds as rows
+from gateway.store.database import Columns, Database
+
+#: How old what a process remembers of balances may be, where it does not read them itself.
+REFRESH_S = 5.0
+_NOTHING_TO_DO_S, _SHORTEST_S = 3600.0, 0.5
+_US = 1_000_000
+_log = get_logger("balances")
+
+
+class BalanceReader:
+    """The loop of one process. `reads`: whether it asks custodians, or only looks into the store."""
+
+    def __init__(  # noqa: PLR0913 - built in one place
+        self,
+        *,
+        db: Database,
+        runtime: Runtime,
+        funds: Funds,
+        balances: Balances,
+        custodians: Mapping[str, CustodianInstance],
+        metrics: Metrics,
+        rules: OwnRules,
+        reads: bool,
+    ) -> None:
+        self._db = db
+        self._runtime = runtime
+        self._funds = funds
+        self._balances = balances
+        self._custodians = custodians
+        self._metrics = metrics
+        self._rules = rules
+        self._reads = reads
+        self._of: dict[str, list[AccountRule]] = {}
+        for rule in funds.rules.values():
+            self._of.setdefault(rule.custodian, []).append(rule)
+
+    async def run(self) -> None:
+        """Read until cancelled. A custodian that does not answer holds up no other one."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._look())
+                for name in self._of if self._reads else ():
+                    tasks.create_task(self._read_all(name))
+        except* sqlite3.OperationalError as group:
+            # The first is the reason: whoever runs this loop waits for the store, and begins again.
+            raise group.exceptions[0] from None
+
+    async def _look(self) -> None:
+        while True:
+            await self.refresh()
+            await self._runtime.clock.sleep(REFRESH_S if self._of else _NOTHING_TO_DO_S)
+
+    async def _read_all(self, name: str) -> None:
+        """Read the accounts of one custodian, one at a time, each when it is due."""
+        while True:
+            for rule in self._of[name]:
+                # After a 429 nothing is asked that can wait.
+                if self.due_in(rule) <= 0 and not self._custodians[name].pacer.paused_s():
+                    await self.read(rule)
+            wait_s = min(self.due_in(each) for each in self._of[name]) / _US
+            await self._runtime.clock.sleep(min(max(wait_s, _SHORTEST_S), REFRESH_S))
+
+    def due_in(self, rule: AccountRule) -> int:
+        """Return when an account is to be read, as far as this process knows, in microseconds from now."""
+        known = self._funds.known_row(rule.key)
+        return 0 if known is None else int(known["due_at"] - self._runtime.timeline.now())
+
+    async def refresh(self) -> None:
+        """Look into the store: what other processes have read, and who begins or ends to reserve."""
+        if not self._of:
+            return
+        moment = self._runtime.clock.moment()
+        found = await self._db.read(rows.all_accounts)
+        if self._rules.active and self._balances.unsettled(found):
+            await self._db.run(self._balances.settle, moment, self._rules.digest)
+            moment = self._runtime.clock.moment()
+            found = await self._db.read(rows.all_accounts)
+        self._funds.learn(found, moment)
+        for row in found:
+            self._measure(row)
+
+    async def read(self, rule: AccountRule) -> None:
+        """Read an account once, unless another process does. What it shows is written."""
+        ended = await self._db.scan(find_ended, rule.key)
+        started = self._runtime.clock.moment()
+        every = round(rule.every * self._runtime.ids.jitter(0.1))
+        due = self._runtime.timeline.now() + every
+        number = await self._db.run(self._balances.begin_read, rule, ended, started, due)
+        if number is None:
+            # Another process has read it, or reads it now: when it is due next is in the store.
+            await self.refresh()
+            return
+        try:
+            told = await self._ask(rule.custodian, rule.account)
+        except Unsupported:
+            at = self._runtime.clock.moment()
+            await self._db.run(self._balances.note_unsupported, rule, number, at)
+        except NotSent as error:
+            _log.warning("balance_unread", custodian=rule.custodian, account=rule.account.id)
+            await self._db.run(self._balances.note_fault, rule, number, str(error)[:300])
+            await self.refresh()
+        else:
+            await self._db.run(self._balances.note_read, rule, number, started, told)
+
+    async def _ask(self, custodian: str, account: Account) -> list[Balance]:
+        return list(await self._custodians[custodian].balances(account))
+
+    def _measure(self, row: Columns) -> None:
+        """Set the gauges of an account. For people: nothing is decided by a float."""
+        age = self._funds.age(row, self._runtime.clock.moment())
+        names = (row["custodian"], row["account_id"])
+        self._metrics.balance_age(*names, None if age is None else age / _US)
+        for each in lines_of(row):
+            self._metrics.balance(
+                *names,
+                each["asset"],
+                each["network"] or "",
+                balance=float(each["balance"]),
+                reserved=float(each["reserved"]),
+                waiting=float(each["waiting"]),
+            )
