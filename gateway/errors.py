@@ -61,6 +61,10 @@ class StoreUnusable(GatewayError):
     """The database cannot be opened or written as it is now; the message says why, and what to do."""
 
 
+class StoreEmpty(StoreUnusable):
+    """There is no database yet, or it has no tables."""
+
+
 class InUse(StoreUnusable):
     """Other processes use the database, or one of them has it alone."""
 
