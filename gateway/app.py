@@ -7,7 +7,7 @@ import contextlib
 import os
 import socket
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -58,7 +58,7 @@ from gateway.rules import OwnRules
 from gateway.runtime import Clock, Runtime, real_runtime
 from gateway.spending import Spending
 from gateway.spending_rules import USD, Rules
-from gateway.store.database import Database
+from gateway.store.database import Columns, Database
 from gateway.store.opening import open_database, state_file_of
 from gateway.store.postgres.database import PostgresDatabase
 from gateway.store.postgres.wakeups import Wakeups
@@ -537,14 +537,31 @@ def _router_of(settings: Settings, custodians: Mapping[str, CustodianInstance]) 
 
 
 @asynccontextmanager
-async def routing_of(settings: Settings, runtime: Runtime) -> AsyncIterator[Quotes]:
-    """Build what explains routes, without a store and without loops. ConfigError."""
+async def routing_of(
+    settings: Settings, runtime: Runtime, known: Iterable[Columns] = ()
+) -> AsyncIterator[Quotes]:
+    """Build what explains routes, without a store and without loops. ConfigError.
+
+    `known`: the accounts with their balances, read just now.
+    """
     assets = AssetRegistry(Asset.model_validate(each.model_dump()) for each in settings.assets)
     async with contextlib.AsyncExitStack() as stack:
         vault = vault_of(settings, runtime.ids)
         contacts = {name: Contact() for name in settings.custodians}
         built = await _custodians(stack, settings, runtime, assets, Metrics(), vault, contacts)
-        yield Quotes(_router_of(settings, built), assets, runtime, built)
+        prices = price_source(assets, settings.prices)
+        funds = Funds(runtime, account_rules(settings, dict.fromkeys(built, 0.0)), settings.routes)
+        funds.learn(known, runtime.clock.moment())
+        yield Quotes(
+            _router_of(settings, built),
+            assets,
+            runtime,
+            built,
+            spending=Spending(Rules(settings.spending, prices.usd)),
+            funds=funds,
+            facts=KnownFacts({}, Durations(), funds.shortage),
+            prices=prices,
+        )
 
 
 @asynccontextmanager

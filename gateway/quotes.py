@@ -56,6 +56,7 @@ from gateway.routing.router import (
 )
 from gateway.runtime import Runtime
 from gateway.spending import Spending, spend_for
+from gateway.spending_rules import Spend, destination_of
 from gateway.store import quotes as rows
 from gateway.store.database import Tx
 from gateway.store.rows import to_json, to_us
@@ -190,11 +191,19 @@ class FactsNow:
     facts: Facts
     mode: str
     pauses: Sequence[Pause]
+    #: whether a pause leaves a route out although payouts are accepted meanwhile: where one is to be sent now
+    to_be_sent: bool = False
 
     def pause(self, instance: str, account: Account, asset: str, org: str) -> str | None:
         """Return what is paused, for people."""
-        held = held_by(self.pauses, [Subject(org, self.mode, instance, account, asset)])
+        pauses = [each for each in self.pauses if self.to_be_sent or not each.keep_accepting]
+        held = held_by(pauses, [Subject(org, self.mode, instance, account, asset)])
         return None if held is None else paused_detail(held)
+
+    def waits(self, instance: str, account: Account, asset: str, org: str) -> str | None:
+        """Return what a payout would be accepted for and wait for, for people."""
+        held = held_by(self.pauses, [Subject(org, self.mode, instance, account, asset)])
+        return None if held is None else f"{held.name} is paused: a payout would wait"
 
     def health(self, instance: str) -> str | None:
         """Return why nothing should be sent to a custodian now."""
@@ -320,8 +329,8 @@ class Quotes:
     ) -> tuple[Quote, Account]:
         """Return the quote and the account that would pay it; nothing is written. Pure but for id and time.
 
-        `pauses`: those during which no such quotes are given. Refused: every fault of the request that its
-        schema cannot see, and `no_route`.
+        `pauses`: all that there are. Refused: every fault of the request that its schema cannot see, and
+        `no_route`.
         """
         facts: Facts = FactsNow(self._facts, caller.mode, pauses) if pauses else self._facts
         asked, decision = self._plan(caller, request, facts)
@@ -399,13 +408,27 @@ class Quotes:
         facts: Facts = FactsNow(self._facts, caller.mode, pauses) if pauses else self._facts
         return self._router.explain(asked, facts, self._checking(asked, request))
 
-    def over_limit(self, caller: Caller, request: QuoteRequest) -> Refused | None:
-        """Return what a limit on one payout would refuse a quote with; None: nothing. Pure."""
-        try:
-            self.terms(caller, request)
-        except Refused as refused:
-            return refused if refused.code == "limit_exceeded" else None
-        return None
+    async def over_limit(
+        self, tx: Tx, caller: Caller, request: QuoteRequest, decision: Decision
+    ) -> Refused | None:
+        """Return which limit would refuse the payout of a decision now; None: none. A dry run.
+
+        A quote is refused by caps on one payout; limits of a day or a month refuse the payout.
+        """
+        if self._spending is None or not decision.candidates:
+            return None
+        asked, taken = self._asked(caller, request), decision.candidates[0]
+        spend = Spend(
+            org=caller.org,
+            mode=caller.mode,
+            key_id=caller.key_id,
+            custodian=taken.route.custodian,
+            account=taken.account,
+            asset=asked.asset.code,
+            destination=destination_of(asked.destination),
+            amount=request.amount,
+        )
+        return await self._spending.would_refuse(tx, spend, self._runtime.clock.now())
 
     def _promised(
         self,
@@ -581,6 +604,7 @@ def choice_view(choice: Choice) -> dict[str, Any]:
         "network": choice.route.to_network,
         "fee": format_amount(choice.fee),
         "estimated_seconds": choice.route.estimated_seconds,
+        "waits": choice.waits,
     }
 
 

@@ -148,6 +148,7 @@ class Engine:
             adapter,
             settings.submit_within_s,
             onward,
+            None if rules is None else rules.digest,
         )
         can = custodian.capabilities
         first_look_s = min(can.looked_after_delivery_s, can.polling_s[-1])

@@ -51,6 +51,16 @@ class KnownFacts:
         """Return None: see `gateway.quotes`."""
         return None
 
+    def waits(
+        self,
+        instance: str,  # noqa: ARG002 - the protocol's
+        account: Account,  # noqa: ARG002
+        asset: str,  # noqa: ARG002
+        org: str,  # noqa: ARG002
+    ) -> str | None:
+        """Return None: see `gateway.quotes`."""
+        return None
+
     def health(self, instance: str) -> str | None:
         """Return why nothing should be sent to a custodian now."""
         known = self._health.get(instance)
