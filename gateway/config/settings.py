@@ -230,12 +230,16 @@ class WebhookSettings(Section):
         description="An endpoint that has failed for so long, with an event given up, is disabled.",
     )
     keep_attempts_days: float = Field(
-        default=30, gt=0, description="How long tries of deliveries that have ended are kept."
+        default=30,
+        gt=0,
+        description="How long tries of deliveries that have ended are kept. On PostgreSQL those of a month go "
+        "together, when the newest of them is so old.",
     )
     keep_events_days: float = Field(
         default=90,
         gt=0,
-        description="How long events are kept. Those of open payouts and pending deliveries stay.",
+        description="How long events are kept. Those of open payouts and pending deliveries stay. On PostgreSQL "
+        "a month of events is dropped as a whole, when its newest one is so old.",
     )
 
 
