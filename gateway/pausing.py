@@ -68,6 +68,19 @@ async def pause(  # noqa: PLR0913 - what, why and by whom
     return done
 
 
+async def standing(tx: Tx, wanted: Wanted) -> Pause | None:
+    """Return the pause of this kind that there is already, or None. Store function."""
+    names = wanted.scope, wanted.target, wanted.owner, wanted.mode
+    return next(
+        (
+            each
+            for each in await active_pauses(tx)
+            if (each.scope, each.target, each.owner, each.mode) == names
+        ),
+        None,
+    )
+
+
 async def resume(
     tx: Tx, runtime: Runtime, wanted: Wanted, reason: str, act: Act
 ) -> list[Pause] | None:
@@ -75,15 +88,8 @@ async def resume(
 
     What nothing else holds is due at once.
     """
-    for each in await active_pauses(tx):
-        if (each.scope, each.target, each.owner, each.mode) == (
-            wanted.scope,
-            wanted.target,
-            wanted.owner,
-            wanted.mode,
-        ):
-            return await end_pause(tx, runtime, each, reason, act)
-    return None
+    found = await standing(tx, wanted)
+    return None if found is None else await end_pause(tx, runtime, found, reason, act)
 
 
 async def end_pause(

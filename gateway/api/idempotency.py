@@ -29,7 +29,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.api.context import ApiContext
-from gateway.api.problems import JSON_TYPE, PROBLEMS, problem_body
+from gateway.api.problems import JSON_TYPE, PROBLEMS, may_succeed_later, problem_body
 from gateway.api.requests import context_of
 from gateway.errors import ClaimLost, Refused
 from gateway.keys import Caller
@@ -262,7 +262,7 @@ class Claim:
         try:
             answer = await work(tx)
         except Refused as refused:
-            if not keep_refusals or PROBLEMS[refused.code].retryable:
+            if not keep_refusals or may_succeed_later(refused):
                 raise
             answer = _refusal(context, refused, self.keyed.request_id)
         written = await rows.answer_key(
@@ -461,5 +461,6 @@ def _refusal(context: ApiContext, refused: Refused, request_id: str) -> Answer:
         request_id=request_id,
         errors=refused.errors,
         members=refused.members,
+        retryable=refused.retryable,
     )
     return Answer(PROBLEMS[refused.code].status, body, media_type=JSON_TYPE)

@@ -18,12 +18,12 @@ from gateway.api.requests import caller_of, context_of, read_json, validate
 from gateway.errors import Refused
 from gateway.keys import Caller
 from gateway.model import Payout, RequestBody, Status, SubStatus, format_time
-from gateway.pausing import pauses_of_quotes
 from gateway.quotes import Offered, QuoteRequest, quote_json
 from gateway.store import payouts as rows
 from gateway.store.account_turns import account_holder
 from gateway.store.database import Row, Tx
 from gateway.store.executions import executions_of
+from gateway.store.pauses import active_pauses
 from gateway.store.rows import from_us, to_us
 from gateway.store.state import refuse_unless_accepting
 from gateway.text import reference_key
@@ -57,7 +57,7 @@ async def create_quote(request: Request) -> Response:
 
     async def store(tx: Tx, offered: Offered | None = None) -> Answer:
         paused = await refuse_unless_accepting(tx, context.own_rules)
-        pauses = await pauses_of_quotes(tx) if paused else ()
+        pauses = await active_pauses(tx) if paused else ()
         quote, account = context.quotes.draft(caller, wanted, offered, pauses)
         await context.quotes.store(tx, caller, quote, account)
         return Answer(200, to_json(quote_json(quote)), created_id=quote.quote_id)

@@ -202,7 +202,8 @@ PROBLEMS: dict[str, Problem] = {
     "no_route": Problem(
         422,
         "No route now",
-        "The member reasons says why each route that fits was left out. Some of them pass: ask again later.",
+        "The member reasons says why each route that fits was left out. Where retryable is true, one of them "
+        "passes by itself (paused, no answer, no funds): retry unchanged after Retry-After.",
     ),
     "limit_exceeded": Problem(
         422,
@@ -267,6 +268,13 @@ PROBLEMS: dict[str, Problem] = {
 JSON_TYPE = "application/problem+json"
 
 
+def may_succeed_later(refused: Refused) -> bool:
+    """Return whether the same request may succeed later, unchanged. Such a refusal is kept under no key."""
+    if refused.retryable is not None:
+        return refused.retryable
+    return PROBLEMS[refused.code].retryable
+
+
 def problem_body(  # noqa: PLR0913 - one argument per member
     code: str,
     detail: str,
@@ -275,8 +283,9 @@ def problem_body(  # noqa: PLR0913 - one argument per member
     request_id: str,
     errors: Sequence[Mapping[str, str]] = (),
     members: Mapping[str, Any] | None = None,
+    retryable: bool | None = None,
 ) -> bytes:
-    """Return the bytes of a problem document."""
+    """Return the bytes of a problem document. `retryable`: instead of what the code's row says."""
     problem = PROBLEMS[code]
     body: dict[str, Any] = {
         "type": f"{public_url.rstrip('/')}/docs/problems#{code}",
@@ -286,7 +295,7 @@ def problem_body(  # noqa: PLR0913 - one argument per member
         "instance": f"/requests/{request_id}",
         "code": code,
         "request_id": request_id,
-        "retryable": problem.retryable,
+        "retryable": problem.retryable if retryable is None else retryable,
     }
     if errors:
         body["errors"] = [dict(each) for each in errors]
@@ -308,5 +317,6 @@ def problem_response(refused: Refused, *, public_url: str, request_id: str) -> R
         request_id=request_id,
         errors=refused.errors,
         members=refused.members,
+        retryable=refused.retryable,
     )
     return Response(body, status, headers, media_type=JSON_TYPE)

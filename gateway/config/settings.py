@@ -232,14 +232,14 @@ class WebhookSettings(Section):
     keep_attempts_days: float = Field(
         default=30,
         gt=0,
-        description="How long tries of deliveries that have ended are kept. On PostgreSQL those of a month go "
-        "together, when the newest of them is so old.",
+        description="How long tries of deliveries that have ended are kept. On PostgreSQL those of a month are "
+        "deleted together, once the newest of them is that old.",
     )
     keep_events_days: float = Field(
         default=90,
         gt=0,
         description="How long events are kept. Those of open payouts and pending deliveries stay. On PostgreSQL "
-        "a month of events is dropped as a whole, when its newest one is so old.",
+        "a month of events is deleted as a whole, once its newest one is that old.",
     )
 
 

@@ -57,6 +57,7 @@ from gateway.execution.waiting import (
     unfunded,
 )
 from gateway.execution.work import Work as _Work
+from gateway.execution.work import job_of
 from gateway.model import TERMINAL, Attention
 from gateway.payouts import Applied, Payouts
 from gateway.runtime import Moment, Runtime
@@ -104,8 +105,10 @@ class Recorder:
         adapter: str = "adapter",
         submit_within_s: float | None = None,
         onward: Onward | None = None,
+        rules: str | None = None,
     ) -> None:
         self._onward = onward
+        self._rules = rules
         self._submit_within = microseconds(submit_within_s)
         self._adapter = adapter
         self._runtime = runtime
@@ -176,10 +179,10 @@ class Recorder:
         if row["earlier"] and any(each.unanswered for each in view.open_items):
             ids = [each.id for each in view.items]
             view = replace(view, others=await others_of(tx, row["id"], ids, now))
-        late, work.history = await too_late(tx, row, view, self._submit_within)
+        late, work.history = await too_late(tx, row, view, self._submit_within, self._rules)
         if late is not None:
             return await self._write(tx, work, late, view, now)
-        job = self._job(work)
+        job = job_of(work)
         if not sends:
             return job
         timeline, waits = self._runtime.timeline.now(), job.next_verb is Verb.SUBMIT
@@ -192,22 +195,6 @@ class Recorder:
         if state is not State.PARKED and not await self._turn(tx, work, now):
             return Recorded()
         return job
-
-    def _job(self, work: _Work) -> Job:
-        row = work.row
-        said = row["repeat_is_safe"]
-        return Job(
-            lease=Lease(row["id"], row["lease_token"], row["due_at"]),
-            custodian=row["custodian"],
-            batch_id=row["batch_id"],
-            number=row["number"],
-            key_seed=row["key_seed"],
-            state=State(row["state"]),
-            notes=json.loads(row["notes"]),
-            items=tuple(payout_of(each) for each in work.items),
-            history=work.history,
-            repeat_is_safe=None if said is None else bool(said),
-        )
 
     async def _refused_again(self, tx: Tx, work: _Work, now: Moment) -> Recorded:
         """Tell the items of a refusal that the last worker did not finish telling."""
@@ -612,7 +599,7 @@ class Recorder:
             return None
         items = (await executions.items_of(tx, [execution_id])).get(execution_id, [])
         history = await history_of(tx, row, self._runtime.clock.moment())
-        return self._job(_Work(row, items, history, row["due_at"])) if items else None
+        return job_of(_Work(row, items, history, row["due_at"])) if items else None
 
     async def looked_after_end(self, tx: Tx, payout_id: str, outcome: Outcome) -> Applied | None:
         """Record the look at a payout that has ended; what contradicts its end is for the operator."""

@@ -252,6 +252,7 @@ ACTS: Mapping[str, str] = {
     "user_reset": "User reset",
     "user_signed_in": "Signed in",
     "user_signed_out": "Signed out",
+    "user_sign_in_failed": "Sign-in failed",
     "personal_data_erased": "Personal data erased",
 }
 HEALTH: Mapping[str, str] = {

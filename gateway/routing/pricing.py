@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.assets import EXACT, Asset
-from gateway.model import Amount, format_amount
+from gateway.model import Account, Amount, format_amount
 from gateway.routing.prices import PriceSource
 from gateway.routing.router import Choice, Decision
 
@@ -23,6 +23,7 @@ class AlternativeRoute(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     custodian: str
+    account: Account = Field(description="The account that would pay; both go into `route`.")
     network: str | None
     fee_total_usd: Amount
     savings_usd: Annotated[Amount, Field(description="What it costs less, in US dollars.")]
@@ -71,6 +72,7 @@ def recommended(
         message=message,
         alternative_route=AlternativeRoute(
             custodian=other.route.custodian,
+            account=other.account,
             network=other.route.to_network,
             fee_total_usd=costs,
             savings_usd=saves,
