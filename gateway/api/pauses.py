@@ -168,7 +168,7 @@ def _wanted(context: ApiContext, body: PauseRequest, caller: Caller) -> Wanted:
         known = ", ".join(context.quotes.assets)
         raise _fault("asset", "unsupported_asset", f"is not known; known: {known}")
     if body.org is not None and not ORG.fullmatch(body.org):
-        raise _fault("org", "invalid", "is no name of an org")
+        raise _fault("org", "invalid", "is not a valid org name")
     return Wanted(body.scope, body.custodian or asset or body.org or "", mode=mode)
 
 
