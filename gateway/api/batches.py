@@ -377,7 +377,7 @@ async def _receive(request: Request, path: Path) -> str:
 
 
 def _head_of(request: Request) -> BatchHead:
-    """Return what the query says of a file, under the same rules as the members of a body."""
+    """Return the members of the query that describe a file, under the same rules as those of a body."""
     query = request.query_params
     for name in ("custodian", "account_id", "account_type"):
         if not query.get(name):

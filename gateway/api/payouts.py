@@ -193,7 +193,7 @@ def _created(vault: Vault, public_url: str, payout: Payout) -> Answer:
     )
 
 
-def payout_answer(  # noqa: PLR0913 - the payout, and what is told beside it
+def payout_answer(  # noqa: PLR0913 - the payout, and what is shown beside it
     vault: Vault,
     public_url: str,
     payout: Payout,
