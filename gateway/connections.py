@@ -113,6 +113,8 @@ class Limits:
 
     def trusts(self, host: str) -> bool:
         """Whether an address is that of a configured proxy: it stands for many clients."""
+        if not self.trusted:
+            return False
         try:
             address = ipaddress.ip_address(host.partition("%")[0])
         except ValueError:

@@ -10,6 +10,7 @@ import ipaddress
 import math
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import lru_cache
 
 from gateway.config.rates import LimitSettings
 from gateway.runtime import Clock
@@ -26,6 +27,8 @@ _MOST = 20_000
 _ALMOST_ONE = 1 - 1e-6
 
 
+# Asked of every connection: what is flooded with them must not read the same address again and again.
+@lru_cache(maxsize=4096)
 def client_group(host: str | None) -> str:
     """Return what stands for a client where it is limited by its address.
 

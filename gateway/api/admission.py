@@ -25,6 +25,11 @@ from gateway.runtime import Clock
 _CONFIRMS = frozenset({"/payouts/{payout_id}/confirm", "/payouts/{payout_id}/cancel"})
 _QUOTE = "/payouts/quote"
 _BODIES = "bodies"
+#: Member of a request's ASGI state: true where its caller has used up most of its rate, so that requests of
+#: other orgs come first.
+GIVES_WAY = "gives_way"
+#: Of the burst, what is left when that begins.
+_FEW_LEFT = 0.5
 
 
 class Admission:
@@ -133,6 +138,8 @@ class Admission:
             for field, value in buckets.headers(taken).items()
         ]
         if taken.allowed:
+            if taken.left < _FEW_LEFT * buckets.burst:
+                request.scope["state"][GIVES_WAY] = True
             return None
         self._metrics.rate_limited(name)
         detail = f"Too many requests of the class {name!r}. Nothing was done."

@@ -260,7 +260,9 @@ def _application(context: ApiContext, routes: Sequence[Route]) -> Starlette:
     app.state.context = context
     app.state.keys = Keys(context)
     app.state.admission = Admission(context.settings.limits, context.runtime.clock, context.metrics)
-    app.state.jobs = Jobs(context.settings.limits, context.metrics, context.runtime.clock)
+    app.state.jobs = Jobs(
+        context.settings.limits, context.metrics, context.runtime.clock, context.calling
+    )
     app.state.uses = Uses(context)
     app.state.documents = docs.Documents(context)
     app.state.pages = track.Pages(context.settings, context.db, context.runtime)

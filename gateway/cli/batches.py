@@ -73,7 +73,8 @@ def create(  # noqa: PLR0913 - one argument per option
     if as_json:
         print_json(batch)
     elif dry_run:
-        say(f"{batch['item_count']} payouts could be paid: {batch['totals']}")
+        totals = ", ".join(f"{amount} {asset}" for asset, amount in batch["totals"].items())
+        say(f"{batch['item_count']} payouts could be paid: {totals}")
     else:
         _print(batch)
         if report is not None and watch:

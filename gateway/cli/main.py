@@ -7,7 +7,7 @@ import os
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -39,8 +39,32 @@ from gateway.cli.common import (
     store_faults_told,
 )
 
+
+class Group(typer.core.TyperGroup):
+    """The commands; what is wrong with an argument is said in our words."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was named."""
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            error.message = _words_of_argument(error)
+            raise
+
+
+def _words_of_argument(error: typer.BadParameter) -> str:
+    from pydantic import ValidationError
+
+    from gateway.faults import words_of
+
+    if isinstance(error.__cause__, ValidationError):
+        return "; ".join(words_of(each) for each in error.__cause__.errors(include_url=False))
+    return str(error.message)
+
+
 app = typer.Typer(
     name="payout-gateway",
+    cls=Group,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,

@@ -104,6 +104,7 @@ def _request(  # noqa: PLR0913 - as a quote is asked for
 
     from pydantic import ValidationError
 
+    from gateway.faults import names_at, plain_faults, words_of
     from gateway.quotes import QuoteRequest
 
     if (custodian is None) != (account is None):
@@ -124,8 +125,9 @@ def _request(  # noqa: PLR0913 - as a quote is asked for
         return QuoteRequest.model_validate_json(json.dumps(members))
     except ValidationError as error:
         lines = [
-            f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}"
-            for each in error.errors(include_input=False, include_url=False)
+            f"{each['loc'][0] if each['loc'] else 'the request'} "
+            f"{words_of(each, names_at(QuoteRequest, each['loc']))}"
+            for each in plain_faults(error)
         ]
         fail(lines, 2)
     except ValueError:

@@ -44,6 +44,7 @@ _TO_DO = Query(
 _STALE = Query(
     select(batches.c.id)
     .where(and_(batches.c.state == "loading", batches.c.created_at < bindparam("before")))
+    .order_by(batches.c.created_at, batches.c.id)
     .limit(1)
 )
 _OTHER = batches.alias("other")

@@ -166,7 +166,7 @@ class Worker:
     def __init__(self) -> None:
         self.clock = SetClock()
         self.pauses: list[float] = []
-        self.jobs = Jobs(LimitSettings(), Metrics(), self.clock, self._pause)
+        self.jobs = Jobs(LimitSettings(), Metrics(), self.clock, pause=self._pause)
 
     async def _pause(self, seconds: float) -> None:
         self.pauses.append(seconds)
@@ -180,7 +180,7 @@ class Worker:
             loop_clock._elapsed += timedelta(seconds=line_s)
             return number
 
-        done = [step async for step in self.jobs.steps(range(lines), work)]
+        done = [step async for step in self.jobs.steps("acme", range(lines), work)]
         assert [number for step in done for number in step] == list(range(lines))
         return [len(step) for step in done]
 

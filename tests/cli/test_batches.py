@@ -130,7 +130,9 @@ def test_created_executed_watched_reported(service: Service, file: Path, tmp_pat
 
 def test_a_dry_run(service: Service, file: Path) -> None:
     """Checks, and executes nothing."""
-    assert "2 payouts could be paid" in run("create", file, *_SOURCE, "--dry-run", "--execute")
+    assert "2 payouts could be paid: 3 USDC\n" in run(
+        "create", file, *_SOURCE, "--dry-run", "--execute"
+    )
     assert len(service.calls) == 1
 
 
