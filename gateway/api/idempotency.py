@@ -9,8 +9,9 @@
 
 While a claim is open, another request with its key gets 409, or 422 if its body differs.
 A claimant is gone when its counter in `gateways` stands still for `STILL_S` of the observer's own
-elapsed time. It may be wrong about that (the claimant may be slow), so every write of a claimant
-names its token: after a takeover the old claimant writes nothing that anybody sees.
+elapsed time, or has not been raised for so long by the clock of the machine that both run on. That may be
+wrong (the claimant may be slow), so every write of a claimant names its token: after a takeover the old
+claimant writes nothing that anybody sees.
 """
 
 from __future__ import annotations
@@ -394,6 +395,14 @@ class Keys:
             # Not running, and not released: the store could not be written when its work failed.
             return claim not in self._running
         pulse = await self._context.db.read(gateway_pulse, found.claimant)
+        now = self._context.runtime.clock.moment()
+        if (
+            pulse is not None
+            and pulse["clock_id"] == now.clock_id
+            and now.elapsed - pulse["elapsed"] >= STILL_S * 1e6
+        ):
+            # By the clock that both go by: also where no process has run for so long.
+            return True
         if pulse is None or pulse["stopped_at"] is not None:
             counter = None
         else:

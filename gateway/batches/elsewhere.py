@@ -1,7 +1,7 @@
 """Checks the files of batches in a process of their own, so that its lines hold up no request.
 
 The process is started for the first file, and ended once there has been none for a while. It works on the
-files in turn, a page at a time, at a lower priority. One that dies, or that does not answer in time, fails
+files in turn, a page at a time, at the lowest priority. One that dies, or that does not answer in time, fails
 the checks in progress: nothing of a file is stored before all of it was checked, so nothing is lost.
 """
 
@@ -21,8 +21,9 @@ from gateway.batches.frames import BEGIN, END, FAILED, LENGTH, PAGE, Order, Page
 from gateway.errors import Refused
 from gateway.logs import get_logger
 
-#: How long the process may take for one answer, in seconds; how long it stays without a file.
-ANSWER_S = 60.0
+#: How long the process may take for one answer, in seconds: long, because it runs only where nothing else
+#: wants to. How long it stays without a file.
+ANSWER_S = 300.0
 IDLE_S = 60.0
 #: The longest answer: a page has far less.
 _MOST_BYTES = 64 * 1024 * 1024

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from gateway.cli.common import JsonOption, fail, print_json, print_table, say
+from gateway.cli.common import (
+    JsonOption,
+    fail,
+    print_json,
+    print_result,
+    print_table,
+    say,
+)
 from gateway.cli.exits import NOT_ALL_DELIVERED
 
 if TYPE_CHECKING:
@@ -144,10 +151,11 @@ def report(
 ) -> None:
     """Write the report of a batch as CSV."""
     final = _run(lambda client: client.report(batch_id, into), gateway, api_key)
-    if as_json:
-        print_json({"batch_id": batch_id, "path": str(into), "final": final})
-        return
-    say(f"{into}: {'final' if final else 'not final yet: payouts are under way'}")
+    print_result(
+        {"batch_id": batch_id, "path": str(into), "final": final},
+        f"{into}: {'final' if final else 'not final yet: payouts are under way'}",
+        as_json=as_json,
+    )
 
 
 def _run(work: Callable[[BatchClient], Awaitable[T]], gateway: str, api_key: str) -> T:

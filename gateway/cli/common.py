@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
 
 import typer
 
-from gateway.cli.printing import console, print_json, print_records, print_table, say
+from gateway.cli.printing import (
+    console,
+    print_json,
+    print_records,
+    print_result,
+    print_rows,
+    print_table,
+    say,
+)
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -36,6 +44,8 @@ __all__ = [
     "operator_name",
     "print_json",
     "print_records",
+    "print_result",
+    "print_rows",
     "print_table",
     "reading_store",
     "say",

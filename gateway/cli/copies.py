@@ -18,6 +18,7 @@ from gateway.cli.common import (
     microseconds_of,
     operator_name,
     print_json,
+    print_result,
     say,
     settings_of,
     store_faults_told,
@@ -109,10 +110,11 @@ def backup(
         copy = back_up(settings.database, to, _operator(runtime))
     except BackupError as error:
         fail(str(error))
-    if as_json:
-        print_json({"path": str(to), "schema": copy.revision, "mark": copy.marks})
-        return
-    say(f"{to}: schema {copy.revision or 'none'}, newest mark {copy.marks}")
+    print_result(
+        {"path": str(to), "schema": copy.revision, "mark": copy.marks},
+        f"{to}: schema {copy.revision or 'none'}, newest mark {copy.marks}",
+        as_json=as_json,
+    )
 
 
 def restore(
@@ -242,10 +244,7 @@ def moved(*, config: ConfigOption = Path(DEFAULT_CONFIG), as_json: JsonOption = 
         reason = _with_state_file(config, work)
     if reason is not None:
         fail(f"nothing was changed: {reason}")
-    if as_json:
-        print_json({"frozen": None})
-        return
-    say("the database is not frozen any more")
+    print_result({"frozen": None}, "the database is not frozen any more", as_json=as_json)
 
 
 def promoted(
@@ -284,10 +283,7 @@ def promoted(
         reason = asyncio.run(run())
     if reason is not None:
         fail(f"nothing was changed: {reason}")
-    if as_json:
-        print_json({"frozen": False})
-        return
-    say("the database is not frozen any more")
+    print_result({"frozen": False}, "the database is not frozen any more", as_json=as_json)
 
 
 def adopt(

@@ -19,6 +19,7 @@ from gateway.cli.common import (
     frozen_reason,
     operator_name,
     print_json,
+    print_result,
     reading_store,
     say,
     settings_of,
@@ -160,10 +161,11 @@ def retry(
         fail(f"not retried: {error}")
     except ConfigError as error:
         fail((f"config: {each}" for each in error.faults), 2)
-    if as_json:
-        print_json({"payout_id": payout_id, "retried": True, "operator": by})
-        return
-    say(f"{payout_id} will be submitted again at once, if nothing has changed by then")
+    print_result(
+        {"payout_id": payout_id, "retried": True, "operator": by},
+        f"{payout_id} will be submitted again at once, if nothing has changed by then",
+        as_json=as_json,
+    )
 
 
 def _shown(config: Path, payout_id: str) -> Payout:

@@ -17,6 +17,7 @@ from gateway.cli.common import (
     operator_name,
     print_json,
     print_records,
+    print_result,
     reading_store,
     say,
     told_time,
@@ -72,17 +73,18 @@ class KeyMode(StrEnum):
 
 
 def _show(minted: MintedKey, *, as_json: bool) -> None:
-    if as_json:
-        print_json({"id": minted.id, "key": minted.key, "org": minted.org, "mode": minted.mode})
-        return
-    say(minted.key, "")
-    whose = minted.org or "the operator"
-    say(f"Key {minted.id} of {whose} ({minted.mode}). It is shown this once: keep it safe.")
-    terms = minted.terms
-    say(f"scopes: {', '.join(terms.scopes)}")
-    say(f"networks: {', '.join(terms.networks) or 'any'}")
-    say(f"ends: {told_time(minted.expires_at) or 'when it is revoked'}")
-    say(f"owner: {terms.owner or 'unknown'}")
+    whose, terms = minted.org or "the operator", minted.terms
+    print_result(
+        {"id": minted.id, "key": minted.key, "org": minted.org, "mode": minted.mode},
+        minted.key,
+        "",
+        f"Key {minted.id} of {whose} ({minted.mode}). It is shown this once: keep it safe.",
+        f"scopes: {', '.join(terms.scopes)}",
+        f"networks: {', '.join(terms.networks) or 'any'}",
+        f"ends: {told_time(minted.expires_at) or 'when it is revoked'}",
+        f"owner: {terms.owner or 'unknown'}",
+        as_json=as_json,
+    )
 
 
 @app.command()
@@ -253,7 +255,4 @@ def revoke(
 
     if not with_store(config, work):
         fail(f"there is no active key {key_id}; payout-gateway keys list shows them all")
-    if as_json:
-        print_json({"id": key_id, "revoked": True})
-        return
-    say(f"revoked {key_id}")
+    print_result({"id": key_id, "revoked": True}, f"revoked {key_id}", as_json=as_json)

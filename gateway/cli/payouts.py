@@ -14,6 +14,7 @@ from gateway.cli.common import (
     JsonOption,
     fail,
     print_json,
+    print_rows,
     print_table,
     reading_store,
     told_time,
@@ -122,10 +123,7 @@ def list_(  # noqa: PLR0913 - one argument per option
             "custodian",
             "created_at",
         ]
-    if as_json:
-        print_json({"data": rows})
-        return
-    print_table("Payouts", columns, [[row.get(name) for name in columns] for row in rows])
+    print_rows("Payouts", columns, rows, as_json=as_json)
 
 
 @app.command()

@@ -17,6 +17,8 @@ from gateway.cli.common import (
     microseconds_of,
     operator_name,
     print_json,
+    print_result,
+    print_rows,
     print_table,
     reading_store,
     say,
@@ -138,10 +140,7 @@ def tries(
         return [view.model_dump(mode="json") for view, _ in found]
 
     rows = _heal(config, of, act)
-    if as_json:
-        print_json({"data": rows})
-        return
-    print_table("Tries", _TRIES, [[row[name] for name in _TRIES] for row in rows])
+    print_rows("Tries", _TRIES, rows, as_json=as_json)
 
 
 @app.command()
@@ -163,10 +162,11 @@ def resend(
     sent_to = _heal(config, event_id, act, writes=True)
     if not sent_to:
         fail("no enabled endpoint subscribes to this event; nothing is sent")
-    if as_json:
-        print_json({"event_id": event_id, "endpoint_ids": sent_to})
-        return
-    say(f"{event_id} is due again at {', '.join(sent_to)}")
+    print_result(
+        {"event_id": event_id, "endpoint_ids": sent_to},
+        f"{event_id} is due again at {', '.join(sent_to)}",
+        as_json=as_json,
+    )
 
 
 @app.command()
@@ -196,10 +196,11 @@ def recover(
         return await replays.recover(tx, caller, endpoint_id, begin, end)
 
     job = _heal(config, endpoint_id, act, writes=True)
-    if as_json:
-        print_json(job.model_dump(mode="json"))
-        return
-    say(f"{job.id}: `payout-gateway webhooks recoveries {endpoint_id}` shows how far it is")
+    print_result(
+        job.model_dump(mode="json"),
+        f"{job.id}: `payout-gateway webhooks recoveries {endpoint_id}` shows how far it is",
+        as_json=as_json,
+    )
 
 
 @app.command()
@@ -217,10 +218,7 @@ def recoveries(
         return [each.model_dump(mode="json") for each in found]
 
     rows = _heal(config, endpoint_id, act)
-    if as_json:
-        print_json({"data": rows})
-        return
-    print_table("Recoveries", columns, [[row[name] for name in columns] for row in rows])
+    print_rows("Recoveries", columns, rows, as_json=as_json)
 
 
 @app.command()

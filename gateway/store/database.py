@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gateway.store.lanes import Lanes
+    from gateway.store.months import Months
 
 __all__ = [
     "GROUP_LIMIT",
@@ -77,6 +78,9 @@ class Database:
     - `alone`: whether no other process has it open, as `opened_alone` says.
     - `untouched`: only `read` and `scan`; no file is written, not even a log beside the database.
     """
+
+    #: the months of events, on a store that has partitions for them; SQLite has none
+    months: Months | None = None
 
     def __init__(  # noqa: PLR0913 - the hooks are independent of each other
         self,

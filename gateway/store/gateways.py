@@ -35,9 +35,9 @@ STALE_S = 2 * BEAT_S + 1
 _US = 1_000_000
 
 _PULSE = Query(
-    select(gateways.c.counter, gateways.c.stopped_at).where(
-        gateways.c.id == bindparam("gateway_id")
-    )
+    select(
+        gateways.c.counter, gateways.c.stopped_at, gateways.c.clock_id, gateways.c.elapsed
+    ).where(gateways.c.id == bindparam("gateway_id"))
 )
 _ADD = Query(insert(gateways))
 _BEAT = Query(
@@ -112,7 +112,10 @@ _PURGE_CLOCKS = Query(
 
 
 async def gateway_pulse(tx: Tx, gateway_id: str) -> Row | None:
-    """Return `counter`, which rises while a gateway runs, and `stopped_at`; None for an unknown one."""
+    """Return `counter`, which rises while a gateway runs, and `stopped_at`; None for an unknown one.
+
+    `elapsed` is when it was raised last, in microseconds of the clock `clock_id`.
+    """
     return await tx.one(_PULSE, gateway_id=gateway_id)
 
 

@@ -14,7 +14,8 @@
 - `--allow-removed`: starts also where a custodian that is not configured has open payouts.
 - `--adapter MODULE:CLASS`: an adapter of a test, beside the installed ones.
 - `--mute`: on PostgreSQL it wakes no other process; whatever it adds is found by looking.
-- `--beat SECONDS`: how often it gives a sign of life; one that gives none for two of them is gone.
+- `--beat SECONDS`: how often it gives a sign of life; one that gives none for two of them is gone, and after
+  twelve its idempotency keys are taken over.
 - `--next-release FOLDER`: the program of a release to come, which knows the migrations of the folder and
   one more condition for marks.
 """
@@ -38,6 +39,7 @@ from typing import Any
 
 from gateway import heartbeat
 from gateway.adapter import Adapter, Capabilities
+from gateway.api import idempotency
 from gateway.app import Role
 from gateway.config import settings as config
 from gateway.custodians import registry
@@ -193,6 +195,7 @@ def main() -> int:
     if options.beat is not None:
         vars(heartbeat)["BEAT_S"] = options.beat
         vars(gateways)["STALE_S"] = 2 * options.beat + 1
+        vars(idempotency)["STILL_S"] = 12 * options.beat
     if options.mute:
         vars(wakeups)["_CHANNEL"] = "nobody_listens"
     adapt(options)

@@ -178,7 +178,8 @@ async def test_the_process_has_no_secret_and_few_means(
         assert b"PAYOUT_GATEWAY" not in (folder / "environ").read_bytes()
         limits = (folder / "limits").read_text().splitlines()
         assert [each.split()[3] for each in limits if each.startswith("Max file size")] == ["0"]
-        assert int((folder / "stat").read_text().rpartition(")")[2].split()[16]) >= 10
+        assert int((folder / "stat").read_text().rpartition(")")[2].split()[16]) == 19
+        assert os.sched_getscheduler(int(folder.name)) == os.SCHED_IDLE
 
 
 async def test_the_process_ends_with_the_gateway(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from pydantic import ValidationError
 
 from gateway.adapter import Failure, FailureCode, FundsMoved, Returned, SubStatus, Transaction
-from gateway.pages.files import HASHED, content
+from gateway.pages.files import HASHED, content, packed
 from gateway.pages.words import LANGUAGES, accepted_language, words_of
 from tests.api.conftest import ADDRESS, Api, open_api
 from tests.pages.conftest import asks, page_of, page_settings, path_of, tell
@@ -437,6 +437,15 @@ async def test_files_are_kept_for_good(api: Api) -> None:
         assert raw == content(name)
         assert answer.headers["content-type"].startswith(kind)
         assert answer.headers["cache-control"] == "public, max-age=31536000, immutable"
+        assert (answer.headers["content-encoding"], answer.headers["vary"]) == (
+            "gzip",
+            "Accept-Encoding",
+        )
+        for accepted in ("identity", "gzip;q=0, br"):
+            answer, raw = await api.send(
+                "GET", f"/assets/{HASHED[name]}", authorization=None, accept_encoding=accepted
+            )
+            assert ("content-encoding" in answer.headers, raw) == (False, content(name))
         stem, _, suffix = name.partition(".")
         answer, raw = await api.send("GET", f"/assets/{stem}.0000.{suffix}", authorization=None)
         assert (answer.status, raw) == (200, content(name))
@@ -455,5 +464,6 @@ async def test_the_first_view_is_small(api: Api, capsys: pytest.CaptureFixture[s
     weights = {"page": page, **{name: len(content(name)) for name in parts}}
     with capsys.disabled():
         print(f"\n  first view: {sum(weights.values())} bytes {weights}")
+        print(f"  as sent to browsers: {page + sum(len(packed(name)) for name in parts)} bytes")
     assert sum(weights.values()) < _FIRST_VIEW
     assert weights["style.css"] < 18_000
