@@ -23,7 +23,7 @@ ARRIVED = "arrived"
 HELD = "held"
 #: Buckets that are remembered; the one used longest ago is forgotten first, and would be full again.
 _MOST = 20_000
-#: Many small additions lose the last digits; whoever waited as told must not be told to wait again.
+#: Many small additions lose the last digits; a caller that waited as asked must not have to wait again.
 _ALMOST_ONE = 1 - 1e-6
 
 
@@ -84,7 +84,7 @@ class Buckets:
         return f'"{self.name}";r={taken.left};t={taken.full_s}'
 
     def take(self, who: str) -> Taken:
-        """Take a token of somebody's bucket, if there is one."""
+        """Take a token from a caller's bucket, if there is one."""
         now = self._clock.monotonic()
         tokens, at = self._kept.pop(who, (float(self.burst), now))
         tokens = min(float(self.burst), tokens + (now - at) * self.per_s)
@@ -128,7 +128,7 @@ class Refusals:
     def wait_s(self, who: str) -> float | None:
         """Return how long the next refusal of a caller has to wait; None: too many wait already.
 
-        A refusal that is told to wait has taken its turn: call it once for each.
+        A refusal that has to wait has taken its turn: call this once per refusal.
         """
         now = self._clock.monotonic()
         free = now - self._burst_s

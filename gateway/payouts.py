@@ -391,7 +391,7 @@ class Payouts:
             await self._publish(tx, change.row, change.now, change.events)
 
     def _over(self, payout_id: str, committed: bool) -> None:  # noqa: FBT001 - as the store calls it
-        """Tell whoever listens of a payout, once its change is durable."""
+        """Notify listeners of a payout, once its change is durable."""
         if committed:
             for each in self._listeners:
                 each(payout_id)
@@ -662,7 +662,7 @@ def _before_the_end(report: Report, payout: Payout) -> bool:
 
 
 def _contradiction(row: Row, report: Report) -> str:
-    """Return what the operator hears: one line for all that is said of money that moves after all."""
+    """Return the operator's text: one line for all reports that the money moves after all."""
     if row["status"] != Status.FAILED:
         return f"{row['status']}, and now the custodian says {report.custodian_word}"
     claim = "with funds_moved: no" if row["funds_moved"] == FundsMoved.NO else "already"

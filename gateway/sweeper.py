@@ -24,7 +24,7 @@ from gateway.store.state import frozen
 _BATCH = 500
 #: Events that are deleted in one transaction; each takes its deliveries with it.
 _EVENTS = 100
-#: Endpoints whose lag is told one by one; the others are in the oldest of all.
+#: Endpoints whose lag is reported one by one; the others are in the oldest of all.
 _MOST_LAGS = 50
 #: Open payouts of a status that are counted; a long backlog is not read as a whole each minute.
 _MOST_COUNTED = 50_000

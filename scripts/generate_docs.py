@@ -485,7 +485,7 @@ def _commands(command: Any, path: str) -> list[str]:
         return [part for name in sorted(inner) for part in _commands(inner[name], f"{path} {name}")]
     rows = []
     for parameter in command.params:
-        if parameter.name == "help":
+        if parameter.name == "help" or getattr(parameter, "hidden", False):
             continue
         argument = parameter.param_type_name == "argument"
         names = str(parameter.name).upper() if argument else ", ".join(parameter.opts)

@@ -72,7 +72,7 @@ class Admission:
         host = request.client.host if request.client else None
         refused = self._take(request, "unknown", client_group(host))
         if refused is not None:
-            # Whoever sends too many shall not fill the log: one line for many of them.
+            # A client that sends too many must not fill the log: one line for many of them.
             request.state.left_out = self._lines.take()
         return refused
 

@@ -91,7 +91,7 @@ async def authenticated(request: Request) -> Caller:
 async def read_body(request: Request, limit: int = MAX_BODY) -> bytes:
     """Return the body. Refused: `payload_too_large`, `request_timeout`, `rate_limited`.
 
-    What is over the limit is read on for a bounded while and thrown away: a sender that is cut off
+    Bytes over the limit are read for a bounded time and discarded: a sender that is cut off
     in the middle would see a broken connection instead of the answer.
     """
     chunks: list[bytes] = []

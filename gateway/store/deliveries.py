@@ -124,7 +124,7 @@ _AGAIN = Query(
         set_={
             "state": "pending",
             "due_at": _INSERT.excluded.due_at,
-            # Whoever still sends the old try settles nothing.
+            # A sender that still works on the old attempt records nothing.
             "lease_token": FREE,
             "settled_at": null(),
             "trigger": _INSERT.excluded.trigger,
@@ -431,7 +431,7 @@ async def leased_deliveries(
 async def free_deliveries(tx: Tx, found: Sequence[tuple[int, str]], held: Held, now: int) -> int:
     """End the leases of those of the deliveries that are still held so; return how many were.
 
-    They are due now. Whoever still sends one of them settles nothing: it may be sent twice.
+    They are due now. A sender that still works on one of them records nothing: it may be sent twice.
     """
     keys = to_json([[position, endpoint_id] for position, endpoint_id in found])
     return len(await tx.all(_FREE, keys=keys, now=now, **held._asdict()))

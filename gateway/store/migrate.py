@@ -226,7 +226,7 @@ def _works_from_of(path: Path) -> str | None:
         try:
             row = connection.execute("SELECT works_from FROM store_schema").fetchone()
         except sqlite3.OperationalError:
-            # Tables from before it, or a disk that fails: whoever opens the store next says so.
+            # Older tables, or a failing disk: opening the store reports it.
             return None
     return None if row is None else str(row[0])
 

@@ -291,7 +291,7 @@ attention = Table(
     Column("closed_at", BigInteger),
     #: who acknowledged it, or `gateway`: its cause has ended
     Column("closed_by", Text),
-    #: when subscribers were told of it, where one asks for it
+    #: when subscribers were notified, if one subscribes to it
     Column("told_at", BigInteger),
 )
 Index(
@@ -406,7 +406,7 @@ deliveries = Table(
     Column("lease_token", BigInteger, nullable=False),
     Column("settled_at", BigInteger),
     Column("trigger", Text, nullable=False),
-    #: how many tries there had been when the retry plan began (anew, after a resend or recovery)
+    #: the number of attempts when the retry plan began (again, after a resend or recovery)
     Column("plan_from", Integer, nullable=False),
     ForeignKeyConstraint(["position"], ["events.position"]).ddl_if(dialect=_UNPARTITIONED),
     sqlite_with_rowid=False,

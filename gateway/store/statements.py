@@ -128,7 +128,7 @@ def _with_constants(text: str, fixed: dict[str, Any]) -> tuple[str, dict[str, An
     """Write the words and numbers that a statement itself names into its text; return what is left.
 
     A bound value that an index is limited to (`WHERE state = 'pending'`) has SQLite compile the statement
-    anew at every run: only the value tells it whether the index may be used. They are constants of this
+    again at every run: only the value shows whether the index may be used. They are constants of this
     program, never a caller's values.
     """
     plain = {name: each for name, each in fixed.items() if type(each) in {int, str}}

@@ -89,7 +89,7 @@ class Writer:
     async def open(self) -> None:
         """Connect."""
         self._loop = asyncio.get_running_loop()
-        # The callbacks run in this context, and not in that of whoever happened to start a group.
+        # The callbacks run in this context, not in that of the caller that happened to start a group.
         self._context = copy_context()
         self._resting = asyncio.Event()
         self._resting.set()
