@@ -51,7 +51,7 @@ async def _nothing(_: str) -> None:
 
 
 def identity_of(settings: Settings, runtime: Runtime) -> Identity:
-    """Return what this process tells of itself."""
+    """Return what this process reports about itself."""
     first, last = migrate.schema_range()
     return Identity(
         id=runtime.ids.new("gwy"),
@@ -211,10 +211,10 @@ class Heartbeat:
         if self._rules is not None:
             self._rules.note(row["rules_digest"])
         self._told(marks_refused(row, self._state_file.failing, rules=own))
-        if row["paused"] or self._paused:
+        if row["pauses"] or self._paused:
             pauses = await self._db.read(active_pauses)
             self._metrics.paused((each.scope.value, each.target) for each in pauses)
-        self._paused = bool(row["paused"])
+        self._paused = bool(row["pauses"])
         foreign_commits = self._db.foreign_commits
         if foreign_commits != self._foreign_commits:
             # They may have left work for us, and cannot ring a bell here. The loops look by themselves,

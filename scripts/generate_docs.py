@@ -32,7 +32,7 @@ from gateway.cli.main import app
 from gateway.config.settings import Settings
 from gateway.custodians.registry import BrokenAdapter, find_adapters
 from gateway.examples import example_event
-from gateway.execution import claims, decide, gate, proof, unsent
+from gateway.execution import claims, decide, gate, late, proof, unsent
 from gateway.keys import USUAL, USUAL_OF_OPERATORS, Scope
 from gateway.model import Attention
 from gateway.states import NEXT, STATUS_OF
@@ -485,7 +485,7 @@ def _commands(command: Any, path: str) -> list[str]:
         return [part for name in sorted(inner) for part in _commands(inner[name], f"{path} {name}")]
     rows = []
     for parameter in command.params:
-        if parameter.name == "help":
+        if parameter.name == "help" or getattr(parameter, "hidden", False):
             continue
         argument = parameter.param_type_name == "argument"
         names = str(parameter.name).upper() if argument else ", ".join(parameter.opts)
@@ -563,6 +563,7 @@ MONEY_RULES: dict[str, tuple[Callable[..., Any], ...]] = {
     "What people may do": (
         gate.may_reopen,
         gate.may_fail_over,
+        late.contradicts_closing,
         gate.may_cancel,
         gate.may_end_unpaid,
         unsent.never_sent,

@@ -8,7 +8,7 @@ import json
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -29,7 +29,7 @@ from gateway.store.rows import to_json
 from gateway.text import reference_key
 
 MOST_IN_FILE = 100_000
-#: Faults that are told at once; the count says how many there are.
+#: Errors that are listed at once; the count shows how many there are.
 MOST_FAULTS = 100
 _PLAIN = ("external_ref", "asset", "amount", "reference", "name", "network_hint", "destination")
 _DESTINATION = (
@@ -108,6 +108,14 @@ class Checked:
                 "Nothing was stored.",
                 errors=self.faults,
             )
+
+
+def judge_count(found: Checked) -> None:
+    """Note where a file has no payouts, or too many."""
+    if found.count > MOST_IN_FILE:
+        found.fault("/lines", "too_long", f"a file may have {MOST_IN_FILE} payouts")
+    if not found.count:
+        found.fault("/lines", "too_short", "the file has no payouts")
 
 
 def _many(count: int, word: str) -> str:
@@ -245,6 +253,11 @@ class Planned(NamedTuple):
     name: str | None
 
 
+def kept_line(item: Planned) -> bytes:
+    """Return an item as it is kept."""
+    return json.dumps(item).encode() + b"\n"
+
+
 class Kept:
     """The items of a batch between their check and their storing; many of them in a temporary file.
 
@@ -266,7 +279,16 @@ class Kept:
 
     def add(self, item: Planned) -> None:
         """Keep an item."""
-        self._file.write(json.dumps(item).encode() + b"\n")
+        self._file.write(kept_line(item))
+
+    def add_lines(self, lines: bytes) -> None:
+        """Keep items that `kept_line` has made lines of."""
+        self._file.write(lines)
+
+    def clear(self) -> None:
+        """Forget all items."""
+        self._file.seek(0)
+        self._file.truncate()
 
     def read(self) -> Iterator[Planned]:
         """Return the items in the order in which they came. Nothing may be added meanwhile."""
@@ -283,6 +305,8 @@ class Check:
         self._caller = caller
         self._wish = RouteWish(custodian=source.custodian, account=source.account)
         self._found = found
+        #: the terms of the lines that could be paid, where somebody collects them
+        self.terms_of: Callable[[QuoteTerms], object] = lambda _: None
 
     def line(self, line: Line) -> Planned | None:
         """Check a line, and note what it is or what is wrong with it. None: it could not be paid."""
@@ -309,6 +333,7 @@ class Check:
         total = found.totals.get(terms.asset, Decimal(0))
         found.totals[terms.asset] = EXACT.add(total, terms.amount)
         found.counts[terms.asset] += 1
+        self.terms_of(terms)
         return Planned(
             external_ref=item.external_ref,
             reference=item.reference,
@@ -338,7 +363,7 @@ def is_of_the_moment(refused: Refused) -> bool:
 
 
 def _refused(where: str, refused: Refused, found: Checked) -> None:
-    """Note why an item could not be paid; what the source is to blame for is said of the source."""
+    """Record why an item could not be paid; an error caused by the source is reported for the source."""
     for fault in refused.errors or (
         {"pointer": "", "code": refused.code, "detail": refused.detail},
     ):
@@ -354,6 +379,15 @@ def _refused(where: str, refused: Refused, found: Checked) -> None:
                 found.fault_count += 1
             continue
         found.fault(where + pointer, fault["code"], fault["detail"])
+
+
+def references_of(lines: Sequence[Line]) -> dict[str, str]:
+    """Return where the references of some lines stand, by their keys."""
+    return {
+        key: line.where
+        for line in lines
+        if line.item is not None and (key := reference_key(line.item.reference)) is not None
+    }
 
 
 class ItemColumns:

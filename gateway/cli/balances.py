@@ -109,7 +109,7 @@ def release(
     config: ConfigOption = Path(DEFAULT_CONFIG),
     as_json: JsonOption = False,
 ) -> None:
-    """Release what a payout has reserved that failed with `funds_moved: unknown`.
+    """Release the reservation of a payout that failed with `funds_moved: unknown`.
 
     Only an operator can: the gateway does not know whether its money has left the account, or still will.
     """

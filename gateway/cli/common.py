@@ -67,7 +67,7 @@ OperatorOption = Annotated[
     typer.Option(
         "--operator",
         envvar="PAYOUT_GATEWAY_OPERATOR",
-        help="Your name for the audit log, beside the system user's. Not given: the system user alone.",
+        help="Your name for the audit log, beside the system user's. Not given: only the system user.",
     ),
 ]
 YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation. For scripts.")]
@@ -132,7 +132,7 @@ def store_faults_told(database: Path) -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:
-        # Whoever read what is printed has gone; nothing is wrong with the database.
+        # The reader of the output has gone; nothing is wrong with the database.
         raise
     except (SchemaMismatch, StoreUnusable) as error:
         fail(str(error), 2)

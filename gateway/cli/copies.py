@@ -55,7 +55,7 @@ def running(settings: Settings, runtime: Runtime) -> list[str]:
         )
 
     if settings.postgres is not None:
-        # Whoever runs on it holds a lock in the database, which `alone` finds.
+        # A running gateway holds a lock in the database, which `alone` finds.
         return []
     with store_faults_told(settings.database):
         found = asyncio.run(alive(settings.database, runtime.clock, tell))
@@ -121,7 +121,10 @@ def restore(
     source: Annotated[Path, typer.Argument(help="A file of `db backup`.")],
     *,
     force: Annotated[
-        bool, typer.Option("--force", help="Replace a database that is there; it is kept beside.")
+        bool,
+        typer.Option(
+            "--force", help="Replace an existing database; it is kept beside the new one."
+        ),
     ] = False,
     config: ConfigOption = Path(DEFAULT_CONFIG),
     as_json: JsonOption = False,
@@ -226,7 +229,7 @@ def move(
 
 
 def moved(*, config: ConfigOption = Path(DEFAULT_CONFIG), as_json: JsonOption = False) -> None:
-    """Say that the database file was moved as it is, and that no other copy of it is in use.
+    """Confirm that the database file was moved unchanged, and that no other copy of it is in use.
 
     Stop every gateway first. Also where its state file was away for a while. Refused where a mark may be missing.
     """
@@ -250,8 +253,8 @@ def promoted(
         bool,
         typer.Option(
             "--accept-async",
-            help="Also where the old primary did not wait for this server: a payout whose mark is missing is "
-            "paid twice.",
+            help="Continue even if the old primary did not wait for "
+            "this server: a payout whose mark is missing is paid twice.",
         ),
     ] = False,
     config: ConfigOption = Path(DEFAULT_CONFIG),
@@ -294,7 +297,7 @@ def adopt(
     ] = None,
     accept_new: Annotated[
         bool,
-        typer.Option("--accept-new", help="Let new quotes, payouts and batches in (again)."),
+        typer.Option("--accept-new", help="Accept new quotes, payouts and batches (again)."),
     ] = False,
     yes: Annotated[
         bool,

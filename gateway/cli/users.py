@@ -68,7 +68,7 @@ def create(  # noqa: PLR0913 - one argument per option
     config: ConfigOption = Path(DEFAULT_CONFIG),
     as_json: JsonOption = False,
 ) -> None:
-    """Create a user, and print once what the authenticator app needs."""
+    """Create a user, and print the authenticator secret once."""
     from gateway.runtime import real_runtime
     from gateway.store.audit import Act
     from gateway.users import Role, UserError
@@ -128,7 +128,7 @@ def remove(
     config: ConfigOption = Path(DEFAULT_CONFIG),
     as_json: JsonOption = False,
 ) -> None:
-    """Remove a user. Whoever is signed in under the name is signed out at once."""
+    """Remove a user. Open sessions of the user end at once."""
     from gateway.runtime import real_runtime
     from gateway.store.audit import Act
     from gateway.users import UserError

@@ -67,7 +67,7 @@ EndpointArgument = Annotated[str, typer.Argument(help="Endpoint id (whe_...).")]
 @app.command(name="list")
 def list_(
     *,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many at most.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Maximum number of rows.")] = 100,
     config: ConfigOption = Path(DEFAULT_CONFIG),
     as_json: JsonOption = False,
 ) -> None:
@@ -126,11 +126,11 @@ def list_(
 def tries(
     of: Annotated[str, typer.Argument(help="Endpoint id (whe_...) or event id (evt_...).")],
     *,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many at most.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Maximum number of rows.")] = 50,
     config: ConfigOption = Path(DEFAULT_CONFIG),
     as_json: JsonOption = False,
 ) -> None:
-    """Show the tries at an endpoint or of an event, newest first."""
+    """Show the delivery attempts at an endpoint or of an event, newest first."""
     from gateway.webhooks.replay import NEWEST
 
     member = "event_id" if of.startswith("evt_") else "endpoint_id"
@@ -149,12 +149,12 @@ def resend(
     *,
     endpoint: Annotated[
         str | None,
-        typer.Option(help="One endpoint; every enabled one that subscribes, if not given."),
+        typer.Option(help="Only this endpoint. Not given: every enabled one that subscribes."),
     ] = None,
     config: ConfigOption = Path(DEFAULT_CONFIG),
     as_json: JsonOption = False,
 ) -> None:
-    """Send an event again, with the same id; its retry plan begins anew."""
+    """Send an event again, with the same id; its retry plan starts again."""
 
     async def act(tx: Tx, replays: Replays, caller: Caller) -> list[str]:
         return (await replays.resend(tx, caller, event_id, endpoint)).endpoint_ids
@@ -181,12 +181,12 @@ def recover(
     ],
     until: Annotated[
         str | None,
-        typer.Option(help="Events before this time; now, if not given."),
+        typer.Option(help="Events before this time. Not given: now."),
     ] = None,
     config: ConfigOption = Path(DEFAULT_CONFIG),
     as_json: JsonOption = False,
 ) -> None:
-    """Send again what an endpoint missed. The running gateway does it, through restarts."""
+    """Send missed events to an endpoint again. The running gateway does it, even across restarts."""
     from gateway.store.rows import from_us
 
     begin = from_us(microseconds_of("--since", since, dates=True))
@@ -228,7 +228,7 @@ def enable(
     config: ConfigOption = Path(DEFAULT_CONFIG),
     as_json: JsonOption = False,
 ) -> None:
-    """Enable an endpoint again; what it missed is recovered."""
+    """Enable an endpoint again; missed events are sent."""
     _switch(config, endpoint_id, "enabled", as_json=as_json)
 
 
@@ -239,14 +239,14 @@ def disable(
     config: ConfigOption = Path(DEFAULT_CONFIG),
     as_json: JsonOption = False,
 ) -> None:
-    """Disable an endpoint; what it misses is kept."""
+    """Disable an endpoint; missed events are kept."""
     _switch(config, endpoint_id, "disabled", as_json=as_json)
 
 
 @app.command()
 def listen(  # noqa: PLR0913 - one argument per option
     *,
-    forward_to: Annotated[str, typer.Option(help="Where every event is posted, signed.")],
+    forward_to: Annotated[str, typer.Option(help="Address to which every signed event is posted.")],
     gateway: Annotated[
         str, typer.Option(envvar="PAYOUT_GATEWAY_URL", help="Base URL of the gateway.")
     ] = "http://127.0.0.1:8080",
@@ -254,22 +254,23 @@ def listen(  # noqa: PLR0913 - one argument per option
         str,
         typer.Option(
             envvar="PAYOUT_GATEWAY_API_KEY",
-            help="Better given by the environment.",
+            help="API key; better set in the environment.",
             show_envvar=True,
         ),
     ] = "",
     secret: Annotated[
         str,
         typer.Option(
-            envvar="PAYOUT_GATEWAY_WEBHOOK_SECRET", help="whsec_...; a fresh one, if not given."
+            envvar="PAYOUT_GATEWAY_WEBHOOK_SECRET",
+            help="Signing secret (whsec_...). Not given: a new one.",
         ),
     ] = "",
     events: Annotated[str, typer.Option(help="Event types to forward, `*` allowed.")] = "*",
     every_s: Annotated[
-        float, typer.Option(min=0.1, max=60, help="Seconds between two looks.")
+        float, typer.Option(min=0.1, max=60, help="Seconds between two polls.")
     ] = 1.0,
 ) -> None:
-    """Forward the events of now and later to a program on this machine, without an endpoint.
+    """Forward new events to a program on this machine, without an endpoint.
 
     Reads the feed: no port is opened and no tunnel is needed. Each event is posted once.
     """

@@ -156,7 +156,7 @@ _STATUS_TEXTS = {
 
 
 def _statuses(story: Mapping[str, Any], payout: Payout) -> Iterator[Entry]:
-    """Yield an entry per step, each with the deliveries of the event that told of it."""
+    """Yield an entry per step, each with the deliveries of its event."""
     told: set[str] = set()
     for step in payout.timeline:
         icon, kind, title = _STATUS_WORDS.get(step.sub_status.value, ("dash", "mute", "Step"))

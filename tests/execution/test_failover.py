@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from gateway.adapter import Absent, Capabilities, Failure, Report, SubStatus
+from gateway.cli.story import print_story
 from gateway.config.routes import RouteSettings
 from gateway.config.settings import EngineSettings
 from gateway.config.spending import SpendingLimitSettings
@@ -39,6 +40,7 @@ from gateway.store.audit import Act
 from gateway.store.database import Row
 from gateway.store.rules import activate
 from gateway.store.state import freeze
+from gateway.story import tell
 from tests.execution.conftest import Bench
 from tests.routing.pricing import TakesEverything
 
@@ -339,6 +341,26 @@ async def test_it_never_comes_back(bench: Bench) -> None:
     assert payout.failure is not None
     assert payout.failure.funds_moved is FundsMoved.NO
     assert len(await two.executions(payout_id)) == 2
+
+
+async def test_an_operator_sees_the_decision_and_every_execution(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By which route it was quoted and why not by another one; where it was, and where it is now."""
+    two = pair(bench, second={"max_amount": "100"})
+    payout_id = await two.pay()
+    await refused(two, payout_id)
+    story = await bench.db.read(tell, payout_id)
+    assert story is not None
+    print_story(story)
+    said = capsys.readouterr().out
+    lines = [" ".join(line.replace("│", " ").split()) for line in said.splitlines()]
+    assert "decision of the quote (fixed)" in lines
+    assert "routes.0 acme VAULT A taken fee 1, 60 s" in lines
+    assert "routes.1 beta WALLET B candidate fee 1, 60 s" in lines
+    (first,) = [line for line in lines if line.startswith("1 acme VAULT A closed")]
+    assert "refused; goes on at beta" in first
+    assert any(line.startswith("2 beta WALLET B prepared") for line in lines)
 
 
 async def test_its_time_to_be_sent_goes_on(bench: Bench) -> None:

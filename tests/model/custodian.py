@@ -21,7 +21,14 @@ from gateway.adapter import (
     Report,
     SubStatus,
 )
-from gateway.errors import Misconfigured, NotSent, OutcomeUnknown, Rejected, WrongAnswer
+from gateway.errors import (
+    CustodianDown,
+    Misconfigured,
+    NotSent,
+    OutcomeUnknown,
+    Rejected,
+    WrongAnswer,
+)
 from gateway.execution.decide import Outcome
 from tests.model.world import Call, Event, Ledger, Profile
 
@@ -62,7 +69,7 @@ def report(word: str, reference: str | None) -> Report:
 
 
 @cache
-def outcome(found: Found, items: tuple[int, ...]) -> Outcome:  # noqa: PLR0911 - one per kind
+def outcome(found: Found, items: tuple[int, ...]) -> Outcome:  # noqa: C901, PLR0911 - one per kind
     """Return what an adapter makes of it."""
     match found:
         case ("absent",):
@@ -79,6 +86,8 @@ def outcome(found: Found, items: tuple[int, ...]) -> Outcome:  # noqa: PLR0911 -
             return WrongAnswer("wrong code", 2)
         case ("door",):
             return Misconfigured("no such call")
+        case ("down",):
+            return CustodianDown("it does not answer")
         case ("not sent",):
             return NotSent("no connection")
         case ("said", tuple() as words, reference):

@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from gateway.execution import gate as gates
+from gateway.execution import late
 from gateway.execution.proof import Source, has_news
 from gateway.execution.state import State, Verb
 from gateway.model import FundsMoved, Status, SubStatus
 from tests.model import world as w
-from tests.model.custodian import Found, arrivals, progress, unnamed, views
+from tests.model.custodian import Found, arrivals, progress, report, unnamed, views
 from tests.model.transactions import Doing, Marked, Rest, Transactions
 from tests.model.world import Call, Event, Profile, Stamp, Store, Worker, World
 
@@ -254,6 +255,9 @@ class Steps:
     def _submits(self, at: World, number: int) -> Iterator[Step]:
         worker = at.workers[number]
         now = self._stamp(at, worker.clock)
+        if self.profile.down:
+            says = f"worker {number + 1} sends nothing: the custodian does not answer"
+            yield self.recorded(at, number, ("down",), says)
         if self.profile.slow_marks:
             signed = w.worker(
                 worker.clock, "signed", worker.current, worker.execution, worker.verb, worker.seen,
@@ -531,12 +535,17 @@ class Steps:
                 named = event.reference if self.profile.names_reference else None
                 now = self._stamp(at, at.workers[0].clock)
                 if self.profile.fails_over and event.execution != target:
-                    # Of a custodian that the payout has gone on from: only that money moves is noted.
-                    if word not in _MOVES:
+                    # Of a custodian that the payout has gone on from.
+                    said = word in _MOVES or word == "queued"
+                    written = at.store
+                    left = self.transactions.history(at.store, event.execution)
+                    if late.contradicts_closing(left, report(word, named)):
+                        written = self.transactions.late_news(
+                            at.store, event.execution, item, named, now
+                        )
+                    elif not said:
                         continue
-                    written = self.transactions.late_news(
-                        at.store, event.execution, item, named, now
-                    )
+                    at = at._replace(warned=at.warned or said)
                 else:
                     written = self.transactions.news(
                         at.store, target, item, word, named, Source.WEBHOOK, now
@@ -744,4 +753,4 @@ def _unlawful(at: World, marked: Marked) -> str | None:
     """Return what is wrong with a mark that was set."""
     if at.paused:
         return "a mark while paused"
-    return "a mark after news" if marked.after_news else None
+    return "a mark after news" if marked.after_news or at.warned else None

@@ -68,6 +68,9 @@ class Profile:
     lies: int = 0  #: a look breaks the declared visibility
     heartbeats: int = 0
     fails_over: int = 0  #: how often the payout may go on at another custodian, whatever the cause
+    down: bool = (
+        False  #: the custodian may not answer when something is to be sent: no mark is set then
+    )
     lists: int = 0  #: a look searches a list that begins too late
     strays: int = 0  #: a webhook about another payout's transfer, before any mark of this one
     resends: int = 0  #: a process sends the same bytes with the same credential again
@@ -371,6 +374,8 @@ class World(NamedTuple):
     told: tuple[FundsMoved | None, ...] = ()  #: what the partner was told of failed items
     person: tuple[int, int, bool] | None = None  #: an operator's look: execution, row, looked
     paused: bool = False  #: whether the payouts are paused
+    #: whether a custodian that the payout has gone on from has said that it has it after all
+    warned: bool = False
 
 
 def begin(profile: Profile) -> World:

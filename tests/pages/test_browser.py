@@ -327,7 +327,8 @@ async def enter(page: Page, code: str) -> str:
     await page.get_by_label("One-time code").fill(code)
     await page.get_by_role("button", name="Confirm payment").click()
     await page.wait_for_selector("#told.bad")
-    return await page.inner_text("#told")
+    text: str = await page.inner_text("#told")
+    return text
 
 
 async def test_a_link_with_a_wrong_secret(api: Api, browser: Browser) -> None:

@@ -293,9 +293,9 @@ async def test_events_are_sent_again(api: Api, ada: Browser) -> None:
     event = re.search(r'name="event" value="(evt_[^"]+)"', seen.text)
     assert event is not None
     done = await ada.post(f"{_BASE}/payouts/{payout['id']}/resend", event=event[1])
-    assert "The event is on its way again." in done.words
+    assert "The event is being sent again." in done.words
     done = await ada.post(f"{_BASE}/webhooks/{hook['id']}/resend", event=event[1])
-    assert "The event is on its way again." in done.words
+    assert "The event is being sent again." in done.words
     assert [row["subject"] for row in await acts(api, "event_resent")] == [event[1]] * 2
     assert (await ada.post(f"{_BASE}/payouts/{payout['id']}/resend", event="evt_x")).status == 404
 
