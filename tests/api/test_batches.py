@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from gateway.adapter import Report, SubStatus
+from gateway.assets import AssetRegistry
 from gateway.batches.items import MOST_FAULTS, Check, Checked, Line, json_lines
 from gateway.batches.runner import BatchSteps, Handover
 from gateway.batches.schemas import BatchItemRequest, BatchRequest, BatchSource
@@ -22,6 +23,9 @@ from gateway.execution.operator import NotAllowedError, Resolution, resolve, ret
 from gateway.execution.proof import Source
 from gateway.keys import Caller, recognise
 from gateway.model import Failure, FailureCode, FundsMoved, Transaction
+from gateway.routing.prices import PriceTable
+from gateway.spending import Spending
+from gateway.spending_rules import Rules
 from gateway.store import batches as rows
 from gateway.store import executions
 from gateway.store.database import Row, Tx
@@ -451,10 +455,12 @@ async def test_executed_once(api: Api) -> None:
     assert "batches" in api.woken
 
 
-async def test_the_totals_of_an_execution_are_read_in_a_thread(
+async def test_the_amounts_of_an_execution_are_read_in_a_thread(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The change that executes a batch does not read all of its items for its answer."""
+    """The change that executes a batch reads all of its items neither for its answer nor for the limits."""
+    price = PriceTable(AssetRegistry(), api.context.settings.prices).usd
+    api.context.batches._spending = Spending(Rules(api.context.settings.spending, price))
     made = await create(api, item(1), item(2))
     threads: list[str] = []
     read = rows.amounts
