@@ -9,8 +9,8 @@ from __future__ import annotations
 import ipaddress
 import math
 from collections import OrderedDict
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from gateway.config.rates import LimitSettings
 from gateway.runtime import Clock
@@ -45,8 +45,7 @@ def client_group(host: str | None) -> str:
     return str(address)
 
 
-@dataclass(frozen=True)
-class Taken:
+class Taken(NamedTuple):
     """What came of asking for a token."""
 
     allowed: bool
@@ -63,6 +62,8 @@ class Buckets:
         self.per_s = per_s
         self.burst = burst
         self._clock = clock
+        self._policy = f'"{name}";q={burst};w={self.window_s}'
+        self._raw_policy = (b"ratelimit-policy", self._policy.encode())
         #: tokens, and when they were counted
         self._kept: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
@@ -73,10 +74,14 @@ class Buckets:
 
     def headers(self, taken: Taken) -> dict[str, str]:
         """Return the fields of draft-ietf-httpapi-ratelimit-headers, as it has been since -08."""
-        return {
-            "RateLimit-Policy": f'"{self.name}";q={self.burst};w={self.window_s}',
-            "RateLimit": f'"{self.name}";r={taken.left};t={taken.full_s}',
-        }
+        return {"RateLimit-Policy": self._policy, "RateLimit": self._left(taken)}
+
+    def raw_headers(self, taken: Taken) -> list[tuple[bytes, bytes]]:
+        """Return the same fields as ASGI has them."""
+        return [self._raw_policy, (b"ratelimit", self._left(taken).encode())]
+
+    def _left(self, taken: Taken) -> str:
+        return f'"{self.name}";r={taken.left};t={taken.full_s}'
 
     def take(self, who: str) -> Taken:
         """Take a token from a caller's bucket, if there is one."""

@@ -260,10 +260,14 @@ class Payouts:
 
     async def get(self, tx: Tx, caller: Caller, payout_id: str) -> Payout:
         """Return an org's payout. Refused: `payout_not_found`, also for another org's."""
-        payout = await rows.find_payout(tx, payout_id)
-        if payout is None or payout.org != caller.org or payout.livemode != (caller.mode == "live"):
+        return payout_of(await self.get_row(tx, caller, payout_id))
+
+    async def get_row(self, tx: Tx, caller: Caller, payout_id: str) -> Row:
+        """Return the row of an org's payout, as `get` does."""
+        row = await rows.payout_row(tx, payout_id)
+        if row is None or row["org"] != caller.org or row["mode"] != caller.mode:
             raise Refused("payout_not_found", f"There is no payout {payout_id} under this API key.")
-        return payout
+        return row
 
     async def apply(
         self,

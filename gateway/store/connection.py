@@ -90,6 +90,8 @@ class Connection:
         self._raw: sqlite3.Connection | None = None
         #: how many Query statements were run, an `executemany` as one
         self.statements = 0
+        #: how often it was opened
+        self.opened = 0
 
     @property
     def is_open(self) -> bool:
@@ -136,6 +138,7 @@ class Connection:
             raw.close()
             raise
         self._raw = raw
+        self.opened += 1
 
     def _mode(self) -> str:
         """Return how the file is opened.

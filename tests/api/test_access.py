@@ -202,6 +202,7 @@ async def test_a_route_of_the_operator_takes_no_key_of_an_org(api: Api) -> None:
             "route": Route("/admin", act),
             "headers": [(b"authorization", header.encode())],
             "client": ("127.0.0.1", 1),
+            "state": {},
         }
         try:
             await guard(Request(scope))
