@@ -214,7 +214,7 @@ def feature_matrix() -> str:
             raise SystemExit(message)
         can, keys = found.capabilities, found.capabilities.keys
         kits = shown.get(name, {})
-        life = "for ever" if keys.life_s is None else f"{keys.life_s / 3600:g} h"
+        life = "forever" if keys.life_s is None else f"{keys.life_s / 3600:g} h"
         declared = {
             "batch": can.batch,
             "cancel": can.cancel,
@@ -367,7 +367,7 @@ def _comments(kind: type) -> dict[str, str]:
 
 
 def _seconds(duration: float | None) -> str:
-    return "for ever" if duration is None else f"{duration:g} s"
+    return "forever" if duration is None else f"{duration:g} s"
 
 
 def api() -> str:

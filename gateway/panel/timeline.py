@@ -194,7 +194,7 @@ def _with_deliveries(entry: Entry, story: Mapping[str, Any], event: Mapping[str,
     if not endpoints:
         return replace(entry, meta=meta)
     many = len(endpoints)
-    words = f"Told {arrived} of {many} endpoint{'' if many == 1 else 's'}."
+    words = f"Delivered to {arrived} of {many} endpoint{'' if many == 1 else 's'}."
     return replace(
         entry,
         meta=meta,

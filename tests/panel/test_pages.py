@@ -168,7 +168,7 @@ async def test_the_story_of_a_payout(api: Api, ada: Browser) -> None:
         )
     ]
     assert places == sorted(places)
-    assert "event 1 · payout.created Told 0 of 1 endpoint." in seen.words
+    assert "event 1 · payout.created Delivered to 0 of 1 endpoint." in seen.words
     assert "hooks.northwind.example" in seen.words
     assert "It is delivered: final statuses never change." in seen.words
     money = await ada.get(f"{_BASE}/payouts/{payout['id']}?show=money")
