@@ -340,7 +340,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._part is _Part.BODY:
             self._count_frame(len(data) if body_bytes == self._body_bytes else None)
         elif self._part is _Part.HEADERS and completed == self._completed:
-            # The parser tells of a header once it is complete, and keeps what there is of it.
+            # The parser reports a header once it is complete, and keeps the part received so far.
             self._raw_bytes += len(data)
             if self._raw_bytes > self._limits.header_bytes:
                 self._refuse(*_TOO_LONG)

@@ -419,7 +419,7 @@ async def note_use(tx: Tx, key_id: str, at: int) -> None:
 
 
 def _told(terms: KeyTerms, expires_at: datetime | None) -> dict[str, Any]:
-    """Return what the audit log says of a key."""
+    """Return a key's fields for the audit log."""
     return {
         "scopes": list(terms.scopes),
         "name": terms.name,

@@ -167,7 +167,7 @@ class DraftTerms:
 
 
 class Pricer(Protocol):
-    """What a custodian instance says of terms that it would be given."""
+    """What a custodian instance reports about proposed terms."""
 
     def check(self, terms: Terms) -> str | None:
         """Return why it could never pay, or None."""
@@ -552,7 +552,7 @@ def _no_price(_: str) -> Decimal | None:
 
 
 def _draft(asked: Asked, request: QuoteRequest | Wanted, taken: Choice) -> DraftTerms:
-    """Return what a custodian would be told by a route."""
+    """Return what a custodian would be asked to pay by a route."""
     return DraftTerms(
         asset=asked.asset.code,
         network=taken.route.to_network,

@@ -132,7 +132,7 @@ async def _serve(  # noqa: C901, PLR0913 - as above; one listener, loop and serv
             for name in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(name, stopping.set)
             if part is not None:
-                # Whoever has started it is gone: nobody would stop it.
+                # The process that started it is gone: nothing would stop it.
                 loop.add_reader(part.parent, stopping.set)
                 listeners.callback(loop.remove_reader, part.parent)
             async with (

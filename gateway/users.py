@@ -229,7 +229,7 @@ async def list_users(tx: Tx) -> list[UserInfo]:
 
 @dataclass(frozen=True)
 class Claim:
-    """What somebody types to sign in."""
+    """What a user types to sign in."""
 
     name: str
     password: str

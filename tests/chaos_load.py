@@ -28,7 +28,8 @@ async def pay_many(chaos: Chaos, payouts: int, every_s: float) -> None:
         for each in (
             _kill_every(chaos, every_s, over),
             _watch(chaos, payouts, over),
-            _batches(chaos, batches),
+            _batches(chaos, batches // 2),
+            _batches(chaos, batches - batches // 2),
             _singles(chaos, payouts - batches * _BATCH),
         )
     ]

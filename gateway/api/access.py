@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from gateway.api.admission import GIVES_WAY
 from gateway.api.context import ApiContext
-from gateway.api.requests import authenticated, caller_of
+from gateway.api.requests import authenticated, authorization_of, caller_of
 from gateway.calling import Calling
 from gateway.errors import Refused
 from gateway.keys import USE_NOTED_US, Caller, Scope, note_use, refuse_without
@@ -40,7 +40,7 @@ class Guarded:
 
     async def __call__(self, request: Request) -> Response:
         """Admit the request, and handle it."""
-        request.state.access = self
+        request.scope["state"]["access"] = self
         if self.scope is not None and not (self.by_secret and _has_no_key(request)):
             caller = await caller_of(request)
             if not caller.operator:
@@ -122,5 +122,5 @@ class Uses:
 
 def _has_no_key(request: Request) -> bool:
     """Whether the request brings a client secret, as its bearer or in its body, and no key."""
-    scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
+    scheme, _, bearer = authorization_of(request).partition(" ")
     return not scheme or (scheme.lower() == "bearer" and bearer.strip().startswith(CLIENT_PREFIX))

@@ -53,11 +53,12 @@ class Admission:
 
     def admit(self, request: Request, who: str) -> None:
         """Let a request of a key or a payout's client secret in. Refused: `rate_limited`."""
-        request.state.admitted = who
+        state = request.scope["state"]
+        state["admitted"] = who
         refused = self._take(request, class_of(request), who)
         if refused is not None:
             raise refused
-        recognised = getattr(request.state, RECOGNISED, None)
+        recognised = state.get(RECOGNISED)
         if recognised is not None:
             # Now its connection keeps its place while the body arrives.
             recognised()
@@ -71,7 +72,7 @@ class Admission:
         host = request.client.host if request.client else None
         refused = self._take(request, "unknown", client_group(host))
         if refused is not None:
-            # Whoever sends too many shall not fill the log: one line for many of them.
+            # A client that sends too many must not fill the log: one line for many of them.
             request.state.left_out = self._lines.take()
         return refused
 
@@ -133,10 +134,7 @@ class Admission:
     def _take(self, request: Request, name: str, who: str) -> Refused | None:
         buckets = self._classes[name]
         taken = buckets.take(who)
-        request.state.rate_limit = [
-            (field.lower().encode(), value.encode())
-            for field, value in buckets.headers(taken).items()
-        ]
+        request.scope["state"]["rate_limit"] = buckets.raw_headers(taken)
         if taken.allowed:
             if taken.left < _FEW_LEFT * buckets.burst:
                 request.scope["state"][GIVES_WAY] = True

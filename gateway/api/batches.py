@@ -397,7 +397,7 @@ def _keep_chunk(file: BinaryIO, digest: Any, chunk: bytes) -> None:
 
 
 def _head_of(request: Request) -> BatchHead:
-    """Return what the query says of a file, under the same rules as the members of a body."""
+    """Return the members of the query that describe a file, under the same rules as those of a body."""
     query = request.query_params
     for name in ("custodian", "account_id", "account_type"):
         if not query.get(name):

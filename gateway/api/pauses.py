@@ -180,7 +180,7 @@ def _fault(name: str, code: str, detail: str) -> Refused:
 
 
 def _may_see(each: Pause, caller: Caller) -> bool:
-    """An org sees what stops all of its payouts, by whoever; not what others do."""
+    """An org sees every pause that stops all of its payouts, and no pauses of other orgs."""
     if caller.operator:
         return True
     mine = each.scope is PauseScope.ORG and each.target == caller.org

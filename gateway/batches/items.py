@@ -29,7 +29,7 @@ from gateway.store.rows import to_json
 from gateway.text import reference_key
 
 MOST_IN_FILE = 100_000
-#: Faults that are told at once; the count says how many there are.
+#: Errors that are listed at once; the count shows how many there are.
 MOST_FAULTS = 100
 _PLAIN = ("external_ref", "asset", "amount", "reference", "name", "network_hint", "destination")
 _DESTINATION = (
@@ -363,7 +363,7 @@ def is_of_the_moment(refused: Refused) -> bool:
 
 
 def _refused(where: str, refused: Refused, found: Checked) -> None:
-    """Note why an item could not be paid; what the source is to blame for is said of the source."""
+    """Record why an item could not be paid; an error caused by the source is reported for the source."""
     for fault in refused.errors or (
         {"pointer": "", "code": refused.code, "detail": refused.detail},
     ):

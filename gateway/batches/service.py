@@ -236,7 +236,7 @@ class Batches:
     async def tell(self, tx: Tx, batch_id: str, kind: str) -> None:
         """Write an event of a batch, and a delivery for every endpoint that subscribes to it."""
         row = await rows.batch_row(tx, batch_id)
-        assert row is not None  # noqa: S101 - whoever tells has it in hand
+        assert row is not None  # noqa: S101 - the caller has just read it
         now = self._runtime.clock.now()
         body = {
             "type": kind,

@@ -90,7 +90,7 @@ app.command()(doctors.doctor)
 
 
 class ServeRole(StrEnum):
-    """What a process may be told to do."""
+    """The role of a process."""
 
     ALL = "all"
     API = "api"
@@ -116,8 +116,8 @@ def serve(  # noqa: PLR0913 - the options of the command
         bool,
         typer.Option(
             "--allow-removed",
-            help="Start although a custodian that is not configured any more has open payouts or batches; "
-            "they are parked.",
+            help="Start even if a custodian that is no longer "
+            "configured has open payouts or batches; they are parked.",
         ),
     ] = False,
     workers: Annotated[
@@ -125,8 +125,8 @@ def serve(  # noqa: PLR0913 - the options of the command
         typer.Option(
             min=1,
             max=64,
-            help="So many processes on a PostgreSQL database, all with this role and on one port. One that "
-            "dies is started again.",
+            help="Number of processes on a PostgreSQL database, all "
+            "with this role and on one port. One that dies is restarted.",
         ),
     ] = 1,
     part: Annotated[str | None, typer.Option(hidden=True)] = None,
@@ -193,7 +193,7 @@ def sandbox(
     ] = False,
     only: Annotated[
         list[str] | None,
-        typer.Option(help="Start the twin of this adapter and no other; may be given again."),
+        typer.Option(help="Start only the twin of this adapter; may be given several times."),
     ] = None,
     step_s: Annotated[
         float, typer.Option(min=0, help="Seconds per life-cycle step of the twins.")
@@ -228,7 +228,7 @@ def demo(
 
 @app.command()
 def init(*, config: ConfigOption = Path(DEFAULT_CONFIG), as_json: JsonOption = False) -> None:
-    """Write a commented configuration and a fresh server key; nothing is overwritten."""
+    """Write a commented configuration and a new server key; nothing is overwritten."""
     from gateway.cli.init import write
 
     write(config, as_json=as_json)

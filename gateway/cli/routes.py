@@ -43,7 +43,7 @@ def explain(  # noqa: PLR0913 - as a quote is asked for
     amount: Annotated[str, typer.Option(help="Amount that is sent, as a decimal.")],
     mode: Annotated[str, typer.Option(help="`live` or `test`.")] = "live",
     network: Annotated[
-        str | None, typer.Option(help="Network, where an address fits several.")
+        str | None, typer.Option(help="Network, if an address fits several.")
     ] = None,
     custodian: Annotated[
         str | None, typer.Option(help="The instance that is asked for, with --account.")
@@ -54,11 +54,11 @@ def explain(  # noqa: PLR0913 - as a quote is asked for
     config: ConfigOption = Path(DEFAULT_CONFIG),
     as_json: JsonOption = False,
 ) -> None:
-    """Show which route a quote would take by this configuration, and why not the others.
+    """Show which route a quote would use with this configuration, and the reason for each other one.
 
     A dry run: nothing is written and no custodian is called. Pauses and balances are read from the database.
     Whether custodians answer and how long deliveries took is known to the running gateway alone: ask it by
-    `POST /routes/explain`. Ends with 1 where no quote would be given.
+    `POST /routes/explain`. Exits with 1 if no quote would be given.
     """
     from gateway.api.routes import explanation
     from gateway.app import routing_of

@@ -244,12 +244,14 @@ class WebhookSettings(Section):
     keep_attempts_days: float = Field(
         default=30,
         gt=0,
-        description="How long delivery attempts are kept once the delivery has ended.",
+        description="How long delivery attempts are kept once the delivery has ended. On PostgreSQL those of a "
+        "month are deleted together, once the newest of them is that old.",
     )
     keep_events_days: float = Field(
         default=90,
         gt=0,
-        description="How long events are kept. Events of open payouts and pending deliveries stay.",
+        description="How long events are kept. Events of open payouts and pending deliveries stay. On PostgreSQL "
+        "a month of events is deleted as a whole, once its newest one is that old.",
     )
 
 

@@ -623,7 +623,7 @@ def _translate(error: BaseException, *, moved: bool) -> AdapterError:
 
 
 def _of_rate(error: AdapterError, status: int | None) -> AdapterError:
-    """Return what is said of a call that the custodian answered 429, whatever the adapter calls it."""
+    """Return the outcome of a call that the custodian answered with 429, whatever the adapter raised."""
     if type(error) is NotSent and status == _TOO_MANY:
         error = RateLimited(str(error), again_after_s=error.again_after_s)
     if isinstance(error, RateLimited) and error.again_after_s is not None:

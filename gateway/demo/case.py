@@ -112,7 +112,7 @@ async def _demo(console: Console) -> int:
             console.print(log_tails(folder), markup=False, soft_wrap=True)
             return 1
     console.print(
-        "[green]Every payout delivered, paid once, and told by verified webhooks.[/green]"
+        "[green]Every payout was delivered, paid once, and reported by verified webhooks.[/green]"
     )
     return 0
 
@@ -240,7 +240,7 @@ async def _answer(stack: Stack, console: Console, payout: dict[str, Any]) -> Non
 
 
 async def _all_told(subscriber: Subscriber, cases: list[Case], batch_id: str) -> None:
-    """Wait for the last webhooks; what is delivered is told at once, so this is short."""
+    """Wait for the last webhooks; deliveries are sent at once, so this is short."""
     for _ in range(100):
         if subscriber.types(batch_id) >= BATCH_EVENTS and all(
             subscriber.types(case.payout["id"]) >= set(EVENTS) for case in cases if case.payout

@@ -67,7 +67,7 @@ class Custodian(Protocol):
 
 
 class Pace(Protocol):
-    """What says how much work may be begun now; `gateway.custodians.pacer` has it."""
+    """Decides how much work may start now; `gateway.custodians.pacer` implements it."""
 
     @property
     def paced(self) -> bool:
@@ -183,7 +183,7 @@ class Engine:
                 await self._rest(paced=not free)
 
     def look_after_end(self, payout_id: str) -> None:
-        """Look once at a payout that has failed, soon: the custodian tells of it and says no status.
+        """Look once, soon, at a payout that has failed: the custodian's webhook about it has no status.
 
         May be called again: what is not begun yet is done once. It is not kept over a restart.
         """

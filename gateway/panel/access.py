@@ -36,7 +36,7 @@ _log = get_logger("panel")
 FORM = "_form"
 #: The field that tells one drawing of a form from another.
 ONCE = "_once"
-#: How texts of the API end that name the key that somebody asked with.
+#: Endings of API texts that name the key of the caller.
 _UNDER_KEY = " under this API key"
 _PLACE = re.compile(r"/admin(/[A-Za-z0-9_.\-]{1,80}){0,6}", re.ASCII)
 _HEADERS = headers_of_page(script=True, forms=True)
@@ -79,7 +79,7 @@ def panel_of(request: Request) -> Panel:
 
 @dataclass(frozen=True)
 class Visit:
-    """One request of somebody who is signed in, about one org in one mode."""
+    """One request of a signed-in user, about one org in one mode."""
 
     request: Request
     panel: Panel

@@ -342,7 +342,7 @@ async def report(visit: Visit) -> Response:
 
 
 def _head(visit: Visit, account: str, reference: str) -> BatchHead:
-    """Return what the form says of the account that pays. Refused: `invalid_request`; PageError."""
+    """Return the account that pays, from the form. Refused: `invalid_request`; PageError."""
     if account not in {value for value, _ in _accounts(visit)}:
         raise PageError(400, "Choose the account that pays. Nothing was created.")
     custodian, kind, account_id = account.split("\t")

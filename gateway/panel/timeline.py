@@ -156,7 +156,7 @@ _STATUS_TEXTS = {
 
 
 def _statuses(story: Mapping[str, Any], payout: Payout) -> Iterator[Entry]:
-    """Yield an entry per step, each with the deliveries of the event that told of it."""
+    """Yield an entry per step, each with the deliveries of its event."""
     told: set[str] = set()
     for step in payout.timeline:
         icon, kind, title = _STATUS_WORDS.get(step.sub_status.value, ("dash", "mute", "Step"))
@@ -194,7 +194,7 @@ def _with_deliveries(entry: Entry, story: Mapping[str, Any], event: Mapping[str,
     if not endpoints:
         return replace(entry, meta=meta)
     many = len(endpoints)
-    words = f"Told {arrived} of {many} endpoint{'' if many == 1 else 's'}."
+    words = f"Delivered to {arrived} of {many} endpoint{'' if many == 1 else 's'}."
     return replace(
         entry,
         meta=meta,

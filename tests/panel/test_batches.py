@@ -60,7 +60,7 @@ async def test_a_file_is_checked_created_and_executed(api: Api, ada: Browser) ->
     asked = await ada.get(f"{_BASE}/batches/{batch_id}/execute")
     assert "Pay 30 payouts?" in asked.words
     done = await ada.post(f"{_BASE}/batches/{batch_id}/execute")
-    assert "The batch is on its way." in done.words
+    assert "The batch is being executed." in done.words
     assert api.woken[-1] == "batches"
     once = await ada.post(f"{_BASE}/batches/{batch_id}/execute")
     assert once.status == 409
@@ -69,7 +69,7 @@ async def test_a_file_is_checked_created_and_executed(api: Api, ada: Browser) ->
     assert report.headers["Content-Type"].startswith("text/csv")
     assert report.text.count("ref-") == 30
     stopped = await ada.post(f"{_BASE}/batches/{batch_id}/cancel")
-    assert "What was not sent is being canceled." in stopped.words
+    assert "Unsent payouts are being canceled." in stopped.words
     assert [row["act"] for row in await api.context.db.scan(newest_acts, 3, org="acme")] == [
         "batch_canceled",
         "batch_executed",

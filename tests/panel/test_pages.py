@@ -168,7 +168,7 @@ async def test_the_story_of_a_payout(api: Api, ada: Browser) -> None:
         )
     ]
     assert places == sorted(places)
-    assert "event 1 · payout.created Told 0 of 1 endpoint." in seen.words
+    assert "event 1 · payout.created Delivered to 0 of 1 endpoint." in seen.words
     assert "hooks.northwind.example" in seen.words
     assert "It is delivered: final statuses never change." in seen.words
     money = await ada.get(f"{_BASE}/payouts/{payout['id']}?show=money")
@@ -293,9 +293,9 @@ async def test_events_are_sent_again(api: Api, ada: Browser) -> None:
     event = re.search(r'name="event" value="(evt_[^"]+)"', seen.text)
     assert event is not None
     done = await ada.post(f"{_BASE}/payouts/{payout['id']}/resend", event=event[1])
-    assert "The event is on its way again." in done.words
+    assert "The event is being sent again." in done.words
     done = await ada.post(f"{_BASE}/webhooks/{hook['id']}/resend", event=event[1])
-    assert "The event is on its way again." in done.words
+    assert "The event is being sent again." in done.words
     assert [row["subject"] for row in await acts(api, "event_resent")] == [event[1]] * 2
     assert (await ada.post(f"{_BASE}/payouts/{payout['id']}/resend", event="evt_x")).status == 404
 
@@ -525,6 +525,15 @@ async def test_the_audit_log_links_what_there_is(api: Api, ada: Browser) -> None
             assert (await ada.get("/" + link)).status == 200, link
         assert not any(gone["subject"] in each for each in links)
         assert ("test mode" if mode == "live" else "live mode") in log.words
+
+
+async def test_tries_are_shown_as_they_ended(api: Api, ada: Browser) -> None:
+    """What arrived has a tick, and only what did not has a cross."""
+    names = await sample.fill(api) | await sample.more(api)
+    await ada.again()
+    page = await ada.get(f"{_BASE}/webhooks/{names['hook']}")
+    pills = re.findall(r'<span class="pill (ok|bad)"><svg.*?</svg>(\d{3})</span>', page.text)
+    assert set(pills) == {("ok", "204"), ("bad", "503")}
 
 
 async def test_endpoints_that_cannot_be(ada: Browser) -> None:
