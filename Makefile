@@ -61,9 +61,9 @@ chaos: $(READY) ## Kill processes and restart the database under load (STORE=sql
 failover: $(READY) ## Kill the primary PostgreSQL and promote its synchronous standby under load (TIMES=20)
 	$(BIN)/python -W ignore -m tests.failover --times $(or $(TIMES),20)
 
-bench: $(READY) ## Speed, growth and memory, each beside its ceiling of the same run (about 10 minutes)
+bench: $(READY) ## Speed, growth and memory, each beside its ceiling of the same run (about 15 minutes; MILLION=1 for a million payouts)
 	@mkdir -p build
-	$(BIN)/python bench/run.py | tee build/bench.txt
+	$(BIN)/python bench/run.py $(if $(MILLION),--million) | tee build/bench.txt
 
 bench-quick: $(READY) ## The same with small counts; warns of ratios worse than the recorded ones (2 minutes)
 	@mkdir -p build
