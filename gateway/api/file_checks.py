@@ -36,7 +36,7 @@ async def check_elsewhere(  # noqa: PLR0913 - whose file it is, and where its it
 
     None, and nothing is kept: it has to be checked in this process. It is small, or there is no other
     process, or the custodian itself objects to a line: another route might do then, and only this process
-    can ask for one.
+    can ask for one. Nor can another process answer for a custodian that does not answer at this moment.
     Refused: `internal_error`, where the other process has failed.
     """
     elsewhere = context.file_checks
@@ -48,6 +48,10 @@ async def check_elsewhere(  # noqa: PLR0913 - whose file it is, and where its it
     try:
         async with elsewhere.checking(work) as check:
             async for page in check.pages():
+                if page.head["of_the_moment"]:
+                    if kept is not None:
+                        kept.clear()
+                    return None
                 async for step in jobs.steps(caller.org, page.head["terms"], objects):
                     if any(step):
                         if kept is not None:

@@ -27,6 +27,7 @@ from gateway.batches.items import (
     kept_line,
     references_of,
 )
+from gateway.errors import Refused
 from gateway.model import QuoteTerms
 
 #: Lines of one page: their references are looked up at once.
@@ -55,8 +56,14 @@ class Checking:
         found, self._terms[:] = self._found, []
         lines = []
         planned: list[Planned] = []
+        of_the_moment = False
         for line in islice(self._lines, PAGE_LINES):
-            item = self._check.line(line)
+            try:
+                item = self._check.line(line)
+            except Refused:
+                # No line is to blame. The gateway asks the routes of this moment, and answers.
+                of_the_moment = True
+                break
             if item is not None:
                 planned.append(item)
             lines.append(line)
@@ -79,7 +86,8 @@ class Checking:
                 ]
                 for each, item in zip(self._terms, planned, strict=True)
             ],
-            "last": len(lines) < PAGE_LINES,
+            "last": of_the_moment or len(lines) < PAGE_LINES,
+            "of_the_moment": of_the_moment,
             "totals": {
                 asset: [str(amount), found.counts[asset]] for asset, amount in found.totals.items()
             },

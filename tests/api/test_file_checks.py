@@ -19,7 +19,10 @@ from gateway.api.jobs import LINES
 from gateway.batches import child
 from gateway.batches.elsewhere import FileChecks
 from gateway.config.settings import Settings
+from gateway.custodians.breaker import Breaker
 from gateway.quotes import Quotes
+from gateway.routing.durations import Durations
+from gateway.routing.facts import KnownFacts
 from tests.api.conftest import Api, open_api
 from tests.api.test_batches import QUERY, upload
 from tests.api.test_jobs import Longest
@@ -93,6 +96,18 @@ async def both(api: Api, text: str, query: str = DRY) -> list[tuple[int, Any]]:
 def _apart_from_the_moment(told: tuple[int, Any]) -> tuple[int, Any]:
     status, body = told
     return status, {name: body[name] for name in body if name not in {"request_id", "instance"}}
+
+
+async def test_a_custodian_that_does_not_answer_is_no_fault_of_a_line(apart: Api) -> None:
+    """Whichever process finds it out: the answer is that of a quote, and names no line."""
+    breaker = Breaker(apart.clock, faults=1)
+    apart.context.quotes._facts = KnownFacts({"acme_eu": breaker}, Durations())
+    breaker.fault("unreachable")
+    elsewhere, here = await both(apart, HEADER + good(1700))
+    assert elsewhere == here
+    assert (elsewhere[0], elsewhere[1]["code"]) == (422, "no_route")
+    assert "errors" not in elsewhere[1]
+    assert {each["reason"] for each in elsewhere[1]["reasons"]} == {"health"}
 
 
 async def test_both_find_the_same(apart: Api) -> None:
