@@ -358,7 +358,7 @@ async def test_a_code_that_comes_too_late(api: Api, browser: Browser) -> None:
     secret = now["requires_action"]["client_secret"]
     async with opened(browser, f"{api.url}{path_of(payout)}#cs={secret}") as page:
         assert await page.locator("#code").is_visible()
-        assert await page.locator("#hint b").inner_text() == "8:12"
+        assert re.fullmatch(r"8:\d\d", await page.locator("#hint b").inner_text())
         await api.clock.advance(8 * 60 + 13)
         words = await enter(page, "K7Q2M9XA")
         assert words == "This code cannot be used any more. Ask Northwind Payroll for a new link."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 from datetime import timedelta
 from decimal import Decimal
 from html.parser import HTMLParser
@@ -15,7 +16,7 @@ from pydantic import ValidationError
 from gateway.adapter import Failure, FailureCode, FundsMoved, Returned, SubStatus, Transaction
 from gateway.pages.files import HASHED, content, packed
 from gateway.pages.words import LANGUAGES, accepted_language, words_of
-from tests.api.conftest import ADDRESS, Api, open_api
+from tests.api.conftest import ADDRESS, RATES, Api, open_api
 from tests.pages.conftest import asks, page_of, page_settings, path_of, tell
 
 _HASH = "0x9a3f" + "c" * 56 + "77e1"
@@ -344,6 +345,20 @@ async def test_links_that_are_none_have_one_answer(api: Api) -> None:
     status, raw, _ = seen.pop()
     assert status == 404
     assert "This link does not work Ask the sender for a new one." in text_of(raw.decode())
+
+
+async def test_guessed_tokens_are_limited(tmp_path: Path) -> None:
+    """After a few of them even the look-up is refused, with the time to wait; a right link is answered."""
+    limits = {f"{name}_burst": 100_000 for name in RATES} | {"unknown_burst": 5}
+    async with open_api(page_settings(tmp_path, limits=limits)) as api:
+        payout = await api.pay()
+        answers = [
+            (await api.send("GET", f"/track/{secrets.token_urlsafe(24)}", authorization=None))[0]
+            for _ in range(8)
+        ]
+        assert [each.status for each in answers] == [404] * 5 + [429] * 3
+        assert int(answers[-1].headers["Retry-After"]) > 0
+        assert "Preparing" in await page_of(api, payout)
 
 
 async def test_a_poll_costs_nothing_where_nothing_changed(api: Api) -> None:

@@ -527,6 +527,15 @@ async def test_the_audit_log_links_what_there_is(api: Api, ada: Browser) -> None
         assert ("test mode" if mode == "live" else "live mode") in log.words
 
 
+async def test_tries_are_shown_as_they_ended(api: Api, ada: Browser) -> None:
+    """What arrived has a tick, and only what did not has a cross."""
+    names = await sample.fill(api) | await sample.more(api)
+    await ada.again()
+    page = await ada.get(f"{_BASE}/webhooks/{names['hook']}")
+    pills = re.findall(r'<span class="pill (ok|bad)"><svg.*?</svg>(\d{3})</span>', page.text)
+    assert set(pills) == {("ok", "204"), ("bad", "503")}
+
+
 async def test_endpoints_that_cannot_be(ada: Browser) -> None:
     """The URL and the types are judged by the API's own rules."""
     await ada.get(f"{_BASE}/webhooks")
