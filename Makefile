@@ -54,9 +54,9 @@ e2e-pages: $(READY) ## The pages in headless Chromium, with axe-core (PICTURES=1
 model: $(READY) ## Search the larger runs of the money rules, and each rule switched off (some minutes)
 	$(BIN)/python -m tests.model
 
-chaos: $(READY) ## Kill processes and restart the database under load (STORE=sqlite|postgresql KILLS=20 RESTARTS=2)
-	$(BIN)/python -W ignore -m tests.chaos --store $(or $(STORE),postgresql) --kills $(or $(KILLS),20) \
-	  --restarts $(or $(RESTARTS),2)
+chaos: $(READY) ## Kill processes and restart the database under load (STORE=sqlite|postgresql KILLS=20 RESTARTS=2, or PAYOUTS=10000 EVERY=8)
+	$(BIN)/python -W ignore -m tests.chaos --store $(or $(STORE),postgresql) --seed $(or $(SEED),1) \
+	  $(if $(PAYOUTS),--payouts $(PAYOUTS) --every $(or $(EVERY),8),--kills $(or $(KILLS),20) --restarts $(or $(RESTARTS),2))
 
 failover: $(READY) ## Kill the primary PostgreSQL and promote its synchronous standby under load (TIMES=20)
 	$(BIN)/python -W ignore -m tests.failover --times $(or $(TIMES),20)

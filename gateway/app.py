@@ -19,6 +19,7 @@ from gateway import __version__, logs
 from gateway.adapter import Tools
 from gateway.api.application import ApiContext
 from gateway.assets import Asset, AssetRegistry
+from gateway.batches.elsewhere import FileChecks
 from gateway.batches.loop import BatchLoop
 from gateway.batches.runner import BatchSteps, Handover
 from gateway.batches.service import Batches
@@ -302,6 +303,7 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
         onward = Failover(
             router, assets, facts, custodians, settings.spending.limits, funds, own.digest
         )
+        calling = Calling(runtime.clock)
         engines = {
             name: Engine(
                 db=db,
@@ -318,6 +320,7 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
                 rules=own,
                 health=breakers[name],
                 onward=onward,
+                quiet=calling.quiet,
             )
             for name, custodian in custodians.items()
         }
@@ -333,7 +336,6 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
             submit_within_s=settings.engine.submit_within_s,
         )
         replays = Replays(runtime, endpoints)
-        calling = Calling(runtime.clock)
         deliveries = Deliveries(
             db=db,
             runtime=runtime,
@@ -416,6 +418,8 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
             roles=roles,
         )
         bells.append(workers)
+        file_checks = FileChecks()
+        stack.push_async_callback(file_checks.close)
         context = ApiContext(
             gateway_id=identity.id,
             settings=settings,
@@ -441,6 +445,7 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
             runtime=runtime,
             metrics=metrics,
             calling=calling,
+            file_checks=file_checks,
             wake=wake,
             ready=ready,
             state_file=state_file,

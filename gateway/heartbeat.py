@@ -51,7 +51,7 @@ async def _nothing(_: str) -> None:
 
 
 def identity_of(settings: Settings, runtime: Runtime) -> Identity:
-    """Return what this process tells of itself."""
+    """Return what this process reports about itself."""
     first, last = migrate.schema_range()
     return Identity(
         id=runtime.ids.new("gwy"),

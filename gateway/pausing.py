@@ -95,7 +95,7 @@ async def resume(
 async def end_pause(
     tx: Tx, runtime: Runtime, ended: Pause, reason: str, act: Act
 ) -> list[Pause] | None:
-    """End a pause that was read; return those that remain. None: somebody else has ended it."""
+    """End a pause that was read; return those that remain. None: it was already ended."""
     if await remove_pause(tx, ended.id) is None:
         return None
     await _audit(tx, runtime, ended, RESUMED, reason, act)
@@ -157,7 +157,7 @@ async def waiting(tx: Tx, each: Pause, now: Moment, submit_within: int) -> Waiti
     """Return which payouts a pause holds that nothing was sent for, and when their time is over.
 
     A long read. `submit_within` is in microseconds. A payout that was accepted before the machine was
-    restarted, or on another one, may have more time than is said here: its time is counted anew.
+    restarted, or on another one, may have more time than reported here, because counting starts again.
     """
     count, expiries, after = 0, [], ""
     while page := await waiting_page(tx, after):

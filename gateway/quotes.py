@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from decimal import Decimal
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol, cast
 
 from pydantic import Field, PrivateAttr, StringConstraints
 
@@ -41,7 +41,7 @@ from gateway.model import (
 )
 from gateway.pause import Pause, Subject, held_by
 from gateway.pausing import paused_detail
-from gateway.routing.prices import PriceSource
+from gateway.routing.prices import PriceSource, StillPrices
 from gateway.routing.pricing import Recommendation, in_usd, recommended
 from gateway.routing.router import (
     NOTHING_KNOWN,
@@ -167,7 +167,7 @@ class DraftTerms:
 
 
 class Pricer(Protocol):
-    """What a custodian instance says of terms that it would be given."""
+    """What a custodian instance reports about proposed terms."""
 
     def check(self, terms: Terms) -> str | None:
         """Return why it could never pay, or None."""
@@ -217,6 +217,28 @@ class FactsNow:
         """Return how long payouts by this way have usually taken."""
         return self.facts.seconds(route)
 
+    def still(self) -> Facts:
+        """Return what is known apart from the pauses, as it is now."""
+        return self.facts.still()
+
+
+class _AskedElsewhere(dict[str, Pricer]):
+    """In the place of custodians that are asked in another process."""
+
+    def __missing__(self, name: str) -> Pricer:
+        return _ASKED
+
+
+class _NoObjection:
+    def check(self, terms: Terms) -> str | None:  # noqa: ARG002 - the protocol's
+        return None
+
+    async def offers(self, terms: Terms) -> Sequence[Offer]:  # noqa: ARG002
+        return ()
+
+
+_ASKED = _NoObjection()
+
 
 class Quotes:
     """Makes quotes."""
@@ -251,6 +273,15 @@ class Quotes:
     def facts(self) -> Facts:
         """What is known at this moment, pauses apart."""
         return self._facts
+
+    def objection(self, custodian: str, terms: Terms) -> str | None:
+        """Return why a custodian could never pay on such terms, or None. Pure."""
+        return self._custodians[custodian].check(terms)
+
+    @property
+    def registry(self) -> AssetRegistry:
+        """All known assets."""
+        return self._assets
 
     @property
     def assets(self) -> tuple[str, ...]:
@@ -344,6 +375,27 @@ class Quotes:
         asked, decision = self._plan(caller, request, self._facts)
         promised, taken = self._promised(caller, request, asked, decision, offered)
         return promised, taken.account
+
+    def still(self) -> Quotes:
+        """Return what makes `terms` in another process: by the prices and the facts of this moment.
+
+        It can be pickled and has no secret: no custodian is in it, so that their own `check` is left to
+        the caller. Nor does it know what accounts lack, which `terms` do not depend on where the source
+        was asked for.
+        """
+        prices = None if self._prices is None else StillPrices(self._prices, self._assets.codes())
+        spending = self._spending
+        if spending is not None:
+            spending = spending.by_prices(_no_price if prices is None else prices.usd)
+        return Quotes(
+            self._router,
+            self._assets,
+            cast("Runtime", None),
+            _AskedElsewhere(),
+            spending=spending,
+            facts=self._facts.still(),
+            prices=prices,
+        )
 
     def explain(
         self, caller: Caller, request: QuoteRequest, pauses: Sequence[Pause] = ()
@@ -495,8 +547,12 @@ class Quotes:
         return check_address(found, asset) if isinstance(found, AddressDestination) else found
 
 
+def _no_price(_: str) -> Decimal | None:
+    return None
+
+
 def _draft(asked: Asked, request: QuoteRequest | Wanted, taken: Choice) -> DraftTerms:
-    """Return what a custodian would be told by a route."""
+    """Return what a custodian would be asked to pay by a route."""
     return DraftTerms(
         asset=asked.asset.code,
         network=taken.route.to_network,

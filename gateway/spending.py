@@ -7,7 +7,7 @@ What is counted is counted once: a retry, another execution or a failover change
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -53,6 +53,10 @@ class Spending:
     def check(self, spend: Spend) -> None:
         """Check what holds for one payout alone. Pure. Refused: `limit_exceeded`."""
         self._rules.check(spend)
+
+    def by_prices(self, usd: Callable[[str], Decimal | None]) -> Spending:
+        """Return the same limits by other prices, for `check` in another process."""
+        return Spending(self._rules.by_prices(usd))
 
     @property
     def counts(self) -> bool:

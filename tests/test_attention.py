@@ -46,7 +46,7 @@ def capabilities() -> Any:
 
 
 def sweeper(bench: Bench, *, configured: bool = True) -> Sweeper:
-    """Return what closes rows, and tells of them."""
+    """Return what closes rows and publishes them."""
     settings = Settings(server_key=SecretStr("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="))
     return Sweeper(
         db=bench.db,

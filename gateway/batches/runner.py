@@ -325,7 +325,7 @@ class BatchSteps:
             state, kind = BatchState.FINALIZED, "batch.finalized"
         passed = row["state"] in {BatchState.VERIFYING, BatchState.AWAITING_FUNDS}
         if state is BatchState.FINALIZED and passed:
-            # Between two looks it was executed to its end: the stage is told all the same.
+            # It was executed to its end between two polls: the stage is still reported.
             await self._move(tx, row, BatchState.EXECUTING, now)
             await self._batches.tell(tx, row["id"], "batch.executing")
         at = to_us(now)

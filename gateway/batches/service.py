@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Literal
 
 from gateway.assets import EXACT
-from gateway.batches.items import MOST_FAULTS, Checked, ItemColumns, Line
+from gateway.batches.items import MOST_FAULTS, Checked, ItemColumns
 from gateway.batches.schemas import AssetTotal, BatchPart, BatchSource, BatchView, StatusTotal
 from gateway.errors import Refused
 from gateway.events import Event, publish
@@ -33,7 +33,6 @@ from gateway.store import executions
 from gateway.store import payouts as payout_rows
 from gateway.store.database import Row, Tx
 from gateway.store.rows import from_us, maybe_from_us, to_json, to_us
-from gateway.text import reference_key
 from gateway.views import API_VERSION
 
 #: How long a batch may wait to be executed.
@@ -60,14 +59,12 @@ class Batches:
         self._public_url = public_url.rstrip("/")
 
     async def references_used(
-        self, tx: Tx, caller: Caller, lines: Sequence[Line], found: Checked
+        self, tx: Tx, caller: Caller, where: Mapping[str, str], found: Checked
     ) -> None:
-        """Note the references that another batch of the org has paid already, or will."""
-        where = {
-            reference_key(line.item.reference): line.where
-            for line in lines
-            if line.item is not None and line.item.reference is not None
-        }
+        """Note the references that another batch of the org has paid already, or will.
+
+        `where`: where each reference stands, by its key.
+        """
         for row in await rows.used_references(tx, caller.org, caller.mode, json.dumps(list(where))):
             detail = f"the reference is that of {row['id']} in {row['batch_id']}"
             found.fault(where[row["reference_key"]] + "/reference", "duplicate_reference", detail)
@@ -235,7 +232,7 @@ class Batches:
     async def tell(self, tx: Tx, batch_id: str, kind: str) -> None:
         """Write an event of a batch, and a delivery for every endpoint that subscribes to it."""
         row = await rows.batch_row(tx, batch_id)
-        assert row is not None  # noqa: S101 - whoever tells has it in hand
+        assert row is not None  # noqa: S101 - the caller has just read it
         now = self._runtime.clock.now()
         body = {
             "type": kind,

@@ -30,7 +30,7 @@ def group() -> None:
 
 @app.command()
 def show(*, config: ConfigOption = Path(DEFAULT_CONFIG), as_json: JsonOption = False) -> None:
-    """Show what is spent of each limit in the windows of now, and the caps of every payout."""
+    """Show what is spent of each limit in the current windows, and the caps per payout."""
     from gateway.runtime import real_runtime
     from gateway.spending import counter_view
     from gateway.spending_rules import window_of

@@ -35,17 +35,17 @@ pause_app = typer.Typer(
 )
 resume_app = typer.Typer(help="Let paused payouts go on.", no_args_is_help=True)
 
-ReasonOption = Annotated[str, typer.Option(help="Why; kept in the audit log.")]
+ReasonOption = Annotated[str, typer.Option(help="Reason; kept in the audit log.")]
 KeepOption = Annotated[
     bool,
     typer.Option(
         "--keep-accepting",
-        help="Give new quotes meanwhile; their payouts wait. Otherwise new quotes are refused.",
+        help="Still give new quotes; their payouts wait. Otherwise new quotes are refused.",
     ),
 ]
 NameArgument = Annotated[str, typer.Argument(help="Name of the custodian instance.")]
-TypeArgument = Annotated[str, typer.Argument(help="Type of the account, in the custodian's words.")]
-IdArgument = Annotated[str, typer.Argument(help="Id of the account, in the custodian's words.")]
+TypeArgument = Annotated[str, typer.Argument(help="The custodian's type of the account.")]
+IdArgument = Annotated[str, typer.Argument(help="The custodian's id of the account.")]
 AssetArgument = Annotated[str, typer.Argument(help="Asset code.")]
 OrgArgument = Annotated[str, typer.Argument(help="Name of the org.")]
 
@@ -58,7 +58,7 @@ def pause_all(
     config: ConfigOption = Path(DEFAULT_CONFIG),
     as_json: JsonOption = False,
 ) -> None:
-    """The emergency stop: every payout waits, of every org, at every custodian."""
+    """Emergency stop: every payout of every org waits, at every custodian."""
     _pause(config, _wanted("all"), reason, keep_accepting=keep_accepting, as_json=as_json)
 
 
@@ -139,7 +139,7 @@ def pause_org(
 
 @pause_app.command(name="list")
 def list_(*, config: ConfigOption = Path(DEFAULT_CONFIG), as_json: JsonOption = False) -> None:
-    """List what is paused now, and how many payouts wait for it."""
+    """List the pauses, and how many payouts wait for each."""
     from gateway.pausing import waiting
     from gateway.runtime import real_runtime
     from gateway.store.pauses import active_pauses

@@ -43,7 +43,7 @@ def explain(  # noqa: PLR0913 - as a quote is asked for
     amount: Annotated[str, typer.Option(help="Amount that is sent, as a decimal.")],
     mode: Annotated[str, typer.Option(help="`live` or `test`.")] = "live",
     network: Annotated[
-        str | None, typer.Option(help="Network, where an address fits several.")
+        str | None, typer.Option(help="Network, if an address fits several.")
     ] = None,
     custodian: Annotated[
         str | None, typer.Option(help="The instance that is asked for, with --account.")
@@ -54,11 +54,11 @@ def explain(  # noqa: PLR0913 - as a quote is asked for
     config: ConfigOption = Path(DEFAULT_CONFIG),
     as_json: JsonOption = False,
 ) -> None:
-    """Show which route a quote would take by this configuration, and why not the others.
+    """Show which route a quote would use with this configuration, and the reason for each other one.
 
     A dry run: nothing is written and no custodian is called. Pauses and balances are read from the database.
     Whether custodians answer and how long deliveries took is known to the running gateway alone: ask it by
-    `POST /routes/explain`. Ends with 1 where no quote would be given.
+    `POST /routes/explain`. Exits with 1 if no quote would be given.
     """
     from gateway.api.routes import explanation
     from gateway.app import routing_of
@@ -104,6 +104,7 @@ def _request(  # noqa: PLR0913 - as a quote is asked for
 
     from pydantic import ValidationError
 
+    from gateway.faults import names_at, plain_faults, words_of
     from gateway.quotes import QuoteRequest
 
     if (custodian is None) != (account is None):
@@ -124,8 +125,9 @@ def _request(  # noqa: PLR0913 - as a quote is asked for
         return QuoteRequest.model_validate_json(json.dumps(members))
     except ValidationError as error:
         lines = [
-            f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}"
-            for each in error.errors(include_input=False, include_url=False)
+            f"{each['loc'][0] if each['loc'] else 'the request'} "
+            f"{words_of(each, names_at(QuoteRequest, each['loc']))}"
+            for each in plain_faults(error)
         ]
         fail(lines, 2)
     except ValueError:

@@ -31,7 +31,7 @@ LIMIT_S = 60
 #: How long of that the payouts are watched; then the summary says what is missing.
 _WATCH_S = 40
 _ENDED_BY_SIGNAL = 130
-_WELL = "Every payout delivered, paid once, and told by verified webhooks."
+_WELL = "Every payout was delivered, paid once, and reported by verified webhooks."
 _REFUSED_WELL = "What was proven unpaid went on and was paid once; nothing else went on."
 #: The account that the twin of the custodian with instruction sets is seeded with.
 _SOURCE = {"id": "EX_SUB3", "type": "EXCHANGE_ACCOUNT"}
@@ -252,7 +252,7 @@ async def _answer(stack: Stack, console: Console, payout: dict[str, Any]) -> Non
 
 
 async def _all_told(subscriber: Subscriber, cases: list[Case], batch_id: str) -> None:
-    """Wait for the last webhooks; what is delivered is told at once, so this is short."""
+    """Wait for the last webhooks; deliveries are sent at once, so this is short."""
     for _ in range(100):
         if subscriber.types(batch_id) >= BATCH_EVENTS and all(
             subscriber.types(case.payout["id"]) >= set(EVENTS) for case in cases if case.payout

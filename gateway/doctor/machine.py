@@ -92,9 +92,14 @@ def permissions(config: Path, settings: Settings) -> Iterator[Finding]:
             f"{each} can be read by every user of this machine",
             f"chmod 600 {each}, and replace what is secret in it if others use this machine",
         )
-    unwritable = list(_unwritable(settings))
+    unwritable = list(dict.fromkeys(_unwritable(settings)))
+    mounted = next((each for each in unwritable if _mounted_read_only(each)), None)
+    if mounted is not None:
+        # Of all that is on it, once.
+        yield not_writable(mounted, read_only_mount=True)
     for each in unwritable:
-        yield not_writable(each, read_only_mount=_mounted_read_only(each))
+        if not _mounted_read_only(each):
+            yield not_writable(each, read_only_mount=False)
     if os.geteuid() == 0 and settings.postgres is None and settings.database.exists():
         owner = settings.database.stat().st_uid
         if owner != 0:

@@ -83,7 +83,7 @@ class Recorded:
 
     applied: tuple[Applied, ...] = ()
     lost: bool = False
-    #: what is still to be told to items, by `record_more`, under the lease that is still held
+    #: what `record_more` still has to apply to items, under the lease that is still held
     rest: tuple[tuple[str, Report], ...] = ()
     lease: Lease | None = None
     decision: Decision | None = None
@@ -412,7 +412,7 @@ class Recorder:
         """Bring news to items; what does not fit the order blocks the execution."""
         applied = []
         for payout_id, report in news:
-            # The row as it was read in this transaction, unless something was told to it since.
+            # The row as it was read in this transaction, unless it was changed since.
             row = None if payout_id in work.told else work.rows.get(payout_id)
             work.told.add(payout_id)
             done = await self._payouts.apply(tx, payout_id, report, row, work.refs)
@@ -456,7 +456,7 @@ class Recorder:
             "lease_until": 0,
         }
         if decision.repeat_is_safe is not None:
-            # Once the adapter has said it, it holds until it says otherwise.
+            # The adapter's statement holds until it makes another one.
             columns["repeat_is_safe"] = int(decision.repeat_is_safe)
         if decision.reason:
             columns["outcome"] = decision.reason[:500]
@@ -493,7 +493,7 @@ class Recorder:
     async def _fail_over(
         self, tx: Tx, work: _Work, cause: Cause | None, reason: str | None, now: Moment
     ) -> Recorded | None:
-        """Close an execution and open one at another custodian, before anything is told; None: it stays."""
+        """Close an execution and open one at another custodian, before anything is published; None: it stays."""
         there = await next_for(tx, self._onward, work.row, work.items, cause, now)
         if there is None:
             return None
@@ -555,7 +555,7 @@ class Recorder:
         work = _Work(row, items[row["id"]], await history_of(tx, row, now), row["due_at"])
         view = self._view(work, Verb.FETCH, now, now)
         if await self._strangers(tx, work, {payout_id: report}):
-            # Not ours: it says nothing of this payout. Applied, it only tells the operator, and blocks.
+            # Not ours: it says nothing about this payout. Applying it only alerts the operator, and blocks.
             (applied,) = await self._tell(tx, work, [(payout_id, report)])
             return applied
         if row["earlier"]:
@@ -632,7 +632,7 @@ class Recorder:
             await executions.update_execution(tx, work.row["id"], blocked=code.value)
 
     async def end(self, tx: Tx, execution: Row, payout_id: str, report: Report) -> Applied:
-        """Apply the end of a payout that the caller has the right to end; close what is over."""
+        """Apply the end of a payout that the caller may end; close what has ended."""
         now = self._runtime.clock.moment()
         items = await executions.items_of(tx, [execution["id"]])
         history = await history_of(tx, execution, now)

@@ -12,7 +12,7 @@ from gateway.model import Account, Amount, format_amount
 from gateway.routing.prices import PriceSource
 from gateway.routing.router import Choice, Decision
 
-#: A fee in US dollars is told to a millionth.
+#: A fee in US dollars is rounded to a millionth.
 _USD = Decimal("0.000001")
 _HUNDRED = Decimal(100)
 
@@ -46,7 +46,7 @@ def in_usd(fee: Decimal, asset: Asset, prices: PriceSource | None) -> Decimal | 
     if price is None:
         return fee if asset.usd_pegged else None
     value = EXACT.multiply(fee, price)
-    # A fee in a dollar-pegged asset has the asset's own decimals, and is told as it is.
+    # A fee in a dollar-pegged asset has the asset's own decimals, and is shown as it is.
     return value if price == 1 else value.quantize(_USD, ROUND_HALF_EVEN, EXACT)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 from gateway.adapter import Capabilities
 from gateway.assets import EXACT, Asset, check_precision, round_fee
@@ -104,6 +104,9 @@ class Facts(Protocol):
     def seconds(self, route: str) -> int | None:
         """Return how long payouts by this way (`route_key`) have usually taken; None: too few are known."""
 
+    def still(self) -> Facts:
+        """Return them as they are now, without what accounts lack, for another process."""
+
 
 class NothingKnown:
     """The facts where nobody has any: nothing is paused, everything answers, every account can pay."""
@@ -122,6 +125,10 @@ class NothingKnown:
 
     def seconds(self, route: str) -> int | None:
         """Return None."""
+
+    def still(self) -> Facts:
+        """Return itself."""
+        return self
 
 
 NOTHING_KNOWN = NothingKnown()
@@ -217,6 +224,10 @@ class Router:
         self._routes = tuple(sorted(there, key=lambda each: each[1].priority))
         #: what was found before, by what was asked for; the configuration does not change
         self._ways: dict[tuple[str | None, ...], _Ways] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what another process is given: nothing of what was found before."""
+        return {**self.__dict__, "_ways": {}}
 
     def choose(  # noqa: PLR0913 - everything a route may depend on
         self,

@@ -111,7 +111,7 @@ async def add_pause(tx: Tx, pause: Pause) -> Pause:
 
 
 async def remove_pause(tx: Tx, pause_id: str) -> Pause | None:
-    """End a pause and return it; None where somebody else has ended it."""
+    """End a pause and return it; None if it was already ended."""
     row = await tx.one(_REMOVE, pause_id=pause_id)
     return None if row is None else _pause_of(row)
 

@@ -198,7 +198,7 @@ def _refuse_if_frozen(row: Columns) -> None:
 async def note_unmatched(  # noqa: PLR0913 - a reference has three parts
     tx: Tx, ids: Ids, at: int, custodian: str, kind: str, value: str
 ) -> None:
-    """Note that a custodian told of a transfer that no payout of this database is known by.
+    """Record that a custodian reported a transfer that belongs to no payout of this database.
 
     Only while the database is frozen or does not accept: it may then be a payout that only the
     database before the restore had. May be called twice.

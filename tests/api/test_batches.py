@@ -214,7 +214,7 @@ async def test_a_source_that_is_none(api: Api) -> None:
 
 
 async def test_a_custodian_that_is_none(api: Api) -> None:
-    """Said of the source, at once."""
+    """Reported for the source, at once."""
     source = {"custodian": "nobody", "account": {"id": "A1", "type": "VAULT"}}
     body = {"source": source, "payouts": [item(1), item(2)]}
     problem = await api.problem("POST", "/payout-batches", body=body, idempotency_key="k")
@@ -645,7 +645,7 @@ async def test_a_load_that_lost_items_is_never_visible(api: Api) -> None:
 
 
 async def test_a_batch_that_is_visible_is_not_deleted(api: Api) -> None:
-    """Whoever took it for given up comes too late."""
+    """A gateway that took it for abandoned comes too late."""
     batch_id = await _load(api, 3)
     await api.context.db.run(api.context.batches.finish, await _caller(api), batch_id, 3)
     assert await api.context.db.run(rows.drop_loaded, batch_id, 9) == 0

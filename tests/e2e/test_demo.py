@@ -51,7 +51,7 @@ async def test_the_demo_delivers(start: Start, tmp_path: Path) -> None:
     assert text.count("signature verified") == 24
     assert text.count("timeline delivered/delivered") == 7
     assert "batch.finalized        2 of 2 delivered" in text
-    assert "paid once, and told by verified webhooks" in text
+    assert "paid once, and reported by verified webhooks" in text
     assert "\x1b" not in text  # no colours where nobody can see them
     assert list(tmp_path.iterdir()) == []
 

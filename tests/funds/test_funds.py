@@ -259,7 +259,7 @@ async def test_a_balance_of_another_clock_has_no_age(bank: Bank) -> None:
 
 
 async def test_an_end_that_another_clock_has_dated(bank: Bank) -> None:
-    """The wait begins anew when this process sees it."""
+    """The wait starts again when this process sees it."""
     paid = await bank.pay("60")
     assert paid
     await bank.end(paid, None)

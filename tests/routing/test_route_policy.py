@@ -54,6 +54,10 @@ class Moment:
         """Return the measured time of a custodian's deliveries."""
         return self.measured.get(route.split(maxsplit=1)[0])
 
+    def still(self) -> Moment:
+        """Return itself."""
+        return self
+
 
 def route(custodian: str, **settings: Any) -> dict[str, Any]:
     """Return a route of a custodian, on any network, to an address unless it says otherwise."""
