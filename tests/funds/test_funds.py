@@ -577,7 +577,16 @@ def steps_of(bank: Bank, batches: Batches) -> BatchSteps:
     """Return the steps of batches whose payouts go one by one."""
     handovers = {"acme": Handover(set_size=10, window=10)}
     recorders = {"acme": bank.recorder}
-    return BatchSteps(bank.runtime, bank.payouts, bank.quotes, batches, handovers, recorders)
+    return BatchSteps(
+        bank.runtime,
+        bank.payouts,
+        bank.quotes,
+        batches,
+        handovers,
+        recorders,
+        # What waits for funds has until midnight, whatever this says.
+        submit_within_s=3600,
+    )
 
 
 async def stepped(bank: Bank, steps: BatchSteps) -> str:
