@@ -326,7 +326,14 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
         }
         recorders = {name: engine.recorder for name, engine in engines.items()}
         steps = BatchSteps(
-            runtime, payouts, quotes, batches, handovers, recorders, rules=own.digest
+            runtime,
+            payouts,
+            quotes,
+            batches,
+            handovers,
+            recorders,
+            rules=own.digest,
+            submit_within_s=settings.engine.submit_within_s,
         )
         replays = Replays(runtime, endpoints)
         deliveries = Deliveries(

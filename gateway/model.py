@@ -50,14 +50,12 @@ class SubStatus(StrEnum):
     CREATED = "created"  #: accepted; work has not started
     QUEUED = "queued"  #: waits for its turn at the source account
     AWAITING_FUNDS = "awaiting_funds"  #: the source account does not cover it yet
-    AWAITING_APPROVAL = (
-        "awaiting_approval"  #: a person or a policy at the custodian must approve it
-    )
+    AWAITING_APPROVAL = "awaiting_approval"  #: a person or a policy at the custodian must agree
     REQUIRES_ACTION = "requires_action"  #: a person on the platform's side must answer
     SUBMITTING = "submitting"  #: being handed to the custodian; nothing has moved
     SUBMITTED = "submitted"  #: the custodian has accepted it
     OUTCOME_UNKNOWN = (
-        "outcome_unknown"  #: it may have been accepted; the gateway looks it up and never guesses
+        "outcome_unknown"  #: it may have been accepted; it is looked up, never guessed
     )
     BROADCAST = "broadcast"  #: handed to the rail
     CONFIRMING = "confirming"  #: on the rail, waiting for confirmations

@@ -98,17 +98,15 @@ class Report:
     custodian_reference: str | None = None  #: the id that an operator looks up at the custodian
     unknown_words: tuple[str, ...] = ()
     observed_at: datetime | None = None
-    detail: str | None = (
-        None  #: one line for the payout's timeline, which partners see; never a secret
-    )
+    #: one line for the payout's timeline, which partners see; never a secret
+    detail: str | None = None
     fees_paid_usd: Decimal | None = None
     #: what the recipient got, as the custodian reports it, in the order's asset; shown once the payout is
     #: delivered. None: the custodian does not report it, or reports it in another unit. Never fill in the
     #: ordered amount.
     final_recipient_amount: Decimal | None = None
-    again_after_s: float | None = (
-        None  #: from `submit`: call `submit` again after this many seconds
-    )
+    #: from `submit`: call `submit` again after this many seconds
+    again_after_s: float | None = None
     action: Action | None = None  #: required if `sub_status` is `requires_action`
     #: our reference that a failed status is about, if an execution has several (`moving(reference=…)`)
     reference: str | None = None
@@ -209,9 +207,8 @@ class Balance:
 
     asset: str  #: the gateway's code
     available: Decimal  #: what can be paid out now, in units of the asset
-    pending: (
-        Decimal | None
-    )  #: what is on its way to the account; None: the custodian does not report it
+    #: what is on its way to the account; None: the custodian does not report it
+    pending: Decimal | None
     as_of: datetime  #: the time of the balance according to the custodian; otherwise the time of the request
     network: str | None = None  #: set if one asset is held on several networks
 

@@ -96,12 +96,24 @@ class Spending:
         await rows.take_counters(tx, held.after, held.claims)
         await rows.add_entries(tx, owner_id, held.claims)
 
-    async def take_batch(self, tx: Tx, batch: Row, key_id: str, now: datetime) -> None:
-        """Count a batch that is being executed: the whole sum of it. Refused: `limit_exceeded`."""
+    async def take_batch(
+        self,
+        tx: Tx,
+        batch: Row,
+        key_id: str,
+        now: datetime,
+        amounts: Sequence[Row] | None = None,
+    ) -> None:
+        """Count a batch that is being executed: the whole sum of it. Refused: `limit_exceeded`.
+
+        `amounts`: what `store.batches.amounts` has returned, where that was read before the transaction.
+        """
         if self._rules.by_destination:
             spends = [spend_of(each, key_id) for each in await _items(tx, batch)]
         else:
             account = Account.model_validate_json(batch["account"])
+            if amounts is None:
+                amounts = await batch_rows.amounts(tx, batch["id"])
             spends = [
                 Spend(
                     batch["org"],
@@ -114,7 +126,7 @@ class Spending:
                     Decimal(row["amount"]),
                     row["n"],
                 )
-                for row in await batch_rows.amounts(tx, batch["id"])
+                for row in amounts
                 if row["status"] == "pending"
             ]
         held = await self._hold(tx, spends, now)

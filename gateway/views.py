@@ -116,7 +116,9 @@ class RequiredActionView(BaseModel):
     )
     channel: str | None = Field(description="How the code reaches its owner; null: it is known.")
     masked_target: str | None = Field(description="Where the code was sent, masked.")
-    url: str | None = Field(description="Where the person is to go, for `redirect_to_url`.")
+    url: str | None = Field(
+        description="The page that the person has to visit, for `redirect_to_url`."
+    )
     attempts_left: int | None = Field(description="Answers left for this action; 0: locked.")
     expires_at: Time = Field(description="Without an answer by then the payout fails.")
 
@@ -197,7 +199,7 @@ class ReturnView(BaseModel):
     model_config = ConfigDict(frozen=True, title="PayoutReturn")
 
     id: str | None = Field(
-        description="The custodian's own id of the return; null where it tells totals alone."
+        description="The custodian's own id of the return; null if it reports only totals."
     )
     amount: Amount = Field(description="What came back this time.")
     asset: str

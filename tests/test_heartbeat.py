@@ -228,7 +228,7 @@ async def test_marks_go_on_once_the_state_file_can_be_written(
 async def test_gateways_that_are_gone(
     settings: Settings, clock: SetClock, process: Process
 ) -> None:
-    """Each gateway watches the others; a counter that stands still is told of."""
+    """Each gateway watches the others; a counter that stands still is reported."""
     runtime = runtime_of(clock)
     async with open_database(settings, runtime) as db:
         other = Process(db, runtime, settings, state_file_of(settings, runtime))

@@ -470,8 +470,8 @@ async def execute_batch(request: Request) -> Response:
     refuse = partial(refuse_unless_accepting, rules=context.own_rules)
     # In a reader thread: a batch has up to 100,000 items, and others wait for the change.
     caller = await caller_of(request)
-    totals = await context.db.scan(context.batches.totals, caller, _id(request))
-    execute = partial(context.batches.execute, totals=totals)
+    amounts = await context.db.scan(context.batches.amounts, caller, _id(request))
+    execute = partial(context.batches.execute, amounts=amounts)
     return await _act(request, execute, refuse, acts.BATCH_EXECUTED)
 
 

@@ -34,7 +34,7 @@ from gateway.model import QuoteTerms
 PAGE_LINES = 500
 #: What the process may use. Its longest step is a page.
 _MEMORY = 1024 * 1024 * 1024
-_FILES = 64
+_FILES = 1024
 _STEP_S = 600
 _NICE = 19
 

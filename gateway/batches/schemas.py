@@ -119,7 +119,7 @@ class BatchView(BaseModel):
     failed_count: int
     totals: list[AssetTotal]
     parts: list[BatchPart] = Field(
-        description="The sets that the custodian was given; empty where each payout goes by itself."
+        description="The sets that the custodian received; empty if payouts are sent one by one."
     )
     failure: Failure | None
     report_url: str = Field(description="The report as CSV; final once the batch has ended.")

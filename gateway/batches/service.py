@@ -170,24 +170,27 @@ class Batches:
         found = await rows.list_batches(tx, caller.org, caller.mode, after_id, limit)
         return [await self.view(tx, row) for row in found]
 
-    async def totals(self, tx: Tx, caller: Caller, batch_id: str) -> tuple[AssetTotal, ...] | None:
-        """Return the totals of an org's batch: a long read. None where there is no such batch."""
+    async def amounts(self, tx: Tx, caller: Caller, batch_id: str) -> Sequence[Row] | None:
+        """Return how many items an org's batch has of each status, asset and amount: a long read.
+
+        None where there is no such batch.
+        """
         try:
             await self.row(tx, caller, batch_id)
         except Refused:
             return None
-        return tuple(totals_of(await rows.amounts(tx, batch_id)))
+        return await rows.amounts(tx, batch_id)
 
     async def execute(
         self,
         tx: Tx,
         caller: Caller,
         batch_id: str,
-        totals: Sequence[AssetTotal] | None = None,
+        amounts: Sequence[Row] | None = None,
     ) -> BatchView:
         """Execute a batch, once.
 
-        `totals`: as they were read before. Nothing of a batch that may still be executed changes, so they
+        `amounts`: as they were read before. Nothing of a batch that may still be executed changes, so they
         hold; without them every item is read here. Refused: `batch_not_found`,
         `batch_already_executed`, `batch_ended`, `paused`, and `limit_exceeded`, `insufficient_funds`,
         `balance_unknown`: the whole sum is counted and reserved, or nothing. Where the route says so, a
@@ -210,13 +213,14 @@ class Batches:
         # Refused before anything is written.
         hold = None if self._funds is None else await self._funds.hold_batch(tx, row)
         if self._spending is not None:
-            await self._spending.take_batch(tx, row, caller.key_id, now)
+            await self._spending.take_batch(tx, row, caller.key_id, now, amounts)
         if self._funds is not None and hold is not None:
             await self._funds.write(tx, batch_id, hold)
         waits = hold is not None and hold.waits
         until = to_us(midnight_after(now)) if waits else None
         at = to_us(now)
         await rows.update_batch(tx, batch_id, executed_at=at, updated_at=at, funds_until=until)
+        totals = None if amounts is None else totals_of(amounts)
         return await self.view(tx, await self.row(tx, caller, batch_id), totals)
 
     async def cancel(self, tx: Tx, caller: Caller, batch_id: str) -> BatchView:

@@ -219,11 +219,21 @@ def demo(
     keep: Annotated[
         bool, typer.Option("--serve", help="Keep the stack up and print a session to paste.")
     ] = False,
+    refusing: Annotated[
+        bool,
+        typer.Option(
+            "--refusing",
+            help="Instead: two custodians of which the first one refuses. What was proven unpaid goes on at the "
+            "second one; what is in doubt, or was refused later, does not.",
+        ),
+    ] = False,
 ) -> None:
     """Pay seven payees from quote to delivered on this machine, and verify every webhook."""
     from gateway.demo.case import run
 
-    raise typer.Exit(run(keep=keep))
+    if keep and refusing:
+        fail("give --serve or --refusing, not both", 2)
+    raise typer.Exit(run(keep=keep, refuses=refusing))
 
 
 @app.command()

@@ -137,9 +137,8 @@ def collisions(
 ) -> None:
     """List payouts whose references were written differently and now compare as equal.
 
-    They were accepted before references were compared by their normal form. Nothing is changed: whether
-    somebody was paid twice is for people to find out. A new payout of a batch may have none of these
-    references.
+    They were accepted before references were compared by their normal form. Nothing is changed: you
+    have to find out whether a payee was paid twice. A new batch payout may not use any of these references.
     """
     from gateway.store.payouts import reference_collisions
 

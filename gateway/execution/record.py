@@ -64,6 +64,7 @@ from gateway.runtime import Moment, Runtime
 from gateway.store import account_turns, executions
 from gateway.store import evidence as stored
 from gateway.store import payouts as payout_rows
+from gateway.store.attention import close_answered
 from gateway.store.database import Row, Tx
 from gateway.store.rows import account_of, payout_of, to_json
 from gateway.store.state import frozen
@@ -429,6 +430,8 @@ class Recorder:
     ) -> bool:
         """Give the lease back with the time of the next look, or end the execution with its last item."""
         row = work.row
+        if row["failures"] and not decision.failures and not decision.alerts:
+            await close_answered(tx, work.rows, now.wall)
         if all(each["status"] in TERMINAL or each["id"] in work.final for each in work.items):
             await self._close(tx, work, now, decision.reason or "ended")
             return True

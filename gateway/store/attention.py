@@ -90,6 +90,11 @@ _CLOSE_REACHED = Query(
     .values(_CLOSED)
     .returning(attention.c.code)
 )
+_CLOSE_ANSWERED = Query(
+    update(attention)
+    .where(and_(_OPEN, _any_of(_OVER_AT_SUCCESS), attention.c.payout_id.in_(listed("payout_ids"))))
+    .values(_CLOSED)
+)
 _CLOSE_CONFIGURED = Query(
     update(attention)
     .where(
@@ -184,6 +189,11 @@ async def close_ended(tx: Tx, at: int, custodians: Iterable[str]) -> int:
     closed += await tx.all(_CLOSE_REACHED, at=at)
     closed += await tx.all(_CLOSE_CONFIGURED, at=at, names=to_json(sorted(custodians)))
     return len(closed)
+
+
+async def close_answered(tx: Tx, payout_ids: Iterable[str], at: int) -> None:
+    """Close what a request that succeeds ends, of the payouts that it was about."""
+    await tx.all(_CLOSE_ANSWERED, at=at, payout_ids=to_json(sorted(payout_ids)))
 
 
 async def acknowledge(tx: Tx, payout_id: str, code: str | None, at: int, by: str) -> list[Row]:

@@ -252,7 +252,7 @@ class _Server(uvicorn.Server):
         self.stop = asyncio.Event()
 
     async def main_loop(self) -> None:
-        """Serve until told to stop."""
+        """Serve until stopped."""
         await self.on_tick(0)
         await self.stop.wait()
 

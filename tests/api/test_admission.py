@@ -150,7 +150,7 @@ async def test_a_budget_of_custodian_calls_for_quotes(settings: Settings) -> Non
 async def test_unknown_clients_are_limited_by_address(
     settings: Settings, path: str, header: str | None
 ) -> None:
-    """Wrong keys, secrets, links and paths; whoever has a right key comes in from the same address."""
+    """Wrong keys, secrets, links and paths; a valid key still works from the same address."""
     async with limited(settings, unknown=3) as api:
         payout = await api.pay()
         seen = []

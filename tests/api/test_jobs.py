@@ -194,7 +194,7 @@ async def test_a_step_ends_after_a_time() -> None:
 
 
 async def test_jobs_leave_more_to_requests_that_come_in() -> None:
-    """Half of the time while nobody calls, a fifth while somebody does."""
+    """Half of the time without other requests, a fifth with them."""
     alone = Worker()
     await alone.steps(4, 3 * STEP_S)
     assert alone.pauses == pytest.approx([PAUSES * STEP_S] + [PAUSES * 3 * STEP_S] * 4)

@@ -189,7 +189,7 @@ async def test_a_key_is_bound_to_body_org_mode_and_route(api: Api) -> None:
 
 
 async def test_a_faulty_request_does_not_bind_its_key(api: Api) -> None:
-    """Nothing was executed, so that the mended request may use the key."""
+    """Nothing was executed, so the corrected request may use the key."""
     await api.problem("POST", "/payouts/quote", body={**QUOTE, "amount": "x"}, idempotency_key="k")
     status, _ = await api.call("POST", "/payouts/quote", body=QUOTE, idempotency_key="k")
     assert status == 200
@@ -209,7 +209,7 @@ async def test_quotes_need_a_key(api: Api) -> None:
 
 
 async def test_concurrent_repeats_make_one(api: Api) -> None:
-    """Fifty at once with one key: one effect; the others replay it or are told that it still runs."""
+    """Fifty at once with one key: one effect; the others replay it or get 409."""
     quote = await api.quote()
     answers = await asyncio.gather(
         *(

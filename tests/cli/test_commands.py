@@ -379,7 +379,7 @@ async def _seen(config: Path, endpoint_id: str, token: str) -> dict[str, Any]:
 
 
 def test_the_server_key_is_changed(config: Path) -> None:
-    """Old and new side by side, all sealed anew, then the new one alone; nothing in between is lost."""
+    """Old and new side by side, all resealed, then the new one alone; nothing is lost in between."""
     run("db", "upgrade", "--config", config)
     stored = asyncio.run(_stored(config))
     expected = {

@@ -182,7 +182,7 @@ def test_a_database_that_cannot_be_used(
 
 
 def test_a_locked_database(told: Any, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Somebody else has it: said so, with 2."""
+    """Another process has it: reported, with exit code 2."""
     run("db", "upgrade", "--config", config)
     monkeypatch.setitem(Database.__init__.__kwdefaults__ or {}, "busy_s", 0.05)
     with sqlite3.connect(config.with_name("g.db"), isolation_level=None) as other:

@@ -210,7 +210,7 @@ async def test_the_listener_has_a_limit_for_all() -> None:
 
 
 async def test_without_free_files_it_waits_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The listener is not asked again at once; whoever waited is served later."""
+    """The listener is not polled again at once; waiting clients are served later."""
     monkeypatch.setattr(accepting, "_PAUSE_S", 0.3)
     async with listening() as made:
         made.connect(MANY, 3)

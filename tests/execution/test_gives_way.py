@@ -6,7 +6,7 @@ import asyncio
 
 from gateway.calling import Calling
 from gateway.execution.engine import GIVES_WAY_S
-from gateway.testing.bench import Bench
+from tests.execution.conftest import Bench
 from tests.execution.script import TAKEN, Desk
 
 

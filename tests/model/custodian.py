@@ -103,7 +103,7 @@ def outcome(found: Found, items: tuple[int, ...]) -> Outcome:  # noqa: C901, PLR
 
 
 def words_of(events: tuple[Event, ...], items: tuple[int, ...]) -> Found:
-    """Return what some events say of the items of an execution: the most that any of them says."""
+    """Return the strongest report that some events make about the items of an execution."""
     words = [""] * len(items)
     reference = None
     for event in events:

@@ -184,7 +184,7 @@ class Steps:
             yield from self.claims(at, number, target)
 
     def claims(self, at: World, number: int, target: int) -> Iterator[Step]:
-        """Yield what a claim of an execution leads to. Whoever had it holds an old token now."""
+        """Yield what a claim of an execution leads to. The previous owner now holds an old token."""
         says = f"worker {number + 1} claims execution {target}"
         worker = at.workers[number]
         known = at.store.executions[target]
@@ -239,7 +239,7 @@ class Steps:
             yield Verb.CONFIRM
 
     def _published(self, at: World, workers: tuple[Worker, ...], written: Store) -> World:
-        """Return the world after a transaction; partners are told of every end."""
+        """Return the world after a transaction; partners are notified of every end."""
         told, witness = at.told, at.witness
         if written.items is not at.store.items:
             told = tuple(
@@ -488,7 +488,7 @@ class Steps:
         return Step(says, self._published(at, workers, written), _changed_end(known, written))
 
     def _tells(self, at: World, number: int) -> Step:
-        """Return that the other items are told what was decided before."""
+        """Return that the other items get the earlier decision."""
         worker = at.workers[number]
         workers = (*at.workers[:number], w.worker(worker.clock), *at.workers[number + 1 :])
         says = f"worker {number + 1} tells the other items"

@@ -38,7 +38,7 @@ class Profile:
     repeat_is_safe: bool = False  #: declared by the adapter
     can_look: bool = True  #: whether there is something to look by
     own_references: bool = False  #: every call is made under a reference of its own
-    names_reference: bool = True  #: a failed word names the reference that it speaks of
+    names_reference: bool = True  #: a failed word names the reference that it is about
     asks: bool = False  #: a person must answer before each call
     expires: bool = False  #: the time to be sent may be over, at any claim
     console_lags: bool = False
@@ -48,7 +48,7 @@ class Profile:
     operator_clock: int = 0
     #: a worker whose execution was taken over goes on with what it knew; otherwise it is forgotten
     stale_workers: bool = False
-    pages: bool = False  #: the items of a set are told one by one, each in its own transaction
+    pages: bool = False  #: the items of a set are updated one by one, each in its own transaction
     slow_marks: bool = False  #: a worker may be suspended between its credentials and its mark
     # how often things may happen
     ticks: int = 5

@@ -1,4 +1,4 @@
-"""What a quote says of money beside its terms: the fee in dollars, its age, and a cheaper route."""
+"""What a quote shows beside its terms: the fee in dollars, its age, and a cheaper route."""
 
 from __future__ import annotations
 

@@ -335,7 +335,7 @@ async def test_no_way_into_the_store_leads_through_a_store_function(
 
 
 async def test_a_transaction_ends_with_its_function(db: Database) -> None:
-    """Whoever keeps it gets an error, and writes nothing into a stranger's transaction."""
+    """A caller that keeps it gets an error, and writes nothing into another transaction."""
     kept: list[Tx] = []
 
     async def keep(tx: Tx) -> None:
@@ -605,7 +605,7 @@ async def test_the_witness_is_told_between_commit_and_answer(path: Path) -> None
 
 
 async def test_a_witness_that_fails_stops_only_those_who_set_a_mark(path: Path) -> None:
-    """Their change is committed, and they are told that the state file is not written."""
+    """Their change is committed, and they get an error that the state file is not written."""
     book = Book(path)
     async with Database(path, witness=book, group_s=60) as db:
         book.error = OSError("no space left on device")
