@@ -1,7 +1,7 @@
 """The registry of gateways: a row per process that serves, with a counter that it raises.
 
-Whether a gateway is alive is never told by a timestamp: its clock may be wrong, and so may ours.
-Whoever wants to know watches the counter and measures the time by its own clock (`Watch`).
+A timestamp never shows whether a gateway is running: its clock may be wrong, and so may ours.
+An observer watches the counter and measures the time by its own clock (`Watch`).
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ async def gateway_pulse(tx: Tx, gateway_id: str) -> Row | None:
 
 @dataclass(frozen=True)
 class Identity:
-    """What a gateway tells of itself."""
+    """What a gateway reports about itself."""
 
     id: str
     host: str  #: for display
@@ -207,7 +207,7 @@ async def purge(
 
 
 class Watch:
-    """Tells which gateways are alive: their counters move while somebody watches.
+    """Shows which gateways are running: their counters change while they are watched.
 
     Every time is elapsed time of the watcher's own clock, in microseconds.
     """

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from gateway.store.connection import Connection
     from gateway.store.lanes import Lanes
     from gateway.store.live_rows import LiveRows
+    from gateway.store.seen import SeenRows
     from gateway.store.statements import Query, Row
 
 P = ParamSpec("P")
@@ -95,10 +96,12 @@ class SqliteTx(CallTx):
         read_only: bool = False,
         live: LiveRows | None = None,
         lanes: Lanes | None = None,
+        seen: SeenRows | None = None,
     ) -> None:
         super().__init__(read_only=read_only, lanes=lanes)
         self._connection: Connection | None = connection
         self.live = live
+        self._seen = seen
 
     async def all(self, query: Query, **values: Any) -> list[Row]:
         """Run a statement; return its rows."""
@@ -112,6 +115,8 @@ class SqliteTx(CallTx):
     def _run(self, query: Query, values: dict[str, Any]) -> list[Row]:
         if query.drops_live_rows and self.live is not None:
             self.live.clear()
+        if self._seen is not None and query.remembered:
+            return self._seen.query(self._open(), query, values)
         text, fixed = query.compiled()
         return self._open().query(text, {**fixed, **values} if fixed else values)
 

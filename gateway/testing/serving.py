@@ -100,7 +100,7 @@ def stop_at(
 def _outside_transactions(database: Path) -> None:
     """Wait until no transaction of this process is open.
 
-    Whoever is stopped in one stops every process on the database, which is another story.
+    A process that stops inside a transaction stops every process on the database; that is another test.
     """
     if not database.exists():
         # PostgreSQL itself ends a transaction in which a process stands still.
@@ -161,7 +161,7 @@ def adapt(options: argparse.Namespace) -> None:
 
 
 def main() -> int:
-    """Serve until told to stop, or until the failpoint."""
+    """Serve until stopped, or until the failpoint."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--at", type=Failpoint)

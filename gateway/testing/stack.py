@@ -126,7 +126,7 @@ class Receiver:
         return json.loads(body)
 
     def forget(self) -> None:
-        """Begin anew; the secret stays."""
+        """Start again; the secret stays."""
         self.received.clear()
         self.any_age, self.answer, self.unverified, self.tries = False, 204, 0, 0
         self.headers.clear()

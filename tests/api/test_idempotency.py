@@ -1,4 +1,4 @@
-"""One idempotency key at two gateways on one database: one effect, whoever of them stops or stalls."""
+"""One idempotency key at two gateways on one database: one effect, whichever of them stops or stalls."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def replayed(answer: aiohttp.ClientResponse) -> bool:
 async def test_fifty_callers_of_one_key_at_two_gateways(
     two: tuple[Api, Api], path: str, body: Any, table: str
 ) -> None:
-    """One effect and one answer; the others replay it or are told that it is in progress."""
+    """One effect and one answer; the others replay it or get 409."""
     answers = await asyncio.gather(*(post(two[n % 2], path, body) for n in range(50)))
     assert count(two[0], table) == 1
     assert two[0].pricer.calls + two[1].pricer.calls == (path == "/payouts/quote")
@@ -548,7 +548,7 @@ async def test_a_finish_that_is_cancelled_is_whole(two: tuple[Api, Api]) -> None
 
 
 async def test_an_old_token_is_never_used_again(two: tuple[Api, Api]) -> None:
-    """Taken over, released and claimed anew: the first claimant still writes nothing."""
+    """Taken over, released and claimed again: the first claimant still writes nothing."""
     first, second = two
     observer = Keys(second.context)
     mine = await Keys(first.context).begin(_keyed(first))
