@@ -12,6 +12,8 @@ from gateway.store.postgres.connection import Server
 
 #: How a simple query of COMMIT looks on the wire.
 _COMMIT = b"Q\x00\x00\x00\x0bCOMMIT\x00"
+#: How a connection begins that only cancels what another one does.
+_CANCEL = b"\x00\x00\x00\x10\x04\xd2\x16\x2e"
 
 
 class Proxy:
@@ -25,6 +27,8 @@ class Proxy:
         self.away = False
         self._open: set[asyncio.StreamWriter] = set()
         self.commits_lost = 0
+        #: requests to cancel a statement
+        self.cancels = 0
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Take one connection."""
@@ -52,6 +56,7 @@ class Proxy:
     ) -> None:
         with suppress(ConnectionError):
             while data := await reader.read(65536):
+                self.cancels += data.startswith(_CANCEL)
                 if self.lose is not None and data.endswith(_COMMIT):
                     how, self.lose = self.lose, None
                     self.commits_lost += 1

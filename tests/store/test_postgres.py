@@ -7,6 +7,7 @@ import sqlite3
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -263,6 +264,69 @@ async def test_a_commit_that_is_still_at_work_is_waited_for(server: Server) -> N
         await other.commit()
         assert await asked
         await other.close()
+
+
+#: A COMMIT that takes as long as somebody keeps a lock, as one that waits for a standby does.
+_SLOW_COMMIT = (
+    (
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS "
+        "'BEGIN PERFORM pg_advisory_xact_lock(4711); RETURN NULL; END'"
+    ),
+    (
+        "CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON api_keys DEFERRABLE INITIALLY DEFERRED "
+        "FOR EACH ROW EXECUTE FUNCTION slow()"
+    ),
+)
+_WAIT = (
+    "SELECT pid FROM pg_stat_activity WHERE datname = current_database() "
+    "AND wait_event_type = 'Lock' AND query LIKE '{}%'"
+)
+
+
+@pytest.mark.parametrize("committed", [True, False])
+async def test_a_commit_that_is_not_waited_for_any_longer_is_asked_for(
+    server: Server, folder: Path, monkeypatch: pytest.MonkeyPatch, *, committed: bool
+) -> None:
+    """It takes too long. It is not cancelled: PostgreSQL would acknowledge it without its standby.
+
+    The writer's row says what became of it, once the server has done with it; the change is made once.
+    """
+    monkeypatch.setattr("gateway.store.postgres.connection._MARGIN_S", 0.0)
+    ran: list[str] = []
+
+    async def note(tx: Tx, name: str) -> str:
+        ran.append(name)
+        return await add(tx, name)
+
+    async def waiting(query: str) -> int:
+        while not (found := await holder.rows(_WAIT.format(query))):
+            assert not changing.done()
+        return int(found[0]["pid"])
+
+    holder = Connection(server)
+    await holder.open()
+    await holder.execute("; ".join(_SLOW_COMMIT))
+    try:
+        async with in_front_of(server, folder) as (proxy, through):
+            async with PostgresDatabase(replace(through, statement_s=0.5)) as db:
+                await db.run(note, "first")
+                ran.clear()
+                await holder.execute("SELECT pg_advisory_lock(4711)")
+                changing = asyncio.create_task(db.run(note, "second"))
+                committing = await waiting("COMMIT")
+                # Nothing is said, and nothing run again, while the server is still at it.
+                await waiting("SELECT token")
+                assert ran == ["second"]
+                if not committed:
+                    await holder.rows("SELECT pg_terminate_backend($1)", committing)
+                await holder.execute("SELECT pg_advisory_unlock(4711)")
+                assert await changing == "second"
+                assert ran == (["second"] if committed else ["second", "second"])
+                assert await db.read(names) == ["first", "second"]
+            assert proxy.cancels == 0
+    finally:
+        await holder.execute("SELECT pg_advisory_unlock_all(); DROP FUNCTION slow CASCADE")
+        await holder.close()
 
 
 async def test_a_writer_whose_row_is_gone_makes_it_again(server: Server) -> None:
