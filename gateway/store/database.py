@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
 from gateway.store.change import GROUP_LIMIT
 from gateway.store.connection import Connection, WriteFault, is_busy
 from gateway.store.statements import Columns, Query, Row, listed, upsert
-from gateway.store.transaction import StoreFunction, Tx, refuse_inside_a_function, snapshot
+from gateway.store.transaction import Later, StoreFunction, Tx, refuse_inside_a_function, snapshot
 from gateway.store.writer import Witness, Writer
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ __all__ = [
     "GROUP_LIMIT",
     "Columns",
     "Database",
+    "Later",
     "Query",
     "Row",
     "StoreFunction",
