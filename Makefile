@@ -1,4 +1,4 @@
-# The one front door. `make` lists what can be done; every target sets up what it needs.
+# `make` lists all targets; every target sets up what it needs.
 
 .DEFAULT_GOAL := help
 .SUFFIXES:
@@ -6,11 +6,11 @@
 BIN   := .venv/bin
 READY := .venv/.ready
 PATHS := gateway adapters tests
-# Processes that the tests are shared by; 0 for one after the other (to debug). Two for each core: the
+# Processes that run the tests; 0 runs them one after the other (to debug). Two per core, because the
 # tests with whole processes wait most of the time.
 WORKERS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
-# Compiled tests are kept, whatever the environment says: else each of these processes compiles all of
-# them, in each run.
+# Keep compiled tests, whatever the environment says; otherwise each process compiles all of them in
+# each run.
 export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help setup demo serve test e2e e2e-clients e2e-pages model chaos failover bench bench-quick bench-record bench-webhooks bench-isolation cover alerts check fmt docs lock matrix adapter clean distclean
@@ -24,7 +24,7 @@ help: ## Show this list
 
 setup: $(READY) ## Make .venv from the hashed lock and install the project in it
 
-# Done again only when the lock or the project's own metadata changed.
+# Runs again only if the lock or the project's own metadata changed.
 $(READY): requirements-dev.lock pyproject.toml
 	@scripts/setup
 	@touch $@
@@ -32,7 +32,7 @@ $(READY): requirements-dev.lock pyproject.toml
 demo: $(READY) ## Seven payouts from quote to delivered, over real sockets, on this machine
 	@$(BIN)/payout-gateway demo
 
-serve: $(READY) ## The same stack, kept up, with a curl session to paste
+serve: $(READY) ## Keep the demo's stack running, with a curl session to paste
 	@$(BIN)/payout-gateway demo --serve
 
 test: $(READY) ## Run the tests (T=path for some of them)
@@ -54,16 +54,16 @@ e2e-pages: $(READY) ## The pages in headless Chromium, with axe-core (PICTURES=1
 model: $(READY) ## Search the larger runs of the money rules, and each rule switched off (some minutes)
 	$(BIN)/python -m tests.model
 
-chaos: $(READY) ## Kill processes and restart the database under load (STORE=sqlite|postgresql KILLS=20 RESTARTS=2)
-	$(BIN)/python -W ignore -m tests.chaos --store $(or $(STORE),postgresql) --kills $(or $(KILLS),20) \
-	  --restarts $(or $(RESTARTS),2)
+chaos: $(READY) ## Kill processes and restart the database under load (STORE=sqlite|postgresql KILLS=20 RESTARTS=2, or PAYOUTS=10000 EVERY=8)
+	$(BIN)/python -W ignore -m tests.chaos --store $(or $(STORE),postgresql) --seed $(or $(SEED),1) \
+	  $(if $(PAYOUTS),--payouts $(PAYOUTS) --every $(or $(EVERY),8),--kills $(or $(KILLS),20) --restarts $(or $(RESTARTS),2))
 
 failover: $(READY) ## Kill the primary PostgreSQL and promote its synchronous standby under load (TIMES=20)
 	$(BIN)/python -W ignore -m tests.failover --times $(or $(TIMES),20)
 
-bench: $(READY) ## Speed, growth and memory, each beside its ceiling of the same run (about 10 minutes)
+bench: $(READY) ## Speed, growth and memory, each beside its ceiling of the same run (about 15 minutes; MILLION=1 for a million payouts)
 	@mkdir -p build
-	$(BIN)/python bench/run.py | tee build/bench.txt
+	$(BIN)/python bench/run.py $(if $(MILLION),--million) | tee build/bench.txt
 
 bench-quick: $(READY) ## The same with small counts; warns of ratios worse than the recorded ones (2 minutes)
 	@mkdir -p build
@@ -72,13 +72,13 @@ bench-quick: $(READY) ## The same with small counts; warns of ratios worse than 
 bench-record: $(READY) ## Keep the last run: ratios in bench/recorded.json, tables in the docs
 	$(BIN)/python bench/record.py build/bench.txt
 
-bench-webhooks: $(READY) ## Signed deliveries a second, beside a bare client; what is lost (about 4 minutes; QUICK=1 for two)
+bench-webhooks: $(READY) ## Signed deliveries per second beside a bare client, and losses (about 4 minutes; QUICK=1 for two)
 	$(BIN)/python bench/webhooks.py $(if $(QUICK),--quick)
 
 bench-isolation: $(READY) ## Attacks beside a victim, each against a control (QUICK=1 for two minutes)
 	$(BIN)/python bench/isolation.py $(if $(QUICK),--quick)
 
-cover: $(READY) ## Run the tests and show which branches none of them took
+cover: $(READY) ## Run the tests and show the branches that none of them covers
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest $(T)
 	$(BIN)/coverage combine --quiet
@@ -88,7 +88,7 @@ alerts: $(READY) ## Check the alert rules for Prometheus and run their tests (ge
 	@scripts/promtool >/dev/null
 	$(BIN)/python -m pytest -p no:randomly tests/test_runbook.py
 
-check: $(READY) ## Judge the code: format, lint, types, import rules, docs
+check: $(READY) ## Check the code: format, lint, types, import rules, docs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -107,16 +107,16 @@ docs: $(READY) ## Fill the generated pages, build the documentation into site/
 lock: $(READY) ## Write the hashed lock files again from pyproject.toml
 	@BIN=$(BIN) upgrade=$(upgrade) scripts/lock
 
-matrix: $(READY) ## Run the kit of every adapter and record what it has shown, for the feature matrix
+matrix: $(READY) ## Run the kit of every adapter and record the results for the feature matrix
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal \
 	  --kit-json docs/reference/adapter-proofs.json $(wildcard tests/adapters/*/test_kit.py)
 	$(BIN)/python scripts/generate_docs.py
 
 adapter: $(READY) ## Start a new adapter (name=acme)
-	@test -n "$(name)" || { echo "say which: make adapter name=acme"; exit 2; }
+	@test -n "$(name)" || { echo "name is missing: make adapter name=acme"; exit 2; }
 	@$(BIN)/payout-gateway adapters new "$(name)"
 
-clean: ## Remove what tools have left, but not .venv
+clean: ## Remove the output of tools, but not .venv
 	rm -rf build dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache \
 	  .coverage .coverage.* *.egg-info
 	find $(PATHS) scripts -type d -name __pycache__ -prune -exec rm -rf {} +

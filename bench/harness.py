@@ -16,6 +16,7 @@ import os
 import re
 import select
 import signal
+import sqlite3
 import statistics
 import subprocess
 import sys
@@ -473,7 +474,7 @@ def warnings(results: Sequence[Result], mode: str) -> list[str]:
 
 
 #: What a benchmark that cannot be measured ends with.
-FAILURES = (Failed, OSError, ExceptionGroup)
+FAILURES = (Failed, OSError, ExceptionGroup, sqlite3.Error, subprocess.SubprocessError)
 
 
 def stop_when_told() -> None:

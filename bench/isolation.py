@@ -1,9 +1,11 @@
 """What an attacker does to another org's quote and payout: `make bench-isolation` (`--quick`: two minutes).
 
-For each attack, a gateway on a fresh database, and in the same run: first the victim alone (the control),
-then the victim beside the attack. The victim is one client that quotes and pays, one pair after the
-other, each over a new connection; its events go to a receiver of its own. Times are of this machine and
-this moment: only the ratio to the control travels. What was refused, lost or not delivered comes first.
+For each attack, two gateways, each with a database, a custodian's twin and a receiver of its own: one is
+attacked, and the other one is the control. The victim is one client that quotes and pays, one pair after
+the other, each over a new connection, now at the one gateway and now at the other. So what else the
+machine does at a moment, the attacker's own process included, meets both. Before the attack, the victim
+pays at the attacked gateway alone. Times are of this machine and this moment: only ratios travel. What
+was refused, lost or not delivered comes first.
 
 Prints a line of JSON for each attack and run as it ends, and a table of the medians at the end.
 """
@@ -38,7 +40,8 @@ _BY_NAME = "names without answer"
 #: The most that the victim's p99 may become, as a ratio to its control.
 AIM = 1.5
 #: A pair; what the gateway computed during it; from its request to the receipt of its first event; to that of `payout.delivered`.
-_TIMED = ("pair", "cpu", "event", "paid")
+#: Last: the pair again, compared with that before the attack.
+_SHOWN = ("pair", "cpu", "event", "paid", "before")
 _PAUSE_S = 0.01
 _LOOK_S = 0.25
 _DESTINATION = {
@@ -55,7 +58,7 @@ class Plan:
     pairs: int
     runs: int
     quick: bool
-    #: for the pairs beside an attack, and without one
+    #: for the pairs of a phase
     phase_s: float
     #: for one pair
     pair_s: float
@@ -101,30 +104,26 @@ def quantile(values: list[float], percent: int) -> float:
 
 
 class Victim:
-    """One client that pays, one pair after the other."""
+    """One client that pays at one gateway, one pair after the other."""
 
     def __init__(self, stack: Stack, plan: Plan) -> None:
-        self._stack = stack
+        self.stack = self._stack = stack
         self._plan = plan
         self._keys: Iterator[str] = itertools.cycle(stack.victim_keys)
 
-    async def measure(self) -> Phase:
-        """Make the pairs of a phase: all of them, or as many as there is time for."""
-        phase, end = Phase(), time.monotonic() + self._plan.phase_s
-        async with self._watched(phase):
-            while phase.asked < self._plan.pairs and time.monotonic() < end:
-                phase.asked += 1
-                used = self._stack.gateway.cpu_ms()
-                try:
-                    async with asyncio.timeout(self._plan.pair_s):
-                        await self._pair(phase)
-                except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
-                    # No answer is no fast answer: it counts as long as one may take.
-                    phase.failed += 1
-                    phase.pairs_ms.append(1000 * self._plan.pair_s)
-                phase.cpu_ms.append(self._stack.gateway.cpu_ms() - used)
-                await asyncio.sleep(_PAUSE_S)
-        return phase
+    async def one(self, phase: Phase) -> None:
+        """Make a pair, and note what became of it."""
+        phase.asked += 1
+        used = self._stack.gateway.cpu_ms()
+        try:
+            async with asyncio.timeout(self._plan.pair_s):
+                await self._pair(phase)
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
+            # No answer is no fast answer: it counts as long as one may take.
+            phase.failed += 1
+            phase.pairs_ms.append(1000 * self._plan.pair_s)
+        phase.cpu_ms.append(self._stack.gateway.cpu_ms() - used)
+        await asyncio.sleep(_PAUSE_S)
 
     async def _pair(self, phase: Phase) -> None:
         """Quote and pay over a new connection. Waiting that a limit asks for is not counted as time."""
@@ -165,7 +164,7 @@ class Victim:
         phase.pairs_ms.append(1000 * (time.perf_counter() - begun - waited))
 
     @asynccontextmanager
-    async def _watched(self, phase: Phase) -> AsyncIterator[None]:
+    async def watched(self, phase: Phase) -> AsyncIterator[None]:
         """Look at the gateway's memory and health meanwhile."""
 
         async def memory() -> None:
@@ -200,6 +199,18 @@ class Victim:
             await asyncio.gather(*watching, return_exceptions=True)
 
 
+async def measure(plan: Plan, *victims: Victim) -> list[Phase]:
+    """Make the pairs of a phase: all of them, or as many as there is time for; the victims take turns."""
+    phases, end = [Phase() for _ in victims], time.monotonic() + plan.phase_s
+    async with contextlib.AsyncExitStack() as watching:
+        for each, phase in zip(victims, phases, strict=True):
+            await watching.enter_async_context(each.watched(phase))
+        while phases[0].asked < plan.pairs and time.monotonic() < end:
+            for each, phase in zip(victims, phases, strict=True):
+                await each.one(phase)
+    return phases
+
+
 async def delivered(stack: Stack, plan: Plan, phase: Phase) -> None:
     """Wait for the first and the last event of each payout of a phase; note how long each took."""
     end = time.monotonic() + plan.drain_s
@@ -225,13 +236,15 @@ async def delivered(stack: Stack, plan: Plan, phase: Phase) -> None:
 async def attacked(name: str, plan: Plan) -> dict[str, Any]:
     """Run an attack and its control; return what is printed of them."""
     _, quick, full = ATTACKS[name]
-    async with running_stack(names=name == _BY_NAME) as stack:
-        victim = Victim(stack, plan)
-        # What the first requests load and compile belongs to neither phase.
-        for _ in range(10):
-            await victim._pair(Phase())  # noqa: SLF001 - of this module
-        control = await victim.measure()
-        await delivered(stack, plan, control)
+    names = name == _BY_NAME
+    async with running_stack(names=names) as stack, running_stack(names=names) as other:
+        victim, untouched = Victim(stack, plan), Victim(other, plan)
+        # What the first requests load and compile belongs to no phase.
+        for each in (victim, untouched):
+            for _ in range(20):
+                await each.one(Phase())
+        (before,) = await measure(plan, victim)
+        await delivered(stack, plan, before)
         wanted = {
             "attack": name,
             "host": "127.0.0.1",
@@ -244,34 +257,36 @@ async def attacked(name: str, plan: Plan) -> dict[str, Any]:
         )
         try:
             ready = await attacker.line(8.0 if plan.quick else 2 * PREPARE_S)
-            beside = await victim.measure()
+            beside, control = await measure(plan, victim, untouched)
         finally:
             did = await attacker.stop()
         await delivered(stack, plan, beside)
+        await delivered(other, plan, control)
         ended = stack.gateway.ended
     return {
         "attack": name,
         "ready": ready == "ready",
         "did": json.loads(did) if did.startswith("{") else None,
         "gateway_ended": ended,
-        **_compared(control, beside),
+        **_compared(control, beside, before),
     }
 
 
-def _compared(control: Phase, beside: Phase) -> dict[str, Any]:
-    """Return both phases in numbers. Ratios are to the control of the same run."""
+def _compared(control: Phase, beside: Phase, before: Phase) -> dict[str, Any]:
+    """Return the phases in numbers. Ratios are to the control of the same moment, or to before the attack."""
     found: dict[str, Any] = {}
     for what, mine, others in (
         ("pair", beside.pairs_ms, control.pairs_ms),
         ("cpu", beside.cpu_ms, control.cpu_ms),
         ("event", beside.events_ms, control.events_ms),
         ("paid", beside.paid_ms, control.paid_ms),
+        ("before", beside.pairs_ms, before.pairs_ms),
     ):
         for percent in (50, 99):
             least = max(quantile(others, percent), 1e-3)
             found[f"{what}_p{percent}_ratio"] = quantile(mine, percent) / least
             found[f"{what}_p{percent}_control_ms"] = quantile(others, percent)
-    for phase, prefix in ((control, "control_"), (beside, "")):
+    for phase, prefix in ((control, "control_"), (beside, ""), (before, "before_")):
         for name in ("asked", "failed", "limited", "lost", "late", "memory_mb", "health_ms"):
             found[prefix + name] = getattr(phase, name)
         found[prefix + "health_failed"] = phase.health_failed
@@ -294,7 +309,8 @@ def _row(name: str, runs: list[dict[str, Any]]) -> str:
         f"{total('failed')}",
         f"{total('lost')}",
         f"{total('late')}",
-        *(ratio(f"{what}_p{percent}_ratio") for what in _TIMED for percent in (50, 99)),
+        *(ratio(f"{what}_p{percent}_ratio") for what in _SHOWN for percent in (50, 99)),
+        f"{statistics.median(each['pair_p99_control_ms'] for each in runs):.0f}",
         f"{max(each['control_memory_mb'] for each in runs):.0f}",
         f"{max(each['memory_mb'] for each in runs):.0f}",
         f"{max(each['health_ms'] for each in runs):.0f}",
@@ -319,7 +335,8 @@ _HEAD = (
     "failed",
     "lost",
     "late",
-    *(f"{what} p{percent}" for what in _TIMED for percent in (50, 99)),
+    *(f"{what} p{percent}" for what in _SHOWN for percent in (50, 99)),
+    "control p99 ms",
     "MB control",
     "MB most",
     "healthz worst ms",
@@ -349,7 +366,8 @@ async def run(plan: Plan, names: list[str], folder: Path) -> int:
     write(
         f"\n{os.cpu_count()} cores; {plan.pairs} pairs of quote and payout at most in each phase, "
         f"{plan.runs} run(s), {time.monotonic() - begun:.0f} s. Ratios are to the control of the same "
-        f"run, medians of the runs; the aim for the pair's p99 is {AIM}.\n\n"
+        f"moment (`before`: to the pair before the attack), medians of the runs; the aim for the pair's p99 is "
+        f"{AIM}.\n\n"
     )
     write("| " + " | ".join(_HEAD) + " |\n" + "| --- " * len(_HEAD) + "|\n")
     for name, runs in results.items():
@@ -361,7 +379,7 @@ async def run(plan: Plan, names: list[str], folder: Path) -> int:
         if statistics.median(each["pair_p99_ratio"] for each in runs) > AIM
         or any(each["failed"] for each in runs)
     ]
-    lost = sum(each["lost"] + each["control_lost"] for each in every)
+    lost = sum(each["lost"] + each["control_lost"] + each["before_lost"] for each in every)
     idle = sorted({each["attack"] for each in every if not each["ready"]})
     write(
         f"\nlost in all: {lost}\nabove the aim, or with failed pairs: {', '.join(above) or 'none'}\n"

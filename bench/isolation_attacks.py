@@ -4,8 +4,8 @@ Reads one JSON object from its first argument: `attack`, `host`, `port`, `key` (
 attacker's org) and `most` (how many endpoints, connections or bytes at most). Prints `ready` once the
 attack is under way, goes on until SIGTERM, and then prints as one line of JSON what it did.
 
-It has a lower priority than everything else, so that what is measured is the gateway and not a fight
-for the processor, and calls from 127.0.0.2, so that a limit per address meets it and not the victim. It
+It runs only where nothing else wants a processor, so that what is measured is the gateway and not a fight
+for the processor (an attacker has a machine of its own), and calls from 127.0.0.2, so that a limit per address meets it and not the victim. It
 takes what it gets: every attack runs whether the gateway refuses it or not.
 """
 
@@ -408,4 +408,7 @@ async def run(wanted: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     os.nice(15)
+    if hasattr(os, "SCHED_IDLE"):
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     uvloop.run(run(json.loads(sys.argv[1])))

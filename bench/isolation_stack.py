@@ -167,12 +167,22 @@ class Child:
         return (out.decode().strip().splitlines() or [""])[-1]
 
     def memory_mb(self) -> float:
-        """Return its memory now, in MB; 0 where it has ended."""
-        with contextlib.suppress(OSError):
-            for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
-                if line.startswith("VmRSS"):
-                    return int(line.split()[1]) / 1024
-        return 0.0
+        """Return its memory now and that of processes that it has started, in MB; 0 where it has ended."""
+        total_kb = 0
+        for pid in (self.pid, *self._children()):
+            with contextlib.suppress(OSError):
+                for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+                    if line.startswith("VmRSS"):
+                        total_kb += int(line.split()[1])
+        return total_kb / 1024
+
+    def _children(self) -> list[int]:
+        """Return the ids of the processes that it has started."""
+        found: list[int] = []
+        for each in Path(f"/proc/{self.pid}/task").glob("*/children"):
+            with contextlib.suppress(OSError):
+                found += [int(pid) for pid in each.read_text().split()]
+        return found
 
     def cpu_ms(self) -> float:
         """Return the processor time that its threads have used, in ms."""

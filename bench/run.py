@@ -13,6 +13,7 @@ import platform
 import sqlite3
 import sys
 import time
+from functools import partial
 
 import accept
 import batches
@@ -20,12 +21,14 @@ import footprint
 import growth
 import payouts
 import reads
+import webhooks
 from harness import FAILURES, say, show, stop_when_told, warnings
 
 BENCHES = {
     "payouts": payouts.measure,
     "accept": accept.measure,
     "reads": reads.measure,
+    "webhooks": webhooks.measure,
     "batches": batches.measure,
     "footprint": footprint.measure,
     "growth": growth.measure,
@@ -43,15 +46,23 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true", help="smaller counts, under two minutes")
     parser.add_argument("--only", default=",".join(BENCHES), help="names, separated by commas")
+    parser.add_argument(
+        "--million",
+        action="store_true",
+        help="growth with a million payouts, too: 16 GB, 15 minutes",
+    )
     wanted = parser.parse_args()
     stop_when_told()
+    benches = dict(BENCHES)
+    if wanted.million:
+        benches["growth"] = partial(growth.measure, million=True)
     mode = "quick" if wanted.quick else "full"
     say(machine() + "\n")
     results, failed, begun = [], [], time.monotonic()
     for name in wanted.only.split(","):
         started = time.monotonic()
         try:
-            results.append(BENCHES[name](wanted.quick))
+            results.append(benches[name](wanted.quick))
         except FAILURES as error:
             failed.append(f"warning: {name} was not measured: {error!r}")
             continue

@@ -29,6 +29,7 @@ from typing import Any
 
 import aiohttp
 import uvloop
+from harness import Failed, Result
 from webhook_publisher import Publisher, Told
 
 from gateway.examples import example_event
@@ -156,13 +157,17 @@ class Sender:
 
     def _check(self) -> None:
         if self._process.poll() is not None:
-            message = "the gateway's process has ended"
-            raise SystemExit(message)
+            raise Failed("the gateway's process has ended")
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
         """End it."""
         self._process.send_signal(how)
-        self._process.wait(30)
+        try:
+            self._process.wait(30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            raise Failed("the gateway's process did not stop within 30 s") from None
 
 
 @contextmanager
@@ -394,6 +399,11 @@ def killed(rate: float) -> dict[str, Any]:
         "doubled_each": result.doubled / len(kills),
         "resumed_s": max(late_s),
         "start_s": max((ready - at) / 1e9 for at, ready in kills),
+        # From when it serves again: before, nothing can be sent.
+        "after_start_s": max(
+            0.0,
+            *(late - (ready - at) / 1e9 for late, (at, ready) in zip(late_s, kills, strict=True)),
+        ),
     }
 
 
@@ -423,6 +433,60 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "down": lambda: down(100),
     "killed": lambda: killed(200),
 }
+#: What `make bench` measures of them, and `make bench-quick`: the others take minutes.
+_RECORDED = ("drain", "flow", "paced50", "paced200", "hanging", "killed")
+_RECORDED_QUICK = ("drain", "paced200")
+_QUICK = Sizes(drain=2000, flow=2000, paced_s=6, down_s=10, kills=2)
+
+
+def measure(quick: bool) -> Result:  # noqa: FBT001 - as each benchmark is called
+    """Measure the cases that are recorded."""
+    global SIZES  # noqa: PLW0603 - one run has one size
+    SIZES = _QUICK if quick else SIZES
+    found = {name: CASES[name]() for name in (_RECORDED_QUICK if quick else _RECORDED)}
+    result = Result("webhooks", "a bare aiohttp client that posts the same bytes")
+    for name, words in (("drain", "a full queue"), ("flow", "accepted and delivered")):
+        if name not in found:
+            continue
+        each = found[name]
+        raw, raw_ms = each["ceiling_per_s"], each["ceiling_cpu_ms"]
+        target = "≥ 0.6" if name == "drain" else "≥ 2 600"
+        result.add(f"{words}, a second", "1/s", "higher", each["per_s"], raw, target=target)
+        result.add(f"CPU per event, {words}", "ms", "lower", each["cpu_ms"], raw_ms)
+    for name in ("paced50", "paced200"):
+        if name not in found:
+            continue
+        each = found[name]
+        words = each["case"]
+        result.add(f"p50 at {words}", "ms", "lower", each["p50_ms"], target="≤ 2 ms")
+        result.add(f"p99 at {words}", "ms", "lower", each["p99_ms"], target="≤ 5 ms")
+        result.add(f"CPU per event at {words}", "ms", "lower", each["cpu_ms"], target="≤ 1 ms")
+        result.add(f"statements per event at {words}", "count", "lower", each["statements"])
+    if "hanging" in found:
+        result.add(
+            f"p99 at {found['hanging']['case']}",
+            "ms",
+            "lower",
+            found["hanging"]["p99_ms"],
+            found["paced200"]["p99_ms"],
+            against="all answer",
+            target="≤ 1.5",
+        )
+    if "killed" in found:
+        each = found["killed"]
+        result.add("sent twice after a kill", "count", "lower", each["doubled_each"], target="≤ 5")
+        late_s = each["after_start_s"]
+        result.add("the rest is sent, after the start", "s", "lower", late_s, target="≤ 2 s")
+    lost = sum(each["lost"] for each in found.values())
+    result.add("lost", "count", "lower", lost, target="0")
+    result.notes.append(
+        f"{ENDPOINTS} endpoints, 4 deliveries in flight each; latencies from the commit of an event to its "
+        f"arrival; {SIZES.drain} events in a full queue, {SIZES.flow} at the full rate, {SIZES.paced_s:g} s "
+        f"at each steady rate; {SIZES.kills} kills under 200 a second."
+    )
+    return result
+
+
 _COLUMNS = (
     ("events", "{:d}"),
     ("lost", "{:d}"),
@@ -449,7 +513,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="fewer events; figures vary more")
     options = parser.parse_args()
     if options.quick:
-        SIZES = Sizes(drain=2000, flow=2000, paced_s=6, down_s=10, kills=2)
+        SIZES = _QUICK
     write, rows = sys.stdout.write, []
     for name in options.cases or CASES:
         rows.append(CASES[name]())

@@ -5,7 +5,8 @@ them would get a transport and a parser before it is closed, and everybody else 
 So connections are accepted as bare sockets first. Those of an address that is at its limit, or of a
 listener that is, wait in a short queue: the oldest of them is closed for a new one, which costs next to
 nothing. The others become connections of the API a few in each turn of the event loop, one address after
-the other.
+the other. While a request is in progress there are fewer in each turn, because it waits for one at each of
+its steps.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ _BACKLOG = 2048
 #: Sockets that are accepted, and connections that are made of them, in one turn of the loop.
 ACCEPTED_AT_ONCE = 64
 ADMITTED_AT_ONCE = 4
+#: The same while a request is in progress.
+ACCEPTED_BESIDE = 12
+ADMITTED_BESIDE = 1
 #: Sockets of an address that wait although it is at its limit; of all where the listener is.
 WAITING_BEYOND = 8
 _ALL_WAITING_BEYOND = 64
@@ -40,10 +44,13 @@ class Acceptor:
         listener: socket.socket,
         connections: Connections,
         protocol: Callable[[], asyncio.Protocol],
+        busy: Callable[[], bool] = lambda: False,
     ) -> None:
+        """`busy` returns whether a request is in progress."""
         self._listener = listener
         self._connections = connections
         self._protocol = protocol
+        self._busy = busy
         self._loop = asyncio.get_running_loop()
         #: accepted sockets by address, the address whose turn it is first
         self._waiting: OrderedDict[str, deque[socket.socket]] = OrderedDict()
@@ -74,7 +81,7 @@ class Acceptor:
         self._waiting.clear()
 
     def _accept(self) -> None:
-        for _ in range(ACCEPTED_AT_ONCE):
+        for _ in range(ACCEPTED_BESIDE if self._busy() else ACCEPTED_AT_ONCE):
             try:
                 new, address = self._listener.accept()
             except (BlockingIOError, InterruptedError):
@@ -130,7 +137,8 @@ class Acceptor:
         """
         self._turn = None
         replacing = set()
-        for _ in range(min(ADMITTED_AT_ONCE, self._count)):
+        most = ADMITTED_BESIDE if self._busy() else ADMITTED_AT_ONCE
+        for _ in range(min(most, self._count)):
             group = next(iter(self._waiting))
             if group in replacing:
                 break

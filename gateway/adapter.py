@@ -1,15 +1,15 @@
 """The adapter contract: the only module an adapter author imports.
 
-An adapter speaks one custodian's protocol. It decides nothing about money: it does the next thing
-it is asked to do, remembers before it moves, and reports what it saw in the gateway's words. The
-engine decides when to call, what silence means, and whether a repeat is safe.
+An adapter speaks one custodian's protocol. It makes no decisions about money: it performs the
+requested step, calls `remember` before it moves money, and reports what it saw in the gateway's terms.
+The engine decides when to call, what a missing answer means, and whether a repeat is safe.
 
     class Acme(Adapter[AcmeSettings]):
         name = "acme"
         Settings = AcmeSettings
         capabilities = Capabilities(...)
 
-        async def submit(self, order): ...   # do the next thing; called again with the notes
+        async def submit(self, order): ...   # perform the next step; called again with the notes
         async def fetch(self, order): ...    # read-only (for sets: submit_batch and fetch_batch)
         async def verify(self, headers, body): ...
         def parse(self, body): ...
@@ -135,7 +135,7 @@ __all__ = [
 
 
 class Terms(Protocol):
-    """What is paid to whom from where: all that can be judged before there is a payout."""
+    """What is paid, to whom and from where: all that is known before there is a payout."""
 
     @property
     def asset(self) -> str:
@@ -143,7 +143,7 @@ class Terms(Protocol):
 
     @property
     def network(self) -> str | None:
-        """The network on which the recipient is paid, where there is one."""
+        """The network on which the recipient is paid, if there is one."""
 
     @property
     def decimals(self) -> int:
@@ -163,7 +163,7 @@ class Terms(Protocol):
 
     @property
     def reference(self) -> str | None:
-        """The partner's own reference, where it gave one."""
+        """The partner's own reference, if it gave one."""
 
 
 class Execution(Protocol):
@@ -193,12 +193,13 @@ class Execution(Protocol):
     async def expect(self, *refs: Ref, payout_id: str | None = None) -> None:
         """Register ids that the custodian will report, before the call that makes them known there.
 
-        A webhook that overtakes the reply of that call then finds its payout at once. `payout_id` names
-        the payout of a set that the ids are of; it is needed where the set has more than one. Committed
-        when this returns; may be called again with the same ids. Call it before `moving()`. Raises
-        `LeaseLost`, and `NotSent` where an id is another payout's: then make no call; raise it on. A
-        webhook by such an id, from before any call was made for the payout, that says that money moves is
-        not ours: it is kept, the payout is on the operator's list, and `moving()` refuses from then on.
+        A webhook that arrives before the reply to that call then finds its payout at once. `payout_id`
+        names the payout of a set that the ids belong to; it is required if the set has several.
+        Committed when this returns; may be called again with the same ids. Call it before `moving()`.
+        Raises `LeaseLost`, and `NotSent` if an id belongs to another payout: then make no call, and let
+        the exception through. If a webhook with such an id reports that money moves before any call was
+        made for the payout, the money is not ours: the webhook is kept, the payout is on the operator's
+        list, and `moving()` refuses from then on.
         """
 
     async def moving(
@@ -212,23 +213,23 @@ class Execution(Protocol):
 
         Call it immediately before the one moving call, when its credentials are already made. The
         gateway checks every condition of the call in the same transaction. Raises `LeaseLost` or
-        `NotSent`: then the call must not be made; raise it on.
+        `NotSent`: then do not make the call, and let the exception through.
 
-        `reference` names the id that this call is made under, where one execution has several: a repeat
-        under another reference is another payment. `call_life_s` is how long this very request can still
-        be accepted, where that is not the declared one (the end of a session). `same_request` says that
-        the bytes and the single-use credential of the call before are sent once more; when that is
-        refused, raise OutcomeUnknown: the first send may have arrived.
+        `reference` names the id of this call, if one execution has several: a repeat under another
+        reference is another payment. `call_life_s` is how long this request can still be accepted, if
+        that differs from the declared time (the end of a session). `same_request` means that the bytes
+        and the single-use credential of the previous call are sent again; if that is refused, raise
+        OutcomeUnknown: the first request may have arrived.
         """
 
     def stamp(self) -> str:
-        """Return this moment, to be remembered and handed to `passed_s` later."""
+        """Return the current moment, to be remembered and passed to `passed_s` later."""
 
     def passed_s(self, stamp: str) -> float:
         """Return how many seconds have certainly passed since a stamp was remembered.
 
         Elapsed time, never a difference of wall clocks. After a reboot, or on another machine, it counts
-        from the first row that was written there with the stamp known; so it may be less than the truth.
+        from the first row that was written there when the stamp was known, so it may be too low.
         """
 
 
@@ -253,7 +254,7 @@ class BatchItem(Terms, Protocol):
 
     @property
     def key(self) -> str:
-        """A key of its own within the set: 36 characters, UUIDv4-shaped."""
+        """The item's own key within the set: 36 characters, UUIDv4-shaped."""
 
 
 class BatchOrder(Execution, Protocol):
@@ -270,7 +271,7 @@ class BatchOrder(Execution, Protocol):
 
 @dataclass(frozen=True)
 class Tools:
-    """What an adapter is handed: it opens no session, reads no clock and draws no number itself."""
+    """What an adapter receives: it opens no session, reads no clock and draws no random number itself."""
 
     http: aiohttp.ClientSession
     clock: Clock
@@ -286,10 +287,10 @@ class Adapter(Generic[SettingsT]):
     """Base of every adapter. The optional verbs raise `Unsupported`; nothing is dropped silently.
 
     An adapter defines `submit` and `fetch`. One that declares `capabilities.batch` defines
-    `submit_batch` and `fetch_batch` instead, and every payout comes to it in a set, a single one in a
-    set of one. The gateway checks this when it starts.
+    `submit_batch` and `fetch_batch` instead, and receives every payout in a set, a single one in a set of
+    one. The gateway checks this when it starts.
 
-    Failures of a network call may be raised as they are (`aiohttp.ClientError`, `TimeoutError`): the
+    Errors of a network call may be raised unchanged (`aiohttp.ClientError`, `TimeoutError`): the
     engine's wrapper turns "never connected" into `NotSent` and everything else into
     `OutcomeUnknown`.
     """
@@ -299,8 +300,8 @@ class Adapter(Generic[SettingsT]):
         type[BaseModel]
     ]  #: its settings; secrets as `SecretStr`; no default base URL
     capabilities: Capabilities
-    #: The settings that say whose account it is: base address and credentials. The answers of an
-    #: account are no evidence about another one. None: every setting counts.
+    #: The settings that identify the account: base address and credentials. Responses of one account
+    #: are no evidence about another one. None: every setting counts.
     account_settings: ClassVar[tuple[str, ...] | None] = None
 
     def __init__(self, settings: SettingsT, tools: Tools) -> None:
@@ -308,42 +309,42 @@ class Adapter(Generic[SettingsT]):
         self.tools = tools
 
     async def submit(self, order: Order) -> Report:  # noqa: ARG002 - a batch adapter has none
-        """Do the next thing for the order. Re-entrant: it is called again with the notes.
+        """Perform the next step of the order. Re-entrant: it is called again with the notes.
 
         Raises `Rejected`, `NotSent`, `OutcomeUnknown`, `LeaseLost`.
         """
         raise Unsupported(f"{self.name} defines no submit; a batch adapter pays by submit_batch")
 
     async def fetch(self, order: Order) -> Report | Absent | NotListed | CannotLook:  # noqa: ARG002
-        """Ask the custodian how the order stands. Read-only; may be called at any time."""
+        """Ask the custodian for the state of the order. Read-only; may be called at any time."""
         raise Unsupported(f"{self.name} defines no fetch; a batch adapter looks by fetch_batch")
 
     async def identity(self) -> str:
         """Return the custodian's own id of the workspace or organisation, read with these credentials.
 
-        Asked with the old and the new credentials while they are changed: where both read the same id,
-        looks made with the new ones count for calls made with the old ones. Never a configured value.
+        Called with the old and the new credentials while they are changed: if both read the same id,
+        look-ups with the new ones count for calls made with the old ones. Never a configured value.
         Raises `Unsupported` unless the adapter defines it; then the operator declares it.
         """
         raise Unsupported(f"{self.name} cannot read whose account it is")
 
     async def probe(self) -> None:
-        """Make one harmless read, whose answer carries the custodian's `Date`.
+        """Make one harmless read whose response carries the custodian's `Date`.
 
-        Asked before a moving call where `capabilities.dated_by_clock` is declared and no answer came
-        lately. Raises `Unsupported` unless the adapter defines it.
+        Called before a moving call if `capabilities.dated_by_clock` is declared and there was no recent
+        response. Raises `Unsupported` unless the adapter defines it.
         """
         raise Unsupported(f"a probe is not supported by {self.name}")
 
     def check(self, terms: Terms) -> str | None:  # noqa: ARG002 - for adapters that can say so early
-        """Return why this adapter could never pay on such terms, or None. Pure; no network.
+        """Return why this adapter can never pay on these terms, or None. Pure; no network.
 
         Called at the quote, so that the partner gets the reason before there is a payout.
         """
         return None
 
     async def offers(self, terms: Terms) -> Sequence[Offer]:  # noqa: ARG002
-        """Return what providers would give now. Raises `Unsupported` unless the adapter defines it."""
+        """Return the current offers of providers. Raises `Unsupported` unless the adapter defines it."""
         raise Unsupported(f"offers are not supported by {self.name}")
 
     async def verify(self, headers: Mapping[str, str], body: bytes) -> None:  # noqa: ARG002
@@ -355,14 +356,14 @@ class Adapter(Generic[SettingsT]):
         raise InvalidSignature(msg)
 
     def parse(self, body: bytes) -> Sequence[Notice]:  # noqa: ARG002 - see above
-        """Turn a verified webhook into notices. Pure. A ValueError keeps the body, unread."""
+        """Turn a verified webhook into notices. Pure. A ValueError stores the body as unreadable."""
         return ()
 
     async def confirm(self, order: Order, answer: Mapping[str, Any]) -> Report:  # noqa: ARG002
         """Answer a required action, with `{"passcode": {"token", "device"}}` for `enter_passcode`.
 
-        Under the lease, with a moving mark of its own. What is secret in the answer is used for this
-        call only: never remembered, never in an error. Raises `UnreadableAnswer`, `WrongAnswer`, and
+        Runs under the lease, with its own moving mark. Secrets in the answer are used for this call
+        only: never remembered, never in an error. Raises `UnreadableAnswer`, `WrongAnswer`, and
         what `submit` raises; `Unsupported` unless the adapter defines it.
         """
         raise Unsupported(f"confirm is not supported by {self.name}")
@@ -372,24 +373,24 @@ class Adapter(Generic[SettingsT]):
         raise Unsupported(f"cancel is not supported by {self.name}")
 
     async def balances(self, account: Account) -> Sequence[Balance]:  # noqa: ARG002
-        """Return what an account can pay, of every asset that the gateway knows. Read-only.
+        """Return what an account can pay, for every asset that the gateway knows. Read-only.
 
-        Every asset that can be paid is listed, or its balance is zero. What `visibility_s` before the call
-        left the account must be out of it: accepted payouts are reserved until a balance shows them. Raises
-        `NotSent` where it could not be read or is not understood, and `Unsupported` where the custodian
-        reports no balances of such an account: nothing is reserved from it, then.
+        List every asset that can be paid: one that is missing counts as zero. Whatever left the account
+        `visibility_s` before the call must be deducted: accepted payouts stay reserved until a balance
+        shows them. Raises `NotSent` if it could not be read or understood, and `Unsupported` if the
+        custodian reports no balances for such an account: then nothing is reserved from it.
         """
         raise Unsupported(f"balances are not supported by {self.name}")
 
     def set_limit(self) -> int:
-        """Return how many payouts one set may have. Asked where `capabilities.batch` is declared."""
+        """Return how many payouts one set may have. Called if `capabilities.batch` is declared."""
         return 1
 
     async def submit_batch(self, batch: BatchOrder) -> BatchReport:  # noqa: ARG002
-        """Do the next thing for a set of one payout or many, as `submit` does for an order.
+        """Perform the next step for a set of one payout or many, as `submit` does for an order.
 
-        What the custodian made of it is compared item by item before anything moves. A report before
-        the moving mark parks the set: an operator looks. Raises what `submit` raises.
+        Compare the custodian's version item by item before anything moves. A report before the moving
+        mark parks the set for an operator. Raises what `submit` raises.
         """
         raise Unsupported(f"sets are not supported by {self.name}")
 
@@ -397,5 +398,5 @@ class Adapter(Generic[SettingsT]):
         self,
         batch: BatchOrder,  # noqa: ARG002
     ) -> BatchReport | Absent | NotListed | CannotLook:
-        """Ask the custodian how a set stands. Read-only; may be called at any time."""
+        """Ask the custodian for the state of a set. Read-only; may be called at any time."""
         raise Unsupported(f"sets are not supported by {self.name}")

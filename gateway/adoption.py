@@ -275,7 +275,7 @@ class Adoption:
         """Return a row of evidence: a call made now, of which nothing is known.
 
         It lives as long as the adapter declares, or as any call of this custodian so far (`lives`): an
-        adapter may say of each call how long it lives, such as until the end of its session.
+        adapter may set how long each call lives, such as until the end of its session.
         """
         instance = self._custodians.get(custodian)
         can = None if instance is None else instance.capabilities

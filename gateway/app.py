@@ -7,7 +7,7 @@ import contextlib
 import os
 import socket
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,6 +19,7 @@ from gateway import __version__, logs
 from gateway.adapter import Tools
 from gateway.api.application import ApiContext
 from gateway.assets import Asset, AssetRegistry
+from gateway.batches.elsewhere import FileChecks
 from gateway.batches.loop import BatchLoop
 from gateway.batches.runner import BatchSteps, Handover
 from gateway.batches.service import Batches
@@ -57,7 +58,7 @@ from gateway.rules import OwnRules
 from gateway.runtime import Clock, Runtime, real_runtime
 from gateway.spending import Spending
 from gateway.spending_rules import USD, Rules
-from gateway.store.database import Database
+from gateway.store.database import Columns, Database
 from gateway.store.opening import open_database, state_file_of
 from gateway.store.postgres.database import PostgresDatabase
 from gateway.store.postgres.wakeups import Wakeups
@@ -302,6 +303,7 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
         onward = Failover(
             router, assets, facts, custodians, settings.spending.limits, funds, own.digest
         )
+        calling = Calling(runtime.clock)
         engines = {
             name: Engine(
                 db=db,
@@ -318,15 +320,22 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
                 rules=own,
                 health=breakers[name],
                 onward=onward,
+                quiet=calling.quiet,
             )
             for name, custodian in custodians.items()
         }
         recorders = {name: engine.recorder for name, engine in engines.items()}
         steps = BatchSteps(
-            runtime, payouts, quotes, batches, handovers, recorders, rules=own.digest
+            runtime,
+            payouts,
+            quotes,
+            batches,
+            handovers,
+            recorders,
+            rules=own.digest,
+            submit_within_s=settings.engine.submit_within_s,
         )
         replays = Replays(runtime, endpoints)
-        calling = Calling(runtime.clock)
         deliveries = Deliveries(
             db=db,
             runtime=runtime,
@@ -409,6 +418,8 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
             roles=roles,
         )
         bells.append(workers)
+        file_checks = FileChecks()
+        stack.push_async_callback(file_checks.close)
         context = ApiContext(
             gateway_id=identity.id,
             settings=settings,
@@ -434,6 +445,7 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
             runtime=runtime,
             metrics=metrics,
             calling=calling,
+            file_checks=file_checks,
             wake=wake,
             ready=ready,
             state_file=state_file,
@@ -532,14 +544,31 @@ def _router_of(settings: Settings, custodians: Mapping[str, CustodianInstance]) 
 
 
 @asynccontextmanager
-async def routing_of(settings: Settings, runtime: Runtime) -> AsyncIterator[Quotes]:
-    """Build what explains routes, without a store and without loops. ConfigError."""
+async def routing_of(
+    settings: Settings, runtime: Runtime, known: Iterable[Columns] = ()
+) -> AsyncIterator[Quotes]:
+    """Build what explains routes, without a store and without loops. ConfigError.
+
+    `known`: the accounts with their balances, read just now.
+    """
     assets = AssetRegistry(Asset.model_validate(each.model_dump()) for each in settings.assets)
     async with contextlib.AsyncExitStack() as stack:
         vault = vault_of(settings, runtime.ids)
         contacts = {name: Contact() for name in settings.custodians}
         built = await _custodians(stack, settings, runtime, assets, Metrics(), vault, contacts)
-        yield Quotes(_router_of(settings, built), assets, runtime, built)
+        prices = price_source(assets, settings.prices)
+        funds = Funds(runtime, account_rules(settings, dict.fromkeys(built, 0.0)), settings.routes)
+        funds.learn(known, runtime.clock.moment())
+        yield Quotes(
+            _router_of(settings, built),
+            assets,
+            runtime,
+            built,
+            spending=Spending(Rules(settings.spending, prices.usd)),
+            funds=funds,
+            facts=KnownFacts({}, Durations(), funds.shortage),
+            prices=prices,
+        )
 
 
 @asynccontextmanager

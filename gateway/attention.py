@@ -1,4 +1,4 @@
-"""Attention that closes: acknowledged by an operator, or by itself; and what subscribers are told of it."""
+"""Closing attention entries, by an operator or automatically, and publishing them to subscribers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def acknowledge(  # noqa: PLR0913 - what, why and by whom
 ) -> list[Row] | None:
     """Close what is open of a payout on the operator's list. Store function. None: there is no such payout.
 
-    It says that somebody has seen to it, and gives no right. Returns the rows that were closed.
+    This records that a person took care of it, and permits nothing. Returns the rows that were closed.
     """
     payout = await payout_row(tx, payout_id)
     if payout is None:

@@ -113,6 +113,8 @@ class Limits:
 
     def trusts(self, host: str) -> bool:
         """Whether an address is that of a configured proxy: it stands for many clients."""
+        if not self.trusted:
+            return False
         try:
             address = ipaddress.ip_address(host.partition("%")[0])
         except ValueError:
@@ -338,7 +340,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._part is _Part.BODY:
             self._count_frame(len(data) if body_bytes == self._body_bytes else None)
         elif self._part is _Part.HEADERS and completed == self._completed:
-            # The parser tells of a header once it is complete, and keeps what there is of it.
+            # The parser reports a header once it is complete, and keeps the part received so far.
             self._raw_bytes += len(data)
             if self._raw_bytes > self._limits.header_bytes:
                 self._refuse(*_TOO_LONG)

@@ -23,7 +23,7 @@ from gateway.store.rows import to_json
 ERASED = "erased"
 #: The act in the audit log.
 ACT = "personal_data_erased"
-#: Members of a destination that say how somebody was paid, and not who.
+#: Members of a destination that show how a person was paid, and not who.
 _HOW = frozenset({"type", "network", "account_type", "country", "fiat_currency"})
 #: Members of a required action that may say where a person is reached.
 _WHERE = ("channel", "masked_target", "url")

@@ -61,6 +61,10 @@ class StoreUnusable(GatewayError):
     """The database cannot be opened or written as it is now; the message says why, and what to do."""
 
 
+class StoreEmpty(StoreUnusable):
+    """There is no database yet, or it has no tables."""
+
+
 class InUse(StoreUnusable):
     """Other processes use the database, or one of them has it alone."""
 
@@ -88,6 +92,7 @@ class Refused(GatewayError):
 
     `code` is the stable machine word (one row of `gateway/api/problems.py`), `detail` is for people,
     `members` are extra problem members (for example `payout_id`), `errors` name faulty fields.
+    `retryable`: whether the same request may succeed later; None: as the code's row says.
     """
 
     def __init__(
@@ -97,9 +102,11 @@ class Refused(GatewayError):
         *,
         errors: Sequence[dict[str, str]] = (),
         headers: dict[str, str] | None = None,
+        retryable: bool | None = None,
         **members: Any,
     ) -> None:
         self.code = code
+        self.retryable = retryable
         self.detail = detail
         self.errors = tuple(errors)
         self.headers = dict(headers or {})

@@ -66,7 +66,7 @@ class Failover:
         by itself: what is spent was counted where the payout was accepted.
         """
         asked = self._asked(payout)
-        facts = FactsNow(self._facts, asked.mode, pauses)
+        facts = FactsNow(self._facts, asked.mode, pauses, to_be_sent=True)
         try:
             candidates = self._router.decide(asked, facts, self._checking(payout)).candidates
         except Refused:

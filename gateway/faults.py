@@ -11,7 +11,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core.core_schema import ErrorType
 
-#: By the validator's name of a fault; `{…}` is what it says of the limits.
+#: By the validator's name of an error; `{…}` is its limit.
 _WORDS: Mapping[str, str] = {
     "missing": "is missing",
     "string_type": "must be a string",
@@ -143,7 +143,7 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 def plain_faults(error: ValidationError) -> list[Any]:
     """Return the faults of a validation, one per cause.
 
-    What may be a string or an object is judged as both: an object is not told that it is no string.
+    A value that may be a string or an object is checked as both: an object is not refused for being no string.
     """
     faults: list[Any] = list(error.errors(include_input=False, include_url=False))
     texts = [each for each in faults if each["loc"] and each["loc"][-1] in _TEXT_BRANCHES]

@@ -7,7 +7,6 @@ process remembers of it: an older copy that was put in place while it runs is re
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import socket
@@ -23,7 +22,7 @@ from gateway.logs import get_logger
 from gateway.metrics import Metrics
 from gateway.model import GATE_VERSION
 from gateway.rules import OwnRules
-from gateway.runtime import Moment, Runtime
+from gateway.runtime import Ids, Moment, Runtime
 from gateway.store import gateways, migrate
 from gateway.store.database import Database, Row, Tx
 from gateway.store.gateways import BEAT_S, Identity, Watch
@@ -34,6 +33,7 @@ from gateway.store.postgres.cluster import Cluster
 from gateway.store.state import freeze, marks_refused, state_row
 from gateway.store.state_file import PROMOTED, StateFile
 from gateway.store.unusable import told
+from gateway.vault import vault_of
 
 #: A heartbeat row every so many beats: once a minute.
 _BEATS_PER_ROW = 12
@@ -51,34 +51,32 @@ async def _nothing(_: str) -> None:
 
 
 def identity_of(settings: Settings, runtime: Runtime) -> Identity:
-    """Return what this process tells of itself."""
+    """Return what this process reports about itself."""
     first, last = migrate.schema_range()
     return Identity(
         id=runtime.ids.new("gwy"),
         host=socket.gethostname(),
         pid=os.getpid(),
         version=__version__,
-        config_digest=config_digest(settings),
+        config_digest=config_digest(settings, runtime.ids),
         schema_from=first,
         schema_to=last,
         gate_version=GATE_VERSION,
     )
 
 
-def config_digest(settings: Settings) -> str:
-    """Return what tells configurations apart. Nothing of a secret is in it.
+def config_digest(settings: Settings, ids: Ids) -> str:
+    """Return what tells configurations apart: a keyed digest of every value, by the server key.
 
-    Of a custodian's own settings only the names are: the gateway does not know which are secret.
+    Secrets count as well: a gateway with other credentials is another gateway. Without the server key,
+    which is not in the database, nothing can be guessed from it. The password of the database is not in it.
     """
     told: dict[str, Any] = settings.model_dump(
-        mode="json", exclude={"server_key", "previous_server_key", "custodians"}
+        mode="json", exclude={"server_key", "previous_server_key"}
     )
-    told["custodians"] = {
-        name: [each.adapter, sorted(each.modes), sorted(each.adapter_settings)]
-        for name, each in settings.custodians.items()
-    }
+    told["previous"] = settings.previous_server_key is not None
     document = json.dumps(told, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(document.encode()).hexdigest()[:16]
+    return vault_of(settings, ids).digest(b"configuration|" + document.encode())[:16]
 
 
 class Heartbeat:
@@ -213,10 +211,10 @@ class Heartbeat:
         if self._rules is not None:
             self._rules.note(row["rules_digest"])
         self._told(marks_refused(row, self._state_file.failing, rules=own))
-        if row["paused"] or self._paused:
+        if row["pauses"] or self._paused:
             pauses = await self._db.read(active_pauses)
             self._metrics.paused((each.scope.value, each.target) for each in pauses)
-        self._paused = bool(row["paused"])
+        self._paused = bool(row["pauses"])
         foreign_commits = self._db.foreign_commits
         if foreign_commits != self._foreign_commits:
             # They may have left work for us, and cannot ring a bell here. The loops look by themselves,

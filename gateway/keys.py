@@ -42,7 +42,7 @@ USE_NOTED_US = 60_000_000
 class Scope(StrEnum):
     """What a key may do. No scope implies another one."""
 
-    QUOTES_WRITE = "quotes:write"  #: ask for quotes
+    QUOTES_WRITE = "quotes:write"  #: request quotes
     PAYOUTS_READ = "payouts:read"  #: read payouts, batches, reports and custodians
     PAYOUTS_WRITE = "payouts:write"  #: execute quotes, answer and cancel payouts
     BATCHES_WRITE = "batches:write"  #: create, execute and cancel batches
@@ -51,11 +51,11 @@ class Scope(StrEnum):
     PAYOUTS_APPROVE = "payouts:approve"  #: approve payouts
     ADDRESSES_WRITE = "addresses:write"  #: change allowed destinations
     LIMITS_WRITE = "limits:write"  #: change limits
-    KEYS_WRITE = "keys:write"  #: mint and revoke keys
+    KEYS_WRITE = "keys:write"  #: create and revoke keys
     PAYOUTS_OPERATE = "payouts:operate"  #: stop, resume, retry and resolve
 
 
-#: What a key has if nobody says otherwise: what every key could do before there were scopes.
+#: The default scopes of a key: what every key could do before there were scopes.
 USUAL: tuple[Scope, ...] = (
     Scope.QUOTES_WRITE,
     Scope.PAYOUTS_READ,
@@ -64,11 +64,11 @@ USUAL: tuple[Scope, ...] = (
     Scope.WEBHOOKS_WRITE,
     Scope.EVENTS_READ,
 )
-#: What a key of the operator has if nobody says otherwise.
+#: The default scope of an operator key.
 USUAL_OF_OPERATORS: tuple[Scope, ...] = (Scope.PAYOUTS_OPERATE,)
-#: Who acts where no name is known.
+#: The actor if no name is known.
 OPERATOR = "operator"
-#: Acts in the audit log.
+#: Actions in the audit log.
 CREATED, ROTATED, REVOKED = "key_created", "key_rotated", "key_revoked"
 ENDS_SOONER = "key_ends_sooner"
 
@@ -419,7 +419,7 @@ async def note_use(tx: Tx, key_id: str, at: int) -> None:
 
 
 def _told(terms: KeyTerms, expires_at: datetime | None) -> dict[str, Any]:
-    """Return what the audit log says of a key."""
+    """Return a key's fields for the audit log."""
     return {
         "scopes": list(terms.scopes),
         "name": terms.name,

@@ -9,7 +9,8 @@ from __future__ import annotations
 import ipaddress
 import math
 from collections import OrderedDict
-from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 from gateway.config.rates import LimitSettings
 from gateway.runtime import Clock
@@ -22,10 +23,12 @@ ARRIVED = "arrived"
 HELD = "held"
 #: Buckets that are remembered; the one used longest ago is forgotten first, and would be full again.
 _MOST = 20_000
-#: Many small additions lose the last digits; whoever waited as told must not be told to wait again.
+#: Many small additions lose the last digits; a caller that waited as asked must not have to wait again.
 _ALMOST_ONE = 1 - 1e-6
 
 
+# Asked of every connection: what is flooded with them must not read the same address again and again.
+@lru_cache(maxsize=4096)
 def client_group(host: str | None) -> str:
     """Return what stands for a client where it is limited by its address.
 
@@ -42,8 +45,7 @@ def client_group(host: str | None) -> str:
     return str(address)
 
 
-@dataclass(frozen=True)
-class Taken:
+class Taken(NamedTuple):
     """What came of asking for a token."""
 
     allowed: bool
@@ -60,6 +62,8 @@ class Buckets:
         self.per_s = per_s
         self.burst = burst
         self._clock = clock
+        self._policy = f'"{name}";q={burst};w={self.window_s}'
+        self._raw_policy = (b"ratelimit-policy", self._policy.encode())
         #: tokens, and when they were counted
         self._kept: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
@@ -70,13 +74,17 @@ class Buckets:
 
     def headers(self, taken: Taken) -> dict[str, str]:
         """Return the fields of draft-ietf-httpapi-ratelimit-headers, as it has been since -08."""
-        return {
-            "RateLimit-Policy": f'"{self.name}";q={self.burst};w={self.window_s}',
-            "RateLimit": f'"{self.name}";r={taken.left};t={taken.full_s}',
-        }
+        return {"RateLimit-Policy": self._policy, "RateLimit": self._left(taken)}
+
+    def raw_headers(self, taken: Taken) -> list[tuple[bytes, bytes]]:
+        """Return the same fields as ASGI has them."""
+        return [self._raw_policy, (b"ratelimit", self._left(taken).encode())]
+
+    def _left(self, taken: Taken) -> str:
+        return f'"{self.name}";r={taken.left};t={taken.full_s}'
 
     def take(self, who: str) -> Taken:
-        """Take a token of somebody's bucket, if there is one."""
+        """Take a token from a caller's bucket, if there is one."""
         now = self._clock.monotonic()
         tokens, at = self._kept.pop(who, (float(self.burst), now))
         tokens = min(float(self.burst), tokens + (now - at) * self.per_s)
@@ -120,7 +128,7 @@ class Refusals:
     def wait_s(self, who: str) -> float | None:
         """Return how long the next refusal of a caller has to wait; None: too many wait already.
 
-        A refusal that is told to wait has taken its turn: call it once for each.
+        A refusal that has to wait has taken its turn: call this once per refusal.
         """
         now = self._clock.monotonic()
         free = now - self._burst_s

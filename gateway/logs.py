@@ -274,7 +274,10 @@ class _Lines:
 
 
 def _line_of(record: MutableMapping[str, Any]) -> str:
-    if all(map(_is_plain, record.values())) and "exc_info" not in record:
+    values = record.values()
+    # Nearly all lines pass the first look, which costs a fifth of the second.
+    plain = _PLAIN.issuperset(map(type, values)) or all(map(_is_plain, values))
+    if plain and "exc_info" not in record:
         line = _ENCODER.encode(record)
         if line.isprintable() and not SCRUBBER.may_hold_secret(line):
             return line

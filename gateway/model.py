@@ -40,29 +40,31 @@ class Status(StrEnum):
 
     PENDING = "pending"  #: accepted; the custodian has not handed the money to the rail
     BROADCAST = "broadcast"  #: the custodian has handed the money to the rail
-    DELIVERED = "delivered"  #: final: the custodian's own final word for this payout
+    DELIVERED = "delivered"  #: final: the custodian reported this payout as final
     FAILED = "failed"  #: final: everything the payout started has ended
 
 
 class SubStatus(StrEnum):
     """The operator's word; it may step back within a status."""
 
-    CREATED = "created"  #: accepted, not yet worked on
+    CREATED = "created"  #: accepted; work has not started
     QUEUED = "queued"  #: waits for its turn at the source account
     AWAITING_FUNDS = "awaiting_funds"  #: the source account does not cover it yet
     AWAITING_APPROVAL = "awaiting_approval"  #: a person or a policy at the custodian must agree
     REQUIRES_ACTION = "requires_action"  #: a person on the platform's side must answer
     SUBMITTING = "submitting"  #: being handed to the custodian; nothing has moved
-    SUBMITTED = "submitted"  #: the custodian has taken it
-    OUTCOME_UNKNOWN = "outcome_unknown"  #: it may have been taken; being found out, never guessed
+    SUBMITTED = "submitted"  #: the custodian has accepted it
+    OUTCOME_UNKNOWN = (
+        "outcome_unknown"  #: it may have been accepted; it is looked up, never guessed
+    )
     BROADCAST = "broadcast"  #: handed to the rail
-    CONFIRMING = "confirming"  #: on the rail, gathering confirmations
-    SETTLING = "settling"  #: the leg we saw has ended, the payout itself has not
+    CONFIRMING = "confirming"  #: on the rail, waiting for confirmations
+    SETTLING = "settling"  #: the observed leg has ended, the payout has not
     DELIVERED = "delivered"  #: final, paid
     REJECTED = "rejected"  #: final, refused before anything moved
     FAILED = "failed"  #: final, did not reach the recipient
     CANCELED = "canceled"  #: final, withdrawn
-    EXPIRED = "expired"  #: final, its time ran out
+    EXPIRED = "expired"  #: final, it ran out of time
 
 
 TERMINAL = frozenset({Status.DELIVERED, Status.FAILED})
@@ -80,9 +82,9 @@ class BatchState(StrEnum):
     """How a batch stands. It only goes forward."""
 
     REQUESTED = "requested"  #: accepted; not executed yet, or waiting for its turn at the account
-    VERIFYING = "verifying"  #: its turn has come: checked again and handed over
+    VERIFYING = "verifying"  #: its turn has come: it is checked again and handed over
     AWAITING_FUNDS = "awaiting_funds"  #: the account does not cover it; it holds its place
-    EXECUTING = "executing"  #: payouts of it are under way
+    EXECUTING = "executing"  #: its payouts are in progress
     FINALIZED = "finalized"  #: every payout has ended, delivered or failed
     FAILED = "failed"  #: it has ended and nothing was sent
     CANCELED = "canceled"  #: canceled before anything was sent, or not executed in time
@@ -98,8 +100,8 @@ class FailureCode(StrEnum):
     INSUFFICIENT_FUNDS = "insufficient_funds"  #: the source did not cover it in time
     SOURCE_REJECTED = "source_rejected"  #: the source account is unknown, empty or unusable
     DESTINATION_REJECTED = "destination_rejected"  #: the destination is unknown or unusable
-    POLICY_REJECTED = "policy_rejected"  #: a policy or an approver said no
-    COMPLIANCE_REJECTED = "compliance_rejected"  #: screening said no
+    POLICY_REJECTED = "policy_rejected"  #: a policy or an approver refused it
+    COMPLIANCE_REJECTED = "compliance_rejected"  #: screening refused it
     AMOUNT_REJECTED = "amount_rejected"  #: too small, too large, or too precise for the custodian
     CHAIN_REJECTED = "chain_rejected"  #: the network refused or dropped the transaction
     THIRD_PARTY_FAILED = "third_party_failed"  #: a provider behind the custodian failed
@@ -110,12 +112,12 @@ class FailureCode(StrEnum):
     NOT_SENT_IN_TIME = "not_sent_in_time"  #: it could not be sent in time; nothing was sent
     CANCELED = "canceled"  #: withdrawn before it moved
     EXPIRED = "expired"  #: the custodian's own time limit ran out
-    CUSTODIAN_ERROR = "custodian_error"  #: the custodian failed for a reason of its own
-    OPERATOR_DECISION = "operator_decision"  #: an operator settled it, with recorded evidence
+    CUSTODIAN_ERROR = "custodian_error"  #: the custodian failed for a reason on its side
+    OPERATOR_DECISION = "operator_decision"  #: an operator resolved it, with recorded evidence
     UNKNOWN_REASON = "unknown_reason"  #: final, and the custodian's reason is not in our table
 
 
-#: What this program knows of the conditions of a moving mark. A release that adds a condition raises
+#: The version of the conditions for a moving mark that this program knows. A release that adds a condition raises
 #: it, and the database names the lowest version that may set marks.
 GATE_VERSION = 2
 
@@ -123,40 +125,44 @@ GATE_VERSION = 2
 class Attention(StrEnum):
     """Why an operator should look at a payout."""
 
-    UNKNOWN_WORD = "unknown_word"  #: the custodian used a word that is not in the adapter's table
+    UNKNOWN_WORD = "unknown_word"  #: the custodian used a status that is not in the adapter's table
     MISMATCH = (
-        "mismatch"  #: the custodian says another asset, amount or destination than was ordered
+        "mismatch"  #: the custodian reports another asset, amount or destination than was ordered
     )
-    #: a final word against another final word, or money that moves though the payout ended as failed
+    #: two final statuses contradict each other, or money moves although the payout ended as failed
     CONTRADICTION = "contradiction"
     FOREIGN_REF = "foreign_ref"  #: an id at the custodian that already belongs to another payout
-    CANNOT_LOOK = "cannot_look"  #: the outcome is unknown and there is nothing to ask by
+    CANNOT_LOOK = "cannot_look"  #: the outcome is unknown and there is no id to look it up by
     UNRESOLVED = "unresolved"  #: the outcome stays unknown although everything safe was tried
-    CUSTODIAN_UNREACHABLE = "custodian_unreachable"  #: the custodian could not be asked for a while
+    CUSTODIAN_UNREACHABLE = (
+        "custodian_unreachable"  #: the custodian could not be reached for a while
+    )
     CLOCK_SKEW = "clock_skew"  #: our clock and the custodian's differ too much to sign a request
-    KEY_LIFE = "key_life"  #: half of the key's life is over, or all of it: a repeat may be harmful
+    KEY_LIFE = (
+        "key_life"  #: half of the key's lifetime has passed, or all of it: a repeat may be harmful
+    )
     STATE_FILE = "state_file"  #: the state file beside the database cannot be written
     GATE_VERSION = "gate_version"  #: this program is too old to set marks in this database
     ITEM_ENDED = (
         "item_ended"  #: an item of a set has ended; what to do with the others needs a decision
     )
-    #: open in a restored database, and not found at the custodian or nothing to ask by; maybe paid already
+    #: open in a restored database, and not found at the custodian, or without an id; may have been paid
     ADOPTED = "adopted"
     SAME_ACCOUNT = "same_account"  #: the account was changed while an outcome is unknown
-    ADAPTER_ERROR = "adapter_error"  #: the adapter said what the contract does not allow
+    ADAPTER_ERROR = "adapter_error"  #: the adapter reported what the contract does not allow
     CUSTODIAN_MISCONFIGURED = "custodian_misconfigured"  #: a call does not exist there (404): wrong address, proxy or plan
     CREDENTIALS_REFUSED = (
         "credentials_refused"  #: the custodian does not accept our credentials or rights
     )
     CUSTODIAN_REMOVED = (
-        "custodian_removed"  #: its custodian is not in the configuration any more; nothing is done
+        "custodian_removed"  #: its custodian is no longer in the configuration; nothing is done
     )
-    EARLY_NEWS = "early_news"  #: money is said to move, and no call was made for it
+    EARLY_NEWS = "early_news"  #: money is reported to move, and no call was made for it
     RETURNED = "returned"  #: money came back after the payout was delivered
-    #: a custodian that a payout was taken from, as not paid there, says that its money moves after all
+    #: a custodian that a payout has left, as not paid there, reports that its money moves after all
     LATE_NEWS = "late_news"
     RETURN_MISMATCH = (
-        "return_mismatch"  #: the custodian reports a return that cannot be: it changed nothing
+        "return_mismatch"  #: the custodian reports an impossible return, which changed nothing
     )
 
 
@@ -249,11 +255,11 @@ def _all_visible(reference: str) -> str:
     return reference
 
 
-#: A reference of the partner's own, in a request: two of them that look alike are one.
+#: The partner's reference in a request: two that look alike count as one.
 Reference = Annotated[
     str, StringConstraints(min_length=1, max_length=MAX_TEXT), AfterValidator(_all_visible)
 ]
-#: Network codes are Dfns' words (`Ethereum`, `Solana`); see `gateway.assets` for the known ones.
+#: Network codes are Dfns' names (`Ethereum`, `Solana`); see `gateway.assets` for the known ones.
 Network = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 
 

@@ -68,6 +68,19 @@ async def pause(  # noqa: PLR0913 - what, why and by whom
     return done
 
 
+async def standing(tx: Tx, wanted: Wanted) -> Pause | None:
+    """Return the pause of this kind that there is already, or None. Store function."""
+    names = wanted.scope, wanted.target, wanted.owner, wanted.mode
+    return next(
+        (
+            each
+            for each in await active_pauses(tx)
+            if (each.scope, each.target, each.owner, each.mode) == names
+        ),
+        None,
+    )
+
+
 async def resume(
     tx: Tx, runtime: Runtime, wanted: Wanted, reason: str, act: Act
 ) -> list[Pause] | None:
@@ -75,21 +88,14 @@ async def resume(
 
     What nothing else holds is due at once.
     """
-    for each in await active_pauses(tx):
-        if (each.scope, each.target, each.owner, each.mode) == (
-            wanted.scope,
-            wanted.target,
-            wanted.owner,
-            wanted.mode,
-        ):
-            return await end_pause(tx, runtime, each, reason, act)
-    return None
+    found = await standing(tx, wanted)
+    return None if found is None else await end_pause(tx, runtime, found, reason, act)
 
 
 async def end_pause(
     tx: Tx, runtime: Runtime, ended: Pause, reason: str, act: Act
 ) -> list[Pause] | None:
-    """End a pause that was read; return those that remain. None: somebody else has ended it."""
+    """End a pause that was read; return those that remain. None: it was already ended."""
     if await remove_pause(tx, ended.id) is None:
         return None
     await _audit(tx, runtime, ended, RESUMED, reason, act)
@@ -151,7 +157,7 @@ async def waiting(tx: Tx, each: Pause, now: Moment, submit_within: int) -> Waiti
     """Return which payouts a pause holds that nothing was sent for, and when their time is over.
 
     A long read. `submit_within` is in microseconds. A payout that was accepted before the machine was
-    restarted, or on another one, may have more time than is said here: its time is counted anew.
+    restarted, or on another one, may have more time than reported here, because counting starts again.
     """
     count, expiries, after = 0, [], ""
     while page := await waiting_page(tx, after):

@@ -260,10 +260,14 @@ class Payouts:
 
     async def get(self, tx: Tx, caller: Caller, payout_id: str) -> Payout:
         """Return an org's payout. Refused: `payout_not_found`, also for another org's."""
-        payout = await rows.find_payout(tx, payout_id)
-        if payout is None or payout.org != caller.org or payout.livemode != (caller.mode == "live"):
+        return payout_of(await self.get_row(tx, caller, payout_id))
+
+    async def get_row(self, tx: Tx, caller: Caller, payout_id: str) -> Row:
+        """Return the row of an org's payout, as `get` does."""
+        row = await rows.payout_row(tx, payout_id)
+        if row is None or row["org"] != caller.org or row["mode"] != caller.mode:
             raise Refused("payout_not_found", f"There is no payout {payout_id} under this API key.")
-        return payout
+        return row
 
     async def apply(
         self,
@@ -387,7 +391,7 @@ class Payouts:
             await self._publish(tx, change.row, change.now, change.events)
 
     def _over(self, payout_id: str, committed: bool) -> None:  # noqa: FBT001 - as the store calls it
-        """Tell whoever listens of a payout, once its change is durable."""
+        """Notify listeners of a payout, once its change is durable."""
         if committed:
             for each in self._listeners:
                 each(payout_id)
@@ -658,7 +662,7 @@ def _before_the_end(report: Report, payout: Payout) -> bool:
 
 
 def _contradiction(row: Row, report: Report) -> str:
-    """Return what the operator hears: one line for all that is said of money that moves after all."""
+    """Return the operator's text: one line for all reports that the money moves after all."""
     if row["status"] != Status.FAILED:
         return f"{row['status']}, and now the custodian says {report.custodian_word}"
     claim = "with funds_moved: no" if row["funds_moved"] == FundsMoved.NO else "already"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from decimal import Decimal
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol, cast
 
 from pydantic import Field, PrivateAttr, StringConstraints
 
@@ -41,7 +41,7 @@ from gateway.model import (
 )
 from gateway.pause import Pause, Subject, held_by
 from gateway.pausing import paused_detail
-from gateway.routing.prices import PriceSource
+from gateway.routing.prices import PriceSource, StillPrices
 from gateway.routing.pricing import Recommendation, in_usd, recommended
 from gateway.routing.router import (
     NOTHING_KNOWN,
@@ -56,6 +56,7 @@ from gateway.routing.router import (
 )
 from gateway.runtime import Runtime
 from gateway.spending import Spending, spend_for
+from gateway.spending_rules import Spend, destination_of
 from gateway.store import quotes as rows
 from gateway.store.database import Tx
 from gateway.store.rows import to_json, to_us
@@ -166,7 +167,7 @@ class DraftTerms:
 
 
 class Pricer(Protocol):
-    """What a custodian instance says of terms that it would be given."""
+    """What a custodian instance reports about proposed terms."""
 
     def check(self, terms: Terms) -> str | None:
         """Return why it could never pay, or None."""
@@ -190,11 +191,19 @@ class FactsNow:
     facts: Facts
     mode: str
     pauses: Sequence[Pause]
+    #: whether a pause leaves a route out although payouts are accepted meanwhile: where one is to be sent now
+    to_be_sent: bool = False
 
     def pause(self, instance: str, account: Account, asset: str, org: str) -> str | None:
         """Return what is paused, for people."""
-        held = held_by(self.pauses, [Subject(org, self.mode, instance, account, asset)])
+        pauses = [each for each in self.pauses if self.to_be_sent or not each.keep_accepting]
+        held = held_by(pauses, [Subject(org, self.mode, instance, account, asset)])
         return None if held is None else paused_detail(held)
+
+    def waits(self, instance: str, account: Account, asset: str, org: str) -> str | None:
+        """Return what a payout would be accepted for and wait for, for people."""
+        held = held_by(self.pauses, [Subject(org, self.mode, instance, account, asset)])
+        return None if held is None else f"{held.name} is paused: a payout would wait"
 
     def health(self, instance: str) -> str | None:
         """Return why nothing should be sent to a custodian now."""
@@ -207,6 +216,28 @@ class FactsNow:
     def seconds(self, route: str) -> int | None:
         """Return how long payouts by this way have usually taken."""
         return self.facts.seconds(route)
+
+    def still(self) -> Facts:
+        """Return what is known apart from the pauses, as it is now."""
+        return self.facts.still()
+
+
+class _AskedElsewhere(dict[str, Pricer]):
+    """In the place of custodians that are asked in another process."""
+
+    def __missing__(self, name: str) -> Pricer:
+        return _ASKED
+
+
+class _NoObjection:
+    def check(self, terms: Terms) -> str | None:  # noqa: ARG002 - the protocol's
+        return None
+
+    async def offers(self, terms: Terms) -> Sequence[Offer]:  # noqa: ARG002
+        return ()
+
+
+_ASKED = _NoObjection()
 
 
 class Quotes:
@@ -242,6 +273,15 @@ class Quotes:
     def facts(self) -> Facts:
         """What is known at this moment, pauses apart."""
         return self._facts
+
+    def objection(self, custodian: str, terms: Terms) -> str | None:
+        """Return why a custodian could never pay on such terms, or None. Pure."""
+        return self._custodians[custodian].check(terms)
+
+    @property
+    def registry(self) -> AssetRegistry:
+        """All known assets."""
+        return self._assets
 
     @property
     def assets(self) -> tuple[str, ...]:
@@ -289,8 +329,8 @@ class Quotes:
     ) -> tuple[Quote, Account]:
         """Return the quote and the account that would pay it; nothing is written. Pure but for id and time.
 
-        `pauses`: those during which no such quotes are given. Refused: every fault of the request that its
-        schema cannot see, and `no_route`.
+        `pauses`: all that there are. Refused: every fault of the request that its schema cannot see, and
+        `no_route`.
         """
         facts: Facts = FactsNow(self._facts, caller.mode, pauses) if pauses else self._facts
         asked, decision = self._plan(caller, request, facts)
@@ -336,6 +376,27 @@ class Quotes:
         promised, taken = self._promised(caller, request, asked, decision, offered)
         return promised, taken.account
 
+    def still(self) -> Quotes:
+        """Return what makes `terms` in another process: by the prices and the facts of this moment.
+
+        It can be pickled and has no secret: no custodian is in it, so that their own `check` is left to
+        the caller. Nor does it know what accounts lack, which `terms` do not depend on where the source
+        was asked for.
+        """
+        prices = None if self._prices is None else StillPrices(self._prices, self._assets.codes())
+        spending = self._spending
+        if spending is not None:
+            spending = spending.by_prices(_no_price if prices is None else prices.usd)
+        return Quotes(
+            self._router,
+            self._assets,
+            cast("Runtime", None),
+            _AskedElsewhere(),
+            spending=spending,
+            facts=self._facts.still(),
+            prices=prices,
+        )
+
     def explain(
         self, caller: Caller, request: QuoteRequest, pauses: Sequence[Pause] = ()
     ) -> Decision:
@@ -347,13 +408,27 @@ class Quotes:
         facts: Facts = FactsNow(self._facts, caller.mode, pauses) if pauses else self._facts
         return self._router.explain(asked, facts, self._checking(asked, request))
 
-    def over_limit(self, caller: Caller, request: QuoteRequest) -> Refused | None:
-        """Return what a limit on one payout would refuse a quote with; None: nothing. Pure."""
-        try:
-            self.terms(caller, request)
-        except Refused as refused:
-            return refused if refused.code == "limit_exceeded" else None
-        return None
+    async def over_limit(
+        self, tx: Tx, caller: Caller, request: QuoteRequest, decision: Decision
+    ) -> Refused | None:
+        """Return which limit would refuse the payout of a decision now; None: none. A dry run.
+
+        A quote is refused by caps on one payout; limits of a day or a month refuse the payout.
+        """
+        if self._spending is None or not decision.candidates:
+            return None
+        asked, taken = self._asked(caller, request), decision.candidates[0]
+        spend = Spend(
+            org=caller.org,
+            mode=caller.mode,
+            key_id=caller.key_id,
+            custodian=taken.route.custodian,
+            account=taken.account,
+            asset=asked.asset.code,
+            destination=destination_of(asked.destination),
+            amount=request.amount,
+        )
+        return await self._spending.would_refuse(tx, spend, self._runtime.clock.now())
 
     def _promised(
         self,
@@ -472,8 +547,12 @@ class Quotes:
         return check_address(found, asset) if isinstance(found, AddressDestination) else found
 
 
+def _no_price(_: str) -> Decimal | None:
+    return None
+
+
 def _draft(asked: Asked, request: QuoteRequest | Wanted, taken: Choice) -> DraftTerms:
-    """Return what a custodian would be told by a route."""
+    """Return what a custodian would be asked to pay by a route."""
     return DraftTerms(
         asset=asked.asset.code,
         network=taken.route.to_network,
@@ -525,6 +604,7 @@ def choice_view(choice: Choice) -> dict[str, Any]:
         "network": choice.route.to_network,
         "fee": format_amount(choice.fee),
         "estimated_seconds": choice.route.estimated_seconds,
+        "waits": choice.waits,
     }
 
 

@@ -33,7 +33,7 @@ class Removed:
 
     @property
     def fault(self) -> str:
-        """What start says of it."""
+        """The message at start."""
         has = [
             f"{count} open {word if count == 1 else word + ('es' if word == 'batch' else 's')}"
             for count, word in ((self.payouts, "payout"), (self.batches, "batch"))

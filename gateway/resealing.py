@@ -69,7 +69,7 @@ class Resealed:
 async def reseal_some(
     tx: Tx, vault: Vault, what: Sealed, after: Mapping[str, str] | None, limit: int
 ) -> Resealed:
-    """Seal a bounded number of values anew. Store function; may be called again from anywhere.
+    """Reseal a bounded number of values. Store function; may be called again from anywhere.
 
     ConfigError where a value opens under neither key; nothing of its step is changed then.
     """

@@ -38,7 +38,7 @@ class Counted:
 def count(
     payout_id: str, delivered: Decimal, asset: str, known: Sequence[Known], told: Sequence[Returned]
 ) -> Counted:
-    """Return what of the told returns is counted. The same return again counts nothing."""
+    """Return the reported returns that count. The same return again does not count."""
     counted: list[Returned] = []
     faults: list[str] = []
     seen = list(known)
@@ -56,7 +56,7 @@ def count(
                 faults.append(_differs(each, same, payout_id))
             continue
         if each.id is None and amount <= 0:
-            # A total of before, told again or late.
+            # An earlier total, reported again or late.
             continue
         fault = _fault(each, amount, payout_id, delivered, asset, seen)
         if fault is not None:

@@ -48,7 +48,7 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The machine's clock. Elapsed time goes on while the machine sleeps, and starts anew at a boot."""
+    """The machine's clock. Elapsed time continues while the machine sleeps, and starts again at a boot."""
 
     def __init__(self) -> None:
         boot_id = _boot_id()
@@ -185,9 +185,11 @@ class Ids:
 class Failpoint(StrEnum):
     """A named point between two effects. Crash tests stop the process at each of them."""
 
-    ACCEPT_BEGUN = "accept.begun"  #: request checked, nothing written
-    ACCEPT_COMMITTED = "accept.committed"  #: payout, event and work row are durable, no answer sent
-    CLAIMED = "work.claimed"  #: the lease is ours, nothing done with it
+    ACCEPT_BEGUN = "accept.begun"  #: the request is checked, nothing is written
+    ACCEPT_COMMITTED = (
+        "accept.committed"  #: payout, event and execution are durable, no response is sent
+    )
+    CLAIMED = "work.claimed"  #: the lease is acquired, nothing is done with it
     ATTEMPT_COMMITTED = "attempt.committed"  #: the attempt is durable, the adapter was not called
     REMEMBERING = "order.remembering"  #: the custodian answered, the note is not written
     REMEMBERED = "order.remembered"  #: the note is durable
@@ -195,10 +197,10 @@ class Failpoint(StrEnum):
     MOVED = "order.moved"  #: the mark is durable, the moving call was not made
     SUBMITTED = "submit.returned"  #: the moving call returned, its outcome is not written
     SETTLED = "submit.settled"  #: the outcome of submit is durable
-    FETCHED = "fetch.returned"  #: the custodian told a status, it is not written
+    FETCHED = "fetch.returned"  #: the custodian reported a status, it is not written
     APPLIED = "apply.committed"  #: status, event and deliveries are durable
-    INBOX_STORED = "inbox.stored"  #: a custodian's webhook is durable, not answered
-    INBOX_APPLIED = "inbox.applied"  #: a custodian's webhook was worked off
+    INBOX_STORED = "inbox.stored"  #: a custodian's webhook is durable, but not answered
+    INBOX_APPLIED = "inbox.applied"  #: a custodian's webhook was processed
     DELIVERY_COMMITTED = "delivery.committed"  #: an event and its leased deliveries are durable, the sender does not have them
     DELIVERY_CLAIMED = "delivery.claimed"  #: a webhook delivery is leased, nothing sent
     DELIVERY_SENT = "delivery.sent"  #: the receiver answered, the outcome is not written

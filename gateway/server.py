@@ -20,6 +20,7 @@ from gateway import __version__, logs
 from gateway.accepting import Acceptor
 from gateway.api.application import create_api, create_metrics_api
 from gateway.app import ALL_ROLES, Role, open_gateway
+from gateway.collecting import collecting
 from gateway.config.settings import Settings
 from gateway.connections import Connections, Limits, most_connections
 from gateway.errors import ConfigError, SchemaMismatch
@@ -32,6 +33,9 @@ _INNER_CONNECTIONS = 64
 _SWITCH_S = 0.0005
 #: Of the time to stop: the part of requests, and what is kept for closing the store.
 _FOR_REQUESTS, _FOR_CLOSING = 0.5, 0.1
+#: New objects, collections of them, and collections of these, after which the collector comes by itself. A
+#: collection of everything takes as long as a request: it is made between requests, see `gateway.collecting`.
+COLLECTED_AFTER = (5000, 10, 1000)
 #: How to name another port, by the section of the settings.
 _OTHER = {"listen": "with --port", "metrics": "as metrics.port"}
 _log = logs.get_logger("app")
@@ -128,7 +132,7 @@ async def _serve(  # noqa: C901, PLR0913 - as above; one listener, loop and serv
             for name in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(name, stopping.set)
             if part is not None:
-                # Whoever has started it is gone: nobody would stop it.
+                # The process that started it is gone: nothing would stop it.
                 loop.add_reader(part.parent, stopping.set)
                 listeners.callback(loop.remove_reader, part.parent)
             async with (
@@ -160,6 +164,7 @@ async def _serve(  # noqa: C901, PLR0913 - as above; one listener, loop and serv
                                 fail,
                                 grace_s=stopping.for_requests,
                                 proxies=settings.listen.trusted_proxies,
+                                busy=context.calling.anybody_now,
                             )
                         )
                     )
@@ -177,6 +182,9 @@ async def _serve(  # noqa: C901, PLR0913 - as above; one listener, loop and serv
                     ready(address)
                 if part is not None:
                     part.tell_ready()
+                await servers.enter_async_context(
+                    collecting(context.runtime.clock, context.calling)
+                )
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
                 stopping.set()
     if any(isinstance(each, SchemaMismatch) for each in broken):
@@ -199,6 +207,7 @@ def run(  # noqa: PLR0913 - the options of the command
         # What exists by now stays until the end: the collector need not look at it again and again.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(*COLLECTED_AFTER)
         if ready is not None:
             ready(address)
 
@@ -306,6 +315,7 @@ async def _serving(  # noqa: PLR0913 - called in two places
     *,
     grace_s: float,
     proxies: Sequence[str] = (),
+    busy: Callable[[], bool] = lambda: False,
 ) -> AsyncIterator[asyncio.Task[None]]:
     """Serve an application on a listener within the limits of its connections; let requests finish."""
     server = _Server(
@@ -323,6 +333,7 @@ async def _serving(  # noqa: PLR0913 - called in two places
             timeout_graceful_shutdown=max(1, round(grace_s)),
         ),
         connections,
+        busy,
     )
     watching = asyncio.create_task(connections.watch())
     watching.add_done_callback(
@@ -347,9 +358,15 @@ class _Server(uvicorn.Server):
     The gateway stops API and loops together.
     """
 
-    def __init__(self, config: uvicorn.Config, connections: Connections) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        connections: Connections,
+        busy: Callable[[], bool] = lambda: False,
+    ) -> None:
         super().__init__(config)
         self._connections = connections
+        self._busy = busy
         self._acceptors: list[Acceptor] = []
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -367,7 +384,7 @@ class _Server(uvicorn.Server):
 
         self.servers = []
         for each in sockets or ():
-            acceptor = Acceptor(each, self._connections, protocol)
+            acceptor = Acceptor(each, self._connections, protocol, self._busy)
             acceptor.start()
             self._acceptors.append(acceptor)
         self.started = True

@@ -7,12 +7,14 @@ What is counted is counted once: a retry, another execution or a failover change
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from typing import Any
 
 from gateway.assets import EXACT
+from gateway.errors import Refused
 from gateway.keys import Caller
 from gateway.model import Account, Destination, QuoteTerms
 from gateway.spending_rules import (
@@ -27,8 +29,11 @@ from gateway.spending_rules import (
 from gateway.store import batches as batch_rows
 from gateway.store import spending as rows
 from gateway.store.database import Row, Tx
+from gateway.store.payouts import payout_row
 
 _PAGE = 500
+#: Payouts and batches that are looked into for the payee of a counter: of some it may be erased.
+_OWNERS = 5
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,10 @@ class Spending:
         """Check what holds for one payout alone. Pure. Refused: `limit_exceeded`."""
         self._rules.check(spend)
 
+    def by_prices(self, usd: Callable[[str], Decimal | None]) -> Spending:
+        """Return the same limits by other prices, for `check` in another process."""
+        return Spending(self._rules.by_prices(usd))
+
     @property
     def counts(self) -> bool:
         """Whether anything is counted."""
@@ -61,6 +70,16 @@ class Spending:
         whatever may refuse comes first. None: nothing is counted.
         """
         return await self._hold(tx, [spend_of(quote, caller.key_id)], now) if self.counts else None
+
+    async def would_refuse(self, tx: Tx, spend: Spend, now: datetime) -> Refused | None:
+        """Return what would refuse a payout at this moment; None: nothing. A dry run: nothing is locked."""
+        try:
+            self._rules.check(spend)
+            claims = self._rules.claims([spend], now) if self._rules.counts else []
+            taken(claims, await rows.read_counters(tx, [each.counter for each in claims]))
+        except Refused as refused:
+            return refused
+        return None
 
     async def _hold(self, tx: Tx, spends: Sequence[Spend], now: datetime) -> Held | None:
         for each in spends:
@@ -77,12 +96,24 @@ class Spending:
         await rows.take_counters(tx, held.after, held.claims)
         await rows.add_entries(tx, owner_id, held.claims)
 
-    async def take_batch(self, tx: Tx, batch: Row, key_id: str, now: datetime) -> None:
-        """Count a batch that is being executed: the whole sum of it. Refused: `limit_exceeded`."""
+    async def take_batch(
+        self,
+        tx: Tx,
+        batch: Row,
+        key_id: str,
+        now: datetime,
+        amounts: Sequence[Row] | None = None,
+    ) -> None:
+        """Count a batch that is being executed: the whole sum of it. Refused: `limit_exceeded`.
+
+        `amounts`: what `store.batches.amounts` has returned, where that was read before the transaction.
+        """
         if self._rules.by_destination:
             spends = [spend_of(each, key_id) for each in await _items(tx, batch)]
         else:
             account = Account.model_validate_json(batch["account"])
+            if amounts is None:
+                amounts = await batch_rows.amounts(tx, batch["id"])
             spends = [
                 Spend(
                     batch["org"],
@@ -95,7 +126,7 @@ class Spending:
                     Decimal(row["amount"]),
                     row["n"],
                 )
-                for row in await batch_rows.amounts(tx, batch["id"])
+                for row in amounts
                 if row["status"] == "pending"
             ]
         held = await self._hold(tx, spends, now)
@@ -143,13 +174,13 @@ def _part(row: Row, terms: QuoteTerms, destination: str) -> Counter | None:
     return Counter(1, EXACT.multiply(terms.amount, price))
 
 
-async def _items(tx: Tx, batch: Row) -> list[Row]:
-    """Return the items of a batch that are still to be paid."""
+async def _items(tx: Tx, batch: Row, *, pending: bool = True) -> list[Row]:
+    """Return the items of a batch, or only those that are still to be paid."""
     found: list[Row] = []
     after = -1
     while page := await batch_rows.items_page(tx, batch["id"], after, _PAGE):
         after = page[-1]["batch_position"]
-        found += [each for each in page if each["status"] == "pending"]
+        found += [each for each in page if not pending or each["status"] == "pending"]
     return found
 
 
@@ -175,13 +206,48 @@ def spend_for(org: str, mode: str, key_id: str, terms: QuoteTerms, account: Acco
     )
 
 
-def counter_view(row: Row) -> dict[str, object]:
-    """Return a counter as it is shown to an operator. Pure."""
+async def counter_view(tx: Tx, row: Row, each: Sequence[str]) -> dict[str, object]:
+    """Return a counter as it is shown to an operator. Store function; a long read where it is of one payee.
+
+    `each`: what the limit counts each of, in its order.
+    """
+    values = json.loads(row["id"])[3:]
+    subject = [
+        await _named(tx, row["id"], name, value) for name, value in zip(each, values, strict=False)
+    ]
     return {
         "limit": row["rule"],
         "mode": row["mode"],
         "window": row["window"],
-        "subject": ", ".join(str(each) for each in json.loads(row["id"])[3:]) or None,
+        "subject": ", ".join(subject) or None,
         "count": row["count"],
         "amount": row["amount"],
     }
+
+
+async def _named(tx: Tx, counter_id: str, name: str, value: Any) -> str:
+    """Return what one counter is of, for people: "payee 0x…", "account VAULT 7 of fb"."""
+    if name == "account":
+        custodian, kind, account_id = value
+        return f"account {kind} {account_id} of {custodian}"
+    if name != "destination":
+        return f"{name} {value}"
+    payee = await _payee(tx, counter_id, value)
+    return f"payee {value} (erased)" if payee is None else f"payee {payee}"
+
+
+async def _payee(tx: Tx, counter_id: str, digest: str) -> str | None:
+    """Return the payee of a digest: the counter has none, but a payout that it counted has; None: erased."""
+    for owner_id in await rows.owners_of(tx, counter_id, _OWNERS):
+        payout = await payout_row(tx, owner_id)
+        if payout is not None:
+            found = [payout]
+        else:
+            batch = await batch_rows.batch_row(tx, owner_id)
+            found = [] if batch is None else await _items(tx, batch, pending=False)
+        for each in found:
+            terms = QuoteTerms.model_validate_json(each["terms"])
+            payee = destination_of(terms.destination)
+            if digest_of_destination(payee) == digest:
+                return payee
+    return None

@@ -109,6 +109,10 @@ class Rules:
         self._windows = tuple(each for each in settings.limits if each.per != "payout")
         self._caps = tuple(each for each in settings.limits if each.per == "payout")
 
+    def by_prices(self, usd: Callable[[str], Decimal | None]) -> Rules:
+        """Return the same rules by other prices."""
+        return Rules(self._settings, usd)
+
     @property
     def counts(self) -> bool:
         """Whether anything is counted at all."""

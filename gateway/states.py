@@ -39,17 +39,17 @@ NEXT: dict[Status, tuple[Status, ...]] = {
     Status.FAILED: (),
 }
 
-#: The sub-status under which a stage is written that was only passed through.
+#: The sub-status that is written for a skipped stage.
 PASSED_AS: dict[Status, SubStatus] = {Status.BROADCAST: SubStatus.BROADCAST}
 
 
 class Kind(StrEnum):
     """What a piece of news means for a payout."""
 
-    MOVE = "move"  #: lawful, and something changes
-    SAME = "same"  #: says what is already known
-    LATE = "late"  #: speaks of a stage already left behind; nothing changes
-    #: a final word against another final word, or the word that money moves, of a payout that failed;
+    MOVE = "move"  #: valid, and something changes
+    SAME = "same"  #: already known
+    LATE = "late"  #: about a stage that the payout has left; nothing changes
+    #: two contradicting final statuses, or a report that money moves for a payout that failed;
     #: for the operator
     CONTRADICTION = "contradiction"
 

@@ -105,6 +105,7 @@ async def _execution(tx: Tx, row: Row) -> dict[str, Any]:
     )
     return {
         **{name: row[name] for name in names},
+        "account": json.loads(row["account"]),
         "notes": json.loads(row["notes"]),
         "blocked": row["blocked"],
         "created_at": _at(row["created_at"]),

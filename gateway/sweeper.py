@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from gateway import attention
@@ -24,7 +24,7 @@ from gateway.store.state import frozen
 _BATCH = 500
 #: Events that are deleted in one transaction; each takes its deliveries with it.
 _EVENTS = 100
-#: Endpoints whose lag is told one by one; the others are in the oldest of all.
+#: Endpoints whose lag is reported one by one; the others are in the oldest of all.
 _MOST_LAGS = 50
 #: Open payouts of a status that are counted; a long backlog is not read as a whole each minute.
 _MOST_COUNTED = 50_000
@@ -96,18 +96,29 @@ class Sweeper:
     async def _forget(self) -> None:
         """Delete what was kept long enough, a batch per transaction."""
         now = self._runtime.clock.now()
-        before = to_us(now - timedelta(days=self._webhooks.keep_attempts_days))
-        while tried := await self._db.scan(deliveries.old_attempts, before, _BATCH):
-            await self._db.run(deliveries.purge_attempts, tried, before)
-        before = to_us(now - timedelta(days=self._webhooks.keep_events_days))
-        while told := await self._db.scan(deliveries.old_events, before, _BATCH):
-            await self._db.run(deliveries.purge_events, told, before)
+        await self._forget_events(now)
         if await self._db.read(frozen) is None:
             # A database that may be an old copy is evidence: nothing of it goes by itself.
             await self._forget_webhooks(now)
             await self._forget_quotes(now)
             await self._erase(now)
             await self._forget_windows(now)
+
+    async def _forget_events(self, now: datetime) -> None:
+        """Drop months of events that are over, or delete what is old where there are no months."""
+        tried_before = to_us(now - timedelta(days=self._webhooks.keep_attempts_days))
+        told_before = to_us(now - timedelta(days=self._webhooks.keep_events_days))
+        events: Sequence[tuple[int, int] | None] = (None,)
+        tries = events
+        if self._db.months is not None:
+            now_at = self._runtime.timeline.now()
+            events, tries = await self._db.months.sweep(now_at, told_before, tried_before)
+        for span in tries:
+            while tried := await self._db.scan(deliveries.old_attempts, tried_before, _BATCH, span):
+                await self._db.run(deliveries.purge_attempts, tried, tried_before)
+        for span in events:
+            while told := await self._db.scan(deliveries.old_events, told_before, _BATCH, span):
+                await self._db.run(deliveries.purge_events, told, told_before)
 
     async def _forget_webhooks(self, now: datetime) -> None:
         """Delete custodians' webhooks that match nothing, or whose payout has ended."""

@@ -24,7 +24,7 @@ from gateway.config.section import ORG
 from gateway.errors import GatewayError
 from gateway.runtime import Runtime
 from gateway.store import users as rows
-from gateway.store.audit import INSTALLATION, Act, add_audit
+from gateway.store.audit import GATEWAY, INSTALLATION, Act, add_audit
 from gateway.store.database import Row, Tx
 from gateway.store.rows import from_us, maybe_from_us, to_us
 from gateway.vault import Vault, digest_of
@@ -32,6 +32,7 @@ from gateway.vault import Vault, digest_of
 #: Acts in the audit log.
 CREATED, REMOVED, RESET = "user_created", "user_removed", "user_reset"
 SIGNED_IN, SIGNED_OUT = "user_signed_in", "user_signed_out"
+SIGN_IN_FAILED = "user_sign_in_failed"
 #: How long a session lives without a request, and at all.
 IDLE = timedelta(minutes=30)
 LIFE = timedelta(hours=12)
@@ -40,6 +41,8 @@ _NAME = re.compile(r"[a-z][a-z0-9._-]{1,39}", re.ASCII)
 #: Who acts in the audit log without being a user.
 _RESERVED = frozenset({"gateway", "operator", "client_secret"})
 _SHORTEST, _LONGEST = 12, 200
+#: What the audit log has as the subject of an attempt under a name that is nobody's; no name of a user.
+UNKNOWN_NAME = "unknown name"
 _TOKEN_BYTES = 32
 _STEP_S = 30
 _CODE = re.compile(r"[0-9]{6}", re.ASCII)
@@ -226,7 +229,7 @@ async def list_users(tx: Tx) -> list[UserInfo]:
 
 @dataclass(frozen=True)
 class Claim:
-    """What somebody types to sign in."""
+    """What a user types to sign in."""
 
     name: str
     password: str
@@ -294,6 +297,15 @@ async def begin_session(  # noqa: PLR0913 - whose, by what, and instead of which
     await rows.add_session(tx, digest_of(token), row["id"], now)
     await _audit(tx, runtime, SIGNED_IN, row["name"], row["org"], act)
     return token
+
+
+async def note_failed(tx: Tx, runtime: Runtime, row: Row | None, request_id: str) -> None:
+    """Write that somebody could not sign in. `row`: the user whose name was given; None: it is nobody's.
+
+    Nothing that was typed is written: people type passwords into the wrong field.
+    """
+    name, org = (UNKNOWN_NAME, None) if row is None else (row["name"], row["org"])
+    await _audit(tx, runtime, SIGN_IN_FAILED, name, org, Act(GATEWAY, request_id))
 
 
 async def session_of(tx: Tx, runtime: Runtime, token: str) -> User | None:

@@ -85,7 +85,8 @@ class Vault:
             return self._seal.decrypt(
                 sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], bound_to.encode()
             )
-        except InvalidTag:
+        except (InvalidTag, ValueError):
+            # A ValueError: what is stored is shorter than what anything sealed begins with.
             if self._previous is not None:
                 return self._previous.open(sealed, bound_to=bound_to)
             raise ConfigError(
@@ -105,7 +106,7 @@ class Vault:
         secret = self.open(sealed, bound_to=bound_to)
         try:
             self._seal.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], bound_to.encode())
-        except InvalidTag:
+        except (InvalidTag, ValueError):
             return self.seal(secret, bound_to=bound_to)
         return None
 

@@ -75,7 +75,7 @@ EventType = Literal[
 ]
 assert get_args(EventType) == tuple(EVENT_TYPES)  # noqa: S101 - a type cannot be computed
 
-#: The event that tells of a status.
+#: The event that reports a status.
 EVENT_OF: dict[Status, str] = {
     Status.PENDING: "payout.created",
     Status.BROADCAST: "payout.broadcast",
@@ -110,13 +110,15 @@ class RequiredActionView(BaseModel):
     type: Literal["enter_passcode", "redirect_to_url", "await_external_approval"]
     client_secret: str | None = Field(
         default=None,
-        description="Allows whoever has it to answer this action, and nothing else. Shown only by "
+        description="Allows its holder to answer this action, and nothing else. Shown only by "
         "`GET /payouts/{id}` under an API key; never stored, never in events.",
         json_schema_extra=_OPTIONAL,
     )
     channel: str | None = Field(description="How the code reaches its owner; null: it is known.")
     masked_target: str | None = Field(description="Where the code was sent, masked.")
-    url: str | None = Field(description="Where the person is to go, for `redirect_to_url`.")
+    url: str | None = Field(
+        description="The page that the person has to visit, for `redirect_to_url`."
+    )
     attempts_left: int | None = Field(description="Answers left for this action; 0: locked.")
     expires_at: Time = Field(description="Without an answer by then the payout fails.")
 
@@ -197,7 +199,7 @@ class ReturnView(BaseModel):
     model_config = ConfigDict(frozen=True, title="PayoutReturn")
 
     id: str | None = Field(
-        description="The custodian's own id of the return; null where it tells totals alone."
+        description="The custodian's own id of the return; null if it reports only totals."
     )
     amount: Amount = Field(description="What came back this time.")
     asset: str
@@ -252,10 +254,10 @@ class EventPayout(PayoutView):
     )
     returned: ReturnView | None = Field(
         default=None,
-        description="The return that `payout.returned` tells of; null in other events.",
+        description="The return that `payout.returned` reports; null in other events.",
     )
     attention: AttentionNote | None = Field(
-        default=None, description="What `payout.attention` tells of; null in other events."
+        default=None, description="What `payout.attention` reports; null in other events."
     )
 
 
@@ -330,7 +332,7 @@ def reduced_payout(payout: Payout) -> ReducedPayout:
     )
 
 
-def event_body(  # noqa: PLR0913 - the event and what it tells of
+def event_body(  # noqa: PLR0913 - the event and what it reports
     payout: Payout,
     previous_status: Status | None,
     at: datetime,
@@ -339,9 +341,9 @@ def event_body(  # noqa: PLR0913 - the event and what it tells of
     returned: Returned | None = None,
     attention: AttentionNote | None = None,
 ) -> bytes:
-    """Return the bytes of the event that tells of the payout's present status, or of another kind.
+    """Return the bytes of the event that reports the payout's present status, or of another kind.
 
-    `returned` is what `payout.returned` tells of, `attention` what `payout.attention` does. Frozen from
+    `returned` is what `payout.returned` reports, `attention` what `payout.attention` does. Frozen from
     then on.
     """
     members = {
@@ -458,7 +460,7 @@ def _amount(amount: Decimal | None) -> str | None:
 
 #: What the timeline and the failure of a payout say that an operator ended.
 BY_OPERATOR = "resolved by an operator"
-#: What the timeline says of an unknown outcome; the reason in parentheses behind it is for operators.
+#: The timeline's text for an unknown outcome; the reason in parentheses behind it is for operators.
 OUTCOME_UNKNOWN = "outcome unknown; the gateway asks the custodian"
 
 

@@ -32,7 +32,7 @@ from gateway.cli.main import app
 from gateway.config.settings import Settings
 from gateway.custodians.registry import BrokenAdapter, find_adapters
 from gateway.examples import example_event
-from gateway.execution import claims, decide, gate, proof, unsent
+from gateway.execution import claims, decide, gate, late, proof, unsent
 from gateway.keys import USUAL, USUAL_OF_OPERATORS, Scope
 from gateway.model import Attention
 from gateway.states import NEXT, STATUS_OF
@@ -214,7 +214,7 @@ def feature_matrix() -> str:
             raise SystemExit(message)
         can, keys = found.capabilities, found.capabilities.keys
         kits = shown.get(name, {})
-        life = "for ever" if keys.life_s is None else f"{keys.life_s / 3600:g} h"
+        life = "forever" if keys.life_s is None else f"{keys.life_s / 3600:g} h"
         declared = {
             "batch": can.batch,
             "cancel": can.cancel,
@@ -351,8 +351,14 @@ def _comments(kind: type) -> dict[str, str]:
     """Return what stands beside or above each member after `#:`."""
     found: dict[str, str] = {}
     above: list[str] = []
+    wrapped: str | None = None  # a member whose value, with its comment, is on the following lines
     for line in inspect.getsource(kind).splitlines():
         stripped = line.strip()
+        if wrapped and "#:" in stripped:
+            found.setdefault(wrapped, stripped.partition("#:")[2].strip())
+        if wrapped:
+            wrapped = None if stripped.startswith(")") else wrapped
+            continue
         if stripped.startswith("#:"):
             above.append(stripped.removeprefix("#:").strip())
             continue
@@ -362,12 +368,13 @@ def _comments(kind: type) -> dict[str, str]:
             said = beside or " ".join(above)
             if said:
                 found.setdefault(member[1], said)
+            wrapped = member[1] if stripped.endswith("(") else None
         above = []
     return found
 
 
 def _seconds(duration: float | None) -> str:
-    return "for ever" if duration is None else f"{duration:g} s"
+    return "forever" if duration is None else f"{duration:g} s"
 
 
 def api() -> str:
@@ -485,7 +492,7 @@ def _commands(command: Any, path: str) -> list[str]:
         return [part for name in sorted(inner) for part in _commands(inner[name], f"{path} {name}")]
     rows = []
     for parameter in command.params:
-        if parameter.name == "help":
+        if parameter.name == "help" or getattr(parameter, "hidden", False):
             continue
         argument = parameter.param_type_name == "argument"
         names = str(parameter.name).upper() if argument else ", ".join(parameter.opts)
@@ -563,6 +570,7 @@ MONEY_RULES: dict[str, tuple[Callable[..., Any], ...]] = {
     "What people may do": (
         gate.may_reopen,
         gate.may_fail_over,
+        late.contradicts_closing,
         gate.may_cancel,
         gate.may_end_unpaid,
         unsent.never_sent,

@@ -1,12 +1,14 @@
 """Chaos: real processes of every role killed and stopped, the database restarted, backends terminated.
 
     python -m tests.chaos --store postgresql --kills 40 --restarts 3     (make chaos STORE=… KILLS=…)
+    python -m tests.chaos --payouts 10000 --every 8                      (make chaos PAYOUTS=10000)
 
-Payouts go on meanwhile. Processes are killed at random and at failpoints, and stopped past their leases.
+With `--payouts`, one process of each role is killed every few seconds until so many payouts have ended, and
+nothing else is done to them. Without, payouts go on meanwhile. Processes are killed at random and at failpoints, and stopped past their leases.
 The second one of each role has a wall clock that is an hour ahead, and its NOTIFYs are lost. The custodian
 loses replies, and its webhooks are doubled, late, lost and forged; the receiver fails for a while. At the
-end the database, the twin's ledger and what the receiver got are compared, and the counts are printed; any
-difference is an AssertionError.
+end the database, the twin's ledger and what the receiver got are compared (`tests/chaos_compare.py`), and
+the counts are printed; any difference is an AssertionError.
 """
 
 from __future__ import annotations
@@ -15,26 +17,44 @@ import argparse
 import asyncio
 import os
 import random
+import secrets
 import signal
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import aiohttp
+from aiohttp import web
 
 from gateway.runtime import Failpoint
 from gateway.testing.processes import Process
 from tests import postgres
-from tests.e2e.stack import DUMMY, Stack, eventually, stack, subscribe
+from tests.chaos_compare import compare
+from tests.chaos_load import pay_many
+from tests.e2e.stack import DUMMY, Stack, stack, subscribe
 
 T = TypeVar("T")
 _ROLES = ("api", "engine", "sender")
-_EVENTS = {"payout.created", "payout.broadcast", "payout.delivered"}
+#: Payouts reserve what they pay.
+RAIL = replace(DUMMY, settings={**DUMMY.settings, "reserve": True, "balance_every_s": 2})
+#: With the adapter's own waiting times: short ones are a hundred looks for each payout that is delivered.
+#: A process that gives no sign of life for 3 s is gone, and so are its leases.
+_UNHURRIED = replace(RAIL, gateway={"engine": {"lease_s": 10, "idle_s": 2, "sweep_s": 5}})
+_UNHURRIED_PACE = ("--beat", "1")
+#: Deliveries a second that the receiver takes.
+_RATE = 500
+#: One of so many payouts is one that the custodian refuses, and is sent again with the same key.
+_REFUSED_ONE_OF, _REPEATED_ONE_OF = 50, 10
+_REFUSED_AMOUNT = "5.000402"
+#: How long a client calls again.
+_INSIST_S = 300.0
 #: Where a process of a role comes by.
 _FAILPOINTS = {
     "api": (Failpoint.ACCEPT_BEGUN, Failpoint.ACCEPT_COMMITTED, Failpoint.INBOX_STORED),
@@ -71,6 +91,10 @@ _FAULTS = (
 _HOUR_S = 3600
 
 
+class _Expired(Exception):
+    """The quote has expired: by the other process's clock, or because it took too long."""
+
+
 class Chaos:
     """Processes on one database, and what is done to them."""
 
@@ -78,9 +102,17 @@ class Chaos:
         self.made = made
         self.store = store
         self.chance = random.Random(seed)
+        #: of the clients, so that what is done to the processes depends on the seed alone
+        self.client = random.Random(seed)
+        #: how processes are started
+        self.pace: tuple[str, ...] = ("--quick",)
         self.running: dict[tuple[str, int], Process] = {}
         self.counts: Counter[str] = Counter()
-        self.payouts: list[str] = []
+        #: what was acknowledged, and how it ends
+        self.payouts: dict[str, str] = {}
+        #: requests to where the receiver's redirects point
+        self.tripped = 0
+        self.tripwire = ""
         self.clock = made.folder / "ahead"
         self.clock.write_text(str(_HOUR_S))
         #: when the receiver works again
@@ -93,12 +125,15 @@ class Chaos:
         roles = () if role == "all" else ("--role", role)
         # On SQLite due times go by the clock that the processes of the machine share.
         odd = ("--clock", str(self.clock), "--mute") if number == 2 and roles else ()
+        until = time.monotonic() + _INSIST_S
         while True:
             try:
                 self.running[role, number] = await self.made.start_gateway(
-                    "--quick", *roles, *port, *odd, *more
+                    *self.pace, *roles, *port, *odd, *more
                 )
             except AssertionError:
+                if time.monotonic() > until:
+                    raise
                 # The database is away just now: as a supervisor would, start it again. Or it came to its
                 # failpoint too soon.
                 self.counts["starts that failed"] += 1
@@ -115,19 +150,104 @@ class Chaos:
 
     async def insist(self, call: Callable[[], Awaitable[T]]) -> T:
         """Do what a client does: call again until there is an answer."""
+        until = time.monotonic() + _INSIST_S
         while True:
             try:
-                return await call()
-            except (aiohttp.ClientError, AssertionError, TimeoutError):
+                async with asyncio.timeout(20):
+                    return await call()
+            except (aiohttp.ClientError, AssertionError, TimeoutError) as error:
                 self.counts["calls repeated"] += 1
+                if time.monotonic() > until:
+                    raise AssertionError(f"no answer in {_INSIST_S} s: {error!r}") from error
                 await asyncio.sleep(0.1)
+
+    async def call(self, number: int, path: str, body: Any, key: str) -> tuple[int, Any]:
+        """Post to one of the processes that have an API."""
+        (process,) = (
+            each
+            for (role, own), each in self.running.items()
+            if own == number and role in {"api", "all"}
+        )
+        self.made.url = process.line.strip()
+        return await self.made.call("POST", path, body, idempotency_key=key)
 
     async def pay(self) -> None:
         """Quote and pay, whatever happens meanwhile."""
-        quote_id = await self.insist(lambda: asyncio.wait_for(self.made.quote(), 20))
-        self.payouts.append(
-            await self.insist(lambda: asyncio.wait_for(self.made.execute(quote_id), 20))
-        )
+        refused = self.client.randrange(_REFUSED_ONE_OF) == 0
+        amount, end = (_REFUSED_AMOUNT, "failed") if refused else ("5", "delivered")
+        while True:
+            # A quote's life is judged by the clock of the process that is asked: stay with one.
+            number = self.client.choice((1, 2))
+            with suppress(_Expired):
+                payout_id = await self._pay_at(number, amount)
+                assert payout_id not in self.payouts, payout_id
+                self.payouts[payout_id] = end
+                return
+            self.counts["quotes expired"] += 1
+
+    async def _pay_at(self, number: int, amount: str) -> str:
+        wanted = {"external_ref": "user-1", "asset": self.made.rail.asset, "amount": amount}
+        destination = self.made.rail.destination
+        quote_key, key = secrets.token_hex(8), secrets.token_hex(8)
+
+        async def quote() -> dict[str, str]:
+            status, told = await self.call(
+                number, "/payouts/quote", {**wanted, "destination": destination}, quote_key
+            )
+            assert status == 200, told
+            return {"quote_id": told["quote_id"]}
+
+        body = await self.insist(quote)
+
+        async def pay(where: int = number) -> str:
+            status, told = await self.call(where, "/payouts", body, key)
+            if told.get("code") == "quote_expired":
+                raise _Expired
+            assert status == 201, told
+            return str(told["id"])
+
+        async def another() -> None:
+            other = {"quote_id": "quo_01h455vb4pex5vsknk084sn02q"}
+            status, told = await self.call(number, "/payouts", other, key)
+            assert (status, told.get("code")) == (422, "idempotency_key_reused"), told
+
+        payout_id = await self.insist(pay)
+        if self.client.randrange(_REPEATED_ONE_OF) == 0:
+            again = await asyncio.gather(
+                *(self.insist(partial(pay, where)) for where in (1, 2, 1, 2))
+            )
+            assert set(again) == {payout_id}, (again, payout_id)
+            await self.insist(another)
+            self.counts["I3 requests sent again: the same answer, another body refused"] += 5
+        return payout_id
+
+    async def pay_batch(self, size: int) -> None:
+        """Pay a batch, whatever happens meanwhile."""
+        number, key = self.client.choice((1, 2)), secrets.token_hex(8)
+        item: dict[str, Any] = {"external_ref": "user-1", "asset": self.made.rail.asset}
+        item |= {"amount": "5", "destination": dict(self.made.rail.destination)}
+        source = {"custodian": self.made.rail.name, "account": {"id": "MAIN", "type": "ACCOUNT"}}
+
+        async def create() -> str:
+            body = {"source": source, "payouts": [item] * size}
+            status, told = await self.call(number, "/payout-batches", body, key)
+            assert status == 201, told
+            return str(told["id"])
+
+        batch_id = await self.insist(create)
+
+        async def execute() -> None:
+            status, told = await self.call(
+                number, f"/payout-batches/{batch_id}/execute", {}, f"{key}-execute"
+            )
+            assert status == 202 or told["code"] == "batch_already_executed", told
+
+        await self.insist(execute)
+        query = "SELECT id FROM payouts WHERE batch_id = "
+        items = await asyncio.to_thread(self.made.rows, f"{query}'{batch_id}'")
+        assert len(items) == size, (batch_id, len(items))
+        self.payouts.update({row["id"]: "delivered" for row in items})
+        self.counts["batches"] += 1
 
     async def harm(self) -> None:
         """Kill or stop a process, end its connections, or let others fail."""
@@ -144,6 +264,7 @@ class Chaos:
         await harm()
         if self.failing_until and time.monotonic() > self.failing_until:
             self.made.receiver.answer, self.failing_until = 204, 0.0
+            self.made.receiver.headers.clear()
 
     async def replace_the_dead(self) -> None:
         """Start again what has come to its failpoint."""
@@ -200,8 +321,9 @@ class Chaos:
         self.counts["faults of the custodian"] += 1
 
     async def _fail_receiving(self) -> None:
-        """Let the receiver refuse everything for a while."""
-        self.made.receiver.answer = 500
+        """Let the receiver refuse everything for a while, or point elsewhere."""
+        self.made.receiver.answer = self.chance.choice((500, 302))
+        self.made.receiver.headers["location"] = self.tripwire
         self.failing_until = time.monotonic() + 3
         self.counts["receiver failures"] += 1
 
@@ -224,65 +346,27 @@ class Chaos:
 
     async def compare(self) -> None:
         """Compare rows, ledger and what was received."""
-        made = self.made
-        made.receiver.answer = 204
-        await made.steer("DELETE", "faults")
         await self.replace_the_dead()
+        await compare(self)
 
-        async def all_ended() -> bool:
-            await self.replace_the_dead()
-            (row,) = made.rows(
-                "SELECT count(*) AS n FROM payouts WHERE status NOT IN ('delivered', 'failed')"
-            )
-            return bool(row["n"] == 0)
+    @asynccontextmanager
+    async def with_a_tripwire(self) -> AsyncIterator[None]:
+        """Have a listener that nobody should come to, meanwhile."""
 
-        async def all_told() -> bool:
-            await self.replace_the_dead()
-            told: dict[str, set[str]] = {}
-            for each in list(made.receiver.received):
-                told.setdefault(each["data"]["id"], set()).add(each["type"])
-            return all(told.get(each, set()) >= _EVENTS for each in self.payouts)
+        async def tripped(_: web.Request) -> web.Response:
+            self.tripped += 1
+            return web.Response(status=204)
 
-        async def all_settled() -> bool:
-            # A sender that was killed after the receiver's answer: it is sent once more.
-            await self.replace_the_dead()
-            return not made.rows("SELECT 1 FROM deliveries WHERE state <> 'delivered' LIMIT 1")
-
-        await eventually(all_ended, 120)
-        await eventually(all_told, 120)
-        await eventually(all_settled, 120)
-        ledger = await made.ledger()
-        paid = Counter(each["reference"] for each in ledger)
-        doubles = {reference: n for reference, n in paid.items() if n > 1}
-        assert not doubles, doubles
-        rows = made.rows("SELECT id, status FROM payouts")
-        assert {row["id"] for row in rows} == set(self.payouts)
-        assert {row["status"] for row in rows} == {"delivered"}
-        assert len(ledger) == len(rows), (len(ledger), len(rows))
-        events = made.rows("SELECT payout_id, sequence FROM events ORDER BY position")
-        for payout_id in self.payouts:
-            numbers = [row["sequence"] for row in events if row["payout_id"] == payout_id]
-            assert numbers == [1, 2, 3], (payout_id, numbers)
-        marks = made.rows("SELECT mark FROM evidence WHERE kind = 'call'")
-        assert len({row["mark"] for row in marks}) == len(marks)
-        assert made.receiver.unverified == 0
-        (state,) = made.rows("SELECT marks, frozen FROM store_state")
-        assert (state["marks"], state["frozen"]) >= (max(row["mark"] for row in marks), None)
-        (left,) = made.rows(
-            "SELECT (SELECT count(*) FROM executions WHERE ended_at IS NULL) AS executions, "
-            "(SELECT count(*) FROM account_locks) AS locks, "
-            "(SELECT count(*) FROM deliveries WHERE state <> 'delivered') AS deliveries, "
-            "(SELECT count(*) FROM quotes WHERE payout_id IS NOT NULL) AS used"
-        )
-        assert dict(left) == {"executions": 0, "locks": 0, "deliveries": 0, "used": len(rows)}, left
-        log = (made.folder / "gateway.log").read_text(errors="replace")
-        assert made.key not in log
-        assert made.receiver.secret not in log
-        self.counts["payouts"] = len(rows)
-        self.counts["transfers"] = len(ledger)
-        self.counts["events"] = len(events)
-        self.counts["deliveries received"] = len(made.receiver.received)
-        self.counts["moving calls"] = len(marks)
+        application = web.Application()
+        application.router.add_route("*", "/{anything:.*}", tripped)
+        runner = web.AppRunner(application)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            self.tripwire = f"http://127.0.0.1:{runner.addresses[0][1]}/"
+            yield
+        finally:
+            await runner.cleanup()
 
 
 async def main(arguments: list[Any] | None = None) -> Counter[str]:
@@ -292,22 +376,31 @@ async def main(arguments: list[Any] | None = None) -> Counter[str]:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--restarts", type=int, default=2)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--payouts", type=int, help="pay so many, and only kill meanwhile")
+    parser.add_argument("--every", type=float, default=8, help="seconds between two times of that")
     options = parser.parse_args(arguments)
     begin = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         place = postgres.place_of(options.store)
-        async with stack(Path(folder), rail=DUMMY, database=place) as made:
+        rail = _UNHURRIED if options.payouts else RAIL
+        async with stack(Path(folder), rail=rail, database=place) as made:
             # The clocks of the senders differ: signatures are checked, and not how old they are.
             made.receiver.any_age = True
             chaos = Chaos(made, options.store, options.seed)
-            await chaos.start_all()
-            await chaos.insist(lambda: subscribe(made))
-            try:
-                await chaos.run(options.kills, options.restarts)
-                await chaos.compare()
-            finally:
-                for name, count in sorted(chaos.counts.items()):
-                    print(f"{count:6} {name}")
+            if options.payouts:
+                chaos.pace = _UNHURRIED_PACE
+            async with chaos.with_a_tripwire():
+                await chaos.start_all()
+                await chaos.insist(lambda: subscribe(made, rate_limit_per_second=_RATE))
+                try:
+                    if options.payouts:
+                        await pay_many(chaos, options.payouts, options.every)
+                    else:
+                        await chaos.run(options.kills, options.restarts)
+                    await chaos.compare()
+                finally:
+                    for name, count in sorted(chaos.counts.items()):
+                        print(f"{count:6} {name}")
     print(
         f"0 doubles, 0 lost, every event received, on {options.store}, {time.monotonic() - begin:.0f} s"
     )

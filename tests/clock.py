@@ -1,4 +1,4 @@
-"""The clock that stands still until it is told to move; authors of adapters get it with the kit."""
+"""The clock that stands still until a test moves it; authors of adapters get it with the kit."""
 
 from __future__ import annotations
 

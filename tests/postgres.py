@@ -72,7 +72,7 @@ def _running() -> Any:
 
 
 def system_user() -> str | None:
-    """Return the user who may run a server: root may not. None: whoever runs the tests."""
+    """Return the user who may run a server: root may not. None: the user who runs the tests."""
     return None if os.geteuid() else str(_running().system_user)
 
 
@@ -178,7 +178,7 @@ def program(name: str, *arguments: object) -> None:
 
 
 def drop(url: str) -> None:
-    """Drop a database of a test, whoever still uses it."""
+    """Drop a database of a test, even if it is in use."""
     admin(f"DROP DATABASE IF EXISTS {name_of(url)} WITH (FORCE)")
 
 

@@ -402,7 +402,7 @@ async def test_an_unknown_custodian_is_never_proven_absent(store: Store) -> None
 
 
 async def test_new_ones_are_let_in_by_hand(store: Store) -> None:
-    """References without a payout are shown, and stop it until somebody has looked."""
+    """References without a payout are shown, and stop it until an operator has looked."""
     await store.db.run(add_payout)
     await store.sets_back(3)
 

@@ -15,6 +15,7 @@ from sqlalchemy import select
 from gateway.adapter import NotSent, Report, SubStatus
 from gateway.attention import acknowledge, tell
 from gateway.config.settings import Settings
+from gateway.errors import CredentialsRefused
 from gateway.events import subscribes
 from gateway.keys import KeyTerms, Scope, mint_key
 from gateway.metrics import Metrics
@@ -45,7 +46,7 @@ def capabilities() -> Any:
 
 
 def sweeper(bench: Bench, *, configured: bool = True) -> Sweeper:
-    """Return what closes rows, and tells of them."""
+    """Return what closes rows and publishes them."""
     settings = Settings(server_key=SecretStr("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="))
     return Sweeper(
         db=bench.db,
@@ -91,6 +92,20 @@ async def test_a_custodian_that_answers_again_closes_its_row(bench: Bench) -> No
     assert await open_codes(bench) == ["custodian_unreachable"]
     (row,) = await bench.db.read(attention_of, desk.ids[0])
     assert (row["closed_at"], row["closed_by"]) == (None, None)
+
+
+async def test_credentials_that_are_accepted_again_close_their_row_at_once(bench: Bench) -> None:
+    """In the transaction that records the answer: nobody waits for the next sweep."""
+    desk = Desk(bench)
+    await desk.open(1)
+    desk.script.submits, desk.script.moves = [raises(CredentialsRefused("HTTP 401"))], False
+    await desk.turns(2, 30)
+    assert await open_codes(bench) == ["credentials_refused"]
+    desk.script.submits, desk.script.moves, desk.script.looks = [TAKEN], True, [TAKEN]
+    await desk.turns(1, 600)
+    assert await open_codes(bench) == []
+    (row,) = await bench.db.read(attention_of, desk.ids[0])
+    assert row["closed_by"] == "gateway"
 
 
 def _gauges(made: Sweeper) -> str:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import threading
 import zipfile
 from collections.abc import Callable
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
@@ -192,6 +195,60 @@ def test_examples_of_every_call_are_programs() -> None:
             check=False,
         )
         assert read.returncode == 0, read.stderr
+
+
+def test_no_example_names_an_id_of_the_documentation() -> None:
+    """Pasted, it would be not found: ids come from variables."""
+    made = document("https://gateway.example")
+    for name in sections(made):
+        for call in reference_page(made, name)["calls"]:
+            for language, text in (call["samples"] or {}).items():
+                found = re.findall(r"\b(?:quo|pay|bat|whe|evt|rec|pau)_[0-9a-z]{26}\b", text)
+                assert found == [], (call["id"], language)
+
+
+def test_the_first_example_pays_with_the_quote_that_it_got(tmp_path: Path) -> None:
+    """Run as it stands, in each language, against a gateway that keeps what it is sent."""
+    begin = reference_page(document("https://gateway.example"), None)["begin"]
+    sent: list[tuple[str, Any]] = []
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            length = int(self.headers["Content-Length"])
+            sent.append((self.path, json.loads(self.rfile.read(length))))
+            body = b'{"amount": "12.50", "quote_id": "quo_real", "id": "pay_real"}'
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    programs = {"curl": ["bash"], "Python": [sys.executable], "TypeScript": ["node"]}
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        for language, program in programs.items():
+            if shutil.which("curl" if language == "curl" else program[0]) is None:
+                continue
+            if language == "Python" and importlib.util.find_spec("requests") is None:
+                continue
+            sent.clear()
+            path = tmp_path / ("example.mjs" if language == "TypeScript" else "example")
+            path.write_text(begin[language])
+            done = subprocess.run(
+                [*program, path],
+                env={**os.environ, "URL": url, "KEY": "sk_live_x"},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 0, done.stderr
+            assert [each for each, _ in sent] == ["/payouts/quote", "/payouts"], language
+            assert sent[1][1] == {"quote_id": "quo_real"}
+        server.shutdown()
 
 
 def test_the_guide_has_every_page_and_every_link_of_it_leads_somewhere() -> None:

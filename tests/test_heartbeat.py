@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
+import json
 import shutil
 import sqlite3
 from collections.abc import AsyncIterator
@@ -15,7 +18,7 @@ import pytest
 from gateway.config.settings import Settings
 from gateway.heartbeat import WENT_BACK, Heartbeat, config_digest, identity_of
 from gateway.metrics import Metrics
-from gateway.runtime import Runtime
+from gateway.runtime import Runtime, real_runtime
 from gateway.store import gateways
 from gateway.store.database import Database
 from gateway.store.gateways import BEAT_S
@@ -225,7 +228,7 @@ async def test_marks_go_on_once_the_state_file_can_be_written(
 async def test_gateways_that_are_gone(
     settings: Settings, clock: SetClock, process: Process
 ) -> None:
-    """Each gateway watches the others; a counter that stands still is told of."""
+    """Each gateway watches the others; a counter that stands still is reported."""
     runtime = runtime_of(clock)
     async with open_database(settings, runtime) as db:
         other = Process(db, runtime, settings, state_file_of(settings, runtime))
@@ -267,20 +270,29 @@ async def test_a_beat_alone_costs_two_statements(process: Process) -> None:
 
 
 def test_the_digest_tells_configurations_apart_and_holds_no_secret(settings: Settings) -> None:
-    """Secrets do not change it; what is configured does."""
-    same = Settings.model_validate(
-        {
-            **SETTINGS,
-            "database": settings.database,
-            "server_key": "/////////////////////////////////////////////w==",
-            "custodians": {"acme": {"adapter": "dummy", "api_key": "other"}},
-        }
-    )
-    assert config_digest(same) == config_digest(settings)
-    changed = settings.model_copy(update={"public_url": "https://pay.example"})
-    assert config_digest(changed) != config_digest(settings)
-    without = settings.model_copy(update={"custodians": {}})
-    assert config_digest(without) != config_digest(settings)
+    """Every value counts, also that of a custodian's secret; without the server key it says nothing."""
+    ids = real_runtime().ids
+    own = config_digest(settings, ids)
+    assert config_digest(settings.model_copy(), ids) == own
+
+    def digest(**members: Any) -> str:
+        base = {"database": settings.database, **SETTINGS}
+        return config_digest(Settings.model_validate({**base, **members}), ids)
+
+    assert digest() == own
+    custodian = SETTINGS["custodians"]["acme"]
+    others = {
+        digest(public_url="https://pay.example"),
+        digest(custodians={}),
+        digest(custodians={"acme": {**custodian, "api_key": "other"}}),
+        digest(custodians={"acme": {**custodian, "base_url": "https://other.example"}}),
+        digest(custodians={"acme": {**custodian, "display_name": "Acme"}}),
+        digest(server_key=base64.b64encode(bytes(32)).decode()),
+    }
+    assert len(others | {own}) == 7
+    document = settings.model_dump(mode="json", exclude={"server_key", "previous_server_key"})
+    text = json.dumps({**document, "previous": False}, sort_keys=True, separators=(",", ":"))
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] != own
 
 
 def _samples(metrics: Metrics) -> tuple[float | None, float | None]:

@@ -188,7 +188,7 @@ def _leaves(entry: Any) -> Iterator[str]:
 
 @pytest.mark.parametrize("name", [".ci/run", "scripts/setup", "scripts/lock"])
 def test_scripts_can_be_run(name: str) -> None:
-    """Whoever clones the project can run its scripts."""
+    """The scripts of a fresh clone are executable."""
     assert os.access(ROOT / name, os.X_OK)
 
 

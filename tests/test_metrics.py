@@ -113,7 +113,7 @@ def test_two_gateways_in_one_process_do_not_mix() -> None:
 
 
 def test_invented_words_are_bounded_per_custodian() -> None:
-    """100 words of a custodian are told apart, the rest is `other`; nothing is lost in the sum."""
+    """100 words of a custodian are distinguished, the rest is `other`; nothing is lost in the sum."""
     metrics = Metrics()
     for number in range(150):
         metrics.unknown_word("wild", f"W{number}")

@@ -254,7 +254,7 @@ async def test_a_row_that_was_read_is_not_read_again(bench: Bench) -> None:
 
 
 async def test_an_action_survives_its_row(bench: Bench) -> None:
-    """Asked, asked again with fewer attempts, locked, asked anew, answered."""
+    """Asked, asked again with fewer attempts, locked, asked with a new action, answered."""
     payout_id = await submitted(bench, OURS)
     ends = bench.clock.now() + timedelta(minutes=5)
     numbers = []
@@ -288,7 +288,7 @@ async def test_lists_need_one_statement(bench: Bench) -> None:
 
 
 async def test_the_promise_that_nothing_was_paid_counts_as_a_mark(bench: Bench) -> None:
-    """Whoever makes it, a cancelled batch too: an older copy, which would still pay, is recognised."""
+    """Whatever makes it, even a canceled batch: an older copy, which would still pay, is recognised."""
 
     async def marks() -> int:
         return int((await bench.db.read(state_row))["marks"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import shutil
 from collections.abc import AsyncIterator
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from gateway.adapter import Failure, FailureCode, FundsMoved, Report, SubStatus
 from gateway.assets import AssetRegistry
@@ -32,10 +34,19 @@ from gateway.payouts import Payouts
 from gateway.quotes import Quotes
 from gateway.routing.prices import PriceTable
 from gateway.runtime import Ids, real_runtime
-from gateway.spending import Spending
-from gateway.spending_rules import Rules, Spend, destination_of, window_of
+from gateway.spending import Spending, counter_view
+from gateway.spending_rules import (
+    Rules,
+    Spend,
+    destination_of,
+    digest_of_destination,
+    window_of,
+)
 from gateway.store import batches as batch_rows
-from gateway.store.database import Database, Tx
+from gateway.store.database import Database, Query, Tx
+from gateway.store.payouts import payout_row
+from gateway.store.schema import payouts
+from gateway.store.schema_spending import spending_entries
 from gateway.store.spending import all_counters, entries_of, purge_counters
 from gateway.vault import Vault
 from tests.clock import SetClock
@@ -473,6 +484,43 @@ async def test_a_batch_is_counted_whole(till: Till) -> None:
         "five live 2026-03": (2, Decimal(0)),
         "payee live 2026-03-02": (2, Decimal(60)),
     }
+
+
+async def test_an_operator_sees_of_what_a_counter_is(till: Till) -> None:
+    """By name: of a payee the counter has a digest, and a payout or batch that it counted has the name."""
+    each = ["org", "account", "destination"]
+    till.limit({**DAILY, "each": each}, {**COUNTED, "name": "all"})
+
+    async def shown() -> dict[Any, Any]:
+        async def read(tx: Tx) -> list[dict[str, object]]:
+            wanted = {"daily": each, "all": []}
+            return [
+                await counter_view(tx, row, wanted[row["rule"]]) for row in await all_counters(tx)
+            ]
+
+        return {row["limit"]: row["subject"] for row in await till.db.read(read)}
+
+    payout_id = await till.accept()
+    named = "org acme-org, account VAULT A of acme, payee"
+    assert await shown() == {"all": None, "daily": f"{named} X/p"}
+
+    async def hand_to_a_batch(tx: Tx) -> None:
+        await tx.all(Query(update(spending_entries).values(owner_id="bat_1")))
+
+    await till.db.run(as_set, till, [payout_id], "bat_1")
+    await till.db.run(hand_to_a_batch)
+    assert (await shown())["daily"] == f"{named} X/p"
+
+    async def erase(tx: Tx) -> None:
+        destination = {"type": "custodian_account", "account_type": "X", "id": "erased"}
+        row = await payout_row(tx, payout_id)
+        assert row is not None
+        terms = json.loads(row["terms"]) | {"destination": destination}
+        await tx.all(Query(update(payouts).values(terms=json.dumps(terms))))
+
+    await till.db.run(erase)
+    digest = digest_of_destination("X/p")
+    assert (await shown())["daily"] == f"{named} {digest} (erased)"
 
 
 @pytest.mark.parametrize("each", ["asset", "destination"])

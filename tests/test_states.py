@@ -15,7 +15,7 @@ subs = st.sampled_from(SubStatus)
 
 
 def walk(news: list[SubStatus]) -> list[tuple[Status, SubStatus]]:
-    """Return every state that a payout passes when it is told all this news."""
+    """Return every state that a payout passes with this news."""
     states = [(Status.PENDING, SubStatus.CREATED)]
     for each in news:
         states += judge(*states[-1], each).steps

@@ -114,7 +114,7 @@ def request_of(order: Order, payout_account_id: str) -> dict[str, Any]:
 
 
 def echo_of(order: Order, payout_account_id: str, told: Mapping[str, Any]) -> Echo:
-    """Return what the provider says of the session beside what was ordered."""
+    """Return the provider's values of the session beside the ordered ones."""
     return Echo(
         asset=text_of(told.get("currency")) or None,
         amount=read_amount(told.get("amount")),

@@ -91,7 +91,7 @@ def read_execution(  # noqa: PLR0913 - what is told, and about what
     asks = told.get("requires_action") is True
     if asks:
         # A member of card collections; a payout should never show it, and nothing of it can be answered
-        # here. Until somebody answers, the network has not got the payment.
+        # here. Until a person answers, the network does not have the payment.
         odd.append("requires_action")
     if sub_status is SubStatus.BROADCAST and (young or asks):
         sub_status = SubStatus.SUBMITTED

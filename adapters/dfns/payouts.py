@@ -242,7 +242,7 @@ class Payouts:
                 raise OutcomeUnknown(f"{words}; then it was not shown")
             told = look.told
             if execution_of(told) == AWAITING_CONFIRM and not data_of(told).get("transferId"):
-                # It stays open at Dfns until somebody cancels it there or it expires: no end of ours.
+                # It stays open at Dfns until it is canceled there or expires: this does not end the payout.
                 return self._reader.park(order, told, words)
             return await self._reader.judge(order, look)
         except NotSent as error:

@@ -44,7 +44,7 @@ TRANSFER_WORDS: Mapping[str, SubStatus] = {
 }
 TRANSFER_ENDS = frozenset({"Confirmed", "Failed", "Rejected"})
 
-#: What a transfer that only settles a payout may say of it: under way, never its end.
+#: What a transfer that only settles a payout may report about it: in progress, never its end.
 SETTLING_NEWS: Mapping[str, SubStatus] = {
     "Broadcasted": SubStatus.BROADCAST,
     "Confirmed": SubStatus.SETTLING,

@@ -187,7 +187,7 @@ def transfer_echo(
     told: Mapping[str, Any],
     external_id: str,
 ) -> Echo:
-    """Return what Dfns says of a wallet transfer beside what was ordered, under our external id."""
+    """Return Dfns' values of a wallet transfer beside the ordered ones, under our external id."""
     payee = order.destination
     assert isinstance(payee, AddressDestination)  # noqa: S101 - checked before
     request = told.get("requestBody")
@@ -209,7 +209,7 @@ def transfer_echo(
 def payout_echo(
     settings: DfnsSettings, assets: AssetRegistry, order: Order, told: Mapping[str, Any]
 ) -> Echo:
-    """Return what Dfns says of an off-ramp payout beside what was ordered."""
+    """Return Dfns' values of an off-ramp payout beside the ordered ones."""
     payee, external_id = _bank_account(order), payout_key(order)
     asset, data = told.get("asset"), told.get("data")
     asset = asset if isinstance(asset, Mapping) else {}
@@ -253,7 +253,7 @@ def fee_usd(settings: DfnsSettings, network: str | None, told: Mapping[str, Any]
 def untold(echo: Echo) -> tuple[str, ...]:
     """Return the members of an echo that were not told: what is not told was not compared."""
     members = {"asset": echo.asset, "amount": echo.amount, "destination": echo.destination}
-    return tuple(f"{name} is not told" for name, value in members.items() if value is None)
+    return tuple(f"{name} is not reported" for name, value in members.items() if value is None)
 
 
 def amount_of(units: object, decimals: int) -> Decimal | None:

@@ -292,7 +292,7 @@ class Fireblocks(Adapter[FireblocksSettings]):
             # An earlier call arrived. It may wait for its account, and is not shown as executed then.
             return _submitted(batch, payout_id, "executed before")
         # Only a clear no of the documented kind may be one. A repeat's can be the echo of a first
-        # call that arrived, unless it speaks of another payout being in the way.
+        # call that arrived, unless it is about another payout that is in the way.
         clear = answer.status == 400 and answer.refusal and not answer.done_before  # noqa: PLR2004
         if not clear or (batch.moved and not answer.locked):
             raise OutcomeUnknown(f"execute: {_words(answer)}")

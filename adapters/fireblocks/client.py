@@ -104,7 +104,7 @@ class Answer:
 
         A proxy's page, a path that nobody serves, a burnt key and a lack of rights are none: a
         wrong configuration of ours must not fail a payout. Nor is any 404: create and execute document
-        none, so it speaks of the address that was asked.
+        none, so it is about the requested address.
         """
         if self.burnt or not self.message or self.kind in _NOT_THE_REQUEST:
             return False
@@ -128,7 +128,7 @@ class Answer:
 
     @property
     def executed_before(self) -> bool:
-        """Whether the API says of this very payout that it was executed: an earlier call arrived."""
+        """Whether the API reports that this payout was already executed: an earlier call arrived."""
         known = 400 <= self.status < 500 and not self.locked  # noqa: PLR2004
         return known and _EXECUTED_BEFORE.search(self.message) is not None
 

@@ -123,7 +123,7 @@ def echo_of(
     instruction: Mapping[str, Any],
     ordered_reference: str | None,
 ) -> Echo:
-    """Return what Fireblocks says of an instruction beside what was ordered, in its words.
+    """Return Fireblocks' values of an instruction beside the ordered ones, in its notation.
 
     `ordered_reference` is the id that the instruction must have; None where the workspace gives ids of
     its own.
@@ -151,7 +151,7 @@ def echoed_key(batch: BatchOrder, item: BatchItem) -> str | None:
 
 
 def another_set(batch: BatchOrder, told: Mapping[str, Any]) -> bool:
-    """Whether a status speaks of another set, or of one that another account pays."""
+    """Whether a status is about another set, or about one that another account pays."""
     account = account_of(told.get("paymentAccount"))
     return told.get("payoutId") not in {None, batch.notes.get("payout_id")} or (
         account not in {None, words_of_account(batch.source)}

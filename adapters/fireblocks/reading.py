@@ -69,7 +69,7 @@ class Reader:
     async def read(
         self, batch: BatchOrder, told: dict[str, Any]
     ) -> BatchReport | Absent | CannotLook:
-        """Return what a status says of each item, or what a set means that is registered, and no more.
+        """Return a report per item of a status, or what it means that a set is only registered.
 
         Absent until an execute may have arrived. From then on it cannot be distinguished from an executed set
         that waits for its account, for hours; but a repeat of execute is executed once.

@@ -256,7 +256,7 @@ def _left_vault(ended: Seen, known: SubStatusWord | None) -> FundsMoved:
 
 
 def refusal_code(message: str) -> FailureCode:
-    """Return our code for a refused request, by what its message speaks of."""
+    """Return our code for a refused request, by the topic of its message."""
     text = message.lower()
     if "insufficient" in text or "balance" in text:
         return FailureCode.INSUFFICIENT_FUNDS

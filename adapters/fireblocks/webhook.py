@@ -43,7 +43,7 @@ _KEYS_LIFE_S = 3600
 _LEAST_BETWEEN_S = 5
 _UNKNOWN = "the key id is not among the custodian's keys"
 _TIMEOUT = aiohttp.ClientTimeout(total=10)
-#: What a transaction's webhook may say of a payout: under way, never at its end.
+#: What a transaction's webhook may report about a payout: in progress, never its end.
 _NEWS = frozenset({SubStatus.BROADCAST, SubStatus.CONFIRMING, SubStatus.SETTLING})
 
 

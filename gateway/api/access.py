@@ -11,12 +11,16 @@ from dataclasses import dataclass
 from starlette.requests import Request
 from starlette.responses import Response
 
+from gateway.api.admission import GIVES_WAY
 from gateway.api.context import ApiContext
-from gateway.api.requests import authenticated, caller_of
+from gateway.api.requests import authenticated, authorization_of, caller_of
+from gateway.calling import Calling
 from gateway.errors import Refused
 from gateway.keys import USE_NOTED_US, Caller, Scope, note_use, refuse_without
 from gateway.vault import CLIENT_PREFIX
 
+#: How long a request of a key that has used up most of its rate waits for requests of other orgs, in s.
+GIVES_WAY_S = 0.05
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -36,11 +40,14 @@ class Guarded:
 
     async def __call__(self, request: Request) -> Response:
         """Admit the request, and handle it."""
-        request.state.access = self
+        request.scope["state"]["access"] = self
         if self.scope is not None and not (self.by_secret and _has_no_key(request)):
             caller = await caller_of(request)
             if not caller.operator:
-                with request.app.state.context.calling.request(caller.org):
+                calling: Calling = request.app.state.context.calling
+                if request.scope["state"].get(GIVES_WAY):
+                    await calling.quiet(caller.org, GIVES_WAY_S)
+                with calling.request(caller.org):
                     return await self.handler(request)
         return await self.handler(request)
 
@@ -115,5 +122,5 @@ class Uses:
 
 def _has_no_key(request: Request) -> bool:
     """Whether the request brings a client secret, as its bearer or in its body, and no key."""
-    scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
+    scheme, _, bearer = authorization_of(request).partition(" ")
     return not scheme or (scheme.lower() == "bearer" and bearer.strip().startswith(CLIENT_PREFIX))

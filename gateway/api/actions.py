@@ -13,8 +13,8 @@ from gateway.api import acts
 from gateway.api.acts import note_act
 from gateway.api.admission import admission_of
 from gateway.api.idempotency import Answer, Claim, claimed, idempotency_key, keyed_request
-from gateway.api.payouts import payout_answer
 from gateway.api.requests import caller_of, client_address, context_of, read_json, validate
+from gateway.api.shown import payout_answer
 from gateway.errors import Refused
 from gateway.keys import Caller
 from gateway.model import Payout, RequestBody, RequiredAction

@@ -25,6 +25,11 @@ from gateway.runtime import Clock
 _CONFIRMS = frozenset({"/payouts/{payout_id}/confirm", "/payouts/{payout_id}/cancel"})
 _QUOTE = "/payouts/quote"
 _BODIES = "bodies"
+#: Member of a request's ASGI state: true where its caller has used up most of its rate, so that requests of
+#: other orgs come first.
+GIVES_WAY = "gives_way"
+#: Of the burst, what is left when that begins.
+_FEW_LEFT = 0.5
 
 
 class Admission:
@@ -48,11 +53,12 @@ class Admission:
 
     def admit(self, request: Request, who: str) -> None:
         """Let a request of a key or a payout's client secret in. Refused: `rate_limited`."""
-        request.state.admitted = who
+        state = request.scope["state"]
+        state["admitted"] = who
         refused = self._take(request, class_of(request), who)
         if refused is not None:
             raise refused
-        recognised = getattr(request.state, RECOGNISED, None)
+        recognised = state.get(RECOGNISED)
         if recognised is not None:
             # Now its connection keeps its place while the body arrives.
             recognised()
@@ -66,7 +72,7 @@ class Admission:
         host = request.client.host if request.client else None
         refused = self._take(request, "unknown", client_group(host))
         if refused is not None:
-            # Whoever sends too many shall not fill the log: one line for many of them.
+            # A client that sends too many must not fill the log: one line for many of them.
             request.state.left_out = self._lines.take()
         return refused
 
@@ -128,11 +134,10 @@ class Admission:
     def _take(self, request: Request, name: str, who: str) -> Refused | None:
         buckets = self._classes[name]
         taken = buckets.take(who)
-        request.state.rate_limit = [
-            (field.lower().encode(), value.encode())
-            for field, value in buckets.headers(taken).items()
-        ]
+        request.scope["state"]["rate_limit"] = buckets.raw_headers(taken)
         if taken.allowed:
+            if taken.left < _FEW_LEFT * buckets.burst:
+                request.scope["state"][GIVES_WAY] = True
             return None
         self._metrics.rate_limited(name)
         detail = f"Too many requests of the class {name!r}. Nothing was done."

@@ -20,7 +20,7 @@ _FILTERS = ("code", "state")
 
 
 class AttentionView(BaseModel):
-    """Why somebody should look at a payout."""
+    """Why a person should look at a payout."""
 
     object: Literal["attention"] = "attention"
     payout_id: str

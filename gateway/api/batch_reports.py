@@ -92,8 +92,9 @@ async def _report(
 ) -> AsyncIterator[list[list[str]]]:
     """Give the rows of the report, a few at a time; those of a page are of one consistent look."""
     context, jobs, after = context_of(request), jobs_of(request), -1
+    org = (await caller_of(request)).org
     while page := await context.db.scan(rows.items_page, batch_id, after, _REPORTED_AT_ONCE):
-        async for step in jobs.steps(page, lambda row: _row(row, payout_of(row), init_method)):
+        async for step in jobs.steps(org, page, lambda row: _row(row, payout_of(row), init_method)):
             yield step
         after = page[-1]["batch_position"]
 

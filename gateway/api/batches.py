@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, BinaryIO, Literal, TypeVar
 
 from pydantic import BaseModel
 from pydantic_core import to_json
@@ -23,6 +23,7 @@ from gateway.api import acts
 from gateway.api.acts import note_act
 from gateway.api.context import ApiContext
 from gateway.api.cursors import check_names, decode, encode, limit_of, query_fault
+from gateway.api.file_checks import check_elsewhere
 from gateway.api.idempotency import Answer, Claim, claimed, idempotency_key, keyed_request, once
 from gateway.api.jobs import Jobs, jobs_of
 from gateway.api.requests import caller_of, context_of, read_json, validate
@@ -34,6 +35,8 @@ from gateway.batches.items import (
     Line,
     csv_lines,
     json_lines,
+    judge_count,
+    references_of,
 )
 from gateway.batches.schemas import (
     AssetTotal,
@@ -119,13 +122,14 @@ async def _create_from(request: Request, caller: Caller, key: str | None) -> Res
     head = _head_of(request)
     with tempfile.TemporaryDirectory(prefix="payout-batch-") as folder:
         path = Path(folder) / "batch.csv"
-        digest = await _receive(request, path)
+        digest = await _receive(request, caller.org, path)
         load = _Load(
             context=context_of(request),
             jobs=jobs_of(request),
             caller=caller,
             source=head.source,
             lines=lambda: csv_lines(path),
+            file=path,
             init_method="file",
             reference=head.reference,
             metadata={},
@@ -142,7 +146,7 @@ async def check_file(request: Request, caller: Caller, head: BatchHead, path: Pa
     context, jobs = context_of(request), jobs_of(request)
     with jobs.running(caller.org):
         lines = partial(csv_lines, path)
-        return await _check(context, jobs, caller, head.source, lines, None)
+        return await _check(context, jobs, caller, head.source, lines, None, path)
 
 
 async def create_from_file(  # noqa: PLR0913 - whose batch, of what, and who creates it
@@ -167,6 +171,7 @@ async def create_from_file(  # noqa: PLR0913 - whose batch, of what, and who cre
             caller=caller,
             source=head.source,
             lines=partial(csv_lines, path),
+            file=path,
             init_method="file",
             reference=head.reference,
             metadata={},
@@ -201,6 +206,8 @@ class _Load:
     metadata: Mapping[str, str]
     #: writes who creates it
     note: Callable[[Tx, str], Awaitable[None]] | None = None
+    #: what the lines are read from, where it is a file
+    file: Path | None = None
 
     async def create(self, claim: Claim) -> Answer:
         """Create the batch under the claim of its key. Refused: `invalid_batch`, and nothing is left.
@@ -234,7 +241,9 @@ class _Load:
 
     async def check(self, kept: Kept | None = None) -> Checked:
         """Check every item, and keep it. Refused: `invalid_batch`, with the faults."""
-        found = await _check(self.context, self.jobs, self.caller, self.source, self.lines, kept)
+        found = await _check(
+            self.context, self.jobs, self.caller, self.source, self.lines, kept, self.file
+        )
         found.refuse()
         return found
 
@@ -246,7 +255,9 @@ class _Load:
         """
         made = self.context.batches.columns(self.caller, self.source, batch_id)
         numbered = enumerate(kept.read())
-        pages = _gathered(self.jobs.steps(numbered, lambda each: made.of(*each)), _STORED_AT_ONCE)
+        pages = _gathered(
+            self.jobs.steps(self.caller.org, numbered, lambda each: made.of(*each)), _STORED_AT_ONCE
+        )
         under_way: deque[asyncio.Task[None]] = deque()
         stored = 0
         try:
@@ -322,6 +333,7 @@ async def _check(  # noqa: PLR0913 - whose batch it is, and where its items go
     source: BatchSource,
     lines: Callable[[], Iterator[Line]],
     kept: Kept | None,
+    file: Path | None = None,
 ) -> Checked:
     found = Checked()
     known = {
@@ -334,6 +346,10 @@ async def _check(  # noqa: PLR0913 - whose batch it is, and where its items go
         found.fault("/source/custodian", "unknown_custodian", detail)
         found.refuse()
 
+    if file is not None:
+        checked_elsewhere = await check_elsewhere(context, jobs, caller, source, file, kept)
+        if checked_elsewhere is not None:
+            return checked_elsewhere
     check = Check(context.quotes, caller, source, found)
 
     def one(line: Line) -> Line:
@@ -343,23 +359,22 @@ async def _check(  # noqa: PLR0913 - whose batch it is, and where its items go
         return line
 
     async def checked() -> AsyncIterator[list[Line]]:
-        async for step in jobs.steps(lines(), one):
+        async for step in jobs.steps(caller.org, lines(), one):
             if found.count > MOST_IN_FILE:
                 return
             yield step
 
     async for page in _gathered(checked(), _LOOKED_UP_AT_ONCE):
-        await context.db.scan(context.batches.references_used, caller, page, found)
-    if found.count > MOST_IN_FILE:
-        found.fault("/lines", "too_long", f"a file may have {MOST_IN_FILE} payouts")
-    if not found.count:
-        found.fault("/lines", "too_short", "the file has no payouts")
+        where = references_of(page)
+        await context.db.scan(context.batches.references_used, caller, where, found)
+    judge_count(found)
     return found
 
 
-async def _receive(request: Request, path: Path) -> str:
-    """Write the body to a file, in bounded memory; return its digest."""
+async def _receive(request: Request, org: str, path: Path) -> str:
+    """Write the body to a file, in bounded memory and in turn with other jobs; return its digest."""
     digest, size = hashlib.sha256(), 0
+    jobs = jobs_of(request)
     offload = context_of(request).runtime.offload
     try:
         async with asyncio.timeout(_FILE_S):
@@ -369,15 +384,20 @@ async def _receive(request: Request, path: Path) -> str:
                     if size > _MOST_BYTES:
                         detail = f"The file may have {_MOST_BYTES} bytes."
                         raise Refused("payload_too_large", detail, headers={"Connection": "close"})
-                    digest.update(chunk)
-                    await offload(partial(file.write, chunk))
+                    await jobs.turn(org)
+                    await offload(partial(_keep_chunk, file, digest, chunk))
     except (ClientDisconnect, TimeoutError):
         raise Refused("request_timeout", "The file did not arrive in time.") from None
     return digest.hexdigest()
 
 
+def _keep_chunk(file: BinaryIO, digest: Any, chunk: bytes) -> None:
+    digest.update(chunk)
+    file.write(chunk)
+
+
 def _head_of(request: Request) -> BatchHead:
-    """Return what the query says of a file, under the same rules as the members of a body."""
+    """Return the members of the query that describe a file, under the same rules as those of a body."""
     query = request.query_params
     for name in ("custodian", "account_id", "account_type"):
         if not query.get(name):
@@ -450,8 +470,8 @@ async def execute_batch(request: Request) -> Response:
     refuse = partial(refuse_unless_accepting, rules=context.own_rules)
     # In a reader thread: a batch has up to 100,000 items, and others wait for the change.
     caller = await caller_of(request)
-    totals = await context.db.scan(context.batches.totals, caller, _id(request))
-    execute = partial(context.batches.execute, totals=totals)
+    amounts = await context.db.scan(context.batches.amounts, caller, _id(request))
+    execute = partial(context.batches.execute, amounts=amounts)
     return await _act(request, execute, refuse, acts.BATCH_EXECUTED)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from gateway.adapter import Capabilities
+from gateway.batches.elsewhere import FileChecks
 from gateway.batches.service import Batches
 from gateway.calling import Calling
 from gateway.config.settings import Settings
@@ -106,6 +107,8 @@ class ApiContext:
     rules: OwnRules | None = None
     #: the balances of accounts, and what is reserved of them
     funds: Funds | None = None
+    #: the process that checks files; None: they are checked in this one
+    file_checks: FileChecks | None = None
     #: whether a loop of this process has died
     broken: Callable[[], bool] = lambda: False
     #: instances that have trouble, each with what it is

@@ -7,10 +7,11 @@
       │         └────▶ release    the work raised: the key is free again
       └──────────────▶ takeover   the claimant is gone: another gateway raises the token and works
 
-While a claim is open, another request with its key is told so (409), or that the body differs (422).
+While a claim is open, another request with its key gets 409, or 422 if its body differs.
 A claimant is gone when its counter in `gateways` stands still for `STILL_S` of the observer's own
-elapsed time. It may be wrong about that (the claimant may be slow), so every write of a claimant
-names its token: after a takeover the old claimant writes nothing that anybody sees.
+elapsed time, or has not been raised for so long by the clock of the machine that both run on. That may be
+wrong (the claimant may be slow), so every write of a claimant names its token: after a takeover the old
+claimant writes nothing that anybody sees.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.api.context import ApiContext
-from gateway.api.problems import JSON_TYPE, PROBLEMS, problem_body
+from gateway.api.problems import JSON_TYPE, PROBLEMS, may_succeed_later, problem_body
 from gateway.api.requests import context_of
 from gateway.errors import ClaimLost, Refused
 from gateway.keys import Caller
@@ -102,7 +103,7 @@ class KeyedRequest:
 
 @dataclass(frozen=True)
 class OpenClaim:
-    """A claim of somebody else, without an answer."""
+    """Another request's claim, without an answer."""
 
     token: int
     claimant: str
@@ -232,7 +233,7 @@ class Claim:
             raise _in_progress()
 
     async def hold(self, tx: Tx) -> None:
-        """Store function: keep the claim until the transaction ends. ClaimLost: somebody took it over."""
+        """Store function: keep the claim until the transaction ends. ClaimLost: another gateway took it over."""
         if not await rows.hold_key(tx, *self.identity):
             raise ClaimLost
 
@@ -246,7 +247,7 @@ class Claim:
     ) -> Answer:
         """Run the last store function of the work; commit it together with its answer.
 
-        ClaimLost: somebody took the claim over, and nothing is written. With `keep_refusals` a
+        ClaimLost: another gateway took the claim over, and nothing is written. With `keep_refusals` a
         refusal by `work` is kept as the answer, as in `once`.
         """
         return await self._context.db.run(self.answer, work, keep_refusals=keep_refusals)
@@ -300,7 +301,7 @@ class Claim:
         try:
             answer = await work(tx)
         except Refused as refused:
-            if not keep_refusals or PROBLEMS[refused.code].retryable:
+            if not keep_refusals or may_succeed_later(refused):
                 raise
             answer = _refusal(context, refused, self.keyed.request_id)
         answered = _answered(context, scope, answer)
@@ -363,7 +364,7 @@ class Keys:
         """Return a claim that is not made yet.
 
         Its token begins at a random number and rises with takeovers: a key that was released and
-        claimed anew never has a token that an old claimant still holds.
+        claimed again never has a token that an old claimant still holds.
         """
         return Claim(
             self._context, keyed, int.from_bytes(self._context.runtime.ids.random_bytes(6))
@@ -436,6 +437,14 @@ class Keys:
             # Not running, and not released: the store could not be written when its work failed.
             return claim not in self._running
         pulse = await self._context.db.read(gateway_pulse, found.claimant)
+        now = self._context.runtime.clock.moment()
+        if (
+            pulse is not None
+            and pulse["clock_id"] == now.clock_id
+            and now.elapsed - pulse["elapsed"] >= STILL_S * 1e6
+        ):
+            # By the clock that both go by: also where no process has run for so long.
+            return True
         if pulse is None or pulse["stopped_at"] is not None:
             counter = None
         else:
@@ -503,5 +512,6 @@ def _refusal(context: ApiContext, refused: Refused, request_id: str) -> Answer:
         request_id=request_id,
         errors=refused.errors,
         members=refused.members,
+        retryable=refused.retryable,
     )
     return Answer(PROBLEMS[refused.code].status, body, media_type=JSON_TYPE)

@@ -4,7 +4,8 @@ A batch has up to 100 000 lines. What is done to each of them in Python holds up
 runs, on the event loop as well as in a thread. So it is done a few lines at a time, with a pause before
 each step in which all others go on. The pause is a multiple of the time that the last step took: while
 other requests come in, jobs use about a fifth of the process, and otherwise half of it. All jobs share
-these pauses: ten jobs take no more of the process than one, they take longer.
+these pauses: ten jobs take no more of the process than one, they take longer. And a step waits until the
+requests of other orgs in progress are answered, for a bounded time: jobs run in the gaps.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from gateway.calling import Calling
 from gateway.config.rates import LimitSettings
 from gateway.errors import Refused
 from gateway.metrics import Metrics
@@ -32,6 +34,9 @@ STEP_S = 0.001
 LINES = 100
 #: The pause before a step: this many times what the step before took, and never less than a step may take.
 PAUSES, PAUSES_BESIDE_OTHERS = 1, 4
+#: How long a step waits for requests of other orgs, in seconds. Under steady load of others, jobs use about
+#: an eleventh of the process.
+GIVES_WAY_S = 0.01
 #: How long a request counts as one that comes in beside the jobs, in seconds.
 _OTHERS_S = 0.5
 _NAME = "batch_jobs"
@@ -46,11 +51,13 @@ class Jobs:
         settings: LimitSettings,
         metrics: Metrics,
         clock: Clock,
+        calling: Calling | None = None,
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._most, self._most_per_org = settings.batch_jobs, settings.batch_jobs_per_org
         self._metrics = metrics
         self._clock = clock
+        self._calling = Calling(clock) if calling is None else calling
         self._pause = pause
         self._others_until = clock.monotonic()
         self._running: Counter[str] = Counter()
@@ -78,15 +85,22 @@ class Jobs:
         """Note that a request came in: jobs leave more of the process to it and to those that follow."""
         self._others_until = self._clock.monotonic() + _OTHERS_S
 
-    async def steps(self, lines: Iterable[T], work: Callable[[T], R]) -> AsyncIterator[list[R]]:
+    async def turn(self, org: str, took_s: float = 0.0) -> None:
+        """Let everybody else go on before a step of an org's job. `took_s`: how long its last step took."""
+        busy = self._clock.monotonic() < self._others_until
+        pauses = PAUSES_BESIDE_OTHERS if busy else PAUSES
+        # One job after the other: no two steps follow each other without a pause.
+        async with self._turn:
+            await self._pause(pauses * max(took_s, STEP_S))
+            await self._calling.quiet(org, GIVES_WAY_S)
+
+    async def steps(
+        self, org: str, lines: Iterable[T], work: Callable[[T], R]
+    ) -> AsyncIterator[list[R]]:
         """Do the work on each line, a few at a time; let everybody else go on before each few."""
         left, took = iter(lines), 0.0
         while True:
-            busy = self._clock.monotonic() < self._others_until
-            pauses = PAUSES_BESIDE_OTHERS if busy else PAUSES
-            # One job after the other: no two steps follow each other without a pause.
-            async with self._turn:
-                await self._pause(pauses * max(took, STEP_S))
+            await self.turn(org, took)
             done: list[R] = []
             begun = self._clock.monotonic()
             for line in left:

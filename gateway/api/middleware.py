@@ -15,6 +15,7 @@ from gateway.api.problems import PROBLEMS, problem_response
 from gateway.api.requests import context_of
 from gateway.errors import Refused
 from gateway.logs import get_logger
+from gateway.pages.render import page
 
 _log = get_logger("api")
 _NOT_STORED = (b"cache-control", b"no-store")
@@ -94,8 +95,27 @@ async def _answer(request: Request, refused: Refused) -> Response:
     refused = refuse_stranger(request, refused, PROBLEMS[refused.code].status)
     if refused.code == "rate_limited":
         refused = await admission_of(request).hold_back(request, refused)
+    if refused.code == "not_found" and _reads_pages(request):
+        return _nothing_here(request)
     return problem_response(
         refused, public_url=context.settings.public_url, request_id=request.state.request_id
+    )
+
+
+def _reads_pages(request: Request) -> bool:
+    """Whether a person with a browser asks; programs say that they take JSON, or anything."""
+    accepted = request.headers.get("accept", "").lower()
+    return request.method in {"GET", "HEAD"} and "text/html" in accepted and "json" not in accepted
+
+
+def _nothing_here(request: Request) -> Response:
+    """Return the page of an address that leads nowhere. Its links are relative: a proxy may add a prefix."""
+    return page(
+        "nothing.html",
+        404,
+        root="../" * (request.scope["path"].count("/") - 1) or "./",
+        request_id=request.state.request_id,
+        panel=context_of(request).settings.panel.enabled,
     )
 
 

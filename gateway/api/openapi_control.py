@@ -113,7 +113,7 @@ def paths(refs: dict[Any, Any]) -> dict[str, Any]:
                 "End a pause",
                 ("200", as_json(refs[PauseList], "The remaining pauses.")),
                 (*BODY, "pause_not_found"),
-                description="A pause can be ended only by whoever made it. What it held continues at once.",
+                description="Only the side that created a pause can end it. Waiting payouts continue at once.",
                 parameters=(in_path("pause_id"),),
                 body=refs[ResumeRequest],
                 scope=Scope.PAYOUTS_WRITE,

@@ -163,12 +163,13 @@ def _wanted(context: ApiContext, body: PauseRequest, caller: Caller) -> Wanted:
         if body.account not in accounts_of(context.settings, body.custodian):
             raise _fault("account", "unknown_account", "is no configured account of the custodian")
         return Wanted(body.scope, account_target(body.custodian, body.account), mode=mode)
-    if body.asset is not None and body.asset not in context.quotes.assets:
+    asset = None if body.asset is None else body.asset.upper()
+    if asset is not None and asset not in context.quotes.assets:
         known = ", ".join(context.quotes.assets)
         raise _fault("asset", "unsupported_asset", f"is not known; known: {known}")
     if body.org is not None and not ORG.fullmatch(body.org):
-        raise _fault("org", "invalid", "is no name of an org")
-    return Wanted(body.scope, body.custodian or body.asset or body.org or "", mode=mode)
+        raise _fault("org", "invalid", "is not a valid org name")
+    return Wanted(body.scope, body.custodian or asset or body.org or "", mode=mode)
 
 
 def _fault(name: str, code: str, detail: str) -> Refused:
@@ -179,7 +180,7 @@ def _fault(name: str, code: str, detail: str) -> Refused:
 
 
 def _may_see(each: Pause, caller: Caller) -> bool:
-    """An org sees what stops all of its payouts, by whoever; not what others do."""
+    """An org sees every pause that stops all of its payouts, and no pauses of other orgs."""
     if caller.operator:
         return True
     mine = each.scope is PauseScope.ORG and each.target == caller.org

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Annotated
@@ -12,6 +11,7 @@ from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
 
+from gateway.api.context import ApiContext
 from gateway.api.cursors import check_names, decode, encode, limit_of, query_fault
 from gateway.api.idempotency import (
     Answer,
@@ -23,20 +23,21 @@ from gateway.api.idempotency import (
     once,
 )
 from gateway.api.requests import caller_of, context_of, read_json, validate
+from gateway.api.shown import payout_answer, shown_of
 from gateway.errors import Refused
 from gateway.keys import Caller
-from gateway.model import Payout, RequestBody, Status, SubStatus, format_time
-from gateway.pausing import pauses_of_quotes
+from gateway.model import Payout, RequestBody, Status, SubStatus
 from gateway.quotes import Offered, QuoteRequest, quote_json
 from gateway.store import payouts as rows
 from gateway.store.account_turns import account_holder
 from gateway.store.database import Row, Tx
 from gateway.store.executions import executions_of
-from gateway.store.rows import from_us, to_us
+from gateway.store.pauses import active_pauses
+from gateway.store.rows import payout_of, to_us
 from gateway.store.state import refuse_unless_accepting
 from gateway.text import reference_key
 from gateway.vault import Vault
-from gateway.views import PayoutWithTracking, payout_with_tracking
+from gateway.views import PayoutWithTracking
 
 _FILTERS = ("external_ref", "status", "sub_status", "custodian", "reference", "from", "to")
 
@@ -65,7 +66,7 @@ async def create_quote(request: Request) -> Response:
 
     async def draft(tx: Tx, offered: Offered | None = None) -> Drafted:
         paused = await refuse_unless_accepting(tx, context.own_rules)
-        pauses = await pauses_of_quotes(tx) if paused else ()
+        pauses = await active_pauses(tx) if paused else ()
         quote, account = context.quotes.draft(caller, wanted, offered, pauses)
         return Drafted(
             Answer(200, to_json(quote_json(quote)), created_id=quote.quote_id),
@@ -116,7 +117,15 @@ async def get_payout(request: Request) -> Response:
     """`GET /payouts/{id}`."""
     context = context_of(request)
     caller = await caller_of(request)
-    payout = await context.db.read(context.payouts.get, caller, request.path_params["payout_id"])
+    row = await context.db.read(context.payouts.get_row, caller, request.path_params["payout_id"])
+    shown = shown_of(request).of(row)
+    body = shown.body if shown.whole else await _with_more(context, caller, row)
+    return Response(body, media_type="application/json")
+
+
+async def _with_more(context: ApiContext, caller: Caller, row: Row) -> bytes:
+    """Return a payout with what only `GET /payouts/{id}` shows of it."""
+    payout = payout_of(row)
     behind = None
     if payout.sub_status is SubStatus.QUEUED:
         names = payout.custodian, payout.account.type, payout.account.id
@@ -124,7 +133,7 @@ async def get_payout(request: Request) -> Response:
     places = None
     if payout.custodian != payout.terms.route.custodian:
         places = await context.db.read(executions_of, payout.id)
-    body = payout_answer(
+    return payout_answer(
         context.vault,
         context.settings.public_url,
         payout,
@@ -132,7 +141,6 @@ async def get_payout(request: Request) -> Response:
         behind=behind,
         places=places,
     )
-    return Response(body, media_type="application/json")
 
 
 async def list_payouts(request: Request) -> Response:
@@ -148,16 +156,16 @@ async def list_payouts(request: Request) -> Response:
     if "cursor" in request.query_params:
         at, after = decode(request, request.query_params["cursor"], filters, (int, str))
         conditions |= {"after_at": at, "after_id": after}
-    found = await context.db.scan(rows.list_payouts, conditions, limit + 1)
+    found = await context.db.scan(rows.list_rows, conditions, limit + 1)
     page = found[:limit]
     more = len(found) > limit
-    views = [
-        payout_with_tracking(each, _tracking_url(context.vault, context.settings.public_url, each))
-        for each in page
-    ]
-    cursor = encode(request, [to_us(page[-1].created_at), page[-1].id], filters) if more else None
-    body = {"data": views, "next_cursor": cursor, "has_more": more}
-    return Response(to_json(body), media_type="application/json")
+    cursor = encode(request, [page[-1]["created_at"], page[-1]["id"]], filters) if more else None
+    shown = shown_of(request)
+    body = b'{"data":[%b],%b' % (
+        b",".join([shown.of(row).body for row in page]),
+        to_json({"next_cursor": cursor, "has_more": more})[1:],
+    )
+    return Response(body, media_type="application/json")
 
 
 def _conditions(filters: dict[str, str], caller: Caller) -> dict[str, object]:
@@ -206,41 +214,3 @@ def _created(vault: Vault, public_url: str, payout: Payout) -> Answer:
         location=f"/payouts/{payout.id}",
         created_id=payout.id,
     )
-
-
-def payout_answer(  # noqa: PLR0913 - the payout, and what is told beside it
-    vault: Vault,
-    public_url: str,
-    payout: Payout,
-    *,
-    with_secret: bool = False,
-    behind: str | None = None,
-    places: Sequence[Row] | None = None,
-) -> bytes:
-    """Return a payout as its partner sees it; the secret of an open action only where asked for.
-
-    `behind`: the payout that has its turn. `places`: the rows of its executions.
-    """
-    action, secret = payout.requires_action, None
-    if with_secret and action is not None and action.open:
-        secret = vault.client_secret(payout.id, action.number)
-    tracking = _tracking_url(vault, public_url, payout)
-    view = payout_with_tracking(payout, tracking, secret)
-    if behind is not None and behind != payout.id:
-        view["queued_behind"] = behind
-    if places is not None:
-        view["executions"] = [
-            {
-                "number": each["number"],
-                "custodian": each["custodian"],
-                "ended_at": None
-                if each["ended_at"] is None
-                else format_time(from_us(each["ended_at"])),
-            }
-            for each in places
-        ]
-    return to_json(view)
-
-
-def _tracking_url(vault: Vault, public_url: str, payout: Payout) -> str:
-    return f"{public_url.rstrip('/')}/track/{vault.tracking_token(payout.id)}"

@@ -91,7 +91,7 @@ PROBLEMS: dict[str, Problem] = {
     "pause_not_found": Problem(
         404,
         "Pause not found",
-        "GET /pauses lists the pauses. A pause can be ended only by whoever made it.",
+        "GET /pauses lists the pauses. Only the side that created a pause can end it.",
     ),
     "custodian_not_found": Problem(
         404, "Custodian not found", "Use the name of a configured custodian instance."
@@ -110,7 +110,7 @@ PROBLEMS: dict[str, Problem] = {
     "batch_ended": Problem(
         409,
         "Batch has ended",
-        "Its report says what happened to each payout. To pay more, create another batch.",
+        "Its report shows the result of each payout. To pay more, create another batch.",
     ),
     "quote_already_used": Problem(
         409, "Quote already used", "Read the payout named in payout_id. Do not pay again."
@@ -121,7 +121,7 @@ PROBLEMS: dict[str, Problem] = {
     "action_not_required": Problem(
         409,
         "No answer required",
-        "Read the payout: it has moved on, or now requires something else.",
+        "Read the payout: it has advanced, or now requires something else.",
     ),
     "action_expired": Problem(
         409, "Too late to answer", "The payout fails and nothing is sent. Create a new one."
@@ -156,7 +156,7 @@ PROBLEMS: dict[str, Problem] = {
     "endpoint_busy": Problem(
         409,
         "Webhook endpoint busy",
-        "An endpoint runs one test at a time, between its deliveries. Retry after Retry- After.",
+        "An endpoint runs one test at a time, between its deliveries. Retry after Retry-After.",
         retryable=True,
     ),
     "too_many_secrets": Problem(
@@ -201,8 +201,9 @@ PROBLEMS: dict[str, Problem] = {
     "route_unavailable": Problem(422, "No route", "GET /custodians lists what can be paid."),
     "no_route": Problem(
         422,
-        "No route now",
-        "The member reasons says why each route that fits was left out. Some of them pass: ask again later.",
+        "No route at the moment",
+        "The member reasons gives the cause for each matching route. If retryable is true, one of the causes is "
+        "temporary (paused, no answer, no funds): retry unchanged after Retry-After.",
     ),
     "limit_exceeded": Problem(
         422,
@@ -213,14 +214,14 @@ PROBLEMS: dict[str, Problem] = {
     "insufficient_funds": Problem(
         422,
         "Insufficient funds",
-        "Fund the account: the member needed says how much more it needs, in asset. Then send it again with a "
-        "new Idempotency-Key. The quote is not used up.",
+        "Fund the account: the member needed is the missing amount, in asset. Then send the request again with "
+        "a new Idempotency-Key. The quote is still unused.",
     ),
     "balance_unknown": Problem(
         503,
-        "Balance not known",
-        "The account's balance could not be read lately. Nothing was done, and the quote is not used up: send "
-        "it again after Retry-After.",
+        "Balance unknown",
+        "The account's balance is too old. Nothing was done, and the quote is still unused. Retry after "
+        "Retry-After.",
         retryable=True,
     ),
     "wrong_answer": Problem(
@@ -229,7 +230,7 @@ PROBLEMS: dict[str, Problem] = {
     "rate_limited": Problem(
         429,
         "Too many requests",
-        "Nothing was done, and no quote or key was used. Retry unchanged after Retry- After.",
+        "Nothing was done, and no quote or key was used. Retry unchanged after Retry-After.",
         retryable=True,
     ),
     "internal_error": Problem(
@@ -267,6 +268,13 @@ PROBLEMS: dict[str, Problem] = {
 JSON_TYPE = "application/problem+json"
 
 
+def may_succeed_later(refused: Refused) -> bool:
+    """Return whether the same request may succeed later, unchanged. Such a refusal is kept under no key."""
+    if refused.retryable is not None:
+        return refused.retryable
+    return PROBLEMS[refused.code].retryable
+
+
 def problem_body(  # noqa: PLR0913 - one argument per member
     code: str,
     detail: str,
@@ -275,8 +283,9 @@ def problem_body(  # noqa: PLR0913 - one argument per member
     request_id: str,
     errors: Sequence[Mapping[str, str]] = (),
     members: Mapping[str, Any] | None = None,
+    retryable: bool | None = None,
 ) -> bytes:
-    """Return the bytes of a problem document."""
+    """Return the bytes of a problem document. `retryable`: instead of what the code's row says."""
     problem = PROBLEMS[code]
     body: dict[str, Any] = {
         "type": f"{public_url.rstrip('/')}/docs/problems#{code}",
@@ -286,7 +295,7 @@ def problem_body(  # noqa: PLR0913 - one argument per member
         "instance": f"/requests/{request_id}",
         "code": code,
         "request_id": request_id,
-        "retryable": problem.retryable,
+        "retryable": problem.retryable if retryable is None else retryable,
     }
     if errors:
         body["errors"] = [dict(each) for each in errors]
@@ -308,5 +317,6 @@ def problem_response(refused: Refused, *, public_url: str, request_id: str) -> R
         request_id=request_id,
         errors=refused.errors,
         members=refused.members,
+        retryable=refused.retryable,
     )
     return Response(body, status, headers, media_type=JSON_TYPE)

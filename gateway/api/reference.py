@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gateway.api.problems import JSON_TYPE
-from gateway.api.samples import samples
+from gateway.api.samples import quote_then_pay, samples
 
 #: The names of the pages beside the groups of calls.
 MODELS = "models"
@@ -119,8 +119,7 @@ def _example(call: Mapping[str, Any]) -> Any:
 
 def _begin(groups: list[dict[str, Any]]) -> dict[str, str]:
     calls = {call["id"]: call for group in groups for call in group["calls"]}
-    quote, pay = calls["createQuote"]["samples"], calls["createPayout"]["samples"]
-    return {language: f"{quote[language]}\n\n{pay[language]}" for language in quote}
+    return quote_then_pay(calls["createQuote"]["samples"], calls["createPayout"]["samples"])
 
 
 def _nav(groups: list[dict[str, Any]], section: str | None) -> list[dict[str, Any]]:

@@ -49,6 +49,15 @@ def request_id_of(request: Request) -> str:
     return str(request.state.request_id)
 
 
+def authorization_of(request: Request) -> str:
+    """Return the header `Authorization`; empty where there is none. It is read with every request."""
+    for name, value in request.scope["headers"]:
+        if name == b"authorization":
+            text: str = value.decode("latin-1")
+            return text
+    return ""
+
+
 async def caller_of(request: Request) -> Caller:
     """Return whose key was sent, with the scope that the route declares.
 
@@ -66,7 +75,7 @@ async def caller_of(request: Request) -> Caller:
 
 async def authenticated(request: Request) -> Caller:
     """Return whose key was sent, whatever it may do. For `Access`, which knows what is needed."""
-    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    scheme, _, key = authorization_of(request).partition(" ")
     if scheme.lower() != "bearer" or not key.strip():
         raise Refused(
             "missing_api_key", "Send your API key: Authorization: Bearer sk_live_… or sk_test_…."
@@ -82,7 +91,7 @@ async def authenticated(request: Request) -> Caller:
 async def read_body(request: Request, limit: int = MAX_BODY) -> bytes:
     """Return the body. Refused: `payload_too_large`, `request_timeout`, `rate_limited`.
 
-    What is over the limit is read on for a bounded while and thrown away: a sender that is cut off
+    Bytes over the limit are read for a bounded time and discarded: a sender that is cut off
     in the middle would see a broken connection instead of the answer.
     """
     chunks: list[bytes] = []

@@ -14,9 +14,10 @@ from gateway.config.routes import Policy
 from gateway.errors import Refused
 from gateway.keys import Caller
 from gateway.model import Account, Amount, Text
-from gateway.pausing import pauses_of_quotes
-from gateway.quotes import QuoteRequest, choice_view, left_out_view
-from gateway.routing.router import Decision, Reason
+from gateway.quotes import QuoteRequest, Quotes, choice_view, left_out_view
+from gateway.routing.router import Reason
+from gateway.store.database import Tx
+from gateway.store.pauses import active_pauses
 
 #: What an org does not hear of: routes that are not for it.
 _NOT_TOLD = frozenset({Reason.ORG, Reason.MODE})
@@ -40,6 +41,9 @@ class CandidateView(BaseModel):
     network: str | None
     fee: Amount
     estimated_seconds: int
+    waits: str | None = Field(
+        description="What is paused while payouts are accepted: this one would wait. Null: it is sent at once."
+    )
 
 
 class LeftOutView(BaseModel):
@@ -59,7 +63,7 @@ class Explanation(BaseModel):
     candidates: list[CandidateView] = Field(description="The best one first; it would be taken.")
     left_out: list[LeftOutView]
     code: str | None = Field(
-        description="What a quote would be refused with; null where there is a candidate."
+        description="What a quote would be refused with, or its payout by a limit of now; null: neither."
     )
     detail: str | None
 
@@ -77,18 +81,19 @@ async def explain_route(request: Request) -> Response:
         raise Refused("operator_key_required", "A key of an org explains its own routes only.")
     else:
         as_org = caller
-    pauses = await context.db.read(pauses_of_quotes)
-    decision = context.quotes.explain(as_org, asked, pauses)
-    view = explanation(decision, whole=caller.operator)
-    over = context.quotes.over_limit(as_org, asked) if decision.refusal is None else None
-    if over is not None:
-        view |= {"code": over.code, "detail": over.detail}
+    view = await context.db.read(explanation, context.quotes, as_org, asked, whole=caller.operator)
     return Response(to_json(view), media_type="application/json")
 
 
-def explanation(decision: Decision, *, whole: bool) -> dict[str, Any]:
-    """Return a decision as it is answered; `whole`: with what is not for the org. Its schema is `Explanation`."""
-    refusal = decision.refusal
+async def explanation(
+    tx: Tx, quotes: Quotes, caller: Caller, asked: QuoteRequest, *, whole: bool
+) -> dict[str, Any]:
+    """Return how a quote would be routed, as it is answered. A dry run; its schema is `Explanation`.
+
+    `whole`: with what is not for the org. Refused: what is wrong with the request whatever the route.
+    """
+    decision = quotes.explain(caller, asked, await active_pauses(tx))
+    refusal = decision.refusal or await quotes.over_limit(tx, caller, asked, decision)
     return {
         "policy": decision.policy.value,
         "candidates": [choice_view(each) for each in decision.candidates],

@@ -8,7 +8,7 @@ import json
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -29,7 +29,7 @@ from gateway.store.rows import to_json
 from gateway.text import reference_key
 
 MOST_IN_FILE = 100_000
-#: Faults that are told at once; the count says how many there are.
+#: Errors that are listed at once; the count shows how many there are.
 MOST_FAULTS = 100
 _PLAIN = ("external_ref", "asset", "amount", "reference", "name", "network_hint", "destination")
 _DESTINATION = (
@@ -47,6 +47,19 @@ _DESTINATION = (
 COLUMNS = (*_PLAIN, "destination_type", *_DESTINATION)
 #: A byte that is no UTF-8, as it is read.
 _RAW = re.compile("[\udc80-\udcff]")
+#: How UTF-16 begins where it is read as UTF-8: its byte order mark, or a letter and a zero byte.
+_UTF_16 = re.compile("\udcff\udcfe|\udcfe\udcff|.?\0")
+#: What the reader of CSV says, in words for people.
+_CSV_ERRORS = (
+    ("unexpected end of data", "a quoted cell is not closed before the end of the file"),
+    (
+        "expected after",
+        "a closing quote is followed by text; quotes inside a cell are written twice",
+    ),
+    ("NUL", "it has zero bytes: the file is no text, or not UTF-8"),
+    ("field larger than", "a cell has more than 131,072 characters"),
+    ("new-line character seen", "a line end stands in a cell without quotes"),
+)
 #: What is cut off around a cell: blanks, and the no-break spaces that spreadsheets write. Whatever else is
 #: around it is judged as it is in JSON.
 _BLANKS = " \t\N{NO-BREAK SPACE}"
@@ -97,6 +110,14 @@ class Checked:
             )
 
 
+def judge_count(found: Checked) -> None:
+    """Note where a file has no payouts, or too many."""
+    if found.count > MOST_IN_FILE:
+        found.fault("/lines", "too_long", f"a file may have {MOST_IN_FILE} payouts")
+    if not found.count:
+        found.fault("/lines", "too_short", "the file has no payouts")
+
+
 def _many(count: int, word: str) -> str:
     return f"{count} {word}" + ("" if count == 1 else "s")
 
@@ -131,13 +152,30 @@ def csv_lines(path: Path) -> Iterator[Line]:
                 began = reader.line_num + 1
         except csv.Error as error:
             where = f"/lines/{began}"
-            yield Line(where, None, [_fault(where, "invalid_csv", f"from here on no CSV: {error}")])
+            words = next(
+                (told for word, told in _CSV_ERRORS if word in str(error)), "it has no cells"
+            )
+            detail = f"from here on the file cannot be read as CSV: {words}"
+            yield Line(where, None, [_fault(where, "invalid_csv", detail)])
 
 
-def _header_fault(header: Sequence[str]) -> str | None:
+def _foreign(header: Sequence[str]) -> str | None:
+    """Return how a file is written that is no CSV in UTF-8 with commas, or None."""
+    if _UTF_16.match(header[0]):
+        return "the file is UTF-16, and UTF-8 is needed"
+    for mark, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
+        if len(header) == 1 and mark in header[0]:
+            return f"the columns are separated by {name}, and commas are needed"
+    return None
+
+
+def _header_fault(header: Sequence[str]) -> str | None:  # noqa: PLR0911 - one per fault
     known = ", ".join(COLUMNS)
     if not header or not any(header):
         return f"the first line must name the columns, of: {known}"
+    foreign = _foreign(header)
+    if foreign is not None:
+        return f"{foreign}: in a spreadsheet, save the file as CSV UTF-8 (comma delimited)"
     unknown = [each[:40] for each in header if each not in COLUMNS]
     if unknown:
         return f"no column is called {', '.join(map(repr, unknown[:5]))}; known: {known}"
@@ -215,6 +253,11 @@ class Planned(NamedTuple):
     name: str | None
 
 
+def kept_line(item: Planned) -> bytes:
+    """Return an item as it is kept."""
+    return json.dumps(item).encode() + b"\n"
+
+
 class Kept:
     """The items of a batch between their check and their storing; many of them in a temporary file.
 
@@ -236,7 +279,16 @@ class Kept:
 
     def add(self, item: Planned) -> None:
         """Keep an item."""
-        self._file.write(json.dumps(item).encode() + b"\n")
+        self._file.write(kept_line(item))
+
+    def add_lines(self, lines: bytes) -> None:
+        """Keep items that `kept_line` has made lines of."""
+        self._file.write(lines)
+
+    def clear(self) -> None:
+        """Forget all items."""
+        self._file.seek(0)
+        self._file.truncate()
 
     def read(self) -> Iterator[Planned]:
         """Return the items in the order in which they came. Nothing may be added meanwhile."""
@@ -253,6 +305,8 @@ class Check:
         self._caller = caller
         self._wish = RouteWish(custodian=source.custodian, account=source.account)
         self._found = found
+        #: the terms of the lines that could be paid, where somebody collects them
+        self.terms_of: Callable[[QuoteTerms], object] = lambda _: None
 
     def line(self, line: Line) -> Planned | None:
         """Check a line, and note what it is or what is wrong with it. None: it could not be paid."""
@@ -271,11 +325,15 @@ class Check:
         try:
             terms = self._terms(item)
         except Refused as refused:
+            if is_of_the_moment(refused):
+                # No line is to blame: later the same file can be paid.
+                raise
             _refused(line.where, refused, found)
             return None
         total = found.totals.get(terms.asset, Decimal(0))
         found.totals[terms.asset] = EXACT.add(total, terms.amount)
         found.counts[terms.asset] += 1
+        self.terms_of(terms)
         return Planned(
             external_ref=item.external_ref,
             reference=item.reference,
@@ -298,8 +356,14 @@ class Check:
         return terms
 
 
+def is_of_the_moment(refused: Refused) -> bool:
+    """Whether a payment is refused for what passes by itself: a pause, or a custodian that does not answer."""
+    reasons = {each["reason"] for each in refused.members.get("reasons", ())}
+    return refused.code == "paused" or (refused.code == "no_route" and "health" in reasons)
+
+
 def _refused(where: str, refused: Refused, found: Checked) -> None:
-    """Note why an item could not be paid; what the source is to blame for is said of the source."""
+    """Record why an item could not be paid; an error caused by the source is reported for the source."""
     for fault in refused.errors or (
         {"pointer": "", "code": refused.code, "detail": refused.detail},
     ):
@@ -315,6 +379,15 @@ def _refused(where: str, refused: Refused, found: Checked) -> None:
                 found.fault_count += 1
             continue
         found.fault(where + pointer, fault["code"], fault["detail"])
+
+
+def references_of(lines: Sequence[Line]) -> dict[str, str]:
+    """Return where the references of some lines stand, by their keys."""
+    return {
+        key: line.where
+        for line in lines
+        if line.item is not None and (key := reference_key(line.item.reference)) is not None
+    }
 
 
 class ItemColumns:

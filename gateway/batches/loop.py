@@ -18,8 +18,10 @@ _AT_ONCE = 500
 _LOOK_S = 1.0
 #: However often it rings.
 _PAUSE_S = 0.1
-#: A batch whose loading was not finished by then is taken for given up.
+#: A batch whose loading was not finished by then is taken for given up: by the wall clock, which may be
+#: another one than that of the process that loads it, and at least so long since this process saw it first.
 _LOAD_S = 3600.0
+_SEEN_S = 600.0
 
 
 class BatchLoop:
@@ -40,13 +42,16 @@ class BatchLoop:
         self._idle_s = idle_s
         self._wake = wake
         self._judged_at = float("-inf")
+        #: a batch whose loading may have been given up, and when this process saw it first
+        self._stale: str | None = None
+        self._stale_since = 0.0
         self.wakeup = Wakeup(runtime.clock)
 
     async def run(self) -> None:
         """Work until cancelled."""
         while True:
             now = self._runtime.clock.now()
-            await self._forget(to_us(now - timedelta(seconds=_LOAD_S)))
+            await self.forget(to_us(now - timedelta(seconds=_LOAD_S)))
             todo = await self._db.read(rows.batches_to_do, to_us(now), _AT_ONCE)
             more = False
             at = self._runtime.clock.monotonic()
@@ -62,8 +67,16 @@ class BatchLoop:
                     await self._runtime.clock.sleep(_PAUSE_S)
                 await self.wakeup.sleep(_LOOK_S if todo else self._idle_s)
 
-    async def _forget(self, before: int) -> None:
-        """Delete a batch whose loading was given up, a page at a time."""
+    async def forget(self, before: int) -> None:
+        """Delete a batch whose loading was given up, a page at a time: it was begun before, in microseconds.
+
+        May be called at any time; the first calls that find it leave it (`_SEEN_S`).
+        """
         stale = await self._db.read(rows.stale_load, before)
-        while stale is not None and await self._db.run(rows.drop_loaded, stale, 500) == 500:  # noqa: PLR2004
+        at = self._runtime.clock.monotonic()
+        if stale != self._stale:
+            self._stale, self._stale_since = stale, at
+        if stale is None or at - self._stale_since < _SEEN_S:
+            return
+        while await self._db.run(rows.drop_loaded, stale, 500) == 500:  # noqa: PLR2004
             pass

@@ -16,6 +16,7 @@ from gateway.adapter import Report
 from gateway.batches.service import Batches, midnight_after
 from gateway.errors import Refused
 from gateway.execution.record import Recorder
+from gateway.execution.reports import not_sent_in_time_report
 from gateway.keys import Caller
 from gateway.model import (
     BATCH_ENDS,
@@ -39,6 +40,8 @@ from gateway.store.state import goes_by, state_row
 
 #: Items that one step works on.
 _AT_ONCE = 50
+#: Batches whose waiting is remembered.
+_MOST_QUEUED = 10_000
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,13 @@ class BatchSteps:
         recorders: Mapping[str, Recorder],
         *,
         rules: str | None = None,
+        submit_within_s: float | None = None,
     ) -> None:
+        self._submit_within = None if submit_within_s is None else round(submit_within_s * 1e6)
+        #: when this process first saw a batch wait for its turn, by elapsed time
+        self._queued: dict[str, int] = {}
+        #: batches whose turn has not come in time: their payouts end, some in each step
+        self._ending: set[str] = set()
         #: the digest of the limits and routes that items are priced and checked by; None: there are none
         self._rules = rules
         self._recorders = recorders
@@ -121,7 +130,7 @@ class BatchSteps:
             return (self._cancel, self._judge)
         over = row["funds_until"] is not None and row["funds_until"] <= now
         if row["state"] == BatchState.REQUESTED:
-            return (*((self._never_funded,) if over else ()), self._begin)
+            return (*((self._never_funded,) if over else ()), self._never_begun, self._begin)
         return (
             *((self._verify,) if row["state"] == BatchState.VERIFYING else ()),
             *((self._unfunded,) if over else ()),
@@ -135,8 +144,31 @@ class BatchSteps:
             return None
         if row["funds_until"] is not None and await funds.is_waiting(tx, row["id"]):
             return None
+        self._queued.pop(row["id"], None)
         await self._move(tx, row, BatchState.VERIFYING, now, worked_off=-1, funds_until=None)
         return Stepped(more=True)
+
+    async def _never_begun(self, tx: Tx, row: Row, now: datetime) -> Stepped | None:
+        """End a batch whose turn has not come in time; None: it waits on, or its turn has come.
+
+        Its time is elapsed time since this process first saw it wait: no clock that is set ends it, and it
+        counts anew after a restart. Nothing of it was handed over, so nothing can be on its way.
+        """
+        batch_id, elapsed = row["id"], self._runtime.clock.moment().elapsed
+        if len(self._queued) > _MOST_QUEUED:
+            self._queued.clear()
+        since = self._queued.setdefault(batch_id, elapsed)
+        if self._submit_within is None or elapsed - since < self._submit_within:
+            return None
+        # One that waits for funds alone has until midnight UTC.
+        if batch_id not in self._ending and not await rows.waits_for_another(tx, batch_id):
+            return None
+        self._ending.add(batch_id)
+        dropped = await self._drop_unsent(tx, row, not_sent_in_time_report())
+        if dropped is not None:
+            return dropped
+        self._ending.discard(batch_id)
+        return await self._judge(tx, row, now)
 
     async def _never_funded(self, tx: Tx, row: Row, now: datetime) -> Stepped | None:
         """End a batch that its account has not covered in time; None: it does meanwhile."""
@@ -293,7 +325,7 @@ class BatchSteps:
             state, kind = BatchState.FINALIZED, "batch.finalized"
         passed = row["state"] in {BatchState.VERIFYING, BatchState.AWAITING_FUNDS}
         if state is BatchState.FINALIZED and passed:
-            # Between two looks it was executed to its end: the stage is told all the same.
+            # It was executed to its end between two polls: the stage is still reported.
             await self._move(tx, row, BatchState.EXECUTING, now)
             await self._batches.tell(tx, row["id"], "batch.executing")
         at = to_us(now)

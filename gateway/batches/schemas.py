@@ -25,7 +25,7 @@ from gateway.views import EventHead
 
 MOST_IN_JSON = 1000
 
-#: A blank around it would make another one of it in the eyes of whoever reads it.
+#: A blank around it would make it look like a different one.
 ItemReference = Annotated[Reference, StringConstraints(pattern=r"^\S([\s\S]*\S)?$")]
 
 
@@ -57,7 +57,7 @@ class BatchItemRequest(RequestBody):
 
 
 class BatchHead(RequestBody):
-    """What is said of a batch beside its payouts, in the body or, for a file, in the query."""
+    """The members of a batch beside its payouts, in the body or, for a file, in the query."""
 
     source: BatchSource
     reference: Reference | None = None
@@ -119,7 +119,7 @@ class BatchView(BaseModel):
     failed_count: int
     totals: list[AssetTotal]
     parts: list[BatchPart] = Field(
-        description="The sets that the custodian was given; empty where each payout goes by itself."
+        description="The sets that the custodian received; empty if payouts are sent one by one."
     )
     failure: Failure | None
     report_url: str = Field(description="The report as CSV; final once the batch has ended.")

@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Literal
 
 from gateway.assets import EXACT
-from gateway.batches.items import MOST_FAULTS, Checked, ItemColumns, Line
+from gateway.batches.items import MOST_FAULTS, Checked, ItemColumns
 from gateway.batches.schemas import AssetTotal, BatchPart, BatchSource, BatchView, StatusTotal
 from gateway.errors import Refused
 from gateway.events import Event, publish
@@ -33,7 +33,6 @@ from gateway.store import executions
 from gateway.store import payouts as payout_rows
 from gateway.store.database import Row, Tx
 from gateway.store.rows import from_us, maybe_from_us, to_json, to_us
-from gateway.text import reference_key
 from gateway.views import API_VERSION
 
 #: How long a batch may wait to be executed.
@@ -60,14 +59,12 @@ class Batches:
         self._public_url = public_url.rstrip("/")
 
     async def references_used(
-        self, tx: Tx, caller: Caller, lines: Sequence[Line], found: Checked
+        self, tx: Tx, caller: Caller, where: Mapping[str, str], found: Checked
     ) -> None:
-        """Note the references that another batch of the org has paid already, or will."""
-        where = {
-            reference_key(line.item.reference): line.where
-            for line in lines
-            if line.item is not None and line.item.reference is not None
-        }
+        """Note the references that another batch of the org has paid already, or will.
+
+        `where`: where each reference stands, by its key.
+        """
         for row in await rows.used_references(tx, caller.org, caller.mode, json.dumps(list(where))):
             detail = f"the reference is that of {row['id']} in {row['batch_id']}"
             found.fault(where[row["reference_key"]] + "/reference", "duplicate_reference", detail)
@@ -173,24 +170,27 @@ class Batches:
         found = await rows.list_batches(tx, caller.org, caller.mode, after_id, limit)
         return [await self.view(tx, row) for row in found]
 
-    async def totals(self, tx: Tx, caller: Caller, batch_id: str) -> tuple[AssetTotal, ...] | None:
-        """Return the totals of an org's batch: a long read. None where there is no such batch."""
+    async def amounts(self, tx: Tx, caller: Caller, batch_id: str) -> Sequence[Row] | None:
+        """Return how many items an org's batch has of each status, asset and amount: a long read.
+
+        None where there is no such batch.
+        """
         try:
             await self.row(tx, caller, batch_id)
         except Refused:
             return None
-        return tuple(totals_of(await rows.amounts(tx, batch_id)))
+        return await rows.amounts(tx, batch_id)
 
     async def execute(
         self,
         tx: Tx,
         caller: Caller,
         batch_id: str,
-        totals: Sequence[AssetTotal] | None = None,
+        amounts: Sequence[Row] | None = None,
     ) -> BatchView:
         """Execute a batch, once.
 
-        `totals`: as they were read before. Nothing of a batch that may still be executed changes, so they
+        `amounts`: as they were read before. Nothing of a batch that may still be executed changes, so they
         hold; without them every item is read here. Refused: `batch_not_found`,
         `batch_already_executed`, `batch_ended`, `paused`, and `limit_exceeded`, `insufficient_funds`,
         `balance_unknown`: the whole sum is counted and reserved, or nothing. Where the route says so, a
@@ -213,13 +213,14 @@ class Batches:
         # Refused before anything is written.
         hold = None if self._funds is None else await self._funds.hold_batch(tx, row)
         if self._spending is not None:
-            await self._spending.take_batch(tx, row, caller.key_id, now)
+            await self._spending.take_batch(tx, row, caller.key_id, now, amounts)
         if self._funds is not None and hold is not None:
             await self._funds.write(tx, batch_id, hold)
         waits = hold is not None and hold.waits
         until = to_us(midnight_after(now)) if waits else None
         at = to_us(now)
         await rows.update_batch(tx, batch_id, executed_at=at, updated_at=at, funds_until=until)
+        totals = None if amounts is None else totals_of(amounts)
         return await self.view(tx, await self.row(tx, caller, batch_id), totals)
 
     async def cancel(self, tx: Tx, caller: Caller, batch_id: str) -> BatchView:
@@ -235,7 +236,7 @@ class Batches:
     async def tell(self, tx: Tx, batch_id: str, kind: str) -> None:
         """Write an event of a batch, and a delivery for every endpoint that subscribes to it."""
         row = await rows.batch_row(tx, batch_id)
-        assert row is not None  # noqa: S101 - whoever tells has it in hand
+        assert row is not None  # noqa: S101 - the caller has just read it
         now = self._runtime.clock.now()
         body = {
             "type": kind,

@@ -28,7 +28,7 @@ def acknowledge(  # noqa: PLR0913 - one argument per option
     *,
     reason: Annotated[str, typer.Option(help="What you found; kept in the audit log.")],
     code: Annotated[
-        str | None, typer.Option(help="Only this attention code; everything open otherwise.")
+        str | None, typer.Option(help="Only this attention code. Not given: every open entry.")
     ] = None,
     operator: OperatorOption = None,
     config: ConfigOption = Path(DEFAULT_CONFIG),
@@ -36,7 +36,7 @@ def acknowledge(  # noqa: PLR0913 - one argument per option
 ) -> None:
     """Take a payout off the operator's list. It changes nothing else about it.
 
-    What is noted again with the same words stays acknowledged; anything new opens the list again.
+    If the same entry is recorded again, it stays acknowledged; anything new opens a new entry.
     """
     from gateway.attention import acknowledge as close
     from gateway.model import Attention

@@ -64,12 +64,14 @@ def new(
     into: Annotated[Path, typer.Option(help="The folder of the adapters.")] = Path("adapters"),
     package: Annotated[
         Path | None,
-        typer.Option(help="Write a package of its own here, outside a checkout of the project."),
+        typer.Option(
+            help="Write a separate package to this folder, outside a checkout of the project."
+        ),
     ] = None,
     *,
     as_json: JsonOption = False,
 ) -> None:
-    """Begin an adapter: the dummy's code under a new name, here or as a package of its own."""
+    """Start an adapter: the dummy's code under a new name, here or as a separate package."""
     if not re.fullmatch(r"[a-z][a-z0-9_]{1,40}", name):
         fail("a name has lowercase letters, digits and underscores, and begins with a letter", 2)
     if package is not None:
@@ -133,11 +135,11 @@ def check(
     name: Annotated[str, typer.Argument(help="Name of an installed adapter.")],
     *,
     e2e: Annotated[
-        bool, typer.Option("--e2e", help="Also with a real gateway, which is killed and restarted.")
+        bool, typer.Option("--e2e", help="Also run a real gateway, which is killed and restarted.")
     ] = False,
     tests: Annotated[
         Path,
-        typer.Option(help="Where the kit's test is: a file test_kit.py, or a folder above it."),
+        typer.Option(help="The kit's test: a file test_kit.py, or a folder above it."),
     ] = Path("tests"),
     as_json: JsonOption = False,
 ) -> None:

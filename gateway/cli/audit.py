@@ -33,7 +33,10 @@ _GONE = "it has keys or payouts, and no chain any more: every row of it was take
 
 OrgOption = Annotated[str | None, typer.Option(help="Only the chain of this org.")]
 InstallationOption = Annotated[
-    bool, typer.Option("--installation", help="Only the chain of the installation, of no org.")
+    bool,
+    typer.Option(
+        "--installation", help="Only the chain of the installation, which belongs to no org."
+    ),
 ]
 
 
@@ -45,12 +48,14 @@ def list_(  # noqa: PLR0913 - one argument per option
     subject: Annotated[
         str | None, typer.Option(help="Only what was done to this payout, key, endpoint or batch.")
     ] = None,
-    act: Annotated[str | None, typer.Option(help="Only this act, such as payout_resolved.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many at most.")] = 50,
+    act: Annotated[
+        str | None, typer.Option(help="Only this action, such as payout_resolved.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Maximum number of rows.")] = 50,
     config: ConfigOption = Path(DEFAULT_CONFIG),
     as_json: JsonOption = False,
 ) -> None:
-    """List acts, newest first."""
+    """List actions, newest first."""
     from gateway.store.audit import newest_acts
 
     chain = _chain(org, installation=installation)
@@ -83,7 +88,7 @@ def verify(
     config: ConfigOption = Path(DEFAULT_CONFIG),
     as_json: JsonOption = False,
 ) -> None:
-    """Check every chain. Ends with 1 where a row was changed, taken out or put in.
+    """Check every chain. Exits with 1 if a row was changed, removed or inserted.
 
     Keep the heads that it prints outside of the database, and check them the next time.
     """
@@ -123,7 +128,7 @@ def export(
     installation: InstallationOption = False,
     config: ConfigOption = Path(DEFAULT_CONFIG),
 ) -> None:
-    """Print every row as it is stored, as one line of JSON, chain by chain, oldest first."""
+    """Print every stored row as one line of JSON, chain by chain, oldest first."""
     from gateway.store.audit import chains
 
     chain = _chain(org, installation=installation)
@@ -193,7 +198,7 @@ def _told(row: Row) -> dict[str, Any]:
 
     told = {name: row[name] for name in row.keys()}  # noqa: SIM118 - a row iterates over its values
     for name in ("before", "after"):
-        # What somebody changed may be anything; it is shown as it is.
+        # A changed value may be anything; it is shown unchanged.
         with suppress(ValueError, TypeError):
             told[name] = None if row[name] is None else json.loads(row[name])
     at = str(row["at"])

@@ -14,6 +14,7 @@ from gateway.cli.common import (
     fail,
     operator_name,
     print_json,
+    print_result,
     print_table,
     reading_store,
     say,
@@ -108,7 +109,7 @@ def release(
     config: ConfigOption = Path(DEFAULT_CONFIG),
     as_json: JsonOption = False,
 ) -> None:
-    """Release what a payout has reserved that failed with `funds_moved: unknown`.
+    """Release the reservation of a payout that failed with `funds_moved: unknown`.
 
     Only an operator can: the gateway does not know whether its money has left the account, or still will.
     """
@@ -145,7 +146,8 @@ def release(
     refused = with_store(config, work, runtime)
     if refused is not None:
         fail(f"{payout_id}: {refused}")
-    if as_json:
-        print_json({"payout_id": payout_id, "released": True})
-        return
-    say(f"released what {payout_id} had reserved")
+    print_result(
+        {"payout_id": payout_id, "released": True},
+        f"released what {payout_id} had reserved",
+        as_json=as_json,
+    )

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from gateway.cli.common import JsonOption, fail, print_json, print_table, say
+from gateway.cli.common import (
+    JsonOption,
+    fail,
+    print_json,
+    print_result,
+    print_table,
+    say,
+)
 from gateway.cli.exits import NOT_ALL_DELIVERED
 
 if TYPE_CHECKING:
@@ -21,7 +28,8 @@ GatewayOption = Annotated[
     str, typer.Option(envvar="PAYOUT_GATEWAY_URL", help="Base URL of the gateway.")
 ]
 KeyOption = Annotated[
-    str, typer.Option(envvar="PAYOUT_GATEWAY_API_KEY", help="Better given by the environment.")
+    str,
+    typer.Option(envvar="PAYOUT_GATEWAY_API_KEY", help="API key; better set in the environment."),
 ]
 BatchArgument = Annotated[str, typer.Argument(help="Batch id (bat_...).")]
 _URL = "http://127.0.0.1:8080"
@@ -32,12 +40,12 @@ def create(  # noqa: PLR0913 - one argument per option
     file: Annotated[Path, typer.Argument(help="CSV file; the API's page names its columns.")],
     *,
     custodian: Annotated[str, typer.Option(help="The custodian that pays.")],
-    account_id: Annotated[str, typer.Option(help="The account that pays.")],
+    account_id: Annotated[str, typer.Option(help="Id of the account that pays.")],
     account_type: Annotated[str, typer.Option(help="Its type.")],
-    reference: Annotated[str, typer.Option(help="Your own reference of the batch.")] = "",
+    reference: Annotated[str, typer.Option(help="Your own reference for the batch.")] = "",
     key: Annotated[
         str,
-        typer.Option(help="Idempotency key; that of the file's content, if not given."),
+        typer.Option(help="Idempotency key. Not given: derived from the file's content."),
     ] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check only.")] = False,
     execute_now: Annotated[bool, typer.Option("--execute", help="Execute it, too.")] = False,
@@ -49,9 +57,9 @@ def create(  # noqa: PLR0913 - one argument per option
     api_key: KeyOption = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Create a batch of a CSV file; all of it is accepted, or nothing.
+    """Create a batch from a CSV file; the whole file is accepted, or nothing.
 
-    Run again with the same file it is the same batch: nothing is paid twice. With --watch the exit code is
+    Running it again with the same file gives the same batch: nothing is paid twice. With --watch the exit code is
     0 only if every payout was delivered, and 3 if the batch ended otherwise.
     """
     _must_read(file)
@@ -73,7 +81,8 @@ def create(  # noqa: PLR0913 - one argument per option
     if as_json:
         print_json(batch)
     elif dry_run:
-        say(f"{batch['item_count']} payouts could be paid: {batch['totals']}")
+        totals = ", ".join(f"{amount} {asset}" for asset, amount in batch["totals"].items())
+        say(f"{batch['item_count']} payouts could be paid: {totals}")
     else:
         _print(batch)
         if report is not None and watch:
@@ -102,7 +111,7 @@ def cancel(
     api_key: KeyOption = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Cancel what was not sent of a batch."""
+    """Cancel the unsent payouts of a batch."""
     _print(_run(lambda client: client.cancel(batch_id), gateway, api_key), as_json=as_json)
 
 
@@ -142,10 +151,11 @@ def report(
 ) -> None:
     """Write the report of a batch as CSV."""
     final = _run(lambda client: client.report(batch_id, into), gateway, api_key)
-    if as_json:
-        print_json({"batch_id": batch_id, "path": str(into), "final": final})
-        return
-    say(f"{into}: {'final' if final else 'not final yet: payouts are under way'}")
+    print_result(
+        {"batch_id": batch_id, "path": str(into), "final": final},
+        f"{into}: {'final' if final else 'not final yet: payouts are under way'}",
+        as_json=as_json,
+    )
 
 
 def _run(work: Callable[[BatchClient], Awaitable[T]], gateway: str, api_key: str) -> T:

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
 
 import typer
 
-from gateway.cli.printing import console, print_json, print_records, print_table, say
+from gateway.cli.printing import (
+    console,
+    print_json,
+    print_records,
+    print_result,
+    print_rows,
+    print_table,
+    say,
+)
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -36,6 +44,8 @@ __all__ = [
     "operator_name",
     "print_json",
     "print_records",
+    "print_result",
+    "print_rows",
     "print_table",
     "reading_store",
     "say",
@@ -57,7 +67,7 @@ OperatorOption = Annotated[
     typer.Option(
         "--operator",
         envvar="PAYOUT_GATEWAY_OPERATOR",
-        help="Your name for the audit log, beside the system user's. Not given: the system user alone.",
+        help="Your name for the audit log, beside the system user's. Not given: only the system user.",
     ),
 ]
 YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation. For scripts.")]
@@ -122,7 +132,7 @@ def store_faults_told(database: Path) -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:
-        # Whoever read what is printed has gone; nothing is wrong with the database.
+        # The reader of the output has gone; nothing is wrong with the database.
         raise
     except (SchemaMismatch, StoreUnusable) as error:
         fail(str(error), 2)

@@ -18,6 +18,7 @@ from gateway.cli.common import (
     microseconds_of,
     operator_name,
     print_json,
+    print_result,
     say,
     settings_of,
     store_faults_told,
@@ -54,7 +55,7 @@ def running(settings: Settings, runtime: Runtime) -> list[str]:
         )
 
     if settings.postgres is not None:
-        # Whoever runs on it holds a lock in the database, which `alone` finds.
+        # A running gateway holds a lock in the database, which `alone` finds.
         return []
     with store_faults_told(settings.database):
         found = asyncio.run(alive(settings.database, runtime.clock, tell))
@@ -109,17 +110,21 @@ def backup(
         copy = back_up(settings.database, to, _operator(runtime))
     except BackupError as error:
         fail(str(error))
-    if as_json:
-        print_json({"path": str(to), "schema": copy.revision, "mark": copy.marks})
-        return
-    say(f"{to}: schema {copy.revision or 'none'}, newest mark {copy.marks}")
+    print_result(
+        {"path": str(to), "schema": copy.revision, "mark": copy.marks},
+        f"{to}: schema {copy.revision or 'none'}, newest mark {copy.marks}",
+        as_json=as_json,
+    )
 
 
 def restore(
     source: Annotated[Path, typer.Argument(help="A file of `db backup`.")],
     *,
     force: Annotated[
-        bool, typer.Option("--force", help="Replace a database that is there; it is kept beside.")
+        bool,
+        typer.Option(
+            "--force", help="Replace an existing database; it is kept beside the new one."
+        ),
     ] = False,
     config: ConfigOption = Path(DEFAULT_CONFIG),
     as_json: JsonOption = False,
@@ -224,7 +229,7 @@ def move(
 
 
 def moved(*, config: ConfigOption = Path(DEFAULT_CONFIG), as_json: JsonOption = False) -> None:
-    """Say that the database file was moved as it is, and that no other copy of it is in use.
+    """Confirm that the database file was moved unchanged, and that no other copy of it is in use.
 
     Stop every gateway first. Also where its state file was away for a while. Refused where a mark may be missing.
     """
@@ -239,10 +244,7 @@ def moved(*, config: ConfigOption = Path(DEFAULT_CONFIG), as_json: JsonOption = 
         reason = _with_state_file(config, work)
     if reason is not None:
         fail(f"nothing was changed: {reason}")
-    if as_json:
-        print_json({"frozen": None})
-        return
-    say("the database is not frozen any more")
+    print_result({"frozen": None}, "the database is not frozen any more", as_json=as_json)
 
 
 def promoted(
@@ -251,8 +253,8 @@ def promoted(
         bool,
         typer.Option(
             "--accept-async",
-            help="Also where the old primary did not wait for this server: a payout whose mark is missing is "
-            "paid twice.",
+            help="Continue even if the old primary did not wait for "
+            "this server: a payout whose mark is missing is paid twice.",
         ),
     ] = False,
     config: ConfigOption = Path(DEFAULT_CONFIG),
@@ -281,10 +283,7 @@ def promoted(
         reason = asyncio.run(run())
     if reason is not None:
         fail(f"nothing was changed: {reason}")
-    if as_json:
-        print_json({"frozen": False})
-        return
-    say("the database is not frozen any more")
+    print_result({"frozen": False}, "the database is not frozen any more", as_json=as_json)
 
 
 def adopt(
@@ -298,7 +297,7 @@ def adopt(
     ] = None,
     accept_new: Annotated[
         bool,
-        typer.Option("--accept-new", help="Let new quotes, payouts and batches in (again)."),
+        typer.Option("--accept-new", help="Accept new quotes, payouts and batches (again)."),
     ] = False,
     yes: Annotated[
         bool,

@@ -16,6 +16,7 @@ from gateway.cli.common import (
     known_custodian,
     operator_name,
     print_json,
+    print_result,
     print_table,
     say,
     settings_of,
@@ -99,10 +100,11 @@ def same_account(  # noqa: PLR0913 - one argument per option
         )
 
     done = with_store(config, work)
-    if as_json:
-        print_json({"custodian": name, "identity": None, "declared": int(done)})
-        return
-    say("declared" if done else "both are declared the same account already")
+    print_result(
+        {"custodian": name, "identity": None, "declared": int(done)},
+        "declared" if done else "both are declared the same account already",
+        as_json=as_json,
+    )
 
 
 def _declare_configured(

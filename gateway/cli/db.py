@@ -57,7 +57,7 @@ def upgrade(
     config: ConfigOption = Path(DEFAULT_CONFIG),
     as_json: JsonOption = False,
 ) -> None:
-    """Bring the database to this program's schema. Stop every gateway on it first, and back it up.
+    """Migrate the database to this program's schema. Stop every gateway on it first, and back it up.
 
     Refused while a gateway runs on it, unless it is a PostgreSQL database and the gateway can go on with
     the new schema.
@@ -170,5 +170,5 @@ def reseal(*, config: ConfigOption = Path(DEFAULT_CONFIG), as_json: JsonOption =
         print_json({"resealed": counts})
         return
     for name, (seen, changed) in done.items():
-        say(f"{name}: {seen} sealed, {changed} of them anew")
+        say(f"{name}: {seen} sealed, {changed} of them resealed")
     say("previous_server_key is needed for nothing stored any more")

@@ -19,6 +19,7 @@ from gateway.cli.common import (
     frozen_reason,
     operator_name,
     print_json,
+    print_result,
     reading_store,
     say,
     settings_of,
@@ -74,7 +75,7 @@ def resolve(  # noqa: PLR0913 - one argument per option
     config: ConfigOption = Path(DEFAULT_CONFIG),
     as_json: JsonOption = False,
 ) -> None:
-    """End a payout by hand, with evidence. Subscribers are notified as of any other end.
+    """End a payout by hand, with evidence. Subscribers are notified as for any other end.
 
     Asks for confirmation, because an end is final. `--as failed --funds-moved no` needs proof that nothing
     was paid: that nothing was sent, the gateway's own looks, or yours after no call could arrive any more.
@@ -128,7 +129,7 @@ def retry(
     config: ConfigOption = Path(DEFAULT_CONFIG),
     as_json: JsonOption = False,
 ) -> None:
-    """Submit a payout again, with the same keys, where it is proven that it did not pay."""
+    """Submit a payout again, with the same keys, if it is proven that it did not pay."""
     from gateway.app import custodian_of
     from gateway.errors import ConfigError
     from gateway.execution.operator import NotAllowedError, ProofMissingError
@@ -160,10 +161,11 @@ def retry(
         fail(f"not retried: {error}")
     except ConfigError as error:
         fail((f"config: {each}" for each in error.faults), 2)
-    if as_json:
-        print_json({"payout_id": payout_id, "retried": True, "operator": by})
-        return
-    say(f"{payout_id} will be submitted again at once, if nothing has changed by then")
+    print_result(
+        {"payout_id": payout_id, "retried": True, "operator": by},
+        f"{payout_id} will be submitted again at once, if nothing has changed by then",
+        as_json=as_json,
+    )
 
 
 def _shown(config: Path, payout_id: str) -> Payout:

@@ -44,11 +44,12 @@ def erase(  # noqa: PLR0913 - one argument per option
     *,
     ended_before: Annotated[
         str | None,
-        typer.Option(help="All that ended before this time, such as 2026-03-02T10:00:00Z."),
+        typer.Option(help="All payouts that ended before this time, such as 2026-03-02T10:00:00Z."),
     ] = None,
     org: Annotated[str | None, typer.Option(help="With --ended-before: only this org's.")] = None,
     yes: Annotated[
-        bool, typer.Option("--yes", help="Erase; without it, only say what would be erased.")
+        bool,
+        typer.Option("--yes", help="Erase; without this option, only show what would be erased."),
     ] = False,
     config: ConfigOption = Path(DEFAULT_CONFIG),
     as_json: JsonOption = False,

@@ -46,13 +46,13 @@ def export(  # noqa: PLR0913 - one argument per option
     ] = Format.CSV,
     org: Annotated[str | None, typer.Option(help="Only of this org.")] = None,
     output: Annotated[
-        Path | None, typer.Option(help="Write to this new file; printed otherwise.")
+        Path | None, typer.Option(help="Write to this new file. Not given: print.")
     ] = None,
     config: ConfigOption = Path(DEFAULT_CONFIG),
 ) -> None:
     """Export payouts with their fees, references and executions, oldest first.
 
-    By the time at which they were accepted: the same range always has the same payouts, as they are now.
+    The range is by the time of acceptance: the same range always has the same payouts, in their current state.
     Amounts are exact decimals, times are UTC. Both modes are exported; see the column mode.
     """
     first, last = (

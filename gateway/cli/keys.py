@@ -17,6 +17,7 @@ from gateway.cli.common import (
     operator_name,
     print_json,
     print_records,
+    print_result,
     reading_store,
     say,
     told_time,
@@ -38,9 +39,10 @@ ScopeOption = Annotated[
         "payouts, batches, webhooks and events (a key of the operator: payouts:operate).",
     ),
 ]
-NameOption = Annotated[str | None, typer.Option(help="What it is for; shown in the list.")]
+NameOption = Annotated[str | None, typer.Option(help="Purpose of the key; shown in the list.")]
 OwnerOption = Annotated[
-    str | None, typer.Option(help="Who answers for it. Not given: who runs this command.")
+    str | None,
+    typer.Option(help="Person responsible for the key. Not given: the user who runs this command."),
 ]
 NetworkOption = Annotated[
     list[str] | None,
@@ -52,7 +54,7 @@ NetworkOption = Annotated[
 ]
 LifeOption = Annotated[
     float | None,
-    typer.Option("--expires-in-days", min=0, help="Days until it ends. Not given: never."),
+    typer.Option("--expires-in-days", min=0, help="Days until the key expires. Not given: never."),
 ]
 
 
@@ -71,24 +73,25 @@ class KeyMode(StrEnum):
 
 
 def _show(minted: MintedKey, *, as_json: bool) -> None:
-    if as_json:
-        print_json({"id": minted.id, "key": minted.key, "org": minted.org, "mode": minted.mode})
-        return
-    say(minted.key, "")
-    whose = minted.org or "the operator"
-    say(f"Key {minted.id} of {whose} ({minted.mode}). It is shown this once: keep it safe.")
-    terms = minted.terms
-    say(f"scopes: {', '.join(terms.scopes)}")
-    say(f"networks: {', '.join(terms.networks) or 'any'}")
-    say(f"ends: {told_time(minted.expires_at) or 'when it is revoked'}")
-    say(f"owner: {terms.owner or 'unknown'}")
+    whose, terms = minted.org or "the operator", minted.terms
+    print_result(
+        {"id": minted.id, "key": minted.key, "org": minted.org, "mode": minted.mode},
+        minted.key,
+        "",
+        f"Key {minted.id} of {whose} ({minted.mode}). It is shown this once: keep it safe.",
+        f"scopes: {', '.join(terms.scopes)}",
+        f"networks: {', '.join(terms.networks) or 'any'}",
+        f"ends: {told_time(minted.expires_at) or 'when it is revoked'}",
+        f"owner: {terms.owner or 'unknown'}",
+        as_json=as_json,
+    )
 
 
 @app.command()
 def create(  # noqa: PLR0913 - one argument per option
     *,
     org: Annotated[
-        str | None, typer.Option(help="Whose key it is; letters, digits, dots, dashes.")
+        str | None, typer.Option(help="The org that owns the key; letters, digits, dots, dashes.")
     ] = None,
     operator: Annotated[
         bool,
@@ -107,7 +110,7 @@ def create(  # noqa: PLR0913 - one argument per option
     config: ConfigOption = Path(DEFAULT_CONFIG),
     as_json: JsonOption = False,
 ) -> None:
-    """Mint a key. It is shown once and stored as a digest."""
+    """Create a key. It is shown once and stored as a digest."""
     from gateway.keys import USUAL, USUAL_OF_OPERATORS, KeyTerms, Scope, mint_key
     from gateway.runtime import real_runtime
 
@@ -186,7 +189,7 @@ def rotate(  # noqa: PLR0913 - one argument per option
     *,
     scope: Annotated[
         list[ScopeWord] | None,
-        typer.Option("--scope", help="What the new one may do. Not given: what the old one may."),
+        typer.Option("--scope", help="Scopes of the new key. Not given: those of the old one."),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Not given: the old one's.")] = None,
     owner: Annotated[str | None, typer.Option(help="Not given: the old one's.")] = None,
@@ -194,19 +197,21 @@ def rotate(  # noqa: PLR0913 - one argument per option
         list[str] | None, typer.Option("--allow-network", help="Not given: those of the old one.")
     ] = None,
     any_network: Annotated[
-        bool, typer.Option("--any-network", help="Let the new one be used from anywhere.")
+        bool, typer.Option("--any-network", help="Allow the new key from any network.")
     ] = False,
     expires_in_days: Annotated[
         float | None,
-        typer.Option("--expires-in-days", min=0, help="Not given: as long a life as the old one."),
+        typer.Option(
+            "--expires-in-days", min=0, help="Not given: the same lifetime as the old one."
+        ),
     ] = None,
     no_expiry: Annotated[
-        bool, typer.Option("--no-expiry", help="Let the new one live until it is revoked.")
+        bool, typer.Option("--no-expiry", help="The new key does not expire.")
     ] = False,
     config: ConfigOption = Path(DEFAULT_CONFIG),
     as_json: JsonOption = False,
 ) -> None:
-    """Mint a new key for the same org and mode. The old one lives until you revoke it."""
+    """Create a new key for the same org and mode. The old one works until you revoke it."""
     from gateway.keys import Scope, rotate_key
     from gateway.runtime import real_runtime
 
@@ -250,7 +255,4 @@ def revoke(
 
     if not with_store(config, work):
         fail(f"there is no active key {key_id}; payout-gateway keys list shows them all")
-    if as_json:
-        print_json({"id": key_id, "revoked": True})
-        return
-    say(f"revoked {key_id}")
+    print_result({"id": key_id, "revoked": True}, f"revoked {key_id}", as_json=as_json)

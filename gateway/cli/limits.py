@@ -18,7 +18,7 @@ from gateway.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from gateway.store.database import Database
+    from gateway.store.database import Database, Tx
 
 app = typer.Typer(help="Limits on what is spent, for operators.", no_args_is_help=True)
 
@@ -30,7 +30,7 @@ def group() -> None:
 
 @app.command()
 def show(*, config: ConfigOption = Path(DEFAULT_CONFIG), as_json: JsonOption = False) -> None:
-    """Show what is spent of each limit in the windows of now, and the caps of every payout."""
+    """Show what is spent of each limit in the current windows, and the caps per payout."""
     from gateway.runtime import real_runtime
     from gateway.spending import counter_view
     from gateway.spending_rules import window_of
@@ -41,15 +41,18 @@ def show(*, config: ConfigOption = Path(DEFAULT_CONFIG), as_json: JsonOption = F
     windows = {each: window_of(each, now)[0] for each in ("day", "month")}
     rules = {each.name: each for each in spending.limits}
 
-    async def work(db: Database) -> list[dict[str, Any]]:
+    async def read(tx: Tx) -> list[dict[str, Any]]:
         found = []
-        for row in await db.scan(all_counters):
+        for row in await all_counters(tx):
             rule = rules.get(row["rule"])
             if rule is not None and row["window"] == windows.get(rule.per):
                 most = None if rule.amount is None else f"{rule.amount:f} {rule.unit}"
-                whole = {**counter_view(row), "most": most, "most_count": rule.count}
-                found.append(whole)
+                view = await counter_view(tx, row, rule.each)
+                found.append({**view, "most": most, "most_count": rule.count})
         return found
+
+    async def work(db: Database) -> list[dict[str, Any]]:
+        return await db.scan(read)
 
     rows = reading_store(config, work)
     caps = {"payout_cap_usd": f"{spending.payout_cap_usd:f}"} | {

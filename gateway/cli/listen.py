@@ -24,7 +24,7 @@ class ListenError(Exception):
 
 
 class Listener:
-    """Forwards events, each once, in their order. A receiver that fails is told of, and not retried."""
+    """Forwards each event once, in order. A failing receiver is reported and not retried."""
 
     def __init__(  # noqa: PLR0913 - one argument per option
         self,

@@ -7,7 +7,7 @@ import os
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -39,8 +39,32 @@ from gateway.cli.common import (
     store_faults_told,
 )
 
+
+class Group(typer.core.TyperGroup):
+    """The commands; what is wrong with an argument is said in our words."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was named."""
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            error.message = _words_of_argument(error)
+            raise
+
+
+def _words_of_argument(error: typer.BadParameter) -> str:
+    from pydantic import ValidationError
+
+    from gateway.faults import words_of
+
+    if isinstance(error.__cause__, ValidationError):
+        return "; ".join(words_of(each) for each in error.__cause__.errors(include_url=False))
+    return str(error.message)
+
+
 app = typer.Typer(
     name="payout-gateway",
+    cls=Group,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -66,7 +90,7 @@ app.command()(doctors.doctor)
 
 
 class ServeRole(StrEnum):
-    """What a process may be told to do."""
+    """The role of a process."""
 
     ALL = "all"
     API = "api"
@@ -92,8 +116,8 @@ def serve(  # noqa: PLR0913 - the options of the command
         bool,
         typer.Option(
             "--allow-removed",
-            help="Start although a custodian that is not configured any more has open payouts or batches; "
-            "they are parked.",
+            help="Start even if a custodian that is no longer "
+            "configured has open payouts or batches; they are parked.",
         ),
     ] = False,
     workers: Annotated[
@@ -101,8 +125,8 @@ def serve(  # noqa: PLR0913 - the options of the command
         typer.Option(
             min=1,
             max=64,
-            help="So many processes on a PostgreSQL database, all with this role and on one port. One that "
-            "dies is started again.",
+            help="Number of processes on a PostgreSQL database, all "
+            "with this role and on one port. One that dies is restarted.",
         ),
     ] = 1,
     part: Annotated[str | None, typer.Option(hidden=True)] = None,
@@ -169,7 +193,7 @@ def sandbox(
     ] = False,
     only: Annotated[
         list[str] | None,
-        typer.Option(help="Start the twin of this adapter and no other; may be given again."),
+        typer.Option(help="Start only the twin of this adapter; may be given several times."),
     ] = None,
     step_s: Annotated[
         float, typer.Option(min=0, help="Seconds per life-cycle step of the twins.")
@@ -195,16 +219,26 @@ def demo(
     keep: Annotated[
         bool, typer.Option("--serve", help="Keep the stack up and print a session to paste.")
     ] = False,
+    refusing: Annotated[
+        bool,
+        typer.Option(
+            "--refusing",
+            help="Instead: two custodians of which the first one refuses. What was proven unpaid goes on at the "
+            "second one; what is in doubt, or was refused later, does not.",
+        ),
+    ] = False,
 ) -> None:
     """Pay seven payees from quote to delivered on this machine, and verify every webhook."""
     from gateway.demo.case import run
 
-    raise typer.Exit(run(keep=keep))
+    if keep and refusing:
+        fail("give --serve or --refusing, not both", 2)
+    raise typer.Exit(run(keep=keep, refuses=refusing))
 
 
 @app.command()
 def init(*, config: ConfigOption = Path(DEFAULT_CONFIG), as_json: JsonOption = False) -> None:
-    """Write a commented configuration and a fresh server key; nothing is overwritten."""
+    """Write a commented configuration and a new server key; nothing is overwritten."""
     from gateway.cli.init import write
 
     write(config, as_json=as_json)

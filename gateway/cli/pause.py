@@ -26,7 +26,7 @@ from gateway.cli.common import (
 if TYPE_CHECKING:
     from gateway.pause import Pause
     from gateway.pausing import Waiting, Wanted
-    from gateway.store.database import Database
+    from gateway.store.database import Database, Tx
 
 pause_app = typer.Typer(
     help="Stop payouts: no call that may move money is begun until they are resumed. What is on its way "
@@ -35,17 +35,17 @@ pause_app = typer.Typer(
 )
 resume_app = typer.Typer(help="Let paused payouts go on.", no_args_is_help=True)
 
-ReasonOption = Annotated[str, typer.Option(help="Why; kept in the audit log.")]
+ReasonOption = Annotated[str, typer.Option(help="Reason; kept in the audit log.")]
 KeepOption = Annotated[
     bool,
     typer.Option(
         "--keep-accepting",
-        help="Give new quotes meanwhile; their payouts wait. Otherwise new quotes are refused.",
+        help="Still give new quotes; their payouts wait. Otherwise new quotes are refused.",
     ),
 ]
 NameArgument = Annotated[str, typer.Argument(help="Name of the custodian instance.")]
-TypeArgument = Annotated[str, typer.Argument(help="Type of the account, in the custodian's words.")]
-IdArgument = Annotated[str, typer.Argument(help="Id of the account, in the custodian's words.")]
+TypeArgument = Annotated[str, typer.Argument(help="The custodian's type of the account.")]
+IdArgument = Annotated[str, typer.Argument(help="The custodian's id of the account.")]
 AssetArgument = Annotated[str, typer.Argument(help="Asset code.")]
 OrgArgument = Annotated[str, typer.Argument(help="Name of the org.")]
 
@@ -58,7 +58,7 @@ def pause_all(
     config: ConfigOption = Path(DEFAULT_CONFIG),
     as_json: JsonOption = False,
 ) -> None:
-    """The emergency stop: every payout waits, of every org, at every custodian."""
+    """Emergency stop: every payout of every org waits, at every custodian."""
     _pause(config, _wanted("all"), reason, keep_accepting=keep_accepting, as_json=as_json)
 
 
@@ -105,12 +105,14 @@ def pause_asset(
 ) -> None:
     """Every payout in one asset waits."""
     from gateway.assets import Asset, AssetRegistry
+    from gateway.errors import Refused
 
     settings = settings_of(config)
     known = AssetRegistry(Asset.model_validate(each.model_dump()) for each in settings.assets)
-    if code not in known.codes():
+    try:
+        wanted = _wanted("asset", known.find(code).code)
+    except Refused:
         fail(f"there is no asset {code}; assets: {', '.join(known.codes())}", 2)
-    wanted = _wanted("asset", code)
     _pause(config, wanted, reason, keep_accepting=keep_accepting, as_json=as_json)
 
 
@@ -137,7 +139,7 @@ def pause_org(
 
 @pause_app.command(name="list")
 def list_(*, config: ConfigOption = Path(DEFAULT_CONFIG), as_json: JsonOption = False) -> None:
-    """List what is paused now, and how many payouts wait for it."""
+    """List the pauses, and how many payouts wait for each."""
     from gateway.pausing import waiting
     from gateway.runtime import real_runtime
     from gateway.store.pauses import active_pauses
@@ -224,7 +226,8 @@ def _wanted(scope: str, target: str = "") -> Wanted:
     from gateway.pause import PauseScope
     from gateway.pausing import Wanted
 
-    return Wanted(PauseScope(scope), target)
+    # Codes of assets are in capitals; they may be typed in any case of letters.
+    return Wanted(PauseScope(scope), target.upper() if scope == "asset" else target)
 
 
 def _account(name: str, account_type: str, account_id: str) -> str:
@@ -254,25 +257,35 @@ def _reason(reason: str) -> str:
 def _pause(
     config: Path, wanted: Wanted, reason: str, *, keep_accepting: bool, as_json: bool
 ) -> None:
-    from gateway.pausing import pause, waiting
+    from gateway.pausing import pause, standing, waiting
     from gateway.runtime import real_runtime
     from gateway.store.audit import Act
 
     reason, settings, runtime = _reason(reason), settings_of(config), real_runtime()
     within = round(settings.engine.submit_within_s * 1_000_000)
 
-    async def work(db: Database) -> dict[str, Any]:
-        made = await db.run(
-            pause, runtime, wanted, reason, Act(operator_name()), keep_accepting=keep_accepting
-        )
-        return _told(made, await db.scan(waiting, made, runtime.clock.moment(), within))
+    async def change(tx: Tx) -> tuple[Pause | None, Pause]:
+        before = await standing(tx, wanted)
+        act = Act(operator_name())
+        return before, await pause(tx, runtime, wanted, reason, act, keep_accepting=keep_accepting)
 
-    told = with_store(config, work, runtime)
+    async def work(db: Database) -> tuple[Pause | None, dict[str, Any]]:
+        before, made = await db.run(change)
+        return before, _told(made, await db.scan(waiting, made, runtime.clock.moment(), within))
+
+    before, told = with_store(config, work, runtime)
     if as_json:
-        print_json(told)
+        print_json({**told, "already": before is not None})
         return
     quotes = "given, and wait" if keep_accepting else "refused"
-    say(f"paused: {told['paused']}; new quotes are {quotes}")
+    if before is None:
+        say(f"paused: {told['paused']}; new quotes are {quotes}")
+    else:
+        say(
+            f"already paused since {told['since']}: {told['paused']} ({before.reason}); the reason is the "
+            f"new one now, and new quotes are {quotes}"
+            + ("" if before.keep_accepting == keep_accepting else ", as they were not before")
+        )
     if not told["waiting"]:
         say("no payout waits now")
         return

@@ -14,6 +14,7 @@ from gateway.cli.common import (
     JsonOption,
     fail,
     print_json,
+    print_rows,
     print_table,
     reading_store,
     told_time,
@@ -42,7 +43,7 @@ def show(
     config: ConfigOption = Path(DEFAULT_CONFIG),
     as_json: JsonOption = False,
 ) -> None:
-    """Tell the whole story of a payout from the store."""
+    """Show the full history of a payout from the store."""
     from gateway.story import tell
 
     async def work(db: Database) -> dict[str, Any] | None:
@@ -67,7 +68,7 @@ def list_(  # noqa: PLR0913 - one argument per option
     attention: Annotated[
         bool, typer.Option("--attention", help="Only what an operator should look at.")
     ] = False,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many at most.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Maximum number of rows.")] = 50,
     config: ConfigOption = Path(DEFAULT_CONFIG),
     as_json: JsonOption = False,
 ) -> None:
@@ -122,24 +123,22 @@ def list_(  # noqa: PLR0913 - one argument per option
             "custodian",
             "created_at",
         ]
-    if as_json:
-        print_json({"data": rows})
-        return
-    print_table("Payouts", columns, [[row.get(name) for name in columns] for row in rows])
+    print_rows("Payouts", columns, rows, as_json=as_json)
 
 
 @app.command()
 def collisions(
     *,
-    limit: Annotated[int, typer.Option(min=1, max=100_000, help="References at most.")] = 1000,
+    limit: Annotated[
+        int, typer.Option(min=1, max=100_000, help="Maximum number of references.")
+    ] = 1000,
     config: ConfigOption = Path(DEFAULT_CONFIG),
     as_json: JsonOption = False,
 ) -> None:
-    """List payouts whose references were written differently, and are compared as one now.
+    """List payouts whose references were written differently and now compare as equal.
 
-    They were accepted before references were compared by their normal form. Nothing is changed: whether
-    somebody was paid twice is for people to find out. A new payout of a batch may have none of these
-    references.
+    They were accepted before references were compared by their normal form. Nothing is changed: you
+    have to find out whether a payee was paid twice. A new batch payout may not use any of these references.
     """
     from gateway.store.payouts import reference_collisions
 

@@ -38,6 +38,24 @@ def print_json(value: Any) -> None:
     sys.stdout.flush()
 
 
+def print_result(value: Any, *lines: str, as_json: bool) -> None:
+    """Print what a command has done: one JSON document for scripts, or lines for people."""
+    if as_json:
+        print_json(value)
+    else:
+        say(*lines)
+
+
+def print_rows(
+    title: str, columns: Sequence[str], rows: Sequence[Mapping[str, Any]], *, as_json: bool
+) -> None:
+    """Print what a command has found: `data` for scripts, or a table for people."""
+    if as_json:
+        print_json({"data": rows})
+    else:
+        print_table(title, columns, [[row.get(name) for name in columns] for row in rows])
+
+
 def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
     """Print a table. Ids are never broken: where the terminal is too narrow, a line per value is printed.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,7 +22,6 @@ from gateway.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from gateway.pause import Pause
     from gateway.store.database import Database
 
 app = typer.Typer(help="Routes, for operators.", no_args_is_help=True)
@@ -45,7 +43,7 @@ def explain(  # noqa: PLR0913 - as a quote is asked for
     amount: Annotated[str, typer.Option(help="Amount that is sent, as a decimal.")],
     mode: Annotated[str, typer.Option(help="`live` or `test`.")] = "live",
     network: Annotated[
-        str | None, typer.Option(help="Network, where an address fits several.")
+        str | None, typer.Option(help="Network, if an address fits several.")
     ] = None,
     custodian: Annotated[
         str | None, typer.Option(help="The instance that is asked for, with --account.")
@@ -56,45 +54,41 @@ def explain(  # noqa: PLR0913 - as a quote is asked for
     config: ConfigOption = Path(DEFAULT_CONFIG),
     as_json: JsonOption = False,
 ) -> None:
-    """Show which route a quote would take by this configuration, and why not the others.
+    """Show which route a quote would use with this configuration, and the reason for each other one.
 
-    A dry run: nothing is written and no custodian is called. Pauses are read from the database. Whether
-    custodians answer, what accounts hold and how long deliveries took is known to the running gateway
-    alone: ask it by `POST /routes/explain`.
+    A dry run: nothing is written and no custodian is called. Pauses and balances are read from the database.
+    Whether custodians answer and how long deliveries took is known to the running gateway alone: ask it by
+    `POST /routes/explain`. Exits with 1 if no quote would be given.
     """
     from gateway.api.routes import explanation
     from gateway.app import routing_of
     from gateway.errors import Refused
     from gateway.keys import Caller
-    from gateway.pausing import pauses_of_quotes
-    from gateway.routing.router import Decision
     from gateway.runtime import real_runtime
+    from gateway.store.funds import all_accounts
 
     request = _request(destination, asset, amount, network, custodian, account)
     if mode not in {"live", "test"}:
         fail("--mode is live or test", 2)
-    settings = settings_of(config)
+    settings, runtime = settings_of(config), real_runtime()
+    caller = Caller(org, "test" if mode == "test" else "live", "operator")
 
-    async def work(db: Database) -> list[Pause]:
-        return await db.read(pauses_of_quotes)
-
-    pauses = reading_store(config, work)
-
-    async def run() -> Decision:
-        async with routing_of(settings, real_runtime()) as quotes:
-            caller = Caller(org, "test" if mode == "test" else "live", "operator")
-            return quotes.explain(caller, request, pauses)
+    async def work(db: Database) -> dict[str, Any]:
+        known = await db.read(all_accounts)
+        async with routing_of(settings, runtime, known) as quotes:
+            return await db.read(explanation, quotes, caller, request, whole=True)
 
     try:
         with config_faults_told():
-            decision = asyncio.run(run())
+            view = reading_store(config, work, runtime)
     except Refused as refused:
-        fail(refused.detail, 1)
-    view = explanation(decision, whole=True)
+        fail(refused.detail.replace("network_hint", "--network"), 1)
     if as_json:
         print_json(view)
     else:
         _print(view, asset)
+    if view["code"] is not None:
+        raise typer.Exit(1)
 
 
 def _request(  # noqa: PLR0913 - as a quote is asked for
@@ -110,6 +104,7 @@ def _request(  # noqa: PLR0913 - as a quote is asked for
 
     from pydantic import ValidationError
 
+    from gateway.faults import names_at, plain_faults, words_of
     from gateway.quotes import QuoteRequest
 
     if (custodian is None) != (account is None):
@@ -130,8 +125,9 @@ def _request(  # noqa: PLR0913 - as a quote is asked for
         return QuoteRequest.model_validate_json(json.dumps(members))
     except ValidationError as error:
         lines = [
-            f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}"
-            for each in error.errors(include_input=False, include_url=False)
+            f"{each['loc'][0] if each['loc'] else 'the request'} "
+            f"{words_of(each, names_at(QuoteRequest, each['loc']))}"
+            for each in plain_faults(error)
         ]
         fail(lines, 2)
     except ValueError:
@@ -139,17 +135,14 @@ def _request(  # noqa: PLR0913 - as a quote is asked for
 
 
 def _print(view: dict[str, Any], asset: str) -> None:
-    code = asset.upper()
-    if view["code"] is not None:
-        say(f"no route ({view['code']}): {view['detail']}")
-    else:
+    if view["candidates"]:
         rows = [
             [
                 each["route"],
                 each["custodian"],
                 f"{each['account']['type']} {each['account']['id']}",
                 each["network"],
-                f"{Decimal(each['fee']):f} {code}",
+                f"{Decimal(each['fee']):f} {asset.upper()}",
                 f"{each['estimated_seconds']} s",
             ]
             for each in view["candidates"]
@@ -162,3 +155,8 @@ def _print(view: dict[str, Any], asset: str) -> None:
             for each in view["left_out"]
         ]
         print_table("Left out", ["route", "custodian", "reason", "detail"], rows)
+    for each in view["candidates"]:
+        if each["waits"] is not None:
+            say(f"{each['route']}: {each['waits']}")
+    if view["code"] is not None:
+        say(f"refused ({view['code']}): {view['detail']}")

@@ -56,7 +56,7 @@ def show(*, config: ConfigOption = Path(DEFAULT_CONFIG), as_json: JsonOption = F
 @app.command()
 def activate(
     *,
-    reason: Annotated[str, typer.Option(help="Why; kept in the audit log.")],
+    reason: Annotated[str, typer.Option(help="Reason; kept in the audit log.")],
     config: ConfigOption = Path(DEFAULT_CONFIG),
     as_json: JsonOption = False,
 ) -> None:

@@ -12,7 +12,20 @@ _TABLES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("attention", ("code", "detail", "times", "first_at", "last_at", "closed_at", "closed_by")),
     ("timeline", ("at", "status", "sub_status", "detail")),
     ("transactions", ("at", "network", "status", "tx_hash")),
-    ("executions", ("number", "id", "state", "size", "open_calls", "failures", "outcome")),
+    (
+        "executions",
+        (
+            "number",
+            "custodian",
+            "account",
+            "state",
+            "size",
+            "open_calls",
+            "failures",
+            "outcome",
+            "id",
+        ),
+    ),
     ("evidence", ("execution", "number", "at", "kind", "answer", "source", "detail")),
     ("notes", ("execution", "note", "value")),
     ("refs", ("kind", "value")),
@@ -40,8 +53,13 @@ _TABLES: tuple[tuple[str, tuple[str, ...]], ...] = (
 def print_story(story: dict[str, Any]) -> None:
     """Print what `gateway.story.tell` has told."""
     say(*_head(story))
+    _print_decision(story["decision"])
     parts = {
         **story,
+        "executions": [
+            {**execution, "account": f"{execution['account']['type']} {execution['account']['id']}"}
+            for execution in story["executions"]
+        ],
         "transactions": story["payout"]["transactions"],
         "notes": [
             {"execution": execution["number"], "note": name, "value": _text(value)}
@@ -62,6 +80,27 @@ def print_story(story: dict[str, Any]) -> None:
                 list(columns),
                 [[row.get(name) for name in columns] for row in rows],
             )
+
+
+def _print_decision(decision: dict[str, Any] | None) -> None:
+    """Print by which route the quote was given, and why not by another one."""
+    if decision is None:
+        return
+    asked = "asked for by the partner" if decision.get("asked_for") else decision["policy"]
+    first = "taken"
+    rows = []
+    for each in decision["candidates"]:
+        terms = f"fee {each['fee']}, {each['estimated_seconds']} s"
+        waits = each.get("waits")
+        rows.append([*_place(each), first, terms if waits is None else f"{terms}; {waits}"])
+        first = "candidate"
+    rows += [[*_place(each), each["reason"], each["detail"]] for each in decision["left_out"]]
+    columns = ["route", "custodian", "account", "decision", "detail"]
+    print_table(f"decision of the quote ({asked})", columns, rows)
+
+
+def _place(each: dict[str, Any]) -> list[str]:
+    return [each["route"], each["custodian"], f"{each['account']['type']} {each['account']['id']}"]
 
 
 def _head(story: dict[str, Any]) -> list[str]:

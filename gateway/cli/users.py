@@ -17,8 +17,8 @@ from gateway.cli.common import (
     operator_name,
     print_json,
     print_records,
+    print_result,
     reading_store,
-    say,
     settings_of,
     told_time,
     with_store,
@@ -68,7 +68,7 @@ def create(  # noqa: PLR0913 - one argument per option
     config: ConfigOption = Path(DEFAULT_CONFIG),
     as_json: JsonOption = False,
 ) -> None:
-    """Create a user, and print once what the authenticator app needs."""
+    """Create a user, and print the authenticator secret once."""
     from gateway.runtime import real_runtime
     from gateway.store.audit import Act
     from gateway.users import Role, UserError
@@ -128,7 +128,7 @@ def remove(
     config: ConfigOption = Path(DEFAULT_CONFIG),
     as_json: JsonOption = False,
 ) -> None:
-    """Remove a user. Whoever is signed in under the name is signed out at once."""
+    """Remove a user. Open sessions of the user end at once."""
     from gateway.runtime import real_runtime
     from gateway.store.audit import Act
     from gateway.users import UserError
@@ -141,10 +141,7 @@ def remove(
         with_store(config, work)
     except UserError as error:
         fail(f"not removed: {error}")
-    if as_json:
-        print_json({"name": name, "removed": True})
-        return
-    say(f"removed {name}")
+    print_result({"name": name, "removed": True}, f"removed {name}", as_json=as_json)
 
 
 @app.command()
@@ -198,14 +195,29 @@ def _no_terminal() -> NoReturn:
 
 
 def _show(made: Enrolment, public_url: str, *, as_json: bool) -> None:
-    if as_json:
-        print_json(
-            {"id": made.id, "name": made.name, "totp_secret": made.secret, "totp_link": made.link}
-        )
-        return
-    say(
+    print_result(
+        {"id": made.id, "name": made.name, "totp_secret": made.secret, "totp_link": made.link},
         f"User {made.name} ({made.id}). Add this to an authenticator app; it is shown this once:",
+        *(_code_of(made.link) if sys.stdout.isatty() else ()),
         f"  secret: {made.secret}",
         f"  link:   {made.link}",
         f"Sign in at {public_url.rstrip('/')}/admin",
+        as_json=as_json,
     )
+
+
+def _code_of(link: str) -> list[str]:
+    """Return a QR code as lines of a terminal, two rows of modules in each, with the quiet zone that it needs.
+
+    Light modules are drawn: on a dark background the code is as printed, and apps read it inverted, too.
+    """
+    import segno
+
+    rows = [list(row) for row in segno.make(link, error="l").matrix_iter(border=2)]
+    if len(rows) % 2:
+        rows.append([0] * len(rows[0]))
+    blocks = {(0, 0): "█", (0, 1): "▀", (1, 0): "▄", (1, 1): " "}
+    return [
+        "".join(blocks[upper & 1, lower & 1] for upper, lower in zip(*pair, strict=True))
+        for pair in zip(rows[::2], rows[1::2], strict=True)
+    ]

@@ -17,6 +17,8 @@ from gateway.cli.common import (
     microseconds_of,
     operator_name,
     print_json,
+    print_result,
+    print_rows,
     print_table,
     reading_store,
     say,
@@ -65,7 +67,7 @@ EndpointArgument = Annotated[str, typer.Argument(help="Endpoint id (whe_...).")]
 @app.command(name="list")
 def list_(
     *,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many at most.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Maximum number of rows.")] = 100,
     config: ConfigOption = Path(DEFAULT_CONFIG),
     as_json: JsonOption = False,
 ) -> None:
@@ -124,11 +126,11 @@ def list_(
 def tries(
     of: Annotated[str, typer.Argument(help="Endpoint id (whe_...) or event id (evt_...).")],
     *,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many at most.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Maximum number of rows.")] = 50,
     config: ConfigOption = Path(DEFAULT_CONFIG),
     as_json: JsonOption = False,
 ) -> None:
-    """Show the tries at an endpoint or of an event, newest first."""
+    """Show the delivery attempts at an endpoint or of an event, newest first."""
     from gateway.webhooks.replay import NEWEST
 
     member = "event_id" if of.startswith("evt_") else "endpoint_id"
@@ -138,10 +140,7 @@ def tries(
         return [view.model_dump(mode="json") for view, _ in found]
 
     rows = _heal(config, of, act)
-    if as_json:
-        print_json({"data": rows})
-        return
-    print_table("Tries", _TRIES, [[row[name] for name in _TRIES] for row in rows])
+    print_rows("Tries", _TRIES, rows, as_json=as_json)
 
 
 @app.command()
@@ -150,12 +149,12 @@ def resend(
     *,
     endpoint: Annotated[
         str | None,
-        typer.Option(help="One endpoint; every enabled one that subscribes, if not given."),
+        typer.Option(help="Only this endpoint. Not given: every enabled one that subscribes."),
     ] = None,
     config: ConfigOption = Path(DEFAULT_CONFIG),
     as_json: JsonOption = False,
 ) -> None:
-    """Send an event again, with the same id; its retry plan begins anew."""
+    """Send an event again, with the same id; its retry plan starts again."""
 
     async def act(tx: Tx, replays: Replays, caller: Caller) -> list[str]:
         return (await replays.resend(tx, caller, event_id, endpoint)).endpoint_ids
@@ -163,10 +162,11 @@ def resend(
     sent_to = _heal(config, event_id, act, writes=True)
     if not sent_to:
         fail("no enabled endpoint subscribes to this event; nothing is sent")
-    if as_json:
-        print_json({"event_id": event_id, "endpoint_ids": sent_to})
-        return
-    say(f"{event_id} is due again at {', '.join(sent_to)}")
+    print_result(
+        {"event_id": event_id, "endpoint_ids": sent_to},
+        f"{event_id} is due again at {', '.join(sent_to)}",
+        as_json=as_json,
+    )
 
 
 @app.command()
@@ -181,12 +181,12 @@ def recover(
     ],
     until: Annotated[
         str | None,
-        typer.Option(help="Events before this time; now, if not given."),
+        typer.Option(help="Events before this time. Not given: now."),
     ] = None,
     config: ConfigOption = Path(DEFAULT_CONFIG),
     as_json: JsonOption = False,
 ) -> None:
-    """Send again what an endpoint missed. The running gateway does it, through restarts."""
+    """Send missed events to an endpoint again. The running gateway does it, even across restarts."""
     from gateway.store.rows import from_us
 
     begin = from_us(microseconds_of("--since", since, dates=True))
@@ -196,10 +196,11 @@ def recover(
         return await replays.recover(tx, caller, endpoint_id, begin, end)
 
     job = _heal(config, endpoint_id, act, writes=True)
-    if as_json:
-        print_json(job.model_dump(mode="json"))
-        return
-    say(f"{job.id}: `payout-gateway webhooks recoveries {endpoint_id}` shows how far it is")
+    print_result(
+        job.model_dump(mode="json"),
+        f"{job.id}: `payout-gateway webhooks recoveries {endpoint_id}` shows how far it is",
+        as_json=as_json,
+    )
 
 
 @app.command()
@@ -217,10 +218,7 @@ def recoveries(
         return [each.model_dump(mode="json") for each in found]
 
     rows = _heal(config, endpoint_id, act)
-    if as_json:
-        print_json({"data": rows})
-        return
-    print_table("Recoveries", columns, [[row[name] for name in columns] for row in rows])
+    print_rows("Recoveries", columns, rows, as_json=as_json)
 
 
 @app.command()
@@ -230,7 +228,7 @@ def enable(
     config: ConfigOption = Path(DEFAULT_CONFIG),
     as_json: JsonOption = False,
 ) -> None:
-    """Enable an endpoint again; what it missed is recovered."""
+    """Enable an endpoint again; missed events are sent."""
     _switch(config, endpoint_id, "enabled", as_json=as_json)
 
 
@@ -241,14 +239,14 @@ def disable(
     config: ConfigOption = Path(DEFAULT_CONFIG),
     as_json: JsonOption = False,
 ) -> None:
-    """Disable an endpoint; what it misses is kept."""
+    """Disable an endpoint; missed events are kept."""
     _switch(config, endpoint_id, "disabled", as_json=as_json)
 
 
 @app.command()
 def listen(  # noqa: PLR0913 - one argument per option
     *,
-    forward_to: Annotated[str, typer.Option(help="Where every event is posted, signed.")],
+    forward_to: Annotated[str, typer.Option(help="Address to which every signed event is posted.")],
     gateway: Annotated[
         str, typer.Option(envvar="PAYOUT_GATEWAY_URL", help="Base URL of the gateway.")
     ] = "http://127.0.0.1:8080",
@@ -256,22 +254,23 @@ def listen(  # noqa: PLR0913 - one argument per option
         str,
         typer.Option(
             envvar="PAYOUT_GATEWAY_API_KEY",
-            help="Better given by the environment.",
+            help="API key; better set in the environment.",
             show_envvar=True,
         ),
     ] = "",
     secret: Annotated[
         str,
         typer.Option(
-            envvar="PAYOUT_GATEWAY_WEBHOOK_SECRET", help="whsec_...; a fresh one, if not given."
+            envvar="PAYOUT_GATEWAY_WEBHOOK_SECRET",
+            help="Signing secret (whsec_...). Not given: a new one.",
         ),
     ] = "",
     events: Annotated[str, typer.Option(help="Event types to forward, `*` allowed.")] = "*",
     every_s: Annotated[
-        float, typer.Option(min=0.1, max=60, help="Seconds between two looks.")
+        float, typer.Option(min=0.1, max=60, help="Seconds between two polls.")
     ] = 1.0,
 ) -> None:
-    """Forward the events of now and later to a program on this machine, without an endpoint.
+    """Forward new events to a program on this machine, without an endpoint.
 
     Reads the feed: no port is opened and no tunnel is needed. Each event is posted once.
     """

@@ -17,23 +17,22 @@ class BalanceSettings(Section):
 
     reserve: bool = Field(
         default=False,
-        description="Whether a payout reserves its amount and fee when it is accepted, so that no more is "
-        "accepted than an account's balance covers. `reserve` in `[[accounts.NAME]]` is for one account.",
+        description="Whether an accepted payout reserves its amount and fee, so that no more is accepted than an "
+        "account's balance covers. `reserve` in `[[accounts.NAME]]` overrides this for one account.",
     )
     balance_every_s: float = Field(
         default=60,
         ge=1,
-        description="How often the balances of each account are read, where the adapter reports them, in "
-        "seconds.",
+        description="Seconds between two reads of each account's balances, if the adapter reports them.",
     )
     balance_max_age_s: float = Field(
         default=300,
         ge=1,
-        description="The oldest balance that a payout may reserve from, in seconds; at least twice "
+        description="Maximum age of a balance that a payout may reserve from, in seconds; at least twice "
         "`balance_every_s`.",
     )
     on_old_balance: Shortage = Field(
         default="refuse",
-        description="Where the balance is older: `refuse` the payout, or accept it and let it `wait` for "
-        "the next read.",
+        description="If the balance is older: `refuse` the payout, or accept it and let it `wait` for the next "
+        "read.",
     )

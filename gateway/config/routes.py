@@ -17,7 +17,7 @@ from gateway.model import Account, Amount, DestinationType, Network
 def _some_orgs(names: tuple[str, ...]) -> tuple[str, ...]:
     """Return names of orgs. ValueError where there is none: nobody could use that route or account."""
     if not names:
-        msg = "must not be empty: list the orgs, or take it out, for all orgs"
+        msg = "must not be empty: list the orgs, or remove it to allow all orgs"
         raise ValueError(msg)
     return names
 
@@ -47,7 +47,7 @@ class FeeSettings(Section):
     flat: Amount = Field(default=Decimal(0), description="Fixed part, in units of the asset.")
     basis_points: Amount = Field(
         default=Decimal(0),
-        description="Part of the amount, in hundredths of a percent; rounded up to the asset's unit.",
+        description="Variable part, in hundredths of a percent of the amount; rounded up to the asset's unit.",
     )
 
 
@@ -56,56 +56,53 @@ class RouteSettings(Section):
 
     name: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,62}$")] | None = Field(
         default=None,
-        description="Its name in `routes explain` and in what is kept of a decision. Not set: `routes.N`, "
-        "its place in the file from 0.",
+        description="Name of the route in `routes explain` and in stored decisions. Not set: `routes.N`, its "
+        "position in the file from 0.",
     )
     destination: DestinationType = Field(description="Destination type.")
     custodian: InstanceName = Field(description="Name of the custodian instance.")
-    account: Account = Field(
-        description="Account that pays, in the custodian's words: id and type."
-    )
-    assets: tuple[str, ...] | None = Field(
-        default=None, description="Asset codes; all that are known, if not given."
-    )
+    account: Account = Field(description="Account that pays: the custodian's id and type.")
+    assets: tuple[str, ...] | None = Field(default=None, description="Asset codes. Not set: all.")
     networks: tuple[Network, ...] | None = Field(
         default=None,
-        description="Networks; all, if not given. The first is the default for custodian accounts.",
+        description="Networks. Not set: all. The first is the default for custodian accounts.",
     )
     orgs: OrgNames | None = Field(
-        default=None, description="Orgs that may use it; all, if not given."
+        default=None, description="Orgs that may use the route. Not set: all."
     )
     min_amount: Amount | None = Field(
-        default=None, description="Least that is sent this way, in units of the asset."
+        default=None, description="Smallest amount for this route, in units of the asset."
     )
     max_amount: Amount | None = Field(
-        default=None, description="Most that is sent this way, in units of the asset."
+        default=None, description="Largest amount for this route, in units of the asset."
     )
     priority: int = Field(
         default=0,
-        description="Lower goes first; routes of the same priority go in the order of the file.",
+        description="Lower values come first; routes of the same priority keep the order of the file.",
     )
     policy: Policy = Field(
         default=Policy.FIXED,
-        description="How one of several routes that fit is taken: the first one (`fixed`), the one with the "
-        "lowest fee (`cheapest`) or the one that usually is the fastest (`fastest`). The first route that "
-        "fits says it for all that fit.",
+        description="How one of several matching routes is selected: the first one (`fixed`), the one with the "
+        "lowest fee (`cheapest`) or the one that usually delivers soonest (`fastest`). The first "
+        "matching route sets the policy for all.",
     )
     failover: FailoverPolicy = Field(
         default=FailoverPolicy.NEVER,
-        description="When a payout to an address goes on by another route, within the quoted terms: `never`; "
-        "`on_refusal`, where the custodian refuses it for a reason of its own before anything moved, or does "
-        "not answer and nothing was sent; `on_absence`, also where it is proven that a call never arrived.",
+        description="When a payout to an address continues on another route, within the quoted terms: `never`; "
+        "`on_refusal`, if the custodian refuses it for a reason of its own before anything moved, or "
+        "does not answer and nothing was sent; `on_absence`, also if it is proven that a call never "
+        "arrived.",
     )
     estimated_seconds: int = Field(
         default=60,
         ge=0,
-        description="Usual time to delivery, until 20 deliveries this way were measured.",
+        description="Usual time to delivery, used until 20 deliveries on this route were measured.",
     )
-    fee: FeeSettings = Field(default=FeeSettings(), description="Fee; none, if not given.")
+    fee: FeeSettings = Field(default=FeeSettings(), description="Fee. Not set: none.")
     on_shortage: Shortage = Field(
         default="refuse",
-        description="Where the account reserves and does not cover a payout: `refuse` it, or accept it and "
-        "let it `wait`.",
+        description="If the account reserves and does not cover a payout: `refuse` it, or accept it and let it "
+        "`wait`.",
     )
 
 
@@ -114,7 +111,7 @@ class RoutingSettings(Section):
 
     recommend_percent: Amount = Field(
         default=Decimal(1),
-        description="A quote recommends another route where its fee is lower by at least this many percent.",
+        description="A quote recommends another route if its fee is lower by at least this many percent.",
     )
 
 

@@ -64,37 +64,41 @@ class ListenSettings(Section):
 
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(
-        default=8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one."
+        default=8080, ge=0, le=65535, description="Port to listen on; 0 picks a free one."
     )
     trusted_proxies: tuple[NetworkName, ...] = Field(
         default=(),
-        description="Addresses or networks of your reverse proxies. Only their `X-Forwarded-For` is "
-        "believed, and their connections are not limited per address.",
+        description="Addresses or networks of your reverse proxies. Only their `X-Forwarded-For` is trusted, and "
+        "their connections are not limited per address.",
     )
     max_connections: int = Field(
         default=1000,
         ge=16,
-        description="Open connections in total; fewer where the process may not have so many files.",
+        description="Maximum number of open connections; lower if the process may not open that many files.",
     )
     max_connections_per_address: int = Field(
-        default=200, ge=1, description="Open connections of one client address (IPv6: /64)."
+        default=200,
+        ge=1,
+        description="Maximum number of open connections per client address (IPv6: per /64).",
     )
     max_header_bytes: int = Field(
-        default=16_384, ge=1024, description="Bytes of a request's address and headers together."
+        default=16_384,
+        ge=1024,
+        description="Maximum size of a request's address and headers together, in bytes.",
     )
     header_s: float = Field(
-        default=10, gt=0, description="How long the headers of a request may take, in seconds."
+        default=10, gt=0, description="Time limit for the headers of a request, in seconds."
     )
     body_s: float = Field(
         default=30,
         gt=0,
-        description="How long the body of a request may take, in seconds. That of a CSV file may take a "
-        "second more for each 16 KiB, and at most 300.",
+        description="Time limit for the body of a request, in seconds. A CSV file gets another second for each "
+        "16 KiB, 300 at most.",
     )
     write_s: float = Field(
         default=30,
         gt=0,
-        description="A client that takes less than 64 KiB of an answer in so many seconds is cut off.",
+        description="A client that reads less than 64 KiB of a response in this many seconds is disconnected.",
     )
 
 
@@ -106,10 +110,11 @@ class MetricsSettings(Section):
         default=None,
         ge=0,
         le=65535,
-        description="Port of a listener for `/metrics`, `/healthz` and `/readyz` only; none, if not set.",
+        description="Port of a separate listener for `/metrics`, `/healthz` and `/readyz`. Not set: no such "
+        "listener.",
     )
     public: bool = Field(
-        default=False, description="Answer `/metrics` on the API's own listener, to everybody."
+        default=False, description="Serve `/metrics` on the API's listener, to everybody."
     )
 
 
@@ -120,8 +125,8 @@ class ProcessSettings(Section):
         default=20,
         ge=2,
         le=600,
-        description="How long a process that is told to stop may take. Requests have half of it, work under "
-        "way the rest; what has not ended by then is cut off, and another process goes on with it.",
+        description="Time limit for a graceful stop, in seconds. Requests have half of it, and work in progress "
+        "has the rest. Whatever has not ended by then is cut off, and another process continues it.",
     )
 
 
@@ -132,7 +137,7 @@ class PageSettings(Section):
         Annotated[str, StringConstraints(pattern=r"^https?://[^/\s*;,'\"]+$")], ...
     ] = Field(
         default=(),
-        description="Origins whose pages may embed the tracking page in a frame; none, if not set.",
+        description="Origins whose pages may embed the tracking page in a frame. Not set: none.",
     )
 
 
@@ -141,7 +146,7 @@ class PanelSettings(Section):
 
     enabled: bool = Field(
         default=True,
-        description="Serve the panel under `/admin`. Nobody can sign in before a user is created.",
+        description="Serve the panel under `/admin`. Nobody can sign in until a user is created.",
     )
 
 
@@ -158,10 +163,11 @@ class LogSettings(Section):
     """How the gateway logs."""
 
     format: Literal["json", "console"] = Field(
-        default="json", description="One JSON object per line, or colours."
+        default="json",
+        description="`json`: one JSON object per line. `console`: colours, for people.",
     )
     level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="Least level shown."
+        default="info", description="Lowest level that is logged."
     )
 
 
@@ -176,33 +182,38 @@ class WebhookSettings(Section):
     egress_proxy: str | None = Field(
         default=None,
         pattern=r"^https?://[^/\s@]+/?$",
-        description="Filtering HTTP proxy that every delivery goes through. It resolves the names then, "
-        "and must refuse inner addresses itself.",
+        description="Filtering HTTP proxy for every delivery. The proxy resolves the names, and must itself "
+        "refuse internal addresses.",
     )
     denied_networks: tuple[IPvAnyNetwork, ...] = Field(
         default=(),
-        description="Further networks that no delivery goes to, such as `198.51.100.0/24`: your own public "
-        "addresses behind NAT, hosts that trust this machine's address, a NAT64 prefix of your own.",
+        description="Further networks that receive no deliveries, such as `198.51.100.0/24`: your own public "
+        "addresses behind NAT, hosts that trust this machine's address, your own NAT64 prefix.",
     )
     endpoints_per_org: int = Field(
         default=50,
         ge=1,
         le=10_000,
-        description="Webhook endpoints that an org may have in each mode. An org that has more keeps them "
-        "and cannot add any.",
+        description="Maximum number of webhook endpoints per org and mode. An org that already has more keeps "
+        "them and cannot add any.",
     )
-    in_flight: int = Field(default=128, ge=4, le=1000, description="Deliveries under way at once.")
+    in_flight: int = Field(
+        default=128, ge=4, le=1000, description="Maximum number of deliveries in progress."
+    )
     in_flight_per_endpoint: int = Field(
-        default=4, ge=1, le=100, description="Deliveries under way at once to one endpoint."
+        default=4,
+        ge=1,
+        le=100,
+        description="Maximum number of deliveries in progress to one endpoint.",
     )
     retry_plan_s: tuple[float, ...] = Field(
         default=(5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400),
-        description="Seconds from one try of a delivery to the next; each varies by 20 %.",
+        description="Seconds between the attempts of a delivery; each varies by 20 %.",
     )
     slow_down_s: float = Field(
         default=60,
         ge=0,
-        description="Least wait after a timeout or an answer 429, 502, 503 or 504, in seconds.",
+        description="Minimum wait after a timeout or a response 429, 502, 503 or 504, in seconds.",
     )
     timeout_s: float = Field(
         default=15, gt=0, le=30, description="Total time for one delivery, in seconds."
@@ -211,31 +222,36 @@ class WebhookSettings(Section):
         default=8,
         gt=0,
         le=30,
-        description="Longest wait for the name of an endpoint to resolve, in seconds; a part of `timeout_s`.",
+        description="Time limit for resolving the name of an endpoint, in seconds; a part of `timeout_s`.",
     )
     lookups_per_org: int = Field(
         default=4,
         ge=1,
         le=32,
-        description="Look-ups of names under way at once for one org, those included that never end.",
+        description="Maximum number of name look-ups in progress for one org, including those that never end.",
     )
     warn_after_s: float = Field(
         default=3 * 86_400,
         gt=0,
-        description="An endpoint that has failed for so long is warned of, in seconds.",
+        description="An endpoint that has failed for this long is reported, in seconds.",
     )
     disable_after_s: float = Field(
         default=5 * 86_400,
         gt=0,
-        description="An endpoint that has failed for so long, with an event given up, is disabled.",
+        description="An endpoint that has failed for this long, in seconds, and has exhausted the attempts for "
+        "an event, is disabled.",
     )
     keep_attempts_days: float = Field(
-        default=30, gt=0, description="How long tries of deliveries that have ended are kept."
+        default=30,
+        gt=0,
+        description="How long delivery attempts are kept once the delivery has ended. On PostgreSQL those of a "
+        "month are deleted together, once the newest of them is that old.",
     )
     keep_events_days: float = Field(
         default=90,
         gt=0,
-        description="How long events are kept. Those of open payouts and pending deliveries stay.",
+        description="How long events are kept. Events of open payouts and pending deliveries stay. On PostgreSQL "
+        "a month of events is deleted as a whole, once its newest one is that old.",
     )
 
 
@@ -245,24 +261,23 @@ class RetentionSettings(Section):
     unmatched_webhooks_days: float = Field(
         default=30,
         ge=1,
-        description="How long a custodian's webhook that matches no payout, or cannot be read, is kept.",
+        description="How long a custodian's webhook is kept that matches no payout or cannot be read.",
     )
     webhooks_days: float = Field(
         default=90,
         ge=1,
-        description="How long a custodian's webhook is kept after it was applied. Those of open payouts stay.",
+        description="How long a custodian's webhook is kept after it was applied. Webhooks of open payouts stay.",
     )
     quotes_days: float = Field(
         default=30,
         ge=2,
-        description="How long an expired quote that was never used is kept. A used one lives as long as its "
-        "payout.",
+        description="How long an expired, unused quote is kept. A used quote is kept as long as its payout.",
     )
     personal_data_days: float | None = Field(
         default=None,
         ge=1,
-        description="How long after its end a payout's recipient can still be read: then the personal data "
-        "is erased, and ids, references, amounts and times stay. Not set: only `payouts erase` erases.",
+        description="Days after the end of a payout until its recipient's personal data is erased; ids, "
+        "references, amounts and times stay. Not set: only `payouts erase` erases.",
     )
 
 
@@ -270,41 +285,45 @@ class EngineSettings(Section):
     """How payouts are worked on."""
 
     lease_s: float = Field(
-        default=60, gt=0, description="Life of a lease on a payout; renewed while it is worked on."
+        default=60,
+        gt=0,
+        description="Duration of a lease on an execution, in seconds; renewed while the execution is worked on.",
     )
     call_deadline_s: float = Field(
-        default=45, gt=0, description="Longest time for one call of an adapter's verb."
+        default=45, gt=0, description="Time limit for one call of an adapter's verb, in seconds."
     )
     action_life_s: float = Field(
         default=86_400,
         gt=0,
-        description="How long a person may take to answer, where the custodian says nothing of it.",
+        description="Time limit for a person's answer, in seconds, if the custodian sets none.",
     )
     submit_within_s: float = Field(
         default=21_600,
         gt=0,
-        description="How long after it was accepted a payout may wait to be sent, in seconds of elapsed "
-        "time. Then it fails as `not_sent_in_time`; no money moved. At most half the life of a key of any "
-        "instance on a route.",
+        description="How long an accepted payout may wait to be sent, in seconds of elapsed time. Then it fails "
+        "as `not_sent_in_time`, without money moved. At most half the lifetime of an idempotency key "
+        "of any instance on a route.",
     )
     breaker_faults: int = Field(
         default=5,
         ge=1,
-        description="Faults in a row (no connection, no answer, 500 or above) after which nothing that moves "
-        "money is sent to a custodian, until it answers a read.",
+        description="Errors in a row (no connection, no response, 500 or above) after which a custodian gets "
+        "nothing that moves money until it answers a read.",
     )
     breaker_open_s: float = Field(
         default=30,
         gt=0,
-        description="Seconds until it is asked again; each failure doubles them, up to 5 minutes.",
+        description="Seconds until the custodian is tried again with a read; doubled after each failure, up to 5 "
+        "minutes.",
     )
     sweep_s: float = Field(
-        default=60, gt=0, description="Seconds between two looks for payouts that nobody owns."
+        default=60, gt=0, description="Seconds between two searches for payouts without an owner."
     )
     idle_s: float = Field(
         default=60,
         gt=0,
-        description="Longest sleep of a worker that nobody wakes; what other processes add wakes it within 5 s.",
+        description="Maximum time that an idle worker sleeps, in seconds. Work added by other processes wakes it "
+        "within 5 s.",
     )
 
 
@@ -316,17 +335,17 @@ class CustodianSettings(BalanceSettings):
     adapter: str = Field(description="Name of the adapter that speaks to it.")
     display_name: Annotated[str, StringConstraints(min_length=1, max_length=80)] | None = Field(
         default=None,
-        description="Name of the provider on the tracking page; the page names none, if not set.",
+        description="Name of the provider on the tracking page. Not set: the page names none.",
     )
     modes: tuple[Mode, ...] = Field(
         default=("live",),
         min_length=1,
-        description="Key modes that may use it; `test` only for a sandbox.",
+        description="Key modes that may use the instance; use `test` only for a sandbox.",
     )
     previous: dict[str, Any] | None = Field(
         default=None,
-        description="While its credentials are changed: those of before, under the names of the adapter's "
-        "settings. They still verify webhooks. Take it out when the custodian uses them no more.",
+        description="During a change of credentials: the previous ones, under the names of the adapter's "
+        "settings. They still verify webhooks. Remove them when the custodian no longer uses them.",
     )
 
     @property
@@ -338,16 +357,16 @@ class CustodianSettings(BalanceSettings):
 class AccountSettings(Section):
     """A source account that a partner may name in `route`, beside those of the routes."""
 
-    id: Text = Field(description="Its id, in the custodian's words.")
-    type: Text = Field(description="Its type, in the custodian's words.")
+    id: Text = Field(description="The custodian's id of the account.")
+    type: Text = Field(description="The custodian's type of the account.")
     orgs: OrgNames | None = Field(
         default=None,
-        description="Orgs that may name it; all, if not given. Required as soon as any route has `orgs`.",
+        description="Orgs that may name the account. Not set: all. Required as soon as any route has `orgs`.",
     )
     reserve: bool | None = Field(
         default=None,
-        description="Whether payouts reserve from it; as the custodian instance says, if not given. May also "
-        "name the account of a route.",
+        description="Whether payouts reserve from this account. Not set: the value of the custodian instance. "
+        "The account may also be that of a route.",
     )
 
 
@@ -359,7 +378,7 @@ class AssetSettings(Section):
     usd_pegged: bool = Field(default=False, description="Whether one unit counts as one US dollar.")
     networks: dict[str, dict[str, Any]] = Field(
         default={},
-        description="Per network: `contract` (or mint) and, where they differ, `decimals`.",
+        description="Per network: `contract` (or mint) and, if they differ, `decimals`.",
     )
 
 
@@ -369,14 +388,14 @@ class Settings(Section):
     database: Path = Field(
         default=Path("payout-gateway.db"),
         description="Path of the SQLite database, or the URL of a PostgreSQL database "
-        "(`postgresql://user@host:5432/name`; a URL with a password belongs into a file of its own, named "
-        "by `database_file`).",
+        "(`postgresql://user@host:5432/name`). Put a URL with a password into its own file, named by "
+        "`database_file`.",
     )
     state_file: Path | None = Field(
         default=None,
-        description="Path of the state file, which holds the number of the newest moving mark: by it an "
-        "older copy of the database is recognised. Not set: beside the database, with `.state` added "
-        "to its name. Not for PostgreSQL.",
+        description="Path of the state file, which holds the number of the newest moving mark, so that an older "
+        "copy of the database is recognised. Not set: beside the database, with `.state` added to "
+        "its name. Not for PostgreSQL.",
     )
     public_url: Annotated[str, StringConstraints(pattern=r"^https?://[^/\s]+(/\S*)?$")] = Field(
         default="http://127.0.0.1:8080",
@@ -386,16 +405,16 @@ class Settings(Section):
         Annotated[str, StringConstraints(pattern=r"^https?://[^/\s*]+$")], ...
     ] = Field(
         default=(),
-        description="Origins whose pages may answer an action with its client secret (CORS).",
+        description="Origins whose pages may answer a required action with its client secret (CORS).",
     )
     server_key: SecretStr = Field(
-        description="32 random bytes as base64; seals secrets at rest and derives tokens. "
-        "Make one with: head -c 32 /dev/urandom | base64"
+        description="32 random bytes as base64. Seals secrets at rest and derives tokens. Create one with: head "
+        "-c 32 /dev/urandom | base64"
     )
     previous_server_key: SecretStr | None = Field(
         default=None,
-        description="While the server key is changed: the one before. It still opens and verifies. "
-        "Take it out once `payout-gateway db reseal` is done and its tracking links may end.",
+        description="During a change of the server key: the previous one, which still opens and verifies. Remove "
+        "it after `payout-gateway db reseal`, when its tracking links may stop working.",
     )
     listen: ListenSettings = ListenSettings()
     metrics: MetricsSettings = MetricsSettings()
@@ -409,8 +428,8 @@ class Settings(Section):
         Network, Annotated[str, StringConstraints(pattern=r"^(https?://[^\s]*\{hash\}[^\s]*)?$")]
     ] = Field(
         default={},
-        description="Per network, the address of a transaction's page at a block explorer, with "
-        "`{hash}` in it. Overrides the built-in one on the tracking page; empty: no link.",
+        description="Per network, the address of a transaction's page at a block explorer, with `{hash}` in it. "
+        "Overrides the built-in one on the tracking page; an empty address removes the link.",
     )
     webhooks: WebhookSettings = WebhookSettings()
     engine: EngineSettings = EngineSettings()
@@ -421,13 +440,13 @@ class Settings(Section):
         default={}, description="Custodian instances by name."
     )
     routes: tuple[RouteSettings, ...] = Field(
-        default=(), description="Routes, in the order of preference."
+        default=(), description="Routes, in order of preference."
     )
     routing: RoutingSettings = RoutingSettings()
-    assets: tuple[AssetSettings, ...] = Field(default=(), description="More assets.")
+    assets: tuple[AssetSettings, ...] = Field(default=(), description="Additional assets.")
     accounts: dict[InstanceName, tuple[AccountSettings, ...]] = Field(
         default={},
-        description="More source accounts per custodian that a partner may name in `route`.",
+        description="Additional source accounts per custodian that a partner may name in `route`.",
     )
 
     _postgres: PostgresUrl | None = PrivateAttr(default=None)

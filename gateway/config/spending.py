@@ -32,19 +32,19 @@ class PriceSettings(Section):
 
     usd: dict[AssetCode, Annotated[Amount, AfterValidator(_price)]] = Field(
         default={},
-        description='US dollars of one unit of an asset, such as `{ ETH = "3000" }`. An asset that is '
-        "pegged to the dollar counts as one without an entry. Update them: nothing else does.",
+        description='Price of one unit of an asset in US dollars, such as `{ ETH = "3000" }`. An asset that is '
+        "pegged to the dollar counts as one without an entry. Update them yourself: nothing else "
+        "does.",
     )
     as_of: datetime | None = Field(
         default=None,
-        description="When `usd` was last brought up to date, with a zone; quotes show it beside their fee in "
-        "US dollars.",
+        description="When `usd` was last updated, with a zone; quotes show it beside their fee in US dollars.",
     )
     source: str = Field(
         default="table",
         pattern=r"^[a-z][a-z0-9_-]{0,62}$",
-        description="Where prices come from: `table`, which is `usd`, or the name of an entry point of the "
-        "group `payout_gateway.prices`.",
+        description="Source of prices: `table`, which is `usd`, or the name of an entry point of the group "
+        "`payout_gateway.prices`.",
     )
 
     @field_validator("as_of")
@@ -60,30 +60,38 @@ class SpendingLimitSettings(Section):
     """A limit on what is spent: per payout, per UTC day or per UTC month."""
 
     name: _LimitName = Field(
-        description="Its name, shown where it refuses a payout. What is spent is counted under it."
+        description="Name of the limit, shown when it refuses a payout. Counters belong to this name."
     )
     per: Literal["payout", "day", "month"] = Field(
-        description="What it is for; days and months are of UTC."
+        description="Period of the limit. Days and months are in UTC."
     )
-    amount: Amount | None = Field(default=None, description="Most that may be sent, in `unit`.")
+    amount: Amount | None = Field(default=None, description="Maximum amount, in `unit`.")
     unit: str = Field(
         default="USD",
         pattern=r"^[A-Z0-9_.]{2,16}$",
-        description="`USD`, by the prices of `[prices]`, or the code of an asset; the limit is then of that "
-        "asset only.",
+        description="`USD`, at the prices of `[prices]`, or an asset code; the limit then applies only to that "
+        "asset.",
     )
-    count: int | None = Field(default=None, ge=1, description="Most payouts a day or month.")
+    count: int | None = Field(
+        default=None, ge=1, description="Maximum number of payouts per day or month."
+    )
     each: tuple[Literal["org", "key", "account", "asset", "destination"], ...] = Field(
-        default=(), description="Counted for each of these by itself; together, if not given."
+        default=(),
+        description="Keep a separate counter for each of these. Not set: one counter for all.",
     )
-    org: OrgName | None = Field(default=None, description="Only of this org.")
-    key: Text | None = Field(default=None, description="Only of this API key, by its id.")
-    custodian: InstanceName | None = Field(default=None, description="Only through this instance.")
-    account: Text | None = Field(default=None, description="Only from the account of this id.")
-    asset: AssetCode | None = Field(default=None, description="Only of this asset.")
+    org: OrgName | None = Field(default=None, description="Only payouts of this org.")
+    key: Text | None = Field(default=None, description="Only payouts of this API key, by its id.")
+    custodian: InstanceName | None = Field(
+        default=None, description="Only payouts through this custodian instance."
+    )
+    account: Text | None = Field(
+        default=None, description="Only payouts from the account with this id."
+    )
+    asset: AssetCode | None = Field(default=None, description="Only payouts in this asset.")
     destination: Text | None = Field(
         default=None,
-        description="Only to this payee: its address, `type/id` of an account at the custodian, or its id.",
+        description="Only payouts to this payee: its address, `type/id` of an account at the custodian, or its "
+        "id.",
     )
 
 
@@ -92,14 +100,14 @@ class SpendingSettings(Section):
 
     payout_cap_usd: Amount = Field(
         default=Decimal(100_000),
-        description="Most that one payout may send, in US dollars. To be raised on purpose.",
+        description="Maximum that one payout may send, in US dollars.",
     )
     asset_caps: dict[AssetCode, Amount] = Field(
         default={},
-        description="Most that one payout may send of an asset, in its own units. An asset without a price "
-        "needs one, or it is refused.",
+        description="Maximum that one payout may send per asset, in units of the asset. An asset without a price "
+        "needs an entry, or its payouts are refused.",
     )
-    limits: tuple[SpendingLimitSettings, ...] = Field(default=(), description="More limits.")
+    limits: tuple[SpendingLimitSettings, ...] = Field(default=(), description="Additional limits.")
 
 
 def limit_faults(settings: SpendingSettings, custodians: frozenset[str]) -> list[str]:

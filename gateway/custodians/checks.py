@@ -1,4 +1,4 @@
-"""What can be said of an installed adapter without running it: the rules of the contract, one line each.
+"""What can be checked of an installed adapter without running it: the rules of the contract, one line each.
 
 `payout-gateway adapters check` prints them, and the kit's first test has them empty.
 """
@@ -62,7 +62,7 @@ def _settings(kind: type[Adapter[Any]]) -> Iterator[str]:
     if "base_url" not in fields:
         yield "Settings has no base_url: the gateway and the sandbox set the address by it"
     elif not fields["base_url"].is_required():
-        yield "Settings.base_url has a default: a configuration that forgot it would call somebody"
+        yield "Settings.base_url has a default: a configuration without it would call an unintended host"
     if settings.model_config.get("extra") != "forbid":
         yield 'Settings takes unknown members: set model_config = ConfigDict(extra="forbid")'
     for field, info in fields.items():

@@ -46,6 +46,7 @@ from gateway.custodians.soundness import (
     expect_sound_balance,
     expect_sound_notice,
 )
+from gateway.custodians.wording import plain
 from gateway.egress.echoes import currently_sent, sending, texts_of, without_sent
 from gateway.errors import (
     AdapterError,
@@ -214,7 +215,7 @@ class CustodianInstance:
                 telling.outcome = "Unsupported"
                 raise
             except Exception as error:  # noqa: BLE001 - a read: whatever fails, nothing is known
-                clean = scrub(_words_of(error))[:_MOST_CHARS] or type(error).__name__
+                clean = _clean(_words_of(error))[:_MOST_CHARS] or type(error).__name__
                 telling.fail(type(error).__name__, error, crashed=False)
                 raise NotSent(f"with the {which} credentials: {clean}") from None
             return found
@@ -613,7 +614,7 @@ def _translate(error: BaseException, *, moved: bool) -> AdapterError:
         return _scrubbed(error)
     if isinstance(error, aiohttp.ClientConnectorError | aiohttp.InvalidURL) and not moved:
         # No connection was ever made, so that no byte of the request left.
-        return NotSent(f"no connection ({type(error).__name__})")
+        return NotSent(plain(f"no connection ({type(error).__name__})"))
     if isinstance(error, TimeoutError):
         return OutcomeUnknown("no answer in time")
     if bug := _bug_of(error):
@@ -622,7 +623,7 @@ def _translate(error: BaseException, *, moved: bool) -> AdapterError:
 
 
 def _of_rate(error: AdapterError, status: int | None) -> AdapterError:
-    """Return what is said of a call that the custodian answered 429, whatever the adapter calls it."""
+    """Return the outcome of a call that the custodian answered with 429, whatever the adapter raised."""
     if type(error) is NotSent and status == _TOO_MANY:
         error = RateLimited(str(error), again_after_s=error.again_after_s)
     if isinstance(error, RateLimited) and error.again_after_s is not None:
@@ -649,7 +650,7 @@ def _scrubbed(error: AdapterError) -> AdapterError:
 
 def _clean(text: str) -> str:
     """Return a text without secrets, nor anything that this call sent in confidence."""
-    return scrub(without_sent(text))
+    return scrub(without_sent(plain(text)))
 
 
 def _clean_any(value: R) -> R:

@@ -13,7 +13,7 @@ import secrets
 import signal
 import sys
 import tempfile
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import aiohttp
 from rich.console import Console
 from rich.markup import escape
 
+from gateway.demo import refusing
 from gateway.demo.judge import BATCH_EVENTS, EVENTS, Case, judge, judge_batch
 from gateway.demo.stack import DemoFailedError, Stack, log_tails, running_stack
 from gateway.demo.subscriber import Subscriber, listening_subscriber
@@ -30,6 +31,8 @@ LIMIT_S = 60
 #: How long of that the payouts are watched; then the summary says what is missing.
 _WATCH_S = 40
 _ENDED_BY_SIGNAL = 130
+_WELL = "Every payout was delivered, paid once, and reported by verified webhooks."
+_REFUSED_WELL = "What was proven unpaid went on and was paid once; nothing else went on."
 #: The account that the twin of the custodian with instruction sets is seeded with.
 _SOURCE = {"id": "EX_SUB3", "type": "EXCHANGE_ACCOUNT"}
 
@@ -77,11 +80,20 @@ def seeded_cases() -> list[Case]:
     ]
 
 
-def run(*, keep: bool) -> int:
-    """Run the demo, or with `keep` the stack alone until Ctrl-C; return the exit code."""
+def run(*, keep: bool, refuses: bool = False) -> int:
+    """Run the demo, or with `keep` the stack alone until Ctrl-C; return the exit code.
+
+    `refuses`: the demo of two custodians of which the first one refuses.
+    """
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    if keep:
+        work = _keep(console)
+    elif refuses:
+        work = _demo(console, refusing.deliver, _REFUSED_WELL)
+    else:
+        work = _demo(console, _deliver, _WELL)
     try:
-        return asyncio.run(_until_signal(_keep(console) if keep else _demo(console), keep=keep))
+        return asyncio.run(_until_signal(work, keep=keep))
     except KeyboardInterrupt:
         return _ENDED_BY_SIGNAL
 
@@ -98,12 +110,14 @@ async def _until_signal(work: Coroutine[Any, Any, int], *, keep: bool) -> int:
         return 0 if keep else _ENDED_BY_SIGNAL
 
 
-async def _demo(console: Console) -> int:
+async def _demo(
+    console: Console, deliver: Callable[[Path, Console], Awaitable[list[str]]], well: str
+) -> int:
     with tempfile.TemporaryDirectory(prefix="payout-gateway-demo-") as name:
         folder = Path(name)
         try:
             async with asyncio.timeout(LIMIT_S):
-                missing = await _deliver(folder, console)
+                missing = await deliver(folder, console)
         except (DemoFailedError, TimeoutError, aiohttp.ClientError) as error:
             missing = [str(error) or f"not finished after {LIMIT_S} s ({type(error).__name__})"]
         for line in missing:
@@ -111,9 +125,7 @@ async def _demo(console: Console) -> int:
         if missing:
             console.print(log_tails(folder), markup=False, soft_wrap=True)
             return 1
-    console.print(
-        "[green]Every payout delivered, paid once, and told by verified webhooks.[/green]"
-    )
+    console.print(f"[green]{well}[/green]")
     return 0
 
 
@@ -240,7 +252,7 @@ async def _answer(stack: Stack, console: Console, payout: dict[str, Any]) -> Non
 
 
 async def _all_told(subscriber: Subscriber, cases: list[Case], batch_id: str) -> None:
-    """Wait for the last webhooks; what is delivered is told at once, so this is short."""
+    """Wait for the last webhooks; deliveries are sent at once, so this is short."""
     for _ in range(100):
         if subscriber.types(batch_id) >= BATCH_EVENTS and all(
             subscriber.types(case.payout["id"]) >= set(EVENTS) for case in cases if case.payout

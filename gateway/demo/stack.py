@@ -7,13 +7,15 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import AsyncIterator
+import tomllib
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import tomli_w
 
 from gateway.config.settings import load
 
@@ -51,13 +53,22 @@ class Stack:
                 raise DemoFailedError(f"{method} {path} answered {answer.status}: {told}")
             return told
 
+    async def steer(self, custodian: str, method: str, path: str, body: Any) -> None:
+        """Call the control API of a twin; DemoFailedError where it refuses."""
+        url = f"{self.twins[custodian]['control_url']}/_twin/{path}"
+        async with self.http.request(method, url, json=body) as answer:
+            if answer.status >= 300:  # noqa: PLR2004
+                raise DemoFailedError(f"{custodian} {path}: {await answer.text()}")
+
+    async def ledger(self, custodian: str) -> list[dict[str, Any]]:
+        """Return what a custodian's own ledger says was paid."""
+        url = f"{self.twins[custodian]['control_url']}/_twin/ledger"
+        async with self.http.get(url) as answer:
+            return list((await answer.json())["transfers"])
+
     async def transfers(self) -> list[dict[str, Any]]:
         """Return what the custodians' own ledgers say was paid."""
-        found: list[dict[str, Any]] = []
-        for twin in self.twins.values():
-            async with self.http.get(twin["control_url"] + "/_twin/ledger") as answer:
-                found += (await answer.json())["transfers"]
-        return found
+        return [each for name in self.twins for each in await self.ledger(name)]
 
     async def newest_code(self, custodian: str) -> str:
         """Return the one-time code that a custodian sent last."""
@@ -67,19 +78,30 @@ class Stack:
 
 
 @asynccontextmanager
-async def running_stack(folder: Path) -> AsyncIterator[Stack]:
-    """Start everything; end it, whatever happens. Each process logs to a file in the folder."""
+async def running_stack(
+    folder: Path,
+    twins: Sequence[str] = TWINS,
+    change: Callable[[dict[str, Any]], None] | None = None,
+) -> AsyncIterator[Stack]:
+    """Start everything; end it, whatever happens. Each process logs to a file in the folder.
+
+    `change` changes the configuration before the gateway reads it.
+    """
     config = folder / "gateway.toml"
     processes: list[asyncio.subprocess.Process] = []
     try:
         # By name: the demo pays at each of them, and nobody else's twin stands in its way.
-        only = [word for name in TWINS for word in ("--only", name)]
+        only = [word for name in twins for word in ("--only", name)]
         words = ("sandbox", "--json", "--config-out", str(config), *only)
         sandbox = await _start(processes, folder, *words)
         assert sandbox.stdout is not None  # noqa: S101 - a pipe, see _start
         line = await asyncio.wait_for(sandbox.stdout.readline(), _START_S)
         if not line:
             raise DemoFailedError("the sandbox did not start")
+        if change is not None:
+            settings = tomllib.loads(config.read_text(encoding="utf-8"))
+            change(settings)
+            config.write_text(tomli_w.dumps(settings), encoding="utf-8")
         gateway = await _start(processes, folder, "serve", "--config", str(config))
         url = load(config, {}).public_url
         timeout = aiohttp.ClientTimeout(total=10)

@@ -8,7 +8,13 @@ from typing import Any
 from gateway import __version__
 from gateway.config.settings import Settings
 from gateway.doctor.findings import Finding, failed, ok, skipped, warning
-from gateway.errors import ConfigError, SchemaMismatch, StateFileError, StoreUnusable
+from gateway.errors import (
+    ConfigError,
+    SchemaMismatch,
+    StateFileError,
+    StoreEmpty,
+    StoreUnusable,
+)
 from gateway.heartbeat import config_digest
 from gateway.resealing import refuse_foreign_key
 from gateway.rules import OwnRules
@@ -45,15 +51,34 @@ async def check(settings: Settings, runtime: Runtime, *, wait: bool) -> AsyncIte
     except SchemaMismatch as error:
         yield failed("schema", str(error), "see above: the message names the command")
         yield skipped("gateways", "the schema is another one")
+    except StoreEmpty:
+        yield _not_created(settings)
+        for name in ("schema", "frozen", "gateways"):
+            yield skipped(name, "there is no database yet")
     except StoreUnusable as error:
         yield failed(
             "database",
             str(error),
-            "correct `database` in the configuration, or make it usable. At a first start: "
-            "payout-gateway db upgrade",
+            "correct `database` in the configuration, or make it usable",
         )
         for name in ("schema", "frozen", "gateways"):
             yield skipped(name, "the database cannot be used")
+
+
+def _not_created(settings: Settings) -> Finding:
+    """Return what it means that there is no database: before the first start nothing is wrong."""
+    if settings.postgres is None and settings.state_path.exists():
+        return failed(
+            "database",
+            f"there is no {settings.database}, and {settings.state_path} shows that there was one",
+            "put the database back, or correct `database` (docs: Back up and restore)",
+        )
+    return warning(
+        "database",
+        f"{settings.database} is not created yet",
+        "before the first start nothing is wrong: `payout-gateway serve` creates it, and so does "
+        "`payout-gateway db upgrade`. If there were payouts before, correct `database` in the configuration",
+    )
 
 
 async def _key(db: Database, settings: Settings, runtime: Runtime) -> list[Finding]:
@@ -154,7 +179,8 @@ async def _gateways(
         gone = f"; {len(rows)} ended without signing off" if rows else ""
         return [ok("gateways", f"none runs on this database{gone}")]
     revision, gate = await db.read(migrate.revision), (await db.read(state_row))["gate_version"]
-    return judge([dict(row) for row in alive], str(revision), gate, config_digest(settings))
+    own = config_digest(settings, runtime.ids)
+    return judge([dict(row) for row in alive], str(revision), gate, own)
 
 
 def judge(

@@ -92,14 +92,14 @@ def permissions(config: Path, settings: Settings) -> Iterator[Finding]:
             f"{each} can be read by every user of this machine",
             f"chmod 600 {each}, and replace what is secret in it if others use this machine",
         )
-    unwritable = list(_unwritable(settings))
+    unwritable = list(dict.fromkeys(_unwritable(settings)))
+    mounted = next((each for each in unwritable if _mounted_read_only(each)), None)
+    if mounted is not None:
+        # Of all that is on it, once.
+        yield not_writable(mounted, read_only_mount=True)
     for each in unwritable:
-        yield failed(
-            "permissions",
-            f"{each} cannot be written by {_user(os.geteuid())}; it belongs to "
-            f"{_user(each.stat().st_uid)}",
-            "run the gateway, and this command, as the owner; or change the owner",
-        )
+        if not _mounted_read_only(each):
+            yield not_writable(each, read_only_mount=False)
     if os.geteuid() == 0 and settings.postgres is None and settings.database.exists():
         owner = settings.database.stat().st_uid
         if owner != 0:
@@ -110,6 +110,26 @@ def permissions(config: Path, settings: Settings) -> Iterator[Finding]:
             )
     if not open_to_all and not unwritable:
         yield ok("permissions", f"{len(named)} files with secrets are closed to other users")
+
+
+def not_writable(path: Path, *, read_only_mount: bool) -> Finding:
+    """Return that a file or folder cannot be written, and what helps against the reason for it."""
+    me, owner = os.geteuid(), path.stat().st_uid
+    if read_only_mount:
+        return failed(
+            "permissions",
+            f"{path} is on a file system that is mounted read-only",
+            f"mount it for writing (findmnt -T {path} shows it; a disk with errors is also mounted "
+            "read-only: dmesg), or move the database to another disk",
+        )
+    told = f"{path} cannot be written by {_user(me)}; it belongs to {_user(owner)}"
+    if me in {0, owner}:
+        fix = (
+            f"chmod u+w {path}; if that does not help, it is immutable: lsattr -d {path}, chattr -i"
+        )
+    else:
+        fix = "run the gateway, and this command, as the owner; or change the owner"
+    return failed("permissions", told, fix)
 
 
 def open_files(settings: Settings) -> Iterator[Finding]:
@@ -154,6 +174,10 @@ def _unwritable(settings: Settings) -> Iterator[Path]:
     for each in (settings.database, settings.database.parent, settings.state_path.parent):
         if each.exists() and not os.access(each, os.W_OK):
             yield each
+
+
+def _mounted_read_only(path: Path) -> bool:
+    return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
 
 
 def _user(uid: int) -> str:

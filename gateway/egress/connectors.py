@@ -43,7 +43,7 @@ class PublicResolver(AbstractResolver):
 
 
 class Guard:
-    """Which addresses deliveries are dialled at: public ones only, unless told otherwise.
+    """Which addresses deliveries may connect to: only public ones, unless configured otherwise.
 
     `denied_networks` are refused as those of the table are.
     """
@@ -94,10 +94,10 @@ def connector(
     keepalive_s: float = 3.0,
     denied_networks: Sequence[IPNetwork] = (),
 ) -> aiohttp.TCPConnector:
-    """Return a connector that dials public addresses only, unless told otherwise.
+    """Return a connector that connects only to public addresses, unless configured otherwise.
 
     `denied_networks` are refused as those of the table are. No look-up is cached: each connection
-    resolves and checks anew. `owner`: the resolver is closed with the connector. Needs a running loop.
+    resolves and checks again. `owner`: the resolver is closed with the connector. Needs a running loop.
     """
     guard = Guard(allow_private_addresses=allow_private_addresses, denied_networks=denied_networks)
     return BoundedConnector(

@@ -117,7 +117,7 @@ class Connection(asyncio.Protocol):
             self.abort()
 
     def abort(self) -> None:
-        """Close it at once; whoever waits for its answer hears nothing more."""
+        """Close it at once; a caller that waits for its answer gets nothing more."""
         self._stop()
         self.closed = True
         self._transport.abort()
@@ -143,7 +143,7 @@ class Connection(asyncio.Protocol):
                 return
 
     def _waits(self) -> bool:
-        """Whether somebody waits for an answer."""
+        """Whether a caller waits for an answer."""
         return self._answer is not None
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -255,7 +255,7 @@ class Connection(asyncio.Protocol):
     # The end of an exchange.
 
     def _finish(self, *, whole: bool) -> None:
-        """Give the answer to whoever waits; keep the connection if it can serve another request."""
+        """Pass the answer to the waiting caller; keep the connection if it can serve another request."""
         answer, status = self._answer, self._status
         keep = (
             whole

@@ -48,7 +48,7 @@ class _Place(NamedTuple):
 class KeepAliveClient:
     """Posts over connections of its own. Use it with `async with`; it serves one event loop.
 
-    `resolver` is closed with it. No look-up is cached: each connection resolves and is checked anew.
+    `resolver` is closed with it. No look-up is cached: each connection resolves and is checked again.
     """
 
     def __init__(
@@ -195,7 +195,7 @@ class KeepAliveClient:
             server_hostname=place.host.rstrip(".") if place.tls else None,
         )
         if connection.closed:
-            # Its end was told before it was known here: nobody would tell the next request of it.
+            # It was closed before that was noticed here: the next request would not learn about it.
             raise NotConnectedError("no connection: the server closed it at once")
         self._all.add(connection)
         return connection

@@ -177,7 +177,7 @@ class Lookups(AbstractResolver):
             found, error = None, None
             try:
                 found = _numeric(self._lookup(host, port, family))
-            except Exception as failed:  # noqa: BLE001 - handed to whoever waits
+            except Exception as failed:  # noqa: BLE001 - passed to the waiting callers
                 error = failed
             try:
                 self._loop.call_soon_threadsafe(settle, found, error)

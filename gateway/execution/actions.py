@@ -108,7 +108,7 @@ class Actions:
 
         `note` writes who cancels: with the end of the payout, or before the custodian is asked.
 
-        Nothing that was sent can pay it: it ends here, and the custodian is told where it knows of it.
+        Nothing that was sent can pay it: it ends here, and the custodian is asked to cancel it if it knows it.
         Otherwise only the custodian can: Refused `cancel_unsupported`, `cancel_too_late`,
         `payout_busy`, `database_frozen`.
         """
@@ -203,7 +203,7 @@ class Actions:
         return await self._claim(engine, payout.id, "payout_busy")
 
     async def _cancel_there(self, engine: Engine, job: Job, note: Note | None) -> None:
-        """Ask the custodian; what it says is news as any other."""
+        """Ask the custodian; its answer is news like any other."""
         if note is not None:
             # Before the call: it cannot be in a transaction, and a crash must not hide who asked.
             await self._db.run(note, "the custodian was asked to cancel")
@@ -222,7 +222,7 @@ class Actions:
     async def _cancel_quietly(self, engine: Engine, job: Job) -> None:
         """Withdraw what was prepared at the custodian. Nothing was sent, whether it succeeds or not.
 
-        Refused where the custodian answers that money is on its way: somebody else has released it
+        Refused if the custodian answers that money is on its way: another process has released it
         there. That is recorded as news.
         """
         if not job.notes:

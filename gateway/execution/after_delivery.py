@@ -1,4 +1,4 @@
-"""Looks at payouts that were delivered: money may come back, and the webhook that tells of it be lost.
+"""Polls delivered payouts: money may come back, and the webhook that reports it may be lost.
 
 Such a look is read-only. It is no evidence: whether anything may be sent is decided by what was written
 while the execution was open. Nothing that it finds changes a status.
@@ -128,7 +128,7 @@ class AfterDelivery:
 
 
 def _paid_elsewhere(job: Job | None, payout_id: str) -> bool:
-    """Whether this execution certainly did not pay: what is said of its calls is no news of the payout."""
+    """Whether this execution certainly did not pay: reports about its calls are no news of the payout."""
     return job is not None and closed(job.history, payout_id)
 
 

@@ -64,7 +64,7 @@ def key_alerts(view: View, outcome: object, history: History) -> Alerts:
     since = max(view.now.wall - first.at.wall, passed(history, first, view.now))
     if since < min(lives) / 2:
         return ()
-    detail = "half of its key's life is over, and no look tells what became of the call"
+    detail = "half of its key's lifetime has passed, and no look-up shows what happened to the call"
     return ((Attention.KEY_LIFE, detail),)
 
 

@@ -1,4 +1,4 @@
-"""What may still be said, asked of the store in the transaction that says it.
+"""What is certain, checked in the transaction that records it.
 
 A decision may be made in one transaction and reported in the next. In between, news of a transfer may
 come in, or the database may turn out to be an old copy.

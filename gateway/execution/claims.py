@@ -48,7 +48,7 @@ def covers_calls(view: View, found: NotListed) -> bool:
 
 
 def unmarked(view: View, reports: Mapping[str, Report]) -> dict[str, str]:
-    """Return the items whose report says that money moved although no call was made, each with why."""
+    """Return the items whose report claims that money moved although no call was made, each with the reason."""
     found = {}
     for item, report in reports.items():
         claims_funds = report.failure is not None and report.failure.funds_moved is FundsMoved.YES
@@ -66,7 +66,7 @@ def unmarked(view: View, reports: Mapping[str, Report]) -> dict[str, str]:
 
 
 def without_unmarked(view: View, decision: Decision, faults: Mapping[str, str]) -> Decision:
-    """Return a decision that tells such items nothing, blocks the next mark, and alerts the operator."""
+    """Return a decision that changes none of these items, blocks the next mark, and alerts the operator."""
     if not faults:
         return decision
     kept = {item: each for item, each in decision.reports.items() if item not in faults}

@@ -1,8 +1,8 @@
 """What an outcome leads to. Pure and total: every outcome, in every state, for one payout or many.
 
-This is the only place that turns what a custodian said, or did not say, into the next state of an
-execution, the news of its items, the rows of evidence and the time of the next look. What the rows
-prove is asked of `proof`; whether money may move again is decided by the gate, at the mark.
+This is the only place that turns a custodian's answer, or its absence, into the next state of an
+execution, the news of its items, the rows of evidence and the time of the next look. `proof` decides
+what the rows prove; the gate decides, at the mark, whether money may move again.
 """
 
 from __future__ import annotations
@@ -120,9 +120,9 @@ def is_ours(view: View, item: str) -> bool:
 
 
 def unknown_references(view: View, reports: Mapping[str, Report]) -> frozenset[str]:
-    """Return the items whose money is said to move by a reference that none of their calls was made under.
+    """Return the items whose money is reported to move under a reference that none of their calls used.
 
-    Where a call names no reference of ours, as one from before an upgrade, nothing is concluded.
+    If a call names no reference of ours, as after an upgrade, nothing is concluded.
     """
     made = {each.reference for each in calls(view.history)}
     for other in view.others:
@@ -132,7 +132,7 @@ def unknown_references(view: View, reports: Mapping[str, Report]) -> frozenset[s
 
 
 def names_no_call(report: Report, made: Collection[str | None]) -> bool:
-    """Whether money is said to move by a reference of ours under which no call was made."""
+    """Whether money is reported to move under a reference of ours that no call used."""
     if not made or None in made or LOST_REFERENCE in made:
         return False
     return report.sub_status in NEWS and report.reference not in {None, *made}
@@ -146,9 +146,9 @@ def takeover(view: View) -> Decision:
 
 
 def expiry(view: View) -> Decision | None:
-    """Return the end of a payout that nobody answered for in time; None where it must not end yet.
+    """Return the end of a payout whose action nobody answered in time; None if it must not end yet.
 
-    Only what is certainly not paid expires: a confirm that may have arrived is looked up first.
+    Only a payout that is certainly unpaid expires: a confirm that may have arrived is looked up first.
     """
     late = [each for each in view.open_items if each.unanswered]
     waits = view.state in {State.PARKED, State.UNKNOWN}
@@ -252,10 +252,10 @@ def _answered(view: View, outcome: Outcome) -> tuple[Evidence, ...]:
 
 
 def sent_once(call: Evidence) -> bool:
-    """Whether a call was sent once, so that what the adapter vouches for is true of all of it.
+    """Whether a call was sent once, so that the adapter's statement covers all of it.
 
-    Where the same bytes are sent again, the answer is about the second time: "not sent" or "already
-    used" says nothing of the first. Without this rule a payout is ended as "not paid", and is paid.
+    If the same bytes are sent again, the answer is about the second request: "not sent" or "already
+    used" says nothing about the first. Without this rule a payout is ended as "not paid", and is paid.
     """
     return call.answer is None
 
@@ -271,8 +271,8 @@ def is_first_call(history: History, call: Evidence) -> bool:
 def speaks_for_call(view: View, call: Evidence, outcome: TurnedAway) -> bool:
     """Whether a refusal at the door proves that the call did nothing: it is the first moving call.
 
-    For a rate only where the custodian's documents say so. Without this rule a repeat that arrived,
-    and was answered 429 or 404 on its way, is struck off, and the refusal of the first call ends the
+    For a rate limit, only if the custodian's documents say so. Without this rule a repeat that arrived,
+    and was answered with 429 or 404 on its way, is discarded, and the refusal of the first call ends the
     payout as "not paid".
     """
     rate = view.capabilities.rate
@@ -283,7 +283,7 @@ def speaks_for_call(view: View, call: Evidence, outcome: TurnedAway) -> bool:
 def _nothing_sent(
     view: View, rows: tuple[Evidence, ...], outcome: Outcome, reason: str
 ) -> Decision:
-    """Decide about a call that did nothing: it is tried again, later and later."""
+    """Decide about a call that did nothing: it is retried at growing intervals."""
     failures = _failures(view, outcome)
     if view.verb is Verb.CONFIRM:
         # The payout asks as before; the person may answer again at once.
@@ -303,7 +303,7 @@ def _nothing_sent(
 
 
 def _failures(view: View, outcome: Outcome) -> int:
-    """Return how many requests failed in a row. Rates, pauses and other rules are not the payout's matter."""
+    """Return how many requests failed in a row. Rate limits, pauses and inactive rules do not count."""
     held = isinstance(outcome, MarkRefused) and outcome.refusal in _NOT_ITS_OWN
     return view.failures + (not isinstance(outcome, RateLimited) and not held)
 
@@ -362,7 +362,7 @@ def _looked(view: View, outcome: Outcome) -> Decision:
 
 
 def date_of(view: View) -> Moment:
-    """Return the date of what a verb has seen: when its request started, never when it is written.
+    """Return the date of what a verb has seen: the time its request started, never the time of writing.
 
     Without this rule a look whose answer is written much later counts as evidence of that time.
     """
@@ -430,9 +430,9 @@ def _found(view: View, history: History, look: Evidence, told: BatchReport) -> D
 def _not_found(
     view: View, history: History, look: Evidence, word: str, *, safe: bool | None
 ) -> Decision:
-    """Decide about a look that found nothing, or had nothing to look by."""
+    """Decide about a look that found nothing, or had no id to look up by."""
     blind = look.answer == Finding.BLIND
-    # Where there was nothing to look by, nobody was asked: failures go on being counted.
+    # Without an id the custodian was not asked: the count of failures stays.
     failures = view.failures if blind else 0
     after = replace(
         view, history=history, looks=view.looks + 1, failures=failures, repeat_is_safe=safe
@@ -459,10 +459,10 @@ def _not_found(
 
 
 def _perhaps_again(view: View, decision: Decision, word: str, *, blind: bool) -> Decision:
-    """Have an execution of unknown outcome submitted again, where that can be lawful.
+    """Have an execution with an unknown outcome submitted again, if that can be allowed.
 
-    The gate decides at the mark. Proof has taken its time already; a harmless repeat comes later and
-    later, so that it never becomes a storm.
+    The gate decides at the mark. Proof has already taken its time; harmless repeats come at growing
+    intervals, so that they never become a storm.
     """
     if has_news(view.history):
         # Our transfer was seen: it is followed, and never sent again by this execution.
@@ -523,8 +523,8 @@ def _read(
 ) -> tuple[tuple[Evidence, ...], dict[str, Report], bool]:
     """Return the rows that reports add, what each item is told, and whether a word was held back.
 
-    A failed word ends an item only where it speaks of everything that was sent. A claim that no money
-    moved is believed only where the rows prove it.
+    A failed word ends an item only if it covers everything that was sent. A claim that no money moved is
+    accepted only if the rows prove it.
     """
     rows: list[Evidence] = []
     judged: dict[str, Report] = {}
@@ -592,7 +592,7 @@ def names_execution(view: View, item: str, report: Report, source: Source) -> bo
 
 
 def _reopens(view: View, history: History, told: BatchReport) -> bool:
-    """Whether the order may be tried again by a new execution: refused late, and certainly unpaid."""
+    """Whether a new execution may retry the order: refused late, and certainly unpaid."""
     reports = [told.items.get(each.id) for each in view.open_items]
     return (
         knows_every_call(view)
@@ -610,7 +610,7 @@ def _reopens(view: View, history: History, told: BatchReport) -> bool:
 
 
 def _another(rows: tuple[Evidence, ...], reports: Mapping[str, Report]) -> Decision:
-    """Close an execution whose order is tried again; its items are told nothing yet."""
+    """Close an execution whose order is retried; its items do not change yet."""
     words = "; ".join(sorted({each.custodian_word for each in reports.values()}))
     return Decision(State.CLOSED, 0.0, evidence=rows, reason=words or None, reopens=True)
 
@@ -634,7 +634,7 @@ def _may_end(view: View, history: History) -> bool:
 def knows_every_call(view: View) -> bool:
     """Whether the rows are certainly all: the database is not an old copy that nobody has adopted.
 
-    Without this rule the word that the only call of an old copy failed ends a payout as "not paid", while
+    Without this rule the word that the only call of an old copy failed ends a payout as "not paid" while
     a call that was made after the copy is on its way.
     """
     return not view.frozen

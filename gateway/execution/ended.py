@@ -55,7 +55,7 @@ async def note_look_in_vain(tx: Tx, payout_id: str, outcome: Outcome, now: Momen
         return
     blind = isinstance(outcome, CannotLook)
     code = Attention.CANNOT_LOOK if blind else Attention.CUSTODIAN_UNREACHABLE
-    detail = "the custodian told of it after its end, and it could not be looked at"
+    detail = "the custodian reported it after its end, and it could not be looked up"
     await payout_rows.add_attention(tx, payout_id, code, detail, now.wall)
 
 

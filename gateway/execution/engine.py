@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager
 from typing import Any, Protocol
 
@@ -33,6 +33,8 @@ from gateway.wakeup import Wakeup, looks_bell
 
 #: A token that is almost there is not waited for in steps that no clock shows.
 _LEAST_REST_S = 0.005
+#: How long work on a payout waits for requests of other orgs, in seconds.
+GIVES_WAY_S = 0.02
 _log = get_logger("engine")
 
 
@@ -65,7 +67,7 @@ class Custodian(Protocol):
 
 
 class Pace(Protocol):
-    """What says how much work may be begun now; `gateway.custodians.pacer` has it."""
+    """Decides how much work may start now; `gateway.custodians.pacer` implements it."""
 
     @property
     def paced(self) -> bool:
@@ -121,7 +123,9 @@ class Engine:
         rules: OwnRules | None = None,
         health: Health | None = None,
         onward: Onward | None = None,
+        quiet: Callable[[str, float], Awaitable[None]] | None = None,
     ) -> None:
+        self._quiet = quiet
         self._pacer = pacer
         self._health = health
         self._rules = rules
@@ -144,6 +148,7 @@ class Engine:
             adapter,
             settings.submit_within_s,
             onward,
+            None if rules is None else rules.digest,
         )
         can = custodian.capabilities
         first_look_s = min(can.looked_after_delivery_s, can.polling_s[-1])
@@ -178,7 +183,7 @@ class Engine:
                 await self._rest(paced=not free)
 
     def look_after_end(self, payout_id: str) -> None:
-        """Look once at a payout that has failed, soon: the custodian tells of it and says no status.
+        """Look once, soon, at a payout that has failed: the custodian's webhook about it has no status.
 
         May be called again: what is not begun yet is done once. It is not kept over a restart.
         """
@@ -252,6 +257,8 @@ class Engine:
             self._wake("batches")
 
     async def _do(self, job: Job) -> None:
+        # Before anything of it is done: between a mark and its call nothing waits.
+        await self._give_way(job)
         self._runtime.failpoint(Failpoint.ATTEMPT_COMMITTED)
         async with self.keeping(job):
             order = self.order(job)
@@ -268,8 +275,14 @@ class Engine:
                 outcome = error
             submitted = verb is Verb.SUBMIT
             self._runtime.failpoint(Failpoint.SUBMITTED if submitted else Failpoint.FETCHED)
+            await self._give_way(job)
             await self.record(job, verb, outcome, order=order, started=started)
             self._runtime.failpoint(Failpoint.SETTLED if submitted else Failpoint.APPLIED)
+
+    async def _give_way(self, job: Job) -> None:
+        """Let requests of other orgs be answered first, for a bounded time."""
+        if self._quiet is not None:
+            await self._quiet(job.items[0].org, GIVES_WAY_S)
 
     def _down(self, verb: Verb) -> CustodianDown | None:
         """Return why nothing is even prepared: the custodian does not answer. None: it does."""

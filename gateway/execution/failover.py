@@ -1,7 +1,7 @@
 """Going on at another custodian: only where it is proven that the first one did not and will not pay.
 
 Decided in the transaction that would otherwise tell the outcome, before anything is published. What
-happened gives a cause, the route's setting says whether it is one, and the gate has the right to move on.
+happened gives a cause, the route's setting decides whether it counts, and the gate gives the permission.
 """
 
 from __future__ import annotations

@@ -67,13 +67,13 @@ class Other:
 
     history: History
     items: tuple[str, ...]
-    #: whether it is at another custodian, which the payout has gone on from
+    #: whether it is at another custodian, which the payout has left
     elsewhere: bool = False
 
 
 @dataclass(frozen=True)
 class Request:
-    """A moving call that wants its mark, and everything its right depends on."""
+    """A moving call that requests its mark, and everything the permission depends on."""
 
     token_current: bool  #: the fencing token is the newest, and the execution has not ended
     frozen: bool
@@ -90,25 +90,25 @@ class Request:
     fingerprint: str = ""  #: which account at the custodian the call is made at
     #: whether a repeat under the same reference, with the same content, cannot pay a second time
     repeat_is_safe: bool = False
-    #: whether every credential of the account meets the same keys
+    #: whether all credentials of the account share the same keys
     keys_shared: bool = False
-    #: the call whose very bytes this process sends again, with a credential that is used once
+    #: the call whose exact bytes this process sends again, with a single-use credential
     same_call: int | None = None
     key_life: int | None = None
     call_life: int | None = None
-    #: whether it waits for its account to cover it
+    #: whether it waits until its account covers it
     awaits_funds: bool = False
     #: the pause that holds one of the items, if one does
     paused: str | None = None
-    #: whether this process goes by the active limits and routes
+    #: whether this process uses the active limits and routes
     rules_active: bool = True
 
 
 def is_current(token: int, newest: int, *, ended: bool) -> bool:
     """Whether a worker's fencing token still allows it to write: no other worker took over since.
 
-    Every takeover raises the token. When a lease ends is no evidence: a worker may be suspended.
-    Without this rule a worker that slept tells what it knew before another one proved and marked.
+    Every takeover raises the token. The end of a lease is no evidence: a worker may be suspended.
+    Without this rule a suspended worker records what it knew before another one proved and marked.
     """
     return token == newest and not ended
 
@@ -151,7 +151,7 @@ def nothing_blocks(request: Request) -> bool:
 
 
 def rules_are_active(request: Request) -> bool:
-    """Whether this gateway goes by the limits and routes that an operator has activated.
+    """Whether this gateway uses the limits and routes that an operator has activated.
 
     Without this rule two gateways with different configurations pay by the laxer one.
     """
@@ -159,7 +159,7 @@ def rules_are_active(request: Request) -> bool:
 
 
 def not_paused(request: Request) -> bool:
-    """Whether nobody has paused one of the items: first calls, repeats, sets and answers wait alike.
+    """Whether none of the items is paused: first calls, repeats, sets and answers wait alike.
 
     Read in the transaction of the mark: a call that is marked before the pause is committed may still be
     made, and none after it. Without this rule money moves after an emergency stop.
@@ -168,15 +168,15 @@ def not_paused(request: Request) -> bool:
 
 
 def is_funded(request: Request) -> bool:
-    """Whether its account covers it, where it was accepted before the account did.
+    """Whether the account covers it, if it was accepted before the account did.
 
-    Without this rule a payout that waits for funds takes those that others have reserved.
+    Without this rule a payout that waits for funds uses those that others have reserved.
     """
     return not request.awaits_funds
 
 
 def no_news(request: Request) -> bool:
-    """Whether nothing was seen of our own transfer. Once seen, this execution is never marked again.
+    """Whether our own transfer was never seen. Once it was seen, this execution is never marked again.
 
     Without this rule a harmless repeat is made although the money is on its way.
     """
@@ -211,13 +211,13 @@ def earlier_is_closed(request: Request) -> bool:
 def repeat_is_harmless(request: Request) -> bool:
     """Whether this is the same request or key and content as everything that may have arrived.
 
-    At the same account: at another one the same key is another payment. And with the same credentials,
-    unless the custodian's keys belong to the account: new credentials may have keys of their own.
+    At the same account, because at another one the same key is another payment. And with the same
+    credentials, unless the custodian's keys belong to the account: new credentials may have their own.
     Without this rule a call is repeated although the custodian would pay it a second time.
     """
     unknown = open_calls(request.history)
     if request.same_call is not None:
-        # The gate has let this call pass already; what came before it was closed, or harmless.
+        # The gate has already allowed this call; what came before it was closed, or harmless.
         return bool(unknown) and unknown[-1].number == request.same_call
     return request.repeat_is_safe and all(
         each.reference == request.reference
@@ -228,7 +228,7 @@ def repeat_is_harmless(request: Request) -> bool:
 
 
 def with_same_credentials(call: Evidence, fingerprint: str) -> bool:
-    """Whether a call was made with the very credentials of this fingerprint, as far as is known."""
+    """Whether a call was made with exactly the credentials of this fingerprint, as far as is known."""
     return not call.fingerprint or call.fingerprint == fingerprint
 
 
@@ -239,10 +239,10 @@ def key_is_alive(
     call_life: int | None,
     now: Moment,
 ) -> bool:
-    """Whether the custodian certainly remembers the key of the first call until this one has died.
+    """Whether the custodian certainly remembers the key of the first call until this one has expired.
 
-    A key without end is always alive. Otherwise the longer of wall time and elapsed time since the
-    first call, on one clock, must leave room for this call: the wall clock can only forbid.
+    A key that never expires is always valid. Otherwise the longer of wall time and elapsed time since
+    the first call, on one clock, must leave room for this call: the wall clock can only forbid.
     Without this rule the payout is paid twice after the key's life.
     """
     known = [
@@ -310,11 +310,11 @@ def may_fail_over(  # noqa: PLR0913 - what the right depends on
     blocked: str | None,
     rules_active: bool = True,
 ) -> bool:
-    """Whether a payout may go on at another custodian: nothing that was ever sent for it can pay it.
+    """Whether a payout may continue at another custodian: nothing that was ever sent for it can pay it.
 
-    Only while it is pending and nothing was seen of any transfer of it, never in a database that may be an
-    old copy or was one, never while an operator has to look first, and never by a gateway whose limits and
-    routes are not the active ones.
+    Only while it is pending and no transfer of it was seen; never in a database that is or was an old
+    copy, never while an operator has to check first, and never by a gateway whose limits and routes are
+    not the active ones.
     Without this rule a payout is paid by a second custodian, and then by the first one.
     """
     known = (history, *(each.history for each in others))

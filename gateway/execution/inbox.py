@@ -49,7 +49,7 @@ class _Result:
     matched: Sequence[tuple[Notice, Row | None]] = ()
     reached: list[Status] = field(default_factory=list)
     woke_inbox: bool = False
-    #: failed payouts that a notice is about which says no status: the custodian is asked once
+    #: failed payouts with a notice that has no status: the custodian is asked once
     ended: list[tuple[str, str]] = field(default_factory=list)
     #: a look after the delivery was brought forward, or begins
     looks: bool = False
@@ -227,7 +227,7 @@ class Inbox:
     async def _apply_to_closed(
         self, tx: Tx, payout_id: str, custodian: str, notice: Notice
     ) -> None:
-        """Apply a notice of a custodian that the payout has gone on from: it says nothing of the other one."""
+        """Apply a notice of a custodian that the payout has left: it says nothing about the other one."""
         report = _report_of(notice)
         if report is not None:
             now = self._runtime.clock.moment()
@@ -272,9 +272,9 @@ def _says_status(notice: Notice) -> bool:
 
 
 def _believed(notices: Sequence[Notice], received_at: int) -> list[Notice]:
-    """Return notices as far as they are believed: one that is too old for it says only where to look.
+    """Return notices as far as they count: one that is too old only triggers a look-up.
 
-    A genuine webhook can be kept by somebody and sent again years later, when nobody remembers it.
+    A genuine webhook can be kept and replayed years later, when its row is gone.
     """
     return [
         each if _is_timely(each, received_at) else replace(each, report=None, told={}, returned=())
@@ -283,7 +283,7 @@ def _believed(notices: Sequence[Notice], received_at: int) -> list[Notice]:
 
 
 def _report_of(notice: Notice) -> Report | None:
-    """Return what a notice says of its payout, money that came back included."""
+    """Return what a notice reports about its payout, including money that came back."""
     if not notice.returned:
         return notice.report
     said = notice.report or Report(None, notice.returned[-1].word)

@@ -46,7 +46,7 @@ async def news_of_closed(  # noqa: PLR0913 - the news and its circumstances
 
 
 def contradicts_closing(history: History, report: Report) -> bool:
-    """Whether a late word says that an execution which was closed as not paid may pay after all.
+    """Whether a late report means that an execution which was closed as not paid may pay after all.
 
     That money is on its way, came back, or was moved by what failed. Where the closing was that the
     custodian does not know the call, that it knows it is enough: what waits for an approval there is paid

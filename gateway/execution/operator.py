@@ -65,7 +65,7 @@ ASKED_AGAIN = "payout_asked_again"
 
 
 class NotAllowedError(GatewayError):
-    """The act is not possible, or the proof that it needs is missing; the message says which."""
+    """The action is not possible, or the proof that it needs is missing; the message has the reason."""
 
 
 class ProofMissingError(NotAllowedError):
@@ -149,7 +149,7 @@ async def _not_paid(  # noqa: PLR0913 - the decision and its circumstances
     *,
     lag: bool,
 ) -> LookAsked | None:
-    """Check the right to say that no money moved; None: it may be said."""
+    """Check whether "no money moved" may be recorded; None: it may."""
     if execution is None:
         raise NotAllowedError(_not_sent_yet(payout))
     history = await history_of(tx, execution, now)
@@ -301,7 +301,7 @@ async def retry(  # noqa: PLR0913 - the act and its circumstances
     """Have a payout submitted again, with the same keys. Store function.
 
     It adds no right: the gate decides again at the mark. `asked` names the account that is configured now.
-    ProofMissingError names what is missing; NotAllowedError says why there is nothing to submit.
+    ProofMissingError names what is missing; NotAllowedError has the reason why there is nothing to submit.
     """
     payout, execution = await _retryable(tx, runtime, payout_id, capabilities, asked)
     await _audit(tx, runtime, payout, by, RETRIED, None, request_id)

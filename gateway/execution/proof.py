@@ -1,10 +1,10 @@
 """What the evidence of one execution proves. Pure: rows in, answer out.
 
-Every moving call and every look is a row. This module is the only place that says what a set of rows
-proves; the gate, the engine, operators' commands and the expiry of an action all ask it. Each rule is
+Every moving call and every look is a row. This module is the only place that decides what a set of rows
+proves; the gate, the engine, operators' commands and the expiry of an action all use it. Each rule is
 one named predicate, so that the model (`tests/model`) can switch it off and show what goes wrong.
 
-Words: a *call* is a moving call with its mark, a *look* is a fetch, *news* is a sighting of our own
+Terms: a *call* is a moving call with its mark, a *look* is a fetch, *news* is a sighting of our own
 transfer, a *word* is a custodian's statement that a reference failed. Durations and elapsed times are
 integers of one unit (the store uses microseconds, the model uses ticks).
 """
@@ -24,20 +24,22 @@ class Kind(StrEnum):
 
     CALL = "call"  #: a moving call; its mark is committed before the call is made
     LOOK = "look"  #: a fetch, by the engine
-    NEWS = "news"  #: our own transfer, or the word that money is or may be on its way
-    WORD = "word"  #: the custodian says that a reference failed, and what became of the money
-    WAIT = "wait"  #: nothing was sent; from here on its time to be sent is counted on this clock
+    NEWS = "news"  #: our own transfer, or a report that money is or may be on its way
+    WORD = "word"  #: the custodian reports that a reference failed, and what happened to the money
+    WAIT = (
+        "wait"  #: nothing was sent; the time until it must be sent counts from here on this clock
+    )
     CONSOLE = "console"  #: an operator was asked to look at the custodian's own records
 
 
 class Answer(StrEnum):
-    """What became of a call. No answer at all: it is in progress, or its process died."""
+    """The outcome of a call. No answer at all: it is in progress, or its process died."""
 
     UNKNOWN = "unknown"  #: it may have arrived
     ACCEPTED = "accepted"  #: the custodian has it
     NOT_SENT = "not_sent"  #: the adapter vouches that this call did nothing
     WRONG_ANSWER = "wrong_answer"  #: the custodian refused a person's answer; this call did nothing
-    #: refused at the door, by a word that proves nothing: of a repeat, or for a rate; it may have arrived
+    #: refused at the door in a way that proves nothing (a repeat, or a rate limit); it may have arrived
     TURNED_AWAY = "turned_away"
     REJECTED = "rejected"  #: a final refusal of the first moving call; this call did nothing
 
@@ -46,10 +48,10 @@ class Finding(StrEnum):
     """What a look found."""
 
     ABSENT = "absent"  #: the custodian does not know it now
-    NOT_LISTED = "not_listed"  #: it is not in a complete list of the time since the call
-    PRESENT = "present"  #: the custodian knows it, whatever it says about it
-    ASKS = "asks"  #: the custodian waits for a person's answer; it says nothing of an earlier call
-    BLIND = "blind"  #: there was nothing to look by
+    NOT_LISTED = "not_listed"  #: it is not in a complete list that covers the time since the call
+    PRESENT = "present"  #: the custodian knows it, in whatever state
+    ASKS = "asks"  #: the custodian waits for a person's answer; this says nothing about an earlier call
+    BLIND = "blind"  #: there was no id to look it up by
     FAILED = "failed"  #: the look itself failed
 
 
@@ -88,11 +90,11 @@ class Evidence:
     item: str | None = None  #: the payout that a word or news is about; None: all of them
     source: Source = Source.LOOK
     mark: int = 0  #: a call's number among all marks of the database
-    call_life: int | None = None  #: how long the signed request can be accepted; None: for ever
-    visibility: int = 0  #: how long a done thing may stay invisible
+    call_life: int | None = None  #: how long the signed request can be accepted; None: forever
+    visibility: int = 0  #: how long a completed action may stay invisible
     absence_looks: int = 1  #: how many absent looks are needed
-    key_life: int | None = None  #: how long the custodian remembers the key; None: for ever
-    one_key: bool = False  #: what failed under the call's key is never tried again under it
+    key_life: int | None = None  #: how long the custodian remembers the key; None: forever
+    one_key: bool = False  #: the custodian never retries what failed under the call's key
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ def open_calls(history: History) -> tuple[Evidence, ...]:
 
 
 def has_news(history: History) -> bool:
-    """Whether our own transfer was seen, or money was said to be on its way."""
+    """Whether our own transfer was seen, or money was reported to be on its way."""
     return any(each.kind is Kind.NEWS for each in history.rows)
 
 
@@ -157,12 +159,12 @@ def was_seen(rows: Iterable[Evidence], reference: str | None) -> bool:
     return any(each.kind is Kind.NEWS and each.reference == reference for each in rows)
 
 
-#: The answer of a row of news that says that money came back.
+#: The answer of a row of news that reports that money came back.
 CAME_BACK = "came_back"
 
 
 def money_came_back(history: History, item: str | None) -> bool:
-    """Whether money of an item was said to have come back: then it had moved, whatever is said of it.
+    """Whether money of an item was reported to have come back: then it had moved, whatever else is reported.
 
     Without this rule a payout whose money came back is ended as "not paid", and is paid again.
     """
@@ -172,9 +174,9 @@ def money_came_back(history: History, item: str | None) -> bool:
     )
 
 
-#: The account of a call that no look can find: none that is ever asked.
+#: The account of a call that no look can find: it is never asked.
 NO_ACCOUNT = "adopted"
-#: The reference of every call that an adopted copy may be missing: no word and no repeat is about it.
+#: The reference of every call that an adopted copy may lack: no word and no repeat is about it.
 LOST_REFERENCE = "adopted"
 
 
@@ -195,8 +197,8 @@ def lost_call(  # noqa: PLR0913 - the terms of a call
 ) -> Evidence:
     """Return the call that an adopted copy of the database may be missing: an unknown one, made now.
 
-    `account` is the configured one where the restored row holds a reference to look for, and
-    `NO_ACCOUNT` where it does not: absence never rules that call out, and an operator settles it.
+    `account` is the configured one if the restored row holds a reference to look for, and
+    `NO_ACCOUNT` if it does not: absence never rules that call out, and an operator settles it.
     Without this rule a payout that was paid after the copy was taken is paid again.
     """
     return Evidence(
@@ -229,8 +231,8 @@ def waited(history: History, call: Evidence, row: Evidence | Moment) -> int:
     """Return how much time has certainly passed from a call's mark to a row's date.
 
     The difference of elapsed time on one clock. On another clock (a reboot, another machine) waiting
-    starts anew at the first row of that clock whose process had read the call before it was dated.
-    A wall clock is never asked: it can be set.
+    starts again at the first row of that clock whose process had read the call before it was dated.
+    Wall clocks are never used, because they can be changed.
     """
     at = row.at if isinstance(row, Evidence) else row
     if same_clock(call.at, at):
@@ -306,7 +308,7 @@ def _asked_first(history: History, call: Evidence) -> str:
 
 
 def call_can_die(call: Evidence) -> bool:
-    """Whether the signed request dies by itself. If it does not, absence is never proven.
+    """Whether the signed request expires. If it does not, absence is never proven.
 
     Without this rule a request that was signed long ago arrives after it was proven absent.
     """
@@ -322,10 +324,10 @@ def life_of(call: Evidence) -> int:
 
 
 def enough_looks(looks: tuple[Evidence, ...], unknown: tuple[Evidence, ...]) -> bool:
-    """Whether absence was seen as often as the calls themselves ask for (their stored values).
+    """Whether absence was seen as often as the calls require (their stored values).
 
-    Without this rule one look that is wrong, because a custodian shows old data for longer than it
-    declares, pays twice.
+    Without this rule a single wrong look, of a custodian that shows old data for longer than declared,
+    pays twice.
     """
     return len(looks) >= max(each.absence_looks for each in unknown)
 
@@ -339,7 +341,7 @@ def waited_out(history: History, call: Evidence, look: Evidence) -> bool:
 
 
 def uncontradicted(history: History, unknown: tuple[Evidence, ...]) -> bool:
-    """Whether nothing says that the custodian has it: no news, and no call that it accepted.
+    """Whether nothing shows that the custodian has it: no news, and no call that it accepted.
 
     Without this rule a look that shows old data outweighs our own transfer, which was seen before.
     """
@@ -397,11 +399,11 @@ def words(history: History, item: str | None) -> tuple[Evidence, ...]:
 
 
 def speaks_of(history: History, word: Evidence, call: Evidence) -> bool:
-    """Whether a word speaks of the reference that a call was made under, and came after it.
+    """Whether a word is about the reference that a call was made under, and came after it.
 
-    A call that an adopted copy may be missing was made under a reference that nobody knows: only a look
-    that started after its life speaks of it. Without this rule "nothing was created" is believed of a
-    payment that was created after the copy was taken.
+    A call that an adopted copy may lack was made under an unknown reference: only a look that started
+    after its life covers it. Without this rule "nothing was created" is accepted for a payment that was
+    created after the copy was taken.
     """
     if word.number < call.number or word.reference not in {None, call.reference}:
         return False
@@ -409,10 +411,10 @@ def speaks_of(history: History, word: Evidence, call: Evidence) -> bool:
 
 
 def only_call(history: History, word: Evidence) -> bool:
-    """Whether the reference that a word names had exactly one call, so that it speaks of that one.
+    """Whether the reference that a word names had exactly one call, so that the word is about that one.
 
-    Calls under one key are one, where the custodian never tries again what failed under it.
-    Without this rule "call 1 failed", told late, ends the payout while call 2 is on its way.
+    Calls under one key count as one if the custodian never retries what failed under it.
+    Without this rule "call 1 failed", reported late, ends the payout while call 2 is on its way.
     """
     under = [
         each
@@ -440,15 +442,15 @@ def late_look(history: History, word: Evidence) -> bool:
 
 
 def word_counts(history: History, word: Evidence) -> bool:
-    """Whether a failed word may end what it speaks of."""
+    """Whether a failed word may end what it is about."""
     return only_call(history, word) or late_look(history, word)
 
 
 def ruled_out(history: History, call: Evidence) -> bool:
     """Whether a call was proven absent before a later one was marked, and was not seen since.
 
-    The custodian's word about the later call says nothing of it, and need not.
-    Without this rule a payout whose first call never arrived does not end by the word about its second.
+    The custodian's word about the later call says nothing about this one, and need not.
+    Without this rule a payout whose first call never arrived cannot end by the word about its second.
     """
     later = [each.number for each in calls(history) if each.number > call.number]
     return any(proof(_before(history, number)) for number in later) and not any(
@@ -468,7 +470,7 @@ def ended(history: History, item: str | None = None) -> bool:
 
 
 def ended_unpaid(history: History, item: str | None = None) -> bool:
-    """Whether the custodian's final words say, of everything that was sent, that no money moved."""
+    """Whether the custodian's final words state, for everything that was sent, that no money moved."""
     if money_came_back(history, item):
         return False
     told = tuple(each for each in words(history, item) if each.answer == FundsMoved.NO)
@@ -476,7 +478,7 @@ def ended_unpaid(history: History, item: str | None = None) -> bool:
 
 
 def _spoken_of(history: History, told: tuple[Evidence, ...]) -> bool:
-    """Whether words that count speak of every call that may have arrived."""
+    """Whether words that count cover every call that may have arrived."""
     counting = tuple(word for word in told if word_counts(history, word))
     unspoken = [
         call
@@ -491,9 +493,9 @@ def _spoken_of(history: History, told: tuple[Evidence, ...]) -> bool:
 def closed(history: History, item: str | None = None) -> bool:
     """Whether it is certain that this execution did not and will not pay an item.
 
-    No call was made, or every call has the adapter's own word that it did nothing, and there is no news
-    that contradicts it; or the custodian's final words say so; or absence is proven. Only this allows a
-    mark of new content, another execution, or the published word `funds_moved: no`.
+    No call was made, or the adapter itself reported for every call that it did nothing, and no news
+    contradicts it; or the custodian's final words state it; or absence is proven. Only this allows a mark
+    for new content, another execution, or publishing `funds_moved: no`.
     """
     if not open_calls(history):
         return not has_news(history)
@@ -501,11 +503,11 @@ def closed(history: History, item: str | None = None) -> bool:
 
 
 def console_look(history: History, now: Moment, *, lag: bool) -> int | None:
-    """Return what is still to be waited before an operator's look at the console can count; 0: now.
+    """Return how long to wait until an operator's look at the console can count; 0: now.
 
     An operator's look replaces the gateway's own looks, never the life of a call. `lag`: whether the
     console may show old data, so that the visibility window is waited for, too. None: never.
-    Without this rule an operator sees nothing, says "not paid", and the call arrives.
+    Without this rule an operator sees nothing, resolves it as "not paid", and the call arrives.
     """
     unknown = open_calls(history)
     if any(not call_can_die(each) for each in unknown):
@@ -520,8 +522,8 @@ def console_look(history: History, now: Moment, *, lag: bool) -> int | None:
 def operator_looked(history: History, number: int | None, *, lag: bool) -> bool:
     """Whether an operator has looked after no call could arrive any more.
 
-    The row `number` was written when the operator was asked to look, and its number was shown then:
-    whoever names it has been asked, and looked, after it.
+    The row `number` was written when the operator was asked to look, and its number was shown then. An
+    operator who gives the number was asked, and looked, after that.
     Without this rule a payout is ended as "not paid" by a look from before its last call.
     """
     asked = [each for each in history.rows if each.kind is Kind.CONSOLE and each.number == number]

@@ -57,12 +57,14 @@ from gateway.execution.waiting import (
     unfunded,
 )
 from gateway.execution.work import Work as _Work
+from gateway.execution.work import job_of
 from gateway.model import TERMINAL, Attention
 from gateway.payouts import Applied, Payouts
 from gateway.runtime import Moment, Runtime
 from gateway.store import account_turns, executions
 from gateway.store import evidence as stored
 from gateway.store import payouts as payout_rows
+from gateway.store.attention import close_answered
 from gateway.store.database import Row, Tx
 from gateway.store.rows import account_of, payout_of, to_json
 from gateway.store.state import frozen
@@ -81,7 +83,7 @@ class Recorded:
 
     applied: tuple[Applied, ...] = ()
     lost: bool = False
-    #: what is still to be told to items, by `record_more`, under the lease that is still held
+    #: what `record_more` still has to apply to items, under the lease that is still held
     rest: tuple[tuple[str, Report], ...] = ()
     lease: Lease | None = None
     decision: Decision | None = None
@@ -104,8 +106,10 @@ class Recorder:
         adapter: str = "adapter",
         submit_within_s: float | None = None,
         onward: Onward | None = None,
+        rules: str | None = None,
     ) -> None:
         self._onward = onward
+        self._rules = rules
         self._submit_within = microseconds(submit_within_s)
         self._adapter = adapter
         self._runtime = runtime
@@ -176,10 +180,10 @@ class Recorder:
         if row["earlier"] and any(each.unanswered for each in view.open_items):
             ids = [each.id for each in view.items]
             view = replace(view, others=await others_of(tx, row["id"], ids, now))
-        late, work.history = await too_late(tx, row, view, self._submit_within)
+        late, work.history = await too_late(tx, row, view, self._submit_within, self._rules)
         if late is not None:
             return await self._write(tx, work, late, view, now)
-        job = self._job(work)
+        job = job_of(work)
         if not sends:
             return job
         timeline, waits = self._runtime.timeline.now(), job.next_verb is Verb.SUBMIT
@@ -192,22 +196,6 @@ class Recorder:
         if state is not State.PARKED and not await self._turn(tx, work, now):
             return Recorded()
         return job
-
-    def _job(self, work: _Work) -> Job:
-        row = work.row
-        said = row["repeat_is_safe"]
-        return Job(
-            lease=Lease(row["id"], row["lease_token"], row["due_at"]),
-            custodian=row["custodian"],
-            batch_id=row["batch_id"],
-            number=row["number"],
-            key_seed=row["key_seed"],
-            state=State(row["state"]),
-            notes=json.loads(row["notes"]),
-            items=tuple(payout_of(each) for each in work.items),
-            history=work.history,
-            repeat_is_safe=None if said is None else bool(said),
-        )
 
     async def _refused_again(self, tx: Tx, work: _Work, now: Moment) -> Recorded:
         """Tell the items of a refusal that the last worker did not finish telling."""
@@ -424,7 +412,7 @@ class Recorder:
         """Bring news to items; what does not fit the order blocks the execution."""
         applied = []
         for payout_id, report in news:
-            # The row as it was read in this transaction, unless something was told to it since.
+            # The row as it was read in this transaction, unless it was changed since.
             row = None if payout_id in work.told else work.rows.get(payout_id)
             work.told.add(payout_id)
             done = await self._payouts.apply(tx, payout_id, report, row, work.refs)
@@ -442,6 +430,8 @@ class Recorder:
     ) -> bool:
         """Give the lease back with the time of the next look, or end the execution with its last item."""
         row = work.row
+        if row["failures"] and not decision.failures and not decision.alerts:
+            await close_answered(tx, work.rows, now.wall)
         if all(each["status"] in TERMINAL or each["id"] in work.final for each in work.items):
             await self._close(tx, work, now, decision.reason or "ended")
             return True
@@ -466,7 +456,7 @@ class Recorder:
             "lease_until": 0,
         }
         if decision.repeat_is_safe is not None:
-            # Once the adapter has said it, it holds until it says otherwise.
+            # The adapter's statement holds until it makes another one.
             columns["repeat_is_safe"] = int(decision.repeat_is_safe)
         if decision.reason:
             columns["outcome"] = decision.reason[:500]
@@ -503,7 +493,7 @@ class Recorder:
     async def _fail_over(
         self, tx: Tx, work: _Work, cause: Cause | None, reason: str | None, now: Moment
     ) -> Recorded | None:
-        """Close an execution and open one at another custodian, before anything is told; None: it stays."""
+        """Close an execution and open one at another custodian, before anything is published; None: it stays."""
         there = await next_for(tx, self._onward, work.row, work.items, cause, now)
         if there is None:
             return None
@@ -565,7 +555,7 @@ class Recorder:
         work = _Work(row, items[row["id"]], await history_of(tx, row, now), row["due_at"])
         view = self._view(work, Verb.FETCH, now, now)
         if await self._strangers(tx, work, {payout_id: report}):
-            # Not ours: it says nothing of this payout. Applied, it only tells the operator, and blocks.
+            # Not ours: it says nothing about this payout. Applying it only alerts the operator, and blocks.
             (applied,) = await self._tell(tx, work, [(payout_id, report)])
             return applied
         if row["earlier"]:
@@ -612,7 +602,7 @@ class Recorder:
             return None
         items = (await executions.items_of(tx, [execution_id])).get(execution_id, [])
         history = await history_of(tx, row, self._runtime.clock.moment())
-        return self._job(_Work(row, items, history, row["due_at"])) if items else None
+        return job_of(_Work(row, items, history, row["due_at"])) if items else None
 
     async def looked_after_end(self, tx: Tx, payout_id: str, outcome: Outcome) -> Applied | None:
         """Record the look at a payout that has ended; what contradicts its end is for the operator."""
@@ -642,7 +632,7 @@ class Recorder:
             await executions.update_execution(tx, work.row["id"], blocked=code.value)
 
     async def end(self, tx: Tx, execution: Row, payout_id: str, report: Report) -> Applied:
-        """Apply the end of a payout that the caller has the right to end; close what is over."""
+        """Apply the end of a payout that the caller may end; close what has ended."""
         now = self._runtime.clock.moment()
         items = await executions.items_of(tx, [execution["id"]])
         history = await history_of(tx, execution, now)

@@ -138,7 +138,7 @@ def asks(told: BatchReport) -> bool:
 
 
 def only_asks(told: BatchReport) -> bool:
-    """Whether a report says nothing else."""
+    """Whether a report has nothing else."""
     return bool(told.items) and all(
         each.sub_status is SubStatus.REQUIRES_ACTION for each in told.items.values()
     )
@@ -151,7 +151,7 @@ def again_after_s(told: BatchReport) -> float | None:
 
 
 def failed(report: Report) -> bool:
-    """Whether a report says that a payout failed."""
+    """Whether a report means that a payout failed."""
     return report.sub_status is not None and STATUS_OF[report.sub_status] is Status.FAILED
 
 
@@ -166,7 +166,7 @@ def claiming(report: Report, moved: FundsMoved) -> Report:
 
 
 def claims_unpaid(report: Report) -> bool:
-    """Whether a report says that no money moved."""
+    """Whether a report claims that no money moved."""
     return report.failure is not None and report.failure.funds_moved is FundsMoved.NO
 
 
@@ -182,7 +182,7 @@ def sightings(history: History, item: str, report: Report) -> tuple[str | None, 
 
 
 def is_early(known: Iterable[History], report: Report) -> bool:
-    """Whether a report says that money moves, or came back, although no call was ever made for it.
+    """Whether a report claims that money moves, or came back, although no call was ever made for it.
 
     `known`: everything that was ever sent for the payout. Without this rule a payout is delivered by a
     transfer that another copy of the database made, and its own call follows.

@@ -15,7 +15,7 @@ from gateway.runtime import Moment
 
 
 class State(StrEnum):
-    """Where an execution stands. It says what is done next; the gate decides about money."""
+    """The state of an execution. It decides what is done next; the gate decides about money."""
 
     PREPARED = "prepared"  #: `submit` is called next
     PARKED = "parked"  #: `submit` stopped before moving and waits for a person or for news
@@ -61,7 +61,7 @@ class Job:
     notes: Mapping[str, Any]
     items: tuple[Payout, ...]
     history: History
-    #: whether a repeat of this very execution is harmless, as the adapter said; None: as declared
+    #: whether the adapter reported that a repeat of this execution is harmless; None: as declared
     repeat_is_safe: bool | None = None
 
     @property

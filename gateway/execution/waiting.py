@@ -19,7 +19,7 @@ from gateway.store import payouts as payout_rows
 from gateway.store.database import Columns, Row, Tx
 from gateway.store.pauses import HELD, pause_of_items
 from gateway.store.rows import action_of, to_us
-from gateway.store.state import frozen
+from gateway.store.state import goes_by, state_row
 
 #: How long an execution waits before it asks again; whatever it waits for wakes it sooner.
 QUEUE_LOOK_S = 60.0
@@ -83,14 +83,15 @@ def created_at(row: Columns) -> Moment:
 
 
 async def too_late(
-    tx: Tx, row: Columns, view: View, within: int | None
+    tx: Tx, row: Columns, view: View, within: int | None, rules: str | None = None
 ) -> tuple[Decision | None, History]:
     """Return the end of an execution whose time is over, and its history; None: it goes on.
 
     Nobody answered for it in time, or it could not be sent in time.
 
     `within` in microseconds; None: there is no such time. On a clock that it was never met on, its time
-    begins with the row that is written here.
+    begins with the row that is written here. `rules`: the digest of this process's limits and routes, of
+    which that time is one: while others are active, it is not this process's to say.
     """
     unanswered = expiry(view)
     if unanswered is not None or within is None or not may_wait_too_long(view):
@@ -104,9 +105,12 @@ async def too_late(
         return None, view.history.having(begun)
     if waited < within:
         return None, view.history
+    state = await state_row(tx)
+    if not goes_by(state, rules):
+        return None, view.history
     items = [each.id for each in view.items]
     others = await others_of(tx, row["id"], items, view.now) if row["earlier"] else ()
-    asked = replace(view, others=others, frozen=await frozen(tx) is not None)
+    asked = replace(view, others=others, frozen=state["frozen"] is not None)
     return not_sent_in_time(asked), view.history
 
 

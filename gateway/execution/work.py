@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 
 from gateway.execution.proof import History
+from gateway.execution.state import Job, Lease, State
 from gateway.store.database import Columns, Row
 from gateway.store.payouts import KnownRefs
+from gateway.store.rows import payout_of
 
 
 @dataclass
@@ -27,3 +30,21 @@ class Work:
     def rows(self) -> dict[str, Row]:
         """The items' rows by id."""
         return {each["id"]: each for each in self.items}
+
+
+def job_of(work: Work) -> Job:
+    """Return the job that an adapter is called for."""
+    row = work.row
+    said = row["repeat_is_safe"]
+    return Job(
+        lease=Lease(row["id"], row["lease_token"], row["due_at"]),
+        custodian=row["custodian"],
+        batch_id=row["batch_id"],
+        number=row["number"],
+        key_seed=row["key_seed"],
+        state=State(row["state"]),
+        notes=json.loads(row["notes"]),
+        items=tuple(payout_of(each) for each in work.items),
+        history=work.history,
+        repeat_is_safe=None if said is None else bool(said),
+    )

@@ -334,7 +334,7 @@ def account_view(
 def lines_of(row: Columns) -> list[dict[str, Any]]:
     """Return a line per asset and network that is held, reserved or waited for. Pure.
 
-    What is reserved on a network is told with the balance that pays it.
+    What is reserved on a network is shown with the balance that pays it.
     """
     told: dict[tuple[str, str], Mapping[str, Any]] = {
         (each["asset"], each["network"] or ANY): each for each in balances_of(row["balances"]) or ()

@@ -60,7 +60,7 @@ class BalanceReader:
                 for name in self._of if self._reads else ():
                     tasks.create_task(self._read_all(name))
         except* sqlite3.OperationalError as group:
-            # The first is the reason: whoever runs this loop waits for the store, and begins again.
+            # The first error is the reason: the runner of this loop waits for the store, then starts again.
             raise group.exceptions[0] from None
 
     async def _look(self) -> None:

@@ -360,7 +360,7 @@ class Funds:
         key = rows.account_key(custodian, account)
         if any(each["account_key"] == key for each in found):
             return True
-        # In one order, whoever moves what to where.
+        # Always in the same order, whatever moves where.
         for each in sorted({key, *(row["account_key"] for row in found)}):
             await rows.lock_account(tx, each)
         hold = None

@@ -136,7 +136,7 @@ def _fence(_: RendererHTML, tokens: Sequence[Token], index: int, *__: object) ->
 
 
 def _markdown() -> MarkdownIt:
-    # The pages are files of the package, not what somebody sends: their comments pass as HTML.
+    # The pages are files of the package, not user input: their comments pass as HTML.
     made = MarkdownIt("commonmark", {"html": True}).enable("table")
     made.add_render_rule("table_open", _table)
     made.add_render_rule("table_close", _table_end)

@@ -38,7 +38,7 @@ BEAT_S = 15.0
 _MOST_BEATS = 40
 #: How long a browser waits before it opens a stream again that was cut, in milliseconds.
 _AGAIN_MS = 3000
-#: When whoever found no room for a stream may ask for one again, in seconds.
+#: When a page that found no room for a stream may ask again, in seconds.
 NO_ROOM_S = 30
 _log = get_logger("pages")
 
@@ -133,7 +133,7 @@ class Hub:
         return self._viewers_of.total()
 
     def bell(self) -> Wakeup:
-        """Return a bell that somebody sleeps by."""
+        """Return a bell that a watcher waits for."""
         return Wakeup(self._clock)
 
     def now_ms(self) -> int:
@@ -149,7 +149,7 @@ class Hub:
             watched.bell.ring()
 
     async def payout(self, payout_id: str) -> Payout | None:
-        """Return a payout as it was a moment ago at most, whoever has asked for it."""
+        """Return a payout as it was a moment ago at most, shared by all callers."""
         kept = self._kept.get(payout_id)
         if kept is not None and self._clock.monotonic() - kept[1] < FRESH_S:
             return kept[0]
@@ -258,7 +258,7 @@ class Stream(Response):
         self._viewer = viewer
         self._now_ms = now_ms
         del self.headers["content-length"]
-        # Some proxies collect an answer before they pass it on, unless told not to.
+        # Some proxies buffer a response before they pass it on, unless this header forbids it.
         self.headers["X-Accel-Buffering"] = "no"
         self.headers["X-Robots-Tag"] = "noindex"
         self.headers["Referrer-Policy"] = "no-referrer"

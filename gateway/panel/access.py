@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import re
 import sqlite3
 from collections.abc import Awaitable, Callable, Mapping
@@ -33,6 +34,10 @@ from gateway.users import Role, User, form_token, is_form_token, is_to_note, ses
 _log = get_logger("panel")
 #: The field that every form carries.
 FORM = "_form"
+#: The field that tells one drawing of a form from another.
+ONCE = "_once"
+#: Endings of API texts that name the key of the caller.
+_UNDER_KEY = " under this API key"
 _PLACE = re.compile(r"/admin(/[A-Za-z0-9_.\-]{1,80}){0,6}", re.ASCII)
 _HEADERS = headers_of_page(script=True, forms=True)
 
@@ -58,6 +63,8 @@ class Panel:
         #: guesses at one name, and guesses of one client; both refill slowly
         self.names = Buckets("sign_in", clock, 1 / 60, 20)
         self.clients = Buckets("sign_in", clock, 1 / 10, 20)
+        #: failed attempts that are written to the audit log: of one user, and of names that are nobody's
+        self.noted = Buckets("sign_in_noted", clock, 1 / 60, 10)
         #: each comparison of a password needs 64 MiB
         self.comparing = asyncio.Semaphore(2)
         #: what charts were drawn of, for a while
@@ -72,7 +79,7 @@ def panel_of(request: Request) -> Panel:
 
 @dataclass(frozen=True)
 class Visit:
-    """One request of somebody who is signed in, about one org in one mode."""
+    """One request of a signed-in user, about one org in one mode."""
 
     request: Request
     panel: Panel
@@ -117,6 +124,7 @@ class Visit:
     def draw(self, template: str, code: int = 200, **values: Any) -> Response:
         """Return a page of the panel."""
         values = {"done": self.request.query_params.get("done", ""), "problem": None} | values
+        values["problem"] = _for_people(values["problem"])
         return draw(
             self.request,
             template,
@@ -124,6 +132,7 @@ class Visit:
             _HEADERS,
             visit=self,
             form_token=form_token(self.token),
+            once_token=_drawing(self.context),
             now=self.context.runtime.clock.now(),
             display=display_name(self.context, self.org),
             **values,
@@ -132,6 +141,10 @@ class Visit:
 
 Handler = Callable[[Visit], Awaitable[Response]]
 OpenHandler = Callable[[Request], Awaitable[Response]]
+
+
+def _drawing(context: ApiContext) -> str:
+    return base64.urlsafe_b64encode(context.runtime.ids.random_bytes(16)).rstrip(b"=").decode()
 
 
 def display_name(context: ApiContext, org: str) -> str:
@@ -205,7 +218,12 @@ def problem_page(
 def _refusal(request: Request, refused: Refused) -> Response:
     status = PROBLEMS[refused.code].status
     kept = {name: value for name, value in refused.headers.items() if name == "Retry-After"}
-    return problem_page(request, status, refused.detail, kept)
+    return problem_page(request, status, _for_people(refused.detail) or "", kept)
+
+
+def _for_people(detail: str | None) -> str | None:
+    """Return a text of the API for whoever has an organisation and a mode in front of them, and no key."""
+    return None if detail is None else detail.replace(_UNDER_KEY, " in this organisation and mode")
 
 
 async def user_of(request: Request) -> tuple[User, str] | None:

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.panel import batches, installation, keys, overview, payouts, signin, webhooks
-from gateway.panel.access import Panel, answered, signed_in
+from gateway.panel.access import Handler, Panel, answered, signed_in
 from gateway.users import Role
 
 _HERE = "/admin/{org}/{mode}"
@@ -25,71 +25,72 @@ async def _nothing(request: Request) -> Response:
     return await answered(request, work)
 
 
-def _get(path: str, role: Role, handler: overview.Handler) -> Route:
-    return Route(path, signed_in(role, handler), methods=["GET"])
-
-
-def _post(path: str, role: Role, handler: overview.Handler) -> Route:
-    return Route(path, signed_in(role, handler), methods=["POST"])
-
-
-def _file(path: str, role: Role, handler: overview.Handler) -> Route:
-    """Return the route of a form with a file: its handler reads the body, and checks the form's token."""
-    return Route(path, signed_in(role, handler, form_bytes=None), methods=["POST"])
+#: Every page and form of somebody who is signed in: the method (`FILE`: a form with a file, whose handler reads
+#: the body and checks the form's token), the path, the role it needs, and its handler.
+_TABLE: tuple[tuple[str, str, Role, Handler], ...] = (
+    ("POST", "/admin/sign-out", Role.VIEWER, signin.sign_out),
+    ("GET", "/admin", Role.VIEWER, overview.begin),
+    ("GET", "/admin/orgs", Role.VIEWER, overview.orgs),
+    ("GET", _HERE, Role.VIEWER, overview.show),
+    ("GET", f"{_HERE}/attention", Role.VIEWER, payouts.attention),
+    ("GET", f"{_HERE}/payouts", Role.VIEWER, payouts.index),
+    ("POST", f"{_HERE}/payouts/pause", Role.OPERATOR, payouts.pause_org),
+    ("POST", f"{_HERE}/payouts/resume", Role.OPERATOR, payouts.resume_org),
+    ("GET", _PAYOUT, Role.VIEWER, payouts.show),
+    ("POST", f"{_PAYOUT}/ask", Role.OPERATOR, payouts.ask),
+    ("POST", f"{_PAYOUT}/retry", Role.OPERATOR, payouts.retry),
+    ("GET", f"{_PAYOUT}/cancel", Role.OPERATOR, payouts.confirm_cancel),
+    ("POST", f"{_PAYOUT}/cancel", Role.OPERATOR, payouts.cancel),
+    ("GET", f"{_PAYOUT}/resolve", Role.OPERATOR, payouts.resolve_form),
+    ("POST", f"{_PAYOUT}/resolve", Role.OPERATOR, payouts.resolve),
+    ("POST", f"{_PAYOUT}/acknowledge", Role.OPERATOR, payouts.acknowledge),
+    ("POST", f"{_PAYOUT}/resend", Role.OPERATOR, payouts.resend),
+    ("GET", f"{_HERE}/keys", Role.VIEWER, keys.index),
+    ("POST", f"{_HERE}/keys", Role.ADMIN, keys.mint),
+    ("GET", _KEY, Role.ADMIN, keys.confirm),
+    ("POST", f"{_KEY}/rotate", Role.ADMIN, keys.rotate),
+    ("POST", f"{_KEY}/revoke", Role.ADMIN, keys.revoke),
+    ("GET", f"{_HERE}/batches", Role.VIEWER, batches.index),
+    ("GET", f"{_HERE}/batches/new", Role.OPERATOR, batches.new),
+    ("FILE", f"{_HERE}/batches/check", Role.OPERATOR, batches.check),
+    ("FILE", f"{_HERE}/batches/create", Role.OPERATOR, batches.create),
+    ("GET", _BATCH, Role.VIEWER, batches.show),
+    ("GET", f"{_BATCH}/report.csv", Role.VIEWER, batches.report),
+    ("GET", f"{_BATCH}/execute", Role.OPERATOR, batches.confirm_execute),
+    ("POST", f"{_BATCH}/execute", Role.OPERATOR, batches.execute),
+    ("GET", f"{_BATCH}/cancel", Role.OPERATOR, batches.confirm_cancel),
+    ("POST", f"{_BATCH}/cancel", Role.OPERATOR, batches.cancel),
+    ("GET", f"{_HERE}/webhooks", Role.VIEWER, webhooks.index),
+    ("POST", f"{_HERE}/webhooks", Role.ADMIN, webhooks.create),
+    ("GET", _ENDPOINT, Role.VIEWER, webhooks.show),
+    ("POST", f"{_ENDPOINT}/enable", Role.ADMIN, webhooks.change),
+    ("POST", f"{_ENDPOINT}/disable", Role.ADMIN, webhooks.change),
+    ("GET", f"{_ENDPOINT}/delete", Role.ADMIN, webhooks.confirm_delete),
+    ("POST", f"{_ENDPOINT}/delete", Role.ADMIN, webhooks.delete),
+    ("POST", f"{_ENDPOINT}/rotate", Role.ADMIN, webhooks.rotate),
+    ("POST", f"{_ENDPOINT}/end-secrets", Role.ADMIN, webhooks.end_secrets),
+    ("POST", f"{_ENDPOINT}/recover", Role.OPERATOR, webhooks.recover),
+    ("POST", f"{_ENDPOINT}/resend", Role.OPERATOR, webhooks.resend),
+    ("POST", f"{_ENDPOINT}/test", Role.OPERATOR, webhooks.test),
+    ("GET", f"{_HERE}/custodians", Role.VIEWER, installation.custodians),
+    ("GET", f"{_HERE}/audit", Role.OPERATOR, installation.audit),
+)
 
 
 def routes() -> list[Route]:
-    """Return every route of the panel. A form is sent to one that names the role it needs."""
+    """Return every route of the panel."""
     return [
         Route("/admin/sign-in", signin.show, methods=["GET"]),
         Route("/admin/sign-in", signin.sign_in, methods=["POST"]),
-        _post("/admin/sign-out", Role.VIEWER, signin.sign_out),
-        _get("/admin", Role.VIEWER, overview.begin),
-        _get("/admin/orgs", Role.VIEWER, overview.orgs),
-        _get(_HERE, Role.VIEWER, overview.show),
-        _get(f"{_HERE}/attention", Role.VIEWER, payouts.attention),
-        _get(f"{_HERE}/payouts", Role.VIEWER, payouts.index),
-        _post(f"{_HERE}/payouts/pause", Role.OPERATOR, payouts.pause_org),
-        _post(f"{_HERE}/payouts/resume", Role.OPERATOR, payouts.resume_org),
-        _get(_PAYOUT, Role.VIEWER, payouts.show),
-        _post(f"{_PAYOUT}/ask", Role.OPERATOR, payouts.ask),
-        _post(f"{_PAYOUT}/retry", Role.OPERATOR, payouts.retry),
-        _get(f"{_PAYOUT}/cancel", Role.OPERATOR, payouts.confirm_cancel),
-        _post(f"{_PAYOUT}/cancel", Role.OPERATOR, payouts.cancel),
-        _get(f"{_PAYOUT}/resolve", Role.OPERATOR, payouts.resolve_form),
-        _post(f"{_PAYOUT}/resolve", Role.OPERATOR, payouts.resolve),
-        _post(f"{_PAYOUT}/acknowledge", Role.OPERATOR, payouts.acknowledge),
-        _post(f"{_PAYOUT}/resend", Role.OPERATOR, payouts.resend),
-        _get(f"{_HERE}/keys", Role.VIEWER, keys.index),
-        _post(f"{_HERE}/keys", Role.ADMIN, keys.mint),
-        _get(_KEY, Role.ADMIN, keys.confirm),
-        _post(f"{_KEY}/rotate", Role.ADMIN, keys.rotate),
-        _post(f"{_KEY}/revoke", Role.ADMIN, keys.revoke),
-        _get(f"{_HERE}/batches", Role.VIEWER, batches.index),
-        _get(f"{_HERE}/batches/new", Role.OPERATOR, batches.new),
-        _file(f"{_HERE}/batches/check", Role.OPERATOR, batches.check),
-        _file(f"{_HERE}/batches/create", Role.OPERATOR, batches.create),
-        _get(_BATCH, Role.VIEWER, batches.show),
-        _get(f"{_BATCH}/report.csv", Role.VIEWER, batches.report),
-        _get(f"{_BATCH}/execute", Role.OPERATOR, batches.confirm_execute),
-        _post(f"{_BATCH}/execute", Role.OPERATOR, batches.execute),
-        _get(f"{_BATCH}/cancel", Role.OPERATOR, batches.confirm_cancel),
-        _post(f"{_BATCH}/cancel", Role.OPERATOR, batches.cancel),
-        _get(f"{_HERE}/webhooks", Role.VIEWER, webhooks.index),
-        _post(f"{_HERE}/webhooks", Role.ADMIN, webhooks.create),
-        _get(_ENDPOINT, Role.VIEWER, webhooks.show),
-        _post(f"{_ENDPOINT}/enable", Role.ADMIN, webhooks.change),
-        _post(f"{_ENDPOINT}/disable", Role.ADMIN, webhooks.change),
-        _post(f"{_ENDPOINT}/delete", Role.ADMIN, webhooks.delete),
-        _post(f"{_ENDPOINT}/rotate", Role.ADMIN, webhooks.rotate),
-        _post(f"{_ENDPOINT}/end-secrets", Role.ADMIN, webhooks.end_secrets),
-        _post(f"{_ENDPOINT}/recover", Role.OPERATOR, webhooks.recover),
-        _post(f"{_ENDPOINT}/resend", Role.OPERATOR, webhooks.resend),
-        _post(f"{_ENDPOINT}/test", Role.OPERATOR, webhooks.test),
-        _get(f"{_HERE}/custodians", Role.VIEWER, installation.custodians),
-        _get(f"{_HERE}/audit", Role.OPERATOR, installation.audit),
+        *(_route(*each) for each in _TABLE),
         Route("/admin/{rest:path}", _nothing, methods=["GET", "POST"]),
     ]
+
+
+def _route(method: str, path: str, role: Role, handler: Handler) -> Route:
+    if method == "FILE":
+        return Route(path, signed_in(role, handler, form_bytes=None), methods=["POST"])
+    return Route(path, signed_in(role, handler), methods=[method])
 
 
 def add_panel(api: Starlette) -> Starlette:

@@ -27,8 +27,9 @@ from gateway.api.acts import note_act
 from gateway.api.balances import balances_for
 from gateway.api.batch_reports import report_csv
 from gateway.api.batches import check_file, create_from_file
+from gateway.api.problems import PROBLEMS
 from gateway.api.requests import read_body, validate
-from gateway.batches.items import csv_lines
+from gateway.batches.items import csv_lines, is_of_the_moment
 from gateway.batches.schemas import BatchHead, BatchView
 from gateway.credentials import accounts_of
 from gateway.errors import Refused
@@ -141,7 +142,10 @@ async def check(visit: Visit) -> Response:
         try:
             found = await check_file(visit.request, visit.caller, head, path)
         except Refused as refused:
-            return await new(visit, refused.detail, 400)
+            words = refused.detail
+            if is_of_the_moment(refused):
+                words = f"Nothing is said to be wrong with the file: it was not checked. {words}"
+            return await new(visit, words, PROBLEMS[refused.code].status)
         lines = _lines(path, found.faults)
     packed = base64.b64encode(zlib.compress(upload.body, 9)).decode()
     faulty = len({_line_of(each["pointer"]) for each in found.faults})
@@ -338,7 +342,7 @@ async def report(visit: Visit) -> Response:
 
 
 def _head(visit: Visit, account: str, reference: str) -> BatchHead:
-    """Return what the form says of the account that pays. Refused: `invalid_request`; PageError."""
+    """Return the account that pays, from the form. Refused: `invalid_request`; PageError."""
     if account not in {value for value, _ in _accounts(visit)}:
         raise PageError(400, "Choose the account that pays. Nothing was created.")
     custodian, kind, account_id = account.split("\t")

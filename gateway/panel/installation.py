@@ -15,7 +15,7 @@ from gateway.panel.render import short_id
 from gateway.panel.words import ACTS, HEALTH, Look
 from gateway.pause import Pause, PauseScope
 from gateway.store.database import Row
-from gateway.store.overview import acts_before
+from gateway.store.overview import acts_before, modes_of
 from gateway.store.pauses import active_pauses
 from gateway.store.rows import from_us
 
@@ -92,19 +92,23 @@ async def audit(visit: Visit) -> Response:
         before = int(decode(visit.request, query["after"], {}, (int,))[0])
     found = await context.db.scan(acts_before, visit.org, before, _PAGE + 1)
     shown, more = found[:_PAGE], len(found) > _PAGE
+    modes = await context.db.scan(modes_of, [row["subject"] for row in shown])
     return visit.draw(
         "panel/audit.html",
         section="audit",
         here="Audit log",
         open_count=await open_count(visit),
-        rows=[_act(visit, row) for row in shown],
+        rows=[_act(visit, row, modes.get(row["subject"])) for row in shown],
         after=encode(visit.request, [shown[-1]["number"]], {}) if more else None,
         first="after" not in query,
     )
 
 
-def _act(visit: Visit, row: Row) -> dict[str, Any]:
-    """Return a row as it is shown. Evidence and names of operators are not for an org."""
+def _act(visit: Visit, row: Row, mode: str | None) -> dict[str, Any]:
+    """Return a row as it is shown. Evidence and names of operators are not for an org.
+
+    `mode`: the mode of what was acted on, which may be the other one; None where it has no page.
+    """
     own = visit.user.everywhere or row["act"] not in {
         "payout_resolved",
         "payout_look_asked",
@@ -119,7 +123,8 @@ def _act(visit: Visit, row: Row) -> dict[str, Any]:
         "actor": _named(row["actor"]) if own else "operator",
         "act": ACTS.get(row["act"], row["act"].replace("_", " ").capitalize()),
         "subject": subject,
-        "path": "" if section is None else f"{section}/{subject}",
+        "path": "" if section is None or mode is None else f"{mode}/{section}/{subject}",
+        "mode": "" if mode in {None, visit.mode} else mode,
         "detail": row["detail"] if own else "",
         "change": _change(row) if own else "",
         "request_id": row["request_id"],

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from gateway.errors import Refused
 from gateway.keys import KeyTerms, MintedKey, Scope, limit_life, mint_key, revoke_key, rotate_key
 from gateway.panel.access import Visit
+from gateway.panel.once import made_once
 from gateway.panel.overview import open_count
 from gateway.panel.render import short_id
 from gateway.panel.words import Look
@@ -45,6 +46,10 @@ ENDS: Mapping[str, str] = {
 #: How long the old key lives on, in hours.
 OVERLAPS: Mapping[str, str] = {"24": "24 hours", "72": "72 hours", "1": "1 hour", "0": "Not at all"}
 _SOON = timedelta(days=7)
+_MINTED = (
+    "This form was sent before, and its key was made and shown then. It is in the list; if you have not "
+    "stored it, rotate it."
+)
 
 
 def _may(scopes: tuple[str, ...]) -> str:
@@ -139,13 +144,19 @@ async def mint(visit: Visit) -> Response:
         networks=tuple(form.get("networks", "").replace(",", " ").split()),
         life=timedelta(days=int(ends)) if ends else None,
     )
-    try:
-        minted = await context.db.run(
-            mint_key, context.runtime, visit.org, visit.mode, terms, actor=visit.user.name
+
+    async def work(tx: Tx) -> MintedKey:
+        return await mint_key(
+            tx, context.runtime, visit.org, visit.mode, terms, actor=visit.user.name
         )
+
+    try:
+        minted = await made_once(visit, work, lambda each: each.id)
     except ValueError as error:
         return await index(visit, problem=f"Not minted: {error}.", code=400)
-    return await index(visit, minted)
+    return await (
+        index(visit, problem=_MINTED, code=409) if minted is None else index(visit, minted)
+    )
 
 
 async def rotate(visit: Visit) -> Response:
@@ -166,10 +177,12 @@ async def rotate(visit: Visit) -> Response:
         return minted
 
     try:
-        minted = await context.db.run(work)
+        minted = await made_once(visit, work, lambda each: each.id)
     except ValueError as error:
         return await index(visit, problem=f"Not rotated: {error}.", code=409)
-    return await index(visit, minted)
+    return await (
+        index(visit, problem=_MINTED, code=409) if minted is None else index(visit, minted)
+    )
 
 
 async def confirm(visit: Visit) -> Response:

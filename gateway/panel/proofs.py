@@ -157,7 +157,9 @@ def _absence(history: History, now: Moment) -> tuple[Proof, ...]:
     last = unknown[-1]
     found = []
     if not all(call_can_die(each) for each in unknown):
-        found.append(_missing("A request of it can be accepted for ever: absence is never proven."))
+        found.append(
+            _missing("A request for it can be accepted forever, so absence is never proven.")
+        )
     else:
         looks = len(absent_looks(history, last))
         needed = max(each.absence_looks for each in unknown)
@@ -221,7 +223,7 @@ def _resolve(
     words = "Needs the custodian's own record, and your password again."
     note = ""
     if left is None:
-        note = "Nobody can prove that it was not paid: a request of it can be accepted for ever."
+        note = "Nobody can prove that it was not paid: a request for it can be accepted forever."
     elif left > 0:
         note = f"That no money moved can be said in {span(left / 1e6)} at the earliest."
     return _on((_holds(words),), note)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import hmac
+import sqlite3
 from functools import partial
 
+from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -29,8 +31,9 @@ from gateway.panel.access import (
 )
 from gateway.panel.render import draw
 from gateway.store.audit import Act
+from gateway.store.database import Row
 from gateway.store.users import user_by_name
-from gateway.users import Claim, begin_session, end_session, form_token, is_genuine
+from gateway.users import Claim, begin_session, end_session, form_token, is_genuine, note_failed
 from gateway.vault import digest_of
 
 _log = get_logger("panel")
@@ -89,12 +92,26 @@ async def _sign_in(request: Request) -> Response:
         refused = admission_of(request).unknown(request)
         if refused is not None:
             raise refused
-        return _page(request, to, 401, _WRONG, claim.name)
+        answer = _page(request, to, 401, _WRONG, claim.name)
+        # After the answer: how long it took says nothing of whether there is such a user.
+        answer.background = BackgroundTask(_note_failure, panel, row, request_id_of(request))
+        return answer
     _log.info("signed_in", user=claim.name)
     answer = redirect(request, to)
     _set(panel, answer, panel.cookie, token)
     answer.delete_cookie(panel.form_cookie, path="/", secure=panel.secure, httponly=True)
     return answer
+
+
+async def _note_failure(panel: Panel, row: Row | None, request_id: str) -> None:
+    """Write a failed attempt to the audit log; of more than one a minute, some."""
+    context = panel.context
+    if not panel.noted.take("" if row is None else row["id"]).allowed:
+        return
+    try:
+        await context.db.run(note_failed, context.runtime, row, request_id)
+    except sqlite3.Error as error:
+        _log.error("sign_in_failure_not_noted", exc_info=error)
 
 
 def _must_wait(panel: Panel, request: Request, name: str) -> int | None:

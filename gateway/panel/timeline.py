@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -54,7 +55,7 @@ def entries(story: Mapping[str, Any], payout: Payout, *, everything: bool) -> li
     """
     steps = list(_statuses(story, payout))
     found = [
-        *_beginning(payout),
+        *_beginning(payout, story["decision"], everything=everything),
         *steps[:1],
         *_executions(story, everything=everything),
         # What a call led to comes after it, also where both have one date.
@@ -68,7 +69,9 @@ def entries(story: Mapping[str, Any], payout: Payout, *, everything: bool) -> li
     return sorted(found, key=lambda each: each.at)
 
 
-def _beginning(payout: Payout) -> Iterator[Entry]:
+def _beginning(
+    payout: Payout, decision: Mapping[str, Any] | None, *, everything: bool
+) -> Iterator[Entry]:
     terms = payout.terms
     fee = (
         terms.user_sends - terms.recipient_gets
@@ -92,9 +95,40 @@ def _beginning(payout: Payout) -> Iterator[Entry]:
     text = f"From {payout.account.type} {short(payout.account.id)}"
     text += f", {networks}. " if networks else ". "
     text += f"Usual time: {span(route.estimated_seconds)}."
-    yield Entry(
-        payout.created_at, "route", "mute", f"Route chosen: {route.custodian}", CUSTODIAN, "", text
-    )
+    title, meta = f"Route chosen: {route.custodian}", ""
+    calls: tuple[Call, ...] = ()
+    if decision is not None:
+        meta = "asked for" if decision["asked_for"] else f"policy: {decision['policy']}"
+        calls = tuple(_others(decision, everything=everything))
+        if not calls:
+            text += " There was no other route for this payment."
+    yield Entry(payout.created_at, "route", "mute", title, CUSTODIAN, meta, text, calls)
+
+
+def _others(decision: Mapping[str, Any], *, everything: bool) -> Iterator[Call]:
+    """Yield the routes that were not taken, each with why: those that were possible first."""
+    taken, *possible = decision["candidates"]
+    for each in possible:
+        more = Decimal(each["fee"]) - Decimal(taken["fee"])
+        slower = each["estimated_seconds"] - taken["estimated_seconds"]
+        words = (
+            f"fee {money(abs(more))} {'higher' if more > 0 else 'lower'}" if more else "same fee"
+        )
+        if slower:
+            words += f", {span(abs(slower))} {'slower' if slower > 0 else 'faster'}"
+        yield Call(_way(each), f"possible: {words}")
+    for each in decision["left_out"]:
+        # Which routes other orgs have is not for an org.
+        if everything or each["reason"] != "org":
+            yield Call(_way(each), f"left out: {each['detail'].rstrip('.')}")
+
+
+def _way(route: Mapping[str, Any]) -> str:
+    """Return what a route is called: its custodian, and its own name where it was given one."""
+    name, custodian = str(route["route"]), str(route["custodian"])
+    named = "" if name.startswith("routes.") or name == custodian else f" · {name}"
+    network = route.get("network")
+    return f"{custodian}{named}" + (f" · {network}" if network else "")
 
 
 _STATUS_WORDS = {
@@ -122,7 +156,7 @@ _STATUS_TEXTS = {
 
 
 def _statuses(story: Mapping[str, Any], payout: Payout) -> Iterator[Entry]:
-    """Yield an entry per step, each with the deliveries of the event that told of it."""
+    """Yield an entry per step, each with the deliveries of its event."""
     told: set[str] = set()
     for step in payout.timeline:
         icon, kind, title = _STATUS_WORDS.get(step.sub_status.value, ("dash", "mute", "Step"))
@@ -160,7 +194,7 @@ def _with_deliveries(entry: Entry, story: Mapping[str, Any], event: Mapping[str,
     if not endpoints:
         return replace(entry, meta=meta)
     many = len(endpoints)
-    words = f"Told {arrived} of {many} endpoint{'' if many == 1 else 's'}."
+    words = f"Delivered to {arrived} of {many} endpoint{'' if many == 1 else 's'}."
     return replace(
         entry,
         meta=meta,

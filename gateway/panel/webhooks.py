@@ -14,6 +14,7 @@ from gateway.api.requests import validate
 from gateway.errors import Refused
 from gateway.examples import example_event
 from gateway.panel.access import PageError, Visit
+from gateway.panel.once import made_once
 from gateway.panel.overview import open_count
 from gateway.panel.payouts import resend_event
 from gateway.panel.words import Look
@@ -39,6 +40,7 @@ _PAGE = 100
 _TRIES = 25
 _SKIPPED_AT_ONCE = 500
 _MOST_WAITING = 1000
+_SHOWN = "The secret was made and shown then; if you have not stored it, rotate it."
 #: How long the old secret signs on, in seconds.
 OVERLAPS = {"86400": "24 hours", "259200": "72 hours", "3600": "1 hour", "0": "Not at all"}
 #: How far back missed events are sent again, in hours.
@@ -109,9 +111,11 @@ async def create(visit: Visit) -> Response:
             )
             return made
 
-        made = await context.db.run(work)
+        made = await made_once(visit, work, lambda each: each.id)
     except Refused as refused:
         return await index(visit, _words(refused), 400)
+    if made is None:
+        return await index(visit, f"This form was sent before. {_SHOWN}", 409)
     return await show(visit, made.id, secret=made.secret)
 
 
@@ -196,6 +200,27 @@ async def change(visit: Visit) -> Response:
     return visit.to("webhooks", endpoint_id, done="enabled" if enable else "disabled")
 
 
+async def confirm_delete(visit: Visit) -> Response:
+    """`GET …/webhooks/{id}/delete`: what is lost, once more."""
+    context, endpoint_id = visit.context, visit.request.path_params["endpoint_id"]
+
+    async def read(tx: Tx) -> tuple[EndpointView, int]:
+        view = await context.endpoints.get(tx, visit.caller, endpoint_id)
+        return view, (await pending_of(tx, endpoint_id, _MOST_WAITING))[0]
+
+    view, waiting = await context.db.scan(read)
+    return visit.draw(
+        "panel/webhook_delete.html",
+        section="webhooks",
+        here="Webhooks",
+        open_count=await open_count(visit),
+        endpoint=view,
+        look=look_of(view),
+        waiting=waiting,
+        most=_MOST_WAITING,
+    )
+
+
 async def delete(visit: Visit) -> Response:
     """`POST …/webhooks/{id}/delete`."""
     context, endpoint_id = visit.context, visit.request.path_params["endpoint_id"]
@@ -226,11 +251,13 @@ async def rotate(visit: Visit) -> Response:
         return made
 
     try:
-        made = await context.db.run(work)
+        made = await made_once(visit, work, lambda each: each.id)
     except Refused as refused:
         if refused.code == "endpoint_not_found":
             raise
         return await show(visit, problem=refused.detail, code=409)
+    if made is None:
+        return await show(visit, problem=f"This form was sent before. {_SHOWN}", code=409)
     return await show(visit, secret=made.secret)
 
 

@@ -92,7 +92,7 @@ ATTENTION: Mapping[Attention, Reason] = {
     Attention.MISMATCH: Reason(
         "bad",
         "warn",
-        "The custodian names another amount, asset or payee",
+        "The custodian reports another amount, asset or payee",
         "Compare the payout with the custodian's own record.",
     ),
     Attention.CONTRADICTION: Reason(
@@ -122,11 +122,14 @@ ATTENTION: Mapping[Attention, Reason] = {
     Attention.CANNOT_LOOK: Reason(
         "chk",
         "magnifier",
-        "The outcome is unknown and cannot be asked for",
+        "The outcome is unknown and cannot be looked up",
         "Look at the custodian's own record, then resolve it.",
     ),
     Attention.RETURN_MISMATCH: Reason(
-        "bad", "warn", "A return that cannot be", "Compare it with the custodian's own record."
+        "bad",
+        "warn",
+        "An impossible return was reported",
+        "Compare it with the custodian's own record.",
     ),
     Attention.RETURNED: Reason(
         "act", "back", "Money came back after delivery", "Tell the recipient; pay again if needed."
@@ -134,17 +137,17 @@ ATTENTION: Mapping[Attention, Reason] = {
     Attention.EARLY_NEWS: Reason(
         "bad",
         "warn",
-        "Money is said to move without a call of ours",
-        "Find out who has started the transfer at the custodian.",
+        "Money is reported to move without a call by the gateway",
+        "Find out at the custodian who started the transfer.",
     ),
     Attention.LATE_NEWS: Reason(
         "bad",
         "warn",
-        "A custodian that was left says that money moves",
-        "Compare both custodians' records; stop the second transfer where that is possible.",
+        "A custodian that the payout left reports that money moves",
+        "Compare both custodians' records; stop the second transfer if possible.",
     ),
     Attention.ITEM_ENDED: Reason(
-        "act", "warn", "A payout of a set has ended alone", "Decide about the others of the set."
+        "act", "warn", "One payout of a set has ended", "Decide about the others of the set."
     ),
     Attention.SAME_ACCOUNT: Reason(
         "act",
@@ -168,25 +171,28 @@ ATTENTION: Mapping[Attention, Reason] = {
         "act", "warn", "The custodian does not know the call", "Check base address and plan."
     ),
     Attention.CUSTODIAN_REMOVED: Reason(
-        "act", "warn", "Its custodian is not configured any more", "Put the instance back."
+        "act", "warn", "Its custodian is no longer configured", "Configure the instance again."
     ),
     Attention.CLOCK_SKEW: Reason(
-        "act", "clock", "The clocks differ too much to sign", "Correct the clock of this machine."
+        "act", "clock", "The clocks differ too much to sign", "Fix the clock of this machine."
     ),
     Attention.STATE_FILE: Reason(
-        "act", "warn", "The state file cannot be written", "Make room, or make it writable."
+        "act",
+        "warn",
+        "The state file cannot be written",
+        "Free disk space, or fix its permissions.",
     ),
     Attention.GATE_VERSION: Reason(
         "act", "warn", "This program is too old for the database", "Upgrade this gateway."
     ),
     Attention.ADAPTER_ERROR: Reason(
-        "act", "warn", "The adapter broke its contract", "Tell the author of the adapter."
+        "act", "warn", "The adapter broke its contract", "Report it to the author of the adapter."
     ),
     Attention.UNKNOWN_WORD: Reason(
         "mute",
         "warn",
-        "The custodian used an unknown word",
-        "Add the word to the adapter's table.",
+        "The custodian used an unknown status",
+        "Report it to the author of the adapter.",
     ),
 }
 _OTHER = Reason("act", "warn", "Needs attention", "Open the payout.")
@@ -210,21 +216,21 @@ DONE: Mapping[str, str] = {
     "retried": "The payout will be submitted again at once, if nothing has changed by then.",
     "resolved": "The payout was resolved.",
     "acknowledged": "Acknowledged. It stays in the audit log.",
-    "resent": "The event is on its way again.",
+    "resent": "The event is being sent again.",
     "paused": "Payouts of this organisation are paused.",
     "resumed": "Payouts of this organisation are resumed.",
     "revoked": "The key was revoked.",
     "recovering": "Missed events are sent again.",
-    "enabled": "The endpoint is enabled; what it missed is sent again.",
+    "enabled": "The endpoint is enabled; missed events are sent again.",
     "disabled": "The endpoint is disabled.",
     "deleted": "The endpoint was deleted.",
     "secrets-ended": "Only the newest secret signs now.",
-    "executed": "The batch is on its way.",
-    "batch-canceled": "What was not sent is being canceled.",
+    "executed": "The batch is being executed.",
+    "batch-canceled": "Unsent payouts are being canceled.",
 }
 #: Acts of the audit log.
 ACTS: Mapping[str, str] = {
-    "key_created": "Key minted",
+    "key_created": "Key created",
     "key_rotated": "Key rotated",
     "key_revoked": "Key revoked",
     "key_ends_sooner": "Key ends after the overlap",
@@ -241,7 +247,7 @@ ACTS: Mapping[str, str] = {
     "payout_canceled": "Payout canceled",
     "payout_confirmed": "Payout confirmed",
     "payout_resolved": "Payout resolved",
-    "payout_look_asked": "Look asked for",
+    "payout_look_asked": "Console check requested",
     "payout_retried": "Payout retried",
     "payout_asked_again": "Custodian asked again",
     "attention_acknowledged": "Attention acknowledged",
@@ -252,6 +258,7 @@ ACTS: Mapping[str, str] = {
     "user_reset": "User reset",
     "user_signed_in": "Signed in",
     "user_signed_out": "Signed out",
+    "user_sign_in_failed": "Sign-in failed",
     "personal_data_erased": "Personal data erased",
 }
 HEALTH: Mapping[str, str] = {

@@ -30,6 +30,10 @@ class Durations:
         """Return the median time of a way, in seconds; None where too few deliveries are known."""
         return self._medians.get(route)
 
+    def medians(self) -> dict[str, int]:
+        """Return the median times of all ways of which enough is known."""
+        return dict(self._medians)
+
     def learn(self, found: Iterable[Measured]) -> None:
         """Take deliveries in, the oldest one first."""
         ways = set()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Protocol
 
 from gateway.model import Account
 from gateway.routing.durations import Durations
+from gateway.routing.router import Facts, NothingKnown
 
 
 class Health(Protocol):
@@ -49,6 +51,16 @@ class KnownFacts:
         """Return None: see `gateway.quotes`."""
         return None
 
+    def waits(
+        self,
+        instance: str,  # noqa: ARG002 - the protocol's
+        account: Account,  # noqa: ARG002
+        asset: str,  # noqa: ARG002
+        org: str,  # noqa: ARG002
+    ) -> str | None:
+        """Return None: see `gateway.quotes`."""
+        return None
+
     def health(self, instance: str) -> str | None:
         """Return why nothing should be sent to a custodian now."""
         known = self._health.get(instance)
@@ -61,3 +73,24 @@ class KnownFacts:
     def seconds(self, route: str) -> int | None:
         """Return how long payouts by this way have usually taken."""
         return self._durations.seconds(route)
+
+    def still(self) -> Facts:
+        """Return them as they are now."""
+        words = {name: each.word for name, each in self._health.items()}
+        return StillFacts(words, self._durations.medians())
+
+
+@dataclass(frozen=True)
+class StillFacts(NothingKnown):
+    """The facts of one moment."""
+
+    words: Mapping[str, str | None]
+    medians: Mapping[str, int]
+
+    def health(self, instance: str) -> str | None:
+        """Return why nothing should be sent to a custodian then."""
+        return self.words.get(instance)
+
+    def seconds(self, route: str) -> int | None:
+        """Return how long payouts by this way had usually taken then."""
+        return self.medians.get(route)

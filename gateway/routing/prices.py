@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from decimal import Decimal
 from importlib.metadata import entry_points
@@ -47,6 +48,21 @@ class PriceTable:
     def as_of(self, asset: str) -> datetime | None:
         """Return when the operator has updated the table; None for what is not in it."""
         return self._as_of if asset in self._usd else None
+
+
+class StillPrices:
+    """The prices of one moment."""
+
+    def __init__(self, source: PriceSource, codes: Iterable[str]) -> None:
+        self._known = {code: (source.usd(code), source.as_of(code)) for code in codes}
+
+    def usd(self, asset: str) -> Decimal | None:
+        """Return the price of one unit in US dollars then; None where it had none."""
+        return self._known[asset][0] if asset in self._known else None
+
+    def as_of(self, asset: str) -> datetime | None:
+        """Return when that price was true."""
+        return self._known[asset][1] if asset in self._known else None
 
 
 def price_source(assets: AssetRegistry, settings: PriceSettings) -> PriceSource:

@@ -8,11 +8,11 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.assets import EXACT, Asset
-from gateway.model import Amount, format_amount
+from gateway.model import Account, Amount, format_amount
 from gateway.routing.prices import PriceSource
 from gateway.routing.router import Choice, Decision
 
-#: A fee in US dollars is told to a millionth.
+#: A fee in US dollars is rounded to a millionth.
 _USD = Decimal("0.000001")
 _HUNDRED = Decimal(100)
 
@@ -23,6 +23,7 @@ class AlternativeRoute(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     custodian: str
+    account: Account = Field(description="The account that would pay; both go into `route`.")
     network: str | None
     fee_total_usd: Amount
     savings_usd: Annotated[Amount, Field(description="What it costs less, in US dollars.")]
@@ -45,7 +46,7 @@ def in_usd(fee: Decimal, asset: Asset, prices: PriceSource | None) -> Decimal | 
     if price is None:
         return fee if asset.usd_pegged else None
     value = EXACT.multiply(fee, price)
-    # A fee in a dollar-pegged asset has the asset's own decimals, and is told as it is.
+    # A fee in a dollar-pegged asset has the asset's own decimals, and is shown as it is.
     return value if price == 1 else value.quantize(_USD, ROUND_HALF_EVEN, EXACT)
 
 
@@ -71,6 +72,7 @@ def recommended(
         message=message,
         alternative_route=AlternativeRoute(
             custodian=other.route.custodian,
+            account=other.account,
             network=other.route.to_network,
             fee_total_usd=costs,
             savings_usd=saves,

@@ -7,10 +7,10 @@ are written. What of a route does not depend on the amount or the moment is foun
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 from gateway.adapter import Capabilities
 from gateway.assets import EXACT, Asset, check_precision, round_fee
@@ -51,6 +51,10 @@ class Reason(StrEnum):
     SHORTAGE = "shortage"  #: its account does not cover the amount, and another one does
 
 
+#: Causes that end without a change of the request or the configuration.
+_PASSING = frozenset({Reason.PAUSED, Reason.HEALTH, Reason.SHORTAGE})
+
+
 @dataclass(frozen=True)
 class Instance:
     """What the router knows of a custodian instance."""
@@ -86,7 +90,10 @@ class Facts(Protocol):
     """What changes from moment to moment. Each answer is from memory: nothing is read or called."""
 
     def pause(self, instance: str, account: Account, asset: str, org: str) -> str | None:
-        """Return what is paused, for people; None: nothing that would hold such a payout."""
+        """Return what is paused, for people; None: nothing that would refuse such a payout."""
+
+    def waits(self, instance: str, account: Account, asset: str, org: str) -> str | None:
+        """Return what is paused while such payouts are accepted all the same; None: nothing, it would be sent."""
 
     def health(self, instance: str) -> str | None:
         """Return why nothing should be sent to a custodian now; None: it answers, or nothing is known."""
@@ -97,11 +104,17 @@ class Facts(Protocol):
     def seconds(self, route: str) -> int | None:
         """Return how long payouts by this way (`route_key`) have usually taken; None: too few are known."""
 
+    def still(self) -> Facts:
+        """Return them as they are now, without what accounts lack, for another process."""
+
 
 class NothingKnown:
     """The facts where nobody has any: nothing is paused, everything answers, every account can pay."""
 
     def pause(self, instance: str, account: Account, asset: str, org: str) -> str | None:
+        """Return None."""
+
+    def waits(self, instance: str, account: Account, asset: str, org: str) -> str | None:
         """Return None."""
 
     def health(self, instance: str) -> str | None:
@@ -112,6 +125,10 @@ class NothingKnown:
 
     def seconds(self, route: str) -> int | None:
         """Return None."""
+
+    def still(self) -> Facts:
+        """Return itself."""
+        return self
 
 
 NOTHING_KNOWN = NothingKnown()
@@ -126,6 +143,8 @@ class Choice:
     fee: Decimal
     #: the name of the configured route
     name: str = ""
+    #: what is paused meanwhile: a payout is accepted, and waits; None: it is sent at once
+    waits: str | None = None
 
 
 #: What says why the adapter could never pay by a route, or None.
@@ -206,6 +225,10 @@ class Router:
         #: what was found before, by what was asked for; the configuration does not change
         self._ways: dict[tuple[str | None, ...], _Ways] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what another process is given: nothing of what was found before."""
+        return {**self.__dict__, "_ways": {}}
+
     def choose(  # noqa: PLR0913 - everything a route may depend on
         self,
         *,
@@ -245,6 +268,7 @@ class Router:
         if len(candidates) > 1:
             candidates = _ranked(policy, candidates)
         candidates, short = _funded(candidates, asked, facts)
+        candidates, waiting = _sent_now(candidates, asked, facts)
         others = [
             found
             for way in ways.unwished
@@ -253,11 +277,12 @@ class Router:
                 LeftOut,
             )
         ]
+        others, _ = _sent_now(others, asked, facts)
         return Decision(
             policy,
             tuple(candidates),
-            (*left_out, *short, *ways.left_out),
-            _cheaper(candidates, others),
+            (*left_out, *short, *waiting, *ways.left_out),
+            _cheaper(candidates, [each for each in others if each.waits is None]),
             None if candidates else refusal_of(left_out),
         )
 
@@ -516,6 +541,25 @@ def _funded(
     return (funded, short) if funded else (candidates, [])
 
 
+def _sent_now(
+    candidates: list[Choice], asked: Asked, facts: Facts
+) -> tuple[list[Choice], list[LeftOut]]:
+    """Leave out what would be accepted and wait for a pause to end, unless all would."""
+    asset, org = asked.asset.code, asked.org
+    known = [
+        (each, facts.waits(each.route.custodian, each.account, asset, org)) for each in candidates
+    ]
+    sent = [each for each, held in known if held is None]
+    if not sent:
+        return [replace(each, waits=held) for each, held in known], []
+    waiting = [
+        LeftOut(each.name, each.route.custodian, each.account, Reason.PAUSED, held)
+        for each, held in known
+        if held is not None
+    ]
+    return sent, waiting
+
+
 def _cheaper(candidates: Sequence[Choice], others: Sequence[Choice]) -> Choice | None:
     """Return the cheapest of all, where it is cheaper than the one taken."""
     if not candidates:
@@ -528,7 +572,8 @@ def refusal_of(left_out: Sequence[LeftOut]) -> Refused:
     """Return what is answered where every route that fits is left out.
 
     The refusal of all of them, where they have one: `amount_below_minimum`, `amount_too_precise`,
-    `invalid_destination`, `paused`. Otherwise `no_route`, with the reason of each.
+    `invalid_destination`, `paused`. Otherwise `no_route`, with the reason of each; it is worth asking again
+    where one of them passes by itself.
     """
     codes = {None if each.refusal is None else each.refusal.code for each in left_out}
     first = left_out[0].refusal
@@ -539,7 +584,14 @@ def refusal_of(left_out: Sequence[LeftOut]) -> Refused:
         for each in left_out
     ]
     told = "; ".join(f"{each['custodian']}: {each['detail']}" for each in reasons)
-    return Refused("no_route", f"No route can pay this now. {told}", reasons=reasons)
+    passes = any(each.reason in _PASSING for each in left_out)
+    return Refused(
+        "no_route",
+        f"No route can pay this now. {told}",
+        headers=_RETRY_AFTER if passes else None,
+        retryable=passes,
+        reasons=reasons,
+    )
 
 
 # --- Small rules ----------------------------------------------------------------------------------

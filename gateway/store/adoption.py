@@ -81,7 +81,7 @@ _MARK_UNKNOWN = Query(
         due_at=bindparam("due"),
     )
 )
-#: Payouts that have not ended, that somebody has seen, and that no open execution works on.
+#: Payouts that have not ended, that are visible, and that no open execution works on.
 _WITHOUT_EXECUTION = Query(
     select(payouts)
     .outerjoin(batches, batches.c.id == payouts.c.batch_id)
@@ -163,7 +163,7 @@ async def add_unknown_calls(
 ) -> None:
     """Add a call of unknown outcome to each execution, and have it looked at: from now on it is unknown.
 
-    `rows`: the executions; `calls`: one row of evidence each. Whoever holds a lease loses it.
+    `rows`: the executions; `calls`: one row of evidence each. Every holder of a lease loses it.
     """
     await tx.many(_ADD_EVIDENCE, calls)
     await tx.many(

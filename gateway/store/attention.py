@@ -19,7 +19,7 @@ from gateway.store.schema import attention, execution_items, executions, payouts
 
 #: Who closes what has ended by itself.
 BY_GATEWAY = "gateway"
-#: What a person is told of while a payout is in progress: it is over with the payout.
+#: Codes that apply only while a payout is in progress: they close with the payout.
 _OVER_AT_END = (
     Attention.CANNOT_LOOK,
     Attention.UNRESOLVED,
@@ -89,6 +89,11 @@ _CLOSE_REACHED = Query(
     )
     .values(_CLOSED)
     .returning(attention.c.code)
+)
+_CLOSE_ANSWERED = Query(
+    update(attention)
+    .where(and_(_OPEN, _any_of(_OVER_AT_SUCCESS), attention.c.payout_id.in_(listed("payout_ids"))))
+    .values(_CLOSED)
 )
 _CLOSE_CONFIGURED = Query(
     update(attention)
@@ -186,6 +191,11 @@ async def close_ended(tx: Tx, at: int, custodians: Iterable[str]) -> int:
     return len(closed)
 
 
+async def close_answered(tx: Tx, payout_ids: Iterable[str], at: int) -> None:
+    """Close what a request that succeeds ends, of the payouts that it was about."""
+    await tx.all(_CLOSE_ANSWERED, at=at, payout_ids=to_json(sorted(payout_ids)))
+
+
 async def acknowledge(tx: Tx, payout_id: str, code: str | None, at: int, by: str) -> list[Row]:
     """Close what is open of a payout, or of one code; return the rows: `code`, `detail`."""
     if code is None:
@@ -205,12 +215,12 @@ async def attention_page(
 
 
 async def untold(tx: Tx, limit: int) -> list[Row]:
-    """Return rows that no endpoint was told of: `payout_id`, `code`, `detail`."""
+    """Return rows that were not published yet: `payout_id`, `code`, `detail`."""
     return await tx.all(_UNTOLD, limit=limit)
 
 
 async def note_told(tx: Tx, payout_id: str, code: str, detail: str, at: int) -> Row | None:
-    """Note that a row was told of; None where somebody else has done so. Returns `first_at`, `last_at`."""
+    """Record that a row was published; None if it already was. Returns `first_at`, `last_at`."""
     return await tx.one(_TELL, of_payout=payout_id, of_code=code, of_detail=detail, at=at)
 
 

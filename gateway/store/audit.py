@@ -212,7 +212,7 @@ async def chains(tx: Tx) -> list[str]:
     found: list[str] = []
     row = await tx.one(_NEXT_ORG, after=INSTALLATION)
     while row is not None:
-        # As it is: where somebody put bytes in it, its rows are found by them.
+        # Unchanged: if the column holds bytes, they find its rows.
         found.append(row["org"])
         row = await tx.one(_NEXT_ORG, after=row["org"])
     return [INSTALLATION, *found] if await tx.one(_NEWEST, org=INSTALLATION) else found

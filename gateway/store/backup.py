@@ -20,6 +20,7 @@ from gateway.store.audit import add_to_copy
 from gateway.store.files import close_to_others, mode_like, private
 from gateway.store.state import DATABASE
 from gateway.store.state_file import FileId, Recorded, StateFile, sync_folder
+from gateway.store.unusable import why
 
 #: Acts in the audit log.
 BACKED_UP, RESTORED = "backed_up", "restored"
@@ -79,7 +80,7 @@ def back_up(database: Path, target: Path, operator: Operator) -> Copy:
         part.rename(target)
         sync_folder(target.absolute().parent)
     except (OSError, sqlite3.Error) as error:
-        raise BackupError(f"{target} cannot be made: {error}") from None
+        raise BackupError(f"{target} cannot be made: {_reason(error, target)}") from None
     finally:
         part.unlink(missing_ok=True)
     return copy
@@ -118,10 +119,22 @@ def restore(  # noqa: PLR0913 - where from, where to, and who
         part.replace(database)
         sync_folder(database.absolute().parent)
     except (OSError, sqlite3.Error) as error:
-        raise BackupError(f"{database} was not restored: {error}") from None
+        raise BackupError(f"{database} was not restored: {_reason(error, database)}") from None
     finally:
         part.unlink(missing_ok=True)
     return Restored(copy, frozen, kept)
+
+
+def _reason(error: OSError | sqlite3.Error, path: Path) -> str:
+    """Return in words why a file cannot be written."""
+    folder = path.absolute().parent
+    if isinstance(error, FileNotFoundError) and not folder.exists():
+        return f"there is no folder {folder}"
+    if isinstance(error, PermissionError):
+        return f"this user may not write in {folder}"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror[0].lower() + error.strerror[1:]
+    return why(path, error)
 
 
 def _check_source(source: Path, database: Path, *, replace: bool) -> None:

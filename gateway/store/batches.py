@@ -25,7 +25,7 @@ _FIND = Query(
 )
 _OPEN = ("requested", "verifying", "awaiting_funds", "executing")
 _ACTIVE = ("verifying", "awaiting_funds", "executing")
-#: What somebody has to go on with: executed, to be canceled, or not executed in time.
+#: Batches with work to do: executed, to be canceled, or not executed in time.
 _TO_DO = Query(
     select(batches.c.id)
     .where(
@@ -44,6 +44,7 @@ _TO_DO = Query(
 _STALE = Query(
     select(batches.c.id)
     .where(and_(batches.c.state == "loading", batches.c.created_at < bindparam("before")))
+    .order_by(batches.c.created_at, batches.c.id)
     .limit(1)
 )
 _OTHER = batches.alias("other")
@@ -105,7 +106,7 @@ _COUNTS = Query(
 _COUNT = Query(select(func.count().label("n")).select_from(payouts).where(_ITEM))
 _AMOUNT = json_at(payouts.c.terms, "amount")
 _ASSET = json_at(payouts.c.terms, "asset")
-#: Sums are made of decimal texts by whoever asks: a database would add floats.
+#: The caller adds decimal texts: a database would add floats.
 _AMOUNTS = Query(
     select(
         payouts.c.status,
@@ -268,7 +269,7 @@ async def update_batch(tx: Tx, batch_id: str, **columns: object) -> None:
 
 
 async def batches_to_do(tx: Tx, now: int, limit: int) -> list[str]:
-    """Return the batches that somebody has to go on with, in the order of their execution."""
+    """Return the batches with work to do, in the order of their execution."""
     return [row["id"] for row in await tx.all(_TO_DO, now=now, limit=limit)]
 
 

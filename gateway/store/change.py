@@ -45,7 +45,7 @@ class Change:
         return getattr(self.fn, "__qualname__", "") or repr(self.fn)
 
     def over(self, *, committed: bool) -> None:
-        """Tell whoever waits for the end of the change; once, however often this is called."""
+        """Notify the caller that waits for the end of the change; once, however often this is called."""
         callbacks, self.callbacks = self.callbacks, []
         tell(callbacks, committed=committed)
 

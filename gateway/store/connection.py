@@ -52,7 +52,7 @@ class WriteFault:
 
     @classmethod
     def of(cls, error: BaseException) -> WriteFault | None:
-        """Return what an error says of the whole database; None where it is about one statement."""
+        """Return what an error means for the whole database; None if it is about one statement."""
         code = getattr(error, "sqlite_errorcode", None)
         if code is None or code & 0xFF not in _UNWRITABLE:
             return None
@@ -90,6 +90,8 @@ class Connection:
         self._raw: sqlite3.Connection | None = None
         #: how many Query statements were run, an `executemany` as one
         self.statements = 0
+        #: how often it was opened
+        self.opened = 0
 
     @property
     def is_open(self) -> bool:
@@ -136,11 +138,12 @@ class Connection:
             raw.close()
             raise
         self._raw = raw
+        self.opened += 1
 
     def _mode(self) -> str:
         """Return how the file is opened.
 
-        Without a write-ahead log nobody has it open: SQLite is told that, or it would leave an empty log.
+        Without a write-ahead log no process has it open: SQLite must know that, or it would leave an empty log.
         """
         if not self._untouched:
             return "mode=rw"

@@ -7,7 +7,8 @@ of a transaction can be cancelled.
 - `run`: changes of many callers share one transaction and one commit. On SQLite a commit with
   `synchronous=FULL` costs a disk flush; sharing it is what makes the store fast without giving up
   durability. See `writer.py`.
-- `read`: at once, on the event loop's thread. For look-ups by a key or of a bounded page.
+- `read`: at once, on the event loop's thread. For look-ups by a key or of a bounded page. The reads of one
+  turn of the loop share a snapshot; see `point_reads.py`.
 - `scan`: in a reader thread. For lists, reports, counts, and whatever grows with the database.
 
 The statements are Core expressions compiled once to text and run by the standard library's driver:
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
 
 from gateway.store.change import GROUP_LIMIT
 from gateway.store.connection import Connection, WriteFault, is_busy
+from gateway.store.point_reads import PointReads
 from gateway.store.statements import Columns, Query, Row, listed, upsert
 from gateway.store.transaction import Later, StoreFunction, Tx, refuse_inside_a_function, snapshot
 from gateway.store.writer import Witness, Writer
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gateway.store.lanes import Lanes
+    from gateway.store.months import Months
 
 __all__ = [
     "GROUP_LIMIT",
@@ -79,6 +82,9 @@ class Database:
     - `untouched`: only `read` and `scan`; no file is written, not even a log beside the database.
     """
 
+    #: the months of events, on a store that has partitions for them; SQLite has none
+    months: Months | None = None
+
     def __init__(  # noqa: PLR0913 - the hooks are independent of each other
         self,
         path: Path,
@@ -99,16 +105,18 @@ class Database:
         self._alone = alone
         self._busy_s = busy_s
         self._write_connection = Connection(path, fault=fault, verify=verify)
+        self._read_connection = Connection(
+            path, read_only=True, fault=fault, verify=verify, untouched=untouched
+        )
+        self._point_reads = PointReads(self._read_connection)
         self._writer = Writer(
             self._write_connection,
             busy_s=busy_s,
             group_s=group_s,
             witness=witness,
+            before_begin=self._point_reads.end,
             before_commit=before_commit,
             on_schema_change=on_schema_change,
-        )
-        self._read_connection = Connection(
-            path, read_only=True, fault=fault, verify=verify, untouched=untouched
         )
         # One scan at a time runs Python, the others wait for SQLite or for it: several threads that
         # compute would keep the interpreter from the event loop.
@@ -206,16 +214,20 @@ class Database:
         return await done
 
     async def read(self, fn: StoreFunction[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run a short read on one consistent state of the database, at once, on this thread."""
+        """Run a short read on one consistent state of the database, at once, on this thread.
+
+        It sees every commit that was made before this turn of the event loop (`point_reads`).
+        """
         self._check()
-        if self._reads_this_turn == 0:
-            self._loop.call_soon(self._new_turn)
-        self._reads_this_turn += 1
-        if self._reads_this_turn > _READS_PER_TURN:
+        while self._reads_this_turn >= _READS_PER_TURN:  # noqa: ASYNC110 - it is the next turn
             # A caller that only reads, again and again, must not stop everybody else.
             await asyncio.sleep(0)
+        if self._reads_this_turn == 0:
+            # Before the snapshot: what is told of a later commit is told after the snapshot has ended.
+            self._loop.call_soon(self._new_turn)
+        self._reads_this_turn += 1
         try:
-            return snapshot(self._read_connection, fn, *args, **kwargs)
+            return self._point_reads.run(fn, *args, **kwargs)
         except Exception as error:
             if not is_busy(error):
                 raise
@@ -248,6 +260,7 @@ class Database:
 
     def _new_turn(self) -> None:
         self._reads_this_turn = 0
+        self._point_reads.end()
 
     def _open_readers(self) -> None:
         for each in (self._read_connection, *self._scan_connections):

@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    ColumnElement,
     Integer,
     Text,
     and_,
@@ -123,7 +124,7 @@ _AGAIN = Query(
         set_={
             "state": "pending",
             "due_at": _INSERT.excluded.due_at,
-            # Whoever still sends the old try settles nothing.
+            # A sender that still works on the old attempt records nothing.
             "lease_token": FREE,
             "settled_at": null(),
             "trigger": _INSERT.excluded.trigger,
@@ -304,11 +305,19 @@ _HAS_ATTEMPTS = exists().where(
         delivery_attempts.c.endpoint_id == deliveries.c.endpoint_id,
     )
 )
-_OLD_ATTEMPTS = Query(
+
+
+def _between(column: ColumnElement[int]) -> ColumnElement[bool]:
+    return and_(column >= bindparam("first"), column < bindparam("end"))
+
+
+_SOME_OLD_ATTEMPTS = (
     select(deliveries.c.position, deliveries.c.endpoint_id)
     .where(and_(_SETTLED, _HAS_ATTEMPTS))
     .limit(bindparam("limit"))
 )
+_OLD_ATTEMPTS = Query(_SOME_OLD_ATTEMPTS)
+_OLD_ATTEMPTS_OF = Query(_SOME_OLD_ATTEMPTS.where(_between(deliveries.c.position)))
 _PURGE_ATTEMPTS = Query(
     delete(delivery_attempts).where(
         and_(
@@ -336,9 +345,11 @@ _KEPT = and_(
         )
     ),
 )
-_OLD_EVENTS = Query(
+_SOME_OLD_EVENTS = (
     select(events.c.position).where(_KEPT).order_by(events.c.position).limit(bindparam("limit"))
 )
+_OLD_EVENTS = Query(_SOME_OLD_EVENTS)
+_OLD_EVENTS_OF = Query(_SOME_OLD_EVENTS.where(_between(events.c.position)))
 _STILL_OLD = Query(
     select(events.c.position).where(
         and_(events.c.position.in_(listed("positions", Integer)), _KEPT)
@@ -420,7 +431,7 @@ async def leased_deliveries(
 async def free_deliveries(tx: Tx, found: Sequence[tuple[int, str]], held: Held, now: int) -> int:
     """End the leases of those of the deliveries that are still held so; return how many were.
 
-    They are due now. Whoever still sends one of them settles nothing: it may be sent twice.
+    They are due now. A sender that still works on one of them records nothing: it may be sent twice.
     """
     keys = to_json([[position, endpoint_id] for position, endpoint_id in found])
     return len(await tx.all(_FREE, keys=keys, now=now, **held._asdict()))
@@ -531,9 +542,18 @@ async def attempt_log(
     return await tx.all(_LOG_OF_EVENT, position=position, limit=limit, **cursor)
 
 
-async def old_attempts(tx: Tx, before: int, limit: int) -> list[tuple[int, str]]:
-    """Return deliveries that ended before a time and whose tries are still there. A long read."""
-    rows = await tx.all(_OLD_ATTEMPTS, before=before, limit=limit)
+async def old_attempts(
+    tx: Tx, before: int, limit: int, span: tuple[int, int] | None = None
+) -> list[tuple[int, str]]:
+    """Return deliveries that ended before a time and whose tries are still there. A long read.
+
+    `span`: between which positions, the second one not included; None: of all.
+    """
+    if span is None:
+        rows = await tx.all(_OLD_ATTEMPTS, before=before, limit=limit)
+    else:
+        first, end = span
+        rows = await tx.all(_OLD_ATTEMPTS_OF, before=before, limit=limit, first=first, end=end)
     return [(row["position"], row["endpoint_id"]) for row in rows]
 
 
@@ -548,12 +568,20 @@ async def purge_attempts(tx: Tx, found: Sequence[tuple[int, str]], before: int) 
     )
 
 
-async def old_events(tx: Tx, before: int, limit: int) -> list[int]:
+async def old_events(
+    tx: Tx, before: int, limit: int, span: tuple[int, int] | None = None
+) -> list[int]:
     """Return the positions of events of before a time, oldest first. A long read.
 
-    Those with a pending delivery are left out, and so are those of payouts that have not ended.
+    Those with a pending delivery are left out, and so are those of payouts that have not ended. `span`: as
+    for `old_attempts`.
     """
-    return [row["position"] for row in await tx.all(_OLD_EVENTS, before=before, limit=limit)]
+    if span is None:
+        rows = await tx.all(_OLD_EVENTS, before=before, limit=limit)
+    else:
+        first, end = span
+        rows = await tx.all(_OLD_EVENTS_OF, before=before, limit=limit, first=first, end=end)
+    return [row["position"] for row in rows]
 
 
 async def purge_events(tx: Tx, positions: Sequence[int], before: int) -> int:

@@ -158,12 +158,12 @@ async def subscribed_endpoints(tx: Tx, org: str, mode: str) -> list[Row]:
 
 
 async def endpoint_row(tx: Tx, endpoint_id: str) -> Row | None:
-    """Return an endpoint, whoever's it is."""
+    """Return an endpoint of any org."""
     return await tx.one(_ANY, endpoint_id=endpoint_id)
 
 
 async def endpoint_rows(tx: Tx, endpoint_ids: Sequence[str]) -> list[Row]:
-    """Return some endpoints, whoever's they are."""
+    """Return endpoints of any org."""
     return await tx.all(_SOME, ids=to_json(endpoint_ids))
 
 
@@ -250,7 +250,7 @@ async def running_recoveries(tx: Tx, limit: int) -> list[Row]:
 
 
 async def any_recovery(tx: Tx, recovery_id: str) -> Row | None:
-    """Return a recovery job, whoever's it is."""
+    """Return a recovery job of any org."""
     return await tx.one(_ANY_RECOVERY, recovery_id=recovery_id)
 
 

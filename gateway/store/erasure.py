@@ -124,7 +124,7 @@ _SNIPPETS = Query(
     )
     .values(response_snippet=null())
 )
-#: A body is the custodian's, with whatever it says of the payee. The row stays, and tells doubles.
+#: A body is the custodian's, with whatever it reports about the payee. The row stays, to recognise duplicates.
 _BODIES = Query(
     update(inbox)
     .where(and_(inbox.c.payout_id == bindparam("payout_id"), inbox.c.state != "new"))

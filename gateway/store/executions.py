@@ -460,7 +460,7 @@ async def items_of(tx: Tx, execution_ids: Iterable[str]) -> dict[str, list[Row]]
 
 
 def kept(tx: Tx, rows: list[Row]) -> list[Row]:
-    """Return rows of executions that a statement has written, having told the live rows of them."""
+    """Return rows of executions that a statement has written, after updating the live rows."""
     if tx.live is not None:
         tx.live.put_executions(rows)
     return rows
@@ -528,7 +528,7 @@ async def claim_listed(
 
 
 async def claim_one(tx: Tx, execution_id: str, owner: str, now: int, until: int) -> Row | None:
-    """Lease one execution, due or not; None where somebody works on it, or it has ended."""
+    """Lease one execution, due or not; None if a worker has it, or it has ended."""
     rows = await tx.all(_CLAIM_ONE, claimed_id=execution_id, owner=owner, now=now, until=until)
     return next(iter(kept(tx, rows)), None)
 
@@ -656,7 +656,7 @@ async def add_notes(
 
 
 async def add_told(tx: Tx, execution: Row, told: Mapping[str, str]) -> None:
-    """Keep what a notice told beside the notes of an execution, every distinct value of it."""
+    """Store what a notice reported beside the notes of an execution, every distinct value of it."""
     notes = json.loads(execution["notes"])
     known: dict[str, list[str]] = notes.get("told", {})
     for name, value in told.items():
@@ -678,7 +678,7 @@ async def sharing(tx: Tx, execution_id: str, items: Iterable[str]) -> dict[str, 
 
 
 async def markable(tx: Tx, execution_id: str) -> tuple[Row, dict[str, str]] | None:
-    """Return an execution, with what the store says of marks, and the status of each of its payouts.
+    """Return an execution, with the store's state for marks, and the status of each of its payouts.
 
     `store_frozen`, `store_gate_version`, `store_marks`; `batch_cancel_at`: since when its batch is canceled;
     `pauses`: how many pauses there are, of whatever; `rules_digest`: of the rules that are active.

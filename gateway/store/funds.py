@@ -1,6 +1,6 @@
 """Accounts, their balances, and what is reserved of them. Store functions.
 
-Whoever reserves or releases reads the account's row with `lock_account` first: on PostgreSQL the row is
+Every reservation and release reads the account's row with `lock_account` first: on PostgreSQL the row is
 locked until the commit, and on SQLite there is one writer. Sums are computed as decimals in Python.
 """
 
@@ -121,7 +121,7 @@ _WAITING = Query(
     .order_by(reservations.c.created_at, reservations.c.owner_id)
     .limit(bindparam("limit"))
 )
-#: Reservations with their payouts, where money of them moved. Sums are made by whoever asks.
+#: Reservations with their payouts whose money moved. The caller computes the sums.
 _MOVED = or_(
     payouts.c.status == "delivered",
     and_(payouts.c.status == "failed", payouts.c.funds_moved == "yes"),

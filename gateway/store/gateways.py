@@ -1,7 +1,7 @@
 """The registry of gateways: a row per process that serves, with a counter that it raises.
 
-Whether a gateway is alive is never told by a timestamp: its clock may be wrong, and so may ours.
-Whoever wants to know watches the counter and measures the time by its own clock (`Watch`).
+A timestamp never shows whether a gateway is running: its clock may be wrong, and so may ours.
+An observer watches the counter and measures the time by its own clock (`Watch`).
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ STALE_S = 2 * BEAT_S + 1
 _US = 1_000_000
 
 _PULSE = Query(
-    select(gateways.c.counter, gateways.c.stopped_at).where(
-        gateways.c.id == bindparam("gateway_id")
-    )
+    select(
+        gateways.c.counter, gateways.c.stopped_at, gateways.c.clock_id, gateways.c.elapsed
+    ).where(gateways.c.id == bindparam("gateway_id"))
 )
 _ADD = Query(insert(gateways))
 _BEAT = Query(
@@ -112,13 +112,16 @@ _PURGE_CLOCKS = Query(
 
 
 async def gateway_pulse(tx: Tx, gateway_id: str) -> Row | None:
-    """Return `counter`, which rises while a gateway runs, and `stopped_at`; None for an unknown one."""
+    """Return `counter`, which rises while a gateway runs, and `stopped_at`; None for an unknown one.
+
+    `elapsed` is when it was raised last, in microseconds of the clock `clock_id`.
+    """
     return await tx.one(_PULSE, gateway_id=gateway_id)
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What a gateway tells of itself."""
+    """What a gateway reports about itself."""
 
     id: str
     host: str  #: for display
@@ -204,7 +207,7 @@ async def purge(
 
 
 class Watch:
-    """Tells which gateways are alive: their counters move while somebody watches.
+    """Shows which gateways are running: their counters change while they are watched.
 
     Every time is elapsed time of the watcher's own clock, in microseconds.
     """

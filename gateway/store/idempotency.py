@@ -1,6 +1,6 @@
 """Idempotency keys: claimed by a row, answered once, taken over from a claimant that is gone.
 
-A row without an answer is an open claim. Whoever works under it writes only while the row still has
+A row without an answer is an open claim. Its claimant writes only while the row still has
 its token; each function that writes says whether it did.
 """
 

@@ -23,7 +23,7 @@ from gateway.errors import InUse
 
 #: What is added to the name of the database.
 SUFFIX = ".in-use"
-#: How long somebody else who has it alone is waited for, and commands that have it for a moment.
+#: How long to wait for a process that has exclusive use, and for commands that have it for a moment.
 SHARED_WAIT_S, ALONE_WAIT_S = 10.0, 2.0
 _LOOK_S = 0.05
 _LOCKS = Path("/proc/locks")

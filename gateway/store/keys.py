@@ -8,7 +8,9 @@ from gateway.store.database import Query, Row, Tx
 from gateway.store.schema import api_keys
 
 _INSERT = Query(insert(api_keys))
-_BY_DIGEST = Query(select(api_keys).where(api_keys.c.digest == bindparam("digest")))
+_BY_DIGEST = Query(
+    select(api_keys).where(api_keys.c.digest == bindparam("digest")), remembered=True
+)
 _BY_ID = Query(select(api_keys).where(api_keys.c.id == bindparam("key_id")))
 _ALL = Query(select(api_keys).order_by(api_keys.c.id))
 _REVOKE = Query(

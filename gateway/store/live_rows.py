@@ -5,7 +5,7 @@ and its caller believe another:
 
 - Each store function that writes one of these tables says here what it wrote (`Query(…, keeps=True)`);
   every other statement that writes one of them drops everything.
-- Another process's commit drops everything: SQLite tells of it (`PRAGMA data_version`) once the write
+- Another process's commit clears the cache: SQLite reports it (`PRAGMA data_version`) once the write
   lock is held, and from then on nobody else commits.
 - A change that is rolled back drops everything.
 
@@ -47,7 +47,7 @@ class LiveRows:
 
     @property
     def tables(self) -> Mapping[str, Mapping[Any, Any]]:
-        """What is kept of each table, for tests and for whoever looks into it."""
+        """The cached rows of each table, for tests and for inspection."""
         return {
             "executions": self._executions,
             "execution_items": self._items,
@@ -78,7 +78,7 @@ class LiveRows:
             self._read_with.pop(each, None)
 
     def put_flags(self, row: Columns) -> None:
-        """Keep what the store's state says of new payouts. What it says of marks is always read."""
+        """Cache what the store's state says about new payouts. What it says about marks is always read."""
         self.flags = {name: row[name] for name in _FLAGS}
 
     # --- Executions and their payouts -------------------------------------------------------------

@@ -156,6 +156,20 @@ def statements(dialect: Dialect, after: str) -> list[str]:
     return texts.texts
 
 
+def before_statements(after: str) -> list[str]:
+    """Return what is done on PostgreSQL before the statements of an upgrade, each in a transaction of its own.
+
+    What takes long, and would hold up everybody in one transaction with the rest. Each may be run twice, and
+    leaves a schema that programs of the older revision work with.
+    """
+    script = ScriptDirectory.from_config(_config(Path()))
+    return [
+        text
+        for each in reversed(list(script.iterate_revisions("head", after)))
+        for text in getattr(each.module, "BEFORE_ON_POSTGRES", ())
+    ]
+
+
 class _Texts(io.TextIOBase):
     """Takes statements, which are written to it one by one."""
 
@@ -212,7 +226,7 @@ def _works_from_of(path: Path) -> str | None:
         try:
             row = connection.execute("SELECT works_from FROM store_schema").fetchone()
         except sqlite3.OperationalError:
-            # Tables from before it, or a disk that fails: whoever opens the store next says so.
+            # Older tables, or a failing disk: opening the store reports it.
             return None
     return None if row is None else str(row[0])
 

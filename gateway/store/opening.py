@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, closing, 
 from pathlib import Path
 
 from gateway.config.settings import Settings
-from gateway.errors import StateFileError, StoreUnusable
+from gateway.errors import StateFileError, StoreEmpty
 from gateway.runtime import Runtime, real_runtime
 from gateway.store import clocks, in_use, migrate
 from gateway.store.database import Database, Row, Tx
@@ -81,7 +81,7 @@ async def open_to_read(
     """Open the store to be read, and change no file: nothing is made, upgraded, frozen or compared.
 
     The runtime's timeline goes by the store where one has run on this machine's clock. Raises
-    StoreUnusable, SchemaMismatch. Beside a gateway that starts in the same moment a file without a log
+    StoreUnusable (StoreEmpty where there is none yet), SchemaMismatch. Beside a gateway that starts in the same moment a file without a log
     may be read in the middle of a change; repeat it then.
     """
     if settings.postgres is not None:
@@ -102,15 +102,15 @@ async def open_to_read(
 
 
 def refuse_absent(settings: Settings) -> None:
-    """Raise StoreUnusable where the configured database is a file that is not there."""
+    """Raise StoreEmpty where the configured database is a file that is not there."""
     if settings.postgres is None:
         refuse_missing(settings.database)
 
 
 def refuse_missing(database: Path) -> None:
-    """Raise StoreUnusable where there is no database. For whatever must not make an empty one."""
+    """Raise StoreEmpty where there is no database. For whatever must not make an empty one."""
     if not database.exists():
-        raise StoreUnusable(
+        raise StoreEmpty(
             f"there is no database {database}: look at `database` in the configuration; "
             "`payout-gateway db upgrade` makes an empty one"
         )

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import and_, bindparam, case, func, or_, select, tuple_
 
 from gateway.model import Payout
-from gateway.store.database import Query, Row, Tx
+from gateway.store.database import Query, Row, Tx, listed
 from gateway.store.payouts import SEEN, payout_of_ref
 from gateway.store.rows import payout_of
 from gateway.store.schema import (
@@ -17,11 +18,13 @@ from gateway.store.schema import (
     attention,
     audit_log,
     deliveries,
+    endpoints,
     events,
     payout_hashes,
     payouts,
     refs,
 )
+from gateway.store.schema_batches import batches
 
 _OF_ORG = and_(payouts.c.org == bindparam("org"), payouts.c.mode == bindparam("mode"))
 _TOLD = Query(
@@ -114,6 +117,17 @@ _ACTS = Query(
     .order_by(audit_log.c.number.desc())
     .limit(bindparam("limit"))
 )
+#: By what an id begins with: the table that says in which mode it is. What was deleted is in none.
+_MODES = {
+    "pay": Query(select(payouts.c.id, payouts.c.mode).where(payouts.c.id.in_(listed("ids")))),
+    "bat": Query(select(batches.c.id, batches.c.mode).where(batches.c.id.in_(listed("ids")))),
+    "key": Query(select(api_keys.c.id, api_keys.c.mode).where(api_keys.c.id.in_(listed("ids")))),
+    "whe": Query(
+        select(endpoints.c.id, endpoints.c.mode).where(
+            and_(endpoints.c.id.in_(listed("ids")), endpoints.c.deleted_at.is_(None))
+        )
+    ),
+}
 _ORGS = Query(
     select(api_keys.c.org).where(api_keys.c.org.is_not(None)).distinct().order_by(api_keys.c.org)
 )
@@ -163,12 +177,13 @@ async def open_attention(tx: Tx, org: str, mode: str, limit: int) -> list[str]:
 
 _SEARCHES: Mapping[str, Any] = {
     "id": payouts.c.id == bindparam("value"),
+    "quote_id": payouts.c.quote_id == bindparam("value"),
     "reference": payouts.c.reference_key == bindparam("value"),
     "external_ref": payouts.c.external_ref == bindparam("value"),
 }
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)
 def _search(by: str) -> Query:
     return Query(
         select(payouts)
@@ -181,9 +196,15 @@ def _search(by: str) -> Query:
 async def search(  # noqa: PLR0913 - whose, by what, how many
     tx: Tx, org: str, mode: str, text: str, reference_key: str | None, limit: int
 ) -> list[Payout]:
-    """Return the org's payouts that any id names: ours, the partner's, a custodian's, a transaction's."""
+    """Return the org's payouts that any id names: ours, its quote's, the partner's, a custodian's, a hash."""
     found: dict[str, Payout] = {}
-    for by, value in (("id", text), ("reference", reference_key), ("external_ref", text)):
+    wanted = (
+        ("id", text),
+        ("quote_id", text),
+        ("reference", reference_key),
+        ("external_ref", text),
+    )
+    for by, value in wanted:
         if value is not None:
             for row in await tx.all(_search(by), org=org, mode=mode, value=value, limit=limit):
                 found[row["id"]] = payout_of(row)
@@ -209,6 +230,18 @@ async def _by_ref(tx: Tx, value: str) -> list[str | None]:
 async def acts_before(tx: Tx, org: str, before: int, limit: int) -> list[Row]:
     """Return the rows of an org's chain before a number, newest first."""
     return await tx.all(_ACTS, org=org, before=before, limit=limit)
+
+
+async def modes_of(tx: Tx, ids: Iterable[str]) -> dict[str, str]:
+    """Return in which mode payouts, batches, keys and endpoints are, by their ids; none for others."""
+    kinds: dict[str, set[str]] = {}
+    for each in ids:
+        kinds.setdefault(each.partition("_")[0], set()).add(each)
+    found: dict[str, str] = {}
+    for kind in kinds.keys() & _MODES.keys():
+        rows = await tx.all(_MODES[kind], ids=json.dumps(sorted(kinds[kind])))
+        found |= {row["id"]: row["mode"] for row in rows}
+    return found
 
 
 async def orgs_with_keys(tx: Tx) -> list[str]:

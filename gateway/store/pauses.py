@@ -24,13 +24,9 @@ HELD = "paused"
 _MOST_WAITING = 1000
 
 
-def pause_count(*, refusing: bool = False) -> ScalarSelect[Any]:
-    """Return how many pauses there are, as a column for another statement.
-
-    `refusing`: only those during which no new quotes are given.
-    """
-    counted = select(func.count()).select_from(pauses)
-    return (counted.where(pauses.c.keep_accepting == 0) if refusing else counted).scalar_subquery()
+def pause_count() -> ScalarSelect[Any]:
+    """Return how many pauses there are, as a column for another statement."""
+    return select(func.count()).select_from(pauses).scalar_subquery()
 
 
 _INSERT = upsert(pauses)
@@ -115,7 +111,7 @@ async def add_pause(tx: Tx, pause: Pause) -> Pause:
 
 
 async def remove_pause(tx: Tx, pause_id: str) -> Pause | None:
-    """End a pause and return it; None where somebody else has ended it."""
+    """End a pause and return it; None if it was already ended."""
     row = await tx.one(_REMOVE, pause_id=pause_id)
     return None if row is None else _pause_of(row)
 

@@ -43,7 +43,7 @@ from gateway.store.schema import (
 from gateway.text import reference_key
 
 _INSERT = Query(insert(payouts), keeps=True)
-_GET = Query(select(payouts).where(payouts.c.id == bindparam("payout_id")))
+_GET = Query(select(payouts).where(payouts.c.id == bindparam("payout_id")), remembered=True)
 
 
 def frees_reference(table: FromClause = payouts) -> ColumnElement[bool]:
@@ -280,10 +280,15 @@ def _list_query(names: tuple[str, ...]) -> Query:
     )
 
 
+async def list_rows(tx: Tx, filters: Mapping[str, Any], limit: int) -> list[Row]:
+    """Return rows of payouts, newest first; as `list_payouts` does."""
+    names = tuple(sorted(name for name in filters if name in _FILTERS))
+    return await tx.all(_list_query(names), **filters, limit=limit)
+
+
 async def list_payouts(tx: Tx, filters: Mapping[str, Any], limit: int) -> list[Payout]:
     """Return payouts, newest first. `filters`: names of `_FILTERS`, with `after_id` beside `after_at`."""
-    names = tuple(sorted(name for name in filters if name in _FILTERS))
-    return [payout_of(row) for row in await tx.all(_list_query(names), **filters, limit=limit)]
+    return [payout_of(row) for row in await list_rows(tx, filters, limit)]
 
 
 @lru_cache(maxsize=256)

@@ -47,7 +47,7 @@ _USE = Query(
 _RELEASE = Query(
     update(quotes).where(quotes.c.id == bindparam("quote_id")).values(payout_id=null())
 )
-#: A used quote stays with its payout: its second use must be told which payout it has become.
+#: A used quote stays with its payout: the response to a second use names the payout.
 _PURGE = Query(
     delete(quotes)
     .where(

@@ -1,6 +1,11 @@
 """The tables. Times are microseconds since 1970 (UTC), JSON is text, money is decimal text.
 
 Only integers, text and bytes are used, so that one set of statements serves SQLite and PostgreSQL.
+
+On PostgreSQL events, deliveries and their tries are partitioned by position, a partition for each month
+(`gateway.store.months`). A partition's rows are unique by constraints of its own, across partitions a trigger
+of `events` checks them (migration 0022). Foreign keys between the three are SQLite's only: PostgreSQL would
+look through the other table whenever a partition is dropped.
 """
 
 from __future__ import annotations
@@ -37,6 +42,10 @@ from gateway.store.schema_executions import (
 from gateway.store.schema_funds import fund_accounts, reservations
 from gateway.store.schema_spending import spending_counters, spending_entries
 from gateway.store.schema_users import sessions, users
+
+#: Where constraints are that partitions have one by one.
+_UNPARTITIONED = "sqlite"
+_BY_POSITION = "RANGE (position)"
 
 __all__ = [
     "account_declarations",
@@ -282,7 +291,7 @@ attention = Table(
     Column("closed_at", BigInteger),
     #: who acknowledged it, or `gateway`: its cause has ended
     Column("closed_by", Text),
-    #: when subscribers were told of it, where one asks for it
+    #: when subscribers were notified, if one subscribes to it
     Column("told_at", BigInteger),
 )
 Index(
@@ -303,7 +312,7 @@ events = Table(
     "events",
     metadata,
     Column("position", Integer, primary_key=True, autoincrement=True),
-    Column("id", Text, nullable=False, unique=True),
+    Column("id", Text, nullable=False),
     Column("org", Text, nullable=False),
     Column("mode", Text, nullable=False),
     Column("type", Text, nullable=False),
@@ -311,9 +320,11 @@ events = Table(
     Column("sequence", Integer),
     Column("body", LargeBinary, nullable=False),
     Column("created_at", BigInteger, nullable=False),
-    UniqueConstraint("payout_id", "sequence"),
+    UniqueConstraint("id").ddl_if(dialect=_UNPARTITIONED),
+    UniqueConstraint("payout_id", "sequence").ddl_if(dialect=_UNPARTITIONED),
     Index("ix_events_org_mode_position", "org", "mode", "position"),
     sqlite_autoincrement=True,
+    postgresql_partition_by=_BY_POSITION,
 )
 
 #: Subscriptions. The signing secret is sealed.
@@ -386,7 +397,7 @@ recoveries = Table(
 deliveries = Table(
     "deliveries",
     metadata,
-    Column("position", Integer, ForeignKey("events.position"), primary_key=True),
+    Column("position", Integer, primary_key=True),
     Column("endpoint_id", Text, ForeignKey("endpoints.id"), primary_key=True),
     #: pending, delivered, exhausted, or skipped: its endpoint was disabled
     Column("state", Text, nullable=False),
@@ -395,9 +406,11 @@ deliveries = Table(
     Column("lease_token", BigInteger, nullable=False),
     Column("settled_at", BigInteger),
     Column("trigger", Text, nullable=False),
-    #: how many tries there had been when the retry plan began (anew, after a resend or recovery)
+    #: the number of attempts when the retry plan began (again, after a resend or recovery)
     Column("plan_from", Integer, nullable=False),
+    ForeignKeyConstraint(["position"], ["events.position"]).ddl_if(dialect=_UNPARTITIONED),
     sqlite_with_rowid=False,
+    postgresql_partition_by=_BY_POSITION,
 )
 Index(
     "ix_deliveries_pending",
@@ -429,8 +442,9 @@ delivery_attempts = Table(
     Column("trigger", Text, nullable=False),
     ForeignKeyConstraint(
         ["position", "endpoint_id"], ["deliveries.position", "deliveries.endpoint_id"]
-    ),
+    ).ddl_if(dialect=_UNPARTITIONED),
     Index("ix_delivery_attempts_endpoint", "endpoint_id", "started_at"),
+    postgresql_partition_by=_BY_POSITION,
 )
 
 #: Idempotency keys: one row per key, from its claim on. Without an answer its work is open, and the row

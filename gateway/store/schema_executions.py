@@ -33,14 +33,14 @@ executions = Table(
     Column("size", Integer, nullable=False),
     #: 1 if one of its payouts was in an execution before this one
     Column("earlier", Integer, nullable=False),
-    #: what the adapter said of a repeat of this very execution; none: as it declares
+    #: whether the adapter called a repeat of this execution safe; none: as declared
     Column("repeat_is_safe", Integer),
     Column("looks", Integer, nullable=False),
     Column("failures", Integer, nullable=False),
     #: why no mark may be set: a mismatch, a foreign reference
     Column("blocked", Text),
     Column("outcome", Text),
-    #: a refusal of the whole execution, until every item has been told
+    #: a refusal of the whole execution, until it was applied to every item
     Column("refusal", Text),
     #: since when it waits for its turn at the account
     Column("waiting_since", BigInteger),

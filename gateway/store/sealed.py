@@ -1,4 +1,4 @@
-"""Every column that holds something sealed, to be sealed anew under another server key."""
+"""Every column that holds a sealed value, for resealing under another server key."""
 
 from __future__ import annotations
 

@@ -24,6 +24,7 @@ _LOCK = Query(
     .order_by(spending_counters.c.id)
     .with_for_update()
 )
+_READ = Query(select(spending_counters).where(spending_counters.c.id.in_(_IDS)))
 _INSERT = upsert(spending_counters)
 _TAKE = Query(
     _INSERT.on_conflict_do_update(
@@ -49,6 +50,12 @@ _ENTRIES = Query(
     select(spending_entries)
     .where(spending_entries.c.owner_id.in_(_IDS))
     .order_by(spending_entries.c.counter_id)
+)
+_OWNERS = Query(
+    select(spending_entries.c.owner_id)
+    .where(spending_entries.c.counter_id == bindparam("counter_id"))
+    .order_by(spending_entries.c.owner_id.desc())
+    .limit(bindparam("limit"))
 )
 _DROP_ENTRIES = Query(
     delete(spending_entries).where(spending_entries.c.owner_id == bindparam("owner_id"))
@@ -76,6 +83,12 @@ _PURGE = Query(
 async def lock_counters(tx: Tx, ids: Iterable[str]) -> dict[str, Counter]:
     """Return counters as they are, locked until the commit; one that nothing was added to is not there."""
     rows = await tx.all(_LOCK, ids=json.dumps(sorted(set(ids))))
+    return {row["id"]: Counter(row["count"], Decimal(row["amount"])) for row in rows}
+
+
+async def read_counters(tx: Tx, ids: Iterable[str]) -> dict[str, Counter]:
+    """Return counters as they are now, not locked: for a dry run."""
+    rows = await tx.all(_READ, ids=json.dumps(sorted(set(ids))))
     return {row["id"]: Counter(row["count"], Decimal(row["amount"])) for row in rows}
 
 
@@ -137,6 +150,12 @@ async def add_entries(tx: Tx, owner_id: str, claims: Sequence[Claim]) -> None:
 async def entries_of(tx: Tx, owner_ids: Iterable[str]) -> list[Row]:
     """Return what payouts and batches have added to counters."""
     return await tx.all(_ENTRIES, ids=json.dumps(list(owner_ids)))
+
+
+async def owners_of(tx: Tx, counter_id: str, limit: int) -> list[str]:
+    """Return payouts and batches that a counter has counted, newest first."""
+    rows = await tx.all(_OWNERS, counter_id=counter_id, limit=limit)
+    return [row["owner_id"] for row in rows]
 
 
 async def drop_entries(tx: Tx, owner_id: str) -> None:

@@ -26,8 +26,7 @@ _STATE = Query(
     select(
         store_state,
         or_(store_state.c.marks > 0, exists().where(payouts.c.id > "")).label("used"),
-        pause_count(refusing=True).label("pauses"),
-        pause_count().label("paused"),
+        pause_count().label("pauses"),
         active_digest().label("rules_digest"),
     ).where(store_state.c.id == 1)
 )
@@ -68,8 +67,7 @@ _NEXT_MARK = Query(
 async def state_row(tx: Tx) -> Row:
     """Return the state, with `used`: whether there was ever a payout or a mark.
 
-    And with `pauses`: during how many pauses no new quotes are given; `paused`: how many there are;
-    `rules_digest`: of the active rules.
+    And with `pauses`: how many there are; `rules_digest`: of the active rules.
     """
     row = await tx.one(_STATE)
     assert row is not None  # noqa: S101 - the row is made with the table
@@ -163,7 +161,8 @@ async def refuse_unless_accepting(tx: Tx, rules: str | None = None) -> int:
     """Raise Refused: `database_frozen`, `not_accepting`. For new quotes, payouts and batches.
 
     `rules`: the digest of this process's own. What is accepted by other limits would be paid by a gateway
-    that has the active ones, and does not check them again. Return during how many pauses no new quotes are given: see `gateway.pausing.refuse_if_paused`.
+    that has the active ones, and does not check them again. Return how many pauses there are: where there
+    is one, the caller reads them.
     """
     kept = None if tx.live is None else tx.live.flags
     flags: Columns = await state_row(tx) if kept is None else kept
@@ -199,7 +198,7 @@ def _refuse_if_frozen(row: Columns) -> None:
 async def note_unmatched(  # noqa: PLR0913 - a reference has three parts
     tx: Tx, ids: Ids, at: int, custodian: str, kind: str, value: str
 ) -> None:
-    """Note that a custodian told of a transfer that no payout of this database is known by.
+    """Record that a custodian reported a transfer that belongs to no payout of this database.
 
     Only while the database is frozen or does not accept: it may then be a payout that only the
     database before the restore had. May be called twice.

@@ -1,4 +1,4 @@
-"""The state file: the newest mark, told by something other than the database.
+"""The state file: the newest mark, recorded outside the database.
 
 A database that was restored from a copy looks healthy. It would make calls again that it does not
 remember. The state file beside it holds the number of the newest mark, so that an older database is
@@ -304,7 +304,7 @@ class StateFile:
         return parse(text)
 
     def _replace(self, recorded: Recorded) -> None:
-        """Put a new file in place: whoever reads sees the old one or the new one, also after a crash."""
+        """Put a new file in place: a reader sees either the old or the new one, also after a crash."""
         text = json.dumps({"format": FORMAT, **asdict(recorded)}, indent=1) + "\n"
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         try:

@@ -52,9 +52,11 @@ class Query:
     - `on_postgres`: what is said there instead, with the same values and columns.
     - `in_commit_order`: what it writes becomes visible in the order of its numbers (`events.position`).
     - `keeps`: the store function that runs it tells the writer's live rows what it wrote.
+    - `remembered`: point reads keep its rows as long as nobody commits (`seen`). For a row or two by a key,
+      read again and again; its values are given in the same order each time.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what is to be known of a statement
         self,
         statement: ClauseElement,
         *,
@@ -62,10 +64,12 @@ class Query:
         on_postgres: ClauseElement | None = None,
         in_commit_order: bool = False,
         keeps: bool = False,
+        remembered: bool = False,
     ) -> None:
         table = statement.table if isinstance(statement, UpdateBase) else None
         #: whether live rows may not be what the database holds any more, once it has run
         self.drops_live_rows = not keeps and getattr(table, "name", "") in LIVE_TABLES
+        self.remembered = remembered
         self._statement = statement
         self._columns = columns
         self._on_postgres = statement if on_postgres is None else on_postgres
@@ -132,7 +136,7 @@ def _with_constants(text: str, fixed: dict[str, Any]) -> tuple[str, dict[str, An
     """Write the words and numbers that a statement itself names into its text; return what is left.
 
     A bound value that an index is limited to (`WHERE state = 'pending'`) has SQLite compile the statement
-    anew at every run: only the value tells it whether the index may be used. They are constants of this
+    again at every run: only the value shows whether the index may be used. They are constants of this
     program, never a caller's values.
     """
     plain = {name: each for name, each in fixed.items() if type(each) in {int, str}}

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from gateway.store.connection import Connection
     from gateway.store.lanes import Lanes
     from gateway.store.live_rows import LiveRows
+    from gateway.store.seen import SeenRows
     from gateway.store.statements import Query, Row
 
 P = ParamSpec("P")
@@ -127,12 +128,14 @@ class SqliteTx(CallTx):
         live: LiveRows | None = None,
         lanes: Lanes | None = None,
         waiting: Waiting | None = None,
+        seen: SeenRows | None = None,
     ) -> None:
         super().__init__(read_only=read_only, lanes=lanes)
         self._connection: Connection | None = connection
         self.live = live
         #: what the changes of the group have left to be written; None: everything is written at once
         self._waiting = waiting
+        self._seen = seen
 
     async def all(self, query: Query, **values: Any) -> list[Row]:
         """Run a statement; return its rows."""
@@ -160,6 +163,8 @@ class SqliteTx(CallTx):
 
     def _run(self, query: Query, values: dict[str, Any]) -> list[Row]:
         self._before(query)
+        if self._seen is not None and query.remembered:
+            return self._seen.query(self._open(), query, values)
         text, fixed = query.compiled()
         return self._open().query(text, {**fixed, **values} if fixed else values)
 

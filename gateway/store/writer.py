@@ -57,6 +57,7 @@ class Writer:
         busy_s: float,
         group_s: float,
         witness: Witness | None = None,
+        before_begin: Callable[[], None] = lambda: None,
         before_commit: Callable[[int | None], None] | None = None,
         on_schema_change: StoreFunction[[], None] | None = None,
     ) -> None:
@@ -64,6 +65,8 @@ class Writer:
         self._busy_s = busy_s
         self._group_s = group_s
         self._witness = witness
+        #: ends the snapshot of point reads: SQLite starts its log anew only where nobody reads it
+        self._before_begin = before_begin
         self._before_commit = before_commit
         self._on_schema_change = on_schema_change
         self._schema_version = 0
@@ -88,7 +91,7 @@ class Writer:
     async def open(self) -> None:
         """Connect."""
         self._loop = asyncio.get_running_loop()
-        # The callbacks run in this context, and not in that of whoever happened to start a group.
+        # The callbacks run in this context, not in that of the caller that happened to start a group.
         self._context = copy_context()
         self._resting = asyncio.Event()
         self._resting.set()
@@ -147,6 +150,7 @@ class Writer:
         if not self._connection.is_open:
             self._begin_in_thread(group)
             return
+        self._before_begin()
         _, error = _attempt(partial(self._connection.execute, _BEGIN))
         if error is None:
             self._work(group)

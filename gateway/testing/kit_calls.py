@@ -61,7 +61,7 @@ class CallTests(KitBase):
     @pytest.mark.asyncio
     @proves("lives")
     async def test_every_life_goes_to_its_end(self, bench: Bench, life: Life) -> None:
-        """Each step is told in our words, the end is the custodian's, the ledger has it once or not."""
+        """Each step is reported in our terms, the end is the custodian's, and the ledger has it at most once."""
         course = self.course(bench, **life.terms)
         order = course.order
 
@@ -123,7 +123,7 @@ class CallTests(KitBase):
         course = self.course(bench)
         await course.until_ended()
         echoes = [each.echo for each in course.reports if each.echo is not None]
-        assert echoes, "no report compares what is told with what was ordered (Report.echo)"
+        assert echoes, "no report compares the custodian's values with the order (Report.echo)"
         assert [line for each in echoes for line in each.differences()] == []
         assert any(each.amount is not None or each.reference is not None for each in echoes)
 
@@ -132,7 +132,7 @@ class CallTests(KitBase):
     async def test_a_refusal_is_final_and_nothing_moved(
         self, bench: Bench, refusal: Refusal
     ) -> None:
-        """The code is ours; what can be told early is told at the quote, and without a call."""
+        """The code is ours; what can be known early is reported at the quote, without a call."""
         if refusal.switches:
             await bench.steer("PUT", "settings", dict(refusal.switches))
         course = self.course(bench, **refusal.terms)

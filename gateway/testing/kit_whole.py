@@ -73,7 +73,7 @@ class WholeTests(KitBase):
     async def test_doubled_reordered_lost_and_forged_news_changes_nothing(
         self, stacks: SharedStacks
     ) -> None:
-        """The payout is delivered, its events are told once each and in order."""
+        """The payout is delivered, and its events are sent once each and in order."""
         if not self.adapter.capabilities.webhooks:
             not_applicable("the custodian sends no webhooks")
         async with self.lent(stacks) as made:

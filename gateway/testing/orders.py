@@ -43,7 +43,7 @@ class Elapsed:
         self.now_s += seconds
 
     def reboot(self) -> None:
-        """Begin a new clock, as after a boot or on another machine: old stamps count anew."""
+        """Start a new clock, as after a boot or on another machine: old stamps count from zero."""
         self.clock_id += "'"
         self._firsts.clear()
 

@@ -14,7 +14,8 @@
 - `--allow-removed`: starts also where a custodian that is not configured has open payouts.
 - `--adapter MODULE:CLASS`: an adapter of a test, beside the installed ones.
 - `--mute`: on PostgreSQL it wakes no other process; whatever it adds is found by looking.
-- `--beat SECONDS`: how often it gives a sign of life; one that gives none for two of them is gone.
+- `--beat SECONDS`: how often it gives a sign of life; one that gives none for two of them is gone, and after
+  twelve its idempotency keys are taken over.
 - `--next-release FOLDER`: the program of a release to come, which knows the migrations of the folder and
   one more condition for marks.
 """
@@ -38,6 +39,7 @@ from typing import Any
 
 from gateway import heartbeat
 from gateway.adapter import Adapter, Capabilities
+from gateway.api import idempotency
 from gateway.app import Role
 from gateway.config import settings as config
 from gateway.custodians import registry
@@ -98,7 +100,7 @@ def stop_at(
 def _outside_transactions(database: Path) -> None:
     """Wait until no transaction of this process is open.
 
-    Whoever is stopped in one stops every process on the database, which is another story.
+    A process that stops inside a transaction stops every process on the database; that is another test.
     """
     if not database.exists():
         # PostgreSQL itself ends a transaction in which a process stands still.
@@ -159,7 +161,7 @@ def adapt(options: argparse.Namespace) -> None:
 
 
 def main() -> int:
-    """Serve until told to stop, or until the failpoint."""
+    """Serve until stopped, or until the failpoint."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--at", type=Failpoint)
@@ -193,6 +195,7 @@ def main() -> int:
     if options.beat is not None:
         vars(heartbeat)["BEAT_S"] = options.beat
         vars(gateways)["STALE_S"] = 2 * options.beat + 1
+        vars(idempotency)["STILL_S"] = 12 * options.beat
     if options.mute:
         vars(wakeups)["_CHANNEL"] = "nobody_listens"
     adapt(options)

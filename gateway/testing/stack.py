@@ -14,6 +14,7 @@ import json
 import secrets
 import socket
 import sqlite3
+import time
 import tomllib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
@@ -85,13 +86,15 @@ async def eventually(look: Callable[[], Awaitable[T]], seconds: float = 25) -> T
 class Receiver:
     """A subscriber's endpoint: keeps what verifies with the independent library, counts the rest.
 
-    `any_age`: it does not mind how old the signature says that it is.
+    `any_age`: it does not mind how old the signature says that it is; `age_s` of what is kept says it.
+    `answer` is the status of its answers, `headers` are their fields.
     """
 
     def __init__(self) -> None:
         self.secret = ""
         self.any_age = False
         self.answer = 204
+        self.headers: dict[str, str] = {}
         self.received: list[dict[str, Any]] = []
         self.unverified = 0
         self.tries = 0
@@ -107,8 +110,10 @@ class Receiver:
             self.unverified += 1
             return web.Response(status=400)
         if self.answer == 204:
-            self.received.append({"id": request.headers["webhook-id"], "body": body, **event})
-        return web.Response(status=self.answer)
+            age_s = time.time() - int(request.headers["webhook-timestamp"])
+            kept = {"id": request.headers["webhook-id"], "body": body, "age_s": age_s}
+            self.received.append({**kept, **event})
+        return web.Response(status=self.answer, headers=self.headers)
 
     def _verified(self, body: bytes, headers: dict[str, str]) -> Any:
         webhook = Webhook(self.secret)
@@ -121,9 +126,10 @@ class Receiver:
         return json.loads(body)
 
     def forget(self) -> None:
-        """Begin anew; the secret stays."""
+        """Start again; the secret stays."""
         self.received.clear()
         self.any_age, self.answer, self.unverified, self.tries = False, 204, 0, 0
+        self.headers.clear()
 
     def types(self, payout_id: str) -> list[str]:
         """Return the event types received for a payout, in the order of their sequence, once each."""
@@ -477,12 +483,12 @@ class SharedStacks:
             await self._drop(key)
 
 
-async def subscribe(made: Stack) -> None:
-    """Register the receiver for every event, once."""
+async def subscribe(made: Stack, **members: Any) -> None:
+    """Register the receiver for every event, once; `members` are further ones of the endpoint."""
     if made.receiver.secret:
         return
     status, endpoint = await made.call(
-        "POST", "/webhook-endpoints", {"url": made.receiver.url, "event_types": []}
+        "POST", "/webhook-endpoints", {"url": made.receiver.url, "event_types": [], **members}
     )
     assert status == 201, endpoint
     made.receiver.secret = endpoint["secret"]

@@ -282,7 +282,7 @@ class Endpoints:
         return Found(target, row["failing_since"] is not None)
 
     async def public_keys(self, tx: Tx, endpoint_id: str) -> list[str]:
-        """Return the Ed25519 keys that sign for an endpoint, for whoever asks; none if it wants none."""
+        """Return the Ed25519 keys that sign for an endpoint, for any caller; none if it has none."""
         row = await rows.endpoint_row(tx, endpoint_id)
         if row is None or row["deleted_at"] is not None:
             return []

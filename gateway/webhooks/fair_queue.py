@@ -116,7 +116,7 @@ class FairQueue:
     def share(self, ready: Sequence[Ready], now: float) -> list[tuple[str, int]]:
         """Return how many deliveries to claim for whom: turns between orgs, then between endpoints.
 
-        Whoever was served longest ago comes first. Nobody is given more than its queue, its cap and
+        The endpoint that was served longest ago comes first. None gets more than its queue, its cap and
         its rate allow.
         """
         self._forget()
@@ -261,7 +261,7 @@ class FairQueue:
             queue = waiting.popleft()
             queue.refill(now)
             while queue.claims and queue.claims[0].until < now + self._timeout_s:
-                # Its lease would end before the try does: left for whoever claims it then.
+                # Its lease would end before the attempt does: left for the next claimant.
                 queue.claims.popleft()
                 self._held -= 1
                 queue.more = True

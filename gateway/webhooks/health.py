@@ -2,7 +2,7 @@
 
 The rule (webhooks protocol notes, §2): nothing was received for five days, counted from the first
 failure, at least two failures lie twelve hours apart, and at least one event was given up. A warning
-goes out after three days. A success begins anew.
+goes out after three days. A success resets this.
 """
 
 from __future__ import annotations

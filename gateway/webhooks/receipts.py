@@ -30,7 +30,7 @@ class Receipts(Generic[T, R]):
         self._writing: asyncio.Task[None] | None = None
 
     async def settle(self, tried: T) -> R:
-        """Write a try; return what the store function says of it. Durable when this returns."""
+        """Record an attempt; return the store function's result. Durable when this returns."""
         done: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self._waiting.append((tried, done))
         if self._writing is None:

@@ -108,7 +108,7 @@ class Replays:
     async def resend(
         self, tx: Tx, caller: Caller, event_id: str, endpoint_id: str | None
     ) -> Resent:
-        """Make an event due again, whatever became of it; its retry plan begins anew.
+        """Make an event due again, whatever its state; its retry plan starts again.
 
         May be called again. Refused: `event_not_found`, `endpoint_not_found`, `endpoint_disabled`.
         """
@@ -144,7 +144,7 @@ class Replays:
         if row["status"] != "enabled":
             raise _disabled(endpoint_id)
         now = self._runtime.clock.now()
-        # What was told in this very microsecond is missed, too.
+        # An event of this very microsecond counts as missed, too.
         end = now + timedelta(microseconds=1)
         until = min(until or end, end)
         if since >= until:
@@ -230,7 +230,7 @@ class Replays:
         due = [
             (int(event["position"]), str(endpoint["id"]))
             for event in found
-            # An endpoint is not told of itself.
+            # An endpoint gets no events about itself.
             if (event["state"] in _MISSED or event["waits"])
             and event["type"] not in ENDPOINT_EVENTS
             and subscribes(patterns, event["type"])

@@ -6,10 +6,12 @@ from gateway.calling import Calling
 from gateway.runtime import Clock
 
 #: While a request of another org is in progress, the tries of an org begin this far apart, after a burst.
-#: A try takes about a millisecond of processor time: an org with many endpoints gets a quarter of
+#: A try takes about a millisecond of processor time: an org with many endpoints gets an eighth of
 #: the process, and continues at full speed when the request has ended.
-PACE_S = 0.004
-BURST = 4
+PACE_S = 0.008
+BURST = 2
+#: Tries that begin in one turn of the event loop while a single org calls.
+AT_ONCE = 4
 RECEIPTS_PAUSE_S = 0.02
 _MOST_ORGS = 1000
 #: What floating-point times may be off.
@@ -30,7 +32,7 @@ class Share:
 
         Each of them signs, connects and writes at once, and a request waits for a turn at each of its steps.
         """
-        return 1 if self._calling.several_lately() else BURST
+        return 1 if self._calling.several_lately() else AT_ONCE
 
     def receipts_pause_s(self) -> float:
         """Return the seconds between two commits of receipts; 0 while a single org calls.

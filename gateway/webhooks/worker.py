@@ -48,7 +48,7 @@ _FREED_AT_ONCE = 500
 _SECOND = 1_000_000
 #: Later than any time of the timeline.
 _NEVER = 2**63 - 1
-#: How long a test waits for its turn; somebody waits for its answer.
+#: How long a test waits for its turn; a person waits for its answer.
 _TURN_S = 10.0
 _TEST = "test"
 
@@ -150,7 +150,7 @@ class Deliveries:
     async def run(self) -> None:
         """Deliver until cancelled."""
         if not self._begun and self._db.opened_alone:
-            # Whoever leased anything is gone: nothing waits for the end of a lease. A gateway that was
+            # Every leaseholder is gone: nothing waits for the end of a lease. A gateway that was
             # started since leases, too, and keeps what it leases from now on.
             await self._free(Held.by_others(self._gateway_id), self._end_of_new_leases)
         self._begun = True

@@ -35,6 +35,7 @@ from gateway.adapter import (
 )
 from gateway.api.application import ApiContext, create_api
 from gateway.assets import AssetRegistry
+from gateway.batches.elsewhere import FileChecks
 from gateway.batches.service import Batches
 from gateway.calling import Calling
 from gateway.config.settings import Mode, Settings
@@ -251,7 +252,7 @@ class _Server(uvicorn.Server):
         self.stop = asyncio.Event()
 
     async def main_loop(self) -> None:
-        """Serve until told to stop."""
+        """Serve until stopped."""
         await self.on_tick(0)
         await self.stop.wait()
 
@@ -302,7 +303,11 @@ def settings(tmp_path: Path) -> Settings:
 
 @asynccontextmanager
 async def open_api(
-    settings: Settings, *, clock: SetClock | None = None, offers: bool = False
+    settings: Settings,
+    *,
+    clock: SetClock | None = None,
+    offers: bool = False,
+    file_checks: FileChecks | None = None,
 ) -> AsyncIterator[Api]:
     """Run one gateway's API. Several may run on one database, each with connections of its own.
 
@@ -374,6 +379,7 @@ async def open_api(
                 wake=woken.append,
             ),
             calling=Calling(runtime.clock),
+            file_checks=file_checks,
             quotes=quotes,
             endpoints=endpoints,
             replays=Replays(runtime, endpoints),

@@ -21,7 +21,7 @@ from gateway.errors import Refused
 from gateway.keys import USUAL, KeyTerms, Scope, list_keys, mint_key, rotate_key
 from tests.api.conftest import Api
 
-#: For everybody, or for whoever can sign as the custodian.
+#: For everybody, or for a sender that can sign as the custodian.
 PUBLIC = {
     ("POST", "/custodians/{name}/webhooks"),
     *(("GET", path) for path in ("/.well-known/webhook-keys.json", "/track/{token}")),
@@ -202,6 +202,7 @@ async def test_a_route_of_the_operator_takes_no_key_of_an_org(api: Api) -> None:
             "route": Route("/admin", act),
             "headers": [(b"authorization", header.encode())],
             "client": ("127.0.0.1", 1),
+            "state": {},
         }
         try:
             await guard(Request(scope))
@@ -266,7 +267,7 @@ async def test_twenty_at_once_write_one_use(api: Api) -> None:
 
 
 async def test_a_rotated_key_has_what_the_old_one_has(api: Api) -> None:
-    """Scopes, networks, name, owner, and as long a life, counted anew."""
+    """Scopes, networks, name, owner, and the same lifetime, counted from now."""
     terms = KeyTerms(
         scopes=(Scope.EVENTS_READ,),
         name="reader",

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from gateway.api.access import GIVES_WAY_S
 from gateway.config.settings import Settings
 from tests.api.conftest import RATES, WALLET, Api, open_api
 
@@ -149,7 +150,7 @@ async def test_a_budget_of_custodian_calls_for_quotes(settings: Settings) -> Non
 async def test_unknown_clients_are_limited_by_address(
     settings: Settings, path: str, header: str | None
 ) -> None:
-    """Wrong keys, secrets, links and paths; whoever has a right key comes in from the same address."""
+    """Wrong keys, secrets, links and paths; a valid key still works from the same address."""
     async with limited(settings, unknown=3) as api:
         payout = await api.pay()
         seen = []
@@ -396,3 +397,27 @@ async def test_few_bodies_of_a_key_arrive_at_once(settings: Settings) -> None:
             answer, _ = await api.send("POST", "/payouts/quote", **quote)
             assert answer.status == 200
             assert "idempotent-replayed" not in answer.headers
+
+
+async def test_who_has_used_up_half_of_a_rate_comes_after_other_orgs(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its request waits for those in progress, for a bounded time; one with most of its rate left does not."""
+    waited: list[tuple[str, float, int]] = []
+
+    async with limited(settings, reads=6) as api:
+        await api.key("rival")
+        asked = 0
+
+        async def quiet(org: str, most_s: float) -> None:
+            waited.append((org, most_s, asked))
+
+        monkeypatch.setattr(api.context.calling, "quiet", quiet)
+        for _ in range(6):
+            asked += 1
+            assert (await api.call("GET", "/payouts"))[0] == 200
+        assert waited == [("acme", GIVES_WAY_S, number) for number in (4, 5, 6)]
+        # What is refused has nothing to wait for, and another org has a rate of its own.
+        assert (await api.call("GET", "/payouts"))[0] == 429
+        assert (await api.call("GET", "/payouts", org="rival"))[0] == 200
+        assert len(waited) == 3

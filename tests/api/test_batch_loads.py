@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from gateway.batches.items import Check, Kept, Planned
+from gateway.batches.loop import BatchLoop
 from gateway.batches.service import Batches
 from gateway.keys import Caller
 from gateway.store import batches as rows
 from gateway.store.database import Tx
 from tests.api.conftest import Api
-from tests.api.test_batches import _HEAD, _ROW, ids, upload
+from tests.api.test_batches import _HEAD, _ROW, _load, ids, steps, upload
 
 _LINES = 260
 
@@ -117,3 +118,18 @@ async def test_the_caller_of_a_batch_is_that_of_its_items(api: Api) -> None:
     )
     shared = ("org", "mode", "custodian", "account")
     assert {name: row[name] for name in shared} == {name: batch[name] for name in shared}
+
+
+async def test_a_load_is_not_given_up_by_another_clock(api: Api) -> None:
+    """A process whose wall clock is hours ahead lets it go on; one that was really left is deleted."""
+    context, clock = api.context, api.clock
+    batch_id = await _load(api, 5)
+    loop = BatchLoop(
+        db=context.db, runtime=context.runtime, steps=steps(api), idle_s=5, wake=lambda _: None
+    )
+    # Hours ago, by the wall clock of this process.
+    await loop.forget(2**62)
+    assert await context.db.read(rows.stale_load, 2**62) == batch_id
+    await clock.advance(601)
+    await loop.forget(2**62)
+    assert await context.db.read(rows.stale_load, 2**62) is None

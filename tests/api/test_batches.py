@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from gateway.adapter import Report, SubStatus
+from gateway.assets import AssetRegistry
 from gateway.batches.items import MOST_FAULTS, Check, Checked, Line, json_lines
 from gateway.batches.runner import BatchSteps, Handover
 from gateway.batches.schemas import BatchItemRequest, BatchRequest, BatchSource
@@ -22,6 +23,9 @@ from gateway.execution.operator import NotAllowedError, Resolution, resolve, ret
 from gateway.execution.proof import Source
 from gateway.keys import Caller, recognise
 from gateway.model import Failure, FailureCode, FundsMoved, Transaction
+from gateway.routing.prices import PriceTable
+from gateway.spending import Spending
+from gateway.spending_rules import Rules
 from gateway.store import batches as rows
 from gateway.store import executions
 from gateway.store.database import Row, Tx
@@ -214,7 +218,7 @@ async def test_a_source_that_is_none(api: Api) -> None:
 
 
 async def test_a_custodian_that_is_none(api: Api) -> None:
-    """Said of the source, at once."""
+    """Reported for the source, at once."""
     source = {"custodian": "nobody", "account": {"id": "A1", "type": "VAULT"}}
     body = {"source": source, "payouts": [item(1), item(2)]}
     problem = await api.problem("POST", "/payout-batches", body=body, idempotency_key="k")
@@ -451,10 +455,12 @@ async def test_executed_once(api: Api) -> None:
     assert "batches" in api.woken
 
 
-async def test_the_totals_of_an_execution_are_read_in_a_thread(
+async def test_the_amounts_of_an_execution_are_read_in_a_thread(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The change that executes a batch does not read all of its items for its answer."""
+    """The change that executes a batch reads all of its items neither for its answer nor for the limits."""
+    price = PriceTable(AssetRegistry(), api.context.settings.prices).usd
+    api.context.batches._spending = Spending(Rules(api.context.settings.spending, price))
     made = await create(api, item(1), item(2))
     threads: list[str] = []
     read = rows.amounts
@@ -645,7 +651,7 @@ async def test_a_load_that_lost_items_is_never_visible(api: Api) -> None:
 
 
 async def test_a_batch_that_is_visible_is_not_deleted(api: Api) -> None:
-    """Whoever took it for given up comes too late."""
+    """A gateway that took it for abandoned comes too late."""
     batch_id = await _load(api, 3)
     await api.context.db.run(api.context.batches.finish, await _caller(api), batch_id, 3)
     assert await api.context.db.run(rows.drop_loaded, batch_id, 9) == 0

@@ -232,7 +232,7 @@ async def _redirect(api: Api, endpoint_id: str, url: str) -> None:
 
 @pytest.mark.parametrize("kind", EVENT_TYPES)
 async def test_an_example_of_every_type(api: Api, kind: str) -> None:
-    """Signed as a true one, marked as a test, and told what the endpoint answered."""
+    """Signed like a real one, marked as a test; the response has the endpoint's answer."""
     made = await make(api)
     async with receiver(202) as (url, got):
         await _redirect(api, made["id"], url)

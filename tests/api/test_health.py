@@ -88,7 +88,7 @@ async def test_a_database_that_cannot_be_read(
 async def test_long_reports_take_nobody_out_of_service(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All readers are busy: somebody's reports must not make every gateway unready."""
+    """All readers are busy: one org's reports must not make every gateway unready."""
     monkeypatch.setattr("gateway.api.health._READER_S", 0.1)
     release = threading.Event()
 
@@ -130,7 +130,7 @@ async def test_a_full_disk_is_told(api: Api) -> None:
     ],
 )
 async def test_a_database_that_cannot_be_written(api: Api, code: int) -> None:
-    """Custodians' webhooks cannot be stored: somebody else has to take them."""
+    """Custodians' webhooks cannot be stored: another process has to take them."""
     await api.key()
     connection = api.context.db._write_connection
     connection._fault = failing_with(code)

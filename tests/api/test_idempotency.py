@@ -1,4 +1,4 @@
-"""One idempotency key at two gateways on one database: one effect, whoever of them stops or stalls."""
+"""One idempotency key at two gateways on one database: one effect, whichever of them stops or stalls."""
 
 from __future__ import annotations
 
@@ -100,14 +100,16 @@ def count(api: Api, table: str) -> int:
     return int(select(api, f"SELECT count(*) FROM {table}")[0][0])
 
 
-def beat(api: Api, counter: int, stopped_at: int | None = None) -> None:
-    """Write a gateway's row as its heartbeat does."""
+def beat(
+    api: Api, counter: int, stopped_at: int | None = None, at: tuple[str, int] = ("c", 0)
+) -> None:
+    """Write a gateway's row as its heartbeat does, at a clock's id and its elapsed microseconds."""
     connection = sqlite3.connect(api.path)
     connection.execute(
         "INSERT OR REPLACE INTO gateways (id, counter, clock_id, elapsed, wall, host, pid, version, "
         "config_digest, schema_from, schema_to, gate_version, marks, started_at, stopped_at) "
-        "VALUES (?, ?, 'c', 0, 0, 'h', 1, 'v', 'd', '1', '1', 1, 0, 0, ?)",
-        (api.context.gateway_id, counter, stopped_at),
+        "VALUES (?, ?, ?, ?, 0, 'h', 1, 'v', 'd', '1', '1', 1, 0, 0, ?)",
+        (api.context.gateway_id, counter, *at, stopped_at),
     )
     connection.commit()
     connection.close()
@@ -142,7 +144,7 @@ def replayed(answer: aiohttp.ClientResponse) -> bool:
 async def test_fifty_callers_of_one_key_at_two_gateways(
     two: tuple[Api, Api], path: str, body: Any, table: str
 ) -> None:
-    """One effect and one answer; the others replay it or are told that it is in progress."""
+    """One effect and one answer; the others replay it or get 409."""
     answers = await asyncio.gather(*(post(two[n % 2], path, body) for n in range(50)))
     assert count(two[0], table) == 1
     assert two[0].pricer.calls + two[1].pricer.calls == (path == "/payouts/quote")
@@ -229,6 +231,26 @@ async def test_a_claimant_that_stands_still_is_replaced(two: tuple[Api, Api]) ->
         again, same = await post(api, "/payouts/quote", QUOTE)
         assert (again.status, replayed(again), same) == (200, True, raw)
     assert (first.pricer.calls, second.pricer.calls) == (1, 1)
+
+
+@pytest.mark.parametrize("short_us", [1, 0])
+async def test_a_claimant_that_died_before_the_observer_began(
+    two: tuple[Api, Api], short_us: int
+) -> None:
+    """On one machine its last sign of life is dated by the observer's clock: 60 s after that, and not sooner."""
+    first, second = two
+    now = second.clock.moment()
+    still_us = round(STILL_S * 1e6)
+    beat(first, 7, at=(now.clock_id, now.elapsed - still_us + short_us))
+    asking = await hangs(first)
+    if short_us:
+        assert await refused(second, "/payouts/quote", QUOTE) == "idempotency_in_progress"
+        await second.clock.advance(short_us / 1e6)
+    answer, raw = await post(second, "/payouts/quote", QUOTE)
+    assert (answer.status, replayed(answer)) == (200, False)
+    first.pricer.answering.set()
+    late, same = await asking
+    assert (late.status, replayed(late), same) == (200, True, raw)
 
 
 async def test_an_old_claimant_that_comes_before_the_new_answer(two: tuple[Api, Api]) -> None:
@@ -526,7 +548,7 @@ async def test_a_finish_that_is_cancelled_is_whole(two: tuple[Api, Api]) -> None
 
 
 async def test_an_old_token_is_never_used_again(two: tuple[Api, Api]) -> None:
-    """Taken over, released and claimed anew: the first claimant still writes nothing."""
+    """Taken over, released and claimed again: the first claimant still writes nothing."""
     first, second = two
     observer = Keys(second.context)
     mine = await Keys(first.context).begin(_keyed(first))

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from gateway.api import batch_reports
-from gateway.api.jobs import LINES, PAUSES, PAUSES_BESIDE_OTHERS, STEP_S, Jobs
+from gateway.api.jobs import GIVES_WAY_S, LINES, PAUSES, PAUSES_BESIDE_OTHERS, STEP_S, Jobs
 from gateway.batches import items
+from gateway.calling import Calling
 from gateway.config.rates import LimitSettings
 from gateway.config.settings import Settings
 from gateway.metrics import Metrics
@@ -166,7 +167,7 @@ class Worker:
     def __init__(self) -> None:
         self.clock = SetClock()
         self.pauses: list[float] = []
-        self.jobs = Jobs(LimitSettings(), Metrics(), self.clock, self._pause)
+        self.jobs = Jobs(LimitSettings(), Metrics(), self.clock, pause=self._pause)
 
     async def _pause(self, seconds: float) -> None:
         self.pauses.append(seconds)
@@ -180,7 +181,7 @@ class Worker:
             loop_clock._elapsed += timedelta(seconds=line_s)
             return number
 
-        done = [step async for step in self.jobs.steps(range(lines), work)]
+        done = [step async for step in self.jobs.steps("acme", range(lines), work)]
         assert [number for step in done for number in step] == list(range(lines))
         return [len(step) for step in done]
 
@@ -193,7 +194,7 @@ async def test_a_step_ends_after_a_time() -> None:
 
 
 async def test_jobs_leave_more_to_requests_that_come_in() -> None:
-    """Half of the time while nobody calls, a fifth while somebody does."""
+    """Half of the time without other requests, a fifth with them."""
     alone = Worker()
     await alone.steps(4, 3 * STEP_S)
     assert alone.pauses == pytest.approx([PAUSES * STEP_S] + [PAUSES * 3 * STEP_S] * 4)
@@ -216,3 +217,20 @@ async def test_every_request_is_one_beside_the_jobs(
     for number, path in enumerate(("/payouts", "/healthz", "/nothing"), 1):
         await api.send("GET", path)
         assert len(seen) == number
+
+
+async def test_a_step_gives_way_to_requests_of_other_orgs() -> None:
+    """Each step asks for its own org, after its pause."""
+    worker = Worker()
+    asked: list[tuple[str, float, int]] = []
+
+    class Noted(Calling):
+        async def quiet(self, org: str, most_s: float) -> None:
+            asked.append((org, most_s, len(worker.pauses)))
+
+    worker.jobs = Jobs(
+        LimitSettings(), Metrics(), worker.clock, Noted(worker.clock), pause=worker._pause
+    )
+    assert await worker.steps(3, STEP_S) == [1, 1, 1]
+    # The last one finds that nothing is left.
+    assert asked == [("acme", GIVES_WAY_S, number) for number in (1, 2, 3, 4)]

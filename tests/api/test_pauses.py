@@ -177,7 +177,7 @@ async def test_what_is_paused_is_shown_at_the_custodian(api: Api) -> None:
     assert await shown() == (False, [], [])
     account = {"id": "A1", "type": "VAULT"}
     await stop(api, by, scope="account", custodian="acme_eu", account=account)
-    await stop(api, by, scope="asset", asset="USDC")
+    await stop(api, by, scope="asset", asset="usdc")  # in any case of letters
     await stop(api, by, scope="org", org="acme")
     assert await shown() == (True, [account], ["USDC"])
     assert (await shown("other"))[0] is False

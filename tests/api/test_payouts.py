@@ -200,7 +200,7 @@ async def test_a_cursor_is_bound_to_its_filters(api: Api) -> None:
 
 
 async def test_the_feed_heals_a_gap(api: Api) -> None:
-    """Whoever keeps the cursor gets every event once, in order, also those of later."""
+    """A reader that keeps the cursor gets every event once, in order, including later ones."""
     payout = await api.pay()
     _, first = await api.call("GET", "/events")
     failure = Failure(code=FailureCode.POLICY_REJECTED, message="no", funds_moved=FundsMoved.NO)

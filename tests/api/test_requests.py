@@ -8,6 +8,7 @@ import re
 import sqlite3
 from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import urljoin
 
 import pytest
 
@@ -105,6 +106,31 @@ async def test_only_json_is_read(api: Api, media_type: str | None) -> None:
     assert problem["code"] == "invalid_request"
 
 
+_CHROME = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8"
+
+
+@pytest.mark.parametrize("path", ["/", "/guide/x", "/docs/x", "/nothing/at/all", "/assets/x.css"])
+async def test_a_browser_gets_a_page_where_nothing_is(api: Api, path: str) -> None:
+    """With ways on that lead somewhere; programs get the problem, whatever else they accept."""
+    answer, raw = await api.send("GET", path, authorization=None, accept=_CHROME)
+    text = raw.decode()
+    assert (answer.status, answer.content_type) == (404, "text/html")
+    assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+    assert answer.headers["Request-Id"] in text
+    assert "There is no page at this address" in text
+    links = re.findall(r'href="([^"]+)"', text)
+    assert len(links) == 5
+    for link in links:
+        there = urljoin(path, link)
+        if there != "/admin":
+            followed, _ = await api.send("GET", there, authorization=None, accept=_CHROME)
+            assert followed.status == 200, there
+    for accept in ("*/*", "application/json", "application/json, text/html;q=0.5"):
+        answer, raw = await api.send("GET", path, authorization=None, accept=accept)
+        assert answer.content_type == "application/problem+json"
+        assert json.loads(raw)["code"] == "not_found"
+
+
 async def test_unknown_paths_and_methods(api: Api) -> None:
     """404 and 405 are problems, too; 405 names every method."""
     assert (await api.problem("GET", "/nothing"))["code"] == "not_found"
@@ -163,7 +189,7 @@ async def test_a_key_is_bound_to_body_org_mode_and_route(api: Api) -> None:
 
 
 async def test_a_faulty_request_does_not_bind_its_key(api: Api) -> None:
-    """Nothing was executed, so that the mended request may use the key."""
+    """Nothing was executed, so the corrected request may use the key."""
     await api.problem("POST", "/payouts/quote", body={**QUOTE, "amount": "x"}, idempotency_key="k")
     status, _ = await api.call("POST", "/payouts/quote", body=QUOTE, idempotency_key="k")
     assert status == 200
@@ -183,7 +209,7 @@ async def test_quotes_need_a_key(api: Api) -> None:
 
 
 async def test_concurrent_repeats_make_one(api: Api) -> None:
-    """Fifty at once with one key: one effect; the others replay it or are told that it still runs."""
+    """Fifty at once with one key: one effect; the others replay it or get 409."""
     quote = await api.quote()
     answers = await asyncio.gather(
         *(

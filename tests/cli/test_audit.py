@@ -23,7 +23,7 @@ def listed(config: Path, *more: str) -> list[dict[str, Any]]:
 
 
 def tamper(config: Path, *statements: str) -> None:
-    """Change the log as somebody can who owns the file."""
+    """Change the log as the owner of the file can."""
     with sqlite3.connect(config.with_name("g.db")) as connection:
         for trigger in _TRIGGERS:
             connection.execute(f"DROP TRIGGER {trigger}")
@@ -141,7 +141,7 @@ def test_rows_that_were_cut_off_need_the_heads(written: Path, tmp_path: Path) ->
     connection.close()
     text = run("audit", "verify", "--heads", heads, "--config", written, code=1)
     assert "acme: it ends with row 0" in text
-    # Written anew from the place where it was cut: another row, another hash.
+    # Rewritten from the place where it was cut: another row, another hash.
     create(written, org="acme")
     create(written, org="acme")
     text = run("audit", "verify", "--heads", heads, "--config", written, code=1)

@@ -130,7 +130,9 @@ def test_created_executed_watched_reported(service: Service, file: Path, tmp_pat
 
 def test_a_dry_run(service: Service, file: Path) -> None:
     """Checks, and executes nothing."""
-    assert "2 payouts could be paid" in run("create", file, *_SOURCE, "--dry-run", "--execute")
+    assert "2 payouts could be paid: 3 USDC\n" in run(
+        "create", file, *_SOURCE, "--dry-run", "--execute"
+    )
     assert len(service.calls) == 1
 
 
@@ -150,7 +152,7 @@ def test_an_end_that_is_none_of_ours(service: Service, file: Path, end: str) -> 
 
 
 def test_the_exit_code_tells_whether_everybody_was_paid(service: Service, file: Path) -> None:
-    """A batch that ran to its end with a failed payout is no success, whoever watches it."""
+    """A batch that ended with a failed payout is no success."""
     service.state, service.failed = ["finalized"], 1
     told = run("create", file, *_SOURCE, "--execute", "--watch", code=3)
     assert "1 delivered and 1 failed of 2" in told

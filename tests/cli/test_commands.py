@@ -379,7 +379,7 @@ async def _seen(config: Path, endpoint_id: str, token: str) -> dict[str, Any]:
 
 
 def test_the_server_key_is_changed(config: Path) -> None:
-    """Old and new side by side, all sealed anew, then the new one alone; nothing in between is lost."""
+    """Old and new side by side, all resealed, then the new one alone; nothing is lost in between."""
     run("db", "upgrade", "--config", config)
     stored = asyncio.run(_stored(config))
     expected = {
@@ -397,9 +397,11 @@ def test_the_server_key_is_changed(config: Path) -> None:
     config.write_text(both)
     assert asyncio.run(_seen(config, stored["id"], stored["token"])) == expected
     said = run("db", "reseal", "--config", config)
-    assert "endpoints.secret: 1 sealed, 1 of them anew" in said
-    assert "idempotency.answer: 1 sealed, 1 of them anew" in said
-    assert "endpoints.secret: 1 sealed, 0 of them anew" in run("db", "reseal", "--config", config)
+    assert "endpoints.secret: 1 sealed, 1 of them resealed" in said
+    assert "idempotency.answer: 1 sealed, 1 of them resealed" in said
+    assert "endpoints.secret: 1 sealed, 0 of them resealed" in run(
+        "db", "reseal", "--config", config
+    )
     assert asyncio.run(_seen(config, stored["id"], stored["token"])) == expected
     config.write_text(text)
     assert asyncio.run(_seen(config, stored["id"], stored["token"])) == {**expected, "token": False}

@@ -182,7 +182,7 @@ def test_a_database_that_cannot_be_used(
 
 
 def test_a_locked_database(told: Any, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Somebody else has it: said so, with 2."""
+    """Another process has it: reported, with exit code 2."""
     run("db", "upgrade", "--config", config)
     monkeypatch.setitem(Database.__init__.__kwdefaults__ or {}, "busy_s", 0.05)
     with sqlite3.connect(config.with_name("g.db"), isolation_level=None) as other:
@@ -203,6 +203,32 @@ def test_words_that_are_no_text(told: Any, config: Path) -> None:
     code, said = told("payouts", "show", os.fsdecode(b"pay_\xff"), "--config", str(config))
     assert code == 2
     assert "is not valid UTF-8" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("serve", "--role", "boss"), "'boss' is not one of 'all', 'api', 'engine', 'sender'"),
+        (("serve", "--port", "abc"), "'--port': must be a whole number"),
+        (("payouts", "list", "--limit", "0"), "'--limit': must be 1 or more"),
+        (("users", "create", "ada", "--role", "boss"), "'boss' is not one of 'viewer'"),
+        (
+            ("routes", "explain", "0x1", "--org", "a", "--asset", "USDC", "--amount", "abc"),
+            "amount must be",
+        ),
+    ],
+    ids=["role", "port", "limit", "user", "amount"],
+)
+def test_no_librarys_words(told: Any, config: Path, words: tuple[str, ...], said: str) -> None:
+    """What is wrong with an argument is said in ours."""
+    code, output = told(*words, "--config", str(config))
+    # A terminal's frame and line ends are not words.
+    plain = " ".join(output.replace("│", " ").split())
+    assert code in {1, 2}
+    assert said in plain
+    assert not [
+        each for each in ("Value error", "Input should", "Errno", "Error(") if each in plain
+    ]
 
 
 def test_the_version_is_an_option_as_well(told: Any) -> None:

@@ -42,7 +42,7 @@ def test_pause_and_resume(config: Path) -> None:
     made = json.loads(run("pause", "account", "dummy", "ACCOUNT", "A", "--json", *why))
     assert (made["scope"], made["waiting"]) == ("account", 0)
     create(config)
-    run("pause", "asset", "USDC", *why)
+    run("pause", "asset", "usdc", *why)  # in any case of letters
     run("pause", "org", "acme", *why)
     listed = json.loads(run("pause", "list", "--config", config, "--json"))["data"]
     assert [each["paused"] for each in listed] == [
@@ -55,12 +55,28 @@ def test_pause_and_resume(config: Path) -> None:
     said = run("resume", "all", *why)
     assert "resumed" in said
     assert "still paused: custodian dummy (by the operator): a rumour" in said
-    for scope in (("custodian", "dummy"), ("account", "dummy", "ACCOUNT", "A"), ("asset", "USDC")):
+    for scope in (("custodian", "dummy"), ("account", "dummy", "ACCOUNT", "A"), ("asset", "usdc")):
         run("resume", *scope, *why)
     assert json.loads(run("resume", "org", "acme", "--json", *why)) == {"still_paused": []}
     assert "is not paused" in run("resume", "org", "acme", *why, code=1)
     log = run("audit", "list", "--config", config, "--json")
     assert log.count('"paused"') == log.count('"resumed"') == 5
+
+
+def test_what_is_paused_already_is_told(config: Path) -> None:
+    """Since when and why; the new reason and terms are those of now."""
+    why = ("--config", config, "--reason")
+    assert json.loads(run("pause", "all", "--json", *why, "a rumour"))["already"] is False
+    said = run("pause", "all", *why, "a leak")
+    assert "already paused since 20" in said
+    assert (
+        "all payouts (a rumour); the reason is the new one now, and new quotes are refused" in said
+    )
+    said = run("pause", "all", "--keep-accepting", *why, "a leak")
+    assert "new quotes are given, and wait, as they were not before" in said
+    assert json.loads(run("pause", "all", "--json", *why, "a leak"))["already"] is True
+    (listed,) = json.loads(run("pause", "list", "--config", config, "--json"))["data"]
+    assert (listed["reason"], listed["keep_accepting"]) == ("a leak", False)
 
 
 def test_a_misspelt_name_is_refused(config: Path) -> None:

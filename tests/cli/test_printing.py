@@ -116,7 +116,7 @@ def test_an_endpoints_words_are_shown_as_text(config: Path) -> None:
 
 
 def test_errors_are_one_line_each(capsys: pytest.CaptureFixture[str]) -> None:
-    """A message with a line break of somebody else's is still one line."""
+    """A message that contains foreign text with a line break is still one line."""
     with pytest.raises(Exception, match="1"):
         fail(f"there is no payout {HOSTILE}")
     with pytest.raises(Exception, match="2"):

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
+from gateway.adapter import Balance
+from gateway.config.settings import load
+from gateway.funds.balances import Balances
+from gateway.funds.reservations import Funds, account_rules
+from gateway.runtime import real_runtime
+from gateway.store.opening import open_database
 from tests.cli.test_commands import run
 
 ADDRESS = "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed"
@@ -57,11 +65,57 @@ def test_what_would_be_taken(config: Path) -> None:
         ("second", "paused"),
         ("theirs", "org"),
     ]
-    said = run(*asked, "--amount", "2")
-    assert "no route (no_route)" in said
+    said = run(*asked, "--amount", "2", code=1)
+    assert "refused (no_route): No route can pay this now." in said
+    assert json.loads(run(*asked, "--amount", "2", "--json", code=1))["code"] == "no_route"
     wished = ("--custodian", "one", "--account", "ACCOUNT:A")
     told = json.loads(run(*asked, "--amount", "100", "--json", *wished))
     assert told["candidates"][0]["custodian"] == "one"
+
+
+def test_what_is_paused_while_payouts_are_accepted(config: Path) -> None:
+    """Another one is taken; where there is none, it is told that the payout would wait."""
+    asked = ("routes", "explain", ADDRESS, "--org", "acme", "--asset", "USDC", "--config", config)
+    why = ("--keep-accepting", "--reason", "a rumour", "--config", config)
+    run("pause", "custodian", "two", *why)
+    told = json.loads(run(*asked, "--amount", "100", "--json"))
+    assert [each["route"] for each in told["candidates"]] == ["first"]
+    assert told["left_out"][0]["reason"] == "paused"
+    run("pause", "custodian", "one", *why)
+    assert "second: custodian two is paused: a payout would wait" in run(*asked, "--amount", "100")
+
+
+def test_limits_and_balances_are_asked(config: Path) -> None:
+    """A cap on one payout and a limit of a day refuse it; a short account is left out."""
+    config.write_text(
+        config.read_text()
+        + '[spending]\npayout_cap_usd = "500"\n'
+        + '[[spending.limits]]\nname = "daily"\nper = "day"\namount = "150"\n'
+    )
+    asked = ("routes", "explain", ADDRESS, "--org", "acme", "--asset", "USDC", "--config", config)
+    said = run(*asked, "--amount", "501", code=1)
+    assert "Could pay" in said
+    assert "refused (limit_exceeded): The limit 'payout_cap_usd' allows 500 USD a payout" in said
+    assert "The limit 'daily'" in run(*asked, "--amount", "151", code=1)
+    run(*asked, "--amount", "150")
+
+    async def read() -> None:
+        runtime = real_runtime()
+        settings = load(config)
+        async with open_database(settings, runtime) as db:
+            funds = Funds(runtime, account_rules(settings, {"two": 0.0}))
+            balances = Balances(runtime, funds, frozenset({"two"}))
+            (rule,) = funds.rules.values()
+            now = runtime.clock.moment()
+            number = await db.run(balances.begin_read, rule, (), now, 0)
+            assert number is not None
+            held = [Balance("USDC", Decimal(20), None, runtime.clock.now())]
+            await db.run(balances.note_read, rule, number, now, held)
+
+    asyncio.run(read())
+    told = json.loads(run(*asked, "--amount", "100", "--json"))
+    assert [each["route"] for each in told["candidates"]] == ["first"]
+    assert told["left_out"][0]["detail"] == "ACCOUNT A lacks 80 USDC"
 
 
 def test_what_cannot_be_asked(config: Path) -> None:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import sqlite3
+import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import segno
 from typer.testing import CliRunner
 
+from gateway.cli import users
 from gateway.cli.main import app
 from tests.cli.test_commands import config, run
 
@@ -71,3 +78,44 @@ def test_weak_passwords_are_refused(config: Path) -> None:
     words = ("users", "create", "ada", "--org", "acme", "--role", "viewer", "--password-stdin")
     shown = given(*words, "--config", str(config), password="short", code=2)
     assert "12 to 200 characters" in shown
+
+
+def test_the_code_to_scan_holds_the_link() -> None:
+    """Two rows of modules in each line, light ones drawn; it fits a terminal of 80 columns."""
+    link = (
+        f"otpauth://totp/Payouts%20pay.example:ada?secret={'A' * 32}&issuer=Payouts%20pay.example"
+    )
+    lines = users._code_of(link)
+    assert max(map(len, lines)) <= 80
+    dark = {"█": (0, 0), "▀": (0, 1), "▄": (1, 0), " ": (1, 1)}
+    rows: list[list[int]] = []
+    for line in lines:
+        rows += [[dark[each][half] for each in line] for half in (0, 1)]
+    wanted = [list(row) for row in segno.make(link, error="l").matrix_iter(border=2)]
+    assert rows[: len(wanted)] == wanted
+    # Its quiet zone is at every side: nothing that is dark can be stripped from a line's end.
+    assert {each for line in lines for each in (line[0], line[-1])} == {"█"}
+
+
+def test_a_terminal_gets_the_code(config: Path) -> None:
+    """A pipe gets the secret and the link alone."""
+    main, side = pty.openpty()
+    arguments = ["users", "create", "ada", "--org", "acme", "--role", "viewer", "--password-stdin"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gateway", *arguments, "--config", str(config)],
+        stdin=subprocess.PIPE,
+        stdout=side,
+    )
+    os.close(side)
+    assert process.stdin is not None
+    process.stdin.write(b"correct horse battery staple\n")
+    process.stdin.close()
+    shown = b""
+    with suppress(OSError):  # the end of a terminal whose program has gone
+        while part := os.read(main, 65536):
+            shown += part
+    os.close(main)
+    assert process.wait() == 0
+    text = shown.decode()
+    assert "█▀" in text
+    assert "secret:" in text

@@ -191,9 +191,9 @@ def test_what_the_commands_read_is_no_setting(tmp_path: Path) -> None:
     [
         ('"acme"', "orgs must be a list"),
         ("[]", "orgs must not be empty"),
-        ('["acme "]', "is no name of an org"),
-        ('["a b"]', "is no name of an org"),
-        ('[""]', "is no name of an org"),
+        ('["acme "]', "is not a valid org name"),
+        ('["a b"]', "is not a valid org name"),
+        ('[""]', "is not a valid org name"),
     ],
 )
 def test_orgs_that_nobody_could_be(tmp_path: Path, orgs: str, words: str) -> None:

@@ -10,12 +10,18 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
 from gateway import accepting
-from gateway.accepting import ACCEPTED_AT_ONCE, ADMITTED_AT_ONCE, Acceptor
+from gateway.accepting import (
+    ACCEPTED_AT_ONCE,
+    ACCEPTED_BESIDE,
+    ADMITTED_AT_ONCE,
+    ADMITTED_BESIDE,
+    Acceptor,
+)
 from gateway.config.settings import ListenSettings
 from gateway.connections import Closed, Connections, Limits
 from tests.connections.test_limits import Told, until
@@ -32,7 +38,11 @@ class Listener:
         self.table = Connections(limits, self.told)  # type: ignore[arg-type]
         self.made: list[Made] = []
         self._socket = socket.create_server(("127.0.0.1", 0), backlog=2048)
-        self.acceptor = Acceptor(self._socket, self.table, lambda: Made(self))
+        #: whether a request is in progress
+        self.busy = False
+        self.acceptor = Acceptor(
+            self._socket, self.table, lambda: Made(self), busy=lambda: self.busy
+        )
         self._clients: list[socket.socket] = []
 
     def connect(self, host: str, count: int = 1) -> list[socket.socket]:
@@ -133,6 +143,40 @@ async def test_a_burst_of_one_address_is_dropped_before_it_costs_anything() -> N
         assert not is_closed(other[0])
 
 
+async def test_fewer_are_accepted_in_a_turn_while_a_request_is_in_progress(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each of its steps waits for a turn of the loop; without it, more are taken at once."""
+    taken: list[int] = []
+    take = Acceptor._take
+
+    def noted(acceptor: Acceptor, *arguments: Any) -> None:
+        taken[-1] += 1
+        take(acceptor, *arguments)
+
+    monkeypatch.setattr(Acceptor, "_take", noted)
+    async with listening(replace(LIMITS, most_per_address=1000)) as made:
+        made.connect(MANY, 500)
+        turns: list[tuple[int, int]] = []
+        made.busy = True
+        taken.append(0)
+        made.acceptor.start()
+        while sum(taken) < 300:
+            before = len(made.made)
+            await asyncio.sleep(0)
+            turns.append((taken[-1], len(made.made) - before))
+            taken.append(0)
+        # A turn of the loop may have a few more callbacks than one turn of this task.
+        assert 0 < max(accepted for accepted, _ in turns) <= 2 * ACCEPTED_BESIDE
+        assert max(admitted for _, admitted in turns) <= 2 * ADMITTED_BESIDE
+        made.busy = False
+        while sum(taken) < 500:
+            taken.append(0)
+            await asyncio.sleep(0)
+        assert max(taken) == ACCEPTED_AT_ONCE
+        await until(lambda: len(made.made) == 500)
+
+
 async def test_an_address_within_its_limit_loses_nothing() -> None:
     """All of its connections at once; addresses take turns."""
     async with listening(replace(LIMITS, most_per_address=200)) as made:
@@ -166,7 +210,7 @@ async def test_the_listener_has_a_limit_for_all() -> None:
 
 
 async def test_without_free_files_it_waits_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The listener is not asked again at once; whoever waited is served later."""
+    """The listener is not polled again at once; waiting clients are served later."""
     monkeypatch.setattr(accepting, "_PAUSE_S", 0.3)
     async with listening() as made:
         made.connect(MANY, 3)

@@ -290,7 +290,7 @@ async def test_a_client_that_does_not_read_is_cut_off() -> None:
 
 
 async def test_connections_without_a_request_make_room() -> None:
-    """The one that waits longest goes; whoever asks is answered, and who works is left alone."""
+    """The one that waits longest is closed; new requests are answered, and active ones are not disturbed."""
     async with listening(replace(LIMITS, most=20, most_per_address=20)) as made:
         held_reader, held = await made.connect()
         held.write(
@@ -308,7 +308,7 @@ async def test_connections_without_a_request_make_room() -> None:
 
 
 async def test_a_refusal_that_is_held_back_makes_room() -> None:
-    """Nothing of it is to be done, so a new connection may have its place; whoever works is left alone."""
+    """Nothing of it is to be done, so a new connection may replace it; active ones are not disturbed."""
     async with listening(replace(LIMITS, most=10, most_per_address=10)) as made:
         held_reader, held = await made.connect()
         held.write(

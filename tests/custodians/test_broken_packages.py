@@ -36,7 +36,7 @@ _VERBS = """
     async def submit(self, order): ...
     async def fetch(self, order): ...
 """
-#: By name: the module, and a part of what is said of it.
+#: By name: the module, and a part of the message.
 BROKEN = {
     "import_fails": ("import no_such_package", "ModuleNotFoundError: No module named"),
     "exits": ("import sys\nsys.exit(3)", "SystemExit: 3"),
@@ -60,7 +60,7 @@ BROKEN = {
         "cannot start: ValueError: no",
     ),
 }
-#: What only shows when an instance is made; the others are broken for whoever imports them.
+#: What only shows when an instance is made; the others fail at import.
 _AT_START = {"no_capabilities", "no_verbs", "cannot_start"}
 
 
@@ -132,7 +132,7 @@ async def test_a_gateway_with_nothing_else_says_why(tmp_path: Path, name: str) -
 
 
 async def test_a_fault_of_the_settings_stops_the_start(tmp_path: Path) -> None:
-    """It is the operator's to fix; that of a package is told beside it."""
+    """It is the operator's to fix; that of a package is reported beside it."""
     with pytest.raises(ConfigError) as fault:
         await _built(tmp_path, one="exits", two="good", three="nobody")
     assert [each.split(":")[0] for each in fault.value.faults] == [

@@ -1,4 +1,4 @@
-"""What can be said of an adapter without running it: each rule, and the words it is reported in."""
+"""What can be checked of an adapter without running it: each rule, and its message."""
 
 from __future__ import annotations
 

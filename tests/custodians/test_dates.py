@@ -96,7 +96,7 @@ async def test_a_clock_that_was_wrong_meanwhile_is_refused(
     with pytest.raises(NotSent, match="while the call was prepared") as refused:
         await desk.submit(before=seconds, after=-seconds, offloaded=offloaded)
     assert refused.value.alert == "clock_skew"
-    # The next try dates anew.
+    # The next attempt has a new date.
     await desk.submit()
 
 

@@ -74,7 +74,7 @@ async def test_a_call_is_one_metric_and_one_line(bench: Bench) -> None:
     ("seen", "word"), [(Absent("404"), "Absent"), (CannotLook(), "CannotLook")]
 )
 async def test_a_look_may_find_nothing(bench: Bench, seen: Absent | CannotLook, word: str) -> None:
-    """Both are answers, and told apart."""
+    """Both are answers, and distinguished."""
     assert await bench.instance.fetch(bench.acts(seen)) is seen
     assert bench.count("fetch", word) == 1
 
@@ -342,7 +342,7 @@ async def test_what_a_call_sent_is_not_told_back(bench: Bench) -> None:
 
 @pytest.mark.parametrize("error", [InvalidSignature(f"no {SECRET}"), CannotVerify(f"no {SECRET}")])
 async def test_verify_passes_its_two_words_through(bench: Bench, error: Exception) -> None:
-    """They are shown to whoever sent the webhook: scrubbed."""
+    """They are shown to the sender of the webhook: scrubbed."""
     bench.acts(error)
     with pytest.raises(type(error)) as raised:
         await bench.instance.verify({}, b"{}")

@@ -55,7 +55,7 @@ def test_adapters_are_found_and_broken_ones_say_why(monkeypatch: pytest.MonkeyPa
 async def test_an_unknown_adapter_names_the_known_ones(
     monkeypatch: pytest.MonkeyPatch, tools: Tools
 ) -> None:
-    """A typing error is mended by the message; so is a package that cannot be imported."""
+    """The message shows how to fix a typing error, and a package that cannot be imported."""
     _entries(monkeypatch, odd="tests.custodians.odd:Odd", gone="no_such_package:Acme")
     with pytest.raises(ConfigError) as unknown:
         _build(tools, "od")

@@ -108,7 +108,7 @@ async def test_one_pair_of_verbs_is_enough(
 async def test_a_missing_verb_is_a_fault_of_the_configuration(
     monkeypatch: pytest.MonkeyPatch, tools: Tools, kind: type, missing: str
 ) -> None:
-    """It is told at start, with the verbs by name."""
+    """It is reported at start, with the verbs by name."""
     with pytest.raises(ConfigError) as faulty:
         _build(monkeypatch, kind, tools)
     (line,) = faulty.value.faults
@@ -119,7 +119,7 @@ async def test_a_missing_verb_is_a_fault_of_the_configuration(
 
 
 async def test_the_defaults_refuse_with_a_clear_message(tools: Tools) -> None:
-    """Whoever calls the wrong pair is told which one there is."""
+    """A call of the wrong pair names the right one."""
     sets, single = _Sets(NoSettings(), tools), _Single(NoSettings(), tools)
     with pytest.raises(Unsupported, match="bare defines no submit; a batch adapter pays by sub"):
         await sets.submit(OrderForTest())

@@ -70,7 +70,7 @@ async def test_a_custodian(tmp_path: Path, rail: Rail) -> None:
     ("rail", "secret"), [(FIREBLOCKS, "api_key"), (ERC20, "auth_token"), (DUMMY, "api_key")]
 )
 async def test_credentials_that_are_refused(tmp_path: Path, rail: Rail, secret: str) -> None:
-    """Told from a custodian that is away; the credential is not printed."""
+    """Distinguished from a custodian that is down; the credential is not printed."""
     async with stack(tmp_path, rail=rail) as made:
         settings = with_settings(load(made.config), rail.name, **{secret: "wrong-and-secret"})
         finding = (await found(settings))[f"custodian {rail.name}"]

@@ -60,17 +60,39 @@ def bad(findings: dict[str, Finding]) -> set[str]:
 
 @pytest.mark.both_stores
 async def test_a_database_that_is_fine(config: Path) -> None:
-    """Nothing failed. Before it was made, that is said, and it is not made by looking."""
+    """Nothing failed."""
     settings = load(config)
-    assert bad(await found(settings)) == {"database"}
-    if settings.postgres is None:
-        assert not settings.database.exists()
     async with open_database(settings):
         pass
     findings = await found(settings)
     assert {each.level for each in findings.values()} == {Level.OK}
     assert {"database", "schema", "server key", "frozen", "rules", "gateways"} <= findings.keys()
     assert ("clock of the database" in findings) == (settings.postgres is not None)
+
+
+@pytest.mark.both_stores
+async def test_before_the_first_start(config: Path) -> None:
+    """Nothing has failed: it says what creates the database, and does not create it by looking."""
+    settings = load(config)
+    findings = await found(settings)
+    assert bad(findings) == set()
+    assert findings["database"].level is Level.WARNING
+    assert "not created yet" in findings["database"].detail
+    assert "`payout-gateway serve` creates it" in findings["database"].fix
+    assert {findings[name].level for name in ("schema", "frozen", "gateways")} == {Level.SKIPPED}
+    if settings.postgres is None:
+        assert not settings.database.exists()
+
+
+async def test_a_database_that_is_gone(config: Path) -> None:
+    """The state file shows that there was one: that is no first start."""
+    settings = load(config)
+    async with open_database(settings):
+        pass
+    settings.database.unlink()
+    findings = await found(settings)
+    assert bad(findings) == {"database"}
+    assert "shows that there was one" in findings["database"].detail
 
 
 @pytest.mark.both_stores

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import os
 import resource
+import types
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -72,6 +74,29 @@ def test_secrets_that_others_can_read(config: Path) -> None:
     (found,) = machine.permissions(config, load(config))
     assert "g.db can be read by every user" in found.detail
     assert KEY not in str(found)
+
+
+def test_what_cannot_be_written(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fix is for the reason: the mount, the mode, or another owner."""
+    mounted = machine.not_writable(config, read_only_mount=True)
+    assert "mounted read-only" in mounted.detail
+    assert f"findmnt -T {config}" in mounted.fix
+    assert "owner" not in mounted.fix
+    own = machine.not_writable(config, read_only_mount=False)
+    assert own.fix.startswith(f"chmod u+w {config}")
+    monkeypatch.setattr("os.geteuid", lambda: config.stat().st_uid + 1)
+    assert "as the owner" in machine.not_writable(config, read_only_mount=False).fix
+
+
+def test_a_mount_for_reading_only_is_recognised(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By what the kernel says of the file system, whoever runs the command."""
+    flags = types.SimpleNamespace(f_flag=os.ST_RDONLY)
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    monkeypatch.setattr("os.statvfs", lambda path: flags)
+    (found,) = machine.permissions(config, load(config))
+    assert found.detail.endswith("is on a file system that is mounted read-only")
 
 
 def test_files_that_may_be_open(config: Path) -> None:

@@ -350,7 +350,7 @@ async def test_a_fanned_out_batch_whose_gateway_is_killed(made: Stack) -> None:
 
 @pytest.mark.parametrize("made", [FIREBLOCKS, ERC20], indirect=True, ids=["sets", "one by one"])
 async def test_two_gateways_on_one_database(made: Stack) -> None:
-    """Both go on with the same batches: every item is paid once, and told of once."""
+    """Both work on the same batches: every item is paid once, and reported once."""
     second = await made.start_gateway("--quick", "--port", "0")
     first = await made.start_gateway("--quick")
     try:

@@ -61,7 +61,7 @@ async def executions(made: Stack) -> int:
 
 
 async def test_the_caller_gives_the_passcode(made: Stack) -> None:
-    """Nothing is called before the answer; then one execution, delivered, told in order."""
+    """Nothing is called before the answer; then one execution, delivered, reported in order."""
     payout_id, action = await asked(made)
     assert action["type"] == "enter_passcode"
     assert action["client_secret"].startswith("pcs_")
@@ -220,7 +220,7 @@ async def test_an_action_that_nobody_answers_expires(made: Stack) -> None:
 
 
 async def test_twenty_answers_at_once_are_one_execution(made: Stack) -> None:
-    """One is carried out; the others are told so."""
+    """One is carried out; the others get 409."""
     payout_id, action = await asked(made)
     body = answer(action, made.credentials["passcode"])
     replies = await asyncio.gather(*(confirm(made, payout_id, body) for _ in range(20)))

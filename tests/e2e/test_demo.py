@@ -51,8 +51,35 @@ async def test_the_demo_delivers(start: Start, tmp_path: Path) -> None:
     assert text.count("signature verified") == 24
     assert text.count("timeline delivered/delivered") == 7
     assert "batch.finalized        2 of 2 delivered" in text
-    assert "paid once, and told by verified webhooks" in text
+    assert "paid once, and reported by verified webhooks" in text
     assert "\x1b" not in text  # no colours where nobody can see them
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_the_demo_with_one_custodian_refusing(start: Start, tmp_path: Path) -> None:
+    """What is proven unpaid goes on and is paid once; in doubt, or refused later, nothing does.
+
+    What `routes explain` prints on the way is in the docs, word for word.
+    """
+    process = await start(tmp_path, "--refusing")
+    out, _ = await asyncio.wait_for(process.communicate(), 80)
+    text = out.decode()
+    assert process.returncode == 0, text
+    for line in (
+        "refused at once 40 USDC delivered dummy → dfns dfns",
+        "reply lost 41 USDC delivered dummy dummy",
+        "accepted, refused later 42.000402 USDC failed, funds moved: no dummy nobody",
+    ):
+        assert line in [
+            " ".join(each.strip("│").replace("│", " ").split()) for each in text.splitlines()
+        ]
+    assert text.count("signature verified") == 8
+    assert "timeline pending/queued           not paid by dummy; goes on at dfns" in text
+    assert "timeline pending/outcome_unknown" in text
+    assert "What was proven unpaid went on and was paid once; nothing else went on." in text
+    explained = text[text.index("Could pay") : text.index("\n2. ")]
+    page = (ROOT / "docs/how-to/choose-routes.md").read_text(encoding="utf-8")
+    assert "\n".join(each.rstrip() for each in explained.splitlines()).strip() in page
     assert list(tmp_path.iterdir()) == []
 
 

@@ -105,7 +105,7 @@ async def test_every_page_and_act(tmp_path: Path, store: str) -> None:
 
         async def told() -> str | None:
             story = await panel.get(f"{base}/payouts/{payout_id}")
-            return story if "Told 1 of 1 endpoint." in story else None
+            return story if "Delivered to 1 of 1 endpoint." in story else None
 
         story = str(await eventually(told))
         assert "Moving call accepted" in story

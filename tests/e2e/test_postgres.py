@@ -10,9 +10,10 @@ import pytest_asyncio
 
 from gateway.config.settings import load
 from gateway.runtime import Failpoint
+from gateway.store.months import FIRST_END
 from tests import postgres
 from tests.e2e import test_batches, test_crashes, test_main_job
-from tests.e2e.stack import FIREBLOCKS, SharedStacks, Stack, subscribe
+from tests.e2e.stack import FIREBLOCKS, SharedStacks, Stack, eventually, subscribe
 from tests.postgres import place_of
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.asyncio(loop_scope="module")]
@@ -38,6 +39,23 @@ async def running(made: Stack) -> Stack:
 async def test_the_main_job(running: Stack) -> None:
     """Two payouts from quote to delivered, each event delivered and verified."""
     await test_main_job.test_two_payouts_are_delivered_and_told(running)
+
+
+async def test_events_lie_in_this_month(running: Stack) -> None:
+    """The sweeper makes the partitions, and a payout is told from one of them."""
+    begun = f"SELECT 1 FROM events_position_seq WHERE last_value > {FIRST_END}"
+    await eventually(lambda: _found(running, begun))
+    payout_id = await running.pay()
+    await running.ended(payout_id)
+    rows = running.rows(
+        "SELECT DISTINCT tableoid::regclass::text AS place FROM events WHERE payout_id = ?",
+        payout_id,
+    )
+    assert [row["place"][:8] for row in rows] == ["events_2"]
+
+
+async def _found(made: Stack, query: str) -> bool:
+    return bool(made.rows(query))
 
 
 async def test_a_lost_reply(running: Stack) -> None:

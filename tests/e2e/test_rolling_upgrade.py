@@ -36,7 +36,7 @@ async def upgrade(made: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def ready(made: Stack) -> Any:
-    """Return what a gateway says of itself."""
+    """Return what a gateway reports about itself."""
     status, told = await made.call("GET", "/readyz")
     assert status == 200
     return told

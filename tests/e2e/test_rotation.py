@@ -168,12 +168,12 @@ async def test_the_server_key_is_changed_under_load(made: Stack) -> None:
         await replaced(made, load, open_new)
         await replaced(made, load, seal_new)
         said = await made.run("db", "reseal")
-        assert "endpoints.secret: 1 sealed, 1 of them anew" in said
+        assert "endpoints.secret: 1 sealed, 1 of them resealed" in said
         async with made.http.get(link.replace(made.own_url, made.url)) as page:
             assert page.status == 200
         await replaced(made, load, forget_old)
         assert await made.call("POST", "/payouts", quote, idempotency_key="before") == first
-        assert "endpoints.secret: 1 sealed, 0 of them anew" in await made.run("db", "reseal")
+        assert "endpoints.secret: 1 sealed, 0 of them resealed" in await made.run("db", "reseal")
         # Looks count under the new key for the call that was made under the old one.
         await calm(made)
         await made.reaches(payout_id, "delivered", seconds=60)

@@ -1,4 +1,4 @@
-"""Custodians that answer about somebody else's transfer, tell news early, or are not configured any more."""
+"""Custodians that answer about another's transfer, report news early, or are no longer configured."""
 
 from __future__ import annotations
 

@@ -185,7 +185,7 @@ def immutable(tmp_path: Path) -> Iterator[Path]:
 
 
 async def test_a_disk_that_is_full_at_the_start(tmp_path: Path, disk: Disk) -> None:
-    """What is wrong is said in words; nobody is told to restore a database that is sound."""
+    """The problem is named; no message suggests restoring a sound database."""
     migrate.prepare(disk.database)
     with closing(sqlite3.connect(disk.database)) as connection:
         connection.execute("PRAGMA journal_mode=WAL").fetchone()

@@ -1,4 +1,4 @@
-"""What an operator is told of one payout, on a stack where things went wrong on the way."""
+"""What an operator sees of one payout, on a stack where things went wrong."""
 
 from __future__ import annotations
 

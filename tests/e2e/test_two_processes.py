@@ -47,7 +47,7 @@ async def at_once(made: Stack, method: str, path: str, body: Any, **headers: str
 
 
 async def test_a_quote_is_used_once(made: Stack) -> None:
-    """One payout; the 49 others are told which."""
+    """One payout; the 49 others get its id."""
     quote_id = await made.quote()
     answers = await at_once(made, "POST", "/payouts", {"quote_id": quote_id})
     assert Counter(status for status, _ in answers) == {201: 1, 409: CALLERS - 1}
@@ -57,7 +57,7 @@ async def test_a_quote_is_used_once(made: Stack) -> None:
 
 
 async def test_an_idempotency_key_does_its_work_once(made: Stack) -> None:
-    """One quote, whoever asks; who comes while it is made is told to come again."""
+    """One quote, whichever process is asked; requests during its creation get 409."""
     body = {
         "external_ref": "user-1",
         "asset": "USDC",
@@ -155,7 +155,7 @@ async def test_an_account_pays_one_at_a_time(made: Stack) -> None:
 
 
 async def test_fifty_payouts_are_sent_once_by_two_engines(stacks: SharedStacks) -> None:
-    """Both claim and set marks at once; each payout is paid once and told in order, and no mark is twice."""
+    """Both claim and set marks at once; each payout is paid once and reported in order, and no mark exists twice."""
     async with stacks.lend("fifty", DUMMY, database=place_of("postgresql")) as made:
         await made.start_gateway("--quick")
         await subscribe(made)

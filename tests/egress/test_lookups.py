@@ -80,7 +80,7 @@ async def test_a_scope_holds_a_bounded_number_of_threads(names: Names) -> None:
 
 
 async def test_one_name_holds_one_thread(names: Names) -> None:
-    """However often it is asked for, also after a deadline; and whoever still waits gets the answer."""
+    """However often it is requested, even after a deadline; waiting callers still get the answer."""
     lookups = Lookups("test", deadline_s=0.1, lookup=names.lookup)
     for _ in range(3):
         assert await ask(lookups, "bad", "one.dead") == "LookupTimeoutError"
@@ -89,7 +89,7 @@ async def test_one_name_holds_one_thread(names: Names) -> None:
     await asyncio.sleep(0)
     names.let_go.set()
     assert await patient == "127.0.0.1"
-    # Not kept: the next connection resolves anew.
+    # Not cached: the next connection resolves again.
     assert await ask(lookups, "bad", "one.dead") == "127.0.0.1"
     assert names.asked == ["one.dead"] * 2
     await lookups.close()

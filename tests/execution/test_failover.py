@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from gateway.adapter import Absent, Capabilities, Failure, Report, SubStatus
+from gateway.cli.story import print_story
 from gateway.config.routes import RouteSettings
 from gateway.config.settings import EngineSettings
 from gateway.config.spending import SpendingLimitSettings
@@ -21,26 +22,37 @@ from gateway.execution.gate import MarkRefused, Refusal
 from gateway.execution.inbox import Inbox
 from gateway.execution.operator import NotAllowedError, Resolution, resolve
 from gateway.execution.order import LiveOrder
+from gateway.execution.proof import Source
 from gateway.execution.record import Recorded, Recorder
 from gateway.execution.state import Job, Verb
 from gateway.failover import Failover
+from gateway.funds.balances import Balances
+from gateway.funds.reservations import Funds
 from gateway.metrics import Metrics
 from gateway.model import Account, FailureCode, FundsMoved, Payout
 from gateway.pause import PauseScope
 from gateway.pausing import Wanted, pause
+from gateway.payouts import Payouts
 from gateway.quotes import QuoteRequest, Quotes
 from gateway.report import Notice, Ref
 from gateway.routing.durations import Durations
 from gateway.routing.facts import KnownFacts
 from gateway.routing.router import Instance, Router
+from gateway.spending import Spending
 from gateway.store import executions
 from gateway.store import payouts as rows
 from gateway.store.audit import Act
 from gateway.store.database import Row
 from gateway.store.rules import activate
+from gateway.store.spending import all_counters
 from gateway.store.state import freeze
+from gateway.story import tell
+from gateway.vault import Vault
+from tests.bank import RULE, VISIBILITY_S, Process, all_reservations
 from tests.execution.conftest import Bench
+from tests.execution.script import as_set
 from tests.routing.pricing import TakesEverything
+from tests.test_spending import rules
 
 ADDRESS = "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed"
 SHORT = Rejected(FailureCode.INSUFFICIENT_FUNDS, "the account is empty")
@@ -96,6 +108,7 @@ def pair(
     second: dict[str, Any] | None = None,
     limits: tuple[SpendingLimitSettings, ...] = (),
     within_s: float | None = None,
+    funds: Funds | None = None,
 ) -> Pair:
     """Return two custodians. Settings of the route of each may be given."""
     plain = {"destination": "address", "networks": ["Base"], "fee": {"flat": "1"}}
@@ -115,7 +128,7 @@ def pair(
     takes = {name: TakesEverything() for name in names}
     breakers = {name: Breaker(bench.clock, faults=1) for name in names}
     facts = KnownFacts(breakers, Durations())
-    onward = Failover(router, bench.assets, facts, takes, limits)
+    onward = Failover(router, bench.assets, facts, takes, limits, funds)
     bench.quotes = Quotes(router, bench.assets, runtime, takes)
     other = copy.copy(bench)
     other.fingerprint = "beta/B"
@@ -278,6 +291,120 @@ async def test_never_after_news(bench: Bench) -> None:
     assert (payout.status, payout.custodian) == ("failed", "acme")
 
 
+@pytest.mark.parametrize("door", ["look", "webhook", "refusal of a look"])
+@pytest.mark.parametrize("accepted", [SubStatus.SUBMITTED, SubStatus.AWAITING_APPROVAL])
+async def test_what_was_accepted_and_is_refused_later_ends(
+    bench: Bench, accepted: SubStatus, door: str
+) -> None:
+    """Whatever the setting, the code and the way it is told: the partner decides, with `funds_moved`."""
+    two = pair(bench, failover="on_absence")
+    payout_id = await two.pay()
+    await two.acme.submitted(await two.acme.begin(), Report(accepted, "TAKEN"), moved=True)
+    await two.acme.clock.advance(200)
+    failure = Failure(code=FailureCode.INSUFFICIENT_FUNDS, message="no", funds_moved=FundsMoved.NO)
+    late = Report(SubStatus.FAILED, "NO FUNDS", failure=failure)
+    if door == "webhook":
+        await bench.db.run(two.acme.recorder.news, payout_id, late, Source.WEBHOOK)
+        # It ends the payout, or brings the look forward that does.
+        await two.acme.clock.advance(200)
+    if (await two.payout(payout_id)).status == "pending":
+        job = await two.acme.begin()
+        outcome = SHORT if door == "refusal of a look" else late
+        await two.acme.fetched(job, outcome)
+    payout = await two.payout(payout_id)
+    assert payout.custodian == "acme"
+    assert len(await two.executions(payout_id)) == 1
+    if door == "refusal of a look":
+        # No word about what was accepted: it is looked up as before.
+        assert payout.status == "pending"
+        return
+    assert payout.failure is not None
+    assert (payout.status, payout.failure.funds_moved) == ("failed", FundsMoved.NO)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+async def test_payouts_of_a_batch_stay_at_its_account(bench: Bench, count: int) -> None:
+    """A batch names the account that pays it. Refused on the first moving call, its payouts end as unpaid."""
+    two = pair(bench, failover="on_absence")
+    ids = [await two.pay() for _ in range(count)]
+    await bench.db.run(as_set, bench, ids, "bat_1")
+    job = await two.acme.begin()
+    assert [each.id for each in job.items] == ids
+    await two.acme.submitted(job, SHORT, moved=True)
+    for each in ids:
+        payout = await two.payout(each)
+        assert payout.failure is not None
+        assert (payout.status, payout.custodian) == ("failed", "acme")
+        assert payout.failure.funds_moved is FundsMoved.NO
+    assert await two.beta.claim() == []
+
+
+@pytest.mark.both_stores
+async def test_limits_count_a_failover_once(bench: Bench) -> None:
+    """Counted where it was accepted, moved nowhere, given back once when the last custodian refuses."""
+    daily = {"name": "daily", "per": "day", "amount": "100", "each": ["org"]}
+    spending = Spending(rules(limits=(daily,)))
+    bench.payouts = Payouts(bench.runtime, Vault(bytes(32), bench.runtime.ids), spending=spending)
+    two = pair(bench)
+    payout_id, other = await two.pay(), await two.pay()
+
+    async def spent() -> list[tuple[int, str]]:
+        return [(row["count"], row["amount"]) for row in await bench.db.read(all_counters)]
+
+    assert await spent() == [(2, "10")]
+    job, still = await two.acme.claim()
+    assert isinstance(job, Job)
+    assert isinstance(still, Job)
+    await two.acme.submitted(job, SHORT, moved=True)
+    assert await went_on(two, payout_id)
+    assert await spent() == [(2, "10")]
+    await two.acme.submitted(still, Report(SubStatus.SUBMITTED, ""), moved=True)
+    await two.beta.submitted(await two.beta.begin(), SHORT, moved=True)
+    assert (await two.payout(payout_id)).status == "failed"
+    assert await spent() == [(1, "5")]
+    assert (await two.payout(other)).status == "pending"
+
+
+@pytest.mark.both_stores
+async def test_a_reservation_goes_along(bench: Bench) -> None:
+    """From the first account to the second one, in the transaction of the failover; given back there, once."""
+    rule = replace(RULE, custodian="acme", account=Account(id="A", type="VAULT"))
+    second = replace(RULE, custodian="beta", account=Account(id="B", type="WALLET"))
+    plain = RouteSettings.model_validate(
+        {"destination": "address", "custodian": "acme", "account": {"id": "A", "type": "VAULT"}}
+    )
+    process = Process(bench.db, bench.runtime, [rule, second], plain)
+    process.balances = Balances(bench.runtime, process.funds, frozenset({"acme", "beta"}))
+    bench.payouts = process.payouts
+    two = pair(bench, funds=process.funds)
+    await bench.db.run(process.balances.settle, bench.clock.moment())
+    await process.read("100", rule)
+    await process.read("100", second)
+    await bench.clock.advance(VISIBILITY_S)
+    await process.read("100", rule)
+    await process.read("5", second)
+
+    async def reserved() -> list[tuple[str, str]]:
+        return [
+            (json.loads(row["account_key"])[0], f"{Decimal(row['amount']) + Decimal(row['fee']):f}")
+            for row in await bench.db.read(all_reservations)
+        ]
+
+    payout_id = await two.pay()
+    assert await reserved() == [("acme", "5")]
+    await refused(two, payout_id)
+    assert await went_on(two, payout_id)
+    assert await reserved() == [("beta", "5")]
+    # The second account does not cover another one: that ends at the first one, and gives back there.
+    full = await two.pay()
+    assert sorted(await reserved()) == [("acme", "5"), ("beta", "5")]
+    await refused(two, full)
+    assert (await two.payout(full)).status == "failed"
+    assert await reserved() == [("beta", "5")]
+    await two.beta.submitted(await two.beta.begin(), SHORT, moved=True)
+    assert await reserved() == []
+
+
 async def test_not_where_the_partner_asked_for_the_custodian(bench: Bench) -> None:
     """It pinned the account; another one is not what it asked for."""
     two = pair(bench)
@@ -322,10 +449,25 @@ async def test_only_to_a_custodian_that_could_pay_now(bench: Bench) -> None:
         await refused(two, payout_id)
         assert (await two.payout(payout_id)).status == "failed"
     two = pair(bench)
-    await bench.db.run(pause, bench.runtime, wanted, "a rumour", act)
+    for keep in (False, True):
+        # Also where new payouts are accepted meanwhile: nothing goes on to wait there.
+        await bench.db.run(pause, bench.runtime, wanted, "a rumour", act, keep_accepting=keep)
+        payout_id = await two.pay()
+        await refused(two, payout_id)
+        assert (await two.payout(payout_id)).status == "failed"
+
+
+async def test_nothing_goes_on_during_an_emergency_stop(bench: Bench) -> None:
+    """The answer to a call from before it comes meanwhile; also where new payouts are accepted and wait."""
+    two = pair(bench)
     payout_id = await two.pay()
-    await refused(two, payout_id)
-    assert (await two.payout(payout_id)).status == "failed"
+    job = await two.acme.begin()
+    order = two.acme.order(job)
+    await order.moving()
+    wanted, act = Wanted(PauseScope.ALL), Act("operator", "")
+    await bench.db.run(pause, bench.runtime, wanted, "a leak", act, keep_accepting=True)
+    await two.acme.record(job, Verb.SUBMIT, SHORT, order=order)
+    assert not await went_on(two, payout_id)
 
 
 async def test_it_never_comes_back(bench: Bench) -> None:
@@ -339,6 +481,26 @@ async def test_it_never_comes_back(bench: Bench) -> None:
     assert payout.failure is not None
     assert payout.failure.funds_moved is FundsMoved.NO
     assert len(await two.executions(payout_id)) == 2
+
+
+async def test_an_operator_sees_the_decision_and_every_execution(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By which route it was quoted and why not by another one; where it was, and where it is now."""
+    two = pair(bench, second={"max_amount": "100"})
+    payout_id = await two.pay()
+    await refused(two, payout_id)
+    story = await bench.db.read(tell, payout_id)
+    assert story is not None
+    print_story(story)
+    said = capsys.readouterr().out
+    lines = [" ".join(line.replace("│", " ").split()) for line in said.splitlines()]
+    assert "decision of the quote (fixed)" in lines
+    assert "routes.0 acme VAULT A taken fee 1, 60 s" in lines
+    assert "routes.1 beta WALLET B candidate fee 1, 60 s" in lines
+    (first,) = [line for line in lines if line.startswith("1 acme VAULT A closed")]
+    assert "refused; goes on at beta" in first
+    assert any(line.startswith("2 beta WALLET B prepared") for line in lines)
 
 
 async def test_its_time_to_be_sent_goes_on(bench: Bench) -> None:

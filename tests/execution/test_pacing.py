@@ -238,16 +238,16 @@ def capabilities() -> Capabilities:
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-async def test_a_burst_of_a_thousand_payouts_keeps_below_the_limit(bench: Bench) -> None:
-    """1,000 payouts at once, 30 requests a second: each is paid once, and hardly a call is refused."""
+async def test_a_burst_of_payouts_keeps_below_the_limit(bench: Bench) -> None:
+    """400 payouts at once, 30 requests a second: each is paid once, and hardly a call is refused."""
     async with opened(bench) as place:
-        await place.accept(1000)
-        await place.delivered(1000, within_s=200)
+        await place.accept(400)
+        await place.delivered(400, within_s=80)
         custodian = place.custodian
         calls = custodian.answered.total()
-        assert len(custodian.ledger) == 1000
+        assert len(custodian.ledger) == 400
         assert custodian.answered[429] < 0.03 * calls, custodian.answered
-        assert calls < 3500, "polls of what is not done yet are few"
+        assert calls < 1400, "polls of what is not done yet are few"
         assert await bench.db.read(_attention) == []
 
 

@@ -18,6 +18,7 @@ from gateway.execution.record import Recorder
 from gateway.execution.unsent import waited_to_be_sent
 from gateway.model import FailureCode, FundsMoved
 from gateway.store.database import Query, Tx
+from gateway.store.rules import activate
 from gateway.store.schema import evidence
 from gateway.store.state import freeze
 from tests.databases import make_database
@@ -130,6 +131,28 @@ async def test_nothing_ends_in_an_old_copy(desk: Counter) -> None:
     await bench.db.run(freeze, bench.runtime.ids, 0, "an old copy")
     await desk.turns(3, LIFE)
     assert await ended(desk) is None
+
+
+@pytest.mark.parametrize("digest", ["mine", "of another configuration"])
+async def test_a_gateway_with_other_rules_ends_nothing_by_its_own_time(
+    desk: Counter, digest: str
+) -> None:
+    """The time is one of the rules: a gateway that has others does not claim what waits, or leaves it."""
+    bench = desk.bench
+    desk.script.submits = [all_are(SubStatus.AWAITING_APPROVAL)]
+    await desk.turn()
+    assert (await desk.row())["state"] == "parked"
+    at = bench.clock.moment().wall
+    await bench.db.run(activate, bench.runtime.ids, at, digest, "{}", "ann", "why")
+    short = Recorder(
+        bench.runtime, bench.payouts, "acme", bench.capabilities, "acme", HOUR, rules="mine"
+    )
+    await bench.clock.advance(2 * HOUR)
+    until = bench.runtime.timeline.now() + 1
+    for moves in (False, True):
+        await bench.db.run(short.claim, "test", until, 1, moves=moves)
+        await bench.clock.advance(60)
+    assert await ended(desk) == (NOT_SENT if digest == "mine" else None)
 
 
 async def test_an_earlier_execution_that_may_have_paid_keeps_it(bench: Bench) -> None:

@@ -259,7 +259,7 @@ async def test_a_balance_of_another_clock_has_no_age(bank: Bank) -> None:
 
 
 async def test_an_end_that_another_clock_has_dated(bank: Bank) -> None:
-    """The wait begins anew when this process sees it."""
+    """The wait starts again when this process sees it."""
     paid = await bank.pay("60")
     assert paid
     await bank.end(paid, None)
@@ -577,7 +577,16 @@ def steps_of(bank: Bank, batches: Batches) -> BatchSteps:
     """Return the steps of batches whose payouts go one by one."""
     handovers = {"acme": Handover(set_size=10, window=10)}
     recorders = {"acme": bank.recorder}
-    return BatchSteps(bank.runtime, bank.payouts, bank.quotes, batches, handovers, recorders)
+    return BatchSteps(
+        bank.runtime,
+        bank.payouts,
+        bank.quotes,
+        batches,
+        handovers,
+        recorders,
+        # What waits for funds has until midnight, whatever this says.
+        submit_within_s=3600,
+    )
 
 
 async def stepped(bank: Bank, steps: BatchSteps) -> str:

@@ -27,7 +27,7 @@ def held(**amounts: str) -> dict[str, Decimal]:
         # A network that the custodian does not tell apart is paid from the one balance there is.
         (held(any="100"), held(Ethereum="30"), ETH, "70"),
         (held(Ethereum="100"), held(), "", "100"),
-        # Networks are told apart.
+        # Networks are distinguished.
         (held(Ethereum="100", Solana="50"), held(Ethereum="90"), SOL, "50"),
         (held(Ethereum="100", Solana="50"), held(Ethereum="90"), ETH, "10"),
         # One that is not held has nothing, and never borrows from another one.
@@ -105,7 +105,7 @@ def test_time_passes_on_one_clock() -> None:
 
 
 def test_what_is_shown_of_an_account() -> None:
-    """What is reserved on a network is told beside the balance that pays it."""
+    """What is reserved on a network is shown beside the balance that pays it."""
     row = {
         "balances": '[{"asset":"USDC","network":null,"available":"100","pending":null,"as_of":"x"}]',
         "reserved": '[["USDC","Ethereum","30"],["EURC","Solana","5"]]',

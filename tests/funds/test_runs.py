@@ -164,7 +164,7 @@ class Run:
         self.world.history.append((self.now(), self.world.left + self.chance.randint(1, 50)))
 
     async def restart(self) -> None:
-        """A process begins anew; sometimes on a machine that was rebooted."""
+        """A process starts again; sometimes on a machine that was rebooted."""
         at = self.chance.randrange(2)
         if self.chance.random() < 0.3:
             self.bank.clock.reboot()

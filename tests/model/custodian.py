@@ -21,7 +21,14 @@ from gateway.adapter import (
     Report,
     SubStatus,
 )
-from gateway.errors import Misconfigured, NotSent, OutcomeUnknown, Rejected, WrongAnswer
+from gateway.errors import (
+    CustodianDown,
+    Misconfigured,
+    NotSent,
+    OutcomeUnknown,
+    Rejected,
+    WrongAnswer,
+)
 from gateway.execution.decide import Outcome
 from tests.model.world import Call, Event, Ledger, Profile
 
@@ -62,7 +69,7 @@ def report(word: str, reference: str | None) -> Report:
 
 
 @cache
-def outcome(found: Found, items: tuple[int, ...]) -> Outcome:  # noqa: PLR0911 - one per kind
+def outcome(found: Found, items: tuple[int, ...]) -> Outcome:  # noqa: C901, PLR0911 - one per kind
     """Return what an adapter makes of it."""
     match found:
         case ("absent",):
@@ -79,6 +86,8 @@ def outcome(found: Found, items: tuple[int, ...]) -> Outcome:  # noqa: PLR0911 -
             return WrongAnswer("wrong code", 2)
         case ("door",):
             return Misconfigured("no such call")
+        case ("down",):
+            return CustodianDown("it does not answer")
         case ("not sent",):
             return NotSent("no connection")
         case ("said", tuple() as words, reference):
@@ -94,7 +103,7 @@ def outcome(found: Found, items: tuple[int, ...]) -> Outcome:  # noqa: PLR0911 -
 
 
 def words_of(events: tuple[Event, ...], items: tuple[int, ...]) -> Found:
-    """Return what some events say of the items of an execution: the most that any of them says."""
+    """Return the strongest report that some events make about the items of an execution."""
     words = [""] * len(items)
     reference = None
     for event in events:

@@ -24,6 +24,7 @@ _ASKS = Profile(
 _FAILOVER = Profile(
     "failover",
     fails_over=1,
+    down=True,
     answers=("paid", "failed", "submitted"),
     looks=2,
     ticks=4,
@@ -234,6 +235,7 @@ LARGE = (
         acts=frozenset({"look", "unpaid", "cancel", "retry"}),
         act_count=1,
         answers=("paid", "failed"),
+        ticks=3,
     ),
     _COPIES,
     replace(

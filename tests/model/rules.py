@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gateway.execution import alerts, claims, decide, gate, proof, unsent
+from gateway.execution import alerts, claims, decide, gate, late, proof, unsent
+from gateway.execution.gate import may_fail_over
 from gateway.execution.proof import Evidence, History
 from gateway.execution.state import View
 from gateway.runtime import Moment
@@ -19,7 +20,7 @@ from tests.model.fair import FairRuns
 from tests.model.search import Result, explore
 from tests.model.world import Profile
 
-_MODULES = (proof, gate, alerts, claims, decide, unsent)
+_MODULES = (proof, gate, alerts, claims, decide, late, unsent)
 TWICE = "paid twice"
 LIVE = "failed/no, with a live call"
 PAID = "failed/no, and paid"
@@ -107,6 +108,10 @@ def _as_set_now(call: Evidence) -> int:
 
 def _with_an_answer(call: Evidence) -> bool:
     return call.answer is not None and call.answer not in proof.OWN_WORD
+
+
+def _in_any_copy(*rows: Any, **known: Any) -> bool:
+    return may_fail_over(*rows, **{**known, "frozen": False})
 
 
 # --- Profiles: small, because each has one thing to show ---------------------------------------------
@@ -422,6 +427,37 @@ RULES = (
         {"may_fail_over": always(True), "others_are_closed": always(True)},
         replace(_ONE, name="failover without proof", fails_over=1),
         TWICE,
+    ),
+    Rule(
+        "may_fail_over",
+        "an old copy of the database goes on elsewhere",
+        {"may_fail_over": _in_any_copy},
+        replace(
+            _COPIES,
+            name="never sent, in an old copy",
+            fails_over=1,
+            down=True,
+            acts=frozenset({"unpaid"}),
+            act_count=1,
+            call_life=1,
+            ticks=3,
+        ),
+        PAID,
+    ),
+    Rule(
+        "contradicts_closing",
+        "what the first custodian says later changes nothing",
+        {"contradicts_closing": always(False)},
+        # A look that breaks the declared visibility: the second line of defence is that one listens.
+        replace(
+            _ONE,
+            name="failover, and a late word",
+            fails_over=1,
+            lies=1,
+            webhooks=1,
+            answers=("queued",),
+        ),
+        AFTER_NEWS,
     ),
     Rule(
         "earlier_is_closed",

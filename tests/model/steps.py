@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from gateway.execution import gate as gates
+from gateway.execution import late
 from gateway.execution.proof import Source, has_news
 from gateway.execution.state import State, Verb
 from gateway.model import FundsMoved, Status, SubStatus
 from tests.model import world as w
-from tests.model.custodian import Found, arrivals, progress, unnamed, views
+from tests.model.custodian import Found, arrivals, progress, report, unnamed, views
 from tests.model.transactions import Doing, Marked, Rest, Transactions
 from tests.model.world import Call, Event, Profile, Stamp, Store, Worker, World
 
@@ -183,7 +184,7 @@ class Steps:
             yield from self.claims(at, number, target)
 
     def claims(self, at: World, number: int, target: int) -> Iterator[Step]:
-        """Yield what a claim of an execution leads to. Whoever had it holds an old token now."""
+        """Yield what a claim of an execution leads to. The previous owner now holds an old token."""
         says = f"worker {number + 1} claims execution {target}"
         worker = at.workers[number]
         known = at.store.executions[target]
@@ -238,7 +239,7 @@ class Steps:
             yield Verb.CONFIRM
 
     def _published(self, at: World, workers: tuple[Worker, ...], written: Store) -> World:
-        """Return the world after a transaction; partners are told of every end."""
+        """Return the world after a transaction; partners are notified of every end."""
         told, witness = at.told, at.witness
         if written.items is not at.store.items:
             told = tuple(
@@ -254,6 +255,9 @@ class Steps:
     def _submits(self, at: World, number: int) -> Iterator[Step]:
         worker = at.workers[number]
         now = self._stamp(at, worker.clock)
+        if self.profile.down:
+            says = f"worker {number + 1} sends nothing: the custodian does not answer"
+            yield self.recorded(at, number, ("down",), says)
         if self.profile.slow_marks:
             signed = w.worker(
                 worker.clock, "signed", worker.current, worker.execution, worker.verb, worker.seen,
@@ -484,7 +488,7 @@ class Steps:
         return Step(says, self._published(at, workers, written), _changed_end(known, written))
 
     def _tells(self, at: World, number: int) -> Step:
-        """Return that the other items are told what was decided before."""
+        """Return that the other items get the earlier decision."""
         worker = at.workers[number]
         workers = (*at.workers[:number], w.worker(worker.clock), *at.workers[number + 1 :])
         says = f"worker {number + 1} tells the other items"
@@ -531,12 +535,17 @@ class Steps:
                 named = event.reference if self.profile.names_reference else None
                 now = self._stamp(at, at.workers[0].clock)
                 if self.profile.fails_over and event.execution != target:
-                    # Of a custodian that the payout has gone on from: only that money moves is noted.
-                    if word not in _MOVES:
+                    # Of a custodian that the payout has gone on from.
+                    said = word in _MOVES or word == "queued"
+                    written = at.store
+                    left = self.transactions.history(at.store, event.execution)
+                    if late.contradicts_closing(left, report(word, named)):
+                        written = self.transactions.late_news(
+                            at.store, event.execution, item, named, now
+                        )
+                    elif not said:
                         continue
-                    written = self.transactions.late_news(
-                        at.store, event.execution, item, named, now
-                    )
+                    at = at._replace(warned=at.warned or said)
                 else:
                     written = self.transactions.news(
                         at.store, target, item, word, named, Source.WEBHOOK, now
@@ -744,4 +753,4 @@ def _unlawful(at: World, marked: Marked) -> str | None:
     """Return what is wrong with a mark that was set."""
     if at.paused:
         return "a mark while paused"
-    return "a mark after news" if marked.after_news else None
+    return "a mark after news" if marked.after_news or at.warned else None

@@ -38,7 +38,7 @@ class Profile:
     repeat_is_safe: bool = False  #: declared by the adapter
     can_look: bool = True  #: whether there is something to look by
     own_references: bool = False  #: every call is made under a reference of its own
-    names_reference: bool = True  #: a failed word names the reference that it speaks of
+    names_reference: bool = True  #: a failed word names the reference that it is about
     asks: bool = False  #: a person must answer before each call
     expires: bool = False  #: the time to be sent may be over, at any claim
     console_lags: bool = False
@@ -48,7 +48,7 @@ class Profile:
     operator_clock: int = 0
     #: a worker whose execution was taken over goes on with what it knew; otherwise it is forgotten
     stale_workers: bool = False
-    pages: bool = False  #: the items of a set are told one by one, each in its own transaction
+    pages: bool = False  #: the items of a set are updated one by one, each in its own transaction
     slow_marks: bool = False  #: a worker may be suspended between its credentials and its mark
     # how often things may happen
     ticks: int = 5
@@ -68,6 +68,9 @@ class Profile:
     lies: int = 0  #: a look breaks the declared visibility
     heartbeats: int = 0
     fails_over: int = 0  #: how often the payout may go on at another custodian, whatever the cause
+    down: bool = (
+        False  #: the custodian may not answer when something is to be sent: no mark is set then
+    )
     lists: int = 0  #: a look searches a list that begins too late
     strays: int = 0  #: a webhook about another payout's transfer, before any mark of this one
     resends: int = 0  #: a process sends the same bytes with the same credential again
@@ -371,6 +374,8 @@ class World(NamedTuple):
     told: tuple[FundsMoved | None, ...] = ()  #: what the partner was told of failed items
     person: tuple[int, int, bool] | None = None  #: an operator's look: execution, row, looked
     paused: bool = False  #: whether the payouts are paused
+    #: whether a custodian that the payout has gone on from has said that it has it after all
+    warned: bool = False
 
 
 def begin(profile: Profile) -> World:

@@ -10,6 +10,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 if TYPE_CHECKING:
     from playwright.async_api import Browser, Page
 
@@ -33,6 +35,23 @@ def why_not() -> str | None:
     if importlib.util.find_spec("playwright") is None:
         return "playwright is not installed; `make e2e-pages` installs it"
     return None
+
+
+def marks(timeout_s: int) -> list[pytest.MarkDecorator]:
+    """Return the marks of a module of tests with a browser."""
+    reason = why_not()
+    return [
+        pytest.mark.browser,
+        pytest.mark.timeout(timeout_s),
+        pytest.mark.skipif(reason is not None, reason=str(reason)),
+    ]
+
+
+@pytest.fixture
+async def browser() -> AsyncIterator[Browser]:
+    """A browser."""
+    async with launched() as started:
+        yield started
 
 
 @asynccontextmanager
@@ -85,6 +104,18 @@ async def overflow(page: Page) -> int:
         "Math.max(document.documentElement.scrollWidth, document.body.scrollWidth) - innerWidth"
     )
     return wide
+
+
+async def enlarge(page: Page) -> None:
+    """Double every text where it stands, as a browser's setting for text alone does."""
+    await page.evaluate(
+        """
+        for (const [each, size] of [...document.querySelectorAll('main *, .side *, .bar *')].map(
+          (each) => [each, parseFloat(getComputedStyle(each).fontSize)])) {
+          each.style.fontSize = `${size * 2}px`; each.style.lineHeight = '1.3';
+        }
+        """
+    )
 
 
 async def violations(page: Page) -> list[str] | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,33 +13,24 @@ from gateway.adapter import Failure, FailureCode, FundsMoved, SubStatus, Transac
 from tests.api.conftest import ADDRESS, RATES, Api, open_api
 from tests.e2e.stack import PASSCODE, stack
 from tests.pages import browser as chrome
-from tests.pages.browser import WIDTHS, opened, overflow, picture, violations
+from tests.pages.browser import (
+    WIDTHS,
+    browser,
+    enlarge,
+    opened,
+    overflow,
+    picture,
+    violations,
+)
 from tests.pages.conftest import asks, page_settings, path_of, tell
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser, Page
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.timeout(180),
-    pytest.mark.skipif(chrome.why_not() is not None, reason=str(chrome.why_not())),
-]
+pytestmark = chrome.marks(180)
+__all__ = ["browser"]
 _HASH = "0x9a3f" + "c" * 56 + "77e1"
 _WORD = "W" * 300
-#: Doubles every text where it stands, as a browser's setting for text alone does.
-_LARGE_TEXT = """
-for (const [each, size] of [...document.querySelectorAll('main *')].map(
-  (each) => [each, parseFloat(getComputedStyle(each).fontSize)])) {
-  each.style.fontSize = `${size * 2}px`; each.style.lineHeight = '1.3';
-}
-"""
-
-
-@pytest.fixture
-async def browser() -> AsyncIterator[Browser]:
-    """A browser."""
-    async with chrome.launched() as browser:
-        yield browser
 
 
 def sent(api: Api, **members: Any) -> Transaction:
@@ -171,7 +161,7 @@ async def test_nothing_overflows(api: Api, browser: Browser, width: int) -> None
             async with opened(browser, url, width, color_scheme=scheme) as page:
                 assert await overflow(page) <= 0, state
                 # As a person does who needs large text: everything twice as big, in the same window.
-                await page.evaluate(_LARGE_TEXT)
+                await enlarge(page)
                 assert await overflow(page) <= 0, f"{state}, large text"
 
 
@@ -330,3 +320,45 @@ async def test_a_recipient_enters_a_one_time_code(tmp_path: Path, browser: Brows
             assert [each for each in requests if secret in each] == []
         (entry,) = await made.ledger()
         assert (entry["destination"], entry["amount"]) == ("19", "75")
+
+
+async def enter(page: Page, code: str) -> str:
+    """Fill in a code and send it; return what the page says of it."""
+    await page.get_by_label("One-time code").fill(code)
+    await page.get_by_role("button", name="Confirm payment").click()
+    await page.wait_for_selector("#told.bad")
+    text: str = await page.inner_text("#told")
+    return text
+
+
+async def test_a_link_with_a_wrong_secret(api: Api, browser: Browser) -> None:
+    """The form is there, as nobody but the gateway can tell; the answer is that the link is of no use.
+
+    No request but the one with the code carries the secret, and that one in its body.
+    """
+    payout = await bring(api, "code")
+    async with opened(browser, f"{api.url}{path_of(payout)}#cs=pcs_guessed") as page:
+        sent: list[tuple[str, str]] = []
+        page.on("request", lambda each: sent.append((each.url, each.post_data or "")))
+        words = await enter(page, "K7Q2 M9XA")
+        assert words == "This code cannot be used any more. Ask Northwind Payroll for a new link."
+        assert await page.get_by_label("One-time code").input_value() == ""
+        assert not [url for url, _ in sent if "pcs_guessed" in url]
+        assert [url for url, body in sent if "pcs_guessed" in body] == [
+            f"{api.url}/payouts/{payout['id']}/confirm"
+        ]
+    status, now = await api.call("GET", f"/payouts/{payout['id']}")
+    assert (status, now["sub_status"]) == (200, "requires_action")
+
+
+async def test_a_code_that_comes_too_late(api: Api, browser: Browser) -> None:
+    """With the right secret, after the end of the action: it is refused, and nothing is sent."""
+    payout = await bring(api, "code")
+    _, now = await api.call("GET", f"/payouts/{payout['id']}")
+    secret = now["requires_action"]["client_secret"]
+    async with opened(browser, f"{api.url}{path_of(payout)}#cs={secret}") as page:
+        assert await page.locator("#code").is_visible()
+        assert re.fullmatch(r"8:\d\d", await page.locator("#hint b").inner_text())
+        await api.clock.advance(8 * 60 + 13)
+        words = await enter(page, "K7Q2M9XA")
+        assert words == "This code cannot be used any more. Ask Northwind Payroll for a new link."

@@ -221,6 +221,15 @@ async def test_who_comes_back_is_told_what_it_missed(api: Api, http: aiohttp.Cli
             await events.next()
 
 
+async def test_a_long_tag_is_an_unknown_one(api: Api, http: aiohttp.ClientSession) -> None:
+    """The listener bounds headers (tests/connections); below its bound a tag costs one comparison."""
+    payout = await api.pay()
+    url = f"{api.url}{path_of(payout)}/stream"
+    for length in (4_000, 7_000):
+        async with viewer(http, url, last_event_id="x" * length) as events:
+            assert (await events.next())[0] == "state"
+
+
 async def test_a_silent_stream_beats_and_ends(
     api: Api, http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 from datetime import timedelta
 from decimal import Decimal
 from html.parser import HTMLParser
@@ -13,9 +14,9 @@ import pytest
 from pydantic import ValidationError
 
 from gateway.adapter import Failure, FailureCode, FundsMoved, Returned, SubStatus, Transaction
-from gateway.pages.files import HASHED, content
+from gateway.pages.files import HASHED, content, packed
 from gateway.pages.words import LANGUAGES, accepted_language, words_of
-from tests.api.conftest import ADDRESS, Api, open_api
+from tests.api.conftest import ADDRESS, RATES, Api, open_api
 from tests.pages.conftest import asks, page_of, page_settings, path_of, tell
 
 _HASH = "0x9a3f" + "c" * 56 + "77e1"
@@ -346,6 +347,20 @@ async def test_links_that_are_none_have_one_answer(api: Api) -> None:
     assert "This link does not work Ask the sender for a new one." in text_of(raw.decode())
 
 
+async def test_guessed_tokens_are_limited(tmp_path: Path) -> None:
+    """After a few of them even the look-up is refused, with the time to wait; a right link is answered."""
+    limits = {f"{name}_burst": 100_000 for name in RATES} | {"unknown_burst": 5}
+    async with open_api(page_settings(tmp_path, limits=limits)) as api:
+        payout = await api.pay()
+        answers = [
+            (await api.send("GET", f"/track/{secrets.token_urlsafe(24)}", authorization=None))[0]
+            for _ in range(8)
+        ]
+        assert [each.status for each in answers] == [404] * 5 + [429] * 3
+        assert int(answers[-1].headers["Retry-After"]) > 0
+        assert "Preparing" in await page_of(api, payout)
+
+
 async def test_a_poll_costs_nothing_where_nothing_changed(api: Api) -> None:
     """304 by the tag, in its own language; another state is another tag."""
     payout = await api.pay()
@@ -437,6 +452,15 @@ async def test_files_are_kept_for_good(api: Api) -> None:
         assert raw == content(name)
         assert answer.headers["content-type"].startswith(kind)
         assert answer.headers["cache-control"] == "public, max-age=31536000, immutable"
+        assert (answer.headers["content-encoding"], answer.headers["vary"]) == (
+            "gzip",
+            "Accept-Encoding",
+        )
+        for accepted in ("identity", "gzip;q=0, br"):
+            answer, raw = await api.send(
+                "GET", f"/assets/{HASHED[name]}", authorization=None, accept_encoding=accepted
+            )
+            assert ("content-encoding" in answer.headers, raw) == (False, content(name))
         stem, _, suffix = name.partition(".")
         answer, raw = await api.send("GET", f"/assets/{stem}.0000.{suffix}", authorization=None)
         assert (answer.status, raw) == (200, content(name))
@@ -455,5 +479,6 @@ async def test_the_first_view_is_small(api: Api, capsys: pytest.CaptureFixture[s
     weights = {"page": page, **{name: len(content(name)) for name in parts}}
     with capsys.disabled():
         print(f"\n  first view: {sum(weights.values())} bytes {weights}")
+        print(f"  as sent to browsers: {page + sum(len(packed(name)) for name in parts)} bytes")
     assert sum(weights.values()) < _FIRST_VIEW
     assert weights["style.css"] < 18_000

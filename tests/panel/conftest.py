@@ -79,6 +79,8 @@ class Browser:
     api: Api
     http: aiohttp.ClientSession
     token: str = ""
+    #: what tells this drawing of the page's forms from others
+    drawn: str = ""
     made: Enrolment | None = None
 
     async def get(self, path: str, *, follow: bool = True, **headers: str) -> Seen:
@@ -97,6 +99,7 @@ class Browser:
         """Send a form, with the token of the page that was opened last."""
         sent = {
             "_form": self.token if form_token is None else form_token,
+            "_once": self.drawn,
             **(members or {}),
             **fields,
         }
@@ -114,6 +117,9 @@ class Browser:
         found = re.search(r'name="_form" value="([0-9a-f]{64})"', seen.text)
         if found is not None:
             self.token = found[1]
+        drawn = re.search(r'name="_once" value="([A-Za-z0-9_-]{22})"', seen.text)
+        if drawn is not None:
+            self.drawn = drawn[1]
         return seen
 
     async def sign_in(self, made: Enrolment, *, password: str = PASSWORD, code: str = "") -> Seen:

@@ -9,6 +9,9 @@ from typing import Any
 import aiohttp
 import pytest
 
+from gateway.custodians.breaker import Breaker
+from gateway.routing.durations import Durations
+from gateway.routing.facts import KnownFacts
 from gateway.store.audit import newest_acts
 from tests.api.conftest import Api
 from tests.panel.conftest import Browser
@@ -57,7 +60,7 @@ async def test_a_file_is_checked_created_and_executed(api: Api, ada: Browser) ->
     asked = await ada.get(f"{_BASE}/batches/{batch_id}/execute")
     assert "Pay 30 payouts?" in asked.words
     done = await ada.post(f"{_BASE}/batches/{batch_id}/execute")
-    assert "The batch is on its way." in done.words
+    assert "The batch is being executed." in done.words
     assert api.woken[-1] == "batches"
     once = await ada.post(f"{_BASE}/batches/{batch_id}/execute")
     assert once.status == 409
@@ -66,12 +69,29 @@ async def test_a_file_is_checked_created_and_executed(api: Api, ada: Browser) ->
     assert report.headers["Content-Type"].startswith("text/csv")
     assert report.text.count("ref-") == 30
     stopped = await ada.post(f"{_BASE}/batches/{batch_id}/cancel")
-    assert "What was not sent is being canceled." in stopped.words
+    assert "Unsent payouts are being canceled." in stopped.words
     assert [row["act"] for row in await api.context.db.scan(newest_acts, 3, org="acme")] == [
         "batch_canceled",
         "batch_executed",
         "batch_created",
     ]
+
+
+async def test_a_custodian_that_does_not_answer_is_no_fault_of_the_file(
+    api: Api, ada: Browser
+) -> None:
+    """While its breaker is open: the page says that nothing was checked, and names no line."""
+    breaker = Breaker(api.clock, faults=1)
+    api.context.quotes._facts = KnownFacts({"acme_eu": breaker}, Durations())
+    breaker.fault("unreachable")
+    await ada.get(f"{_BASE}/batches/new")
+    seen = await upload(ada, lines(3))
+    assert "Nothing is said to be wrong with the file: it was not checked." in seen.words
+    assert "does not answer" in seen.words
+    assert "correction" not in seen.words
+    await api.clock.advance(31)
+    breaker.answered()
+    assert "Every line is ready." in (await upload(ada, lines(3))).words
 
 
 async def test_faulty_lines_come_first(api: Api, ada: Browser) -> None:
@@ -95,11 +115,31 @@ async def test_faulty_lines_come_first(api: Api, ada: Browser) -> None:
         (b"a,b\n1,2\n", {}, "correction"),
         (b"\xff\xfe\x00", {}, "correction"),
         (_HEAD.encode(), {}, "correction"),
+        (lines(2).replace(b",", b";"), {}, "separated by semicolons, and commas are needed"),
+        (lines(2).replace(b",", b"\t"), {}, "separated by tabs"),
+        (lines(2).decode().encode("utf-16"), {}, "the file is UTF-16, and UTF-8 is needed"),
+        (lines(2).decode().encode("utf-16-be"), {}, "the file is UTF-16"),
+        (lines(2) + b'u,"EXTERNAL', {}, "a quoted cell is not closed before the end of the file"),
+        (lines(2) + b'u,"a"b,c\n', {}, "a closing quote is followed by text"),
         (lines(2), {"account": "acme_eu\tVAULT\tA9"}, "Choose the account that pays."),
         (lines(2), {"_form": "0" * 64}, "Nothing was done."),
         (b"x" * (3 * 1024 * 1024), {}, "payout-gateway batches create"),
     ],
-    ids=["none", "columns", "bytes", "empty", "account", "forged", "large"],
+    ids=[
+        "none",
+        "columns",
+        "bytes",
+        "empty",
+        "semicolons",
+        "tabs",
+        "utf-16",
+        "utf-16-be",
+        "open quote",
+        "stray quote",
+        "account",
+        "forged",
+        "large",
+    ],
 )
 async def test_files_that_cannot_be(
     ada: Browser, body: bytes, fields: dict[str, str], words: str

@@ -14,11 +14,19 @@ from typing import TYPE_CHECKING, Any
 import pyotp
 import pytest
 
-from gateway.pages.files import content
+from gateway.pages.files import content, packed
 from tests.api.conftest import Api
 from tests.e2e.stack import DUMMY, EVM_PAYEE, Stack, stack
 from tests.pages import browser as chrome
-from tests.pages.browser import WIDTHS, opened, overflow, picture, violations
+from tests.pages.browser import (
+    WIDTHS,
+    browser,
+    enlarge,
+    opened,
+    overflow,
+    picture,
+    violations,
+)
 from tests.panel import sample
 from tests.panel.conftest import PASSWORD, add_user
 
@@ -27,11 +35,8 @@ if TYPE_CHECKING:
 
     from playwright.async_api import Browser, Page
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.timeout(240),
-    pytest.mark.skipif(chrome.why_not() is not None, reason=str(chrome.why_not())),
-]
+pytestmark = chrome.marks(240)
+__all__ = ["browser"]
 _BASE = "/admin/acme/live"
 #: Every page, by what it is called in pictures and messages.
 _PAGES = {
@@ -52,26 +57,13 @@ _PAGES = {
     "batch-pay": "/batches/{batch}/execute",
     "webhooks": "/webhooks",
     "webhook": "/webhooks/{hook}",
+    "webhook-delete": "/webhooks/{hook}/delete",
     "custodians": "/custodians",
     "keys": "/keys",
     "key": "/keys/{key}",
     "audit": "/audit",
     "missing": "/payouts/pay_nothing",
 }
-#: Doubles every text where it stands, as a browser's setting for text alone does.
-_LARGE_TEXT = """
-for (const [each, size] of [...document.querySelectorAll('main *, .side *, .bar *')].map(
-  (each) => [each, parseFloat(getComputedStyle(each).fontSize)])) {
-  each.style.fontSize = `${size * 2}px`; each.style.lineHeight = '1.3';
-}
-"""
-
-
-@pytest.fixture
-async def browser() -> AsyncIterator[Browser]:
-    """A browser."""
-    async with chrome.launched() as browser:
-        yield browser
 
 
 async def sign_in(page: Page, secret: str, at: datetime, name: str = "ada") -> None:
@@ -208,7 +200,7 @@ async def test_nothing_overflows(signed: Signed, width: int) -> None:
     for name in _PAGES:
         async with signed.page(name, width) as page:
             assert await overflow(page) <= 0, name
-            await page.evaluate(_LARGE_TEXT)
+            await enlarge(page)
             assert await overflow(page) <= 0, f"{name}, large text"
 
 
@@ -277,7 +269,8 @@ async def test_page_weights(signed: Signed, capsys: pytest.CaptureFixture[str]) 
             answer = await page.request.get(signed.url(name))
             weights[name] = len(await answer.body())
     with capsys.disabled():
-        print(f"\n  shared by all pages: {shared} bytes; HTML: {weights}")
+        sent = sum(len(packed(name)) for name in ("style.css", "panel.js", "icon.svg"))
+        print(f"\n  shared by all pages: {shared} bytes, {sent} as sent; HTML: {weights}")
     assert max(weights.values()) < 60_000
     assert shared < 21_000
 

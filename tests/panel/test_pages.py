@@ -6,20 +6,23 @@ import re
 import secrets
 import sqlite3
 from contextlib import closing
+from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
 from gateway.adapter import Failure, FailureCode, FundsMoved, Ref, SubStatus, Transaction
+from gateway.config.routes import FeeSettings
 from gateway.store.audit import newest_acts
 from gateway.store.payouts import add_attention
 from gateway.store.rows import to_us
 from gateway.users import Role
-from tests.api.conftest import Api
+from tests.api.conftest import ADDRESS, Api, open_api
 from tests.pages.conftest import asks, tell
 from tests.panel import sample
-from tests.panel.conftest import PASSWORD, Browser, add_user
+from tests.panel.conftest import PASSWORD, Browser, add_user, http_settings
 
 _BASE = "/admin/acme/live"
 _HOSTILE = "\"><script>alert('x')</script><img src=x onerror=alert(1)>{{7*7}}%s&amp;"
@@ -109,12 +112,14 @@ async def test_a_payout_is_found_by_every_id(api: Api, ada: Browser) -> None:
     refs = (Ref("transfer", "tr-99"),)
     await tell(api, payout, SubStatus.BROADCAST, transactions=(sent,), refs=refs)
     await api.pay(reference="INV-8")
-    for text in (payout["id"], "INV-7", "user-7", "tr-99", _HASH):
+    quote = payout["quote"]["quote_id"]
+    assert quote.startswith("quo_")
+    for text in (payout["id"], quote, "INV-7", "user-7", "tr-99", _HASH):
         seen = await ada.get(f"{_BASE}/payouts?q={text}")
         assert f"/payouts/{payout['id']}" in seen.text, text
         assert seen.text.count('data-name="Amount"') == 1
     globex = await other(api, ada, "globex", Role.ADMIN)
-    for text in (payout["id"], "INV-7", "user-7", "tr-99", _HASH):
+    for text in (payout["id"], quote, "INV-7", "user-7", "tr-99", _HASH):
         seen = await globex.get(f"/admin/globex/live/payouts?q={text}")
         assert "Nothing matches." in seen.words
     await globex.http.close()
@@ -127,6 +132,9 @@ async def test_another_orgs_payout_is_not_there(api: Api, ada: Browser) -> None:
     await ada.get(_BASE)
     unknown = f"pay_{'0' * 26}"
     for payout_id in (theirs["id"], unknown):
+        page = await ada.get(f"{_BASE}/payouts/{payout_id}")
+        assert "in this organisation and mode" in page.words
+        assert "API key" not in page.words
         for path in ("", "/cancel", "/resolve"):
             assert (await ada.get(f"{_BASE}/payouts/{payout_id}{path}")).status in {403, 404}
         for act in ("cancel", "ask", "resend"):
@@ -160,12 +168,47 @@ async def test_the_story_of_a_payout(api: Api, ada: Browser) -> None:
         )
     ]
     assert places == sorted(places)
-    assert "event 1 · payout.created Told 0 of 1 endpoint." in seen.words
+    assert "event 1 · payout.created Delivered to 0 of 1 endpoint." in seen.words
     assert "hooks.northwind.example" in seen.words
     assert "It is delivered: final statuses never change." in seen.words
     money = await ada.get(f"{_BASE}/payouts/{payout['id']}?show=money")
     assert "Execution 1 started" not in money.words
     assert "Payout created" in money.words
+
+
+async def test_the_story_says_why_no_other_route_was_taken(tmp_path: Path) -> None:
+    """Routes that were possible, with what they would have cost, and those that were left out, with why."""
+    settings = http_settings(tmp_path)
+    (route, *_) = [each for each in settings.routes if each.destination == "address"]
+    dearer = route.model_copy(
+        update={"name": "dear", "fee": FeeSettings(flat=Decimal(3)), "priority": 200}
+    )
+    large = route.model_copy(update={"name": "large", "min_amount": Decimal(5000)})
+    elsewhere = route.model_copy(update={"name": "elsewhere", "networks": ("Polygon",)})
+    foreign = route.model_copy(update={"name": "foreign", "orgs": ("globex",)})
+    settings = settings.model_copy(
+        update={"routes": (*settings.routes, dearer, large, elsewhere, foreign)}
+    )
+    async with (
+        open_api(settings) as api,
+        aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as http,
+    ):
+        ada = Browser(api, http)
+        await ada.sign_in(await add_user(api))
+        address = {"type": "address", "network": "Ethereum", "address": ADDRESS}
+        payout = await api.pay(amount="100", destination=address)
+        words = (await ada.get(f"{_BASE}/payouts/{payout['id']}")).words
+        assert "Route chosen: acme_eu policy: fixed" in words
+        assert "acme_eu · dear · Ethereum possible: fee 3.00 higher" in words
+        assert "acme_eu · large left out: Less than 5000 USDC is not sent this way" in words
+        assert "acme_eu · elsewhere left out: pays on Polygon" in words
+        assert "foreign" not in words
+        root = await other(api, ada, None, Role.OPERATOR)
+        assert (
+            "acme_eu · foreign left out: is for other orgs"
+            in (await root.get(f"{_BASE}/payouts/{payout['id']}")).words
+        )
+        await root.http.close()
 
 
 async def test_an_unsafe_action_is_off_and_says_what_is_missing(api: Api, ada: Browser) -> None:
@@ -250,9 +293,9 @@ async def test_events_are_sent_again(api: Api, ada: Browser) -> None:
     event = re.search(r'name="event" value="(evt_[^"]+)"', seen.text)
     assert event is not None
     done = await ada.post(f"{_BASE}/payouts/{payout['id']}/resend", event=event[1])
-    assert "The event is on its way again." in done.words
+    assert "The event is being sent again." in done.words
     done = await ada.post(f"{_BASE}/webhooks/{hook['id']}/resend", event=event[1])
-    assert "The event is on its way again." in done.words
+    assert "The event is being sent again." in done.words
     assert [row["subject"] for row in await acts(api, "event_resent")] == [event[1]] * 2
     assert (await ada.post(f"{_BASE}/payouts/{payout['id']}/resend", event="evt_x")).status == 404
 
@@ -352,6 +395,34 @@ async def test_rotation_with_an_overlap(api: Api, ada: Browser) -> None:
     assert refused.status in {400, 303, 200, 409}
 
 
+async def test_a_form_that_is_sent_twice_makes_one_key(api: Api, ada: Browser) -> None:
+    """A reload of the answer, or an impatient click: the key is in the list, and is not shown again."""
+    await ada.get(f"{_BASE}/keys")
+    fields = {"name": "payroll-live", "read": "on", "ends": "365", "_once": ada.drawn}
+    key = key_in((await ada.post(f"{_BASE}/keys", fields)).text)
+    again = await ada.post(f"{_BASE}/keys", fields)
+    assert again.status == 409
+    assert "This form was sent before" in again.words
+    assert key not in again.text
+    made = [each for each in await acts(api, "key_created") if each["actor"] == "ada"]
+    assert len(made) == 1
+    with closing(sqlite3.connect(api.context.settings.database)) as store:
+        assert not any(
+            key.encode() in bytes(row[0] or b"")
+            for row in store.execute("SELECT answer FROM idempotency")
+        )
+    # Gone back to, and filled in differently: another form.
+    other_name = await ada.post(f"{_BASE}/keys", {**fields, "name": "ledger"})
+    assert key_in(other_name.text) != key
+    path = f"{_BASE}/keys/{made[0]['subject']}"
+    await ada.get(path)
+    fields = {"overlap": "1", "_once": ada.drawn}
+    assert (await ada.post(f"{path}/rotate", fields)).status == 200
+    assert (await ada.post(f"{path}/rotate", fields)).status == 409
+    assert len(await acts(api, "key_rotated")) == 1
+    assert (await ada.post(f"{_BASE}/keys", {**fields, "_once": "x"})).status == 400
+
+
 async def test_keys_that_cannot_be(api: Api, ada: Browser) -> None:
     """The form comes back with what was typed and one sentence; another org's or mode's key is not there."""
     await ada.get(f"{_BASE}/keys")
@@ -398,12 +469,71 @@ async def test_an_endpoint_from_creation_to_deletion(api: Api, ada: Browser) -> 
     assert (await ada.post(f"{path}/recover", hours="24")).status == 409
     assert "The endpoint is enabled" in (await ada.post(f"{path}/enable")).words
     assert "Missed events are sent again." in (await ada.post(f"{path}/recover", hours="24")).words
+    asked = await ada.get(f"{path}/delete")
+    assert "Delete this endpoint?" in asked.words
+    assert "It cannot be undone" in asked.words
+    assert (await ada.get(path)).status == 200
+    assert f"{endpoint[0]}/delete" in (await ada.get(path)).text
+    assert (
+        f'action="../../../../admin/acme/live/webhooks/{endpoint[0]}/delete"'
+        not in (await ada.get(path)).text
+    )
+    await ada.get(f"{path}/delete")
     assert "The endpoint was deleted." in (await ada.post(f"{path}/delete")).words
     assert (await ada.get(path)).status == 404
     done = [row["act"] for row in await api.context.db.scan(newest_acts, 20, org="acme")]
     assert done[:3] == ["endpoint_deleted", "recovery_started", "endpoint_changed"]
     log = (await ada.get(f"{_BASE}/audit")).text
     assert "t0psecret" not in log
+
+
+async def test_a_form_that_is_sent_twice_makes_one_endpoint(api: Api, ada: Browser) -> None:
+    """Nor are two secrets made by one click."""
+    await ada.get(f"{_BASE}/webhooks")
+    fields = {"url": "https://hooks.example/x", "_once": ada.drawn}
+    seen = await ada.post(f"{_BASE}/webhooks", fields)
+    secret = re.search(r"whsec_[A-Za-z0-9+/=]+", seen.text)
+    assert secret is not None
+    again = await ada.post(f"{_BASE}/webhooks", fields)
+    assert (again.status, secret[0] in again.text) == (409, False)
+    assert len(await acts(api, "endpoint_created")) == 1
+    endpoint = re.search(r"whe_[a-z0-9]{26}", seen.text)
+    assert endpoint is not None
+    path = f"{_BASE}/webhooks/{endpoint[0]}"
+    await ada.get(path)
+    fields = {"overlap": "86400", "_once": ada.drawn}
+    assert (await ada.post(f"{path}/rotate", fields)).status == 200
+    assert (await ada.post(f"{path}/rotate", fields)).status == 409
+    assert len(await acts(api, "endpoint_secret_rotated")) == 1
+
+
+async def test_the_audit_log_links_what_there_is(api: Api, ada: Browser) -> None:
+    """Each row leads to the page in the mode of what was acted on; what was deleted has no link."""
+    for mode in ("live", "test"):
+        await ada.get(f"/admin/acme/{mode}/keys")
+        await ada.post(f"/admin/acme/{mode}/keys", name=f"{mode}-key", read="on", ends="30")
+        await ada.get(f"/admin/acme/{mode}/webhooks")
+        await ada.post(f"/admin/acme/{mode}/webhooks", url=f"https://{mode}.example/x")
+    _, gone = await acts(api, "endpoint_created")
+    await ada.get(f"{_BASE}/webhooks/{gone['subject']}/delete")
+    await ada.post(f"{_BASE}/webhooks/{gone['subject']}/delete")
+    for mode in ("live", "test"):
+        log = await ada.get(f"/admin/acme/{mode}/audit")
+        links = re.findall(r'<a href="\.\./\.\./\.\./(admin/acme/[^"]+/[a-z]{3}_[^"]+)"', log.text)
+        assert {each.split("/")[2] for each in links} == {"live", "test"}
+        for link in links:
+            assert (await ada.get("/" + link)).status == 200, link
+        assert not any(gone["subject"] in each for each in links)
+        assert ("test mode" if mode == "live" else "live mode") in log.words
+
+
+async def test_tries_are_shown_as_they_ended(api: Api, ada: Browser) -> None:
+    """What arrived has a tick, and only what did not has a cross."""
+    names = await sample.fill(api) | await sample.more(api)
+    await ada.again()
+    page = await ada.get(f"{_BASE}/webhooks/{names['hook']}")
+    pills = re.findall(r'<span class="pill (ok|bad)"><svg.*?</svg>(\d{3})</span>', page.text)
+    assert set(pills) == {("ok", "204"), ("bad", "503")}
 
 
 async def test_endpoints_that_cannot_be(ada: Browser) -> None:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import secrets
+import sqlite3
+from contextlib import closing
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pyotp
@@ -189,6 +194,37 @@ async def test_guesses_are_limited(api: Api, browser: Browser) -> None:
     assert int(seen.headers["Retry-After"]) > 0
     await api.clock.advance(120)
     assert (await browser.sign_in(made)).status == 200
+
+
+async def test_failed_attempts_are_in_the_audit_log(api: Api, browser: Browser) -> None:
+    """Of a user in the org's chain, of nobody in the installation's, without what was typed; bounded."""
+    await add_user(api)
+
+    async def noted(org: str) -> list[Any]:
+        rows = await api.context.db.scan(newest_acts, 100, org=org, act="user_sign_in_failed")
+        return [(row["actor"], row["subject"]) for row in rows]
+
+    for name in ("ada", "swordfish-typed-here"):
+        await browser.get("/admin/sign-in")
+        seen = await browser.post("/admin/sign-in", name=name, password="hunter2 x", code="1")
+        assert seen.status == 401
+        async with asyncio.timeout(10):
+            while not await noted("acme" if name == "ada" else ""):
+                await asyncio.sleep(0.01)
+    assert await noted("acme") == [("gateway", "ada")]
+    assert await noted("") == [("gateway", "unknown name")]
+    with closing(sqlite3.connect(api.context.settings.database)) as store:
+        rows = store.execute("SELECT subject, detail, after FROM audit_log").fetchall()
+    assert not any("swordfish" in str(row) or "hunter2" in str(row) for row in rows)
+    for _ in range(50):
+        await api.clock.advance(10)
+        await browser.get("/admin/sign-in")
+        await browser.post("/admin/sign-in", name=secrets.token_hex(4), password="x", code="1")
+    async with asyncio.timeout(10):
+        while len(await noted("")) < 18:
+            await asyncio.sleep(0.01)
+    # Ten at once, and one for each of the eight minutes.
+    assert len(await noted("")) in {18, 19}
 
 
 async def test_forged_forms(api: Api, ada: Browser, browser: Browser) -> None:

@@ -1,4 +1,4 @@
-"""What a quote says of money beside its terms: the fee in dollars, its age, and a cheaper route."""
+"""What a quote shows beside its terms: the fee in dollars, its age, and a cheaper route."""
 
 from __future__ import annotations
 
@@ -108,6 +108,7 @@ def test_a_cheaper_route_is_recommended(
         return
     assert told["alternative_route"] == {
         "custodian": "two",
+        "account": {"id": "A", "type": "VAULT"},
         "network": "Ethereum",
         "fee_total_usd": str((Decimal(fees[1]) * Decimal("3000.5")).normalize()).replace("E+3", ""),
         "savings_usd": saves,

@@ -28,6 +28,8 @@ class Moment:
     """What is known at a moment."""
 
     paused: frozenset[str] = frozenset()
+    #: paused, while payouts are accepted all the same
+    waiting: frozenset[str] = frozenset()
     ill: frozenset[str] = frozenset()
     short: frozenset[str] = frozenset()
     measured: Mapping[str, int] = field(default_factory=dict)
@@ -35,6 +37,10 @@ class Moment:
     def pause(self, instance: str, account: Account, asset: str, org: str) -> str | None:
         """Return what is paused."""
         return f"{instance} is paused" if instance in self.paused else None
+
+    def waits(self, instance: str, account: Account, asset: str, org: str) -> str | None:
+        """Return what a payout would wait for."""
+        return f"{instance} is paused" if instance in self.waiting else None
 
     def health(self, instance: str) -> str | None:
         """Return why nothing is sent there."""
@@ -47,6 +53,10 @@ class Moment:
     def seconds(self, route: str) -> int | None:
         """Return the measured time of a custodian's deliveries."""
         return self.measured.get(route.split(maxsplit=1)[0])
+
+    def still(self) -> Moment:
+        """Return itself."""
+        return self
 
 
 def route(custodian: str, **settings: Any) -> dict[str, Any]:
@@ -215,6 +225,33 @@ ELIGIBILITY = (
         moment=Moment(paused=frozenset({"red"})),
     ),
     Case(
+        "paused while payouts are accepted: another one sends at once",
+        (route("red"), route("blue")),
+        "blue",
+        "red: paused",
+        moment=Moment(waiting=frozenset({"red"})),
+    ),
+    Case(
+        "paused while payouts are accepted, and no other one: it is taken, and waits",
+        (route("red"), route("blue", max_amount="1")),
+        "red",
+        "blue: amount",
+        moment=Moment(waiting=frozenset({"red"})),
+    ),
+    Case(
+        "where all wait, the policy ranks them as ever",
+        (route("red", policy="cheapest", **DEAR), route("blue", **CHEAP)),
+        "blue red",
+        moment=Moment(waiting=frozenset({"red", "blue"})),
+    ),
+    Case(
+        "an account that covers it and waits goes before one that does not cover it",
+        (route("red"), route("blue")),
+        "red",
+        "blue: shortage",
+        moment=Moment(waiting=frozenset({"red"}), short=frozenset({"blue"})),
+    ),
+    Case(
         "a custodian that does not answer",
         (route("red"), route("blue")),
         "blue",
@@ -358,6 +395,9 @@ def test_what_is_answered_where_nothing_is_left(case: Refusal) -> None:
     assert explained.refusal is not None
     assert explained.refusal.code == case.code
     if case.code == "no_route":
+        passes = any(each.reason in {"health", "paused", "shortage"} for each in explained.left_out)
+        assert refused.value.retryable is passes
+        assert ("Retry-After" in refused.value.headers) is passes
         reasons = refused.value.members["reasons"]
         assert [each["custodian"] for each in reasons] == [
             each["custodian"] for each in case.routes
@@ -375,6 +415,17 @@ def test_a_cheaper_route_is_told_and_not_taken() -> None:
     assert by_wish.cheaper == by_policy.cheaper
     ill = decided(Case("ill", routes, "", moment=Moment(ill=frozenset({"blue"}))))
     assert ill.cheaper is None
+    held = Moment(waiting=frozenset({"blue"}))
+    waits = decided(Case("waits", routes, "", moment=held, asked=replace(ASKED, wish=wish)))
+    assert waits.cheaper is None
+
+
+def test_what_waits_says_so() -> None:
+    """Whoever asks for an explanation sees which of the candidates would not be sent now."""
+    both = (route("red"), route("blue"))
+    held = decided(Case("all wait", both, "", moment=Moment(waiting=frozenset({"red", "blue"}))))
+    assert [each.waits for each in held.candidates] == ["red is paused", "blue is paused"]
+    assert decided(Case("nothing waits", both, "")).taken.waits is None
 
 
 def test_an_address_needs_no_hint_where_one_network_is_configured() -> None:

@@ -1,4 +1,4 @@
-"""Backups while somebody writes, and putting them back: whole, in one step, and never unnoticed."""
+"""Backups during writes, and restoring them: whole, in one step, and never unnoticed."""
 
 from __future__ import annotations
 
@@ -106,8 +106,9 @@ def test_a_backup_is_not_written_over(settings: Settings, tmp_path: Path) -> Non
     back_up(settings.database, target, ROOT)
     with pytest.raises(BackupError, match="exists"):
         back_up(settings.database, target, ROOT)
-    with pytest.raises(BackupError, match="cannot be made"):
-        back_up(settings.database, tmp_path / "none" / "b.db", ROOT)
+    missing = tmp_path / "none"
+    with pytest.raises(BackupError, match=f"cannot be made: there is no folder {missing}$"):
+        back_up(settings.database, missing / "b.db", ROOT)
 
 
 def test_a_damaged_database_is_not_backed_up_silently(settings: Settings, tmp_path: Path) -> None:
@@ -163,7 +164,7 @@ async def test_a_backup_that_lacks_nothing(settings: Settings, tmp_path: Path) -
 
 
 async def test_a_backup_with_fewer_events(settings: Settings, tmp_path: Path) -> None:
-    """No mark is missing, but something was told to partners since: a payout that was canceled."""
+    """No mark is missing, but partners were notified of something since: a payout that was canceled."""
     await use(settings, marks=2, payouts=1)
     back_up(settings.database, tmp_path / "b.db", ROOT)
     with closing(sqlite3.connect(settings.database)) as connection:

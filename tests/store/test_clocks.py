@@ -26,7 +26,7 @@ async def db(path: Path) -> AsyncIterator[Database]:
 
 
 def identity(name: str) -> Identity:
-    """Return a gateway that tells of itself."""
+    """Return a gateway that reports itself."""
     return Identity(name, "host", 1, "0", "digest", "0001", "0001", 1)
 
 

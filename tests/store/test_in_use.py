@@ -60,7 +60,7 @@ def test_many_use_it_and_nobody_has_it_alone_meanwhile(database: Path) -> None:
 
 
 def test_who_has_it_alone_may_open_it(database: Path) -> None:
-    """Its own process; any other one is told who has it."""
+    """Its own process; any other one gets the name of the holder."""
     with in_use.alone(database, 0):
         with in_use.shared(database, 0):
             pass

@@ -106,7 +106,7 @@ async def _add(tx: Tx) -> None:
     ],
 )
 def test_the_database_itself_refuses_changes(upgraded: sqlite3.Connection, statement: str) -> None:
-    """Whoever writes to it, and in whatever way."""
+    """Whatever writes to it, and in whatever way."""
     before = upgraded.execute("SELECT * FROM audit_log ORDER BY id").fetchall()
     with pytest.raises(sqlite3.IntegrityError, match="append-only"):
         upgraded.execute(statement)

@@ -13,7 +13,7 @@ from gateway.store import migrate
 
 
 def test_attention_of_before_stays_open_and_is_told_to_nobody(tmp_path: Path) -> None:
-    """What is on the list stays on it; subscribers are not told of it now."""
+    """What is on the list stays on it; subscribers are not notified now."""
     path = tmp_path / "store.db"
     command.upgrade(migrate._config(path), "0010")
     with closing(sqlite3.connect(path)) as db, db:

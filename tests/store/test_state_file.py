@@ -120,7 +120,7 @@ def test_marks_are_recorded_and_never_lowered(state_file: StateFile) -> None:
 
 
 def test_a_missing_file_is_not_made_up(state_file: StateFile) -> None:
-    """The first file is written by whoever has compared; a mark alone does not make one."""
+    """The first file is written after a comparison; a mark alone does not create one."""
     with pytest.raises(StateFileError, match="missing"):
         state_file.record(1)
     assert not state_file.path.exists()
@@ -218,7 +218,7 @@ def test_nothing_is_left_behind_by_a_failed_write(
 
 
 def test_threads_and_processes_at_once(state_file: StateFile) -> None:
-    """Whoever comes last, the highest number stays."""
+    """Whichever comes last, the highest number stays."""
     state_file.rewrite(0)
     program = (
         "import sys; from pathlib import Path; from gateway.store.state_file import StateFile\n"
@@ -282,6 +282,6 @@ def test_seen_marks_cannot_vanish() -> None:
 
 @pytest.mark.parametrize("reason", [MOVED, MISSING, behind(1, 2, "the state file has"), "other"])
 def test_every_reason_to_freeze_names_a_command(reason: str) -> None:
-    """Whoever reads the log or `/readyz` knows what to run."""
+    """The log and `/readyz` name the command to run."""
     assert next_step(reason).endswith("payout-gateway db adopt")
     assert ("db moved" in next_step(reason)) == (reason in {MOVED, MISSING})

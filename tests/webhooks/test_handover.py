@@ -233,7 +233,7 @@ async def test_the_lane_is_free_only_after_the_receipt_is_durable(
 
 
 async def test_a_stop_leaves_no_lease(bench: Bench) -> None:
-    """What was in the lanes is due at once for whoever comes next."""
+    """What was in progress is due at once for the next gateway."""
     stop = asyncio.Event()
 
     async def hang(_: web.Request) -> web.Response:
@@ -315,7 +315,7 @@ async def test_what_a_gateway_leases_meanwhile_is_its_own(
             await until(lambda: bench.db.lanes is not None)
             if case == "taken for dead":
                 await asyncio.wait_for(deliveries.free_leases("gw_other"), 5)
-        # What was leased before is freed: whoever leased it may be gone.
+        # Earlier leases are freed: their holder may be gone.
         assert freed == [1]
         first, last = tokens_of("gw_other")
         ((token,),) = _rows(bench, "SELECT lease_token FROM deliveries")

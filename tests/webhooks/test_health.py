@@ -39,7 +39,7 @@ def test_one_bad_moment_is_no_bad_week() -> None:
 
 
 def test_a_quiet_endpoint_is_not_disabled_by_its_next_failure_alone() -> None:
-    """After a success everything begins anew."""
+    """A success resets everything."""
     _, verdict = fail(Health(), 10, gave_up=True)
     assert verdict is Verdict.NOTHING
 

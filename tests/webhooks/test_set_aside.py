@@ -28,7 +28,7 @@ from tests.webhooks.test_worker import endpoints_of
 
 @pytest.mark.parametrize("column", ["secret", "sealed_headers"])
 async def test_a_damaged_secret_stops_no_other_endpoint(bench: Bench, column: str) -> None:
-    """Its deliveries wait, the operator is told once, and they go out once it opens again."""
+    """Its deliveries wait, the operator is alerted once, and they are sent once it opens again."""
     taken: list[str] = []
 
     async def take(request: web.Request) -> web.Response:

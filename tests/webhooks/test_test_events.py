@@ -22,7 +22,7 @@ from tests.webhooks.test_worker import delivering, subscribe, until
 
 @dataclass
 class Held:
-    """A receiver that answers when it is told to, and knows how many it has at once."""
+    """A receiver that answers on command, and counts concurrent requests."""
 
     url: str = ""
     go_on: asyncio.Event = field(default_factory=asyncio.Event)

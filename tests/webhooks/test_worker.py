@@ -256,8 +256,8 @@ async def test_the_tries_of_an_org_give_way_to_a_request_of_another(bench: Bench
         deliveries.wakeup.ring()
         await until(lambda: len(made.tries) == 40)
         # The bench's clock stands still: an org that is held back stays so.
+        await bench.clock.advance(1)
         with deliveries._share._calling.request("another"):
-            await bench.clock.advance(1)
             await bench.accept()
             deliveries.wakeup.ring()
             await until(lambda: len(made.tries) == 40 + BURST)

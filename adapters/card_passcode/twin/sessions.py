@@ -120,7 +120,7 @@ class SessionBook:
         self._ids = itertools.count(43)
 
     def create_party(self, wanted: CreateParty) -> dict[str, Any]:
-        """Register somebody."""
+        """Register a person."""
         id_ = next(self._ids)
         self._party_ids.add(id_)
         return {"id": id_, **wanted.model_dump(), **self._made()}

@@ -295,7 +295,7 @@ class Acme(Adapter[AcmeSettings]):
 def _destination(terms: Terms) -> str:
     destination = terms.destination
     if isinstance(destination, AddressDestination):
-        # The same address on another network belongs to somebody else.
+        # The same address on another network may belong to another person.
         return f"{destination.network}:{destination.address}"
     assert isinstance(destination, CustodianAccountDestination)  # noqa: S101 - declared above
     return destination.id

@@ -20,6 +20,7 @@ from gateway.store.database import Database
 from gateway.store.lanes import Lanes
 from gateway.store.postgres.connection import Connection, Server
 from gateway.store.postgres.errors import Conflict, ConnectionLost, Unavailable
+from gateway.store.postgres.partitions import Partitions
 from gateway.store.postgres.schema import IDENTITY
 from gateway.store.postgres.transaction import PostgresTx, drive
 from gateway.store.postgres.writer import Hooks, Writers
@@ -87,6 +88,7 @@ class PostgresDatabase(Database):
         self._short = _Pool(lambda: Connection(server, fault), readers)
         patient = replace(server, statement_s=server.statement_s * _PATIENCE)
         self._long = _Pool(lambda: Connection(patient, fault), scanners)
+        self.months = None if revision is None else Partitions(server, revision, fault)
         #: reads that were seen to need more than one statement, and so a snapshot
         self._several: set[str] = set()
         self._open = False

@@ -47,7 +47,7 @@ _GONE = (
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,
 )
-#: What is said of the whole server, by the code of the error.
+#: Errors that are about the whole server, by code.
 _WORDS = {
     "08": "PostgreSQL cannot be reached",
     "28": "PostgreSQL does not let this role in",
@@ -70,7 +70,7 @@ _CLOSING = ("08", "57P01", "57P02", "57P03", "25P03", "53300", "28", "3D000")
 
 
 def words_of(error: BaseException) -> str | None:
-    """Return what an error says of the whole server, or None where it is about one statement."""
+    """Return what an error means for the whole server, or None if it is about one statement."""
     code = getattr(error, "sqlstate", None)
     if code is not None:
         for length in (5, 2):
@@ -83,7 +83,7 @@ def words_of(error: BaseException) -> str | None:
 
 
 def write_fault(error: BaseException) -> WriteFault | None:
-    """Return what an error says of the whole store; None where it is about one statement."""
+    """Return what an error means for the whole store; None if it is about one statement."""
     cause = error.__cause__ if isinstance(error, (Unavailable, OutcomeUnknown)) else error
     words = words_of(cause or error)
     if words is None:

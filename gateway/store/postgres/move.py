@@ -121,7 +121,7 @@ def _why_frozen(source: sqlite3.Connection, state_file: StateFile) -> str | None
 
 
 async def _refuse_rows(connection: Any, server: Server) -> None:
-    """Refuse a target that somebody uses, or has used."""
+    """Refuse a target that is in use, or has been used."""
     if not await connection.fetchval(f"SELECT pg_try_advisory_xact_lock({schema.LOCK})"):
         raise NotMovedError(f"{server.label} is in use: stop every gateway on it")
     for table in metadata.sorted_tables:

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 
 from gateway.database_url import PostgresUrl
-from gateway.errors import InUse, StoreUnusable
+from gateway.errors import InUse, StoreEmpty
 from gateway.runtime import Runtime
 from gateway.store import clocks, migrate
 from gateway.store.postgres import schema
@@ -104,7 +104,7 @@ async def open_postgres_to_read(
     server = server_of(url)
     found = await schema.look(server)
     if found is None:
-        raise StoreUnusable(
+        raise StoreEmpty(
             f"the database {server.label} is empty; `payout-gateway db upgrade` makes its tables"
         )
     schema.require_head(server, found)

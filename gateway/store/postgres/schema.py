@@ -17,6 +17,7 @@ from gateway.model import GATE_VERSION
 from gateway.store import migrate
 from gateway.store.postgres.connection import Connection, Server
 from gateway.store.postgres.errors import Conflict, ConnectionLost, Unavailable
+from gateway.store.postgres.partition_tables import GUARD, first
 from gateway.store.postgres_dialect import DIALECT
 from gateway.store.schema import metadata
 
@@ -34,7 +35,11 @@ STANDBYS = "current_setting('synchronous_standby_names')"
 #: Held while the schema is made, and while commands have the database alone.
 LOCK = 7_812_730_952
 _AT_ONE_TIME = f"SELECT pg_advisory_xact_lock({LOCK + 1})"
+#: Held by an upgrade for as long as its connection is open.
+_UPGRADING = f"SELECT pg_advisory_lock({LOCK + 2})"
 _OF_POSTGRES = (
+    *first(),
+    *GUARD,
     # Locked as tables are, before a transaction takes its snapshot. They have no rows.
     "CREATE TABLE store_turn ()",
     "CREATE TABLE store_event_order ()",
@@ -70,9 +75,10 @@ _OLDEST_RUNNING = "SELECT min(schema_to) AS oldest FROM gateways WHERE stopped_a
 #: The first revision of a PostgreSQL database.
 FIRST = "0013"
 #: A statement of an upgrade may take long on a large table. Waiting for a lock it is given up soon, and
-#: tried again: whoever waits for it meanwhile would hold up everybody who comes later.
+#: retried: a transaction that waits for the lock would hold up all later ones.
 _PATIENCE_S, _LOCK_S, _TRIES, _PAUSE_S = 3600.0, 2, 15, 1.0
-_LOCKED = "55P03"
+#: A lock is not free, or whoever has it waits for one that the upgrade has.
+_LOCKED = ("55P03", "40P01")
 
 
 @cache
@@ -138,21 +144,22 @@ async def prepare(server: Server) -> tuple[str | None, str]:
 async def upgrade(server: Server) -> tuple[str | None, str]:
     """Bring the schema to this program's; return the revision before and after.
 
-    In one transaction: all of it is done or nothing. May be called twice, also by many processes at once.
-    Reads and changes wait for a moment. SchemaMismatch, StoreUnusable.
+    In one transaction, after what may take long: all of it is done or nothing. May be called twice, also by
+    many processes at once. Reads and changes wait for a moment. SchemaMismatch, StoreUnusable.
     """
     patient = replace(server, statement_s=_PATIENCE_S)
     for left in reversed(range(_TRIES)):
         connection = Connection(patient)
         try:
             await connection.open()
+            await _before(server, connection)
             await connection.execute("BEGIN")
             await connection.rows(_AT_ONE_TIME)
             await connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_S}s'")
             done = await _upgrade(server, connection)
             await connection.commit()
         except (Unavailable, ConnectionLost, Conflict) as error:
-            if not left or getattr(error.__cause__, "sqlstate", None) != _LOCKED:
+            if not left or getattr(error.__cause__, "sqlstate", None) not in _LOCKED:
                 raise unusable(server, error) from error
         else:
             return done
@@ -184,12 +191,29 @@ async def _make(connection: Connection, head: str) -> None:
     await connection.rows("INSERT INTO alembic_version (version_num) VALUES ($1)", head)
 
 
+async def _before(server: Server, connection: Connection) -> None:
+    """Do what an upgrade needs first and what holds up nobody; one upgrade at a time until it disconnects."""
+    await connection.rows(_UPGRADING)
+    found = await _found(server, connection)
+    if found is None or not _is_known(found):
+        return
+    await connection.execute(f"SET lock_timeout = '{_LOCK_S}s'")
+    for text in migrate.before_statements(found.revision):
+        await connection.execute(text)
+    await connection.execute("RESET lock_timeout")
+
+
+def _is_known(found: Found) -> bool:
+    """Whether this program has the migrations from a revision on."""
+    return found.revision >= FIRST and found.revision in migrate.known_revisions(Path())
+
+
 async def _upgrade(server: Server, connection: Connection) -> tuple[str | None, str]:
     found, head = await _found(server, connection), migrate.head_revision()
     if found is None:
         await _make(connection, head)
         return None, head
-    if found.revision < FIRST or found.revision not in migrate.known_revisions(Path()):
+    if not _is_known(found):
         require_head(server, found)
         return found.revision, found.revision
     for text in migrate.statements(DIALECT, found.revision):

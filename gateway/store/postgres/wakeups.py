@@ -1,6 +1,6 @@
 """Waking the loops of other processes, by LISTEN and NOTIFY.
 
-It only saves time: whoever misses a call finds the work when it looks the next time (`engine.idle_s`).
+It only saves time: a process that misses a call finds the work at its next poll (`engine.idle_s`).
 """
 
 from __future__ import annotations

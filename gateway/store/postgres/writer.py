@@ -68,7 +68,7 @@ _ASK = "SELECT token FROM store_writers WHERE id = $1 FOR UPDATE"
 _PURGE = "DELETE FROM store_writers WHERE at < now() - interval '7 days'"
 _FORGET = "DELETE FROM store_writers WHERE id = $1"
 _TIMED_OUT = "57014"
-#: What is said of a whole transaction, and not of one change in it.
+#: Errors that are about a whole transaction, and not about one change in it.
 _OF_ALL = (Conflict, ConnectionLost, Unavailable)
 _log = get_logger("store")
 
@@ -201,7 +201,7 @@ class _Lane:
             await self._enter()
         except ConnectionLost as lost:
             raise _gone(lost) from lost
-        # In a context of its own, and not in that of whoever opened the store.
+        # In a context of its own, not in that of the caller that opened the store.
         self._task = asyncio.get_running_loop().create_task(self._serve(), context=Context())
 
     async def stop(self) -> None:
@@ -262,7 +262,7 @@ class _Lane:
                 at = part.index(culprit.change)
                 parts.extendleft((part[at + 1 :], [culprit.change], part[:at]))
             except (sqlite3.Error, StoreUnusable) as error:
-                # It is said of the server, not of one change: each alone would wait as long again.
+                # The error is about the server, not about one change: each change alone would wait as long again.
                 self._fail(error)
                 for change in part:
                     change.fail(_again(error))

@@ -41,7 +41,7 @@ def upgrade() -> None:
     op.add_column("attention", sa.Column("closed_by", sa.Text(), nullable=True))
     # The gate asks for pauses and for the active rules: a program that does not sets no marks.
     op.execute("UPDATE store_state SET gate_version = 2")
-    # Nobody is told now of what was on the list before.
+    # No event is sent now for what was already on the list.
     op.execute("UPDATE attention SET told_at = last_at")
     for name, column in (("open", "closed_at"), ("untold", "told_at")):
         where = sa.text(f"{column} IS NULL")

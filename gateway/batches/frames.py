@@ -1,0 +1,81 @@
+"""What the gateway and the process that checks files say to each other: orders, and answers in their order.
+
+Each is preceded by its length in four bytes. Only the gateway's own orders are pickled; what comes back,
+from a process that reads what strangers have sent, is JSON.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from gateway.batches.schemas import BatchSource
+from gateway.keys import Caller
+from gateway.quotes import Quotes
+
+BEGIN, PAGE, END, FAILED = b"B", b"P", b"E", b"F"
+LENGTH = 4
+
+
+@dataclass(frozen=True)
+class Work:
+    """A file to check, and by what."""
+
+    path: Path
+    quotes: Quotes
+    caller: Caller
+    source: BatchSource
+
+
+class Order(NamedTuple):
+    """What the process is asked to do for one file."""
+
+    kind: bytes
+    number: int
+    content: bytes = b""
+
+    def frame(self) -> bytes:
+        """Return it as it is sent."""
+        return _framed(self.kind + self.number.to_bytes(LENGTH) + self.content)
+
+    @classmethod
+    def read(cls, source: BinaryIO) -> Order | None:
+        """Return the next one; None where there is no more."""
+        head = source.read(LENGTH)
+        size = int.from_bytes(head)
+        raw = source.read(size)
+        if len(head) < LENGTH or len(raw) < size:
+            return None
+        return cls(raw[:1], int.from_bytes(raw[1 : 1 + LENGTH]), raw[1 + LENGTH :])
+
+
+class Page(NamedTuple):
+    """What came of the next lines of a file."""
+
+    #: as `gateway.batches.child` makes it
+    head: dict[str, Any]
+    #: the items, as they are kept
+    items: bytes
+
+    @classmethod
+    def of(cls, content: bytes) -> Page:
+        """Return a page as it was answered."""
+        size = int.from_bytes(content[:LENGTH])
+        head = json.loads(content[LENGTH : LENGTH + size])
+        return cls(head, content[LENGTH + size :])
+
+
+def answer(kind: bytes, content: bytes = b"") -> bytes:
+    """Return an answer as it is sent."""
+    return _framed(kind + content)
+
+
+def page_answer(head: bytes, items: bytes) -> bytes:
+    """Return a page as it is sent."""
+    return answer(PAGE, len(head).to_bytes(LENGTH) + head + items)
+
+
+def _framed(content: bytes) -> bytes:
+    return len(content).to_bytes(LENGTH) + content
