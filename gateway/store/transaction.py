@@ -120,7 +120,7 @@ class CallTx:
 class SqliteTx(CallTx):
     """The transaction of one call of a store function, on one SQLite connection."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what each of the callers has of it
         self,
         connection: Connection,
         *,
