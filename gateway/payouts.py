@@ -17,7 +17,7 @@ from typing import Any
 from gateway.adapter import Report, Returned
 from gateway.assets import explorer_url
 from gateway.errors import Refused
-from gateway.events import Event, publish
+from gateway.events import Event, publish_later
 from gateway.funds.reservations import Funds, end_reservation
 from gateway.keys import Caller
 from gateway.model import (
@@ -397,7 +397,7 @@ class Payouts:
                 each(payout_id)
 
     async def _publish(self, tx: Tx, row: Row, now: datetime, events: Sequence[Event]) -> None:
-        await publish(tx, self._runtime, row["org"], row["mode"], now, events)
+        await publish_later(tx, self._runtime, row["org"], row["mode"], now, events)
 
 
 @dataclass

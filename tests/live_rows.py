@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import pytest
 
@@ -13,6 +12,7 @@ from gateway.store.live_rows import LiveRows
 from gateway.store.writer import Writer
 
 _ITEMS = "SELECT payout_id FROM execution_items WHERE execution_id = ? ORDER BY position"
+_OPEN_ONE = "SELECT execution_id FROM execution_items WHERE payout_id = ? AND open = 1"
 _EVIDENCE = "SELECT * FROM evidence WHERE execution_id = ? ORDER BY number"
 _FLAGS = (
     "SELECT frozen, accepting, (SELECT count(*) FROM pauses WHERE keep_accepting = 0) AS pauses, "
@@ -30,6 +30,10 @@ def assert_exact(connection: Connection, live: LiveRows) -> int:
             assert dict(row) == dict(found), name
     for key, ids in tables["execution_items"].items():
         assert list(ids) == [row[0] for row in connection.execute(_ITEMS, (key,))]
+        for each in ids:
+            open_ones = [row[0] for row in connection.execute(_OPEN_ONE, (each,))]
+            one = live.open_execution_of(each)
+            assert one is None or one["id"] in open_ones
     for key, rows in tables["evidence"].items():
         stored = [dict(row) for row in connection.execute(_EVIDENCE, (key,))]
         assert [dict(row) for row in rows] == stored
@@ -43,12 +47,15 @@ def assert_exact(connection: Connection, live: LiveRows) -> int:
 
 @contextmanager
 def compared(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """Compare after every change of every writer; yield how many rows were compared each time."""
-    run, counts = Writer._run, list[int]()
+    """Compare after every group of every writer; yield how many rows were compared each time.
 
-    def comparing(writer: Writer, change: Any) -> None:
-        run(writer, change)
+    In its open transaction, once everything is written: part of it waits for the end of the group.
+    """
+    write, counts = Writer._write_waiting, list[int]()
+
+    def comparing(writer: Writer) -> None:
+        write(writer)
         counts.append(assert_exact(writer._connection, writer._live))
 
-    monkeypatch.setattr(Writer, "_run", comparing)
+    monkeypatch.setattr(Writer, "_write_waiting", comparing)
     yield counts

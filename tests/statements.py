@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
-from gateway.store.database import Database, Query, Row, StoreFunction, Tx
+from gateway.store.database import Database, Later, Query, Row, StoreFunction, Tx
 from gateway.store.lanes import Lanes
 from gateway.store.live_rows import LiveRows
+
+T = TypeVar("T")
 
 
 class CountingTx:
@@ -44,6 +46,10 @@ class CountingTx:
     def mark(self, number: int) -> None:
         """Say that this change writes a moving mark."""
         self._tx.mark(number)
+
+    async def later(self, work: Later[T], items: Sequence[T]) -> None:
+        """Write items at once: each statement is this change's own."""
+        await work.write(self, items)
 
     async def many(self, query: Query, rows: Sequence[Mapping[str, Any]]) -> None:
         """Run a statement once for each row of values."""

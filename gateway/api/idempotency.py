@@ -85,6 +85,14 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class Drafted:
+    """An answer that is known before anything is written, and what is written where it is given."""
+
+    answer: Answer
+    write: Callable[[Tx], Awaitable[None]]
+
+
+@dataclass(frozen=True)
 class KeyedRequest:
     """A request with a key: the key's scope, and a digest of what the key is bound to."""
 
@@ -135,19 +143,22 @@ def keyed_request(  # noqa: PLR0913 - the parts of a key, and what it is bound t
     return KeyedRequest(KeyScope(org, mode, route, key), fingerprint, request.state.request_id)
 
 
-async def once(
+async def once(  # noqa: PLR0913 - the request and what it does
     request: Request,
     caller: Caller,
     key: str | None,
     members: Any,
     work: Callable[[Tx], Awaitable[Answer]],
+    *,
+    draft: Callable[[Tx], Awaitable[Drafted]] | None = None,
 ) -> Response:
     """Run a store function once per key, in the transaction that claims the key and keeps the answer.
 
     A business refusal by `work` is an answer, too, and kept, unless its problem is retryable. What
     failed before anything was executed (an invalid request, a wrong API key, a full disk) is not kept:
     the corrected request may use the same key. Without a key the function simply runs.
-    Refused: `idempotency_in_progress`, `idempotency_key_reused`.
+    `draft`: the same work in two parts, of which the first one writes nothing: then the row of the key is
+    written once, with its answer. Refused: `idempotency_in_progress`, `idempotency_key_reused`.
     """
     context = context_of(request)
     if key is None:
@@ -156,6 +167,8 @@ async def once(
     claim = keys.new_claim(keyed_request(request, caller.org, caller.mode, key, members))
 
     async def all_in_one(tx: Tx) -> tuple[Answer, bool] | OpenClaim:
+        if draft is not None and (made := await claim.answer_drafted(tx, draft)) is not None:
+            return made
         found = await claim.enter(tx)
         if isinstance(found, OpenClaim):
             return found
@@ -211,15 +224,7 @@ class Claim:
 
         Refused: `idempotency_key_reused`.
         """
-        claimed_now = await rows.claim_key(
-            tx,
-            self.keyed.scope,
-            fingerprint=self.keyed.fingerprint,
-            token=self.token,
-            claimant=self._context.gateway_id,
-            now=to_us(self._context.runtime.clock.now()),
-        )
-        return None if claimed_now else await find(tx, self._context, self.keyed)
+        return None if await self._claim(tx) else await find(tx, self._context, self.keyed)
 
     async def take(self, tx: Tx) -> None:
         """Store function: take over the claim with the token before this one. Refused: it has changed."""
@@ -247,6 +252,39 @@ class Claim:
         """
         return await self._context.db.run(self.answer, work, keep_refusals=keep_refusals)
 
+    async def answer_drafted(
+        self, tx: Tx, draft: Callable[[Tx], Awaitable[Drafted]]
+    ) -> tuple[Answer, bool] | OpenClaim | None:
+        """Store function: claim the key with its answer, and write what was drafted.
+
+        Returns the answer and whether it is an earlier one, or the claim that is open. A draft whose key
+        was used before counts for nothing. None: the draft is refused or fails, and nothing is written;
+        the key may have an answer all the same. Refused: `idempotency_key_reused`.
+        """
+        try:
+            drafted = await draft(tx)
+        except Exception:  # noqa: BLE001 - whatever it is, the work says it again where the key is new
+            return None
+        if await self._claim(tx, drafted.answer):
+            await drafted.write(tx)
+            return drafted.answer, False
+        found = await find(tx, self._context, self.keyed)
+        return found if isinstance(found, OpenClaim) else (found, True)
+
+    async def _claim(self, tx: Tx, answer: Answer | None = None) -> bool:
+        """Claim the key where it is new, with its answer if that is known; whether it was new."""
+        context, scope = self._context, self.keyed.scope
+        answered: dict[str, Any] = {} if answer is None else _answered(context, scope, answer)
+        return await rows.claim_key(
+            tx,
+            scope,
+            fingerprint=self.keyed.fingerprint,
+            token=self.token,
+            claimant=context.gateway_id,
+            now=to_us(context.runtime.clock.now()),
+            **answered,
+        )
+
     async def answer(
         self, tx: Tx, work: Callable[[Tx], Awaitable[Answer]], *, keep_refusals: bool
     ) -> Answer:
@@ -266,16 +304,20 @@ class Claim:
             if not keep_refusals or may_succeed_later(refused):
                 raise
             answer = _refusal(context, refused, self.keyed.request_id)
-        written = await rows.answer_key(
-            tx,
-            *self.identity,
-            answer=context.vault.seal(answer.pack(), bound_to=scope.name),
-            created_id=answer.created_id,
-            expires_at=to_us(context.runtime.clock.now() + KEY_LIFE),
-        )
+        answered = _answered(context, scope, answer)
+        written = await rows.answer_key(tx, *self.identity, **answered)
         if not written:
             raise ClaimLost
         return answer
+
+
+def _answered(context: ApiContext, scope: KeyScope, answer: Answer) -> dict[str, Any]:
+    """Return the columns of an answered key."""
+    return {
+        "answer": context.vault.seal(answer.pack(), bound_to=scope.name),
+        "created_id": answer.created_id,
+        "expires_at": to_us(context.runtime.clock.now() + KEY_LIFE),
+    }
 
 
 class _Release(Enum):

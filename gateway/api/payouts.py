@@ -13,7 +13,15 @@ from starlette.responses import Response
 
 from gateway.api.context import ApiContext
 from gateway.api.cursors import check_names, decode, encode, limit_of, query_fault
-from gateway.api.idempotency import Answer, Claim, claimed, idempotency_key, keyed_request, once
+from gateway.api.idempotency import (
+    Answer,
+    Claim,
+    Drafted,
+    claimed,
+    idempotency_key,
+    keyed_request,
+    once,
+)
 from gateway.api.requests import caller_of, context_of, read_json, validate
 from gateway.api.shown import payout_answer, shown_of
 from gateway.errors import Refused
@@ -56,15 +64,22 @@ async def create_quote(request: Request) -> Response:
     members = await read_json(request)
     wanted = validate(QuoteRequest, members)
 
-    async def store(tx: Tx, offered: Offered | None = None) -> Answer:
+    async def draft(tx: Tx, offered: Offered | None = None) -> Drafted:
         paused = await refuse_unless_accepting(tx, context.own_rules)
         pauses = await active_pauses(tx) if paused else ()
         quote, account = context.quotes.draft(caller, wanted, offered, pauses)
-        await context.quotes.store(tx, caller, quote, account)
-        return Answer(200, to_json(quote_json(quote)), created_id=quote.quote_id)
+        return Drafted(
+            Answer(200, to_json(quote_json(quote)), created_id=quote.quote_id),
+            lambda tx: context.quotes.store(tx, caller, quote, account),
+        )
+
+    async def store(tx: Tx, offered: Offered | None = None) -> Answer:
+        drafted = await draft(tx, offered)
+        await drafted.write(tx)
+        return drafted.answer
 
     if key is None or not context.quotes.has_offers(caller, wanted):
-        return await once(request, caller, key, members, store)
+        return await once(request, caller, key, members, store, draft=draft)
 
     async def price(claim: Claim) -> Answer:
         # Asked between two transactions: nothing is called inside one.

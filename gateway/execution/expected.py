@@ -43,9 +43,12 @@ async def expect_refs(  # noqa: PLR0913 - the lease, the owner and the ids
         return None
     row = await payout_rows.payout_row(tx, payout_id)
     assert row is not None  # noqa: S101 - an item of the execution
-    document = Document(row["document"])
-    fresh = document.unknown_refs(custodian, pairs)
-    if not fresh:
+    fresh = Document(row["document"]).unknown_refs(custodian, pairs)
+    if (
+        not fresh
+        or payout_rows.remembers_refs(tx, custodian, fresh, payout_id)
+        or await payout_rows.claim_refs(tx, custodian, fresh, row)
+    ):
         await _note(tx, execution)
         return ""
     known = await payout_rows.find_refs(tx, custodian, fresh)
@@ -55,8 +58,6 @@ async def expect_refs(  # noqa: PLR0913 - the lease, the owner and the ids
             return f"{kind} {value} already belongs to {owner}"
     new = [each for each in fresh if each not in known.owners]
     await payout_rows.add_refs(tx, custodian, new, payout_id)
-    document.add_refs(custodian, fresh)
-    await payout_rows.update_payout(tx, payout_id, document=document.text)
     if known.awaited:
         await inbox.wake_webhooks(tx, custodian, list(known.awaited))
         # In this transaction, and not when the inbox reads them: the mark may be set before that.

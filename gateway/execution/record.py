@@ -400,10 +400,10 @@ class Recorder:
         fresh = [each for each in rows if each.number > known]
         for each in rows:
             if each.number <= known:
-                await stored.set_answer(tx, work.row["id"], each.number, each.answer)
+                await stored.note_answer(tx, work.row["id"], each.number, each.answer)
         if fresh:
             columns = [columns_of(work.row["id"], each, detail) for each in fresh]
-            await stored.add_evidence(tx, columns)
+            await stored.note_evidence(tx, columns)
         work.history = work.history.having(*rows)
 
     async def _tell(

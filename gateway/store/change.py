@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,15 @@ from gateway.store.transaction import StoreFunction
 #: How many changes may share one commit.
 GROUP_LIMIT = 128
 _log = get_logger("store")
+
+
+def tell(callbacks: Iterable[Callable[[bool], None]], *, committed: bool) -> None:
+    """Tell each that waits for the end of a change. What they raise is logged: the change stands."""
+    for callback in callbacks:
+        try:
+            callback(committed)
+        except Exception as error:  # noqa: BLE001 - the change stands, whatever they make of it
+            _log.error("after_commit_failed", exc_info=error)
 
 
 @dataclass(eq=False)
@@ -38,11 +47,7 @@ class Change:
     def over(self, *, committed: bool) -> None:
         """Notify the caller that waits for the end of the change; once, however often this is called."""
         callbacks, self.callbacks = self.callbacks, []
-        for callback in callbacks:
-            try:
-                callback(committed)
-            except Exception as error:  # noqa: BLE001 - the change stands, whatever they make of it
-                _log.error("after_commit_failed", exc_info=error)
+        tell(callbacks, committed=committed)
 
     def fail(self, error: BaseException) -> None:
         """Give the caller an error. One that was cancelled hears nothing of its change."""

@@ -28,7 +28,7 @@ from gateway.store.change import GROUP_LIMIT
 from gateway.store.connection import Connection, WriteFault, is_busy
 from gateway.store.point_reads import PointReads
 from gateway.store.statements import Columns, Query, Row, listed, upsert
-from gateway.store.transaction import StoreFunction, Tx, refuse_inside_a_function, snapshot
+from gateway.store.transaction import Later, StoreFunction, Tx, refuse_inside_a_function, snapshot
 from gateway.store.writer import Witness, Writer
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ __all__ = [
     "GROUP_LIMIT",
     "Columns",
     "Database",
+    "Later",
     "Query",
     "Row",
     "StoreFunction",

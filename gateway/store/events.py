@@ -34,7 +34,7 @@ async def event_row(tx: Tx, event_id: str) -> Row | None:
 
 _COLUMNS = ("id", "org", "mode", "type", "payout_id", "sequence", "body", "created_at")
 #: So many events are written by one statement that also returns their positions.
-_FEW = 3
+_FEW = 16
 _ADD_MANY = Query(insert(events), columns=_COLUMNS, in_commit_order=True)
 _POSITIONS = Query(select(events.c.id, events.c.position).where(events.c.id.in_(listed("ids"))))
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from sqlalchemy import and_, bindparam, func, insert, select, update
 
-from gateway.store.database import Query, Row, Tx, listed
+from gateway.store.database import Later, Query, Row, Tx, listed
 from gateway.store.schema import account_declarations, evidence, heartbeats
 
 _IDS = listed("ids")
@@ -52,6 +53,36 @@ _DECLARED = Query(
 )
 
 
+@dataclass(frozen=True)
+class _Answered:
+    """What became of a call, and the row of it."""
+
+    execution_id: str
+    number: int
+    answer: str | None
+
+    @property
+    def values(self) -> dict[str, object]:
+        return {
+            "of_execution": self.execution_id,
+            "of_number": self.number,
+            "said": self.answer,
+        }
+
+
+async def _write(tx: Tx, noted: Sequence[Mapping[str, object] | _Answered]) -> None:
+    """Append what was noted, then the answers: a call is there before it is answered."""
+    rows = [each for each in noted if not isinstance(each, _Answered)]
+    answers = [each.values for each in noted if isinstance(each, _Answered)]
+    if rows:
+        await tx.many(_ADD_EVIDENCE, rows)
+    if answers:
+        await tx.many(_ANSWER, answers)
+
+
+_NOTE: Later[Mapping[str, object] | _Answered] = Later(frozenset({"evidence"}), _write)
+
+
 async def evidence_rows(tx: Tx, execution_ids: Iterable[str]) -> dict[str, list[Row]]:
     """Return the evidence of executions, by execution, in its order."""
     found, wanted, live = dict[str, list[Row]](), list(execution_ids), tx.live
@@ -79,6 +110,20 @@ async def add_evidence(tx: Tx, rows: Sequence[Mapping[str, object]]) -> None:
     await tx.many(_ADD_EVIDENCE, rows)
     if tx.live is not None:
         tx.live.add_evidence(rows)
+
+
+async def note_evidence(tx: Tx, rows: Sequence[Mapping[str, object]]) -> None:
+    """As `add_evidence`, together with the evidence of other changes. Not for a mark."""
+    await tx.later(_NOTE, rows)
+    if tx.live is not None:
+        tx.live.add_evidence(rows)
+
+
+async def note_answer(tx: Tx, execution_id: str, number: int, answer: str | None) -> None:
+    """As `set_answer`, together with the evidence of other changes. Not for a mark."""
+    await tx.later(_NOTE, [_Answered(execution_id, number, answer)])
+    if tx.live is not None:
+        tx.live.change_answer(execution_id, number, answer)
 
 
 async def set_answer(tx: Tx, execution_id: str, number: int, answer: str | None) -> None:

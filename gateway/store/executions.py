@@ -25,9 +25,10 @@ from sqlalchemy import (
 )
 
 from gateway.runtime import Moment
-from gateway.store.database import Columns, Query, Row, Tx, listed
+from gateway.store.database import Columns, Later, Query, Row, Tx, listed
 from gateway.store.dialects import greatest, json_pairs, number
 from gateway.store.evidence import grouped
+from gateway.store.later import write_changes
 from gateway.store.pauses import pause_count
 from gateway.store.rows import to_json
 from gateway.store.rules import active_digest
@@ -231,6 +232,7 @@ _CLOSE_ITEMS = Query(
     .values(open=0),
     keeps=True,
 )
+
 _WAKE = Query(
     update(executions)
     .where(
@@ -325,6 +327,21 @@ _MARK = Query(
     keeps=True,
 )
 
+
+async def _write_items(tx: Tx, found: Sequence[Mapping[str, object] | str]) -> None:
+    """Add items of new payouts, then close those of the executions that are named."""
+    new = [each for each in found if not isinstance(each, str)]
+    closed = [{"execution_id": each} for each in found if isinstance(each, str)]
+    if new:
+        await tx.many(_ADD_ITEM, new)
+    if closed:
+        await tx.many(_CLOSE_ITEMS, closed)
+
+
+_NEW_AND_CLOSED: Later[Mapping[str, object] | str] = Later(
+    frozenset({"execution_items"}), _write_items
+)
+
 # --- Opening and finding --------------------------------------------------------------------------
 
 
@@ -382,13 +399,15 @@ async def open_execution(  # noqa: PLR0913 - one argument per column
         ended_at=None,
         awaits_funds=int(awaits_funds),
     )
-    await tx.many(
-        _ADD_ITEM,
-        [
-            {"execution_id": execution_id, "payout_id": item, "position": position, "open": 1}
-            for position, item in enumerate(items)
-        ],
-    )
+    rows = [
+        {"execution_id": execution_id, "payout_id": item, "position": position, "open": 1}
+        for position, item in enumerate(items)
+    ]
+    if fresh:
+        await tx.later(_NEW_AND_CLOSED, rows)
+    else:
+        # At once: it may be refused.
+        await tx.many(_ADD_ITEM, rows)
 
 
 async def execution_row(tx: Tx, execution_id: str) -> Row | None:
@@ -559,6 +578,11 @@ async def release(tx: Tx, execution_id: str, token: int, claimed_due: int, due: 
 
 async def wake(tx: Tx, payout_id: str, now: int) -> str | None:
     """Bring the next look at a payout forward: there is news. Return the custodian to wake."""
+    row = None if tx.live is None else tx.live.open_execution_of(payout_id)
+    if row is not None:
+        # As the statement below does it; what is kept is what it would find.
+        await update_execution(tx, row["id"], due_at=min(row["due_at"], now), looks=0)
+        return str(row["custodian"])
     rows = kept(tx, await tx.all(_WAKE, payout_id=payout_id, now=now))
     return str(rows[0]["custodian"]) if rows else None
 
@@ -582,7 +606,7 @@ async def oldest_due(tx: Tx) -> int | None:
 # --- State and notes ------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def _update(names: tuple[str, ...]) -> Query:
     return Query(
         update(executions)
@@ -592,16 +616,21 @@ def _update(names: tuple[str, ...]) -> Query:
     )
 
 
+async def _write_changes(tx: Tx, changes: Sequence[tuple[str, Mapping[str, object]]]) -> None:
+    await write_changes(tx, changes, _update)
+
+
+_CHANGES = Later(frozenset({"executions"}), _write_changes)
+
+
 async def update_execution(tx: Tx, execution_id: str, **columns: object) -> None:
-    """Change columns of an execution.
+    """Change columns of an execution, together with those that other changes of the group write.
 
     Raises ValueError for the moving state: `write_mark` alone writes that, behind the gate.
     """
     if columns.get("state") == "moving":
         raise ValueError("the moving state is written by write_mark, behind the gate")
-    names = tuple(sorted(columns))
-    values = {"set_" + name: value for name, value in columns.items()}
-    await tx.all(_update(names), at_id=execution_id, **values)
+    await tx.later(_CHANGES, [(execution_id, columns)])
     if tx.live is not None:
         tx.live.change_execution(execution_id, columns)
 
@@ -609,7 +638,7 @@ async def update_execution(tx: Tx, execution_id: str, **columns: object) -> None
 async def close(tx: Tx, execution_id: str, at: int, **columns: object) -> None:
     """End an execution: its payouts may be in another one, and no older token writes any more."""
     await update_execution(tx, execution_id, state="closed", ended_at=at, lease_until=0, **columns)
-    await tx.all(_CLOSE_ITEMS, execution_id=execution_id)
+    await tx.later(_NEW_AND_CLOSED, [execution_id])
     if tx.live is not None:
         tx.live.drop(execution_id)
 

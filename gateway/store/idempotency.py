@@ -112,9 +112,21 @@ async def find_key(tx: Tx, scope: KeyScope) -> Row | None:
 
 
 async def claim_key(  # noqa: PLR0913 - the columns of a claim
-    tx: Tx, scope: KeyScope, *, fingerprint: str, token: int, claimant: str, now: int
+    tx: Tx,
+    scope: KeyScope,
+    *,
+    fingerprint: str,
+    token: int,
+    claimant: str,
+    now: int,
+    answer: bytes | None = None,
+    created_id: str | None = None,
+    expires_at: int | None = None,
 ) -> bool:
-    """Claim a key that is new or whose answer has expired at `now`; return whether it was."""
+    """Claim a key that is new or whose answer has expired at `now`; return whether it was.
+
+    `answer` (with `created_id`, `expires_at`): claimed and answered at once.
+    """
     row = await tx.one(
         _CLAIM,
         org=scope.org,
@@ -124,9 +136,9 @@ async def claim_key(  # noqa: PLR0913 - the columns of a claim
         fingerprint=fingerprint,
         token=token,
         claimant=claimant,
-        created_id=None,
-        answer=None,
-        expires_at=None,
+        created_id=created_id,
+        answer=answer,
+        expires_at=expires_at,
         now=now,
     )
     return row is not None

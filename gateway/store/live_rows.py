@@ -36,6 +36,8 @@ class LiveRows:
         self._executions: dict[str, Mapping[str, Any]] = {}
         #: the payouts of an execution, in their order
         self._items: dict[str, tuple[str, ...]] = {}
+        #: the execution that a payout was read with last
+        self._read_with: dict[str, str] = {}
         self._payouts: dict[str, Mapping[str, Any]] = {}
         self._evidence: dict[str, tuple[Mapping[str, Any], ...]] = {}
         #: the payout that an id (custodian, kind, value) belongs to: that never changes
@@ -60,6 +62,7 @@ class LiveRows:
         for each in (
             self._executions,
             self._items,
+            self._read_with,
             self._payouts,
             self._evidence,
             self._owners,
@@ -72,6 +75,7 @@ class LiveRows:
         self._evidence.pop(execution_id, None)
         for each in self._items.pop(execution_id, ()):
             self._payouts.pop(each, None)
+            self._read_with.pop(each, None)
 
     def put_flags(self, row: Columns) -> None:
         """Cache what the store's state says about new payouts. What it says about marks is always read."""
@@ -108,6 +112,15 @@ class LiveRows:
         self._make_room(self._items)
         self.put_payouts(rows)
         self._items[execution_id] = tuple(each["id"] for each in rows)
+        self._read_with.update(dict.fromkeys(self._items[execution_id], execution_id))
+
+    def open_execution_of(self, payout_id: str) -> Row | None:
+        """Return the open execution of a payout, if it is kept. A payout is in no other open one."""
+        execution_id = self._read_with.get(payout_id, "")
+        row = self.execution(execution_id)
+        if row is None or row["ended_at"] is not None:
+            return None
+        return row if payout_id in self._items.get(execution_id, ()) else None
 
     def payout(self, payout_id: str) -> Row | None:
         """Return the row of a payout, if it is kept."""

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     FromClause,
+    Text,
     and_,
     bindparam,
     case,
@@ -25,8 +26,10 @@ from sqlalchemy import (
 )
 
 from gateway.model import Payout, Status
-from gateway.store.database import Query, Row, Tx, upsert
+from gateway.store.database import Columns, Later, Query, Row, Tx, upsert
+from gateway.store.dialects import json_at, json_items
 from gateway.store.inbox import listed_refs
+from gateway.store.later import write_changes
 from gateway.store.rows import payout_of, to_json
 from gateway.store.schema import (
     attention,
@@ -105,6 +108,29 @@ _REFS = Query(
         select(refs.c.kind, refs.c.value, refs.c.payout_id).where(listed_refs(refs)),
         select(inbox_refs.c.kind, inbox_refs.c.value, null()).where(listed_refs(inbox_refs)),
     )
+)
+_NEW_REFS = json_items(bindparam("new"), "new")
+#: All of some ids, or none where one of them has an owner or is waited for.
+_CLAIM_REFS = Query(
+    insert(refs)
+    .from_select(
+        ["custodian", "kind", "value", "payout_id"],
+        select(
+            bindparam("of_custodian", type_=Text),
+            json_at(_NEW_REFS.c.value, 0),
+            json_at(_NEW_REFS.c.value, 1),
+            bindparam("of_payout", type_=Text),
+        )
+        .select_from(_NEW_REFS)
+        .where(
+            ~exists(select(literal_column("1")).select_from(refs).where(listed_refs(refs))),
+            ~exists(
+                select(literal_column("1")).select_from(inbox_refs).where(listed_refs(inbox_refs))
+            ),
+        ),
+    )
+    .returning(refs.c.kind, refs.c.value),
+    keeps=True,
 )
 _PAYOUTS_OF_REFS = Query(
     select(refs.c.kind.label("ref_kind"), refs.c.value.label("ref_value"), payouts)
@@ -265,21 +291,26 @@ async def list_payouts(tx: Tx, filters: Mapping[str, Any], limit: int) -> list[P
     return [payout_of(row) for row in await list_rows(tx, filters, limit)]
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def _update_query(names: tuple[str, ...]) -> Query:
     return Query(
         update(payouts)
-        .where(payouts.c.id == bindparam("payout_id"))
+        .where(payouts.c.id == bindparam("at_id"))
         .values({name: bindparam("set_" + name) for name in names}),
         keeps=True,
     )
 
 
+async def _write_changes(tx: Tx, changes: Sequence[tuple[str, Mapping[str, object]]]) -> None:
+    await write_changes(tx, changes, _update_query)
+
+
+_CHANGES = Later(frozenset({"payouts"}), _write_changes)
+
+
 async def update_payout(tx: Tx, payout_id: str, **columns: object) -> None:
-    """Change columns of a payout."""
-    names = tuple(sorted(columns))
-    values = {"set_" + name: value for name, value in columns.items()}
-    await tx.all(_update_query(names), payout_id=payout_id, **values)
+    """Change columns of a payout, together with those that other changes of the group write."""
+    await tx.later(_CHANGES, [(payout_id, columns)])
     if tx.live is not None:
         tx.live.change_payout(payout_id, columns)
 
@@ -290,7 +321,7 @@ async def update_payouts(tx: Tx, changes: Sequence[tuple[str, Mapping[str, objec
     await tx.many(
         _update_query(names),
         [
-            {"payout_id": payout_id, **{"set_" + name: columns[name] for name in names}}
+            {"at_id": payout_id, **{"set_" + name: columns[name] for name in names}}
             for payout_id, columns in changes
         ],
     )
@@ -321,8 +352,7 @@ async def find_refs(tx: Tx, custodian: str, pairs: Sequence[tuple[str, str]]) ->
 
     An id that an operator named as a payout's transfer is that payout's, of whichever kind it is.
     """
-    named = [(OPERATORS_REF, value) for value in dict.fromkeys(value for _, value in pairs)]
-    rows = await tx.all(_REFS, at_custodian=custodian, pairs=to_json([*pairs, *named]))
+    rows = await tx.all(_REFS, at_custodian=custodian, pairs=_with_operators(pairs))
     owners = {(row[0], row[1]): row[2] for row in rows if row[2] is not None}
     for kind, value in pairs:
         if (OPERATORS_REF, value) in owners:
@@ -330,10 +360,52 @@ async def find_refs(tx: Tx, custodian: str, pairs: Sequence[tuple[str, str]]) ->
     return KnownRefs(owners, frozenset((row[0], row[1]) for row in rows if row[2] is None))
 
 
+def remembers_refs(
+    tx: Tx, custodian: str, pairs: Sequence[tuple[str, str]], payout_id: str
+) -> bool:
+    """Whether it is known without a read that some ids (kind, value) at a custodian are a payout's."""
+    live = tx.live
+    if live is None:
+        return False
+    owners = (live.owner(custodian, pair) for pair in pairs)
+    return all(each is not None and each["id"] == payout_id for each in owners)
+
+
+async def claim_refs(
+    tx: Tx, custodian: str, pairs: Sequence[tuple[str, str]], payout: Columns
+) -> bool:
+    """Store ids (kind, value) at a custodian as a payout's, where none of them is known; whether they are.
+
+    False: one belongs to a payout, perhaps this one, or a webhook waits for it; `find_refs` says which.
+    Nothing is written then. `payout`: its row.
+    """
+    rows = await tx.all(
+        _CLAIM_REFS,
+        of_custodian=custodian,
+        of_payout=payout["id"],
+        new=to_json(pairs),
+        at_custodian=custodian,
+        pairs=_with_operators(pairs),
+    )
+    if tx.live is not None:
+        for row in rows:
+            # Not from memory: what the insert returns is what the database holds.
+            tx.live.put_owner(custodian, (row["kind"], row["value"]), payout)
+    return bool(rows)
+
+
+def _with_operators(pairs: Sequence[tuple[str, str]]) -> str:
+    """Return ids with those by which an operator may have named the same transfers: JSON."""
+    named = [(OPERATORS_REF, value) for value in dict.fromkeys(value for _, value in pairs)]
+    return to_json([*pairs, *named])
+
+
 async def add_refs(
     tx: Tx, custodian: str, pairs: Sequence[tuple[str, str]], payout_id: str
 ) -> None:
     """Store ids (kind, value) at a custodian as a payout's; they must belong to no other."""
+    if not pairs:
+        return
     await tx.many(
         _ADD_REF,
         [
@@ -368,7 +440,14 @@ async def payout_of_ref(tx: Tx, custodian: str, kind: str, value: str) -> str | 
 
 async def add_hashes(tx: Tx, payout_id: str, hashes: Sequence[str]) -> None:
     """Let a payout be found by the hashes of its transactions."""
-    await tx.many(_ADD_HASH, [{"tx_hash": each, "payout_id": payout_id} for each in hashes])
+    await tx.later(_HASHES, [{"tx_hash": each, "payout_id": payout_id} for each in hashes])
+
+
+async def _add_hashes(tx: Tx, found: Sequence[Mapping[str, str]]) -> None:
+    await tx.many(_ADD_HASH, found)
+
+
+_HASHES = Later(frozenset({"payout_hashes"}), _add_hashes)
 
 
 async def payout_of_any_id(tx: Tx, value: str) -> str | None:

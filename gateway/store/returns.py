@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from sqlalchemy import and_, bindparam, case, delete, func, insert, or_, select, update
 
-from gateway.store.database import Query, Row, Tx, listed, upsert
+from gateway.store.database import Later, Query, Row, Tx, listed, upsert
 from gateway.store.rows import to_json
 from gateway.store.schema import delivered_looks, execution_items, payout_returns
 
@@ -119,14 +119,21 @@ async def begin_looks(  # noqa: PLR0913 - one argument per column
     tx: Tx, execution_id: str, custodian: str, *, begun: int, until: int, due: int
 ) -> None:
     """Have an execution that has ended looked at until a time. May be called twice."""
-    await tx.all(
-        _BEGIN,
-        execution_id=execution_id,
-        custodian=custodian,
-        begun_at=begun,
-        until_at=until,
-        due_at=due,
-    )
+    look = {
+        "execution_id": execution_id,
+        "custodian": custodian,
+        "begun_at": begun,
+        "until_at": until,
+        "due_at": due,
+    }
+    await tx.later(_BEGUN, [look])
+
+
+async def _begin(tx: Tx, looks: Sequence[Mapping[str, object]]) -> None:
+    await tx.many(_BEGIN, looks)
+
+
+_BEGUN = Later(frozenset({"delivered_looks"}), _begin)
 
 
 async def claim_looks(tx: Tx, custodian: str, now: int, until: int, limit: int) -> list[Row]:

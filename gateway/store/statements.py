@@ -75,6 +75,7 @@ class Query:
         self._on_postgres = statement if on_postgres is None else on_postgres
         self.in_commit_order = in_commit_order
         self._compiled: tuple[str, dict[str, Any]] | None = None
+        self._words: frozenset[str] | None = None
         self._numbered: tuple[str, tuple[str, ...], dict[str, Any]] | None = None
 
     @property
@@ -93,6 +94,13 @@ class Query:
             compiled = self._compile(_DIALECT, self._statement)
             self._compiled = _with_constants(str(compiled), _fixed(compiled))
         return self._compiled
+
+    @property
+    def words(self) -> frozenset[str]:
+        """Every word of the text for SQLite: the tables that it names are among them."""
+        if self._words is None:
+            self._words = frozenset(re.findall(r"\w+", self.compiled()[0]))
+        return self._words
 
     def numbered(self) -> tuple[str, tuple[str, ...], dict[str, Any]]:
         """Return the text for PostgreSQL, the names of `$1`, `$2`, … and the values that it carries."""

@@ -6,7 +6,8 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 ONLY_TX = "a store function may await nothing but its transaction"
 
@@ -43,6 +45,12 @@ class Tx(Protocol):
     async def many(self, query: Query, rows: Sequence[Mapping[str, Any]]) -> None:
         """Run a statement that returns nothing, once for each row of values, in one call."""
 
+    async def later(self, work: Later[T], items: Sequence[T]) -> None:
+        """Have items written at the latest before the commit, together with those of other changes.
+
+        Every statement reads them as if they had been written at once.
+        """
+
     def mark(self, number: int) -> None:
         """Say that this change writes moving mark `number`: the witness records it after the commit."""
 
@@ -54,6 +62,29 @@ class Tx(Protocol):
 
 
 StoreFunction = Callable[Concatenate[Tx, P], Awaitable[R]]
+
+
+@dataclass(frozen=True, eq=False)
+class Later(Generic[T]):
+    """A write of many items, of any number of changes. Build it once, at module level.
+
+    - `tables`: all that `write` changes. No other `Later` has one of them, and what one inserts refers to
+      nothing that another one inserts.
+    - `write`: a store function; it gets the items in the order in which they came.
+    """
+
+    tables: frozenset[str]
+    write: Callable[[Tx, Sequence[T]], Awaitable[None]]
+
+
+class Waiting(Protocol):
+    """What the changes of a group have left to be written: `gateway.store.later`."""
+
+    def add(self, work: Later[T], items: Sequence[T]) -> None:
+        """Keep items to be written."""
+
+    def write_for(self, query: Query) -> None:
+        """Write what a statement might read, before it runs."""
 
 
 class CallTx:
@@ -89,18 +120,21 @@ class CallTx:
 class SqliteTx(CallTx):
     """The transaction of one call of a store function, on one SQLite connection."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what each of the callers has of it
         self,
         connection: Connection,
         *,
         read_only: bool = False,
         live: LiveRows | None = None,
         lanes: Lanes | None = None,
+        waiting: Waiting | None = None,
         seen: SeenRows | None = None,
     ) -> None:
         super().__init__(read_only=read_only, lanes=lanes)
         self._connection: Connection | None = connection
         self.live = live
+        #: what the changes of the group have left to be written; None: everything is written at once
+        self._waiting = waiting
         self._seen = seen
 
     async def all(self, query: Query, **values: Any) -> list[Row]:
@@ -112,9 +146,23 @@ class SqliteTx(CallTx):
         rows = self._run(query, values)
         return rows[0] if rows else None
 
-    def _run(self, query: Query, values: dict[str, Any]) -> list[Row]:
+    async def later(self, work: Later[T], items: Sequence[T]) -> None:
+        """Have items written at the latest before the commit."""
+        self._open()
+        if self._waiting is None:
+            await work.write(self, items)
+        else:
+            self._waiting.add(work, items)
+
+    def _before(self, query: Query) -> None:
+        """Make ready for a statement: it must read what is waiting, and what is kept must stay true."""
+        if self._waiting is not None:
+            self._waiting.write_for(query)
         if query.drops_live_rows and self.live is not None:
             self.live.clear()
+
+    def _run(self, query: Query, values: dict[str, Any]) -> list[Row]:
+        self._before(query)
         if self._seen is not None and query.remembered:
             return self._seen.query(self._open(), query, values)
         text, fixed = query.compiled()
@@ -122,8 +170,7 @@ class SqliteTx(CallTx):
 
     async def many(self, query: Query, rows: Sequence[Mapping[str, Any]]) -> None:
         """Run a statement that returns nothing, once for each row of values, in one call."""
-        if query.drops_live_rows and self.live is not None:
-            self.live.clear()
+        self._before(query)
         text, fixed = query.compiled()
         try:
             self._open().query_many(text, [{**fixed, **row} for row in rows] if fixed else rows)
@@ -168,6 +215,21 @@ def refuse_inside_a_function() -> None:
         raise RuntimeError(ONLY_TX)
 
 
+def run_through(fn: StoreFunction[P, R], tx: Tx, /, *args: P.args, **kwargs: P.kwargs) -> R:
+    """Run a store function to its end, on this thread. RuntimeError where it awaits anything but `tx`."""
+    steps = fn(tx, *args, **kwargs).__await__()
+    try:
+        steps.send(None)
+    except StopIteration as end:
+        returned: R = end.value
+        return returned
+    # It waits for something: end it. Whatever its `finally` blocks write is rolled back, too.
+    with suppress(Exception, asyncio.CancelledError):
+        steps.close()
+    name = getattr(fn, "__qualname__", None) or repr(fn)
+    raise RuntimeError(f"{ONLY_TX}; {name} awaited something else")
+
+
 def drive(fn: StoreFunction[P, R], tx: SqliteTx, /, *args: P.args, **kwargs: P.kwargs) -> R:
     """Run a store function to its end, now, on this thread.
 
@@ -176,17 +238,7 @@ def drive(fn: StoreFunction[P, R], tx: SqliteTx, /, *args: P.args, **kwargs: P.k
     """
     _here.driving = True
     try:
-        steps = fn(tx, *args, **kwargs).__await__()
-        try:
-            steps.send(None)
-        except StopIteration as end:
-            returned: R = end.value
-            return returned
-        # It waits for something: end it. Whatever its `finally` blocks write is rolled back, too.
-        with suppress(Exception, asyncio.CancelledError):
-            steps.close()
-        name = getattr(fn, "__qualname__", None) or repr(fn)
-        raise RuntimeError(f"{ONLY_TX}; {name} awaited something else")
+        return run_through(fn, tx, *args, **kwargs)
     finally:
         tx.end()
         _here.driving = False

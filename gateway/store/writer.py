@@ -26,6 +26,7 @@ from gateway.errors import Refused, WitnessFailed
 from gateway.logs import get_logger
 from gateway.store.change import GROUP_LIMIT, Change
 from gateway.store.connection import WriteFault, is_busy
+from gateway.store.later import Waiting
 from gateway.store.live_rows import LiveRows
 from gateway.store.transaction import SqliteTx, StoreFunction, drive
 
@@ -71,6 +72,7 @@ class Writer:
         self._schema_version = 0
         self._data_version = 0
         self._live = LiveRows()
+        self._waiting = Waiting(connection, None)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store-commit")
         self._queue: deque[Change] = deque()
         #: parts of a group that failed, to be run again before what is queued
@@ -179,6 +181,7 @@ class Writer:
         """Run the changes of a group in the open transaction, then have it committed."""
         culprit = None
         before = self._connection.changes
+        self._waiting = Waiting(self._connection, self.lanes)
         # CPU time, not time: on a busy machine small groups would only make it busier.
         begun, cpu = perf_counter(), thread_time()
         try:
@@ -192,6 +195,9 @@ class Writer:
                     self._put_back(group[number:])
                     del group[number:]
                     break
+            # From here on it may be anybody's.
+            culprit = None
+            self._write_waiting()
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the caller gets it
             self._undo(group, error, culprit)
             return
@@ -201,6 +207,13 @@ class Writer:
             self._committed(group, *_attempt(partial(self._commit, None, wrote=False)))
         else:
             self._in_thread(partial(self._commit, mark, wrote=True), self._committed, group)
+
+    def _write_waiting(self) -> None:
+        """Write what the changes of the group have left. Raises where that failed before, too."""
+        if self._waiting.failure is not None:
+            # A change has swallowed it.
+            raise self._waiting.failure
+        self._waiting.write()
 
     def _used_up(self, begun: float, cpu: float) -> bool:
         """Whether a group has had its CPU time. Asked of the cheaper clock first: time is never less."""
@@ -237,18 +250,20 @@ class Writer:
         """Leave the transaction, and forget what was read and written in it."""
         self._live.clear()
         self._connection.rollback()
+        self._waiting.over(committed=False)
 
     def _run(self, change: Change) -> None:
         """Run one change. A refusal that wrote nothing is an answer: it undoes no group."""
-        connection = self._connection
+        connection, waiting = self._connection, self._waiting
         change.result = change.refusal = change.mark = None
-        before = connection.changes
-        tx = SqliteTx(connection, live=self._live, lanes=self.lanes)
+        # What others have left may be written meanwhile: that is not the change's own.
+        before = connection.changes - waiting.written, waiting.left
+        tx = SqliteTx(connection, live=self._live, lanes=self.lanes, waiting=waiting)
         change.callbacks = tx.callbacks
         try:
             change.result = drive(change.fn, tx, *change.args, **change.kwargs)
         except Refused as refusal:
-            if connection.changes != before:
+            if (connection.changes - waiting.written, waiting.left) != before:
                 raise
             change.refusal = refusal
             change.over(committed=False)
@@ -279,6 +294,7 @@ class Writer:
         if error is not None:
             self._undo(group, error)
             return
+        self._waiting.over(committed=True)
         for change in group:
             change.over(committed=True)
             if unwitnessed is not None and change.mark is not None:

@@ -128,10 +128,12 @@ async def test_a_refusal_is_not_kept_for_the_repeat(api: Api, mode: Any) -> None
     await thaw(api)
     status, first = await api.call("POST", "/payouts", **pay)
     assert status == 201
-    assert (await api.call("POST", "/payouts/quote", **ask))[0] == 200
+    status, quoted = await api.call("POST", "/payouts/quote", **ask)
+    assert status == 200
     await freeze(api)
     # What was answered before is answered again: that is a read.
     assert await api.call("POST", "/payouts", **pay) == (201, first)
+    assert (await api.call("POST", "/payouts/quote", **ask))[1] == quoted
 
 
 async def test_nothing_new_until_it_is_let_in(api: Api) -> None:

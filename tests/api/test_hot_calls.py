@@ -39,8 +39,8 @@ async def test_what_a_payout_costs_until_it_is_accepted_and_read(api: Api) -> No
             idempotency_key=name,
         )
     quote, cost = await _cost(api, "POST", "/payouts/quote", body=QUOTE, idempotency_key="q")
-    # The key, claimed and answered; whether payouts are accepted; the quote.
-    assert cost == 1 + 2 + 1 + 1
+    # The key, claimed with its answer; whether payouts are accepted; the quote.
+    assert cost == 1 + 1 + 1 + 1
     payout, cost = await _cost(api, "POST", "/payouts", body={"quote_id": quote["quote_id"]})
     # Quote used, payout, execution, its item, event, deliveries.
     assert cost <= 1 + 6

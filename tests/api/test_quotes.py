@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from gateway.errors import Refused
 from tests.api.conftest import ADDRESS, WALLET, Api
 
 GOOD: dict[str, Any] = {
@@ -188,3 +189,19 @@ async def test_values_are_never_echoed(api: Api) -> None:
         idempotency_key="k",
     )
     assert secret.encode() not in raw
+
+
+@pytest.mark.parametrize("error", [Refused("no_route", "none now"), RuntimeError("broken")])
+async def test_a_repeat_is_answered_whatever_a_new_quote_would_be(
+    api: Api, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """The key has its answer; a new key gets what there is to say now."""
+    first = await api.call("POST", "/payouts/quote", body=GOOD, idempotency_key="k-1")
+
+    def fail(*_: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(api.context.quotes, "draft", fail)
+    assert await api.call("POST", "/payouts/quote", body=GOOD, idempotency_key="k-1") == first
+    status, _ = await api.call("POST", "/payouts/quote", body=GOOD, idempotency_key="k-2")
+    assert status == (422 if isinstance(error, Refused) else 500)

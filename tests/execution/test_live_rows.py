@@ -86,6 +86,21 @@ async def test_what_is_kept_is_not_read_again(bench: Bench, job: Job) -> None:
     assert texts == []
 
 
+async def test_news_wakes_the_kept_execution_alone(bench: Bench, job: Job) -> None:
+    """By its id; by the payout where it is not kept, and none once it has ended."""
+    payout_id = job.items[0].id
+    now = bench.runtime.timeline.now()
+    custodian, texts = await counted(bench.db, executions.wake, payout_id, now)
+    assert custodian == "acme"
+    assert ["execution_items" in each for each in texts] == [False]
+    await elsewhere(bench.db.path, "UPDATE executions SET looks = 3 WHERE id <> ''")
+    custodian, texts = await counted(bench.db, executions.wake, payout_id, now)
+    assert custodian == "acme"
+    assert ["execution_items" in each for each in texts] == [True]
+    await bench.submitted(job, DONE, moved=True)
+    assert await bench.db.run(executions.wake, payout_id, now) is None
+
+
 @pytest.mark.parametrize(
     ("text", "name"),
     [

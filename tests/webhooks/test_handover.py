@@ -17,7 +17,7 @@ import pytest
 from aiohttp import web
 
 from gateway.config.settings import WebhookSettings
-from gateway.events import Event, Published, publish
+from gateway.events import Event, Published, publish, publish_later
 from gateway.runtime import Failpoint
 from gateway.store import deliveries as stored
 from gateway.store import endpoints as rows
@@ -34,6 +34,11 @@ async def tell(tx: Tx, bench: Bench, count: int = 1, org: str = ORG) -> list[Pub
     """Store function: publish so many events of an org."""
     events = [Event("payout.created", b"{}") for _ in range(count)]
     return await publish(tx, bench.runtime, org, "live", bench.clock.now(), events)
+
+
+async def tell_later(tx: Tx, bench: Bench, kind: str = "payout.created", org: str = ORG) -> None:
+    """Store function: publish an event together with those of other changes."""
+    await publish_later(tx, bench.runtime, org, "live", bench.clock.now(), [Event(kind, b"{}")])
 
 
 async def proven(bench: Bench, deliveries: Deliveries, tries: list[Any]) -> None:
@@ -148,6 +153,44 @@ async def test_a_commit_that_fails_sends_nothing(
         await until(lambda: len(made.tries) == 2)
         await quiet(bench)
         assert len(made.tries) == 2
+
+
+async def test_events_of_many_changes_are_written_together(bench: Bench) -> None:
+    """By one statement for sixteen, in the order of the changes; each is sent once, with the commit."""
+    async with hook() as made, delivering(bench) as deliveries:
+        await subscribe(bench, made.url)
+        await proven(bench, deliveries, made.tries)
+        connection = bench.db._writer._connection
+        before = connection.statements
+        # Those of other orgs in between are written by themselves, and cost these nothing.
+        told = [(f"payout.k{n}", org) for n in range(5) for org in (ORG, "other-org")]
+        await asyncio.gather(*(bench.db.run(tell_later, bench, kind, org) for kind, org in told))
+        assert connection.statements - before == 4
+        await until(lambda: len(made.tries) == 6)
+        await quiet(bench)
+        kinds = _rows(bench, f"SELECT type FROM events WHERE org = '{ORG}' ORDER BY position")
+        assert [kind for (kind,) in kinds][-5:] == [f"payout.k{n}" for n in range(5)]
+        assert len(made.tries) == 6
+
+
+async def test_a_change_that_fails_publishes_nothing_later(bench: Bench) -> None:
+    """The room that its group had is free again, and the events of the others arrive."""
+
+    async def fails(tx: Tx) -> None:
+        await tell_later(tx, bench, "payout.never")
+        raise ZeroDivisionError
+
+    async with hook() as made, delivering(bench) as deliveries:
+        await subscribe(bench, made.url)
+        await proven(bench, deliveries, made.tries)
+        done = await asyncio.gather(
+            bench.db.run(tell_later, bench), bench.db.run(fails), return_exceptions=True
+        )
+        assert [type(each) for each in done] == [type(None), ZeroDivisionError]
+        await until(lambda: len(made.tries) == 2)
+        await quiet(bench)
+        assert len(_rows(bench, "SELECT 1 FROM events")) == len(made.tries) == 2
+        assert deliveries._queue._held == 0
 
 
 async def test_what_has_no_room_is_claimed(bench: Bench) -> None:

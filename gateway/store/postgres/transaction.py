@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from gateway.store.transaction import ONLY_TX, CallTx, StoreFunction, stepping
+from gateway.store.transaction import ONLY_TX, CallTx, Later, StoreFunction, stepping
 
 if TYPE_CHECKING:
     from gateway.store.lanes import Lanes
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,11 @@ class PostgresTx(CallTx):
         self._check(query)
         if rows:
             await _Ask(query, rows)
+
+    async def later(self, work: Later[T], items: Sequence[T]) -> None:
+        """Write items at once: changes of a group share no writer's memory here."""
+        self._open()
+        await work.write(self, items)
 
     def end(self) -> None:
         """Refuse every further statement: the function has returned."""
