@@ -7,7 +7,7 @@ is final, or an operator has been told. There is a run for each kind of custodia
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gateway.execution.state import State, Verb
 from tests.model import world as w
@@ -50,6 +50,8 @@ class FairRuns:
 
     def __init__(self, profile: Profile, *, alone: bool = False) -> None:
         self._alone = alone
+        # In a fair run the custodian answers.
+        profile = replace(profile, down=False)
         self._steps = Steps(profile)
         self._steps.transactions = Transactions(profile, counts=True)
         self._profile = profile
