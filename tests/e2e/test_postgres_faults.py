@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import shutil
+import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -19,14 +22,41 @@ from tests.pg_pair import Pair, pair
 
 pytestmark = [pytest.mark.timeout(240), pytest.mark.asyncio(loop_scope="module")]
 _ROLE = "gateway"
+#: More than the tables need that are empty, and little enough to be filled at once.
+_SIZE = "64m"
 Fault = Callable[[Pair], AbstractContextManager[None]]
 
 
+@pytest.fixture(scope="module")
+def disk() -> Iterator[Path | None]:
+    """A small file system for the database's tables; None where this machine lets nobody mount one."""
+    user = postgres.system_user()
+    with postgres.short_folder(user) as folder:
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={_SIZE}", "tmpfs", str(folder)]
+        if subprocess.run(mount, capture_output=True, check=False).returncode:
+            yield None
+            return
+        tables = folder / "tables"
+        tables.mkdir()
+        if user is not None:
+            shutil.chown(tables, user)
+        yield tables
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def made(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Stack, Pair]]:
+async def made(
+    tmp_path_factory: pytest.TempPathFactory, disk: Path | None
+) -> AsyncIterator[tuple[Stack, Pair]]:
     """A gateway with a role of its own, on a server of its own."""
     with pair(standby=False) as servers:
         node = servers.primary
+        if disk is not None:
+            postgres.execute(
+                node.url(),
+                f"CREATE TABLESPACE small LOCATION '{disk}'",
+                "ALTER DATABASE payouts SET TABLESPACE small",
+            )
         postgres.execute(
             node.url(), f"CREATE ROLE {_ROLE} LOGIN", f"ALTER DATABASE payouts OWNER TO {_ROLE}"
         )
@@ -151,3 +181,59 @@ async def test_a_fault_is_told_and_survived(made: tuple[Stack, Pair], fault: Fau
         ]
 
     await eventually(told, 60)
+
+
+def _stuff(disk: Path) -> Path:
+    """Leave no room on it; return the file that takes it."""
+    ballast = disk.parent / "ballast"
+    with ballast.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            return ballast
+
+
+async def test_a_full_disk_is_told_and_survived(
+    made: tuple[Stack, Pair], disk: Path | None
+) -> None:
+    """Tables cannot grow: 503 with `Retry-After`, nothing half done, and it goes on once there is room."""
+    if disk is None:
+        pytest.skip("no small file system can be mounted here")
+    gateway, _ = made
+    # More than there is room for in the pages that the tables have.
+    quotes = [await gateway.quote() for _ in range(60)]
+    before = len(await gateway.ledger())
+    accepted: dict[str, str] = {}
+
+    async def pay(quote_id: str) -> int:
+        async with gateway.http.post(
+            f"{gateway.url}/payouts",
+            json={"quote_id": quote_id},
+            headers={"authorization": f"Bearer {gateway.key}", "idempotency-key": quote_id},
+        ) as answer:
+            body = await answer.json()
+            if answer.status == 201:
+                accepted[quote_id] = body["id"]
+            else:
+                assert (answer.status, body["code"]) == (503, "store_unavailable"), body
+                assert answer.headers["Retry-After"]
+            return answer.status
+
+    ballast = await asyncio.to_thread(_stuff, disk)
+    try:
+        statuses = [await asyncio.wait_for(pay(each), 40) for each in quotes]
+    finally:
+        ballast.unlink()
+    assert 503 in statuses
+    refused = set(quotes) - set(accepted)
+
+    async def is_accepted(quote_id: str) -> bool:
+        return await pay(quote_id) == 201
+
+    # Nothing of a refused request was done: its quote is still to be used.
+    for each in refused:
+        await eventually(lambda each=each: is_accepted(each), 60)  # type: ignore[misc]
+    for payout_id in accepted.values():
+        assert (await gateway.ended(payout_id, 90))["status"] == "delivered"
+    assert len(await gateway.ledger()) == before + len(quotes)
