@@ -13,11 +13,12 @@ from gateway.logs import get_logger
 from gateway.metrics import Metrics
 from gateway.runtime import Runtime
 from gateway.store import attention as attention_rows
-from gateway.store import deliveries, executions, idempotency, inbox, quotes, spending
+from gateway.store import deliveries, idempotency, inbox, quotes, spending
 from gateway.store import erasure as erasure_rows
 from gateway.store import payouts as payout_rows
 from gateway.store.audit import GATEWAY
 from gateway.store.database import Database, Tx
+from gateway.store.due import oldest_due
 from gateway.store.rows import to_us
 from gateway.store.state import frozen
 
@@ -178,7 +179,7 @@ class Sweeper:
             )
             for status, row in found
         )
-        due = await self._db.scan(executions.oldest_due)
+        due = await self._db.scan(oldest_due)
         self._metrics.work_age(0.0 if due is None else max(0.0, (timeline - due) / 1e6))
         due = await self._db.scan(deliveries.oldest_delivery_due)
         self._metrics.delivery_age(0.0 if due is None else max(0.0, (timeline - due) / 1e6))

@@ -363,7 +363,7 @@ def _both_ways(event: str, keys: dict[str, Any], level: int = logging.INFO) -> t
 
 
 @given(_TEXTS, st.dictionaries(_KEYS, _VALUES, max_size=4))
-@settings(max_examples=400)
+@settings(max_examples=400, deadline=None)
 def test_a_line_is_the_librarys_own(event: str, keys: dict[str, Any]) -> None:
     """Byte for byte, whatever is logged: secrets, odd objects, other alphabets, control characters."""
     for secret in ("registered-value", 'registered "value" 2', "registered-ünïcode"):
@@ -373,7 +373,7 @@ def test_a_line_is_the_librarys_own(event: str, keys: dict[str, Any]) -> None:
 
 
 @given(_TEXTS, st.dictionaries(_KEYS, _PLAIN, max_size=3))
-@settings(max_examples=400)
+@settings(max_examples=400, deadline=None)
 def test_what_is_not_scrubbed_has_no_secret(event: str, keys: dict[str, Any]) -> None:
     """The cheap look at a whole line overlooks nothing that scrubbing each value would remove."""
     scrubber = Scrubber()

@@ -29,6 +29,7 @@ from gateway.rules import OwnRules
 from gateway.runtime import Failpoint, Moment, Runtime
 from gateway.store import executions
 from gateway.store.database import Database
+from gateway.store.due import next_due
 from gateway.wakeup import Wakeup, looks_bell
 
 #: A token that is almost there is not waited for in steps that no clock shows.
@@ -239,7 +240,7 @@ class Engine:
         if busy or not self._moves:
             await self.wakeup.sleep(self._settings.idle_s)
             return
-        due = await self._db.read(executions.next_due, self.custodian.name)
+        due = await self._db.read(next_due, self.custodian.name)
         await self.wakeup.sleep_until_due(due, self._settings.idle_s)
 
     def _done(self, task: asyncio.Task[object]) -> None:

@@ -26,7 +26,7 @@ from sqlalchemy import (
 
 from gateway.runtime import Moment
 from gateway.store.database import Columns, Later, Query, Row, Tx, listed
-from gateway.store.dialects import greatest, json_pairs, number
+from gateway.store.dialects import json_pairs, number
 from gateway.store.evidence import grouped
 from gateway.store.later import write_changes
 from gateway.store.pauses import pause_count
@@ -258,21 +258,6 @@ _WAKE = Query(
     .returning(executions),
     keeps=True,
 )
-_NEXT_DUE = Query(
-    select(func.min(greatest(executions.c.due_at, executions.c.lease_until)).label("due")).where(
-        and_(executions.c.custodian == bindparam("custodian"), _OPEN)
-    )
-)
-#: Of how many the next one is looked for before all are: those with a lease are due later than they say.
-_LOOKED_AT_NEXT = 64
-_FIRST_DUE = Query(
-    select(executions.c.due_at, executions.c.lease_until)
-    .where(and_(executions.c.custodian == bindparam("custodian"), _OPEN))
-    .order_by(executions.c.due_at)
-    .limit(_LOOKED_AT_NEXT)
-)
-_OLDEST_DUE = Query(select(func.min(executions.c.due_at).label("due")).where(_OPEN))
-
 _EARLIER = Query(
     select(execution_items.c.execution_id, execution_items.c.payout_id).where(
         and_(
@@ -585,22 +570,6 @@ async def wake(tx: Tx, payout_id: str, now: int) -> str | None:
         return str(row["custodian"])
     rows = kept(tx, await tx.all(_WAKE, payout_id=payout_id, now=now))
     return str(rows[0]["custodian"]) if rows else None
-
-
-async def next_due(tx: Tx, custodian: str) -> int | None:
-    """Return when the next execution of a custodian can be claimed."""
-    first = await tx.all(_FIRST_DUE, custodian=custodian)
-    due = min((max(row["due_at"], row["lease_until"]) for row in first), default=None)
-    if due is None or len(first) < _LOOKED_AT_NEXT or due <= first[-1]["due_at"]:
-        return due
-    row = await tx.one(_NEXT_DUE, custodian=custodian)
-    return None if row is None else row["due"]
-
-
-async def oldest_due(tx: Tx) -> int | None:
-    """Return the time since when the execution that waits longest is due."""
-    row = await tx.one(_OLDEST_DUE)
-    return None if row is None else row["due"]
 
 
 # --- State and notes ------------------------------------------------------------------------------

@@ -111,7 +111,7 @@ async def test_every_page_and_act(tmp_path: Path, store: str) -> None:
         assert "Moving call accepted" in story
         event = re.search(r'name="event" value="(evt_[^"]+)"', story)
         assert event is not None
-        assert "on its way again" in await panel.post(
+        assert "The event is being sent again." in await panel.post(
             f"{base}/payouts/{payout_id}/resend", event=event[1]
         )
         minted = await panel.post(f"{base}/keys", name="n", read="on", ends="30")

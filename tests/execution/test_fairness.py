@@ -16,6 +16,7 @@ from gateway.execution.state import Job
 from gateway.keys import Caller
 from gateway.store import executions, schema
 from gateway.store.database import Query, Row, Tx
+from gateway.store.due import next_due
 from tests.execution.conftest import Bench
 
 DONE = Report(SubStatus.DELIVERED, "COMPLETED")
@@ -203,4 +204,4 @@ async def test_the_next_one_is_found_behind_many_that_are_leased(bench: Bench) -
         return await tx.all(Query(select(schema.executions.c.id)))
 
     await bench.db.run(wake_all)
-    assert await bench.db.read(executions.next_due, "acme") == later
+    assert await bench.db.read(next_due, "acme") == later
