@@ -35,7 +35,7 @@ class Panel:
     def __init__(self, http: aiohttp.ClientSession, url: str) -> None:
         self.http = http
         self.url = url
-        self.token = ""
+        self.token = self.drawn = ""
 
     async def get(self, path: str) -> str:
         """Open a page that is there."""
@@ -44,7 +44,7 @@ class Panel:
 
     async def post(self, path: str, **fields: str) -> str:
         """Send a form of the page that was opened last."""
-        data = {"_form": self.token, **fields}
+        data = {"_form": self.token, "_once": self.drawn, **fields}
         async with self.http.post(f"{self.url}/admin/{path}", data=data) as answer:
             return await self._page(answer, path)
 
@@ -53,6 +53,8 @@ class Panel:
         assert answer.status == 200, (path, answer.status, re.sub(r"<[^>]+>", " ", text)[:500])
         found = re.search(r'name="_form" value="([0-9a-f]{64})"', text)
         self.token = found[1] if found else self.token
+        drawn = re.search(r'name="_once" value="([A-Za-z0-9_-]{22})"', text)
+        self.drawn = drawn[1] if drawn else self.drawn
         return text
 
 
@@ -114,9 +116,11 @@ async def test_every_page_and_act(tmp_path: Path, store: str) -> None:
         assert "The event is being sent again." in await panel.post(
             f"{base}/payouts/{payout_id}/resend", event=event[1]
         )
+        await panel.get(f"{base}/keys")
         minted = await panel.post(f"{base}/keys", name="n", read="on", ends="30")
         key_id = re.search(r"/keys/(key_[a-z0-9]+)\"", minted)
         assert key_id is not None
+        await panel.get(f"{base}/keys/{key_id[1]}")
         assert "sk_live_" in await panel.post(f"{base}/keys/{key_id[1]}/rotate", overlap="24")
         assert "Payouts are paused." in await panel.post(f"{base}/payouts/pause", reason="r")
         waits = await made.call("POST", "/payouts/quote", {}, idempotency_key="k")
