@@ -15,12 +15,9 @@ from gateway.errors import Refused
 from gateway.keys import Caller
 from gateway.model import Account, Amount, Text
 from gateway.quotes import QuoteRequest, Quotes, choice_view, left_out_view
-from gateway.routing.router import Reason
+from gateway.routing.router import NOT_SHOWN, Reason
 from gateway.store.database import Tx
 from gateway.store.pauses import active_pauses
-
-#: What an org does not hear of: routes that are not for it.
-_NOT_TOLD = frozenset({Reason.ORG, Reason.MODE})
 
 
 class ExplainRequest(QuoteRequest):
@@ -100,7 +97,7 @@ async def explanation(
         "left_out": [
             left_out_view(each)
             for each in decision.left_out
-            if whole or each.reason not in _NOT_TOLD
+            if whole or each.reason not in NOT_SHOWN
         ],
         "code": None if refusal is None else refusal.code,
         "detail": None if refusal is None else refusal.detail,
