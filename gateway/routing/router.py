@@ -470,6 +470,9 @@ def _judge(  # noqa: PLR0911 - one per reason
 ) -> Choice | LeftOut:
     """Return what a way would cost, or why it cannot be taken for this amount or at this moment."""
     route, asset = way.settings, asked.asset
+    if asked.amount <= 0:
+        detail = "The amount must be above 0."
+        return _left(way, Reason.AMOUNT, detail, _too_little(detail))
     if route.min_amount is not None and asked.amount < route.min_amount:
         least = format_amount(route.min_amount)
         detail = f"Less than {least} {asset.code} is not sent this way."
