@@ -42,6 +42,8 @@ from gateway.store.state import goes_by, state_row
 _AT_ONCE = 50
 #: Batches whose waiting is remembered.
 _MOST_QUEUED = 10_000
+#: In place of a position, while a batch waits for its turn: it does not get it any more, its payouts end.
+_ENDS = -2
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,6 @@ class BatchSteps:
         self._submit_within = None if submit_within_s is None else round(submit_within_s * 1e6)
         #: when this process first saw a batch wait for its turn, by elapsed time
         self._queued: dict[str, int] = {}
-        #: batches whose turn has not come in time: their payouts end, some in each step
-        self._ending: set[str] = set()
         #: the digest of the limits and routes that items are priced and checked by; None: there are none
         self._rules = rules
         self._recorders = recorders
@@ -154,21 +154,23 @@ class BatchSteps:
         Its time is elapsed time since this process first saw it wait: no clock that is set ends it, and it
         counts anew after a restart. Nothing of it was handed over, so nothing can be on its way.
         """
-        batch_id, elapsed = row["id"], self._runtime.clock.moment().elapsed
+        if row["worked_off"] != _ENDS:
+            if not self._waited_too_long(row["id"]):
+                return None
+            # One that waits for funds alone has until midnight UTC.
+            if not await rows.waits_for_another(tx, row["id"]):
+                return None
+            # Written down: whichever process goes on ends the rest, and begins nothing of it.
+            await rows.update_batch(tx, row["id"], worked_off=_ENDS)
+        dropped = await self._drop_unsent(tx, row, not_sent_in_time_report())
+        return dropped or await self._judge(tx, row, now)
+
+    def _waited_too_long(self, batch_id: str) -> bool:
+        elapsed = self._runtime.clock.moment().elapsed
         if len(self._queued) > _MOST_QUEUED:
             self._queued.clear()
         since = self._queued.setdefault(batch_id, elapsed)
-        if self._submit_within is None or elapsed - since < self._submit_within:
-            return None
-        # One that waits for funds alone has until midnight UTC.
-        if batch_id not in self._ending and not await rows.waits_for_another(tx, batch_id):
-            return None
-        self._ending.add(batch_id)
-        dropped = await self._drop_unsent(tx, row, not_sent_in_time_report())
-        if dropped is not None:
-            return dropped
-        self._ending.discard(batch_id)
-        return await self._judge(tx, row, now)
+        return self._submit_within is not None and elapsed - since >= self._submit_within
 
     async def _never_funded(self, tx: Tx, row: Row, now: datetime) -> Stepped | None:
         """End a batch that its account has not covered in time; None: it does meanwhile."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
@@ -32,10 +32,18 @@ from gateway.adapter import (
     Offer,
     Order,
     Report,
-    Returned,
     Terms,
     Tools,
     Transaction,
+)
+from gateway.custodians.cleaning import (
+    MOST_CHARS,
+    clean_look,
+    clean_report,
+    clean_returns,
+    clean_set,
+    scrubbed,
+    worded,
 )
 from gateway.custodians.dates import Dates, noted_readings, set_since_s
 from gateway.custodians.pacer import MOST_PAUSE_S, Pacer
@@ -47,7 +55,7 @@ from gateway.custodians.soundness import (
     expect_sound_notice,
 )
 from gateway.custodians.wording import plain
-from gateway.egress.echoes import currently_sent, sending, texts_of, without_sent
+from gateway.egress.echoes import currently_sent, sending, texts_of
 from gateway.errors import (
     AdapterError,
     AdapterFault,
@@ -59,14 +67,13 @@ from gateway.errors import (
     Unsupported,
 )
 from gateway.limits import Sample
-from gateway.logs import get_logger, scrub
+from gateway.logs import get_logger
 from gateway.metrics import Metrics
 from gateway.model import Attention
 from gateway.report import FaultyNotice
 
 R = TypeVar("R")
 #: What a custodian says is kept in the store and shown; a whole page of it helps nobody.
-_MOST_CHARS = 300
 _TOO_MANY = 429
 #: A partner waits for its quote meanwhile.
 _OFFERS_S = 3.0
@@ -108,7 +115,7 @@ class _Telling:
     def fail(self, outcome: str, error: BaseException, *, crashed: bool) -> None:
         """Tell of an error; of one that nobody foresaw, with the traceback."""
         self.outcome, self.level = outcome, logging.ERROR if crashed else logging.WARNING
-        self.keys["detail"] = _clean(_words_of(error))[:_MOST_CHARS] or type(error).__name__
+        self.keys["detail"] = worded(_words_of(error))[:MOST_CHARS] or type(error).__name__
         if crashed:
             self.keys["exc_info"] = error
 
@@ -215,7 +222,7 @@ class CustodianInstance:
                 telling.outcome = "Unsupported"
                 raise
             except Exception as error:  # noqa: BLE001 - a read: whatever fails, nothing is known
-                clean = _clean(_words_of(error))[:_MOST_CHARS] or type(error).__name__
+                clean = worded(_words_of(error))[:MOST_CHARS] or type(error).__name__
                 telling.fail(type(error).__name__, error, crashed=False)
                 raise NotSent(f"with the {which} credentials: {clean}") from None
             return found
@@ -244,7 +251,7 @@ class CustodianInstance:
         except Unsupported:
             raise
         except CRASHES as error:
-            clean = _clean(_words_of(error))[:_MOST_CHARS] or type(error).__name__
+            clean = worded(_words_of(error))[:MOST_CHARS] or type(error).__name__
             raise NotSent(clean) from None
         return "a payout that does not exist"
 
@@ -257,7 +264,7 @@ class CustodianInstance:
             async with asyncio.timeout(self._deadline_s), self._adapter.tools.http.get(url):
                 pass
         except (aiohttp.ClientError, OSError) as error:
-            raise NotSent(_clean(_words_of(error))[:_MOST_CHARS] or "no answer") from None
+            raise NotSent(worded(_words_of(error))[:MOST_CHARS] or "no answer") from None
 
     async def check_clock(self) -> None:
         """Refuse a moving call whose credentials were dated by a clock that is, or was, wrong.
@@ -337,7 +344,7 @@ class CustodianInstance:
             reason = self._adapter.check(terms)
         except SystemExit as error:
             raise RuntimeError("the adapter wanted to end the process") from error
-        return None if reason is None else _clean(reason)
+        return None if reason is None else worded(reason)
 
     async def offers(self, terms: Terms) -> Sequence[Offer]:
         """Return what providers would give now; nothing where they are silent, slow or unknown."""
@@ -372,7 +379,7 @@ class CustodianInstance:
                 telling.outcome = "Unsupported"
                 raise
             except CRASHES as error:  # a read: whatever fails, nothing is known
-                clean = _clean(_words_of(error))[:_MOST_CHARS] or type(error).__name__
+                clean = worded(_words_of(error))[:MOST_CHARS] or type(error).__name__
                 telling.fail(type(error).__name__, error, crashed=False)
                 raise NotSent(f"balances of {account.type} {account.id}: {clean}") from None
             return found
@@ -404,7 +411,7 @@ class CustodianInstance:
                 async with asyncio.timeout(self._deadline_s):
                     telling.keys["by_previous"] = await self._verified(headers, body)
             except (InvalidSignature, CannotVerify) as error:
-                clean = _scrubbed(error)
+                clean = scrubbed(error)
                 telling.fail(type(error).__name__, clean, crashed=False)
                 # Anybody can send webhooks: one line for many that are refused.
                 telling.left_out = self._refused.take()
@@ -456,13 +463,13 @@ class CustodianInstance:
             _log.error("adapter_error", custodian=self.name, detail=str(located))
             plain = {each.name: getattr(found, each.name) for each in fields(Notice)}
             return FaultyNotice(**(plain | {"report": None, "returned": ()}), fault=str(located))
-        report = None if found.report is None else _clean_report(found.report)
-        return replace(found, report=report, returned=_clean_returns(found.returned))
+        report = None if found.report is None else clean_report(found.report)
+        return replace(found, report=report, returned=clean_returns(found.returned))
 
     def _located(self, fault: AdapterFault, verb: str) -> AdapterFault:
         """Return a fault with the adapter and the verb in its message."""
         where = fault.where or f"{self.adapter_name}.{verb}"
-        return AdapterFault(_clean(fault.message), where=where)
+        return AdapterFault(worded(fault.message), where=where)
 
     def _translated(
         self, verb: str, error: BaseException, order: TrackedOrder, status: int | None
@@ -504,7 +511,7 @@ class CustodianInstance:
                 raise translated from None
             telling.outcome = type(result).__name__
             if isinstance(result, Report):
-                report = _clean_report(result)
+                report = clean_report(result)
                 telling.outcome = report.sub_status or "unknown_word"
                 telling.keys |= {
                     "custodian_word": report.custodian_word,
@@ -515,13 +522,13 @@ class CustodianInstance:
                 return report  # type: ignore[return-value] # R is a Report here
             if isinstance(result, BatchReport):
                 telling.outcome = "report"
-                clean = _clean_set(result)
+                clean = clean_set(result)
                 telling.keys["custodian_word"] = clean.custodian_word
                 for each in clean.items.values():
                     for unknown in each.unknown_words:
                         self._metrics.unknown_word(self.name, unknown)
                 return clean  # type: ignore[return-value] # R is a BatchReport here
-            return result
+            return clean_look(result)
 
     @contextmanager
     def _telling(self, verb: str, **keys: Any) -> Iterator[_Telling]:
@@ -569,11 +576,6 @@ def _keys_of(order: TrackedOrder) -> dict[str, Any]:
     return keys if len(order.items) == 1 else {**keys, "items": len(order.items)}
 
 
-def _clean_returns(returned: Iterable[Returned]) -> tuple[Returned, ...]:
-    """Return them, the custodian's words without secrets."""
-    return tuple(replace(each, word=_clean(each.word)[:_MOST_CHARS]) for each in returned)
-
-
 def _is_canceled() -> bool:
     """Whether this very task is asked to end."""
     task = asyncio.current_task()
@@ -611,15 +613,15 @@ def _translate(error: BaseException, *, moved: bool) -> AdapterError:
     may come from a later call.
     """
     if isinstance(error, AdapterError):
-        return _scrubbed(error)
+        return scrubbed(error)
     if isinstance(error, aiohttp.ClientConnectorError | aiohttp.InvalidURL) and not moved:
         # No connection was ever made, so that no byte of the request left.
         return NotSent(plain(f"no connection ({type(error).__name__})"))
     if isinstance(error, TimeoutError):
         return OutcomeUnknown("no answer in time")
     if bug := _bug_of(error):
-        return AdapterFault(bug[:_MOST_CHARS])
-    return OutcomeUnknown(_clean(f"{type(error).__name__}: {_words_of(error)}")[:_MOST_CHARS])
+        return AdapterFault(bug[:MOST_CHARS])
+    return OutcomeUnknown(worded(f"{type(error).__name__}: {_words_of(error)}")[:MOST_CHARS])
 
 
 def _of_rate(error: AdapterError, status: int | None) -> AdapterError:
@@ -637,57 +639,3 @@ def _words_of(error: BaseException) -> str:
         return str(error)
     except Exception:  # noqa: BLE001 - a stranger's error may fail in any way
         return ""
-
-
-def _scrubbed(error: AdapterError) -> AdapterError:
-    """Return the error, its words and members without secrets."""
-    error.args = tuple(_clean(each) if isinstance(each, str) else each for each in error.args)
-    for name, each in vars(error).items():
-        if isinstance(each, str):
-            setattr(error, name, _clean(each))
-    return error
-
-
-def _clean(text: str) -> str:
-    """Return a text without secrets, nor anything that this call sent in confidence."""
-    return scrub(without_sent(plain(text)))
-
-
-def _clean_any(value: R) -> R:
-    """Return a member without secrets where it is a text."""
-    return _clean(value) if isinstance(value, str) else value  # type: ignore[return-value] # a str
-
-
-def _clean_set(report: BatchReport) -> BatchReport:
-    return replace(
-        report,
-        items={key: _clean_report(each) for key, each in report.items.items()},
-        custodian_word=_clean(report.custodian_word),
-        detail=_clean_any(report.detail),
-    )
-
-
-def _clean_report(report: Report) -> Report:
-    """Return the report, the custodian's words in it without secrets: they are kept and shown."""
-    action = report.action
-    if action is not None:
-        action = replace(
-            action,
-            channel=_clean_any(action.channel),
-            masked_target=_clean_any(action.masked_target),
-        )
-    failure = report.failure
-    if failure is not None:
-        words = {"message": _clean(failure.message)}
-        if failure.custodian_code is not None:
-            words["custodian_code"] = _clean(failure.custodian_code)
-        failure = failure.model_copy(update=words)
-    return replace(
-        report,
-        custodian_word=_clean(report.custodian_word),
-        detail=_clean_any(report.detail),
-        unknown_words=tuple(_clean(word) for word in report.unknown_words),
-        failure=failure,
-        action=action,
-        returned=_clean_returns(report.returned),
-    )

@@ -103,6 +103,7 @@ def expect_sound(result: object) -> None:
     reports: Iterable[Any] = (result,) if isinstance(result, Report) else ()
     if isinstance(result, BatchReport):
         _expect_members("BatchReport", result, _MEMBERS_OF_A_SET)
+        _expect_whole("BatchReport.custodian_reference", result.custodian_reference)
         for key, each in result.items.items():
             _expect_type(f"BatchReport.items[{str(key)[:40]}]", each, (Report,))
         reports = result.items.values()
@@ -145,6 +146,7 @@ def expect_returns(where: str, returned: Iterable[object]) -> None:
         _expect_members("Returned", each, _MEMBERS_OF_A_RETURN)
         if not each.amount.is_finite() or each.amount <= 0:
             raise AdapterFault(f"Returned.amount is {each.amount}; give a positive amount")
+        _expect_whole("Returned.id", each.id)
         if each.id is not None and not each.id.strip():
             raise AdapterFault("Returned.id is empty; give None where the custodian has no id")
         _expect_zone("Returned.at", each.at)
@@ -155,14 +157,14 @@ def _expect_report(report: Report) -> None:
     if report.echo is not None:
         _expect_members("Report.echo", report.echo, _MEMBERS_OF_AN_ECHO)
     _expect_refs("Report", report.refs)
-    for transaction in report.transactions:
-        _expect_type("an element of Report.transactions", transaction, (Transaction,))
-        _expect_zone("Transaction.at", transaction.at)
+    _expect_transactions(report.transactions)
     for word in report.unknown_words:
         _expect_type("an element of Report.unknown_words", word, (str,))
     _expect_zone("Report.observed_at", report.observed_at)
+    _expect_whole("Report.custodian_reference", report.custodian_reference)
     if report.action is not None:
         _expect_zone("Action.expires_at", report.action.expires_at)
+        _expect_whole("Action.url", report.action.url)
     expect_returns("Report", report.returned)
     got = report.final_recipient_amount
     if got is not None and (not got.is_finite() or got < 0):
@@ -187,11 +189,30 @@ def _expect_report(report: Report) -> None:
         )
 
 
+def _expect_transactions(transactions: Iterable[Any]) -> None:
+    for transaction in transactions:
+        _expect_type("an element of Report.transactions", transaction, (Transaction,))
+        _expect_zone("Transaction.at", transaction.at)
+
+
 def _expect_refs(where: str, refs: Iterable[Any]) -> None:
     for ref in refs:
         _expect_type(f"an element of {where}.refs", ref, (Ref,))
         _expect_type("Ref.kind", ref.kind, (str,))
         _expect_type("Ref.value", ref.value, (str,))
+        _expect_whole("Ref.kind", ref.kind)
+        _expect_whole("Ref.value", ref.value)
+
+
+def _expect_whole(member: str, text: object) -> None:
+    """Raise AdapterFault for an id with half of a character; words are repaired, an id must not be changed."""
+    if isinstance(text, str) and not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise AdapterFault(
+                f"{member} has half of a character; give the custodian's id as it is"
+            ) from None
 
 
 def _expect_zone(member: str, at: object) -> None:

@@ -75,7 +75,7 @@ async def test_a_call_is_one_metric_and_one_line(bench: Bench) -> None:
 )
 async def test_a_look_may_find_nothing(bench: Bench, seen: Absent | CannotLook, word: str) -> None:
     """Both are answers, and distinguished."""
-    assert await bench.instance.fetch(bench.acts(seen)) is seen
+    assert await bench.instance.fetch(bench.acts(seen)) == seen
     assert bench.count("fetch", word) == 1
 
 

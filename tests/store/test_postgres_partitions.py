@@ -288,6 +288,37 @@ async def test_an_event_that_is_resent_at_the_last_moment(
         assert "2026_11" in months_of(server)
 
 
+@pytest.mark.parametrize("level", ["read committed", "repeatable read", "serializable"])
+async def test_the_last_look_is_new_at_every_level(
+    server: Server, monkeypatch: pytest.MonkeyPatch, level: str
+) -> None:
+    """A database may have another isolation level by default: an older snapshot would not see the event."""
+    name = postgres.name_of(server.url)
+    postgres.execute(
+        server.url, f"ALTER DATABASE {name} SET default_transaction_isolation = '{level}'"
+    )
+    async with open_database(settings_of(server)) as db:
+        _, position, endpoint_id = await an_old_event(db)
+        check, locked = under_test.Partitions._check, under_test.Partitions._drop_locked
+        dropping: list[str] = []
+
+        async def checked(self: Any, connection: Any) -> None:
+            await check(self, connection)
+            if dropping:
+                dropping.clear()
+                # After the transaction has begun, and before it has its lock.
+                await db.run(deliver_again, [(position, endpoint_id)], 0, "manual")
+
+        async def drop(self: Any, *given: Any) -> Any:
+            dropping.append("a month")
+            return await locked(self, *given)
+
+        monkeypatch.setattr(under_test.Partitions, "_check", checked)
+        monkeypatch.setattr(under_test.Partitions, "_drop_locked", drop)
+        await sweep(db, us(2026, 12), LATER)
+        assert "2026_11" in months_of(server)
+
+
 async def test_a_long_read_keeps_a_month_and_nobody_waits(server: Server) -> None:
     """The lock is given up soon: changes come through, and the next sweep drops the month."""
     async with open_database(settings_of(server)) as db:

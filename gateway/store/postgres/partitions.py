@@ -248,7 +248,8 @@ class Partitions:
     ) -> R:
         """Run `work` in a transaction, again where a lock is not free. Busy: nothing was done."""
         for left in reversed(range(_TRIES)):
-            await connection.execute("BEGIN")
+            # What is asked under the lock must be the newest, whatever level the database has by default.
+            await connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
             try:
                 await self._check(connection)
                 await connection.execute(f"SET LOCAL lock_timeout = {lock_ms}")

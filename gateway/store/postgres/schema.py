@@ -153,7 +153,8 @@ async def upgrade(server: Server) -> tuple[str | None, str]:
         try:
             await connection.open()
             await _before(server, connection)
-            await connection.execute("BEGIN")
+            # The revision is read once it is our turn, whatever level the database has by default.
+            await connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
             await connection.rows(_AT_ONE_TIME)
             await connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_S}s'")
             done = await _upgrade(server, connection)
