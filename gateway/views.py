@@ -157,8 +157,13 @@ class PayoutView(BaseModel):
         "nothing. It may grow. The status stays `delivered`: the reference is not free, and nothing is "
         "paid again by itself."
     )
-    estimated_seconds_remaining: int | None
-    estimated_delivery_at: Time | None
+    estimated_seconds_remaining: int | None = Field(
+        description="The estimate at this stage, counted from `updated_at`. Null while the payout is queued, "
+        "because nobody knows when a pause or another payout's turn ends, and once it has ended."
+    )
+    estimated_delivery_at: Time | None = Field(
+        description="`updated_at` and `estimated_seconds_remaining`; null with it."
+    )
     created_at: Time
     updated_at: Time
 
@@ -485,14 +490,17 @@ def _failure(payout: Payout) -> Failure | None:
 
 
 def estimated_delivery(payout: Payout) -> datetime | None:
-    """Return when the payout should have been delivered; None where it has ended or nothing is known."""
+    """Return when the payout should have been delivered; None where it is queued, has ended or nothing is known."""
     left = _seconds_left(payout)
     return None if left is None else payout.updated_at + timedelta(seconds=left)
 
 
 def _seconds_left(payout: Payout) -> int | None:
-    """Return the estimate at the payout's stage, from its last change; None when it has ended."""
-    if payout.final:
+    """Return the estimate at the payout's stage, from its last change; None when it has ended.
+
+    None too while it is queued: nobody knows when a pause ends, or the turn of another payout.
+    """
+    if payout.final or payout.sub_status is SubStatus.QUEUED:
         return None
     passed = [entry.sub_status for entry in payout.timeline]
     share = min(_LEFT.get(each, 1.0) for each in (payout.sub_status, *passed))

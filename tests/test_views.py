@@ -95,6 +95,7 @@ def _payout(destination: Destination = ADDRESS, **members: Any) -> Payout:
 
 
 PAYOUTS: dict[str, Payout] = {
+    "queued": _payout(sub_status=SubStatus.QUEUED),
     **{each.type: _payout(each) for each in DESTINATIONS},
     "of a batch": _payout(
         terms=_payout().terms.model_copy(
@@ -216,3 +217,12 @@ def test_a_time_is_told_in_utc_whatever_its_zone() -> None:
     assert format_time(AT) == format_time(east) == "2026-03-02T10:00:00.123Z"
     with pytest.raises(ValueError, match="zone"):
         format_time(AT.replace(tzinfo=None))
+
+
+def test_a_queued_payout_has_no_estimate() -> None:
+    """Neither seconds nor a time: what holds it ends at a time that nobody knows."""
+    names = "estimated_seconds_remaining", "estimated_delivery_at"
+    told = payout_json(PAYOUTS["queued"])
+    assert [told[name] for name in names] == [None, None]
+    told = payout_json(_payout())
+    assert [told[name] for name in names] == [60, "2026-03-02T10:01:01.123Z"]

@@ -131,7 +131,9 @@ def tracking_of(payout: Payout, settings: Settings, now: datetime) -> Tracking:
     state = _state(payout)
     tone, icon = _LOOKS[state]
     expected = estimated_delivery(payout)
-    if state not in {"pending", "broadcast"} or not payout.terms.route.estimated_seconds:
+    known = state in {"pending", "broadcast"} and payout.terms.route.estimated_seconds
+    if not known or custodian is None:
+        # Of a custodian that was removed nothing is sent or looked up: no time can be named.
         expected = None
     late = expected is not None and now >= expected
     amount = payout.terms.recipient_gets
@@ -247,7 +249,8 @@ def _steps(
             Step("delivered", Bar.HALF, expected, checked or ("about" if expected else None)),
         )
     note = {"code": "after_code", "approval": "after_approval"}.get(state, checked)
-    return accepted, Step("sent", Bar.HALF, None, note), Step("delivered", Bar.TODO)
+    bar = Bar.TODO if state == "pending" else Bar.HALF
+    return accepted, Step("sent", bar, None, note), Step("delivered", Bar.TODO)
 
 
 def _asked(payout: Payout) -> Asked | None:

@@ -28,7 +28,7 @@ _EN = {
     "test": "Test",
     "skip": "Skip to the payment",
     "pending": "Preparing",
-    "pending_text": "{Org} has ordered this payment. It will be sent in a moment.",
+    "pending_text": "{Org} has ordered this payment. It is waiting to be sent.",
     "approval": "Waiting for approval",
     "approval_text": "A person has to approve this payment before it is sent. "
     "You do not need to do anything.",
@@ -123,7 +123,7 @@ _FR = {
     "test": "Test",
     "skip": "Aller au paiement",
     "pending": "En préparation",
-    "pending_text": "{Org} a ordonné ce paiement. Il sera envoyé dans un instant.",
+    "pending_text": "{Org} a ordonné ce paiement. Il attend d’être envoyé.",
     "approval": "En attente d’approbation",
     "approval_text": "Une personne doit approuver ce paiement avant son envoi. "
     "Vous n’avez rien à faire.",

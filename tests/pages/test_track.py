@@ -98,6 +98,28 @@ async def test_a_whole_life_in_words(api: Api) -> None:
     assert "http-equiv" not in page
 
 
+@pytest.mark.parametrize("held", ["queued", "removed"])
+async def test_what_waits_to_be_sent_promises_no_time(api: Api, held: str) -> None:
+    """Queued, or its custodian is not configured: no countdown, and the step Sent is not the current one."""
+    payout = await api.pay()
+    assert "left, estimated" in text_of(await page_of(api, payout))
+    if held == "queued":
+        await tell(api, payout, SubStatus.QUEUED)
+    else:
+        del api.context.settings.custodians["acme_eu"]
+    for _ in range(2):
+        page = await page_of(api, payout)
+        text = text_of(page)
+        assert (
+            "Preparing Northwind Payroll has ordered this payment. It is waiting to be sent."
+            in text
+        )
+        assert "left, estimated" not in text
+        assert "longer than usual" not in text
+        assert "aria-current" not in page
+        await api.clock.advance(3600)
+
+
 async def test_a_failure_has_a_reason_and_a_next_step(api: Api) -> None:
     """Our words for every code, never the custodian's; what to do depends on what is proven."""
     for place, code in enumerate(FailureCode):
