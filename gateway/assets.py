@@ -286,6 +286,20 @@ def fitting_networks(address: str, asset: Asset) -> frozenset[str]:
     return frozenset(name for name in asset.networks if _fits(NETWORKS[name], address))
 
 
+def possible_networks(address: str, asset: Asset) -> list[str]:
+    """Return the networks that an address in an asset may be on, test networks included, by its shape."""
+    return sorted(each for each in asset.networks or NETWORKS if _fits(NETWORKS[each], address))
+
+
+def shape_fault(address: str, asset: Asset) -> str:
+    """Return why an address fits no network of an asset, as a sentence. Pure."""
+    kinds = {NETWORKS[each] for each in asset.networks or NETWORKS}
+    fault = _evm_fault(address) if address[:2] == "0x" and NetworkKind.EVM in kinds else None
+    if fault is not None:
+        return f"The address {fault}."
+    return f"This has the shape of an address on none of the networks of {asset.code}."
+
+
 def _testnet(network: str) -> bool:
     return network.endswith(("Sepolia", "Devnet"))
 

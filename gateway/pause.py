@@ -24,6 +24,15 @@ class PauseScope(StrEnum):
     ORG = "org"  #: every payout of one org
 
 
+_WIDEST_FIRST = (
+    PauseScope.ALL,
+    PauseScope.ORG,
+    PauseScope.ASSET,
+    PauseScope.CUSTODIAN,
+    PauseScope.ACCOUNT,
+)
+
+
 @dataclass(frozen=True)
 class Pause:
     """One pause. There is at most one of each scope, target, mode and owner."""
@@ -97,6 +106,10 @@ def holds(pause: Pause, subject: Subject) -> bool:
 
 
 def held_by(pauses: Iterable[Pause], subjects: Iterable[Subject]) -> Pause | None:
-    """Return a pause that stops one of the payouts, or None: of a set, one is enough."""
+    """Return the widest pause that stops one of the payouts, or None: of a set, one is enough.
+
+    The widest: to end a narrower one would not let the payout go on, nor another route be taken.
+    """
     wanted = tuple(subjects)
-    return next((each for each in pauses if any(holds(each, one) for one in wanted)), None)
+    found = [each for each in pauses if any(holds(each, one) for one in wanted)]
+    return min(found, key=lambda each: _WIDEST_FIRST.index(each.scope), default=None)

@@ -18,7 +18,9 @@ from gateway.assets import (
     check_address,
     fitting_networks,
     natural_network,
+    possible_networks,
     round_fee,
+    shape_fault,
 )
 from gateway.errors import Refused
 from gateway.funds.reservations import Funds
@@ -547,18 +549,23 @@ class Quotes:
                 network = next(iter(fitting)) if len(fitting) == 1 else None
             network = network or natural_network(found, asset)
             if network is None:
-                detail = (
-                    f"The network of this address is not clear from its shape. Give network_hint, one of: "
-                    f"{', '.join(sorted(asset.networks)) or 'none'}."
-                )
-                fault = {
-                    "pointer": "/network_hint",
-                    "code": "invalid_destination",
-                    "detail": detail,
-                }
-                raise Refused("invalid_destination", detail, errors=[fault])
+                raise _unclear_network(found, asset)
             found = AddressDestination(network=network, address=found)
         return check_address(found, asset) if isinstance(found, AddressDestination) else found
+
+
+def _unclear_network(address: str, asset: Asset) -> Refused:
+    """Return the refusal of an address whose network is not clear: several fit it, or none."""
+    fitting = possible_networks(address, asset)
+    pointer, detail = "/destination", shape_fault(address, asset)
+    if fitting:
+        pointer = "/network_hint"
+        detail = (
+            "The network of this address is not clear from its shape. Give network_hint, one of: "
+            f"{', '.join(fitting)}."
+        )
+    fault = {"pointer": pointer, "code": "invalid_destination", "detail": detail}
+    return Refused("invalid_destination", detail, errors=[fault])
 
 
 def _no_price(_: str) -> Decimal | None:

@@ -34,6 +34,11 @@ class Removed:
     @property
     def fault(self) -> str:
         """The message at start."""
+        return f"{self.detail}: configure it until they have ended, or start with --allow-removed, which parks them"
+
+    @property
+    def detail(self) -> str:
+        """What is wrong, without what to do."""
         has = [
             f"{count} open {word if count == 1 else word + ('es' if word == 'batch' else 's')}"
             for count, word in ((self.payouts, "payout"), (self.batches, "batch"))
@@ -42,8 +47,7 @@ class Removed:
         more = ", …" if self.payouts > len(self.some) else ""
         some = f" ({', '.join(self.some)}{more})" if self.some else ""
         return (
-            f"custodians.{self.name} is not configured any more and has {' and '.join(has)}{some}: configure "
-            "it until they have ended, or start with --allow-removed, which parks them"
+            f"custodians.{self.name} is not configured any more and has {' and '.join(has)}{some}"
         )
 
 

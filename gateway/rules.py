@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from gateway.config.settings import Settings
@@ -81,18 +81,57 @@ def changes(active: Mapping[str, Any], own: Mapping[str, Any], path: str = "") -
         before, after = active.get(name), own.get(name)
         where = f"{path}.{name}" if path else name
         if isinstance(before, list) and isinstance(after, list):
-            before = dict(enumerate_texts(before))
-            after = dict(enumerate_texts(after))
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            lines += _list_changes(before, after, where)
+        elif isinstance(before, Mapping) and isinstance(after, Mapping):
             lines += changes(before, after, where)
         elif before != after:
             lines.append(f"{where}: {_short(before)} -> {_short(after)}")
     return lines
 
 
-def enumerate_texts(values: list[Any]) -> list[tuple[str, Any]]:
-    """Return the members of a list by their places, as texts."""
-    return [(str(place), each) for place, each in enumerate(values)]
+def _list_changes(before: list[Any], after: list[Any], path: str) -> list[str]:
+    """Return what differs between two lists: members are compared by content, then by name.
+
+    What has no name is compared in order where as many members were removed as added.
+    """
+    gone, new = dict(enumerate(before)), dict(enumerate(after))
+    kept = _take_pairs(gone, new, _short)
+    edited = _take_pairs(gone, new, _name_of)
+    unnamed = [[n for n, each in some.items() if _name_of(each) is None] for some in (gone, new)]
+    if len(unnamed[0]) == len(unnamed[1]):
+        for old, own in zip(*unnamed, strict=True):
+            edited.append((old, own))
+            del gone[old], new[own]
+    places = [own for _, own in sorted(kept + edited)]
+    lines = [] if places == sorted(places) else [f"{path}: in another order"]
+    for n, each in gone.items():
+        lines += changes({_name_of(each) or str(n): each}, {}, path)
+    for n, each in new.items():
+        lines += changes({}, {_name_of(each) or str(n): each}, path)
+    for old, own in edited:
+        name = _name_of(before[old]) or str(old)
+        lines += changes({name: before[old]}, {name: after[own]}, path)
+    return lines
+
+
+def _take_pairs(
+    gone: dict[int, Any], new: dict[int, Any], key: Callable[[Any], str | None]
+) -> list[tuple[int, int]]:
+    """Take out of two lists what has the same key in both; return the places of each pair."""
+    pairs = []
+    for place, old in list(gone.items()):
+        wanted = key(old)
+        found = next(
+            (n for n, own in new.items() if wanted is not None and key(own) == wanted), None
+        )
+        if found is not None:
+            pairs.append((place, found))
+            del gone[place], new[found]
+    return pairs
+
+
+def _name_of(member: Any) -> str | None:
+    return member.get("name") if isinstance(member, Mapping) else None
 
 
 def _short(value: Any) -> str:

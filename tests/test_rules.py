@@ -84,6 +84,33 @@ def test_what_differs_is_named() -> None:
     assert changes(before, before) == []
 
 
+def test_routes_are_compared_by_content() -> None:
+    """A route that is removed changes none of the others; a name tells which one differs."""
+    one, two, three = ({"name": each, "custodian": each} for each in ("one", "two", "three"))
+    every = {"routes": [one, two, three]}
+    (removed,) = changes(every, {"routes": [two, three]})
+    assert removed.startswith("routes.one: {")
+    assert removed.endswith(" -> nothing")
+    (added,) = changes({"routes": [two, three]}, every)
+    assert added.startswith("routes.one: nothing -> ")
+    changed = {**three, "custodian": "red"}
+    lines = changes(every, {"routes": [two, changed]})
+    assert lines[1:] == ['routes.three.custodian: "three" -> "red"']
+    assert lines[0].startswith("routes.one: {")
+    assert changes(every, {"routes": [changed, one, two]}) == [
+        "routes: in another order",
+        'routes.three.custodian: "three" -> "red"',
+    ]
+    plain = [{"custodian": each} for each in ("red", "blue", "green")]
+    assert changes({"routes": plain}, {"routes": plain[1:]}) == [
+        'routes.0: {"custodian": "red"} -> nothing'
+    ]
+    edited = [plain[0], {"custodian": "grey"}, plain[2]]
+    assert changes({"routes": plain}, {"routes": edited}) == [
+        'routes.1.custodian: "blue" -> "grey"'
+    ]
+
+
 @pytest.fixture
 async def desk(bench: Bench) -> Desk:
     """A payout, and a gateway whose rules are the active ones."""

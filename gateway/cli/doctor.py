@@ -28,8 +28,8 @@ def doctor(
 ) -> None:
     """Check everything that this gateway needs, and say how to correct what is wrong.
 
-    Configuration, disk, permissions, open files, database, schema, server key, frozen state, rules, every
-    gateway on the database, each custodian with its credentials and clock, and the egress guard. It changes
+    Configuration, disk, permissions, open files, database, schema, server key, frozen state, rules,
+    custodians that were removed with open payouts, every gateway on the database, each custodian with its credentials and clock, and the egress guard. It changes
     nothing, makes one harmless read at each custodian, and prints no secret. Exit code 1 if a check failed;
     warnings do not count.
     """

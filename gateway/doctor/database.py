@@ -16,6 +16,7 @@ from gateway.errors import (
     StoreUnusable,
 )
 from gateway.heartbeat import config_digest
+from gateway.removed import find_removed
 from gateway.resealing import refuse_foreign_key
 from gateway.rules import OwnRules
 from gateway.runtime import Runtime
@@ -90,12 +91,21 @@ async def _key(db: Database, settings: Settings, runtime: Runtime) -> list[Findi
 
 
 async def _state(db: Database, settings: Settings, runtime: Runtime) -> list[Finding]:
-    """Check what keeps this database from having payouts handed over."""
+    """Check what keeps this database from having payouts handed over, or `serve` from starting."""
     row, state_file = await db.read(state_row), state_file_of(settings, runtime)
     findings = [
         *_frozen(row, await frozen_or_older(db, state_file)),
         *_witness(settings, state_file, row),
         *_rules(settings, row),
+    ]
+    findings += [
+        failed(
+            "removed custodians",
+            each.detail,
+            "configure it until they have ended, or start with `payout-gateway serve --allow-removed`, "
+            "which parks them",
+        )
+        for each in await db.scan(find_removed, tuple(settings.custodians))
     ]
     for each in await db.read(active_pauses):
         who = each.owner or "the operator"

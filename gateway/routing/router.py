@@ -600,6 +600,9 @@ def refusal_of(left_out: Sequence[LeftOut]) -> Refused:
     codes = {None if each.refusal is None else each.refusal.code for each in left_out}
     first = left_out[0].refusal
     if first is not None and len(codes) == 1:
+        details = dict.fromkeys(each.detail for each in left_out)
+        if first.code == "paused" and len(details) > 1:
+            return Refused("paused", " ".join(details), headers=_RETRY_AFTER)
         return first
     reasons = [
         {"custodian": each.custodian, "reason": each.reason.value, "detail": each.detail}

@@ -182,7 +182,7 @@ async def test_a_batch_of_two_assets(api: Api) -> None:
         ({"amount": "0"}, "/payouts/1/amount", None),
         ({"amount": "0.0000001"}, "/payouts/1/amount", "amount_too_precise"),
         ({"asset": "NOPE"}, "/payouts/1/asset", "unsupported_asset"),
-        ({"destination": "0x1"}, "/payouts/1/network_hint", "invalid_destination"),
+        ({"destination": "0x1"}, "/payouts/1/destination", "invalid_destination"),
         ({"reference": "r-1"}, "/payouts/1/reference", "duplicate_reference"),
         ({"reference": "r-1 "}, "/payouts/1/reference", None),
         ({"reference": "\tr-2"}, "/payouts/1/reference", None),

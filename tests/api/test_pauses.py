@@ -73,6 +73,14 @@ async def test_what_is_accepted_meanwhile_waits(api: Api) -> None:
     assert made["waiting"]["first_expiry"] == made["waiting"]["last_expiry"] is not None
 
 
+async def test_the_widest_pause_is_named(api: Api) -> None:
+    """Not the oldest one: an org that has paused itself hears so, whatever the operator paused before."""
+    await stop(api, await operator(api), scope="custodian", custodian="acme_eu")
+    assert (await quote(api))[1]["detail"].startswith("Paused by the operator: custodian acme_eu.")
+    await stop(api)
+    assert (await quote(api))[1]["detail"].startswith("Paused by your org: org acme.")
+
+
 async def test_an_org_pauses_itself_and_nobody_else(api: Api) -> None:
     """In the mode of its key; the other org, the other mode and the operator are not touched."""
     made = await stop(api)

@@ -74,8 +74,28 @@ async def test_a_bare_address_takes_the_hint(api: Api) -> None:
         "invalid_destination",
         "/network_hint",
     )
+    offered = problem["detail"].partition("one of: ")[2].rstrip(".").split(", ")
+    assert "Base" in offered
+    assert not {"Solana", "Tron"} & set(offered)
     quote = await api.quote(destination=ADDRESS, network_hint="Polygon")
     assert quote["destination"]["network"] == "Polygon"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("notanaddress", "This has the shape of an address on none of the networks of USDC."),
+        (ADDRESS[:-1] + "D", "The address fails its EIP-55 checksum"),
+    ],
+)
+async def test_a_text_that_fits_no_network_is_refused(api: Api, text: str, says: str) -> None:
+    """No hint would help, so none is asked for."""
+    problem = await api.problem(
+        "POST", "/payouts/quote", body={**GOOD, "destination": text}, idempotency_key="k"
+    )
+    (fault,) = problem["errors"]
+    assert (fault["code"], fault["pointer"]) == ("invalid_destination", "/destination")
+    assert fault["detail"].startswith(says)
 
 
 async def test_a_wished_account_must_be_configured(api: Api) -> None:

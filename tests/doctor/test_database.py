@@ -25,6 +25,7 @@ from gateway.store.rules import activate
 from gateway.store.state import freeze, set_accepting
 from gateway.vault import vault_of
 from tests import postgres
+from tests.store.rows import add_payout
 
 KEY = base64.b64encode(bytes(32)).decode()
 OTHER = base64.b64encode(bytes([1]) * 32).decode()
@@ -68,6 +69,21 @@ async def test_a_database_that_is_fine(config: Path) -> None:
     assert {each.level for each in findings.values()} == {Level.OK}
     assert {"database", "schema", "server key", "frozen", "rules", "gateways"} <= findings.keys()
     assert ("clock of the database" in findings) == (settings.postgres is not None)
+
+
+@pytest.mark.both_stores
+async def test_a_removed_custodian_with_open_payouts(config: Path) -> None:
+    """`serve` would refuse to start: the check fails, and the fix is named."""
+    settings = load(config)
+    async with open_database(settings) as db:
+        payout_id = await db.run(add_payout)
+    findings = await found(settings)
+    assert bad(findings) == {"removed custodians"}
+    removed = findings["removed custodians"]
+    assert removed.detail == (
+        f"custodians.acme is not configured any more and has 1 open payout ({payout_id})"
+    )
+    assert "--allow-removed" in (removed.fix or "")
 
 
 @pytest.mark.both_stores

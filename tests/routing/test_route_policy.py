@@ -409,6 +409,17 @@ def test_what_is_answered_where_nothing_is_left(case: Refusal) -> None:
         ]
 
 
+def test_every_pause_is_named_that_blocks_a_route() -> None:
+    """Where no one pause blocks them all."""
+    router = Router(
+        INSTANCES, [RouteSettings.model_validate(route(each)) for each in ("red", "blue")]
+    )
+    decision = router.decide(ASKED, Moment(paused=frozenset({"red", "blue"})))
+    assert decision.refusal is not None
+    assert [each.detail in decision.refusal.detail for each in decision.left_out] == [True, True]
+    assert decision.left_out[0].detail != decision.left_out[1].detail
+
+
 def test_a_cheaper_route_is_told_and_not_taken() -> None:
     """Whether the policy prefers another one, or the partner does."""
     routes = (route("red", **DEAR), route("blue", **CHEAP))
