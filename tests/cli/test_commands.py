@@ -106,7 +106,9 @@ def test_keys_are_listed_rotated_revoked(config: Path) -> None:
 def test_init_writes_once(tmp_path: Path) -> None:
     """A configuration that works, secrets readable by their owner only; never overwritten."""
     path = tmp_path / "payout-gateway.toml"
-    run("init", "--config", path)
+    told = run("init", "--config", path)
+    assert "next: configure a custodian and a route" in told
+    assert f"payout-gateway doctor --config {path}" in told
     assert stat.S_IMODE((tmp_path / "server.key").stat().st_mode) == 0o600
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     before = path.read_text(), (tmp_path / "server.key").read_text()
