@@ -18,6 +18,10 @@ from gateway.views import payout_json
 _MOST_ACTS = 100
 
 
+#: The times of a row of the operator's list.
+_NOTED = ("first_at", "last_at", "closed_at", "told_at")
+
+
 async def tell(tx: Tx, wanted: str) -> dict[str, Any] | None:
     """Return everything that is stored about a payout, found by its id or any id at a custodian.
 
@@ -40,7 +44,7 @@ async def tell(tx: Tx, wanted: str) -> dict[str, Any] | None:
         "lease": None if owned is None else _lease(owned),
         "blocked": None if owned is None else owned["blocked"],
         "queued_behind": await _behind(tx, payout),
-        "attention": [_times(each, "first_at", "last_at", "closed_at") for each in attention],
+        "attention": [_times(each, *_NOTED) for each in attention],
         # As it is stored: the operator may see more than the partner.
         "timeline": [each.model_dump(mode="json") for each in payout.timeline],
         "acts": [
@@ -121,7 +125,7 @@ def _evidence(row: Row) -> dict[str, Any]:
 
 async def needing_attention(tx: Tx, limit: int) -> list[dict[str, Any]]:
     """Return the operator's list, newest first, outcomes that are unknown now included."""
-    found = [_times(each, "first_at", "last_at") for each in await rows.attention_list(tx, limit)]
+    found = [_times(each, *_NOTED) for each in await rows.attention_list(tx, limit)]
     told = {each["payout_id"] for each in found}
     unknown = await rows.list_payouts(tx, {"sub_status": "outcome_unknown"}, limit)
     found += [

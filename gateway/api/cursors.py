@@ -39,7 +39,10 @@ def check_names(request: Request, known: frozenset[str]) -> None:
     names = [name for name, _ in request.query_params.multi_items()]
     for name in names:
         if name not in known:
-            raise query_fault(name[:50], f"is not known here; known: {', '.join(sorted(known))}")
+            listed = (
+                f"known: {', '.join(sorted(known))}" if known else "this list has no parameters"
+            )
+            raise query_fault(name[:50], f"is not known here; {listed}")
         if names.count(name) > 1:
             raise query_fault(name, "is given twice")
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Awaitable, Callable
+from urllib.parse import quote
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.api.admission import admission_of, headers_of, refuse_stranger
@@ -95,8 +96,12 @@ async def _answer(request: Request, refused: Refused) -> Response:
     refused = refuse_stranger(request, refused, PROBLEMS[refused.code].status)
     if refused.code == "rate_limited":
         refused = await admission_of(request).hold_back(request, refused)
-    if refused.code == "not_found" and _reads_pages(request):
-        return _nothing_here(request)
+    if refused.code == "not_found":
+        elsewhere = _elsewhere(request)
+        if elsewhere is not None:
+            return RedirectResponse(elsewhere, 307)
+        if _reads_pages(request):
+            return _nothing_here(request)
     return problem_response(
         refused, public_url=context.settings.public_url, request_id=request.state.request_id
     )
@@ -106,6 +111,20 @@ def _reads_pages(request: Request) -> bool:
     """Whether a person with a browser asks; programs say that they take JSON, or anything."""
     accepted = request.headers.get("accept", "").lower()
     return request.method in {"GET", "HEAD"} and "text/html" in accepted and "json" not in accepted
+
+
+def _elsewhere(request: Request) -> str | None:
+    """Return where a page is that was asked for with a slash at the end, or the first one; None: nowhere.
+
+    Relative, so that it names no host and a proxy may add a prefix.
+    """
+    path = request.scope["path"]
+    if request.method not in {"GET", "HEAD"}:
+        return None
+    if path.startswith(("/docs/", "/guide/")) and path.endswith("/"):
+        return "../" + quote(path.split("/")[-2])
+    has_docs = any(getattr(each, "path", "") == "/docs" for each in request.app.routes)
+    return "docs" if path == "/" and has_docs and _reads_pages(request) else None
 
 
 def _nothing_here(request: Request) -> Response:

@@ -65,6 +65,7 @@ _CSV_ERRORS = (
 _BLANKS = " \t\N{NO-BREAK SPACE}"
 #: Bytes of checked items that are kept in memory.
 _KEPT_IN_MEMORY = 1024 * 1024
+_LINES = "/lines/"
 _REQUIRED = ("external_ref", "asset", "amount")
 
 
@@ -118,6 +119,11 @@ def judge_count(found: Checked) -> None:
         found.fault("/lines", "too_short", "the file has no payouts")
 
 
+def _place(where: str) -> str:
+    """Return where an item stands, for people: `line 17` of a file."""
+    return f"line {where.removeprefix(_LINES)}" if where.startswith(_LINES) else where
+
+
 def _many(count: int, word: str) -> str:
     return f"{count} {word}" + ("" if count == 1 else "s")
 
@@ -166,6 +172,8 @@ def _foreign(header: Sequence[str]) -> str | None:
     for mark, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
         if len(header) == 1 and mark in header[0]:
             return f"the columns are separated by {name}, and commas are needed"
+    if any(_RAW.search(each) or not each.isprintable() for each in header):
+        return "this is not a CSV file in UTF-8"
     return None
 
 
@@ -320,7 +328,7 @@ class Check:
         if key is not None:
             first = found.references.setdefault(key, line.where)
             if first != line.where:
-                detail = f"the reference is that of {first}, too, or looks like it"
+                detail = f"is also the reference of {_place(first)}, or looks like it"
                 found.fault(line.where + "/reference", "duplicate_reference", detail)
         try:
             terms = self._terms(item)

@@ -66,7 +66,7 @@ class Batches:
         `where`: where each reference stands, by its key.
         """
         for row in await rows.used_references(tx, caller.org, caller.mode, json.dumps(list(where))):
-            detail = f"the reference is that of {row['id']} in {row['batch_id']}"
+            detail = f"is also the reference of {row['id']} in {row['batch_id']}"
             found.fault(where[row["reference_key"]] + "/reference", "duplicate_reference", detail)
 
     async def begin(  # noqa: PLR0913 - what a batch is made of
@@ -138,7 +138,7 @@ class Batches:
             found = Checked(count=count)
             for row in clashing:
                 where = f"/payouts/{row['batch_position']}/reference"
-                detail = f"the reference is that of {row['other_id']} in {row['other_batch']}"
+                detail = f"is also the reference of {row['other_id']} in {row['other_batch']}"
                 found.fault(where, "duplicate_reference", detail)
             found.refuse()
         await rows.update_batch(tx, batch_id, state=BatchState.REQUESTED, items=count)

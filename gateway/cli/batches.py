@@ -82,7 +82,8 @@ def create(  # noqa: PLR0913 - one argument per option
         print_json(batch)
     elif dry_run:
         totals = ", ".join(f"{amount} {asset}" for asset, amount in batch["totals"].items())
-        say(f"{batch['item_count']} payouts could be paid: {totals}")
+        count = batch["item_count"]
+        say(f"{count} payout{'' if count == 1 else 's'} could be paid: {totals}")
     else:
         _print(batch)
         if report is not None and watch:

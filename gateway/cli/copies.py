@@ -106,6 +106,8 @@ def backup(
 
     settings, runtime = settings_of(config), real_runtime()
     _refuse_postgres(settings, "back it up with its own means, such as pg_basebackup or pg_dump")
+    if to.exists():
+        fail(f"{to} exists already; name another file", 2)
     try:
         copy = back_up(settings.database, to, _operator(runtime))
     except BackupError as error:

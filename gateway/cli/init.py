@@ -74,7 +74,9 @@ def write(config: Path, *, as_json: bool = False) -> None:
         print_json({"written": [str(config), str(key)]})
         return
     say(
-        f"wrote {config} and {key} (readable by you only); next: payout-gateway serve --config {config}"
+        f"wrote {config} and {key} (readable by you only)",
+        f"next: configure a custodian and a route in {config}, then run: "
+        f"payout-gateway doctor --config {config}",
     )
 
 

@@ -54,11 +54,13 @@ NetworkOption = Annotated[
 ]
 LifeOption = Annotated[
     float | None,
-    typer.Option("--expires-in-days", min=0, help="Days until the key expires. Not given: never."),
+    typer.Option("--expires-in-days", help="Days until the key expires. Not given: never."),
 ]
 
 
 def _life(days: float | None) -> timedelta | None:
+    if days is not None and days < 0:
+        fail("--expires-in-days must be 0 or more", 2)
     try:
         return None if days is None else timedelta(days=days)
     except (OverflowError, ValueError):
@@ -201,9 +203,7 @@ def rotate(  # noqa: PLR0913 - one argument per option
     ] = False,
     expires_in_days: Annotated[
         float | None,
-        typer.Option(
-            "--expires-in-days", min=0, help="Not given: the same lifetime as the old one."
-        ),
+        typer.Option("--expires-in-days", help="Not given: the same lifetime as the old one."),
     ] = None,
     no_expiry: Annotated[
         bool, typer.Option("--no-expiry", help="The new key does not expire.")

@@ -28,12 +28,14 @@ _ERRORS = {
 _NAMES = re.compile(rf"\b({'|'.join(_ERRORS)})\b")
 #: The library's own sentence about a connection that could not be made.
 _CONNECT = re.compile(r"Cannot connect to host (\S+) ssl:\S+ \[(.*)\]")
+_DISCONNECTED = re.compile(r"(ServerDisconnectedError: )?Server disconnected")
 _CALL_FAILED = re.compile(r"(Multiple exceptions: )?(\[Errno \d+\] )?Connect call failed .*")
 
 
 def plain(text: str) -> str:
     """Return a message with names of errors and sentences of libraries replaced by words."""
-    return _NAMES.sub(lambda found: _ERRORS[found[1]], _CONNECT.sub(_connection, text))
+    text = _DISCONNECTED.sub(_ERRORS["ServerDisconnectedError"], _CONNECT.sub(_connection, text))
+    return _NAMES.sub(lambda found: _ERRORS[found[1]], text)
 
 
 def _connection(found: re.Match[str]) -> str:

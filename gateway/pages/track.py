@@ -159,7 +159,8 @@ def _missing(request: Request, language: str) -> Response:
     name, code = ("missing", 404) if refused is None else ("many", 429)
     more = {} if refused is None else refused.headers
     headers = {**_pages(request).headers(language), **more}
-    return page("track_missing.html", code, headers, t=words_of(language), name=name)
+    root = "../" * (request.url.path.count("/") - 1)
+    return page("track_missing.html", code, headers, t=words_of(language), name=name, root=root)
 
 
 def _pages(request: Request) -> Pages:

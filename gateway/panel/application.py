@@ -8,7 +8,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.panel import batches, installation, keys, overview, payouts, signin, webhooks
-from gateway.panel.access import Handler, Panel, answered, signed_in
+from gateway.panel.access import Handler, Panel, answered, redirect, signed_in
 from gateway.users import Role
 
 _HERE = "/admin/{org}/{mode}"
@@ -20,6 +20,10 @@ _PAYOUT = f"{_HERE}/payouts/{{payout_id}}"
 
 async def _nothing(request: Request) -> Response:
     async def work() -> Response:
+        path = request.url.path
+        if path.endswith("/") and request.method == "GET":
+            # A page that was asked for with a slash at the end.
+            return redirect(request, path.rstrip("/"))
         raise signin.refuse_nobody()
 
     return await answered(request, work)

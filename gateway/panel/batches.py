@@ -27,6 +27,7 @@ from gateway.api.acts import note_act
 from gateway.api.balances import balances_for
 from gateway.api.batch_reports import report_csv
 from gateway.api.batches import check_file, create_from_file
+from gateway.api.cursors import check_names
 from gateway.api.problems import PROBLEMS
 from gateway.api.requests import read_body, validate
 from gateway.batches.items import csv_lines, is_of_the_moment
@@ -50,6 +51,8 @@ _MOST_FORM = 2 * MOST_BYTES
 _PAGE = 25
 _FILE_S = 120.0
 _FIRST_LINES = 20
+#: The line of a file that may have a payout: the one before it names the columns.
+_FIRST_ITEM = 2
 _MOST_SHOWN = 20
 _LINE = re.compile(r"/lines/([0-9]+)(?:/([a-z_]+))?")
 _NAME = re.compile(r"[^\w .()+-]")
@@ -58,6 +61,7 @@ _NAME = re.compile(r"[^\w .()+-]")
 async def index(visit: Visit) -> Response:
     """`GET …/batches`; `after` goes on."""
     context, after = visit.context, visit.request.query_params.get("after")
+    check_names(visit.request, frozenset({"after", "done"}))
     found = await context.db.scan(context.batches.page, visit.caller, after, _PAGE + 1)
     shown = found[:_PAGE]
     return visit.draw(
@@ -131,7 +135,8 @@ async def check(visit: Visit) -> Response:
     """`POST …/batches/check`: every line is checked and nothing is created."""
     upload = await _received(visit)
     if not upload.body:
-        return await new(visit, "Choose a CSV file.", 400)
+        words = "The file is empty. Choose another one." if upload.name else "Choose a CSV file."
+        return await new(visit, words, 400)
     head = _head(visit, upload.account, upload.reference)
     with _kept(upload.body) as path:
         try:
@@ -151,8 +156,9 @@ async def check(visit: Visit) -> Response:
         section="batches",
         here="Batches",
         open_count=await open_count(visit),
-        name=upload.name,
+        name=upload.name or "the file",
         count=found.count,
+        whole=any(_line_of(each["pointer"]) < _FIRST_ITEM for each in found.faults),
         faulty=faulty,
         fault_count=found.fault_count,
         totals=sorted(found.totals.items()),
@@ -382,7 +388,7 @@ async def _received(visit: Visit) -> Upload:
         name = (file.filename or "") if isinstance(file, UploadFile) else ""
     finally:
         await form.close()
-    shown = _NAME.sub("", name.replace("\\", "/").rsplit("/", 1)[-1])[:80] or "the file"
+    shown = _NAME.sub("", name.replace("\\", "/").rsplit("/", 1)[-1])[:80]
     return Upload(shown, body, texts.get("account", ""), texts.get("reference", "")[:255])
 
 

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from gateway.adapter import FundsMoved
 from gateway.api import acts
 from gateway.api.acts import note_act
-from gateway.api.cursors import decode, encode
+from gateway.api.cursors import check_names, decode, encode
 from gateway.attention import acknowledge as close_attention
 from gateway.errors import Refused
 from gateway.execution import operator
@@ -72,6 +72,7 @@ def row_of(payout: Payout) -> dict[str, Any]:
 async def index(visit: Visit) -> Response:
     """`GET …/payouts`: `q` finds by any id; `state` chooses; `after` goes on."""
     query, context = visit.request.query_params, visit.context
+    check_names(visit.request, frozenset({"q", "state", "after", "done"}))
     text, state = query.get("q", "").strip()[:_LONGEST], query.get("state", "")
     if state not in _STATES:
         raise Refused("not_found", "There is no such page.")

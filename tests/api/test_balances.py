@@ -65,6 +65,8 @@ async def test_what_accounts_can_pay(funded: Api) -> None:
     """The last read, less what is reserved; an account that was never read is unknown."""
     await funded.pay(amount="60")
     await funded.clock.advance(5)
+    problem = await funded.problem("GET", "/balances?foo=1")
+    assert problem["errors"][0]["detail"] == "foo is not known here; this list has no parameters"
     status, told = await funded.call("GET", "/balances")
     assert (status, told["has_more"], told["next_cursor"]) == (200, False, None)
     first, second = told["data"]

@@ -109,7 +109,7 @@ async def test_only_json_is_read(api: Api, media_type: str | None) -> None:
 _CHROME = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8"
 
 
-@pytest.mark.parametrize("path", ["/", "/guide/x", "/docs/x", "/nothing/at/all", "/assets/x.css"])
+@pytest.mark.parametrize("path", ["/guide/x", "/docs/x", "/nothing/at/all", "/assets/x.css"])
 async def test_a_browser_gets_a_page_where_nothing_is(api: Api, path: str) -> None:
     """With ways on that lead somewhere; programs get the problem, whatever else they accept."""
     answer, raw = await api.send("GET", path, authorization=None, accept=_CHROME)
@@ -129,6 +129,26 @@ async def test_a_browser_gets_a_page_where_nothing_is(api: Api, path: str) -> No
         answer, raw = await api.send("GET", path, authorization=None, accept=accept)
         assert answer.content_type == "application/problem+json"
         assert json.loads(raw)["code"] == "not_found"
+
+
+@pytest.mark.parametrize(
+    ("path", "to"),
+    [
+        ("/", "/docs"),
+        ("/docs/", "/docs"),
+        ("/docs/problems/", "/docs/problems"),
+        ("/guide/", "/guide"),
+        ("/guide/how-to/pay-a-batch/", "/guide/how-to/pay-a-batch"),
+    ],
+)
+async def test_a_slash_at_the_end_leads_to_the_page(api: Api, path: str, to: str) -> None:
+    """By a relative redirect, which names no host; so does the root, for a browser."""
+    url = api.url + path
+    async with api.http.get(url, headers={"Accept": _CHROME}, allow_redirects=False) as answer:
+        assert answer.status == 307
+        assert answer.headers["Location"][0] not in "/h"
+    async with api.http.get(url, headers={"Accept": _CHROME}) as answer:
+        assert (answer.status, answer.url.path) == (200, to)
 
 
 async def test_unknown_paths_and_methods(api: Api) -> None:

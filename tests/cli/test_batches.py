@@ -21,6 +21,7 @@ class Service:
     """The batch calls of a gateway, as a script: what came, and what is answered."""
 
     def __init__(self) -> None:
+        self.valid_count = 2
         self.calls: list[tuple[str, str, dict[str, str], bytes]] = []
         self.state = ["requested", "verifying", "executing", "finalized"]
         self.refusal: tuple[int, dict[str, Any]] | None = None
@@ -52,7 +53,8 @@ class Service:
             text = "position,status\r\n1,delivered\r\n2,delivered\r\n"
             return web.Response(text=text, headers={"Report-Final": "true"})
         if request.query.get("validate") == "true":
-            return web.json_response({"item_count": 2, "totals": {"USDC": "3"}})
+            count = self.valid_count
+            return web.json_response({"item_count": count, "totals": {"USDC": "3"}})
         if request.path.endswith("/execute"):
             if self.executed:
                 problem = {"code": "batch_already_executed", "detail": "It was executed."}
@@ -134,6 +136,8 @@ def test_a_dry_run(service: Service, file: Path) -> None:
         "create", file, *_SOURCE, "--dry-run", "--execute"
     )
     assert len(service.calls) == 1
+    service.valid_count = 1
+    assert "1 payout could be paid: 3 USDC\n" in run("create", file, *_SOURCE, "--dry-run")
 
 
 def test_json_for_scripts(service: Service, file: Path) -> None:

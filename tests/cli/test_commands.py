@@ -106,7 +106,9 @@ def test_keys_are_listed_rotated_revoked(config: Path) -> None:
 def test_init_writes_once(tmp_path: Path) -> None:
     """A configuration that works, secrets readable by their owner only; never overwritten."""
     path = tmp_path / "payout-gateway.toml"
-    run("init", "--config", path)
+    told = run("init", "--config", path)
+    assert "next: configure a custodian and a route" in told
+    assert f"payout-gateway doctor --config {path}" in told
     assert stat.S_IMODE((tmp_path / "server.key").stat().st_mode) == 0o600
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     before = path.read_text(), (tmp_path / "server.key").read_text()
@@ -420,6 +422,8 @@ def test_a_life_that_no_key_can_have(config: Path, days: str) -> None:
     at = ("--expires-in-days", days, "--config", config)
     for command in (("create", "--org", "a", "--mode", "live"), ("rotate", made["id"])):
         assert "days" in run("keys", *command, *at, code=2)
+        below = run("keys", *command, "--expires-in-days=-1", "--config", config, code=2)
+        assert below == "--expires-in-days must be 0 or more\n"
     assert len(json.loads(run("keys", "list", "--json", "--config", config))["data"]) == 1
 
 

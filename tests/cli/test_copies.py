@@ -63,7 +63,7 @@ def test_there_and_back(config: Path, tmp_path: Path) -> None:
     run("db", "upgrade", *at)
     told = json.loads(run("db", "backup", tmp_path / "b.db", "--json", *at))
     assert told == {"path": str(tmp_path / "b.db"), "schema": migrate.head_revision(), "mark": 4}
-    assert "exists" in run("db", "backup", tmp_path / "b.db", *at, code=1)
+    assert "exists" in run("db", "backup", tmp_path / "b.db", *at, code=2)
     change(config, "UPDATE store_state SET marks = 6")
     run("db", "upgrade", *at)
     assert "--force" in run("db", "restore", tmp_path / "b.db", *at, code=1)

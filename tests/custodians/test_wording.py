@@ -22,10 +22,8 @@ from gateway.testing.stack import free_port
             "no connection (the host name cannot be resolved)",
         ),
         ("create: no answer (SocketTimeoutError)", "create: no answer (the answer took too long)"),
-        (
-            "ServerDisconnectedError: Server disconnected",
-            "the connection was closed: Server disconnected",
-        ),
+        ("ServerDisconnectedError: Server disconnected", "the connection was closed"),
+        ("balances of V 7: Server disconnected", "balances of V 7: the connection was closed"),
         (
             "Cannot connect to host 127.0.0.1:1 ssl:default [Connect call failed ('127.0.0.1', 1)]",
             "no connection to 127.0.0.1:1: the server does not accept the connection",

@@ -34,6 +34,7 @@ from gateway.execution.operator import NotAllowedError, Resolution, resolve, ret
 from gateway.metrics import Metrics
 from gateway.store import events
 from gateway.store import payouts as rows
+from gateway.store.attention import note_told
 from gateway.store.database import Query, Tx
 from gateway.store.rows import to_us
 from gateway.store.schema import payouts
@@ -138,10 +139,11 @@ async def test_a_return_is_a_record_an_event_and_a_remark(bench: Bench) -> None:
     assert story is not None
     assert [(each["custodian_id"], each["amount"]) for each in story["returns"]] == [("r-1", "2")]
     assert story["payout"]["returned_amount"] == "2"
+    (code, detail), at = ("returned", "2 USDC came back (r-1), 2 in all"), 1_772_532_000_000_000
+    await bench.db.run(note_told, payout_id, code, detail, at)
     listed = await bench.db.scan(needing_attention, 10)
-    assert [(each["code"], each["detail"]) for each in listed] == [
-        ("returned", "2 USDC came back (r-1), 2 in all")
-    ]
+    assert [each["told_at"] for each in listed] == ["2026-03-03T10:00:00.000Z"]
+    assert [(each["code"], each["detail"]) for each in listed] == [(code, detail)]
 
 
 async def test_partial_returns_add_up_and_more_than_was_delivered_changes_nothing(

@@ -9,6 +9,7 @@ from decimal import Decimal
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 import pytest
 from pydantic import ValidationError
@@ -351,11 +352,12 @@ async def test_only_configured_origins_may_embed_it(tmp_path: Path) -> None:
 
 
 async def test_links_that_are_none_have_one_answer(api: Api) -> None:
-    """Byte for byte, for the page and for its stream."""
+    """Byte for byte, for the page and for its stream; they differ in where their links begin."""
     token = path_of(await api.pay()).removeprefix("/track/")
-    seen = set()
-    for wrong in ("nope", "%00", token[:-4] + "AAAA", "A" * 43, token + "A"):
-        for path in (f"/track/{wrong}", f"/track/{wrong}/stream"):
+    for end in ("", "/stream"):
+        seen = set()
+        for wrong in ("nope", "%00", token[:-4] + "AAAA", "A" * 43, token + "A"):
+            path = f"/track/{wrong}{end}"
             answer, raw = await api.send("GET", path, authorization=None)
             kept = {
                 name: value
@@ -363,10 +365,10 @@ async def test_links_that_are_none_have_one_answer(api: Api) -> None:
                 if name not in {"date", "request-id", "ratelimit"}
             }
             seen.add((answer.status, raw, str(sorted(kept.items()))))
-    assert len(seen) == 1
-    status, raw, _ = seen.pop()
-    assert status == 404
-    assert "This link does not work Ask the sender for a new one." in text_of(raw.decode())
+        assert len(seen) == 1
+        status, raw, _ = seen.pop()
+        assert status == 404
+        assert "This link does not work Ask the sender for a new one." in text_of(raw.decode())
 
 
 async def test_guessed_tokens_are_limited(tmp_path: Path) -> None:
@@ -461,6 +463,18 @@ def test_amounts_and_durations() -> None:
         "one hour",
         "two days",
     ]
+
+
+@pytest.mark.parametrize("path", ["/track/abc", "/track/abc/stream"])
+async def test_the_page_of_a_missing_payout_has_its_style(api: Api, path: str) -> None:
+    """Its links lead to files that there are, wherever the page is."""
+    answer, raw = await api.send("GET", path, authorization=None)
+    assert answer.status == 404
+    links = re.findall(r'href="([^"]+)"', raw.decode())
+    assert len(links) == 2
+    for link in links:
+        answer, _ = await api.send("GET", urljoin(path, link), authorization=None)
+        assert answer.status == 200
 
 
 async def test_files_are_kept_for_good(api: Api) -> None:

@@ -6,6 +6,7 @@ import io
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 import aiohttp
 import pytest
@@ -46,8 +47,15 @@ async def upload(browser: Browser, body: bytes, name: str = "november.csv", **fi
 
 async def test_a_file_is_checked_created_and_executed(api: Api, ada: Browser) -> None:
     """Checked: totals and lines. Created once, however often the form is sent. Then executed."""
-    await ada.get(f"{_BASE}/batches/new")
+    seen = await ada.get(f"{_BASE}/batches/new")
+    (about,) = re.findall(r'href="([^"]+)">More about the file', seen.text)
+    url = urljoin(api.url + seen.url, about)
+    assert url == f"{api.url}/guide/how-to/pay-a-batch"
+    async with api.http.get(url) as answer:
+        assert answer.status == 200
     seen = await upload(ada, lines(30))
+    assert "The first 20 lines." in seen.words
+    assert "to correct first" not in seen.words.lower()
     assert "Every line is ready." in seen.words
     assert "Create batch of 30" in seen.words
     assert "375.00 USDC" in seen.words
@@ -135,10 +143,15 @@ async def test_faulty_lines_come_first(api: Api, ada: Browser) -> None:
 @pytest.mark.parametrize(
     ("body", "fields", "words"),
     [
-        (b"", {}, "Choose a CSV file."),
+        (b"", {}, "The file is empty."),
         (b"a,b\n1,2\n", {}, "correction"),
         (b"\xff\xfe\x00", {}, "correction"),
-        (_HEAD.encode(), {}, "correction"),
+        (_HEAD.encode(), {}, "The file needs a correction."),
+        (_HEAD.encode(), {}, "File the file has no payouts"),
+        (b"\x89PNG\r\n\x1a\n\0\0", {}, "The file needs a correction."),
+        (b"\x89PNG\r\n\x1a\n\0\0", {}, "this is not a CSV file in UTF-8"),
+        (b"PK\x03\x04\x14\x06,\n", {}, "this is not a CSV file in UTF-8"),
+        (lines(2) + lines(1).splitlines()[1], {}, "reference is also the reference of line 2, or"),
         (lines(2).replace(b",", b";"), {}, "separated by semicolons, and commas are needed"),
         (lines(2).replace(b",", b"\t"), {}, "separated by tabs"),
         (lines(2).decode().encode("utf-16"), {}, "the file is UTF-16, and UTF-8 is needed"),
@@ -154,6 +167,11 @@ async def test_faulty_lines_come_first(api: Api, ada: Browser) -> None:
         "columns",
         "bytes",
         "empty",
+        "no payouts",
+        "picture",
+        "no text",
+        "spreadsheet",
+        "doubled",
         "semicolons",
         "tabs",
         "utf-16",

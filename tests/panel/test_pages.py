@@ -126,6 +126,15 @@ async def test_a_payout_is_found_by_every_id(api: Api, ada: Browser) -> None:
     assert "Nothing matches." in (await ada.get(f"{_BASE}/payouts?q=%00%27")).words
 
 
+@pytest.mark.parametrize("query", ["status=zzz", "cursor=abc", "after=x&after=y"])
+@pytest.mark.parametrize("name", ["payouts", "batches", "audit"])
+async def test_a_list_takes_no_other_filter(ada: Browser, name: str, query: str) -> None:
+    """A mistyped one must not widen the list: refused as by the API."""
+    seen = await ada.get(f"/admin/acme/live/{name}?{query}")
+    assert seen.status == 422
+    assert f"The parameter {query.partition('=')[0]} is " in seen.words
+
+
 async def test_another_orgs_payout_is_not_there(api: Api, ada: Browser) -> None:
     """Neither to read nor to act on, and the answer is that of an id that nobody has."""
     theirs = await api.pay(org="globex")

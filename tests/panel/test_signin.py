@@ -197,6 +197,13 @@ async def test_guesses_are_limited(api: Api, browser: Browser) -> None:
     assert (await browser.sign_in(made)).status == 200
 
 
+async def test_a_slash_at_the_end(ada: Browser) -> None:
+    """It leads to the page without it."""
+    assert (await ada.get("/admin/")).url == "/admin/acme/live"
+    seen = await ada.get("/admin/acme/live/payouts/")
+    assert (seen.status, seen.url) == (200, "/admin/acme/live/payouts")
+
+
 async def test_one_address_locks_nobody_out_elsewhere(api: Api) -> None:
     """It uses up its own attempts at a name; those of all addresses together are limited as well."""
     made, panel = await add_user(api), panel_of_app(api)
