@@ -43,6 +43,7 @@ from gateway.store import executions, inbox
 from gateway.store import payouts as rows
 from gateway.store import quotes as quote_rows
 from gateway.store import returns as return_rows
+from gateway.store.attention import close_of_ended
 from gateway.store.database import Row, Tx
 from gateway.store.payouts import KnownRefs
 from gateway.store.rows import Document, from_us, payout_of, to_us
@@ -323,6 +324,8 @@ class Payouts:
             await give_back(tx, row)
         if applied.final and applied.changed:
             await end_reservation(tx, self._funds, row, change.columns.get("funds_moved"))
+        if Status.FAILED in applied.reached:
+            await close_of_ended(tx, payout_id, to_us(now))
         return applied
 
     async def hand_over(self, tx: Tx, row: Row, custodian: str, account: Account) -> Applied:

@@ -430,6 +430,20 @@ class Quotes:
         )
         return await self._spending.would_refuse(tx, spend, self._runtime.clock.now())
 
+    def shortage(
+        self, caller: Caller, request: QuoteRequest, decision: Decision
+    ) -> tuple[InsufficientFunds | None, Refused | None]:
+        """Return what the account of a decision lacks, and what its payout would be refused with. A dry run."""
+        if self._funds is None or not decision.candidates:
+            return None, None
+        asked = self._asked(caller, request)
+        terms, taken = self._promised(caller, request, asked, decision, None)
+        short = self._lacks(terms, taken.account)
+        if short is None:
+            return None, None
+        as_json, lacks = terms_json(terms), Decimal(short.needed)
+        return short, self._funds.would_refuse(caller.org, taken.account, as_json, lacks)
+
     def _promised(
         self,
         caller: Caller,

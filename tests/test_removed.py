@@ -10,14 +10,16 @@ import pytest
 
 from gateway.config.settings import load
 from gateway.errors import ConfigError
+from gateway.execution.reports import canceled_report
 from gateway.model import Attention
 from gateway.removed import find_removed, refuse_removed
 from gateway.runtime import real_runtime
 from gateway.store.opening import open_database
-from gateway.store.payouts import attention_list
+from gateway.store.payouts import attention_list, attention_of
 from tests.cli.test_commands import run
 from tests.execution.conftest import Bench, bench, capabilities, empty_database
 from tests.execution.script import DONE, TAKEN, Desk
+from tests.execution.test_operator import end
 from tests.store.rows import add_payout
 
 __all__ = ["bench", "capabilities", "empty_database"]
@@ -58,6 +60,23 @@ async def test_what_is_parked_is_on_the_list_and_goes_on_later(bench: Bench) -> 
     await desk.turns(2, 60)
     assert await desk.stand() == ["delivered"]
     assert await refuse_removed(bench.db, bench.runtime, ["other"], allowed=False) == []
+
+
+@pytest.mark.both_stores
+@pytest.mark.parametrize("way", ["failed", "delivered", "canceled"])
+async def test_the_end_of_a_parked_payout_takes_it_off_the_list(bench: Bench, way: str) -> None:
+    """In the transaction that ends it, although its custodian is not configured; only its own row."""
+    payout_id, other = await bench.accept(), await bench.accept()
+    await refuse_removed(bench.db, bench.runtime, ["other"], allowed=True)
+    await bench.clock.advance(5)
+    if way == "canceled":
+        await bench.db.run(bench.payouts.apply, payout_id, canceled_report())
+    else:
+        delivered = way == "delivered"
+        await end(bench, payout_id, delivered=delivered, transfer="t-1" if delivered else None)
+    assert [row["payout_id"] for row in await bench.db.read(attention_list, 10)] == [other]
+    (row,) = await bench.db.read(attention_of, payout_id)
+    assert (row["code"], row["closed_by"]) == ("custodian_removed", "gateway")
 
 
 def test_serve_ends_with_2(tmp_path: Path) -> None:

@@ -101,13 +101,5 @@ def _own(
         if caller.operator:
             yield rule
             continue
-        routes = context.router.routes_of(instance, caller.org, caller.mode)
-        if not routes:
-            continue
-        named = [
-            Account(id=each.id, type=each.type)
-            for each in instance.accounts
-            if each.orgs is None or caller.org in each.orgs
-        ]
-        if rule.account in [*(each.account for each in routes), *named]:
+        if rule.account in context.router.accounts_of(instance, caller.org, caller.mode):
             yield rule

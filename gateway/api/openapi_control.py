@@ -61,7 +61,7 @@ def paths(refs: dict[Any, Any]) -> dict[str, Any]:
                     "invalid_destination",
                     "operator_key_required",
                 ),
-                description="A dry run: nothing is written, nothing is called, and no limit is asked. The body "
+                description="A dry run: nothing is written, counted or reserved, and nothing is called. The body "
                 "is that of a quote. A key of an org sees its own routes. A key of the operator names the "
                 "`org` and sees all routes; it needs `payouts:operate`.",
                 body=refs[ExplainRequest],

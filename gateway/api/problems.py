@@ -141,7 +141,7 @@ PROBLEMS: dict[str, Problem] = {
     "cancel_unsupported": Problem(
         409,
         "Cancellation not supported",
-        "The custodian cannot cancel this payout. Wait until it ends.",
+        "The custodian cannot cancel this payout, or cannot be asked. Wait until it ends.",
     ),
     "paused": Problem(
         409,

@@ -14,13 +14,10 @@ from gateway.config.routes import Policy
 from gateway.errors import Refused
 from gateway.keys import Caller
 from gateway.model import Account, Amount, Text
-from gateway.quotes import QuoteRequest, Quotes, choice_view, left_out_view
-from gateway.routing.router import Reason
+from gateway.quotes import InsufficientFunds, QuoteRequest, Quotes, choice_view, left_out_view
+from gateway.routing.router import NOT_SHOWN, Reason
 from gateway.store.database import Tx
 from gateway.store.pauses import active_pauses
-
-#: What an org does not hear of: routes that are not for it.
-_NOT_TOLD = frozenset({Reason.ORG, Reason.MODE})
 
 
 class ExplainRequest(QuoteRequest):
@@ -63,9 +60,13 @@ class Explanation(BaseModel):
     candidates: list[CandidateView] = Field(description="The best one first; it would be taken.")
     left_out: list[LeftOutView]
     code: str | None = Field(
-        description="What a quote would be refused with, or its payout by a limit of now; null: neither."
+        description="What a quote would be refused with, or its payout by a limit or a balance of now; null: "
+        "neither."
     )
     detail: str | None
+    insufficient_funds: InsufficientFunds | None = Field(
+        description="What the account of the best candidate lacks, as in a quote; null: nothing, or it is not known."
+    )
 
 
 async def explain_route(request: Request) -> Response:
@@ -94,14 +95,18 @@ async def explanation(
     """
     decision = quotes.explain(caller, asked, await active_pauses(tx))
     refusal = decision.refusal or await quotes.over_limit(tx, caller, asked, decision)
+    short = None
+    if refusal is None:
+        short, refusal = quotes.shortage(caller, asked, decision)
     return {
         "policy": decision.policy.value,
         "candidates": [choice_view(each) for each in decision.candidates],
         "left_out": [
             left_out_view(each)
             for each in decision.left_out
-            if whole or each.reason not in _NOT_TOLD
+            if whole or each.reason not in NOT_SHOWN
         ],
         "code": None if refusal is None else refusal.code,
         "detail": None if refusal is None else refusal.detail,
+        "insufficient_funds": None if short is None else short.model_dump(),
     }

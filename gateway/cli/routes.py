@@ -58,7 +58,8 @@ def explain(  # noqa: PLR0913 - as a quote is asked for
 
     A dry run: nothing is written and no custodian is called. Pauses and balances are read from the database.
     Whether custodians answer and how long deliveries took is known to the running gateway alone: ask it by
-    `POST /routes/explain`. Exits with 1 if no quote would be given.
+    `POST /routes/explain`. Exits with 1 if no quote would be given, or if its payout would be refused now by a
+    limit or a balance.
     """
     from gateway.api.routes import explanation
     from gateway.app import routing_of
@@ -158,5 +159,10 @@ def _print(view: dict[str, Any], asset: str) -> None:
     for each in view["candidates"]:
         if each["waits"] is not None:
             say(f"{each['route']}: {each['waits']}")
+    short = view["insufficient_funds"]
+    if short is not None and view["code"] is None:
+        taken = view["candidates"][0]
+        name = f"{taken['account']['type']} {taken['account']['id']}"
+        say(f"{taken['route']}: {name} lacks {short['needed']} {short['asset']}")
     if view["code"] is not None:
         say(f"refused ({view['code']}): {view['detail']}")

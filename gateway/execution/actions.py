@@ -6,11 +6,12 @@ person answered is kept: it is handed to the adapter and forgotten.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-from gateway.adapter import BatchReport, FundsMoved, Report, SubStatus
+from gateway.adapter import BatchReport, Capabilities, FundsMoved, Report, SubStatus
 from gateway.errors import (
     AdapterError,
     LeaseLost,
@@ -22,17 +23,18 @@ from gateway.errors import (
     WrongAnswer,
 )
 from gateway.execution.decide import Outcome, microseconds
-from gateway.execution.engine import Engine
+from gateway.execution.engine import Engine, wakes
 from gateway.execution.gate import MarkRefused, Refusal, may_reopen
 from gateway.execution.history import history_of, others_of
-from gateway.execution.proof import closed
-from gateway.execution.record import Recorded
+from gateway.execution.proof import calls, closed
+from gateway.execution.record import Recorded, Recorder
 from gateway.execution.reports import NEWS, canceled_report
 from gateway.execution.state import Job, State, Verb
 from gateway.logs import get_logger
+from gateway.metrics import Metrics
 from gateway.model import Payout
 from gateway.pausing import refuse_if_paused, subject_of
-from gateway.payouts import Applied
+from gateway.payouts import Applied, Payouts
 from gateway.runtime import Failpoint, Runtime
 from gateway.store import executions
 from gateway.store.database import Database, Tx
@@ -43,6 +45,11 @@ from gateway.store.state import frozen
 #: A look in progress is waited for; a call that may move money is not.
 _WAITS_S = (0.1, 0.2, 0.4, 0.8)
 _AGAIN_S = 5
+#: Why a payout is not canceled whose custodian is not configured here
+NOT_CONFIGURED = (
+    "The custodian {} is not configured at this gateway, and it may know of this payout. The gateway's "
+    "operator has to configure it again, or end the payout with `payouts resolve`."
+)
 #: A store function that writes an act to the audit log, given what became of it.
 Note = Callable[[Tx, str], Awaitable[None]]
 _log = get_logger("actions")
@@ -51,7 +58,7 @@ _log = get_logger("actions")
 class Actions:
     """Confirm and cancel, for the payouts of every custodian instance of this process."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - built in one place
         self,
         *,
         db: Database,
@@ -59,10 +66,16 @@ class Actions:
         engines: Mapping[str, Engine],
         owner: str,
         lease_s: float,
+        payouts: Payouts,
+        metrics: Metrics,
+        wake: Callable[[str], None],
     ) -> None:
         self._db = db
         self._runtime = runtime
         self._engines = engines
+        self._payouts = payouts
+        self._metrics = metrics
+        self._wake = wake
         self._owner = owner
         self._lease = microseconds(lease_s) or 0
 
@@ -110,9 +123,15 @@ class Actions:
 
         Nothing that was sent can pay it: it ends here, and the custodian is asked to cancel it if it knows it.
         Otherwise only the custodian can: Refused `cancel_unsupported`, `cancel_too_late`,
-        `payout_busy`, `database_frozen`.
+        `payout_busy`, `database_frozen`. A custodian that is not configured cannot be asked: what it may
+        know of is refused with `cancel_unsupported`.
         """
-        engine = self._engine(payout)
+        engine = self._engines.get(payout.custodian)
+        if engine is None:
+            ended = await self._db.run(self._cancel_unknown_there, payout, note)
+            for name in wakes([ended], self._metrics):
+                self._wake(name)
+            return
         job = await self._begin_cancel(engine, payout)
         async with engine.keeping(job):
             certain = job.state in {State.PREPARED, State.PARKED} and closed(job.history, payout.id)
@@ -257,6 +276,37 @@ class Actions:
         if note is not None:
             await note(tx, "nothing was sent; it ended as canceled")
         return await engine.recorder.end(tx, row, payout_id, canceled_report())
+
+    async def _cancel_unknown_there(self, tx: Tx, payout: Payout, note: Note | None) -> Applied:
+        """Store function: end a payout that was never given to its custodian, which is not configured.
+
+        It has no mark, and nothing was prepared there: nobody has to be asked. Refused otherwise. The lease
+        is claimed in the same transaction, so that a worker of another process cannot set a mark any more.
+        """
+        found = await executions.open_execution_of(tx, payout.id)
+        if found is None:
+            raise _too_late("it has ended")
+        if found["custodian"] != payout.custodian:
+            # It has gone on at another custodian since it was read.
+            raise _busy("payout_busy")
+        await _not_frozen(tx)
+        now, timeline = self._runtime.clock.moment(), self._runtime.timeline.now()
+        row = await executions.claim_one(
+            tx, found["id"], self._owner, timeline, timeline + self._lease
+        )
+        if row is None:
+            raise _busy("payout_busy")
+        history = await history_of(tx, row, now)
+        others = await others_of(tx, row["id"], [payout.id], now) if row["earlier"] else ()
+        known_there = State(row["state"]) is not State.PREPARED or json.loads(row["notes"])
+        if known_there or calls(history) or not may_reopen(history, payout.id, others):
+            raise Refused("cancel_unsupported", NOT_CONFIGURED.format(payout.custodian))
+        if note is not None:
+            await note(tx, "nothing was sent; it ended as canceled")
+        # Nothing is known of what it can do: the cautious defaults.
+        can = Capabilities(frozenset())
+        recorder = Recorder(self._runtime, self._payouts, payout.custodian, can)
+        return await recorder.end(tx, row, payout.id, canceled_report())
 
     async def _give_back(self, job: Job) -> None:
         lease, now = job.lease, self._runtime.timeline.now()

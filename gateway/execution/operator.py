@@ -53,6 +53,7 @@ from gateway.store import evidence as stored
 from gateway.store import executions
 from gateway.store import payouts as payout_rows
 from gateway.store import state as store_state
+from gateway.store.attention import close_of_ended
 from gateway.store.audit import add_audit
 from gateway.store.database import Row, Tx
 from gateway.views import BY_OPERATOR
@@ -130,13 +131,13 @@ async def resolve(  # noqa: PLR0913 - the decision and its circumstances
             return asked
     await _audit(tx, runtime, payout, by, RESOLVED, found, request_id)
     report = _report_of(found)
-    if found.delivered and execution is not None:
-        await recorder.news(tx, payout_id, report, Source.OPERATOR)
-    elif execution is not None:
+    if found.delivered or execution is None:
+        applied = await recorder.news(tx, payout_id, report, Source.OPERATOR)
+        if applied is not None and applied.final:
+            await close_of_ended(tx, payout_id, now.wall)
+    else:
         await recorder.end(tx, execution, payout_id, report)
         await executions.wake(tx, payout_id, runtime.timeline.now())
-    else:
-        await recorder.news(tx, payout_id, report, Source.OPERATOR)
     return None
 
 

@@ -203,6 +203,19 @@ class Funds:
             return None
         return f"{account.type} {account.id} lacks {format_amount(lacks)} {asset}"
 
+    def would_refuse(
+        self, org: str, account: Account, terms: Mapping[str, Any], lacks: Decimal
+    ) -> Refused | None:
+        """Return what a payout by terms that its account does not cover would be refused with; None: it is taken.
+
+        `lacks`: as `missing` returns it. Nothing is read: for a dry run.
+        """
+        rule = self.rule(terms["route"]["custodian"], account)
+        quote = {"org": org, "account": account.model_dump_json()}
+        if rule is None or not rule.reserves or self._may_wait(quote, terms):
+            return None
+        return _insufficient(rule, need_of(terms), lacks)
+
     def counts(self, row: Columns, rule: AccountRule) -> bool:
         """Whether an account's balances may be gone by now."""
         return (

@@ -60,9 +60,13 @@ class Panel:
         prefix = "__Host-" if https else ""
         self.cookie, self.form_cookie = f"{prefix}panel", f"{prefix}panel-form"
         clock = context.runtime.clock
-        #: guesses at one name, and guesses of one client; both refill slowly
-        self.names = Buckets("sign_in", clock, 1 / 60, 20)
+        #: guesses of one client, and its guesses at one name; both refill slowly
         self.clients = Buckets("sign_in", clock, 1 / 10, 20)
+        self.names_of_clients = Buckets("sign_in", clock, 1 / 60, 20)
+        #: guesses at one name by all clients: so many that one client, or a few, cannot keep a user out
+        self.names = Buckets("sign_in", clock, 1 / 12, 200)
+        #: passwords that a signed-in user is asked for once more: nobody else can use them up
+        self.passwords = Buckets("password", clock, 1 / 60, 20)
         #: failed attempts that are written to the audit log: of one user, and of names that are nobody's
         self.noted = Buckets("sign_in_noted", clock, 1 / 60, 10)
         #: each comparison of a password needs 64 MiB

@@ -31,11 +31,10 @@ from gateway.api.problems import PROBLEMS
 from gateway.api.requests import read_body, validate
 from gateway.batches.items import csv_lines, is_of_the_moment
 from gateway.batches.schemas import BatchHead, BatchView
-from gateway.credentials import accounts_of
 from gateway.errors import Refused
 from gateway.model import BATCH_ENDS, BatchState, Payout, Status, SubStatus
 from gateway.panel.access import FORM, PageError, Visit, parsed, refuse_forged
-from gateway.panel.overview import open_count, visible_custodians
+from gateway.panel.overview import open_count
 from gateway.panel.payouts import row_of
 from gateway.panel.words import look_of_batch, place_of
 from gateway.store import batches as rows
@@ -94,19 +93,15 @@ async def new(visit: Visit, problem: str | None = None, code: int = 200) -> Resp
 
 def _accounts(visit: Visit) -> list[tuple[str, str]]:
     """Return the accounts that may pay for this org: a value for the form, and words."""
-    context, found = visit.context, []
-    for name in visible_custodians(visit):
-        routes = {
-            (each.account.type, each.account.id)
-            for instance in context.router.instances()
-            if instance.name == name
-            for each in context.router.routes_of(instance, visit.org, visit.mode)
+    router, found = visit.context.router, []
+    for instance in router.instances():
+        name = instance.name
+        accounts = {
+            (each.type, each.id) for each in router.accounts_of(instance, visit.org, visit.mode)
         }
-        if visit.user.everywhere:
-            routes |= {(each.type, each.id) for each in accounts_of(context.settings, name)}
         found += [
             (f"{name}\t{kind}\t{account}", f"{name}: {kind} {account}")
-            for kind, account in sorted(routes)
+            for kind, account in sorted(accounts)
         ]
     return found
 

@@ -331,9 +331,9 @@ async def resolve(visit: Visit) -> Response:  # noqa: PLR0911 - one per thing th
 
 
 async def _is_password(visit: Visit) -> bool:
-    """Whether the user has given the own password once more; guesses are limited as at the sign-in."""
+    """Whether the user has given the own password once more; guesses are limited."""
     panel, context = visit.panel, visit.context
-    taken = panel.names.take(visit.user.name)
+    taken = panel.passwords.take(visit.user.id)
     if not taken.allowed:
         detail = "Too many attempts. Nothing was done."
         raise Refused("rate_limited", detail, headers={"Retry-After": str(taken.retry_s)})

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.api.admission import admission_of
-from gateway.api.requests import context_of, read_body, request_id_of
+from gateway.api.requests import client_address, context_of, read_body, request_id_of
 from gateway.errors import Refused
 from gateway.limits import client_group
 from gateway.logs import get_logger
@@ -115,11 +115,21 @@ async def _note_failure(panel: Panel, row: Row | None, request_id: str) -> None:
 
 
 def _must_wait(panel: Panel, request: Request, name: str) -> int | None:
-    """Count an attempt; return for how many seconds no further one is looked at, or None."""
-    host = request.client.host if request.client else None
-    taken = [panel.clients.take(client_group(host)), panel.names.take(name[:64])]
-    waits = [each.retry_s for each in taken if not each.allowed]
-    return max(waits) if waits else None
+    """Count an attempt; return for how many seconds no further one is looked at, or None.
+
+    What is refused for its client counts for nothing else: whoever goes on from one address must not use up
+    what the user has at another one.
+    """
+    client, name = client_group(client_address(request)), name[:64]
+    for buckets, who in (
+        (panel.clients, client),
+        (panel.names_of_clients, f"{client} {name}"),
+        (panel.names, name),
+    ):
+        taken = buckets.take(who)
+        if not taken.allowed:
+            return taken.retry_s
+    return None
 
 
 async def sign_out(visit: Visit) -> Response:

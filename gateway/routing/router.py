@@ -53,6 +53,8 @@ class Reason(StrEnum):
 
 #: Causes that end without a change of the request or the configuration.
 _PASSING = frozenset({Reason.PAUSED, Reason.HEALTH, Reason.SHORTAGE})
+#: What an org does not see: routes that are not for it.
+NOT_SHOWN = frozenset({Reason.ORG, Reason.MODE})
 
 
 @dataclass(frozen=True)
@@ -253,7 +255,7 @@ class Router:
         """Return every route that could be taken, ranked, and the reason for each other one.
 
         Refused where no configured route fits whatever the amount and the moment: `route_unavailable`,
-        `unknown_account`, `unsupported_network`.
+        `no_route` (the routes do not fit for several reasons), `unknown_account`, `unsupported_network`.
         """
         ways = self._found(asked)
         candidates: list[Choice] = []
@@ -338,6 +340,18 @@ class Router:
             if each.custodian == instance.name and (each.orgs is None or org in each.orgs)
         ]
 
+    def accounts_of(self, instance: Instance, org: str, mode: Mode) -> list[Account]:
+        """Return the accounts of an instance that an org may pay from: of its routes, and those configured."""
+        routes = self.routes_of(instance, org, mode)
+        if not routes:
+            return []
+        named = [
+            Account(id=each.id, type=each.type)
+            for each in instance.accounts
+            if each.orgs is None or org in each.orgs
+        ]
+        return [*(each.account for each in routes), *named]
+
     # --- What does not depend on the amount or the moment -----------------------------------------
 
     def _found(self, asked: Asked) -> _Ways:
@@ -358,9 +372,14 @@ class Router:
             wished = self._wished(fitting, asked.wish, asked.org)
             unwished = [each for each in fitting if each not in wished]
         if not wished:
+            shown = [
+                each for each in self._left_out(asked, fitting) if each.reason not in NOT_SHOWN
+            ]
+            if len({each.reason for each in shown}) > 1:
+                raise refusal_of(shown)
             detail = (
-                f"No custodian is configured to pay {asked.asset.code} to a {asked.destination.type} in "
-                f"{asked.mode} mode. GET /custodians lists what there is."
+                f"No custodian is configured to pay {asked.asset.code} to a destination of type "
+                f"{asked.destination.type} in {asked.mode} mode. GET /custodians lists what there is."
             )
             raise Refused("route_unavailable", detail)
         named = _named_network(asked)
@@ -463,6 +482,9 @@ def _judge(  # noqa: PLR0911 - one per reason
 ) -> Choice | LeftOut:
     """Return what a way would cost, or why it cannot be taken for this amount or at this moment."""
     route, asset = way.settings, asked.asset
+    if asked.amount <= 0:
+        detail = "The amount must be above 0."
+        return _left(way, Reason.AMOUNT, detail, _too_little(detail))
     if route.min_amount is not None and asked.amount < route.min_amount:
         least = format_amount(route.min_amount)
         detail = f"Less than {least} {asset.code} is not sent this way."

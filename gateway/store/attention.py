@@ -71,6 +71,13 @@ _CLOSE_ENDED = Query(
     .values(_CLOSED)
     .returning(attention.c.code)
 )
+_CLOSE_OF_ENDED = Query(
+    update(attention)
+    .where(
+        and_(_OPEN, _any_of(_OVER_AT_END), attention.c.payout_id == bindparam("of_payout")),
+    )
+    .values(_CLOSED)
+)
 _CLOSE_REACHED = Query(
     update(attention)
     .where(
@@ -189,6 +196,15 @@ async def close_ended(tx: Tx, at: int, custodians: Iterable[str]) -> int:
     closed += await tx.all(_CLOSE_REACHED, at=at)
     closed += await tx.all(_CLOSE_CONFIGURED, at=at, names=to_json(sorted(custodians)))
     return len(closed)
+
+
+async def close_of_ended(tx: Tx, payout_id: str, at: int) -> None:
+    """Close what the end of a payout ends, in the transaction that ends it. May be called twice.
+
+    The caller has just ended it. `close_ended` does the same later for payouts that are delivered as
+    ordered: an update for each of them would cost more than it is worth.
+    """
+    await tx.all(_CLOSE_OF_ENDED, of_payout=payout_id, at=at)
 
 
 async def close_answered(tx: Tx, payout_ids: Iterable[str], at: int) -> None:

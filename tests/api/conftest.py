@@ -368,6 +368,9 @@ async def open_api(
                 engines={"acme_eu": engine},
                 owner="test",
                 lease_s=60,
+                payouts=payouts,
+                metrics=Metrics(),
+                wake=lambda _: None,
             ),
             inbox=Inbox(
                 db=db,

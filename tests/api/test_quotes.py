@@ -179,6 +179,15 @@ async def test_a_fee_that_eats_the_amount_is_refused(api: Api) -> None:
     assert problem["code"] == "amount_below_minimum"
 
 
+async def test_an_amount_of_zero_is_refused(api: Api) -> None:
+    """The detail is about the amount: no fee is the cause."""
+    problem = await api.problem(
+        "POST", "/payouts/quote", body={**GOOD, "amount": "0"}, idempotency_key="k"
+    )
+    assert problem["code"] == "amount_below_minimum"
+    assert problem["detail"] == "The amount must be above 0."
+
+
 async def test_values_are_never_echoed(api: Api) -> None:
     """What was sent does not come back in an error."""
     secret = "very-private-value"

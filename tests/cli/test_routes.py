@@ -99,23 +99,58 @@ def test_limits_and_balances_are_asked(config: Path) -> None:
     assert "The limit 'daily'" in run(*asked, "--amount", "151", code=1)
     run(*asked, "--amount", "150")
 
-    async def read() -> None:
-        runtime = real_runtime()
-        settings = load(config)
-        async with open_database(settings, runtime) as db:
-            funds = Funds(runtime, account_rules(settings, {"two": 0.0}))
-            balances = Balances(runtime, funds, frozenset({"two"}))
-            (rule,) = funds.rules.values()
-            now = runtime.clock.moment()
-            number = await db.run(balances.begin_read, rule, (), now, 0)
-            assert number is not None
-            held = [Balance("USDC", Decimal(20), None, runtime.clock.now())]
-            await db.run(balances.note_read, rule, number, now, held)
-
-    asyncio.run(read())
+    asyncio.run(read_balance(config, Decimal(20)))
     told = json.loads(run(*asked, "--amount", "100", "--json"))
     assert [each["route"] for each in told["candidates"]] == ["first"]
     assert told["left_out"][0]["detail"] == "ACCOUNT A lacks 80 USDC"
+
+
+def test_a_shortage_of_the_only_route_is_told(config: Path) -> None:
+    """As in its quote; where the account reserves, the payout would be refused."""
+    wish = ("--custodian", "two", "--account", "ACCOUNT:A", "--config", config)
+    asked = (
+        "routes",
+        "explain",
+        ADDRESS,
+        "--org",
+        "acme",
+        "--asset",
+        "USDC",
+        "--amount",
+        "100",
+        *wish,
+    )
+    asyncio.run(read_balance(config, Decimal(20)))
+    assert "second: ACCOUNT A lacks 80 USDC" in run(*asked)
+    told = json.loads(run(*asked, "--json"))
+    assert (told["code"], told["insufficient_funds"]["needed"]) == (None, "80")
+    text = config.read_text()
+    config.write_text(text.replace("[custodians.two]", "[custodians.two]\nreserve = true"))
+    asyncio.run(read_balance(config, Decimal(20)))
+    said = run(*asked, code=1)
+    assert "refused (insufficient_funds): The account ACCOUNT 'A' at 'two' lacks 80 USDC." in said
+    config.write_text(config.read_text() + 'on_shortage = "wait"\n')
+    assert json.loads(run(*asked, "--json", code=1))["code"] == "insufficient_funds"
+    config.write_text(
+        config.read_text().replace('{ flat = "1" }', '{ flat = "1" }\non_shortage = "wait"')
+    )
+    assert "second: ACCOUNT A lacks 80 USDC" in run(*asked)
+
+
+async def read_balance(config: Path, amount: Decimal) -> None:
+    """Note a balance of the account of the second custodian."""
+    runtime = real_runtime()
+    settings = load(config)
+    async with open_database(settings, runtime) as db:
+        funds = Funds(runtime, account_rules(settings, {"two": 0.0}))
+        balances = Balances(runtime, funds, frozenset({"two"}))
+        (rule,) = funds.rules.values()
+        now = runtime.clock.moment()
+        await db.run(balances.settle, now)
+        number = await db.run(balances.begin_read, rule, (), now, 0)
+        assert number is not None
+        held = [Balance("USDC", amount, None, runtime.clock.now())]
+        await db.run(balances.note_read, rule, number, now, held)
 
 
 def test_what_cannot_be_asked(config: Path) -> None:

@@ -92,6 +92,9 @@ class Rail(Desk):
             engines={"acme": self.engine},
             owner="api",
             lease_s=LEASE_S,
+            payouts=self.bench.payouts,
+            metrics=Metrics(),
+            wake=lambda _: None,
         )
 
     async def confirm(self, payout_id: str, code: str) -> None:

@@ -31,6 +31,7 @@ from gateway.execution.actions import Actions
 from gateway.execution.order import LiveOrder
 from gateway.execution.proof import Kind, Source
 from gateway.execution.state import Job
+from gateway.metrics import Metrics
 from gateway.model import Payout
 from gateway.store import executions
 from gateway.store.database import Query, Tx
@@ -59,6 +60,9 @@ class Counter(Desk):
             engines={"acme": self.engine} if configured else {},
             owner="api",
             lease_s=LEASE_S,
+            payouts=self.bench.payouts,
+            metrics=Metrics(),
+            wake=lambda _: None,
         )
 
     @property
@@ -494,13 +498,54 @@ async def test_a_cancel_finds_a_mark_that_was_left_behind(new: Counter) -> None:
 
 
 async def test_a_custodian_that_is_not_configured_here(asking: Counter) -> None:
-    """Neither confirm nor cancel: somebody else may have it. Nothing changes."""
+    """Neither confirm nor cancel: it knows the payout, and cannot be asked. Nothing changes."""
     before = (tuple(await asking.row()), await asking.stand())
-    for act in (asking.confirm(configured=False), asking.cancel(configured=False)):
-        refusal = await refused(act)
-        assert (refusal.code, refusal.headers) == ("payout_busy", {"Retry-After": "60"})
+    refusal = await refused(asking.confirm(configured=False))
+    assert (refusal.code, refusal.headers) == ("payout_busy", {"Retry-After": "60"})
+    refusal = await refused(asking.cancel(configured=False))
+    assert refusal.code == "cancel_unsupported"
+    assert "payouts resolve" in refusal.detail
     assert (tuple(await asking.row()), await asking.stand()) == before
     assert await asking.bench.db.read(executions.open_execution_of, asking.payout_id) is not None
+
+
+@pytest.mark.both_stores
+async def test_what_no_custodian_knows_is_canceled_without_it(new: Counter) -> None:
+    """Its custodian is not configured, and it has no mark: it ends, and no worker can send it."""
+    notes = list[str]()
+
+    async def note(_: Tx, detail: str) -> None:
+        notes.append(detail)
+
+    acting = new.acting(configured=False)
+    await acting.cancel(await new.payout(), note=note)
+    payout = await new.payout()
+    assert payout.sub_status is SubStatus.CANCELED
+    assert payout.failure is not None
+    assert payout.failure.funds_moved is FundsMoved.NO
+    assert notes == ["nothing was sent; it ended as canceled"]
+    await new.turn()
+    assert new.script.moved == []
+    assert (await refused(acting.cancel(payout))).code == "cancel_too_late"
+
+
+@pytest.mark.parametrize("left", ["mark", "notes", "lease", "frozen"])
+async def test_what_a_missing_custodian_may_know_is_not_canceled(new: Counter, left: str) -> None:
+    """A mark, something that was prepared there, or a worker of another process that has it now."""
+    if left == "mark":
+        await lose(new)
+    elif left == "notes":
+        await new.bench.write(new.payout_id, notes='{"payout_id":"c-1"}')
+    elif left == "lease":
+        await new.work()
+    else:
+        await new.freeze()
+    before = await new.stand()
+    codes = {"lease": "payout_busy", "frozen": "database_frozen"}
+    refusal = await refused(new.cancel(configured=False))
+    assert refusal.code == codes.get(left, "cancel_unsupported")
+    assert await new.stand() == before
+    assert (await new.row())["lease_until"] == 0 or left == "lease"
 
 
 def dump(bench: Bench) -> str:

@@ -26,6 +26,7 @@ from gateway.execution.operator import NotAllowedError, Resolution, resolve
 from gateway.execution.order import LiveOrder
 from gateway.execution.proof import Answer, Kind, Source, closed, lost_call
 from gateway.execution.state import Verb
+from gateway.metrics import Metrics
 from tests.execution.conftest import LEASE_S, Bench
 from tests.execution.rows import at, rows, word
 from tests.execution.script import ABSENT, TAKEN, Desk, Line, all_are, raises
@@ -63,6 +64,9 @@ def acting(desk: Desk) -> Actions:
         engines={"acme": desk.engine},
         owner="api",
         lease_s=LEASE_S,
+        payouts=desk.bench.payouts,
+        metrics=Metrics(),
+        wake=lambda _: None,
     )
 
 

@@ -256,6 +256,9 @@ class Place:
             engines={"acme": self.engine},
             owner="one",
             lease_s=LEASE_S,
+            payouts=bench.payouts,
+            metrics=Metrics(),
+            wake=lambda _: None,
         )
 
     @asynccontextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -13,8 +14,8 @@ from gateway.custodians.breaker import Breaker
 from gateway.routing.durations import Durations
 from gateway.routing.facts import KnownFacts
 from gateway.store.audit import newest_acts
-from tests.api.conftest import Api
-from tests.panel.conftest import Browser
+from tests.api.conftest import Api, open_api
+from tests.panel.conftest import Browser, add_user, http_settings
 
 _BASE = "/admin/acme/live"
 _HEAD = "external_ref,destination_type,account_type,id,asset,amount,reference,name\n"
@@ -75,6 +76,29 @@ async def test_a_file_is_checked_created_and_executed(api: Api, ada: Browser) ->
         "batch_executed",
         "batch_created",
     ]
+
+
+async def test_every_account_that_the_org_may_use_is_offered(tmp_path: Path) -> None:
+    """Those of `[accounts]` too, as `POST /payout-batches` takes them; none of another org."""
+    accounts = [
+        {"id": "A1", "type": "VAULT", "orgs": ["acme"]},
+        {"id": "7", "type": "VAULT_ACCOUNT", "orgs": ["acme"]},
+        {"id": "8", "type": "VAULT_ACCOUNT", "orgs": ["other"]},
+    ]
+    settings = http_settings(tmp_path, accounts={"acme_eu": accounts})
+    async with open_api(settings) as api:
+        for org in ("acme", None):
+            jar = aiohttp.CookieJar(unsafe=True)
+            async with aiohttp.ClientSession(cookie_jar=jar) as http:
+                browser = Browser(api, http)
+                await browser.sign_in(await add_user(api, f"of-{org or 'all'}".lower(), org))
+                seen = await browser.get(f"{_BASE}/batches/new")
+                assert re.findall(r'<option value="([^"]+)"', seen.text)[-2:] == [
+                    "acme_eu\tVAULT\tA1",
+                    "acme_eu\tVAULT_ACCOUNT\t7",
+                ]
+                seen = await upload(browser, lines(2), account="acme_eu\tVAULT_ACCOUNT\t7")
+                assert "Every line is ready." in seen.words
 
 
 async def test_a_custodian_that_does_not_answer_is_no_fault_of_the_file(

@@ -16,8 +16,9 @@ import pytest
 from starlette.routing import Route
 
 from gateway import users
+from gateway.limits import Buckets
 from gateway.panel import application
-from gateway.panel.access import place_of
+from gateway.panel.access import Panel, place_of
 from gateway.store.audit import Act, newest_acts
 from gateway.store.users import user_by_name
 from gateway.users import IDLE, LIFE, Role, User, UserError, password_fault
@@ -194,6 +195,42 @@ async def test_guesses_are_limited(api: Api, browser: Browser) -> None:
     assert int(seen.headers["Retry-After"]) > 0
     await api.clock.advance(120)
     assert (await browser.sign_in(made)).status == 200
+
+
+async def test_one_address_locks_nobody_out_elsewhere(api: Api) -> None:
+    """It uses up its own attempts at a name; those of all addresses together are limited as well."""
+    made, panel = await add_user(api), panel_of_app(api)
+    panel.names = Buckets("sign_in", api.clock, 1 / 12, 30)
+
+    async def guesses(host: str, many: int) -> list[int]:
+        async with session_from(host) as http:
+            browser, codes = Browser(api, http), []
+            for _ in range(many):
+                await browser.get("/admin/sign-in")
+                seen = await browser.post("/admin/sign-in", name="ada", password="x", code="1")
+                codes.append(seen.status)
+            return codes
+
+    assert await guesses("127.0.0.2", 40) == [401] * 20 + [429] * 20
+    async with session_from("127.0.0.3") as http:
+        # The clock moves on by 31 s, in which two more attempts at the name are allowed.
+        assert (await Browser(api, http).sign_in(made)).status == 200
+    assert await guesses("127.0.0.4", 12) == [401] * 11 + [429]
+    assert await guesses("127.0.0.5", 1) == [429]
+
+
+def session_from(host: str) -> aiohttp.ClientSession:
+    """Return a client that connects from an address of this machine and keeps cookies."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(local_addr=(host, 0)),
+        cookie_jar=aiohttp.CookieJar(unsafe=True),
+    )
+
+
+def panel_of_app(api: Api) -> Panel:
+    """Return what the pages of the running gateway share."""
+    panel: Panel = api.app.state.panel
+    return panel
 
 
 async def test_failed_attempts_are_in_the_audit_log(api: Api, browser: Browser) -> None:

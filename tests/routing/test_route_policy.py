@@ -329,6 +329,11 @@ REFUSALS = (
     ),
     Refusal("no route pays the asset", (route("red", assets=("EURC",)),), "route_unavailable"),
     Refusal(
+        "some pay other assets, and some other destinations",
+        (route("red", assets=("EURC",)), route("blue", destination="custodian_account")),
+        "no_route",
+    ),
+    Refusal(
         "no route pays on the network",
         (route("red", networks=("Base",)), route("blue", networks=("Ethereum",))),
         "unsupported_network",
