@@ -12,10 +12,12 @@ from starlette.responses import Response
 from gateway.api.context import ApiContext
 from gateway.api.cursors import check_names
 from gateway.api.requests import caller_of, context_of
+from gateway.config.settings import Mode
 from gateway.funds.balances import account_view
 from gateway.funds.reservations import AccountRule
 from gateway.keys import Caller
 from gateway.model import Account, Amount, Network, Time
+from gateway.routing.router import Instance, Router
 from gateway.store.funds import all_accounts
 
 
@@ -101,5 +103,18 @@ def _own(
         if caller.operator:
             yield rule
             continue
-        if rule.account in context.router.accounts_of(instance, caller.org, caller.mode):
+        if rule.account in accounts_of(context.router, instance, caller.org, caller.mode):
             yield rule
+
+
+def accounts_of(router: Router, instance: Instance, org: str, mode: Mode) -> list[Account]:
+    """Return the accounts of an instance that an org may pay from: of its routes, and those configured."""
+    routes = router.routes_of(instance, org, mode)
+    if not routes:
+        return []
+    named = [
+        Account(id=each.id, type=each.type)
+        for each in instance.accounts
+        if each.orgs is None or org in each.orgs
+    ]
+    return [*(each.account for each in routes), *named]

@@ -24,7 +24,7 @@ from starlette.responses import Response
 
 from gateway.api import acts
 from gateway.api.acts import note_act
-from gateway.api.balances import balances_for
+from gateway.api.balances import accounts_of, balances_for
 from gateway.api.batch_reports import report_csv
 from gateway.api.batches import check_file, create_from_file
 from gateway.api.cursors import check_names
@@ -101,7 +101,7 @@ def _accounts(visit: Visit) -> list[tuple[str, str]]:
     for instance in router.instances():
         name = instance.name
         accounts = {
-            (each.type, each.id) for each in router.accounts_of(instance, visit.org, visit.mode)
+            (each.type, each.id) for each in accounts_of(router, instance, visit.org, visit.mode)
         }
         found += [
             (f"{name}\t{kind}\t{account}", f"{name}: {kind} {account}")

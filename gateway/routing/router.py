@@ -340,18 +340,6 @@ class Router:
             if each.custodian == instance.name and (each.orgs is None or org in each.orgs)
         ]
 
-    def accounts_of(self, instance: Instance, org: str, mode: Mode) -> list[Account]:
-        """Return the accounts of an instance that an org may pay from: of its routes, and those configured."""
-        routes = self.routes_of(instance, org, mode)
-        if not routes:
-            return []
-        named = [
-            Account(id=each.id, type=each.type)
-            for each in instance.accounts
-            if each.orgs is None or org in each.orgs
-        ]
-        return [*(each.account for each in routes), *named]
-
     # --- What does not depend on the amount or the moment -----------------------------------------
 
     def _found(self, asked: Asked) -> _Ways:
