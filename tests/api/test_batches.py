@@ -404,7 +404,7 @@ async def test_a_file(api: Api, text: str) -> None:
         (_HEAD, "/lines", "no payouts"),
         (_HEAD + _ROW.format(1) + "x,y\n", "/lines/3", "2 cells"),
         (_HEAD + _ROW.format(1) + _ROW.format(2).replace("1.5", "-1"), "/lines/3/amount", ""),
-        (_HEAD + _ROW.format(1) + _ROW.format(1), "/lines/3/reference", "/lines/2"),
+        (_HEAD + _ROW.format(1) + _ROW.format(1), "/lines/3/reference", "line 2"),
         (_HEAD + _ROW.format(1).replace("EXTERNAL_WALLET", "MOON"), "/account_type", "MOON"),
         (_HEAD + _ROW.format(1).replace("custodian_account", "cash"), "/lines/2/destination", ""),
         (_HEAD + 'u-2,"open\n' + _ROW.format(1), "/lines/2", "CSV"),

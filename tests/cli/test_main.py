@@ -281,7 +281,16 @@ def test_a_reader_that_goes_away(config: Path) -> None:
         assert running.returncode == 1
 
 
-def test_ctrl_c(tmp_path: Path) -> None:
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """A shell starts what runs in its background with SIGINT ignored, and children inherit that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_ctrl_c() -> None:
     """130, and nothing else is printed."""
     running = process(
         *("batches", "show", "bat_x", "--watch", "--gateway", "http://127.0.0.1:9"),
