@@ -69,7 +69,7 @@ class Shown(NamedTuple):
 class ShownPayouts:
     """What is shown of payouts, kept by all that their rows hold: the same row is shown as the same bytes.
 
-    So it is exact, whoever writes the row: nothing else but the configuration goes into the body. Client
+    So it is exact, no matter which process writes the row: only the row and the configuration go into the body. Client
     secrets are not in it, nor is what depends on other rows.
     """
 

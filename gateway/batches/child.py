@@ -105,7 +105,7 @@ def serve(orders: BinaryIO, answers: BinaryIO) -> None:
                 checks.pop(order.number, None)
                 continue
             if order.kind == BEGIN:
-                # By whoever started this process, and by nobody else.
+                # It comes from the process that started this one, and from no other.
                 checks[order.number] = Checking(pickle.loads(order.content))  # noqa: S301
                 made = answer(BEGIN)
             else:

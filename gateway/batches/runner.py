@@ -51,7 +51,7 @@ class Handover:
     """How a custodian is given the items of a batch."""
 
     set_size: int  #: items of one set, where it takes sets
-    window: int  #: items in hand at once, where each goes by itself
+    window: int  #: items in progress at once, if each is sent alone
 
 
 @dataclass(frozen=True)

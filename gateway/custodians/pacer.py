@@ -1,7 +1,7 @@
 """How fast requests are made at one custodian instance: a token bucket, and a pause after a 429.
 
-Tokens are taken before work is begun, never between a moving mark and its call. Every request counts,
-whoever makes it; what the bucket lacks afterwards is waited for before the next work.
+Tokens are taken before work is begun, never between a moving mark and its call. Every request
+counts, no matter what makes it; the next work waits until the bucket is no longer overdrawn.
 """
 
 from __future__ import annotations

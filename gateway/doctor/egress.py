@@ -26,7 +26,7 @@ async def check(settings: WebhookSettings) -> list[Finding]:
         return [
             warning(
                 _CHECK,
-                "webhooks.allow_private_addresses is on: whoever has an API key can have the gateway call "
+                "webhooks.allow_private_addresses is on: the holder of an API key can make the gateway call "
                 "addresses of your inner network",
                 "turn it off, unless this is a development machine or a closed network",
             )

@@ -21,7 +21,7 @@ _YEAR_S = 31_536_000
 @dataclass(frozen=True)
 class _File:
     body: bytes
-    #: the same, packed; what is sent holds nothing of whoever asks, so that its length says nothing
+    #: the same, packed; it contains nothing about the client, so its length reveals nothing
     packed: bytes
     media_type: str
     #: its name with a digest of its content in it

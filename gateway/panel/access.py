@@ -226,7 +226,7 @@ def _refusal(request: Request, refused: Refused) -> Response:
 
 
 def _for_people(detail: str | None) -> str | None:
-    """Return a text of the API for whoever has an organisation and a mode in front of them, and no key."""
+    """Return a text of the API as a user of the panel reads it, who has no API key."""
     return None if detail is None else detail.replace(_UNDER_KEY, " in this organisation and mode")
 
 

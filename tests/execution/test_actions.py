@@ -529,11 +529,14 @@ async def test_what_no_custodian_knows_is_canceled_without_it(new: Counter) -> N
     assert (await refused(acting.cancel(payout))).code == "cancel_too_late"
 
 
-@pytest.mark.parametrize("left", ["mark", "notes", "lease", "frozen"])
+@pytest.mark.parametrize("left", ["mark", "call", "notes", "lease", "frozen"])
 async def test_what_a_missing_custodian_may_know_is_not_canceled(new: Counter, left: str) -> None:
-    """A mark, something that was prepared there, or a worker of another process that has it now."""
+    """A mark, a call that is only in evidence, something prepared there, or a worker that has it now."""
     if left == "mark":
         await lose(new)
+    elif left == "call":
+        await lose(new)
+        await new.bench.write(new.payout_id, state="prepared", notes="{}")
     elif left == "notes":
         await new.bench.write(new.payout_id, notes='{"payout_id":"c-1"}')
     elif left == "lease":
