@@ -113,6 +113,20 @@ async def test_a_schema_from_before_has_nobody(tmp_path: Path) -> None:
     assert await watched(path, SetClock()) == ([], [])
 
 
+async def test_a_gateway_of_the_schema_before_is_found(tmp_path: Path) -> None:
+    """Its row has none of the columns that were added since: `db upgrade` sees that it may still run."""
+    path = tmp_path / "old.db"
+    command.upgrade(migrate._config(path), "0022")
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(
+            "INSERT INTO gateways (id, counter, clock_id, elapsed, wall, host, pid, version, config_digest, "
+            "schema_from, schema_to, gate_version, marks, started_at) "
+            "VALUES ('gwy_1', 1, 'c', 0, 0, 'host', 17, '0', 'd', '0022', '0022', 1, 0, 0)"
+        )
+        connection.commit()
+    assert await watched(path, SetClock()) == ([], [["gwy_1"]])
+
+
 async def test_heartbeats_stay_as_long_as_a_call_needs_them(db: Database) -> None:
     """Those before the oldest call of a payout that has not ended go, a day later."""
     at = Moment("a", 0, 0)
