@@ -65,6 +65,21 @@ def test_a_watch_measures_by_its_own_clock() -> None:
     assert watch.stale(10**9) == set()
 
 
+async def test_one_of_many_notes_that_a_gateway_is_gone(db: Database) -> None:
+    """Once for each value of its counter; not of one that raised it, or signed off, since it was judged."""
+    await register(db, "gwy_1", Moment("c", 0, 0))
+
+    async def reported(counter: int) -> bool:
+        return await db.run(gateways.report_gone, "gwy_1", counter)
+
+    assert [await reported(0), await reported(0)] == [True, False]
+    await db.run(gateways.raise_counter, "gwy_1", Moment("c", 1, 0))
+    assert [await reported(0), await reported(1), await reported(1)] == [False, True, False]
+    await db.run(gateways.raise_counter, "gwy_1", Moment("c", 2, 0))
+    await db.run(gateways.mark_stopped, "gwy_1", 3)
+    assert not await reported(2)
+
+
 async def test_nobody_is_waited_for_where_nobody_is(path: Path, db: Database) -> None:
     """No gateway, or all have signed off: the answer comes at once."""
     clock = SetClock()
