@@ -438,6 +438,7 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
                 payouts=payouts,
                 metrics=metrics,
                 wake=wake,
+                configured=settings.custodians,
             ),
             inbox=workers.inbox,
             batches=batches,
