@@ -26,6 +26,7 @@ from gateway.model import (
 from gateway.pause import Subject
 from gateway.pausing import refuse_if_paused
 from gateway.quotes import Quotes
+from gateway.routing.accounts import PinnedAccounts
 from gateway.runtime import Runtime
 from gateway.spending import Spending
 from gateway.store import batches as rows
@@ -50,7 +51,10 @@ class Batches:
         public_url: str,
         spending: Spending | None = None,
         funds: Funds | None = None,
+        pinned: PinnedAccounts | None = None,
     ) -> None:
+        #: what may be paid from by the configuration; None: it is not checked
+        self._pinned = pinned
         self._spending = spending
         self._funds = funds
         self._runtime = runtime
@@ -192,9 +196,10 @@ class Batches:
 
         `amounts`: as they were read before. Nothing of a batch that may still be executed changes, so they
         hold; without them every item is read here. Refused: `batch_not_found`,
-        `batch_already_executed`, `batch_ended`, `paused`, and `limit_exceeded`, `insufficient_funds`,
-        `balance_unknown`: the whole sum is counted and reserved, or nothing. Where the route says so, a
-        batch that its account does not cover waits until midnight UTC.
+        `batch_already_executed`, `batch_ended`, `route_unavailable` (the source is no longer configured),
+        `paused`, and `limit_exceeded`, `insufficient_funds`, `balance_unknown`: the whole sum is counted
+        and reserved, or nothing. Where the route says so, a batch that its account does not cover waits
+        until midnight UTC.
         """
         row = await self.row(tx, caller, batch_id)
         now = self._runtime.clock.now()
@@ -208,7 +213,10 @@ class Batches:
             detail = "The batch was not executed in time. Create it again."
             raise Refused("batch_ended", detail)
         account = Account.model_validate_json(row["account"])
-        subject = Subject(row["org"], row["mode"], row["custodian"], account, asset="")
+        source = row["org"], row["mode"], row["custodian"], account
+        if self._pinned is not None:
+            self._pinned.check(*source)
+        subject = Subject(*source, asset="")
         await refuse_if_paused(tx, subject)
         # Refused before anything is written.
         hold = None if self._funds is None else await self._funds.hold_batch(tx, row)
