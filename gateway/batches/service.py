@@ -227,7 +227,12 @@ class Batches:
         waits = hold is not None and hold.waits
         until = to_us(midnight_after(now)) if waits else None
         at = to_us(now)
-        await rows.update_batch(tx, batch_id, executed_at=at, updated_at=at, funds_until=until)
+        # Its time to wait for its turn begins now, by this clock; another clock adds its own start.
+        moment = self._runtime.clock.moment()
+        queued = to_json({moment.clock_id: moment.elapsed})
+        await rows.update_batch(
+            tx, batch_id, executed_at=at, updated_at=at, funds_until=until, queued_since=queued
+        )
         totals = None if amounts is None else totals_of(amounts)
         return await self.view(tx, await self.row(tx, caller, batch_id), totals)
 

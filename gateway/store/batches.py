@@ -218,8 +218,8 @@ _DROP = Query(delete(batches).where(batches.c.id == bindparam("batch_id")))
 
 
 async def add_batch(tx: Tx, **columns: object) -> None:
-    """Store a batch; one argument per column."""
-    await tx.all(_ADD, **columns)
+    """Store a batch that has not been executed; one argument per column."""
+    await tx.all(_ADD, queued_since=None, **columns)
 
 
 async def batch_row(tx: Tx, batch_id: str) -> Row | None:
