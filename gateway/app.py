@@ -565,7 +565,8 @@ async def routing_of(
         contacts = {name: Contact() for name in settings.custodians}
         built = await _custodians(stack, settings, runtime, assets, Metrics(), vault, contacts)
         prices = price_source(assets, settings.prices)
-        funds = Funds(runtime, account_rules(settings, dict.fromkeys(built, 0.0)), settings.routes)
+        rules = account_rules(settings, dict.fromkeys(built, 0.0))
+        funds = Funds(runtime, rules, settings.routes, judges_age=False)
         funds.learn(known, runtime.clock.moment())
         yield Quotes(
             _router_of(settings, built),
