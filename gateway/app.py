@@ -50,6 +50,7 @@ from gateway.metrics import Metrics
 from gateway.payouts import Payouts
 from gateway.quotes import Quotes
 from gateway.resealing import compare_server_key
+from gateway.routing.accounts import PinnedAccounts
 from gateway.routing.durations import DurationLoop, Durations
 from gateway.routing.facts import KnownFacts
 from gateway.routing.prices import price_source
@@ -265,7 +266,8 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
         }
         funds = Funds(runtime, account_rules(settings, visibility), settings.routes)
         balances = Balances(runtime, funds, frozenset(custodians))
-        payouts = Payouts(runtime, vault, action_life, spending, own.digest, funds)
+        pinned = PinnedAccounts(settings)
+        payouts = Payouts(runtime, vault, action_life, spending, own.digest, funds, pinned)
         owner = f"{socket.gethostname()}-{os.getpid()}"
         bells: list[Workers] = []
 
@@ -295,7 +297,9 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
             recommend_percent=settings.routing.recommend_percent,
         )
         native = {name: each for name, each in custodians.items() if each.capabilities.batch}
-        batches = Batches(runtime, quotes, frozenset(native), settings.public_url, spending, funds)
+        batches = Batches(
+            runtime, quotes, frozenset(native), settings.public_url, spending, funds, pinned
+        )
         handovers = {
             name: Handover(each.set_limit(), each.capabilities.in_flight)
             for name, each in custodians.items()
@@ -434,6 +438,7 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
                 payouts=payouts,
                 metrics=metrics,
                 wake=wake,
+                configured=settings.custodians,
             ),
             inbox=workers.inbox,
             batches=batches,
@@ -560,7 +565,8 @@ async def routing_of(
         contacts = {name: Contact() for name in settings.custodians}
         built = await _custodians(stack, settings, runtime, assets, Metrics(), vault, contacts)
         prices = price_source(assets, settings.prices)
-        funds = Funds(runtime, account_rules(settings, dict.fromkeys(built, 0.0)), settings.routes)
+        rules = account_rules(settings, dict.fromkeys(built, 0.0))
+        funds = Funds(runtime, rules, settings.routes, judges_age=False)
         funds.learn(known, runtime.clock.moment())
         yield Quotes(
             _router_of(settings, built),

@@ -36,6 +36,7 @@ from gateway.model import (
     format_time,
 )
 from gateway.returns import Known, count
+from gateway.routing.accounts import PinnedAccounts
 from gateway.runtime import Runtime
 from gateway.spending import Spending, give_back, spend_of
 from gateway.states import STATUS_OF, Kind, Verdict, judge
@@ -79,7 +80,9 @@ class Payouts:
         spending: Spending | None = None,
         rules: str | None = None,
         funds: Funds | None = None,
+        pinned: PinnedAccounts | None = None,
     ) -> None:
+        self._pinned = pinned  #: what may be paid from; None: it is not checked
         #: the digest of the limits and routes by which payouts are accepted here; None: there are none
         self._rules = rules
         #: what is taken with a payout, in the transaction that accepts it
@@ -104,8 +107,8 @@ class Payouts:
 
         Live mode, and test mode with `strict`, consume the quote. Otherwise test mode answers a
         second call with the same payout. Refused: `quote_not_found`, `quote_already_used` (with
-        `payout_id`), `quote_expired`, `database_frozen`, `not_accepting`, `limit_exceeded`,
-        `insufficient_funds`, `balance_unknown`.
+        `payout_id`), `quote_expired`, `database_frozen`, `not_accepting`, `route_unavailable`,
+        `limit_exceeded`, `insufficient_funds`, `balance_unknown`.
         """
         now = self._runtime.clock.now()
         payout_id = (
@@ -137,14 +140,14 @@ class Payouts:
         )
         if quote is None:
             return await self._accepted_before(tx, caller, quote_id, strict=strict)
-        if self._spending is not None:
-            await self._check_cap(tx, self._spending, quote, caller)
-            if held is not None:
-                await self._spending.write(tx, payout_id, held)
+        custodian = json.loads(quote["terms"])["route"]["custodian"]
+        await self._check_again(tx, quote, custodian, caller)
+        if self._spending is not None and held is not None:
+            await self._spending.write(tx, payout_id, held)
         if self._funds is not None and hold is not None:
             await self._funds.write(tx, payout_id, hold)
-        awaits_funds = hold is not None and hold.waits
-        return await self._create(tx, quote, payout_id, now, awaits_funds=awaits_funds)
+        waits = hold is not None and hold.waits
+        return await self._create(tx, quote, custodian, payout_id, now, awaits_funds=waits)
 
     async def _unused(self, tx: Tx, caller: Caller, quote_id: str, now: datetime) -> Row | None:
         """Return a quote that may become a payout, where anything is taken for it beside the quote."""
@@ -156,14 +159,17 @@ class Payouts:
             return None
         return quote
 
-    @staticmethod
-    async def _check_cap(tx: Tx, spending: Spending, quote: Row, caller: Caller) -> None:
-        """Check the caps of one payout once more: they may have been lowered since the quote was given.
+    async def _check_again(self, tx: Tx, quote: Row, custodian: str, caller: Caller) -> None:
+        """Check the pinned route and the caps of one payout: they may have changed since the quote.
 
         The refusal may be kept, and what was written with it: so the quote is free again.
         """
         try:
-            spending.check(spend_of(quote, caller.key_id))
+            if self._pinned is not None:
+                account = Account.model_validate_json(quote["account"])
+                self._pinned.check(quote["org"], quote["mode"], custodian, account)
+            if self._spending is not None:
+                self._spending.check(spend_of(quote, caller.key_id))
         except Refused:
             await quote_rows.release_quote(tx, quote["id"])
             raise
@@ -189,10 +195,17 @@ class Payouts:
         detail = f"The quote {quote_id} has become the payout {used_by}. For another payout, ask for a new quote."
         raise Refused("quote_already_used", detail, payout_id=used_by)
 
-    async def _create(
-        self, tx: Tx, quote: Row, payout_id: str, now: datetime, *, awaits_funds: bool
+    async def _create(  # noqa: PLR0913 - what a payout is made of
+        self,
+        tx: Tx,
+        quote: Row,
+        custodian: str,
+        payout_id: str,
+        now: datetime,
+        *,
+        awaits_funds: bool,
     ) -> Payout:
-        custodian, at = json.loads(quote["terms"])["route"]["custodian"], to_us(now)
+        at = to_us(now)
         columns = {
             "id": payout_id,
             "org": quote["org"],

@@ -434,17 +434,21 @@ class Quotes:
 
     def shortage(
         self, caller: Caller, request: QuoteRequest, decision: Decision
-    ) -> tuple[InsufficientFunds | None, Refused | None]:
-        """Return what the account of a decision lacks, and what its payout would be refused with. A dry run."""
+    ) -> tuple[InsufficientFunds | None, str | None, Refused | None]:
+        """Return how a decision stands to the balance of its account. A dry run.
+
+        What the account lacks, a remark where its balance is not known and the payout is accepted, and what
+        the payout would be refused with.
+        """
         if self._funds is None or not decision.candidates:
-            return None, None
+            return None, None, None
         asked = self._asked(caller, request)
         terms, taken = self._promised(caller, request, asked, decision, None)
         short = self._lacks(terms, taken.account)
         if short is None:
-            return None, None
+            return None, *self._funds.without_balance(taken.route.custodian, taken.account)
         as_json, lacks = terms_json(terms), Decimal(short.needed)
-        return short, self._funds.would_refuse(caller.org, taken.account, as_json, lacks)
+        return short, None, self._funds.would_refuse(caller.org, taken.account, as_json, lacks)
 
     def _promised(
         self,

@@ -17,6 +17,8 @@ from gateway.attention import acknowledge, tell
 from gateway.config.settings import Settings
 from gateway.errors import CredentialsRefused
 from gateway.events import subscribes
+from gateway.execution.record import Recorded
+from gateway.execution.state import Job
 from gateway.keys import KeyTerms, Scope, mint_key
 from gateway.metrics import Metrics
 from gateway.model import Attention
@@ -106,6 +108,29 @@ async def test_credentials_that_are_accepted_again_close_their_row_at_once(bench
     assert await open_codes(bench) == []
     (row,) = await bench.db.read(attention_of, desk.ids[0])
     assert row["closed_by"] == "gateway"
+
+
+async def test_a_takeover_is_no_answer(bench: Bench) -> None:
+    """The worker died at the mark: nothing succeeded, and the operator's row stays open until something does."""
+    desk = Desk(bench)
+    await desk.open(1)
+    desk.script.submits, desk.script.moves = [raises(CredentialsRefused("HTTP 401"))], False
+    await desk.turns(2, 30)
+    assert await open_codes(bench) == ["credentials_refused"]
+    await bench.clock.advance(600)
+    (job,) = await desk.claim()
+    assert isinstance(job, Job)
+    await desk.script.move(desk.engine.order(job))
+    await bench.clock.advance(600)
+    (taken,) = await desk.claim(desk.new_engine("another"))
+    assert isinstance(taken, Recorded)
+    assert taken.decision is not None
+    assert (await desk.row())["failures"] == 2
+    assert await open_codes(bench) == ["credentials_refused"]
+    # What it then looks up is an answer.
+    desk.script.looks = [TAKEN]
+    await desk.turns(1, 60)
+    assert await open_codes(bench) == []
 
 
 def _gauges(made: Sweeper) -> str:

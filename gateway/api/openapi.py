@@ -167,6 +167,7 @@ def _paths(refs: dict[Any, Any]) -> dict[str, Any]:
                     "quote_not_found",
                     "quote_already_used",
                     "quote_expired",
+                    "route_unavailable",
                     "limit_exceeded",
                     "insufficient_funds",
                     "balance_unknown",

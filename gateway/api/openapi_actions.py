@@ -25,6 +25,7 @@ _CONFIRM = (
     "confirm_in_progress",
     "wrong_answer",
     "confirm_not_sent",
+    "custodian_removed",
     "database_frozen",
     "paused",
 )

@@ -150,6 +150,7 @@ def paths(refs: dict[Any, Any]) -> dict[str, Any]:
                     *_ACTS,
                     "batch_already_executed",
                     "not_accepting",
+                    "route_unavailable",
                     "paused",
                     "limit_exceeded",
                     "insufficient_funds",

@@ -135,6 +135,12 @@ PROBLEMS: dict[str, Problem] = {
         "The gateway is working on this payout. Retry after Retry-After.",
         retryable=True,
     ),
+    "custodian_removed": Problem(
+        409,
+        "Custodian not configured",
+        "Ask the gateway's operator: the payout stays as it is until they configure its custodian "
+        "again or end the payout.",
+    ),
     "cancel_too_late": Problem(
         409, "Too late to cancel", "Read the payout and wait until it ends."
     ),

@@ -67,6 +67,10 @@ class Explanation(BaseModel):
     insufficient_funds: InsufficientFunds | None = Field(
         description="What the account of the best candidate lacks, as in a quote; null: nothing, or it is not known."
     )
+    balance_remark: str | None = Field(
+        description="Why the balance of that account is not known while a payout would be accepted; null: it "
+        "is known, or the account does not reserve."
+    )
 
 
 async def explain_route(request: Request) -> Response:
@@ -95,9 +99,9 @@ async def explanation(
     """
     decision = quotes.explain(caller, asked, await active_pauses(tx))
     refusal = decision.refusal or await quotes.over_limit(tx, caller, asked, decision)
-    short = None
+    short = remark = None
     if refusal is None:
-        short, refusal = quotes.shortage(caller, asked, decision)
+        short, remark, refusal = quotes.shortage(caller, asked, decision)
     return {
         "policy": decision.policy.value,
         "candidates": [choice_view(each) for each in decision.candidates],
@@ -109,4 +113,5 @@ async def explanation(
         "code": None if refusal is None else refusal.code,
         "detail": None if refusal is None else refusal.detail,
         "insufficient_funds": None if short is None else short.model_dump(),
+        "balance_remark": remark,
     }

@@ -35,13 +35,13 @@ from gateway.runtime import Runtime
 from gateway.store import batches as rows
 from gateway.store import executions, funds
 from gateway.store.database import Row, Tx
-from gateway.store.rows import payout_of, to_us
+from gateway.store.rows import payout_of, to_json, to_us
 from gateway.store.state import goes_by, state_row
 
 #: Items that one step works on.
 _AT_ONCE = 50
-#: Batches whose waiting is remembered.
-_MOST_QUEUED = 10_000
+#: Clocks by which the waiting of a batch is counted: machines, and their restarts.
+_MOST_CLOCKS = 20
 #: In place of a position, while a batch waits for its turn: it does not get it any more, its payouts end.
 _ENDS = -2
 
@@ -82,8 +82,6 @@ class BatchSteps:
         submit_within_s: float | None = None,
     ) -> None:
         self._submit_within = None if submit_within_s is None else round(submit_within_s * 1e6)
-        #: when this process first saw a batch wait for its turn, by elapsed time
-        self._queued: dict[str, int] = {}
         #: the digest of the limits and routes that items are priced and checked by; None: there are none
         self._rules = rules
         self._recorders = recorders
@@ -144,18 +142,18 @@ class BatchSteps:
             return None
         if row["funds_until"] is not None and await funds.is_waiting(tx, row["id"]):
             return None
-        self._queued.pop(row["id"], None)
         await self._move(tx, row, BatchState.VERIFYING, now, worked_off=-1, funds_until=None)
         return Stepped(more=True)
 
     async def _never_begun(self, tx: Tx, row: Row, now: datetime) -> Stepped | None:
         """End a batch whose turn has not come in time; None: it waits on, or its turn has come.
 
-        Its time is elapsed time since this process first saw it wait: no clock that is set ends it, and it
-        counts anew after a restart. Nothing of it was handed over, so nothing can be on its way.
+        Its time is elapsed time since it was executed, so no clock that is set ends it. On another clock (after
+        a reboot, on another machine) it begins when that clock first sees it wait. Both are stored: a restart
+        of the process changes nothing. Nothing of it was handed over, so nothing can be on its way.
         """
         if row["worked_off"] != _ENDS:
-            if not self._waited_too_long(row["id"]):
+            if not await self._waited_too_long(tx, row):
                 return None
             # One that waits for funds alone has until midnight UTC.
             if not await rows.waits_for_another(tx, row["id"]):
@@ -165,12 +163,15 @@ class BatchSteps:
         dropped = await self._drop_unsent(tx, row, not_sent_in_time_report())
         return dropped or await self._judge(tx, row, now)
 
-    def _waited_too_long(self, batch_id: str) -> bool:
-        elapsed = self._runtime.clock.moment().elapsed
-        if len(self._queued) > _MOST_QUEUED:
-            self._queued.clear()
-        since = self._queued.setdefault(batch_id, elapsed)
-        return self._submit_within is not None and elapsed - since >= self._submit_within
+    async def _waited_too_long(self, tx: Tx, row: Row) -> bool:
+        now = self._runtime.clock.moment()
+        starts: dict[str, int] = json.loads(row["queued_since"] or "{}")
+        if now.clock_id not in starts:
+            kept = [*starts.items(), (now.clock_id, now.elapsed)][-_MOST_CLOCKS:]
+            await rows.update_batch(tx, row["id"], queued_since=to_json(dict(kept)))
+            return False
+        since = starts[now.clock_id]
+        return self._submit_within is not None and now.elapsed - since >= self._submit_within
 
     async def _never_funded(self, tx: Tx, row: Row, now: datetime) -> Stepped | None:
         """End a batch that its account has not covered in time; None: it does meanwhile."""

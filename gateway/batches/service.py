@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Literal
@@ -26,6 +27,7 @@ from gateway.model import (
 from gateway.pause import Subject
 from gateway.pausing import refuse_if_paused
 from gateway.quotes import Quotes
+from gateway.routing.accounts import PinnedAccounts
 from gateway.runtime import Runtime
 from gateway.spending import Spending
 from gateway.store import batches as rows
@@ -39,6 +41,15 @@ from gateway.views import API_VERSION
 BATCH_LIFE = timedelta(hours=24)
 
 
+@dataclass(frozen=True)
+class Amounts:
+    """How many items a batch has of each status, asset and amount, and the state of the batch then."""
+
+    rows: Sequence[Row]
+    #: its `updated_at`; another one since: an item may have ended
+    updated_at: int
+
+
 class Batches:
     """Use cases of batches. Its methods are store functions, but where they say so."""
 
@@ -50,7 +61,10 @@ class Batches:
         public_url: str,
         spending: Spending | None = None,
         funds: Funds | None = None,
+        pinned: PinnedAccounts | None = None,
     ) -> None:
+        #: what may be paid from by the configuration; None: it is not checked
+        self._pinned = pinned
         self._spending = spending
         self._funds = funds
         self._runtime = runtime
@@ -170,31 +184,32 @@ class Batches:
         found = await rows.list_batches(tx, caller.org, caller.mode, after_id, limit)
         return [await self.view(tx, row) for row in found]
 
-    async def amounts(self, tx: Tx, caller: Caller, batch_id: str) -> Sequence[Row] | None:
+    async def amounts(self, tx: Tx, caller: Caller, batch_id: str) -> Amounts | None:
         """Return how many items an org's batch has of each status, asset and amount: a long read.
 
         None where there is no such batch.
         """
         try:
-            await self.row(tx, caller, batch_id)
+            row = await self.row(tx, caller, batch_id)
         except Refused:
             return None
-        return await rows.amounts(tx, batch_id)
+        return Amounts(await rows.amounts(tx, batch_id), row["updated_at"])
 
     async def execute(
         self,
         tx: Tx,
         caller: Caller,
         batch_id: str,
-        amounts: Sequence[Row] | None = None,
+        amounts: Amounts | None = None,
     ) -> BatchView:
         """Execute a batch, once.
 
-        `amounts`: as they were read before. Nothing of a batch that may still be executed changes, so they
-        hold; without them every item is read here. Refused: `batch_not_found`,
-        `batch_already_executed`, `batch_ended`, `paused`, and `limit_exceeded`, `insufficient_funds`,
-        `balance_unknown`: the whole sum is counted and reserved, or nothing. Where the route says so, a
-        batch that its account does not cover waits until midnight UTC.
+        `amounts`: as they were read before. They hold unless an operator has ended an item since; then, and
+        without them, every item is read here. Refused: `batch_not_found`,
+        `batch_already_executed`, `batch_ended`, `route_unavailable` (the source is no longer configured),
+        `paused`, and `limit_exceeded`, `insufficient_funds`, `balance_unknown`: the whole sum is counted
+        and reserved, or nothing. Where the route says so, a batch that its account does not cover waits
+        until midnight UTC.
         """
         row = await self.row(tx, caller, batch_id)
         now = self._runtime.clock.now()
@@ -208,19 +223,29 @@ class Batches:
             detail = "The batch was not executed in time. Create it again."
             raise Refused("batch_ended", detail)
         account = Account.model_validate_json(row["account"])
-        subject = Subject(row["org"], row["mode"], row["custodian"], account, asset="")
+        source = row["org"], row["mode"], row["custodian"], account
+        if self._pinned is not None:
+            self._pinned.check(*source)
+        subject = Subject(*source, asset="")
         await refuse_if_paused(tx, subject)
+        holds = amounts is not None and amounts.updated_at == row["updated_at"]
+        counted = amounts.rows if amounts is not None and holds else None
         # Refused before anything is written.
         hold = None if self._funds is None else await self._funds.hold_batch(tx, row)
         if self._spending is not None:
-            await self._spending.take_batch(tx, row, caller.key_id, now, amounts)
+            await self._spending.take_batch(tx, row, caller.key_id, now, counted)
         if self._funds is not None and hold is not None:
             await self._funds.write(tx, batch_id, hold)
         waits = hold is not None and hold.waits
         until = to_us(midnight_after(now)) if waits else None
         at = to_us(now)
-        await rows.update_batch(tx, batch_id, executed_at=at, updated_at=at, funds_until=until)
-        totals = None if amounts is None else totals_of(amounts)
+        # Its time to wait for its turn begins now, by this clock; another clock adds its own start.
+        moment = self._runtime.clock.moment()
+        queued = to_json({moment.clock_id: moment.elapsed})
+        await rows.update_batch(
+            tx, batch_id, executed_at=at, updated_at=at, funds_until=until, queued_since=queued
+        )
+        totals = None if counted is None else totals_of(counted)
         return await self.view(tx, await self.row(tx, caller, batch_id), totals)
 
     async def cancel(self, tx: Tx, caller: Caller, batch_id: str) -> BatchView:

@@ -164,5 +164,7 @@ def _print(view: dict[str, Any], asset: str) -> None:
         taken = view["candidates"][0]
         name = f"{taken['account']['type']} {taken['account']['id']}"
         say(f"{taken['route']}: {name} lacks {short['needed']} {short['asset']}")
+    if view["balance_remark"] is not None:
+        say(f"{view['candidates'][0]['route']}: {view['balance_remark']}")
     if view["code"] is not None:
         say(f"refused ({view['code']}): {view['detail']}")

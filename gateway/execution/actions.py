@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from typing import Any
 
 from gateway.adapter import BatchReport, Capabilities, FundsMoved, Report, SubStatus
@@ -69,7 +69,10 @@ class Actions:
         payouts: Payouts,
         metrics: Metrics,
         wake: Callable[[str], None],
+        configured: Container[str] = (),
     ) -> None:
+        """`configured`: the custodians of the configuration, also those whose adapter did not load."""
+        self._configured = configured
         self._db = db
         self._runtime = runtime
         self._engines = engines
@@ -94,9 +97,12 @@ class Actions:
         not. `note` is a store function that writes who answers; it is committed before the custodian
         hears of it. Returns once the outcome is written, whatever it is. Refused: `action_not_required`,
         `action_expired`, `confirm_in_progress`, `wrong_answer`, `invalid_request`,
-        `confirm_not_sent`, `paused`.
+        `confirm_not_sent`, `paused`; `custodian_removed` where no custodian of this name is configured.
         """
-        engine = self._engine(payout)
+        engine = self._engines.get(payout.custodian)
+        if engine is None:
+            await self._db.read(self._asks, payout.id, action)
+            raise self._unreachable(payout.custodian)
         job = await self._begin_confirm(engine, payout, action, note)
         order = engine.order(job)
         started = self._runtime.clock.moment()
@@ -149,12 +155,18 @@ class Actions:
                 engine.announce(Recorded((applied,), ended=True))
         engine.wakeup.ring()
 
-    def _engine(self, payout: Payout) -> Engine:
-        engine = self._engines.get(payout.custodian)
-        if engine is None:
-            detail = f"The custodian {payout.custodian} is not configured at this gateway."
-            raise Refused("payout_busy", detail, headers={"Retry-After": "60"})
-        return engine
+    def _unreachable(self, custodian: str) -> Refused:
+        """Return why an answer cannot be handed to a custodian: only an operator can change that."""
+        if custodian in self._configured:
+            detail = (
+                f"The adapter of {custodian} is not loaded; nothing was sent. Answer again later."
+            )
+            return Refused("confirm_not_sent", detail, headers={"Retry-After": "60"})
+        detail = (
+            f"The custodian {custodian} is not configured at this gateway any more; nothing was sent. The "
+            "payout waits for the gateway's operator."
+        )
+        return Refused("custodian_removed", detail)
 
     async def _claim(self, engine: Engine, payout_id: str, code: str) -> Job:
         """Lease a payout's execution, waiting a little for a look in progress. Refused: busy."""

@@ -55,6 +55,7 @@ from gateway.store import payouts as payout_rows
 from gateway.store import state as store_state
 from gateway.store.attention import close_of_ended
 from gateway.store.audit import add_audit
+from gateway.store.batches import note_ended_item
 from gateway.store.database import Row, Tx
 from gateway.views import BY_OPERATOR
 
@@ -131,6 +132,9 @@ async def resolve(  # noqa: PLR0913 - the decision and its circumstances
             return asked
     await _audit(tx, runtime, payout, by, RESOLVED, found, request_id)
     report = _report_of(found)
+    if payout.batch_id is not None and execution is None:
+        # Its batch may be being executed now, by what was read of its items before.
+        await note_ended_item(tx, payout.batch_id)
     if found.delivered or execution is None:
         applied = await recorder.news(tx, payout_id, report, Source.OPERATOR)
         if applied is not None and applied.final:

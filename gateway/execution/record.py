@@ -429,6 +429,7 @@ class Recorder:
     ) -> bool:
         """Give the lease back with the time of the next look, or end the execution with its last item."""
         row = work.row
+        # A takeover keeps the number of failures, so that it closes nothing: it is no answer.
         if row["failures"] and not decision.failures and not decision.alerts:
             await close_answered(tx, work.rows, now.wall)
         if all(each["status"] in TERMINAL or each["id"] in work.final for each in work.items):

@@ -121,7 +121,11 @@ class Funds:
         runtime: Runtime,
         rules: Mapping[str, AccountRule],
         routes: Sequence[RouteSettings] = (),
+        *,
+        judges_age: bool = True,
     ) -> None:
+        """`judges_age`: False in a command, which cannot date a balance that another machine has read."""
+        self._judges_age = judges_age
         self._runtime = runtime
         self._rules = rules
         self._routes = routes
@@ -216,13 +220,40 @@ class Funds:
             return None
         return _insufficient(rule, need_of(terms), lacks)
 
+    def without_balance(
+        self, custodian: str, account: Account
+    ) -> tuple[str | None, Refused | None]:
+        """Return what becomes of a payout from an account whose balance is not known, or too old.
+
+        A remark where it is accepted, or what it would be refused with; neither: nothing is reserved from
+        the account, or its balance counts. From memory, for a dry run.
+        """
+        rule = self.rule(custodian, account)
+        if rule is None or not rule.reserves:
+            return None, None
+        known = self._known.get(rule.key)
+        row = None if known is None else known.row
+        if row is not None and (row["supported"] == 0 or self.counts(row, rule)):
+            return None, None
+        name = f"{account.type} {account.id}"
+        if rule.waits_when_old:
+            waits = "is not known, or too old: a payout would wait for the next read"
+            return f"the balance of {name} {waits}", None
+        elsewhere = row is not None and row["read_elapsed"] is not None and self._age(row) is None
+        if elsewhere and not self._judges_age:
+            return f"the age of the balance of {name} is known to the running gateway alone", None
+        return None, _balance_unknown(rule)
+
+    def _age(self, row: Columns) -> int | None:
+        return self.age(row, self._runtime.clock.moment())
+
     def counts(self, row: Columns, rule: AccountRule) -> bool:
         """Whether an account's balances may be gone by now."""
         return (
             row["balances"] is not None
             and row["blind_clock_id"] is None
             and (not rule.reserves or row["reserving"] == 1)
-            and is_fresh(self.age(row, self._runtime.clock.moment()), rule.max_age)
+            and is_fresh(self._age(row), rule.max_age)
         )
 
     # --- Reserving --------------------------------------------------------------------------------

@@ -22,8 +22,13 @@ class AlternativeRoute(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
+    route: str | None = Field(
+        description="Its name, as in `POST /routes/explain`; null: the operator has not named it."
+    )
     custodian: str
-    account: Account = Field(description="The account that would pay; both go into `route`.")
+    account: Account = Field(
+        description="The account that would pay; custodian and account go into `route` of the request."
+    )
     network: str | None
     fee_total_usd: Amount
     savings_usd: Annotated[Amount, Field(description="What it costs less, in US dollars.")]
@@ -71,6 +76,8 @@ def recommended(
     return Recommendation(
         message=message,
         alternative_route=AlternativeRoute(
+            # A name has no dot; a route without one goes by its position, `routes.N`.
+            route=other.name if "." not in other.name else None,
             custodian=other.route.custodian,
             account=other.account,
             network=other.route.to_network,

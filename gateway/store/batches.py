@@ -12,6 +12,11 @@ from gateway.store.payouts import frees_reference
 from gateway.store.schema import batches, execution_items, executions, payouts
 
 _ADD = Query(insert(batches))
+_NOTE_ENDED_ITEM = Query(
+    update(batches)
+    .where(batches.c.id == bindparam("at_id"))
+    .values(updated_at=batches.c.updated_at + 1)
+)
 _ROW = Query(select(batches).where(batches.c.id == bindparam("batch_id")))
 _FIND = Query(
     select(batches).where(
@@ -218,8 +223,8 @@ _DROP = Query(delete(batches).where(batches.c.id == bindparam("batch_id")))
 
 
 async def add_batch(tx: Tx, **columns: object) -> None:
-    """Store a batch; one argument per column."""
-    await tx.all(_ADD, **columns)
+    """Store a batch that has not been executed; one argument per column."""
+    await tx.all(_ADD, queued_since=None, **columns)
 
 
 async def batch_row(tx: Tx, batch_id: str) -> Row | None:
@@ -266,6 +271,11 @@ async def update_batch(tx: Tx, batch_id: str, **columns: object) -> None:
     names = tuple(sorted(columns))
     values = {"set_" + name: value for name, value in columns.items()}
     await tx.all(_update(names), at_id=batch_id, **values)
+
+
+async def note_ended_item(tx: Tx, batch_id: str) -> None:
+    """Note that an item of a batch has ended by itself: what was read of its items before holds no more."""
+    await tx.all(_NOTE_ENDED_ITEM, at_id=batch_id)
 
 
 async def batches_to_do(tx: Tx, now: int, limit: int) -> list[str]:

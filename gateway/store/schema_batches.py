@@ -35,6 +35,8 @@ batches = Table(
     #: until when items that were not handed over wait for funds
     Column("funds_until", BigInteger),
     Column("finalized_at", BigInteger),
+    #: since when it waits for its turn: elapsed time by clock id, JSON; null: no clock has seen it wait
+    Column("queued_since", Text),
     Index("ix_batches_org_mode_created", "org", "mode", "created_at", "id"),
     Index("ix_batches_state", "state", "executed_at"),
 )

@@ -50,6 +50,7 @@ from gateway.metrics import Metrics
 from gateway.panel.application import add_panel
 from gateway.payouts import Payouts
 from gateway.quotes import Quotes
+from gateway.routing.accounts import PinnedAccounts
 from gateway.routing.prices import PriceTable
 from gateway.routing.router import Instance, Router
 from gateway.rules import OwnRules
@@ -337,7 +338,10 @@ async def open_api(
             spending = Spending(Rules(settings.spending, table.usd))
         own = OwnRules(settings)
         funds = Funds(runtime, account_rules(settings, {"acme_eu": 30.0}), settings.routes)
-        payouts = Payouts(runtime, vault, spending=spending, rules=own.digest, funds=funds)
+        pinned = PinnedAccounts(settings)
+        payouts = Payouts(
+            runtime, vault, spending=spending, rules=own.digest, funds=funds, pinned=pinned
+        )
         endpoints = Endpoints(runtime, vault, settings)
         engine = Engine(
             db=db,
@@ -358,7 +362,9 @@ async def open_api(
         context = ApiContext(
             gateway_id=runtime.ids.new("gwy"),
             settings=settings,
-            batches=Batches(runtime, quotes, frozenset(), settings.public_url, spending, funds),
+            batches=Batches(
+                runtime, quotes, frozenset(), settings.public_url, spending, funds, pinned
+            ),
             funds=funds,
             db=db,
             payouts=payouts,

@@ -14,7 +14,7 @@ from gateway.config.settings import Settings
 from gateway.funds.balances import Balances, find_ended
 from gateway.keys import USUAL_OF_OPERATORS, KeyTerms, mint_key
 from gateway.model import Account
-from tests.api.conftest import Api, open_api
+from tests.api.conftest import WALLET, Api, open_api
 from tests.api.test_batches import create, item
 
 SHARED = Account(id="A1", type="VAULT")
@@ -167,7 +167,11 @@ async def test_an_old_balance_refuses(funded: Api) -> None:
     async with open_api(Settings.model_validate(members), clock=funded.clock) as strict:
         by = f"Bearer {await funded.key()}"
         problem = await strict.problem("POST", "/payouts", body=body, authorization=by)
+        asked = {"destination": WALLET, "asset": "USDC", "amount": "1"}
+        _, told = await strict.call("POST", "/routes/explain", body=asked, authorization=by)
     assert (problem["status"], problem["code"]) == (503, "balance_unknown")
+    # The dry run says the same.
+    assert (told["code"], told["balance_remark"]) == ("balance_unknown", None)
     assert problem["retryable"] is True
     assert (await funded.call("POST", "/payouts", body=body))[0] == 201
 

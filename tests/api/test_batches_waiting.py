@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from gateway.adapter import Report, SubStatus
 from gateway.batches.runner import BatchSteps, Handover
 from gateway.rules import OwnRules
+from gateway.store.batches import batch_row
 from gateway.store.rules import activate
 from gateway.store.state import freeze
 from tests.api.conftest import Api
@@ -84,16 +87,48 @@ async def test_one_that_has_begun_to_end_ends_whole(api: Api) -> None:
 
 
 async def test_no_clock_that_is_set_ends_it(api: Api) -> None:
-    """And a process that is started anew counts anew."""
+    """Nor does a restart of the process give it more time: it counts since the execution."""
     first, second = await queued(api)
-    made = steps(api)
-    await go_on(api, made, first)
-    await go_on(api, made, second)
+    await go_on(api, steps(api), first)
     api.clock.step(10 * WITHIN_S)
-    assert await go_on(api, made, second) == "requested"
-    await api.clock.advance(WITHIN_S)
     assert await go_on(api, steps(api), second) == "requested"
-    assert await go_on(api, made, second) == "failed"
+    await api.clock.advance(WITHIN_S - 1)
+    assert await go_on(api, steps(api), second) == "requested"
+    await api.clock.advance(1)
+    assert await go_on(api, steps(api), second) == "failed"
+
+
+async def test_another_clock_counts_from_when_it_saw_it_wait(api: Api) -> None:
+    """After a reboot, or on another machine; what either has counted is kept for its next process."""
+    first, second = await queued(api)
+    await go_on(api, steps(api), first)
+    own = api.clock._clock_id
+    await api.clock.advance(WITHIN_S - 10)
+    api.clock._clock_id = "another boot"
+    assert await go_on(api, steps(api), second) == "requested"
+    await api.clock.advance(9)
+    assert await go_on(api, steps(api), second) == "requested"
+    api.clock._clock_id = own
+    assert await go_on(api, steps(api), second) == "requested"
+    await api.clock.advance(1)
+    api.clock._clock_id = "another boot"
+    assert await go_on(api, steps(api), second) == "requested"
+    await api.clock.advance(WITHIN_S - 11)
+    assert await go_on(api, steps(api), second) == "requested"
+    await api.clock.advance(1)
+    assert await go_on(api, steps(api), second) == "failed"
+
+
+async def test_so_many_clocks_are_kept(api: Api) -> None:
+    """A process without a clock of its machine has one of its own, and may be restarted often."""
+    first, second = await queued(api)
+    await go_on(api, steps(api), first)
+    for number in range(30):
+        api.clock._clock_id = f"boot {number}"
+        assert await go_on(api, steps(api), second) == "requested"
+    row = await api.context.db.read(batch_row, second)
+    assert row is not None
+    assert list(json.loads(row["queued_since"])) == [f"boot {n}" for n in range(10, 30)]
 
 
 @pytest.mark.parametrize("why", ["an old copy", "other rules"])

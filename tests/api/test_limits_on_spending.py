@@ -11,6 +11,9 @@ import pytest
 
 from gateway.config.settings import Settings
 from gateway.config.spending import SpendingSettings
+from gateway.execution.operator import Resolution, resolve
+from gateway.keys import recognise
+from gateway.store.spending import all_counters
 from tests.api.conftest import WALLET, Api, open_api
 from tests.api.test_batches import create, item
 
@@ -117,6 +120,24 @@ async def test_fifty_callers_and_one_limit(limited: Api) -> None:
     answers = await asyncio.gather(*map(pay, quotes))
     assert sorted(set(answers)) == [201, 422]
     assert answers.count(201) == 2
+
+
+async def test_an_item_that_ends_just_before_its_batch_is_executed_is_not_counted(
+    limited: Api,
+) -> None:
+    """An operator ends it after the amounts were read and before the execution, which reads them again."""
+    made = await create(limited, item(1, amount="45"), item(2, amount="45"))
+    context = limited.context
+    caller = await context.db.read(recognise, context.runtime, await limited.key())
+    amounts = await context.db.read(context.batches.amounts, caller, made["id"])
+    _, page = await limited.call("GET", f"/payout-batches/{made['id']}/payouts")
+    found = Resolution(delivered=True, evidence="seen", transfer="t-1")
+    runtime, recorder = context.runtime, limited.engine.recorder
+    await context.db.run(resolve, recorder, runtime, page["data"][0]["id"], found)
+    view = await context.db.run(context.batches.execute, caller, made["id"], amounts)
+    assert view.delivered_count == 1
+    (row,) = await context.db.read(all_counters)
+    assert (row["count"], row["amount"]) == (1, "45")
 
 
 async def test_a_batch_above_a_limit(limited: Api) -> None:

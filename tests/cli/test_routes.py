@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -137,8 +138,35 @@ def test_a_shortage_of_the_only_route_is_told(config: Path) -> None:
     assert "second: ACCOUNT A lacks 80 USDC" in run(*asked)
 
 
-async def read_balance(config: Path, amount: Decimal) -> None:
-    """Note a balance of the account of the second custodian."""
+def test_a_balance_that_is_not_known_is_told(config: Path) -> None:
+    """A payout would be refused, or would wait, as it is configured; one read elsewhere is not judged."""
+    wish = ("--custodian", "two", "--account", "ACCOUNT:A", "--config", config)
+    asked = ("routes", "explain", ADDRESS, "--org", "acme", "--asset", "USDC", "--amount", "10")
+    text = config.read_text()
+    reserving = text.replace("[custodians.two]", "[custodians.two]\nreserve = true")
+    assert "balance" not in run(*asked, *wish).lower()
+    config.write_text(reserving)
+    said = run(*asked, *wish, code=1)
+    assert "refused (balance_unknown): The balance of the account ACCOUNT 'A' at 'two' is" in said
+    told = json.loads(run(*asked, *wish, "--json", code=1))
+    assert (told["code"], told["balance_remark"]) == ("balance_unknown", None)
+    config.write_text(
+        reserving.replace("reserve = true", 'reserve = true\non_old_balance = "wait"')
+    )
+    waits = "is not known, or too old: a payout would wait for the next read"
+    assert f"second: the balance of ACCOUNT A {waits}" in run(*asked, *wish)
+    config.write_text(reserving)
+    asyncio.run(read_balance(config, Decimal(20), clock_id="another machine"))
+    told = json.loads(run(*asked, *wish, "--json"))
+    assert (told["code"], told["insufficient_funds"]) == (None, None)
+    assert "the running gateway alone" in told["balance_remark"]
+    asyncio.run(read_balance(config, Decimal(20)))
+    told = json.loads(run(*asked, *wish, "--json"))
+    assert (told["code"], told["balance_remark"]) == (None, None)
+
+
+async def read_balance(config: Path, amount: Decimal, clock_id: str | None = None) -> None:
+    """Note a balance of the account of the second custodian, perhaps by another machine's clock."""
     runtime = real_runtime()
     settings = load(config)
     async with open_database(settings, runtime) as db:
@@ -146,6 +174,7 @@ async def read_balance(config: Path, amount: Decimal) -> None:
         balances = Balances(runtime, funds, frozenset({"two"}))
         (rule,) = funds.rules.values()
         now = runtime.clock.moment()
+        now = now if clock_id is None else replace(now, clock_id=clock_id)
         await db.run(balances.settle, now)
         number = await db.run(balances.begin_read, rule, (), now, 0)
         assert number is not None

@@ -93,6 +93,9 @@ class Made(asyncio.Protocol):
         self._table.count(why)
         self.transport.abort()
 
+    def check(self, now: float) -> None:
+        """Nothing on it is ever late."""
+
     @property
     def _table(self) -> Connections:
         return self._listener.table
@@ -175,6 +178,64 @@ async def test_fewer_are_accepted_in_a_turn_while_a_request_is_in_progress(
             await asyncio.sleep(0)
         assert max(taken) == ACCEPTED_AT_ONCE
         await until(lambda: len(made.made) == 500)
+
+
+async def test_an_address_at_its_limit_waits_while_a_request_is_in_progress(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each new connection of it costs the request a parser, a refusal and an end; others do not wait."""
+    monkeypatch.setattr(accepting, "LATER_BESIDE_S", 3600.0)
+    async with listening() as made:
+        made.acceptor.start()
+        made.connect(MANY, 20)
+        await until(lambda: len(made.made) == 20)
+        made.busy = True
+        made.connect(MANY, 6)
+        await until(lambda: len(made.made) == 21)
+        made.connect(OTHER, 2)
+        await until(lambda: made.hosts()[OTHER] == 2)
+        assert made.hosts()[MANY] == 21
+        # All of them once it is answered, though each of them ends another one.
+        made.busy = False
+        made.connect(MANY)
+        await until(lambda: made.hosts()[MANY] == 27)
+        assert made.told.closed == {"replaced": 7}
+
+
+async def test_so_does_an_address_whose_refusals_are_held_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Far from its limit: those that are refused are closed, and it connects again and again."""
+    monkeypatch.setattr(accepting, "LATER_BESIDE_S", 3600.0)
+    async with listening() as made:
+        made.acceptor.start()
+        made.busy = True
+        now = asyncio.get_running_loop().time
+        made.table.note_refused(MANY, now())
+        made.connect(MANY, 5)
+        await until(lambda: made.hosts()[MANY] == 1)
+        made.connect(OTHER, 2)
+        await until(lambda: made.hosts()[OTHER] == 2)
+        assert made.hosts()[MANY] == 1
+        # A second later it counts no more, and nothing is remembered of it.
+        made.table.sweep(now() + 0.5)
+        assert made.table.is_refused(MANY, now())
+        made.table.sweep(now() + 1.5)
+        assert not made.table.is_refused(MANY, now())
+        made.connect(MANY)
+        await until(lambda: made.hosts()[MANY] == 6)
+
+
+async def test_a_proxy_is_no_address_at_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its connections are those of many clients, and end no others."""
+    monkeypatch.setattr(accepting, "LATER_BESIDE_S", 3600.0)
+    trusting = Limits.of(ListenSettings(trusted_proxies=(f"{MANY}/32",)), 1000)
+    async with listening(replace(trusting, most_per_address=20)) as made:
+        made.busy = True
+        made.table.note_refused(MANY, asyncio.get_running_loop().time())
+        made.acceptor.start()
+        made.connect(MANY, 60)
+        await until(lambda: made.hosts()[MANY] == 60)
 
 
 async def test_an_address_within_its_limit_loses_nothing() -> None:

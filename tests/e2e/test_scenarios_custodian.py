@@ -166,6 +166,7 @@ async def test_a_custodian_that_is_not_configured_any_more(tmp_path: Path) -> No
 
         await eventually(handed_over)
         await execute(made, next_one)
+        unused = await _quote_euros(made, "9")
         await made.stop_gateways()
         edit(made, _without_retired)
         await _activate(made)
@@ -175,6 +176,13 @@ async def test_a_custodian_that_is_not_configured_any_more(tmp_path: Path) -> No
         await execute(made, other)
         assert (await ends(made, other))["state"] == "finalized"
         assert (await made.payout(slow))["status"] == "broadcast"
+        for path, body in (
+            ("/payouts", {"quote_id": unused}),
+            (f"/payout-batches/{waiting['id']}/execute", None),
+        ):
+            # What was pinned to it is refused, neither paid by another custodian nor parked.
+            status, problem = await made.call("POST", path, body)
+            assert (status, problem["code"]) == (422, "route_unavailable"), path
         for batch in (begun, next_one, waiting):
             assert (await _batch_now(made, batch))["state"] not in {"finalized", "failed"}
         status, problem = await made.call("POST", f"/payouts/{slow}/cancel")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from typing import Any, TypeVar
 
@@ -52,8 +52,8 @@ SENT = Report(SubStatus.BROADCAST, "SENT")
 class Counter(Desk):
     """A desk with one payout, and somebody who acts on it."""
 
-    def acting(self, *, configured: bool = True) -> Actions:
-        """Return what people act by."""
+    def acting(self, *, configured: bool = True, named: Sequence[str] = ()) -> Actions:
+        """Return what people act by. `named`: custodians of the configuration, loaded or not."""
         return Actions(
             db=self.bench.db,
             runtime=self.bench.runtime,
@@ -63,6 +63,7 @@ class Counter(Desk):
             payouts=self.bench.payouts,
             metrics=Metrics(),
             wake=lambda _: None,
+            configured=named,
         )
 
     @property
@@ -498,10 +499,18 @@ async def test_a_cancel_finds_a_mark_that_was_left_behind(new: Counter) -> None:
 
 
 async def test_a_custodian_that_is_not_configured_here(asking: Counter) -> None:
-    """Neither confirm nor cancel: it knows the payout, and cannot be asked. Nothing changes."""
+    """Neither confirm nor cancel: it knows the payout, and cannot be asked. Nothing changes.
+
+    Only an operator can help, unless it is the adapter alone that is missing.
+    """
     before = (tuple(await asking.row()), await asking.stand())
     refusal = await refused(asking.confirm(configured=False))
-    assert (refusal.code, refusal.headers) == ("payout_busy", {"Retry-After": "60"})
+    assert (refusal.code, refusal.headers) == ("custodian_removed", {})
+    assert "operator" in refusal.detail
+    refusal = await refused(asking.confirm(configured=False, named=["acme"]))
+    assert (refusal.code, refusal.headers) == ("confirm_not_sent", {"Retry-After": "60"})
+    refusal = await refused(asking.confirm(2, configured=False))
+    assert refusal.code == "action_not_required"
     refusal = await refused(asking.cancel(configured=False))
     assert refusal.code == "cancel_unsupported"
     assert "payouts resolve" in refusal.detail

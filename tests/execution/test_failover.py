@@ -31,7 +31,7 @@ from gateway.funds.reservations import Funds
 from gateway.metrics import Metrics
 from gateway.model import Account, FailureCode, FundsMoved, Payout
 from gateway.pause import PauseScope
-from gateway.pausing import Wanted, pause
+from gateway.pausing import Wanted, pause, resume
 from gateway.payouts import Payouts
 from gateway.quotes import QuoteRequest, Quotes
 from gateway.report import Notice, Ref
@@ -468,6 +468,22 @@ async def test_nothing_goes_on_during_an_emergency_stop(bench: Bench) -> None:
     await bench.db.run(pause, bench.runtime, wanted, "a leak", act, keep_accepting=True)
     await two.acme.record(job, Verb.SUBMIT, SHORT, order=order)
     assert not await went_on(two, payout_id)
+
+
+async def test_what_was_not_refused_waits_for_the_end_of_a_pause(bench: Bench) -> None:
+    """Nothing was sent, and the only other custodian is paused: the payout neither ends nor moves."""
+    two = pair(bench)
+    payout_id = await two.pay()
+    wanted, act = Wanted(PauseScope.CUSTODIAN, "beta"), Act("operator", "")
+    await bench.db.run(pause, bench.runtime, wanted, "a rumour", act)
+    down = CustodianDown("it does not answer")
+    await refused(two, payout_id, down, moved=False)
+    assert not await went_on(two, payout_id)
+    assert (await two.payout(payout_id)).status == "pending"
+    await bench.db.run(resume, bench.runtime, wanted, "checked", act)
+    await two.acme.clock.advance(60)
+    await refused(two, payout_id, down, moved=False)
+    assert await went_on(two, payout_id)
 
 
 async def test_it_never_comes_back(bench: Bench) -> None:

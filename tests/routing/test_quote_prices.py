@@ -27,15 +27,23 @@ AT = datetime(2026, 3, 2, 9, tzinfo=UTC)
 ADDRESS = "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed"
 
 
-def quotes(*fees: dict[str, str], prices: PriceSource | None = None, percent: str = "1") -> Quotes:
-    """Return what makes quotes, with a route per fee: `one`, `two` and so on."""
+def quotes(
+    *fees: dict[str, str],
+    prices: PriceSource | None = None,
+    percent: str = "1",
+    named: bool = True,
+) -> Quotes:
+    """Return what makes quotes, with a route and a custodian per fee: `one`, `two` and so on.
+
+    Unless `named`, the routes have no names.
+    """
     names = ("one", "two", "three")[: len(fees)]
     can = Capabilities(frozenset({"address"}))
     clock = SetClock()
     routes = [
         RouteSettings.model_validate(
             {
-                "name": name,
+                "name": f"by-{name}" if named else None,
                 "destination": "address",
                 "custodian": name,
                 "account": {"id": "A", "type": "VAULT"},
@@ -107,6 +115,7 @@ def test_a_cheaper_route_is_recommended(
         assert told is None
         return
     assert told["alternative_route"] == {
+        "route": "by-two",
         "custodian": "two",
         "account": {"id": "A", "type": "VAULT"},
         "network": "Ethereum",
@@ -114,6 +123,12 @@ def test_a_cheaper_route_is_recommended(
         "savings_usd": saves,
     } | ({"fee_total_usd": "0"} if fees[1] == "0" else {})
     assert told["message"] == f"two on Ethereum would cost {fees[1]} ETH instead of 1 ETH."
+
+
+def test_a_recommended_route_without_a_name_has_none() -> None:
+    """Its position in the file is nothing to a partner."""
+    told = quote_json(ask(quotes({"flat": "1"}, {"flat": "0.5"}, prices=table(), named=False)))
+    assert told["recommendation"]["alternative_route"]["route"] is None
 
 
 def test_without_a_price_nothing_is_recommended() -> None:
