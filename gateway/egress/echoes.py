@@ -29,6 +29,8 @@ _LEAST_ANYWHERE = 8
 _LEAST_BEGINNING = 4
 #: The parts of a value ("Bearer …", "v1,… v1,…") are removed by themselves if they have so many bytes.
 _LEAST_PART = 8
+#: Texts of so many characters are remembered with what is left of them: the words of statuses.
+_WORD = 32
 #: Headers of a request that say nothing in confidence.
 _PLAIN_HEADERS = frozenset(
     {
@@ -111,7 +113,16 @@ def without_sent(text: str) -> str:
     values = _sent.get()
     if not values or not text:
         return text
+    without = _word_without if len(text) <= _WORD else _text_without
+    return without(text, frozenset(values))
+
+
+def _text_without(text: str, values: frozenset[str]) -> str:
     return redact(text.encode("utf-8", "replace"), values).decode("utf-8", "replace")
+
+
+#: A custodian has few words, and most send the same credentials with each request.
+_word_without = lru_cache(maxsize=256)(_text_without)
 
 
 def texts_of(value: object) -> Iterator[str]:

@@ -14,6 +14,7 @@ from aiohttp import web
 
 from gateway.config.settings import WebhookSettings
 from gateway.egress.echoes import redact, sending, texts_of, tracing, without_sent
+from gateway.logs import REMOVED
 from gateway.runtime import real_runtime
 from gateway.signing import secret_text
 from gateway.webhooks.sender import DeliveryResult, Sender, Target
@@ -141,6 +142,18 @@ async def test_an_echo_across_the_cut(before: int) -> None:
     assert len(result.snippet) <= 4096
     for entry in seen["webhook-signature"].split(" "):
         assert entry[:12] not in result.snippet
+
+
+def test_a_word_is_what_is_left_by_the_values_of_its_own_call() -> None:
+    """What is remembered of a word is by what was sent with it, and not by the word alone."""
+    for values, left in (
+        (("acme-key-1",), REMOVED),
+        ((), "acme-key-1"),
+        (("other",), "acme-key-1"),
+    ):
+        for _ in range(2):
+            with sending(*values):
+                assert without_sent("acme-key-1") == left
 
 
 async def test_what_a_session_sends_is_noted() -> None:
