@@ -325,7 +325,7 @@ async def test_a_payout_of_a_removed_custodian_is_resolved(
     """By the rules and with the audit trail of any other; nothing else can be done to it."""
     payout = await api.pay()
     await sample.unknown_call(api, payout)
-    monkeypatch.delitem(api.context.custodians, "acme_eu")  # type: ignore[arg-type]
+    monkeypatch.delitem(api.context.custodians, "acme_eu")
     path = f"{_BASE}/payouts/{payout['id']}/resolve"
     root = await other(api, ada, None, Role.OPERATOR)
     assert "custodian is not configured" in (await root.get(path)).words
