@@ -159,7 +159,8 @@ class Acceptor:
         busy = self._busy()
         apart_s = LATER_BESIDE_S if busy or self._burst else LATER_EVERY_S
         now = self._loop.time()
-        early_s = self._later_at + apart_s - now
+        # In whole milliseconds, as the loop counts: a timer for the rest of one would come at once, too early.
+        early_s = round(self._later_at + apart_s - now, 3)
         for _ in range(min(ADMITTED_BESIDE if busy else ADMITTED_AT_ONCE, self._count)):
             group = next(
                 (

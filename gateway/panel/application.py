@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from gateway.api.cursors import check_names
 from gateway.panel import batches, installation, keys, overview, payouts, signin, webhooks
-from gateway.panel.access import Handler, Panel, answered, redirect, signed_in
+from gateway.panel.access import Handler, Panel, Visit, answered, redirect, signed_in
 from gateway.users import Role
 
 _HERE = "/admin/{org}/{mode}"
@@ -81,6 +84,18 @@ _TABLE: tuple[tuple[str, str, Role, Handler], ...] = (
 )
 
 
+#: The query parameters of pages, beside `done`. A page refuses every other one, and one that is given twice
+#: (`invalid_request`), as the lists of the API do: a mistyped filter must not show more than was asked for.
+_PARAMETERS: Mapping[str, frozenset[str]] = {
+    _HERE: frozenset({"span"}),
+    f"{_HERE}/payouts": frozenset({"q", "state", "after"}),
+    _PAYOUT: frozenset({"show"}),
+    f"{_HERE}/batches": frozenset({"after"}),
+    _ENDPOINT: frozenset({"after"}),
+    f"{_HERE}/audit": frozenset({"after"}),
+}
+
+
 def routes() -> list[Route]:
     """Return every route of the panel."""
     return [
@@ -94,7 +109,17 @@ def routes() -> list[Route]:
 def _route(method: str, path: str, role: Role, handler: Handler) -> Route:
     if method == "FILE":
         return Route(path, signed_in(role, handler, form_bytes=None), methods=["POST"])
+    if method == "GET":
+        handler = _with_parameters(handler, _PARAMETERS.get(path, frozenset()) | {"done"})
     return Route(path, signed_in(role, handler), methods=[method])
+
+
+def _with_parameters(handler: Handler, known: frozenset[str]) -> Handler:
+    async def work(visit: Visit) -> Response:
+        check_names(visit.request, known)
+        return await handler(visit)
+
+    return work
 
 
 def add_panel(api: Starlette) -> Starlette:

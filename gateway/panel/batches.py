@@ -27,7 +27,6 @@ from gateway.api.acts import note_act
 from gateway.api.balances import accounts_of, balances_for
 from gateway.api.batch_reports import report_csv
 from gateway.api.batches import check_file, create_from_file
-from gateway.api.cursors import check_names
 from gateway.api.problems import PROBLEMS
 from gateway.api.requests import read_body, validate
 from gateway.batches.items import csv_lines, is_of_the_moment
@@ -61,7 +60,6 @@ _NAME = re.compile(r"[^\w .()+-]")
 async def index(visit: Visit) -> Response:
     """`GET …/batches`; `after` goes on."""
     context, after = visit.context, visit.request.query_params.get("after")
-    check_names(visit.request, frozenset({"after", "done"}))
     found = await context.db.scan(context.batches.page, visit.caller, after, _PAGE + 1)
     shown = found[:_PAGE]
     return visit.draw(

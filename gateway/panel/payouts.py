@@ -8,10 +8,10 @@ from typing import Any
 
 from starlette.responses import Response
 
-from gateway.adapter import FundsMoved
+from gateway.adapter import Capabilities, FundsMoved
 from gateway.api import acts
 from gateway.api.acts import note_act
-from gateway.api.cursors import check_names, decode, encode
+from gateway.api.cursors import decode, encode
 from gateway.attention import acknowledge as close_attention
 from gateway.errors import Refused
 from gateway.execution import operator
@@ -51,6 +51,9 @@ _STATES: Mapping[str, tuple[str, str | None]] = {
     "code": ("Needs a code", "requires_action"),
 }
 _NOT_CONFIGURED = "Its custodian is not configured at this gateway."
+#: Of a custodian that is not configured nothing is known. What proves that a call cannot arrive any more is
+#: stored with the call; for the rest the cautious defaults hold, as for the command `payouts resolve`.
+_UNDECLARED = Capabilities(frozenset())
 _SUB_STATES = frozenset({"unknown", "code"})
 
 
@@ -72,7 +75,6 @@ def row_of(payout: Payout) -> dict[str, Any]:
 async def index(visit: Visit) -> Response:
     """`GET …/payouts`: `q` finds by any id; `state` chooses; `after` goes on."""
     query, context = visit.request.query_params, visit.context
-    check_names(visit.request, frozenset({"q", "state", "after", "done"}))
     text, state = query.get("q", "").strip()[:_LONGEST], query.get("state", "")
     if state not in _STATES:
         raise Refused("not_found", "There is no such page.")
@@ -284,7 +286,7 @@ async def resolve_form(
     )
 
 
-async def resolve(visit: Visit) -> Response:  # noqa: PLR0911 - one per thing that is missing
+async def resolve(visit: Visit) -> Response:
     """`POST …/payouts/{id}/resolve`: end it as the custodian's own record says. Needs the password again."""
     _refuse_unless_operates(visit)
     payout, context, form = await _payout(visit), visit.context, visit.form
@@ -307,10 +309,8 @@ async def resolve(visit: Visit) -> Response:  # noqa: PLR0911 - one per thing th
         transfer=form.get("transfer", "").strip() or None,
         looked=int(looked) if looked.isascii() and looked.isdigit() and len(looked) < 10 else None,  # noqa: PLR2004 - more than any number
     )
-    if custodian is None:
-        return await resolve_form(visit, _NOT_CONFIGURED, code=409)
     try:
-        can = custodian.capabilities
+        can = _UNDECLARED if custodian is None else custodian.capabilities
         recorder = Recorder(context.runtime, context.payouts, payout.custodian, can)
         asked = await context.db.run(
             operator.resolve,

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.api.admission import admission_of
+from gateway.api.cursors import check_names
 from gateway.api.requests import client_address, context_of, read_body, request_id_of
 from gateway.errors import Refused
 from gateway.limits import client_group
@@ -48,6 +49,7 @@ async def show(request: Request) -> Response:
     async def work() -> Response:
         if await user_of(request) is not None:
             return redirect(request, "/admin")
+        check_names(request, frozenset({"to"}))
         return _page(request, place_of(request.query_params.get("to", "")))
 
     return await answered(request, work)

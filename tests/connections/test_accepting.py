@@ -20,6 +20,7 @@ from gateway.accepting import (
     ACCEPTED_BESIDE,
     ADMITTED_AT_ONCE,
     ADMITTED_BESIDE,
+    LATER_EVERY_S,
     Acceptor,
 )
 from gateway.config.settings import ListenSettings
@@ -224,6 +225,32 @@ async def test_so_does_an_address_whose_refusals_are_held_back(
         assert not made.table.is_refused(MANY, now())
         made.connect(MANY)
         await until(lambda: made.hosts()[MANY] == 6)
+
+
+class StandingLoop:
+    """The running loop, at a time of its own."""
+
+    def __init__(self, now: float) -> None:
+        self.time = lambda: now
+        self._loop = asyncio.get_running_loop()
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what the loop has."""
+        return getattr(self._loop, name)
+
+
+async def test_a_timer_is_not_set_again_and_again_for_the_last_moment() -> None:
+    """1 ms after 12127.004 s is a little more than 12127.005 s to a computer, and no timer is so short."""
+    made_at, due_at = 12127.004, 12127.005
+    assert made_at + LATER_EVERY_S > due_at
+    async with listening() as made:
+        made.acceptor.start()
+        made.connect(MANY, 20)
+        await until(lambda: len(made.made) == 20)
+        made.acceptor._later_at = made_at
+        made.acceptor._loop = cast("asyncio.AbstractEventLoop", StandingLoop(due_at))
+        made.connect(MANY)
+        await until(lambda: len(made.made) == 21)
 
 
 async def test_a_proxy_is_no_address_at_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:

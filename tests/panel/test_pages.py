@@ -20,6 +20,7 @@ from gateway.store.payouts import add_attention
 from gateway.store.rows import to_us
 from gateway.users import Role
 from tests.api.conftest import ADDRESS, Api, open_api
+from tests.api.test_batches import create, item
 from tests.pages.conftest import asks, tell
 from tests.panel import sample
 from tests.panel.conftest import PASSWORD, Browser, add_user, http_settings
@@ -41,6 +42,30 @@ async def other(api: Api, browser: Browser, org: str | None, role: Role) -> Brow
 async def acts(api: Api, act: str) -> list[Any]:
     """Return rows of the org's audit log."""
     return await api.context.db.scan(newest_acts, 20, org="acme", act=act)
+
+
+# --- All pages ---------------------------------------------------------------------------------------
+
+
+async def test_every_page_refuses_parameters_that_it_does_not_know(api: Api, ada: Browser) -> None:
+    """A mistyped filter must not show more than was asked for."""
+    payout, hook = await api.pay(), await sample.endpoint(api)
+    made = await create(api, item(1))
+    pages = (
+        *("", "/payouts", "/attention", "/keys", "/batches", "/webhooks", "/custodians", "/audit"),
+        *(f"/payouts/{payout['id']}{each}" for each in ("", "/cancel")),
+        *(f"/batches/{made['id']}{each}" for each in ("", "/report.csv", "/execute", "/cancel")),
+        *("/batches/new", f"/webhooks/{hook['id']}", f"/webhooks/{hook['id']}/delete"),
+    )
+    for page in pages:
+        assert (await ada.get(_BASE + page)).status == 200, page
+        assert (await ada.get(f"{_BASE}{page}?done=asked")).status == 200, page
+        for query in ("stat=failed", "done=asked&done=asked"):
+            refused = await ada.get(f"{_BASE}{page}?{query}")
+            assert refused.status == 422, (page, query)
+    await ada.post("/admin/sign-out")
+    assert (await ada.get("/admin/sign-in?form=1")).status == 422
+    assert (await ada.get("/admin/sign-in?to=/admin/orgs")).status == 200
 
 
 # --- Overview ----------------------------------------------------------------------------------------
@@ -291,6 +316,28 @@ async def test_resolve_needs_role_evidence_and_password(api: Api, ada: Browser) 
     for page in (seen, log):
         assert "console, 10:00" not in page.text
         assert row["actor"] not in page.text
+    await root.http.close()
+
+
+async def test_a_payout_of_a_removed_custodian_is_resolved(
+    api: Api, ada: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the rules and with the audit trail of any other; nothing else can be done to it."""
+    payout = await api.pay()
+    await sample.unknown_call(api, payout)
+    monkeypatch.delitem(api.context.custodians, "acme_eu")
+    path = f"{_BASE}/payouts/{payout['id']}/resolve"
+    root = await other(api, ada, None, Role.OPERATOR)
+    assert "custodian is not configured" in (await root.get(path)).words
+    wanted = {"evidence": "console, 10:00: not there", "password": PASSWORD}
+    refused = await root.post(path, wanted | {"as": "no"})
+    assert refused.status == 409
+    assert "a call of this payout may still arrive" in refused.words
+    done = await root.post(path, wanted | {"as": "unknown"})
+    assert "The payout was resolved." in done.words
+    (row,) = await acts(api, "payout_resolved")
+    assert (row["subject"], row["detail"]) == (payout["id"], wanted["evidence"])
+    assert row["actor"].startswith("user-")
     await root.http.close()
 
 

@@ -13,7 +13,7 @@ import pytest
 from alembic import command
 
 from gateway.runtime import Moment
-from gateway.store import clocks, gateways, migrate
+from gateway.store import clocks, gateways, upgrading
 from gateway.store.database import Database
 from gateway.store.gateways import BEAT_S, STALE_S, Identity, Watch
 from tests.clock import SetClock
@@ -124,14 +124,14 @@ async def test_a_schema_from_before_has_nobody(tmp_path: Path) -> None:
     """Nothing of this program's schema is expected; a missing database has nobody either."""
     path = tmp_path / "old.db"
     assert await watched(path, SetClock()) == ([], [])
-    command.upgrade(migrate._config(path), "0003")
+    command.upgrade(upgrading.config(path), "0003")
     assert await watched(path, SetClock()) == ([], [])
 
 
 async def test_a_gateway_of_the_schema_before_is_found(tmp_path: Path) -> None:
     """Its row has none of the columns that were added since: `db upgrade` sees that it may still run."""
     path = tmp_path / "old.db"
-    command.upgrade(migrate._config(path), "0022")
+    command.upgrade(upgrading.config(path), "0022")
     with closing(sqlite3.connect(path)) as connection:
         connection.execute(
             "INSERT INTO gateways (id, counter, clock_id, elapsed, wall, host, pid, version, config_digest, "
