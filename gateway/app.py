@@ -7,7 +7,7 @@ import contextlib
 import os
 import socket
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -234,14 +234,14 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
         contacts = {name: Contact(breakers[name]) for name in settings.custodians}
         durations = Durations()
         faults = unknown_assets(settings, assets)
-        try:
+        with _collecting(faults):
+            prices = price_source(assets, settings.prices)
+        with _collecting(faults):
             custodians = await _custodians(
                 stack, settings, runtime, assets, metrics, vault, contacts
             )
-        except ConfigError as error:
-            raise ConfigError([*faults, *error.faults]) from None
-        faults += late_keys(settings, custodians)
-        faults += without_balances(settings, custodians)
+            faults += late_keys(settings, custodians)
+            faults += without_balances(settings, custodians)
         if faults:
             raise ConfigError(faults)
         router = _router_of(settings, custodians)
@@ -256,7 +256,6 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
             # The digests that name accounts change with the server key; what they name does not.
             for name, each in custodians.items():
                 await db.run(carry_over, runtime, each, accounts_of(settings, name))
-        prices = price_source(assets, settings.prices)
         spending = Spending(Rules(settings.spending, prices.usd))
         action_life = timedelta(seconds=settings.engine.action_life_s)
         visibility = {
@@ -536,6 +535,15 @@ def late_keys(settings: Settings, custodians: Mapping[str, CustodianInstance]) -
         for name, life in lives.items()
         if life is not None and within > life / 2
     ]
+
+
+@contextlib.contextmanager
+def _collecting(faults: list[str]) -> Iterator[None]:
+    """Add the faults of a ConfigError to a list, so that what comes after it is checked as well."""
+    try:
+        yield
+    except ConfigError as error:
+        faults += error.faults
 
 
 def _router_of(settings: Settings, custodians: Mapping[str, CustodianInstance]) -> Router:

@@ -95,10 +95,17 @@ async def test_an_unknown_asset_of_a_route(tmp_path: Any) -> None:
     text = GOOD.replace("fee =", 'assets = ["USDC", "UDSC"]\nfee =').replace(
         'adapter = "fireblocks"', 'adapter = "nope"'
     )
+    text += '[prices]\nsource = "oracle"\n'
     (tmp_path / "api-key").write_text("k")
-    with pytest.raises(ConfigError, match=r"routes.0.assets: 'UDSC' is not known; known: .*USDC"):
+    with pytest.raises(
+        ConfigError, match=r"routes.0.assets: 'UDSC' is not known; known: .*USDC"
+    ) as caught:
         async with open_gateway(load(write(tmp_path, text), {})):
             pass
+    # With what else is found at this step.
+    faults = "\n".join(caught.value.faults)
+    assert "custodians.fb_eu" in faults
+    assert "prices.source: there is no 'oracle'" in faults
 
 
 class Odd(BaseModel):

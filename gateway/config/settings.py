@@ -483,7 +483,10 @@ class Settings(Section):
 
 
 def load(path: Path | None, environ: Mapping[str, str] | None = None) -> Settings:
-    """Read the configuration. ConfigError lists every fault, never a value."""
+    """Read the configuration. ConfigError lists every fault, never a value.
+
+    What is wrong between settings is listed once each of them is right by itself.
+    """
     faults: list[str] = []
     raw: dict[str, Any] = {}
     base = Path()
@@ -503,7 +506,7 @@ def load(path: Path | None, environ: Mapping[str, str] | None = None) -> Setting
         if name.startswith(ENV_PREFIX) and name not in CLIENT_ENV:
             _put(raw, name.removeprefix(ENV_PREFIX).lower().split("__"), text)
     raw = _read_files(raw, base, faults, ())
-    _refuse_url(raw)
+    faults += _url_faults(raw)
     try:
         settings = Settings.model_validate(raw)
     except ValidationError as error:
@@ -523,20 +526,23 @@ def load(path: Path | None, environ: Mapping[str, str] | None = None) -> Setting
     return settings
 
 
-def _refuse_url(raw: dict[str, Any]) -> None:
-    """Raise ConfigError for a wrong URL of a PostgreSQL database, and for what does not go beside it."""
+def _url_faults(raw: dict[str, Any]) -> list[str]:
+    """Return what is wrong with the URL of a PostgreSQL database, and what does not go beside it.
+
+    A wrong URL is taken out, so that the other settings can still be checked.
+    """
     url = raw.get("database")
     if not isinstance(url, str) or not url.strip().startswith(SCHEMES):
-        return
+        return []
     faults = []
     try:
         PostgresUrl.parse(url.strip())
     except ValueError as error:
         faults.append(f"database: {error}")
+        del raw["database"]
     if raw.get("state_file") is not None:
         faults.append("state_file: it is for SQLite; PostgreSQL tells an older copy by other means")
-    if faults:
-        raise ConfigError(faults)
+    return faults
 
 
 def _put(raw: dict[str, Any], keys: list[str], text: str) -> None:

@@ -291,8 +291,7 @@ class Recorder:
             view = replace(view, others=await others_of(tx, work.row["id"], work.rows, now))
         if isinstance(outcome, BatchReport):
             foreign = await self._strangers(tx, work, outcome.items)
-            foreign |= unknown_references(view, outcome.items)
-            view = replace(view, foreign=foreign) if foreign else view
+            view = replace(view, foreign=foreign | unknown_references(view, outcome.items))
         decision = decide(await with_frozen(tx, view, ends=could_end(outcome)), outcome)
         if work.row["blocked"] == Attention.EARLY_NEWS:
             ours = {each.id for each in view.items} - view.foreign

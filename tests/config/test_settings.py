@@ -123,6 +123,23 @@ def test_every_fault_at_once(tmp_path: Path) -> None:
     assert "very-secret-port" not in faults
 
 
+def test_a_wrong_url_is_listed_with_everything_else(tmp_path: Path) -> None:
+    """It is no reason to check nothing else, and its password is in no message."""
+    text = """
+    database = "postgresql://gateway:very-secret@/"
+    state_file = "x.state"
+    surprise = 1
+    [custodians.fb_eu]
+    private_key_file = "nowhere.pem"
+    """
+    with pytest.raises(ConfigError) as caught:
+        load(write(tmp_path, text), {})
+    faults = "\n".join(caught.value.faults)
+    for name in ("database: ", "state_file: it is for SQLite", "surprise", "private_key_file"):
+        assert name in faults, faults
+    assert "very-secret" not in faults
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -13,6 +13,7 @@ import pytest
 from aiohttp import web
 
 from gateway.config.settings import WebhookSettings
+from gateway.egress import echoes
 from gateway.egress.echoes import redact, sending, texts_of, tracing, without_sent
 from gateway.logs import REMOVED
 from gateway.runtime import real_runtime
@@ -172,6 +173,16 @@ async def test_what_a_session_sends_is_noted() -> None:
             said = "key-of-the-day idem-00000001 123456 7654321 True"
             assert without_sent(said) == "[removed] idem-00000001 [removed] [removed] True"
         assert without_sent(said) == said
+
+
+def test_an_answer_is_not_remembered() -> None:
+    """A passcode is in memory for its call only; the forms of credentials are kept."""
+    before = echoes._kept_forms.cache_info()
+    with sending("passcode-90210-xyz"):
+        assert without_sent("it says passcode-90210-xyz") == "it says [removed]"
+        with sending():
+            assert without_sent("it says passcode-90210-xyz") == "it says [removed]"
+    assert echoes._kept_forms.cache_info() == before
 
 
 SIGNATURE = (
