@@ -139,7 +139,8 @@ def test_gateways_that_did_not_sign_off_are_waited_for(config: Path, tmp_path: P
     """Said on stderr. One that is gone stops neither an upgrade nor a restore."""
     change(
         config,
-        "INSERT INTO gateways VALUES ('gwy_1', 1, 'c', 1, 1, 'box', 77, '0', '', '', '', 1, 0, 1, NULL)",
+        "INSERT INTO gateways VALUES "
+        "('gwy_1', 1, 'c', 1, 1, 'box', 77, '0', '', '', '', 1, 0, 1, NULL, NULL)",
     )
     run("db", "backup", tmp_path / "b.db", "--config", config)
     for command in (("upgrade",), ("restore", str(tmp_path / "b.db"), "--force")):
