@@ -37,7 +37,7 @@ async def check_elsewhere(  # noqa: PLR0913 - whose file it is, and where its it
     None, and nothing is kept: it has to be checked in this process. It is small, or there is no other
     process, or the custodian itself objects to a line: another route might do then, and only this process
     can ask for one. Nor can another process answer for a custodian that does not answer at this moment.
-    Refused: `internal_error`, where the other process has failed.
+    Refused: `internal_error`, if the other process has failed.
     """
     elsewhere = context.file_checks
     if elsewhere is None or (await context.runtime.offload(file.stat)).st_size < SMALL_FILE:

@@ -65,7 +65,7 @@ class Jobs:
 
     @contextmanager
     def running(self, org: str) -> Iterator[None]:
-        """Hold a place for a job of an org. Refused: `rate_limited`, where there is none."""
+        """Hold a place for a job of an org. Refused: `rate_limited`, if there is none."""
         for count, most in (
             (self._running[org], self._most_per_org),
             (self._running.total(), self._most),
