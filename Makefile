@@ -75,8 +75,8 @@ bench-record: $(READY) ## Keep the last run: ratios in bench/recorded.json, tabl
 bench-webhooks: $(READY) ## Signed deliveries per second beside a bare client, and losses (about 4 minutes; QUICK=1 for two)
 	$(BIN)/python bench/webhooks.py $(if $(QUICK),--quick)
 
-bench-isolation: $(READY) ## Attacks beside a victim, each against a control (QUICK=1 for two minutes)
-	$(BIN)/python bench/isolation.py $(if $(QUICK),--quick)
+bench-isolation: $(READY) ## Attacks beside a victim, each against a control (about an hour; QUICK=1 for two minutes; INTO=file goes on where it ended)
+	$(BIN)/python bench/isolation.py $(if $(QUICK),--quick) $(if $(INTO),--into $(INTO))
 
 cover: $(READY) ## Run the tests and show the branches that none of them covers
 	$(BIN)/coverage erase

@@ -16,15 +16,18 @@ import sys
 import time
 from contextlib import closing
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import uvloop
 from harness import Failed, Http, Result, quantile, run_alone
-from stack import ADDRESS, Gateway, Stack, accept, quote, running_stack
+from stack import Gateway, Stack, accept, quote, running_stack
+
+from gateway.assets import checksummed
 
 SINGLES = 25
-#: Of an item; single payouts have another one.
+#: How the amount of an item begins; that of single payouts begins otherwise.
 AMOUNT = "3.75"
 EXECUTED_S = 15
 _WAITING = {"created", "queued", "submitting"}
@@ -33,14 +36,16 @@ _AT_ONCE = 500
 
 
 def write(path: Path, lines: int) -> None:
-    """Write the file."""
+    """Write the file: each line has its own amount, payee and address, as in files of partners."""
     with path.open("w", newline="") as file:
         rows = csv.writer(file)
         columns = ["external_ref", "asset", "amount", "reference", "name"]
         rows.writerow([*columns, "destination_type", "network", "address"])
         for number in range(lines):
-            cells = [f"u-{number}", "USDC", AMOUNT, f"r-{path.stem}-{number}", f"Payee {number}"]
-            rows.writerow([*cells, "address", "EthereumSepolia", ADDRESS])
+            amount = f"{AMOUNT}{number % 1000:03}"
+            address = checksummed("0x" + sha256(str(number).encode()).hexdigest()[:40])
+            cells = [f"u-{number}", "USDC", amount, f"r-{path.stem}-{number}", f"Payee {number}"]
+            rows.writerow([*cells, "address", "EthereumSepolia", address])
 
 
 def ceiling(path: Path, database: Path, raw: Path) -> float:

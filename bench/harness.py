@@ -295,15 +295,20 @@ class Cost:
 
 
 async def cost(
-    process: Child, callers: int, count: int, call: Callable[[int], Awaitable[object]]
+    process: Child,
+    callers: int,
+    count: int,
+    call: Callable[[int], Awaitable[object]],
+    parts: int = PARTS,
 ) -> Cost:
     """Make calls in some parts; return the CPU per call of the cheapest part and the fastest one's load.
 
-    Whatever else runs on the machine makes CPU time longer and never shorter: the least is the truest.
+    Whatever else runs on the machine makes CPU time longer and never shorter: the least is the truest. More
+    parts are more chances of one that nothing disturbed. Warm up first: the first calls cost more.
     """
-    each = max(callers, count // PARTS)
+    each = max(callers, count // parts)
     found = []
-    for _ in range(PARTS):
+    for _ in range(parts):
         before = process.fine_cpu_s()
         load = await closed_loop(callers, each, call)
         found.append((1000 * (process.fine_cpu_s() - before) / each, load))

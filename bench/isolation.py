@@ -7,7 +7,8 @@ machine does at a moment, the attacker's own process included, meets both. Befor
 pays at the attacked gateway alone. Times are of this machine and this moment: only ratios travel. What
 was refused, lost or not delivered comes first.
 
-Prints a line of JSON for each attack and run as it ends, and a table of the medians at the end.
+Prints a line of JSON for each attack and run as it ends, and a table of the medians at the end. `--into`
+also keeps the lines in a file, and does only what the file does not have; `--join` makes the table of files.
 """
 
 from __future__ import annotations
@@ -30,18 +31,14 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import isolation_table
 import uvloop
 from isolation_attacks import ATTACKS, PREPARE_S
-from isolation_stack import Child, NameServer, Stack, enter_namespaces, running_stack, set_up_names
+from isolation_stack import Child, NameServer, Stack, enter_namespaces, running_stacks, set_up_names
 
 _HERE = Path(__file__).parent
 #: The attack that needs a name server of ours.
 _BY_NAME = "names without answer"
-#: The most that the victim's p99 may become, as a ratio to its control.
-AIM = 1.5
-#: A pair; what the gateway computed during it; from its request to the receipt of its first event; to that of `payout.delivered`.
-#: Last: the pair again, compared with that before the attack.
-_SHOWN = ("pair", "cpu", "event", "paid", "before")
 _PAUSE_S = 0.01
 _LOOK_S = 0.25
 _DESTINATION = {
@@ -56,6 +53,8 @@ class Plan:
     """How much is measured, and how long at most."""
 
     pairs: int
+    #: before the attack, at the one gateway
+    before: int
     runs: int
     quick: bool
     #: for the pairs of a phase
@@ -68,8 +67,19 @@ class Plan:
     total_s: float
 
 
-QUICK = Plan(pairs=40, runs=1, quick=True, phase_s=2.5, pair_s=2.5, drain_s=2.0, total_s=105)
-FULL = Plan(pairs=2000, runs=3, quick=False, phase_s=180, pair_s=15, drain_s=60, total_s=3 * 3600)
+QUICK = Plan(
+    pairs=40, before=40, runs=1, quick=True, phase_s=2.5, pair_s=2.5, drain_s=2.0, total_s=105
+)
+FULL = Plan(
+    pairs=2000,
+    before=300,
+    runs=3,
+    quick=False,
+    phase_s=180,
+    pair_s=15,
+    drain_s=60,
+    total_s=3 * 3600,
+)
 
 
 @dataclass
@@ -199,13 +209,13 @@ class Victim:
             await asyncio.gather(*watching, return_exceptions=True)
 
 
-async def measure(plan: Plan, *victims: Victim) -> list[Phase]:
+async def measure(plan: Plan, pairs: int, *victims: Victim) -> list[Phase]:
     """Make the pairs of a phase: all of them, or as many as there is time for; the victims take turns."""
     phases, end = [Phase() for _ in victims], time.monotonic() + plan.phase_s
     async with contextlib.AsyncExitStack() as watching:
         for each, phase in zip(victims, phases, strict=True):
             await watching.enter_async_context(each.watched(phase))
-        while phases[0].asked < plan.pairs and time.monotonic() < end:
+        while phases[0].asked < pairs and time.monotonic() < end:
             for each, phase in zip(victims, phases, strict=True):
                 await each.one(phase)
     return phases
@@ -237,13 +247,14 @@ async def attacked(name: str, plan: Plan) -> dict[str, Any]:
     """Run an attack and its control; return what is printed of them."""
     _, quick, full = ATTACKS[name]
     names = name == _BY_NAME
-    async with running_stack(names=names) as stack, running_stack(names=names) as other:
+    begun = time.monotonic()
+    async with running_stacks(2, names=names) as (stack, other):
         victim, untouched = Victim(stack, plan), Victim(other, plan)
         # What the first requests load and compile belongs to no phase.
         for each in (victim, untouched):
             for _ in range(20):
                 await each.one(Phase())
-        (before,) = await measure(plan, victim)
+        (before,) = await measure(plan, plan.before, victim)
         await delivered(stack, plan, before)
         wanted = {
             "attack": name,
@@ -257,17 +268,22 @@ async def attacked(name: str, plan: Plan) -> dict[str, Any]:
         )
         try:
             ready = await attacker.line(8.0 if plan.quick else 2 * PREPARE_S)
-            beside, control = await measure(plan, victim, untouched)
+            beside, control = await measure(plan, plan.pairs, victim, untouched)
         finally:
             did = await attacker.stop()
-        await delivered(stack, plan, beside)
-        await delivered(other, plan, control)
+        await asyncio.gather(
+            delivered(stack, plan, beside),
+            delivered(other, plan, control),
+        )
         ended = stack.gateway.ended
     return {
         "attack": name,
         "ready": ready == "ready",
         "did": json.loads(did) if did.startswith("{") else None,
         "gateway_ended": ended,
+        "cores": os.cpu_count(),
+        "pairs": plan.pairs,
+        "took_s": time.monotonic() - begun,
         **_compared(control, beside, before),
     }
 
@@ -293,60 +309,14 @@ def _compared(control: Phase, beside: Phase, before: Phase) -> dict[str, Any]:
     return found
 
 
-def _row(name: str, runs: list[dict[str, Any]]) -> str:
-    """Return an attack's line of the table: medians of ratios, sums of losses, the most memory."""
+async def run(plan: Plan, names: list[str], folder: Path, into: Path | None) -> int:
+    """Run the attacks, one after the other; 1 where a payout was lost.
 
-    def ratio(column: str) -> str:
-        value = statistics.median(each[column] for each in runs)
-        return "none" if value == float("inf") else f"{value:.2f}"
-
-    def total(column: str) -> int:
-        return sum(each[column] for each in runs)
-
-    cells = [
-        name,
-        f"{total('asked')}",
-        f"{total('failed')}",
-        f"{total('lost')}",
-        f"{total('late')}",
-        *(ratio(f"{what}_p{percent}_ratio") for what in _SHOWN for percent in (50, 99)),
-        f"{statistics.median(each['pair_p99_control_ms'] for each in runs):.0f}",
-        f"{max(each['control_memory_mb'] for each in runs):.0f}",
-        f"{max(each['memory_mb'] for each in runs):.0f}",
-        f"{max(each['health_ms'] for each in runs):.0f}",
-        f"{total('health_failed')}",
-    ]
-    return "| " + " | ".join(cells) + " |\n"
-
-
-def _plain(result: dict[str, Any]) -> dict[str, Any]:
-    """Return a result as JSON has it: rounded, and null for a ratio of nothing."""
-    return {
-        name: (round(value, 3) if value != float("inf") else None)
-        if isinstance(value, float)
-        else value
-        for name, value in result.items()
-    }
-
-
-_HEAD = (
-    "attack",
-    "pairs",
-    "failed",
-    "lost",
-    "late",
-    *(f"{what} p{percent}" for what in _SHOWN for percent in (50, 99)),
-    "control p99 ms",
-    "MB control",
-    "MB most",
-    "healthz worst ms",
-    "healthz failed",
-)
-
-
-async def run(plan: Plan, names: list[str], folder: Path) -> int:
-    """Run the attacks, one after the other; 1 where a payout was lost or an attack did not begin."""
-    write, results = sys.stdout.write, dict[str, list[dict[str, Any]]]()
+    `into`: a file that each line is appended to as it comes; what it has of this plan is not done again.
+    """
+    write = sys.stdout.write
+    results = [] if into is None else isolation_table.of_files([into])
+    done = {(each["run"], each["attack"]) for each in results if each["pairs"] == plan.pairs}
     has_names = set_up_names(folder)
     begun = time.monotonic()
     if has_names:
@@ -356,37 +326,21 @@ async def run(plan: Plan, names: list[str], folder: Path) -> int:
         names = [name for name in names if name != _BY_NAME]
         write(f"left out, as this machine gives no namespaces: {_BY_NAME}\n")
     for number, name in itertools.product(range(plan.runs), names):
+        if (number, name) in done:
+            continue
         if time.monotonic() - begun > plan.total_s:
             write(f"left out for time, run {number}: {name}\n")
             continue
         result = {"run": number, **await attacked(name, plan)}
-        results.setdefault(name, []).append(result)
-        write(json.dumps(_plain(result)) + "\n")
+        results.append(result)
+        line = isolation_table.to_line(result)
+        if into is not None:
+            with into.open("a", encoding="utf-8") as file:
+                file.write(line)
+        write(line)
         sys.stdout.flush()
-    write(
-        f"\n{os.cpu_count()} cores; {plan.pairs} pairs of quote and payout at most in each phase, "
-        f"{plan.runs} run(s), {time.monotonic() - begun:.0f} s. Ratios are to the control of the same "
-        f"moment (`before`: to the pair before the attack), medians of the runs; the aim for the pair's p99 is "
-        f"{AIM}.\n\n"
-    )
-    write("| " + " | ".join(_HEAD) + " |\n" + "| --- " * len(_HEAD) + "|\n")
-    for name, runs in results.items():
-        write(_row(name, runs))
-    every = [each for runs in results.values() for each in runs]
-    above = [
-        name
-        for name, runs in results.items()
-        if statistics.median(each["pair_p99_ratio"] for each in runs) > AIM
-        or any(each["failed"] for each in runs)
-    ]
-    lost = sum(each["lost"] + each["control_lost"] + each["before_lost"] for each in every)
-    idle = sorted({each["attack"] for each in every if not each["ready"]})
-    write(
-        f"\nlost in all: {lost}\nabove the aim, or with failed pairs: {', '.join(above) or 'none'}\n"
-    )
-    if idle:
-        write(f"not under way in time: {', '.join(idle)}\n")
-    return 1 if lost else 0
+    write("\n" + isolation_table.table(results))
+    return 1 if isolation_table.lost_in(results) else 0
 
 
 def main() -> int:
@@ -397,17 +351,25 @@ def main() -> int:
     parser.add_argument("--pairs", type=int, help="pairs in each phase")
     parser.add_argument("--runs", type=int, help="runs of each attack")
     parser.add_argument("--minutes", type=float, help="no attack begins after so many minutes")
+    parser.add_argument("--into", type=Path, help="append the lines to a file, and go on with it")
+    parser.add_argument(
+        "--join", type=Path, nargs="+", metavar="FILE", help="only print the table of such files"
+    )
     options = parser.parse_args()
+    if options.join:
+        sys.stdout.write(isolation_table.table(isolation_table.of_files(options.join)))
+        return 0
     enter_namespaces()
     base = QUICK if options.quick else FULL
     plan = replace(
         base,
         pairs=options.pairs or base.pairs,
+        before=min(options.pairs or base.pairs, base.before),
         runs=options.runs or base.runs,
         total_s=60 * options.minutes if options.minutes else base.total_s,
     )
     with contextlib.suppress(BrokenPipeError), tempfile.TemporaryDirectory() as folder:
-        return uvloop.run(run(plan, options.attack or list(ATTACKS), Path(folder)))
+        return uvloop.run(run(plan, options.attack or list(ATTACKS), Path(folder), options.into))
     return 1
 
 

@@ -232,7 +232,19 @@ def free_port() -> int:
 
 
 @asynccontextmanager
-async def running_stack(*, names: bool) -> AsyncIterator[Stack]:
+async def running_stacks(count: int, *, names: bool) -> AsyncIterator[list[Stack]]:
+    """Start several of them at once, as `_running_stack` does."""
+    async with contextlib.AsyncExitStack() as running:
+        async with asyncio.TaskGroup() as starting:
+            made = [
+                starting.create_task(running.enter_async_context(_running_stack(names=names)))
+                for _ in range(count)
+            ]
+        yield [each.result() for each in made]
+
+
+@asynccontextmanager
+async def _running_stack(*, names: bool) -> AsyncIterator[Stack]:
     """Start everything on a fresh database; end it, whatever happens.
 
     `names`: the custodian and the victim's receiver are called by name, and not by address; the receiver
@@ -268,8 +280,7 @@ async def running_stack(*, names: bool) -> AsyncIterator[Stack]:
             )
             yield stack
         finally:
-            for child in reversed(children):
-                await child.stop()
+            await asyncio.gather(*(child.stop() for child in children))
 
 
 def _write_config(folder: Path, port: int, told: dict[str, Any], *, names: bool) -> Path:

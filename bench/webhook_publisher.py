@@ -75,14 +75,14 @@ class Publisher:
         self._idle.append(connection)
         return found[0], found[1], found[2]
 
-    async def at_a_rate(self, rate: float, seconds: float) -> None:
-        """Publish at a steady rate, whether answers come or not (open loop)."""
+    async def at_a_rate(self, rate: float, seconds: float, path: str = "/publish") -> None:
+        """Publish at a steady rate, whether answers come or not (open loop). `path`: another route to call."""
         begun, tasks = time.monotonic(), list[asyncio.Task[None]]()
         for number in range(int(rate * seconds)):
             wait_s = begun + number / rate - time.monotonic()
             if wait_s > 0:
                 await asyncio.sleep(wait_s)
-            tasks.append(asyncio.create_task(self._publish(number)))
+            tasks.append(asyncio.create_task(self._publish(number, path)))
         await asyncio.gather(*tasks)
 
     async def all_at_once(self, count: int) -> None:
@@ -95,11 +95,11 @@ class Publisher:
 
         await asyncio.gather(*(call() for _ in range(CALLERS)))
 
-    async def _publish(self, number: int) -> None:
+    async def _publish(self, number: int, path: str = "/publish") -> None:
         asked = time.monotonic_ns()
         try:
             connection = await self._connection()
-            event_id, at = await connection.ask("POST", "/publish", b"%d" % (number % self._orgs))
+            event_id, at = await connection.ask("POST", path, b"%d" % (number % self._orgs))
         except OSError:
             self.told.unanswered += 1
             return

@@ -11,22 +11,23 @@ what the process has used: CPU seconds, statements, commits.
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
-import logging
 import sys
 import time
 from datetime import UTC, datetime
 from typing import Any, Final
 
-import structlog
 import uvicorn
 import uvloop
 
+from gateway import logs
 from gateway.app import Gateway, open_gateway
 from gateway.config.settings import Settings
 from gateway.events import Event, publish
 from gateway.examples import example_event
 from gateway.keys import Caller
+from gateway.server import COLLECTED_AFTER, SWITCH_S
 from gateway.store import endpoints as rows
 from gateway.store.database import Tx
 from gateway.webhooks.subscriptions import EndpointRequest
@@ -62,6 +63,9 @@ class Publishing:
         if scope["path"] == "/publish":
             message = await receive()
             answer: Any = await self.publish(int(message["body"]))
+        elif scope["path"] == "/nothing":
+            message = await receive()
+            answer = "evt_" + 26 * "0", time.monotonic_ns() + int(message["body"])
         else:
             db = self._gateway.db
             answer = [time.process_time(), db.statements, db.commits]
@@ -99,7 +103,8 @@ async def preload(publishing: Publishing, wanted: dict[str, Any]) -> None:
 
 async def run(wanted: dict[str, Any]) -> None:
     """Serve and deliver."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.INFO))
+    logs.configure(buffered=True)
+    sys.setswitchinterval(SWITCH_S)
     settings = Settings.model_validate(
         {
             "database": wanted["database"],
@@ -126,6 +131,9 @@ async def run(wanted: dict[str, Any]) -> None:
             access_log=False,
             proxy_headers=False,
         )
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*COLLECTED_AFTER)
         async with gateway.workers.running(fail):
             await uvicorn.Server(config).serve()
 

@@ -7,6 +7,11 @@ listener that is, wait in a short queue: the oldest of them is closed for a new 
 nothing. The others become connections of the API a few in each turn of the event loop, one address after
 the other. While a request is in progress there are fewer in each turn, because it waits for one at each of
 its steps.
+
+A connection of an address at its limit ends another one of that address, and brings the work of both: a
+parser, a request that is mostly refused, an end. One of an address whose refusals are held back mostly
+brings one more. So these are made at a rate, and at a lower one while a request is in progress or a burst
+arrives.
 """
 
 from __future__ import annotations
@@ -28,6 +33,10 @@ ADMITTED_AT_ONCE = 4
 #: The same while a request is in progress.
 ACCEPTED_BESIDE = 12
 ADMITTED_BESIDE = 1
+#: How far apart connections of addresses are made that are at their limit or refused, in seconds; and while a
+#: request is in progress or more arrive than are accepted in a turn.
+LATER_EVERY_S = 0.001
+LATER_BESIDE_S = 0.005
 #: Sockets of an address that wait although it is at its limit; of all where the listener is.
 WAITING_BEYOND = 8
 _ALL_WAITING_BEYOND = 64
@@ -55,6 +64,12 @@ class Acceptor:
         #: accepted sockets by address, the address whose turn it is first
         self._waiting: OrderedDict[str, deque[socket.socket]] = OrderedDict()
         self._count = 0
+        #: of the addresses that have connected, those of configured proxies: they have no limit of their own
+        self._proxies: set[str] = set()
+        #: whether the last look did not accept all that had arrived
+        self._burst = False
+        #: when a connection of an address was made last that is at its limit or refused
+        self._later_at = float("-inf")
         self._turn: asyncio.Handle | None = None
         self._pause: asyncio.TimerHandle | None = None
         self._making: set[asyncio.Task[Any]] = set()
@@ -81,10 +96,12 @@ class Acceptor:
         self._waiting.clear()
 
     def _accept(self) -> None:
+        self._burst = True
         for _ in range(ACCEPTED_BESIDE if self._busy() else ACCEPTED_AT_ONCE):
             try:
                 new, address = self._listener.accept()
             except (BlockingIOError, InterruptedError):
+                self._burst = False
                 break
             except ConnectionError:
                 # It was given up while it waited in the system's queue.
@@ -108,8 +125,10 @@ class Acceptor:
         queue = self._waiting.setdefault(group, deque())
         queue.append(new)
         self._count += 1
+        if table.limits.trusts(host):
+            self._proxies.add(group)
         beyond = table.of(group) + len(queue) - table.limits.most_per_address
-        if beyond > WAITING_BEYOND and not table.limits.trusts(host):
+        if beyond > WAITING_BEYOND and group not in self._proxies:
             self._drop(group)
         elif len(table) + self._count - table.limits.most > _ALL_WAITING_BEYOND:
             self._drop(max(self._waiting, key=lambda each: len(self._waiting[each])))
@@ -126,24 +145,36 @@ class Acceptor:
             del self._waiting[group]
         return found
 
-    def _admit_soon(self) -> None:
-        if self._waiting and self._turn is None and self._open:
-            self._turn = self._loop.call_soon(self._admit)
+    def _admit_soon(self, wait_s: float = 0.0) -> None:
+        if self._turn is not None:
+            self._turn.cancel()
+            self._turn = None
+        if self._waiting and self._open:
+            soon = self._loop.call_soon
+            self._turn = self._loop.call_later(wait_s, self._admit) if wait_s else soon(self._admit)
 
     def _admit(self) -> None:
-        """Make connections of a few sockets, one address after the other.
-
-        Of an address that is at its limit it is one, which takes the place of another.
-        """
+        """Make connections of a few sockets, one address after the other."""
         self._turn = None
-        replacing = set()
-        most = ADMITTED_BESIDE if self._busy() else ADMITTED_AT_ONCE
-        for _ in range(min(most, self._count)):
-            group = next(iter(self._waiting))
-            if group in replacing:
-                break
-            if self._connections.of(group) >= self._connections.limits.most_per_address:
-                replacing.add(group)
+        busy = self._busy()
+        apart_s = LATER_BESIDE_S if busy or self._burst else LATER_EVERY_S
+        now = self._loop.time()
+        # In whole milliseconds, as the loop counts: a timer for the rest of one would come at once, too early.
+        early_s = round(self._later_at + apart_s - now, 3)
+        for _ in range(min(ADMITTED_BESIDE if busy else ADMITTED_AT_ONCE, self._count)):
+            group = next(
+                (
+                    each
+                    for each in self._waiting
+                    if early_s <= 0 or not self._comes_later(each, now)
+                ),
+                None,
+            )
+            if group is None:
+                self._admit_soon(early_s)
+                return
+            if self._comes_later(group, now):
+                self._later_at, early_s = now, apart_s
             self._waiting.move_to_end(group)
             made = self._next_of(group)
             made.settimeout(0)
@@ -151,6 +182,12 @@ class Acceptor:
             self._making.add(task)
             task.add_done_callback(self._making.discard)
         self._admit_soon()
+
+    def _comes_later(self, group: str, now: float) -> bool:
+        """Whether a new connection of an address most likely brings nothing but work."""
+        table = self._connections
+        full = table.of(group) >= table.limits.most_per_address
+        return (full or table.is_refused(group, now)) and group not in self._proxies
 
     async def _make(self, made: socket.socket) -> None:
         try:

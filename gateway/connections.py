@@ -50,6 +50,8 @@ _MOST_AHEAD = 8
 _OTHER_FILES = 128
 _FILES_PER_CUSTODIAN = 32
 _FEWEST = 16
+#: How long an address counts as refused after one of its requests had its refusal held back, in seconds.
+_REFUSED_S = 1.0
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _STATUS = {
     400: b"400 Bad Request",
@@ -134,6 +136,8 @@ class Connections:
         self._waiting: OrderedDict[LimitedProtocol, None] = OrderedDict()
         self._waiting_of: dict[str, OrderedDict[LimitedProtocol, None]] = {}
         self._closed: Counter[str] = Counter()
+        #: by address, when a refusal of it was held back last
+        self._refused_at: dict[str, float] = {}
 
     def __len__(self) -> int:
         """Return how many are open."""
@@ -142,6 +146,15 @@ class Connections:
     def of(self, group: str) -> int:
         """Return how many of a client's address are open."""
         return self._of.get(group, 0)
+
+    def note_refused(self, group: str, now: float) -> None:
+        """Note that an address has had so many refusals that one more was held back, or closed it."""
+        self._refused_at[group] = now
+
+    def is_refused(self, group: str, now: float) -> bool:
+        """Return whether that was noted within the last second."""
+        at = self._refused_at.get(group)
+        return at is not None and now - at <= _REFUSED_S
 
     def protocol(self) -> Any:
         """Return what makes the protocol of a new connection; for uvicorn's `http`."""
@@ -212,6 +225,8 @@ class Connections:
         """Look at every connection once; close those that are late."""
         for each in list(self._open):
             each.check(now)
+        for group in [each for each in self._refused_at if not self.is_refused(each, now)]:
+            del self._refused_at[group]
         if self._metrics is not None:
             self._metrics.connections(len(self._open))
         if self._closed:
@@ -438,6 +453,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _hold(self, scope: Any) -> None:
         """Note that a request is refused, and only its answer waits: its connection may be replaced."""
+        self._table.note_refused(self.group, self.loop.time())
         if scope is self.scope:
             self._held = True
             self._take_place()

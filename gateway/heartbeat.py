@@ -227,11 +227,21 @@ class Heartbeat:
         running = await self._db.read(gateways.running_gateways)
         self.watch.look({each["id"]: each["counter"] for each in running}, moment.elapsed)
         stale = self.watch.stale(moment.elapsed)
-        for gateway_id in sorted(stale - self._stale):
-            _log.warning("gateway_gone", gateway=gateway_id)
-            await self._gone(gateway_id)
+        for each in running:
+            reported = each["gone_counter"] == each["counter"]
+            if each["id"] in stale - self._stale and not reported:
+                await self._report_gone(each["id"], each["counter"])
         self._stale = stale
         self._others = any(each["id"] not in {self.id, *stale} for each in running)
+
+    async def _report_gone(self, gateway_id: str, counter: int) -> None:
+        """Do what is done about a gateway that is gone; one of those that see it logs it.
+
+        Done before it is noted: where this process dies in between, the next one does it again.
+        """
+        await self._gone(gateway_id)
+        if await self._db.run(gateways.report_gone, gateway_id, counter):
+            _log.warning("gateway_gone", gateway=gateway_id)
 
     def _told(self, refused: str | None) -> None:
         """Log why no marks are set, if that has changed, and set the gauge."""

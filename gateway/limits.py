@@ -19,7 +19,8 @@ from gateway.runtime import Clock
 RECOGNISED = "recognised"
 #: Member of a request's ASGI state: true once all of its body has arrived, so that no timer is needed.
 ARRIVED = "arrived"
-#: Member of a request's ASGI state: called when its refusal is held back, and nothing else is to be done.
+#: Member of a request's ASGI state: called when its caller has had so many refusals that this one is held
+#: back, or its connection closed; nothing else is to be done for it.
 HELD = "held"
 #: Buckets that are remembered; the one used longest ago is forgotten first, and would be full again.
 _MOST = 20_000

@@ -325,6 +325,10 @@ class Logger:
         """Write what an operator should look at. `exc_info`: the error whose traceback is written."""
         self.log(logging.ERROR, event, **keys)
 
+    def shows(self, level: int) -> bool:
+        """Return whether a line of a level may be written: for callers on a hot path."""
+        return _lines is None or self._standard.isEnabledFor(level)
+
     def log(self, level: int, event: str, **keys: Any) -> None:
         """Write a line of a level, unless it is below the least one that is shown."""
         if _lines is None:

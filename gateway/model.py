@@ -31,6 +31,7 @@ from gateway.text import NO_CONTROLS, has_controls, invisible_in
 
 #: A decimal amount on the wire: digits with an optional fraction; no sign, exponent or spaces.
 AMOUNT_PATTERN = r"^(0|[1-9][0-9]{0,29})(\.[0-9]{1,30})?$"
+_AMOUNT = re.compile(AMOUNT_PATTERN, re.ASCII)
 #: Every string that a partner may choose freely is bounded by this many characters.
 MAX_TEXT = 255
 
@@ -210,7 +211,7 @@ def read_time(value: object) -> datetime | None:
 def _check_amount_text(text: object) -> object:
     if isinstance(text, Decimal):
         return text
-    if isinstance(text, str) and not re.fullmatch(AMOUNT_PATTERN, text, flags=re.ASCII):
+    if isinstance(text, str) and not _AMOUNT.fullmatch(text):
         msg = (
             'must be a plain decimal such as "12.50": at most 30 digits before and after the '
             "point, no sign, no exponent, no leading zeros"
@@ -287,6 +288,15 @@ def _texts_of(value: object, path: str = "") -> Iterator[tuple[str, str]]:
             yield from _texts_of(getattr(value, name), f"{path}.{name}" if path else name)
 
 
+def _is_printable(value: object) -> bool:
+    """Return whether a value is none, or one text that is printable, or has no members but such."""
+    if isinstance(value, str):
+        return value.isprintable()
+    if isinstance(value, Value):
+        return all(map(_is_printable, value.__dict__.values()))
+    return value is None or isinstance(value, Decimal)
+
+
 def _show_no_controls(schema: dict[str, Any]) -> None:
     """Say in the schema what texts a request may have, where nothing narrower is said."""
     for name in ("properties", "$defs"):
@@ -315,7 +325,7 @@ class RequestBody(BaseModel):
     @field_validator("*", mode="after")
     @classmethod
     def _no_controls(cls, value: Any) -> Any:
-        if value is None or (isinstance(value, str) and value.isprintable()):
+        if _is_printable(value):
             return value  # as most members are; the same rule, sooner
         for path, text in _texts_of(value):
             if has_controls(text):

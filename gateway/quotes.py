@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
-from typing import Annotated, Any, Protocol, cast
+from typing import Annotated, Any, NamedTuple, Protocol, cast
 
 from pydantic import Field, PrivateAttr, StringConstraints
 
@@ -143,8 +143,7 @@ class Quote(QuoteTerms):
     _decision: str | None = PrivateAttr(default=None)
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(NamedTuple):
     """What terms depend on, of a request that was checked already: an item of a batch."""
 
     destination: str | Destination
@@ -155,8 +154,7 @@ class Wanted:
     reference: str | None
 
 
-@dataclass(frozen=True)
-class DraftTerms:
+class DraftTerms(NamedTuple):
     """What a quote would pay, before there is a payout."""
 
     asset: str
@@ -224,24 +222,6 @@ class FactsNow:
         return self.facts.still()
 
 
-class _AskedElsewhere(dict[str, Pricer]):
-    """In the place of custodians that are asked in another process."""
-
-    def __missing__(self, name: str) -> Pricer:
-        return _ASKED
-
-
-class _NoObjection:
-    def check(self, terms: Terms) -> str | None:  # noqa: ARG002 - the protocol's
-        return None
-
-    async def offers(self, terms: Terms) -> Sequence[Offer]:  # noqa: ARG002
-        return ()
-
-
-_ASKED = _NoObjection()
-
-
 class Quotes:
     """Makes quotes."""
 
@@ -250,7 +230,7 @@ class Quotes:
         router: Router,
         assets: AssetRegistry,
         runtime: Runtime,
-        custodians: Mapping[str, Pricer],
+        custodians: Mapping[str, Pricer] | None,
         budget: Buckets | None = None,
         spending: Spending | None = None,
         funds: Funds | None = None,
@@ -267,7 +247,9 @@ class Quotes:
         self._router = router
         self._assets = assets
         self._runtime = runtime
-        self._custodians = custodians
+        self._custodians: Mapping[str, Pricer] = {} if custodians is None else custodians
+        #: None: the custodians are asked in another process
+        self._asks_custodians = custodians is not None
         #: of calls, per org and instance
         self._budget = budget
 
@@ -393,7 +375,7 @@ class Quotes:
             self._router,
             self._assets,
             cast("Runtime", None),
-            _AskedElsewhere(),
+            None,
             spending=spending,
             facts=self._facts.still(),
             prices=prices,
@@ -465,7 +447,7 @@ class Quotes:
         )
         best = max(offers, key=lambda each: each.fx_rate, default=None)
         if best is not None and best.fee is not None:
-            taken = replace(taken, fee=_offered_fee(best.fee, request.amount, asset, taken))
+            taken = taken._replace(fee=_offered_fee(best.fee, request.amount, asset, taken))
         terms = _draft(asked, request, taken)
         promised = QuoteTerms(
             quote_id=None,
@@ -512,8 +494,10 @@ class Quotes:
 
     def _checking(
         self, asked: Asked, request: QuoteRequest | Wanted
-    ) -> Callable[[Choice], str | None]:
-        """Return what asks a custodian whether it could ever pay by a route."""
+    ) -> Callable[[Choice], str | None] | None:
+        """Return what asks a custodian whether it could ever pay by a route; None: it is asked elsewhere."""
+        if not self._asks_custodians:
+            return None
 
         def check(choice: Choice) -> str | None:
             terms = _draft(asked, request, choice)

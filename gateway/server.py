@@ -30,7 +30,9 @@ from gateway.runtime import Runtime
 
 #: Connections to the listener for metrics and probes.
 _INNER_CONNECTIONS = 64
-_SWITCH_S = 0.0005
+#: How long a thread that computes keeps the interpreter from the event loop, each time that this waited for
+#: the network. The default of 5 ms is longer than most requests take.
+SWITCH_S = 0.0005
 #: Of the time to stop: the part of requests, and what is kept for closing the store.
 _FOR_REQUESTS, _FOR_CLOSING = 0.5, 0.1
 #: New objects, collections of them, and collections of these, after which the collector comes by itself. A
@@ -211,9 +213,7 @@ def run(  # noqa: PLR0913 - the options of the command
         if ready is not None:
             ready(address)
 
-    # A thread that computes keeps the interpreter so long from the event loop, each time that it waited
-    # for the network. The default of 5 ms is longer than most requests take.
-    sys.setswitchinterval(_SWITCH_S)
+    sys.setswitchinterval(SWITCH_S)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(
             serve(

@@ -63,11 +63,12 @@ def headers(
 
     `seeds`: of Ed25519 keys, for endpoints that want `v1a`, too.
     """
-    entries = [sign(secret, message_id, at, body) for secret in secrets]
+    stamp = str(int(at.timestamp()))
+    entries = ["v1," + _mac(secret, message_id, stamp, body) for secret in secrets]
     entries += [sign_ed25519(seed, message_id, at, body) for seed in seeds]
     return {
         "webhook-id": message_id,
-        "webhook-timestamp": str(int(at.timestamp())),
+        "webhook-timestamp": stamp,
         "webhook-signature": " ".join(entries),
     }
 

@@ -29,6 +29,8 @@ _EVENTS = 100
 _MOST_LAGS = 50
 #: Open payouts of a status that are counted; a long backlog is not read as a whole each minute.
 _MOST_COUNTED = 50_000
+#: Sweeps in a row that delete nothing, after one that found nothing to be deleted: it is kept for days.
+_FORGETS_NOTHING = 9
 #: How long the counters of limits are kept after their windows.
 _WINDOWS_KEPT = timedelta(days=400)
 _log = get_logger("sweeper")
@@ -60,12 +62,17 @@ class Sweeper:
 
     async def run(self) -> None:
         """Sweep until cancelled."""
+        left_out = 0
         while True:
-            await self.sweep()
+            found = await self.sweep(forget=left_out == 0)
+            left_out = 0 if found else (left_out + 1) % (_FORGETS_NOTHING + 1)
             await self._runtime.clock.sleep(self._settings.sweep_s * self._runtime.ids.jitter())
 
-    async def sweep(self) -> None:
-        """Sweep once. May be called any number of times."""
+    async def sweep(self, *, forget: bool = True) -> bool:
+        """Sweep once; return whether what was kept long enough may have been deleted. May be called any number of times.
+
+        `forget`: whether to look for that.
+        """
         # Long reads run in a reader thread; only what they found is then written.
         unowned = await self._db.scan(payout_rows.unowned_payouts, 1)
         owned = await self._db.run(self._own) if unowned else []
@@ -80,8 +87,12 @@ class Sweeper:
         while await self._db.run(deliveries.skip_deliveries, now, _BATCH) >= _BATCH:
             pass
         await self._attend(now)
-        await self._forget()
+        before = self._db.commits
+        if forget:
+            await self._forget()
+        found = self._db.commits != before
         await self._measure()
+        return found
 
     async def _attend(self, now: int) -> None:
         """Close attention whose cause has ended, and tell subscribers of what is new."""

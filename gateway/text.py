@@ -41,6 +41,8 @@ def invisible_in(text: str) -> str | None:
     A plain space is seen. A code point that Unicode has not assigned yet counts as unseen: its normal
     form may still change.
     """
+    if _is_all_visible(text):
+        return None
     found = next((each for each in text if not _is_visible(each)), None)
     return None if found is None else f"U+{ord(found):04X}"
 

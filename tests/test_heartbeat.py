@@ -9,11 +9,12 @@ import json
 import shutil
 import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import closing
+from contextlib import AsyncExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from gateway.config.settings import Settings
 from gateway.heartbeat import WENT_BACK, Heartbeat, config_digest, identity_of
@@ -50,9 +51,15 @@ class Process:
             state_file=file,
             metrics=self.metrics,
             wake_all=lambda: self.woken.append(None),
+            gone=self.free,
         )
         #: an entry for each time that all loops were woken
         self.woken: list[None] = []
+        #: the gateways whose leases were freed
+        self.freed: list[str] = []
+
+    async def free(self, gateway_id: str) -> None:
+        self.freed.append(gateway_id)
 
 
 @pytest.fixture
@@ -242,6 +249,72 @@ async def test_gateways_that_are_gone(
             await process.heartbeat.beat()
             await clock.advance(BEAT_S)
         assert process.heartbeat.watch.stale(clock.moment().elapsed) == {other.heartbeat.id}
+
+
+async def test_a_gateway_that_is_gone_is_reported_once(
+    settings: Settings, clock: SetClock, process: Process
+) -> None:
+    """By one of those that see it, and not by those that start in the weeks that its row is kept.
+
+    One that was only stopped for a while raises its counter, and is reported when it stops again.
+    """
+    runtime = runtime_of(clock)
+
+    async def watched(*watching: Process) -> list[str]:
+        with structlog.testing.capture_logs() as logs:
+            for _ in range(4):
+                await asyncio.gather(*(each.heartbeat.beat() for each in watching))
+                await clock.advance(BEAT_S)
+        return [each["gateway"] for each in logs if each["event"] == "gateway_gone"]
+
+    async with AsyncExitStack() as stack:
+
+        async def started() -> Process:
+            db = await stack.enter_async_context(open_database(settings, runtime))
+            made = Process(db, runtime, settings, state_file_of(settings, runtime))
+            await made.heartbeat.start()
+            return made
+
+        gone, beside = await started(), await started()
+        both = asyncio.Barrier(2)
+
+        async def together(_: str) -> None:
+            # Both have seen it, and neither has noted it.
+            await both.wait()
+
+        for each in (process, beside):
+            each.heartbeat._gone = together
+        assert await watched(process, beside) == [gone.heartbeat.id]
+        for each in (process, beside):
+            each.heartbeat._gone = each.free
+        later = await started()
+        assert await watched(process, beside, later) == []
+        assert process.freed == beside.freed == later.freed == []
+        await gone.heartbeat.beat()
+        assert await watched(process, beside, later) == [gone.heartbeat.id]
+        assert gone.heartbeat.id in process.freed + beside.freed + later.freed
+
+
+async def test_a_gateway_is_not_noted_as_gone_before_its_leases_are_freed(
+    settings: Settings, clock: SetClock, process: Process
+) -> None:
+    """Where that fails, the next process that watches does it."""
+    runtime = runtime_of(clock)
+    async with open_database(settings, runtime) as db:
+        other = Process(db, runtime, settings, state_file_of(settings, runtime))
+        await other.heartbeat.start()
+
+        async def fails(_: str) -> None:
+            raise sqlite3.OperationalError("disk I/O error")
+
+        process.heartbeat._gone = fails
+        for _ in range(3):
+            await process.heartbeat.beat()
+            await clock.advance(BEAT_S)
+        with pytest.raises(sqlite3.OperationalError, match="disk I/O"):
+            await process.heartbeat.beat()
+        found = await db.read(gateways.running_gateways)
+        assert [row["gone_counter"] for row in found] == [None, None]
 
 
 async def test_what_another_process_commits_wakes_every_loop(

@@ -153,6 +153,8 @@ async def test_deliveries_are_claimed_and_settled_in_groups(
             position=row["position"],
             endpoint_id=row["endpoint_id"],
             token=row["lease_token"],
+            attempt=row["attempts"] + 1,
+            trigger=row["trigger"],
             state="delivered",
             due=now,
             settled=now,

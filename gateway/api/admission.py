@@ -119,15 +119,15 @@ class Admission:
         if wait_s == 0:
             return refused
         request.state.left_out = self._lines.take()
+        held = getattr(request.state, HELD, None)
+        if held is not None:
+            # Its connection may be closed for a new one, and new ones of its address come after requests.
+            held()
         if wait_s is None:
             self._metrics.refusal_held("closed")
             refused.headers["Connection"] = "close"
             return refused
         self._metrics.refusal_held("held")
-        held = getattr(request.state, HELD, None)
-        if held is not None:
-            # Its connection may be closed for a new one.
-            held()
         await self._refusals.hold(wait_s)
         return refused
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from starlette.applications import Starlette
+from starlette.datastructures import State
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
@@ -252,25 +254,56 @@ def _in_turn(routes: Sequence[Route]) -> list[Route]:
     )
 
 
+#: A path that ends with its only parameter, which has no slash in it.
+_ENDS_WITH_ID = re.compile(r"(/[^{}]+)/\{(\w+)\}")
+
+
 class _Router(Router):
-    """Starlette's router, which finds a path without parameters at once instead of trying all routes."""
+    """Starlette's router, which finds most paths at once instead of trying all routes.
+
+    Those without parameters, and those that end with their only one, such as `/payouts/{payout_id}`.
+    """
 
     def __init__(self, routes: Sequence[Route]) -> None:
         super().__init__(routes=_in_turn(routes))
         self._fixed = {each.path: each for each in routes if "{" not in each.path}
+        #: the route and the name of its parameter, by what comes before that
+        self._with_id = {
+            found[1]: (each, found[2])
+            for each in routes
+            if (found := _ENDS_WITH_ID.fullmatch(each.path))
+        }
 
     async def app(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         """Handle one request."""
-        route = self._fixed.get(scope["path"]) if scope["type"] == "http" else None
+        route, parameters = self._find(scope) if scope["type"] == "http" else (None, {})
         if route is None or scope["method"] not in (route.methods or ()):
             await super().app(scope, receive, send)
             return
-        scope["router"], scope["route"], scope["path_params"] = self, route, {}
+        scope["router"], scope["route"], scope["path_params"] = self, route, parameters
         await route.app(scope, receive, send)
+
+    def _find(self, scope: AsgiScope) -> tuple[Route | None, dict[str, str]]:
+        """Return the route of a path and the values of its parameters. None: the library's router may find it."""
+        path = scope["path"]
+        route = self._fixed.get(path)
+        if route is not None:
+            return route, {}
+        before, _, value = path.rpartition("/")
+        found = self._with_id.get(before) if value else None
+        return (None, {}) if found is None else (found[0], {found[1]: value})
+
+
+class _Parts(State):
+    """The parts of the application as plain attributes: Starlette's own state looks each of them up twice."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
 
 
 def _application(context: ApiContext, routes: Sequence[Route]) -> Starlette:
     app = _Application()
+    app.state = _Parts()
     app.router = _Router(routes)
     # A redirect would name whatever host the request named; an unknown path is a problem instead.
     app.router.redirect_slashes = False

@@ -7,8 +7,16 @@ import hashlib
 import json
 import tempfile
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,16 +31,18 @@ from gateway.api import acts
 from gateway.api.acts import note_act
 from gateway.api.context import ApiContext
 from gateway.api.cursors import check_names, decode, encode, limit_of, query_fault
-from gateway.api.file_checks import check_elsewhere
+from gateway.api.file_checks import CheckHereError, checked_elsewhere
 from gateway.api.idempotency import Answer, Claim, claimed, idempotency_key, keyed_request, once
-from gateway.api.jobs import Jobs, jobs_of
+from gateway.api.jobs import Jobs, jobs_of, number_of
 from gateway.api.requests import caller_of, context_of, read_json, validate
 from gateway.batches.items import (
     MOST_IN_FILE,
     Check,
     Checked,
+    ItemColumns,
     Kept,
     Line,
+    Planned,
     csv_lines,
     json_lines,
     judge_count,
@@ -66,9 +76,11 @@ _MOST_BYTES = 64 * 1024 * 1024
 _FILE_S = 300.0
 #: Lines whose references are looked up at once; lines of one transaction.
 _LOOKED_UP_AT_ONCE = 500
-_STORED_AT_ONCE = 25
+_STORED_AT_ONCE = 50
 #: Pages that are handed in and not durable yet.
 _PAGES_UNDER_WAY = 4
+#: Payouts that one transaction deletes.
+_DROPPED_AT_ONCE = 50
 _FILE_QUERY = frozenset({"custodian", "account_id", "account_type", "reference", "validate"})
 
 
@@ -96,7 +108,7 @@ async def create_batch(request: Request) -> Response:
     if dry:
         # It does nothing that could be repeated.
         key = None
-    with jobs_of(request).running(caller.org):
+    with jobs_of(request).running(caller.org, number_of(request)):
         return await _create_from(request, caller, key)
 
 
@@ -144,9 +156,9 @@ async def check_file(request: Request, caller: Caller, head: BatchHead, path: Pa
     Refused: `invalid_batch` where the custodian is not known; faults of lines are in what is returned.
     """
     context, jobs = context_of(request), jobs_of(request)
-    with jobs.running(caller.org):
-        lines = partial(csv_lines, path)
-        return await _check(context, jobs, caller, head.source, lines, None, path)
+    with jobs.running(caller.org, number_of(request)):
+        checking = _Checking(context, jobs, caller, head.source, partial(csv_lines, path), path)
+        return await checking.found()
 
 
 async def create_from_file(  # noqa: PLR0913 - whose batch, of what, and who creates it
@@ -164,7 +176,7 @@ async def create_from_file(  # noqa: PLR0913 - whose batch, of what, and who cre
     raw = await context_of(request).runtime.offload(path.read_bytes)
     digest = hashlib.sha256(raw).hexdigest()
     jobs = jobs_of(request)
-    with jobs.running(caller.org):
+    with jobs.running(caller.org, number_of(request)):
         load = _Load(
             context=context_of(request),
             jobs=jobs,
@@ -187,7 +199,8 @@ async def _create(request: Request, load: _Load, key: str | None, members: Any) 
     if key is not None:
         keyed = keyed_request(request, load.caller.org, load.caller.mode, key, members)
         return await claimed(request, keyed, load.create)
-    found = await load.check()
+    found = await load.checking().found()
+    found.refuse()
     return _answer(BatchCheck(item_count=found.count, totals=dict(sorted(found.totals.items()))))
 
 
@@ -216,22 +229,24 @@ class _Load:
         gateway that took over can delete it.
         """
         if claim.created_id is not None:
-            await self._drop(claim.created_id)
+            await self.drop(claim.created_id)
         pauses = await self.context.db.read(refuse_unless_accepting, self.context.own_rules)
-        with Kept() as kept:
-            found = await self.check(kept)
-            if pauses:
-                await self.context.db.read(self._refuse_if_paused, found)
+        storing = _Storing(self, claim)
+        try:
+            with Kept() as kept:
+                found = await self.checking().found(storing, kept)
+                found.refuse()
+                if pauses:
+                    await self.context.db.read(self._refuse_if_paused, found)
+                await storing.add(kept.read())
+            batch_id, stored = await storing.end()
             totals = totals_of_new(found)
-            batch_id = await self.context.db.run(self._begin, claim)
-            try:
-                stored = await self._store(claim, batch_id, kept)
-                return await claim.finish(lambda tx: self._finish(tx, batch_id, stored, totals))
-            except BaseException:
-                # Nobody has seen it. What cannot be deleted now is deleted as a load that was given up.
-                with suppress(Exception):
-                    await self._drop(batch_id)
-                raise
+            return await claim.finish(lambda tx: self._finish(tx, batch_id, stored, totals))
+        except BaseException:
+            # Nobody has seen it. What cannot be deleted now is deleted as a load that was given up.
+            with suppress(Exception):
+                await storing.undo()
+            raise
 
     async def _refuse_if_paused(self, tx: Tx, found: Checked) -> None:
         caller, source = self.caller, self.source
@@ -239,42 +254,12 @@ class _Load:
             names = caller.org, caller.mode, source.custodian, source.account, asset
             await refuse_if_paused(tx, Subject(*names))
 
-    async def check(self, kept: Kept | None = None) -> Checked:
-        """Check every item, and keep it. Refused: `invalid_batch`, with the faults."""
-        found = await _check(
-            self.context, self.jobs, self.caller, self.source, self.lines, kept, self.file
-        )
-        found.refuse()
-        return found
+    def checking(self) -> _Checking:
+        """Return the check of its items."""
+        return _Checking(self.context, self.jobs, self.caller, self.source, self.lines, self.file)
 
-    async def _store(self, claim: Claim, batch_id: str, kept: Kept) -> int:
-        """Store every item; return how many there are.
-
-        Some pages are handed in before the first of them is durable: they share a commit, and the next
-        items are made ready while the disk works.
-        """
-        made = self.context.batches.columns(self.caller, self.source, batch_id)
-        numbered = enumerate(kept.read())
-        pages = _gathered(
-            self.jobs.steps(self.caller.org, numbered, lambda each: made.of(*each)), _STORED_AT_ONCE
-        )
-        under_way: deque[asyncio.Task[None]] = deque()
-        stored = 0
-        try:
-            async for page in pages:
-                if len(under_way) >= _PAGES_UNDER_WAY:
-                    await under_way.popleft()
-                writing = self.context.db.run(self._add, claim, batch_id, page)
-                under_way.append(asyncio.create_task(writing))
-                stored += len(page)
-            while under_way:
-                await under_way.popleft()
-        finally:
-            # What was handed in is written whatever happens: the end of a load that failed comes after.
-            await asyncio.gather(*under_way, return_exceptions=True)
-        return stored
-
-    async def _begin(self, tx: Tx, claim: Claim) -> str:
+    async def begin(self, tx: Tx, claim: Claim) -> str:
+        """Store function: begin the batch, which nobody sees before its end; return its id."""
         await refuse_unless_accepting(tx, self.context.own_rules)
         batch_id = await self.context.batches.begin(
             tx,
@@ -287,9 +272,10 @@ class _Load:
         await claim.creating(tx, batch_id)
         return batch_id
 
-    async def _add(
+    async def add(
         self, tx: Tx, claim: Claim, batch_id: str, page: Sequence[Mapping[str, object]]
     ) -> None:
+        """Store function: store some items under the claim."""
         await claim.hold(tx)
         await self.context.batches.add(tx, batch_id, page)
 
@@ -307,11 +293,77 @@ class _Load:
             created_id=batch_id,
         )
 
-    async def _drop(self, batch_id: str) -> None:
-        """Delete a batch that is not visible, a page per transaction. May be called twice."""
-        run = self.context.db.run
-        while await run(rows.drop_loaded, batch_id, _STORED_AT_ONCE) == _STORED_AT_ONCE:
-            pass
+    async def drop(self, batch_id: str) -> None:
+        """Delete a batch that is not visible, a page per transaction and in turn. May be called twice."""
+        gone, took = _DROPPED_AT_ONCE, 0.0
+        while gone == _DROPPED_AT_ONCE:
+            await self.jobs.turn(self.caller.org, took)
+            begun = self.context.runtime.clock.monotonic()
+            gone = await self.context.db.run(rows.drop_loaded, batch_id, _DROPPED_AT_ONCE)
+            took = self.context.runtime.clock.monotonic() - begun
+
+
+class _Storing:
+    """Stores the items of a batch, which is begun with the first of them."""
+
+    def __init__(self, load: _Load, claim: Claim) -> None:
+        self._load = load
+        self._claim = claim
+        self._batch_id: str | None = None
+        self._columns: ItemColumns | None = None
+        self._count = 0
+        #: made ready and not handed in yet: fewer than a page
+        self._rest: list[Mapping[str, object]] = []
+        self._under_way: deque[asyncio.Task[None]] = deque()
+
+    async def _begun(self) -> ItemColumns:
+        if self._columns is None:
+            load = self._load
+            self._batch_id = await load.context.db.run(load.begin, self._claim)
+            self._columns = load.context.batches.columns(load.caller, load.source, self._batch_id)
+        return self._columns
+
+    async def add(self, items: Iterable[Planned]) -> None:
+        """Store items, which follow on those before. Some of them are stored by the next call, or by `end`.
+
+        Some pages are handed in before the first of them is durable: they share a commit, and the next
+        items are made ready while the disk works.
+        """
+        made, load = await self._begun(), self._load
+        numbered = enumerate(items, self._count)
+        async for step in load.jobs.steps(load.caller.org, numbered, lambda each: made.of(*each)):
+            self._count += len(step)
+            self._rest += step
+            while len(self._rest) >= _STORED_AT_ONCE:
+                await self._hand_in()
+
+    async def _hand_in(self) -> None:
+        page, self._rest = self._rest[:_STORED_AT_ONCE], self._rest[_STORED_AT_ONCE:]
+        if len(self._under_way) >= _PAGES_UNDER_WAY:
+            await self._under_way.popleft()
+        assert self._batch_id is not None  # noqa: S101 - it was begun
+        writing = self._load.context.db.run(self._load.add, self._claim, self._batch_id, page)
+        self._under_way.append(asyncio.create_task(writing))
+
+    async def end(self) -> tuple[str, int]:
+        """Wait until all is stored; return the id of the batch, and how many items it has."""
+        await self._begun()
+        if self._rest:
+            await self._hand_in()
+        while self._under_way:
+            await self._under_way.popleft()
+        assert self._batch_id is not None  # noqa: S101 - it was begun
+        return self._batch_id, self._count
+
+    async def undo(self) -> None:
+        """Delete what was stored, if there is anything; items may be added again. May be called twice."""
+        # What was handed in is written whatever happens: its deletion comes after.
+        await asyncio.gather(*self._under_way, return_exceptions=True)
+        self._under_way.clear()
+        batch_id, self._batch_id, self._columns = self._batch_id, None, None
+        self._count, self._rest = 0, []
+        if batch_id is not None:
+            await self._load.drop(batch_id)
 
 
 async def _gathered(steps: AsyncIterator[list[T]], size: int) -> AsyncIterator[list[T]]:
@@ -326,49 +378,75 @@ async def _gathered(steps: AsyncIterator[list[T]], size: int) -> AsyncIterator[l
         yield page
 
 
-async def _check(  # noqa: PLR0913 - whose batch it is, and where its items go
-    context: ApiContext,
-    jobs: Jobs,
-    caller: Caller,
-    source: BatchSource,
-    lines: Callable[[], Iterator[Line]],
-    kept: Kept | None,
-    file: Path | None = None,
-) -> Checked:
-    found = Checked()
-    known = {
-        each.name
-        for each in context.router.instances()
-        if context.router.routes_of(each, caller.org, caller.mode)
-    }
-    if source.custodian not in known:
-        detail = "no custodian is called so; GET /custodians lists them"
-        found.fault("/source/custodian", "unknown_custodian", detail)
-        found.refuse()
+@dataclass(frozen=True)
+class _Checking:
+    """The check of every line of a batch: whose it is, and where its lines come from."""
 
-    if file is not None:
-        checked_elsewhere = await check_elsewhere(context, jobs, caller, source, file, kept)
-        if checked_elsewhere is not None:
-            return checked_elsewhere
-    check = Check(context.quotes, caller, source, found)
+    context: ApiContext
+    jobs: Jobs
+    caller: Caller
+    source: BatchSource
+    #: reads the lines, from the first one on each time that it is called
+    lines: Callable[[], Iterator[Line]]
+    #: what they are read from, where it is a file
+    file: Path | None = None
 
-    def one(line: Line) -> Line:
-        item = check.line(line)
-        if item is not None and kept is not None:
-            kept.add(item)
-        return line
+    async def found(self, storing: _Storing | None = None, kept: Kept | None = None) -> Checked:
+        """Check every line; return what was found. Refused: `invalid_batch`, where nobody could pay.
 
-    async def checked() -> AsyncIterator[list[Line]]:
-        async for step in jobs.steps(caller.org, lines(), one):
-            if found.count > MOST_IN_FILE:
-                return
-            yield step
+        The items of a file that another process checks are stored meanwhile, as long as there is no fault.
+        Those that this process checks are kept, and nothing is stored.
+        """
+        known = {
+            each.name
+            for each in self.context.router.instances()
+            if self.context.router.routes_of(each, self.caller.org, self.caller.mode)
+        }
+        found = Checked()
+        if self.source.custodian not in known:
+            detail = "no custodian is called so; GET /custodians lists them"
+            found.fault("/source/custodian", "unknown_custodian", detail)
+            found.refuse()
+        if self.file is not None:
+            try:
+                await self._elsewhere(self.file, found, storing)
+            except CheckHereError:
+                if storing is not None:
+                    await storing.undo()
+                found = Checked()
+            else:
+                return found
+        await self._here(found, kept)
+        judge_count(found)
+        return found
 
-    async for page in _gathered(checked(), _LOOKED_UP_AT_ONCE):
-        where = references_of(page)
-        await context.db.scan(context.batches.references_used, caller, where, found)
-    judge_count(found)
-    return found
+    async def _elsewhere(self, file: Path, found: Checked, storing: _Storing | None) -> None:
+        names = self.context, self.jobs, self.caller, self.source
+        async with aclosing(checked_elsewhere(*names, file, found)) as pages:
+            async for items in pages:
+                if storing is not None and not found.fault_count:
+                    await storing.add(items)
+
+    async def _here(self, found: Checked, kept: Kept | None) -> None:
+        check = Check(self.context.quotes, self.caller, self.source, found)
+
+        def one(line: Line) -> Line:
+            item = check.line(line)
+            if item is not None and kept is not None:
+                kept.add(item)
+            return line
+
+        async def checked() -> AsyncIterator[list[Line]]:
+            async for step in self.jobs.steps(self.caller.org, self.lines(), one):
+                if found.count > MOST_IN_FILE:
+                    return
+                yield step
+
+        async for page in _gathered(checked(), _LOOKED_UP_AT_ONCE):
+            where = references_of(page)
+            await self.context.db.scan(
+                self.context.batches.references_used, self.caller, where, found
+            )
 
 
 async def _receive(request: Request, org: str, path: Path) -> str:

@@ -1,8 +1,12 @@
-"""Checks of files in another process: what is left to this one."""
+"""Checks of files in another process: what is left to this one.
+
+The lines of a page are checked there while the page before is stored here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -13,7 +17,7 @@ from gateway.api.context import ApiContext
 from gateway.api.jobs import Jobs
 from gateway.batches.elsewhere import NoProcessError
 from gateway.batches.frames import Page, Work
-from gateway.batches.items import Checked, Kept, judge_count
+from gateway.batches.items import Checked, Planned, judge_count
 from gateway.batches.schemas import BatchSource
 from gateway.keys import Caller
 from gateway.model import Destination
@@ -24,48 +28,41 @@ SMALL_FILE = 64 * 1024
 _destination: TypeAdapter[Destination] = TypeAdapter(Destination)
 
 
-async def check_elsewhere(  # noqa: PLR0913 - whose file it is, and where its items go
-    context: ApiContext,
-    jobs: Jobs,
-    caller: Caller,
-    source: BatchSource,
-    file: Path,
-    kept: Kept | None,
-) -> Checked | None:
-    """Check every line of a file in another process, and keep its items.
+class CheckHereError(Exception):
+    """The file has to be checked in this process; nothing that came of it before counts."""
 
-    None, and nothing is kept: it has to be checked in this process. It is small, or there is no other
-    process, or the custodian itself objects to a line: another route might do then, and only this process
-    can ask for one. Nor can another process answer for a custodian that does not answer at this moment.
-    Refused: `internal_error`, if the other process has failed.
+
+async def checked_elsewhere(  # noqa: PLR0913 - whose file it is, and where its faults go
+    context: ApiContext, jobs: Jobs, caller: Caller, source: BatchSource, file: Path, found: Checked
+) -> AsyncGenerator[Sequence[Planned], None]:
+    """Check every line of a file in another process; give the items that could be paid, a page at a time.
+
+    What is found goes into `found`; that of a page before its items are given.
+    CheckHereError: the file is small, or there is no other process, or the custodian itself objects to a
+    line: another route might do then, and only this process can ask for one. Nor can another process
+    answer for a custodian that does not answer at this moment.
+    Refused: `internal_error`, where the other process has failed.
     """
     elsewhere = context.file_checks
     if elsewhere is None or (await context.runtime.offload(file.stat)).st_size < SMALL_FILE:
-        return None
-    found = Checked()
+        raise CheckHereError
     objects = _objection(context, source)
     work = Work(file, context.quotes.still(), caller, source)
     try:
-        async with elsewhere.checking(work) as check:
-            async for page in check.pages():
+        async with elsewhere.checking(work) as check, aclosing(check.pages()) as pages:
+            async for page in pages:
                 if page.head["of_the_moment"]:
-                    if kept is not None:
-                        kept.clear()
-                    return None
+                    raise CheckHereError
                 async for step in jobs.steps(caller.org, page.head["terms"], objects):
                     if any(step):
-                        if kept is not None:
-                            kept.clear()
-                        return None
+                        raise CheckHereError
                 _add(found, page)
-                if kept is not None:
-                    kept.add_lines(page.items)
                 where = page.head["references"]
                 await context.db.scan(context.batches.references_used, caller, where, found)
+                yield page.items
     except NoProcessError:
-        return None
+        raise CheckHereError from None
     judge_count(found)
-    return found
 
 
 def _add(found: Checked, page: Page) -> None:

@@ -31,7 +31,7 @@ R = TypeVar("R")
 
 #: A step ends with the line that exceeds this time, in seconds, and has this many lines at most.
 STEP_S = 0.001
-LINES = 100
+LINES = 250
 #: The pause before a step: this many times what the step before took, and never less than a step may take.
 PAUSES, PAUSES_BESIDE_OTHERS = 1, 4
 #: How long a step waits for requests of other orgs, in seconds. Under steady load of others, jobs use about
@@ -59,13 +59,17 @@ class Jobs:
         self._clock = clock
         self._calling = Calling(clock) if calling is None else calling
         self._pause = pause
-        self._others_until = clock.monotonic()
+        self._others_until = self._others_until_before = clock.monotonic()
+        self._requests = 0
         self._running: Counter[str] = Counter()
         self._turn = asyncio.Lock()
 
     @contextmanager
-    def running(self, org: str) -> Iterator[None]:
-        """Hold a place for a job of an org. Refused: `rate_limited`, if there is none."""
+    def running(self, org: str, number: int | None = None) -> Iterator[None]:
+        """Hold a place for a job of an org. Refused: `rate_limited`, where there is none.
+
+        `number`: what `request` returned for the request whose job it is.
+        """
         for count, most in (
             (self._running[org], self._most_per_org),
             (self._running.total(), self._most),
@@ -74,6 +78,9 @@ class Jobs:
                 self._metrics.rate_limited(_NAME)
                 raise _too_many(most)
         self._running[org] += 1
+        if number == self._requests:
+            # The job does not come in beside itself.
+            self._others_until = self._others_until_before
         try:
             yield
         finally:
@@ -81,9 +88,15 @@ class Jobs:
             if not self._running[org]:
                 del self._running[org]
 
-    def request(self) -> None:
-        """Note that a request came in: jobs leave more of the process to it and to those that follow."""
+    def request(self) -> int:
+        """Note that a request came in: jobs leave more of the process to it and to those that follow.
+
+        Returns its number, by which `running` knows the request of a job itself.
+        """
+        self._others_until_before = self._others_until
         self._others_until = self._clock.monotonic() + _OTHERS_S
+        self._requests += 1
+        return self._requests
 
     async def turn(self, org: str, took_s: float = 0.0) -> None:
         """Let everybody else go on before a step of an org's job. `took_s`: how long its last step took."""
@@ -124,6 +137,12 @@ def _too_many(most: int) -> Refused:
         "RateLimit": f'"{_NAME}";r=0;t={_RETRY_S}',
     }
     return Refused("rate_limited", detail, headers=headers)
+
+
+def number_of(request: Request) -> int:
+    """Return what `Jobs.request` returned for a request."""
+    number: int = request.scope["state"]["number"]
+    return number
 
 
 def jobs_of(request: Request) -> Jobs:

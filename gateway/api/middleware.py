@@ -42,7 +42,7 @@ class Envelope:
         request_id = context.runtime.ids.new("req")
         scope.setdefault("state", {})["request_id"] = request_id
         begun = context.runtime.clock.monotonic()
-        scope["app"].state.jobs.request()
+        scope["state"]["number"] = scope["app"].state.jobs.request()
         status, started = 500, False
 
         async def wrapped(message: Message) -> None:

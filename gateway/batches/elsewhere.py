@@ -14,7 +14,7 @@ import os
 import pickle
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from gateway.batches.frames import BEGIN, END, FAILED, LENGTH, PAGE, Order, Page, Work
@@ -25,6 +25,8 @@ from gateway.logs import get_logger
 #: wants to. How long it stays without a file.
 ANSWER_S = 300.0
 IDLE_S = 60.0
+#: Pages of a file that are asked for before they are needed: the process works while the gateway does.
+_AHEAD = 2
 #: The longest answer: a page has far less.
 _MOST_BYTES = 64 * 1024 * 1024
 #: What it gets of the gateway's environment: nothing that could be a secret.
@@ -126,15 +128,14 @@ class FileCheck:
     def __init__(self, process: _Process, number: int) -> None:
         self._process = process
         self._number = number
-        self._next: asyncio.Future[bytes] | None = None
 
-    async def pages(self) -> AsyncIterator[Page]:
-        """Give what came of the lines, a page at a time. The next one is made meanwhile."""
+    async def pages(self) -> AsyncGenerator[Page, None]:
+        """Give what came of the lines, a page at a time. The next ones are made meanwhile."""
+        asked = deque(self._ask() for _ in range(_AHEAD))
         while True:
-            if self._next is None:
-                self._next = self._ask()
-            page = Page.of(await self._next)
-            self._next = None if page.head["last"] else self._ask()
+            page = Page.of(await asked.popleft())
+            if not page.head["last"]:
+                asked.append(self._ask())
             yield page
             if page.head["last"]:
                 return

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 import tempfile
 from collections import Counter
@@ -14,6 +13,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+import pydantic_core
 from pydantic import ValidationError
 
 from gateway.assets import EXACT
@@ -212,7 +212,7 @@ class _Columns:
         if len(row) != self._count:
             detail = f"{len(row)} cells, and the header has {self._count}"
             return Line(where, None, [_fault(where, "invalid_line", detail)])
-        if any(not cell.isascii() and _RAW.search(cell) for cell in row):
+        if _RAW.search("".join(row)):
             return Line(where, None, [_fault(where, "invalid_csv", "the line is not UTF-8")])
         cells = [cell.strip(_BLANKS) for cell in row]
         members: dict[str, Any] = {name: cells[at] for at, name in self._plain if cells[at]}
@@ -261,11 +261,6 @@ class Planned(NamedTuple):
     name: str | None
 
 
-def kept_line(item: Planned) -> bytes:
-    """Return an item as it is kept."""
-    return json.dumps(item).encode() + b"\n"
-
-
 class Kept:
     """The items of a batch between their check and their storing; many of them in a temporary file.
 
@@ -287,22 +282,13 @@ class Kept:
 
     def add(self, item: Planned) -> None:
         """Keep an item."""
-        self._file.write(kept_line(item))
-
-    def add_lines(self, lines: bytes) -> None:
-        """Keep items that `kept_line` has made lines of."""
-        self._file.write(lines)
-
-    def clear(self) -> None:
-        """Forget all items."""
-        self._file.seek(0)
-        self._file.truncate()
+        self._file.write(pydantic_core.to_json(item) + b"\n")
 
     def read(self) -> Iterator[Planned]:
         """Return the items in the order in which they came. Nothing may be added meanwhile."""
         self._file.seek(0)
         for line in self._file:
-            yield Planned(*json.loads(line))
+            yield Planned(*pydantic_core.from_json(line))
 
 
 class Check:

@@ -53,7 +53,9 @@ class BatchItemRequest(RequestBody):
         "alike. No blanks around it, no invisible characters.",
     )
     name: Text | None = Field(default=None, description="What you call the payee; for reports.")
-    metadata: Annotated[dict[MetadataKey, MetadataText], Field(max_length=20)] = Field(default={})
+    metadata: Annotated[dict[MetadataKey, MetadataText], Field(max_length=20)] = Field(
+        default_factory=dict, json_schema_extra={"default": {}}
+    )
 
 
 class BatchHead(RequestBody):

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from types import SimpleNamespace
 
 import aiohttp
@@ -35,15 +36,12 @@ class Dates:
 
     def note(self, date: str | None) -> None:
         """Note the `Date` header of an answer that has just come."""
-        try:
-            theirs = parsedate_to_datetime(date) if date else None
-        except ValueError:
-            theirs = None
-        if theirs is None or theirs.tzinfo is None:
+        theirs = _seconds_of(date) if date else None
+        if theirs is None:
             return
         now = self._clock.moment()
         # What the custodian's clock shows when ours has run so long.
-        self._seen = (theirs.timestamp() - now.elapsed / 1e6, now.elapsed / 1e6, now.clock_id)
+        self._seen = (theirs - now.elapsed / 1e6, now.elapsed / 1e6, now.clock_id)
 
     def skew_s(self) -> float | None:
         """Return our wall clock minus the custodian's, in seconds; None if nothing is known now."""
@@ -62,6 +60,16 @@ class Dates:
         params: aiohttp.TraceRequestEndParams,
     ) -> None:
         self.note(params.response.headers.get("Date"))
+
+
+@lru_cache(maxsize=16)
+def _seconds_of(date: str) -> float | None:
+    """Return the seconds since 1970 of a `Date` header; None where it is none. It has one value a second."""
+    try:
+        at = parsedate_to_datetime(date)
+    except ValueError:
+        return None
+    return None if at.tzinfo is None else at.timestamp()
 
 
 class NotedClock:

@@ -55,7 +55,7 @@ from gateway.custodians.soundness import (
     expect_sound_notice,
 )
 from gateway.custodians.wording import plain
-from gateway.egress.echoes import currently_sent, sending, texts_of
+from gateway.egress.echoes import sending, texts_of
 from gateway.errors import (
     AdapterError,
     AdapterFault,
@@ -536,7 +536,7 @@ class CustodianInstance:
         begun = self._clock.monotonic()
         telling = _Telling()
         try:
-            with sending(*currently_sent()):
+            with sending():
                 yield telling
         except asyncio.CancelledError:
             telling.outcome = "cancelled"

@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import lru_cache
 from types import SimpleNamespace
 from urllib.parse import quote, quote_plus
@@ -48,17 +49,32 @@ _PLAIN_HEADERS = frozenset(
     }
 )
 _WORDS = re.compile("[A-Za-z0-9]+")
-_sent: ContextVar[set[str] | None] = ContextVar("sent", default=None)
 
 
-def redact(body: bytes, values: Iterable[str], *, cut: bool = False) -> bytes:
+@dataclass(frozen=True)
+class _Sent:
+    """What was sent in confidence: in answers to a required action, which nothing keeps, and in headers."""
+
+    answers: frozenset[str]
+    headers: set[str]
+
+
+_sent: ContextVar[_Sent | None] = ContextVar("sent", default=None)
+
+
+def redact(
+    body: bytes, values: Iterable[str], *, once: Iterable[str] = (), cut: bool = False
+) -> bytes:
     """Return an answer without the values, nor their parts, in any usual spelling.
 
     Neither is a beginning of one left that has eight characters or more, wherever it stands.
+    `once`: values that are not remembered, such as passcodes; the forms of the others are kept.
     `cut`: the answer was not read to its end, so that it may end in the middle of a value. Case does
     not matter. Pure.
     """
-    spans = list(_spans(body.lower(), set().union(*(_forms(value) for value in values)), cut=cut))
+    forms = {each for value in values for each in _kept_forms(value)}
+    forms.update(each for value in once for each in _forms(value))
+    spans = list(_spans(body.lower(), forms, cut=cut))
     spans.sort()
     if not spans:
         return body
@@ -93,25 +109,25 @@ def _spans(
 
 @contextmanager
 def sending(*values: str) -> Iterator[None]:
-    """Collect what this task, and the tasks it begins, send in confidence: `values` and headers."""
-    token = _sent.set(set(values))
+    """Collect what this task, and the tasks it begins, send in confidence: `values` and headers.
+
+    Inside of another one, what that one has collected counts, too.
+    """
+    outer = _sent.get() or _Sent(frozenset(), set())
+    token = _sent.set(_Sent(outer.answers.union(values), set(outer.headers)))
     try:
         yield
     finally:
         _sent.reset(token)
 
 
-def currently_sent() -> frozenset[str]:
-    """Return what was sent in confidence since `sending` began; nothing outside of it."""
-    return frozenset(_sent.get() or ())
-
-
 def without_sent(text: str) -> str:
     """Return a text without what was sent since `sending` began."""
-    values = _sent.get()
-    if not values or not text:
+    sent = _sent.get()
+    if sent is None or not text or not (sent.answers or sent.headers):
         return text
-    return redact(text.encode("utf-8", "replace"), values).decode("utf-8", "replace")
+    without = redact(text.encode("utf-8", "replace"), sent.headers, once=sent.answers)
+    return without.decode("utf-8", "replace")
 
 
 def texts_of(value: object) -> Iterator[str]:
@@ -138,16 +154,15 @@ async def _note(
     _context: SimpleNamespace,
     params: aiohttp.TraceRequestHeadersSentParams,
 ) -> None:
-    values = _sent.get()
-    if values is not None:
-        values.update(
+    sent = _sent.get()
+    if sent is not None:
+        sent.headers.update(
             str(value)
             for name, value in params.headers.items()
             if name.lower() not in _PLAIN_HEADERS and len(str(value)) >= _LEAST_ANYWHERE
         )
 
 
-@lru_cache(maxsize=256)
 def _forms(value: str) -> frozenset[tuple[bytes, bytes]]:
     """Return a value and its parts, as they are and as they look inside JSON, HTML and URLs; lower case.
 
@@ -180,6 +195,10 @@ def _forms(value: str) -> frozenset[tuple[bytes, bytes]]:
         found |= {(_low(core), _low(each)) for each in spellings}
         found |= {(each, each) for each in map(_low, _in_base64(part.encode()))}
     return frozenset(pair for pair in found if pair[1])
+
+
+#: For credentials, which each request has.
+_kept_forms = lru_cache(maxsize=256)(_forms)
 
 
 def _low(text: str) -> bytes:

@@ -30,8 +30,8 @@ from gateway.egress.posting import (
 #: How long the next address of a name waits for the one before it (RFC 8305).
 _NEXT_ADDRESS_S = 0.25
 _Key = tuple[str, str, int]
-#: What no header may contain, or it would end early.
-_BREAKS = ("\r", "\n", "\0")
+#: The headers of every request that has none of its own: how their lines begin, and the lines.
+_DEFAULTS = tuple((f"{name}:", f"{name}: {value}\r\n") for name, value in DEFAULT_HEADERS.items())
 
 
 class _Place(NamedTuple):
@@ -227,16 +227,16 @@ def _place(url: str) -> _Place:
 
 def _request(place: _Place, headers: Mapping[str, str], body: bytes) -> bytes:
     """Return the bytes of a request. ValueError where a header would break it."""
-    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    if any(each in lines.replace("\r\n", "") for each in _BREAKS) or lines.count("\r\n") != len(
-        headers
-    ):
+    lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+    # Any further one is in a name or a value.
+    breaks = lines.count("\r"), lines.count("\n"), lines.count("\0")
+    if breaks != (len(headers), len(headers), 0):
         msg = "a header contains a line break"
         raise ValueError(msg)
     low = lines.lower()
-    for name, value in DEFAULT_HEADERS.items():
-        if f"{name}:" not in low:
-            lines += f"{name}: {value}\r\n"
+    for begin, line in _DEFAULTS:
+        if begin not in low:
+            lines += line
     return f"{place.head}{lines}content-length: {len(body)}\r\n\r\n".encode() + body
 
 

@@ -95,7 +95,8 @@ def decide(view: View, outcome: Outcome) -> Decision:
     if isinstance(outcome, BatchReport):
         ours = {item: each for item, each in outcome.items.items() if is_ours(view, item)}
         foreign = len(ours) < len(outcome.items)
-        outcome = replace(outcome, items=ours)
+        if foreign:
+            outcome = replace(outcome, items=ours)
     looks = view.verb in {Verb.FETCH, Verb.CANCEL}
     decision = _looked(view, outcome) if looks else _called(view, outcome)
     history = view.history.having(*decision.evidence)

@@ -117,10 +117,11 @@ class History:
 
     def having(self, *rows: Evidence) -> History:
         """Return the history with more rows; a row with a known number replaces that one."""
-        changed = {each.number: each for each in rows}
-        kept = tuple(each for each in self.rows if each.number not in changed)
-        merged = sorted((*kept, *rows), key=lambda each: each.number)
-        return History(tuple(merged), self.heartbeats, self.accounts)
+        if not rows:
+            return self
+        merged = {each.number: each for each in (*self.rows, *rows)}
+        numbered = tuple(merged[number] for number in sorted(merged))
+        return History(numbered, self.heartbeats, self.accounts)
 
     @property
     def last_number(self) -> int:

@@ -286,11 +286,9 @@ class Recorder:
         if work is None:
             await answer_of_closed(tx, job.items, self.custodian, outcome, now)
             return Recorded(lost=True)
-        view = self._view(work, verb, started, now)
-        view = replace(view, seen=seen, call=call, fingerprint=fingerprint)
+        view = self._view(work, verb, started, now, seen=seen, call=call, fingerprint=fingerprint)
         if work.row["earlier"]:
-            ids = [each.id for each in view.items]
-            view = replace(view, others=await others_of(tx, work.row["id"], ids, now))
+            view = replace(view, others=await others_of(tx, work.row["id"], work.rows, now))
         if isinstance(outcome, BatchReport):
             foreign = await self._strangers(tx, work, outcome.items)
             view = replace(view, foreign=foreign | unknown_references(view, outcome.items))
@@ -521,7 +519,17 @@ class Recorder:
             rank=work.row["rank"],
         )
 
-    def _view(self, work: _Work, verb: Verb, started: Moment, now: Moment) -> View:
+    def _view(  # noqa: PLR0913 - the verb and its circumstances
+        self,
+        work: _Work,
+        verb: Verb,
+        started: Moment,
+        now: Moment,
+        *,
+        seen: int | None = None,
+        call: int | None = None,
+        fingerprint: str = "",
+    ) -> View:
         row = work.row
         said = row["repeat_is_safe"]
         return View(
@@ -532,8 +540,9 @@ class Recorder:
             capabilities=self._can,
             started=started,
             now=now,
-            seen=work.history.last_number,
-            fingerprint="",
+            seen=work.history.last_number if seen is None else seen,
+            fingerprint=fingerprint,
+            call=call,
             looks=row["looks"],
             failures=row["failures"],
             repeat_is_safe=None if said is None else bool(said),

@@ -66,8 +66,10 @@ class Balances:
         `now` is from after `ended` was read and before this transaction: it dates the read. None: another
         process reads it.
         """
-        await rows.open_account(tx, rule.custodian, rule.account)
         row = await rows.lock_account(tx, rule.key)
+        if row is None:
+            await rows.open_account(tx, rule.custodian, rule.account)
+            row = await rows.lock_account(tx, rule.key)
         assert row is not None  # noqa: S101 - made above
         if row["due_at"] > self._runtime.timeline.now():
             return None

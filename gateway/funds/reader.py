@@ -18,8 +18,10 @@ from gateway.runtime import Runtime
 from gateway.store import funds as rows
 from gateway.store.database import Columns, Database
 
-#: How old what a process remembers of balances may be, where it does not read them itself.
+#: How often a process looks whether another one has read balances.
 REFRESH_S = 5.0
+#: Looks into the store that are left out in a row while no other process has written to it.
+_MOST_LEFT_OUT = 11
 _NOTHING_TO_DO_S, _SHORTEST_S = 3600.0, 0.5
 _US = 1_000_000
 _log = get_logger("balances")
@@ -48,6 +50,9 @@ class BalanceReader:
         self._metrics = metrics
         self._rules = rules
         self._reads = reads
+        #: the foreign commits and whether the rules were active, at the last refresh
+        self._refreshed_at: tuple[int, bool] | None = None
+        self._left_out = 0
         self._of: dict[str, list[AccountRule]] = {}
         for rule in funds.rules.values():
             self._of.setdefault(rule.custodian, []).append(rule)
@@ -65,7 +70,7 @@ class BalanceReader:
 
     async def _look(self) -> None:
         while True:
-            await self.refresh()
+            await self.look()
             await self._runtime.clock.sleep(REFRESH_S if self._of else _NOTHING_TO_DO_S)
 
     async def _read_all(self, name: str) -> None:
@@ -83,6 +88,22 @@ class BalanceReader:
         known = self._funds.known_row(rule.key)
         return 0 if known is None else int(known["due_at"] - self._runtime.timeline.now())
 
+    async def look(self) -> None:
+        """Refresh where another process may have changed what is remembered, and set the gauges.
+
+        What this process changes itself it remembers already.
+        """
+        at = self._db.foreign_commits, self._rules.active
+        if at == self._refreshed_at and self._left_out < _MOST_LEFT_OUT:
+            self._left_out += 1
+            for key in self._funds.rules:
+                row = self._funds.known_row(key)
+                if row is not None:
+                    self._measure(row)
+            return
+        await self.refresh()
+        self._refreshed_at, self._left_out = at, 0
+
     async def refresh(self) -> None:
         """Look into the store: what other processes have read, and who begins or ends to reserve."""
         if not self._of:
@@ -99,7 +120,11 @@ class BalanceReader:
 
     async def read(self, rule: AccountRule) -> None:
         """Read an account once, unless another process does. What it shows is written."""
-        ended = await self._db.scan(find_ended, rule.key)
+        known = self._funds.known_row(rule.key)
+        # From an account that does not reserve, nothing is reserved that could have ended. Where another process
+        # has just begun to, the next read notes what has ended.
+        reserves = known is None or known["reserving"]
+        ended = await self._db.scan(find_ended, rule.key) if reserves else []
         started = self._runtime.clock.moment()
         every = round(rule.every * self._runtime.ids.jitter(0.1))
         due = self._runtime.timeline.now() + every

@@ -7,10 +7,10 @@ are written. What of a route does not depend on the amount or the moment is foun
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from gateway.adapter import Capabilities
 from gateway.assets import EXACT, Asset, check_precision, round_fee
@@ -67,16 +67,14 @@ class Instance:
     accounts: tuple[AccountSettings, ...] = ()
 
 
-@dataclass(frozen=True)
-class Wish:
+class Wish(NamedTuple):
     """The route a partner asked for."""
 
     custodian: str
     account: Account
 
 
-@dataclass(frozen=True)
-class Asked:
+class Asked(NamedTuple):
     """Everything that a route may depend on."""
 
     org: str
@@ -136,8 +134,7 @@ class NothingKnown:
 NOTHING_KNOWN = NothingKnown()
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     """A route that could be taken: which account pays, over which networks, for which fee."""
 
     account: Account
@@ -279,12 +276,14 @@ class Router:
                 LeftOut,
             )
         ]
-        others, _ = _sent_now(others, asked, facts)
+        if others:
+            others, _ = _sent_now(others, asked, facts)
+            others = [each for each in others if each.waits is None]
         return Decision(
             policy,
             tuple(candidates),
             (*left_out, *short, *waiting, *ways.left_out),
-            _cheaper(candidates, [each for each in others if each.waits is None]),
+            _cheaper(candidates, others),
             None if candidates else refusal_of(left_out),
         )
 
@@ -556,12 +555,13 @@ def _sent_now(
 ) -> tuple[list[Choice], list[LeftOut]]:
     """Leave out what would be accepted and wait for a pause to end, unless all would."""
     asset, org = asked.asset.code, asked.org
-    known = [
-        (each, facts.waits(each.route.custodian, each.account, asset, org)) for each in candidates
-    ]
+    waits = [facts.waits(each.route.custodian, each.account, asset, org) for each in candidates]
+    if waits.count(None) == len(waits):
+        return candidates, []
+    known = list(zip(candidates, waits, strict=True))
     sent = [each for each, held in known if held is None]
     if not sent:
-        return [replace(each, waits=held) for each, held in known], []
+        return [each._replace(waits=held) for each, held in known], []
     waiting = [
         LeftOut(each.name, each.route.custodian, each.account, Reason.PAUSED, held)
         for each, held in known
@@ -572,7 +572,7 @@ def _sent_now(
 
 def _cheaper(candidates: Sequence[Choice], others: Sequence[Choice]) -> Choice | None:
     """Return the cheapest of all, where it is cheaper than the one taken."""
-    if not candidates:
+    if len(candidates) + len(others) < 2 or not candidates:  # noqa: PLR2004 - there is no other one
         return None
     best = min((*candidates, *others), key=lambda each: each.fee)
     return best if best.fee < candidates[0].fee else None

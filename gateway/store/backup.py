@@ -141,7 +141,7 @@ def _check_source(source: Path, database: Path, *, replace: bool) -> None:
     revision = migrate.current_revision(source)
     if revision is None:
         raise BackupError(f"there is no backup {source}")
-    if revision not in migrate.known_revisions(source):
+    if revision not in migrate.known_revisions():
         raise BackupError(f"{source} has schema {revision}, which this program does not know")
     if not database.exists():
         return

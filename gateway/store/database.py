@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
 from gateway.store.change import GROUP_LIMIT
 from gateway.store.connection import Connection, WriteFault, is_busy
 from gateway.store.point_reads import PointReads
-from gateway.store.statements import Columns, Query, Row, listed, upsert
+from gateway.store.statements import Columns, Query, Row, listed, upsert, wide
 from gateway.store.transaction import Later, StoreFunction, Tx, refuse_inside_a_function, snapshot
 from gateway.store.writer import Witness, Writer
 
@@ -50,6 +50,7 @@ __all__ = [
     "Witness",
     "listed",
     "upsert",
+    "wide",
 ]
 
 P = ParamSpec("P")

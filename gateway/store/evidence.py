@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import and_, bindparam, func, insert, select, update
 
-from gateway.store.database import Later, Query, Row, Tx, listed
+from gateway.store.database import Later, Query, Row, Tx, listed, wide
 from gateway.store.schema import account_declarations, evidence, heartbeats
 
 _IDS = listed("ids")
@@ -91,7 +91,7 @@ async def evidence_rows(tx: Tx, execution_ids: Iterable[str]) -> dict[str, list[
         found = {each: rows for each, rows in known.items() if rows is not None}
         wanted = [each for each in wanted if each not in found]
     if wanted:
-        read = grouped(await tx.all(_EVIDENCE, ids=json.dumps(wanted)))
+        read = grouped(wide(await tx.all(_EVIDENCE, ids=json.dumps(wanted))))
         if live is not None:
             for each in wanted:
                 live.put_evidence(each, read.get(each, ()))

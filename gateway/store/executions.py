@@ -25,7 +25,7 @@ from sqlalchemy import (
 )
 
 from gateway.runtime import Moment
-from gateway.store.database import Columns, Later, Query, Row, Tx, listed
+from gateway.store.database import Columns, Later, Query, Row, Tx, listed, wide
 from gateway.store.dialects import json_pairs, number
 from gateway.store.evidence import grouped
 from gateway.store.later import write_changes
@@ -436,7 +436,7 @@ async def items_of(tx: Tx, execution_ids: Iterable[str]) -> dict[str, list[Row]]
         found = {each: rows for each, rows in known.items() if rows is not None}
         wanted = [each for each in wanted if each not in found]
     if wanted:
-        read = grouped(await tx.all(_ITEMS, ids=json.dumps(wanted)))
+        read = grouped(wide(await tx.all(_ITEMS, ids=json.dumps(wanted))))
         if live is not None:
             for each, rows in read.items():
                 live.put_items(each, rows)
@@ -446,6 +446,7 @@ async def items_of(tx: Tx, execution_ids: Iterable[str]) -> dict[str, list[Row]]
 
 def kept(tx: Tx, rows: list[Row]) -> list[Row]:
     """Return rows of executions that a statement has written, after updating the live rows."""
+    rows = wide(rows)
     if tx.live is not None:
         tx.live.put_executions(rows)
     return rows
@@ -535,7 +536,7 @@ async def held_with_items(
         if known is not None and items is not None:
             current = known["lease_token"] == token and known["ended_at"] is None
             return (known, items) if current else None
-    rows = await tx.all(_HELD_WITH_ITEMS, held_id=execution_id, held_token=token)
+    rows = wide(await tx.all(_HELD_WITH_ITEMS, held_id=execution_id, held_token=token))
     if not rows:
         return None
     row = {each.name: rows[0][f"of_{each.name}"] for each in executions.columns}
@@ -653,7 +654,7 @@ async def markable(tx: Tx, execution_id: str) -> tuple[Row, dict[str, str]] | No
     `pauses`: how many pauses there are, of whatever; `rules_digest`: of the rules that are active.
     Always as the database has them.
     """
-    rows = await tx.all(_MAY_MARK, execution_id=execution_id)
+    rows = wide(await tx.all(_MAY_MARK, execution_id=execution_id))
     statuses = {row["item_id"]: row["item_status"] for row in rows}
     return (rows[0], statuses) if rows else None
 

@@ -58,6 +58,26 @@ _STOP = Query(
     .values(stopped_at=bindparam("at"))
 )
 _RUNNING = Query(select(gateways).where(gateways.c.stopped_at.is_(None)).order_by(gateways.c.id))
+#: The same for a database whose schema may be an older one: only columns that each of them has.
+_RUNNING_ON_ANY_SCHEMA = Query(
+    select(gateways.c.id, gateways.c.counter, gateways.c.host, gateways.c.pid)
+    .where(gateways.c.stopped_at.is_(None))
+    .order_by(gateways.c.id)
+)
+#: Once for each value of its counter, and not of one that raised it or signed off since it was judged.
+_REPORT_GONE = Query(
+    update(gateways)
+    .where(
+        and_(
+            gateways.c.id == bindparam("gateway_id"),
+            gateways.c.counter == bindparam("stood_at"),
+            gateways.c.stopped_at.is_(None),
+            gateways.c.gone_counter.is_distinct_from(gateways.c.counter),
+        )
+    )
+    .values(gone_counter=gateways.c.counter)
+    .returning(gateways.c.id)
+)
 _ALL = Query(select(gateways).order_by(gateways.c.id))
 _ADD_HEARTBEAT = Query(
     insert(heartbeats), columns=("gateway_id", "clock_id", "elapsed", "wall", "marks")
@@ -145,6 +165,7 @@ async def register(tx: Tx, identity: Identity, at: Moment, started_at: int) -> N
         marks=0,
         started_at=started_at,
         stopped_at=None,
+        gone_counter=None,
     )
 
 
@@ -164,6 +185,14 @@ async def mark_stopped(tx: Tx, gateway_id: str, at: int) -> None:
 async def running_gateways(tx: Tx) -> list[Row]:
     """Return the gateways that have not signed off, dead ones included; see `Watch`."""
     return await tx.all(_RUNNING)
+
+
+async def report_gone(tx: Tx, gateway_id: str, counter: int) -> bool:
+    """Note that a gateway is gone whose counter stood still at a value; False where that is noted already.
+
+    Also False where it has raised its counter or signed off meanwhile.
+    """
+    return await tx.one(_REPORT_GONE, gateway_id=gateway_id, stood_at=counter) is not None
 
 
 async def all_gateways(tx: Tx) -> list[Row]:
@@ -274,5 +303,5 @@ def _registered(path: Path) -> list[Mapping[str, Any]]:
         table = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'gateways'"
         if connection.execute(table).fetchone() is None:
             return []
-        text, values = _RUNNING.compiled()
+        text, values = _RUNNING_ON_ANY_SCHEMA.compiled()
         return [dict(row) for row in connection.execute(text, values)]

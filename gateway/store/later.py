@@ -68,8 +68,11 @@ class Waiting:
 
     def add(self, work: Later[T], items: Sequence[T]) -> None:
         """Keep items to be written."""
-        self._items.setdefault(work, []).extend(items)
-        self._tables |= work.tables
+        waiting = self._items.get(work)
+        if waiting is None:
+            waiting = self._items[work] = []
+            self._tables |= work.tables
+        waiting.extend(items)
         self.left += len(items)
 
     def write_for(self, query: Query) -> None:

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from gateway.store.schema import executions, payouts
+from gateway.store.statements import columns_by_name
 
 if TYPE_CHECKING:
     from gateway.store.statements import Columns, Row
@@ -87,11 +88,11 @@ class LiveRows:
         """Return the row of an execution, if it is kept."""
         return _as_row(self._executions.get(execution_id))
 
-    def put_executions(self, rows: Iterable[Row]) -> None:
-        """Keep rows of executions as a statement returned them."""
+    def put_executions(self, rows: Iterable[Columns]) -> None:
+        """Keep rows of executions as a statement returned them; other columns are left out."""
         for row in rows:
             self._make_room(self._executions)
-            self._executions[row["id"]] = {name: row[name] for name in _EXECUTION}
+            self._executions[row["id"]] = _these(_EXECUTION, row)
 
     def change_execution(self, execution_id: str, columns: Mapping[str, Any]) -> None:
         """Note what was written of an execution."""
@@ -107,7 +108,7 @@ class LiveRows:
         rows = [self.payout(each) for each in ids]
         return None if None in rows else [each for each in rows if each is not None]
 
-    def put_items(self, execution_id: str, rows: Sequence[Row]) -> None:
+    def put_items(self, execution_id: str, rows: Sequence[Columns]) -> None:
         """Keep the payouts of an execution, all of them, in their order."""
         self._make_room(self._items)
         self.put_payouts(rows)
@@ -129,8 +130,9 @@ class LiveRows:
     def put_payouts(self, rows: Iterable[Columns]) -> None:
         """Keep rows of payouts; columns of other tables beside them are left out."""
         for row in rows:
-            self._make_room(self._payouts)
-            self._payouts[row["id"]] = {name: row[name] for name in _PAYOUT}
+            if self._payouts.get(row["id"]) is not row:
+                self._make_room(self._payouts)
+                self._payouts[row["id"]] = _these(_PAYOUT, row)
 
     def change_payout(self, payout_id: str, columns: Mapping[str, Any]) -> None:
         """Note what was written of a payout."""
@@ -148,7 +150,7 @@ class LiveRows:
     def put_evidence(self, execution_id: str, rows: Iterable[Row]) -> None:
         """Keep the evidence of an execution, all of it, in its order."""
         self._make_room(self._evidence)
-        self._evidence[execution_id] = tuple(dict(each) for each in rows)
+        self._evidence[execution_id] = tuple(map(columns_by_name, rows))
 
     def add_evidence(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Note evidence that was appended: whole rows."""
@@ -186,6 +188,11 @@ class LiveRows:
     def _make_room(self, table: Mapping[Any, Any]) -> None:
         if len(table) >= MOST:
             self.clear()
+
+
+def _these(names: Sequence[str], row: Columns) -> Mapping[str, Any]:
+    columns = columns_by_name(row)
+    return {name: columns[name] for name in names}
 
 
 def _as_row(found: Mapping[str, Any] | None) -> Row | None:

@@ -3,52 +3,36 @@
 from __future__ import annotations
 
 import fcntl
-import io
-import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from alembic import command
-from alembic.config import Config
-from alembic.operations import Operations
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import column, create_engine, inspect, select, table
-from sqlalchemy.engine import Dialect
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy import column, select, table
 
 from gateway.errors import SchemaMismatch, StoreUnusable
 from gateway.store.database import Query, Tx
 from gateway.store.files import create_private, private
-from gateway.store.schema import metadata, store_schema
+from gateway.store.schema import store_schema
 from gateway.store.unusable import why
 
 #: The oldest revision whose programs can work with this program's schema: it has only been added to since.
 #: A migration that takes something away raises it, here and in `store_schema`.
 WORKS_FROM = "0020"
-_FOLDER = Path(__file__).parent / "migrations"
 #: Where the migrations are. A test adds those of a next release.
-FOLDERS = [_FOLDER / "versions"]
-_REVISION = Query(select(column("version_num")).select_from(table("alembic_version")))
+FOLDERS = [Path(__file__).parent / "migrations" / "versions"]
+_VERSIONS = "alembic_version"
+_TABLES = (
+    "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite~_%' ESCAPE '~'"
+)
+_VERSION = f"SELECT version_num FROM {_VERSIONS}"  # noqa: S608 - a name of ours
+_REVISION = Query(select(column("version_num")).select_from(table(_VERSIONS)))
 _WORKS_FROM = Query(select(store_schema.c.works_from).where(store_schema.c.id == 1))
-
-
-def _config(path: Path) -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(_FOLDER))
-    config.set_main_option("path_separator", "os")
-    config.set_main_option("version_locations", os.pathsep.join(map(str, FOLDERS)))
-    config.attributes["path"] = path
-    return config
 
 
 def head_revision() -> str:
     """Return the newest revision that this program knows."""
-    head = ScriptDirectory.from_config(_config(Path())).get_current_head()
-    assert head is not None  # noqa: S101 - the migrations ship with the program
-    return head
+    return max(known_revisions())
 
 
 def current_revision(path: Path) -> str | None:
@@ -58,22 +42,24 @@ def current_revision(path: Path) -> str | None:
     """
     if not path.exists():
         return None
-    engine = create_engine(f"sqlite:///{path}")
     try:
-        with engine.connect() as connection:
-            if not inspect(connection).get_table_names():
-                return None
-            return MigrationContext.configure(connection).get_current_revision() or "unversioned"
-    except DatabaseError as error:
+        with closing(sqlite3.connect(path)) as connection:
+            tables = {name for (name,) in connection.execute(_TABLES)}
+            row = connection.execute(_VERSION).fetchone() if _VERSIONS in tables else None
+    except sqlite3.Error as error:
         raise StoreUnusable(why(path, error)) from None
-    finally:
-        engine.dispose()
+    if not tables:
+        return None
+    return "unversioned" if row is None else str(row[0])
 
 
-def known_revisions(path: Path) -> frozenset[str]:
-    """Return the revisions that this program can upgrade from, its own included."""
-    script = ScriptDirectory.from_config(_config(path))
-    return frozenset(each.revision for each in script.walk_revisions())
+def known_revisions() -> frozenset[str]:
+    """Return the revisions that this program can upgrade from, its own included.
+
+    By the names of their files, which begin with them: a gateway that starts need not load each migration.
+    """
+    found = (each.name for folder in FOLDERS for each in folder.glob("[0-9]*.py"))
+    return frozenset(name.partition("_")[0] for name in found)
 
 
 def schema_range() -> tuple[str, str]:
@@ -134,53 +120,6 @@ async def check_schema(tx: Tx) -> None:
         raise changed(found, own)
 
 
-def statements(dialect: Dialect, after: str) -> list[str]:
-    """Return what brings a schema from an older revision to the newest one, without a database.
-
-    So a migration that PostgreSQL databases may need reads no row.
-    """
-    script = ScriptDirectory.from_config(_config(Path()))
-    texts = _Texts()
-    context = MigrationContext.configure(
-        dialect=dialect,
-        opts={
-            "as_sql": True,
-            "literal_binds": True,
-            "output_buffer": texts,
-            "target_metadata": metadata,
-        },
-    )
-    with Operations.context(context):
-        for each in reversed(list(script.iterate_revisions("head", after))):
-            each.module.upgrade()
-    return texts.texts
-
-
-def before_statements(after: str) -> list[str]:
-    """Return what is done on PostgreSQL before the statements of an upgrade, each in a transaction of its own.
-
-    What takes long, and would hold up everybody in one transaction with the rest. Each may be run twice, and
-    leaves a schema that programs of the older revision work with.
-    """
-    script = ScriptDirectory.from_config(_config(Path()))
-    return [
-        text
-        for each in reversed(list(script.iterate_revisions("head", after)))
-        for text in getattr(each.module, "BEFORE_ON_POSTGRES", ())
-    ]
-
-
-class _Texts(io.TextIOBase):
-    """Takes statements, which are written to it one by one."""
-
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-
-    def write(self, text: str) -> int:
-        self.texts.append(text.strip().removesuffix(";"))
-        return len(text)
-
-
 def upgrade(path: Path) -> tuple[str | None, str]:
     """Bring the database to the newest schema; return (revision before, revision after).
 
@@ -192,7 +131,10 @@ def upgrade(path: Path) -> tuple[str | None, str]:
         head = head_revision()
         if before != head:
             create_private(path)
-            command.upgrade(_config(path), "head")
+            # Loads Alembic, which a gateway on a prepared database never needs.
+            from gateway.store import upgrading  # noqa: PLC0415
+
+            upgrading.upgrade(path, FOLDERS)
         return before, head
 
 
@@ -214,7 +156,7 @@ def require_head(path: Path, revision: str, works_from: str | None = None) -> No
         f"the database {path} has schema {revision}, this program needs {head}. "
         "Stop every gateway on it, back it up (payout-gateway db backup), and run: "
         "payout-gateway db upgrade"
-        if revision in known_revisions(path)
+        if revision in known_revisions()
         else f"the database {path} has schema {revision}, which this program does not know "
         "(it is newer, or not a payout-gateway database). Run the program version it was made with."
     )

@@ -26,7 +26,7 @@ from sqlalchemy import (
 )
 
 from gateway.model import Payout, Status
-from gateway.store.database import Columns, Later, Query, Row, Tx, upsert
+from gateway.store.database import Columns, Later, Query, Row, Tx, upsert, wide
 from gateway.store.dialects import json_at, json_items
 from gateway.store.inbox import listed_refs
 from gateway.store.later import write_changes
@@ -424,7 +424,7 @@ async def payouts_of_refs(
         found = {pair: row for pair, row in known.items() if row is not None}
         if len(found) == len(known):
             return found
-    rows = await tx.all(_PAYOUTS_OF_REFS, at_custodian=custodian, pairs=to_json(pairs))
+    rows = wide(await tx.all(_PAYOUTS_OF_REFS, at_custodian=custodian, pairs=to_json(pairs)))
     read = {(row["ref_kind"], row["ref_value"]): row for row in rows}
     if tx.live is not None:
         for pair, row in read.items():

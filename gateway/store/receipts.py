@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Integer, Text, and_, bindparam, func, insert, select, update
+from sqlalchemy import Integer, Text, and_, bindparam, func, insert, update
 from sqlalchemy.sql import ColumnElement
 
 from gateway.store.database import Query, Tx
@@ -13,7 +13,7 @@ from gateway.store.dialects import json_at, json_items
 from gateway.store.rows import to_json
 from gateway.store.schema import deliveries, delivery_attempts
 
-#: Many tries in one statement, as one text: a call for each would cost more than what it writes.
+#: Many deliveries in one statement, as one text: an update that returns something has no `many`.
 _TRIES = json_items(bindparam("tries"), "tried")
 
 
@@ -23,6 +23,9 @@ class Tried(NamedTuple):
     position: int
     endpoint_id: str
     token: int
+    #: which try it is, and what it began by: as they were read with the lease
+    attempt: int
+    trigger: str
     #: the delivery's state from now on, and when it is due
     state: str
     due: int
@@ -36,9 +39,9 @@ class Tried(NamedTuple):
     next_attempt_at: int | None
 
 
-_NUMBERS = frozenset(
-    {"position", "token", "due", "settled", "http_status", "started_at", "duration_ms"}
-) | {"next_attempt_at"}
+_NUMBERS = frozenset({"position", "token", "attempt", "due", "settled"})
+#: So many of its members, the first ones, are of the delivery.
+_OF_DELIVERY = Tried._fields.index("settled") + 1
 
 
 def _tried(member: str) -> ColumnElement[Any]:
@@ -53,28 +56,27 @@ _HELD = and_(
     # Not the bare column: by its index every pending delivery would be looked at for each try.
     func.coalesce(deliveries.c.state, "") == "pending",
 )
-_LOGGED = ("outcome", "http_status", "started_at", "duration_ms", "next_attempt_at")
-_ADD_ATTEMPTS = Query(
-    insert(delivery_attempts).from_select(
-        ["position", "endpoint_id", "attempt", "trigger", "response_snippet", *_LOGGED],
-        select(
-            deliveries.c.position,
-            deliveries.c.endpoint_id,
-            deliveries.c.attempts + 1,
-            deliveries.c.trigger,
-            _tried("snippet"),
-            *(_tried(name) for name in _LOGGED),
-        )
-        .select_from(_TRIES)
-        .join(deliveries, _HELD),
-    )
+_ADD_ATTEMPT = Query(
+    insert(delivery_attempts),
+    columns=(
+        "position",
+        "endpoint_id",
+        "attempt",
+        "trigger",
+        "outcome",
+        "http_status",
+        "response_snippet",
+        "started_at",
+        "duration_ms",
+        "next_attempt_at",
+    ),
 )
 _SETTLE = Query(
     update(deliveries)
     .where(_HELD)
     .values(
         state=_tried("state"),
-        attempts=deliveries.c.attempts + 1,
+        attempts=_tried("attempt"),
         due_at=_tried("due"),
         settled_at=_tried("settled"),
         trigger="scheduled",
@@ -92,7 +94,26 @@ async def settle_tries(tx: Tx, tries: Sequence[Tried]) -> set[tuple[int, str, in
 
     A delivery whose lease is lost stays as it is.
     """
-    listed = to_json(tries)
-    await tx.all(_ADD_ATTEMPTS, tries=listed)
-    rows = await tx.all(_SETTLE, tries=listed)
-    return {(row["position"], row["endpoint_id"], row["token"]) for row in rows}
+    rows = await tx.all(_SETTLE, tries=to_json([each[:_OF_DELIVERY] for each in tries]))
+    held = {(row["position"], row["endpoint_id"], row["token"]) for row in rows}
+    # Plain inserts: of a delivery that is held nobody else has changed its count of tries, or its trigger.
+    await tx.many(
+        _ADD_ATTEMPT,
+        [
+            {
+                "position": each.position,
+                "endpoint_id": each.endpoint_id,
+                "attempt": each.attempt,
+                "trigger": each.trigger,
+                "outcome": each.outcome,
+                "http_status": each.http_status,
+                "response_snippet": each.snippet,
+                "started_at": each.started_at,
+                "duration_ms": each.duration_ms,
+                "next_attempt_at": each.next_attempt_at,
+            }
+            for each in tries
+            if each[:3] in held
+        ],
+    )
+    return held

@@ -173,6 +173,8 @@ gateways = Table(
     Column("marks", BigInteger, nullable=False),
     Column("started_at", BigInteger, nullable=False),
     Column("stopped_at", BigInteger),
+    #: where its counter stood when another gateway reported that this one is gone
+    Column("gone_counter", BigInteger),
 )
 
 #: A row per minute and gateway: which marks were committed before it was dated. Kept until no call of

@@ -112,6 +112,8 @@ class FairQueue:
         self._unproven: Counter[str] = Counter()
         #: Orgs of which something due was not claimed for that reason.
         self._held_back: set[str] = set()
+        #: Whether something waits for the place of a try under way, as of the last `start`.
+        self.crowded = False
 
     def share(self, ready: Sequence[Ready], now: float) -> list[tuple[str, int]]:
         """Return how many deliveries to claim for whom: turns between orgs, then between endpoints.
@@ -255,6 +257,7 @@ class FairQueue:
         waiting = deque(self._queued.values())
         left = self._total if most is None else most
         held: dict[str, float] = {}
+        self.crowded = False
         while waiting and self._under_way < self._total:
             if not left:
                 return 0.0
@@ -269,6 +272,7 @@ class FairQueue:
                 self._queued.pop(queue.endpoint_id, None)
                 continue
             if not self._may_begin(queue):
+                self.crowded = self.crowded or queue.tokens >= 1
                 if queue.proven and queue.under_way >= self._cap:
                     del self._queued[queue.endpoint_id]
                 continue
@@ -291,7 +295,15 @@ class FairQueue:
                 waiting.append(queue)
             left -= 1
             begin(claim, queue.org)
+        self.crowded = self.crowded or bool(waiting)
         return min(held.values(), default=None)
+
+    def needs_place(self, endpoint_id: str) -> bool:
+        """Whether something may wait for the place of a try at an endpoint. If not, `crowded` says when."""
+        queue = self._queues[endpoint_id]
+        return (
+            bool(queue.claims) or queue.more or not queue.proven or self._under_way >= self._total
+        )
 
     def ended(self, endpoint_id: str, seconds: float, *, answered: bool) -> bool:
         """Note the end of a try; whether its queue wants to be filled again."""

@@ -1,4 +1,9 @@
-"""Results of tries are written in groups: what arrives while one group is written makes the next."""
+"""Results of tries are written in groups: what arrives within a moment, or while one group is written.
+
+A receipt by itself costs a transaction, a commit and two hand-overs between threads, more than the
+delivery. So a receipt waits for others, as long as nobody needs the place that its try keeps: for
+`GATHER_S` at most, and never with more than `MOST_WAITING` others. What waits is sent again after a kill.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +13,10 @@ from typing import Generic, TypeVar
 
 from gateway.store.database import Database, Tx
 
+#: How long a receipt waits for others, in seconds.
+GATHER_S = 0.05
+#: As soon as so many wait, they are written: a kill sends no more than these again, and what is being written.
+MOST_WAITING = 4
 _AT_ONCE = 500
 T = TypeVar("T")
 R = TypeVar("R")
@@ -28,19 +37,47 @@ class Receipts(Generic[T, R]):
         self._write = write
         self._waiting: list[tuple[T, asyncio.Future[R]]] = []
         self._writing: asyncio.Task[None] | None = None
+        #: when what waits is written at the latest
+        self._latest: asyncio.TimerHandle | None = None
+        #: whether it is written as soon as the group before it is
+        self._hurried = False
+        self._closing = False
 
-    async def settle(self, tried: T) -> R:
-        """Record an attempt; return the store function's result. Durable when this returns."""
-        done: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+    async def settle(self, tried: T, *, may_wait: bool = False) -> R:
+        """Record an attempt; return the store function's result. Durable when this returns.
+
+        `may_wait`: for others that come soon, as nobody needs what the caller holds meanwhile.
+        """
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[R] = loop.create_future()
         self._waiting.append((tried, done))
+        if not may_wait or self._closing or len(self._waiting) >= MOST_WAITING:
+            self.hurry()
+        elif self._latest is None:
+            self._latest = loop.call_later(GATHER_S, self.hurry)
+        return await done
+
+    def hurry(self) -> None:
+        """Write now what waits for others, if anything does."""
+        if self._latest is not None:
+            self._latest.cancel()
+            self._latest = None
+        if not self._waiting:
+            return
+        self._hurried = True
         if self._writing is None:
             self._writing = asyncio.create_task(self._write_all(), name="receipts")
-        return await done
+
+    def close(self) -> None:
+        """Write now what waits, and let nothing wait from now on. May be called twice."""
+        self._closing = True
+        self.hurry()
 
     async def _write_all(self) -> None:
         try:
-            while self._waiting:
+            while self._hurried:
                 group, self._waiting = self._waiting[:_AT_ONCE], self._waiting[_AT_ONCE:]
+                self._hurried = bool(self._waiting)
                 try:
                     results = await self._db.run(self._write, [tried for tried, _ in group])
                 except Exception as error:  # noqa: BLE001 - handed to those who wait for it

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
+from typing import NamedTuple
 
 from gateway import __version__
 from gateway.config.settings import WebhookSettings
@@ -68,8 +69,7 @@ class Target:
     org: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class DeliveryResult:
+class DeliveryResult(NamedTuple):
     """One try and what came of it."""
 
     outcome: DeliveryOutcome
@@ -139,7 +139,12 @@ class Sender:
         status, snippet, retry_after, unwanted = None, None, None, False
         try:
             sent: list[Mapping[str, str]] = []
-            answer = await self._twice(target, event_id, body, sent)
+            try:
+                answer = await self._post(target, event_id, body, sent, self._total_s)
+            except NotConnectedError:
+                # One deadline for both.
+                left_s = begun + self._total_s - self._runtime.clock.monotonic()
+                answer = await self._post(target, event_id, body, sent, left_s)
             status, snippet = answer.status, _snippet(answer, target, sent)
             ok = 200 <= status < 300  # noqa: PLR2004 - any 2xx is a receipt, nothing else
             outcome = DeliveryOutcome.SUCCEEDED if ok else DeliveryOutcome.HTTP_ERROR
@@ -150,32 +155,22 @@ class Sender:
                 unwanted = answer.headers.get(_CONTROL, "").strip().lower() == "disable"
         except (OSError, ValueError) as error:
             outcome = _outcome(error)
-        took = timedelta(seconds=self._runtime.clock.monotonic() - begun)
-        duration_ms = int(took / timedelta(milliseconds=1))
+        took_us = round((self._runtime.clock.monotonic() - begun) * 1e6)
+        duration_ms = took_us // 1000
         return DeliveryResult(outcome, status, snippet, duration_ms, retry_after, unwanted)
 
-    async def _twice(
-        self, target: Target, event_id: str, body: bytes, sent: list[Mapping[str, str]]
-    ) -> Answer:
-        until = self._runtime.clock.monotonic() + self._total_s
-        try:
-            return await self._post(target, event_id, body, sent, self._total_s)
-        except NotConnectedError:
-            # One deadline for both.
-            left_s = until - self._runtime.clock.monotonic()
-        return await self._post(target, event_id, body, sent, left_s)
-
-    async def _post(
+    def _post(
         self,
         target: Target,
         event_id: str,
         body: bytes,
         sent: list[Mapping[str, str]],
         timeout_s: float,
-    ) -> Answer:
+    ) -> Awaitable[Answer]:
+        """Sign and post once: what is returned is awaited at once."""
         signed = headers(target.secrets, event_id, self._runtime.clock.now(), body, target.seeds)
         sent.append(signed)
-        return await self._client.post(
+        return self._client.post(
             target.url,
             {**target.headers, **signed, **_HEADERS},
             body,

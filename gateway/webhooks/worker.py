@@ -7,12 +7,14 @@ is free again only after the receipt is durable: what a crash sends twice is wha
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import sqlite3
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from gateway.config.settings import EngineSettings, WebhookSettings
 from gateway.errors import Refused, SchemaMismatch
@@ -70,8 +72,7 @@ class _Test:
     result: asyncio.Future[DeliveryResult]
 
 
-@dataclass(frozen=True)
-class _Try:
+class _Try(NamedTuple):
     """A try and what came of it."""
 
     claim: Claim
@@ -227,6 +228,7 @@ class Deliveries:
     async def finish(self, grace_s: float) -> None:
         """Let tries under way end, for a bounded time. What is cut off, or never began, is due now."""
         self._db.lanes = None
+        self._receipts.close()
         if self._tasks:
             _, late = await asyncio.wait(self._tasks, timeout=grace_s)
             for task in late:
@@ -277,6 +279,8 @@ class Deliveries:
         now = self._runtime.clock.monotonic()
         share = self._share
         next_s = self._queue.start(now, self._begin, share.at_once(), share.held_s)
+        if self._queue.crowded:
+            self._receipts.hurry()
         if self._held is not None:
             self._held.cancel()
             self._held = None
@@ -357,7 +361,9 @@ class Deliveries:
         """Give the place of a try to the next one."""
         answered = result is None or result.outcome is not DeliveryOutcome.TIMEOUT
         hungry = self._queue.ended(claim.endpoint_id, took_s, answered=answered)
-        self._start()
+        if self._starting is None:
+            # Once for all the receipts of a group.
+            self._starting = asyncio.get_running_loop().call_soon(self._start_some)
         if hungry:
             self.wakeup.ring()
 
@@ -377,7 +383,9 @@ class Deliveries:
             self._runtime.failpoint(Failpoint.DELIVERY_SENT)
             again_s = None if result.ok else self._again_s(claim, result)
             tried = _Try(claim, result, begun, again_s, known.failing)
-            verdict = await self._receipts.settle(tried)
+            place_wanted = self._queue.needs_place(claim.endpoint_id)
+            may_wait = not (tried.affects_health or place_wanted)
+            verdict = await self._receipts.settle(tried, may_wait=may_wait)
             self._runtime.failpoint(Failpoint.DELIVERY_SETTLED)
         finally:
             # After the receipt: a crash sends again what was sent and is not durable, and that must be
@@ -484,6 +492,8 @@ class Deliveries:
             position=each.claim.position,
             endpoint_id=each.claim.endpoint_id,
             token=each.claim.token,
+            attempt=each.claim.attempts + 1,
+            trigger=each.claim.trigger,
             state=state,
             due=due,
             settled=settled,
@@ -559,12 +569,16 @@ class Deliveries:
         return min(planned, _LONGEST_WAIT_S)
 
     def _tell(self, claim: Claim, result: DeliveryResult, again_s: float | None) -> None:
-        now = self._runtime.clock.now()
-        next_at = None if again_s is None else now + timedelta(seconds=again_s)
         self._metrics.webhook_attempt(result.outcome)
         # A receipt is in the log of tries; what went wrong is in this one, too.
-        tell = _log.debug if result.ok else _log.info
-        tell(
+        level = logging.DEBUG if result.ok else logging.INFO
+        if not _log.shows(level):
+            return
+        next_at = None
+        if again_s is not None:
+            next_at = self._runtime.clock.now() + timedelta(seconds=again_s)
+        _log.log(
+            level,
             "webhook_tried",
             payout_id=claim.payout_id,
             endpoint_id=claim.endpoint_id,

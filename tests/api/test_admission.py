@@ -11,9 +11,13 @@ from contextlib import asynccontextmanager, closing
 from typing import Any
 
 import pytest
+from starlette.requests import Request
 
 from gateway.api.access import GIVES_WAY_S
+from gateway.api.admission import Admission
 from gateway.config.settings import Settings
+from gateway.errors import Refused
+from gateway.limits import HELD
 from tests.api.conftest import RATES, WALLET, Api, open_api
 
 QUOTE: dict[str, Any] = {
@@ -307,6 +311,36 @@ async def test_a_stranger_that_goes_on_is_held_back(settings: Settings) -> None:
         assert (await api.call("GET", "/payouts"))[0] == 200
         await api.clock.advance(3)
         assert await asyncio.gather(*held) == [(429, None)] * 3
+
+
+async def test_the_listener_learns_of_refusals_that_are_held_back_or_close(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not of those within the burst. New connections of that address come after requests in progress."""
+    told: list[None] = []
+    hold_back = Admission.hold_back
+
+    async def noted(admission: Admission, request: Request, refused: Refused) -> Refused:
+        request.scope["state"][HELD] = lambda: told.append(None)
+        return await hold_back(admission, request, refused)
+
+    monkeypatch.setattr(Admission, "hold_back", noted)
+    async with limited(settings, unknown=1, **_HELD) as api:
+
+        async def guess() -> None:
+            await api.call("GET", "/payouts", authorization="Bearer sk_live_wrong")
+
+        for _ in range(3):
+            await guess()
+        assert not told
+        held = [asyncio.create_task(guess()) for _ in range(3)]
+        while api.clock.sleepers < 3:
+            await asyncio.sleep(0.001)
+        assert len(told) == 3
+        await guess()
+        assert len(told) == 4
+        await api.clock.advance(3)
+        await asyncio.gather(*held)
 
 
 async def test_the_body_of_a_held_request_is_not_read(settings: Settings) -> None:

@@ -16,7 +16,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from gateway.api import docs
+from gateway.api import documents
 from gateway.api.application import ROUTES
 from gateway.api.openapi import document
 from gateway.api.problems import PROBLEMS
@@ -226,13 +226,13 @@ async def test_no_input_breaks_it(
 async def test_documents_are_made_once(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a thread, for the first of many that ask at the same time; nobody's headers are another's."""
     made: list[int] = []
-    real = docs._MAKERS["reference"]
+    real = documents._MAKERS["reference"]
 
     def counted(public_url: str) -> object:
         made.append(threading.get_ident())
         return real(public_url)
 
-    monkeypatch.setitem(docs._MAKERS, "reference", counted)
+    monkeypatch.setitem(documents._MAKERS, "reference", counted)
     answers = await asyncio.gather(
         *(api.send("GET", "/docs", authorization=None) for _ in range(5))
     )

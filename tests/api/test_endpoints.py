@@ -344,6 +344,8 @@ async def test_the_log_of_tries(api: Api) -> None:
                 position=row["position"],
                 endpoint_id=row["endpoint_id"],
                 token=row["lease_token"],
+                attempt=row["attempts"] + 1,
+                trigger=row["trigger"],
                 state="pending",
                 due=now,
                 settled=None,

@@ -13,16 +13,18 @@ from typing import Any
 import pytest
 
 from gateway.adapter import Terms
+from gateway.api import batches as batch_routes
 from gateway.api import file_checks
-from gateway.api.batches import _check
 from gateway.api.jobs import LINES
 from gateway.batches import child
 from gateway.batches.elsewhere import FileChecks
+from gateway.batches.service import Batches
 from gateway.config.settings import Settings
 from gateway.custodians.breaker import Breaker
 from gateway.quotes import Quotes
 from gateway.routing.durations import Durations
 from gateway.routing.facts import KnownFacts
+from gateway.store import batches as batch_rows
 from tests.api.conftest import Api, open_api
 from tests.api.test_batches import QUERY, upload
 from tests.api.test_jobs import Longest
@@ -247,4 +249,37 @@ async def test_what_is_left_here_is_done_in_short_steps(
 
 def test_a_page_is_what_is_looked_up_at_once() -> None:
     """So faults come in the same order as where this process reads the lines."""
-    assert _check.__globals__["_LOOKED_UP_AT_ONCE"] == child.PAGE_LINES
+    assert batch_routes._LOOKED_UP_AT_ONCE == child.PAGE_LINES
+
+
+async def test_items_are_stored_while_others_are_checked(
+    apart: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a fault none is stored, and what was stored before it is deleted with the refusal."""
+    stored: list[int] = []
+    add = Batches.add
+
+    async def noted(self: Batches, tx: Any, batch_id: str, page: Any) -> None:
+        stored.append(len(page))
+        await add(self, tx, batch_id, page)
+
+    monkeypatch.setattr(Batches, "add", noted)
+    text = HEADER + good(1200) + FAULTY[5] + good(1000, 5000)
+    status, told = await upload(apart, text)
+    assert (status, told["code"], len(told["errors"])) == (422, "invalid_batch", 1)
+    # Two of the four pages, but for what was not a whole transaction's yet.
+    assert 900 <= sum(stored) <= 1000
+    assert await apart.context.db.scan(_items) == []
+    assert await apart.context.db.read(batch_rows.stale_load, 2**62) is None
+    stored.clear()
+    assert (await upload(apart, text.replace(FAULTY[5], "")))[0] == 201
+    assert sum(stored) == len(await apart.context.db.scan(_items)) == 2200
+
+
+async def test_a_fault_of_the_first_page_stores_nothing(
+    apart: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even a batch that nobody sees: most faults are in each line of a file."""
+    monkeypatch.setattr(Batches, "begin", None)
+    status, told = await upload(apart, HEADER + good(10) + FAULTY[5] + good(1400, 5000))
+    assert (status, told["code"]) == (422, "invalid_batch")

@@ -208,6 +208,24 @@ async def test_jobs_leave_more_to_requests_that_come_in() -> None:
     assert beside.pauses.count(beside.pauses[1]) < 50
 
 
+async def test_a_job_is_no_request_beside_itself() -> None:
+    """Its own request alone slows nothing down; one that came in before or after it does."""
+    for others, times in (
+        ((), PAUSES),
+        (("before",), PAUSES_BESIDE_OTHERS),
+        (("after",), PAUSES_BESIDE_OTHERS),
+    ):
+        worker = Worker()
+        if "before" in others:
+            worker.jobs.request()
+        number = worker.jobs.request()
+        if "after" in others:
+            worker.jobs.request()
+        with worker.jobs.running("acme", number):
+            await worker.steps(1, STEP_S)
+        assert worker.pauses[0] == pytest.approx(times * STEP_S), others
+
+
 async def test_every_request_is_one_beside_the_jobs(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,6 +20,7 @@ from gateway.accepting import (
     ACCEPTED_BESIDE,
     ADMITTED_AT_ONCE,
     ADMITTED_BESIDE,
+    LATER_EVERY_S,
     Acceptor,
 )
 from gateway.config.settings import ListenSettings
@@ -92,6 +93,9 @@ class Made(asyncio.Protocol):
         """Close the connection."""
         self._table.count(why)
         self.transport.abort()
+
+    def check(self, now: float) -> None:
+        """Nothing on it is ever late."""
 
     @property
     def _table(self) -> Connections:
@@ -175,6 +179,90 @@ async def test_fewer_are_accepted_in_a_turn_while_a_request_is_in_progress(
             await asyncio.sleep(0)
         assert max(taken) == ACCEPTED_AT_ONCE
         await until(lambda: len(made.made) == 500)
+
+
+async def test_an_address_at_its_limit_waits_while_a_request_is_in_progress(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each new connection of it costs the request a parser, a refusal and an end; others do not wait."""
+    monkeypatch.setattr(accepting, "LATER_BESIDE_S", 3600.0)
+    async with listening() as made:
+        made.acceptor.start()
+        made.connect(MANY, 20)
+        await until(lambda: len(made.made) == 20)
+        made.busy = True
+        made.connect(MANY, 6)
+        await until(lambda: len(made.made) == 21)
+        made.connect(OTHER, 2)
+        await until(lambda: made.hosts()[OTHER] == 2)
+        assert made.hosts()[MANY] == 21
+        # All of them once it is answered, though each of them ends another one.
+        made.busy = False
+        made.connect(MANY)
+        await until(lambda: made.hosts()[MANY] == 27)
+        assert made.told.closed == {"replaced": 7}
+
+
+async def test_so_does_an_address_whose_refusals_are_held_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Far from its limit: those that are refused are closed, and it connects again and again."""
+    monkeypatch.setattr(accepting, "LATER_BESIDE_S", 3600.0)
+    async with listening() as made:
+        made.acceptor.start()
+        made.busy = True
+        now = asyncio.get_running_loop().time
+        made.table.note_refused(MANY, now())
+        made.connect(MANY, 5)
+        await until(lambda: made.hosts()[MANY] == 1)
+        made.connect(OTHER, 2)
+        await until(lambda: made.hosts()[OTHER] == 2)
+        assert made.hosts()[MANY] == 1
+        # A second later it counts no more, and nothing is remembered of it.
+        made.table.sweep(now() + 0.5)
+        assert made.table.is_refused(MANY, now())
+        made.table.sweep(now() + 1.5)
+        assert not made.table.is_refused(MANY, now())
+        made.connect(MANY)
+        await until(lambda: made.hosts()[MANY] == 6)
+
+
+class StandingLoop:
+    """The running loop, at a time of its own."""
+
+    def __init__(self, now: float) -> None:
+        self.time = lambda: now
+        self._loop = asyncio.get_running_loop()
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what the loop has."""
+        return getattr(self._loop, name)
+
+
+async def test_a_timer_is_not_set_again_and_again_for_the_last_moment() -> None:
+    """1 ms after 12127.004 s is a little more than 12127.005 s to a computer, and no timer is so short."""
+    made_at, due_at = 12127.004, 12127.005
+    assert made_at + LATER_EVERY_S > due_at
+    async with listening() as made:
+        made.acceptor.start()
+        made.connect(MANY, 20)
+        await until(lambda: len(made.made) == 20)
+        made.acceptor._later_at = made_at
+        made.acceptor._loop = cast("asyncio.AbstractEventLoop", StandingLoop(due_at))
+        made.connect(MANY)
+        await until(lambda: len(made.made) == 21)
+
+
+async def test_a_proxy_is_no_address_at_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its connections are those of many clients, and end no others."""
+    monkeypatch.setattr(accepting, "LATER_BESIDE_S", 3600.0)
+    trusting = Limits.of(ListenSettings(trusted_proxies=(f"{MANY}/32",)), 1000)
+    async with listening(replace(trusting, most_per_address=20)) as made:
+        made.busy = True
+        made.table.note_refused(MANY, asyncio.get_running_loop().time())
+        made.acceptor.start()
+        made.connect(MANY, 60)
+        await until(lambda: made.hosts()[MANY] == 60)
 
 
 async def test_an_address_within_its_limit_loses_nothing() -> None:

@@ -376,6 +376,20 @@ async def test_a_body_is_read_on_for_a_while_after_the_answer(
         assert made.told.closed == {"body_late": 1}
 
 
+async def test_an_address_counts_as_refused_for_a_second() -> None:
+    """Once one of its requests had its refusal held back; nothing is remembered of it later."""
+    async with listening() as made:
+        now = asyncio.get_running_loop().time
+        await made.ask()
+        assert not made.table.is_refused("127.0.0.1", now())
+        made.hold.set()
+        await made.ask(GET.replace(b"small", b"refused"))
+        assert made.table.is_refused("127.0.0.1", now())
+        assert not made.table.is_refused("127.0.0.1", now() + 1.1)
+        made.table.sweep(now() + 1.1)
+        assert not made.table.is_refused("127.0.0.1", now())
+
+
 async def test_one_address_takes_no_more_than_its_share() -> None:
     """Where all of its connections are in the middle of a request, the next one is refused with 503."""
     async with listening(replace(LIMITS, most=20, most_per_address=5)) as made:

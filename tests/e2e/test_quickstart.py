@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
 import re
 import shlex
-import signal
-import sys
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
+
+from tests.e2e.scripts import run_script
 
 _PAGE = Path(__file__).parents[2] / "docs" / "quickstart.md"
 #: Blocks that are not run here, and why.
@@ -80,24 +77,7 @@ def script() -> str:
 @pytest.mark.timeout(180)
 async def test_the_quickstart_runs(tmp_path: Path) -> None:
     """Every command in order: a payout, then one whose reply is lost; each is paid once."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    kept = {name: value for name, value in os.environ.items() if "PAYOUT_GATEWAY" not in name}
-    process = await asyncio.create_subprocess_exec(
-        *("bash", "-c", script()),
-        cwd=tmp_path,
-        env={**kept, "PATH": path},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        start_new_session=True,
-    )
-    try:
-        out, _ = await asyncio.wait_for(process.communicate(), 150)
-    finally:
-        # The sandbox and the gateway belong to its group, if the script did not get to its end.
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    text = out.decode()
-    assert process.returncode == 0, text[-4000:]
+    await run_script(script(), tmp_path)
     payout = json.loads((tmp_path / "payout.json").read_text())
     assert payout["final_recipient_amount"] == "42.5"
     assert "outcome_unknown" in {each["sub_status"] for each in payout["timeline"]}

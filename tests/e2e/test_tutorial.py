@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import csv
 import json
-import os
 import re
-import signal
-import sys
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
+
+from tests.e2e.scripts import run_script
 
 _PAGE = Path(__file__).parents[2] / "docs" / "tutorial.md"
 
@@ -23,24 +20,7 @@ async def test_the_tutorial_runs(tmp_path: Path) -> None:
     blocks = re.findall(r"(?ms)^```bash\n(.*?)^```$", _PAGE.read_text("utf-8"))
     assert len(blocks) > 8
     script = "set -euo pipefail\n" + "\n".join(blocks)
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    kept = {name: value for name, value in os.environ.items() if "PAYOUT_GATEWAY" not in name}
-    process = await asyncio.create_subprocess_exec(
-        *("bash", "-c", script),
-        cwd=tmp_path,
-        env={**kept, "PATH": path},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        start_new_session=True,
-    )
-    try:
-        out, _ = await asyncio.wait_for(process.communicate(), 150)
-    finally:
-        # The sandbox and the gateway are of its group, where the script did not get to its end.
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    text = out.decode()
-    assert process.returncode == 0, text[-4000:]
+    text = await run_script(script, tmp_path)
     with (tmp_path / "report.csv").open(newline="") as report:
         lines = {row["external_ref"]: row["status"] for row in csv.DictReader(report)}
     assert lines == {"emp-2208": "delivered", "emp-2209": "delivered"}

@@ -12,7 +12,7 @@ import ssl
 import zlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -193,7 +193,7 @@ async def post(kind: str, script: Sequence[Step]) -> DeliveryResult:
     async with scripted(*script) as server, client(kind) as http:
         sender = Sender(http, WebhookSettings(timeout_s=0.6), real_runtime())
         target = Target(f"http://127.0.0.1:{server.port}/in?a=b", TARGET_SECRETS)
-        return replace(await sender.send(target, "evt_1", BODY), duration_ms=0)
+        return (await sender.send(target, "evt_1", BODY))._replace(duration_ms=0)
 
 
 #: Where the clients differ. The library parses a whole packet before it looks at the status in it, and

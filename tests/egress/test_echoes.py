@@ -13,7 +13,9 @@ import pytest
 from aiohttp import web
 
 from gateway.config.settings import WebhookSettings
+from gateway.egress import echoes
 from gateway.egress.echoes import redact, sending, texts_of, tracing, without_sent
+from gateway.logs import REMOVED
 from gateway.runtime import real_runtime
 from gateway.signing import secret_text
 from gateway.webhooks.sender import DeliveryResult, Sender, Target
@@ -143,6 +145,18 @@ async def test_an_echo_across_the_cut(before: int) -> None:
         assert entry[:12] not in result.snippet
 
 
+def test_a_word_is_what_is_left_by_the_values_of_its_own_call() -> None:
+    """What is remembered of a word is by what was sent with it, and not by the word alone."""
+    for values, left in (
+        (("acme-key-1",), REMOVED),
+        ((), "acme-key-1"),
+        (("other",), "acme-key-1"),
+    ):
+        for _ in range(2):
+            with sending(*values):
+                assert without_sent("acme-key-1") == left
+
+
 async def test_what_a_session_sends_is_noted() -> None:
     """The confidential headers of a custodian's session, and what the caller names."""
 
@@ -159,6 +173,16 @@ async def test_what_a_session_sends_is_noted() -> None:
             said = "key-of-the-day idem-00000001 123456 7654321 True"
             assert without_sent(said) == "[removed] idem-00000001 [removed] [removed] True"
         assert without_sent(said) == said
+
+
+def test_an_answer_is_not_remembered() -> None:
+    """A passcode is in memory for its call only; the forms of credentials are kept."""
+    before = echoes._kept_forms.cache_info()
+    with sending("passcode-90210-xyz"):
+        assert without_sent("it says passcode-90210-xyz") == "it says [removed]"
+        with sending():
+            assert without_sent("it says passcode-90210-xyz") == "it says [removed]"
+    assert echoes._kept_forms.cache_info() == before
 
 
 SIGNATURE = (

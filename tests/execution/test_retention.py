@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from datetime import timedelta
 from typing import Any
@@ -156,3 +157,34 @@ async def test_a_webhook_comes_again_after_its_row_went(bench: Bench) -> None:
     after = await bench.payout(payout_id)
     assert (after.status, after.failure) == (before.status, before.failure)
     assert SENT.refs
+
+
+async def test_what_is_old_is_looked_for_seldom_where_there_is_nothing(bench: Bench) -> None:
+    """Every tenth sweep. Where something was deleted, the next sweep goes on."""
+    await work_off(bench, b"nobody|sent")
+    made = sweeper(bench, Metrics(), [])
+    forgot: list[int] = []
+    forget, measure = made._forget, made._measure
+    sweeps = 0
+
+    async def forgets() -> None:
+        forgot.append(sweeps)
+        await forget()
+
+    async def measures() -> None:
+        nonlocal sweeps
+        await measure()
+        sweeps += 1
+
+    made._forget, made._measure = forgets, measures  # type: ignore[method-assign]
+    await bench.clock.advance(31 * DAY)
+    running = asyncio.create_task(made.run())
+    async with asyncio.timeout(20):
+        while sweeps < 13:
+            await bench.clock.advance(1)
+            await asyncio.sleep(0.001)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert kept(bench) == []
+    # Something was deleted by sweep 0, nothing by sweep 1.
+    assert forgot == [0, 1, 11]

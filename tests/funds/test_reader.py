@@ -187,3 +187,27 @@ async def test_rules_that_are_not_active_change_nothing(db: Database) -> None:
     made._rules.active = True
     await made.refresh()
     assert (await accounts(db))["acme"]["reserving"] == 1
+
+
+async def test_a_store_that_nobody_else_writes_is_not_read_at_every_look(db: Database) -> None:
+    """This process remembers what it changes itself. Another process's commit is looked at."""
+    made, metrics = reader(db, acme=Teller("100"))
+    await made.read(RULE)
+    await made.look()
+    before = db.statements
+    for _ in range(11):
+        await made.look()
+    assert db.statements == before
+    assert 'payout_gateway_account_balance{account="A",asset="USDC"' in generate_latest(
+        metrics.registry
+    ).decode("utf-8")
+    await made.look()
+    assert db.statements == before + 1
+    async with Database(db.path) as other:
+        await other.run(rows.write_fault, RULE.key, "of another process")
+    # A change of this process sees that another one has committed, as each heartbeat does.
+    await db.run(rows.open_account, "bank", ACCOUNT)
+    await made.look()
+    known = made._funds.known_row(RULE.key)
+    assert known is not None
+    assert known["fault"] == "of another process"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
@@ -160,7 +160,7 @@ ELIGIBILITY = (
         (route("red"), route("blue")),
         "blue",
         "red: mode",
-        replace(ASKED, mode="test"),
+        ASKED._replace(mode="test"),
     ),
     Case(
         "a route for other orgs",
@@ -276,7 +276,7 @@ ELIGIBILITY = (
         (route("red"), route("blue")),
         "blue",
         "red: custodian",
-        replace(ASKED, wish=Wish("blue", Account(id="blue-1", type="VAULT"))),
+        ASKED._replace(wish=Wish("blue", Account(id="blue-1", type="VAULT"))),
     ),
     Case(
         "a policy ranks only what can be taken",
@@ -325,7 +325,7 @@ REFUSALS = (
         "nothing pays such destinations",
         (route("red"),),
         "route_unavailable",
-        replace(ASKED, destination=WALLET),
+        ASKED._replace(destination=WALLET),
     ),
     Refusal("no route pays the asset", (route("red", assets=("EURC",)),), "route_unavailable"),
     Refusal(
@@ -337,19 +337,19 @@ REFUSALS = (
         "no route pays on the network",
         (route("red", networks=("Base",)), route("blue", networks=("Ethereum",))),
         "unsupported_network",
-        replace(ASKED, destination=ON_POLYGON),
+        ASKED._replace(destination=ON_POLYGON),
     ),
     Refusal(
         "the account that the partner asks for is none",
         (route("red"),),
         "unknown_account",
-        replace(ASKED, wish=Wish("red", Account(id="red-2", type="VAULT"))),
+        ASKED._replace(wish=Wish("red", Account(id="red-2", type="VAULT"))),
     ),
     Refusal(
         "the custodian that the partner asks for has no route",
         (route("red"),),
         "route_unavailable",
-        replace(ASKED, wish=Wish("blue", Account(id="blue-1", type="VAULT"))),
+        ASKED._replace(wish=Wish("blue", Account(id="blue-1", type="VAULT"))),
     ),
     Refusal(
         "every fee is above the amount",
@@ -360,7 +360,7 @@ REFUSALS = (
         "more decimals than the asset has",
         (route("red"), route("blue")),
         "amount_too_precise",
-        replace(ASKED, amount=Decimal("1.0000001")),
+        ASKED._replace(amount=Decimal("1.0000001")),
     ),
     Refusal(
         "everything that could pay is paused",
@@ -427,12 +427,12 @@ def test_a_cheaper_route_is_told_and_not_taken() -> None:
     assert by_policy.cheaper is not None
     assert (by_policy.taken.route.custodian, by_policy.cheaper.route.custodian) == ("red", "blue")
     wish = Wish("red", Account(id="red-1", type="VAULT"))
-    by_wish = decided(Case("wished", routes, "", asked=replace(ASKED, wish=wish)))
+    by_wish = decided(Case("wished", routes, "", asked=ASKED._replace(wish=wish)))
     assert by_wish.cheaper == by_policy.cheaper
     ill = decided(Case("ill", routes, "", moment=Moment(ill=frozenset({"blue"}))))
     assert ill.cheaper is None
     held = Moment(waiting=frozenset({"blue"}))
-    waits = decided(Case("waits", routes, "", moment=held, asked=replace(ASKED, wish=wish)))
+    waits = decided(Case("waits", routes, "", moment=held, asked=ASKED._replace(wish=wish)))
     assert waits.cheaper is None
 
 

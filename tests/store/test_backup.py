@@ -17,7 +17,7 @@ from alembic import command
 from gateway.config.settings import Settings
 from gateway.errors import StoreUnusable
 from gateway.runtime import Ids
-from gateway.store import backup, migrate
+from gateway.store import backup, migrate, upgrading
 from gateway.store.backup import BackupError, Operator, Restored, back_up, restore
 from gateway.store.opening import open_database, state_file_of
 from gateway.store.state import advance, frozen
@@ -124,7 +124,7 @@ def test_a_damaged_database_is_not_backed_up_silently(settings: Settings, tmp_pa
 
 def test_a_backup_of_an_older_schema(settings: Settings, tmp_path: Path) -> None:
     """Made before an upgrade; it has no marks and no audit log yet."""
-    command.upgrade(migrate._config(settings.database), "0003")
+    command.upgrade(upgrading.config(settings.database), "0003")
     copy = back_up(settings.database, tmp_path / "b.db", ROOT)
     assert (copy.revision, copy.marks) == ("0003", 0)
     done = put(settings, tmp_path / "b.db")

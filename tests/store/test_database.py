@@ -87,6 +87,31 @@ async def test_what_arrives_during_a_commit_is_the_next_group(db: Database, faul
     assert db.commits == 2
 
 
+async def test_a_group_gathers_while_changes_keep_coming(db: Database) -> None:
+    """Changes of the next turns of the loop share its commit; a turn without one begins it."""
+
+    async def after(turns: int) -> None:
+        await _turns(turns)
+        await db.run(add, f"k{turns}")
+
+    await asyncio.gather(*(after(turns) for turns in range(4)))
+    assert db.commits == 1
+    await asyncio.gather(after(4), after(4 + 2))
+    assert db.commits == 1 + 2
+
+
+async def test_a_group_begins_however_many_changes_come(db: Database, faults: Faults) -> None:
+    """It gathers for a few turns at most: nobody is kept waiting by those that come after it."""
+    begun: list[str] = []
+    faults.start(lambda _, text: begun.append(text) if text.startswith("BEGIN") else None)
+    waiting: list[asyncio.Future[str]] = []
+    while not begun:
+        assert len(waiting) < 10
+        waiting.append(asyncio.ensure_future(db.run(add, f"k{len(waiting)}")))
+        await _turns(1)
+    await asyncio.gather(*waiting)
+
+
 async def test_a_group_that_takes_too_long_is_cut(path: Path) -> None:
     """The event loop is not kept for all of a long queue; the rest follows, in its order."""
     order: list[str] = []

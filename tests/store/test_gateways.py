@@ -13,7 +13,7 @@ import pytest
 from alembic import command
 
 from gateway.runtime import Moment
-from gateway.store import clocks, gateways, migrate
+from gateway.store import clocks, gateways, upgrading
 from gateway.store.database import Database
 from gateway.store.gateways import BEAT_S, STALE_S, Identity, Watch
 from tests.clock import SetClock
@@ -65,6 +65,21 @@ def test_a_watch_measures_by_its_own_clock() -> None:
     assert watch.stale(10**9) == set()
 
 
+async def test_one_of_many_notes_that_a_gateway_is_gone(db: Database) -> None:
+    """Once for each value of its counter; not of one that raised it, or signed off, since it was judged."""
+    await register(db, "gwy_1", Moment("c", 0, 0))
+
+    async def reported(counter: int) -> bool:
+        return await db.run(gateways.report_gone, "gwy_1", counter)
+
+    assert [await reported(0), await reported(0)] == [True, False]
+    await db.run(gateways.raise_counter, "gwy_1", Moment("c", 1, 0))
+    assert [await reported(0), await reported(1), await reported(1)] == [False, True, False]
+    await db.run(gateways.raise_counter, "gwy_1", Moment("c", 2, 0))
+    await db.run(gateways.mark_stopped, "gwy_1", 3)
+    assert not await reported(2)
+
+
 async def test_nobody_is_waited_for_where_nobody_is(path: Path, db: Database) -> None:
     """No gateway, or all have signed off: the answer comes at once."""
     clock = SetClock()
@@ -109,8 +124,22 @@ async def test_a_schema_from_before_has_nobody(tmp_path: Path) -> None:
     """Nothing of this program's schema is expected; a missing database has nobody either."""
     path = tmp_path / "old.db"
     assert await watched(path, SetClock()) == ([], [])
-    command.upgrade(migrate._config(path), "0003")
+    command.upgrade(upgrading.config(path), "0003")
     assert await watched(path, SetClock()) == ([], [])
+
+
+async def test_a_gateway_of_the_schema_before_is_found(tmp_path: Path) -> None:
+    """Its row has none of the columns that were added since: `db upgrade` sees that it may still run."""
+    path = tmp_path / "old.db"
+    command.upgrade(upgrading.config(path), "0022")
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(
+            "INSERT INTO gateways (id, counter, clock_id, elapsed, wall, host, pid, version, config_digest, "
+            "schema_from, schema_to, gate_version, marks, started_at) "
+            "VALUES ('gwy_1', 1, 'c', 0, 0, 'host', 17, '0', 'd', '0022', '0022', 1, 0, 0)"
+        )
+        connection.commit()
+    assert await watched(path, SetClock()) == ([], [["gwy_1"]])
 
 
 async def test_heartbeats_stay_as_long_as_a_call_needs_them(db: Database) -> None:

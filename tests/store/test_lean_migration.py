@@ -12,7 +12,7 @@ from typing import Any
 from alembic import command
 
 from gateway.model import RequiredAction, Status, SubStatus, TimelineEntry, Transaction
-from gateway.store import deliveries, inbox, migrate
+from gateway.store import deliveries, inbox, migrate, upgrading
 from gateway.store import payouts as rows
 from gateway.store.database import Database, Tx
 from gateway.store.rows import from_us
@@ -100,7 +100,7 @@ _ENDS = ("whe_1", "whe_2")
 
 def made(path: Path) -> sqlite3.Connection:
     """Return a database of revision 0004 with rows of every kind."""
-    command.upgrade(migrate._config(path), "0004")
+    command.upgrade(upgrading.config(path), "0004")
     db = sqlite3.connect(path)
     db.execute("PRAGMA foreign_keys=ON")
 

@@ -10,11 +10,12 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
 
 from gateway.config.settings import Settings
 from gateway.errors import SchemaMismatch
-from gateway.store import migrate
+from gateway.store import migrate, upgrading
 from gateway.store.opening import open_database
 from gateway.store.schema import metadata
 from tests.store.faulty import add, committed
@@ -91,10 +92,10 @@ def test_migrations_only_add(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """
     monkeypatch.setattr(migrate, "FOLDERS", [*migrate.FOLDERS, NEXT])
     path = tmp_path / "store.db"
-    config = migrate._config(path)
+    config = upgrading.config(path, migrate.FOLDERS)
     command.upgrade(config, migrate.WORKS_FROM)
     before = _columns(path)
-    later = sorted(each for each in migrate.known_revisions(path) if each > migrate.WORKS_FROM)
+    later = sorted(each for each in migrate.known_revisions() if each > migrate.WORKS_FROM)
     assert later[-1] == "9000"
     for revision in later:
         command.upgrade(config, revision)
@@ -202,7 +203,7 @@ def test_two_processes_may_prepare_at_once(tmp_path: Path) -> None:
 def test_rows_of_before_are_kept(tmp_path: Path) -> None:
     """From the schema before batches: payouts, their children and the account locks stay."""
     path = tmp_path / "store.db"
-    config = migrate._config(path)
+    config = upgrading.config(path)
     command.upgrade(config, "0002")
     with sqlite3.connect(path) as db:
         db.execute("PRAGMA foreign_keys=ON")
@@ -240,7 +241,7 @@ def test_rows_of_before_are_kept(tmp_path: Path) -> None:
 def test_kept_answers_stay(tmp_path: Path) -> None:
     """From the schema before claims: an answer is still one, and open work may have none."""
     path = tmp_path / "store.db"
-    command.upgrade(migrate._config(path), "0003")
+    command.upgrade(upgrading.config(path), "0003")
     with sqlite3.connect(path) as db:
         db.execute("INSERT INTO idempotency VALUES ('o', 'live', 'r', 'k', 'f', X'01', 7)")
     db.close()
@@ -254,3 +255,10 @@ def test_kept_answers_stay(tmp_path: Path) -> None:
         with pytest.raises(sqlite3.IntegrityError):
             db.execute(row, ("o", "live", "r", "k", "f"))
     db.close()
+
+
+def test_the_names_of_the_files_are_the_revisions() -> None:
+    """A gateway that starts reads the names only; Alembic reads the migrations."""
+    script = ScriptDirectory.from_config(upgrading.config(Path()))
+    assert {each.revision for each in script.walk_revisions()} == migrate.known_revisions()
+    assert script.get_current_head() == migrate.head_revision()

@@ -38,7 +38,7 @@ from gateway.execution.proof import (
 )
 from gateway.model import FundsMoved
 from gateway.runtime import SystemClock
-from gateway.store import migrate
+from gateway.store import migrate, upgrading
 from gateway.store.database import Database
 
 #: How the version before claims payouts and sets, and how it sets its marks: the lease is prolonged
@@ -223,7 +223,7 @@ class Old:
 
     def upgrade(self, revision: str = "0004") -> None:
         """Bring it to schema 0004, or to a later one."""
-        command.upgrade(migrate._config(self.path), revision)
+        command.upgrade(upgrading.config(self.path), revision)
         assert self.rows("PRAGMA foreign_key_check") == []
 
     def execution(self, payout_id: str) -> dict[str, Any]:
@@ -260,7 +260,7 @@ def _facts(state: str) -> dict[str, object]:
 def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty database of the schema before."""
     path = tmp_path_factory.mktemp("0003") / "store.db"
-    command.upgrade(migrate._config(path), "0003")
+    command.upgrade(upgrading.config(path), "0003")
     return path
 
 

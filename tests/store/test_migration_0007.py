@@ -13,7 +13,7 @@ from alembic import command
 from gateway.config.settings import Settings
 from gateway.keys import USUAL, Scope, list_keys
 from gateway.runtime import real_runtime
-from gateway.store import audit, migrate
+from gateway.store import audit, migrate, upgrading
 from gateway.store.database import Tx
 from gateway.store.opening import open_database
 
@@ -31,7 +31,7 @@ _OTHERS = "at, 'eve', act, subject, detail, org, number, before, after, request_
 def old(tmp_path: Path) -> Path:
     """A database of schema 0006 with two keys and three rows in the audit log."""
     path = tmp_path / "g.db"
-    command.upgrade(migrate._config(path), "0006")
+    command.upgrade(upgrading.config(path), "0006")
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.executemany(
             "INSERT INTO api_keys VALUES (?, 'acme', 'live', ?, 'sk_live_…abcd', 5, ?)",

@@ -12,7 +12,7 @@ from alembic import command
 from typer.testing import CliRunner
 
 from gateway.cli.main import app
-from gateway.store import migrate
+from gateway.store import upgrading
 from gateway.text import reference_key
 
 _NFC, _NFD = "caf\u00e9", "cafe\u0301"
@@ -40,7 +40,7 @@ def config(tmp_path: Path) -> Path:
     path = tmp_path / "g.toml"
     key = base64.b64encode(bytes(32)).decode()
     path.write_text(f'server_key = "{key}"\ndatabase = "g.db"\n')
-    command.upgrade(migrate._config(tmp_path / "g.db"), "0006")
+    command.upgrade(upgrading.config(tmp_path / "g.db"), "0006")
     with sqlite3.connect(tmp_path / "g.db") as db:
         # More than one page of them.
         rows = [*_ROWS, *(("bulk", f"r-{number}", "delivered", None) for number in range(2500))]

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from alembic import command
 
-from gateway.store import migrate
+from gateway.store import migrate, upgrading
 
 
 def test_payouts_of_before_are_kept(tmp_path: Path) -> None:
     """Nothing came back of them, and the reader of today reads them."""
     path = tmp_path / "store.db"
-    command.upgrade(migrate._config(path), "0009")
+    command.upgrade(upgrading.config(path), "0009")
     with sqlite3.connect(path) as db:
         db.execute(
             "INSERT INTO payouts (id, org, mode, status, sub_status, external_ref, metadata, terms, "

@@ -9,13 +9,13 @@ from pathlib import Path
 from alembic import command
 
 from gateway.model import GATE_VERSION
-from gateway.store import migrate
+from gateway.store import migrate, upgrading
 
 
 def test_attention_of_before_stays_open_and_is_told_to_nobody(tmp_path: Path) -> None:
     """What is on the list stays on it; subscribers are not notified now."""
     path = tmp_path / "store.db"
-    command.upgrade(migrate._config(path), "0010")
+    command.upgrade(upgrading.config(path), "0010")
     with closing(sqlite3.connect(path)) as db, db:
         db.execute(
             "INSERT INTO payouts (id, org, mode, status, sub_status, external_ref, metadata, terms, "

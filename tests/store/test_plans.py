@@ -93,7 +93,6 @@ def db(path: Path) -> sqlite3.Connection:
         pytest.param(deliveries._LOG_OF_ENDPOINT, ["(endpoint_id=? AND started_at<?)"]),
         pytest.param(deliveries._LOG_OF_EVENT, ["delivery_attempts_1 (position=?)"]),
         pytest.param(events._RANGE, [_DELIVERY]),
-        pytest.param(receipts._ADD_ATTEMPTS, [_DELIVERY]),
         pytest.param(receipts._SETTLE, [_DELIVERY]),
     ],
 )

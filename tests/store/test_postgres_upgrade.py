@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import select
 
 from gateway.errors import SchemaMismatch, StoreUnusable
-from gateway.store import migrate
+from gateway.store import migrate, upgrading
 from gateway.store.database import Query, Tx
 from gateway.store.opening import open_database
 from gateway.store.postgres import schema
@@ -102,8 +102,10 @@ async def test_an_upgrade_that_fails_leaves_everything(
     old: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The schema is as before, but for what is done before the transaction; the upgrade can be repeated."""
-    before, statements = _shape(old), migrate.statements
-    monkeypatch.setattr(migrate, "statements", lambda *given: [*statements(*given), "DISCARD ALL"])
+    before, statements = _shape(old), upgrading.statements
+    monkeypatch.setattr(
+        upgrading, "statements", lambda *given: [*statements(*given), "DISCARD ALL"]
+    )
     with pytest.raises(Exception, match="DISCARD ALL"):
         await schema.upgrade(old)
     columns, indexes, constraints = _shape(old)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from typing import Any, NamedTuple
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.model import RequiredAction
+from gateway.store.database import wide
 from gateway.store.rows import Document, action_of, from_us, to_json
 
 #: Without surrogates, which no column can hold.
@@ -50,3 +53,13 @@ def test_an_action_is_found_whatever_the_document_says(text: str) -> None:
     )
     without.set_action(action)
     assert action_of({"document": without.text}) == action
+
+
+def test_a_wide_row_answers_by_name_as_the_drivers_does() -> None:
+    """The same names and values; what is no row of the driver stays what it is."""
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.row_factory = sqlite3.Row
+        rows = connection.execute("SELECT 1 AS a, NULL AS b, x'00' AS c, 'ä' AS d").fetchall()
+    (found,) = wide(rows)
+    assert dict(found) == {name: rows[0][name] for name in ("a", "b", "c", "d")}
+    assert wide([found])[0] is found

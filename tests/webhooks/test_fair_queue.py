@@ -276,3 +276,27 @@ def test_a_queue_is_filled_again_once_it_is_half_empty() -> None:
         begun(queue, 1)
     assert hungry[-1] or queue.ended("a", 0.01, answered=True)
     assert fill(queue, ready, 1)["a"] > 8
+
+
+def test_a_place_is_needed_while_anything_waits_for_it() -> None:
+    """By the endpoint's own deliveries, and by everybody's where nothing more may begin."""
+    queue = FairQueue(6, 4, TIMEOUT_S)
+    for each in ("a", "b"):
+        fill(queue, [Ready(each, "o", 1000)], 0, have=1)
+        begun(queue, 0)
+        assert queue.needs_place(each), "whether it answers is not known yet"
+        answered(queue, each)
+    queue.share([], 1)
+    queue.hand_over([claim("a", n) for n in range(3)])
+    assert begun(queue, 1) == {"a": 3}
+    assert (queue.needs_place("a"), queue.crowded) == (False, False)
+    queue.hand_over([claim("a", n) for n in range(2)])
+    assert begun(queue, 1) == {"a": 1}
+    assert (queue.needs_place("a"), queue.crowded) == (True, True)
+    answered(queue, "a")
+    assert begun(queue, 1) == {"a": 1}
+    assert (queue.needs_place("a"), queue.crowded) == (False, False)
+    # Six in progress are all that may be: now they are needed by anybody.
+    queue.hand_over([claim("b", n) for n in range(3)])
+    assert begun(queue, 1) == {"b": 2}
+    assert (queue.needs_place("a"), queue.crowded) == (True, True)

@@ -23,6 +23,7 @@ from gateway.store import deliveries as stored
 from gateway.store import endpoints as rows
 from gateway.store.database import Tx
 from gateway.store.lanes import FREE, Held, LeaseTokens, tokens_of
+from gateway.webhooks import receipts
 from gateway.webhooks.worker import Deliveries
 from tests.execution.conftest import Bench
 from tests.webhooks.test_worker import delivering, hook, subscribe, until
@@ -217,9 +218,9 @@ async def test_the_lane_is_free_only_after_the_receipt_is_durable(
         await proven(bench, deliveries, made.tries)
         may, write = asyncio.Event(), deliveries._receipts.settle
 
-        async def held(tried: Any) -> Any:
+        async def held(tried: Any, **how: Any) -> Any:
             await may.wait()
-            return await write(tried)
+            return await write(tried, **how)
 
         monkeypatch.setattr(deliveries._receipts, "settle", held)
         for _ in range(12):
@@ -230,6 +231,28 @@ async def test_the_lane_is_free_only_after_the_receipt_is_durable(
         may.set()
         await until(lambda: len(made.tries) == 13)
         await quiet(bench)
+
+
+async def test_a_place_that_is_needed_does_not_wait_for_receipts(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Receipts wait for others only while nobody needs their places, and never longer than a stop."""
+    monkeypatch.setattr(receipts, "GATHER_S", 3600.0)
+    monkeypatch.setattr(receipts, "MOST_WAITING", 1000)
+    async with hook() as made, delivering(bench) as deliveries:
+        made_ = await subscribe(bench, made.url)
+        await _rate(bench, made_.id, 5000)
+        await proven(bench, deliveries, made.tries)
+        commits = bench.db.commits
+        for count in range(2, 14):
+            await bench.db.run(tell, bench)
+            await until(lambda count=count: len(made.tries) == count)  # type: ignore[misc]
+        # Twelve events; four places were needed again twice.
+        assert bench.db.commits - commits <= 12 + 3
+        assert _rows(bench, "SELECT 1 FROM deliveries WHERE state = 'pending'")
+        await deliveries.finish(5)
+        assert _rows(bench, "SELECT 1 FROM deliveries WHERE state = 'pending'") == []
+        assert len(made.tries) == 13
 
 
 async def test_a_stop_leaves_no_lease(bench: Bench) -> None:

@@ -11,6 +11,7 @@ from gateway.store import deliveries as rows
 from gateway.store.database import Database, Row, Tx
 from gateway.store.receipts import Tried, settle_tries
 from gateway.store.rows import to_us
+from gateway.webhooks import receipts
 from gateway.webhooks.receipts import Receipts
 from gateway.webhooks.replay import NEWEST
 from tests.execution.conftest import Bench
@@ -30,6 +31,8 @@ async def claimed(bench: Bench, count: int) -> list[Tried]:
             position=row["position"],
             endpoint_id=row["endpoint_id"],
             token=row["lease_token"],
+            attempt=row["attempts"] + 1,
+            trigger=row["trigger"],
             state="delivered",
             due=now,
             settled=wall,
@@ -118,12 +121,67 @@ async def test_a_pause_after_each_group_gathers_the_next_one(bench: Bench) -> No
         groups.append(len(group))
         return await held(tx, group)
 
-    receipts: Receipts[Tried, bool] = Receipts(bench.db, write, lambda: 0.5)
-    assert await receipts.settle(tries[0])
+    made: Receipts[Tried, bool] = Receipts(bench.db, write, lambda: 0.5)
+    assert await made.settle(tries[0])
     later = []
     for each in tries[1:]:
-        later.append(asyncio.create_task(receipts.settle(each)))
+        later.append(asyncio.create_task(made.settle(each)))
         # Without the pause, this one would be written before the next one ends.
         await bench.db.run(held, [])
     assert all(await asyncio.gather(*later))
     assert groups == [1, 5]
+
+
+class Groups:
+    """Receipts that are written by the real store function, and the sizes of their groups."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.sizes: list[int] = []
+        self.receipts: Receipts[Tried, bool] = Receipts(bench.db, self._write)
+        self.tasks: list[asyncio.Task[bool]] = []
+
+    async def _write(self, tx: Tx, group: Sequence[Tried]) -> list[bool]:
+        self.sizes.append(len(group))
+        return await held(tx, group)
+
+    async def settle(self, *tries: Tried, may_wait: bool = True) -> None:
+        """Hand tries in, and let them wait for each other."""
+        for each in tries:
+            settling = self.receipts.settle(each, may_wait=may_wait)
+            self.tasks.append(asyncio.create_task(settling))
+        await asyncio.sleep(0)
+
+
+async def test_receipts_wait_for_each_other(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One transaction for four; never do more of them wait, which a kill would send again."""
+    monkeypatch.setattr(receipts, "GATHER_S", 3600.0)
+    tries, groups = await claimed(bench, 4), Groups(bench)
+    await groups.settle(*tries[:3])
+    # Another change is durable meanwhile, and none of them is.
+    await bench.db.run(held, [])
+    assert groups.sizes == []
+    await groups.settle(tries[3])
+    assert all(await asyncio.gather(*groups.tasks))
+    assert groups.sizes == [4]
+
+
+@pytest.mark.parametrize("how", ["hurry", "one that may not wait", "close", "the time is over"])
+async def test_what_waits_is_written(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """At once where its place is needed, and at the latest after a moment."""
+    monkeypatch.setattr(receipts, "GATHER_S", 0.05 if how == "the time is over" else 3600.0)
+    tries, groups = await claimed(bench, 3), Groups(bench)
+    await groups.settle(*tries[:2])
+    if how == "hurry":
+        groups.receipts.hurry()
+    elif how == "close":
+        groups.receipts.close()
+        # Nothing waits from now on.
+        await groups.settle(tries[2])
+    elif how == "one that may not wait":
+        await groups.settle(tries[2], may_wait=False)
+    async with asyncio.timeout(10):
+        assert all(await asyncio.gather(*groups.tasks))
+    assert sum(groups.sizes) == len(groups.tasks)
+    assert groups.sizes[0] >= 2

@@ -120,7 +120,13 @@ async def until(look: Callable[[], bool]) -> None:
 
 
 async def later(bench: Bench, deliveries: Deliveries, seconds: float) -> None:
-    """Advance the clock. The loop may be about to fall asleep by the old time: ring it, too."""
+    """Advance the clock. The loop may be about to fall asleep by the old time: ring it, too.
+
+    First what was received is written: after a jump its lease would have ended.
+    """
+    receipts = deliveries._receipts
+    receipts.hurry()
+    await until(lambda: not receipts._waiting and receipts._writing is None)
     await bench.clock.advance(seconds)
     deliveries.wakeup.ring()
 

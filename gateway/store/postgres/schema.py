@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
 
 from sqlalchemy.schema import CreateIndex, CreateTable
 
@@ -199,14 +198,17 @@ async def _before(server: Server, connection: Connection) -> None:
     if found is None or not _is_known(found):
         return
     await connection.execute(f"SET lock_timeout = '{_LOCK_S}s'")
-    for text in migrate.before_statements(found.revision):
+    # Loads Alembic, which a gateway on a prepared database never needs.
+    from gateway.store import upgrading  # noqa: PLC0415
+
+    for text in upgrading.before_statements(found.revision, migrate.FOLDERS):
         await connection.execute(text)
     await connection.execute("RESET lock_timeout")
 
 
 def _is_known(found: Found) -> bool:
     """Whether this program has the migrations from a revision on."""
-    return found.revision >= FIRST and found.revision in migrate.known_revisions(Path())
+    return found.revision >= FIRST and found.revision in migrate.known_revisions()
 
 
 async def _upgrade(server: Server, connection: Connection) -> tuple[str | None, str]:
@@ -217,7 +219,10 @@ async def _upgrade(server: Server, connection: Connection) -> tuple[str | None, 
     if not _is_known(found):
         require_head(server, found)
         return found.revision, found.revision
-    for text in migrate.statements(DIALECT, found.revision):
+    # Loads Alembic, as above.
+    from gateway.store import upgrading  # noqa: PLC0415
+
+    for text in upgrading.statements(DIALECT, found.revision, migrate.FOLDERS):
         await connection.execute(text)
     await connection.rows(_UPGRADED, head)
     return found.revision, head
