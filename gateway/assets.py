@@ -202,7 +202,7 @@ def check_precision(amount: Decimal, asset: Asset, network: str | None) -> None:
 
 
 def to_minor(amount: Decimal, decimals: int) -> int:
-    """Return the amount in minimum units, exactly; a ValueError where it does not fit."""
+    """Return the amount in minimum units, exactly; a ValueError if it does not fit."""
     scaled = EXACT.scaleb(amount, Decimal(decimals))
     if scaled != EXACT.to_integral_value(scaled):
         msg = f"{amount} does not fit {decimals} decimals"

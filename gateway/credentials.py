@@ -37,7 +37,7 @@ class Custodian(Protocol):
         """Name it under the previous and the present server key."""
 
     def fingerprint_before(self, account: Account, *, livemode: bool) -> str | None:
-        """Name it under those of before; None where none are configured."""
+        """Return its fingerprint under the previous credentials; None if none are configured."""
 
     async def identities(self) -> tuple[str, str]:
         """Return the custodian's own id as both read it."""
@@ -62,7 +62,7 @@ async def declare_credentials(  # noqa: PLR0913 - the declaration and its circum
 ) -> Declared:
     """Declare that an instance's old and new credentials are of one account. May be called twice.
 
-    Reads the custodian's own id with both first. NotDeclaredError where the ids differ, or where they
+    Reads the custodian's own id with both first. NotDeclaredError if the ids differ, or if they
     cannot be read and there is no `evidence`.
     """
     identity: str | None = None

@@ -19,7 +19,7 @@ class PostgresUrl:
 
     @classmethod
     def parse(cls, url: str) -> PostgresUrl:
-        """Read a URL. ValueError where it names no database."""
+        """Read a URL. ValueError if it names no database."""
         parts = urlsplit(url)
         places = (
             parts.netloc.rpartition("@")[2] or parse_qs(parts.query).get("host", ["localhost"])[0]

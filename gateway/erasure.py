@@ -35,7 +35,7 @@ async def erase(tx: Tx, ids: Ids, at: int, payout_id: str, actor: str) -> list[s
     """Store function: erase the personal data of a payout's recipient, and write it to the audit log.
 
     Returns why not: its data is still needed; then nothing is changed. `at`: wall clock, in microseconds.
-    LookupError where there is no such payout. May be called again: what came since is erased, too.
+    LookupError if there is no such payout. May be called again: what came since is erased, too.
     """
     row = await rows.standing(tx, payout_id)
     if row is None:

@@ -139,7 +139,7 @@ def _execution(row: Row) -> dict[str, Any]:
 
 
 def _fee(payout: Payout) -> str | None:
-    """Return the fee in the asset that is sent; None where the recipient gets another one."""
+    """Return the fee in the asset that is sent; None if the recipient gets another one."""
     terms = payout.terms
     if terms.send_asset != terms.recipient_asset:
         return None

@@ -127,7 +127,7 @@ def names_at(model: type[BaseModel], where: Sequence[int | str]) -> list[str]:
 
 
 def _tag_of(model: type[BaseModel]) -> object:
-    """Return by which `type` a union tells a model from the others; None where it has none."""
+    """Return the `type` that selects a model in a union; None if it has none."""
     field = model.model_fields.get("type")
     return None if field is None else next(iter(get_args(field.annotation)), None)
 

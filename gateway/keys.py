@@ -306,7 +306,7 @@ async def list_keys(tx: Tx) -> list[KeyInfo]:
 
 
 async def revoke_key(tx: Tx, runtime: Runtime, key_id: str, *, actor: str = OPERATOR) -> bool:
-    """Revoke a key; False where there is none of that id, or it is revoked."""
+    """Revoke a key; False if there is none of that id, or it is revoked."""
     row = await rows.key_by_id(tx, key_id)
     at = to_us(runtime.clock.now())
     if row is None or not await rows.revoke_key(tx, key_id, at):

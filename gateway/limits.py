@@ -162,7 +162,7 @@ class Sample:
         self._left_out = 0
 
     def take(self) -> int | None:
-        """Return how many were left out since the last one, or None where this one is left out."""
+        """Return how many were left out since the last one, or None if this one is left out."""
         now = self._clock.monotonic()
         if self._last is not None and now - self._last < self._every_s:
             self._left_out += 1

@@ -286,7 +286,7 @@ class Quotes:
     async def offers(self, caller: Caller, request: QuoteRequest) -> Offered | None:
         """Ask the custodian for offers, before any transaction. None for a faulty request.
 
-        Refused: `rate_limited`, where the org has used up its budget of calls to this instance. What
+        Refused: `rate_limited`, if the org has used up its budget of calls to this instance. What
         was quoted already is answered from its key, and costs nothing of it.
         """
         try:
@@ -473,7 +473,7 @@ class Quotes:
     def _plan(
         self, caller: Caller, request: QuoteRequest | Wanted, facts: Facts
     ) -> tuple[Asked, Decision]:
-        """Return what was asked for, and the decision about it. Refused where there is no route for it."""
+        """Return what was asked for, and the decision about it. Refused if there is no route for it."""
         asked = self._asked(caller, request)
         decision = self._router.decide(asked, facts, self._checking(asked, request))
         if decision.refusal is not None:

@@ -22,7 +22,7 @@ FOREIGN = (
 
 
 async def refuse_foreign_key(tx: Tx, vault: Vault) -> bool:
-    """Raise ConfigError where the database was used with another server key. Store function; reads.
+    """Raise ConfigError if the database was used with another server key. Store function; reads.
 
     A stored secret that is damaged is no reason: it alone does not open. Returns whether the digest of
     the key has to be noted.
@@ -59,7 +59,7 @@ async def compare_server_key(db: Database, runtime: Runtime, vault: Vault) -> No
 
 @dataclass(frozen=True)
 class Resealed:
-    """What a step did. `last`: where the next one goes on; None where there is nothing more."""
+    """What a step did. `last`: where the next one goes on; None if there is nothing more."""
 
     seen: int
     changed: int

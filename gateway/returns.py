@@ -14,7 +14,7 @@ from gateway.adapter import Returned, format_amount
 
 @dataclass(frozen=True)
 class Known:
-    """A return that was counted before, of this payout or with an id of it."""
+    """A return that was counted before: of this payout, or with one of its ids."""
 
     payout_id: str
     custodian_id: str | None

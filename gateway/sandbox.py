@@ -162,7 +162,7 @@ async def _start_all(
     """Start every twin; `processes` has each of them from its first moment, to be ended by.
 
     A twin that does not start is reported and left out: one broken package does not take the others
-    down. TwinFailedError where it was asked for by name, or none is left.
+    down. TwinFailedError if it was asked for by name, or none is left.
     """
     found = sorted(entry_points(group=GROUP), key=lambda each: each.name)
     unknown = sorted(set(only) - {each.name for each in found})

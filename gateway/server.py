@@ -406,7 +406,7 @@ class _Server(uvicorn.Server):
 
 
 def listen(section: str, host: str, port: int) -> socket.socket:
-    """Return a listening socket. ConfigError where the address cannot be used."""
+    """Return a listening socket. ConfigError if the address cannot be used."""
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

@@ -27,7 +27,7 @@ def secret_text(raw: bytes) -> str:
 
 
 def secret_bytes(text: str) -> bytes:
-    """Return the bytes of a secret in text form. A ValueError where it is none."""
+    """Return the bytes of a secret in text form. ValueError if it is not one."""
     if not text.startswith(PREFIX):
         msg = "a webhook secret begins with whsec_"
         raise ValueError(msg)

@@ -161,7 +161,7 @@ async def give_back(tx: Tx, payout: Row | Mapping[str, object]) -> None:
 
 
 def _part(row: Row, terms: QuoteTerms, destination: str) -> Counter | None:
-    """Return what one payout has of an entry; None where the entry is not about it."""
+    """Return what one payout has of an entry; None if the entry is not about it."""
     if row["asset"] != terms.asset or row["destination"] not in {None, destination}:
         return None
     if not row["counts_amount"]:

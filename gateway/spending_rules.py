@@ -68,7 +68,7 @@ class Claim:
     count: int
     #: in the rule's unit; zero where it counts no amount
     amount: Decimal
-    #: US dollars of one unit of the asset; None where the rule counts in the asset, or no amount
+    #: US dollars of one unit of the asset; None if the rule counts in the asset, or no amount
     price: Decimal | None
     #: the digest of the destination, where the counter is of one destination
     destination: str | None
@@ -185,7 +185,7 @@ def _is_payee(name: str | None, payee: str) -> bool:
 
 
 def _value(rule: SpendingLimitSettings, amount: Decimal, price: Decimal | None) -> Decimal | None:
-    """Return an amount in a rule's unit; None where the asset has no price."""
+    """Return an amount in a rule's unit; None if the asset has no price."""
     if rule.unit != USD:
         return amount
     return None if price is None else EXACT.multiply(amount, price)

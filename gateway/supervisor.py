@@ -62,7 +62,7 @@ class Supervisor:
         """Run until SIGTERM or SIGINT; return the exit code. `ready`: called when the first one serves.
 
         2: no worker has ever served, and one says that the set-up is wrong. 1: one had to be killed.
-        ConfigError where the port cannot be used.
+        ConfigError if the port cannot be used.
         """
         loop = asyncio.get_running_loop()
         for name in (signal.SIGTERM, signal.SIGINT):

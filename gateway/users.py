@@ -149,7 +149,7 @@ async def create(  # noqa: PLR0913 - who it is, and who creates it
 ) -> Enrolment:
     """Create a user. `password`: its hash; `site`: the public URL, for the authenticator app.
 
-    `org` None: a user of the whole gateway. UserError where the name is taken or not usable.
+    `org` None: a user of the whole gateway. UserError if the name is taken or not usable.
     """
     if not _NAME.fullmatch(name) or name in _RESERVED or name.startswith("key_"):
         raise UserError(
@@ -186,7 +186,7 @@ async def reset(  # noqa: PLR0913 - who it is, and who resets it
 ) -> Enrolment:
     """Give a user a new password (its hash) and a new secret for codes; its sessions end.
 
-    UserError where there is no such user.
+    UserError if there is no such user.
     """
     row = await _living(tx, name)
     made = _enrolment(runtime, row["id"], name, site)
@@ -203,7 +203,7 @@ async def reset(  # noqa: PLR0913 - who it is, and who resets it
 
 
 async def remove(tx: Tx, runtime: Runtime, name: str, act: Act) -> None:
-    """Remove a user; its sessions end at once. UserError where there is no such user."""
+    """Remove a user; its sessions end at once. UserError if there is no such user."""
     row = await _living(tx, name)
     at = to_us(runtime.clock.now())
     await rows.update_user(tx, row["id"], removed_at=at, password=None, totp=None)
@@ -283,7 +283,7 @@ def _step_of(secret: str, code: str, at: datetime) -> int | None:
 async def begin_session(  # noqa: PLR0913 - whose, by what, and instead of which one
     tx: Tx, runtime: Runtime, row: Row, step: int, act: Act, *, before: str | None
 ) -> str | None:
-    """Begin a session with a new token, and return it; None where the code was used already.
+    """Begin a session with a new token, and return it; None if the code was used already.
 
     `before`: the digest of the session that the browser had; it ends.
     """
@@ -309,7 +309,7 @@ async def note_failed(tx: Tx, runtime: Runtime, row: Row | None, request_id: str
 
 
 async def session_of(tx: Tx, runtime: Runtime, token: str) -> User | None:
-    """Return who a session's token belongs to; None where the session is over."""
+    """Return who a session's token belongs to; None if the session is over."""
     now, digest = to_us(runtime.clock.now()), digest_of(token)
     row = await rows.session_user(tx, digest, now - _us(LIFE), now - _us(IDLE))
     if row is None:

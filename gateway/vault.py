@@ -71,7 +71,7 @@ class Vault:
 
     @property
     def digest_before(self) -> Callable[[bytes], str] | None:
-        """Return what made the digests under the previous server key; None where none is set."""
+        """Return what made the digests under the previous server key; None if none is set."""
         return None if self._previous is None else self._previous.digest
 
     def seal(self, secret: bytes, *, bound_to: str) -> bytes:
@@ -101,7 +101,7 @@ class Vault:
     def reseal(self, sealed: bytes, *, bound_to: str) -> bytes | None:
         """Seal under the present key what opens under the previous one; None: it is already.
 
-        ConfigError where it opens under neither.
+        ConfigError if it opens under neither.
         """
         secret = self.open(sealed, bound_to=bound_to)
         try:
@@ -116,7 +116,7 @@ class Vault:
         return base64.urlsafe_b64encode(raw + self._mac(self._track, raw)).rstrip(b"=").decode()
 
     def payout_of_token(self, token: str) -> str | None:
-        """Return the payout id that a tracking token stands for, or None where it is not genuine."""
+        """Return the payout id that a tracking token stands for, or None if it is not genuine."""
         try:
             raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
         except ValueError:

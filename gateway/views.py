@@ -490,7 +490,7 @@ def _failure(payout: Payout) -> Failure | None:
 
 
 def estimated_delivery(payout: Payout) -> datetime | None:
-    """Return when the payout should have been delivered; None where it is queued, has ended or nothing is known."""
+    """Return when the payout should have been delivered; None if it is queued, has ended or nothing is known."""
     left = _seconds_left(payout)
     return None if left is None else payout.updated_at + timedelta(seconds=left)
 

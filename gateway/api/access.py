@@ -52,7 +52,7 @@ class Guarded:
         return await self.handler(request)
 
     async def admit(self, request: Request) -> Caller:
-        """Return whose key was sent. Refused where it may not do this."""
+        """Return whose key was sent. Refused if it may not do this."""
         caller = await authenticated(request)
         if caller.operator and not self.operator and self.operator_scope is None:
             raise Refused("org_key_required", "This key belongs to no org.")

@@ -40,7 +40,7 @@ def context_of(request: Request) -> ApiContext:
 
 
 def client_address(request: Request) -> str | None:
-    """Return the address of the client, or None where it is not known."""
+    """Return the address of the client, or None if it is not known."""
     return request.client.host if request.client else None
 
 
@@ -50,7 +50,7 @@ def request_id_of(request: Request) -> str:
 
 
 def authorization_of(request: Request) -> str:
-    """Return the header `Authorization`; empty where there is none. It is read with every request."""
+    """Return the header `Authorization`; empty if there is none. It is read with every request."""
     for name, value in request.scope["headers"]:
         if name == b"authorization":
             text: str = value.decode("latin-1")

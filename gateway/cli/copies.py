@@ -1,4 +1,4 @@
-"""`db backup`, `db restore`, `db moved`, `db promoted`, `db adopt`: copies of the database, and which of them goes on."""
+"""`db backup`, `db restore`, `db moved`, `db promoted`, `db adopt`: copies of the database, and which of them continues."""
 
 from __future__ import annotations
 

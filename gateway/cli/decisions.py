@@ -210,7 +210,7 @@ def _question(payout: Payout, found: Resolution, by: str) -> list[str]:
 def _resolved(
     config: Path, runtime: Runtime, payout_id: str, found: Resolution, by: str
 ) -> LookAsked | None:
-    """End a payout. NotAllowedError where that is not possible."""
+    """End a payout. NotAllowedError if that is not possible."""
     from gateway.execution.operator import NotAllowedError
     from gateway.execution.operator import resolve as end
     from gateway.execution.record import Recorder

@@ -59,7 +59,7 @@ class Listener:
         self._secret_text = secret
 
     async def run(self) -> None:
-        """Forward until cancelled. Raises ListenError where it is refused."""
+        """Forward until cancelled. Raises ListenError if it is refused."""
         async with aiohttp.ClientSession(timeout=_TIMEOUT, trust_env=False) as http:
             cursor = await self._until_there(partial(self._page, http, {"start": "now"}))
             self._tell(f"forwarding {self._events} to {self._forward_to}")

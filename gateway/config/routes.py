@@ -15,7 +15,7 @@ from gateway.model import Account, Amount, DestinationType, Network
 
 
 def _some_orgs(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return names of orgs. ValueError where there is none: nobody could use that route or account."""
+    """Return names of orgs. ValueError if there is none: nobody could use that route or account."""
     if not names:
         msg = "must not be empty: list the orgs, or remove it to allow all orgs"
         raise ValueError(msg)

@@ -12,7 +12,7 @@ ORG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
 
 
 def _org_name(text: str) -> str:
-    """Return the name of an org. ValueError where no key can be minted for it."""
+    """Return the name of an org. ValueError if no key can be minted for it."""
     if not ORG.fullmatch(text):
         msg = "is not a valid org name: 1 to 63 letters, digits, dots, dashes or underscores, without "
         "blanks"

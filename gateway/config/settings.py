@@ -52,7 +52,7 @@ Mode = Literal["live", "test"]
 
 
 def _network_name(text: str) -> str:
-    """Return an address or a network in its usual spelling. ValueError where it is neither."""
+    """Return an address or a network in its usual spelling. ValueError if it is neither."""
     return str(ip_network(text))
 
 
@@ -464,7 +464,7 @@ class Settings(Section):
 
     @property
     def postgres(self) -> PostgresUrl | None:
-        """The PostgreSQL database; None where it is SQLite. `database` is then what it is called."""
+        """The PostgreSQL database; None if it is SQLite. `database` is then its display name."""
         return self._postgres
 
     @property
@@ -473,11 +473,11 @@ class Settings(Section):
         return self.state_file or self.database.with_name(self.database.name + ".state")
 
     def server_key_bytes(self) -> bytes:
-        """Return the server key. ConfigError where it is not base64."""
+        """Return the server key. ConfigError if it is not base64."""
         return _key_bytes("server_key", self.server_key)
 
     def previous_server_key_bytes(self) -> bytes | None:
-        """Return the server key of before, if one is set. ConfigError where it is not base64."""
+        """Return the previous server key, if one is set. ConfigError if it is not base64."""
         key = self.previous_server_key
         return None if key is None else _key_bytes("previous_server_key", key)
 

@@ -17,7 +17,7 @@ _MOST_PRICE_DIGITS = 30
 
 
 def _price(value: Decimal) -> Decimal:
-    """Return a price. ValueError where it is zero, or so long that a product would be rounded."""
+    """Return a price. ValueError if it is zero, or so long that a product would be rounded."""
     if not value:
         msg = "must be more than zero"
         raise ValueError(msg)

@@ -44,7 +44,7 @@ class Dates:
         self._seen = (theirs - now.elapsed / 1e6, now.elapsed / 1e6, now.clock_id)
 
     def skew_s(self) -> float | None:
-        """Return our wall clock minus the custodian's, in seconds; None where nothing is known now."""
+        """Return our wall clock minus the custodian's, in seconds; None if nothing is known now."""
         now = self._clock.moment()
         if self._seen is None or self._seen[2] != now.clock_id:
             return None

@@ -113,7 +113,7 @@ class _Telling:
     left_out: int | None = 0
 
     def fail(self, outcome: str, error: BaseException, *, crashed: bool) -> None:
-        """Tell of an error; of one that nobody foresaw, with the traceback."""
+        """Log an error, with the traceback if it was not foreseen."""
         self.outcome, self.level = outcome, logging.ERROR if crashed else logging.WARNING
         self.keys["detail"] = worded(_words_of(error))[:MOST_CHARS] or type(error).__name__
         if crashed:
@@ -174,7 +174,7 @@ class CustodianInstance:
         return self._named(self._fingerprints[0], account, livemode=livemode)
 
     def fingerprint_before(self, account: Account, *, livemode: bool) -> str | None:
-        """Return the fingerprint under the credentials of before; None where none are configured."""
+        """Return the fingerprint under the previous credentials; None if none are configured."""
         if self._previous is None:
             return None
         return self._named(self._previous.fingerprints[0], account, livemode=livemode)
@@ -202,7 +202,7 @@ class CustodianInstance:
     async def identities(self) -> tuple[str, str]:
         """Return the custodian's own id as the credentials of before and those of now read it.
 
-        Raises Unsupported where the adapter cannot read it or no others are configured, and NotSent
+        Raises Unsupported if the adapter cannot read it or no others are configured, and NotSent
         where one of them could not.
         """
         if self._previous is None:
@@ -230,7 +230,7 @@ class CustodianInstance:
     async def touch(self, accounts: Sequence[Account]) -> str:
         """Make one harmless read with the present credentials; return what was read.
 
-        For operators who want to know whether they are right. Raises NotSent where that read failed, and
+        For operators who want to know whether they are right. Raises NotSent if that read failed, and
         Unsupported where the adapter has none.
         """
         try:
@@ -436,7 +436,7 @@ class CustodianInstance:
         return False
 
     def parse(self, body: bytes) -> Sequence[Notice]:
-        """Read a webhook. Raises ValueError where it cannot be read, whatever the reason."""
+        """Read a webhook. Raises ValueError if it cannot be read, whatever the reason."""
         with self._telling("parse") as telling:
             try:
                 notices = [self._sound_notice(each) for each in self._adapter.parse(body)]

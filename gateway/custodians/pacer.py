@@ -219,7 +219,7 @@ class Pacer:
 
 
 def _seconds(retry_after: str | None) -> float | None:
-    """Return a `Retry-After` in seconds, capped; None where it names none."""
+    """Return a `Retry-After` in seconds, capped; None if it names none."""
     text = (retry_after or "").strip()
     if not text.isascii() or not text.isdigit():
         return None

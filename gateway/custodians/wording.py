@@ -1,4 +1,4 @@
-"""What an adapter or its library says of a failed call, in words that an operator reads. Pure."""
+"""What an adapter or its library says about a failed call, in words that an operator reads. Pure."""
 
 from __future__ import annotations
 

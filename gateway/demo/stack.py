@@ -54,7 +54,7 @@ class Stack:
             return told
 
     async def steer(self, custodian: str, method: str, path: str, body: Any) -> None:
-        """Call the control API of a twin; DemoFailedError where it refuses."""
+        """Call the control API of a twin; DemoFailedError if it refuses."""
         url = f"{self.twins[custodian]['control_url']}/_twin/{path}"
         async with self.http.request(method, url, json=body) as answer:
             if answer.status >= 300:  # noqa: PLR2004

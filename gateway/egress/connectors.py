@@ -30,7 +30,7 @@ class PublicResolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        """Return the addresses. DeniedAddressError where one of them is not public."""
+        """Return the addresses. DeniedAddressError if one of them is not public."""
         found = await self._resolver.resolve(host, port, family)
         if any(denied(each["host"], self._more) for each in found):
             msg = "the name of this endpoint has an address that is not public"

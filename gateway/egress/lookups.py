@@ -90,7 +90,7 @@ class Lookups(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        """Return the addresses of a name. LookupTimeoutError after the deadline, OSError where none are.
+        """Return the addresses of a name. LookupTimeoutError after the deadline, OSError if none are.
 
         A look-up that is past its deadline goes on holding its thread, because nothing can end it. Who
         asks for the same name in the same scope meanwhile waits for that one, and takes no further thread.

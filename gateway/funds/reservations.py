@@ -144,7 +144,7 @@ class Funds:
         return any(each.reserves for each in self._rules.values())
 
     def rule(self, custodian: str, account: Account) -> AccountRule | None:
-        """Return the rule of an account; None where its adapter reports no balances."""
+        """Return the rule of an account; None if its adapter reports no balances."""
         return self._rules.get(rows.account_key(custodian, account))
 
     # --- What this process has seen ---------------------------------------------------------------

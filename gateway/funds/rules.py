@@ -77,7 +77,7 @@ class Sums:
 
 
 def balances_of(text: str | None) -> list[Mapping[str, Any]] | None:
-    """Return balances as they are stored; None where they are not known."""
+    """Return balances as they are stored; None if they are not known."""
     return None if text is None else json.loads(text)
 
 

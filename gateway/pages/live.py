@@ -87,7 +87,7 @@ class Viewer:
         self._beats = 0
 
     async def next(self) -> Update | None:
-        """Return the newest state once it is another one; None where the page should only hear a beat."""
+        """Return the newest state once it has changed; None if the page should only get a heartbeat."""
         update = self._hub.draw(self._watched, self.language)
         if update.tag == self._tag:
             await self.bell.sleep(BEAT_S)
@@ -178,7 +178,7 @@ class Hub:
             self._kept.popitem(last=False)
 
     def join(self, payout: Payout, group: str, language: str, tag: str | None) -> Viewer | None:
-        """Take in a viewer that has the page with a tag; None where there is no room for another one."""
+        """Take in a viewer that has the page with a tag; None if there is no room for another one."""
         if (
             self.closed
             or self.streams >= self._limits.streams

@@ -252,7 +252,7 @@ class Words:
         self._texts = LANGUAGES[language]
 
     def __call__(self, name: str, /, **fields: Any) -> Markup:
-        """Return a text as HTML; every field is escaped. KeyError where there is no such text."""
+        """Return a text as HTML; every field is escaped. KeyError if there is no such text."""
         return Markup(self._texts[name]).format(**fields)  # noqa: S704 - our own text; format() escapes
 
     def raw(self, name: str) -> str:

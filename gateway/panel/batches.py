@@ -354,7 +354,7 @@ def _head(visit: Visit, account: str, reference: str) -> BatchHead:
 
 
 async def _received(visit: Visit) -> Upload:
-    """Read the form with the file, in bounded memory. PageError where it is too large or not readable."""
+    """Read the form with the file, in bounded memory. PageError if it is too large or not readable."""
     size = 0
 
     async def bounded() -> AsyncGenerator[bytes, None]:
@@ -391,7 +391,7 @@ async def _received(visit: Visit) -> Upload:
 
 
 def _unpacked(text: str) -> bytes:
-    """Return a file of its packed form. PageError where it is none, or too large."""
+    """Return the file from its packed form. PageError if it is not one, or too large."""
     try:
         packed = base64.b64decode(text, validate=True)
         opened = zlib.decompressobj()

@@ -107,7 +107,7 @@ async def audit(visit: Visit) -> Response:
 def _act(visit: Visit, row: Row, mode: str | None) -> dict[str, Any]:
     """Return a row as it is shown. Evidence and names of operators are not for an org.
 
-    `mode`: the mode of what was acted on, which may be the other one; None where it has no page.
+    `mode`: the mode of what was acted on, which may be the other one; None if it has no page.
     """
     own = visit.user.everywhere or row["act"] not in {
         "payout_resolved",

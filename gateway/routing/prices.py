@@ -25,10 +25,10 @@ class PriceSource(Protocol):
     """
 
     def usd(self, asset: str) -> Decimal | None:
-        """Return the price of one unit in US dollars; None where it has none."""
+        """Return the price of one unit in US dollars; None if it has none."""
 
     def as_of(self, asset: str) -> datetime | None:
-        """Return when that price was true, with a zone; None where nobody says."""
+        """Return when that price was true, with a zone; None if it is not known."""
 
 
 class PriceTable:
@@ -40,7 +40,7 @@ class PriceTable:
         self._as_of = settings.as_of
 
     def usd(self, asset: str) -> Decimal | None:
-        """Return the price of one unit in US dollars; None where it has none."""
+        """Return the price of one unit in US dollars; None if it has none."""
         if asset in self._usd:
             return self._usd[asset]
         return Decimal(1) if asset in self._pegged else None
@@ -57,7 +57,7 @@ class StillPrices:
         self._known = {code: (source.usd(code), source.as_of(code)) for code in codes}
 
     def usd(self, asset: str) -> Decimal | None:
-        """Return the price of one unit in US dollars then; None where it had none."""
+        """Return the price of one unit in US dollars then; None if it had none."""
         return self._known[asset][0] if asset in self._known else None
 
     def as_of(self, asset: str) -> datetime | None:
@@ -66,7 +66,7 @@ class StillPrices:
 
 
 def price_source(assets: AssetRegistry, settings: PriceSettings) -> PriceSource:
-    """Return the configured source. ConfigError where there is none of that name, or it cannot be built."""
+    """Return the configured source. ConfigError if there is none of that name, or it cannot be built."""
     if settings.source == TABLE:
         return PriceTable(assets, settings)
     found = {each.name: each for each in entry_points(group=GROUP)}

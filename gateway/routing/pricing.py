@@ -44,7 +44,7 @@ class Recommendation(BaseModel):
 
 
 def in_usd(fee: Decimal, asset: Asset, prices: PriceSource | None) -> Decimal | None:
-    """Return a fee in US dollars; None where the asset has no price. Nothing costs nothing."""
+    """Return a fee in US dollars; None if the asset has no price. Nothing costs nothing."""
     if not fee:
         return fee
     price = prices.usd(asset.code) if prices is not None else None

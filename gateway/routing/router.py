@@ -177,7 +177,7 @@ class Decision:
 
     @property
     def taken(self) -> Choice:
-        """The route taken. Refused where there is none; see `refusal_of`."""
+        """The route taken. Refused if there is none; see `refusal_of`."""
         if self.refusal is not None:
             raise self.refusal
         return self.candidates[0]
@@ -251,7 +251,7 @@ class Router:
     ) -> Decision:
         """Return every route that could be taken, ranked, and the reason for each other one.
 
-        Refused where no configured route fits whatever the amount and the moment: `route_unavailable`,
+        Refused if no configured route fits whatever the amount and the moment: `route_unavailable`,
         `no_route` (the routes do not fit for several reasons), `unknown_account`, `unsupported_network`.
         """
         ways = self._found(asked)
@@ -322,7 +322,7 @@ class Router:
         return frozenset(name for each in fitting for name in each.networks or ())
 
     def instance(self, name: str) -> Instance:
-        """Return a configured instance. KeyError where there is none of that name."""
+        """Return a configured instance. KeyError if there is none of that name."""
         return self._instances[name]
 
     def instances(self) -> tuple[Instance, ...]:
@@ -446,7 +446,7 @@ class Router:
     def _wished(
         self, fitting: Sequence[tuple[str, RouteSettings]], wish: Wish, org: str
     ) -> list[tuple[str, RouteSettings]]:
-        """Return the routes of the custodian that was asked for. Refused where it, or its account, has none."""
+        """Return the routes of the custodian that was asked for. Refused if it, or its account, has none."""
         of_custodian = [each for each in fitting if each[1].custodian == wish.custodian]
         if not of_custodian:
             code, pointer = "route_unavailable", "/route/custodian"

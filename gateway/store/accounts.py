@@ -44,7 +44,7 @@ async def declare_same_account(  # noqa: PLR0913 - the declaration and its circu
     same_as: str,
     evidence: str,
 ) -> bool:
-    """Declare two fingerprints to be one account; False where they are already.
+    """Declare two fingerprints to be one account; False if they are already.
 
     Looks at the one then count for calls at the other. All that are the same go by one name, also
     where the declarations came one after the other. `at`: wall clock, microseconds.

@@ -25,7 +25,7 @@ _HIGHEST = Query(select(func.max(_KNOWN.c.at).label("at")))
 
 
 async def known_offset(tx: Tx, clock_id: str) -> int | None:
-    """Return the offset of a clock; None where no process has run by it."""
+    """Return the offset of a clock; None if no process has run by it."""
     row = await tx.one(_OFFSET, clock_id=clock_id)
     return None if row is None else int(row["offset"])
 

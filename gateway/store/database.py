@@ -180,7 +180,7 @@ class Database:
         return self._writer.fault
 
     async def __aenter__(self) -> Self:
-        """Open the connections. sqlite3.OperationalError where the database cannot be used."""
+        """Open the connections. sqlite3.OperationalError if the database cannot be used."""
         self._loop = asyncio.get_running_loop()
         try:
             if not self._untouched:
@@ -206,7 +206,7 @@ class Database:
         """Run a change; when this returns, it is durable. What `fn` raises undoes only itself.
 
         A change that was handed in is made even if its caller is cancelled. `fn` may be run more
-        than once. sqlite3.OperationalError where the database cannot be written: nothing was.
+        than once. sqlite3.OperationalError if the database cannot be written: nothing was.
         """
         self._check()
         if self._untouched:

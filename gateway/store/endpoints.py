@@ -142,7 +142,7 @@ async def list_endpoints(
 
 
 async def delete_endpoint(tx: Tx, endpoint_id: str, org: str, mode: str, at: int) -> bool:
-    """Delete an endpoint; False where the org has none of that id."""
+    """Delete an endpoint; False if the org has none of that id."""
     return await tx.one(_DELETE, endpoint_id=endpoint_id, org=org, mode=mode, at=at) is not None
 
 
@@ -170,7 +170,7 @@ async def endpoint_rows(tx: Tx, endpoint_ids: Sequence[str]) -> list[Row]:
 async def signing_endpoints(tx: Tx, endpoint_ids: Sequence[str], now: int) -> list[Row]:
     """Return those of some endpoints that are enabled, once for each previous secret that still signs.
 
-    Such a secret is `previous_id` and `previous_secret`; both are null where there is none.
+    Such a secret is `previous_id` and `previous_secret`; both are null if there is none.
     """
     return await tx.all(_SIGNING, ids=to_json(endpoint_ids), now=now)
 

@@ -293,7 +293,7 @@ async def write_execution(tx: Tx, execution_id: str, notes: str) -> None:
 
 
 def needs_of(row: Columns) -> list[str]:
-    """Return why a payout's data is still needed, from its `standing`; empty where it is not."""
+    """Return why a payout's data is still needed, from its `standing`; empty if it is not."""
     reasons = (
         (row["status"] not in {"delivered", "failed"}, "it has not ended"),
         (bool(row["held"]), "an execution still has it"),

@@ -144,7 +144,7 @@ async def events_between(  # noqa: PLR0913 - the range and its scope
 ) -> list[Row]:
     """Return an org's events of a span of time, after a position: `type`, `position`, `state`, `waits`.
 
-    `state` is that of its delivery to the endpoint, null where there is none. `waits`: it was tried
+    `state` is that of its delivery to the endpoint, null if there is none. `waits`: it was tried
     before, and waits for its next try. `now`: on the timeline.
     """
     return await tx.all(

@@ -278,7 +278,7 @@ def new_account(custodian: str, account: Account, **columns: object) -> dict[str
 
 
 async def lock_account(tx: Tx, key: str) -> Row | None:
-    """Return an account's row, locked until the commit; None where nothing is known of it."""
+    """Return an account's row, locked until the commit; None if nothing is known of it."""
     return await tx.one(_LOCK, account_key=key)
 
 

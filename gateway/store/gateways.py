@@ -276,7 +276,7 @@ async def alive(
     """Return the gateways that run on a database file, watching them for up to `STALE_S` seconds.
 
     Reads the file directly, because its schema may be older than this program. `tell` is called with
-    those that are watched, if there are any. sqlite3.Error where it cannot be read.
+    those that are watched, if there are any. sqlite3.Error if it cannot be read.
     """
     watch, told = Watch(), False
     begin = clock.moment().elapsed

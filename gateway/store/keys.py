@@ -96,12 +96,12 @@ async def all_keys(tx: Tx) -> list[Row]:
 
 
 async def revoke_key(tx: Tx, key_id: str, at: int) -> bool:
-    """Revoke a key; False where it is unknown or already revoked."""
+    """Revoke a key; False if it is unknown or already revoked."""
     return await tx.one(_REVOKE, key_id=key_id, at=at) is not None
 
 
 async def end_key(tx: Tx, key_id: str, at: int) -> bool:
-    """Have a key end at a time; False where it is unknown, revoked, or ends sooner."""
+    """Have a key end at a time; False if it is unknown, revoked, or ends sooner."""
     return await tx.one(_END, key_id=key_id, at=at) is not None
 
 

@@ -36,7 +36,7 @@ def head_revision() -> str:
 
 
 def current_revision(path: Path) -> str | None:
-    """Return the revision of a database; None where it has no tables of ours.
+    """Return the revision of a database; None if it has no tables of ours.
 
     StoreUnusable where it cannot be read: the disk is full, it is locked, it is no database.
     """
@@ -110,7 +110,7 @@ def changed(revision: str | None, own: str) -> SchemaMismatch:
 
 
 async def check_schema(tx: Tx) -> None:
-    """Raise SchemaMismatch where the database's schema is not one this program can work with.
+    """Raise SchemaMismatch if the database's schema is not one this program can work with.
 
     For a running gateway, once the schema was changed: it must not write to a database whose
     conditions it does not know.

@@ -36,7 +36,7 @@ class Month:
 
     @classmethod
     def of_name(cls, name: str) -> Month | None:
-        """Return the month that `name` names; None where it names something else."""
+        """Return the month that `name` names; None if it names something else."""
         year, _, month = name.partition("_")
         if not (year.isdecimal() and month.isdecimal()):
             return None

@@ -81,7 +81,7 @@ async def open_to_read(
     """Open the store to be read, and change no file: nothing is made, upgraded, frozen or compared.
 
     The runtime's timeline goes by the store where one has run on this machine's clock. Raises
-    StoreUnusable (StoreEmpty where there is none yet), SchemaMismatch. Beside a gateway that starts in the same moment a file without a log
+    StoreUnusable (StoreEmpty if there is none yet), SchemaMismatch. Beside a gateway that starts in the same moment a file without a log
     may be read in the middle of a change; repeat it then.
     """
     if settings.postgres is not None:
@@ -102,13 +102,13 @@ async def open_to_read(
 
 
 def refuse_absent(settings: Settings) -> None:
-    """Raise StoreEmpty where the configured database is a file that is not there."""
+    """Raise StoreEmpty if the configured database is a file that is not there."""
     if settings.postgres is None:
         refuse_missing(settings.database)
 
 
 def refuse_missing(database: Path) -> None:
-    """Raise StoreEmpty where there is no database. For whatever must not make an empty one."""
+    """Raise StoreEmpty if there is no database. For whatever must not make an empty one."""
     if not database.exists():
         raise StoreEmpty(
             f"there is no database {database}: look at `database` in the configuration; "

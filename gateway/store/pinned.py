@@ -43,7 +43,7 @@ class PinnedFile:
         return (device, inode) == (self.device, self.inode)
 
     def check(self) -> None:
-        """Raise FileReplaced where the file at the path is not this one. May be called at any time."""
+        """Raise FileReplaced if the file at the path is not this one. May be called at any time."""
         try:
             found = self._path.stat()
         except OSError as error:

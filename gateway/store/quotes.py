@@ -68,7 +68,7 @@ async def insert_quote(tx: Tx, **columns: object) -> None:
 
 
 async def decision_of(tx: Tx, payout_id: str) -> str | None:
-    """Return how the route of a payout's quote was chosen: JSON; None where nothing is kept of it."""
+    """Return how the route of a payout's quote was chosen: JSON; None if nothing is kept of it."""
     row = await tx.one(_DECISION, payout_id=payout_id)
     return None if row is None or row["decision"] is None else str(row["decision"])
 
@@ -90,7 +90,7 @@ async def use_quote(  # noqa: PLR0913 - the quote, its scope, its use
 ) -> Row | None:
     """Use an org's quote for a payout and return it.
 
-    `rules`: the digest of the limits and routes of this process; None: it has none. None where the quote
+    `rules`: the digest of the limits and routes of this process; None: it has none. None if the quote
     is unknown, used or expired, or where nothing new is accepted now.
     """
     return await tx.one(

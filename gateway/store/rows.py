@@ -212,7 +212,7 @@ class Document:
         )
 
     def keep_return(self, returned: Returned) -> bool:
-        """Keep what is said to have come back until the payout is delivered; False where it is too much.
+        """Keep what is said to have come back until the payout is delivered; False if it is too much.
 
         May be called twice.
         """

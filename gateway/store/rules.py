@@ -61,7 +61,7 @@ async def begin_with(tx: Tx, ids: Ids, at: int, digest: str, document: str) -> s
 async def activate(  # noqa: PLR0913 - the rules, and who activates them
     tx: Tx, ids: Ids, at: int, digest: str, document: str, by: str, reason: str
 ) -> bool:
-    """Make these rules the active ones for every gateway; False where they are already.
+    """Make these rules the active ones for every gateway; False if they are already.
 
     Once this is committed, no gateway that goes by other rules commits a mark.
     """

@@ -87,7 +87,7 @@ async def frozen(tx: Tx) -> str | None:
 async def freeze(tx: Tx, ids: Ids, at: int, reason: str, actor: str = GATEWAY) -> bool:
     """Freeze the database for every gateway, and write it to the audit log. May be called twice.
 
-    False where it is frozen already: the first reason stays, unless that was only a doubt.
+    False if it is frozen already: the first reason stays, unless that was only a doubt.
     """
     if await tx.one(_FREEZE, reason=reason) is None:
         return False

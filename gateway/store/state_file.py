@@ -90,7 +90,7 @@ class FileId:
 
     @classmethod
     def of(cls, path: Path, clock_id: str) -> FileId:
-        """Read them. OSError where there is no such file."""
+        """Read them. OSError if there is no such file."""
         found = path.stat()
         return cls(found.st_dev, found.st_ino, os.statvfs(path).f_fsid, clock_id)
 
@@ -185,7 +185,7 @@ class StateFile:
         self._pinned = file
 
     def before_commit(self, mark: int | None) -> None:
-        """Raise FileReplaced where nothing may be committed to the database that is open.
+        """Raise FileReplaced if nothing may be committed to the database that is open.
 
         It was moved away or replaced; or, for a mark, the state file holds another file for the
         database, which may have given this number as well. What else is wrong, `record` finds.
@@ -212,7 +212,7 @@ class StateFile:
     def database_file(self) -> FileId:
         """Return what names the database file now.
 
-        StateFileError where there is none, or another one than this process has open.
+        StateFileError if there is none, or another one than this process has open.
         """
         try:
             found = FileId.of(self._database, self._clock_id)
@@ -224,7 +224,7 @@ class StateFile:
         return found
 
     def read(self) -> Recorded | None:
-        """Return what the file says; None where there is none. StateFileError: it cannot be read."""
+        """Return what the file says; None if there is none. StateFileError: it cannot be read."""
         try:
             return self._read()
         except StateFileError as error:
@@ -355,7 +355,7 @@ def _lock(descriptor: int) -> None:
 
 
 def parse(text: str) -> Recorded:
-    """Return what the text of a state file says. StateFileError where it is none of this version."""
+    """Return what the text of a state file says. StateFileError if it is none of this version."""
     try:
         told = json.loads(text)
         version, marks = int(told["format"]), int(told["marks"])

@@ -113,7 +113,7 @@ class CallTx:
         self.callbacks.append(callback)
 
     def _open(self) -> object:
-        """Raise RuntimeError where the function has returned."""
+        """Raise RuntimeError if the function has returned."""
         raise NotImplementedError
 
 
@@ -210,13 +210,13 @@ def stepping() -> Iterator[None]:
 
 
 def refuse_inside_a_function() -> None:
-    """Raise RuntimeError where the caller is itself a store function."""
+    """Raise RuntimeError if the caller is itself a store function."""
     if _here.driving:
         raise RuntimeError(ONLY_TX)
 
 
 def run_through(fn: StoreFunction[P, R], tx: Tx, /, *args: P.args, **kwargs: P.kwargs) -> R:
-    """Run a store function to its end, on this thread. RuntimeError where it awaits anything but `tx`."""
+    """Run a store function to its end, on this thread. RuntimeError if it awaits anything but `tx`."""
     steps = fn(tx, *args, **kwargs).__await__()
     try:
         steps.send(None)
@@ -234,7 +234,7 @@ def drive(fn: StoreFunction[P, R], tx: SqliteTx, /, *args: P.args, **kwargs: P.k
     """Run a store function to its end, now, on this thread.
 
     The methods of a transaction return at once, so the function cannot be suspended, and so neither
-    cancelled nor interleaved with another. RuntimeError where it awaits anything else.
+    cancelled nor interleaved with another. RuntimeError if it awaits anything else.
     """
     _here.driving = True
     try:

@@ -89,7 +89,7 @@ async def update_user(tx: Tx, user_id: str, **columns: object) -> None:
 
 
 async def use_code(tx: Tx, user_id: str, step: int, at: int) -> bool:
-    """Use the one-time code of a time step; False where it, or a later one, was used, or the user is gone."""
+    """Use the one-time code of a time step; False if it, or a later one, was used, or the user is gone."""
     return await tx.one(_SIGNED_IN, user_id=user_id, step=step, at=at) is not None
 
 

@@ -41,7 +41,7 @@ Finalize(None, _kill_all, exitpriority=100)
 
 
 def twin_module(name: str) -> str:
-    """Return the module that runs the twin of an adapter. AssertionError where none is installed."""
+    """Return the module that runs the twin of an adapter. AssertionError if none is installed."""
     found = {each.name: each.module for each in entry_points(group=TWINS)}
     assert name in found, (
         f"no twin named {name!r} is installed: declare it under "

@@ -455,7 +455,7 @@ class SharedStacks:
                 await self._drop(key)
 
     async def _renew(self, made: Stack, *, goes_on: bool) -> bool:
-        """Make a stack as good as new; False where the last test has left something to be done."""
+        """Make a stack as good as new; False if the last test has left something to be done."""
 
         async def nothing_open() -> bool:
             return not made.rows(_OPEN_WORK)

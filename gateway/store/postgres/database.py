@@ -177,7 +177,7 @@ class PostgresDatabase(Database):
         """Run a change; when this returns, it is durable. What `fn` raises undoes only itself.
 
         A change that was handed in is made even if its caller is cancelled. `fn` may be run more
-        than once. sqlite3.OperationalError where the database cannot be written: nothing was, unless
+        than once. sqlite3.OperationalError if the database cannot be written: nothing was, unless
         it is OutcomeUnknown.
         """
         self._check()

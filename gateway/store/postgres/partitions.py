@@ -270,7 +270,7 @@ class Partitions:
         raise AssertionError
 
     async def _check(self, connection: Connection) -> None:
-        """Raise Busy where this process may not change the database now."""
+        """Raise Busy if this process may not change the database now."""
         (row,) = await connection.rows(_MAY)
         if not (row["turn"] and row["known"] and row["usable"]):
             raise Busy("another process has its turn, or the database is frozen")

@@ -103,7 +103,7 @@ class Found:
 
 
 async def look(server: Server) -> Found | None:
-    """Return the schema of a database; None where it is empty. StoreUnusable, SchemaMismatch."""
+    """Return the schema of a database; None if it is empty. StoreUnusable, SchemaMismatch."""
     connection = Connection(server)
     try:
         await connection.open()

@@ -110,7 +110,7 @@ async def drive(
     *args: P.args,
     **kwargs: P.kwargs,
 ) -> R:
-    """Run a store function to its end. RuntimeError where it awaits anything but the transaction."""
+    """Run a store function to its end. RuntimeError if it awaits anything but the transaction."""
     steps = fn(tx, *args, **kwargs).__await__()
     answer: list[Row] | None = None
     error: BaseException | None = None
