@@ -361,9 +361,7 @@ class Deliveries:
         """Give the place of a try to the next one."""
         answered = result is None or result.outcome is not DeliveryOutcome.TIMEOUT
         hungry = self._queue.ended(claim.endpoint_id, took_s, answered=answered)
-        if self._starting is None:
-            # Once for all the receipts of a group.
-            self._starting = asyncio.get_running_loop().call_soon(self._start_some)
+        self._start()
         if hungry:
             self.wakeup.ring()
 
