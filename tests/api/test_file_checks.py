@@ -25,6 +25,7 @@ from gateway.quotes import Quotes
 from gateway.routing.durations import Durations
 from gateway.routing.facts import KnownFacts
 from gateway.store import batches as batch_rows
+from gateway.store import idempotency as keys
 from tests.api.conftest import Api, open_api
 from tests.api.test_batches import QUERY, upload
 from tests.api.test_jobs import Longest
@@ -351,3 +352,23 @@ async def test_a_check_that_is_broken_off_leaves_nothing(
     status, made = await upload(apart, HEADER + good(1400), QUERY, key)
     assert (status, made["item_count"]) == (201, 1400), made
     assert len(await apart.context.db.scan(_items)) == 1400
+
+
+async def test_a_load_whose_key_was_taken_over_stores_nothing_more(
+    apart: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another gateway took it for gone while its lines were still being checked; what it stored is deleted."""
+    add, pages = batch_routes._Load.add, list[int]()
+
+    async def taken(self: Any, tx: Any, claim: Any, batch_id: str, page: Any) -> None:
+        await add(self, tx, claim, batch_id, page)
+        pages.append(len(page))
+        if len(pages) == 3:
+            await keys.take_over_key(tx, claim.keyed.scope, claim.token, "another gateway")
+
+    monkeypatch.setattr(batch_routes._Load, "add", taken)
+    status, told = await upload(apart, HEADER + good(1400))
+    assert (status, told["code"]) == (409, "idempotency_in_progress")
+    assert len(pages) == 3
+    assert await apart.context.db.scan(_items) == []
+    assert await apart.context.db.read(batch_rows.stale_load, 2**62) is None
