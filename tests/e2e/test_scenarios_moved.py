@@ -102,7 +102,7 @@ async def test_nothing_takes_its_place_while_it_is_used(made: Stack) -> None:
     # Nothing of what partners ask for is written into the file that is away.
     assert (await made.call("POST", f"/payouts/{payout_id}/cancel"))[0] == 503
     assert "moved away" in (await ready(made))["reason"]
-    assert (await ready(made))["marks"] is not True
+    assert (await ready(made))["status"] == "store_unavailable"
 
     database(made).unlink()
     move(made, "away.db", "gateway.db")
