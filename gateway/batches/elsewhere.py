@@ -2,7 +2,7 @@
 
 The process is started for the first file, and ended once there has been none for a while. It works on the
 files in turn, a page at a time, at the lowest priority. One that dies, or that does not answer in time, fails
-the checks in progress: nothing of a file is stored before all of it was checked, so nothing is lost.
+the checks in progress: nobody sees what was stored of a file before all of it was checked, and it is deleted.
 """
 
 from __future__ import annotations

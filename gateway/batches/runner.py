@@ -99,11 +99,12 @@ class BatchSteps:
         row = await rows.batch_row(tx, batch_id)
         if row is None or row["state"] in BATCH_ENDS or row["state"] == "loading":
             return _NOTHING
-        if row["custodian"] not in self._recorders:
-            # Its custodian is not configured here: the batch waits, and holds up no other.
-            return _NOTHING
         now = self._runtime.clock.now()
         stages = self._stages(row, to_us(now))
+        if row["custodian"] not in self._recorders:
+            # Its custodian is not configured here: the batch waits, and holds up no other. It ends once its
+            # items have, and those that were never handed over can be canceled without the custodian.
+            stages = tuple(each for each in stages if each in (self._cancel, self._judge))
         state = await state_row(tx)
         if state["frozen"] is not None:
             # Nothing is ended or handed over by a database that may be an older copy.
@@ -274,12 +275,13 @@ class BatchSteps:
         """End some items of which nothing has moved; None: there are none.
 
         An execution is closed before its items end: a worker that handles it cannot set its moving
-        mark any more.
+        mark any more. Of a custodian that is not configured here none is closed: it may know of them.
         """
-        recorder = self._recorders[row["custodian"]]
+        recorder = self._recorders.get(row["custodian"])
         now = self._runtime.timeline.now()
-        for each in await executions.idle_of_batch(tx, row["id"], now, _AT_ONCE):
-            await recorder.take_back(tx, each)
+        if recorder is not None:
+            for each in await executions.idle_of_batch(tx, row["id"], now, _AT_ONCE):
+                await recorder.take_back(tx, each)
         unsent = await rows.unsent_items(tx, row["id"], _AT_ONCE)
         if not unsent:
             return None

@@ -126,7 +126,9 @@ def without_sent(text: str) -> str:
     sent = _sent.get()
     if sent is None or not text or not (sent.answers or sent.headers):
         return text
-    without = redact(text.encode("utf-8", "replace"), sent.headers, once=sent.answers)
+    # A header may have an answer in it, in whatever form: while there is one, no header is remembered either.
+    kept, once = ((), sent.answers | sent.headers) if sent.answers else (sent.headers, ())
+    without = redact(text.encode("utf-8", "replace"), kept, once=once)
     return without.decode("utf-8", "replace")
 
 

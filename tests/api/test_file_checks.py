@@ -25,6 +25,7 @@ from gateway.quotes import Quotes
 from gateway.routing.durations import Durations
 from gateway.routing.facts import KnownFacts
 from gateway.store import batches as batch_rows
+from gateway.store import idempotency as keys
 from tests.api.conftest import Api, open_api
 from tests.api.test_batches import QUERY, upload
 from tests.api.test_jobs import Longest
@@ -283,3 +284,91 @@ async def test_a_fault_of_the_first_page_stores_nothing(
     monkeypatch.setattr(Batches, "begin", None)
     status, told = await upload(apart, HEADER + good(10) + FAULTY[5] + good(1400, 5000))
     assert (status, told["code"]) == (422, "invalid_batch")
+
+
+async def test_an_objection_after_pages_were_stored_stores_each_item_once(
+    apart: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was stored of the other process's check is deleted; the check in this one begins anew."""
+    objected: list[Terms] = []
+
+    def check(terms: Terms) -> str | None:
+        if getattr(terms.destination, "id", "") == "w-1300" and not objected:
+            objected.append(terms)
+            return "not at this moment"
+        return None
+
+    monkeypatch.setattr(apart.pricer, "check", check)
+    stored: list[str] = []
+    add = Batches.add
+
+    async def noted(self: Batches, tx: Any, batch_id: str, page: Any) -> None:
+        stored.append(batch_id)
+        await add(self, tx, batch_id, page)
+
+    monkeypatch.setattr(Batches, "add", noted)
+    status, made = await upload(apart, HEADER + good(1400))
+    assert (status, made["item_count"]) == (201, 1400), made
+    assert len(objected) == 1
+    assert len(set(stored)) == 2
+    rows = await apart.context.db.scan(_items)
+    assert [row["external_ref"] for row in rows] == [f"u-{each}" for each in range(1400)]
+    assert [row["batch_position"] for row in rows] == list(range(1400))
+    assert await apart.context.db.read(batch_rows.stale_load, 2**62) is None
+
+
+@pytest.mark.parametrize("after", [1, 9, 20])
+async def test_a_check_that_is_broken_off_leaves_nothing(
+    apart: Api, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    """The request is cancelled while pages are handed in that are not durable yet."""
+    add, pages = Batches.add, list[int]()
+    loading: list[asyncio.Task[Any]] = []
+    create = batch_routes._Load.create
+
+    async def noted(self: Any, claim: Any) -> Any:
+        task = asyncio.current_task()
+        assert task is not None
+        loading.append(task)
+        return await create(self, claim)
+
+    async def cancelling(self: Batches, tx: Any, batch_id: str, page: Any) -> None:
+        pages.append(len(page))
+        if len(pages) == after:
+            loading[0].cancel()
+        await add(self, tx, batch_id, page)
+
+    monkeypatch.setattr(batch_routes._Load, "create", noted)
+    monkeypatch.setattr(Batches, "add", cancelling)
+    key = secrets.token_hex(8)
+    data = (HEADER + good(1400)).encode()
+    path, kind = "/payout-batches" + QUERY, "text/csv"
+    answer, _ = await apart.send("POST", path, data=data, content_type=kind, idempotency_key=key)
+    assert answer.status == 500
+    assert len(pages) >= after
+    await asyncio.wait(loading)
+    assert await apart.context.db.read(batch_rows.stale_load, 2**62) is None
+    assert await apart.context.db.scan(_items) == []
+    status, made = await upload(apart, HEADER + good(1400), QUERY, key)
+    assert (status, made["item_count"]) == (201, 1400), made
+    assert len(await apart.context.db.scan(_items)) == 1400
+
+
+async def test_a_load_whose_key_was_taken_over_stores_nothing_more(
+    apart: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another gateway took it for gone while its lines were still being checked; what it stored is deleted."""
+    add, pages = batch_routes._Load.add, list[int]()
+
+    async def taken(self: Any, tx: Any, claim: Any, batch_id: str, page: Any) -> None:
+        await add(self, tx, claim, batch_id, page)
+        pages.append(len(page))
+        if len(pages) == 3:
+            await keys.take_over_key(tx, claim.keyed.scope, claim.token, "another gateway")
+
+    monkeypatch.setattr(batch_routes._Load, "add", taken)
+    status, told = await upload(apart, HEADER + good(1400))
+    assert (status, told["code"]) == (409, "idempotency_in_progress")
+    assert len(pages) == 3
+    assert await apart.context.db.scan(_items) == []
+    assert await apart.context.db.read(batch_rows.stale_load, 2**62) is None

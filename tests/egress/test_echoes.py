@@ -185,6 +185,26 @@ def test_an_answer_is_not_remembered() -> None:
     assert echoes._kept_forms.cache_info() == before
 
 
+async def test_nor_is_a_header_that_has_it() -> None:
+    """An adapter may send an answer in a header, by itself or within another value."""
+
+    async def take(_: web.Request) -> web.Response:
+        return web.Response()
+
+    async with (
+        receiver(take) as url,
+        aiohttp.ClientSession(trace_configs=[tracing()]) as http,
+    ):
+        before = echoes._kept_forms.cache_info()
+        with sending("passcode-90210-xyz"), sending():
+            encoded = base64.b64encode(b"device-1:passcode-90210-xyz").decode()
+            sent = {"X-Passcode": "passcode-90210-xyz", "X-Answer": f"Basic {encoded}"}
+            await (await http.post(url, headers=sent)).read()
+            said = without_sent(f"it says passcode-90210-xyz, {encoded}")
+        assert said == "it says [removed], [removed]"
+        assert echoes._kept_forms.cache_info() == before
+
+
 SIGNATURE = (
     "v1,K5oZfzN95Z9UVu1EsfQmfVNQhnkZ2pj9o9NDN/H+o4w= v1,3Ab+sdf/UVu1EsfQmfVNQhnkZ2pj9o9NDN/H6o4w="
 )

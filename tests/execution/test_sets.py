@@ -352,7 +352,7 @@ async def test_what_blocks_a_set_blocks_its_rest(made: Desk) -> None:
 async def test_a_batch_whose_custodian_is_not_configured_waits(
     made: Desk, *, canceled: bool
 ) -> None:
-    """No step of it fails or ends anything, whatever was asked for; configured again, it goes on."""
+    """No step of it fails, or ends what was handed over, whatever was asked for; configured again, it goes on."""
     bench = made.bench
     if canceled:
         await cancel(bench)
