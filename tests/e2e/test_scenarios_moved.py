@@ -159,5 +159,5 @@ async def test_it_pays_nothing_from_the_file_that_is_away(made: Stack, how: str)
     await made.reaches(await made.pay("33"), "delivered")
     await ledger_pays(made, ["33"])
     made.url = made.own_url
-    assert (await ready(made))["marks"] is not True
+    assert (await ready(made))["status"] == "store_unavailable"
     assert (await made.payout(payout_id))["status"] == "pending"

@@ -85,8 +85,8 @@ async def test_nothing_is_committed_to_a_file_that_is_away(opened: Opened) -> No
     for suffix in ("", "-wal", "-shm"):
         away.with_name("away.db" + suffix).replace(opened.path.with_name("g.db" + suffix))
     assert await opened.db.run(advance) == 2
-    assert opened.state_file.failing is None
     assert opened.db.write_fault is None
+    assert opened.state_file.failing is None
 
 
 async def test_a_file_that_is_deleted(opened: Opened) -> None:
