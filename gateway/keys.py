@@ -220,10 +220,10 @@ def refuse_wrong_scopes(org: str | None, scopes: Sequence[Scope]) -> None:
     names = ", ".join(wrong)
     msg = (
         f"a key of the operator may not have {names}: it belongs to no org, and can neither read nor start "
-        "what an org has. Mint a key with --org for that"
+        "what an org has. Create a key with --org for that"
         if org is None
         else f"a key of an org may not have {names}: only keys of the operator act on instances, accounts "
-        "and other orgs. Mint one with --operator for that"
+        "and other orgs. Create one with --operator for that"
     )
     raise ValueError(msg)
 
@@ -240,10 +240,10 @@ def checked(terms: KeyTerms) -> KeyTerms:
         msg = "a key needs a scope: " + ", ".join(Scope)
         raise ValueError(msg)
     if terms.life is not None and terms.life <= timedelta(0):
-        msg = "a key's life must be longer than nothing"
+        msg = "a key must expire after more than 0 days"
         raise ValueError(msg)
     if terms.life is not None and terms.life > _LONGEST_LIFE:
-        msg = f"a key's life may have {_LONGEST_LIFE.days} days at most; without an end it lives until it is revoked"
+        msg = f"a key may expire after {_LONGEST_LIFE.days} days at most; without an expiry it is valid until it is revoked"
         raise ValueError(msg)
     if len(terms.networks) > _MOST_NETWORKS:
         msg = f"a key may have {_MOST_NETWORKS} networks"
@@ -260,7 +260,7 @@ def _network(text: str) -> IPv4Network | IPv6Network:
     try:
         found = ip_network(text)
     except ValueError:
-        msg = f"{text!r} is no network, such as 203.0.113.0/24 or 2001:db8::/32, or an address"
+        msg = f"{text!r} is not a network, such as 203.0.113.0/24 or 2001:db8::/32, or an address"
         raise ValueError(msg) from None
     if isinstance(found, IPv6Network) and found.prefixlen >= _MAPPED_BITS:
         mapped = found.network_address.ipv4_mapped
@@ -365,7 +365,7 @@ async def recognise(tx: Tx, runtime: Runtime, key: str, address: str | None = No
     if row is None:
         raise Refused(
             "invalid_api_key",
-            "This API key is not known. Mint one with: payout-gateway keys create",
+            "This API key is not known. Ask the operator of the gateway for a key.",
         )
     if row["revoked_at"] is not None:
         raise Refused("api_key_revoked", f"The API key {row['hint']} was revoked. Use another one.")

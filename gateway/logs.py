@@ -23,6 +23,8 @@ import structlog
 from gateway.runtime import Clock, SystemClock
 from gateway.text import escaped, escaped_json
 
+#: Libraries' loggers whose lines below a warning tell an operator nothing: Alembic's names each of its plugins.
+_NOISY = ("alembic.runtime.plugins",)
 #: What stands where a secret stood.
 REMOVED = "[removed]"
 _NAMES = (
@@ -384,6 +386,8 @@ def configure(
     _before = _before or (list(root.handlers), root.level)
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    for name in _NOISY:
+        logging.getLogger(name).setLevel(logging.WARNING)
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,

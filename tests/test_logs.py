@@ -120,6 +120,15 @@ def test_the_level_is_a_floor(stream: io.StringIO) -> None:
     assert [line["event"] for line in _lines(stream)] == ["loud"]
 
 
+def test_what_tells_an_operator_nothing_is_left_out(stream: io.StringIO) -> None:
+    """Alembic's plugins, named one by one at the first start; a warning of theirs is written."""
+    logs.configure("json", "info", stream)
+    logging.getLogger("alembic.runtime.plugins").info("setup plugin alembic.autogenerate.schemas")
+    logging.getLogger("alembic.runtime.plugins").warning("a plugin is broken")
+    logging.getLogger("alembic.runtime.migration").info("Running upgrade")
+    assert [line["event"] for line in _lines(stream)] == ["a plugin is broken", "Running upgrade"]
+
+
 def test_configuring_twice_writes_each_line_once(stream: io.StringIO) -> None:
     """The second call replaces the first."""
     logs.configure("json", "info", io.StringIO())

@@ -151,28 +151,35 @@ def parse_json(raw: bytes) -> Any:
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         raise Refused("invalid_json", f"The body is not valid JSON; see {place}.") from None
-    except ValueError as error:
+    except _NotStrictError as error:
         raise Refused("invalid_json", f"The body is not valid JSON: {error}.") from None
+    except ValueError:
+        # Python reads no integer of more than 4300 digits, and its message names its own settings.
+        raise Refused("invalid_json", "The body contains a number with too many digits.") from None
     return parsed
+
+
+class _NotStrictError(ValueError):
+    """What the parser takes, and strict JSON does not allow."""
 
 
 def _no_constant(word: str) -> Any:
     msg = f"{word} is not JSON"
-    raise ValueError(msg)
+    raise _NotStrictError(msg)
 
 
 def _no_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
         msg = "an object has the same member twice"
-        raise ValueError(msg)
+        raise _NotStrictError(msg)
     return members
 
 
 def _check_depth(value: Any, left: int) -> None:
     if left == 0:
         msg = "nested too deeply"
-        raise ValueError(msg)
+        raise _NotStrictError(msg)
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     for each in inner:
         _check_depth(each, left - 1)

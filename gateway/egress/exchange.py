@@ -29,6 +29,8 @@ _MOST_HEADERS = 128
 _MOST_LINE = 8190
 _INTERIM = range(100, 200)
 _SWITCHING = 101
+#: Bytes after the final status that are no body: sizes and extensions of chunks, and trailers.
+_MOST_FRAMING_BYTES = 64 * 1024
 _READ_HEADERS = frozenset(name.encode() for name in READ_HEADERS)
 _BODY_HEADERS = frozenset({b"content-length", b"transfer-encoding"})
 
@@ -74,6 +76,8 @@ class Connection(asyncio.Protocol):
         """Forget the answer before."""
         self._came = 0
         self._head_bytes = 0
+        #: bytes after the final status, the body and what frames it
+        self._tail_bytes = 0
         self._interim = 0
         self._header_count = 0
         #: the final status; None until all of its headers have come
@@ -169,6 +173,8 @@ class Connection(asyncio.Protocol):
     def _parse(self, piece: bytes) -> None:
         if self._status is None:
             self._head_bytes += len(piece)
+        else:
+            self._tail_bytes += len(piece)
         try:
             self._parser.feed_data(piece)
         except HttpParserUpgrade:
@@ -193,7 +199,11 @@ class Connection(asyncio.Protocol):
                 self._fail(BrokenError(self._fault))
         elif self._complete:
             self._finish(whole=True)
-        elif self._fault is not None or self._body_bytes > READ_BYTES:
+        elif (
+            self._fault is not None
+            or self._body_bytes > READ_BYTES
+            or self._tail_bytes - self._body_bytes > _MOST_FRAMING_BYTES
+        ):
             self._finish(whole=False)
         else:
             self._wait_for_body()

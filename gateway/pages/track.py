@@ -101,7 +101,7 @@ async def show(request: Request) -> Response:
     pages = _pages(request)
     payout = await _payout_of(request)
     if payout is None:
-        return _missing(request, language)
+        return await _missing(request, language)
     seen, words = pages.seen(payout), words_of(language)
     etag = f'W/"{tag_of(seen, language)}"'
     headers = pages.headers(language, ETag=etag)
@@ -124,7 +124,7 @@ async def stream(request: Request) -> Response:
     language = accepted_language(request.headers.get("accept-language", ""))
     payout = await _payout_of(request)
     if payout is None:
-        return _missing(request, language)
+        return await _missing(request, language)
     if request.method == "HEAD":
         return Response(media_type=Stream.media_type, headers=_VARY)
     hub = _pages(request).hub
@@ -153,9 +153,12 @@ async def _payout_of(request: Request) -> Payout | None:
     return None if payout_id is None else await _pages(request).hub.payout(payout_id)
 
 
-def _missing(request: Request, language: str) -> Response:
+async def _missing(request: Request, language: str) -> Response:
     """Answer a link that is no payout's: always the same, and not too often."""
-    refused: Refused | None = request.app.state.admission.unknown(request)
+    admission = request.app.state.admission
+    refused: Refused | None = admission.unknown(request)
+    if refused is not None:
+        refused = await admission.hold_back(request, refused)
     name, code = ("missing", 404) if refused is None else ("many", 429)
     more = {} if refused is None else refused.headers
     headers = {**_pages(request).headers(language), **more}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gateway.logs import get_logger
+from gateway.store.pinned import AWAY, FileReplaced
 
 if TYPE_CHECKING:
     import threading
@@ -53,6 +54,8 @@ class WriteFault:
     @classmethod
     def of(cls, error: BaseException) -> WriteFault | None:
         """Return what an error means for the whole database; None if it is about one statement."""
+        if isinstance(error, FileReplaced) and str(error) == AWAY:
+            return cls(AWAY, full=False)
         code = getattr(error, "sqlite_errorcode", None)
         if code is None or code & 0xFF not in _UNWRITABLE:
             return None

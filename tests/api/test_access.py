@@ -302,9 +302,9 @@ async def test_a_rotated_key_has_what_the_old_one_has(api: Api) -> None:
         (KeyTerms(name="a\x1b[31m"), "printable"),
         (KeyTerms(owner=" "), "printable"),
         (KeyTerms(name="a" * 101), "1 to 100"),
-        (KeyTerms(networks=("10.0.0.1/8",)), "is no network"),
-        (KeyTerms(networks=("nonsense",)), "is no network"),
-        (KeyTerms(life=timedelta(0)), "life"),
+        (KeyTerms(networks=("10.0.0.1/8",)), "is not a network"),
+        (KeyTerms(networks=("nonsense",)), "is not a network"),
+        (KeyTerms(life=timedelta(0)), "expire"),
     ],
 )
 async def test_terms_that_cannot_be(api: Api, terms: KeyTerms, words: str) -> None:

@@ -313,6 +313,25 @@ async def test_a_stranger_that_goes_on_is_held_back(settings: Settings) -> None:
         assert await asyncio.gather(*held) == [(429, None)] * 3
 
 
+async def test_a_stranger_that_guesses_tracking_links_is_held_back(settings: Settings) -> None:
+    """Its refusals are pages, and are paced like all others; the stream of a page, too."""
+    async with limited(settings, unknown=1, **_HELD) as api:
+
+        async def guess(end: str = "") -> tuple[int, str | None]:
+            path = f"/track/{secrets.token_urlsafe(24)}{end}"
+            answer, _ = await api.send("GET", path, authorization=None)
+            return answer.status, answer.headers.get("connection")
+
+        assert [await guess() for _ in range(3)] == [(404, None), (429, None), (429, None)]
+        held = [asyncio.create_task(guess(end)) for end in ("", "/stream", "")]
+        while api.clock.sleepers < 3 and not any(each.done() for each in held):
+            await asyncio.sleep(0.001)
+        assert not any(each.done() for each in held)
+        assert await guess() == (429, "close")
+        await api.clock.advance(3)
+        assert await asyncio.gather(*held) == [(429, None)] * 3
+
+
 async def test_the_listener_learns_of_refusals_that_are_held_back_or_close(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,6 +75,13 @@ async def test_bad_bodies(api: Api, data: bytes, code: str, status: int) -> None
     assert (problem["code"], problem["status"]) == (code, status)
 
 
+async def test_a_number_with_thousands_of_digits_is_named(api: Api) -> None:
+    """What refuses it is Python's parser; its message, which names settings of Python, is not passed on."""
+    problem = await api.problem("POST", "/payouts", data=b'{"quote_id": 1' + b"0" * 6000 + b"}")
+    assert (problem["code"], problem["status"]) == ("invalid_json", 400)
+    assert problem["detail"] == "The body contains a number with too many digits."
+
+
 async def test_a_huge_body_is_cut_off(api: Api) -> None:
     """10 MB without an announced length are refused long before they are read."""
     sent = 0

@@ -102,7 +102,7 @@ async def test_nothing_takes_its_place_while_it_is_used(made: Stack) -> None:
     # Nothing of what partners ask for is written into the file that is away.
     assert (await made.call("POST", f"/payouts/{payout_id}/cancel"))[0] == 503
     assert "moved away" in (await ready(made))["reason"]
-    assert (await ready(made))["marks"] is not True
+    assert (await ready(made))["status"] == "store_unavailable"
 
     database(made).unlink()
     move(made, "away.db", "gateway.db")
@@ -159,5 +159,5 @@ async def test_it_pays_nothing_from_the_file_that_is_away(made: Stack, how: str)
     await made.reaches(await made.pay("33"), "delivered")
     await ledger_pays(made, ["33"])
     made.url = made.own_url
-    assert (await ready(made))["marks"] is not True
+    assert (await ready(made))["status"] == "store_unavailable"
     assert (await made.payout(payout_id))["status"] == "pending"

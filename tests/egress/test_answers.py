@@ -16,7 +16,13 @@ from aiohttp import web
 
 from gateway.config.settings import WebhookSettings
 from gateway.egress import custodian_connector
-from gateway.egress.answers import MOST_HEAD_BYTES, MOST_INTERIM, AnswerTooLongError, BoundedHandler
+from gateway.egress.answers import (
+    MOST_FRAMING_BYTES,
+    MOST_HEAD_BYTES,
+    MOST_INTERIM,
+    AnswerTooLongError,
+    BoundedHandler,
+)
 from gateway.runtime import real_runtime
 from gateway.webhooks.sender import DeliveryOutcome, DeliveryResult, Sender, Target
 from tests.delivery_clients import client, each_client
@@ -174,6 +180,41 @@ async def test_answers_that_nobody_asked_for_end_the_connection(kind: str) -> No
     assert (result.outcome, result.http_status) == (DeliveryOutcome.SUCCEEDED, 200)
     assert server.cut
     assert server.sent < _BUFFERED
+
+
+CHUNKS = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n"
+
+
+@pytest.mark.parametrize(
+    ("first", "rest"),
+    [
+        (CHUNKS + b"0\r\n", b"x-a: b\r\n"),
+        (CHUNKS, b"1;" + b"a" * 4000 + b"\r\nb\r\n"),
+        (CHUNKS + b"1;", b"a"),
+    ],
+    ids=["trailers", "chunk extensions", "one chunk extension"],
+)
+@each_client
+async def test_framing_without_end_is_cut(first: bytes, rest: bytes, kind: str) -> None:
+    """What is neither head nor body counts, too: the status stands, and the connection is closed."""
+    with pouring(first, rest) as server:
+        result = await deliver(server.port, kind)
+    assert (result.outcome, result.http_status) == (DeliveryOutcome.SUCCEEDED, 200)
+    assert result.snippet is not None
+    assert result.snippet.startswith("ok")
+    assert server.cut
+    assert server.sent < _BUFFERED
+
+
+async def test_a_long_answer_of_a_custodian_in_small_chunks_is_read() -> None:
+    """The framing may grow with the body: here it is longer than the bound for an empty one."""
+    body = b"5\r\nhello\r\n" * (MOST_FRAMING_BYTES // 5)
+    with pouring(CHUNKS + body + b"0\r\n\r\n", b"") as server:
+        async with (
+            aiohttp.ClientSession(connector=custodian_connector()) as session,
+            session.post(f"http://127.0.0.1:{server.port}/", data=b"{}") as answer,
+        ):
+            assert len(await answer.read()) == 2 + MOST_FRAMING_BYTES // 5 * 5
 
 
 async def test_a_custodian_has_the_same_bounds() -> None:

@@ -486,7 +486,7 @@ async def test_keys_that_cannot_be(api: Api, ada: Browser) -> None:
         ({"name": "n", "ends": "365"}, "Choose what the key may do."),
         ({"name": "n", "ends": "7", "read": "on"}, "Choose when the key ends."),
         ({"name": "", "ends": "30", "read": "on"}, "name has 1 to 100 printable characters"),
-        ({"name": "n", "ends": "30", "read": "on", "networks": "here"}, "is no network"),
+        ({"name": "n", "ends": "30", "read": "on", "networks": "here"}, "is not a network"),
     ):
         seen = await ada.post(f"{_BASE}/keys", fields)
         assert seen.status == 400

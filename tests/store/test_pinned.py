@@ -73,6 +73,10 @@ async def test_nothing_is_committed_to_a_file_that_is_away(opened: Opened) -> No
             await opened.db.run(change)
     assert opened.marks(away) == 1
     assert opened.state_file.failing == AWAY
+    # Custodians' webhooks cannot be stored: `/readyz` answers 503.
+    fault = opened.db.write_fault
+    assert fault is not None
+    assert (fault.words, fault.full) == (AWAY, False)
     assert await opened.db.read(frozen) is None
     with pytest.raises(StateFileError, match="moved away"):
         opened.state_file.record(2)
@@ -81,6 +85,7 @@ async def test_nothing_is_committed_to_a_file_that_is_away(opened: Opened) -> No
     for suffix in ("", "-wal", "-shm"):
         away.with_name("away.db" + suffix).replace(opened.path.with_name("g.db" + suffix))
     assert await opened.db.run(advance) == 2
+    assert opened.db.write_fault is None
     assert opened.state_file.failing is None
 
 
