@@ -81,6 +81,7 @@ def _fits(value: object, kind: type) -> bool:
 
 
 def _bound(request: Request, filters: Mapping[str, str], raw: bytes) -> bytes:
-    """Return what the MAC of a cursor covers: the list, the org, the filters and the position."""
-    told = [request.scope["route"].path, request.state.org, sorted(filters.items())]
+    """Return what the MAC of a cursor covers: the list, the org and mode, the filters and the position."""
+    state = request.state
+    told = [request.scope["route"].path, state.org, state.mode, sorted(filters.items())]
     return json.dumps(told).encode() + b"\n" + raw

@@ -83,7 +83,7 @@ async def authenticated(request: Request) -> Caller:
     context = context_of(request)
     address = client_address(request)
     caller = await context.db.read(recognise, context.runtime, key.strip(), address)
-    request.scope["state"]["org"] = caller.org
+    request.scope["state"] |= {"org": caller.org, "mode": caller.mode}
     admission_of(request).admit(request, caller.key_id)
     return caller
 

@@ -59,8 +59,8 @@ LifeOption = Annotated[
 
 
 def _life(days: float | None) -> timedelta | None:
-    if days is not None and days < 0:
-        fail("--expires-in-days must be 0 or more", 2)
+    if days is not None and days <= 0:
+        fail("--expires-in-days must be more than 0", 2)
     try:
         return None if days is None else timedelta(days=days)
     except (OverflowError, ValueError):

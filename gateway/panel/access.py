@@ -258,7 +258,7 @@ async def _admitted(
     if not user.role.includes(role):
         words = f"This needs the role {role}; you are {user.role}. Nothing was done."
         raise PageError(403, words)
-    request.scope["state"]["org"] = org
+    request.scope["state"] |= {"org": org, "mode": mode}
     form: dict[str, str] = {}
     if request.method == "POST":
         refuse_other_sites(request)

@@ -38,6 +38,8 @@ _RESERVED = frozenset(
     }
 )
 _RESERVED_BEGINNINGS = ("webhook-", "proxy-")
+#: Headers whose values are credentials: they are sealed, and not shown again.
+_CREDENTIALS = frozenset({"authorization", "cookie", "x-api-key"})
 MAX_OVERLAP_S = 7 * 86_400
 _RATE = Field(ge=1, le=5000, description="Deliveries a second, at most; per process.")
 
@@ -56,7 +58,10 @@ class EndpointRequest(RequestBody):
         "endpoints that name it, whatever else they list.",
     )
     description: Text | None = Field(default=None, description="Your own words.")
-    headers: Headers = Field(default={}, description="Headers that are sent along.")
+    headers: Headers = Field(
+        default={},
+        description="Headers that are sent along and shown. Credentials belong to `sensitive_headers`.",
+    )
     sensitive_headers: Headers = Field(
         default={}, description="Headers that are sent along; only their names are shown again."
     )
@@ -169,6 +174,10 @@ def check(request: EndpointRequest | EndpointChange, *, live: bool, allow_privat
         if not any(fnmatch.fnmatchcase(each, pattern) for each in EVENT_TYPES):
             known = ", ".join(EVENT_TYPES)
             raise _invalid(f"/event_types/{index}", f"matches no event type; known: {known}")
+    _check_headers(request)
+
+
+def _check_headers(request: EndpointRequest | EndpointChange) -> None:
     seen: set[str] = set()
     for member in ("headers", "sensitive_headers"):
         for name in getattr(request, member) or ():
@@ -177,6 +186,8 @@ def check(request: EndpointRequest | EndpointChange, *, live: bool, allow_privat
                 raise _invalid(f"/{member}", "has a name that no header has")
             if low in _RESERVED or low.startswith(_RESERVED_BEGINNINGS):
                 raise _invalid(f"/{member}", f"may not set {low}: the gateway sets it")
+            if member == "headers" and low in _CREDENTIALS:
+                raise _invalid("/headers", f"may not set {low}: set it in sensitive_headers")
             if low in seen:
                 raise _invalid(f"/{member}", f"sets {low} twice")
             seen.add(low)

@@ -20,6 +20,7 @@ from gateway.config.settings import EngineSettings, WebhookSettings
 from gateway.errors import Refused, SchemaMismatch
 from gateway.logs import get_logger
 from gateway.metrics import Metrics
+from gateway.model import format_time
 from gateway.runtime import Failpoint, Runtime
 from gateway.store import deliveries
 from gateway.store import endpoints as endpoint_rows
@@ -587,7 +588,7 @@ class Deliveries:
             outcome=result.outcome,
             http_status=result.http_status,
             duration_ms=result.duration_ms,
-            next_attempt_at=None if next_at is None else next_at.isoformat(),
+            next_attempt_at=None if next_at is None else format_time(next_at),
         )
 
 

@@ -67,6 +67,17 @@ async def test_a_cursor_is_bound_to_its_list_and_its_org(api: Api) -> None:
         assert (await api.problem("GET", path, org=org))["code"] == "invalid_cursor"
 
 
+async def test_a_cursor_is_bound_to_its_mode(api: Api) -> None:
+    """A test key does not go on with a list of live payouts."""
+    for mode in ("live", "test"):
+        for _ in range(2):
+            await api.pay(mode=mode)
+    cursor = await _cursor(api, "/payouts?limit=1")
+    path = f"/payouts?limit=1&cursor={cursor}"
+    assert (await api.problem("GET", path, mode="test"))["code"] == "invalid_cursor"
+    assert (await api.call("GET", path))[0] == 200
+
+
 @pytest.mark.parametrize("kept", [True, False])
 async def test_a_cursor_outlives_a_change_of_the_server_key(
     settings: Settings, tmp_path: Path, *, kept: bool

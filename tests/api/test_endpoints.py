@@ -106,6 +106,7 @@ async def test_sensitive_headers_are_named_only(api: Api) -> None:
         ({"headers": {"Host": "a"}}, "/headers", "host"),
         ({"sensitive_headers": {"Transfer-Encoding": "a"}}, "/sensitive_headers", "transfer"),
         ({"headers": {"x y": "a"}}, "/headers", "name"),
+        ({"headers": {"Authorization": "Bearer a"}}, "/headers", "sensitive_headers"),
         ({"headers": {"X-A": "1"}, "sensitive_headers": {"x-a": "2"}}, "/sensitive_headers", "x-a"),
         ({"event_types": ["payout.lost"]}, "/event_types/0", "payout.delivered"),
     ],
