@@ -48,7 +48,7 @@ class Failed(Exception):
 # --- processes ---------------------------------------------------------------------------------------------
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Have the system end this process when the one that started it has ended (Linux)."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
@@ -68,7 +68,7 @@ class Child:
                 stderr=errors,
                 env=kept,
                 # Whatever ends the benchmark ends what it started.
-                preexec_fn=_end_with_parent,  # noqa: PLW1509 - this program has one thread
+                preexec_fn=end_with_parent,  # noqa: PLW1509 - this program has one thread
                 # Ctrl-C is for the benchmark, which then ends each process by its id.
                 start_new_session=True,
             )

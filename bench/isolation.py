@@ -33,6 +33,7 @@ from typing import Any
 import aiohttp
 import isolation_table
 import uvloop
+from harness import stop_when_told
 from isolation_attacks import ATTACKS, PREPARE_S
 from isolation_stack import Child, NameServer, Stack, enter_namespaces, running_stacks, set_up_names
 
@@ -359,6 +360,7 @@ def main() -> int:
     if options.join:
         sys.stdout.write(isolation_table.table(isolation_table.of_files(options.join)))
         return 0
+    stop_when_told()
     enter_namespaces()
     base = QUICK if options.quick else FULL
     plan = replace(

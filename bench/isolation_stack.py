@@ -33,6 +33,7 @@ from typing import Any
 
 import aiohttp
 import tomli_w
+from harness import end_with_parent
 
 from gateway.config.settings import load
 from gateway.keys import mint_key
@@ -116,6 +117,7 @@ class Child:
         """Start a Python program; its stderr goes to a log."""
 
         def limit() -> None:
+            end_with_parent()
             if files is not None:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
 
