@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
+import pytest
+
+from gateway import collecting
 from gateway.calling import Calling
-from gateway.collecting import EVERY_S, YOUNG_EVERY_S, YOUNG_WAITS_S, collect
+from gateway.collecting import EVERY_S, YOUNG_EVERY_S, collect
 from tests.clock import SetClock
 
 
@@ -36,7 +39,9 @@ async def test_collected_once_a_request_has_ended() -> None:
         await task
 
 
-async def test_young_objects_are_collected_often_and_never_in_a_request() -> None:
+async def test_young_objects_are_collected_often_and_never_in_a_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The collector would come by itself: with more to do, and in the middle of a request."""
     clock = SetClock()
     calling = Calling(clock)
@@ -53,16 +58,15 @@ async def test_young_objects_are_collected_often_and_never_in_a_request() -> Non
         assert len(collected) == 10
     await _turns()
     assert len(collected) == 11
-    # One request after the other, without a moment between them: not at all.
+    # No moment without a request: not at all.
+    monkeypatch.setattr(collecting, "YOUNG_WAITS_S", 0.0)
     await clock.advance(YOUNG_EVERY_S - 0.01)
     with calling.request("a"):
         await clock.advance(0.01)
-        for _ in range(10):
-            with calling.request("b"):
-                await clock.advance(YOUNG_WAITS_S / 10)
-        with calling.request("b"):
-            await clock.advance(0.01)
-            assert len(collected) == 11
+        await _turns()
+        # The wait is over: the next one has begun.
+        await clock.advance(0.01)
+        assert len(collected) == 11
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task

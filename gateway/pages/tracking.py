@@ -1,7 +1,7 @@
 """What the recipient of a payout is shown of it: one value, made from the payout and the configuration.
 
-It is the same in every language, and two values that are equal are drawn alike: viewers are told of a
-change only where this value changes. Pure.
+It is the same in every language, and two equal values are drawn alike: viewers get a new picture only
+if this value changes. Pure.
 """
 
 from __future__ import annotations

@@ -119,8 +119,8 @@ async def _note_failure(panel: Panel, row: Row | None, request_id: str) -> None:
 def _must_wait(panel: Panel, request: Request, name: str) -> int | None:
     """Count an attempt; return for how many seconds no further one is looked at, or None.
 
-    What is refused for its client counts for nothing else: whoever goes on from one address must not use up
-    what the user has at another one.
+    An attempt that is refused for its client counts for nothing else: a guesser at one address must not use
+    up the user's attempts at another one.
     """
     client, name = client_group(client_address(request)), name[:64]
     for buckets, who in (

@@ -224,7 +224,7 @@ class Database:
             # A caller that only reads, again and again, must not stop everybody else.
             await asyncio.sleep(0)
         if self._reads_this_turn == 0:
-            # Before the snapshot: what is told of a later commit is told after the snapshot has ended.
+            # Before the snapshot: news of a later commit comes after the snapshot has ended.
             self._loop.call_soon(self._new_turn)
         self._reads_this_turn += 1
         try:

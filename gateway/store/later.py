@@ -104,6 +104,6 @@ class Waiting:
             self.written += self._connection.changes - before
 
     def over(self, *, committed: bool) -> None:
-        """Tell whoever waits for the end of the group; once, however often this is called."""
+        """Call back those that wait for the end of the group; once, however often this is called."""
         callbacks, self._callbacks = self._callbacks, []
         tell(callbacks, committed=committed)

@@ -203,8 +203,8 @@ account_declarations = Table(
     Column("at", BigInteger, nullable=False),
 )
 
-#: What people and keys did, append-only: triggers refuse every change (migration 0007; whoever recreates
-#: the table creates them again). One chain of hashes per org; the installation's has an empty org.
+#: What people and keys did, append-only: triggers refuse every change (migration 0007; a migration that
+#: recreates the table creates them again). One chain of hashes per org; the installation's has an empty org.
 audit_log = Table(
     "audit_log",
     metadata,

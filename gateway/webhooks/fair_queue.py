@@ -14,8 +14,8 @@ from typing import NamedTuple
 _AHEAD = 16
 #: Of what may be under way in all, the endpoints that do not answer share one part in so many.
 _SLOW_SHARE = 4
-#: Of it, the tries of one org at endpoints that have not answered yet take one part in so many: whoever
-#: names a hundred hosts that never answer must not fill the room with first tries.
+#: Of it, the tries of one org at endpoints that have not answered yet take one part in so many: an org
+#: that names a hundred hosts that never answer must not fill the room with first tries.
 _UNPROVEN_SHARE = 8
 #: Queues of endpoints that have had nothing to do are forgotten above so many.
 _MOST_QUEUES = 10_000

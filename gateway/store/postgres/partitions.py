@@ -4,8 +4,8 @@ No insert can fail for want of a partition: a month's positions are given out on
 there, and until then events go into the month before.
 
 A partition is dropped under a lock of the three tables for as long as three look-ups in indexes and the
-`DROP` take. A lock that is not free soon is given up and asked for again: whoever waited for it would hold up
-everybody who comes later. `DETACH ... CONCURRENTLY` holds up nobody, but cannot be in one transaction with
+`DROP` take. A lock that is not free soon is given up and requested again: while it waits, everybody who comes
+later would wait, too. `DETACH ... CONCURRENTLY` holds up nobody, but cannot be in one transaction with
 the question whether somebody has just asked for an event again.
 """
 

@@ -76,7 +76,7 @@ FIRST = "0013"
 #: A statement of an upgrade may take long on a large table. Waiting for a lock it is given up soon, and
 #: retried: a transaction that waits for the lock would hold up all later ones.
 _PATIENCE_S, _LOCK_S, _TRIES, _PAUSE_S = 3600.0, 2, 15, 1.0
-#: A lock is not free, or whoever has it waits for one that the upgrade has.
+#: A lock is not free, or its holder waits for one that the upgrade holds.
 _LOCKED = ("55P03", "40P01")
 
 
