@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
@@ -84,9 +84,18 @@ async def work_off(
     now = to_us(bench.clock.now())
     for body in bodies:
         await bench.db.run(inbox.add_webhook, custodian, body.decode(), body, now)
+    # It sleeps once everybody has been notified; a row is settled in the database a moment before.
+    asleep = asyncio.Event()
+
+    async def sleep(_: float) -> None:
+        asleep.set()
+        await asyncio.Event().wait()
+
+    loop.wakeup.sleep = sleep  # type: ignore[method-assign, assignment]
     task = asyncio.create_task(loop.run())
     try:
-        await _until(lambda: not _new(bench))
+        await asyncio.wait_for(asleep.wait(), 10)
+        assert not _new(bench)
     finally:
         task.cancel()
         with suppress(asyncio.CancelledError):
@@ -453,9 +462,3 @@ def _new(bench: Bench) -> bool:
         )
     finally:
         connection.close()
-
-
-async def _until(look: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not look():
-            await asyncio.sleep(0.01)
