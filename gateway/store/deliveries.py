@@ -311,13 +311,38 @@ def _between(column: ColumnElement[int]) -> ColumnElement[bool]:
     return and_(column >= bindparam("first"), column < bindparam("end"))
 
 
-_SOME_OLD_ATTEMPTS = (
-    select(deliveries.c.position, deliveries.c.endpoint_id)
-    .where(and_(_SETTLED, _HAS_ATTEMPTS))
+#: The last event of before a time. Tries of later ones are younger still.
+_LAST_OLD = (
+    select(events.c.position)
+    .where(events.c.created_at < bindparam("before"))
+    .order_by(events.c.created_at.desc())
+    .limit(1)
+    .scalar_subquery()
+)
+#: In the order of their key, from the tries: most deliveries that old have none any more.
+_OLD_ATTEMPTS = Query(
+    select(delivery_attempts.c.position, delivery_attempts.c.endpoint_id)
+    .where(
+        and_(
+            delivery_attempts.c.position <= _LAST_OLD,
+            exists().where(
+                and_(
+                    deliveries.c.position == delivery_attempts.c.position,
+                    deliveries.c.endpoint_id == delivery_attempts.c.endpoint_id,
+                    _SETTLED,
+                )
+            ),
+        )
+    )
+    .group_by(delivery_attempts.c.position, delivery_attempts.c.endpoint_id)
+    .order_by(delivery_attempts.c.position, delivery_attempts.c.endpoint_id)
     .limit(bindparam("limit"))
 )
-_OLD_ATTEMPTS = Query(_SOME_OLD_ATTEMPTS)
-_OLD_ATTEMPTS_OF = Query(_SOME_OLD_ATTEMPTS.where(_between(deliveries.c.position)))
+_OLD_ATTEMPTS_OF = Query(
+    select(deliveries.c.position, deliveries.c.endpoint_id)
+    .where(and_(_SETTLED, _HAS_ATTEMPTS, _between(deliveries.c.position)))
+    .limit(bindparam("limit"))
+)
 _PURGE_ATTEMPTS = Query(
     delete(delivery_attempts).where(
         and_(
@@ -345,11 +370,11 @@ _KEPT = and_(
         )
     ),
 )
-_SOME_OLD_EVENTS = (
-    select(events.c.position).where(_KEPT).order_by(events.c.position).limit(bindparam("limit"))
+_SOME_OLD_EVENTS = select(events.c.position).where(_KEPT).limit(bindparam("limit"))
+_OLD_EVENTS = Query(_SOME_OLD_EVENTS.order_by(events.c.created_at, events.c.position))
+_OLD_EVENTS_OF = Query(
+    _SOME_OLD_EVENTS.where(_between(events.c.position)).order_by(events.c.position)
 )
-_OLD_EVENTS = Query(_SOME_OLD_EVENTS)
-_OLD_EVENTS_OF = Query(_SOME_OLD_EVENTS.where(_between(events.c.position)))
 _STILL_OLD = Query(
     select(events.c.position).where(
         and_(events.c.position.in_(listed("positions", Integer)), _KEPT)

@@ -174,7 +174,13 @@ _BATCH_NEEDS = Query(
         _GETS.label("gets"),
         func.count().label("n"),
     )
-    .where(and_(payouts.c.batch_id == bindparam("batch_id"), payouts.c.status == "pending"))
+    .where(
+        and_(
+            payouts.c.batch_id == bindparam("batch_id"),
+            # Not by the index of open payouts: those of others would be read, too.
+            func.coalesce(payouts.c.status, "") == "pending",
+        )
+    )
     .group_by(_ASSET, _NETWORK, _SENDS, _GETS)
 )
 #: What was accepted and has not ended, at an account that begins to reserve: payouts, and batches.

@@ -12,9 +12,11 @@ from gateway.model import Status
 from gateway.store import (
     batches,
     deliveries,
+    durations,
     endpoints,
     erasure,
     events,
+    funds,
     inbox,
     overview,
     payouts,
@@ -29,6 +31,7 @@ _PENDING = "USING INDEX ix_deliveries_pending (endpoint_id=?"
 _DELIVERY = "SEARCH deliveries USING PRIMARY KEY (position=? AND endpoint_id=?)"
 #: A partial index, of the endpoints that are not deleted.
 _EXISTING = "INDEX ix_endpoints_org_mode"
+_BATCH = "ix_payouts_batch (batch_id=?)"
 _REF = "(custodian=? AND kind=? AND value=?)"
 
 
@@ -45,6 +48,10 @@ def db(path: Path) -> sqlite3.Connection:
         pytest.param(payouts._PAYOUTS_OF_REFS, [f"sqlite_autoindex_refs_1 {_REF}", "payouts"]),
         pytest.param(batches._REFERENCES, ["(org=? AND mode=? AND reference_key=?)"]),
         pytest.param(batches._CLASHES, ["(org=? AND mode=? AND reference_key=?)"]),
+        pytest.param(batches._FAILED_UNSENT, [_BATCH]),
+        pytest.param(funds._BATCH_NEEDS, [_BATCH]),
+        pytest.param(funds._ENDED_ITEMS, ["ix_reservations_account (account_key=?", _BATCH]),
+        pytest.param(durations._DELIVERED, ["ix_payouts_ended (updated_at>?)"]),
         pytest.param(inbox._WAKE, [f"PRIMARY KEY {_REF}", "(custodian=? AND dedup_key=?)"]),
         pytest.param(inbox._OLD_WEBHOOKS[False], ["ix_inbox_unmatched (settled_at<?)"]),
         pytest.param(inbox._OLD_WEBHOOKS[True], ["ix_inbox_settled (settled_at<?)"]),
@@ -90,6 +97,11 @@ def db(path: Path) -> sqlite3.Connection:
         ),
         pytest.param(endpoints._COUNT, [f"{_EXISTING} (org=? AND mode=?)"]),
         pytest.param(deliveries._OLDEST_SKIPPED, ["ix_deliveries_skipped (endpoint_id=?)"]),
+        pytest.param(deliveries._OLD_EVENTS, ["ix_events_created (created_at<?)"]),
+        pytest.param(
+            deliveries._OLD_ATTEMPTS,
+            ["delivery_attempts_1 (position<?)", "ix_events_created (created_at<?)", _DELIVERY],
+        ),
         pytest.param(deliveries._LOG_OF_ENDPOINT, ["(endpoint_id=? AND started_at<?)"]),
         pytest.param(deliveries._LOG_OF_EVENT, ["delivery_attempts_1 (position=?)"]),
         pytest.param(events._RANGE, [_DELIVERY]),

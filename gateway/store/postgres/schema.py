@@ -89,6 +89,7 @@ def statements() -> tuple[str, ...]:
         made += [
             str(CreateIndex(index).compile(dialect=DIALECT))
             for index in sorted(table.indexes, key=lambda each: str(each.name))
+            if index.info.get("dialect", DIALECT.name) == DIALECT.name
         ]
     return (*made, *_OF_POSTGRES)
 
