@@ -1,13 +1,13 @@
 """What an outcome leads to. Pure and total: every outcome, in every state, for one payout or many.
 
 This is the only place that turns a custodian's answer, or its absence, into the next state of an
-execution, the news of its items, the rows of evidence and the time of the next look. `proof` decides
-what the rows prove; the gate decides, at the mark, whether money may move again.
+execution, the news of its items, the rows of evidence and the time of the next look. `interpret` reads
+what a report says, `proof` decides what the rows prove; the gate decides, at the mark, whether money may move again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 from gateway.adapter import (
@@ -15,7 +15,6 @@ from gateway.adapter import (
     BatchReport,
     CannotLook,
     Capabilities,
-    FundsMoved,
     NotListed,
     Report,
     SubStatus,
@@ -35,13 +34,20 @@ from gateway.execution.alerts import (
 from gateway.execution.claims import covers_calls, unmarked, without_unmarked
 from gateway.execution.gate import (
     MarkRefused,
-    Other,
     Refusal,
     key_is_alive,
     with_same_credentials,
 )
+from gateway.execution.interpret import (
+    REFERENCE_OF_ANOTHER,
+    date_of,
+    fits_order,
+    interpret,
+    is_ours,
+    knows_every_call,
+    others_closed,
+)
 from gateway.execution.proof import (
-    LOST_REFERENCE,
     NO_ACCOUNT,
     OWN_WORD,
     Answer,
@@ -53,7 +59,6 @@ from gateway.execution.proof import (
     call_can_die,
     calls,
     closed,
-    ended,
     has_news,
     is_adopted,
     life_of,
@@ -63,26 +68,20 @@ from gateway.execution.proof import (
 from gateway.execution.reports import (
     ADOPTED_ABSENT,
     ADOPTED_BLIND,
-    NEWS,
     again_after_s,
     asks,
-    claiming,
     expired_report,
     failed,
-    held_report,
     not_sent_report,
     only_asks,
     rejected_report,
-    sightings,
     unknown_report,
 )
 from gateway.execution.state import Decision, State, Verb, View
 from gateway.model import Attention
-from gateway.runtime import Moment
 
 Outcome = BatchReport | Absent | NotListed | CannotLook | Exception
 
-REFERENCE_OF_ANOTHER = "the custodian shows a transfer that belongs to another payout"
 _NOT_KNOWN = frozenset({None, SubStatus.OUTCOME_UNKNOWN})
 _SECOND = 1_000_000
 #: Refusals of a mark that are no failures of the payout.
@@ -112,33 +111,6 @@ def decide(view: View, outcome: Outcome) -> Decision:
     return replace(decision, alerts=alerts, blocked=Attention.FOREIGN_REF.value)
 
 
-def is_ours(view: View, item: str) -> bool:
-    """Whether a report about an item names no transfer that belongs to another payout.
-
-    Without this rule a payout is delivered by a stranger's transfer.
-    """
-    return item not in view.foreign
-
-
-def unknown_references(view: View, reports: Mapping[str, Report]) -> frozenset[str]:
-    """Return the items whose money is reported to move under a reference that none of their calls used.
-
-    If a call names no reference of ours, as after an upgrade, nothing is concluded.
-    """
-    made = {each.reference for each in calls(view.history)}
-    for other in view.others:
-        if not other.elsewhere:
-            made |= {each.reference for each in calls(other.history)}
-    return frozenset(item for item, report in reports.items() if names_no_call(report, made))
-
-
-def names_no_call(report: Report, made: Collection[str | None]) -> bool:
-    """Whether money is reported to move under a reference of ours that no call used."""
-    if not made or None in made or LOST_REFERENCE in made:
-        return False
-    return report.sub_status in NEWS and report.reference not in {None, *made}
-
-
 def takeover(view: View) -> Decision:
     """Return what a mark without an outcome means for its new owner: an unknown outcome."""
     reason = "the worker stopped while the call was in progress"
@@ -157,23 +129,6 @@ def expiry(view: View) -> Decision | None:
         return None
     reports = {each.id: expired_report() for each in late}
     return Decision(State.CLOSED, 0.0, reports=reports, reason="not answered in time")
-
-
-def news_from_outside(
-    view: View, item: str, report: Report, source: Source
-) -> tuple[tuple[Evidence, ...], Report | None]:
-    """Return the rows and the report of a webhook's or an operator's news about one item.
-
-    None: the word does not end the item by itself; it only brings the next look forward.
-    """
-    if not is_ours(view, item):
-        return (), None
-    rows, reports, held = _read(view, view.history, {item: report}, source)
-    if source is not Source.OPERATOR and unmarked(view, {item: report}):
-        return rows, None
-    # Whether the order is tried again is decided under the lease, by a look.
-    again = report.reopens and failed(report)
-    return rows, None if held or again else reports[item]
 
 
 # --- Calls that may move money --------------------------------------------------------------------
@@ -313,7 +268,7 @@ def _reported(
     view: View, history: History, answered: tuple[Evidence, ...], told: BatchReport
 ) -> Decision:
     """Decide about a report that a call returned."""
-    rows, reports, held = _read(view, history, told.items, Source.REPLY)
+    rows, reports, held = interpret(view, history, told.items, Source.REPLY)
     history = history.having(*rows)
     if _reopens(view, history, told):
         return _another((*answered, *rows), reports)
@@ -362,14 +317,6 @@ def _looked(view: View, outcome: Outcome) -> Decision:
     return _look_failed(view, look, outcome)
 
 
-def date_of(view: View) -> Moment:
-    """Return the date of what a verb has seen: the time its request started, never the time of writing.
-
-    Without this rule a look whose answer is written much later counts as evidence of that time.
-    """
-    return view.started
-
-
 def _look_row(view: View, outcome: Outcome) -> Evidence:
     findings: tuple[tuple[type, Finding], ...] = (
         (BatchReport, Finding.PRESENT),
@@ -395,7 +342,7 @@ def _look_row(view: View, outcome: Outcome) -> Evidence:
 def _found(view: View, history: History, look: Evidence, told: BatchReport) -> Decision:
     """Decide about a look that found something."""
     source = Source.LOOK if view.verb is Verb.FETCH else Source.REPLY
-    rows, reports, held = _read(view, history, told.items, source)
+    rows, reports, held = interpret(view, history, told.items, source)
     history = history.having(*rows)
     if _reopens(view, history, told):
         return _another((look, *rows), reports)
@@ -516,80 +463,7 @@ def _look_failed(view: View, look: Evidence, error: Outcome) -> Decision:
     )
 
 
-# --- What a report says ---------------------------------------------------------------------------
-
-
-def _read(
-    view: View, history: History, reports: Mapping[str, Report], source: Source
-) -> tuple[tuple[Evidence, ...], dict[str, Report], bool]:
-    """Return the rows that reports add, what each item is told, and whether a word was held back.
-
-    A failed word ends an item only if it covers everything that was sent. A claim that no money moved is
-    accepted only if the rows prove it.
-    """
-    rows: list[Evidence] = []
-    judged: dict[str, Report] = {}
-    held = False
-    known = {each.id for each in view.items}
-
-    def row(kind: Kind, item: str | None, answer: str | None, reference: str | None) -> Evidence:
-        number = history.last_number + len(rows) + 1
-        return Evidence(
-            number=number,
-            kind=kind,
-            seen=view.seen,
-            at=date_of(view),
-            fingerprint=view.fingerprint,
-            answer=answer,
-            reference=reference,
-            item=item,
-            source=source,
-        )
-
-    for item, report in reports.items():
-        if item not in known:
-            continue
-        judged[item] = report
-        for answer in sightings(history.having(*rows), item, report):
-            rows.append(row(Kind.NEWS, item, answer, report.reference))  # noqa: PERF401 - numbered one by one
-        if not failed(report):
-            continue
-        if not (fits_order(report) and names_execution(view, item, report, source)):
-            held = True
-            judged[item] = held_report(report)
-            continue
-        claim = report.failure.funds_moved if report.failure else FundsMoved.UNKNOWN
-        rows.append(row(Kind.WORD, item, claim, report.reference))
-        now_known = history.having(*rows)
-        whole = knows_every_call(view)
-        unpaid = closed(now_known, item) and _others_closed(view.others, item)
-        if report.reopens and unpaid and whole:
-            continue
-        if not (whole and ended(now_known, item)):
-            held = True
-            judged[item] = held_report(report)
-        elif claim is FundsMoved.NO and not unpaid:
-            judged[item] = claiming(report, FundsMoved.UNKNOWN)
-    return tuple(rows), judged, held
-
-
-def fits_order(report: Report) -> bool:
-    """Whether a failed word is about what was ordered: the amount, the payee and our own reference.
-
-    Without this rule the refusal of another payout, in a reply that was mixed up, ends this one.
-    """
-    return report.echo is None or not report.echo.differences()
-
-
-def names_execution(view: View, item: str, report: Report, source: Source) -> bool:
-    """Whether a failed word is about this execution, and not about an earlier one of the payout.
-
-    A webhook that names none of our references may be late, and about the call of an earlier execution.
-    Without this rule the failure of a first session ends the payout while the second one is paying it.
-    """
-    if source is not Source.WEBHOOK or report.reference is not None:
-        return True
-    return not any(calls(each.history) for each in view.others if item in each.items)
+# --- Orders that are retried in another execution ------------------------------------------------
 
 
 def _reopens(view: View, history: History, told: BatchReport) -> bool:
@@ -604,7 +478,7 @@ def _reopens(view: View, history: History, told: BatchReport) -> bool:
             and failed(report)
             and fits_order(report)
             and closed(history, item.id)
-            and _others_closed(view.others, item.id)
+            and others_closed(view.others, item.id)
             for report, item in zip(reports, view.open_items, strict=True)
         )
     )
@@ -622,27 +496,13 @@ def _another(rows: tuple[Evidence, ...], reports: Mapping[str, Report]) -> Decis
 def _all_closed(view: View, history: History) -> bool:
     """Whether it is certain that neither this execution nor another one pays any of its open items."""
     return all(
-        closed(history, each.id) and _others_closed(view.others, each.id)
-        for each in view.open_items
+        closed(history, each.id) and others_closed(view.others, each.id) for each in view.open_items
     )
 
 
 def _may_end(view: View, history: History) -> bool:
     """Whether the open items may be ended as not paid."""
     return knows_every_call(view) and _all_closed(view, history)
-
-
-def knows_every_call(view: View) -> bool:
-    """Whether the rows are certainly all: the database is not an old copy that nobody has adopted.
-
-    Without this rule the word that the only call of an old copy failed ends a payout as "not paid" while
-    a call that was made after the copy is on its way.
-    """
-    return not view.frozen
-
-
-def _others_closed(others: Sequence[Other], item: str) -> bool:
-    return all(closed(each.history, item) for each in others if item in each.items)
 
 
 def _may_repeat(view: View) -> bool:

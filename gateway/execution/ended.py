@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from gateway.adapter import Absent, BatchReport, CannotLook, Capabilities, Report
-from gateway.execution.decide import (
-    REFERENCE_OF_ANOTHER,
-    Outcome,
-    names_no_call,
-)
+from gateway.execution.decide import Outcome
 from gateway.execution.history import histories, note_news
+from gateway.execution.interpret import REFERENCE_OF_ANOTHER, names_no_call
 from gateway.execution.proof import Source, calls
 from gateway.execution.reports import NEWS
 from gateway.model import Attention

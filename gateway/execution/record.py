@@ -15,14 +15,11 @@ from gateway.errors import Rejected, WrongAnswer
 from gateway.execution.certainty import could_end, still_certain, with_frozen
 from gateway.execution.claims import unmarked
 from gateway.execution.decide import (
-    REFERENCE_OF_ANOTHER,
     Outcome,
     decide,
     microseconds,
-    news_from_outside,
     polling_delay_s,
     takeover,
-    unknown_references,
 )
 from gateway.execution.ended import look_again, look_later, news_after_end, note_look_in_vain
 from gateway.execution.expected import expects, strangers, without_news
@@ -35,6 +32,11 @@ from gateway.execution.history import (
     item_of,
     next_number,
     others_of,
+)
+from gateway.execution.interpret import (
+    REFERENCE_OF_ANOTHER,
+    news_from_outside,
+    unknown_references,
 )
 from gateway.execution.late import answer_of_closed
 from gateway.execution.proof import Evidence, History, Source, closed, open_calls

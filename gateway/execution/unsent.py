@@ -6,8 +6,8 @@ clock that is set, or a machine that slept, neither ends it early nor keeps it.
 
 from __future__ import annotations
 
-from gateway.execution.decide import knows_every_call
 from gateway.execution.gate import may_reopen
+from gateway.execution.interpret import knows_every_call
 from gateway.execution.proof import History, has_news, open_calls, same_clock
 from gateway.execution.reports import not_sent_in_time_report
 from gateway.execution.state import Decision, State, View
