@@ -34,7 +34,8 @@ from gateway.logs import get_logger
 from gateway.metrics import Metrics
 from gateway.model import Payout
 from gateway.pausing import refuse_if_paused, subject_of
-from gateway.payouts import Applied, Payouts
+from gateway.payout_change import Applied
+from gateway.payouts import Payouts
 from gateway.runtime import Failpoint, Runtime
 from gateway.store import executions
 from gateway.store.database import Database, Tx

@@ -19,7 +19,8 @@ from gateway.execution.order import LiveOrder
 from gateway.execution.proof import closed
 from gateway.execution.state import Job
 from gateway.model import Status
-from gateway.payouts import Applied, Payouts
+from gateway.payout_change import Applied
+from gateway.payouts import Payouts
 from gateway.runtime import Runtime
 from gateway.store import payouts as payout_rows
 from gateway.store import returns

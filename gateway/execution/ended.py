@@ -9,7 +9,8 @@ from gateway.execution.interpret import REFERENCE_OF_ANOTHER, names_no_call
 from gateway.execution.proof import Source, calls
 from gateway.execution.reports import NEWS
 from gateway.model import Attention
-from gateway.payouts import Applied, Payouts
+from gateway.payout_change import Applied
+from gateway.payouts import Payouts
 from gateway.runtime import Moment
 from gateway.store import executions
 from gateway.store import payouts as payout_rows

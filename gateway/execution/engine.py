@@ -24,7 +24,8 @@ from gateway.execution.state import Job, Verb
 from gateway.logs import get_logger
 from gateway.metrics import Metrics
 from gateway.model import Account
-from gateway.payouts import Applied, Payouts
+from gateway.payout_change import Applied
+from gateway.payouts import Payouts
 from gateway.rules import OwnRules
 from gateway.runtime import Failpoint, Moment, Runtime
 from gateway.store import executions

@@ -21,7 +21,8 @@ from gateway.execution.state import Verb, View
 from gateway.execution.work import Work
 from gateway.model import Account, FailureCode, Payout, Status, SubStatus
 from gateway.pause import Pause
-from gateway.payouts import Applied, Payouts
+from gateway.payout_change import Applied
+from gateway.payouts import Payouts
 from gateway.runtime import Moment, Runtime
 from gateway.store import evidence as stored
 from gateway.store import executions

@@ -61,7 +61,8 @@ from gateway.execution.waiting import (
 from gateway.execution.work import Work as _Work
 from gateway.execution.work import job_of
 from gateway.model import TERMINAL, Attention
-from gateway.payouts import Applied, Payouts
+from gateway.payout_change import Applied
+from gateway.payouts import Payouts
 from gateway.runtime import Moment, Runtime
 from gateway.store import account_turns, executions
 from gateway.store import evidence as stored
