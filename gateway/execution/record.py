@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from gateway.adapter import BatchReport, Capabilities, Report
 from gateway.errors import Rejected, WrongAnswer
 from gateway.execution.certainty import could_end, still_certain, with_frozen
+from gateway.execution.changes import Changes
 from gateway.execution.claims import unmarked
 from gateway.execution.decide import (
     Outcome,
@@ -21,16 +22,14 @@ from gateway.execution.decide import (
     polling_delay_s,
     takeover,
 )
-from gateway.execution.ended import look_again, look_later, news_after_end, note_look_in_vain
+from gateway.execution.ended import look_again, news_after_end, note_look_in_vain
 from gateway.execution.expected import expects, strangers, without_news
 from gateway.execution.failover import Cause, Onward, cause_of, go_on, next_for
 from gateway.execution.gate import may_reopen
 from gateway.execution.history import (
-    columns_of,
     histories,
     history_of,
     item_of,
-    next_number,
     others_of,
 )
 from gateway.execution.interpret import (
@@ -39,7 +38,7 @@ from gateway.execution.interpret import (
     unknown_references,
 )
 from gateway.execution.late import answer_of_closed
-from gateway.execution.proof import Evidence, History, Source, closed, open_calls
+from gateway.execution.proof import History, Source, closed, open_calls
 from gateway.execution.reports import (
     failed,
     is_early,
@@ -65,7 +64,6 @@ from gateway.payout_change import Applied
 from gateway.payouts import Payouts
 from gateway.runtime import Moment, Runtime
 from gateway.store import account_turns, executions
-from gateway.store import evidence as stored
 from gateway.store import payouts as payout_rows
 from gateway.store.attention import close_answered
 from gateway.store.database import Row, Tx
@@ -77,7 +75,6 @@ PAGE = 25
 #: What is kept of one line for the operator.
 _DETAIL = 300
 _SECOND = 1_000_000
-_BLOCKS = (Attention.MISMATCH, Attention.FOREIGN_REF)
 
 
 @dataclass(frozen=True)
@@ -119,6 +116,7 @@ class Recorder:
         self._payouts = payouts
         self.custodian = custodian
         self._can = capabilities
+        self._changes = Changes(runtime, payouts, custodian, capabilities)
         self._turns = Turns(custodian, capabilities.in_flight)
 
     # --- Beginning --------------------------------------------------------------------------------
@@ -167,7 +165,7 @@ class Recorder:
     ) -> Job | Recorded:
         row, state = work.row, State(work.row["state"])
         if all(each["status"] in TERMINAL for each in work.items):
-            await self._close(tx, work, now)
+            await self._changes.close(tx, work, now)
             return Recorded(ended=True)
         if row["refusal"] is not None:
             return await self._refused_again(tx, work, now)
@@ -192,7 +190,7 @@ class Recorder:
         timeline, waits = self._runtime.timeline.now(), job.next_verb is Verb.SUBMIT
         if waits and await held(tx, self._payouts, row, work.items, work.history, timeline):
             if not open_calls(work.history):
-                await self._release_account(tx, work, now)
+                await self._changes.release_account(tx, work, now)
             return Recorded()
         if waits and await unfunded(tx, self._payouts, row, work.items, timeline):
             return Recorded()
@@ -230,7 +228,7 @@ class Recorder:
             return None
         certain = all(closed(work.history, each.id) for each in view.open_items)
         if certain and work.row["blocked"] is None:
-            await self._reopen(tx, work, [each.id for each in view.open_items], now)
+            await self._changes.reopen(tx, work, [each.id for each in view.open_items], now)
             return Recorded(ended=True)
         first = view.open_items[0].id
         detail = "an item of its set has ended; the set is not sent again as it is"
@@ -322,7 +320,7 @@ class Recorder:
             return Recorded(lost=True)
         now = self._runtime.clock.moment()
         page = await still_certain(tx, work.row, work.history, recorded.rest[:PAGE], now)
-        applied = await self._tell(tx, work, page)
+        applied = await self._changes.tell(tx, work, page)
         changed = recorded.changed or any(each.changed for each in applied)
         if recorded.rest[PAGE:]:
             return replace(recorded, applied=applied, rest=recorded.rest[PAGE:], changed=changed)
@@ -349,7 +347,7 @@ class Recorder:
     ) -> Recorded:
         """Write a decision: evidence and state first, then what the items are told."""
         row = work.row
-        await self._add_evidence(tx, work, decision.evidence, decision.reason)
+        await self._changes.add_evidence(tx, work, decision.evidence, decision.reason)
         causes = cause if decision.blocked is None else None
         if (there := await self._fail_over(tx, work, causes, decision.reason, now)) is not None:
             return there
@@ -359,7 +357,7 @@ class Recorder:
         if decision.blocked is not None and row["blocked"] is None:
             await executions.update_execution(tx, row["id"], blocked=decision.blocked)
         if decision.reopens and row["blocked"] is None:
-            await self._reopen(tx, work, [each.id for each in view.open_items], now)
+            await self._changes.reopen(tx, work, [each.id for each in view.open_items], now)
             return Recorded(ended=True)
         if decision.reopens:
             # A person decides about another session first.
@@ -370,7 +368,7 @@ class Recorder:
             for each in work.items
             if each["id"] in decision.reports
         ]
-        applied = await self._tell(tx, work, news[:PAGE])
+        applied = await self._changes.tell(tx, work, news[:PAGE])
         changed = any(each.changed for each in applied)
         if news[PAGE:]:
             # Durable before the rest is told: if the worker dies, the next one goes on from here.
@@ -394,38 +392,6 @@ class Recorder:
         ended = await self._finish(tx, work, decision, now, changed=changed)
         return Recorded(applied, decision=decision, changed=changed, ended=ended)
 
-    async def _add_evidence(
-        self, tx: Tx, work: _Work, rows: Sequence[Evidence], detail: str | None
-    ) -> None:
-        known = work.history.last_number
-        fresh = [each for each in rows if each.number > known]
-        for each in rows:
-            if each.number <= known:
-                await stored.note_answer(tx, work.row["id"], each.number, each.answer)
-        if fresh:
-            columns = [columns_of(work.row["id"], each, detail) for each in fresh]
-            await stored.note_evidence(tx, columns)
-        work.history = work.history.having(*rows)
-
-    async def _tell(
-        self, tx: Tx, work: _Work, news: Sequence[tuple[str, Report]]
-    ) -> tuple[Applied, ...]:
-        """Bring news to items; what does not fit the order blocks the execution."""
-        applied = []
-        for payout_id, report in news:
-            # The row as it was read in this transaction, unless it was changed since.
-            row = None if payout_id in work.told else work.rows.get(payout_id)
-            work.told.add(payout_id)
-            done = await self._payouts.apply(tx, payout_id, report, row, work.refs)
-            work.refs = None
-            applied.append(done)
-            if done.final:
-                work.final.add(payout_id)
-            odd = next((each for each in _BLOCKS if each in done.attention), None)
-            if odd is not None and work.row["blocked"] is None:
-                await executions.update_execution(tx, work.row["id"], blocked=odd)
-        return tuple(applied)
-
     async def _finish(
         self, tx: Tx, work: _Work, decision: Decision, now: Moment, *, changed: bool
     ) -> bool:
@@ -434,8 +400,8 @@ class Recorder:
         # A takeover keeps the number of failures, so that it closes nothing: it is no answer.
         if row["failures"] and not decision.failures and not decision.alerts:
             await close_answered(tx, work.rows, now.wall)
-        if all(each["status"] in TERMINAL or each["id"] in work.final for each in work.items):
-            await self._close(tx, work, now, decision.reason or "ended")
+        if work.ended:
+            await self._changes.close(tx, work, now, decision.reason or "ended")
             return True
         looks, delay = decision.looks, decision.delay_s
         if changed and looks:
@@ -464,33 +430,8 @@ class Recorder:
             columns["outcome"] = decision.reason[:500]
         await executions.update_execution(tx, row["id"], **columns)
         if decision.releases_account:
-            await self._release_account(tx, work, now)
+            await self._changes.release_account(tx, work, now)
         return False
-
-    async def _close(self, tx: Tx, work: _Work, now: Moment, reason: str | None = None) -> None:
-        columns: dict[str, object] = {
-            "rows": work.history.last_number,
-            "open_calls": len(open_calls(work.history)),
-            "refusal": None,
-        }
-        if reason:
-            columns["outcome"] = reason[:500]
-        await executions.close(tx, work.row["id"], now.wall, **columns)
-        await self._release_account(tx, work, now)
-        if not all(closed(work.history, each["id"]) for each in work.items):
-            timeline = self._runtime.timeline.now()
-            await look_later(tx, self._can, self.custodian, work.row["id"], timeline)
-
-    async def _release_account(self, tx: Tx, work: _Work, now: Moment) -> None:
-        if self._can.one_at_a_time:
-            await account_turns.release_account(
-                tx,
-                work.row["id"],
-                self.custodian,
-                work.row["account"],
-                now.wall,
-                self._runtime.timeline.now(),
-            )
 
     async def _fail_over(
         self, tx: Tx, work: _Work, cause: Cause | None, reason: str | None, now: Moment
@@ -499,28 +440,9 @@ class Recorder:
         there = await next_for(tx, self._onward, work.row, work.items, cause, now)
         if there is None:
             return None
-        await self._close(tx, work, now, f"{cause}; goes on at {there[0]}: {reason or ''}")
+        await self._changes.close(tx, work, now, f"{cause}; goes on at {there[0]}: {reason or ''}")
         done = await go_on(tx, self._runtime, self._payouts, work, there)
         return Recorded((done,), changed=True, ended=True, onward=there[0])
-
-    async def _reopen(self, tx: Tx, work: _Work, items: Sequence[str], now: Moment) -> None:
-        """Close an execution and open another one for some of its items, with new keys.
-
-        The caller has asked the second gate: everything that was sent for them is closed.
-        """
-        await self._close(tx, work, now)
-        await executions.open_execution(
-            tx,
-            execution_id=self._runtime.ids.new("exe"),
-            custodian=self.custodian,
-            account=work.row["account"],
-            items=items,
-            at=now,
-            due=self._runtime.timeline.now(),
-            number=await next_number(tx, work.row),
-            batch_id=work.row["batch_id"],
-            rank=work.row["rank"],
-        )
 
     def _view(  # noqa: PLR0913 - the verb and its circumstances
         self,
@@ -569,17 +491,17 @@ class Recorder:
         view = self._view(work, Verb.FETCH, now, now)
         if await self._strangers(tx, work, {payout_id: report}):
             # Not ours: it says nothing about this payout. Applying it only alerts the operator, and blocks.
-            (applied,) = await self._tell(tx, work, [(payout_id, report)])
+            (applied,) = await self._changes.tell(tx, work, [(payout_id, report)])
             return applied
         if row["earlier"]:
             view = replace(view, others=await others_of(tx, row["id"], [payout_id], now))
         if unknown_references(view, {payout_id: report}):
-            await self._block(tx, work, Attention.FOREIGN_REF, REFERENCE_OF_ANOTHER, now)
+            await self._changes.block(tx, work, Attention.FOREIGN_REF, REFERENCE_OF_ANOTHER, now)
             return None
         view = await with_frozen(tx, view, ends=failed(report))
         rows, told = news_from_outside(view, payout_id, report, source)
         known = (view.history, *(each.history for each in view.others if not each.elsewhere))
-        await self._add_evidence(tx, work, rows, report.custodian_word)
+        await self._changes.add_evidence(tx, work, rows, report.custodian_word)
         if rows:
             await executions.update_execution(tx, row["id"], rows=work.history.last_number)
         early = source is Source.WEBHOOK and is_early(known, report)
@@ -588,16 +510,18 @@ class Recorder:
             # The operator's list has it once, whichever of a webhook and a look came first.
             if row["blocked"] != Attention.ADAPTER_ERROR:
                 detail = f"no call was made, and the custodian says {report.custodian_word}"
-                await self._block(tx, work, Attention.EARLY_NEWS, detail[:200], now)
+                await self._changes.block(tx, work, Attention.EARLY_NEWS, detail[:200], now)
             told = None
         elif faults and row["blocked"] != Attention.EARLY_NEWS:
-            await self._block(tx, work, Attention.ADAPTER_ERROR, faults[payout_id][:_DETAIL], now)
+            await self._changes.block(
+                tx, work, Attention.ADAPTER_ERROR, faults[payout_id][:_DETAIL], now
+            )
         if told is None and not report.returned:
             return None
         # What came back is kept, also where the word beside it moves nothing.
         news = told or without_status(report)
-        (applied,) = await self._tell(tx, work, [(payout_id, news)])
-        await self._close_if_ended(tx, work, now, news)
+        (applied,) = await self._changes.tell(tx, work, [(payout_id, news)])
+        await self._changes.close_if_ended(tx, work, now, news)
         return applied
 
     async def last_ended_job(self, tx: Tx, payout_id: str) -> Job | None:
@@ -638,20 +562,14 @@ class Recorder:
             work.refs = known
         return found
 
-    async def _block(self, tx: Tx, work: _Work, code: Attention, detail: str, now: Moment) -> None:
-        """Set no further mark for an execution, and tell the operator why."""
-        await payout_rows.add_attention(tx, work.items[0]["id"], code, detail, now.wall)
-        if work.row["blocked"] is None:
-            await executions.update_execution(tx, work.row["id"], blocked=code.value)
-
     async def end(self, tx: Tx, execution: Row, payout_id: str, report: Report) -> Applied:
         """Apply the end of a payout that the caller may end; close what has ended."""
         now = self._runtime.clock.moment()
         items = await executions.items_of(tx, [execution["id"]])
         history = await history_of(tx, execution, now)
         work = _Work(execution, items[execution["id"]], history, execution["due_at"])
-        (applied,) = await self._tell(tx, work, [(payout_id, report)])
-        await self._close_if_ended(tx, work, now, report)
+        (applied,) = await self._changes.tell(tx, work, [(payout_id, report)])
+        await self._changes.close_if_ended(tx, work, now, report)
         return applied
 
     async def take_back(self, tx: Tx, execution: Row) -> bool:
@@ -667,7 +585,7 @@ class Recorder:
         others = await others_of(tx, execution["id"], pending, now) if execution["earlier"] else ()
         if not all(may_reopen(history, each, others) for each in pending):
             return False
-        await self._close(tx, work, now, "taken back")
+        await self._changes.close(tx, work, now, "taken back")
         return True
 
     async def own(self, tx: Tx, payout_id: str) -> bool:
@@ -697,7 +615,3 @@ class Recorder:
             rank=0 if row["batch_id"] is None else 1,
         )
         return True
-
-    async def _close_if_ended(self, tx: Tx, work: _Work, now: Moment, last: Report) -> None:
-        if all(each["status"] in TERMINAL or each["id"] in work.final for each in work.items):
-            await self._close(tx, work, now, last.custodian_word or last.detail or "ended")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from gateway.execution.proof import History
 from gateway.execution.state import Job, Lease, State
+from gateway.model import TERMINAL
 from gateway.store.database import Columns, Row
 from gateway.store.payouts import KnownRefs
 from gateway.store.rows import payout_of
@@ -30,6 +31,11 @@ class Work:
     def rows(self) -> dict[str, Row]:
         """The items' rows by id."""
         return {each["id"]: each for each in self.items}
+
+    @property
+    def ended(self) -> bool:
+        """Whether every item has ended, before this transaction or in it."""
+        return all(each["status"] in TERMINAL or each["id"] in self.final for each in self.items)
 
 
 def job_of(work: Work) -> Job:
