@@ -1,4 +1,4 @@
-"""The changes that a recorded outcome is made of: evidence, the items' status updates, blocks, ends, turns."""
+"""The single changes that recording an outcome consists of: evidence, status updates, blocks and ends."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gateway.store import evidence as stored
 from gateway.store import payouts as payout_rows
 from gateway.store.database import Tx
 
-#: What an operator has to look at before anything more is sent.
+#: Alerts that an operator has to resolve before anything more is sent.
 _BLOCKS = (Attention.MISMATCH, Attention.FOREIGN_REF)
 
 

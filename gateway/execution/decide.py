@@ -1,4 +1,4 @@
-"""What an outcome leads to. Pure and total: every outcome, in every state, for one payout or many.
+"""What an outcome leads to. Pure and total: it covers every outcome in every state, for one payout or many.
 
 This is the only place that turns a custodian's answer, or its absence, into the next state of an
 execution, the news of its items, the rows of evidence and the time of the next look. `interpret` reads
@@ -84,7 +84,7 @@ Outcome = BatchReport | Absent | NotListed | CannotLook | Exception
 
 _NOT_KNOWN = frozenset({None, SubStatus.OUTCOME_UNKNOWN})
 _SECOND = 1_000_000
-#: Refusals of a mark that are no failures of the payout.
+#: Refusals of a mark that do not count as failures of the payout.
 _NOT_ITS_OWN = frozenset({Refusal.FUNDS, Refusal.PAUSED, Refusal.RULES})
 
 
@@ -101,7 +101,7 @@ def decide(view: View, outcome: Outcome) -> Decision:
     history = view.history.having(*decision.evidence)
     unknown = decision.state in {State.UNKNOWN, State.PREPARED} and not _all_closed(view, history)
     if unknown and not decision.alerts:
-        # It is on nobody's list yet.
+        # No alert has told the operator about it yet.
         decision = replace(decision, alerts=key_alerts(view, outcome, history))
     if isinstance(outcome, BatchReport):
         decision = without_unmarked(view, decision, unmarked(view, outcome.items))
@@ -156,7 +156,7 @@ def _called(view: View, outcome: Outcome) -> Decision:
         decision = _unknown(view, history, rows, reason)
         return replace(decision, alerts=(*decision.alerts, *fault_alerts(outcome)))
     if not _all_closed(view, history):
-        # This call did nothing; what was unknown before still is.
+        # This call did nothing; an earlier call with an unknown outcome remains unknown.
         failures = _failures(view, outcome)
         decision = _unknown(view, history, rows, reason)
         return replace(
@@ -169,7 +169,7 @@ def _called(view: View, outcome: Outcome) -> Decision:
 
 
 def _unknown(view: View, history: History, rows: tuple[Evidence, ...], reason: str) -> Decision:
-    """Return that something may have arrived, this call or an earlier one: it is looked up next."""
+    """Return the decision for a call that may have arrived, this one or an earlier one: look it up next."""
     return Decision(
         State.UNKNOWN,
         _curve(view, 0),
@@ -227,9 +227,9 @@ def is_first_call(history: History, call: Evidence) -> bool:
 def speaks_for_call(view: View, call: Evidence, outcome: TurnedAway) -> bool:
     """Whether a refusal at the door proves that the call did nothing: it is the first moving call.
 
-    For a rate limit, only if the custodian's documents say so. Without this rule a repeat that arrived,
-    and was answered with 429 or 404 on its way, is discarded, and the refusal of the first call ends the
-    payout as "not paid".
+    A rate limit proves it only if the custodian's documentation says so. Without this rule a repeat
+    that arrived, and was answered with 429 or 404 on its way, is discarded, and the refusal of the
+    first call ends the payout as "not paid".
     """
     rate = view.capabilities.rate
     proves = rate is not None and rate.refusal_proves_unsent
@@ -242,7 +242,7 @@ def _nothing_sent(
     """Decide about a call that did nothing: it is retried at growing intervals."""
     failures = _failures(view, outcome)
     if view.verb is Verb.CONFIRM:
-        # The payout asks as before; the person may answer again at once.
+        # The payout still asks for the same action, so the person may answer again at once.
         alerts = failure_alerts(outcome, 0, reason)
         return Decision(State.PARKED, _curve(view, 0), evidence=rows, reason=reason, alerts=alerts)
     reports = {each.id: not_sent_report() for each in view.open_items}
@@ -311,7 +311,7 @@ def _looked(view: View, outcome: Outcome) -> Decision:
         safe = view.repeat_is_safe if said is None else said
         decision = _not_found(view, history, look, outcome.reason, safe=safe)
         if said is False and decision.state is State.ACCEPTED:
-            # Neither a look nor a repeat gets it on: a person has to look.
+            # Neither a look nor a repeat can settle it, so a person has to look.
             return replace(decision, alerts=((Attention.CANNOT_LOOK, outcome.reason),))
         return decision
     return _look_failed(view, look, outcome)
@@ -354,7 +354,7 @@ def _found(view: View, history: History, look: Evidence, told: BatchReport) -> D
     elif state in {State.PREPARED, State.UNKNOWN, State.MOVING}:
         state = State.ACCEPTED if known and not held and not asks(told) else State.UNKNOWN
     if held:
-        # An earlier call may still arrive: a look after its life decides.
+        # An earlier call may still arrive, so the look after its life has ended decides.
         delay = min(delay, _until_late(view, history) or delay)
     expired = expiry(replace(view, state=state, history=history)) if asks(told) else None
     if expired is not None:
@@ -380,7 +380,7 @@ def _not_found(
 ) -> Decision:
     """Decide about a look that found nothing, or had no id to look up by."""
     blind = look.answer == Finding.BLIND
-    # Without an id the custodian was not asked: the count of failures stays.
+    # Without an id the custodian was not asked, so the failure count is unchanged.
     failures = view.failures if blind else 0
     after = replace(
         view, history=history, looks=view.looks + 1, failures=failures, repeat_is_safe=safe
@@ -409,14 +409,14 @@ def _not_found(
 def _perhaps_again(view: View, decision: Decision, word: str, *, blind: bool) -> Decision:
     """Have an execution with an unknown outcome submitted again, if that can be allowed.
 
-    The gate decides at the mark. Proof has already taken its time; harmless repeats come at growing
-    intervals, so that they never become a storm.
+    The gate decides at the mark. A submission after proof is due at once, because the proof already
+    took its time. Harmless repeats are made at growing intervals, so that they never flood a custodian.
     """
     if has_news(view.history):
-        # Our transfer was seen: it is followed, and never sent again by this execution.
+        # Our transfer was seen, so this execution follows it and never sends it again.
         return replace(decision, state=State.ACCEPTED)
     unknown = [each for each in calls(view.history) if each.answer in {None, Answer.UNKNOWN}]
-    # Then no mark is set any more: it may have ended after the copy, and have been paid in another way.
+    # After an adoption no mark is set any more: the payout may have ended after the copy was taken.
     adopted = is_adopted(view.history)
     if not adopted and _all_closed(view, view.history) and len(unknown) < MAX_UNKNOWN:
         return replace(decision, state=State.PREPARED, delay_s=0.0)
@@ -438,7 +438,7 @@ def _perhaps_again(view: View, decision: Decision, word: str, *, blind: bool) ->
 
 
 def _adopted_alerts(view: View, word: str, *, blind: bool) -> tuple[tuple[Attention, str], ...]:
-    """Return what a person should know of an execution that a look after an adoption did not find."""
+    """Return the alerts about an execution that a look after an adoption did not find."""
     unknown = open_calls(view.history)
     if blind or any(each.fingerprint == NO_ACCOUNT for each in unknown):
         return ((Attention.ADOPTED, ADOPTED_BLIND),)
@@ -467,7 +467,7 @@ def _look_failed(view: View, look: Evidence, error: Outcome) -> Decision:
 
 
 def _reopens(view: View, history: History, told: BatchReport) -> bool:
-    """Whether a new execution may retry the order: refused late, and certainly unpaid."""
+    """Whether a new execution may retry the order, because it was refused late and is certainly unpaid."""
     reports = [told.items.get(each.id) for each in view.open_items]
     return (
         knows_every_call(view)
@@ -485,7 +485,7 @@ def _reopens(view: View, history: History, told: BatchReport) -> bool:
 
 
 def _another(rows: tuple[Evidence, ...], reports: Mapping[str, Report]) -> Decision:
-    """Close an execution whose order is retried; its items do not change yet."""
+    """Return the decision to close an execution whose order is retried; its items do not change yet."""
     words = "; ".join(sorted({each.custodian_word for each in reports.values()}))
     return Decision(State.CLOSED, 0.0, evidence=rows, reason=words or None, reopens=True)
 
@@ -494,7 +494,7 @@ def _another(rows: tuple[Evidence, ...], reports: Mapping[str, Report]) -> Decis
 
 
 def _all_closed(view: View, history: History) -> bool:
-    """Whether it is certain that neither this execution nor another one pays any of its open items."""
+    """Whether certainly neither this execution nor another one pays any of its open items."""
     return all(
         closed(history, each.id) and others_closed(view.others, each.id) for each in view.open_items
     )
@@ -514,7 +514,7 @@ def _may_repeat(view: View) -> bool:
 
 
 def _keys_reach(view: View) -> bool:
-    """Whether a repeat made now meets the keys of every call that may have arrived."""
+    """Whether the custodian would recognise a repeat as the same request as every call that may have arrived."""
     if view.capabilities.keys.shared_by_credentials:
         return not asked_elsewhere(view)
     return not asked_elsewhere(view) and all(
@@ -530,14 +530,14 @@ def _key_alive(view: View) -> bool:
 
 
 def _until_late(view: View, history: History) -> float | None:
-    """Return the seconds until a look can bring proof; None where no look ever can."""
+    """Return the seconds until a look can prove absence; None if no look ever can."""
     unknown = open_calls(history)
     if not unknown or not all(call_can_die(each) for each in unknown):
         return None
     left = max(life_of(each) - waited(history, each, view.now) for each in unknown)
     if left > 0:
         return left / _SECOND
-    # The first of the curve where the time is over: absence must be seen more than once.
+    # The wait is over, but absence must be seen more than once: use the shortest delay.
     return None if in_vain(view, history) else view.capabilities.polling_s[0]
 
 
@@ -550,7 +550,7 @@ def _curve(view: View, count: int) -> float:
 
 
 def polling_delay_s(capabilities: Capabilities, count: int) -> float:
-    """Return the delay before look `count` (from 0); the last one of the curve repeats."""
+    """Return the delay before look `count` (from 0); the last delay of the curve repeats."""
     curve = capabilities.polling_s
     return curve[min(count, len(curve) - 1)]
 

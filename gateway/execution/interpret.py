@@ -1,7 +1,7 @@
 """What reports say of an execution: whose transfer they are about, what they prove, what each item is told.
 
-Pure. `decide` asks it for a report of a call or a look; a webhook's or an operator's news comes here
-without one.
+Pure. `decide` uses it for the report of a call or a look. News from a webhook or an operator comes here
+directly, because it decides nothing about the execution.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def is_ours(view: View, item: str) -> bool:
 def unknown_references(view: View, reports: Mapping[str, Report]) -> frozenset[str]:
     """Return the items whose money is reported to move under a reference that none of their calls used.
 
-    If a call names no reference of ours, as after an upgrade, nothing is concluded.
+    If a call names no reference of ours, as after an upgrade, no item is returned.
     """
     made = {each.reference for each in calls(view.history)}
     for other in view.others:
@@ -101,14 +101,14 @@ def news_from_outside(
 ) -> tuple[tuple[Evidence, ...], Report | None]:
     """Return the rows and the report of a webhook's or an operator's news about one item.
 
-    None: the word does not end the item by itself; it only brings the next look forward.
+    A report of None does not end the item by itself: it only brings the next look forward.
     """
     if not is_ours(view, item):
         return (), None
     rows, reports, held = interpret(view, view.history, {item: report}, source)
     if source is not Source.OPERATOR and unmarked(view, {item: report}):
         return rows, None
-    # Whether the order is tried again is decided under the lease, by a look.
+    # A look decides under the lease whether the order is retried.
     again = report.reopens and failed(report)
     return rows, None if held or again else reports[item]
 

@@ -1,7 +1,8 @@
-"""Beginning work on an execution and recording what came of it: store functions.
+"""Begins work on executions and records the outcomes. Store functions.
 
-Each writes under the lease: a stale token writes nothing. One transaction reads the rows, asks `decide`
-and writes all that follows: evidence, the items' status updates, state, time of the next look.
+Each writes under the lease, and a stale token writes nothing. One transaction reads the rows, asks
+`decide` and writes everything that follows: evidence, status updates of the items, the state and the
+time of the next look.
 """
 
 from __future__ import annotations
@@ -79,18 +80,18 @@ _SECOND = 1_000_000
 
 @dataclass(frozen=True)
 class Recorded:
-    """What recording did. `lost`: another worker owns the execution, and nothing was written."""
+    """What recording did. `lost` means that another worker owns the execution, and nothing was written."""
 
     applied: tuple[Applied, ...] = ()
     lost: bool = False
-    #: what `record_more` still has to apply to items, under the lease that is still held
+    #: the reports that `record_more` still has to apply, under the lease that is still held
     rest: tuple[tuple[str, Report], ...] = ()
     lease: Lease | None = None
     decision: Decision | None = None
     changed: bool = False
-    #: every item has ended, or waits in another execution
+    #: whether every item has ended, or waits in another execution
     ended: bool = False
-    #: the custodian that the payout goes on at
+    #: the custodian to which the payout has moved
     onward: str | None = None
 
 
@@ -133,7 +134,8 @@ class Recorder:
     ) -> list[Job | Recorded]:
         """Claim due executions, up to a limit, and begin work on each.
 
-        `looks`: where requests are scarce, so many looks first, then what is to be sent, then looks.
+        `looks` is set when requests are scarce: this number of looks comes first, then submissions,
+        then other looks.
         """
         now = self._runtime.timeline.now()
         rows = await self._turns.claim(tx, owner, now, until, limit, looks, moves=moves)
@@ -142,9 +144,10 @@ class Recorder:
     async def begin(
         self, tx: Tx, rows: Sequence[Row], *, sends: bool = True
     ) -> list[Job | Recorded]:
-        """Begin work on claimed executions: takeovers, ended items, expiries, turns at accounts.
+        """Begin work on claimed executions; handle takeovers, ended items, expiries and turns at accounts.
 
-        `sends`: what is to be submitted waits for its turn and for pauses; not where a person acts on it.
+        With `sends`, a submission waits for its turn and for pauses; it does not where a person acts on
+        it.
         """
         now = self._runtime.clock.moment()
         items = await executions.items_of(tx, [row["id"] for row in rows])
@@ -171,7 +174,7 @@ class Recorder:
             return await self._refused_again(tx, work, now)
         view = self._view(work, Verb.FETCH, now, now)
         if state is State.MOVING:
-            # A mark without an outcome is an unknown call, for any worker that finds it.
+            # A mark without an outcome is an unknown call for any worker that finds it.
             return await self._write(tx, work, takeover(view), view, now)
         if any(each["status"] in TERMINAL for each in work.items):
             remaining = await self._without_ended(tx, work, view, now)
@@ -199,7 +202,7 @@ class Recorder:
         return job
 
     async def _refused_again(self, tx: Tx, work: _Work, now: Moment) -> Recorded:
-        """Tell the items of a refusal that the last worker did not finish telling."""
+        """Apply a refusal to the items that the last worker did not reach."""
         code, message, word = json.loads(work.row["refusal"])
         refusal = Rejected(code, message, custodian_code=word)
         news = {
@@ -209,7 +212,7 @@ class Recorder:
         }
         certain = dict(await still_certain(tx, work.row, work.history, tuple(news.items()), now))
         if news and not certain:
-            # It is looked up instead, or waits until the database is adopted.
+            # The outcome is not certain any more: look it up, or wait until the database is adopted.
             decision = Decision(State.UNKNOWN, QUEUE_LOOK_S)
             if await frozen(tx) is None:
                 await executions.update_execution(tx, work.row["id"], refusal=None)
@@ -219,10 +222,10 @@ class Recorder:
         return await self._write(tx, work, decision, view, now)
 
     async def _without_ended(self, tx: Tx, work: _Work, view: View, now: Moment) -> Recorded | None:
-        """Go on with the items of a set that have not ended, as new content under new keys.
+        """Reopen a set for the items that have not ended, as new content under new keys.
 
-        Only where it is certain that the old content pays none of them, and nothing blocks it.
-        Otherwise it is only looked at, and an operator decides. None: nothing is to be changed now.
+        It does so only if the old content certainly pays none of them and nothing blocks the set.
+        Otherwise the set is only looked at, and an operator decides. None: nothing has to change now.
         """
         if view.state not in {State.PREPARED, State.PARKED}:
             return None
@@ -233,15 +236,16 @@ class Recorder:
         first = view.open_items[0].id
         detail = "an item of its set has ended; the set is not sent again as it is"
         await payout_rows.add_attention(tx, first, Attention.ITEM_ENDED, detail, now.wall)
-        # Later and later: where a repeat were harmless, each look wants one, and comes back here.
+        # The delay grows, because every look at a set with a harmless repeat leads back here.
         delay = polling_delay_s(self._can, view.looks)
         decision = Decision(State.UNKNOWN, delay, failures=view.failures, looks=view.looks)
         return await self._write(tx, work, decision, view, now)
 
     async def _turn(self, tx: Tx, work: _Work, now: Moment) -> bool:
-        """Take the turn at an account that pays one at a time; queue where another has it.
+        """Take the turn at an account that pays one payout at a time; queue if another execution has it.
 
-        Only what is submitted next has to wait: what may have been sent already is looked at.
+        Only an execution that is submitted next has to wait; one that may have been sent is still
+        looked at.
         """
         if not self._can.one_at_a_time:
             return True
@@ -308,9 +312,9 @@ class Recorder:
         return await self._write(tx, work, decision, view, now, cause_of(view, outcome))
 
     async def record_more(self, tx: Tx, recorded: Recorded) -> Recorded:
-        """Tell further items what was decided, a page at a time; after the last one the lease ends.
+        """Apply the decision to the next page of items; after the last page the lease ends.
 
-        `recorded` is what the transaction before returned; it has a rest.
+        `recorded` is the result of the previous transaction, with a `rest`.
         """
         lease, decision = recorded.lease, recorded.decision
         assert lease is not None  # noqa: S101 - see the docstring
@@ -345,7 +349,7 @@ class Recorder:
         now: Moment,
         cause: Cause | None = None,
     ) -> Recorded:
-        """Write a decision: evidence and state first, then what the items are told."""
+        """Write a decision: evidence and state first, then the items' status updates."""
         row = work.row
         await self._changes.add_evidence(tx, work, decision.evidence, decision.reason)
         causes = cause if decision.blocked is None else None
@@ -360,7 +364,7 @@ class Recorder:
             await self._changes.reopen(tx, work, [each.id for each in view.open_items], now)
             return Recorded(ended=True)
         if decision.reopens:
-            # A person decides about another session first.
+            # The execution is blocked, so a person decides first whether there is another session.
             delay, looks = polling_delay_s(self._can, view.looks), view.looks + 1
             decision = replace(decision, state=State.UNKNOWN, delay_s=delay, looks=looks)
         news = [
@@ -371,13 +375,15 @@ class Recorder:
         applied = await self._changes.tell(tx, work, news[:PAGE])
         changed = any(each.changed for each in applied)
         if news[PAGE:]:
-            # Durable before the rest is told: if the worker dies, the next one goes on from here.
+            # Make the state durable before the other pages: if the worker dies, the next one continues
+            # from here.
             columns: dict[str, object] = {
                 "rows": work.history.last_number,
                 "open_calls": len(open_calls(work.history)),
             }
             if State(row["state"]) is not State.MOVING or view.verb is not Verb.FETCH:
-                # A takeover that dies between two pages is made again: its mark stays as it is.
+                # The mark of a takeover stays: if the worker dies between two pages, the takeover is
+                # repeated.
                 closes = decision.state is State.CLOSED
                 columns["state"] = stored_as(State(row["state"]) if closes else decision.state)
             await executions.update_execution(tx, row["id"], **columns)
@@ -395,9 +401,10 @@ class Recorder:
     async def _finish(
         self, tx: Tx, work: _Work, decision: Decision, now: Moment, *, changed: bool
     ) -> bool:
-        """Give the lease back with the time of the next look, or end the execution with its last item."""
+        """Release the lease with the time of the next look, or end the execution with its last item."""
         row = work.row
-        # A takeover keeps the number of failures, so that it closes nothing: it is no answer.
+        # A takeover keeps the failure count and so closes no alert, because the custodian has not
+        # answered.
         if row["failures"] and not decision.failures and not decision.alerts:
             await close_answered(tx, work.rows, now.wall)
         if work.ended:
@@ -424,7 +431,7 @@ class Recorder:
             "lease_until": 0,
         }
         if decision.repeat_is_safe is not None:
-            # The adapter's statement holds until it makes another one.
+            # The adapter's statement stays valid until it makes another one.
             columns["repeat_is_safe"] = int(decision.repeat_is_safe)
         if decision.reason:
             columns["outcome"] = decision.reason[:500]
@@ -436,7 +443,7 @@ class Recorder:
     async def _fail_over(
         self, tx: Tx, work: _Work, cause: Cause | None, reason: str | None, now: Moment
     ) -> Recorded | None:
-        """Close an execution and open one at another custodian, before anything is published; None: it stays."""
+        """Close an execution and open one at another custodian, before anything is published; None if it stays."""
         there = await next_for(tx, self._onward, work.row, work.items, cause, now)
         if there is None:
             return None
@@ -478,9 +485,9 @@ class Recorder:
     # --- News from outside, and what people end ---------------------------------------------------
 
     async def news(self, tx: Tx, payout_id: str, report: Report, source: Source) -> Applied | None:
-        """Bring a webhook's or an operator's news to a payout; None: it only hastens the next look.
+        """Apply a webhook's or an operator's news to a payout; None if it only brings the next look forward.
 
-        What was seen of our own transfer is kept with the execution: it is never marked again.
+        A sighting of our own transfer is kept as evidence, so the execution is never marked again.
         """
         now = self._runtime.clock.moment()
         row = await executions.open_execution_of(tx, payout_id)
@@ -490,7 +497,8 @@ class Recorder:
         work = _Work(row, items[row["id"]], await history_of(tx, row, now), row["due_at"])
         view = self._view(work, Verb.FETCH, now, now)
         if await self._strangers(tx, work, {payout_id: report}):
-            # Not ours: it says nothing about this payout. Applying it only alerts the operator, and blocks.
+            # The transfer is not ours, so it says nothing about this payout. Applying it only alerts
+            # and blocks.
             (applied,) = await self._changes.tell(tx, work, [(payout_id, report)])
             return applied
         if row["earlier"]:
@@ -507,7 +515,7 @@ class Recorder:
         early = source is Source.WEBHOOK and is_early(known, report)
         faults = {} if source is Source.OPERATOR else unmarked(view, {payout_id: report})
         if early and expects(row["notes"]):
-            # The operator's list has it once, whichever of a webhook and a look came first.
+            # The operator gets one alert, whether a webhook or a look came first.
             if row["blocked"] != Attention.ADAPTER_ERROR:
                 detail = f"no call was made, and the custodian says {report.custodian_word}"
                 await self._changes.block(tx, work, Attention.EARLY_NEWS, detail[:200], now)
@@ -518,21 +526,21 @@ class Recorder:
             )
         if told is None and not report.returned:
             return None
-        # What came back is kept, also where the word beside it moves nothing.
+        # Money that came back is kept even if the report's status changes nothing.
         news = told or without_status(report)
         (applied,) = await self._changes.tell(tx, work, [(payout_id, news)])
         await self._changes.close_if_ended(tx, work, now, news)
         return applied
 
     async def last_ended_job(self, tx: Tx, payout_id: str) -> Job | None:
-        """Return the last execution of a payout that has failed, to be looked at; None: there is none."""
+        """Return the last execution of a failed payout, for a look; None if there is none."""
         rows = await executions.executions_of(tx, payout_id)
         return await self.ended_job(tx, rows[-1]["id"]) if rows else None
 
     async def ended_job(self, tx: Tx, execution_id: str) -> Job | None:
-        """Return an execution that has ended, to be looked at; None where there is none.
+        """Return an execution that has ended, for a look; None if there is none.
 
-        It is held by nobody: nothing can be remembered for it, and no mark can be set.
+        Nobody holds its lease, so nothing can be remembered for it and no mark can be set.
         """
         row = await executions.execution_row(tx, execution_id)
         if row is None or row["ended_at"] is None:
@@ -542,7 +550,7 @@ class Recorder:
         return job_of(_Work(row, items, history, row["due_at"])) if items else None
 
     async def looked_after_end(self, tx: Tx, payout_id: str, outcome: Outcome) -> Applied | None:
-        """Record the look at a payout that has ended; what contradicts its end is for the operator."""
+        """Record the look at a payout that has ended; a contradiction of its end alerts the operator."""
         report = outcome.items.get(payout_id) if isinstance(outcome, BatchReport) else None
         if report is not None:
             return await self.news(tx, payout_id, report, Source.LOOK)
@@ -550,7 +558,7 @@ class Recorder:
         return None
 
     async def look_after_delivery(self, tx: Tx, payout_id: str) -> None:
-        """Have a payout that has ended looked at once more: a webhook came about it."""
+        """Schedule one more look at a payout that has ended, because a webhook came about it."""
         await look_again(tx, self._can, self.custodian, payout_id, self._runtime.timeline.now())
 
     async def _strangers(
@@ -563,7 +571,7 @@ class Recorder:
         return found
 
     async def end(self, tx: Tx, execution: Row, payout_id: str, report: Report) -> Applied:
-        """Apply the end of a payout that the caller may end; close what has ended."""
+        """Apply the end of a payout that the caller may end, and close its execution if all items have ended."""
         now = self._runtime.clock.moment()
         items = await executions.items_of(tx, [execution["id"]])
         history = await history_of(tx, execution, now)
@@ -573,9 +581,9 @@ class Recorder:
         return applied
 
     async def take_back(self, tx: Tx, execution: Row) -> bool:
-        """Close an execution that certainly pays none of its open items; False where it may.
+        """Close an execution that certainly pays none of its open items; False if it may pay one.
 
-        A worker that has it cannot set a mark any more.
+        A worker that holds it cannot set a mark any more.
         """
         now = self._runtime.clock.moment()
         items = await executions.items_of(tx, [execution["id"]])
@@ -589,9 +597,9 @@ class Recorder:
         return True
 
     async def own(self, tx: Tx, payout_id: str) -> bool:
-        """Open an execution for a payout that has none; False where an earlier one may have paid it.
+        """Open an execution for a payout that has none; False if an earlier one may have paid it.
 
-        The second gate: everything that was ever sent for it is closed.
+        The second gate allows it if everything that was ever sent for the payout is closed.
         """
         now = self._runtime.clock.moment()
         row = await payout_rows.payout_row(tx, payout_id)

@@ -1,4 +1,4 @@
-"""An execution in the transaction that works on it."""
+"""An execution, as the transaction that works on it sees it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Work:
     claimed_due: int
     final: set[str] = field(default_factory=set)
     told: set[str] = field(default_factory=set)
-    #: whose the new ids of the reports are, where that was read
+    #: the owners of the reports' new ids, if they were read
     refs: KnownRefs | None = None
 
     @property
