@@ -1,4 +1,4 @@
-"""`balances`: what accounts can pay, and reservations that only an operator can end."""
+"""`balances`: shows what accounts can pay, and releases reservations that only an operator can end."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _COLUMNS = (
 
 
 def _funds(settings: Settings, runtime: Runtime) -> Funds:
-    """Return the rules of every account; what adapters declare is not needed here."""
+    """Return the rules of every account; the adapters' declarations are not needed here."""
     from gateway.funds.reservations import Funds, account_rules
 
     return Funds(runtime, account_rules(settings, dict.fromkeys(settings.custodians, 0.0)))

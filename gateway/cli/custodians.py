@@ -1,4 +1,4 @@
-"""`custodians`: what an operator declares about custodian accounts, and what they can pay."""
+"""`custodians`: declares that accounts are the same, and reads what they can pay."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def _declare_configured(
     logs.configure(settings.log.format, "error")
 
     async def run() -> Declared:
-        # The whole wiring, without its loops: the ids are read by the instances themselves.
+        # Build the whole wiring without its loops, because the instances themselves read the ids.
         async with open_gateway(settings, runtime=runtime) as gateway:
             return await declare_credentials(
                 gateway.db,
@@ -199,14 +199,15 @@ def balances(
 async def _read_balances(
     settings: Settings, name: str, accounts: Sequence[Account]
 ) -> tuple[list[dict[str, str | None]], list[str]]:
-    """Return the balances of accounts, and why some could not be read."""
+    """Return the balances of accounts, and the errors of those that could not be read."""
     from gateway.app import open_gateway
     from gateway.errors import NotSent, Unsupported
     from gateway.model import format_amount, format_time
 
     found: list[dict[str, str | None]] = []
     faults: list[str] = []
-    # The whole wiring, without its loops: the instance asks with its own credentials and limits.
+    # Build the whole wiring without its loops, because the instance asks with its own credentials and
+    # limits.
     async with open_gateway(settings) as gateway:
         for account in accounts:
             try:

@@ -1,4 +1,4 @@
-"""`doctor`: is everything as it has to be, and what to do where it is not."""
+"""`doctor`: checks the whole installation, and says what to do about each problem."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`payouts erase`: the personal data of recipients, of named payouts or of all that ended before a time."""
+"""`payouts erase`: erases recipients' personal data from named payouts, or from all that ended before a time."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _AT_ONCE = 500
 
 @dataclass
 class _Done:
-    """What was erased, or would be, and what was not, and why."""
+    """The payouts that were or would be erased, and those that were not, with the reason."""
 
     erased: int = 0
     kept: dict[str, list[str]] = field(default_factory=dict)

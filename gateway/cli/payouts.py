@@ -1,4 +1,4 @@
-"""`payouts`: the whole story of one, and lists of many."""
+"""`payouts`: shows the whole story of one, and lists many."""
 
 from __future__ import annotations
 
@@ -148,7 +148,8 @@ def collisions(
                 "org": row["org"],
                 "mode": row["mode"],
                 "reference": row["reference"],
-                # With letters beyond ASCII as escapes: two that look alike are told apart by them.
+                # Letters beyond ASCII are printed as escapes, so that two references that look alike
+                # can be told apart.
                 "written_as": ascii(row["reference"])[1:-1],
                 "payout_id": row["id"],
                 "status": row["status"],

@@ -1,4 +1,4 @@
-"""`routes`: which route a payout would take, and why not the others."""
+"""`routes`: explains which route a payout would take, and why not the others."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _request(  # noqa: PLR0913 - as a quote is asked for
     custodian: str | None,
     account: str | None,
 ) -> Any:
-    """Return the request of a quote; ends with 2 where it is none."""
+    """Return the request of a quote; exits with 2 if it is invalid."""
     import json
 
     from pydantic import ValidationError
