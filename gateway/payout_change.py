@@ -1,6 +1,7 @@
-"""One report, applied in memory to the row of a payout: what it changes, and what is then written for it.
+"""Applies one report in memory to the row of a payout, and collects what has to be written for it.
 
-No I/O: `Payouts.apply` reads the row before, and writes what is collected here in one transaction.
+There is no I/O here: `Payouts.apply` reads the row first, and writes what is collected in one
+transaction.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from gateway.views import ACTION_EVENT, EVENT_OF, RETURNED_EVENT, event_body
 
 @dataclass(frozen=True)
 class Applied:
-    """What a piece of news did: the judgement, whether it reached an end, and what woke up."""
+    """The effect of a report: the judgement, whether the payout has ended, and what woke up."""
 
     kind: Kind
     final: bool
@@ -48,7 +49,7 @@ class Applied:
 
 @dataclass
 class Change:
-    """One report, applied in memory to a payout's row: collects what is then written at once."""
+    """The change that one report makes to a payout's row, collected to be written at once."""
 
     row: Row
     now: datetime
@@ -57,7 +58,7 @@ class Change:
     attention: list[tuple[Attention, str]] = field(default_factory=list)
     hashes: list[str] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
-    #: what came back of the payout, to be counted: it is delivered
+    #: the returns to count, because the payout is delivered
     returns: tuple[Returned, ...] = ()
 
     def __post_init__(self) -> None:
@@ -70,7 +71,7 @@ class Change:
         return self._document.unknown_refs(self.row["custodian"], refs)
 
     def apply(self, report: Report, fresh: Sequence[tuple[str, str]], *, woke: bool) -> Applied:
-        """Apply a report whose new ids are nobody else's."""
+        """Apply a report whose new ids belong to no other payout."""
         if fresh:
             self._document.add_refs(self.row["custodian"], fresh)
         self._note(report)
@@ -86,25 +87,25 @@ class Change:
 
     @property
     def says_unpaid(self) -> bool:
-        """Whether it ends the payout as one of which no money moved."""
+        """Whether it ends the payout with the claim that no money moved."""
         return self.columns.get("funds_moved") == FundsMoved.NO
 
     def _keep_final_amount(self, report: Report) -> None:
-        """Keep what the recipient got, unless the report is of something else.
+        """Keep the amount that the recipient got, unless the report differs from the order.
 
         Once the payout is delivered and shows an amount, it is fixed.
         """
         if report.final_recipient_amount is None:
             return
         if any(code is Attention.MISMATCH for code, _ in self.attention):
-            # It may be of another payment: an operator looks first.
+            # The report may be about another payment, so an operator looks first.
             return
         shown = self._document.final_recipient_amount is not None
         if self.row["status"] != Status.DELIVERED or not shown:
             self._document.set_final_recipient_amount(report.final_recipient_amount)
 
     def _keep_returns(self, report: Report) -> None:
-        """Keep what came back until it is counted, unless the report is of something else."""
+        """Keep returns until they are counted, unless the report differs from the order."""
         odd = any(code is Attention.MISMATCH for code, _ in self.attention)
         for each in report.returned:
             name = f"return {each.id or '(a total)'} of {format_amount(each.amount)} {each.asset}"
@@ -117,7 +118,7 @@ class Change:
                 self.attention.append((Attention.RETURN_MISMATCH, detail[:200]))
 
     def _sort_returns(self, report: Report) -> None:
-        """Have what came back counted where the payout is delivered; otherwise it is kept until then."""
+        """Select the returns to count if the payout is delivered; otherwise they are kept until then."""
         kept = self._document.early_returns
         status = self.columns.get("status", self.row["status"])
         if kept and status == Status.DELIVERED:
@@ -130,7 +131,7 @@ class Change:
             self.attention.append((code, detail))
 
     def count_returns(self, counted: Sequence[Returned], faults: Sequence[str]) -> None:
-        """Add up what came back, with an event and a remark for each return. No status changes."""
+        """Add up the returns, with an event and an alert for each one. No status changes."""
         self.attention += [(Attention.RETURN_MISMATCH, each[:200]) for each in faults]
         if not counted:
             return
@@ -151,7 +152,7 @@ class Change:
             self.events.append(Event(RETURNED_EVENT, body, payout.id, payout.sequence))
 
     def _note(self, report: Report) -> None:
-        """Keep what the custodian said beside the status: words, reference, transactions, oddities."""
+        """Keep what the custodian reported in addition to the status, and alert on anything unusual."""
         fees = report.fees_paid_usd
         for name, value in (
             ("custodian_word", report.custodian_word),
@@ -182,11 +183,12 @@ class Change:
                 return Kind.LATE, (), False
             self.attention.append((Attention.CONTRADICTION, _contradiction(row, report)))
         if any(code is Attention.MISMATCH for code, _ in self.attention):
-            # The custodian pays something else than was ordered: an operator looks first.
+            # The custodian pays something other than what was ordered, so an operator looks first.
             return verdict.kind, (), False
         crosses = any(status != row["status"] for status, _ in verdict.steps)
         if not crosses and _older(report, row):
-            # A webhook made before the last look: it may bring a status forward, never step back.
+            # The webhook is older than the last look: it may bring a status forward, but never step
+            # back.
             return Kind.LATE, (), False
         asked = self._ask(report, verdict)
         if verdict.kind is not Kind.MOVE:
@@ -197,9 +199,9 @@ class Change:
         return verdict.kind, reached, True
 
     def _ask(self, report: Report, verdict: Verdict) -> bool:
-        """Keep what a person is asked for, and the event where it is a new action; or close it.
+        """Keep the action that a person is asked for, with an event if it is new; or close the last one.
 
-        A new action begins when the payout comes to ask, and when the one before it was locked.
+        A new action begins when the payout starts to ask, and when the previous action was locked.
         """
         last = self._document.action
         if report.sub_status is not SubStatus.REQUIRES_ACTION:
@@ -225,7 +227,7 @@ class Change:
             return False
         self._document.set_action(action)
         if verdict.kind is Kind.SAME and anew:
-            # Asked again without having left the sub-status: no step has an event of it.
+            # The payout asks again without having left the sub-status, so no step has an event for it.
             self.columns |= {"sequence": self.row["sequence"] + 1, "updated_at": to_us(self.now)}
             self._add_event(Status(self.row["status"]), ACTION_EVENT)
         return True
@@ -252,7 +254,7 @@ class Change:
             if status is Status.FAILED:
                 failure = _failure(report, sub_status)
                 if self._document.early_returns and failure.funds_moved is FundsMoved.NO:
-                    # Money came back, so that it had moved.
+                    # Money came back, so it had moved.
                     failure = failure.model_copy(update={"funds_moved": FundsMoved.UNKNOWN})
                 self.columns |= {
                     "failure": failure.model_dump_json(),
@@ -285,17 +287,18 @@ def payout_event(
 
 
 def _older(report: Report, row: Row) -> bool:
-    """Whether the news was made before the newest that was written. A look is as new as it is."""
+    """Whether the report is older than the newest one that was written. A report without a date counts as new."""
     if report.observed_at is None or row["observed_at"] is None:
         return False
     return bool(to_us(report.observed_at) < row["observed_at"])
 
 
 def _before_the_end(report: Report, payout: Payout) -> bool:
-    """Whether a word that money moves was made before the payout failed, and says nothing new.
+    """Whether a report that money moves is from before the payout failed, and says nothing new.
 
-    The custodian's own last word came after it, or its `broadcast` was known. It does not hold against an
-    end that says that no money moved, nor against a person's decision: these the word contradicts.
+    The custodian's own last status came after it, or its `broadcast` was known. This does not apply to
+    an end with the claim that no money moved, or to a person's decision, because the report contradicts
+    those.
     """
     if report.sub_status is None or STATUS_OF[report.sub_status] is not Status.BROADCAST:
         return False
@@ -321,7 +324,7 @@ def _contradiction(row: Row, report: Report) -> str:
 
 
 def _failure(report: Report, sub_status: SubStatus) -> Failure:
-    """Return the failure to show; an adapter that forgot to name one never claims that nothing moved."""
+    """Return the failure to show. If the adapter named none, it never claims that nothing moved."""
     if report.failure is not None:
         return report.failure
     code = {SubStatus.CANCELED: FailureCode.CANCELED, SubStatus.EXPIRED: FailureCode.EXPIRED}.get(

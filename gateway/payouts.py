@@ -1,4 +1,4 @@
-"""The two doors of a payout: `accept` lets it in, `apply` brings it news.
+"""The two entry points of a payout: `accept` creates it, and `apply` updates it.
 
 Both write status, document, events and deliveries in one transaction. Nothing else changes a payout.
 """
@@ -45,7 +45,7 @@ from gateway.store.rows import from_us, payout_of, to_us
 from gateway.store.state import advance, refuse_unless_accepting
 from gateway.vault import Vault
 
-#: How long a person may take where the custodian says nothing of it.
+#: How long a person may take to answer if the custodian sets no limit.
 ACTION_LIFE = timedelta(hours=24)
 
 
@@ -62,10 +62,11 @@ class Payouts:
         funds: Funds | None = None,
         pinned: PinnedAccounts | None = None,
     ) -> None:
-        self._pinned = pinned  #: what may be paid from; None: it is not checked
-        #: the digest of the limits and routes by which payouts are accepted here; None: there are none
+        self._pinned = pinned  #: the accounts that may pay; None if they are not checked
+        #: the digest of the limits and routes by which payouts are accepted here; None if there are
+        #: none
         self._rules = rules
-        #: what is taken with a payout, in the transaction that accepts it
+        #: limits and balances, which are charged in the transaction that accepts a payout
         self._spending = spending
         self._funds = funds
         self._runtime = runtime
@@ -74,9 +75,9 @@ class Payouts:
         self._listeners: list[Callable[[str], None]] = []
 
     def on_change(self, listener: Callable[[str], None]) -> None:
-        """Have a function called with a payout's id each time that this process has changed the payout.
+        """Register a function to be called with a payout's id after each change by this process.
 
-        On the event loop, after the commit. It has to return at once and must not raise.
+        It is called on the event loop, after the commit. It has to return at once and must not raise.
         """
         self._listeners.append(listener)
 
@@ -96,7 +97,7 @@ class Payouts:
             if caller.mode == "live"
             else self._vault.sandbox_payout_id(caller.org, quote_id)
         )
-        # Whatever may refuse comes before anything is written.
+        # Make all checks that may refuse before anything is written.
         held = hold = None
         unused = await self._unused(tx, caller, quote_id, now)
         if unused is not None:
@@ -106,7 +107,7 @@ class Payouts:
                 if self._spending is not None:
                     held = await self._spending.hold(tx, caller, unused, now)
             except Refused:
-                # By limits that are not the active ones: that is no answer to keep.
+                # If the limits are not the active ones, this refusal must not be kept as the answer.
                 await refuse_unless_accepting(tx, self._rules)
                 raise
         quote = await quote_rows.use_quote(
@@ -130,7 +131,7 @@ class Payouts:
         return await self._create(tx, quote, custodian, payout_id, now, awaits_funds=waits)
 
     async def _unused(self, tx: Tx, caller: Caller, quote_id: str, now: datetime) -> Row | None:
-        """Return a quote that may become a payout, where anything is taken for it beside the quote."""
+        """Return a quote that may become a payout, if limits or balances have to be charged for it."""
         counts = self._spending is not None and self._spending.counts
         if not counts and (self._funds is None or not self._funds.reserves):
             return None
@@ -140,9 +141,9 @@ class Payouts:
         return quote
 
     async def _check_again(self, tx: Tx, quote: Row, custodian: str, caller: Caller) -> None:
-        """Check the pinned route and the caps of one payout: they may have changed since the quote.
+        """Check the pinned route and the caps of one payout again, because they may have changed since the quote.
 
-        The refusal may be kept, and what was written with it: so the quote is free again.
+        The refusal may be kept together with what was written, so the quote is released again.
         """
         try:
             if self._pinned is not None:
@@ -275,11 +276,11 @@ class Payouts:
     ) -> Applied:
         """Judge one piece of news and write what follows from it.
 
-        Every door ends here: an adapter's reply, a custodian's webhook, a poll, an operator. May be
-        called with the same news any number of times. `row` is the payout's row as it is now, where
-        the caller has read it in this transaction; `known` is whose its new ids are. A report with an
-        id of another payout is not believed at all. One that differs from the order moves neither
-        status nor sub-status.
+        Every source of news ends here: an adapter's reply, a custodian's webhook, a poll, an operator.
+        It may be called with the same report any number of times. `row` is the payout's present row, if
+        the caller has read it in this transaction; `known` has the owners of its new ids. A report with
+        an id of another payout is discarded. One that differs from the order changes neither status nor
+        sub-status.
         """
         now = self._runtime.clock.now()
         if row is None:
@@ -314,7 +315,8 @@ class Payouts:
             applied = await self._count_returns(tx, change, applied)
         await self._write(tx, change)
         if applied.final and applied.changed and change.says_unpaid:
-            # A promise as a mark is: an older copy of the database would pay it after all.
+            # Like a mark, this must not be lost: an older copy of the database would still pay the
+            # payout.
             await advance(tx)
             await give_back(tx, row)
         if applied.final and applied.changed:
@@ -324,10 +326,10 @@ class Payouts:
         return applied
 
     async def hand_over(self, tx: Tx, row: Row, custodian: str, account: Account) -> Applied:
-        """Note that a pending payout goes on at another custodian, within the terms that were promised.
+        """Note that a pending payout moves to another custodian, within the promised terms.
 
-        The caller has the right to it, and opens the execution there. What the first custodian said of its
-        own is no news of the other one.
+        The caller has checked the permission, and opens the execution there. Statements of the first
+        custodian are not kept as statements of the other one.
         """
         columns: dict[str, object] = {
             "custodian": custodian,
@@ -341,7 +343,7 @@ class Payouts:
         return await self.apply(tx, row["id"], Report(SubStatus.QUEUED, "", detail=detail))
 
     async def _count_returns(self, tx: Tx, change: Change, applied: Applied) -> Applied:
-        """Write what came back of a delivered payout: a row, and an event, for each return."""
+        """Write a row and an event for each return of a delivered payout."""
         row, at = change.row, to_us(change.now)
         ids = [each.id for each in change.returns if each.id is not None]
         known = [
