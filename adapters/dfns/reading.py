@@ -1,7 +1,7 @@
 """Reads an off-ramp payout together with the wallet transfer that settles it.
 
 Source: dfns protocol notes, §2 (payout object, execution statuses), §5 (transfers). Only `Completed`
-delivers; an end is a failure only once the transfer is final, too.
+delivers; an end is a failure only once the transfer is final as well.
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ class Transfers:
             return Rejected(
                 refusal_code(answer.message), answer.message, custodian_code=str(answer.status)
             )
-        # 409 and a used token say that an earlier call may have arrived; the rest says nothing.
+        # 409 and a used token mean that an earlier call may have arrived; other responses say nothing.
         return OutcomeUnknown(words)
 
     def _report(self, order: Order, told: Mapping[str, Any]) -> Report:

@@ -54,8 +54,8 @@ def assign(
 ) -> dict[str, int] | None:
     """Assign instructions to items, by our id if it is echoed and otherwise by what they pay.
 
-    Every content must match the order; None if one does not. Equal items (same payee, asset and amount)
-    are assigned in order, because they are interchangeable.
+    The content of every instruction must match the order; None if one does not. Equal items (same
+    payee, asset and amount) are assigned in order, because they are interchangeable.
     """
     if len(told) != len(items):
         return None

@@ -52,7 +52,7 @@ def show(
     config: ConfigOption = Path(DEFAULT_CONFIG),
     as_json: JsonOption = False,
 ) -> None:
-    """Show the balances that the gateway has read, and what payouts have reserved of them.
+    """Show the balances that the gateway has read, and the reservations of payouts.
 
     `available` is what the next payout may need. `custodians balances NAME` asks a custodian now.
     """

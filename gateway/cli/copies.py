@@ -180,8 +180,8 @@ def move(
 ) -> None:
     """Move the SQLite database to PostgreSQL. Stop every gateway first.
 
-    Every row is copied in one transaction and compared; then the file is frozen. Where anything fails, the
-    target stays empty, and the command is run again. Name the new database in the configuration afterwards.
+    Every row is copied in one transaction and compared; then the file is frozen. If anything fails, the
+    target stays empty; run the command again. Name the new database in the configuration afterwards.
     """
     from gateway.database_url import PostgresUrl
     from gateway.errors import StateFileError
@@ -233,7 +233,8 @@ def move(
 def moved(*, config: ConfigOption = Path(DEFAULT_CONFIG), as_json: JsonOption = False) -> None:
     """Confirm that the database file was moved unchanged, and that no other copy of it is in use.
 
-    Stop every gateway first. Also where its state file was away for a while. Refused where a mark may be missing.
+    Stop every gateway first. It is also needed after its state file was missing for a while. Refused if
+    a mark may be missing.
     """
     from gateway.adoption import move
 
@@ -262,9 +263,9 @@ def promoted(
     config: ConfigOption = Path(DEFAULT_CONFIG),
     as_json: JsonOption = False,
 ) -> None:
-    """Go on with a PostgreSQL standby that was promoted, where no running gateway has confirmed it.
+    """Continue with a PostgreSQL standby that was promoted, if no running gateway has confirmed it.
 
-    Stop every gateway first, and the old primary for good. Refused where a mark may be missing.
+    Stop every gateway first, and the old primary for good. Refused if a mark may be missing.
     """
     from gateway.adoption import go_on_promoted
     from gateway.runtime import real_runtime
@@ -308,10 +309,10 @@ def adopt(
     config: ConfigOption = Path(DEFAULT_CONFIG),
     as_json: JsonOption = False,
 ) -> None:
-    """Go on with a database that was restored, or that may be an older copy for another reason.
+    """Continue with a database that was restored, or that may be an older copy for another reason.
 
-    Stop every gateway first (not for --accept-new alone). Every open payout counts as handed over just now, with an unknown outcome. Unused quotes end.
-    New ones are let in with --accept-new only.
+    Stop every gateway first (not for --accept-new alone). Every open payout counts as handed over just
+    now, with an unknown outcome. Unused quotes end. New payouts are accepted only with --accept-new.
     """
     from gateway.runtime import real_runtime
 

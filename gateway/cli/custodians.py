@@ -66,9 +66,9 @@ def same_account(  # noqa: PLR0913 - one argument per option
 ) -> None:
     """Declare that an account is the same after its credentials or address were changed.
 
-    Reads the custodian's own id with the present credentials and with those in `previous`: where both
-    read the same, every account of the instance is declared. Looks made now then count for calls made
-    before. If they are not one account, a payout may be paid twice.
+    It reads the custodian's own id with the present credentials and with those in `previous`: if both
+    read the same id, every account of the instance is declared. Looks made now then count for calls
+    made before. If they are not one account, a payout may be paid twice.
     """
     from gateway.execution.proof import NO_ACCOUNT
     from gateway.runtime import real_runtime
@@ -168,8 +168,8 @@ def balances(
 ) -> None:
     """Ask a custodian what each configured account can pay now. Read-only.
 
-    Shown are the assets that the gateway knows; `pending` is what is on its way to the account, where the
-    custodian says so. Exit code 1 if an account could not be read; the others are shown.
+    It shows the assets that the gateway knows; `pending` is what is on its way to the account, if the
+    custodian reports it. Exit code 1 if an account could not be read; the others are shown.
     """
     from gateway import logs
     from gateway.credentials import accounts_of

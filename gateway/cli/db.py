@@ -59,8 +59,8 @@ def upgrade(
 ) -> None:
     """Migrate the database to this program's schema. Stop every gateway on it first, and back it up.
 
-    Refused while a gateway runs on it, unless it is a PostgreSQL database and the gateway can go on with
-    the new schema.
+    Refused while a gateway runs on it, unless it is a PostgreSQL database and the gateway can continue
+    with the new schema.
     """
     from alembic.util.exc import CommandError
 
@@ -121,7 +121,7 @@ async def _some_collide(db: Database) -> bool:
 def reseal(*, config: ConfigOption = Path(DEFAULT_CONFIG), as_json: JsonOption = False) -> None:
     """Seal every stored secret under the present server key. The gateway may run meanwhile.
 
-    Every running gateway must know the new key already, and the one before as previous_server_key.
+    Every running gateway must already have the new key, and the old one as previous_server_key.
     """
     from gateway.errors import ConfigError
     from gateway.resealing import note_server_key, reseal_some

@@ -26,7 +26,7 @@ def doctor(
     config: ConfigOption = Path(DEFAULT_CONFIG),
     as_json: JsonOption = False,
 ) -> None:
-    """Check everything that this gateway needs, and say how to correct what is wrong.
+    """Check everything that this gateway needs, and say how to fix each problem.
 
     Configuration, disk, permissions, open files, database, schema, server key, frozen state, rules,
     custodians that were removed with open payouts, every gateway on the database, each custodian with its credentials and clock, and the egress guard. It changes

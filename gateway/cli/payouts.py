@@ -137,8 +137,9 @@ def collisions(
 ) -> None:
     """List payouts whose references were written differently and now compare as equal.
 
-    They were accepted before references were compared by their normal form. Nothing is changed: you
-    have to find out whether a payee was paid twice. A new batch payout may not use any of these references.
+    They were accepted before references were compared by their normal form. The command changes
+    nothing: you have to find out whether a payee was paid twice. A new batch payout may not use any of
+    these references.
     """
     from gateway.store.payouts import reference_collisions
 

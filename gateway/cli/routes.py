@@ -56,10 +56,10 @@ def explain(  # noqa: PLR0913 - as a quote is asked for
 ) -> None:
     """Show which route a quote would use with this configuration, and the reason for each other one.
 
-    A dry run: nothing is written and no custodian is called. Pauses and balances are read from the database.
-    Whether custodians answer and how long deliveries took is known to the running gateway alone: ask it by
-    `POST /routes/explain`. Exits with 1 if no quote would be given, or if its payout would be refused now by a
-    limit or a balance.
+    This is a dry run: nothing is written and no custodian is called. Pauses and balances are read from
+    the database. Only the running gateway knows whether custodians answer and how long deliveries took:
+    ask it with `POST /routes/explain`. Exits with 1 if no quote would be given, or if its payout would
+    be refused now by a limit or a balance.
     """
     from gateway.api.routes import explanation
     from gateway.app import routing_of

@@ -95,7 +95,7 @@ def create(  # noqa: PLR0913 - one argument per option
 
 @app.command(name="list")
 def list_(*, config: ConfigOption = Path(DEFAULT_CONFIG), as_json: JsonOption = False) -> None:
-    """List users, removed ones too."""
+    """List users, including removed ones."""
     from gateway.users import list_users
 
     async def work(db: Database) -> list[UserInfo]:

@@ -1,4 +1,4 @@
-"""What reports say of an execution: whose transfer they are about, what they prove, what each item is told.
+"""Interprets reports about an execution: whose transfer they mean, what they prove, how each item changes.
 
 Pure. `decide` uses it for the report of a call or a look. News from a webhook or an operator comes here
 directly, because it decides nothing about the execution.
@@ -99,7 +99,7 @@ def others_closed(others: Sequence[Other], item: str) -> bool:
 def news_from_outside(
     view: View, item: str, report: Report, source: Source
 ) -> tuple[tuple[Evidence, ...], Report | None]:
-    """Return the rows and the report of a webhook's or an operator's news about one item.
+    """Return the rows and the report that a webhook's or an operator's news about one item leads to.
 
     A report of None does not end the item by itself: it only brings the next look forward.
     """
@@ -116,7 +116,7 @@ def news_from_outside(
 def interpret(
     view: View, history: History, reports: Mapping[str, Report], source: Source
 ) -> tuple[tuple[Evidence, ...], dict[str, Report], bool]:
-    """Return the rows that reports add, what each item is told, and whether a word was held back.
+    """Return the rows that reports add, the report that each item gets, and whether one was held back.
 
     A failed word ends an item only if it covers everything that was sent. A claim that no money moved is
     accepted only if the rows prove it.

@@ -31,9 +31,9 @@ class Terms:
     behind: Callable[[int], str | None] = _never_behind
     #: why the state file cannot be written, if it cannot
     state_file: str | None = None
-    #: the call whose very bytes and single-use credential are sent once more
+    #: the call whose exact bytes and single-use credential are sent once more
     same_call: int | None = None
-    #: the digest of the limits and routes that this process goes by; None: it has none
+    #: the digest of this process's limits and routes; None if it has none
     rules: str | None = None
 
 

@@ -155,7 +155,7 @@ async def _not_paid(  # noqa: PLR0913 - the decision and its circumstances
     *,
     lag: bool,
 ) -> LookAsked | None:
-    """Check whether "no money moved" may be recorded; None: it may."""
+    """Check whether "no money moved" may be recorded; None if it may."""
     if execution is None:
         raise NotAllowedError(_not_sent_yet(payout))
     history = await history_of(tx, execution, now)

@@ -146,7 +146,7 @@ def only_asks(told: BatchReport) -> bool:
 
 
 def again_after_s(told: BatchReport) -> float | None:
-    """Return after how many seconds the adapter wants to be called again; None: it does not say."""
+    """Return after how many seconds the adapter wants to be called again; None if it does not say."""
     wishes = [each.again_after_s for each in told.items.values() if each.again_after_s is not None]
     return min(wishes) if wishes else None
 

@@ -114,7 +114,7 @@ class View:
     jitter: float = 1.0
     #: whether the database may be an old copy: then nothing expires
     frozen: bool = False
-    #: the adapter's name, for what an operator hears of its mistakes
+    #: the adapter's name, for alerts about its mistakes
     adapter: str = "adapter"
 
     @property

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from gateway.store import executions
 from gateway.store.database import Row, Tx
 
-#: Of more orgs than this nobody remembers whose turn was last.
+#: The most orgs whose last turn is remembered.
 _MOST_ORGS = 10_000
 
 

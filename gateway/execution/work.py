@@ -20,7 +20,7 @@ class Work:
     row: Columns
     items: list[Row]
     history: History
-    #: the `due_at` that the claim wrote: news that comes meanwhile lowers it
+    #: the `due_at` that the claim wrote; news that comes meanwhile lowers the stored one
     claimed_due: int
     final: set[str] = field(default_factory=set)
     told: set[str] = field(default_factory=set)

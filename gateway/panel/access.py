@@ -176,7 +176,7 @@ def place_of(text: str) -> str:
 def signed_in(role: Role, handler: Handler, *, form_bytes: int | None = 64 * 1024) -> OpenHandler:
     """Let users with a role open a page or send its form.
 
-    `form_bytes` None: the handler reads the body, and checks `FORM` itself with `refuse_forged`.
+    If `form_bytes` is None, the handler reads the body and checks `FORM` itself with `refuse_forged`.
     """
 
     async def guarded(request: Request) -> Response:

@@ -48,7 +48,7 @@ class KnownFacts:
         asset: str,  # noqa: ARG002
         org: str,  # noqa: ARG002
     ) -> str | None:
-        """Return None: see `gateway.quotes`."""
+        """Return None; `gateway.quotes` reads pauses."""
         return None
 
     def waits(

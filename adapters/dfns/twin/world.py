@@ -209,7 +209,7 @@ APPROVED_LATE = TransferCourse(
     "waits 120 s for a policy approval, then goes through", (("Pending", 120), *_SENT)
 )
 
-#: The fraction of a transfer's amount → what becomes of it. Keep the table in `twin/app.py` in step.
+#: The course of a transfer by the fraction of its amount. Keep the table in `twin/app.py` in step.
 MAGIC_TRANSFERS: Mapping[Decimal, TransferCourse] = {
     Decimal("0.000601"): APPROVED,
     Decimal("0.000602"): REFUSED,
@@ -224,7 +224,7 @@ MAGIC_TRANSFERS: Mapping[Decimal, TransferCourse] = {
     ),
 }
 
-#: The fraction of a payout's amount → what becomes of it.
+#: The course of a payout by the fraction of its amount.
 MAGIC_PAYOUTS: Mapping[Decimal, PayoutCourse] = {
     Decimal("0.000501"): PayoutCourse(
         "AwaitingPayoutInstructions for 30 s, then goes through",

@@ -141,7 +141,7 @@ class Course:
 
 NORMAL = Course("goes through", (_SUBMITTED, *_TO_THE_END))
 
-#: The fraction of an amount → what becomes of it. Keep the table in `twin/app.py` in step.
+#: The course of an instruction by the fraction of its amount. Keep the table in `twin/app.py` in step.
 MAGIC: Mapping[Decimal, Course] = {
     Decimal("0.000401"): Course(
         "waits for funds until a balance is set or midnight UTC", NORMAL.legs, short=True
