@@ -1,1 +1,1 @@
-"""Custodian adapters, one folder each, and the custodian twins they are tested against."""
+"""Custodian adapters, one folder each, with the custodian twins that they are tested against."""

@@ -14,7 +14,7 @@ The engine decides when to call, what a missing answer means, and whether a repe
         async def verify(self, headers, body): ...
         def parse(self, body): ...
 
-Found by the entry point group `payout_gateway.adapters`. `adapters/dummy` is the one to copy.
+The gateway finds adapters by the entry point group `payout_gateway.adapters`. Copy `adapters/dummy`.
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ class Execution(Protocol):
         """Return the key of one POST: 36 characters, UUIDv4-shaped, stable per execution and step."""
 
     async def remember(self, **notes: Any) -> None:
-        """Add durable notes (JSON values, no secrets); committed when this returns.
+        """Add durable notes (JSON values, no secrets); they are committed when this returns.
 
         May be called twice: a later value replaces an earlier one. Raises `LeaseLost`.
         """
@@ -194,8 +194,8 @@ class Execution(Protocol):
         """Register ids that the custodian will report, before the call that makes them known there.
 
         A webhook that arrives before the reply to that call then finds its payout at once. `payout_id`
-        names the payout of a set that the ids belong to; it is required if the set has several.
-        Committed when this returns; may be called again with the same ids. Call it before `moving()`.
+        names the payout of a set that the ids belong to; it is required if the set has several. The ids
+        are committed when this returns; it may be called again with the same ids, before `moving()`.
         Raises `LeaseLost`, and `NotSent` if an id belongs to another payout: then make no call, and let
         the exception through. If a webhook with such an id reports that money moves before any call was
         made for the payout, the money is not ours: the webhook is kept, the payout is on the operator's
@@ -209,7 +209,7 @@ class Execution(Protocol):
         call_life_s: float | None = None,
         same_request: bool = False,
     ) -> None:
-        """Set the durable mark that the next call may move money; committed when this returns.
+        """Set the durable mark that the next call may move money; it is committed when this returns.
 
         Call it immediately before the one moving call, when its credentials are already made. The
         gateway checks every condition of the call in the same transaction. Raises `LeaseLost` or
@@ -228,8 +228,9 @@ class Execution(Protocol):
     def passed_s(self, stamp: str) -> float:
         """Return how many seconds have certainly passed since a stamp was remembered.
 
-        Elapsed time, never a difference of wall clocks. After a reboot, or on another machine, it counts
-        from the first row that was written there when the stamp was known, so it may be too low.
+        This is elapsed time, never a difference of wall clocks. After a reboot, or on another machine,
+        it counts from the first row that was written there when the stamp was known, so it may be too
+        low.
         """
 
 
@@ -322,24 +323,25 @@ class Adapter(Generic[SettingsT]):
     async def identity(self) -> str:
         """Return the custodian's own id of the workspace or organisation, read with these credentials.
 
-        Called with the old and the new credentials while they are changed: if both read the same id,
-        look-ups with the new ones count for calls made with the old ones. Never a configured value.
-        Raises `Unsupported` unless the adapter defines it; then the operator declares it.
+        The gateway calls it with the old and the new credentials while they are changed: if both read
+        the same id, look-ups with the new ones count for calls made with the old ones. Never return a
+        configured value. Raises `Unsupported` unless the adapter defines it; then the operator declares
+        it.
         """
         raise Unsupported(f"{self.name} cannot read whose account it is")
 
     async def probe(self) -> None:
         """Make one harmless read whose response carries the custodian's `Date`.
 
-        Called before a moving call if `capabilities.dated_by_clock` is declared and there was no recent
-        response. Raises `Unsupported` unless the adapter defines it.
+        The gateway calls it before a moving call if `capabilities.dated_by_clock` is declared and there
+        was no recent response. Raises `Unsupported` unless the adapter defines it.
         """
         raise Unsupported(f"a probe is not supported by {self.name}")
 
     def check(self, terms: Terms) -> str | None:  # noqa: ARG002 - for adapters that can say so early
         """Return why this adapter can never pay on these terms, or None. Pure; no network.
 
-        Called at the quote, so that the partner gets the reason before there is a payout.
+        The gateway calls it at the quote, so that the partner gets the reason before there is a payout.
         """
         return None
 
@@ -350,7 +352,7 @@ class Adapter(Generic[SettingsT]):
     async def verify(self, headers: Mapping[str, str], body: bytes) -> None:  # noqa: ARG002
         """Check that a webhook is the custodian's. Raises `InvalidSignature` or `CannotVerify`.
 
-        Header names are lowercase. Refuses everything unless the adapter defines it.
+        Header names are lowercase. It refuses everything unless the adapter defines it.
         """
         msg = f"the adapter {self.name} takes no webhooks"
         raise InvalidSignature(msg)
@@ -362,9 +364,9 @@ class Adapter(Generic[SettingsT]):
     async def confirm(self, order: Order, answer: Mapping[str, Any]) -> Report:  # noqa: ARG002
         """Answer a required action, with `{"passcode": {"token", "device"}}` for `enter_passcode`.
 
-        Runs under the lease, with its own moving mark. Secrets in the answer are used for this call
-        only: never remembered, never in an error. Raises `UnreadableAnswer`, `WrongAnswer`, and
-        what `submit` raises; `Unsupported` unless the adapter defines it.
+        It runs under the lease, with its own moving mark. Use secrets in the answer for this call only:
+        never remember them, and never put them into an error. Raises `UnreadableAnswer`, `WrongAnswer`,
+        and what `submit` raises; `Unsupported` unless the adapter defines it.
         """
         raise Unsupported(f"confirm is not supported by {self.name}")
 
@@ -378,7 +380,7 @@ class Adapter(Generic[SettingsT]):
         List every asset that can be paid: one that is missing counts as zero. Whatever left the account
         `visibility_s` before the call must be deducted: accepted payouts stay reserved until a balance
         shows them. Raises `NotSent` if it could not be read or understood, and `Unsupported` if the
-        custodian reports no balances for such an account: then nothing is reserved from it.
+        custodian reports no balances for such an account, from which nothing is reserved then.
         """
         raise Unsupported(f"balances are not supported by {self.name}")
 

@@ -1,4 +1,4 @@
-"""What an adapter declares about its custodian: what it can do, and how it treats keys."""
+"""What an adapter declares about its custodian: its capabilities, and how it treats keys."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ KEY_LENGTH = 36
 
 @dataclass(frozen=True)
 class KeySemantics:
-    """How the custodian treats an idempotency key or external id. Declared, because custodians differ.
+    """How the custodian treats an idempotency key or external id. It is declared, because custodians differ.
 
     Every value changes what the engine does.
     """
@@ -50,7 +50,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What an adapter can do. Shown to partners and operators, and obeyed by the engine."""
+    """What an adapter can do. Partners and operators see it, and the engine obeys it."""
 
     destination_types: frozenset[str]
     #: account types that a destination of the type `custodian_account` may have; empty: not checked

@@ -39,7 +39,7 @@ class GatewayError(Exception):
 
 
 class ConfigError(GatewayError):
-    """The configuration has faults; all of them are listed at once, each with what to do."""
+    """The configuration has errors; all of them are listed at once, each with its fix."""
 
     def __init__(self, faults: Sequence[str]) -> None:
         self.faults = tuple(faults)
@@ -49,7 +49,7 @@ class ConfigError(GatewayError):
 class BrokenPackage(ConfigError):
     """An adapter's package cannot be used: its import, its class or its constructor fails.
 
-    The custodian instances of other packages are served all the same.
+    The custodian instances of other packages still work.
     """
 
 
@@ -92,7 +92,7 @@ class Refused(GatewayError):
 
     `code` is the stable machine word (one row of `gateway/api/problems.py`), `detail` is for people,
     `members` are extra problem members (for example `payout_id`), `errors` name faulty fields.
-    `retryable`: whether the same request may succeed later; None: as the code's row says.
+    `retryable` tells whether the same request may succeed later; None means what the code's row says.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class Refused(GatewayError):
 class ClaimLost(Refused):
     """Another request has taken over the idempotency key that this work was done under.
 
-    Nothing of the transaction that raises it is written.
+    The transaction that raises it writes nothing.
     """
 
     def __init__(self) -> None:
@@ -135,8 +135,8 @@ class AdapterError(GatewayError):
 class Rejected(AdapterError):
     """The custodian refused finally and nothing moved.
 
-    Trusted only for the first moving call of an attempt; after an unknown outcome the engine reads
-    it as unknown, because "already used" may mean that the first call arrived.
+    The engine trusts it only for the first moving call of an attempt. After an unknown outcome it
+    counts as unknown, because "already used" may mean that the first call arrived.
     """
 
     def __init__(self, code: str, message: str = "", *, custodian_code: str | None = None) -> None:
@@ -149,8 +149,8 @@ class Rejected(AdapterError):
 class NotSent(AdapterError):
     """The call did not reach the custodian: nothing moved, and it may be tried again.
 
-    `again_after_s` (seconds) is the custodian's own wish, for example from `Retry-After`. `alert` puts
-    the payout on the operator's list at once, under this code.
+    `again_after_s` is the delay in seconds that the custodian asks for, for example in `Retry-After`.
+    `alert` puts the payout on the operator's list at once, under this code.
     """
 
     def __init__(
@@ -162,7 +162,7 @@ class NotSent(AdapterError):
 
 
 class UnreadableAnswer(NotSent):
-    """What a person answered lacks something or has too much. `fields` name it, without any value."""
+    """A person's answer lacks something or has too much. `fields` name the members, without any value."""
 
     def __init__(self, fields: Sequence[str]) -> None:
         self.fields = tuple(fields)
@@ -170,10 +170,10 @@ class UnreadableAnswer(NotSent):
 
 
 class WrongAnswer(NotSent):
-    """What a person answered was refused: nothing moved, and the payout asks again.
+    """The custodian refused a person's answer: nothing moved, and the payout asks again.
 
-    `attempts_left` None: nobody knows. 0: the custodian takes no more for this action, and the next
-    one starts again.
+    `attempts_left` is None if it is not known. With 0 the custodian accepts no more answers for this
+    action, and the next action starts again.
     """
 
     def __init__(self, message: str, attempts_left: int | None = None) -> None:
@@ -188,16 +188,16 @@ class CustodianDown(NotSent):
 class TurnedAway(NotSent):
     """The custodian refused the call before it read the payout, with an error that its documents describe.
 
-    After the moving mark raise it only for such a body; whatever else came back is `OutcomeUnknown`.
-    The engine believes that nothing was sent for the first moving call alone: a refusal of a repeat
-    says nothing of it, and the outcome is unknown.
+    After the moving mark, raise it only for such a body; any other response is `OutcomeUnknown`. Only
+    for the first moving call does the engine conclude that nothing was sent: the refusal of a repeat
+    says nothing about the first call, so the outcome is unknown.
     """
 
 
 class RateLimited(TurnedAway):
     """The custodian takes no more requests now (HTTP 429). The whole instance pauses.
 
-    After the moving mark it proves that nothing was sent only where
+    After the moving mark, it proves that nothing was sent only if
     `Capabilities.rate.refusal_proves_unsent` is declared.
     """
 
@@ -212,7 +212,7 @@ class CredentialsRefused(TurnedAway):
 class Misconfigured(TurnedAway):
     """The call does not exist there (404): a wrong base address, a proxy, a plan that lacks it.
 
-    It is no refusal of the payout, which is tried again once an operator has fixed it.
+    This is not a refusal of the payout, which is retried once an operator has fixed the cause.
     """
 
     def __init__(self, message: str = "", *, again_after_s: float | None = None) -> None:
@@ -220,11 +220,11 @@ class Misconfigured(TurnedAway):
 
 
 class OutcomeUnknown(AdapterError):
-    """The call may have arrived: timeout, reset, most 5xx. Settled by looking, never by guessing."""
+    """The call may have arrived: timeout, reset, most 5xx. A look settles it, never a guess."""
 
 
 class AdapterFault(OutcomeUnknown):
-    """An adapter returned or remembered what the contract does not allow. Nothing of it is believed.
+    """An adapter returned or remembered what the contract does not allow. The gateway uses none of it.
 
     The message names the member and the fix; the custodian instance puts adapter and verb before it.
     After a moving mark the outcome is unknown. The payout goes to the operator's list as `adapter_error`.

@@ -121,9 +121,9 @@ class Report:
 class Absent:
     """The custodian was asked by a reference that it must know, and does not know it now.
 
-    For a custodian that registers first and executes later, it also means: the payout is registered and
-    was not executed, and an executed payout never looks like this. The engine counts such results; one
-    alone proves nothing.
+    For a custodian that registers first and executes later, it also means that the payout is registered
+    and was not executed, and that an executed payout never looks like this. The engine counts such
+    results; a single one proves nothing.
     """
 
     custodian_word: str = ""
@@ -133,12 +133,12 @@ class Absent:
 class NotListed:
     """A complete list was searched for this order, and the order is not in it.
 
-    For a custodian that cannot be asked by our reference, but lists what it did. The engine counts it as
-    one look that found nothing, under the same rules as `Absent`: the same number of looks and the same
-    waiting time. It counts only if the searched window began before every call that may have arrived, by
-    more than `Capabilities.clock_skew_s`; otherwise it is `CannotLook`. Return it only if every page was
-    read: a list that broke off is a failed look (raise NotSent). A list that several orders share can
-    show that something is there, never that it is not.
+    It is meant for a custodian that cannot be asked by our reference, but lists what it did. The engine
+    counts it as one look that found nothing, under the same rules as `Absent`: the same number of looks
+    and the same waiting time. It counts only if the searched window began before every call that may
+    have arrived, by more than `Capabilities.clock_skew_s`; otherwise it is `CannotLook`. Return it only
+    if every page was read: an incomplete list is a failed look (raise NotSent). A list that several
+    orders share can show that something exists, but never that it does not.
     """
 
     #: the start of the searched window, by the custodian's clock; None: the list has everything that the
@@ -149,7 +149,7 @@ class NotListed:
 
 @dataclass(frozen=True)
 class CannotLook:
-    """There is no id to look up by, or the response does not distinguish done from not done. Never a proof.
+    """There is no id to look up by, or the response does not distinguish done from not done. It proves nothing.
 
     `repeat_is_safe` is about this attempt, for adapters that have calls of both kinds; None means the
     declared key semantics. False puts the payout on the operator's list at once (`cannot_look`), because
@@ -192,7 +192,7 @@ class FaultyNotice(Notice):
 
 @dataclass(frozen=True)
 class Offer:
-    """What a provider behind the custodian offers. Never a promise: the quote has `price: indicative`."""
+    """The offer of a provider behind the custodian. It is no promise: the quote has `price: indicative`."""
 
     #: the value of one unit of the asset in the recipient's currency, after the provider's fees
     fx_rate: Decimal

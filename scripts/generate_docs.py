@@ -32,7 +32,7 @@ from gateway.cli.main import app
 from gateway.config.settings import Settings
 from gateway.custodians.registry import BrokenAdapter, find_adapters
 from gateway.examples import example_event
-from gateway.execution import claims, decide, gate, late, proof, unsent
+from gateway.execution import claims, decide, gate, interpret, late, proof, unsent
 from gateway.keys import USUAL, USUAL_OF_OPERATORS, Scope
 from gateway.model import Attention
 from gateway.states import NEXT, STATUS_OF
@@ -525,7 +525,7 @@ def _meaning(parameter: Any) -> str:
 MONEY_RULES: dict[str, tuple[Callable[..., Any], ...]] = {
     "What looks prove": (
         proof.may_have_arrived,
-        decide.date_of,
+        interpret.date_of,
         proof.names_call,
         proof.same_clock,
         proof.beat_knows_call,
@@ -543,13 +543,13 @@ MONEY_RULES: dict[str, tuple[Callable[..., Any], ...]] = {
         proof.late_look,
         proof.ruled_out,
         proof.speaks_of,
-        decide.names_execution,
-        decide.fits_order,
+        interpret.names_execution,
+        interpret.fits_order,
         decide.sent_once,
         decide.speaks_for_call,
-        decide.is_ours,
+        interpret.is_ours,
         claims.has_mark,
-        decide.knows_every_call,
+        interpret.knows_every_call,
     ),
     "When a call may be made": (
         gate.is_current,

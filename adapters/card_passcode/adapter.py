@@ -1,13 +1,13 @@
 """Payouts by session, passcode and execution.
 
-A session opens nothing that moves; the execution is the moving call. Its `reference_id` is ours, is
-looked up by, and is accepted once. The content of an execution, but for the code, is remembered
-before it is sent, so that a repeat is the same content.
+Opening a session moves nothing; the execution is the moving call. Its `reference_id` is ours, serves
+for look-ups, and is accepted once. The content of an execution, except the code, is remembered before
+it is sent, so that a repeat has the same content.
 
-An order has one session at a time. Within it another reference is used only after the provider refused
-the code of the one before; another session is opened only when the old one is over or was never used.
-The gateway's gate demands besides that nothing sent before can still pay. Source: card-passcode protocol
-notes.
+An order has one session at a time. Within it, another reference is used only after the provider refused
+the code of the previous one; another session is opened only when the old one is over or was never used.
+In addition, the gateway's gate requires that nothing sent before can still pay. Source: card-passcode
+protocol notes.
 """
 
 from __future__ import annotations
@@ -66,17 +66,17 @@ from gateway.adapter import (
     read_time,
 )
 
-#: Stopped at the door: for our credentials or rights, or for our rate.
+#: Refused before processing, because of our credentials, our rights or our rate.
 _AT_THE_DOOR = frozenset({401, 403, 429})
-#: After a refused standing passcode nothing is executed for so long: five wrong ones lock.
+#: The pause after a refused standing passcode, because five wrong ones lock the session.
 _REFUSED_AGAIN_S = 300.0
 _FORBIDDEN_AGAIN_S = 60.0
-#: A confirm younger than this may still be refused for its code, although PROCESSING was seen.
+#: A confirm younger than this may still be refused for its code, even if PROCESSING was seen.
 _YOUNG_S = 10.0
 
 
 class CardPasscode(Adapter[CardPasscodeSettings]):
-    """Pays payout accounts out of the merchant's wallet."""
+    """Pays to payout accounts from the merchant's wallet."""
 
     name = "card_passcode"
     Settings: ClassVar[type[BaseModel]] = CardPasscodeSettings
@@ -84,20 +84,20 @@ class CardPasscode(Adapter[CardPasscodeSettings]):
         destination_types=frozenset({"payout_account"}),
         source_types=frozenset({"WALLET"}),
         step_up=True,
-        # The same reference with the same content pays once, for ever: the provider says to repeat it
-        # after a 5xx. An instance that asks people for codes cannot repeat by itself, see below.
+        # The same reference with the same content pays only once, for ever; the provider says to repeat
+        # it after a 5xx. An instance that asks people for codes cannot repeat by itself, see below.
         keys=KeySemantics(
             life_s=None,
             shared_by_credentials=True,
             look_up=True,
             repeat_is_safe=True,
         ),
-        # A usual session and what is added to it. Every call says how long its own session lives.
+        # The usual life of a session plus a margin. Every call reports how long its own session lives.
         call_life_s=960,
         visibility_s=60,
-        # Every code has a reference of its own, and only those that were remembered are asked by.
+        # Every code has its own reference, and a look asks only by those that were remembered.
         finds_lost_calls=False,
-        # No number is published; a 429 is one of the documented errors (notes, §7).
+        # The provider publishes no rate; a 429 is one of the documented errors (notes, §7).
         rate=Rate(refusal_proves_unsent=True),
         polling_s=(*(2,) * 5, *(5,) * 12, *(30,) * 20, 300),
     )
@@ -108,8 +108,8 @@ class CardPasscode(Adapter[CardPasscodeSettings]):
         super().__init__(settings, tools)
         can = type(self).capabilities
         if {settings.passcode_mode, *settings.payout_accounts.values()} != {"standing"}:
-            # Without its person an execution cannot be repeated: it is looked for until it is found,
-            # or until its session is over and its absence is proven.
+            # An execution cannot be repeated without the person who gives the code: it is looked up
+            # until it is found, or until its session is over and its absence is proven.
             can = replace(can, keys=replace(can.keys, repeat_is_safe=False))
         self.capabilities = can
         self._client = Client(
@@ -130,15 +130,15 @@ class CardPasscode(Adapter[CardPasscodeSettings]):
             return await self._pay(order)
         self._let_it_end(order, Session.of(order.notes))
         if mode == "caller":
-            # Nothing is asked of the provider before a person has answered.
+            # The provider is not called before a person has answered.
             return self._ask(order, "waits for a passcode")
         return await self._challenge(order)
 
     async def confirm(self, order: Order, answer: Mapping[str, Any]) -> Report:
         """Execute with the passcode that a person gave. The code is used for this call only.
 
-        Raises WrongAnswer, UnreadableAnswer; NotSent: the action stays as it was. May be called
-        again after anything: what was sent before is looked for first.
+        Raises WrongAnswer, UnreadableAnswer or NotSent; after NotSent the action stays as it was. May
+        be called again after any outcome: it first looks up what was sent before.
         """
         fault = self.check(order)
         if fault is not None:
@@ -166,7 +166,7 @@ class CardPasscode(Adapter[CardPasscodeSettings]):
         return await self._execute(order, session, given, confirmed_stamp=order.stamp())
 
     async def fetch(self, order: Order) -> Report | Absent | CannotLook:
-        """Ask by every reference that something was sent under. Raises NotSent where a look failed."""
+        """Look up every reference under which something was sent. Raises NotSent if a look failed."""
         earlier, sent = order.notes.get("earlier_references") or [], order.notes.get("sent")
         references = dict.fromkeys([*([sent] if sent else []), *reversed(earlier)])
         if not references:
@@ -180,7 +180,7 @@ class CardPasscode(Adapter[CardPasscodeSettings]):
     # --- Sessions and codes: nothing moves --------------------------------------------------------
 
     async def _pay(self, order: Order) -> Report:
-        """Execute with the standing passcode; a repeat is the same content in the same session."""
+        """Execute with the standing passcode; a repeat has the same content in the same session."""
         left = self._refused_until - self.tools.clock.monotonic()
         if left > 0:
             raise NotSent("the standing passcode was refused a while ago", again_after_s=left)
@@ -193,7 +193,7 @@ class CardPasscode(Adapter[CardPasscodeSettings]):
         return await self._execute(order, session, Given(passcode, self.settings.owner, device))
 
     async def _challenge(self, order: Order) -> Report:
-        """Open a session and let the provider send its code; again where the code is too old."""
+        """Open a session and let the provider send its code; send another one if the code is too old."""
         known, until_s = Session.of(order.notes), order.notes.get("code_until_s") or 0.0
         if known is not None and known.usable(order) and order.passed_s(known.stamp) < until_s:
             return self._ask(order, "waits for a one-time code")
@@ -204,10 +204,10 @@ class CardPasscode(Adapter[CardPasscodeSettings]):
         answer = await self._client.ask("POST", "/passcodes/send", wanted)
         if not answer.ok:
             if answer.refused_fields and known is not None:
-                # Too many codes for this session, or it is over.
+                # The session had too many codes, or it is over.
                 await self._forget(order)
             raise answer.not_done(f"code: {answer.words}")
-        # Both by the provider's clock; the result is counted from our stamp.
+        # Both times are by the provider's clock; the result is counted from our stamp.
         ends, begun = read_time(answer.json.get("expires_at")), read_time(session.created_at)
         life_s = session.life_s
         if ends is not None and begun is not None:
@@ -223,10 +223,10 @@ class CardPasscode(Adapter[CardPasscodeSettings]):
         return self._ask(order, "waits for a one-time code")
 
     async def _session(self, order: Order) -> Session | Report:
-        """Return the session to execute in, or the report of one that was not as ordered.
+        """Return the session to execute in, or the report of a session that differs from the order.
 
-        Another one is opened only when nothing can arrive in the old one any more: nothing was sent in
-        it, or it is over. Raises Rejected, NotSent.
+        Another session is opened only when nothing can arrive in the old one any more, because nothing
+        was sent in it or it is over. Raises Rejected, NotSent.
         """
         known = Session.of(order.notes)
         if known is not None and known.usable(order):
@@ -270,13 +270,13 @@ class CardPasscode(Adapter[CardPasscodeSettings]):
 
     @staticmethod
     async def _forget(order: Order) -> None:
-        """Use the session no more; the next one goes with another reference."""
+        """Stop using the session; the next one gets another reference."""
         await order.remember(session_id=None, code_until_s=None)
 
     # --- Execute: the moving call -----------------------------------------------------------------
 
     async def _execute(self, order: Order, session: Session, given: Given, **notes: Any) -> Report:
-        """Execute, with everything but the code fixed by what is remembered."""
+        """Execute with the remembered content; only the code is new."""
         reference_id, first = session.reference_id, not self._sent(order, session)
         before = {name: order.notes.get(name) for name in ("sent", "earlier_references")}
         if first:
@@ -300,12 +300,13 @@ class CardPasscode(Adapter[CardPasscodeSettings]):
         }
         prepared = await self._client.prepare("POST", "/executions/payout", body)
         young = self._young(order, reference_id)
-        # The request is good as long as its session is, whatever token it carries.
+        # The request is valid as long as its session, whatever token it carries.
         try:
             await order.moving(reference=reference_id, call_life_s=session.left_s(order))
         except NotSent:
             if first:
-                # Nothing was sent under this reference: the next call under it is a first one again.
+                # Nothing was sent under this reference, so the next call under it is again the first
+                # one.
                 await order.remember(**before)
             raise
         try:
@@ -316,21 +317,21 @@ class CardPasscode(Adapter[CardPasscodeSettings]):
             raise OutcomeUnknown(f"execution: no answer ({type(error).__name__})") from None
         if answer.ok:
             return await self._accepted(order, reference_id, answer, young=young)
-        # Never the passcode, should they repeat it.
+        # Their text must not contain the passcode, in case they repeat it.
         words = "(it repeats the passcode)" if code in answer.words else answer.words
         if answer.status in _AT_THE_DOOR and answer.documented:
             raise self._turned_away(order, answer, f"execution: {words}")
         fields = answer.refused_fields
         if not first or not fields or "reference_id" in fields:
-            # Used up, already there: the first call may have arrived.
+            # The reference is used up or already there, so the first call may have arrived.
             raise OutcomeUnknown(f"execution: {words}")
         raise await self._refused(order, session, fields, words)
 
     def _turned_away(self, order: Order, answer: Answer, words: str) -> NotSent:
-        """Return that an execution was refused at the door."""
+        """Return the error for an execution that was refused before processing."""
         if answer.status != 403:  # noqa: PLR2004
             return answer.not_done(words)
-        # For a wrong passcode or for missing rights: the response does not distinguish them.
+        # The reason is a wrong passcode or missing rights; the response does not distinguish them.
         if self._mode(order) == "standing":
             self._pause(_FORBIDDEN_AGAIN_S)
         return TurnedAway(words, again_after_s=answer.retry_after_s)
@@ -342,14 +343,14 @@ class CardPasscode(Adapter[CardPasscodeSettings]):
             raise OutcomeUnknown("execution: it answered for another reference")
         report = await self._read(order, reference_id, answer.json, young=young)
         if report.sub_status is None:
-            # Taken, whatever its words are; what they mean an operator will see.
+            # The execution was accepted, whatever its status says; an operator sees an unknown one.
             return replace(report, sub_status=SubStatus.SUBMITTED)
         return report
 
     async def _refused(
         self, order: Order, session: Session, fields: frozenset[str], words: str
     ) -> Exception:
-        """Return the outcome of a clear no to the first call under a reference: nothing moved."""
+        """Return the outcome of a clear refusal of the first call under a reference: nothing moved."""
         if "passcode" in fields:
             if self._mode(order) == "standing":
                 await self._forget(order)
@@ -362,7 +363,7 @@ class CardPasscode(Adapter[CardPasscodeSettings]):
         return Rejected(refused_code(fields), words, custodian_code="422")
 
     async def _wrong_code(self, order: Order, session: Session) -> WrongAnswer:
-        """Count a wrong code; the session takes more of them, each under a reference of its own."""
+        """Count a wrong code; the session accepts further ones, each under its own reference."""
         left, number = session.attempts_left - 1, session.number + 1
         if left > 0:
             reference_id = order.key(f"execution-{number}")
@@ -375,7 +376,7 @@ class CardPasscode(Adapter[CardPasscodeSettings]):
     # --- Looks ------------------------------------------------------------------------------------
 
     async def _look(self, order: Order, reference_id: str) -> Report | Absent:
-        # Before the look: what it finds is dated by its beginning, however late it is judged.
+        # Take the time before the look, because a finding is dated by the start of the look.
         young = self._young(order, reference_id)
         answer = await self._client.ask("GET", f"/status/payout/{quote(reference_id, safe='')}")
         if answer.not_found:
@@ -389,10 +390,10 @@ class CardPasscode(Adapter[CardPasscodeSettings]):
     ) -> Report:
         """Read an execution. One that was refused late for its code may be tried again.
 
-        A code may be refused by a FAILED after it was taken. That is remembered of its reference, so
-        that a later look says the same.
+        A code may be refused by a FAILED after it was accepted. This is remembered with its reference,
+        so that a later look reports the same.
         """
-        # Calls from before references were passed to the gateway have none.
+        # Calls that were made before references were passed to the gateway have none.
         named = "session_stamp" in order.notes
         now = self.tools.clock.now()
         report = read_execution(order, reference_id, told, now, young=young, named=named)
@@ -406,7 +407,7 @@ class CardPasscode(Adapter[CardPasscodeSettings]):
         return replace(report, reopens=True)
 
     def _young(self, order: Order, reference_id: str) -> bool:
-        """Whether the passcode of this execution came so lately that it may still be refused."""
+        """Whether the passcode of this execution is so recent that it may still be refused."""
         stamp = order.notes.get("confirmed_stamp")
         if stamp is None or order.notes.get("sent") != reference_id:
             return False
@@ -418,7 +419,7 @@ class CardPasscode(Adapter[CardPasscodeSettings]):
         return Report(SubStatus.REQUIRES_ACTION, word, action=self._action(order))
 
     def _action(self, order: Order) -> Action:
-        """Return what a person is asked for now, from what is remembered."""
+        """Return the action that a person is asked for now, from the remembered notes."""
         notes, session = order.notes, Session.of(order.notes)
         live = session if session is not None and session.usable(order) else None
         if self._mode(order) == "one_time_code":
@@ -436,7 +437,7 @@ class CardPasscode(Adapter[CardPasscodeSettings]):
     def _mode(self, order: Order) -> Mode:
         destination = order.destination
         if not isinstance(destination, PayoutAccountDestination):
-            return "standing"  # refused before anything is sent
+            return "standing"  # the payout was refused before anything was sent
         return self.settings.mode_of(destination.payout_account_id)
 
     def _pause(self, seconds: float) -> None:
@@ -444,10 +445,10 @@ class CardPasscode(Adapter[CardPasscodeSettings]):
 
 
 def _earlier(order: Order, reference_id: str) -> list[str]:
-    """Return the references that go on being looked at when another one is used.
+    """Return the earlier references that are still looked up when another one is used.
 
-    Those of calls that may have arrived: the gateway lets another one go only when their absence is
-    proven, but a provider that breaks its promise must be noticed all the same.
+    These are of calls that may have arrived. The gateway allows another call only when their absence is
+    proven, but a provider that breaks its promise must still be noticed.
     """
     earlier = list(order.notes.get("earlier_references") or [])
     sent = order.notes.get("sent")

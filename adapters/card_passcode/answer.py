@@ -1,4 +1,4 @@
-"""How what a person answered is read."""
+"""Reads a person's answer."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class _Answer(_Strict):
 
 @dataclass(frozen=True)
 class Given:
-    """A passcode as it was given: the code for one call only, the rest to be remembered."""
+    """A passcode as it was given. The code is for one call only; the rest is remembered."""
 
     code: SecretStr
     owner: Mapping[str, str]
@@ -57,9 +57,9 @@ def read_answer(
     *,
     both_ids: bool = False,
 ) -> Given:
-    """Read what was given; owner and device default member by member. Raises UnreadableAnswer.
+    """Read an answer; owner and device have defaults for each member. Raises UnreadableAnswer.
 
-    `both_ids`: a phone and a user id may stand together.
+    `both_ids` allows a phone number together with a user id.
     """
     try:
         given = _Answer.model_validate(answer).passcode

@@ -1,4 +1,4 @@
-"""The provider over HTTP: bearer tokens that are refreshed ahead of time, and its answers.
+"""The provider's API over HTTP, with bearer tokens that are refreshed ahead of time.
 
 Source: card-passcode protocol notes, §2 (authentication), §7 (errors).
 """
@@ -20,17 +20,17 @@ from gateway.adapter import CredentialsRefused, Misconfigured, NotSent, RateLimi
 if TYPE_CHECKING:
     from gateway.adapter import Tools
 
-#: Refreshed when less than this is left; of a shorter life, half.
+#: A token is refreshed when less than this is left, or half of a shorter life.
 _MARGIN_S = 300.0
-#: After a refresh that failed, while the old token still lives.
+#: The wait after a failed refresh while the old token is still valid.
 _AGAIN_S = 30.0
-#: The longest wish of `Retry-After` that is believed.
+#: The longest `Retry-After` that is honoured.
 _MOST_WAIT_S = 3600.0
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A request with its credentials, ready to go: nothing slow is left to do."""
+    """A request with its credentials, ready to be sent without any slow step."""
 
     method: str
     url: URL
@@ -40,10 +40,10 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back, whatever its shape."""
+    """A response of any shape."""
 
     status: int
-    json: Any = field(repr=False)  #: None where the body is no JSON
+    json: Any = field(repr=False)  #: None if the body is not JSON
     retry_after_s: float | None = None
 
     @property
@@ -58,7 +58,7 @@ class Answer:
 
     @property
     def refused_fields(self) -> frozenset[str]:
-        """The members of the body that a 422 names; empty where it is none of the API's own."""
+        """The members of the body that a 422 names; empty if the body is not the API's own."""
         if self.status != 422 or not isinstance(self.detail, list):  # noqa: PLR2004
             return frozenset()
         paths = [each.get("loc") for each in self.detail if isinstance(each, dict)]
@@ -70,7 +70,7 @@ class Answer:
 
     @property
     def not_found(self) -> bool:
-        """Whether the API itself says that there is no such thing; a proxy's 404 says nothing."""
+        """Whether the API itself reports that the object does not exist; a proxy's 404 says nothing."""
         return self.status == 404 and isinstance(self.detail, str)  # noqa: PLR2004
 
     @property
@@ -79,7 +79,7 @@ class Answer:
         return isinstance(self.detail, str) and self.detail != ""
 
     def not_done(self, words: str) -> NotSent:
-        """Return that a call did nothing, with what an operator has to do where it is ours to fix."""
+        """Return the error for a call that did nothing, with the fix if the problem is ours."""
         kinds: dict[int, type[NotSent]] = {
             401: CredentialsRefused,
             403: CredentialsRefused,
@@ -90,7 +90,7 @@ class Answer:
 
     @property
     def words(self) -> str:
-        """The answer in one line for the operator: never the echo of what was sent."""
+        """The answer in one line for the operator, without any echo of the request."""
         if isinstance(self.detail, list):
             told = "; ".join(
                 f"{'.'.join(str(part) for part in each.get('loc') or ())}: {text_of(each.get('msg'))}"
@@ -105,12 +105,12 @@ class Answer:
 @dataclass(frozen=True)
 class _Bearer:
     token: str = field(repr=False)
-    refresh_at: float  #: by the monotonic clock: a wall clock can be set
+    refresh_at: float  #: by the monotonic clock, because a wall clock can be changed
     ends_at: float
 
 
 class Client:
-    """Gets tokens and sends. One per adapter."""
+    """Gets tokens and sends requests. Each adapter has one."""
 
     def __init__(
         self, base_url: str, client_id: str, client_secret: str, timeout_s: float, tools: Tools
@@ -123,7 +123,7 @@ class Client:
         self._refreshing = asyncio.Lock()
 
     async def prepare(self, method: str, path: str, document: Any = None) -> Prepared:
-        """Make a request to a path below the base URL. Raises NotSent where there is no token."""
+        """Make a request to a path below the base URL. Raises NotSent if there is no token."""
         token = await self._token()
         headers = {"Authorization": f"Bearer {token}", "Accept": "application/json"}
         body = b""
@@ -142,9 +142,9 @@ class Client:
         return answer
 
     async def ask(self, method: str, path: str, document: Any = None) -> Answer:
-        """Make a call that moves no money; once more with a fresh token where the old one is refused.
+        """Make a call that moves no money; repeat it once with a fresh token if the old one is refused.
 
-        Raises NotSent where no answer came.
+        Raises NotSent if no answer came.
         """
         try:
             answer = await self.send(await self.prepare(method, path, document))
@@ -161,7 +161,7 @@ class Client:
                 try:
                     bearer = self._bearer = await self._obtain()
                 except NotSent:
-                    # The old one may still do: the provider's login being away stops nothing yet.
+                    # The old token may still work, so an unavailable login stops nothing yet.
                     if bearer is None or now >= bearer.ends_at:
                         raise
                     bearer = self._bearer = replace(bearer, refresh_at=now + _AGAIN_S)
@@ -208,7 +208,7 @@ class Client:
             raw = await answer.read()
             retry_after = answer.headers.get("Retry-After", "")
         try:
-            # Exact: an amount must not pass through a float.
+            # Amounts stay exact: they must not pass through a float.
             told = json.loads(raw, parse_float=Decimal)
         except (ValueError, RecursionError):
             told = None

@@ -1,4 +1,4 @@
-"""A payout session as it is remembered with an execution, and whether it is what was ordered.
+"""A payout session as an execution remembers it, and its comparison with the order.
 
 Source: card-passcode protocol notes, §4. A session is opened for one execution. The content of what is
 executed in it is fixed by what is remembered here.
@@ -15,11 +15,11 @@ from typing import Any
 from adapters.card_passcode.statuses import read_amount, text_of
 from gateway.adapter import Echo, Order, PayoutAccountDestination, Terms, read_time
 
-#: Nothing is begun in a session that has less than this left.
+#: No call is started in a session with less time left than this.
 _LEAST_S = 30.0
-#: After the end of a session the provider's own clocks may differ from each other by so much.
+#: The provider's own clocks may differ by this much, so a session's end is taken later.
 _MARGIN_S = 60.0
-#: Wrong passcodes before the provider locks a session.
+#: The number of wrong passcodes after which the provider locks a session.
 MOST_ATTEMPTS = 5
 _CURRENCY = re.compile(r"[A-Z]{3}")
 _ACCOUNT = re.compile(r"[1-9][0-9]{0,17}")
@@ -30,14 +30,14 @@ class Session:
     """A session of this execution. Its end is kept in elapsed time; no wall clock is used."""
 
     id: str
-    #: The number of its reference within the execution.
+    #: The number of the session's reference within the execution.
     number: int
     reference_id: str
-    #: The order's stamp from before the session was asked for: it began then at the earliest...
+    #: The order's stamp from before the request for the session: it began then at the earliest...
     stamp: str
     #: ...and so much later at the latest.
     took_s: float
-    #: How long it lives, as the provider says.
+    #: Its lifetime, as the provider reports it.
     life_s: float
     #: When it began by the provider's clock, for comparison with other times of the provider.
     created_at: str
@@ -47,7 +47,7 @@ class Session:
 
     @classmethod
     def of(cls, notes: Mapping[str, Any]) -> Session | None:
-        """Return the session that is remembered, if one is. One without a stamp is used no more."""
+        """Return the remembered session, if there is one. A session without a stamp is not used any more."""
         if not notes.get("session_id") or "session_stamp" not in notes:
             return None
         return cls(
@@ -63,7 +63,7 @@ class Session:
         )
 
     def notes(self) -> dict[str, Any]:
-        """Return it as it is remembered."""
+        """Return the session as notes."""
         return {
             "session_id": self.id,
             "references": self.number,
@@ -77,11 +77,11 @@ class Session:
         }
 
     def usable(self, order: Order) -> bool:
-        """Whether something may still be begun in it."""
+        """Whether a call may still be started in it."""
         return order.passed_s(self.stamp) < self.life_s - _LEAST_S
 
     def left_s(self, order: Order) -> float:
-        """Return after how many seconds no request made in it can be accepted any more."""
+        """Return the seconds after which no request in this session can be accepted any more."""
         return max(0.0, self.took_s + self.life_s + _MARGIN_S - order.passed_s(self.stamp))
 
 
@@ -114,7 +114,7 @@ def request_of(order: Order, payout_account_id: str) -> dict[str, Any]:
 
 
 def echo_of(order: Order, payout_account_id: str, told: Mapping[str, Any]) -> Echo:
-    """Return the provider's values of the session beside the ordered ones."""
+    """Return the provider's values of the session with the ordered ones."""
     return Echo(
         asset=text_of(told.get("currency")) or None,
         amount=read_amount(told.get("amount")),
@@ -126,11 +126,11 @@ def echo_of(order: Order, payout_account_id: str, told: Mapping[str, Any]) -> Ec
 
 
 def misfits(order: Order, told: Mapping[str, Any], echo: Echo) -> tuple[str, ...]:
-    """Return what differs from the order or is not reported, beside the differences of the echo."""
+    """Return what differs from the order or is not reported, in addition to the differences of the echo."""
     found = []
     if None in (echo.asset, echo.amount, echo.destination):
         found.append("session")
-    # The server chooses the wallet; the route says which one may pay.
+    # The server chooses the wallet, but the route says which one may pay.
     if _id(told.get("wallet_id")) != order.source.id:
         found.append(f"wallet_id {_id(told.get('wallet_id'))}")
     return tuple(found)
@@ -139,9 +139,9 @@ def misfits(order: Order, told: Mapping[str, Any], echo: Echo) -> tuple[str, ...
 def opened(
     told: Mapping[str, Any], order: Order, stamp: str, asked_at: datetime, number: int
 ) -> Session | None:
-    """Return the session of an answer; None where it has no id or no life.
+    """Return the session in an answer; None if it has no id or no lifetime.
 
-    `stamp` and `asked_at` are from before it was asked for, `number` is that of its reference.
+    `stamp` and `asked_at` are from before the request; `number` is that of its reference.
     """
     identifier = _id(told.get("id"))
     begin, end = read_time(told.get("created_at")), read_time(told.get("expires_at"))

@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-#: Who gives the passcode: our own secret store, the caller at each payout, or a code that the
+#: The source of the passcode: our own secret store, the caller of each payout, or a code that the
 #: provider sends to the account's owner for each session.
 Mode = Literal["standing", "caller", "one_time_code"]
 _Words = Annotated[str, StringConstraints(min_length=1, max_length=255)]
@@ -100,6 +100,6 @@ class CardPasscodeSettings(BaseModel):
 
     @property
     def owner(self) -> dict[str, str]:
-        """Whose passcode it is, unless the caller says otherwise."""
+        """The owner of the passcode, unless the caller names another one."""
         ids = {"phone": self.phone, "user_id": self.user_id}
         return {name: value for name, value in ids.items() if value is not None}

@@ -1,4 +1,4 @@
-"""The provider's words and ours; the one reading of an execution.
+"""Maps the provider's statuses to ours; the only place that reads an execution.
 
 Source: card-passcode protocol notes, §5 (ExecutionResponse), §6 (status), §7 (errors).
 """
@@ -31,7 +31,7 @@ STATUS_WORDS: Mapping[str, SubStatus] = {
     "FAILED": SubStatus.FAILED,
 }
 
-#: What a refused member of a request means, by the first part of its path in the body.
+#: The failure code of a refused member of a request, by the first part of its path in the body.
 FIELD_WORDS: Mapping[str, FailureCode] = {
     "payout_account_id": FailureCode.DESTINATION_REJECTED,
     "amount": FailureCode.AMOUNT_REJECTED,
@@ -59,7 +59,7 @@ def text_of(value: object) -> str:
 
 
 def refused_code(fields: frozenset[str]) -> FailureCode:
-    """Return our code for a request whose members were refused."""
+    """Return our failure code for a request whose members were refused."""
     found = [FIELD_WORDS[each] for each in sorted(fields) if each in FIELD_WORDS]
     return found[0] if found else FailureCode.SUBMISSION_REJECTED
 
@@ -73,13 +73,12 @@ def read_execution(  # noqa: PLR0913 - what is told, and about what
     young: bool,
     named: bool,
 ) -> Report:
-    """Read how an execution stands. Pure.
+    """Read the state of an execution. Pure.
 
-    `young`: the passcode came so lately that it may still be refused; PROCESSING is not believed, and
-    neither is it while an action is required.
-    `named`: whether the call was marked under its reference.
-    The two message members are for the operator and never decide anything; that a word about the
-    wallet is there, and none of the provider, does.
+    `young` means that the passcode is so recent that it may still be refused; PROCESSING then does not
+    count, and neither does it while an action is required. `named` tells whether the call was marked
+    under its reference. The texts of the two message members are for the operator and decide nothing;
+    only the presence of a wallet message without a provider message does.
     """
     status = text_of(told.get("status"))
     sub_status = STATUS_WORDS.get(status)
@@ -90,8 +89,8 @@ def read_execution(  # noqa: PLR0913 - what is told, and about what
         sub_status = None
     asks = told.get("requires_action") is True
     if asks:
-        # A member of card collections; a payout should never show it, and nothing of it can be answered
-        # here. Until a person answers, the network does not have the payment.
+        # This member belongs to card collections. A payout should never have it, and it cannot be
+        # answered here. Until a person answers, the network does not have the payment.
         odd.append("requires_action")
     if sub_status is SubStatus.BROADCAST and (young or asks):
         sub_status = SubStatus.SUBMITTED
@@ -129,15 +128,15 @@ def ended_unpaid(report: Report) -> bool:
 
 
 def may_be_the_code(report: Report) -> bool:
-    """Whether nothing but the passcode is known that it could have failed for."""
+    """Whether the passcode is the only known reason that it could have failed for."""
     return report.failure is not None and report.failure.code is FailureCode.UNKNOWN_REASON
 
 
 def choose(found: Sequence[Report | Absent]) -> Report | Absent:
-    """Return what counts of an order's looks, one per reference, the latest reference first.
+    """Return the decisive look of an order, which has one per reference, the latest reference first.
 
-    An execution that lives or was paid counts before one that failed, and that before none: an order
-    is absent only where none of its references is known.
+    An execution that is active or was paid counts before one that failed, and that before an absent
+    one: an order is absent only if none of its references is known.
     """
     alive = [
         each
@@ -152,7 +151,7 @@ def choose(found: Sequence[Report | Absent]) -> Report | Absent:
 
 
 def _oddities(reference_id: str, told: Mapping[str, Any]) -> list[str]:
-    """Return what shows that this is not our payout."""
+    """Return the signs that this is not our payout."""
     found = []
     if text_of(told.get("reference_id")).lower() != reference_id:
         found.append("reference_id is another")
@@ -173,8 +172,8 @@ def _failure(told: Mapping[str, Any]) -> Failure:
         if short
         else "The provider ended the execution as FAILED.",
         custodian_code="FAILED",
-        # The provider calls FAILED final and says to pay again; a payment that the network has given
-        # an id to is left to a person all the same.
+        # The provider calls FAILED final and says to pay again. A payment with an id of the network is
+        # still left to a person.
         funds_moved=FundsMoved.UNKNOWN if seen_by_network else FundsMoved.NO,
     )
 
@@ -188,7 +187,7 @@ def _arrived(order: Order, told: Mapping[str, Any]) -> Decimal | None:
 
 
 def _fees(told: Mapping[str, Any]) -> Decimal | None:
-    """Return what the wallet paid beyond the payout, where both are in US dollars."""
+    """Return what the wallet paid in addition to the payout, if both are in US dollars."""
     payer, payee = read_amount(told.get("payer_amount")), read_amount(told.get("payee_amount"))
     if payer is None or payee is None or payer < payee:
         return None

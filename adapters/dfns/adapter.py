@@ -1,7 +1,7 @@
 """The Dfns adapter: wallet transfers to an address, off-ramp payouts to a bank account.
 
-Each way has a module of its own (`transfers`, `payouts`); here they are chosen by the destination.
-Source: dfns protocol notes.
+Each way has its own module (`transfers`, `payouts`); the destination selects one. Source: dfns protocol
+notes.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ from gateway.adapter import (
     Tools,
 )
 
-#: Digits of an indicative rate; more would be noise.
+#: The digits of an indicative rate; more would be noise.
 _RATE_STEP = Decimal("0.00000001")
 
 
 def rate_of(settings: DfnsSettings) -> Rate:
-    """Return the rate of the organisation: so many in any minute, a tenth of them at once.
+    """Return the rate of the organisation: the configured number in any minute, and a tenth of it at once.
 
-    A 429 is one of the documented errors (dfns protocol notes, §4): the call was not looked at.
+    A 429 is one of the documented errors (dfns protocol notes, §4): the call was not processed.
     """
     whole = settings.requests_per_minute
     burst = max(1, whole // 10)
@@ -70,18 +70,19 @@ class Dfns(Adapter[DfnsSettings]):
             max_length=50,
             shared_by_credentials=True,
             look_up=True,
-            # It is for a transfer and not for an off-ramp's Confirm; one value must serve both.
-            # `CannotLook` says it of a transfer.
+            # A repeat is safe for a transfer but not for an off-ramp's Confirm; one value must serve
+            # both. `CannotLook` says it of a transfer.
             repeat_is_safe=False,
         ),
-        # Of a user action token; `user_action_life_s` of the settings takes its place.
+        # The life of a user action token; the setting `user_action_life_s` overrides it.
         call_life_s=900,
         visibility_s=60,
-        # Payouts and transfers are asked for by the ids that Dfns gave, which an older copy may lack.
+        # Payouts and transfers are looked up by the ids that Dfns assigned, which an older copy may
+        # lack.
         finds_lost_calls=False,
         polling_s=(1, 2, 4, 8, 15, 30, 60, 120, 300),
     )
-    #: The token of the service account says whose wallets and payouts are read; the key only signs.
+    #: The service account's token determines whose wallets and payouts are read; the key only signs.
     account_settings = ("base_url", "auth_token")
 
     def __init__(self, settings: DfnsSettings, tools: Tools) -> None:
@@ -125,7 +126,7 @@ class Dfns(Adapter[DfnsSettings]):
         return why_not(self.settings, self.tools.assets, terms)
 
     async def offers(self, terms: Terms) -> Sequence[Offer]:
-        """Return what the off-ramp's provider would give now. Indicative: Dfns locks no rate."""
+        """Return the present offers of the off-ramp's provider. They are indicative, because Dfns locks no rate."""
         if not isinstance(terms.destination, BankAccountDestination):
             return ()
         body = dump(quote_body(self.settings, self.tools.assets, terms))

@@ -1,8 +1,8 @@
-"""What a wallet holds now.
+"""Reads what a wallet holds now.
 
-Source: the official API description (Get Wallet Assets), as in the vendor's Python client 1.0.2. Amounts
-are of the asset's smallest unit, on the chain: what was transferred and is not on the chain yet is still
-in them, and what is on its way to the wallet is not told.
+Source: the official API description (Get Wallet Assets), as in the vendor's Python client 1.0.2.
+Amounts are on-chain, in the asset's smallest unit. They still include transfers that are not on the
+chain yet, and incoming amounts are not reported.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ def network_of(settings: DfnsSettings, account: Account) -> str:
 def balances_of(
     account: Account, network: str, told: Mapping[str, Any], assets: AssetRegistry, at: datetime
 ) -> list[Balance]:
-    """Return the balances of the assets that the gateway knows. Raises NotSent where they are not told.
+    """Return the balances of the assets that the gateway knows. Raises NotSent if they are not reported.
 
-    A token is known by its contract or mint, never by its symbol: anybody can name a token USDC.
+    A token is identified by its contract or mint, never by its symbol, because anybody can name a token
+    USDC.
     """
     if (told.get("walletId"), told.get("network")) != (account.id, network):
         raise NotSent("balances: an answer about another wallet")
@@ -51,7 +52,7 @@ def balances_of(
 
 
 def _code(told: Mapping[str, Any], network: str, assets: AssetRegistry) -> str | None:
-    """Return our code of an asset of the wallet; None for what the gateway does not pay."""
+    """Return our code of an asset of the wallet; None if the gateway does not pay it."""
     place = told.get("contract") or told.get("mint")
     native = told.get("kind") == "Native"
     for code in assets.codes():

@@ -1,4 +1,4 @@
-"""HTTP to the Dfns API: one place that knows its headers, its error shape and its rate limit.
+"""The Dfns API over HTTP. Only this module knows its headers, its error shape and its rate limit.
 
 Source: dfns protocol notes, §1 (headers), §4 (errors, rate limits).
 """
@@ -20,27 +20,27 @@ from gateway.adapter import CredentialsRefused, Misconfigured, NotSent, RateLimi
 _MOST_CHARS = 200
 _MOST_WAIT_S = 600.0
 _MOST_BYTES = 2 * 1024 * 1024
-#: The vendor has no code for it; the words of an old page and of a used token.
+#: The messages about an old page and a used token, because the vendor has no code for them.
 _USED = re.compile(r"already\s+(been\s+)?(used|consumed)", re.IGNORECASE)
 _USER_ACTION = re.compile(r"user\s*action|challenge", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back, whatever its shape."""
+    """A response of any shape."""
 
     status: int
-    json: Any  #: None where the body is no JSON
+    json: Any  #: None if the body is not JSON
     retry_after_s: float | None = None
 
     @property
     def ok(self) -> bool:
-        """Whether it is a success with a JSON object; 202 is one that waits for a policy."""
+        """Whether it is a success with a JSON object; a 202 waits for a policy."""
         return self.status in {200, 202} and isinstance(self.json, dict)
 
     @property
     def message(self) -> str:
-        """The error's words; empty for a body that is none of the API's."""
+        """The error's message; empty if the body is not the API's own."""
         error = self.json.get("error") if isinstance(self.json, dict) else None
         told = error.get("message") if isinstance(error, dict) else None
         if told is None and isinstance(self.json, dict):
@@ -54,10 +54,10 @@ class Answer:
 
     @property
     def refusal(self) -> bool:
-        """Whether it is a no to the request itself, in the API's own words, and so final.
+        """Whether the API itself refused the request, so that the refusal is final.
 
-        A proxy's page, a lack of rights, a 404 (of another organisation, or a wrong address) and a
-        problem with the user action are none: a wrong configuration of ours must not fail a payout.
+        A proxy's page, missing rights, a 404 (of another organisation, or a wrong address) and a
+        problem with the user action do not count, because a wrong configuration must not fail a payout.
         """
         if not self.message or _USER_ACTION.search(self.message):
             return False
@@ -65,20 +65,20 @@ class Answer:
 
     @property
     def not_found(self) -> bool:
-        """Whether the API itself says that there is no such thing; a proxy's 404 says nothing."""
+        """Whether the API itself reports that the object does not exist; a proxy's 404 says nothing."""
         return self.status == 404 and bool(self.message)  # noqa: PLR2004
 
     @property
     def at_the_door(self) -> bool:
-        """Whether the API stopped it for our credentials, plan, address or rate, in its own words.
+        """Whether the API itself refused the call because of our credentials, plan, address or rate.
 
-        It was not looked at then. A proxy's page says nothing.
+        Such a call was not processed. A proxy's page says nothing.
         """
         known = self.status in {401, 402, 403, 404, 429} and bool(self.message)
         return known and not self.used_token
 
     def not_done(self, words: str) -> NotSent:
-        """Return that a call did nothing, with what an operator has to do where it is ours to fix."""
+        """Return the error for a call that did nothing, with the fix if the problem is ours."""
         kinds: dict[int, type[NotSent]] = {
             401: CredentialsRefused,
             402: Misconfigured,
@@ -99,7 +99,7 @@ class Answer:
 
 
 class Client:
-    """Sends. One per adapter."""
+    """Sends requests. Each adapter has one."""
 
     def __init__(  # noqa: PLR0913 - built in one place
         self,
@@ -117,11 +117,11 @@ class Client:
         self._signer = UserActionSigner(credential_id, key, self._post_signing, tools.offload)
 
     async def get(self, path: str) -> Answer:
-        """Read something. The path is already percent-encoded. Raises NotSent where no answer came."""
+        """Read an object. The path is already percent-encoded. Raises NotSent if no answer came."""
         return await self._ask("GET", path, None)
 
     async def post(self, path: str, body: bytes) -> Answer:
-        """Make a call that needs no user action (a quote). Raises NotSent where no answer came."""
+        """Make a call that needs no user action (a quote). Raises NotSent if no answer came."""
         return await self._ask("POST", path, body)
 
     async def sign(self, path: str, body: bytes) -> SignedCall:
@@ -129,7 +129,7 @@ class Client:
         return await self._signer.sign(path, body)
 
     async def send(self, call: SignedCall) -> Answer:
-        """Send a signed call. Sent twice, at most one of the two is accepted: its token is used once.
+        """Send a signed call. If it is sent twice, at most one is accepted, because its token works only once.
 
         Raises aiohttp's errors and TimeoutError.
         """
@@ -139,7 +139,7 @@ class Client:
         try:
             return await self._request(method, path, body, None)
         except (aiohttp.ClientError, TimeoutError) as error:
-            # Nothing of it can move money.
+            # This call cannot move money.
             raise NotSent(f"{path}: no answer ({type(error).__name__})") from None
 
     async def _post_signing(self, path: str, body: bytes) -> dict[str, Any]:
@@ -179,7 +179,7 @@ class Client:
 
 def _loads(raw: bytes) -> Any:
     try:
-        # Exact: the vendor writes money of quotes as JSON numbers.
+        # Parse numbers exactly, because the vendor writes amounts of quotes as JSON numbers.
         return json.loads(raw, parse_float=Decimal)
     except (ValueError, RecursionError):
         return None

@@ -1,4 +1,4 @@
-"""The off-ramp payout: created, compared, confirmed once, followed to its own end.
+"""The off-ramp payout: it is created, compared with the order, confirmed once and followed to its end.
 
 Source: dfns protocol notes, §2 (lifecycle), §3 (external ids), §6 (single-use tokens). Create moves
 nothing; Confirm does. Dfns does not say what a second Confirm does, so a Confirm is sent again only as the
@@ -45,9 +45,9 @@ from gateway.adapter import (
     address_fault,
 )
 
-#: Waits before a Confirm whose reply was lost is sent again with the same token.
+#: The waits before a Confirm with a lost reply is sent again with the same token.
 _RESEND_AFTER_S = (0.5, 2.0)
-#: How soon a payout that is not shown is asked for again.
+#: The interval for looking up a payout that Dfns does not show.
 _NOT_SHOWN_S = 60.0
 
 
@@ -97,10 +97,10 @@ class Payouts:
             return CannotLook(f"{execution}; {error}", repeat_is_safe=False)
 
     async def cancel(self, order: Order) -> Report:
-        """Ask Dfns to cancel; it does so before the confirmation only. Raises as `submit` does."""
+        """Ask Dfns to cancel, which it does only before the confirmation. Raises as `submit` does."""
         payout_id = order.notes.get("payout_id")
         if payout_id is None and order.moved:
-            # The notes are those of an older copy: a payout that they do not name may be confirmed.
+            # The notes are from an older copy, and a payout that they do not name may be confirmed.
             raise OutcomeUnknown("cancel: a call may have been made for a payout that is not known")
         if payout_id is None:
             failure = Failure(
@@ -140,8 +140,8 @@ class Payouts:
             await order.remember(payout_id=payout_id)
             return self._reader.wait(order, answer.json, execution_of(answer.json))
         if answer.status == 409:  # noqa: PLR2004
-            # Our id stands for other content, from before a change of the configuration. That one is
-            # never confirmed; another id makes one that we can compare.
+            # Our id belongs to other content, from before a change of the configuration. That payout is
+            # never confirmed; another id creates one that can be compared.
             await order.remember(create_step=int(order.notes.get("create_step", 1)) + 1)
         elif answer.refusal and not answer.used_token:
             raise Rejected(
@@ -154,11 +154,12 @@ class Payouts:
         deposit = clean(data_of(told).get("depositAddress"))
         if not deposit:
             return self._reader.wait(order, told, AWAITING_CONFIRM)
-        # Whether it belongs to a key says nothing here: the provider made it (decision 0018).
+        # Whether the address belongs to a key does not matter here, because the provider made it
+        # (decision 0018).
         fault = address_fault(order.network or "", deposit, by_custodian=True)
         if fault is not None:
             return self._reader.park(order, told, f"the deposit address {deposit} {fault}")
-        # Remembering also brings what a webhook has reported meanwhile.
+        # Remembering also loads what a webhook has reported meanwhile.
         await order.remember(deposit_address=order.notes.get("deposit_address", deposit))
         witnesses = {"the first read": str(order.notes["deposit_address"])}
         by_webhook = [str(each) for each in order.notes.get("told", {}).get("deposit_address", ())]
@@ -183,17 +184,17 @@ class Payouts:
         return await self._send_confirm(order, call)
 
     async def _send_confirm(self, order: Order, call: SignedCall) -> Report:
-        """Send the Confirm; after a lost reply the same request again, whose token is used once."""
+        """Send the Confirm; after a lost reply, send the same request again, because its token works only once."""
         await order.moving()
         lost = ""
         for pause_s in (0.0, *_RESEND_AFTER_S):
             if pause_s:
                 await self._tools.clock.sleep(pause_s)
                 try:
-                    # A worker that has lost its lease meanwhile must not send.
+                    # A worker that has lost its lease meanwhile must not send anything.
                     await order.moving(same_request=True)
                 except NotSent as error:
-                    # This one was not sent; the one before it may have arrived.
+                    # This request was not sent, but the previous one may have arrived.
                     raise OutcomeUnknown(f"confirm: no answer ({lost}); {error}") from None
             try:
                 answer = await self._client.send(call)
@@ -222,11 +223,11 @@ class Payouts:
             return Report(*accepted, refs=refs, custodian_reference=payout_id)
         words = f"confirm: {answer.words()}"
         if answer.used_token:
-            # The call before this one has arrived; what came of it is looked up.
+            # The previous call has arrived; its result is looked up.
             raise OutcomeUnknown(f"{words} (an earlier call has arrived)")
         if lost or order.moved or answer.status == 409:  # noqa: PLR2004
             raise OutcomeUnknown(words)
-        # A 404 is about this payout, which was read a moment ago: what it looks like now decides.
+        # A 404 is about this payout, which was read a moment ago, so its present state decides.
         if answer.at_the_door and not answer.not_found:
             raise answer.not_done(words)
         if not (answer.refusal or answer.not_found):
@@ -234,7 +235,7 @@ class Payouts:
         return await self._refused(order, answer)
 
     async def _refused(self, order: Order, answer: Answer) -> Report:
-        """Judge a clear no to the first Confirm, by what the payout looks like afterwards."""
+        """Judge a clear refusal of the first Confirm by the payout's state afterwards."""
         words = f"Dfns refused the confirmation: {answer.message}"
         try:
             look = await self._reader.read(order)
@@ -242,9 +243,11 @@ class Payouts:
                 raise OutcomeUnknown(f"{words}; then it was not shown")
             told = look.told
             if execution_of(told) == AWAITING_CONFIRM and not data_of(told).get("transferId"):
-                # It stays open at Dfns until it is canceled there or expires: this does not end the payout.
+                # The payout stays open at Dfns until it is canceled there or expires, so this does not
+                # end it.
                 return self._reader.park(order, told, words)
             return await self._reader.judge(order, look)
         except NotSent as error:
-            # A look that failed, of the payout or of its transfer. Unseen is not unconfirmed.
+            # A look at the payout or its transfer failed. A payout that was not seen may still be
+            # confirmed.
             raise OutcomeUnknown(f"{words}; then: {error}") from None

@@ -1,7 +1,7 @@
-"""How an off-ramp payout is read, together with the wallet transfer that settles it.
+"""Reads an off-ramp payout together with the wallet transfer that settles it.
 
 Source: dfns protocol notes, §2 (payout object, execution statuses), §5 (transfers). Only `Completed`
-delivers; an end is a failure only once the transfer is final, too.
+delivers; an end is a failure only once the transfer is final as well.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ from gateway.adapter import (
     read_time,
 )
 
-#: How soon a payout that is not ready is looked at again: young ones soon, old ones slowly.
+#: The intervals for looking at a payout that is not ready: short for young ones, long for old ones.
 _SOONEST_S, _SLOWEST_S = 1.0, 60.0
-#: A transfer that was made may take so long to be listed.
+#: How long a new transfer may take to be listed.
 _VISIBLE_AFTER_S = 60.0
-#: The most that a list returns at once (dfns protocol notes, §2: 1 to 50).
+#: The most entries of one page of a list (dfns protocol notes, §2: 1 to 50).
 _PAGE = 50
 
 
@@ -61,12 +61,13 @@ class Look:
     """A payout as Dfns reported it."""
 
     told: Mapping[str, Any]
-    #: whether its end had been seen so long before this look began that a transfer would be listed now
+    #: whether its end was seen long enough before this look began that a transfer would be listed by
+    #: now
     late: bool
 
 
 class PayoutReader:
-    """Reads payouts and says what they mean."""
+    """Reads payouts and interprets them."""
 
     def __init__(self, settings: DfnsSettings, client: Client, tools: Tools) -> None:
         self._settings = settings
@@ -74,8 +75,8 @@ class PayoutReader:
         self._tools = tools
 
     async def read(self, order: Order) -> Look | None:
-        """Return the remembered payout; None where Dfns says there is none. Raises NotSent."""
-        # Before the look: whatever it finds is dated by its beginning, however late it is judged.
+        """Return the remembered payout; None if Dfns says there is none. Raises NotSent."""
+        # Take the time before the look, because a finding is dated by the start of the look.
         stamp = order.notes.get("ended_stamp")
         late = stamp is not None and order.passed_s(str(stamp)) >= _VISIBLE_AFTER_S
         answer = await self._client.get(f"/payouts/{path_id(str(order.notes['payout_id']))}")
@@ -102,18 +103,18 @@ class PayoutReader:
             unknown = (execution or "no executionStatus",)
             return self._tell(order, told, None, echo, transactions, unknown_words=unknown)
         if sub_status in {None, SubStatus.SUBMITTED, SubStatus.SETTLING}:
-            # The settling transfer gives broadcast and a hash at most.
+            # The settling transfer can only report a broadcast and a hash.
             news = SETTLING_NEWS.get(transfer_of(transfer).status) if transfer else None
             sub_status = news or sub_status or SubStatus.SUBMITTED
         report = self._tell(order, told, sub_status, echo, transactions)
         if sub_status is not SubStatus.DELIVERED or transfer is None:
             return report
-        # Of the settling transfer. A payout does not report what the provider keeps, nor what the recipient
-        # got: `final_recipient_amount` stays None.
+        # The fee is that of the settling transfer. A payout does not report the provider's fee or what
+        # the recipient got, so `final_recipient_amount` stays None.
         return replace(report, fees_paid_usd=fee_usd(self._settings, order.network, transfer))
 
     def unfit(self, order: Order, told: Mapping[str, Any]) -> Report | None:
-        """Return the report of a payout that is not the one ordered: it is never confirmed (P7)."""
+        """Return the report of a payout that differs from the order, which is never confirmed (P7)."""
         echo = payout_echo(self._settings, self._tools.assets, order, told)
         lines = (*echo.differences(), *untold(echo))
         remembered = order.notes.get("payout_id")
@@ -124,7 +125,7 @@ class PayoutReader:
     def park(
         self, order: Order, told: Mapping[str, Any], why: str, echo: Echo | None = None
     ) -> Report:
-        """Return the report that stops a payout until an operator has looked; both values in it."""
+        """Return the report that stops a payout until an operator has looked, with both values."""
         if echo is None:
             echo = payout_echo(self._settings, self._tools.assets, order, told)
         odd = () if echo.differences() else (why,)
@@ -134,13 +135,14 @@ class PayoutReader:
         )
 
     def wait(self, order: Order, told: Mapping[str, Any], execution: str) -> Report:
-        """Return the report of a payout that cannot be confirmed yet; news of it comes sooner."""
+        """Return the report of a payout that cannot be confirmed yet; a webhook may come sooner than the next look."""
         if order.moved:
-            # Confirmed once, and shown as before: looked at again, as after any unknown outcome.
+            # It was confirmed and looks unconfirmed, so it is looked up again as after any unknown
+            # outcome.
             raise NotSent(f"confirm: not possible while {execution}")
         payout_id = clean(told.get("id"))
         made = read_time(told.get("dateCreated"))
-        # By the wall clock, which decides nothing here but the pace.
+        # The wall clock is enough here, because it only affects the interval.
         age_s = (self._tools.clock.now() - made).total_seconds() if made else 0.0
         return Report(
             SubStatus.SUBMITTING,
@@ -159,7 +161,7 @@ class PayoutReader:
         settling: Mapping[str, Any] | None,
         transactions: tuple[Transaction, ...],
     ) -> Report:
-        """Read a payout that ended unpaid: failed only once whatever it started is final, too."""
+        """Read a payout that ended unpaid; it has failed only once everything that it started is final as well."""
         told = look.told
         execution, reason = execution_of(told), clean(data_of(told).get("statusReason"))
         if settling is None:
@@ -194,7 +196,7 @@ class PayoutReader:
     async def _settling(
         self, order: Order, told: Mapping[str, Any], *, ended: bool
     ) -> Mapping[str, Any] | None:
-        """Return the transfer that settles a payout, named by it or found by its deposit address."""
+        """Return the transfer that settles a payout, which names it or has its deposit address."""
         transfer_id, wallet = clean(data_of(told).get("transferId")), order.source.id
         if transfer_id:
             found = await read_transfer(self._client, wallet, transfer_id)
@@ -209,8 +211,9 @@ class PayoutReader:
     async def _search(self, wallet: str, deposit: str) -> Mapping[str, Any] | None:
         """Search the wallet's transfers for one to a deposit address, which is this payout's own.
 
-        None only if the whole list was read. Dfns does not document the order of its list, so that old
-        transfers on a page prove nothing about the next one. Raises SearchEnded at the configured bound.
+        It returns None only if the whole list was read. Dfns does not document the order of its list,
+        so old transfers on one page prove nothing about the next one. Raises SearchEnded at the
+        configured bound.
         """
         page, read = "", 0
         while read < self._settings.most_transfers_searched:
@@ -226,7 +229,7 @@ class PayoutReader:
             token = clean(answer.json.get("nextPageToken"))
             if not token:
                 return None
-            # Opaque: it may hold `=`, `+` and `/` (dfns protocol notes, §2).
+            # The token is opaque and may contain `=`, `+` and `/` (dfns protocol notes, §2).
             page = f"&paginationToken={quote(token, safe='')}"
         raise SearchEnded(
             f"the wallet has more than {read} transfers, and none of {read} goes to {deposit}: look for it "

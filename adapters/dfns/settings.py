@@ -14,7 +14,7 @@ WALLET_ID = r"^wa-[a-z0-9]{5}-[a-z0-9]{5}-[a-z0-9]{14,16}$"
 
 
 class FeeCoin(BaseModel):
-    """The coin that a network's fees are paid in."""
+    """The coin in which a network's fees are paid."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -1,7 +1,7 @@
 """User-action signing: init, challenge, signed client data, token; then the call with the same bytes.
 
-Source: dfns protocol notes, §6. A token is for one call: it is bound to method, path and bytes, it is
-used once, it is never logged and never stored. Every retry runs the whole flow again.
+Source: dfns protocol notes, §6. A token is for one call: it is bound to method, path and bytes, works
+once, and is never logged or stored. Every retry runs the whole flow again.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from gateway.adapter import NotSent, Offload
 PrivateKey = ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 _CURVES = frozenset({"secp256r1", "secp256k1"})
 _LEAST_RSA_BITS = 2048
-#: Posts JSON below the base URL and returns the JSON object of a success; raises NotSent otherwise.
+#: Posts JSON below the base URL and returns the JSON object of a success; it raises NotSent otherwise.
 Post = Callable[[str, bytes], Awaitable[Mapping[str, Any]]]
 
 
 def load_private_key(pem: str) -> PrivateKey:
-    """Return the key that signs user actions. A ValueError says what is wrong, never the key."""
+    """Return the key that signs user actions. A ValueError says what is wrong, without the key."""
     try:
         key = load_pem_private_key(pem.encode(), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
@@ -75,7 +75,7 @@ class UserActionSigner:
         self._offload = run_elsewhere
 
     async def sign(self, path: str, body: bytes) -> SignedCall:
-        """Return the signed POST. Two requests; neither can move money, both may be repeated.
+        """Return the signed POST. It makes two requests, which cannot move money and may be repeated.
 
         Raises NotSent.
         """
@@ -119,7 +119,7 @@ class UserActionSigner:
         return SignedCall(path, body, token)
 
     def _allowed(self, asked: Mapping[str, Any]) -> bool:
-        """Whether our credential is among those that may sign; a list that is not given allows all."""
+        """Whether our credential is among those that may sign; a missing list allows all."""
         allowed = asked.get("allowCredentials")
         keys = allowed.get("key") if isinstance(allowed, dict) else None
         if not isinstance(keys, list):
@@ -130,7 +130,7 @@ class UserActionSigner:
 
 
 def dump(document: Mapping[str, Any]) -> bytes:
-    """Return compact JSON in ASCII: payload text and body bytes are then the same."""
+    """Return compact JSON in ASCII, so that payload text and body bytes are the same."""
     return json.dumps(document, separators=(",", ":")).encode()
 
 

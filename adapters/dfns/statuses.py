@@ -1,4 +1,4 @@
-"""Dfns' words and ours. Tables first; how a payout and a transfer are read below them.
+"""Maps Dfns' statuses to ours. The tables come first, then the reading of payouts and transfers.
 
 Source: dfns protocol notes, §2 (execution statuses), §5 (transfer statuses).
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from gateway.adapter import Failure, FailureCode, FundsMoved, SubStatus
 
-#: Execution statuses of a payout that was not confirmed yet.
+#: Execution statuses of a payout before its confirmation.
 BEFORE_CONFIRM = frozenset({"Initializing", "AwaitingPayoutInstructions"})
 AWAITING_CONFIRM = "AwaitingPayoutConfirmation"
 
@@ -44,7 +44,7 @@ TRANSFER_WORDS: Mapping[str, SubStatus] = {
 }
 TRANSFER_ENDS = frozenset({"Confirmed", "Failed", "Rejected"})
 
-#: What a transfer that only settles a payout may report about it: in progress, never its end.
+#: What a transfer that only settles a payout may report about it: its progress, never its end.
 SETTLING_NEWS: Mapping[str, SubStatus] = {
     "Broadcasted": SubStatus.BROADCAST,
     "Confirmed": SubStatus.SETTLING,
@@ -52,13 +52,13 @@ SETTLING_NEWS: Mapping[str, SubStatus] = {
 
 
 def clean(value: object) -> str:
-    """Return a text without blanks around it; empty if it is not a text."""
+    """Return a text without surrounding spaces; empty if it is not a text."""
     return value.strip() if isinstance(value, str) else ""
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """What Dfns reports of a wallet transfer, as far as it matters here."""
+    """The parts of a wallet transfer that matter here."""
 
     id: str
     status: str
@@ -72,7 +72,7 @@ class Transfer:
 
     @property
     def moved(self) -> FundsMoved:
-        """Whether money left the wallet. A failed one with a hash was on the network: not proven."""
+        """Whether money left the wallet. A failed one with a hash was on the network, so "no" is not proven."""
         if self.status == "Confirmed":
             return FundsMoved.YES
         if self.status == "Rejected" or (self.status == "Failed" and self.tx_hash is None):
@@ -111,7 +111,7 @@ def payout_failure(execution: str, reason: str, moved: FundsMoved) -> Failure:
 
 
 def refusal_code(message: str) -> FailureCode:
-    """Return the code of a refused request, as far as its message shows it."""
+    """Return the failure code of a refused request, as far as its message shows it."""
     words = message.lower()
     if "insufficient" in words or "balance" in words:
         return FailureCode.INSUFFICIENT_FUNDS

@@ -1,4 +1,4 @@
-"""An order on Dfns' wire: its token, its bodies, and what Dfns reports beside what was ordered.
+"""An order in Dfns' format: the token, the bodies, and the comparison of reported values with ordered ones.
 
 Source: dfns protocol notes, §2 (asset, create, action), §5 (transfer bodies).
 """
@@ -22,9 +22,9 @@ from gateway.adapter import (
     to_minor,
 )
 
-#: Networks whose own coin carries a memo with a transfer; elsewhere Dfns refuses it.
+#: Networks whose coin can carry a memo with a transfer; on others Dfns refuses it.
 MEMO_NETWORKS = frozenset({"Stellar", "StellarTestnet", "XrpLedger", "XrpLedgerTestnet"})
-#: Millionths of a dollar, rounded up: more digits of a fixed price would be noise.
+#: Fees are rounded up to millionths of a dollar; more digits of a fixed price would be noise.
 _FEE_STEP = Decimal("0.000001")
 #: (dfns protocol notes, §2: `paymentPurpose`)
 PURPOSES = frozenset(
@@ -95,7 +95,7 @@ def why_not(settings: DfnsSettings, assets: AssetRegistry, terms: Terms) -> str 
 def _why_not_address(payee: AddressDestination, network: str, *, native: bool) -> str | None:
     if payee.network != network:
         return f"an address on {payee.network} is not paid from {network}"
-    # Of tokens, those of Solana carry one.
+    # Among tokens, only those of Solana carry a memo.
     carries = network in MEMO_NETWORKS if native else network.startswith("Solana")
     if payee.memo is not None and not carries:
         return f"a transfer of this asset on {network} carries no memo; leave it out"
@@ -135,7 +135,7 @@ def quote_body(settings: DfnsSettings, assets: AssetRegistry, terms: Terms) -> d
 
 
 def payout_key(order: Order) -> str:
-    """Return the external id of the off-ramp payout, by the step at which create is."""
+    """Return the external id of the off-ramp payout for the present step of create."""
     step = int(order.notes.get("create_step", 1))
     return order.key("payout" if step == 1 else f"payout-{step}")
 
@@ -155,7 +155,7 @@ def create_body(settings: DfnsSettings, assets: AssetRegistry, order: Order) -> 
 def confirm_body(
     settings: DfnsSettings, assets: AssetRegistry, order: Order, deposit_address: str
 ) -> dict[str, Any]:
-    """Return the Confirm: our own order echoed back, to the deposit address."""
+    """Return the body of the Confirm, which echoes our own order to the deposit address."""
     return {
         "action": "Confirm",
         "walletId": order.source.id,
@@ -187,7 +187,7 @@ def transfer_echo(
     told: Mapping[str, Any],
     external_id: str,
 ) -> Echo:
-    """Return Dfns' values of a wallet transfer beside the ordered ones, under our external id."""
+    """Return Dfns' values of a wallet transfer with the ordered ones, under our external id."""
     payee = order.destination
     assert isinstance(payee, AddressDestination)  # noqa: S101 - checked before
     request = told.get("requestBody")
@@ -197,7 +197,7 @@ def transfer_echo(
         asset=_token_words(request, told),
         amount=amount_of(request.get("amount"), order.decimals),
         destination=_payee_words(request.get("to"), memo),
-        # The request that is echoed may have it, too.
+        # The echoed request may have it as well.
         reference=_told_id(external_id, told.get("externalId"), request.get("externalId")),
         ordered_asset=_ordered_token(settings, assets, order),
         ordered_amount=order.amount,
@@ -209,7 +209,7 @@ def transfer_echo(
 def payout_echo(
     settings: DfnsSettings, assets: AssetRegistry, order: Order, told: Mapping[str, Any]
 ) -> Echo:
-    """Return Dfns' values of an off-ramp payout beside the ordered ones."""
+    """Return Dfns' values of an off-ramp payout with the ordered ones."""
     payee, external_id = _bank_account(order), payout_key(order)
     asset, data = told.get("asset"), told.get("data")
     asset = asset if isinstance(asset, Mapping) else {}
@@ -240,7 +240,7 @@ def payout_echo(
 
 
 def fee_usd(settings: DfnsSettings, network: str | None, told: Mapping[str, Any]) -> Decimal | None:
-    """Return what a transfer's `fee` cost, by the configured price; None where one of them is missing.
+    """Return the cost of a transfer's `fee` at the configured price; None if one of them is missing.
 
     Dfns reports it in the smallest unit of the network's own coin.
     """
@@ -251,25 +251,25 @@ def fee_usd(settings: DfnsSettings, network: str | None, told: Mapping[str, Any]
 
 
 def untold(echo: Echo) -> tuple[str, ...]:
-    """Return the members of an echo that were not told: what is not told was not compared."""
+    """Return the members of an echo that were not reported, and so were not compared."""
     members = {"asset": echo.asset, "amount": echo.amount, "destination": echo.destination}
     return tuple(f"{name} is not reported" for name, value in members.items() if value is None)
 
 
 def amount_of(units: object, decimals: int) -> Decimal | None:
-    """Return the amount of a whole number of smallest units, exactly."""
+    """Return the exact amount of a whole number of smallest units."""
     text = clean(units)
     return from_minor(int(text), decimals) if text.isascii() and text.isdigit() else None
 
 
 def _told_id(ordered: str, *told: object) -> str | None:
-    """Return the reported external id; if one of several differs from the order, that one."""
+    """Return the reported external id; if there are several and one differs from the order, return that one."""
     ids = [clean(each) for each in told if clean(each)]
     return next((each for each in ids if each != ordered), ids[0] if ids else None)
 
 
 def same_address(one: str, other: str) -> bool:
-    """Whether two addresses are the same; the case of an EVM one is only its checksum."""
+    """Whether two addresses are the same; the letter case of an EVM address is only its checksum."""
     return _address(one) == _address(other)
 
 

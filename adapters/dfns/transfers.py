@@ -1,7 +1,7 @@
-"""The wallet transfer: one call that moves, made safe by a permanent, body-bound `externalId`.
+"""The wallet transfer: a single moving call, which a permanent, body-bound `externalId` makes safe.
 
 Source: dfns protocol notes, §3 (external ids), §5 (transfers). A repeat of the same body under the same
-id answers the first transfer; so a lost reply is found out by repeating, and nothing can move twice.
+id returns the first transfer. A repeat therefore recovers a lost reply, and nothing can move twice.
 """
 
 from __future__ import annotations
@@ -49,10 +49,11 @@ class Transfers:
         self._tools = tools
 
     async def submit(self, order: Order) -> Report:
-        """Make the transfer, or find the one that was made under the same id."""
+        """Make the transfer, or return the one that was made under the same id."""
         if "transfer" not in order.notes:
             body = transfer_body(self._settings, self._tools.assets, order, order.key("transfer"))
-            # Fixed with the attempt: a later change of the configuration must not change a repeat.
+            # The body is fixed with the attempt, because a later change of the configuration must not
+            # change a repeat.
             await order.remember(transfer=dump(body).decode(), wallet=order.source.id)
         path = f"/wallets/{order.notes['wallet']}/transfers"
         call = await self._client.sign(path, str(order.notes["transfer"]).encode())
@@ -77,7 +78,7 @@ class Transfers:
         return Absent("404") if told is None else self._report(order, told)
 
     def _judge(self, order: Order, answer: Answer) -> Exception:
-        """Return the outcome of a call that made no transfer, or that does not say so."""
+        """Return the outcome of a call whose answer has no transfer."""
         words = f"transfer: {answer.words()}"
         if answer.at_the_door:
             return answer.not_done(words)
@@ -85,7 +86,7 @@ class Transfers:
             return Rejected(
                 refusal_code(answer.message), answer.message, custodian_code=str(answer.status)
             )
-        # 409 and a used token say that an earlier call may have arrived; the rest says nothing.
+        # 409 and a used token mean that an earlier call may have arrived; other responses say nothing.
         return OutcomeUnknown(words)
 
     def _report(self, order: Order, told: Mapping[str, Any]) -> Report:
@@ -110,7 +111,7 @@ class Transfers:
             fees_paid_usd=fee_usd(self._settings, order.network, told)
             if sub_status is SubStatus.DELIVERED
             else None,
-            # A confirmed transfer moved the amount that Dfns shows of it: the network's fee comes on top.
+            # A confirmed transfer moved the amount that Dfns shows; the network's fee is extra.
             final_recipient_amount=echo.amount if sub_status is SubStatus.DELIVERED else None,
         )
 
@@ -118,7 +119,7 @@ class Transfers:
 async def read_transfer(
     client: Client, wallet_id: str, transfer_id: str
 ) -> Mapping[str, Any] | None:
-    """Return a transfer; None where Dfns says there is none. Raises NotSent where it says nothing."""
+    """Return a transfer; None if Dfns says there is none. Raises NotSent if it does not answer."""
     answer = await client.get(f"/wallets/{wallet_id}/transfers/{path_id(transfer_id)}")
     if answer.not_found:
         return None
@@ -129,14 +130,14 @@ async def read_transfer(
 
 
 def path_id(value: str) -> str:
-    """Return an id that may stand in a path, or raise OutcomeUnknown: Dfns' own have no odd signs."""
+    """Return an id that is safe in a path, or raise OutcomeUnknown: Dfns' own ids have no special characters."""
     if value and all(each.isascii() and (each.isalnum() or each in "-_") for each in value):
         return value
     raise OutcomeUnknown("an id that cannot be asked for: " + json.dumps(value[:80]))
 
 
 def transfer_of(told: Mapping[str, Any]) -> Transfer:
-    """Return what matters of a transfer."""
+    """Return the parts of a transfer that matter here."""
     return Transfer(
         clean(told.get("id")),
         clean(told.get("status")),
@@ -146,7 +147,7 @@ def transfer_of(told: Mapping[str, Any]) -> Transfer:
 
 
 def refs_of(transfer: Transfer) -> tuple[Ref, ...]:
-    """Return the ids that news may name a transfer by."""
+    """Return the ids by which news may name a transfer."""
     refs = (Ref("transfer", transfer.id),)
     return refs if transfer.tx_hash is None else (*refs, Ref("hash", transfer.tx_hash))
 

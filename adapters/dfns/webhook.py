@@ -1,7 +1,7 @@
-"""Dfns' webhooks: verified over the raw bytes, then read.
+"""Verifies Dfns' webhooks over the raw bytes, then reads them.
 
-Source: dfns protocol notes, §7. HMAC-SHA256 over the body; the signed body carries its own time. Every
-attempt at a delivery has an id of its own, so that duplicates are recognised by their content.
+Source: dfns protocol notes, §7. The signature is HMAC-SHA256 over the body, which contains its own
+time. Every delivery attempt has its own id, so duplicates are recognised by their content.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ def verify(secret: str | None, clock: Clock, headers: Mapping[str, str], body: b
 
 
 def parse(body: bytes) -> Sequence[Notice]:
-    """Turn an event into a notice: it brings the next look-up forward, and what it reported is kept.
+    """Turn an event into a notice, which brings the next look-up forward; what it reported is kept.
 
-    Unknown kinds are none. A ValueError keeps the body, unread.
+    Unknown kinds give no notice. A ValueError keeps the body unread.
     """
     event = json.loads(body)
     if not isinstance(event, dict) or not clean(event.get("id")):

@@ -1,4 +1,4 @@
-"""The dummy adapter: what a new one begins as (`payout-gateway adapters new acme`).
+"""The dummy adapter, from which a new one starts (`payout-gateway adapters new acme`).
 
 The imaginary custodian "Dummy" has one POST that pays at once, a GET to look up by our own key, and
 webhooks signed by HMAC, which name that key. Its keys are permanent and bound to their body. Money can
@@ -54,7 +54,7 @@ from gateway.adapter import (
     read_time,
 )
 
-# Tables first: the custodian's statuses and ours. One that is not here changes no status.
+# Tables come first: the custodian's statuses and ours. A status that is missing here changes nothing.
 STATES: Mapping[str, SubStatus] = {
     "ACCEPTED": SubStatus.SUBMITTED,
     "SENT": SubStatus.BROADCAST,
@@ -79,7 +79,7 @@ _FINAL = frozenset({400, 422})
 
 
 class DummySettings(BaseModel):
-    """Settings. Secrets are `SecretStr`, and there is no default address."""
+    """The settings. Secrets are `SecretStr`, and there is no default address."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -99,7 +99,8 @@ class Dummy(Adapter[DummySettings]):
     capabilities = Capabilities(
         destination_types=frozenset({"custodian_account", "address"}),
         webhooks=True,
-        # How Dummy treats a key: the same key and body pay once, for ever, so the engine may repeat.
+        # How Dummy treats a key: the same key and body pay only once, for ever, so the engine may
+        # repeat.
         keys=KeySemantics(
             life_s=None,
             shared_by_credentials=True,
@@ -107,8 +108,9 @@ class Dummy(Adapter[DummySettings]):
             repeat_is_safe=True,
             failure_is_final=True,
         ),
-        # An API key never expires, so a request that was sent may arrive at any time: that a transfer is
-        # absent proves nothing. If a token or a session expires, its life in seconds is declared here.
+        # An API key never expires, so a request that was sent may arrive at any time, and the absence
+        # of a transfer proves nothing. If a token or a session expires, declare its life in seconds
+        # here.
         call_life_s=None,
         visibility_s=10,
         # `fetch` looks up by our key, and every call of an order is made under that one key: it also
@@ -121,7 +123,8 @@ class Dummy(Adapter[DummySettings]):
         # Money can come back for a day, and the webhook that reports it may be lost.
         looked_after_delivery_s=86_400,
     )
-    # The settings that identify the account. Another webhook secret or timeout is no other account.
+    # The settings that identify the account. Another webhook secret or timeout does not mean another
+    # account.
     account_settings = ("base_url", "api_key")
 
     async def submit(self, order: Order) -> Report:
@@ -132,18 +135,19 @@ class Dummy(Adapter[DummySettings]):
         body = json.dumps(self._request(order)).encode()
         # Webhooks name our key: one that arrives before the reply finds its payout at once.
         await order.expect(Ref("key", order.key("transfer")))
-        # Everything is ready. From here on the engine treats every doubt as "it may have arrived".
+        # Everything is ready. From here on, the engine treats every doubt as "it may have arrived".
         await order.moving()
         try:
             status, payload = await self._call("POST", "/transfers", body)
         except aiohttp.ClientConnectorError as error:
-            # No connection was made, so that nothing was sent. Only the adapter can know that.
+            # No connection was made, so nothing was sent. Only the adapter can know that.
             message = f"no connection ({type(error).__name__})"
             raise NotSent(message) from None
         if status in {_CREATED, _REPEATED}:
             return self._report(order, payload)
         if status in _AT_THE_DOOR and isinstance(payload, dict):
-            # Only if the body is the API's own JSON; a proxy's page says nothing about the call.
+            # This holds only if the body is the API's own JSON; a proxy's page says nothing about the
+            # call.
             message = f"refused: HTTP {status}"
             raise _AT_THE_DOOR[status](message)
         if status not in _FINAL:
@@ -159,8 +163,8 @@ class Dummy(Adapter[DummySettings]):
         """Look up by our own key. Read-only."""
         status, payload = await self._call("GET", f"/transfers/{order.key('transfer')}")
         if status == 404 and isinstance(payload, dict):  # noqa: PLR2004
-            # Only if the body is the API's own JSON: a proxy's page says nothing. Nor is it a failure:
-            # the engine decides what it proves.
+            # This holds only if the body is the API's own JSON: a proxy's page says nothing. An absent
+            # transfer is not a failure; the engine decides what it proves.
             return Absent("404")
         if status != _REPEATED:
             message = f"the look-up failed: HTTP {status}"
@@ -183,10 +187,10 @@ class Dummy(Adapter[DummySettings]):
         return account
 
     async def balances(self, account: Account) -> Sequence[Balance]:
-        """Return what the account can pay. What was accepted is out of it at once."""
+        """Return what the account can pay. Dummy deducts an accepted transfer at once."""
         status, payload = await self._call("GET", f"/accounts/{quote(account.id, safe='')}")
         at = self.tools.clock.now()
-        # Never a guess: an account that could not be read keeps the balance of before.
+        # Never guess: an account that could not be read keeps its previous balance.
         fault = f"the account could not be read: HTTP {status}"
         if status != _REPEATED:
             raise NotSent(fault)
@@ -222,7 +226,7 @@ class Dummy(Adapter[DummySettings]):
             raise ValueError(message) from None
 
     def _request(self, order: Order) -> dict[str, Any]:
-        """Return the body. It is the same for every repeat, because all of it comes from the order."""
+        """Return the body. Every repeat has the same body, because all of it comes from the order."""
         return {
             "key": order.key("transfer"),
             "source": order.source.id,
@@ -266,9 +270,9 @@ class Dummy(Adapter[DummySettings]):
             echo=echo,
             custodian_reference=transfer_id,
             unknown_words=() if sub_status else (state,),
-            # Only what Dummy reports of a DONE transfer, never the ordered amount.
+            # Use only what Dummy reports of a DONE transfer, never the ordered amount.
             final_recipient_amount=echo.amount if sub_status is SubStatus.DELIVERED else None,
-            # Every return, each time; the status stays DONE.
+            # Report every return each time; the status stays DONE.
             returned=returned,
         )
 
@@ -302,7 +306,7 @@ def _destination(terms: Terms) -> str:
 
 
 def _returned(transfer: Mapping[str, Any]) -> tuple[Returned, ...]:
-    """Return the money that came back, each return with Dummy's own id of it."""
+    """Return the money that came back, each return with Dummy's own id."""
     found = []
     for each in transfer.get("returns", ()):
         at = read_time(each["at"])
@@ -320,7 +324,7 @@ def _failure(payload: Mapping[str, Any]) -> Failure:
         code=REASONS.get(reason, FailureCode.UNKNOWN_REASON),
         message=f"Dummy refused the transfer ({reason or 'no reason given'}).",
         custodian_code=reason or None,
-        # A claim, which the engine checks against every call that was made. Dummy refuses before it
-        # sends; for a custodian that may have sent, report `unknown`.
+        # This is a claim, which the engine checks against every call that was made. Dummy refuses
+        # before it sends; for a custodian that may have sent, report `unknown`.
         funds_moved=FundsMoved.NO,
     )

@@ -1,1 +1,1 @@
-"""Fireblocks: payouts of the Payments Engine, and the twin that stands in for it on loopback."""
+"""Fireblocks: payouts through the Payments Engine, and the twin that replaces it on loopback."""

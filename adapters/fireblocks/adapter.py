@@ -1,8 +1,8 @@
-"""Fireblocks payout instruction sets: create, execute, follow each instruction.
+"""Fireblocks payout instruction sets: the adapter creates and executes them, and follows each instruction.
 
-A single payout is a set of one. Create registers and moves nothing; execute is the moving call, accepted
-once per payout id by Fireblocks itself. Only what was remembered is executed, so that an orphan of a lost
-create is harmless. Source: fireblocks protocol notes, §2 to §6.
+A single payout is a set of one. Create registers a set and moves nothing; execute is the moving call,
+which Fireblocks itself accepts once per payout id. Only a remembered set is executed, so an orphan of a
+lost create is harmless. Source: fireblocks protocol notes, §2 to §6.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ PAYEE_TYPES = frozenset(
     }
 )
 SOURCE_TYPES = frozenset({"VAULT_ACCOUNT", "EXCHANGE_ACCOUNT", "FIAT_ACCOUNT"})
-#: Stopped at the door, for our credentials, our address or our rate, before anything was looked at.
+#: Refused before processing, because of our credentials, our address or our rate.
 _AT_THE_DOOR: Mapping[int, type[TurnedAway]] = {
     401: CredentialsRefused,
     403: CredentialsRefused,
@@ -83,7 +83,7 @@ _LOCKED_AGAIN_S = 15.0
 
 
 class Fireblocks(Adapter[FireblocksSettings]):
-    """Pays by instruction sets: of one instruction, or of a whole part of a batch."""
+    """Pays by instruction sets, of one instruction or of a whole part of a batch."""
 
     name = "fireblocks"
     Settings: ClassVar[type[BaseModel]] = FireblocksSettings
@@ -94,18 +94,19 @@ class Fireblocks(Adapter[FireblocksSettings]):
         batch=True,
         webhooks=True,
         one_at_a_time=True,
-        # Execute is accepted once per payout id, whatever the key: a repeat on the remembered id
-        # cannot pay twice. A look comes first, and says so (`CannotLook`) where the set may have been
-        # executed and does not show it. A day bounds that: later, or after a reboot, a person decides.
-        # A failure of theirs uses a key up: the next one has another step.
+        # Execute is accepted once per payout id, whatever the key: a repeat on the remembered id cannot
+        # pay twice. A look comes first, and says so (`CannotLook`) where the set may have been executed
+        # and does not show it. A day bounds that: later, or after a reboot, a person decides. A failure
+        # on their side uses up a key, so the next request has another step.
         keys=KeySemantics(life_s=86_400, max_length=40),
         # A token lives 55 s by our wall clock, which may be 30 s ahead of the custodian's.
         call_life_s=90,
         dated_by_clock=True,
         visibility_s=60,
-        # Sets are asked for by the id that Fireblocks gave; there is no list, and no search by ours.
+        # Sets are looked up by the id that Fireblocks assigned; there is no list, and no search by our
+        # id.
         finds_lost_calls=False,
-        # The limits are negotiated, and 429 is not documented for execute: it proves nothing there.
+        # The limits are negotiated, and 429 is not documented for execute, so it proves nothing there.
         rate=Rate(),
         polling_s=(1, 2, 3, 5, 8, 15, 30, 60, 120, 300),
         in_flight=32,
@@ -117,7 +118,7 @@ class Fireblocks(Adapter[FireblocksSettings]):
         super().__init__(settings, tools)
         whole = settings.requests_per_minute
         if whole is not None:
-            # So many in any minute, a tenth of them at once.
+            # The configured number in any minute, and a tenth of it at once.
             burst = max(1, whole // 10)
             rate = Rate((whole - burst) / 60, burst)
             self.capabilities = replace(type(self).capabilities, rate=rate)
@@ -139,7 +140,7 @@ class Fireblocks(Adapter[FireblocksSettings]):
         return self.settings.set_limit
 
     async def submit_batch(self, batch: BatchOrder) -> BatchReport:
-        """Create the set unless one is remembered, then execute it."""
+        """Create the set unless one is remembered, and execute it."""
         if "payout_id" not in batch.notes:
             mismatch = await self._create(batch)
             if mismatch is not None:
@@ -147,7 +148,7 @@ class Fireblocks(Adapter[FireblocksSettings]):
         return await self._execute(batch)
 
     async def fetch_batch(self, batch: BatchOrder) -> BatchReport | Absent | CannotLook:
-        """Read the remembered set, every instruction of it. Raises NotSent where the look failed."""
+        """Read the remembered set with all its instructions. Raises NotSent if the look failed."""
         if batch.notes.get("payout_id") is None:
             return CannotLook("no payout id is remembered")
         told = await self._look(batch)
@@ -207,7 +208,8 @@ class Fireblocks(Adapter[FireblocksSettings]):
         except aiohttp.ClientConnectorError as error:
             raise NotSent(f"no connection ({type(error).__name__})") from None
         except (aiohttp.ClientError, TimeoutError) as error:
-            # Lost: perhaps created, never executed. A fresh key makes a set that we know the id of.
+            # The reply was lost: the set may exist, but is never executed. A fresh key makes a set with
+            # a known id.
             await batch.remember(create_step=step + 1)
             raise NotSent(f"create got no answer ({type(error).__name__})") from None
         if answer.ok and isinstance(answer.json.get("payoutId"), str) and answer.json["payoutId"]:
@@ -215,14 +217,14 @@ class Fireblocks(Adapter[FireblocksSettings]):
         if answer.refusal:
             raise Rejected(refusal_code(answer.message), answer.message, custodian_code=answer.kind)
         if answer.status not in {401, 429}:
-            # Whatever the key would replay is of no use; another orphan costs nothing.
+            # A replay under this key is useless, and another orphan costs nothing.
             await batch.remember(create_step=step + 1)
         raise _not_done("create", answer)
 
     async def _keep(self, batch: BatchOrder, made: dict[str, Any]) -> BatchReport | None:
         """Compare what was created with the order, and remember it as executable only if it fits.
 
-        One note holds which instruction is whose, so that there is none of a part of a set.
+        A single note assigns the instructions to the items, so it never covers only part of a set.
         """
         told = instructions_of(made)
         mapping = assign(batch.items, told, self._asset_id)
@@ -240,7 +242,7 @@ class Fireblocks(Adapter[FireblocksSettings]):
     def _parked(
         self, batch: BatchOrder, made: dict[str, Any], *, account_fits: bool, fits: bool
     ) -> BatchReport:
-        """Return the report of a set that is not as ordered: it waits for a person, who sees why."""
+        """Return the report of a set that differs from the order; it waits for a person, who sees the reason."""
         told = instructions_of(made)
         echoes = {
             item.payout_id: echo_of(item, self._asset_id(item), candidate, None)
@@ -251,7 +253,7 @@ class Fireblocks(Adapter[FireblocksSettings]):
         if len(told) != len(batch.items):
             unfit = (*unfit, "instructionSet")
         elif not fits and not any(each.differences() for each in echoes.values()):
-            # A part of it is not told, or nobody can tell which instruction is whose.
+            # A part of it is not reported, or the instructions cannot be assigned to the items.
             unfit = (*unfit, "instruction")
         detail = (
             f"Fireblocks registered something else than was ordered as {made['payoutId']}; "
@@ -262,7 +264,7 @@ class Fireblocks(Adapter[FireblocksSettings]):
         items = {
             item.payout_id: replace(waits, echo=echoes.get(item.payout_id)) for item in batch.items
         }
-        # One row on the operator's list for the set, and not one for each of its items.
+        # The operator's list gets one row for the set, and not one for each item.
         first = batch.items[0].payout_id
         items[first] = replace(items[first], unknown_words=unfit)
         return BatchReport(words, items, detail=detail)
@@ -286,25 +288,26 @@ class Fireblocks(Adapter[FireblocksSettings]):
             return _submitted(batch, payout_id, "executed")
         if answer.status in _AT_THE_DOOR and answer.status != 404 and answer.documented:  # noqa: PLR2004
             raise _not_done("execute", answer)
-        # Whatever this was, its key is used up; the payout id stays the same, and is executed once.
+        # Whatever happened, this key is used up; the payout id stays the same, and is executed once.
         await batch.remember(execute_step=step + 1)
         if answer.executed_before:
-            # An earlier call arrived. It may wait for its account, and is not shown as executed then.
+            # An earlier call arrived. It may wait for its account, in which case it is not shown as
+            # executed.
             return _submitted(batch, payout_id, "executed before")
-        # Only a clear no of the documented kind may be one. A repeat's can be the echo of a first
-        # call that arrived, unless it is about another payout that is in the way.
+        # Only a documented error counts as a refusal. The refusal of a repeat can be the echo of a
+        # first call that arrived, unless it is about another payout of the account.
         clear = answer.status == 400 and answer.refusal and not answer.done_before  # noqa: PLR2004
         if not clear or (batch.moved and not answer.locked):
             raise OutcomeUnknown(f"execute: {_words(answer)}")
         return await self._refused(batch, answer)
 
     async def _refused(self, batch: BatchOrder, answer: Answer) -> BatchReport:
-        """Judge a clear refusal of execute, by what the set looks like afterwards."""
+        """Judge a clear refusal of execute by the set's state afterwards."""
         try:
             told = await self._look(batch)
             seen = None if told is None else await self._reader.read(batch, told)
         except NotSent as error:
-            # Unseen is not unexecuted.
+            # A set that was not seen may still be executed.
             raise OutcomeUnknown(f"execute: {_words(answer)}; then: {error}") from None
         if isinstance(seen, BatchReport) and all(
             each.sub_status is not None for each in seen.items.values()
@@ -313,7 +316,7 @@ class Fireblocks(Adapter[FireblocksSettings]):
         if not isinstance(seen, Absent | CannotLook):
             raise OutcomeUnknown(f"execute: {_words(answer)}; then it could not be read")
         if answer.locked:
-            # Of this call alone: an earlier one may be executed and wait for the account, too.
+            # This holds for this call only: an earlier one may be executed and wait for the account.
             raise NotSent(
                 f"execute: the account is busy ({answer.kind})", again_after_s=_LOCKED_AGAIN_S
             )
@@ -322,7 +325,7 @@ class Fireblocks(Adapter[FireblocksSettings]):
         raise Rejected(refusal_code(answer.message), answer.message, custodian_code=answer.kind)
 
     async def _look(self, batch: BatchOrder) -> dict[str, Any] | None:
-        """Return the remembered set; None where the API says that there is none. Raises NotSent."""
+        """Return the remembered set; None if the API says that there is none. Raises NotSent."""
         try:
             answer = await self._client.get(_path(str(batch.notes["payout_id"])))
         except (aiohttp.ClientError, TimeoutError) as error:
@@ -347,7 +350,7 @@ def _submitted(batch: BatchOrder, payout_id: str, word: str) -> BatchReport:
     """Return the report of a set that Fireblocks executes."""
     taken = Report(SubStatus.SUBMITTED, word, custodian_reference=payout_id)
     items = {item.payout_id: taken for item in batch.items}
-    # The set's id finds the first item, and by it the set.
+    # The set's id identifies the first item, and through it the set.
     items[batch.items[0].payout_id] = replace(taken, refs=(Ref("payout", payout_id),))
     return BatchReport(word, items, custodian_reference=payout_id)
 
@@ -361,7 +364,7 @@ def _path(payout_id: str) -> str:
 
 
 def _not_done(call: str, answer: Answer) -> NotSent:
-    """Return that a call did nothing, with what an operator has to do where it is ours to fix."""
+    """Return the error for a call that did nothing, with the fix if the problem is ours."""
     kind = _AT_THE_DOOR.get(answer.status, NotSent)
     return kind(f"{call}: {_words(answer)}", again_after_s=answer.retry_after_s)
 

@@ -1,4 +1,4 @@
-"""What a payment account can pay now.
+"""Reads what a payment account can pay now.
 
 Source: the official API description (vault, exchange and fiat accounts), as in the vendor's Python
 client 35.1.0; the payments sheet has no call of its own for it.
@@ -15,19 +15,19 @@ from urllib.parse import quote
 from adapters.fireblocks.settings import AssetMapping
 from gateway.adapter import Account, Balance, NotSent, Unsupported
 
-#: Where an account is read, and the members that say what it can pay and what is on its way to it. An
-#: exchange and a bank do not say the latter.
+#: The path of each type of account, and the members with its available and incoming amounts. Exchanges
+#: and banks do not report the latter.
 _ACCOUNTS: Mapping[str, tuple[str, str, str | None]] = {
     "VAULT_ACCOUNT": ("/vault/accounts/", "available", "pending"),
     "EXCHANGE_ACCOUNT": ("/exchange_accounts/", "available", None),
     "FIAT_ACCOUNT": ("/fiat_accounts/", "balance", None),
 }
-#: Names of an asset: an exchange's assets carry the new one and the legacy one.
+#: Members that name an asset: an exchange's assets have a new and a legacy name.
 _IDS = ("assetLegacyId", "assetId", "id")
 
 
 def path_of(account: Account) -> str:
-    """Return the path that an account is read at. Raises Unsupported for other types of accounts."""
+    """Return the path for reading an account. Raises Unsupported for other types of accounts."""
     if account.type not in _ACCOUNTS:
         raise Unsupported(f"balances of a {account.type} are not supported by fireblocks")
     return _ACCOUNTS[account.type][0] + quote(account.id, safe="")
@@ -36,7 +36,7 @@ def path_of(account: Account) -> str:
 def balances_of(
     account: Account, told: Mapping[str, Any], assets: Mapping[str, AssetMapping], at: datetime
 ) -> list[Balance]:
-    """Return the balances of the configured assets. Raises NotSent where they cannot be told."""
+    """Return the balances of the configured assets. Raises NotSent if they cannot be read."""
     if told.get("success") is False:
         raise NotSent("balances: the exchange did not answer Fireblocks")
     if str(told.get("id")) != account.id or not isinstance(told.get("assets"), list):
@@ -49,7 +49,7 @@ def balances_of(
             raise NotSent("balances: an answer that is not understood")
         name = next((each[key] for key in _IDS if each.get(key) in ours), None)
         if name is None:
-            # Nothing that the gateway pays.
+            # The gateway does not pay this asset.
             continue
         code, network = ours[name]
         on_its_way = None if pending is None else _amount(each, pending)
@@ -58,7 +58,7 @@ def balances_of(
 
 
 def _codes(assets: Mapping[str, AssetMapping]) -> dict[str, tuple[str, str | None]]:
-    """Return our code, and the network, of each asset id; the key that names a network is preferred."""
+    """Return our code and the network of each asset id; a key that names a network is preferred."""
     codes: dict[str, tuple[str, str | None]] = {}
     for key in sorted(assets, key=lambda each: ":" in each):
         code, _, network = key.partition(":")

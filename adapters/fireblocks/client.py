@@ -1,4 +1,4 @@
-"""Fireblocks over HTTP: signed requests as the official clients send them, and their answers.
+"""The Fireblocks API over HTTP, with requests signed as the official clients sign them.
 
 Source: fireblocks protocol notes, §5 (errors), §7 (request authentication), §11 (official client).
 """
@@ -23,13 +23,13 @@ from yarl import URL
 if TYPE_CHECKING:
     from gateway.adapter import Tools
 
-#: What both official clients send; the vendor's support names the same number.
+#: The value that both official clients send; the vendor's support names the same number.
 TOKEN_LIFE_S = 55
-#: What the custodian says is kept and shown; a page of it helps nobody.
+#: The longest text of the custodian that is stored and shown; a whole page helps nobody.
 _MOST_CHARS = 300
-#: The longest wish of `Retry-After` that is believed.
+#: The longest `Retry-After` that is honoured.
 _MOST_WAIT_S = 3600.0
-#: Types of error that are about us or about them, whatever the status; never about the request.
+#: Error types that concern us or them and never the request, whatever the status.
 _NOT_THE_REQUEST = frozenset({"INTERNAL", "AUTHENTICATION", "AUTHORIZATION", "FORBIDDEN"})
 _BURNT = re.compile(r"idempoten|re-?used?\b|internal error", re.IGNORECASE)
 _LOCKED = re.compile(r"\block|in progress|active payout|another payout", re.IGNORECASE)
@@ -52,7 +52,7 @@ def load_private_key(pem: str) -> RSAPrivateKey:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A request with its credentials, ready to go: nothing slow is left to do."""
+    """A request with its credentials, ready to be sent without any slow step."""
 
     method: str
     url: URL
@@ -62,20 +62,20 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back, whatever its shape."""
+    """A response of any shape."""
 
     status: int
-    json: Any  #: None where the body is no JSON
+    json: Any  #: None if the body is not JSON
     retry_after_s: float | None = None
 
     @property
     def ok(self) -> bool:
-        """Whether it is a success with a JSON object; another 2xx is none (notes, §11)."""
+        """Whether it is a success with a JSON object; another 2xx does not count (notes, §11)."""
         return self.status == 200 and isinstance(self.json, dict)  # noqa: PLR2004
 
     @property
     def message(self) -> str:
-        """The error's words, in any of the three shapes; empty for a body that is no JSON."""
+        """The error's message, in any of the three shapes; empty if the body is not JSON."""
         if not isinstance(self.json, dict):
             return ""
         error = self.json.get("error")
@@ -95,16 +95,16 @@ class Answer:
 
     @property
     def burnt(self) -> bool:
-        """Whether the key was used up by an earlier failure of theirs."""
+        """Whether an earlier failure on their side used up the key."""
         return self.status == 400 and _BURNT.search(self.message) is not None  # noqa: PLR2004
 
     @property
     def refusal(self) -> bool:
-        """Whether it is a no to the request itself, in the API's own words, and so final.
+        """Whether the API itself refused the request, so that the refusal is final.
 
-        A proxy's page, a path that nobody serves, a burnt key and a lack of rights are none: a
-        wrong configuration of ours must not fail a payout. Nor is any 404: create and execute document
-        none, so it is about the requested address.
+        A proxy's page, a path that nobody serves, a used-up key and missing rights do not count,
+        because a wrong configuration must not fail a payout. A 404 does not count either: create and
+        execute document none, so it is about the requested address.
         """
         if self.burnt or not self.message or self.kind in _NOT_THE_REQUEST:
             return False
@@ -117,13 +117,13 @@ class Answer:
 
     @property
     def not_found(self) -> bool:
-        """Whether the API itself says that there is no such thing; a proxy's 404 says nothing."""
+        """Whether the API itself reports that the object does not exist; a proxy's 404 says nothing."""
         known = isinstance(self.json, dict) and ("code" in self.json or self.kind == "NOT_FOUND")
         return self.status == 404 and known  # noqa: PLR2004
 
     @property
     def locked(self) -> bool:
-        """Whether another payout of the same account is in the way."""
+        """Whether another payout of the same account blocks this one."""
         return _LOCKED.search(self.message) is not None
 
     @property
@@ -139,7 +139,7 @@ class Answer:
 
 
 class Client:
-    """Signs and sends. One per adapter."""
+    """Signs and sends requests. Each adapter has one."""
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
-"""What the transactions of an instruction cost, in US dollars, and what of it arrived.
+"""The fees of an instruction's transactions in US dollars, and the amount that arrived.
 
-Source: the vendor's API description (`feeInfo`, `feeCurrency`, `amountInfo`). Only texts are read: a JSON number has lost
-digits already.
+Source: the vendor's API description (`feeInfo`, `feeCurrency`, `amountInfo`). Only texts are read,
+because a JSON number may have lost digits.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from decimal import ROUND_UP, Decimal, InvalidOperation
 from typing import Any
 
-#: Millionths of a dollar, rounded up: more digits of a fixed price would be noise.
+#: Fees are rounded up to millionths of a dollar; more digits of a fixed price would be noise.
 _STEP = Decimal("0.000001")
 
 
@@ -26,10 +26,10 @@ def fees_usd(
 
 
 def net_amount(transactions: Sequence[Mapping[str, Any]], asset_id: str | None) -> Decimal | None:
-    """Return what arrived, after what was deducted: the `netAmount` of the only transaction.
+    """Return the amount that arrived after deductions: the `netAmount` of the only transaction.
 
-    None if it is not reported, or of another asset, or if there are several transactions: which of
-    them paid the recipient is not reported.
+    It is None if it is not reported, is of another asset, or if there are several transactions, because
+    it is not reported which of them paid the recipient.
     """
     if len(transactions) != 1 or not asset_id or transactions[0].get("assetId") != asset_id:
         return None
@@ -38,7 +38,7 @@ def net_amount(transactions: Sequence[Mapping[str, Any]], asset_id: str | None) 
 
 
 def _fee(details: Mapping[str, Any], prices: Mapping[str, Decimal]) -> Decimal | None:
-    """Return one transaction's fee: as Fireblocks prices it, else by the configured prices."""
+    """Return one transaction's fee, priced by Fireblocks or else by the configured prices."""
     info = details.get("feeInfo")
     info = info if isinstance(info, Mapping) else {}
     told = _amount(info.get("feeUSD"))

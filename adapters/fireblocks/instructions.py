@@ -1,4 +1,4 @@
-"""Instruction sets: what is ordered, which instruction is whose, whether the two are the same.
+"""Instruction sets: the request, the assignment of instructions to items, and their comparison.
 
 A single payout is a set of one. Source: fireblocks protocol notes, §3 (schemas). Members that the vendor
 declares as optional may be missing; members that it does not declare (`name`) are ignored.
@@ -22,12 +22,12 @@ from gateway.adapter import (
     format_amount,
 )
 
-#: Fireblocks' id of an asset on its network; None where none is configured.
+#: Returns Fireblocks' id of an asset on its network; None if none is configured.
 AssetIds = Callable[[Terms], str | None]
 
 
 def request_of(batch: BatchOrder, asset_id: AssetIds) -> dict[str, Any]:
-    """Return the body of create; the same at every repeat."""
+    """Return the body of create, which is the same at every repeat."""
     return {
         "paymentAccount": {"id": batch.source.id, "type": batch.source.type},
         "instructionSet": [_instruction_of(item, asset_id) for item in batch.items],
@@ -52,10 +52,10 @@ def instructions_of(told: Mapping[str, Any]) -> list[dict[str, Any]]:
 def assign(
     items: Sequence[BatchItem], told: Sequence[Mapping[str, Any]], asset_id: AssetIds
 ) -> dict[str, int] | None:
-    """Return which instruction is whose: by our id where it is echoed, else by what it pays.
+    """Assign instructions to items, by our id if it is echoed and otherwise by what they pay.
 
-    Every content must be as ordered; None where one is not. Of equal items (same payee, asset and
-    amount) the first in our order is the first in theirs: one is as good as the other.
+    The content of every instruction must match the order; None if one does not. Equal items (same
+    payee, asset and amount) are assigned in order, because they are interchangeable.
     """
     if len(told) != len(items):
         return None
@@ -80,7 +80,7 @@ def assign(
 def candidate_of(
     batch: BatchOrder, item: BatchItem, told: Sequence[dict[str, Any]]
 ) -> dict[str, Any] | None:
-    """Return the instruction that seems to be an item's, also where it pays something else."""
+    """Return the instruction that seems to be an item's, even if it pays something else."""
     at = _by_id(told).get(item.key)
     if at is None and len(batch.items) == 1 and told:
         at = 0
@@ -92,8 +92,8 @@ def mine_of(
 ) -> dict[str, Any] | None:
     """Return the instruction of an item, by what was remembered.
 
-    By its id; where there is none, by its place. A set of one may also have one instruction under an
-    id that changed: the comparison with the order says whether it is ours.
+    It is found by its id, or by its place if there is none. The instruction of a set of one may also
+    have a changed id; the comparison with the order says whether it is ours.
     """
     known = instruction_id_of(batch, item)
     if known:
@@ -110,7 +110,7 @@ def mine_of(
 def instruction_id_of(batch: BatchOrder, item: BatchItem) -> str | None:
     """Return the remembered id of an item's instruction.
 
-    Single payouts that were created before they were sets of one remember `instruction_id` instead.
+    Single payouts that were created before sets of one existed remember `instruction_id` instead.
     """
     ids = batch.notes.get("instructions", {})
     known = ids.get(item.payout_id) or batch.notes.get("instruction_id")
@@ -123,10 +123,10 @@ def echo_of(
     instruction: Mapping[str, Any],
     ordered_reference: str | None,
 ) -> Echo:
-    """Return Fireblocks' values of an instruction beside the ordered ones, in its notation.
+    """Return Fireblocks' values of an instruction with the ordered ones, in its notation.
 
-    `ordered_reference` is the id that the instruction must have; None where the workspace gives ids of
-    its own.
+    `ordered_reference` is the id that the instruction must have; None if the workspace assigns its own
+    ids.
     """
     payee, amount = _payee(item), instruction.get("amount")
     told = amount if isinstance(amount, dict) else {}
@@ -146,12 +146,12 @@ def echo_of(
 def echoed_key(batch: BatchOrder, item: BatchItem) -> str | None:
     """Return our own id of an instruction, if the workspace took it over at create; else None."""
     known = instruction_id_of(batch, item)
-    # A single payout's instruction once had the key of its step.
+    # In earlier versions, a single payout's instruction had the key of its step.
     return known if known in {item.key, batch.key("instruction")} else None
 
 
 def another_set(batch: BatchOrder, told: Mapping[str, Any]) -> bool:
-    """Whether a status is about another set, or about one that another account pays."""
+    """Whether a status is about another set, or about a set that another account pays."""
     account = account_of(told.get("paymentAccount"))
     return told.get("payoutId") not in {None, batch.notes.get("payout_id")} or (
         account not in {None, words_of_account(batch.source)}
@@ -159,14 +159,14 @@ def another_set(batch: BatchOrder, told: Mapping[str, Any]) -> bool:
 
 
 def payout_words(told: Mapping[str, Any]) -> str:
-    """Return the words that a set has for itself, as one."""
+    """Return the statuses of a set, joined to one text."""
     return "/".join(
         clean(told.get(name)) for name in ("state", "status", "reasonOfFailure") if told.get(name)
     )
 
 
 def account_of(value: object) -> str | None:
-    """Return type and id of an account; None where one of them is not told."""
+    """Return type and id of an account; None if one of them is not reported."""
     if not isinstance(value, dict):
         return None
     kind, identifier = clean(value.get("type")), value.get("id")
@@ -179,13 +179,13 @@ def words_of_account(source: Account) -> str:
 
 
 def _by_id(told: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """Return the places of instructions by id; an id that occurs twice names none of them."""
+    """Return the places of instructions by id; an id that occurs twice identifies none."""
     ids = [str(each.get("id") or "") for each in told]
     return {each: at for at, each in enumerate(ids) if each and ids.count(each) == 1}
 
 
 def _content_of(instruction: Mapping[str, Any]) -> tuple[object, ...] | None:
-    """Return what an instruction pays to whom, for comparison; None where a part is not told."""
+    """Return amount, asset and payee of an instruction, for comparison; None if a part is not reported."""
     amount = instruction.get("amount")
     told = amount if isinstance(amount, dict) else {}
     content = (
@@ -203,7 +203,7 @@ def _payee(terms: Terms) -> CustodianAccountDestination:
 
 
 def _decimal(value: object) -> Decimal | None:
-    """Return an amount, from text only: a JSON number has lost digits already."""
+    """Return an amount, from text only, because a JSON number may have lost digits."""
     try:
         amount = Decimal(value) if isinstance(value, str) else None
     except InvalidOperation:

@@ -1,4 +1,4 @@
-"""How an instruction set is read: each instruction with its transactions, to one report per payout.
+"""Reads an instruction set: each instruction with its transactions gives one report per payout.
 
 Source: fireblocks protocol notes, §3 (schemas), §4 (accounting per instruction), §10 (sub-statuses).
 """
@@ -47,7 +47,7 @@ from gateway.adapter import (
     Transaction,
 )
 
-#: Instructions of one set whose transactions are asked for at once.
+#: The number of instructions of one set whose transactions are read in parallel.
 _AT_ONCE = 8
 
 
@@ -69,11 +69,11 @@ class Reader:
     async def read(
         self, batch: BatchOrder, told: dict[str, Any]
     ) -> BatchReport | Absent | CannotLook:
-        """Return a report per item of a status, or what it means that a set is only registered.
+        """Return a report per item of a set, or the finding about a set that is only registered.
 
-        Absent until an execute may have arrived. From then on it cannot be distinguished from an executed set
-        that waits for its account, for hours; but a repeat of execute is executed once.
-        An item that is not read is left out, where the set itself was executed.
+        A registered set is absent until an execute may have arrived. From then on, and for hours, it
+        cannot be distinguished from an executed set that waits for its account; but a repeat of execute
+        is executed once. If the set was executed, an item that could not be read is left out.
         """
         words, payout_id = payout_words(told), str(batch.notes["payout_id"])
         first = batch.items[0].payout_id
@@ -102,7 +102,7 @@ class Reader:
         if not found:
             return Absent(words)
         if first in found:
-            # The set's id finds the first item, and by it the set.
+            # The set's id identifies the first item, and through it the set.
             refs = (Ref("payout", payout_id), *found[first].refs)
             found[first] = replace(found[first], refs=refs)
         return BatchReport(words, found, custodian_reference=payout_id)
@@ -114,7 +114,7 @@ class Reader:
         told: Mapping[str, Any],
         mine: Mapping[str, Any],
     ) -> Report | None:
-        """Read one instruction; None where the set is registered, and nothing more."""
+        """Read one instruction; None if the set is only registered."""
         words, listed = payout_words(told), mine.get("transactions")
         if not isinstance(listed, list):
             return Report(None, words, unknown_words=("instruction without its transactions",))
@@ -130,7 +130,7 @@ class Reader:
         if not reading.executed:
             return None
         if blind and reading.sub_status in {SubStatus.DELIVERED, SubStatus.FAILED}:
-            # Its sub-status decides between delivered and not credited: look again before the end.
+            # The sub-status decides between delivered and not credited, so look again before the end.
             reading = Reading(
                 SubStatus.SETTLING if reading.sub_status is SubStatus.DELIVERED else None
             )
@@ -159,7 +159,7 @@ class Reader:
     async def _transactions(
         self, item: BatchItem, listed: Sequence[Any], source: str
     ) -> tuple[list[Seen], list[Transaction], list[dict[str, Any]], bool]:
-        """Return the instruction's transactions, as seen and in detail; whether a look failed."""
+        """Return the instruction's transactions, as seen and in detail, and whether a look failed."""
         seen, transactions, all_details, blind = [], [], [], False
         for each in (one if isinstance(one, dict) else {} for one in listed):
             details: dict[str, Any] = {}
@@ -172,7 +172,7 @@ class Reader:
             tx_hash, sub_status = clean(details.get("txHash")), clean(details.get("subStatus"))
             if state == "COMPLETED" and not not_credited(sub_status):
                 sub_status = ""
-            # One without an id is seen, too: it may move money, whatever it is called.
+            # A transaction without an id counts as seen as well, because it may move money.
             told_source = _source_of(details)
             certain = source if told_source in {"", source} else ""
             unread = not details and state not in BEFORE_THE_NETWORK
@@ -193,7 +193,7 @@ class Reader:
         return seen, transactions, all_details, blind
 
     async def _details(self, transaction_id: str) -> dict[str, Any] | None:
-        """Return a transaction's details; {} where they are not ours to read, None where the look failed."""
+        """Return a transaction's details; {} if we may not read them, None if the look failed."""
         try:
             answer = await self._client.get(f"/transactions/{quote(transaction_id, safe='')}")
         except (aiohttp.ClientError, TimeoutError):
@@ -205,12 +205,12 @@ class Reader:
 
 
 def _source_of(details: Mapping[str, Any]) -> str:
-    """Return the type of the account that a transaction pays from; empty where it is not told."""
+    """Return the type of the account that a transaction pays from; empty if it is not reported."""
     source = details.get("source")
     return clean(source.get("type")) if isinstance(source, dict) else ""
 
 
 def _reason(told: Mapping[str, Any], mine: Mapping[str, Any]) -> str:
-    """Return the set's reason, as far as it is this instruction's: one of many may have another."""
+    """Return the set's reason, if it applies to this instruction; one of many may have another reason."""
     alone = len(instructions_of(told)) == 1 or clean(mine.get("state")) == "NOT_STARTED"
     return clean(told.get("reasonOfFailure")) if alone else ""

@@ -12,7 +12,7 @@ from adapters.fireblocks.client import load_private_key
 
 
 class AssetMapping(BaseModel):
-    """What Fireblocks calls an asset, and the network that its id implies."""
+    """Fireblocks' id of an asset, and the network that the id implies."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -1,4 +1,4 @@
-"""Fireblocks' words and ours. Tables first; the one reading of an instruction below them.
+"""Maps Fireblocks' statuses to ours. The tables come first, then the only reading of an instruction.
 
 Source: fireblocks protocol notes, §3 (payout, instruction and transaction words), §9 (hashes). Sub-statuses have a module of their own.
 """
@@ -18,7 +18,7 @@ from adapters.fireblocks.substatuses import (
 )
 from gateway.adapter import Failure, FailureCode, FundsMoved, SubStatus
 
-#: State of a payout while none of its instructions has started. `None`: not executed yet.
+#: State of a payout while none of its instructions has started. `None` means not executed yet.
 PAYOUT_WORDS: Mapping[str, SubStatus | None] = {
     "CREATED": None,
     "FILE_FOUND": None,
@@ -31,7 +31,7 @@ PAYOUT_WORDS: Mapping[str, SubStatus | None] = {
     "FAILED": SubStatus.FAILED,
 }
 
-#: The coarse status beside it. Only `REGISTERED` fits a payout that was not executed.
+#: The coarse status next to the state. Only `REGISTERED` fits a payout that was not executed.
 COARSE_WORDS = frozenset(
     {"REGISTERED", "VERIFYING", "IN_PROGRESS", "DONE", "INSUFFICIENT_BALANCE", "FAILED"}
 )
@@ -65,7 +65,8 @@ TRANSACTION_WORDS: Mapping[str, SubStatus] = {
     "TIMEOUT": SubStatus.SUBMITTED,
 }
 
-#: Whether money left the source, by the final state of a transaction. What is not here is not final.
+#: Whether money left the source, by the final state of a transaction. A state that is missing here is
+#: not final.
 MOVED_BY: Mapping[str, FundsMoved] = {
     "COMPLETED": FundsMoved.YES,
     "PARTIALLY_COMPLETED": FundsMoved.YES,
@@ -73,7 +74,7 @@ MOVED_BY: Mapping[str, FundsMoved] = {
     "REJECTED": FundsMoved.NO,
     "BLOCKED": FundsMoved.NO,
     "FAILED": FundsMoved.NO,
-    # Fireblocks gave up waiting; what the network does with it later nobody says.
+    # Fireblocks stopped waiting; nothing says what the network does with it later.
     "TIMEOUT": FundsMoved.UNKNOWN,
 }
 
@@ -82,10 +83,11 @@ BEFORE_THE_NETWORK = frozenset(
     {"SUBMITTED", "QUEUED", "PENDING_AUTHORIZATION", "PENDING_SIGNATURE"}
 )
 
-#: Moved on the network, not credited behind it; with whatever comes after the last underline.
+#: Sub-statuses of money that moved on the network and was not credited, with any suffix after the last
+#: underscore.
 _NOT_CREDITED = "COMPLETED_BUT_3RD_PARTY_"
 
-#: What a partner can do about a failure, beside its words.
+#: What a partner can do about a failure, in addition to its message.
 _HINTS: Mapping[Kind, str] = {
     Kind.RETRYABLE: " The same payout may succeed later.",
     Kind.FINAL: " The same payout would fail again.",
@@ -118,14 +120,14 @@ class Seen:
     state: str
     sub_status: str = ""
     on_chain: bool = False  #: it has a hash
-    #: the type of the account that it pays from; empty where it is not certain
+    #: the type of the account that it pays from; empty if it is not certain
     source: str = ""
     unread: bool = False  #: its details, and so its sub-status, could not be read
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What an instruction's words mean. `executed` False: registered, and nothing more."""
+    """The meaning of an instruction's statuses. Without `executed` it is only registered."""
 
     sub_status: SubStatus | None
     executed: bool = True
@@ -134,7 +136,7 @@ class Reading:
 
 
 def clean(word: object) -> str:
-    """Return a word without the blanks that the vendor's samples have around some."""
+    """Return a status without the surrounding spaces that some of the vendor's samples have."""
     return word.strip() if isinstance(word, str) else ""
 
 
@@ -146,10 +148,10 @@ def not_credited(sub_status: str) -> bool:
 def read(  # noqa: PLR0911 - one per row of the table
     state: str, status: str, instruction: str, seen: Sequence[Seen], reason: str
 ) -> Reading:
-    """Read one instruction of a payout. Pure.
+    """Interpret one instruction of a payout. Pure.
 
-    The end comes from the instruction's own status, and is a failure only when every transaction of
-    it has ended, too.
+    The instruction's own status gives the end, which is a failure only when every transaction of it has
+    ended as well.
     """
     unknown = tuple(
         word or "(none)"
@@ -193,7 +195,7 @@ def _completed(seen: Sequence[Seen]) -> Reading:
 
 def _failed(instruction: str, seen: Sequence[Seen], reason: str) -> Reading:
     if any(each.state not in MOVED_BY for each in seen):
-        # The instruction is given up, a transaction of it is not: it may still pay.
+        # The instruction has ended, but one of its transactions has not and may still pay.
         return Reading(SubStatus.OUTCOME_UNKNOWN)
     moved = {_moved(each) for each in seen}
     funds_moved = next(
@@ -219,14 +221,14 @@ def _failed(instruction: str, seen: Sequence[Seen], reason: str) -> Reading:
 
 
 def _moved(ended: Seen) -> FundsMoved:
-    """Return whether an ended transaction moved money. `no` is said only where it is proven.
+    """Return whether an ended transaction moved money. `no` is returned only if it is proven.
 
-    By its own state and sub-status, and by the kind of account. That there is no hash proves nothing: the
-    vendor promises one for vaults only, and there not before the network confirms.
+    It goes by the transaction's state and sub-status, and by the type of account. A missing hash proves
+    nothing: the vendor promises one only for vaults, and there not before the network confirms.
     """
     by_state = MOVED_BY[ended.state]
     if by_state is not FundsMoved.NO or ended.unread:
-        # Where its details could not be read, its sub-status would have decided.
+        # Its details could not be read, and the sub-status in them would have decided.
         return FundsMoved.UNKNOWN if ended.unread and by_state is FundsMoved.NO else by_state
     vault = ended.source == "VAULT_ACCOUNT"
     if vault and ended.sub_status in REVERTED:
@@ -238,25 +240,25 @@ def _moved(ended: Seen) -> FundsMoved:
         return FundsMoved.NO
     if vault:
         return _left_vault(ended, known)
-    # What an exchange or a bank did with a request is not seen here. Only the policy's own state and
-    # the third party's own refusal say that it did nothing.
+    # What an exchange or a bank did with a request is not visible here. Only the policy's own state and
+    # the third party's own refusal prove that it did nothing.
     stopped = ended.state == "BLOCKED" and not ended.sub_status
     refused = ended.sub_status == REFUSED_BY_THIRD_PARTY.get(ended.state, "none")
     return FundsMoved.NO if stopped or refused else FundsMoved.UNKNOWN
 
 
 def _left_vault(ended: Seen, known: SubStatusWord | None) -> FundsMoved:
-    """Return whether money left a vault, which pays by transactions that Fireblocks signs, and only so."""
+    """Return whether money left a vault, which pays only by transactions that Fireblocks signs."""
     if known is not None and known.stage is Stage.REQUEST:
         return FundsMoved.NO
-    # FAILED says nothing by itself. The other states are decisions: without a sub-status, nothing was signed.
-    # A third party's refusal is about crediting; of a vault's transaction it says nothing.
+    # FAILED alone says nothing. The other states are decisions: without a sub-status, nothing was
+    # signed. A third party's refusal is about crediting, and says nothing about a vault's transaction.
     decided = ended.state != "FAILED" and not ended.sub_status
     return FundsMoved.NO if decided else FundsMoved.UNKNOWN
 
 
 def refusal_code(message: str) -> FailureCode:
-    """Return our code for a refused request, by the topic of its message."""
+    """Return our failure code for a refused request, by the topic of its message."""
     text = message.lower()
     if "insufficient" in text or "balance" in text:
         return FailureCode.INSUFFICIENT_FUNDS

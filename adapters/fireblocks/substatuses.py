@@ -1,4 +1,4 @@
-"""Fireblocks' sub-statuses of transactions: all of the API description, each with what it means.
+"""Fireblocks' sub-statuses of transactions: all of those in the API description, each with its meaning.
 
 Source: fireblocks protocol notes, §10. A sub-status says three things: our code, whether the same order can
 succeed later, and how far the transaction had come for certain. The last one decides `funds_moved`: a
@@ -15,7 +15,7 @@ from gateway.adapter import FailureCode
 
 
 class Kind(StrEnum):
-    """What can be done about a failure."""
+    """The kind of a failure, which says what can be done about it."""
 
     RETRYABLE = "retryable"  #: nothing is wrong with the order: the same may succeed later
     FINAL = "final"  #: the same order fails again
@@ -27,7 +27,7 @@ class Kind(StrEnum):
 class Stage(StrEnum):
     """How far a transaction had come, at most, when it ended with this sub-status."""
 
-    GATE = "gate"  #: stopped by Fireblocks itself: not signed, and handed to nobody
+    GATE = "gate"  #: stopped by Fireblocks itself, before signing and before any third party had it
     #: Stopped while it was made. A vault has signed nothing; a third party may already have had it.
     REQUEST = "request"
     OPEN = "open"  #: it may have been on the network, or with a third party
@@ -43,7 +43,7 @@ class SubStatusWord:
 
 
 _GROUPS: tuple[tuple[FailureCode, Kind, Stage, str], ...] = (
-    # Under way or done. Beside a failed state they explain nothing.
+    # Sub-statuses of transactions in progress or done. They do not explain a failed state.
     (
         FailureCode.UNKNOWN_REASON,
         Kind.NONE,
@@ -99,7 +99,7 @@ _GROUPS: tuple[tuple[FailureCode, Kind, Stage, str], ...] = (
         Stage.GATE,
         "REJECTED_AML_SCREENING FAILED_AML_SCREENING",
     ),
-    # Money that is frozen where it is: of an incoming transfer it has moved.
+    # Money that is frozen where it is; the money of an incoming transfer has moved.
     (FailureCode.COMPLIANCE_REJECTED, Kind.POLICY, Stage.OPEN, "AUTO_FREEZE FROZEN_MANUALLY"),
     # The recipient.
     (
@@ -161,7 +161,7 @@ _GROUPS: tuple[tuple[FailureCode, Kind, Stage, str], ...] = (
         Stage.OPEN,
         "API_CALL_LIMIT THIRD_PARTY_INTERNAL_ERROR INVALID_THIRD_PARTY_RESPONSE",
     ),
-    # Ours at the third party: its credentials, its rights, its set-up. A vault has none of them.
+    # Our account at the third party: its credentials, rights and setup. A vault has none of them.
     (
         FailureCode.THIRD_PARTY_FAILED,
         Kind.RETRYABLE,
@@ -207,7 +207,7 @@ _GROUPS: tuple[tuple[FailureCode, Kind, Stage, str], ...] = (
 )
 
 SUB_STATUS_WORDS: Mapping[str, SubStatusWord] = {
-    # Not every state has one.
+    # Not every state has a sub-status.
     "": SubStatusWord(FailureCode.UNKNOWN_REASON, Kind.NONE, Stage.OPEN),
     **{
         word: SubStatusWord(code, kind, stage)
@@ -216,10 +216,10 @@ SUB_STATUS_WORDS: Mapping[str, SubStatusWord] = {
     },
 }
 
-#: Words that prove that the network moved nothing, also for a transaction that a vault has sent.
+#: Sub-statuses that prove that the network moved nothing, even for a transaction that a vault has sent.
 REVERTED = frozenset({"SMART_CONTRACT_EXECUTION_FAILED"})
 
-#: A third party's own statement that it did not execute, by the state that must stand beside it.
+#: Sub-statuses by which a third party says that it did not execute, with the state that each requires.
 REFUSED_BY_THIRD_PARTY: Mapping[str, str] = {
     "REJECTED": "3RD_PARTY_REJECTED",
     "CANCELLED": "3RD_PARTY_CANCELLED",

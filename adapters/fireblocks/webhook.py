@@ -1,7 +1,7 @@
-"""Fireblocks' webhooks: verified over the raw bytes, then read.
+"""Verifies Fireblocks' webhooks over the raw bytes, then reads them.
 
-v2 is a detached JWS (RS512) against a JWKS; v1 a bare RSA signature against one configured key.
-Source: fireblocks protocol notes, §9.
+v2 has a detached JWS (RS512) with keys from a JWKS; v1 has a bare RSA signature with one configured
+key. Source: fireblocks protocol notes, §9.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ if TYPE_CHECKING:
 
 #: `Cache-Control: max-age` of the vendor's key hosts.
 _KEYS_LIFE_S = 3600
-#: An unknown key id, or a failed fetch, is followed by the next fetch no sooner than this.
+#: The least time between fetches after an unknown key id or a failed fetch.
 _LEAST_BETWEEN_S = 5
 _UNKNOWN = "the key id is not among the custodian's keys"
 _TIMEOUT = aiohttp.ClientTimeout(total=10)
-#: What a transaction's webhook may report about a payout: in progress, never its end.
+#: What a transaction's webhook may report about a payout: its progress, never its end.
 _NEWS = frozenset({SubStatus.BROADCAST, SubStatus.CONFIRMING, SubStatus.SETTLING})
 
 
@@ -84,8 +84,8 @@ class Verifier:
     async def verify(self, headers: Mapping[str, str], body: bytes) -> None:
         """Raise InvalidSignature or CannotVerify, or return.
 
-        Fireblocks signs the webhooks of all its workspaces with the same keys. So a genuine one of
-        another workspace is refused as well, where ours is configured.
+        Fireblocks signs the webhooks of all its workspaces with the same keys. If our workspace is
+        configured, a genuine webhook of another one is therefore refused as well.
         """
         detached = headers.get("fireblocks-webhook-signature")
         bare = headers.get("fireblocks-signature")
@@ -96,7 +96,7 @@ class Verifier:
         else:
             msg = "no signature that this instance is configured to verify"
             raise InvalidSignature(msg)
-        # Only now: what a stranger wrote is not read.
+        # The body is read only after verification, because a stranger may have written it.
         if self._workspace_id is not None and not is_of_workspace(body, self._workspace_id):
             msg = "the webhook is of another workspace than workspace_id"
             raise InvalidSignature(msg)
@@ -109,12 +109,13 @@ class Verifier:
         except (ValueError, KeyError, TypeError, RecursionError):
             msg = "the signature header is malformed"
             raise InvalidSignature(msg) from None
-        # Pinned: a sender that could choose the algorithm could choose `none`, or HMAC with a public key.
+        # The algorithm is pinned: a sender that could choose it could choose `none`, or HMAC with a
+        # public key.
         if algorithm != "RS512" or not isinstance(kid, str):
             msg = "the signature is not RS512"
             raise InvalidSignature(msg)
-        # RFC 7515, 4.1.11: an extension that is marked critical and not understood must be refused.
-        # None is understood here, and the header without any of them is not allowed, either.
+        # RFC 7515, 4.1.11: an extension that is marked critical and not understood must be refused. No
+        # extension is understood here, and an empty list of them is not allowed either.
         if "crit" in header:
             msg = "the signature has critical header extensions, and none is understood"
             raise InvalidSignature(msg)
@@ -122,7 +123,7 @@ class Verifier:
         _check(await self._key(kid), _bytes(signature), protected.encode() + b"." + payload)
 
     async def _key(self, kid: str) -> RSAPublicKey:
-        """Return a key; fetch the keys where it is unknown or old, one fetch at a time."""
+        """Return a key; if it is unknown or old, fetch the keys, one fetch at a time."""
         if not self._is_fresh(kid):
             async with self._fetching:
                 if not self._is_fresh(kid):
@@ -135,13 +136,14 @@ class Verifier:
         return self._tools.clock.monotonic() - self._fetched_at < _KEYS_LIFE_S
 
     async def _refresh(self, kid: str) -> None:
-        """Fetch the keys. A key that is only old goes on being used while the host is away."""
+        """Fetch the keys. A key that is merely old stays in use while the host is unavailable."""
         known, now = kid in self._keys, self._tools.clock.monotonic()
         if self._tried_at is not None and now - self._tried_at < _LEAST_BETWEEN_S:
             if known:
                 return
-            # Anybody can make up a key id. One that keys of a moment ago do not have is forged; a key that
-            # Fireblocks took into use since then is found when the refused webhook is delivered again.
+            # Anybody can invent a key id. If keys that were fetched a moment ago do not have it, it
+            # counts as forged; a key that Fireblocks has introduced since then is found when the
+            # refused webhook is delivered again.
             if self._reached:
                 raise InvalidSignature(_UNKNOWN)
             msg = "an unknown key id, and the keys could not be fetched a moment ago"
@@ -177,7 +179,7 @@ class Verifier:
 
 
 def _read_keys(listed: Sequence[object]) -> Iterator[tuple[str, RSAPublicKey]]:
-    """Yield the keys that can verify; one that cannot be read does not spoil the others."""
+    """Yield the keys that can verify; a key that cannot be read does not affect the others."""
     for entry in listed:
         if not isinstance(entry, dict) or not isinstance(entry.get("kid"), str):
             continue
@@ -209,7 +211,7 @@ def parse(
     *,
     believed_for_s: float | None = None,
 ) -> list[Notice]:
-    """Read a v2 or v1 envelope. ValueError where it is neither. Pure."""
+    """Read a v2 or v1 envelope. Raises ValueError if it is neither. Pure."""
     told = json.loads(body)
     if not isinstance(told, dict) or not isinstance(told.get("data", {}), dict):
         msg = "not an envelope"
@@ -222,7 +224,7 @@ def parse(
     if isinstance(told.get("id"), str) and told["id"]:
         dedup_key = told["id"]
     else:
-        # v1 has no notification id: the same event of the same time is the same notification.
+        # v1 has no notification id, so the same event with the same time is the same notification.
         parts = [
             event,
             data.get("id"),

@@ -1,4 +1,4 @@
-"""What every custodian twin shares: clock, ledger, faults, received calls, and their faulty answers.
+"""The base of every custodian twin: clock, ledger, faults, received calls and faulty answers.
 
 A twin is a strict stand-in for a custodian, written from its protocol sheet and importing neither
 the gateway nor the adapter it judges. `adapters.twin.control.make_app` makes its application with
@@ -38,7 +38,7 @@ class TwinSettings(BaseModel):
 
 @dataclass
 class CallRecord:
-    """A request received. Of the headers only who calls, and no bodies: they hold secrets."""
+    """A received request. Its body and its headers (except the user agent) are not kept, because they hold secrets."""
 
     method: str
     path: str
@@ -55,7 +55,7 @@ _RECORD = web.RequestKey("record", CallRecord)
 class Twin(ABC):
     """A custodian's twin; subclasses add routes, an error shape and the custodian's rules."""
 
-    #: Where the custodian's paths begin under the root, e.g. `/v1`.
+    #: The prefix of the custodian's paths, e.g. `/v1`.
     api_prefix = ""
 
     def __init__(
@@ -127,7 +127,7 @@ class Twin(ABC):
         self.settings_changed(self._settings)
 
     async def stop(self, _: web.Application) -> None:
-        """End what is under way: requests that hang on purpose, and webhooks."""
+        """End requests that hang on purpose, and webhooks in progress."""
         self.clock.reset()
         await self.outbox.close()
 
@@ -141,8 +141,8 @@ class Twin(ABC):
     ) -> web.StreamResponse:
         """Answer one of the custodian's calls, with whatever fault waits for it.
 
-        `admit` authenticates (raises Refusal) and also stands before faults, so that a fault never
-        lets a stranger in. `act` does it and never raises. `spoil` burns the request's key.
+        `admit` authenticates (raises Refusal). It runs before faults, so that a fault never admits a
+        stranger. `act` executes the call and never raises. `spoil` burns the request's key.
         """
         self.record(request).call = call
         fault = self.faults.take(call, HTTP_FAULT_NAMES, self.clock.now())
@@ -197,7 +197,7 @@ class Twin(ABC):
 
     def _broken(self, status: int) -> web.Response:
         if status in (502, 504):
-            # Proxies answer for the custodian here, and not in JSON.
+            # Here a proxy answers instead of the custodian, and not in JSON.
             page = f"<html><head><title>{status}</title></head><body>bad gateway</body></html>"
             return web.Response(status=status, text=page, content_type="text/html")
         return self.error(status, "internal error")
@@ -224,7 +224,7 @@ class Twin(ABC):
         return request[_RECORD]
 
     async def date_answer(self, _: web.BaseRequest, answer: web.StreamResponse) -> None:
-        """Date an answer by the time that both sides share, which credentials are judged by, too."""
+        """Date an answer by the shared time, which also judges credentials."""
         answer.headers["Date"] = formatdate(self.clock.shared(), usegmt=True)
 
     @web.middleware

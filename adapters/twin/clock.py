@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
-#: Never arm the loop for less than this, so that a base clock that stands still cannot spin it.
+#: The shortest timer of the loop, so that a base clock that stands still cannot make it spin.
 _SHORTEST_WAIT_S = 0.001
 
 
@@ -71,11 +71,11 @@ class TwinClock:
         return timer
 
     def call_later(self, seconds: float, call: Callable[[], None]) -> Timer:
-        """Make `call` after so many seconds of the twin's time."""
+        """Make `call` after a number of seconds of the twin's time."""
         return self.call_at(self.now() + seconds, call)
 
     async def sleep(self, seconds: float) -> None:
-        """Sleep for so many seconds of the twin's time, or until the clock is reset."""
+        """Sleep for a number of seconds of the twin's time, or until the clock is reset."""
         done = asyncio.Event()
         self._sleepers.add(done)
         timer = self.call_later(seconds, done.set)
@@ -119,7 +119,7 @@ class TwinClock:
     def _tick(self) -> None:
         self._armed = None
         try:
-            # One look at the time per tick: timers set by a timer wait for the next one.
+            # Each tick reads the time once, so timers that a timer sets wait for the next tick.
             now = self.now()
             while self._timers and self._timers[0][0] <= now:
                 _, _, timer = heapq.heappop(self._timers)

@@ -1,4 +1,4 @@
-"""What can be made to go wrong in a twin: the kinds it knows, and those now waiting to happen."""
+"""The faults of a twin: the kinds that it knows, and those that wait to happen."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class BadFault(ValueError):
 
 @dataclass(frozen=True)
 class FaultKind:
-    """One thing that can go wrong, on which calls, with which members and their defaults."""
+    """A kind of fault, with its calls, its members and their defaults."""
 
     name: str
     calls: frozenset[str]

@@ -26,7 +26,7 @@ class Ledger:
         return self._free.get((account, asset), Decimal(0))
 
     def hold(self, account: str, asset: str, amount: Decimal) -> None:
-        """Take an amount out of what can be spent, until it moves or is given back."""
+        """Reserve an amount until it moves or is given back."""
         self._free[account, asset] = self.free(account, asset) - amount
 
     def give_back(self, account: str, asset: str, amount: Decimal) -> None:

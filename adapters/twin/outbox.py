@@ -1,4 +1,4 @@
-"""Webhooks a twin sends: one delivery per event, retried as the custodian retries, by its clock."""
+"""Sends a twin's webhooks: one delivery per event, retried as the custodian does, by the twin's clock."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Message:
 
 @dataclass
 class Delivery:
-    """One event on its way to the receiver, and what became of each attempt."""
+    """One event on its way to the receiver, and the result of each attempt."""
 
     id: int
     event: str
-    #: Makes the request of attempt n (1 is the first): some custodians sign each one again.
+    #: Makes the request of attempt n (from 1), because some custodians sign each attempt again.
     make: Callable[[int], Message]
     attempts_allowed: int
     state: str = "waiting"  # waiting, delivered, failed, dropped
@@ -51,10 +51,9 @@ class Delivery:
 class Outbox:
     """Sends webhooks to the one receiver named by `url`; without a receiver, events are not sent.
 
-    `delays_s` are the waits between attempts, so there is one attempt more than delays. `retries`
-    says for a status (None: no answer) whether the custodian tries again, `accepts` which one it takes
-    for a receipt. Deliveries of different
-    events run at the same time: no order is promised.
+    `delays_s` are the waits between attempts, so there is one attempt more than delays. `retries` tells
+    for a status (None: no answer) whether the custodian tries again; `accepts` tells whether a status
+    is a receipt. Deliveries of different events run in parallel, in no particular order.
     """
 
     def __init__(  # noqa: PLR0913 - built in one place
@@ -127,7 +126,7 @@ class Outbox:
             case "delay":
                 self._clock.call_later(fault.number("seconds"), partial(self._start, delivery))
             case "reorder":
-                # Waits for the next event to overtake it, or for the time given.
+                # It waits until the next event overtakes it, or for the given time.
                 self._held.append(delivery)
                 self._clock.call_later(fault.number("seconds"), self._release)
             case "duplicate":
@@ -143,7 +142,7 @@ class Outbox:
     def _release(self) -> None:
         held, self._held = self._held, []
         for delivery in held:
-            # Behind the attempt that was just started, so that it really arrives later.
+            # Send it after the attempt that was just started, so that it really arrives later.
             self._clock.call_later(0.1, partial(self._start, delivery))
 
     def _start(self, delivery: Delivery) -> None:

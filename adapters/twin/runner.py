@@ -14,13 +14,13 @@ from aiohttp import web
 from adapters.twin.base import Twin
 from adapters.twin.control import make_app
 
-#: Requests that hang on purpose must not hold up the end of the process.
+#: How long the process waits at its end for requests that hang on purpose.
 _SHUTDOWN_S = 1.0
 
 
 @dataclass(frozen=True)
 class TwinOptions:
-    """What the command line says."""
+    """The options of the command line."""
 
     host: str
     port: int

@@ -22,7 +22,7 @@ from gateway.errors import Refused
 from gateway.faults import names_at, plain_faults, words_of
 from gateway.keys import Caller
 from gateway.model import QuoteTerms
-from gateway.payouts import created_document
+from gateway.payout_change import created_document
 from gateway.quotes import Quotes, RouteWish, Wanted
 from gateway.runtime import Ids
 from gateway.store.rows import to_json

@@ -1,1 +1,1 @@
-"""The command line: thin commands over the same store functions as the API."""
+"""The command line: thin commands that use the same store functions as the API."""

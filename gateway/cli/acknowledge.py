@@ -1,4 +1,4 @@
-"""`payouts acknowledge`: what an operator has seen to leaves the list."""
+"""`payouts acknowledge`: takes what an operator has dealt with off the list."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`adapters`: what is installed, and a new one to begin with."""
+"""`adapters`: lists and checks installed adapters, and starts a new one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def list_(*, as_json: JsonOption = False) -> None:
             rows.append({"name": name, "works": False, "reason": found.reason})
             continue
         declared = getattr(found, "capabilities", None)
-        # An adapter may declare them as it is made, of its settings.
+        # An adapter may declare its capabilities when it is built, depending on its settings.
         declared = {} if declared is None else asdict(declared)
         can = {name: _plain(value) for name, value in declared.items()}
         rows.append({"name": name, "works": True, **can})
@@ -52,7 +52,7 @@ def _words(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Return a capability as JSON has it, in the same order each time."""
+    """Return a capability as JSON, in a stable order."""
     return sorted(value) if isinstance(value, set | frozenset) else value
 
 
@@ -117,7 +117,7 @@ def _new_package(name: str, folder: Path, *, as_json: bool) -> None:
 
 
 def _copy(folder: Path, name: str) -> Path:
-    """Copy the dummy's folder beside it, with its names replaced; return the new one."""
+    """Copy the dummy's folder beside it, with its names replaced; return the new folder."""
     target = folder / name
     target.mkdir()
     for file in sorted((folder / "dummy").rglob("*")):

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from gateway.store.database import Database, Row
 
 app = typer.Typer(help="The audit log: who did what, and when.", no_args_is_help=True)
-#: Rows per read: the gateway goes on meanwhile.
+#: Rows per read; reads are short, because the gateway runs meanwhile.
 _AT_ONCE = 1000
 _GONE = "it has keys or payouts, and no chain any more: every row of it was taken out"
 
@@ -137,7 +137,7 @@ def export(
         for each in await db.scan(chains) if chain is None else [chain]:
             async for rows in _pages(db, each):
                 for row in rows:
-                    # As it is stored: its hash can be checked elsewhere.
+                    # The row is printed as stored, so that its hash can be checked elsewhere.
                     print_json(dict(row))
 
     reading_store(config, work)
@@ -161,7 +161,7 @@ async def _pages(db: Database, org: str) -> AsyncIterator[list[Row]]:
 
 
 async def _follow(db: Database, org: str, known: Head | None) -> tuple[Head, str | None]:
-    """Follow a chain to its end; return the last row that fits, and what is wrong after it."""
+    """Follow a chain to its end; return the last valid row, and the error after it."""
     from gateway.store.audit import Head, broken
 
     head, wrong = Head(org, 0, ""), None
@@ -198,7 +198,7 @@ def _told(row: Row) -> dict[str, Any]:
 
     told = {name: row[name] for name in row.keys()}  # noqa: SIM118 - a row iterates over its values
     for name in ("before", "after"):
-        # A changed value may be anything; it is shown unchanged.
+        # A tampered value may be anything; it is shown unchanged.
         with suppress(ValueError, TypeError):
             told[name] = None if row[name] is None else json.loads(row[name])
     at = str(row["at"])

@@ -1,4 +1,4 @@
-"""`balances`: what accounts can pay, and reservations that only an operator can end."""
+"""`balances`: shows what accounts can pay, and releases reservations that only an operator can end."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _COLUMNS = (
 
 
 def _funds(settings: Settings, runtime: Runtime) -> Funds:
-    """Return the rules of every account; what adapters declare is not needed here."""
+    """Return the rules of every account; the adapters' declarations are not needed here."""
     from gateway.funds.reservations import Funds, account_rules
 
     return Funds(runtime, account_rules(settings, dict.fromkeys(settings.custodians, 0.0)))
@@ -52,7 +52,7 @@ def show(
     config: ConfigOption = Path(DEFAULT_CONFIG),
     as_json: JsonOption = False,
 ) -> None:
-    """Show the balances that the gateway has read, and what payouts have reserved of them.
+    """Show the balances that the gateway has read, and the reservations of payouts.
 
     `available` is what the next payout may need. `custodians balances NAME` asks a custodian now.
     """

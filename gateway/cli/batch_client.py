@@ -31,11 +31,11 @@ _OK = 300
 
 
 class CallError(Exception):
-    """A call that was refused or did not come about; the message says what to do."""
+    """A call that was refused or could not be made; the message says what to do."""
 
     def __init__(self, *lines: str) -> None:
         super().__init__("\n".join(lines))
-        #: the message, line by line: what the gateway says is not broken into further ones
+        #: the lines of the message; the gateway's text is not broken into further lines
         self.lines = lines
 
 
@@ -70,7 +70,7 @@ class BatchClient:
     async def create(
         self, file: Path, source: dict[str, str], *, reference: str, key: str, dry_run: bool
     ) -> dict[str, Any]:
-        """Upload a file; return the batch, or what a dry run found."""
+        """Upload a file; return the batch, or the result of a dry run."""
         digest = await asyncio.to_thread(_digest, file)
         query = {**source, **({"reference": reference} if reference else {})}
         if dry_run:
@@ -84,7 +84,7 @@ class BatchClient:
         return await self._call("GET", f"/{batch_id}")
 
     async def execute(self, batch_id: str) -> dict[str, Any]:
-        """Execute a batch; one that is executed already is returned as it is."""
+        """Execute a batch; one that was already executed is returned unchanged."""
         try:
             return await self._call("POST", f"/{batch_id}/execute", json={})
         except CallError as error:
@@ -93,13 +93,14 @@ class BatchClient:
             return await self.get(batch_id)
 
     async def cancel(self, batch_id: str) -> dict[str, Any]:
-        """Cancel what was not sent."""
+        """Cancel the payouts that were not sent."""
         return await self._call("POST", f"/{batch_id}/cancel", json={})
 
     async def watch(self, batch_id: str, *, quiet: bool) -> dict[str, Any]:
-        """Follow a batch to its end; a gateway that is away is waited for.
+        """Follow a batch to its end; wait for the gateway if it does not answer.
 
-        On a terminal with a bar; otherwise with a line for each change. `quiet`: nothing is printed.
+        It shows a bar on a terminal, and otherwise a line for each change. With `quiet` it prints
+        nothing.
         """
         if not quiet and sys.stdout.isatty():
             return await self._with_bar(batch_id)
@@ -132,7 +133,7 @@ class BatchClient:
         raise AssertionError  # looks never end
 
     async def _looks(self, batch_id: str) -> AsyncIterator[dict[str, Any] | None]:
-        """Look at a batch again and again; None: the gateway does not answer. Never ends."""
+        """Yield a batch's state repeatedly, without end; None if the gateway does not answer."""
         while True:
             try:
                 batch = await self.get(batch_id)
@@ -143,7 +144,7 @@ class BatchClient:
             await asyncio.sleep(_LOOK_S)
 
     async def report(self, batch_id: str, into: Path) -> bool:
-        """Write the report; whether it is final."""
+        """Write the report; return whether it is final."""
         url = f"{self._base}/{batch_id}/report.csv"
         try:
             async with self._http.get(url) as answer:
@@ -184,7 +185,7 @@ class BatchClient:
 
 
 def _silent(url: str, error: BaseException) -> str:
-    """Return why no answer came, in words."""
+    """Return in words why no answer came."""
     if isinstance(error, aiohttp.InvalidURL):
         return f"{url} is not a URL: check --gateway"
     cause = getattr(error, "os_error", None) or error
@@ -193,7 +194,7 @@ def _silent(url: str, error: BaseException) -> str:
 
 
 def _line(batch: dict[str, Any]) -> str:
-    """Return how a batch stands, on one line."""
+    """Return a batch's progress on one line."""
     return (
         f"{batch['id']}: {batch['state']}, {batch['delivered_count']} delivered and "
         f"{batch['failed_count']} failed of {batch['item_count']}"
@@ -201,7 +202,7 @@ def _line(batch: dict[str, Any]) -> str:
 
 
 def progress_columns() -> tuple[ProgressColumn, ...]:
-    """Return what is shown of a batch under way. The description is text, never markup."""
+    """Return the progress columns of a running batch. The description is plain text, never markup."""
     return (
         TextColumn("{task.description:<15}", markup=False),
         BarColumn(),
@@ -212,7 +213,7 @@ def progress_columns() -> tuple[ProgressColumn, ...]:
 
 
 def _refused(status: int, raw: bytes) -> CallError:
-    """Return what a problem says, with its faults."""
+    """Return the text of a problem document, with its errors."""
     try:
         problem = json.loads(raw)
         faults = problem.get("errors", [])

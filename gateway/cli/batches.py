@@ -180,7 +180,7 @@ def _run(work: Callable[[BatchClient], Awaitable[T]], gateway: str, api_key: str
 
 
 def _must_read(file: Path) -> None:
-    """End with 2 where a file cannot be read."""
+    """End with 2 if a file cannot be read."""
     try:
         with file.open("rb"):
             pass

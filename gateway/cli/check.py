@@ -1,4 +1,4 @@
-"""`adapters check`: runs the kit of an adapter in a process of its own, and prints the matrix."""
+"""`adapters check`: runs an adapter's kit in a separate process, and prints the matrix."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from gateway.cli.common import fail, print_json, print_table, say
 
-_NO_TESTS = 5  # pytest's exit code where nothing was collected
+_NO_TESTS = 5  # pytest's exit code if no test was collected
 
 
 def check(name: str, tests: Path, *, e2e: bool, as_json: bool) -> int:
@@ -58,7 +58,7 @@ def _print(name: str, shown: dict[str, Any], *, e2e: bool) -> None:
 
 
 def cell(counts: dict[str, int] | None) -> str:
-    """Return how a topic stands, in short."""
+    """Return the short result of a topic."""
     if counts is None:
         return "unproven"
     if counts.get("failed"):

@@ -1,4 +1,4 @@
-"""What the commands share: where the configuration is, how faults end, how results are printed."""
+"""What the commands share: they find the configuration, report errors and print results."""
 
 from __future__ import annotations
 
@@ -76,16 +76,16 @@ _NAME_CHARS = 100
 
 
 def fail(message: str | Iterable[str], code: int = 1) -> NoReturn:
-    """End with words on stderr and an exit code: 1 for "no such thing", 2 for a faulty set-up.
+    """Exit with a message on stderr: with code 1 for "no such thing", 2 for a faulty setup.
 
-    `message` is one line, or the lines.
+    `message` is one line or several.
     """
     say(*([message] if isinstance(message, str) else message), err=True)
     raise typer.Exit(code)
 
 
 def settings_of(config: Path) -> Settings:
-    """Read the configuration; end with 2 and every fault of it."""
+    """Read the configuration; if it is faulty, print all errors and exit with 2."""
     from gateway.config import settings as configuration
     from gateway.errors import ConfigError
 
@@ -96,16 +96,16 @@ def settings_of(config: Path) -> Settings:
 
 
 def known_custodian(settings: Settings, name: str) -> None:
-    """End with 2 where no custodian instance is called so: a misspelt name must not pass for one."""
+    """Exit with 2 if no custodian instance has this name, so that a misspelt name is noticed."""
     if name not in settings.custodians:
         known = ", ".join(sorted(settings.custodians)) or "none"
         fail(f"there is no custodian {name}; custodians: {known}", 2)
 
 
 def microseconds_of(option: str, text: str, *, dates: bool = False) -> int:
-    """Return a time with a zone in microseconds; with `dates` also a date, as its midnight in UTC.
+    """Return a time with a zone in microseconds; `dates` also allows a date, which means its midnight in UTC.
 
-    Ends with 2 where it is neither.
+    Exits with 2 if it is neither.
     """
     from datetime import UTC, datetime
 
@@ -123,7 +123,7 @@ def microseconds_of(option: str, text: str, *, dates: bool = False) -> int:
 
 @contextmanager
 def store_faults_told(database: Path) -> Iterator[None]:
-    """End with 2 and words where the database is of another schema or cannot be used at all."""
+    """Exit with 2 and a message if the database has another schema or cannot be used at all."""
     from sqlalchemy.exc import SQLAlchemyError
 
     from gateway.errors import SchemaMismatch, StoreUnusable
@@ -132,7 +132,7 @@ def store_faults_told(database: Path) -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:
-        # The reader of the output has gone; nothing is wrong with the database.
+        # The reader of the output has closed it; the database is fine.
         raise
     except (SchemaMismatch, StoreUnusable) as error:
         fail(str(error), 2)
@@ -147,10 +147,10 @@ def with_store(
     *,
     creates: bool = False,
 ) -> T:
-    """Open the configured store, do the work, close it. `runtime` goes by the store's timeline.
+    """Open the configured store, do the work, and close it. `runtime` uses the store's timeline.
 
-    Ends with 2 where the server key is another one than the database's, and where there is no
-    database, unless the command `creates` one.
+    Exits with 2 if the server key is not the database's, or if there is no database, unless the command
+    `creates` one.
     """
     from gateway.resealing import compare_server_key
     from gateway.runtime import real_runtime
@@ -181,10 +181,10 @@ def reading_store(
     *,
     warns: bool = True,
 ) -> T:
-    """Open the configured store to be read, do the work, close it. No file is changed.
+    """Open the configured store for reading, do the work, and close it. No file is changed.
 
-    `runtime` goes by the store's timeline. `warns`: says so where the database is frozen. Ends with 2 where
-    there is no database.
+    `runtime` uses the store's timeline. With `warns` it prints a warning if the database is frozen.
+    Exits with 2 if there is no database.
     """
     from gateway.runtime import real_runtime
     from gateway.store.opening import frozen_or_older, open_to_read, state_file_of
@@ -204,7 +204,7 @@ def reading_store(
 
 
 def _log_to_stderr() -> None:
-    """Keep log lines out of what a command prints: that is its result, and programs read it."""
+    """Send log lines to stderr, because programs read a command's output as its result."""
     from gateway import logs
 
     logs.configure("console", "warning")
@@ -217,7 +217,7 @@ def _warn_if_frozen(reason: str | None) -> None:
 
 @contextmanager
 def config_faults_told() -> Iterator[None]:
-    """End with 2 and every fault of the configuration."""
+    """If the configuration is faulty, print all errors and exit with 2."""
     from gateway.errors import ConfigError
 
     try:
@@ -235,10 +235,10 @@ async def frozen_reason(db: Database) -> str | None:
 
 
 def operator_name(given: str | None = None) -> str:
-    """Return who runs this command, for the audit log.
+    """Return the operator who runs this command, for the audit log.
 
-    A name that is given (or set as PAYOUT_GATEWAY_OPERATOR) is only a claim: the system user is added to it.
-    Ends with 2 where it is no name.
+    A name that is given (or set as PAYOUT_GATEWAY_OPERATOR) is only a claim, so the system user is
+    added to it. Exits with 2 if it is not a valid name.
     """
     import os
     import pwd
@@ -258,7 +258,7 @@ def operator_name(given: str | None = None) -> str:
 
 
 def confirmed(question: str, *, yes: bool) -> None:
-    """Ask on the terminal; end with 1 unless the answer is yes. With `yes` nothing is asked."""
+    """Ask on the terminal; exit with 1 unless the answer is yes. With `yes` nothing is asked."""
     if yes:
         return
     say(f"{question} [y/N]", err=True)

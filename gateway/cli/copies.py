@@ -44,7 +44,7 @@ def _operator(runtime: Runtime) -> Operator:
 
 
 def running(settings: Settings, runtime: Runtime) -> list[str]:
-    """Return the gateways that run on the configured database; say what is waited for."""
+    """Return the gateways that run on the configured database; print a notice while it waits."""
     from gateway.store.gateways import STALE_S, alive
 
     def tell(rows: Iterable[Mapping[str, Any]]) -> None:
@@ -55,7 +55,7 @@ def running(settings: Settings, runtime: Runtime) -> list[str]:
         )
 
     if settings.postgres is not None:
-        # A running gateway holds a lock in the database, which `alone` finds.
+        # A running gateway holds a lock in the database, which `alone` detects.
         return []
     with store_faults_told(settings.database):
         found = asyncio.run(alive(settings.database, runtime.clock, tell))
@@ -64,9 +64,9 @@ def running(settings: Settings, runtime: Runtime) -> list[str]:
 
 @contextmanager
 def alone(settings: Settings, refusal: str, code: int = 1) -> Iterator[None]:
-    """Have the configured database alone; end with words and the processes that have to be stopped.
+    """Take exclusive use of the configured database; if others use it, exit and name the processes to stop.
 
-    Also those that have a file open which was moved away from there.
+    These include processes with an open database file that was moved away.
     """
     from gateway.errors import InUse
     from gateway.store import in_use
@@ -85,7 +85,7 @@ def alone(settings: Settings, refusal: str, code: int = 1) -> Iterator[None]:
 
 
 def _refuse_postgres(settings: Settings, instead: str) -> None:
-    """End with words where the database is not a file."""
+    """Exit with a message if the database is not a file."""
     if settings.postgres is not None:
         fail(f"{settings.database} is a PostgreSQL database: {instead}", 2)
 
@@ -180,8 +180,8 @@ def move(
 ) -> None:
     """Move the SQLite database to PostgreSQL. Stop every gateway first.
 
-    Every row is copied in one transaction and compared; then the file is frozen. Where anything fails, the
-    target stays empty, and the command is run again. Name the new database in the configuration afterwards.
+    Every row is copied in one transaction and compared; then the file is frozen. If anything fails, the
+    target stays empty; run the command again. Name the new database in the configuration afterwards.
     """
     from gateway.database_url import PostgresUrl
     from gateway.errors import StateFileError
@@ -233,7 +233,8 @@ def move(
 def moved(*, config: ConfigOption = Path(DEFAULT_CONFIG), as_json: JsonOption = False) -> None:
     """Confirm that the database file was moved unchanged, and that no other copy of it is in use.
 
-    Stop every gateway first. Also where its state file was away for a while. Refused where a mark may be missing.
+    Stop every gateway first. It is also needed after its state file was missing for a while. Refused if
+    a mark may be missing.
     """
     from gateway.adoption import move
 
@@ -262,9 +263,9 @@ def promoted(
     config: ConfigOption = Path(DEFAULT_CONFIG),
     as_json: JsonOption = False,
 ) -> None:
-    """Go on with a PostgreSQL standby that was promoted, where no running gateway has confirmed it.
+    """Continue with a PostgreSQL standby that was promoted, if no running gateway has confirmed it.
 
-    Stop every gateway first, and the old primary for good. Refused where a mark may be missing.
+    Stop every gateway first, and the old primary for good. Refused if a mark may be missing.
     """
     from gateway.adoption import go_on_promoted
     from gateway.runtime import real_runtime
@@ -308,10 +309,10 @@ def adopt(
     config: ConfigOption = Path(DEFAULT_CONFIG),
     as_json: JsonOption = False,
 ) -> None:
-    """Go on with a database that was restored, or that may be an older copy for another reason.
+    """Continue with a database that was restored, or that may be an older copy for another reason.
 
-    Stop every gateway first (not for --accept-new alone). Every open payout counts as handed over just now, with an unknown outcome. Unused quotes end.
-    New ones are let in with --accept-new only.
+    Stop every gateway first (not for --accept-new alone). Every open payout counts as handed over just
+    now, with an unknown outcome. Unused quotes end. New payouts are accepted only with --accept-new.
     """
     from gateway.runtime import real_runtime
 
@@ -353,7 +354,7 @@ def _adopt(config: Path, runtime: Runtime, until: int) -> Adopted:
     logs.configure(settings.log.format, "warning")
 
     async def run() -> Adopted:
-        # The whole wiring, without its loops: what custodians declare is asked of the instances.
+        # Build the whole wiring without its loops, because the instances know what custodians declare.
         async with open_gateway(settings, runtime=runtime) as gateway:
             adoption = Adoption(
                 db=gateway.db,
@@ -395,7 +396,7 @@ def _accept_new(config: Path, runtime: Runtime, *, checked: bool) -> list[str]:
 def _with_state_file(
     config: Path, work: Callable[[Database, Runtime, StateFile], Awaitable[T]]
 ) -> T:
-    """Open the store, and do something with it and its state file."""
+    """Open the store, and do work with it and its state file."""
     from gateway.errors import StateFileError
     from gateway.runtime import real_runtime
     from gateway.store.opening import open_database, refuse_absent, state_file_of

@@ -1,4 +1,4 @@
-"""`custodians`: what an operator declares about custodian accounts, and what they can pay."""
+"""`custodians`: declares that accounts are the same, and reads what they can pay."""
 
 from __future__ import annotations
 
@@ -66,9 +66,9 @@ def same_account(  # noqa: PLR0913 - one argument per option
 ) -> None:
     """Declare that an account is the same after its credentials or address were changed.
 
-    Reads the custodian's own id with the present credentials and with those in `previous`: where both
-    read the same, every account of the instance is declared. Looks made now then count for calls made
-    before. If they are not one account, a payout may be paid twice.
+    It reads the custodian's own id with the present credentials and with those in `previous`: if both
+    read the same id, every account of the instance is declared. Looks made now then count for calls
+    made before. If they are not one account, a payout may be paid twice.
     """
     from gateway.execution.proof import NO_ACCOUNT
     from gateway.runtime import real_runtime
@@ -127,7 +127,7 @@ def _declare_configured(
     logs.configure(settings.log.format, "error")
 
     async def run() -> Declared:
-        # The whole wiring, without its loops: the ids are read by the instances themselves.
+        # Build the whole wiring without its loops, because the instances themselves read the ids.
         async with open_gateway(settings, runtime=runtime) as gateway:
             return await declare_credentials(
                 gateway.db,
@@ -168,8 +168,8 @@ def balances(
 ) -> None:
     """Ask a custodian what each configured account can pay now. Read-only.
 
-    Shown are the assets that the gateway knows; `pending` is what is on its way to the account, where the
-    custodian says so. Exit code 1 if an account could not be read; the others are shown.
+    It shows the assets that the gateway knows; `pending` is what is on its way to the account, if the
+    custodian reports it. Exit code 1 if an account could not be read; the others are shown.
     """
     from gateway import logs
     from gateway.credentials import accounts_of
@@ -199,14 +199,15 @@ def balances(
 async def _read_balances(
     settings: Settings, name: str, accounts: Sequence[Account]
 ) -> tuple[list[dict[str, str | None]], list[str]]:
-    """Return the balances of accounts, and why some could not be read."""
+    """Return the balances of accounts, and the errors of those that could not be read."""
     from gateway.app import open_gateway
     from gateway.errors import NotSent, Unsupported
     from gateway.model import format_amount, format_time
 
     found: list[dict[str, str | None]] = []
     faults: list[str] = []
-    # The whole wiring, without its loops: the instance asks with its own credentials and limits.
+    # Build the whole wiring without its loops, because the instance asks with its own credentials and
+    # limits.
     async with open_gateway(settings) as gateway:
         for account in accounts:
             try:

@@ -1,4 +1,4 @@
-"""`db`: the schema of the store, and its copies."""
+"""`db`: upgrades the schema of the store, and handles its copies."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from gateway.store.database import Database, Tx
 
 app = typer.Typer(help="The database.", no_args_is_help=True)
-#: Values per transaction: the gateway goes on meanwhile.
+#: Values per transaction; they are few, because the gateway runs meanwhile.
 _AT_ONCE = 200
 
 
@@ -59,8 +59,8 @@ def upgrade(
 ) -> None:
     """Migrate the database to this program's schema. Stop every gateway on it first, and back it up.
 
-    Refused while a gateway runs on it, unless it is a PostgreSQL database and the gateway can go on with
-    the new schema.
+    Refused while a gateway runs on it, unless it is a PostgreSQL database and the gateway can continue
+    with the new schema.
     """
     from alembic.util.exc import CommandError
 
@@ -89,7 +89,7 @@ def upgrade(
                 before, after = migrate.upgrade(path)
         except CommandError as error:
             fail(f"{refusal}: {error}", 2)
-    # Opening it writes the first state file.
+    # Opening the database writes the first state file.
     colliding = with_store(config, _some_collide if before != after else _nothing, creates=True)
     if as_json:
         print_json({"before": before, "after": after, "collisions": colliding})
@@ -111,7 +111,7 @@ async def _nothing(_: Database) -> bool:
 
 
 async def _some_collide(db: Database) -> bool:
-    """Whether references that were different ones before are one now."""
+    """Whether references that used to differ are equal now."""
     from gateway.store.payouts import reference_collisions
 
     return bool(await db.scan(reference_collisions, 1))
@@ -121,7 +121,7 @@ async def _some_collide(db: Database) -> bool:
 def reseal(*, config: ConfigOption = Path(DEFAULT_CONFIG), as_json: JsonOption = False) -> None:
     """Seal every stored secret under the present server key. The gateway may run meanwhile.
 
-    Every running gateway must know the new key already, and the one before as previous_server_key.
+    Every running gateway must already have the new key, and the old one as previous_server_key.
     """
     from gateway.errors import ConfigError
     from gateway.resealing import note_server_key, reseal_some
@@ -147,7 +147,7 @@ def reseal(*, config: ConfigOption = Path(DEFAULT_CONFIG), as_json: JsonOption =
 
     async def work(db: Database) -> dict[str, tuple[int, int]]:
         done: dict[str, tuple[int, int]] = {}
-        # Two rows: it may be stopped in between, and run again.
+        # Write two rows, because the command may be stopped in between and run again.
         await db.run(note, "reseal_begun", done)
         for what in SEALED:
             seen, changed, after = 0, 0, None

@@ -1,4 +1,4 @@
-"""`payouts resolve` and `payouts retry`: what an operator decides about one payout."""
+"""`payouts resolve` and `payouts retry`: an operator's decisions about one payout."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ PayoutArgument = Annotated[str, typer.Argument(help="Payout id.")]
 
 
 class Ending(StrEnum):
-    """How an operator has found a payout to have ended."""
+    """The end of a payout, as an operator has found it."""
 
     DELIVERED = "delivered"
     FAILED = "failed"
@@ -148,7 +148,7 @@ def retry(
             raise NotAllowedError(f"there is no payout {payout_id}")
         if payout.custodian not in settings.custodians:
             raise NotAllowedError(f"the custodian {payout.custodian} is not configured here")
-        # The instance and not its class: what it declares may depend on its settings.
+        # Use the instance and not its class, because its declarations may depend on its settings.
         async with custodian_of(settings, payout.custodian, runtime) as custodian:
             asked = custodian.fingerprint(payout.account, livemode=payout.livemode)
             await db.run(again, runtime, payout_id, custodian.capabilities, asked, by=by)
@@ -169,7 +169,7 @@ def retry(
 
 
 def _shown(config: Path, payout_id: str) -> Payout:
-    """Return the payout that is to be ended; end with 1 where there is none or it has ended."""
+    """Return the payout to end; exit with 1 if there is none or it has ended."""
     from gateway.store.payouts import find_payout
 
     async def work(db: Database) -> Payout | None:
@@ -184,7 +184,7 @@ def _shown(config: Path, payout_id: str) -> Payout:
 
 
 def _question(payout: Payout, found: Resolution, by: str) -> list[str]:
-    """Return what the operator is about to do, a line each."""
+    """Return what the operator is about to do, as lines."""
     from gateway.model import FundsMoved, format_amount
 
     terms = payout.terms
@@ -210,7 +210,7 @@ def _question(payout: Payout, found: Resolution, by: str) -> list[str]:
 def _resolved(
     config: Path, runtime: Runtime, payout_id: str, found: Resolution, by: str
 ) -> LookAsked | None:
-    """End a payout. NotAllowedError if that is not possible."""
+    """End a payout. Raises NotAllowedError if that is not possible."""
     from gateway.execution.operator import NotAllowedError
     from gateway.execution.operator import resolve as end
     from gateway.execution.record import Recorder
@@ -241,10 +241,10 @@ def _resolved(
 
 
 def _capabilities_of(settings: Settings, name: str) -> Capabilities:
-    """Return what the custodian of a payout declares.
+    """Return the capabilities that a payout's custodian declares.
 
-    Of one that is not configured any more, or whose package is broken, nothing is known: the cautious
-    defaults. What proves that a call cannot arrive any more is stored with the call.
+    If it is no longer configured, or its package is broken, its capabilities are unknown and the
+    cautious defaults apply. Each call stores what proves that it cannot arrive any more.
     """
     from gateway.capabilities import Capabilities
     from gateway.custodians.registry import find_adapters

@@ -1,4 +1,4 @@
-"""`doctor`: is everything as it has to be, and what to do where it is not."""
+"""`doctor`: checks the whole installation, and says what to do about each problem."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def doctor(
     config: ConfigOption = Path(DEFAULT_CONFIG),
     as_json: JsonOption = False,
 ) -> None:
-    """Check everything that this gateway needs, and say how to correct what is wrong.
+    """Check everything that this gateway needs, and say how to fix each problem.
 
     Configuration, disk, permissions, open files, database, schema, server key, frozen state, rules,
     custodians that were removed with open payouts, every gateway on the database, each custodian with its credentials and clock, and the egress guard. It changes

@@ -1,4 +1,4 @@
-"""`payouts erase`: the personal data of recipients, of named payouts or of all that ended before a time."""
+"""`payouts erase`: erases recipients' personal data from named payouts, or from all that ended before a time."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _AT_ONCE = 500
 
 @dataclass
 class _Done:
-    """What was erased, or would be, and what was not, and why."""
+    """The payouts that were or would be erased, and those that were not, with the reason."""
 
     erased: int = 0
     kept: dict[str, list[str]] = field(default_factory=dict)
@@ -54,10 +54,10 @@ def erase(  # noqa: PLR0913 - one argument per option
     config: ConfigOption = Path(DEFAULT_CONFIG),
     as_json: JsonOption = False,
 ) -> None:
-    """Erase who was paid, and whatever else may name a person, from payouts that are over. For good.
+    """Erase the recipient, and whatever else may name a person, from ended payouts, permanently.
 
-    Ids, references, amounts, statuses, times and hashes stay. A payout is kept as it is while anything
-    still needs it; with --ended-before so is one that failed while money may have moved.
+    Ids, references, amounts, statuses, times and hashes stay. A payout stays unchanged while anything
+    still needs it; with --ended-before, so does one that failed while money may have moved.
     """
     from gateway.runtime import real_runtime
 

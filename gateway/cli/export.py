@@ -1,4 +1,4 @@
-"""`payouts export`: payouts of a time for bookkeeping, as CSV or JSON lines."""
+"""`payouts export`: exports the payouts of a period for bookkeeping, as CSV or JSON lines."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Format(StrEnum):
-    """How payouts are written."""
+    """The output format."""
 
     CSV = "csv"
     JSONL = "jsonl"
@@ -65,7 +65,8 @@ def export(  # noqa: PLR0913 - one argument per option
         count = _write(config, _print, as_, first, last, org)
     else:
         try:
-            # It names people and accounts: for its owner only, and never over another file.
+            # The file names people and accounts, so only its owner may read it, and it never replaces
+            # another file.
             opened = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except OSError as error:
             fail(f"{output} cannot be written: {error.strerror}", 2)
@@ -106,5 +107,5 @@ def _write(  # noqa: PLR0913 - where, how and what
 
 
 def _print(text: str) -> None:
-    """Print lines; whatever a text is made of, it changes nothing on the terminal."""
+    """Print lines; no text can control the terminal."""
     say(*text.splitlines())

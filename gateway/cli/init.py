@@ -1,4 +1,4 @@
-"""`init`: a first configuration."""
+"""`init`: writes a first configuration."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ port = 8080
 
 
 def write(config: Path, *, as_json: bool = False) -> None:
-    """Write configuration and key; end with 1 where either exists or the folder takes no file."""
+    """Write configuration and key; exit with 1 if either exists or the folder is not writable."""
     key = config.with_name("server.key")
     for path in (config, key):
         if path.exists():
@@ -81,7 +81,7 @@ def write(config: Path, *, as_json: bool = False) -> None:
 
 
 def _write_new(path: Path, text: str) -> None:
-    """Write a file that only its owner can read; never over another one."""
+    """Write a file that only its owner can read; never replace an existing one."""
     with os.fdopen(
         os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8"
     ) as file:

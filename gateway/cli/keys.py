@@ -1,4 +1,4 @@
-"""`keys`: mint, list, rotate, revoke."""
+"""`keys`: creates, lists, rotates and revokes API keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`limits`: what is spent of each limit."""
+"""`limits`: shows how much of each limit is spent."""
 
 from __future__ import annotations
 

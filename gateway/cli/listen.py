@@ -20,7 +20,7 @@ _AT_ONCE = 100
 
 
 class ListenError(Exception):
-    """It cannot go on; the message says what to do."""
+    """The listener cannot continue; the message says what to do."""
 
 
 class Listener:
@@ -49,7 +49,7 @@ class Listener:
                 msg = f"{name} {url}: give a URL with http:// or https://"
                 raise ListenError(msg)
         if not secret:
-            # Shown, as nothing but this listener signs with it.
+            # The secret may be shown, because only this listener signs with it.
             secret = secret_text(token_bytes(SECRET_BYTES))
         try:
             self._secret = secret_bytes(secret)
@@ -76,7 +76,7 @@ class Listener:
                     await self._clock.sleep(self._every_s)
 
     async def _until_there(self, look: Callable[[], Awaitable[Any]]) -> Any:
-        """Look until the gateway answers; say once that it does not."""
+        """Retry until the gateway answers; print once that it does not."""
         silent = False
         while True:
             try:
@@ -106,7 +106,8 @@ class Listener:
 
     async def _forward(self, http: aiohttp.ClientSession, event: dict[str, Any]) -> None:
         event_id = event["id"]
-        # As the gateway writes it: the same members in the same order, so the same bytes.
+        # Write it as the gateway does, with the same members in the same order, so that the bytes are
+        # the same.
         body = json.dumps(event, separators=(",", ":"), ensure_ascii=False).encode()
         now = self._clock.now()
         signed = headers([self._secret], event_id, now, body)

@@ -1,4 +1,4 @@
-"""The commands and their groups. Each imports what it needs when it runs, so that help is quick."""
+"""The commands and their groups. Each imports what it needs only when it runs, so that help is fast."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from gateway.cli.common import (
 
 
 class Group(typer.core.TyperGroup):
-    """The commands; what is wrong with an argument is said in our words."""
+    """The commands; argument errors are reported in the gateway's own words."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was named."""
@@ -146,7 +146,7 @@ def serve(  # noqa: PLR0913 - the options of the command
             2,
         )
     logs.configure(settings.log.format, settings.log.level)
-    # Only opening the store is a fault of the set-up; whatever breaks later keeps its traceback.
+    # Only an error while opening the store is a setup error; later errors keep their traceback.
     with store_faults_told(settings.database):
         if settings.postgres is not None:
             from gateway.store.postgres.opening import prepare
@@ -277,11 +277,11 @@ def options(
 
 
 def main() -> None:
-    """Run the command line. What a user can cause ends with a message and an exit code, not a traceback."""
-    # Whatever a command writes, reports and logs of its own included, is for its user only.
+    """Run the command line. Errors that a user can cause end with a message and an exit code, not a traceback."""
+    # Files that a command writes, including reports and logs, are readable for its user only.
     os.umask(0o077)
     for stream in (sys.stdout, sys.stderr):
-        # A terminal that cannot show a sign gets its escape, not a traceback.
+        # A terminal that cannot show a character gets its escape, not a traceback.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     for argument in sys.argv[1:]:
@@ -307,7 +307,7 @@ def _is_utf8(text: str) -> bool:
 
 
 def _words_of(error: Exception) -> list[str] | None:
-    """Return what to say of an error that no command has put into words; None for a bug."""
+    """Return the message for an error that no command has handled; None for a bug."""
     from gateway.errors import ConfigError, GatewayError
 
     if isinstance(error, ConfigError):

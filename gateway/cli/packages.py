@@ -6,25 +6,26 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
-#: The adapter that a new one begins as; it is installed with the gateway.
+#: The adapter that a new one is copied from; it is installed with the gateway.
 _MODEL = ("adapters", "dummy")
 
 
 def renamed(text: str, name: str) -> str:
-    """Return a text of the dummy's with its names replaced."""
+    """Return a text of the dummy with its names replaced."""
     dashed, kind = name.replace("_", "-"), kind_of(name)
-    # Names of headers have dashes; the twin writes them in capitals, the adapter reads them small.
+    # Header names have dashes; the twin writes them capitalised, and the adapter reads them in lower
+    # case.
     text = text.replace("Dummy-", f"{dashed.title()}-").replace("dummy-", f"{dashed}-")
     return text.replace("Dummy", kind).replace("DUMMY", name.upper()).replace("dummy", name)
 
 
 def kind_of(name: str) -> str:
-    """Return the name of an adapter's class."""
+    """Return the class name of an adapter."""
     return "".join(part.title() for part in name.split("_"))
 
 
 def write_package(folder: Path, name: str) -> list[Path]:
-    """Write the package into a folder that is empty or not there; return what was written."""
+    """Write the package into a folder that is empty or does not exist; return the files."""
     made = package_files(name)
     for path, text in made.items():
         target = folder / path
@@ -45,7 +46,7 @@ def package_files(name: str) -> dict[str, str]:
         f"{package}/py.typed": "",
     }
     made = {path: renamed(text, name) for path, text in made.items()}
-    # The name of a distribution has dashes, that of its package does not.
+    # A distribution's name has dashes; its package's name does not.
     made["pyproject.toml"] = made["pyproject.toml"].replace(
         f'name = "payout-gateway-{name}"', f'name = "payout-gateway-{name.replace("_", "-")}"'
     )

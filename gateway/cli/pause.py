@@ -1,4 +1,4 @@
-"""`pause` and `resume`: stop what moves money, and let it go on. Works while no gateway runs, too."""
+"""`pause` and `resume`: stop and resume what moves money. They also work while no gateway runs."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ def resume_account(  # noqa: PLR0913 - one argument per option
 
 
 def _add_resume(scope: str, argument: Any, text: str) -> None:
-    """Add `resume SCOPE NAME` for a scope that one name tells."""
+    """Add `resume SCOPE NAME` for a scope that one name identifies."""
 
     def command(
         name: str,
@@ -226,7 +226,7 @@ def _wanted(scope: str, target: str = "") -> Wanted:
     from gateway.pause import PauseScope
     from gateway.pausing import Wanted
 
-    # Codes of assets are in capitals; they may be typed in any case of letters.
+    # Asset codes are in capitals, but may be typed in any case.
     return Wanted(PauseScope(scope), target.upper() if scope == "asset" else target)
 
 

@@ -1,4 +1,4 @@
-"""`payouts`: the whole story of one, and lists of many."""
+"""`payouts`: shows the whole story of one, and lists many."""
 
 from __future__ import annotations
 
@@ -137,8 +137,9 @@ def collisions(
 ) -> None:
     """List payouts whose references were written differently and now compare as equal.
 
-    They were accepted before references were compared by their normal form. Nothing is changed: you
-    have to find out whether a payee was paid twice. A new batch payout may not use any of these references.
+    They were accepted before references were compared by their normal form. The command changes
+    nothing: you have to find out whether a payee was paid twice. A new batch payout may not use any of
+    these references.
     """
     from gateway.store.payouts import reference_collisions
 
@@ -148,7 +149,8 @@ def collisions(
                 "org": row["org"],
                 "mode": row["mode"],
                 "reference": row["reference"],
-                # With letters beyond ASCII as escapes: two that look alike are told apart by them.
+                # Letters beyond ASCII are printed as escapes, so that two references that look alike
+                # can be told apart.
                 "written_as": ascii(row["reference"])[1:-1],
                 "payout_id": row["id"],
                 "status": row["status"],

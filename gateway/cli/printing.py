@@ -1,8 +1,8 @@
-"""The one way to print: whatever a text is made of, it changes nothing on the operator's terminal.
+"""The only way to print: no text, whatever it contains, can control the operator's terminal.
 
-Texts of tenants and custodians reach these functions as they are stored. Each value stays on its line: a
-line break is written as its escape, and so are escape sequences, bidi controls and zero-width characters.
-Nothing is read as markup.
+Texts of tenants and custodians reach these functions as they are stored. Each value stays on its line:
+line breaks, escape sequences, bidi controls and zero-width characters are written as escapes. Nothing
+is interpreted as markup.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rich.text import Text
 
 from gateway.text import escaped, escaped_json
 
-#: Columns where the output is no terminal: more than any row needs.
+#: The width if the output is not a terminal; no row needs more.
 _PIPE = 100_000
 #: The narrowest column of text that is still readable.
 _NARROWEST = 12
@@ -39,7 +39,7 @@ def print_json(value: Any) -> None:
 
 
 def print_result(value: Any, *lines: str, as_json: bool) -> None:
-    """Print what a command has done: one JSON document for scripts, or lines for people."""
+    """Print a command's result: one JSON document for scripts, or lines for people."""
     if as_json:
         print_json(value)
     else:
@@ -49,7 +49,7 @@ def print_result(value: Any, *lines: str, as_json: bool) -> None:
 def print_rows(
     title: str, columns: Sequence[str], rows: Sequence[Mapping[str, Any]], *, as_json: bool
 ) -> None:
-    """Print what a command has found: `data` for scripts, or a table for people."""
+    """Print what a command found: `data` for scripts, or a table for people."""
     if as_json:
         print_json({"data": rows})
     else:
@@ -57,13 +57,13 @@ def print_rows(
 
 
 def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
-    """Print a table. Ids are never broken: where the terminal is too narrow, a line per value is printed.
+    """Print a table. Ids are never broken: if the terminal is too narrow, each value gets a line.
 
-    Where the output is no terminal, each row is one line.
+    If the output is not a terminal, each row is one line.
     """
     names, cells = list(columns), [list(row) for row in rows]
     table = Table(title=cell(title), title_justify="left", show_lines=False)
-    # The border on the left, and a space on both sides and a border for each column.
+    # The left border; and for each column, a space on both sides and a border.
     needed, ids = 1, []
     for index, name in enumerate(names):
         whole = any(_is_id(row[index]) for row in cells)
@@ -83,7 +83,7 @@ def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]
     print_records((dict(zip(names, row, strict=True)) for row in cells), head, more)
 
 
-#: What is copied as a whole: our ids, hashes and ids at custodians, digests, times.
+#: Values that people copy as a whole: our ids, hashes, ids at custodians, digests and times.
 _ID = re.compile(
     r"[a-z]{2,4}_[0-9a-z]{10,}|0x[0-9a-fA-F]{16,}|[0-9a-fA-F-]{16,}|[1-9A-HJ-NP-Za-km-z]{32,}|[0-9T:.Z-]{20,24}"
 )
@@ -96,9 +96,9 @@ def _is_id(value: Any) -> bool:
 def print_records(
     rows: Iterable[Mapping[str, Any]], head: Sequence[str], more: Sequence[str]
 ) -> None:
-    """Print records that have more than fits in a row of a table: a line with `head`, then the rest.
+    """Print records that do not fit into table rows: a line with `head`, then the other values.
 
-    What a record does not have is left out. Readable at any width.
+    Missing values are left out. The output is readable at any width.
     """
     for row in rows:
         say("  ".join(str(row[name]) for name in head if row[name] not in (None, "")))
@@ -113,9 +113,9 @@ def cell(value: Any) -> Text:
 
 
 def console() -> Console:
-    """Return the console for people. Print `cell`s, never a bare text: it would be read as markup.
+    """Return the console for people. Print `cell`s and never bare text, which would be read as markup.
 
-    What reads a pipe gets lines that are as long as they need to be.
+    A pipe gets lines of any length.
     """
     return Console(
         width=None if sys.stdout.isatty() else _PIPE, highlight=False, markup=False, emoji=False

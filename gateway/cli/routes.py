@@ -1,4 +1,4 @@
-"""`routes`: which route a payout would take, and why not the others."""
+"""`routes`: explains which route a payout would take, and why not the others."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ def explain(  # noqa: PLR0913 - as a quote is asked for
 ) -> None:
     """Show which route a quote would use with this configuration, and the reason for each other one.
 
-    A dry run: nothing is written and no custodian is called. Pauses and balances are read from the database.
-    Whether custodians answer and how long deliveries took is known to the running gateway alone: ask it by
-    `POST /routes/explain`. Exits with 1 if no quote would be given, or if its payout would be refused now by a
-    limit or a balance.
+    This is a dry run: nothing is written and no custodian is called. Pauses and balances are read from
+    the database. Only the running gateway knows whether custodians answer and how long deliveries took:
+    ask it with `POST /routes/explain`. Exits with 1 if no quote would be given, or if its payout would
+    be refused now by a limit or a balance.
     """
     from gateway.api.routes import explanation
     from gateway.app import routing_of
@@ -100,7 +100,7 @@ def _request(  # noqa: PLR0913 - as a quote is asked for
     custodian: str | None,
     account: str | None,
 ) -> Any:
-    """Return the request of a quote; ends with 2 where it is none."""
+    """Return the request of a quote; exits with 2 if it is invalid."""
     import json
 
     from pydantic import ValidationError

@@ -1,4 +1,4 @@
-"""`rules`: which limits and routes the gateways of a database go by."""
+"""`rules`: shows and activates the limits and routes of a database's gateways."""
 
 from __future__ import annotations
 

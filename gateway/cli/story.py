@@ -1,4 +1,4 @@
-"""The whole story of a payout, as a person reads it."""
+"""Prints the whole story of a payout for people."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from gateway.cli.common import print_table, say
 
-#: What each part of a story shows; parts without rows are left out.
+#: The columns of each part of a story; parts without rows are left out.
 _TABLES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("attention", ("code", "detail", "times", "first_at", "last_at", "closed_at", "closed_by")),
     ("timeline", ("at", "status", "sub_status", "detail")),
@@ -51,7 +51,7 @@ _TABLES: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 
 def print_story(story: dict[str, Any]) -> None:
-    """Print what `gateway.story.tell` has told."""
+    """Print the result of `gateway.story.tell`."""
     say(*_head(story))
     _print_decision(story["decision"])
     parts = {
@@ -83,7 +83,7 @@ def print_story(story: dict[str, Any]) -> None:
 
 
 def _print_decision(decision: dict[str, Any] | None) -> None:
-    """Print by which route the quote was given, and why not by another one."""
+    """Print the route of the quote, and why each other one was left out."""
     if decision is None:
         return
     asked = "asked for by the partner" if decision.get("asked_for") else decision["policy"]
@@ -136,7 +136,7 @@ def _head(story: dict[str, Any]) -> list[str]:
 
 
 def _destination(destination: Any) -> str:
-    """Return a destination on one line: its type, then what it names."""
+    """Return a destination on one line: its type, then its details."""
     if isinstance(destination, str):
         return destination
     told = dict(destination)

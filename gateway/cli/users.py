@@ -1,4 +1,4 @@
-"""`users`: who may sign in to the panel."""
+"""`users`: manages who may sign in to the panel."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def create(  # noqa: PLR0913 - one argument per option
 
 @app.command(name="list")
 def list_(*, config: ConfigOption = Path(DEFAULT_CONFIG), as_json: JsonOption = False) -> None:
-    """List users, removed ones too."""
+    """List users, including removed ones."""
     from gateway.users import list_users
 
     async def work(db: Database) -> list[UserInfo]:
@@ -175,7 +175,7 @@ def reset(
 
 
 def _hashed(name: str, *, from_stdin: bool) -> str:
-    """Ask for a password, and return its hash; end with 2 where it is not usable."""
+    """Ask for a password, and return its hash; exit with 2 if it is not usable."""
     from gateway.users import hash_of, password_fault
 
     if from_stdin:
@@ -207,9 +207,10 @@ def _show(made: Enrolment, public_url: str, *, as_json: bool) -> None:
 
 
 def _code_of(link: str) -> list[str]:
-    """Return a QR code as lines of a terminal, two rows of modules in each, with the quiet zone that it needs.
+    """Return a QR code as terminal lines, two rows of modules in each, with its quiet zone.
 
-    Light modules are drawn: on a dark background the code is as printed, and apps read it inverted, too.
+    Light modules are drawn, so the code looks as printed on a dark background; apps read the inverted
+    one as well.
     """
     import segno
 

@@ -1,4 +1,4 @@
-"""`webhooks`: the endpoints of all orgs for operators, and a listener for developers."""
+"""`webhooks`: manages the endpoints of all orgs for operators, and runs a listener for developers."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def list_(
     if as_json:
         print_json({"data": rows})
         return
-    # Rare, and the table is wide.
+    # The column is shown only if it is needed, because it is rarely used and the table is wide.
     columns = _COLUMNS if any(row["fault"] for row in rows) else _COLUMNS[:-1]
     print_table("Webhook endpoints", columns, [[row[name] for name in columns] for row in rows])
 
@@ -336,7 +336,7 @@ def _heal(
     *,
     writes: bool = False,
 ) -> T:
-    """Do something as the org that an endpoint or an event belongs to."""
+    """Act as the org that an endpoint or an event belongs to."""
     from gateway.errors import Refused
     from gateway.keys import Caller
     from gateway.runtime import real_runtime

@@ -1,6 +1,6 @@
-"""The model's words that the command line takes, without loading the model: help stays quick.
+"""The model's words for the command line, without loading the model, so that help stays fast.
 
-A test holds them to the model's own.
+A test compares them with the model's own.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from gateway.config.section import Section
 
-#: What becomes of a payout that an account does not cover, or whose balance is not known.
+#: What happens to a payout that an account does not cover, or whose balance is not known.
 Shortage = Literal["refuse", "wait"]
 
 

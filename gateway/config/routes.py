@@ -15,7 +15,7 @@ from gateway.model import Account, Amount, DestinationType, Network
 
 
 def _some_orgs(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return names of orgs. ValueError if there is none: nobody could use that route or account."""
+    """Return names of orgs. Raises ValueError if there is none, because nobody could use that route or account."""
     if not names:
         msg = "must not be empty: list the orgs, or remove it to allow all orgs"
         raise ValueError(msg)
@@ -116,7 +116,7 @@ class RoutingSettings(Section):
 
 
 def route_faults(routes: Sequence[RouteSettings]) -> list[str]:
-    """Return what is wrong with routes that are each readable."""
+    """Return the errors of routes that are each readable."""
     faults: list[str] = []
     names: set[str] = set()
     for index, each in enumerate(routes):

@@ -1,4 +1,4 @@
-"""What all sections of the settings share: their base, and the names in them."""
+"""The base of all sections of the settings, and the names that they share."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints
 
-#: What an org may be called.
+#: The allowed names of orgs.
 ORG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
 
 

@@ -1,4 +1,4 @@
-"""Settings: one TOML file, the environment over it, every fault listed at once.
+"""Settings: one TOML file, with the environment taking precedence; all errors are listed at once.
 
 `PAYOUT_GATEWAY_<NAME>` overrides a setting, with `__` between levels
 (`PAYOUT_GATEWAY_CUSTODIANS__FB_EU__API_KEY`). Any setting may be read from a file by adding `_file` to its
@@ -40,13 +40,13 @@ from gateway.faults import names_at, words_of
 from gateway.model import Network, Text
 
 ENV_PREFIX = "PAYOUT_GATEWAY_"
-#: What the command line reads from the environment; no settings, though they are called alike.
+#: Variables that the command line reads; they are not settings, though their names look alike.
 CLIENT_ENV = frozenset(
     ENV_PREFIX + name for name in ("CONFIG", "URL", "API_KEY", "WEBHOOK_SECRET", "OPERATOR")
 )
-#: Settings that are called so, and are not read from the file that they name.
+#: Settings whose names end in `_file` and that are not read from the file that they name.
 _NAMED_FILE = frozenset({("state_file",)})
-#: What is added to the database's name by SQLite, and for the locks of migrations and of its users.
+#: Suffixes of the database's name: those of SQLite, and those of the locks of migrations and users.
 _BESIDE_DATABASE = ("-wal", "-shm", "-journal", ".lock", ".in-use")
 Mode = Literal["live", "test"]
 
@@ -485,7 +485,7 @@ class Settings(Section):
 def load(path: Path | None, environ: Mapping[str, str] | None = None) -> Settings:
     """Read the configuration. ConfigError lists every fault, never a value.
 
-    What is wrong between settings is listed once each of them is right by itself.
+    Conflicts between settings are listed once each setting is valid by itself.
     """
     faults: list[str] = []
     raw: dict[str, Any] = {}
@@ -514,7 +514,7 @@ def load(path: Path | None, environ: Mapping[str, str] | None = None) -> Setting
             _fault_line(each) for each in error.errors(include_input=False, include_url=False)
         ]
         raise ConfigError(faults) from None
-    # Beside the configuration; a path that is absolute stays as it is.
+    # A relative path is beside the configuration; an absolute one stays as it is.
     paths = {} if settings.postgres is not None else {"database": base / settings.database}
     if settings.state_file is not None:
         paths["state_file"] = base / settings.state_file
@@ -527,9 +527,9 @@ def load(path: Path | None, environ: Mapping[str, str] | None = None) -> Setting
 
 
 def _url_faults(raw: dict[str, Any]) -> list[str]:
-    """Return what is wrong with the URL of a PostgreSQL database, and what does not go beside it.
+    """Return the errors of a PostgreSQL database's URL, and of settings that conflict with it.
 
-    A wrong URL is taken out, so that the other settings can still be checked.
+    A wrong URL is removed, so that the other settings can still be checked.
     """
     url = raw.get("database")
     if not isinstance(url, str) or not url.strip().startswith(SCHEMES):
@@ -583,7 +583,7 @@ def _fault_line(error: Any) -> str:
 
 
 def _cross_faults(settings: Settings) -> list[str]:
-    """Return what is wrong between settings that are each right."""
+    """Return the conflicts between settings that are each valid."""
     known = ", ".join(sorted(settings.custodians)) or "none"
     faults = [
         f"routes.{index}.custodian: {route.custodian!r} is not configured; custodians: {known}"
@@ -626,11 +626,11 @@ def _cross_faults(settings: Settings) -> list[str]:
 
 
 def _state_file_faults(settings: Settings) -> list[str]:
-    """Return what is wrong with where the state file is: it must be no file of the database."""
+    """Return the errors of the state file's path, which must not be a file of the database."""
     if settings.postgres is not None:
         return []
     taken = [_beside(settings.database, suffix) for suffix in ("", *_BESIDE_DATABASE)]
-    # It has a lock file beside it, which is opened as well.
+    # The state file's lock file beside it is opened as well.
     own = [_beside(settings.state_path, suffix) for suffix in ("", ".lock")]
     faults = [
         f"state_file: {settings.state_path} would be written over {found}, which the database needs. "
@@ -646,7 +646,7 @@ def _beside(path: Path, suffix: str) -> Path:
 
 
 def _same_file(one: Path, other: Path) -> bool:
-    """Whether two paths are one file, by whatever links."""
+    """Whether two paths are the same file, through any links."""
     if os.path.realpath(one) == os.path.realpath(other):
         return True
     try:

@@ -12,7 +12,7 @@ from gateway.config.section import AssetCode, InstanceName, OrgName, Section
 from gateway.model import Amount, Text
 
 _LimitName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
-#: More digits than any price has; a product with an amount is still exact.
+#: More digits than any price has; its product with an amount is still exact.
 _MOST_PRICE_DIGITS = 30
 
 
@@ -111,7 +111,7 @@ class SpendingSettings(Section):
 
 
 def limit_faults(settings: SpendingSettings, custodians: frozenset[str]) -> list[str]:
-    """Return what is wrong with limits that are each readable."""
+    """Return the errors of limits that are each readable."""
     faults: list[str] = []
     names: set[str] = set()
     for index, each in enumerate(settings.limits):

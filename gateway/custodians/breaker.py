@@ -1,8 +1,8 @@
-"""A circuit breaker per custodian instance: nothing is sent to a custodian that does not answer.
+"""A circuit breaker per custodian instance: it stops payments to a custodian that does not answer.
 
-It is driven by the custodian's faults alone: no connection, no answer, an answer of 500 or above. Refusals
-(4xx) are answers. While it is open, moving calls wait before their mark and quotes leave the instance out;
-looks go on, and no outcome changes. After a while one read decides whether it closes.
+Only the custodian's failures open it: no connection, no answer, or a status of 500 or above. Refusals
+(4xx) are answers. While it is open, moving calls wait before their mark and quotes leave the instance
+out; looks continue, and no outcome changes. After a while one read decides whether it closes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from enum import StrEnum
 from gateway.errors import CustodianDown
 from gateway.runtime import Clock
 
-#: How often the time doubles after which the custodian is asked again.
+#: How often the interval doubles after which the custodian is asked again.
 _MOST_S = 300.0
 
 
@@ -34,7 +34,7 @@ class Breaker:
         self._open_s = open_s
         self._faults = 0
         self._word = ""
-        #: until when it is open, by the monotonic clock; None: it is closed
+        #: until when it is open, by the monotonic clock; None if it is closed
         self._until: float | None = None
         self._wait = open_s
         #: called when it opens or closes
@@ -50,15 +50,15 @@ class Breaker:
 
     @property
     def word(self) -> str | None:
-        """Why nothing should be sent; None: it is closed."""
+        """Return why nothing should be sent; None if it is closed."""
         return None if self._until is None else f"the custodian does not answer ({self._word})"
 
     def wait_s(self) -> float | None:
-        """Return the seconds until a read decides; None: it is closed."""
+        """Return the seconds until a read decides; None if it is closed."""
         return None if self._until is None else max(0.0, self._until - self._clock.monotonic())
 
     def fault(self, word: str) -> None:
-        """Note a fault of the custodian: `unreachable` or `failing`."""
+        """Note a failure of the custodian: `unreachable` or `failing`."""
         state, self._word = self.state, word
         if state is BreakerState.CLOSED:
             self._faults += 1
@@ -68,7 +68,7 @@ class Breaker:
             self._open(min(2 * self._wait, max(_MOST_S, self._open_s)))
 
     def answered(self) -> None:
-        """Note that the custodian answered. While it is open, what was asked before says nothing."""
+        """Note that the custodian answered. While it is open, answers to earlier requests do not count."""
         if self.state is BreakerState.OPEN:
             return
         was_closed = self._until is None
@@ -77,7 +77,7 @@ class Breaker:
             self.changed()
 
     def nothing_to_ask(self) -> None:
-        """Close on trial: the adapter has no read to ask with. The next fault opens it again."""
+        """Close on trial, because the adapter has no read to ask with. The next failure opens it again."""
         if self.state is BreakerState.HALF_OPEN:
             self.answered()
             self._faults = self._most - 1

@@ -1,6 +1,6 @@
-"""What can be checked of an installed adapter without running it: the rules of the contract, one line each.
+"""Checks of an installed adapter that need no call of it, against the rules of the contract.
 
-`payout-gateway adapters check` prints them, and the kit's first test has them empty.
+`payout-gateway adapters check` prints the errors, and the kit's first test demands that there are none.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from gateway.model import DestinationType
 
 TWINS = "payout_gateway.twins"
 _SECRET_WORDS = ("secret", "password", "passcode", "private_key", "api_key", "auth_token")
-#: Libraries that open connections of their own; the session is handed in.
+#: Libraries that open connections of their own; an adapter must use the session that it is given.
 _OTHER_CLIENTS = frozenset({"requests", "httpx", "urllib3", "http"})
 
 
 def faults_of(name: str) -> list[str]:
-    """Return what is wrong with an installed adapter, a line each; each says what to do."""
+    """Return the errors of an installed adapter, one line each; each says what to do."""
     found = find_adapters().get(name)
     if found is None:
         where = f'[project.entry-points."{GROUP}"] in the pyproject.toml of its package'
@@ -161,7 +161,7 @@ def _entry(group: str, name: str) -> EntryPoint | None:
 
 
 def _sources(module: str) -> list[Path]:
-    """Return the files beside a module: those of its package."""
+    """Return the files of a module's package."""
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
         return []

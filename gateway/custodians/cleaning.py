@@ -1,4 +1,4 @@
-"""What a custodian or an adapter wrote, before it is kept or shown: without secrets, and without broken characters."""
+"""Removes secrets and broken characters from what a custodian or an adapter wrote, before it is kept or shown."""
 
 from __future__ import annotations
 
@@ -12,27 +12,28 @@ from gateway.egress.echoes import without_sent
 from gateway.errors import AdapterError
 from gateway.logs import scrub
 
-#: The most that is kept of a message.
+#: The longest message that is kept.
 MOST_CHARS = 300
 R = TypeVar("R")
 
 
 def worded(text: str) -> str:
-    """Return an error's message as an operator reads it: no names of a library's errors, and cleaned."""
+    """Return an error's message for an operator: cleaned, and without names of a library's errors."""
     return cleaned(plain(text))
 
 
 def cleaned(text: str) -> str:
-    """Return a custodian's text without secrets, nor anything that this call sent in confidence.
+    """Return a custodian's text without secrets and without anything confidential that this call sent.
 
-    Half of a character (an emoji that was cut in two) becomes a question mark: no store can hold it.
+    Half of a character (an emoji that was cut in two) becomes a question mark, because no store can
+    hold it.
     """
     whole = text if text.isascii() else text.encode("utf-8", "replace").decode()
     return scrub(without_sent(whole))
 
 
 def scrubbed(error: AdapterError) -> AdapterError:
-    """Return the error, its words and members without secrets."""
+    """Return the error without secrets in its message and members."""
     error.args = tuple(worded(each) if isinstance(each, str) else each for each in error.args)
     for name, each in vars(error).items():
         if isinstance(each, str):
@@ -41,7 +42,7 @@ def scrubbed(error: AdapterError) -> AdapterError:
 
 
 def clean_look(result: R) -> R:
-    """Return what a look found if that is no report: its words are evidence, and shown to operators."""
+    """Return a look's finding, cleaned, if it is not a report: its words are evidence that operators see."""
     found: Any = result
     if isinstance(found, CannotLook):
         found = replace(found, reason=worded(found.reason))
@@ -51,12 +52,12 @@ def clean_look(result: R) -> R:
 
 
 def clean_returns(returned: Iterable[Returned]) -> tuple[Returned, ...]:
-    """Return money that came back, the custodian's words cleaned."""
+    """Return the returns with the custodian's words cleaned."""
     return tuple(replace(each, word=cleaned(each.word)[:MOST_CHARS]) for each in returned)
 
 
 def clean_set(report: BatchReport) -> BatchReport:
-    """Return the report of a set, the custodian's words in it cleaned."""
+    """Return the report of a set with the custodian's words cleaned."""
     return replace(
         report,
         items={key: clean_report(each) for key, each in report.items.items()},
@@ -66,7 +67,7 @@ def clean_set(report: BatchReport) -> BatchReport:
 
 
 def clean_report(report: Report) -> Report:
-    """Return the report, the custodian's words in it cleaned. Ids are never changed: they are compared."""
+    """Return the report with the custodian's words cleaned. Ids are never changed, because they are compared."""
     action = report.action
     if action is not None:
         action = replace(
@@ -92,5 +93,5 @@ def clean_report(report: Report) -> Report:
 
 
 def _cleaned_any(value: R) -> R:
-    """Return a member cleaned where it is a text."""
+    """Return a member, cleaned if it is a text."""
     return cleaned(value) if isinstance(value, str) else value  # type: ignore[return-value] # a str

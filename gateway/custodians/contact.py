@@ -1,4 +1,4 @@
-"""Whether a custodian answers and accepts our credentials, by the answers of its server."""
+"""Tracks whether a custodian answers and accepts our credentials, by the answers of its server."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import aiohttp
 
 from gateway.custodians.breaker import Breaker
 
-#: So many bad answers in a row, without a good one: a single one happens to everybody.
+#: The number of bad answers in a row that counts as a failure; a single one can happen to anybody.
 _BAD_IN_A_ROW = 3
 _REFUSED = frozenset({401, 403})
 _SERVER_ERROR = 500
@@ -21,14 +21,14 @@ class Contact:
         self.breaker = breaker
         self._bad = 0
         self._word = ""
-        #: how the last request ended: `answered`, or one of the words below; None: none was made
+        #: how the last request ended: `answered`, or one of the words below; None if none was made
         self.last: str | None = None
 
     @property
     def degraded(self) -> str | None:
-        """What is wrong: `unreachable`, `failing` (5xx), `refuses_credentials`, `broken_adapter`.
+        """The problem: `unreachable`, `failing` (5xx), `refuses_credentials` or `broken_adapter`.
 
-        None: nothing is known.
+        None if none is known.
         """
         return self._word if self._bad >= _BAD_IN_A_ROW else None
 
@@ -50,7 +50,7 @@ class Contact:
             if self.breaker is not None:
                 self.breaker.fault("failing")
             return
-        # A refusal is an answer.
+        # A refusal counts as an answer.
         if self.breaker is not None:
             self.breaker.answered()
         if status in _REFUSED:

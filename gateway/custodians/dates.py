@@ -1,4 +1,4 @@
-"""How far our wall clock is off a custodian's, by the `Date` of its answers, and what it has dated."""
+"""How far our wall clock is from a custodian's, by the `Date` of its answers, and which credentials it dated."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import aiohttp
 
 from gateway.runtime import Clock, Moment
 
-#: An answer older than this says nothing about the clocks of now.
+#: An older answer says nothing about the present clocks.
 _FRESH_S = 600.0
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-#: How far the wall clock was ahead of elapsed time, in microseconds, whenever a verb has read it.
+#: How far the wall clock was ahead of elapsed time, in microseconds, at each reading of a verb.
 _READINGS: ContextVar[list[int] | None] = ContextVar("readings", default=None)
 
 
@@ -40,11 +40,11 @@ class Dates:
         if theirs is None:
             return
         now = self._clock.moment()
-        # What the custodian's clock shows when ours has run so long.
+        # The custodian's present time, if both clocks have run equally since.
         self._seen = (theirs - now.elapsed / 1e6, now.elapsed / 1e6, now.clock_id)
 
     def skew_s(self) -> float | None:
-        """Return our wall clock minus the custodian's, in seconds; None if nothing is known now."""
+        """Return our wall clock minus the custodian's, in seconds; None if it is not known now."""
         now = self._clock.moment()
         if self._seen is None or self._seen[2] != now.clock_id:
             return None
@@ -64,7 +64,7 @@ class Dates:
 
 @lru_cache(maxsize=16)
 def _seconds_of(date: str) -> float | None:
-    """Return the seconds since 1970 of a `Date` header; None where it is none. It has one value a second."""
+    """Return the seconds since 1970 of a `Date` header; None if it is invalid. Cached, as it changes once a second."""
     try:
         at = parsedate_to_datetime(date)
     except ValueError:
@@ -73,16 +73,16 @@ def _seconds_of(date: str) -> float | None:
 
 
 class NotedClock:
-    """A clock for an adapter: what the wall clock showed when it was read is known until its verb ends.
+    """A clock for an adapter that remembers each reading of the wall clock until the verb ends.
 
-    So that credentials which were dated while it was wrong are not used after it was set right.
+    Credentials that were dated while it was wrong are therefore not used after it was corrected.
     """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
 
     def moment(self) -> Moment:
-        """Return this moment by all clocks at once."""
+        """Return this moment by all clocks."""
         now = self._clock.moment()
         readings = _READINGS.get()
         if readings is not None:
@@ -98,13 +98,13 @@ class NotedClock:
         return self._clock.monotonic()
 
     async def sleep(self, seconds: float) -> None:
-        """Sleep for so many seconds."""
+        """Sleep for a number of seconds."""
         await self._clock.sleep(seconds)
 
 
 @contextmanager
 def noted_readings(clock: Clock) -> Iterator[None]:
-    """Note what the wall clock shows, now and whenever an adapter reads it meanwhile."""
+    """Note the wall clock's time, now and whenever an adapter reads it meanwhile."""
     token = _READINGS.set([_ahead(clock.moment())])
     try:
         yield

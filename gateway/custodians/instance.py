@@ -73,13 +73,12 @@ from gateway.model import Attention
 from gateway.report import FaultyNotice
 
 R = TypeVar("R")
-#: What a custodian says is kept in the store and shown; a whole page of it helps nobody.
 _TOO_MANY = 429
-#: A partner waits for its quote meanwhile.
+#: The time limit of an offer; it is short, because a partner waits for the quote.
 _OFFERS_S = 3.0
-#: What an adapter may raise without meaning it. It ends no process: SystemExit is a failed call, too.
+#: Errors that an adapter raises by mistake. They end no process: even SystemExit is only a failed call.
 CRASHES = (Exception, SystemExit)
-#: What is a bug of the adapter, whatever the custodian sent.
+#: Errors that are bugs of the adapter, whatever the custodian sent.
 _BUGS = (TypeError, AttributeError, NameError, AssertionError, NotImplementedError)
 #: Models of the contract that an adapter builds.
 _BUILT = frozenset({Failure.__name__, Transaction.__name__})
@@ -104,29 +103,29 @@ class TrackedOrder(Order, Protocol):
 
 @dataclass
 class _Telling:
-    """What one call's metric and one log line will say."""
+    """Collects what the metric and the log line of one call report."""
 
     outcome: str = "ok"
     level: int = logging.INFO
     keys: dict[str, Any] = field(default_factory=dict)
-    #: how many lines were left out before this one; None: this one is left out as well
+    #: how many lines were omitted before this one; None if this one is omitted as well
     left_out: int | None = 0
 
     def fail(self, outcome: str, error: BaseException, *, crashed: bool) -> None:
-        """Log an error, with the traceback if it was not foreseen."""
+        """Log an error, with the traceback if it was unexpected."""
         self.outcome, self.level = outcome, logging.ERROR if crashed else logging.WARNING
         self.keys["detail"] = worded(_words_of(error))[:MOST_CHARS] or type(error).__name__
         if crashed:
             self.keys["exc_info"] = error
 
 
-#: What makes fingerprints of accounts: under the server key, and under the previous one if it is set.
+#: Makes fingerprints of accounts, under the server key and under the previous one if it is set.
 Fingerprints = tuple[Callable[..., str], ...]
 
 
 @dataclass(frozen=True)
 class Previous:
-    """The adapter with the credentials of before, while they are changed. It only verifies and reads."""
+    """The adapter with the previous credentials, during a change of credentials. It only verifies and reads."""
 
     adapter: Adapter[Any]
     fingerprints: Fingerprints
@@ -167,9 +166,10 @@ class CustodianInstance:
         return self._adapter.capabilities
 
     def fingerprint(self, account: Account, *, livemode: bool) -> str:
-        """Return what names the account that calls and looks are made at.
+        """Return a text that identifies the account for calls and looks.
 
-        A digest of the adapter, the mode, the account, and the settings that say whose account it is.
+        It is a digest of the adapter, the mode, the account and the settings that identify the
+        account's owner.
         """
         return self._named(self._fingerprints[0], account, livemode=livemode)
 
@@ -180,9 +180,9 @@ class CustodianInstance:
         return self._named(self._previous.fingerprints[0], account, livemode=livemode)
 
     def fingerprints_of_keys(self, account: Account, *, livemode: bool) -> list[tuple[str, str]]:
-        """Return pairs of fingerprints that are the same account by their making.
+        """Return pairs of fingerprints that denote the same account by construction.
 
-        Of the same settings: under the previous server key, and under the present one.
+        Both are of the same settings, under the previous server key and under the present one.
         """
         makers = [self._fingerprints]
         makers += [] if self._previous is None else [self._previous.fingerprints]
@@ -200,10 +200,10 @@ class CustodianInstance:
         return make(self.adapter_name, mode, account.type, account.id)
 
     async def identities(self) -> tuple[str, str]:
-        """Return the custodian's own id as the credentials of before and those of now read it.
+        """Return the custodian's own id, read with the previous credentials and with the present ones.
 
-        Raises Unsupported if the adapter cannot read it or no others are configured, and NotSent
-        where one of them could not.
+        Raises Unsupported if the adapter cannot read it or no previous ones are configured, and NotSent
+        if one of them could not read it.
         """
         if self._previous is None:
             raise Unsupported(f"no previous credentials are configured for {self.name}")
@@ -221,7 +221,7 @@ class CustodianInstance:
             except Unsupported:
                 telling.outcome = "Unsupported"
                 raise
-            except Exception as error:  # noqa: BLE001 - a read: whatever fails, nothing is known
+            except Exception as error:  # noqa: BLE001 - after a failed read the balance is unknown
                 clean = worded(_words_of(error))[:MOST_CHARS] or type(error).__name__
                 telling.fail(type(error).__name__, error, crashed=False)
                 raise NotSent(f"with the {which} credentials: {clean}") from None
@@ -230,8 +230,8 @@ class CustodianInstance:
     async def touch(self, accounts: Sequence[Account]) -> str:
         """Make one harmless read with the present credentials; return what was read.
 
-        For operators who want to know whether they are right. Raises NotSent if that read failed, and
-        Unsupported where the adapter has none.
+        It lets operators check the credentials. Raises NotSent if that read failed, and Unsupported if
+        the adapter has none.
         """
         try:
             await self._identity(self._adapter, "present")
@@ -256,7 +256,7 @@ class CustodianInstance:
         return "a payout that does not exist"
 
     async def reach(self) -> None:
-        """Ask the custodian's address for anything, without credentials. Raises NotSent."""
+        """Check that the custodian's address answers at all, without credentials. Raises NotSent."""
         url = getattr(self._adapter.settings, "base_url", None)
         if not isinstance(url, str):
             raise NotSent("the adapter has no base_url")
@@ -269,8 +269,8 @@ class CustodianInstance:
     async def check_clock(self) -> None:
         """Refuse a moving call whose credentials were dated by a clock that is, or was, wrong.
 
-        Only where the adapter declares that the wall clock dates them. They are made already: what
-        counts is what the clock showed whenever it was read since the verb began. Raises NotSent.
+        It applies only if the adapter declares that the wall clock dates them. They exist already, so
+        each reading of the clock since the verb began counts. Raises NotSent.
         """
         if not self.capabilities.dated_by_clock:
             return
@@ -296,7 +296,7 @@ class CustodianInstance:
             raise NotSent(message, alert=Attention.CLOCK_SKEW)
 
     def _by_our_clock(self, error: NotSent) -> NotSent:
-        """Return a refusal as one of our clock, where that is too far off for any credentials to hold."""
+        """Return a refusal as a clock error, if our clock is too far off for any credentials to be valid."""
         skew = self.dates.skew_s() if self.capabilities.dated_by_clock else None
         if error.alert is not None or skew is None or abs(skew) <= self.capabilities.clock_skew_s:
             return error
@@ -312,7 +312,7 @@ class CustodianInstance:
         return _of_one(order, report)
 
     async def fetch(self, order: TrackedOrder) -> BatchReport | Absent | NotListed | CannotLook:
-        """Ask how an execution stands. Raises OutcomeUnknown or NotSent where the look failed."""
+        """Ask how an execution stands. Raises OutcomeUnknown or NotSent if the look failed."""
         kinds = (Absent, NotListed, CannotLook)
         if self.capabilities.batch:
             call = partial(self._adapter.fetch_batch, order)
@@ -325,7 +325,7 @@ class CustodianInstance:
     async def confirm(self, order: TrackedOrder, answer: Mapping[str, Any]) -> BatchReport:
         """Answer a required action."""
         call = partial(self._adapter.confirm, order, answer)
-        # A custodian that quotes the passcode that it refused must not have us store and show it.
+        # A custodian may quote the passcode that it refused; it must not be stored and shown.
         with sending(*texts_of(answer)):
             return _of_one(order, await self._call("confirm", order, call, Report))
 
@@ -347,7 +347,7 @@ class CustodianInstance:
         return None if reason is None else worded(reason)
 
     async def offers(self, terms: Terms) -> Sequence[Offer]:
-        """Return what providers would give now; nothing where they are silent, slow or unknown."""
+        """Return the providers' present offers; empty if they are silent, slow or unknown."""
         if not self.capabilities.quotes:
             return ()
         with self._telling("offers") as telling:
@@ -368,7 +368,7 @@ class CustodianInstance:
         return type(self._adapter).balances is not Adapter.balances
 
     async def balances(self, account: Account) -> Sequence[Balance]:
-        """Return what an account can pay. Raises Unsupported, or NotSent where it could not be read."""
+        """Return what an account can pay. Raises Unsupported, or NotSent if it could not be read."""
         with self._telling("balances", account=account.id) as telling:
             try:
                 async with asyncio.timeout(self._deadline_s):
@@ -385,7 +385,7 @@ class CustodianInstance:
             return found
 
     async def probe(self, account: Account | None) -> bool:
-        """Make one harmless read, to see whether the custodian answers; False: there is none to make."""
+        """Make one harmless read, to see whether the custodian answers; False if the adapter has none."""
         reads: list[Callable[[], Awaitable[Any]]] = [self._adapter.probe]
         if account is not None:
             reads.append(partial(self._adapter.balances, account))
@@ -396,9 +396,7 @@ class CustodianInstance:
                         await read()
                 except Unsupported:
                     continue
-                except (
-                    CRASHES
-                ) as error:  # a read: the instance's connections have noted how it ended
+                except CRASHES as error:  # the connections have noted how it ended
                     telling.fail(type(error).__name__, error, crashed=False)
                 return True
             telling.outcome = "Unsupported"
@@ -413,7 +411,7 @@ class CustodianInstance:
             except (InvalidSignature, CannotVerify) as error:
                 clean = scrubbed(error)
                 telling.fail(type(error).__name__, clean, crashed=False)
-                # Anybody can send webhooks: one line for many that are refused.
+                # Anybody can send webhooks, so many refused ones share one log line.
                 telling.left_out = self._refused.take()
                 raise clean from None
             except CRASHES as error:
@@ -421,7 +419,7 @@ class CustodianInstance:
                 raise CannotVerify(type(error).__name__) from None
 
     async def _verified(self, headers: Mapping[str, str], body: bytes) -> bool:
-        """Verify with the credentials of now, then with those of before; whether it needed the latter."""
+        """Verify with the present credentials, then with the previous ones; return whether it needed those."""
         try:
             await self._adapter.verify(headers, body)
         except (InvalidSignature, CannotVerify) as error:
@@ -430,7 +428,7 @@ class CustodianInstance:
             try:
                 await self._previous.adapter.verify(headers, body)
             except InvalidSignature:
-                # Where the present keys are out of reach, it may still be authentic.
+                # The present keys could not be fetched, so the webhook may still be authentic.
                 raise error from None
             return True
         return False
@@ -441,7 +439,7 @@ class CustodianInstance:
             try:
                 notices = [self._sound_notice(each) for each in self._adapter.parse(body)]
             except CRASHES as error:
-                # Not the error's own words: they may be the body's.
+                # The error's own message may contain the body, so it is not used.
                 telling.fail("unreadable", error, crashed=not isinstance(error, ValueError))
                 telling.keys["detail"] = type(error).__name__
                 if isinstance(error, AdapterFault):
@@ -451,7 +449,7 @@ class CustodianInstance:
             return notices
 
     def _sound_notice(self, notice: Any) -> Notice:
-        """Return a notice; one with a report that is not sound only brings the next look forward."""
+        """Return a notice; one with an invalid report only brings the next look forward."""
         expect_sound_notice(notice)
         found: Notice = notice
         try:
@@ -467,14 +465,14 @@ class CustodianInstance:
         return replace(found, report=report, returned=clean_returns(found.returned))
 
     def _located(self, fault: AdapterFault, verb: str) -> AdapterFault:
-        """Return a fault with the adapter and the verb in its message."""
+        """Return an adapter error with the adapter and the verb in its message."""
         where = fault.where or f"{self.adapter_name}.{verb}"
         return AdapterFault(worded(fault.message), where=where)
 
     def _translated(
         self, verb: str, error: BaseException, order: TrackedOrder, status: int | None
     ) -> AdapterError:
-        """Return the typed outcome of whatever a verb raised."""
+        """Return the typed outcome of any error that a verb raised."""
         found = _of_rate(_translate(error, moved=order.moved_now), status)
         if type(found) is NotSent and not order.moved_now:
             found = self._by_our_clock(found)
@@ -497,7 +495,7 @@ class CustodianInstance:
             except asyncio.CancelledError:
                 if _is_canceled():
                     raise
-                # Something that the adapter waited for was cancelled, and not this call.
+                # Not this call was cancelled, but something that the adapter waited for.
                 telling.fail("OutcomeUnknown", OutcomeUnknown("cancelled inside"), crashed=False)
                 raise OutcomeUnknown("the adapter was cancelled from inside") from None
             except CRASHES as error:
@@ -532,7 +530,7 @@ class CustodianInstance:
 
     @contextmanager
     def _telling(self, verb: str, **keys: Any) -> Iterator[_Telling]:
-        """Time a call; at its end count it and write its one log line. Bodies are never in it."""
+        """Time a call; at its end, count it and write its one log line, which never contains a body."""
         begun = self._clock.monotonic()
         telling = _Telling()
         try:
@@ -571,24 +569,24 @@ def _of_one(order: TrackedOrder, report: Report) -> BatchReport:
 
 
 def _keys_of(order: TrackedOrder) -> dict[str, Any]:
-    """Return what names a call in its log line."""
+    """Return the keys that identify a call in its log line."""
     keys: dict[str, Any] = {"execution_id": order.set_id, "payout_id": order.payout_id}
     return keys if len(order.items) == 1 else {**keys, "items": len(order.items)}
 
 
 def _is_canceled() -> bool:
-    """Whether this very task is asked to end."""
+    """Whether this task itself was cancelled."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
 
 def _foreseen(error: BaseException) -> bool:
-    """Whether it is what networks do, and no bug of the adapter."""
+    """Whether an error is an ordinary network failure and not a bug of the adapter."""
     return isinstance(error, aiohttp.ClientError | TimeoutError | OSError)
 
 
 def _bug_of(error: BaseException) -> str | None:
-    """Return what to fix in an adapter that raised this; None where an answer may be the reason, too.
+    """Return what to fix in an adapter that raised this; None if a custodian's answer may be the reason.
 
     A ValueError or KeyError may come from what the custodian sent, and a RuntimeError from a session
     that closes: they are unknown outcomes like others.
@@ -596,7 +594,7 @@ def _bug_of(error: BaseException) -> str | None:
     if isinstance(error, ValidationError):
         if error.title not in _BUILT:
             return None
-        # Not the whole message: it quotes the values.
+        # The whole message would quote the values.
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         member = ".".join(map(str, (error.title, *first["loc"])))
         return f"{member} is wrong ({first['msg']}); give what the contract's reference says"
@@ -607,15 +605,15 @@ def _bug_of(error: BaseException) -> str | None:
 
 
 def _translate(error: BaseException, *, moved: bool) -> AdapterError:
-    """Return the typed outcome of whatever a verb raised; its words without secrets.
+    """Return the typed outcome of any error that a verb raised, without secrets in its message.
 
-    Once the moving mark is set only the adapter itself can say that nothing was sent: a raw error
-    may come from a later call.
+    Once the moving mark is set, only the adapter itself can say that nothing was sent: a raw error may
+    come from a later call.
     """
     if isinstance(error, AdapterError):
         return scrubbed(error)
     if isinstance(error, aiohttp.ClientConnectorError | aiohttp.InvalidURL) and not moved:
-        # No connection was ever made, so that no byte of the request left.
+        # No connection was made, so no byte of the request was sent.
         return NotSent(plain(f"no connection ({type(error).__name__})"))
     if isinstance(error, TimeoutError):
         return OutcomeUnknown("no answer in time")
@@ -634,7 +632,7 @@ def _of_rate(error: AdapterError, status: int | None) -> AdapterError:
 
 
 def _words_of(error: BaseException) -> str:
-    """Return an error's own words; it may be one that cannot even say them."""
+    """Return an error's own message; even reading it may fail."""
     try:
         return str(error)
     except Exception:  # noqa: BLE001 - a stranger's error may fail in any way

@@ -1,7 +1,7 @@
-"""How fast requests are made at one custodian instance: a token bucket, and a pause after a 429.
+"""Limits the request rate at one custodian instance, with a token bucket and a pause after a 429.
 
-Tokens are taken before work is begun, never between a moving mark and its call. Every request
-counts, no matter what makes it; the next work waits until the bucket is no longer overdrawn.
+Tokens are taken before work begins, never between a moving mark and its call. Every request counts,
+whatever makes it; the next work waits until the bucket is no longer overdrawn.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from gateway.capabilities import Rate
 from gateway.errors import RateLimited
 from gateway.runtime import Clock
 
-#: The longest pause that a `Retry-After` is believed to ask for.
+#: The longest pause that a `Retry-After` can cause.
 MOST_PAUSE_S = 300.0
-#: Pauses where the custodian names none: each 429 after a pause doubles it.
+#: The first and longest pause if the custodian names none; each 429 after a pause doubles it.
 _FIRST_PAUSE_S, _LONGEST_OWN_PAUSE_S = 1.0, 60.0
-#: How often a token is offered to looks first, so that proofs can end while many payouts are sent.
+#: How often looks get a token first, so that proofs can end while many payouts are sent.
 _LOOKS_EVERY = 4
-#: How many requests a verb is expected to make before it is known.
+#: The expected number of requests per verb until it has been measured.
 _EXPECTED = 3.0
 _MEMORY = 0.1
 _TOO_MANY = 429
@@ -34,7 +34,7 @@ _ALMOST_ONE = 1 - 1e-6
 
 @dataclass
 class _Work:
-    """The requests of one verb: what is paid for already, and how the last one was answered."""
+    """The requests of one verb: the tokens already taken, and the status of the last answer."""
 
     prepaid: float = 0.0
     made: int = 0
@@ -46,14 +46,14 @@ _WORK: ContextVar[_Work | None] = ContextVar("work", default=None)
 
 @dataclass(frozen=True)
 class Share:
-    """How much work may be begun now: `looks` of it are looks before anything that moves money."""
+    """How much work may begin now; `looks` of it are looks that come before anything that moves money."""
 
     works: int
     looks: int
 
 
 class Pacer:
-    """The bucket of one custodian instance. Without a rate only a 429 holds anything up."""
+    """The bucket of one custodian instance. Without a rate, only a 429 delays anything."""
 
     def __init__(self, clock: Clock, rate: Rate | None = None) -> None:
         self._clock = clock
@@ -63,15 +63,15 @@ class Pacer:
         self._counted_at = clock.monotonic()
         self._expected = _EXPECTED
         self._paused_until = float("-inf")
-        #: answers of 429 in a row, pauses apart
+        #: consecutive answers of 429 after pauses
         self._strikes = 0
-        #: after a pause one request is made, and the others wait for what it is answered
+        #: whether one request is made after a pause, while the others wait for its answer
         self._probing = False
         self._turn = 0
         self.obey(rate)
 
     def obey(self, rate: Rate | None) -> None:
-        """Keep to a rate from now on; the bucket is full."""
+        """Enforce a rate from now on, starting with a full bucket."""
         self._per_s = None if rate is None else rate.per_s
         self._burst = 1.0 if rate is None else float(rate.burst)
         self._tokens = self._burst
@@ -83,11 +83,11 @@ class Pacer:
         return self._per_s is not None
 
     def paused_s(self) -> float:
-        """Return for how many seconds nothing is sent; 0 where nothing holds it up."""
+        """Return for how many seconds nothing is sent; 0 if there is no pause."""
         return max(0.0, self._paused_until - self._clock.monotonic())
 
     def share(self, most: int) -> Share:
-        """Return how much work may be begun now, `most` at most."""
+        """Return how much work may begin now, `most` at most."""
         if self.paused_s() or self._probing:
             return Share(0, 0)
         if self._strikes:
@@ -99,14 +99,14 @@ class Pacer:
         return Share(works, sum(turn % _LOOKS_EVERY == 0 for turn in turns))
 
     def begin(self, works: int) -> None:
-        """Take the tokens of so much work."""
+        """Take the tokens for this amount of work."""
         self._probing = self._probing or (works > 0 and self._strikes > 0)
         self._turn += works
         if self._per_s is not None:
             self._tokens = self._count() - works * self._cost
 
     def wait_s(self) -> float | None:
-        """Return after how many seconds more work may be begun; None: it does not hang on time."""
+        """Return after how many seconds more work may begin; None if that does not depend on time."""
         paused = self.paused_s()
         if paused:
             return paused
@@ -124,7 +124,7 @@ class Pacer:
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Make the requests of work that was begun; tokens that it did not need go back."""
+        """Run work that was begun; tokens that it did not need are returned."""
         work = _Work(prepaid=self._cost if self._per_s is not None else 0.0)
         token = _WORK.set(work)
         try:
@@ -170,7 +170,7 @@ class Pacer:
             self._tokens = self._count() - 1
 
     def answered(self, status: int, retry_after: str | None = None) -> None:
-        """Note an answer. The first 429 begins a pause; those that were on their way add nothing."""
+        """Note an answer. The first 429 starts a pause; those to requests already on their way do not extend it."""
         work = _WORK.get()
         if work is not None:
             work.status = status
@@ -188,11 +188,11 @@ class Pacer:
 
     @property
     def _cost(self) -> float:
-        # Work that is dearer than a full bucket must still begin some day.
+        # Work that costs more than a full bucket must still begin eventually.
         return min(self._burst, float(max(1, math.ceil(self._expected - 0.2))))
 
     def _count(self) -> float:
-        """Return the tokens of now; negative where more was done than was paid for."""
+        """Return the present tokens; negative if more requests were made than tokens taken."""
         now = self._clock.monotonic()
         if self._per_s is not None:
             fresh = (now - self._counted_at) * self._per_s
@@ -219,9 +219,9 @@ class Pacer:
 
 
 def _seconds(retry_after: str | None) -> float | None:
-    """Return a `Retry-After` in seconds, capped; None if it names none."""
+    """Return a `Retry-After` in seconds, capped; None if it is invalid."""
     text = (retry_after or "").strip()
     if not text.isascii() or not text.isdigit():
         return None
-    # Many digits are a mistake of theirs, and no reason to stop for good.
+    # A number with many digits is the custodian's mistake, and must not stop the instance for good.
     return min(float(text[:6]), MOST_PAUSE_S)

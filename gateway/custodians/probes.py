@@ -1,4 +1,4 @@
-"""Asking a custodian that did not answer, once its breaker is half-open. Reads only."""
+"""Asks a custodian that did not answer whether it answers again, once its breaker is half-open. Reads only."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gateway.model import Account
 from gateway.runtime import Clock
 from gateway.wakeup import Wakeup
 
-#: Nothing happens before the bell rings; any length will do.
+#: Any length will do, because nothing happens before the bell rings.
 _LONG_S = 3600.0
 _log = get_logger("breaker")
 
@@ -28,7 +28,7 @@ class Probes:
     ) -> None:
         self._custodian = custodian
         self._breaker = breaker
-        #: an account whose balance may be asked for, where the adapter has no other read
+        #: an account whose balance can be read, if the adapter has no other read
         self._account = account
         self._metrics = metrics
         self._wakeup = Wakeup(clock)
@@ -48,7 +48,7 @@ class Probes:
         if not await self._custodian.probe(self._account):
             self._breaker.nothing_to_ask()
         elif self._breaker.state is BreakerState.HALF_OPEN:
-            # It failed before there was a request.
+            # The probe failed before it made a request.
             self._breaker.fault("unreachable")
 
     def _changed(self) -> None:

@@ -1,4 +1,4 @@
-"""Adapters found by entry point, and custodian instances built of them."""
+"""Finds adapters by entry point, and builds custodian instances with them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class BrokenAdapter:
 
 
 def find_adapters() -> dict[str, type[Adapter[Any]] | BrokenAdapter]:
-    """Return every installed adapter by name, broken ones with the reason."""
+    """Return every installed adapter by name; broken ones come with the reason."""
     found: dict[str, type[Adapter[Any]] | BrokenAdapter] = {}
     for entry in sorted(entry_points(group=GROUP), key=lambda each: each.name):
         found[entry.name] = _load(entry)
@@ -45,7 +45,7 @@ def find_adapters() -> dict[str, type[Adapter[Any]] | BrokenAdapter]:
 
 
 def _load(entry: EntryPoint) -> type[Adapter[Any]] | BrokenAdapter:
-    """Import an adapter. Whatever its package does then, it is the only one that does not work."""
+    """Import an adapter. Whatever its package does, no other adapter stops working."""
     try:
         loaded = entry.load()
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a stranger's package may fail in any way
@@ -72,7 +72,7 @@ class Wanted:
     instance: str
     adapter: str
     settings: Mapping[str, Any]
-    #: what was otherwise before, while credentials are changed
+    #: the settings with other values before, during a change of credentials
     previous: Mapping[str, Any] | None = None
 
 
@@ -89,12 +89,12 @@ def build(  # noqa: PLR0913 - the parts of an instance
 ) -> CustodianInstance:
     """Return a custodian instance. ConfigError names every fault of its settings, never a value.
 
-    `digest` makes fingerprints of accounts: they are stored, and hold credentials. `digest_before` made
-    them under the previous server key.
+    `digest` makes the fingerprints of accounts, which are stored and derive from credentials.
+    `digest_before` made them under the previous server key.
     """
     instance, adapter, settings = wanted.instance, wanted.adapter, wanted.settings
     where = f"custodians.{instance}"
-    # Only what is configured is imported: a package that nobody uses cannot do harm.
+    # Only configured adapters are imported, so a package that nobody uses can do no harm.
     entry = next((each for each in entry_points(group=GROUP) if each.name == adapter), None)
     kind = None if entry is None else _load(entry)
     if kind is None:
@@ -182,7 +182,7 @@ def _fingerprints(
     chosen = sorted(type(settings).model_fields if names is None else names)
     whose = {name: _revealed(getattr(settings, name)) for name in chosen}
 
-    # The same few accounts are asked for at every call.
+    # Cached, because every call needs one of the same few fingerprints.
     @lru_cache(maxsize=256)
     def fingerprint(*parts: str) -> str:
         document = json.dumps([whose, parts], sort_keys=True, default=str)
@@ -221,14 +221,14 @@ def _fault_line(where: str, model: type[BaseModel], error: Any) -> str:
     if error["type"] == "extra_forbidden":
         return f"{where} {words_of(error, names_at(model, error['loc']))}"
     message = words_of(error)
-    # A validator of the adapter may have put the value into its words.
+    # A validator of the adapter may have put the value into its message.
     for text in sorted(_texts(error.get("input")), key=len, reverse=True):
         message = message.replace(text, "…")
     return scrub(f"{where} {message}")
 
 
 def _texts(value: object) -> set[str]:
-    """Return every text of a value; very short ones are no secrets, and are part of any sentence."""
+    """Return every text in a value, except very short ones: they are not secrets and occur in any sentence."""
     if isinstance(value, Mapping):
         return {text for each in value.values() for text in _texts(each)}
     if isinstance(value, list | tuple | set | frozenset):

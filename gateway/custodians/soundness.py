@@ -1,7 +1,7 @@
-"""Whether what an adapter returned is what the contract allows; nothing of it is believed otherwise.
+"""Checks that an adapter returned what the contract allows; otherwise none of it is used.
 
-Type checkers say the same to authors who use them. One message names the member and the fix; the custodian
-instance puts adapter and verb before it.
+Type checkers find the same errors for authors who use them. Each message names the member and the fix;
+the custodian instance puts the adapter and the verb before it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from gateway.model import Status
 from gateway.states import STATUS_OF
 
 _NONE = type(None)
-#: The members of a report and what they may be; the contract says it to type checkers alone.
+#: The types of a report's members; the contract declares them, but only type checkers read it.
 _MEMBERS: Mapping[str, tuple[type, ...]] = {
     "sub_status": (SubStatus, _NONE),
     "custodian_word": (str,),
@@ -99,7 +99,7 @@ def expect(result: object, *kinds: type) -> None:
 
 
 def expect_sound(result: object) -> None:
-    """Raise AdapterFault where a report has a member of a wrong type, or lacks one that it needs."""
+    """Raise AdapterFault if a report has a member of a wrong type, or lacks a required one."""
     reports: Iterable[Any] = (result,) if isinstance(result, Report) else ()
     if isinstance(result, BatchReport):
         _expect_members("BatchReport", result, _MEMBERS_OF_A_SET)
@@ -115,9 +115,9 @@ def expect_sound(result: object) -> None:
 
 
 def expect_sound_notice(notice: object) -> None:
-    """Raise AdapterFault where a notice cannot be matched, or its time has no zone.
+    """Raise AdapterFault if a notice cannot be matched, or its time has no zone.
 
-    Its report and what came back are checked by themselves.
+    Other functions check its report and its returns.
     """
     expect(notice, Notice)
     _expect_members("Notice", notice, _MEMBERS_OF_A_NOTICE)
@@ -127,7 +127,7 @@ def expect_sound_notice(notice: object) -> None:
 
 
 def expect_sound_balance(balance: object) -> None:
-    """Raise AdapterFault where a balance has a member of a wrong type, or no finite amounts."""
+    """Raise AdapterFault if a balance has a member of a wrong type, or amounts that are not finite."""
     expect(balance, Balance)
     assert isinstance(balance, Balance)  # noqa: S101 - see above
     _expect_members("Balance", balance, _MEMBERS_OF_A_BALANCE)
@@ -139,7 +139,7 @@ def expect_sound_balance(balance: object) -> None:
 
 
 def expect_returns(where: str, returned: Iterable[object]) -> None:
-    """Raise AdapterFault where money that came back has no amount, no zone, or an empty id."""
+    """Raise AdapterFault if a return has no amount, no zone, or an empty id."""
     for each in returned:
         _expect_type(f"an element of {where}.returned", each, (Returned,))
         assert isinstance(each, Returned)  # noqa: S101 - see above
@@ -205,7 +205,7 @@ def _expect_refs(where: str, refs: Iterable[Any]) -> None:
 
 
 def _expect_whole(member: str, text: object) -> None:
-    """Raise AdapterFault for an id with half of a character; words are repaired, an id must not be changed."""
+    """Raise AdapterFault for an id with half of a character: texts are repaired, but an id must not be changed."""
     if isinstance(text, str) and not text.isascii():
         try:
             text.encode()

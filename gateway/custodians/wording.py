@@ -1,10 +1,10 @@
-"""What an adapter or its library says about a failed call, in words that an operator reads. Pure."""
+"""Turns what an adapter or its library says about a failed call into words for an operator. Pure."""
 
 from __future__ import annotations
 
 import re
 
-#: By the name of the error, which adapters and the gateway put into their messages.
+#: The words for each error name that adapters and the gateway put into their messages.
 _ERRORS = {
     "ClientConnectorDNSError": "the host name cannot be resolved",
     "ClientConnectorCertificateError": "the certificate of the server is not trusted",
@@ -26,14 +26,14 @@ _ERRORS = {
     "JSONDecodeError": "the answer is not JSON",
 }
 _NAMES = re.compile(rf"\b({'|'.join(_ERRORS)})\b")
-#: The library's own sentence about a connection that could not be made.
+#: The library's own message about a connection that could not be made.
 _CONNECT = re.compile(r"Cannot connect to host (\S+) ssl:\S+ \[(.*)\]")
 _DISCONNECTED = re.compile(r"(ServerDisconnectedError: )?Server disconnected")
 _CALL_FAILED = re.compile(r"(Multiple exceptions: )?(\[Errno \d+\] )?Connect call failed .*")
 
 
 def plain(text: str) -> str:
-    """Return a message with names of errors and sentences of libraries replaced by words."""
+    """Return a message in which plain words replace error names and library messages."""
     text = _DISCONNECTED.sub(_ERRORS["ServerDisconnectedError"], _CONNECT.sub(_connection, text))
     return _NAMES.sub(lambda found: _ERRORS[found[1]], text)
 

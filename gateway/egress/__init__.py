@@ -1,4 +1,4 @@
-"""The only way out to addresses that customers name, and the bounds on what comes back."""
+"""The only way to send to addresses that customers name, and the bounds on the answers."""
 
 from gateway.egress.addresses import (
     DENIED,

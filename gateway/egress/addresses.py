@@ -1,10 +1,10 @@
 """Which addresses deliveries may go to.
 
-Three checks: the URL when it is named, every address that its name resolves to, and the concrete
-address when it is dialled (a resolver never sees a literal host, and names may change between the
-look-up and the call). `ipaddress.is_global` is not the rule: it calls NAT64, 6to4 and multicast forms
-of inner addresses global. The table is ours. Of IPv6, only what is allocated as global unicast
-(2000::/3) is allowed at all, less the table.
+There are three checks: of the URL when it is configured, of every address that its name resolves to,
+and of the concrete address when it is dialled (a resolver never sees a literal host, and names may
+change between the look-up and the call). `ipaddress.is_global` is not enough, because it calls NAT64,
+6to4 and multicast forms of inner addresses global; this module has its own table. Of IPv6, only global
+unicast (2000::/3) without the networks of the table is allowed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import socket
 from collections.abc import Sequence
 from urllib.parse import SplitResult, urlsplit
 
-#: (networks that no delivery goes to, what they are). Each row has a test.
+#: Networks to which no delivery goes, each with its description. Each row has a test.
 DENIED: tuple[tuple[str, str], ...] = (
     ("0.0.0.0/8", "this network"),
     ("10.0.0.0/8", "private"),
@@ -55,14 +55,14 @@ _NETWORKS: tuple[IPNetwork, ...] = tuple(ipaddress.ip_network(text) for text, _ 
 _GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
 #: The upper half of an ISATAP interface id (RFC 5214), under any prefix; the lower half is an IPv4 address.
 _ISATAP = 0x0000_5EFE
-#: Without the bits that say "universal" and "group".
+#: The mask that ignores the bits "universal" and "group".
 _ISATAP_MASK = 0xFCFF_FFFF
 MAX_URL = 2048
 PORTS = frozenset({443, 8443})
-#: What libraries take for an address: digits, dots, hexadecimal and octal forms.
+#: Texts that libraries accept as an address: digits, dots, hexadecimal and octal forms.
 LITERAL = re.compile(r"(0x[0-9a-f]*|[0-9]+)(\.(0x[0-9a-f]*|[0-9]+))*\.?", re.IGNORECASE)
 _NAME = re.compile(r"([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)+[a-z0-9-]{2,63}", re.IGNORECASE)
-#: Names that mean this machine or this network, whatever they resolve to.
+#: Names that denote this machine or this network, whatever they resolve to.
 _INNER_NAMES = (".localhost", ".local", ".internal", ".lan", ".home.arpa", ".onion")
 
 
@@ -73,7 +73,7 @@ class DeniedAddressError(OSError):
 def denied(address: str, more: Sequence[IPNetwork] = ()) -> bool:
     """Whether deliveries may not go to this address, unless configured. Pure.
 
-    `more`: further networks that are denied.
+    `more` has further denied networks.
     """
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address) and (ip not in _GLOBAL_UNICAST or _is_isatap(ip)):
@@ -84,18 +84,18 @@ def denied(address: str, more: Sequence[IPNetwork] = ()) -> bool:
 def is_own(address: str) -> bool:
     """Whether an address is one of this machine's interfaces, now. Sends nothing.
 
-    The kernel is asked which source address it would use: for an own address it is that very address.
-    Other than a list of interfaces, this needs no privilege and is never out of date.
+    It asks the kernel which source address it would use: for one of its own addresses, that is the same
+    address. Unlike a list of interfaces, this needs no privilege and is never out of date.
     """
     ip = ipaddress.ip_address(address.partition("%")[0])
     family = socket.AF_INET if ip.version == 4 else socket.AF_INET6  # noqa: PLR2004
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            # Of a datagram socket this sets the peer only. Any port will do but 0.
+            # For a datagram socket, this only sets the peer. Any port except 0 will do.
             probe.connect((str(ip), 9))
             source = probe.getsockname()[0]
     except OSError:
-        # There is no route: it cannot be dialled, either.
+        # There is no route, so the address cannot be dialled either.
         return False
     return ipaddress.ip_address(source.partition("%")[0]) == ip
 

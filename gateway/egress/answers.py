@@ -1,9 +1,9 @@
-"""Bounds on what an answer has besides its body.
+"""Bounds on the parts of an answer besides its body.
 
 A server may send any number of interim answers (`103 Early Hints`) before the final one, and any number
 of chunk extensions and trailers after it. aiohttp reads them all: it parses up to 256 KB at a time and
-holds the event loop meanwhile. Here the bytes are parsed in small pieces, and a connection that exceeds
-a bound is closed.
+blocks the event loop meanwhile. This handler parses the bytes in small pieces, and closes a connection
+that exceeds a bound.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from aiohttp.streams import StreamReader
 MOST_INTERIM = 8
 #: Bytes of status lines and headers until the final status has come, interim answers included.
 MOST_HEAD_BYTES = 64 * 1024
-#: Bytes after the final status that are no body (sizes and extensions of chunks, trailers), besides as many
-#: as the body has. The library may hold back that much of a body that nobody reads at the moment.
+#: Bytes after the final status that are not body (sizes and extensions of chunks, trailers), in
+#: addition to as many as the body has. The library may hold back that much of a body that nobody reads
+#: at the moment.
 MOST_FRAMING_BYTES = 1024 * 1024
-#: Bytes that are parsed before the bounds are checked again. Before the final status there are fewer: an
-#: interim answer may have thirty bytes, and the parser makes an object of each.
+#: Bytes that are parsed before the bounds are checked again. Before the final status the number is
+#: smaller, because an interim answer may have only thirty bytes, and the parser makes an object of
+#: each.
 _PIECE, _HEAD_PIECE = 4096, 512
 _SWITCHING = 101
 
@@ -62,9 +64,9 @@ class BoundedHandler(ResponseHandler):
         super().feed_data(data, size)
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came, a piece at a time. After a bound is exceeded, nothing is parsed any more."""
+        """Parse the received bytes, a piece at a time. Once a bound is exceeded, nothing more is parsed."""
         if not data:
-            # aiohttp calls itself so to go on with a paused body.
+            # aiohttp itself calls this to resume a paused body.
             super().data_received(data)
             return
         at = 0
@@ -93,7 +95,7 @@ class BoundedHandler(ResponseHandler):
         self._cut = True
         if not self._final:
             self.set_exception(AnswerTooLongError(f"the server sent {reason}"))
-        # The final status stands where there is one; the connection serves no other request.
+        # A final status that has come stays valid; the connection serves no other request.
         self.force_close()
         if self.transport is not None:
             self.transport.abort()

@@ -1,4 +1,4 @@
-"""Connectors: what dials, for endpoints that customers name and for custodians."""
+"""Connectors, which dial endpoints that customers name and custodians."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CUSTODIAN_THREADS = 4
 
 
 class PublicResolver(AbstractResolver):
-    """Resolves names; a set with any address that is not public is refused as a whole."""
+    """Resolves names; it refuses the whole result if any address is not public."""
 
     def __init__(self, resolver: AbstractResolver, more: Sequence[IPNetwork] = ()) -> None:
         self._resolver = resolver
@@ -30,7 +30,7 @@ class PublicResolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        """Return the addresses. DeniedAddressError if one of them is not public."""
+        """Return the addresses. Raises DeniedAddressError if one of them is not public."""
         found = await self._resolver.resolve(host, port, family)
         if any(denied(each["host"], self._more) for each in found):
             msg = "the name of this endpoint has an address that is not public"
@@ -45,7 +45,7 @@ class PublicResolver(AbstractResolver):
 class Guard:
     """Which addresses deliveries may connect to: only public ones, unless configured otherwise.
 
-    `denied_networks` are refused as those of the table are.
+    `denied_networks` are refused like those of the table.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Guard:
         return below if self._private else PublicResolver(below, self._more)
 
     def socket_for(self, info: tuple[Any, ...]) -> socket.socket:
-        """Return a socket for an address that is about to be dialled. DeniedAddressError.
+        """Return a socket for an address that is about to be dialled. Raises DeniedAddressError.
 
         It sees every concrete address, literal hosts too; it also refuses the machine's own addresses,
         public ones included.
@@ -80,9 +80,9 @@ class BoundedConnector(aiohttp.TCPConnector):
 
     def __init__(self, resolver: AbstractResolver, *, owner: bool, **options: Any) -> None:
         super().__init__(resolver=resolver, **options)
-        #: whether the resolver is closed with the connector
+        #: whether closing the connector closes the resolver
         self._resolver_owner = owner
-        # aiohttp has no public place for it; tests/egress/test_answers.py notices when this one moves.
+        # aiohttp has no public hook for it; tests/egress/test_answers.py fails if this one moves.
         self._factory = cast("partial[ResponseHandler]", partial(BoundedHandler, self._loop))
 
 
@@ -97,7 +97,8 @@ def connector(
     """Return a connector that connects only to public addresses, unless configured otherwise.
 
     `denied_networks` are refused as those of the table are. No look-up is cached: each connection
-    resolves and checks again. `owner`: the resolver is closed with the connector. Needs a running loop.
+    resolves and checks again. With `owner`, closing the connector closes the resolver. Needs a running
+    loop.
     """
     guard = Guard(allow_private_addresses=allow_private_addresses, denied_networks=denied_networks)
     return BoundedConnector(
@@ -113,8 +114,8 @@ def connector(
 def custodian_connector(name: str = "custodian") -> aiohttp.TCPConnector:
     """Return a connector for the calls of one custodian instance. Needs a running loop.
 
-    Its addresses are the operator's own configuration: they are not checked. Its look-ups have threads
-    of their own, which neither endpoints nor other custodians can occupy.
+    Its addresses come from the operator's configuration, so they are not checked. Its look-ups have
+    their own threads, which neither endpoints nor other custodians can occupy.
     """
     lookups = Lookups(f"names-{name}", deadline_s=CUSTODIAN_LOOKUP_S, threads=CUSTODIAN_THREADS)
     return BoundedConnector(lookups, owner=True, limit=0)

@@ -1,4 +1,4 @@
-"""Takes what we sent out of what came back.
+"""Removes what was sent from what came back.
 
 Outside parties echo requests: a debugging receiver prints the headers it got, a custodian quotes the
 passcode that it refused. Their answers are stored and shown, so whatever was sent in confidence is
@@ -24,13 +24,13 @@ import aiohttp
 
 from gateway.logs import REMOVED
 
-#: Shorter values are removed only where they stand alone: they are parts of ordinary words.
+#: Shorter values are removed only as whole words, because they also occur inside ordinary words.
 _LEAST_ANYWHERE = 8
-#: How much of a value at the very end of a text counts as its beginning that was cut off.
+#: The length at the very end of a text from which the beginning of a value counts as a cut-off value.
 _LEAST_BEGINNING = 4
-#: The parts of a value ("Bearer …", "v1,… v1,…") are removed by themselves if they have so many bytes.
+#: The parts of a value ("Bearer …", "v1,… v1,…") are also removed on their own from this length on.
 _LEAST_PART = 8
-#: Headers of a request that say nothing in confidence.
+#: Request headers that are not confidential.
 _PLAIN_HEADERS = frozenset(
     {
         "accept",
@@ -53,7 +53,7 @@ _WORDS = re.compile("[A-Za-z0-9]+")
 
 @dataclass(frozen=True)
 class _Sent:
-    """What was sent in confidence: in answers to a required action, which nothing keeps, and in headers."""
+    """Confidential values that were sent, in headers and in answers to a required action, which are never stored."""
 
     answers: frozenset[str]
     headers: set[str]
@@ -65,12 +65,12 @@ _sent: ContextVar[_Sent | None] = ContextVar("sent", default=None)
 def redact(
     body: bytes, values: Iterable[str], *, once: Iterable[str] = (), cut: bool = False
 ) -> bytes:
-    """Return an answer without the values, nor their parts, in any usual spelling.
+    """Return an answer without the values and their parts, in any usual spelling.
 
-    Neither is a beginning of one left that has eight characters or more, wherever it stands.
-    `once`: values that are not remembered, such as passcodes; the forms of the others are kept.
-    `cut`: the answer was not read to its end, so that it may end in the middle of a value. Case does
-    not matter. Pure.
+    A beginning of a value with eight or more characters is removed as well, wherever it stands. `once`
+    has values that are not remembered, such as passcodes; the forms of the others are cached. `cut`
+    means that the answer was not read to its end and may stop in the middle of a value. Case does not
+    matter. Pure.
     """
     forms = {each for value in values for each in _kept_forms(value)}
     forms.update(each for value in once for each in _forms(value))
@@ -89,7 +89,7 @@ def redact(
 def _spans(
     low: bytes, forms: Iterable[tuple[bytes, bytes]], *, cut: bool
 ) -> Iterator[tuple[int, int]]:
-    """Yield what has to go from a text in lower case."""
+    """Yield the spans to remove from a text in lower case."""
     there: dict[bytes, bool] = {}
 
     def has(piece: bytes) -> bool:
@@ -98,7 +98,7 @@ def _spans(
         return there[piece]
 
     for core, form in forms:
-        # Most answers echo nothing: one search for what all spellings have in common is enough then.
+        # Most answers echo nothing, and then one search for the common core of all spellings is enough.
         if has(core):
             yield from _whole(low, form)
         if len(form) >= _LEAST_ANYWHERE and has(form[:_LEAST_ANYWHERE]):
@@ -109,9 +109,9 @@ def _spans(
 
 @contextmanager
 def sending(*values: str) -> Iterator[None]:
-    """Collect what this task, and the tasks it begins, send in confidence: `values` and headers.
+    """Collect the confidential `values` and headers that this task and the tasks it starts send.
 
-    Inside of another one, what that one has collected counts, too.
+    Inside another such context, the values of the outer one count as well.
     """
     outer = _sent.get() or _Sent(frozenset(), set())
     token = _sent.set(_Sent(outer.answers.union(values), set(outer.headers)))
@@ -126,14 +126,14 @@ def without_sent(text: str) -> str:
     sent = _sent.get()
     if sent is None or not text or not (sent.answers or sent.headers):
         return text
-    # A header may have an answer in it, in whatever form: while there is one, no header is remembered either.
+    # A header may contain an answer in some form, so no header is remembered either while there is one.
     kept, once = ((), sent.answers | sent.headers) if sent.answers else (sent.headers, ())
     without = redact(text.encode("utf-8", "replace"), kept, once=once)
     return without.decode("utf-8", "replace")
 
 
 def texts_of(value: object) -> Iterator[str]:
-    """Yield every text in a JSON value, and every number as a text."""
+    """Yield every text in a JSON value, and every number as text."""
     if isinstance(value, Mapping):
         for each in value.values():
             yield from texts_of(each)
@@ -168,7 +168,7 @@ async def _note(
 def _forms(value: str) -> frozenset[tuple[bytes, bytes]]:
     """Return a value and its parts, as they are and as they look inside JSON, HTML and URLs; lower case.
 
-    Each with its core, which stands in every text that the form stands in.
+    Each comes with its core, which occurs in every text that contains the form.
     """
     parts = {value, value.strip()}
     # "Bearer <token>", "v1,<signature> v1a,<signature>": servers print the parts, too.
@@ -192,14 +192,14 @@ def _forms(value: str) -> frozenset[tuple[bytes, bytes]]:
             quote(part, safe=""),
             quote_plus(part),
         }
-        # What no spelling changes.
+        # The characters that no spelling changes.
         core = max(_WORDS.findall(part), key=len, default="")
         found |= {(_low(core), _low(each)) for each in spellings}
         found |= {(each, each) for each in map(_low, _in_base64(part.encode()))}
     return frozenset(pair for pair in found if pair[1])
 
 
-#: For credentials, which each request has.
+#: A cache for credentials, which every request has.
 _kept_forms = lru_cache(maxsize=256)(_forms)
 
 
@@ -208,9 +208,9 @@ def _low(text: str) -> bytes:
 
 
 def _in_base64(part: bytes) -> Iterator[str]:
-    """Yield how a value looks inside something that was encoded as a whole, wherever it begins in it.
+    """Yield the forms of a value inside a text that was encoded as a whole, at any offset.
 
-    Without the characters at both ends that hold bits of what stands around it.
+    The characters at both ends are left out, because they also encode the surrounding text.
     """
     for before in range(3):
         encoded = base64.b64encode(bytes(before) + part).decode()
@@ -232,7 +232,7 @@ def _opened(value: str) -> Iterator[str]:
 
 
 def _whole(low: bytes, form: bytes) -> Iterator[tuple[int, int]]:
-    """Yield where a form stands in a text; both are in lower case."""
+    """Yield the positions of a form in a text; both are in lower case."""
     at = low.find(form)
     while at >= 0:
         end = at + len(form)
@@ -243,7 +243,7 @@ def _whole(low: bytes, form: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _beginnings(low: bytes, form: bytes) -> Iterator[tuple[int, int]]:
-    """Yield where at least eight characters of the beginning of a form stand in a text."""
+    """Yield the spans of a text that match at least the first eight characters of a form."""
     beginning = form[:_LEAST_ANYWHERE]
     at = low.find(beginning)
     while at >= 0:

@@ -1,8 +1,8 @@
-"""One HTTP/1.1 connection that is kept alive: a request goes out, an answer is parsed, within bounds.
+"""One HTTP/1.1 connection that is kept alive; it sends requests and parses answers within bounds.
 
-The parser is llhttp (by httptools), the one that aiohttp uses, with the same leniencies. Bytes are
-parsed as they come, on the event loop's thread, and nothing is copied twice: that is what makes a
-delivery cheap. Decision 0022 says what it gained, and what the library's client does otherwise.
+The parser is llhttp (through httptools), which aiohttp uses as well, with the same leniencies. Bytes
+are parsed as they come, on the event loop's thread, and nothing is copied twice, which makes a delivery
+cheap. Decision 0022 has the gain and the differences from the library's client.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from gateway.egress.posting import (
 
 #: Bytes that are parsed before the bounds are checked again.
 _PIECE = 4096
-#: As aiohttp has them: headers of one answer, and bytes of one line of them.
+#: The limits of aiohttp: headers of one answer, and bytes of one header line.
 _MOST_HEADERS = 128
 _MOST_LINE = 8190
 _INTERIM = range(100, 200)
 _SWITCHING = 101
-#: Bytes after the final status that are no body: sizes and extensions of chunks, and trailers.
+#: Bytes after the final status that are not body: sizes and extensions of chunks, and trailers.
 _MOST_FRAMING_BYTES = 64 * 1024
 _READ_HEADERS = frozenset(name.encode() for name in READ_HEADERS)
 _BODY_HEADERS = frozenset({b"content-length", b"transfer-encoding"})
 
 
 class ClosedUnansweredError(BrokenError):
-    """A connection that had served before was closed, and nothing of an answer had come."""
+    """A reused connection was closed before any part of an answer came."""
 
 
 class Owner(Protocol):
-    """Who keeps connections."""
+    """The owner of connections."""
 
     def free(self, connection: Connection) -> None:
         """Take a connection back that can serve another request."""
@@ -54,9 +54,9 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, owner: Owner, key: tuple[str, str, int]) -> None:
         self.key = key
-        #: since when it has had nothing to do, by the loop's clock
+        #: since when it has been idle, by the loop's clock
         self.idle_since = 0.0
-        #: how many answers it has brought
+        #: how many answers it has received
         self.served = 0
         self.closed = False
         self._owner = owner
@@ -73,10 +73,10 @@ class Connection(asyncio.Protocol):
         self._begin()
 
     def _begin(self) -> None:
-        """Forget the answer before."""
+        """Forget the previous answer."""
         self._came = 0
         self._head_bytes = 0
-        #: bytes after the final status, the body and what frames it
+        #: bytes after the final status: the body and its framing
         self._tail_bytes = 0
         self._interim = 0
         self._header_count = 0
@@ -86,25 +86,25 @@ class Connection(asyncio.Protocol):
         self._body: list[bytes] = []
         self._body_bytes = 0
         self._complete = False
-        #: the end of the body is the end of the connection
+        #: whether the body ends with the connection
         self._until_end = True
         self._keep = False
-        #: more than one answer came
+        #: whether more than one answer came
         self._extra = False
-        #: why what came is no answer
+        #: why the received bytes are not an answer
         self._fault: str | None = None
         self._waits_for_body = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin. Called by the loop."""
-        # uvloop's transports are of no class that could be asked for.
+        # uvloop's transports share no class that could be checked.
         self._transport = cast("asyncio.Transport", transport)
 
     def exchange(self, request: bytes, until: float) -> asyncio.Future[Answer]:
-        """Send a request; the future gets its answer, or what went wrong. See `Poster.post`.
+        """Send a request; the future gets its answer or its error. See `Poster.post`.
 
-        `until`: the loop's time by which the final status must have come. ClosedUnansweredError where
-        a connection that had served before was closed under the request.
+        `until` is the loop's time by which the final status must have come. It fails with
+        ClosedUnansweredError if a reused connection was closed under the request.
         """
         self._begin()
         answer = self._answer = self._loop.create_future()
@@ -113,15 +113,15 @@ class Connection(asyncio.Protocol):
         return answer
 
     def give_up(self, answer: asyncio.Future[Answer]) -> None:
-        """Close it if it still waits for this answer, which nobody wants any more.
+        """Close the connection if it still waits for this answer, which nobody needs any more.
 
-        One that has ended its exchange may serve another one by now.
+        If the exchange has ended, the connection may serve another one by now.
         """
         if self._answer is answer:
             self.abort()
 
     def abort(self) -> None:
-        """Close it at once; a caller that waits for its answer gets nothing more."""
+        """Close the connection at once; a waiting caller gets no answer."""
         self._stop()
         self.closed = True
         self._transport.abort()
@@ -129,9 +129,9 @@ class Connection(asyncio.Protocol):
     # Called by the loop.
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came, a piece at a time."""
+        """Parse the received bytes, a piece at a time."""
         if not self._waits():
-            # Nobody asked: whatever comes next could be taken for the answer to the next request.
+            # There was no request, so these bytes could be mistaken for the answer to the next one.
             self.abort()
             return
         self._came += len(data)
@@ -142,7 +142,7 @@ class Connection(asyncio.Protocol):
             self._parse(data[at : at + _PIECE])
             if not self._waits():
                 if at + _PIECE < len(data):
-                    # More came than the answer. What follows it could be taken for the next one.
+                    # Bytes came after the answer. They could be mistaken for the next answer.
                     self.abort()
                 return
 
@@ -167,7 +167,7 @@ class Connection(asyncio.Protocol):
         if self._status is None:
             self._fail(TimeoutError())
         else:
-            # The status has come; however the body ends, it stands.
+            # The status has come, and it stays valid however the body ends.
             self._finish(whole=False)
 
     def _parse(self, piece: bytes) -> None:
@@ -178,7 +178,7 @@ class Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(piece)
         except HttpParserUpgrade:
-            # 101: final, and the connection speaks something else from now on.
+            # A 101 is final, and the connection changes its protocol from here on.
             self._complete = True
             self._keep = False
         except HttpParserError as error:
@@ -189,7 +189,7 @@ class Connection(asyncio.Protocol):
         self._parsed()
 
     def _parsed(self) -> None:
-        """See how far the answer has come."""
+        """Check how far the answer has come."""
         if self._status is None:
             if self._fault is None and self._head_bytes > MOST_HEAD_BYTES:
                 self._fault = (
@@ -215,10 +215,10 @@ class Connection(asyncio.Protocol):
                 self._deadline.cancel()
             self._deadline = self._loop.call_later(BODY_S, self._too_late)
 
-    # Called by the parser. What they raise would be lost: they only take notes.
+    # The parser calls these, and loses what they raise, so they only take notes.
 
     def on_message_begin(self) -> None:
-        """Begin an answer, an interim one or a further one."""
+        """Begin an answer, which may be an interim or a surplus one."""
         if self._complete:
             self._extra = True
 
@@ -252,7 +252,7 @@ class Connection(asyncio.Protocol):
         self._keep = self._parser.should_keep_alive() and status != _SWITCHING
 
     def on_body(self, body: bytes) -> None:
-        """Take a part of the body, as far as it is read."""
+        """Take a part of the body, up to the limit of what is read."""
         if self._body_bytes <= READ_BYTES and not self._complete:
             self._body.append(body)
         self._body_bytes += len(body)
@@ -274,7 +274,7 @@ class Connection(asyncio.Protocol):
             and not self._extra
             and not self.closed
             and not self._transport.is_closing()
-            # A server that answers before it has read the request may not read the rest of it.
+            # A server that answers before it has read the request may never read the rest of it.
             and not self._transport.get_write_buffer_size()
         )
         self.served += 1

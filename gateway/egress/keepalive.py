@@ -1,4 +1,4 @@
-"""The client of deliveries: a pool of kept connections, each dialled under the guard. See decision 0022."""
+"""The client of deliveries: a pool of kept connections, each dialled under the guard (decision 0022)."""
 
 from __future__ import annotations
 
@@ -27,28 +27,28 @@ from gateway.egress.posting import (
     NotConnectedError,
 )
 
-#: How long the next address of a name waits for the one before it (RFC 8305).
+#: How long the next address of a name waits for the previous one (RFC 8305).
 _NEXT_ADDRESS_S = 0.25
 _Key = tuple[str, str, int]
-#: The headers of every request that has none of its own: how their lines begin, and the lines.
+#: The default headers of a request: the beginnings of their lines, and the lines.
 _DEFAULTS = tuple((f"{name}:", f"{name}: {value}\r\n") for name, value in DEFAULT_HEADERS.items())
 
 
 class _Place(NamedTuple):
-    """Where a URL leads."""
+    """The destination of a URL."""
 
     key: _Key
     host: str
     port: int
     tls: bool
-    #: the first lines of every request there
+    #: the first lines of every request to it
     head: str
 
 
 class KeepAliveClient:
     """Posts over connections of its own. Use it with `async with`; it serves one event loop.
 
-    `resolver` is closed with it. No look-up is cached: each connection resolves and is checked again.
+    Closing it closes `resolver`. No look-up is cached: each connection resolves and is checked again.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class KeepAliveClient:
         self._tls: ssl.SSLContext | None = None
 
     async def __aenter__(self) -> Self:
-        """Nothing is opened before the first post."""
+        """Return the client; nothing is opened before the first post."""
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -76,9 +76,9 @@ class KeepAliveClient:
     ) -> Answer:
         """Post once. See `Poster`.
 
-        Where a kept connection was closed under the request, and nothing of an answer came, it is sent
-        once more over a new one: servers close idle connections at any time, and events are delivered
-        at least once.
+        If a kept connection was closed under the request and no part of an answer came, the request is
+        sent once more over a new one. Servers close idle connections at any time, and events are
+        delivered at least once.
         """
         until = self._loop.time() + timeout_s
         place = _place(url)
@@ -152,7 +152,7 @@ class KeepAliveClient:
             self._sweep = self._loop.call_at(oldest + self._keepalive_s, self._close_idle)
 
     async def _dial(self, place: _Place, scope: str) -> Connection:
-        """Connect, at one address of the name after the other. Whatever fails, nothing was sent."""
+        """Connect, trying one address of the name after the other. If it fails, nothing was sent."""
         try:
             with looking_up_for(scope):
                 found = await self._addresses(place)
@@ -162,7 +162,7 @@ class KeepAliveClient:
             raise
         except OSError as error:
             if isinstance(error, TimeoutError) and error.errno is None:
-                # A deadline of ours, and not the kernel's word about the peer.
+                # Our own deadline has passed; the kernel has said nothing about the peer.
                 raise
             raise NotConnectedError(f"no connection: {error}") from error
 
@@ -195,13 +195,13 @@ class KeepAliveClient:
             server_hostname=place.host.rstrip(".") if place.tls else None,
         )
         if connection.closed:
-            # It was closed before that was noticed here: the next request would not learn about it.
+            # It was closed unnoticed, and the next request would not learn about it.
             raise NotConnectedError("no connection: the server closed it at once")
         self._all.add(connection)
         return connection
 
     async def _context(self) -> ssl.SSLContext:
-        """Return what verifies certificates and names: made once, off the loop, as it reads files."""
+        """Return the TLS context. It is made once, off the loop, because that reads files."""
         if self._tls is None:
             made = await asyncio.to_thread(ssl.create_default_context)
             made.set_alpn_protocols(["http/1.1"])
@@ -211,14 +211,14 @@ class KeepAliveClient:
 
 @lru_cache(maxsize=4096)
 def _place(url: str) -> _Place:
-    """Return where a URL leads, and how a request to it begins. ValueError where it is none."""
+    """Return the destination of a URL, with the first lines of its requests. Raises ValueError if it is invalid."""
     parts = URL(url)
     host, port = parts.raw_host, parts.port
     if parts.scheme not in {"http", "https"} or not host or port is None:
         msg = "an absolute http or https URL is needed"
         raise ValueError(msg)
     if LITERAL.fullmatch(host) and not _is_literal(host):
-        # 127.1, 0x7f000001: what it means differs from library to library.
+        # Libraries read forms such as 127.1 and 0x7f000001 differently.
         msg = "the host is an address in an unusual spelling"
         raise ValueError(msg)
     head = f"POST {parts.raw_path_qs} HTTP/1.1\r\nhost: {parts.host_port_subcomponent}\r\n"
@@ -226,9 +226,9 @@ def _place(url: str) -> _Place:
 
 
 def _request(place: _Place, headers: Mapping[str, str], body: bytes) -> bytes:
-    """Return the bytes of a request. ValueError where a header would break it."""
+    """Return the bytes of a request. Raises ValueError if a header would break it."""
     lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
-    # Any further one is in a name or a value.
+    # Any further line break is inside a name or a value.
     breaks = lines.count("\r"), lines.count("\n"), lines.count("\0")
     if breaks != (len(headers), len(headers), 0):
         msg = "a header contains a line break"

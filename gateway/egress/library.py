@@ -1,4 +1,4 @@
-"""The library's client (aiohttp) for deliveries: the way through an egress proxy, and what is compared.
+"""The library's client (aiohttp) for deliveries. It serves egress proxies, and comparisons with our own client.
 
 Both clients must treat every receiver alike: tests/egress/test_clients.py runs them side by side.
 """
@@ -33,11 +33,11 @@ class LibraryClient:
             trust_env=False, cookie_jar=aiohttp.DummyCookieJar(), connector=connector
         )
         self._proxy = proxy
-        # The one deadline is ours, and ends with the status; aiohttp's would go on to the body.
+        # Our own deadline ends with the status; aiohttp's would include the body.
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S)
 
     async def __aenter__(self) -> Self:
-        """Nothing is opened before the first post."""
+        """Return the client; nothing is opened before the first post."""
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -71,7 +71,7 @@ class LibraryClient:
 
 
 async def _body(answer: aiohttp.ClientResponse) -> tuple[bytes, bool]:
-    """Read the beginning of an answer, and free it. The status has come; however the body ends, it stands."""
+    """Read the beginning of an answer, and release it. The status stays valid however the body ends."""
     got = b""
     if not answer.content.at_eof():
         try:
@@ -87,13 +87,13 @@ async def _body(answer: aiohttp.ClientResponse) -> tuple[bytes, bool]:
     if answer.content.at_eof():
         answer.release()
     else:
-        # The rest is not read: the connection cannot serve another delivery.
+        # The rest is not read, so the connection cannot serve another delivery.
         answer.close()
     return got, whole
 
 
 def _plain(error: Exception) -> Exception:
-    """Return what `Poster.post` raises for what the library raised."""
+    """Return the error of `Poster.post` for an error of the library."""
     if isinstance(error, TimeoutError):
         return TimeoutError(str(error))
     cause = getattr(error, "os_error", None)
@@ -105,6 +105,6 @@ def _plain(error: Exception) -> Exception:
     if isinstance(error, aiohttp.ClientConnectorError):
         return NotConnectedError(str(error))
     if isinstance(error, ValueError):
-        # aiohttp.InvalidURL is both.
+        # aiohttp.InvalidURL belongs to both classes.
         return ValueError(str(error))
     return BrokenError(str(error))

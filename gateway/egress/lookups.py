@@ -1,9 +1,9 @@
-"""Look-ups of names: off the event loop, each with a deadline, and bounded for each scope.
+"""Resolves names off the event loop, with a deadline for each look-up and a bound for each scope.
 
-The system's resolver (`getaddrinfo`) blocks, and nothing can end it: where a name server never answers
-it holds its thread for half a minute or more. So look-ups run on threads of their own, never on those
-that sign requests or read files, and a scope (an organisation, a custodian instance) may hold a few of
-them only. Decision 0017 says why it is no DNS client of our own.
+The system's resolver (`getaddrinfo`) blocks and cannot be cancelled: if a name server never answers, it
+holds its thread for half a minute or more. Look-ups therefore run on threads of their own, never on
+those that sign requests or read files, and a scope (an organisation, a custodian instance) may hold
+only a few of them. Decision 0017 says why this is not a DNS client of our own.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import Any
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-#: Threads in all. With four for each scope, sixteen scopes have to hang before others wait.
+#: The total number of threads. With four per scope, sixteen scopes have to hang before others wait.
 MOST_THREADS = 64
-#: The system's resolver turns to its second name server after 5 s.
+#: The system's resolver tries its second name server after 5 s.
 DEADLINE_S = 8.0
 PER_SCOPE = 4
 _NUMERIC = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
@@ -32,7 +32,7 @@ _Key = tuple[str, str, int, int]
 
 @dataclass
 class _LookUp:
-    """A look-up that is under way, and how many wait for it."""
+    """A look-up in progress, and the number of callers that wait for it."""
 
     task: asyncio.Task[list[ResolveResult]] | None = None
     waiting: int = 0
@@ -78,7 +78,7 @@ class Lookups(AbstractResolver):
         self._lookup = lookup
         self._loop = asyncio.get_running_loop()
         self._threads = asyncio.Semaphore(threads)
-        #: Scopes that wait or hold threads, with the number of those that do.
+        #: Scopes that wait or hold threads, with the number of their look-ups.
         self._scopes: dict[str, tuple[asyncio.Semaphore, int]] = {}
         self._under_way: dict[_Key, _LookUp] = {}
 
@@ -90,10 +90,10 @@ class Lookups(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        """Return the addresses of a name. LookupTimeoutError after the deadline, OSError if none are.
+        """Return the addresses of a name. Raises LookupTimeoutError after the deadline, OSError if there are none.
 
-        A look-up that is past its deadline goes on holding its thread, because nothing can end it. Who
-        asks for the same name in the same scope meanwhile waits for that one, and takes no further thread.
+        A look-up past its deadline keeps its thread, because nothing can end it. A caller that asks for
+        the same name in the same scope meanwhile waits for that look-up, and takes no further thread.
         """
         key = (_scope.get(), host, port, int(family))
         each = self._under_way.get(key)
@@ -105,12 +105,12 @@ class Lookups(AbstractResolver):
         assert task is not None  # noqa: S101 - set where it was made
         each.waiting += 1
         try:
-            # `wait` leaves the look-up alone, whether this caller gives up or is cancelled.
+            # `wait` does not cancel the look-up if this caller gives up or is cancelled.
             await asyncio.wait({task}, timeout=self._deadline_s)
         finally:
             each.waiting -= 1
             if not each.waiting and not each.on_thread:
-                # Nobody wants it any more: others of its scope need not wait for it.
+                # Nobody needs it any more, so other look-ups of its scope need not wait for it.
                 task.cancel()
                 self._forget(key, task)
         if not task.done() or task.cancelled():
@@ -119,7 +119,7 @@ class Lookups(AbstractResolver):
         return list(task.result())
 
     async def close(self) -> None:
-        """Give up what waits for a thread. May be called twice."""
+        """Cancel look-ups that wait for a thread. May be called twice."""
         waiting = [each.task for each in self._under_way.values() if each.task is not None]
         for task in waiting:
             task.cancel()
@@ -128,7 +128,7 @@ class Lookups(AbstractResolver):
     def _ended(self, key: _Key, task: asyncio.Task[list[ResolveResult]]) -> None:
         self._forget(key, task)
         if not task.cancelled():
-            # Nobody may wait any more; an error that nobody fetches would be logged.
+            # Perhaps nobody waits any more; an error that nobody fetches would be logged.
             task.exception()
 
     def _forget(self, key: _Key, task: asyncio.Task[list[ResolveResult]]) -> None:
@@ -142,7 +142,7 @@ class Lookups(AbstractResolver):
         turns, users = self._scopes.get(scope, (asyncio.Semaphore(self._per_scope), 0))
         self._scopes[scope] = turns, users + 1
         try:
-            # The scope first: what waits there takes no place from others.
+            # Take the scope's slot first, so that its waiting look-ups take no place from others.
             async with turns, self._threads:
                 each.on_thread = True
                 found = await self._on_a_thread(host, port, family)
@@ -182,16 +182,17 @@ class Lookups(AbstractResolver):
             try:
                 self._loop.call_soon_threadsafe(settle, found, error)
             except RuntimeError:
-                # The loop has ended meanwhile.
+                # The loop has closed meanwhile.
                 return
 
-        # A daemon: a look-up that hangs must not keep the process from ending, as one in an executor does.
+        # Use a daemon thread, because a hanging look-up must not keep the process from ending, as an
+        # executor's would.
         threading.Thread(target=work, name=self._name, daemon=True).start()
         return await done
 
 
 def _numeric(found: Found) -> Found:
-    """Return the addresses as they are dialled: one that is link-local with its interface."""
+    """Return the addresses in the form for dialling; a link-local one includes its interface."""
     numeric: Found = []
     for family, kind, protocol, name, address in found:
         if family == socket.AF_INET6 and len(address) < 4:  # noqa: PLR2004

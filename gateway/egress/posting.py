@@ -1,4 +1,4 @@
-"""Posting to an address that a customer names: what every client of deliveries takes, gives and raises."""
+"""The interface of every client that posts to addresses that customers name: parameters, results and errors."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-#: How much of an answer's body is read at all; a receiver may answer without end.
+#: The most bytes of an answer's body that are read, because a receiver may send without end.
 READ_BYTES = 16 * 1024
-#: How long the rest of an answer is waited for once its status is known; only the log gains by it.
+#: How long the client waits for the rest of an answer after its status; only the log uses it.
 BODY_S = 1.0
 #: The longest wait for one connection, its TLS handshake included.
 CONNECT_S = 5.0
-#: Idle connections are closed before the usual server does it (Node: 5 s): a POST on a connection that
-#: is just being closed fails, and whether it arrived is not known.
+#: Idle connections are closed before the usual server closes them (Node: 5 s). A POST on a connection
+#: that is just being closed fails, and it is unknown whether it arrived.
 KEEPALIVE_S = 3.0
-#: The headers of an answer that anybody reads.
+#: The headers of an answer that are used.
 READ_HEADERS = frozenset({"retry-after", "webhook-delivery", "content-encoding"})
-#: Headers of every post, unless it has its own.
+#: Headers of every post that does not set its own.
 DEFAULT_HEADERS = {"accept": "*/*", "accept-encoding": "gzip, deflate"}
-#: What `zlib` takes for the encodings that every server knows.
+#: The `zlib` parameters of the common content encodings.
 _WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 _RAW_DEFLATE = -15
 
 
 class NotConnectedError(OSError):
-    """No connection came about, so nothing was sent. Its cause says why."""
+    """No connection was made, so nothing was sent. Its cause says why."""
 
 
 class BrokenError(OSError):
-    """The connection broke, or what came is no answer, before a final status. The post may have arrived."""
+    """Before a final status, the connection broke or invalid bytes came. The post may have arrived."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Answer:
     """The final answer to one post."""
 
     status: int
-    #: those of `READ_HEADERS` that it has, by lower-case name; of several the first
+    #: those of `READ_HEADERS` that it has, by lower-case name; the first value of each
     headers: Mapping[str, str]
     #: its beginning, `READ_BYTES` at most, decoded
     body: bytes
@@ -47,16 +47,17 @@ class Answer:
 
 
 class Poster(Protocol):
-    """A client of deliveries. It follows no redirect, keeps no cookie and asks no environment."""
+    """A client of deliveries. It follows no redirect, keeps no cookie and reads no environment variable."""
 
     async def post(
         self, url: str, headers: Mapping[str, str], body: bytes, *, timeout_s: float, scope: str
     ) -> Answer:
-        """Post once; return the answer once its body has come, was cut off or is not waited for.
+        """Post once; return the answer when its body has come, was cut off or is no longer awaited.
 
-        `timeout_s`: until the final status, look-up and connecting included. `scope`: whose look-up of a
-        name it is. Raises TimeoutError, NotConnectedError, BrokenError, DeniedAddressError,
-        LookupTimeoutError, ssl.SSLError; ValueError where URL or headers cannot be sent.
+        `timeout_s` covers everything until the final status, including look-up and connecting. `scope`
+        names the owner of the look-up. Raises TimeoutError, NotConnectedError, BrokenError,
+        DeniedAddressError, LookupTimeoutError, ssl.SSLError; ValueError if the URL or the headers
+        cannot be sent.
         """
 
     async def close(self) -> None:
@@ -66,8 +67,8 @@ class Poster(Protocol):
 def decoded(body: bytes, encoding: str, *, whole: bool) -> tuple[bytes, bool]:
     """Return a body without its content encoding, `READ_BYTES` at most, and whether that is all of it.
 
-    A body that does not decode is dropped: what a receiver echoes must not be stored in a form in which
-    nobody finds it. Pure.
+    A body that does not decode is dropped, because an echoed secret could not be found and removed in
+    it. Pure.
     """
     encoding = encoding.strip().lower()
     if encoding in {"", "identity"}:
@@ -76,11 +77,11 @@ def decoded(body: bytes, encoding: str, *, whole: bool) -> tuple[bytes, bool]:
     if bits is None:
         return b"", False
     if encoding == "deflate" and body[:1] and body[0] & 0x0F != zlib.DEFLATED:
-        # Some servers leave the zlib header out.
+        # Some servers omit the zlib header.
         bits = _RAW_DEFLATE
     decoder = zlib.decompressobj(bits)
     try:
-        # Bounded: a small body may decode to gigabytes.
+        # The output is bounded, because a small body may decode to gigabytes.
         out = decoder.decompress(body, READ_BYTES)
     except zlib.error:
         return b"", False

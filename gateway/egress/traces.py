@@ -1,4 +1,4 @@
-"""Joins what notes the requests of one session."""
+"""Joins several traces of one session's requests into one."""
 
 from __future__ import annotations
 

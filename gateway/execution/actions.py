@@ -1,7 +1,7 @@
-"""What people do to a payout in progress: answer what it asks for, or cancel it.
+"""What people do to a payout in progress: they answer what it asks for, or cancel it.
 
-In the process that received it, under the execution's lease, by the engine's own rules. Nothing that a
-person answered is kept: it is handed to the adapter and forgotten.
+The process that received the request does it, under the execution's lease and by the engine's own
+rules. A person's answer is never stored: it is handed to the adapter and forgotten.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ from gateway.logs import get_logger
 from gateway.metrics import Metrics
 from gateway.model import Payout
 from gateway.pausing import refuse_if_paused, subject_of
-from gateway.payouts import Applied, Payouts
+from gateway.payout_change import Applied
+from gateway.payouts import Payouts
 from gateway.runtime import Failpoint, Runtime
 from gateway.store import executions
 from gateway.store.database import Database, Tx
@@ -42,15 +43,15 @@ from gateway.store.pauses import payout_with_pauses
 from gateway.store.rows import payout_of, to_us
 from gateway.store.state import frozen
 
-#: A look in progress is waited for; a call that may move money is not.
+#: An action waits for a look in progress, but never for a call that may move money.
 _WAITS_S = (0.1, 0.2, 0.4, 0.8)
 _AGAIN_S = 5
-#: Why a payout is not canceled whose custodian is not configured here
+#: The reason for not canceling a payout whose custodian is not configured here.
 NOT_CONFIGURED = (
     "The custodian {} is not configured at this gateway, and it may know of this payout. The gateway's "
     "operator has to configure it again, or end the payout with `payouts resolve`."
 )
-#: A store function that writes an act to the audit log, given what became of it.
+#: A store function that writes an act and its result to the audit log.
 Note = Callable[[Tx, str], Awaitable[None]]
 _log = get_logger("actions")
 
@@ -71,7 +72,7 @@ class Actions:
         wake: Callable[[str], None],
         configured: Container[str] = (),
     ) -> None:
-        """`configured`: the custodians of the configuration, also those whose adapter did not load."""
+        """`configured` names all custodians of the configuration, including those whose adapter did not load."""
         self._configured = configured
         self._db = db
         self._runtime = runtime
@@ -91,13 +92,14 @@ class Actions:
         *,
         note: Note | None = None,
     ) -> None:
-        """Answer action number `action` of a payout. Two at once: one is carried out.
+        """Answer action number `action` of a payout. Of two answers at the same time, one is carried out.
 
-        `filled` names what the gateway put into the answer itself; it is remembered, the answer is
-        not. `note` is a store function that writes who answers; it is committed before the custodian
-        hears of it. Returns once the outcome is written, whatever it is. Refused: `action_not_required`,
-        `action_expired`, `confirm_in_progress`, `wrong_answer`, `invalid_request`,
-        `confirm_not_sent`, `paused`; `custodian_removed` where no custodian of this name is configured.
+        `filled` names what the gateway put into the answer itself; that is remembered, and the answer
+        is not. `note` is a store function that writes who answers; it is committed before the custodian
+        hears of it. It returns once the outcome is written, whatever it is. Refused:
+        `action_not_required`, `action_expired`, `confirm_in_progress`, `wrong_answer`,
+        `invalid_request`, `confirm_not_sent`, `paused`; `custodian_removed` where no custodian of this
+        name is configured.
         """
         engine = self._engines.get(payout.custodian)
         if engine is None:
@@ -123,14 +125,15 @@ class Actions:
         _answer_for(outcome, recorded, moved_now=order.moved_now)
 
     async def cancel(self, payout: Payout, *, note: Note | None = None) -> None:
-        """Cancel a payout, decided by what it has started. Returns once it is written.
+        """Cancel a payout, as far as what was already started allows it. Returns once the result is written.
 
-        `note` writes who cancels: with the end of the payout, or before the custodian is asked.
+        `note` writes who cancels. It is committed with the end of the payout, or before the custodian
+        is asked.
 
-        Nothing that was sent can pay it: it ends here, and the custodian is asked to cancel it if it knows it.
-        Otherwise only the custodian can: Refused `cancel_unsupported`, `cancel_too_late`,
-        `payout_busy`, `database_frozen`. A custodian that is not configured cannot be asked: what it may
-        know of is refused with `cancel_unsupported`.
+        If nothing that was sent can pay the payout, it ends here, and a custodian that knows it is
+        asked to cancel it. Otherwise only the custodian can cancel it: Refused `cancel_unsupported`,
+        `cancel_too_late`, `payout_busy`, `database_frozen`. A custodian that is not configured cannot
+        be asked, so a payout that it may know of is refused with `cancel_unsupported`.
         """
         engine = self._engines.get(payout.custodian)
         if engine is None:
@@ -169,7 +172,7 @@ class Actions:
         return Refused("custodian_removed", detail)
 
     async def _claim(self, engine: Engine, payout_id: str, code: str) -> Job:
-        """Lease a payout's execution, waiting a little for a look in progress. Refused: busy."""
+        """Lease a payout's execution, waiting briefly for a look in progress. Refused with `code`: busy."""
         for wait_s in (*_WAITS_S, None):
             begun = await self._db.run(self._claim_now, engine, payout_id)
             if isinstance(begun, Job):
@@ -183,7 +186,7 @@ class Actions:
     async def _claim_now(self, tx: Tx, engine: Engine, payout_id: str) -> Job | Recorded | None:
         execution = await executions.open_execution_of(tx, payout_id)
         if execution is None or execution["custodian"] != engine.custodian.name:
-            # It has gone on at another custodian since it was read.
+            # The payout has moved to another custodian since it was read.
             return None
         now = self._runtime.timeline.now()
         row = await executions.claim_one(tx, execution["id"], self._owner, now, now + self._lease)
@@ -192,7 +195,7 @@ class Actions:
     async def _begin_confirm(
         self, engine: Engine, payout: Payout, action: int, note: Note | None
     ) -> Job:
-        """Return the job of a payout that asks for this action; the lease is given back otherwise."""
+        """Return the job of a payout that asks for this action; if it does not, give the lease back."""
         await self._db.read(self._asks, payout.id, action)
         job = await self._claim(engine, payout.id, "confirm_in_progress")
         try:
@@ -207,7 +210,7 @@ class Actions:
         return job
 
     async def _asks(self, tx: Tx, payout_id: str, action: int) -> None:
-        """Store function. Refused where the payout does not ask for this action now."""
+        """Refuse if the payout does not ask for this action now. Store function."""
         row = await payout_with_pauses(tx, payout_id)
         payout = None if row is None else payout_of(row)
         asked = payout.requires_action if payout is not None else None
@@ -234,9 +237,10 @@ class Actions:
         return await self._claim(engine, payout.id, "payout_busy")
 
     async def _cancel_there(self, engine: Engine, job: Job, note: Note | None) -> None:
-        """Ask the custodian; its answer is news like any other."""
+        """Ask the custodian to cancel; its answer is recorded like any other report."""
         if note is not None:
-            # Before the call: it cannot be in a transaction, and a crash must not hide who asked.
+            # Write the note before the call: the call cannot be in a transaction, and a crash must not
+            # hide who asked.
             await self._db.run(note, "the custodian was asked to cancel")
         order = engine.order(job)
         started = self._runtime.clock.moment()
@@ -253,8 +257,8 @@ class Actions:
     async def _cancel_quietly(self, engine: Engine, job: Job) -> None:
         """Withdraw what was prepared at the custodian. Nothing was sent, whether it succeeds or not.
 
-        Refused if the custodian answers that money is on its way: another process has released it
-        there. That is recorded as news.
+        Refused if the custodian answers that money is on its way, because another process has released
+        it there. That answer is recorded as news.
         """
         if not job.notes:
             return
@@ -272,9 +276,10 @@ class Actions:
     async def _cancel_here(
         self, tx: Tx, engine: Engine, job: Job, note: Note | None
     ) -> Applied | None:
-        """Store function: end a payout that nothing was sent for. None: the lease is lost.
+        """End a payout for which nothing was sent. Store function. None: the lease is lost.
 
-        Whether nothing was sent is asked again: news may have come in meanwhile. Refused where it has.
+        It checks again that nothing was sent, because news may have come in meanwhile. Refused if it
+        has.
         """
         row = await executions.held(tx, job.lease.execution_id, job.lease.token)
         if row is None:
@@ -290,10 +295,11 @@ class Actions:
         return await engine.recorder.end(tx, row, payout_id, canceled_report())
 
     async def _cancel_unknown_there(self, tx: Tx, payout: Payout, note: Note | None) -> Applied:
-        """Store function: end a payout that was never given to its custodian, which is not configured.
+        """End a payout that was never given to its custodian, which is not configured here. Store function.
 
-        It has no mark, and nothing was prepared there: nobody has to be asked. Refused otherwise. The lease
-        is claimed in the same transaction, so that a worker of another process cannot set a mark any more.
+        The payout has no mark, and nothing was prepared at the custodian, so nobody has to be asked;
+        otherwise it is refused. The lease is claimed in the same transaction, so that a worker of
+        another process cannot set a mark any more.
         """
         found = await executions.open_execution_of(tx, payout.id)
         if found is None:
@@ -315,7 +321,7 @@ class Actions:
             raise Refused("cancel_unsupported", NOT_CONFIGURED.format(payout.custodian))
         if note is not None:
             await note(tx, "nothing was sent; it ended as canceled")
-        # Nothing is known of what it can do: the cautious defaults.
+        # Its capabilities are unknown, so the cautious defaults apply.
         can = Capabilities(frozenset())
         recorder = Recorder(self._runtime, self._payouts, payout.custodian, can)
         return await recorder.end(tx, row, payout.id, canceled_report())
@@ -328,7 +334,7 @@ class Actions:
 
 
 def _may_have_moved(report: Report) -> bool:
-    """Whether the answer to a cancel is about money: on its way, back again, or of unknown outcome."""
+    """Whether the answer to a cancel says that money is on its way, came back, or has an unknown outcome."""
     claim = report.failure
     return (
         report.sub_status in {*NEWS, SubStatus.OUTCOME_UNKNOWN}
@@ -338,7 +344,7 @@ def _may_have_moved(report: Report) -> bool:
 
 
 def _answer_for(outcome: Outcome, recorded: Recorded, *, moved_now: bool) -> None:
-    """Raise what the person must hear; return where the payout itself shows it."""
+    """Raise what the person must be told; return if the payout itself shows it."""
     if recorded.lost:
         raise _busy("confirm_in_progress")
     if isinstance(outcome, WrongAnswer):
@@ -357,7 +363,7 @@ def _answer_for(outcome: Outcome, recorded: Recorded, *, moved_now: bool) -> Non
         raise _not_asked()
     doubtful = recorded.decision is not None and recorded.decision.state is State.UNKNOWN
     if isinstance(outcome, TurnedAway) and moved_now and doubtful:
-        # A word at the door that proves nothing: the payout shows that its outcome is unknown.
+        # This refusal proves nothing about the call: the payout shows that its outcome is unknown.
         return
     if isinstance(outcome, MarkRefused) and outcome.refusal is Refusal.PAUSED:
         detail = "It was paused meanwhile; nothing was sent. Answer again once it is resumed."
@@ -369,7 +375,7 @@ def _answer_for(outcome: Outcome, recorded: Recorded, *, moved_now: bool) -> Non
 
 
 async def _not_frozen(tx: Tx) -> None:
-    """Store function. Refused where the database may be an old copy."""
+    """Refuse if the database may be an old copy. Store function."""
     if await frozen(tx) is not None:
         raise Refused(
             "database_frozen",

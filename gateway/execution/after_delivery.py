@@ -1,7 +1,7 @@
 """Polls delivered payouts: money may come back, and the webhook that reports it may be lost.
 
-Such a look is read-only. It is no evidence: whether anything may be sent is decided by what was written
-while the execution was open. Nothing that it finds changes a status.
+Such a look is read-only, and it is not evidence: what was written while the execution was open decides
+whether anything may be sent. Nothing that a look finds changes a status.
 """
 
 from __future__ import annotations
@@ -19,28 +19,29 @@ from gateway.execution.order import LiveOrder
 from gateway.execution.proof import closed
 from gateway.execution.state import Job
 from gateway.model import Status
-from gateway.payouts import Applied, Payouts
+from gateway.payout_change import Applied
+from gateway.payouts import Payouts
 from gateway.runtime import Runtime
 from gateway.store import payouts as payout_rows
 from gateway.store import returns
 from gateway.store.database import Database, Row, Tx
 from gateway.wakeup import Wakeup
 
-#: Looks that are made at once at one custodian: payouts that are not delivered come first.
+#: The number of simultaneous looks at one custodian. It is low, so that payouts in progress come first.
 _AT_ONCE = 4
-#: Each look comes later than the last one by this share of the time since the delivery.
+#: The interval to the next look is the time since the delivery divided by this number.
 _SHARE = 4
 
 
 class ClosedOrder(LiveOrder):
-    """An order whose execution has ended: it is looked at, and can move nothing."""
+    """An order whose execution has ended: it can be looked at, and it cannot move money."""
 
     async def remember(self, **notes: Any) -> None:
-        """Keep notes for this look only."""
+        """Keep notes in memory, for this look only."""
         self._notes = {**self._notes, **notes}
 
     async def expect(self, *refs: Ref, payout_id: str | None = None) -> None:
-        """Register nothing: no call follows."""
+        """Register nothing, because no call follows."""
 
     async def moving(
         self,
@@ -49,12 +50,12 @@ class ClosedOrder(LiveOrder):
         call_life_s: float | None = None,  # noqa: ARG002
         same_request: bool = False,  # noqa: ARG002
     ) -> None:
-        """Refuse. Raises NotSent: the payout was paid."""
+        """Refuse every mark, because the payout was paid. Raises NotSent."""
         raise NotSent("the payout has ended; the gateway makes no call for it")
 
 
 class AfterDelivery:
-    """The looks of one custodian instance."""
+    """Looks at the delivered payouts of one custodian instance."""
 
     def __init__(
         self,
@@ -83,7 +84,7 @@ class AfterDelivery:
                 await self.wakeup.sleep_until_due(due, self._settings.idle_s)
 
     async def turn(self) -> bool:
-        """Make the looks that are due, a few at once; whether there were any."""
+        """Make the looks that are due, a few at once. Return whether there were any."""
         now = self._runtime.timeline.now()
         due = await self._db.run(returns.claim_looks, self._name, now, now + self._lease, _AT_ONCE)
         await asyncio.gather(*(self._look(each) for each in due))
@@ -96,7 +97,7 @@ class AfterDelivery:
             try:
                 order = self._engine.order(job, ClosedOrder)
                 found = await self._engine.custodian.fetch(order)
-            except Exception as error:  # noqa: BLE001 - the custodian instance has told; looked at again
+            except Exception as error:  # noqa: BLE001 - the custodian instance has logged it; the look is repeated later
                 found = error
         applied = await self._db.run(self._record, look, job, found)
         self._engine.announce_applied(applied)
@@ -104,7 +105,7 @@ class AfterDelivery:
     async def _record(
         self, tx: Tx, look: Row, job: Job | None, found: object
     ) -> tuple[Applied, ...]:
-        """Store function: bring what was found to the delivered payouts, and set the next look."""
+        """Apply what a look found to the delivered payouts, and set the time of the next look. Store function."""
         applied = []
         delivered = False
         told = found.items if isinstance(found, BatchReport) else {}
@@ -128,11 +129,11 @@ class AfterDelivery:
 
 
 def _paid_elsewhere(job: Job | None, payout_id: str) -> bool:
-    """Whether this execution certainly did not pay: reports about its calls are no news of the payout."""
+    """Whether this execution certainly did not pay, so that reports about its calls are not about the payout."""
     return job is not None and closed(job.history, payout_id)
 
 
 def _without_person(report: Report) -> Report:
-    """Return what came back alone: the personal data of the payout was erased, and does not come again."""
+    """Return only what came back: the payout's personal data was erased, and a report must not restore it."""
     back = tuple(replace(each, word="") for each in report.returned)
     return Report(None, "", refs=report.refs, echo=report.echo, returned=back)

@@ -1,4 +1,4 @@
-"""What an operator hears of an execution that does not come to an end by itself. Pure."""
+"""The alerts about an execution that does not come to an end by itself. Pure."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from gateway.execution.proof import (
 from gateway.execution.state import View
 from gateway.model import Attention
 
-#: After so many calls of unknown outcome a person decides about another one.
+#: After this number of calls with an unknown outcome, a person decides about the next one.
 MAX_UNKNOWN = 4
-#: After so many failed requests in a row the operator is alerted.
+#: The operator is alerted after this number of failed requests in a row.
 FAILURES_ALERT = 5
-#: After so many looks in a row that do not find what was accepted, too.
+#: The operator is alerted after this number of looks in a row that do not find an accepted payout.
 LOOKS_ALERT = 10
-#: Codes with one line for the operator each.
+#: Alert codes, each with its line for the operator.
 Alerts = tuple[tuple[Attention, str], ...]
 
 
 def failure_alerts(outcome: object, failures: int, reason: str) -> Alerts:
-    """Return what an operator hears of a call that did nothing, the last one of so many in a row."""
+    """Return the alerts about a call that did nothing, after `failures` failed requests in a row."""
     if isinstance(outcome, AdapterFault):
         return fault_alerts(outcome)
     alert = outcome.alert if isinstance(outcome, NotSent) else None
@@ -43,17 +43,17 @@ def failure_alerts(outcome: object, failures: int, reason: str) -> Alerts:
 
 
 def fault_alerts(outcome: object) -> Alerts:
-    """Return what an operator hears of an adapter that broke the contract; nothing of other outcomes."""
+    """Return the alerts about an adapter that broke the contract; other outcomes have none."""
     if not isinstance(outcome, AdapterFault):
         return ()
     return ((Attention.ADAPTER_ERROR, str(outcome)),)
 
 
 def key_alerts(view: View, outcome: object, history: History) -> Alerts:
-    """Return that half of a key's life is over while no look has answered what became of its call.
+    """Return the alert that half of a key's life is over and no look has shown what happened to its call.
 
-    There is still time for a person to settle it by a harmless repeat. The wall clock counts, too: it is
-    no evidence here, and late is worse than early.
+    A person still has time to settle it by a harmless repeat. The wall clock counts as well: it only
+    triggers an alert here, and a late alert is worse than an early one.
     """
     unknown = open_calls(history)
     lives = [each.key_life for each in unknown if each.key_life is not None]
@@ -69,7 +69,7 @@ def key_alerts(view: View, outcome: object, history: History) -> Alerts:
 
 
 def stuck(view: View, word: str, *, blind: bool) -> Alerts:
-    """Return what a person should know where looks alone do not settle an unknown outcome."""
+    """Return the alerts for an unknown outcome that looks alone do not settle."""
     if asked_elsewhere(view):
         detail = "a call was made at another account than the one that is asked now"
         return ((Attention.SAME_ACCOUNT, detail),)
@@ -95,9 +95,9 @@ def asked_elsewhere(view: View) -> bool:
 
 
 def in_vain(view: View, history: History) -> bool:
-    """Whether looks came late enough and often enough to prove absence, and did not prove it.
+    """Whether looks were late enough and frequent enough to prove absence, and still did not prove it.
 
-    The custodian knows the order, or another account is asked: a person has to look, too.
+    The custodian knows the order, or another account is asked. A person has to look as well.
     """
     return view.looks >= LOOKS_ALERT and all(
         waited(history, each, view.now) >= life_of(each) for each in open_calls(history)
@@ -105,7 +105,7 @@ def in_vain(view: View, history: History) -> bool:
 
 
 def unknown_alerts(history: History) -> Alerts:
-    """Return that so many calls may have arrived that a person decides about another one."""
+    """Return the alert that too many calls may have arrived: a person decides about the next one."""
     unknown = [each for each in calls(history) if each.answer in {None, Answer.UNKNOWN}]
     if len(unknown) < MAX_UNKNOWN:
         return ()

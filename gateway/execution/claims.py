@@ -1,4 +1,4 @@
-"""What an adapter may claim: of money without a mark, and of a list that it searched. Pure."""
+"""What an adapter may claim about money without a mark, and about a list that it searched. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gateway.execution.proof import LOST_REFERENCE, calls, open_calls
 from gateway.execution.state import Decision, State, View
 from gateway.model import Attention
 
-#: Words by which the custodian has handed our money to somebody.
+#: Sub-statuses that mean that the custodian has sent our money out.
 _MOVES = frozenset(
     {SubStatus.BROADCAST, SubStatus.CONFIRMING, SubStatus.SETTLING, SubStatus.DELIVERED}
 )
@@ -19,7 +19,9 @@ _MOVES = frozenset(
 def has_mark(view: View, item: str) -> bool:
     """Whether a moving call was ever marked for an item, by this execution or another one.
 
-    Here: what another custodian was asked before the payout went on moves nothing at this one. Without this rule a payout that nothing was sent for is delivered by another one's transfer.
+    Only marks at this custodian count. A call at another custodian, before the payout moved, cannot
+    move money at this one.
+    Without this rule a payout that nothing was sent for is delivered by another one's transfer.
     """
     return bool(calls(view.history)) or any(
         calls(other.history) for other in view.others if item in other.items and not other.elsewhere
@@ -29,10 +31,10 @@ def has_mark(view: View, item: str) -> bool:
 def covers_calls(view: View, found: NotListed) -> bool:
     """Whether the searched window began before every call that may have arrived.
 
-    By the wall clock of the mark, and by the time that has passed since: a wall clock may have been wrong
-    at the mark, so it can only forbid. A call of another clock, and one that an adopted copy may miss,
-    has no date that counts. Without this rule a list of the last hour, which cannot have an older call,
-    proves that it was never made.
+    Both the wall clock of the mark and the time that has passed since must agree: the wall clock may
+    have been wrong at the mark, so it can only forbid. A call of another clock, and one that an adopted
+    copy may lack, has no usable date. Without this rule a list of the last hour, which cannot have an
+    older call, proves that it was never made.
     """
     if found.since is None:
         return True
@@ -72,7 +74,7 @@ def without_unmarked(view: View, decision: Decision, faults: Mapping[str, str]) 
     kept = {item: each for item, each in decision.reports.items() if item not in faults}
     alerts = tuple((Attention.ADAPTER_ERROR, each) for each in dict.fromkeys(faults.values()))
     if decision.state is State.CLOSED:
-        # It does not end by such a word: it is looked at, rarely, until a person has decided.
+        # Such a report does not end the execution: it is looked at rarely until a person has decided.
         rarely = view.capabilities.polling_s[-1]
         decision = replace(decision, state=State.UNKNOWN, delay_s=rarely)
     return replace(

@@ -1,13 +1,13 @@
-"""What an outcome leads to. Pure and total: every outcome, in every state, for one payout or many.
+"""What an outcome leads to. Pure and total: it covers every outcome in every state, for one payout or many.
 
 This is the only place that turns a custodian's answer, or its absence, into the next state of an
-execution, the news of its items, the rows of evidence and the time of the next look. `proof` decides
-what the rows prove; the gate decides, at the mark, whether money may move again.
+execution, the news of its items, the rows of evidence and the time of the next look. `interpret` reads
+what a report says, `proof` decides what the rows prove; the gate decides, at the mark, whether money may move again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 from gateway.adapter import (
@@ -15,7 +15,6 @@ from gateway.adapter import (
     BatchReport,
     CannotLook,
     Capabilities,
-    FundsMoved,
     NotListed,
     Report,
     SubStatus,
@@ -35,13 +34,20 @@ from gateway.execution.alerts import (
 from gateway.execution.claims import covers_calls, unmarked, without_unmarked
 from gateway.execution.gate import (
     MarkRefused,
-    Other,
     Refusal,
     key_is_alive,
     with_same_credentials,
 )
+from gateway.execution.interpret import (
+    REFERENCE_OF_ANOTHER,
+    date_of,
+    fits_order,
+    interpret,
+    is_ours,
+    knows_every_call,
+    others_closed,
+)
 from gateway.execution.proof import (
-    LOST_REFERENCE,
     NO_ACCOUNT,
     OWN_WORD,
     Answer,
@@ -53,7 +59,6 @@ from gateway.execution.proof import (
     call_can_die,
     calls,
     closed,
-    ended,
     has_news,
     is_adopted,
     life_of,
@@ -63,29 +68,23 @@ from gateway.execution.proof import (
 from gateway.execution.reports import (
     ADOPTED_ABSENT,
     ADOPTED_BLIND,
-    NEWS,
     again_after_s,
     asks,
-    claiming,
     expired_report,
     failed,
-    held_report,
     not_sent_report,
     only_asks,
     rejected_report,
-    sightings,
     unknown_report,
 )
 from gateway.execution.state import Decision, State, Verb, View
 from gateway.model import Attention
-from gateway.runtime import Moment
 
 Outcome = BatchReport | Absent | NotListed | CannotLook | Exception
 
-REFERENCE_OF_ANOTHER = "the custodian shows a transfer that belongs to another payout"
 _NOT_KNOWN = frozenset({None, SubStatus.OUTCOME_UNKNOWN})
 _SECOND = 1_000_000
-#: Refusals of a mark that are no failures of the payout.
+#: Refusals of a mark that do not count as failures of the payout.
 _NOT_ITS_OWN = frozenset({Refusal.FUNDS, Refusal.PAUSED, Refusal.RULES})
 
 
@@ -102,7 +101,7 @@ def decide(view: View, outcome: Outcome) -> Decision:
     history = view.history.having(*decision.evidence)
     unknown = decision.state in {State.UNKNOWN, State.PREPARED} and not _all_closed(view, history)
     if unknown and not decision.alerts:
-        # It is on nobody's list yet.
+        # No alert has told the operator about it yet.
         decision = replace(decision, alerts=key_alerts(view, outcome, history))
     if isinstance(outcome, BatchReport):
         decision = without_unmarked(view, decision, unmarked(view, outcome.items))
@@ -110,33 +109,6 @@ def decide(view: View, outcome: Outcome) -> Decision:
         return decision
     alerts = (*decision.alerts, (Attention.FOREIGN_REF, REFERENCE_OF_ANOTHER))
     return replace(decision, alerts=alerts, blocked=Attention.FOREIGN_REF.value)
-
-
-def is_ours(view: View, item: str) -> bool:
-    """Whether a report about an item names no transfer that belongs to another payout.
-
-    Without this rule a payout is delivered by a stranger's transfer.
-    """
-    return item not in view.foreign
-
-
-def unknown_references(view: View, reports: Mapping[str, Report]) -> frozenset[str]:
-    """Return the items whose money is reported to move under a reference that none of their calls used.
-
-    If a call names no reference of ours, as after an upgrade, nothing is concluded.
-    """
-    made = {each.reference for each in calls(view.history)}
-    for other in view.others:
-        if not other.elsewhere:
-            made |= {each.reference for each in calls(other.history)}
-    return frozenset(item for item, report in reports.items() if names_no_call(report, made))
-
-
-def names_no_call(report: Report, made: Collection[str | None]) -> bool:
-    """Whether money is reported to move under a reference of ours that no call used."""
-    if not made or None in made or LOST_REFERENCE in made:
-        return False
-    return report.sub_status in NEWS and report.reference not in {None, *made}
 
 
 def takeover(view: View) -> Decision:
@@ -157,23 +129,6 @@ def expiry(view: View) -> Decision | None:
         return None
     reports = {each.id: expired_report() for each in late}
     return Decision(State.CLOSED, 0.0, reports=reports, reason="not answered in time")
-
-
-def news_from_outside(
-    view: View, item: str, report: Report, source: Source
-) -> tuple[tuple[Evidence, ...], Report | None]:
-    """Return the rows and the report of a webhook's or an operator's news about one item.
-
-    None: the word does not end the item by itself; it only brings the next look forward.
-    """
-    if not is_ours(view, item):
-        return (), None
-    rows, reports, held = _read(view, view.history, {item: report}, source)
-    if source is not Source.OPERATOR and unmarked(view, {item: report}):
-        return rows, None
-    # Whether the order is tried again is decided under the lease, by a look.
-    again = report.reopens and failed(report)
-    return rows, None if held or again else reports[item]
 
 
 # --- Calls that may move money --------------------------------------------------------------------
@@ -201,7 +156,7 @@ def _called(view: View, outcome: Outcome) -> Decision:
         decision = _unknown(view, history, rows, reason)
         return replace(decision, alerts=(*decision.alerts, *fault_alerts(outcome)))
     if not _all_closed(view, history):
-        # This call did nothing; what was unknown before still is.
+        # This call did nothing; an earlier call with an unknown outcome remains unknown.
         failures = _failures(view, outcome)
         decision = _unknown(view, history, rows, reason)
         return replace(
@@ -214,7 +169,7 @@ def _called(view: View, outcome: Outcome) -> Decision:
 
 
 def _unknown(view: View, history: History, rows: tuple[Evidence, ...], reason: str) -> Decision:
-    """Return that something may have arrived, this call or an earlier one: it is looked up next."""
+    """Return the decision for a call that may have arrived, this one or an earlier one: look it up next."""
     return Decision(
         State.UNKNOWN,
         _curve(view, 0),
@@ -272,9 +227,9 @@ def is_first_call(history: History, call: Evidence) -> bool:
 def speaks_for_call(view: View, call: Evidence, outcome: TurnedAway) -> bool:
     """Whether a refusal at the door proves that the call did nothing: it is the first moving call.
 
-    For a rate limit, only if the custodian's documents say so. Without this rule a repeat that arrived,
-    and was answered with 429 or 404 on its way, is discarded, and the refusal of the first call ends the
-    payout as "not paid".
+    A rate limit proves it only if the custodian's documentation says so. Without this rule a repeat
+    that arrived, and was answered with 429 or 404 on its way, is discarded, and the refusal of the
+    first call ends the payout as "not paid".
     """
     rate = view.capabilities.rate
     proves = rate is not None and rate.refusal_proves_unsent
@@ -287,7 +242,7 @@ def _nothing_sent(
     """Decide about a call that did nothing: it is retried at growing intervals."""
     failures = _failures(view, outcome)
     if view.verb is Verb.CONFIRM:
-        # The payout asks as before; the person may answer again at once.
+        # The payout still asks for the same action, so the person may answer again at once.
         alerts = failure_alerts(outcome, 0, reason)
         return Decision(State.PARKED, _curve(view, 0), evidence=rows, reason=reason, alerts=alerts)
     reports = {each.id: not_sent_report() for each in view.open_items}
@@ -313,7 +268,7 @@ def _reported(
     view: View, history: History, answered: tuple[Evidence, ...], told: BatchReport
 ) -> Decision:
     """Decide about a report that a call returned."""
-    rows, reports, held = _read(view, history, told.items, Source.REPLY)
+    rows, reports, held = interpret(view, history, told.items, Source.REPLY)
     history = history.having(*rows)
     if _reopens(view, history, told):
         return _another((*answered, *rows), reports)
@@ -356,18 +311,10 @@ def _looked(view: View, outcome: Outcome) -> Decision:
         safe = view.repeat_is_safe if said is None else said
         decision = _not_found(view, history, look, outcome.reason, safe=safe)
         if said is False and decision.state is State.ACCEPTED:
-            # Neither a look nor a repeat gets it on: a person has to look.
+            # Neither a look nor a repeat can settle it, so a person has to look.
             return replace(decision, alerts=((Attention.CANNOT_LOOK, outcome.reason),))
         return decision
     return _look_failed(view, look, outcome)
-
-
-def date_of(view: View) -> Moment:
-    """Return the date of what a verb has seen: the time its request started, never the time of writing.
-
-    Without this rule a look whose answer is written much later counts as evidence of that time.
-    """
-    return view.started
 
 
 def _look_row(view: View, outcome: Outcome) -> Evidence:
@@ -395,7 +342,7 @@ def _look_row(view: View, outcome: Outcome) -> Evidence:
 def _found(view: View, history: History, look: Evidence, told: BatchReport) -> Decision:
     """Decide about a look that found something."""
     source = Source.LOOK if view.verb is Verb.FETCH else Source.REPLY
-    rows, reports, held = _read(view, history, told.items, source)
+    rows, reports, held = interpret(view, history, told.items, source)
     history = history.having(*rows)
     if _reopens(view, history, told):
         return _another((look, *rows), reports)
@@ -407,7 +354,7 @@ def _found(view: View, history: History, look: Evidence, told: BatchReport) -> D
     elif state in {State.PREPARED, State.UNKNOWN, State.MOVING}:
         state = State.ACCEPTED if known and not held and not asks(told) else State.UNKNOWN
     if held:
-        # An earlier call may still arrive: a look after its life decides.
+        # An earlier call may still arrive, so the look after its life has ended decides.
         delay = min(delay, _until_late(view, history) or delay)
     expired = expiry(replace(view, state=state, history=history)) if asks(told) else None
     if expired is not None:
@@ -433,7 +380,7 @@ def _not_found(
 ) -> Decision:
     """Decide about a look that found nothing, or had no id to look up by."""
     blind = look.answer == Finding.BLIND
-    # Without an id the custodian was not asked: the count of failures stays.
+    # Without an id the custodian was not asked, so the failure count is unchanged.
     failures = view.failures if blind else 0
     after = replace(
         view, history=history, looks=view.looks + 1, failures=failures, repeat_is_safe=safe
@@ -462,14 +409,14 @@ def _not_found(
 def _perhaps_again(view: View, decision: Decision, word: str, *, blind: bool) -> Decision:
     """Have an execution with an unknown outcome submitted again, if that can be allowed.
 
-    The gate decides at the mark. Proof has already taken its time; harmless repeats come at growing
-    intervals, so that they never become a storm.
+    The gate decides at the mark. A submission after proof is due at once, because the proof already
+    took its time. Harmless repeats are made at growing intervals, so that they never flood a custodian.
     """
     if has_news(view.history):
-        # Our transfer was seen: it is followed, and never sent again by this execution.
+        # Our transfer was seen, so this execution follows it and never sends it again.
         return replace(decision, state=State.ACCEPTED)
     unknown = [each for each in calls(view.history) if each.answer in {None, Answer.UNKNOWN}]
-    # Then no mark is set any more: it may have ended after the copy, and have been paid in another way.
+    # After an adoption no mark is set any more: the payout may have ended after the copy was taken.
     adopted = is_adopted(view.history)
     if not adopted and _all_closed(view, view.history) and len(unknown) < MAX_UNKNOWN:
         return replace(decision, state=State.PREPARED, delay_s=0.0)
@@ -491,7 +438,7 @@ def _perhaps_again(view: View, decision: Decision, word: str, *, blind: bool) ->
 
 
 def _adopted_alerts(view: View, word: str, *, blind: bool) -> tuple[tuple[Attention, str], ...]:
-    """Return what a person should know of an execution that a look after an adoption did not find."""
+    """Return the alerts about an execution that a look after an adoption did not find."""
     unknown = open_calls(view.history)
     if blind or any(each.fingerprint == NO_ACCOUNT for each in unknown):
         return ((Attention.ADOPTED, ADOPTED_BLIND),)
@@ -516,84 +463,11 @@ def _look_failed(view: View, look: Evidence, error: Outcome) -> Decision:
     )
 
 
-# --- What a report says ---------------------------------------------------------------------------
-
-
-def _read(
-    view: View, history: History, reports: Mapping[str, Report], source: Source
-) -> tuple[tuple[Evidence, ...], dict[str, Report], bool]:
-    """Return the rows that reports add, what each item is told, and whether a word was held back.
-
-    A failed word ends an item only if it covers everything that was sent. A claim that no money moved is
-    accepted only if the rows prove it.
-    """
-    rows: list[Evidence] = []
-    judged: dict[str, Report] = {}
-    held = False
-    known = {each.id for each in view.items}
-
-    def row(kind: Kind, item: str | None, answer: str | None, reference: str | None) -> Evidence:
-        number = history.last_number + len(rows) + 1
-        return Evidence(
-            number=number,
-            kind=kind,
-            seen=view.seen,
-            at=date_of(view),
-            fingerprint=view.fingerprint,
-            answer=answer,
-            reference=reference,
-            item=item,
-            source=source,
-        )
-
-    for item, report in reports.items():
-        if item not in known:
-            continue
-        judged[item] = report
-        for answer in sightings(history.having(*rows), item, report):
-            rows.append(row(Kind.NEWS, item, answer, report.reference))  # noqa: PERF401 - numbered one by one
-        if not failed(report):
-            continue
-        if not (fits_order(report) and names_execution(view, item, report, source)):
-            held = True
-            judged[item] = held_report(report)
-            continue
-        claim = report.failure.funds_moved if report.failure else FundsMoved.UNKNOWN
-        rows.append(row(Kind.WORD, item, claim, report.reference))
-        now_known = history.having(*rows)
-        whole = knows_every_call(view)
-        unpaid = closed(now_known, item) and _others_closed(view.others, item)
-        if report.reopens and unpaid and whole:
-            continue
-        if not (whole and ended(now_known, item)):
-            held = True
-            judged[item] = held_report(report)
-        elif claim is FundsMoved.NO and not unpaid:
-            judged[item] = claiming(report, FundsMoved.UNKNOWN)
-    return tuple(rows), judged, held
-
-
-def fits_order(report: Report) -> bool:
-    """Whether a failed word is about what was ordered: the amount, the payee and our own reference.
-
-    Without this rule the refusal of another payout, in a reply that was mixed up, ends this one.
-    """
-    return report.echo is None or not report.echo.differences()
-
-
-def names_execution(view: View, item: str, report: Report, source: Source) -> bool:
-    """Whether a failed word is about this execution, and not about an earlier one of the payout.
-
-    A webhook that names none of our references may be late, and about the call of an earlier execution.
-    Without this rule the failure of a first session ends the payout while the second one is paying it.
-    """
-    if source is not Source.WEBHOOK or report.reference is not None:
-        return True
-    return not any(calls(each.history) for each in view.others if item in each.items)
+# --- Orders that are retried in another execution ------------------------------------------------
 
 
 def _reopens(view: View, history: History, told: BatchReport) -> bool:
-    """Whether a new execution may retry the order: refused late, and certainly unpaid."""
+    """Whether a new execution may retry the order, because it was refused late and is certainly unpaid."""
     reports = [told.items.get(each.id) for each in view.open_items]
     return (
         knows_every_call(view)
@@ -604,14 +478,14 @@ def _reopens(view: View, history: History, told: BatchReport) -> bool:
             and failed(report)
             and fits_order(report)
             and closed(history, item.id)
-            and _others_closed(view.others, item.id)
+            and others_closed(view.others, item.id)
             for report, item in zip(reports, view.open_items, strict=True)
         )
     )
 
 
 def _another(rows: tuple[Evidence, ...], reports: Mapping[str, Report]) -> Decision:
-    """Close an execution whose order is retried; its items do not change yet."""
+    """Return the decision to close an execution whose order is retried; its items do not change yet."""
     words = "; ".join(sorted({each.custodian_word for each in reports.values()}))
     return Decision(State.CLOSED, 0.0, evidence=rows, reason=words or None, reopens=True)
 
@@ -620,29 +494,15 @@ def _another(rows: tuple[Evidence, ...], reports: Mapping[str, Report]) -> Decis
 
 
 def _all_closed(view: View, history: History) -> bool:
-    """Whether it is certain that neither this execution nor another one pays any of its open items."""
+    """Whether certainly neither this execution nor another one pays any of its open items."""
     return all(
-        closed(history, each.id) and _others_closed(view.others, each.id)
-        for each in view.open_items
+        closed(history, each.id) and others_closed(view.others, each.id) for each in view.open_items
     )
 
 
 def _may_end(view: View, history: History) -> bool:
     """Whether the open items may be ended as not paid."""
     return knows_every_call(view) and _all_closed(view, history)
-
-
-def knows_every_call(view: View) -> bool:
-    """Whether the rows are certainly all: the database is not an old copy that nobody has adopted.
-
-    Without this rule the word that the only call of an old copy failed ends a payout as "not paid" while
-    a call that was made after the copy is on its way.
-    """
-    return not view.frozen
-
-
-def _others_closed(others: Sequence[Other], item: str) -> bool:
-    return all(closed(each.history, item) for each in others if item in each.items)
 
 
 def _may_repeat(view: View) -> bool:
@@ -654,7 +514,7 @@ def _may_repeat(view: View) -> bool:
 
 
 def _keys_reach(view: View) -> bool:
-    """Whether a repeat made now meets the keys of every call that may have arrived."""
+    """Whether the custodian would recognise a repeat as the same request as every call that may have arrived."""
     if view.capabilities.keys.shared_by_credentials:
         return not asked_elsewhere(view)
     return not asked_elsewhere(view) and all(
@@ -670,14 +530,14 @@ def _key_alive(view: View) -> bool:
 
 
 def _until_late(view: View, history: History) -> float | None:
-    """Return the seconds until a look can bring proof; None where no look ever can."""
+    """Return the seconds until a look can prove absence; None if no look ever can."""
     unknown = open_calls(history)
     if not unknown or not all(call_can_die(each) for each in unknown):
         return None
     left = max(life_of(each) - waited(history, each, view.now) for each in unknown)
     if left > 0:
         return left / _SECOND
-    # The first of the curve where the time is over: absence must be seen more than once.
+    # The wait is over, but absence must be seen more than once: use the shortest delay.
     return None if in_vain(view, history) else view.capabilities.polling_s[0]
 
 
@@ -690,7 +550,7 @@ def _curve(view: View, count: int) -> float:
 
 
 def polling_delay_s(capabilities: Capabilities, count: int) -> float:
-    """Return the delay before look `count` (from 0); the last one of the curve repeats."""
+    """Return the delay before look `count` (from 0); the last delay of the curve repeats."""
     curve = capabilities.polling_s
     return curve[min(count, len(curve) - 1)]
 

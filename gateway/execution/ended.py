@@ -1,18 +1,16 @@
-"""News of payouts that have ended, and looks at them: the status stays, and the operator hears of it."""
+"""News of payouts that have ended, and looks at them: the status stays, and the operator is alerted."""
 
 from __future__ import annotations
 
 from gateway.adapter import Absent, BatchReport, CannotLook, Capabilities, Report
-from gateway.execution.decide import (
-    REFERENCE_OF_ANOTHER,
-    Outcome,
-    names_no_call,
-)
+from gateway.execution.decide import Outcome
 from gateway.execution.history import histories, note_news
+from gateway.execution.interpret import REFERENCE_OF_ANOTHER, names_no_call
 from gateway.execution.proof import Source, calls
 from gateway.execution.reports import NEWS
 from gateway.model import Attention
-from gateway.payouts import Applied, Payouts
+from gateway.payout_change import Applied
+from gateway.payouts import Payouts
 from gateway.runtime import Moment
 from gateway.store import executions
 from gateway.store import payouts as payout_rows
@@ -25,9 +23,10 @@ _SECOND = 1_000_000
 async def news_after_end(  # noqa: PLR0913 - the news and its circumstances
     tx: Tx, payouts: Payouts, payout_id: str, report: Report, source: Source, now: Moment
 ) -> Applied | None:
-    """Bring news to a payout that no execution is open for. Store function; None: it is not about it.
+    """Apply news to a payout without an open execution. Store function. None: the news is not about it.
 
-    That its money moves after all is kept as evidence of its last execution, once per reference.
+    A report that its money moves after all is kept as evidence of its last execution, once per
+    reference.
     """
     rows = await executions.executions_of(tx, payout_id)
     known = await histories(tx, rows, now)
@@ -47,9 +46,10 @@ async def news_after_end(  # noqa: PLR0913 - the news and its circumstances
 
 
 async def note_look_in_vain(tx: Tx, payout_id: str, outcome: Outcome, now: Moment) -> None:
-    """Put a payout that has ended on the operator's list where its last look showed nothing.
+    """Alert the operator to a payout that has ended and whose last look showed nothing.
 
-    Nobody knows what happened there, and no look follows. That the custodian does not know it is an answer.
+    Nobody knows what happened at the custodian, and no look follows. If the custodian says that it does
+    not know the payout, that is an answer and needs no alert.
     """
     if isinstance(outcome, Absent | BatchReport):
         return
@@ -62,7 +62,7 @@ async def note_look_in_vain(tx: Tx, payout_id: str, outcome: Outcome, now: Momen
 async def look_later(
     tx: Tx, can: Capabilities, custodian: str, execution_id: str, now: int
 ) -> None:
-    """Have an execution that ends now looked at for as long as the adapter declares. Store function.
+    """Schedule looks at an execution that ends now, for as long as the adapter declares. Store function.
 
     `now` is on the timeline, in microseconds.
     """
@@ -73,7 +73,7 @@ async def look_later(
 
 
 async def look_again(tx: Tx, can: Capabilities, custodian: str, payout_id: str, now: int) -> None:
-    """Have a payout that has ended looked at now, where the adapter declares looks after the delivery."""
+    """Schedule a look now at a payout that has ended, if the adapter declares looks after the delivery."""
     if not can.looked_after_delivery_s or await wake_looks(tx, payout_id, now):
         return
     for row in (await executions.executions_of(tx, payout_id))[-1:]:

@@ -1,7 +1,7 @@
-"""The engine of one custodian instance: claim due executions, call the adapter, record the outcome.
+"""The engine of one custodian instance: it claims due executions, calls the adapter and records the outcome.
 
-One loop for one payout or many. Each instance has its own loop and its own cap on calls in progress,
-so that a slow or dead custodian costs the others nothing.
+The same loop handles one payout or many. Each instance has its own loop and its own cap on calls in
+progress, so that a slow or dead custodian costs the others nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from gateway.execution.state import Job, Verb
 from gateway.logs import get_logger
 from gateway.metrics import Metrics
 from gateway.model import Account
-from gateway.payouts import Applied, Payouts
+from gateway.payout_change import Applied
+from gateway.payouts import Payouts
 from gateway.rules import OwnRules
 from gateway.runtime import Failpoint, Moment, Runtime
 from gateway.store import executions
@@ -32,9 +33,9 @@ from gateway.store.database import Database
 from gateway.store.due import next_due
 from gateway.wakeup import Wakeup, looks_bell
 
-#: A token that is almost there is not waited for in steps that no clock shows.
+#: The shortest wait for a token: clocks do not resolve shorter ones.
 _LEAST_REST_S = 0.005
-#: How long work on a payout waits for requests of other orgs, in seconds.
+#: How long work on a payout waits while requests of other orgs are answered, in seconds.
 GIVES_WAY_S = 0.02
 _log = get_logger("engine")
 
@@ -49,7 +50,7 @@ class Custodian(Protocol):
         """What it can do."""
 
     def fingerprint(self, account: Account, *, livemode: bool) -> str:
-        """Return what names the account that is asked."""
+        """Return a text that identifies the account that is asked."""
 
     async def check_clock(self) -> None:
         """Refuse a call whose credentials would be dated by a wrong clock. Raises NotSent."""
@@ -75,33 +76,33 @@ class Pace(Protocol):
         """Whether a rate is kept to."""
 
     def share(self, most: int) -> Any:
-        """Return how much may be begun (`works`), and how many looks first (`looks`)."""
+        """Return how much work may start (`works`), and how many looks come first (`looks`)."""
 
     def begin(self, works: int) -> None:
-        """Take the tokens of so much work."""
+        """Take the tokens for this amount of work."""
 
     def wait_s(self) -> float | None:
         """Return the seconds until there is a token."""
 
     def working(self) -> AbstractContextManager[None]:
-        """Do work that was begun."""
+        """Make the requests of work that was begun."""
 
     def allow_mark(self) -> None:
         """Refuse a moving call while nothing is sent. Raises RateLimited."""
 
 
 class Health(Protocol):
-    """What knows whether the custodian answers; `gateway.custodians.breaker` has it."""
+    """Knows whether the custodian answers; `gateway.custodians.breaker` implements it."""
 
     @property
     def word(self) -> str | None:
-        """Why nothing should be sent; None: it answers."""
+        """Return why nothing should be sent; None if the custodian answers."""
 
     def wait_s(self) -> float | None:
-        """Return the seconds until it is asked again."""
+        """Return the seconds until the custodian is asked again."""
 
     def allow_mark(self) -> None:
-        """Refuse a moving call while it does not answer. Raises CustodianDown."""
+        """Refuse a moving call while the custodian does not answer. Raises CustodianDown."""
 
 
 class Engine:
@@ -153,10 +154,10 @@ class Engine:
         )
         can = custodian.capabilities
         first_look_s = min(can.looked_after_delivery_s, can.polling_s[-1])
-        #: whether the first look after a delivery comes before the loop of these looks wakes by itself
+        #: whether the first look after a delivery is due before the loop of these looks wakes by itself
         self._looks_soon = 0 < first_look_s < settings.idle_s
         self._tasks: set[asyncio.Task[object]] = set()
-        #: payouts that have failed and are to be looked at once more
+        #: failed payouts that are looked at once more
         self._ended: set[str] = set()
         self.wakeup = Wakeup(runtime.clock, runtime.timeline)
 
@@ -184,15 +185,15 @@ class Engine:
                 await self._rest(paced=not free)
 
     def look_after_end(self, payout_id: str) -> None:
-        """Look once, soon, at a payout that has failed: the custodian's webhook about it has no status.
+        """Look once, soon, at a failed payout, because the custodian's webhook about it has no status.
 
-        May be called again: what is not begun yet is done once. It is not kept over a restart.
+        It may be called again: a look that has not begun yet is made once. A restart forgets it.
         """
         self._ended.add(payout_id)
         self.wakeup.ring()
 
     async def finish(self, grace_s: float) -> None:
-        """Let calls in progress end, for a bounded time. The next owner settles what is cut off."""
+        """Let calls in progress end, for a bounded time. The next owner resolves those that are cut off."""
         if self._tasks:
             _, late = await asyncio.wait(self._tasks, timeout=grace_s)
             for task in late:
@@ -216,7 +217,8 @@ class Engine:
             moves=self._moves,
         )
         if self._pacer is not None:
-            # Before any of it is begun: between a mark and its call nothing waits for a token.
+            # Take the tokens before any work starts, so that nothing waits for a token between a mark
+            # and its call.
             self._pacer.begin(sum(isinstance(each, Job) for each in begun))
         if begun:
             self._runtime.failpoint(Failpoint.CLAIMED)
@@ -224,9 +226,9 @@ class Engine:
 
     @property
     def _moves(self) -> bool:
-        """Whether anything is to be sent: not by a gateway whose limits and routes are not the active ones.
+        """Whether this gateway may send: only if its limits and routes are the active ones.
 
-        Another one has them, and must not find everything claimed.
+        Another gateway has the active ones, and must not find everything claimed.
         """
         return self._rules is None or self._rules.active
 
@@ -236,7 +238,8 @@ class Engine:
             await self.wakeup.sleep(max(wait_s, _LEAST_REST_S))
             return
         busy = paced or len(self._tasks) >= self.custodian.capabilities.in_flight
-        # What is due may be what this gateway must not send: then it looks again after a while.
+        # What is due may be something that this gateway must not send; then it checks again after a
+        # while.
         if busy or not self._moves:
             await self.wakeup.sleep(self._settings.idle_s)
             return
@@ -247,18 +250,18 @@ class Engine:
         self._tasks.discard(task)
         self.wakeup.ring()
         if not task.cancelled() and task.exception() is not None:
-            # The lease ends by itself; the next worker takes the execution over.
+            # The lease expires, and the next worker takes the execution over.
             _log.error("work_crashed", custodian=self.custodian.name, exc_info=task.exception())
 
     async def _work(self, job: Job) -> None:
         with contextlib.nullcontext() if self._pacer is None else self._pacer.working():
             await self._do(job)
         if job.batch_id is not None:
-            # There is room for another one of its batch.
+            # There is room for another execution of its batch.
             self._wake("batches")
 
     async def _do(self, job: Job) -> None:
-        # Before anything of it is done: between a mark and its call nothing waits.
+        # Wait before the work starts, so that nothing waits between a mark and its call.
         await self._give_way(job)
         self._runtime.failpoint(Failpoint.ATTEMPT_COMMITTED)
         async with self.keeping(job):
@@ -286,20 +289,20 @@ class Engine:
             await self._quiet(job.items[0].org, GIVES_WAY_S)
 
     def _down(self, verb: Verb) -> CustodianDown | None:
-        """Return why nothing is even prepared: the custodian does not answer. None: it does."""
+        """Return why nothing is even prepared, if the custodian does not answer; None if it does."""
         if verb is not Verb.SUBMIT or self._health is None or self._health.word is None:
             return None
         return CustodianDown(f"{self._health.word}; not sent", again_after_s=self._health.wait_s())
 
     async def _look_at_ended(self, payout_id: str) -> None:
-        """Ask the custodian once how a payout stands that has ended; no look follows."""
+        """Ask the custodian once about a payout that has ended; no look follows."""
         job = await self._db.read(self.recorder.last_ended_job, payout_id)
         if job is None:
             return
         outcome: Outcome
         try:
             outcome = await self.custodian.fetch(self.order(job))
-        except Exception as error:  # noqa: BLE001 - whatever it is, the operator hears of it
+        except Exception as error:  # noqa: BLE001 - whatever it is, the operator is alerted
             outcome = error
         applied = await self._db.run(self.recorder.looked_after_end, payout_id, outcome)
         for name in wakes([applied] if applied else [], self._metrics):
@@ -308,7 +311,7 @@ class Engine:
     async def record(
         self, job: Job, verb: Verb, outcome: Outcome, *, order: LiveOrder, started: Moment
     ) -> Recorded:
-        """Record an outcome, in as many transactions as its items need; announce each."""
+        """Record an outcome in as many transactions as its items need, and announce each."""
         recorded = await self._db.run(
             self.recorder.record,
             job,
@@ -325,7 +328,7 @@ class Engine:
         return recorded
 
     async def tell(self, recorded: Recorded) -> Recorded:
-        """Announce what was recorded, and tell the items that are left, a page per transaction."""
+        """Announce what was recorded, and update the remaining items, a page per transaction."""
         self.announce(recorded)
         while recorded.rest:
             recorded = await self._db.run(self.recorder.record_more, recorded)
@@ -334,7 +337,7 @@ class Engine:
 
     @asynccontextmanager
     async def keeping(self, job: Job) -> AsyncIterator[None]:
-        """Prolong a lease meanwhile; its length is bounded by the call's deadline."""
+        """Prolong a lease while a call runs; the call's deadline bounds its length."""
         beat = asyncio.create_task(self._keep_lease(job))
         try:
             yield
@@ -382,7 +385,7 @@ class Engine:
         )
 
     def announce(self, recorded: Recorded) -> None:
-        """Wake the loops that what was recorded concerns, and count it."""
+        """Wake the loops that a recorded outcome concerns, and count it."""
         self.announce_applied(recorded.applied)
         if recorded.onward is not None:
             self._wake(recorded.onward)

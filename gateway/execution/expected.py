@@ -1,6 +1,6 @@
-"""Ids that are registered before the call that makes them known at the custodian, and whose ids are.
+"""Ids that are registered before the call that makes them known at the custodian, and their owners.
 
-Without it a webhook that overtakes the reply of a call waits for an id that nobody has told yet.
+Without it, a webhook that overtakes the reply of a call waits for an id that no payout has yet.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from gateway.store import payouts as payout_rows
 from gateway.store.database import Row, Tx
 from gateway.store.rows import Document, to_json
 
-#: The note of an execution that ids were registered for.
+#: The note in an execution that has registered ids.
 EXPECTED = "expected"
 
 
@@ -33,10 +33,10 @@ async def expect_refs(  # noqa: PLR0913 - the lease, the owner and the ids
 ) -> str | None:
     """Register ids (kind, value) as a payout's, under the lease of its execution. May be called twice.
 
-    A webhook that already waits for such an id came before any call: somebody else may have paid, such
-    as another copy of the database. No call is made from then on, and an operator looks. `at` is the
-    wall clock in microseconds. Returns an empty text, why not (an id is another payout's: nothing was written), or None where the
-    lease is lost.
+    If a webhook already waits for such an id, it came before any call: somebody else may have paid,
+    such as another copy of the database. From then on no call is made, and an operator looks. `at` is
+    the wall clock in microseconds. Returns an empty text; or the reason, if an id belongs to another
+    payout and nothing was written; or None if the lease is lost.
     """
     execution = await executions.held(tx, execution_id, token)
     if execution is None:
@@ -60,7 +60,8 @@ async def expect_refs(  # noqa: PLR0913 - the lease, the owner and the ids
     await payout_rows.add_refs(tx, custodian, new, payout_id)
     if known.awaited:
         await inbox.wake_webhooks(tx, custodian, list(known.awaited))
-        # In this transaction, and not when the inbox reads them: the mark may be set before that.
+        # Block in this transaction, not when the inbox reads the webhooks: a mark may be set before
+        # that.
         detail = "a webhook about this payout came before any call was made for it"
         await payout_rows.add_attention(tx, payout_id, Attention.EARLY_NEWS, detail, at)
         if execution["blocked"] is None:
@@ -75,10 +76,10 @@ def expects(notes: str) -> bool:
 
 
 def without_news(decision: Decision, outcome: object, ours: Collection[str]) -> Decision:
-    """Return a decision for an execution that `early_news` blocks: its items are told no status.
+    """Return a decision for an execution that `early_news` blocks: it changes no item's status.
 
-    The operator's list has it already: that the same money has no mark is not listed a second time. What
-    came back is kept, of the items (`ours`) whose report names no other payout's transfer.
+    The operator has this alert already, so the same money without a mark is not reported a second time.
+    What came back is kept for the items (`ours`) whose report names no other payout's transfer.
     """
     if not isinstance(outcome, BatchReport):
         told = decision.reports
@@ -96,9 +97,9 @@ def without_news(decision: Decision, outcome: object, ours: Collection[str]) -> 
 async def strangers(
     tx: Tx, custodian: str, rows: Mapping[str, Row], reports: Mapping[str, Report]
 ) -> tuple[frozenset[str], payout_rows.KnownRefs | None]:
-    """Return the items (`rows` by id) whose report names an id of another payout, and whose the new ids are.
+    """Return the items (`rows` by id) whose report names an id of another payout, and the owners of new ids.
 
-    The second is None where no report has a new id. Store function.
+    The second value is None if no report has a new id. Store function.
     """
     named: dict[tuple[str, str], set[str]] = {}
     for item, row in rows.items():
@@ -119,7 +120,7 @@ async def strangers(
 
 
 async def _note(tx: Tx, execution: Row) -> None:
-    """Keep with the execution that ids of it are known before its call."""
+    """Note in the execution that its ids are known before its call."""
     notes = json.loads(execution["notes"])
     if EXPECTED not in notes:
         columns = {"notes": to_json({**notes, EXPECTED: True})}

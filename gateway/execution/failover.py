@@ -1,7 +1,8 @@
-"""Going on at another custodian: only where it is proven that the first one did not and will not pay.
+"""Moves a payout to another custodian, only if the first one provably did not and will not pay it.
 
-Decided in the transaction that would otherwise tell the outcome, before anything is published. What
-happened gives a cause, the route's setting decides whether it counts, and the gate gives the permission.
+This is decided in the transaction that would otherwise apply the outcome, before anything is published.
+The outcome gives a cause, the route's setting decides whether that cause counts, and the gate gives the
+permission.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from gateway.execution.state import Verb, View
 from gateway.execution.work import Work
 from gateway.model import Account, FailureCode, Payout, Status, SubStatus
 from gateway.pause import Pause
-from gateway.payouts import Applied, Payouts
+from gateway.payout_change import Applied
+from gateway.payouts import Payouts
 from gateway.runtime import Moment, Runtime
 from gateway.store import evidence as stored
 from gateway.store import executions
@@ -30,8 +32,8 @@ from gateway.store.pauses import active_pauses
 from gateway.store.quotes import decision_of
 from gateway.store.rows import payout_of
 
-#: Refusals that say something of this custodian and this account, and nothing of the payout or its payee.
-#: What a policy, an approver or a screening has refused is not tried elsewhere.
+#: Refusals that concern this custodian and this account, not the payout or its payee. A payout that a
+#: policy, an approver or a screening has refused is not tried elsewhere.
 SERVED_ELSEWHERE = frozenset(
     {
         FailureCode.INSUFFICIENT_FUNDS,
@@ -42,7 +44,7 @@ SERVED_ELSEWHERE = frozenset(
     }
 )
 
-#: Something stands at the custodian that a person can still release there.
+#: Sub-statuses in which a person can still release the payout at the custodian.
 _ASKS = frozenset({SubStatus.REQUIRES_ACTION, SubStatus.AWAITING_APPROVAL})
 
 
@@ -55,30 +57,30 @@ class Cause(StrEnum):
 
 
 class Onward(Protocol):
-    """What knows the other routes; `gateway.failover` has it."""
+    """Knows the other routes; `gateway.failover` implements it."""
 
-    #: the digest of the limits and routes that it goes by; None: it has none
+    #: the digest of the limits and routes in use; None if there are none
     rules: str | None
 
     def allows(self, payout: Payout, cause: Cause) -> bool:
-        """Return whether the route that a payout is on may be left for this cause. From memory."""
+        """Return whether a payout may leave its route for this cause. Reads memory only."""
 
     def next(
         self, payout: Payout, tried: frozenset[str], pauses: Sequence[Pause]
     ) -> tuple[str, Account] | None:
-        """Return the next custodian and account within the quoted terms; None: there is none. From memory."""
+        """Return the next custodian and account within the quoted terms, or None. Reads memory only."""
 
     async def take_along(
         self, tx: Tx, item: Columns, payout: Payout, custodian: str, account: Account
     ) -> bool:
-        """Move what is reserved for a payout to another account. Store function; False: it does not cover it.
+        """Move a payout's reservation to another account. Store function. False: the account does not cover it.
 
-        Nothing is changed then. What was moved is not moved again.
+        If it returns False, nothing has changed. A reservation that was moved is not moved again.
         """
 
 
 def cause_of(view: View, outcome: Outcome) -> Cause | None:
-    """Return the cause that an outcome is; whether the payout may move on is for the gate. Pure."""
+    """Return the cause that an outcome gives; the gate decides whether the payout may move. Pure."""
     if len(view.items) != 1:
         return None
     if view.verb is Verb.SUBMIT and isinstance(outcome, Rejected):
@@ -98,12 +100,12 @@ async def next_for(  # noqa: PLR0913 - what the right depends on
     cause: Cause | None,
     now: Moment,
 ) -> tuple[str, Account] | None:
-    """Return where a payout goes on, or None: its execution stays. Store function.
+    """Return the custodian and account to which a payout moves; None if it stays. Store function.
 
-    What is reserved for it is moved there; nothing else is written.
+    Its reservation is moved there; nothing else is written.
 
-    `row` is its execution, `items` has its own row, both under the lease. Everything that the right depends on
-    is read here, and from the database: of what is kept beside it nothing is believed.
+    `row` is its execution, `items` has its own row, both under the lease. Everything that the
+    permission depends on is read here from the database; nothing cached in memory counts.
     """
     if onward is None or cause is None or row["batch_id"] is not None:
         return None
@@ -147,8 +149,8 @@ async def go_on(
 ) -> Applied:
     """Open the next execution of a payout whose last one was closed in this transaction. Store function.
 
-    It has keys of its own; those of the closed one are never used again. Its time to be sent goes on, and
-    the payout stays pending: nothing is published.
+    The new execution has its own keys; those of the closed one are never used again. The time limit for
+    sending keeps running, and the payout stays pending, so nothing is published.
     """
     (item,), row = work.items, work.row
     custodian, account = there
@@ -168,6 +170,6 @@ async def go_on(
 
 
 async def _asked_for(tx: Tx, payout_id: str) -> bool:
-    """Whether the partner asked for this custodian, or nobody knows: then no other one pays."""
+    """Whether the partner asked for this custodian, or that is not known: then no other one may pay."""
     kept = await decision_of(tx, payout_id)
     return kept is None or bool(json.loads(kept).get("asked_for"))

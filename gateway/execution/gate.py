@@ -1,8 +1,8 @@
 """The gate: whether a moving mark may be set, and whether a payout may get another execution. Pure.
 
-One store function (`gateway.store.executions.set_mark`) reads everything that is asked here in the
-transaction that writes the mark, and there is no other way to obtain one: for a single payout, a set
-and a person's answer alike. Each rule is one named predicate.
+One store function (`gateway.execution.mark.set_mark`) reads everything that the gate asks, in the
+transaction that writes the mark. There is no other way to obtain a mark, whether for a single payout, a
+set or a person's answer. Each rule is one named predicate.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Refusal(StrEnum):
     KEY_LIFE = "key_life"  #: the custodian may have forgotten the key of the first call
 
 
-#: What an operator hears where a refusal does not pass by itself.
+#: The alert for each refusal that does not pass by itself.
 _ALERTS = {
     Refusal.GATE_VERSION: Attention.GATE_VERSION,
     Refusal.STATE_FILE: Attention.STATE_FILE,
@@ -161,8 +161,9 @@ def rules_are_active(request: Request) -> bool:
 def not_paused(request: Request) -> bool:
     """Whether none of the items is paused: first calls, repeats, sets and answers wait alike.
 
-    Read in the transaction of the mark: a call that is marked before the pause is committed may still be
-    made, and none after it. Without this rule money moves after an emergency stop.
+    It is read in the transaction of the mark. A call that is marked before the pause is committed may
+    still be made, and no later one.
+    Without this rule money moves after an emergency stop.
     """
     return request.paused is None
 
@@ -202,7 +203,7 @@ def others_are_closed(request: Request) -> bool:
 def earlier_is_closed(request: Request) -> bool:
     """Whether nothing that this execution sent before can pay any of its items.
 
-    Recomputed from the rows: a permission that was computed earlier may have been overtaken.
+    It is recomputed from the rows, because a permission that was computed earlier may be out of date.
     Without this rule a worker is suspended with its permission, the key ends, and it pays again.
     """
     return all(closed(request.history, item) for item in request.items)
@@ -211,13 +212,13 @@ def earlier_is_closed(request: Request) -> bool:
 def repeat_is_harmless(request: Request) -> bool:
     """Whether this is the same request or key and content as everything that may have arrived.
 
-    At the same account, because at another one the same key is another payment. And with the same
-    credentials, unless the custodian's keys belong to the account: new credentials may have their own.
+    The account must be the same, because the same key means another payment at another account. So must
+    the credentials, unless keys belong to the account: new credentials may have keys of their own.
     Without this rule a call is repeated although the custodian would pay it a second time.
     """
     unknown = open_calls(request.history)
     if request.same_call is not None:
-        # The gate has already allowed this call; what came before it was closed, or harmless.
+        # The gate has already allowed this call, so everything before it was closed or harmless.
         return bool(unknown) and unknown[-1].number == request.same_call
     return request.repeat_is_safe and all(
         each.reference == request.reference
@@ -242,8 +243,8 @@ def key_is_alive(
     """Whether the custodian certainly remembers the key of the first call until this one has expired.
 
     A key that never expires is always valid. Otherwise the longer of wall time and elapsed time since
-    the first call, on one clock, must leave room for this call: the wall clock can only forbid.
-    Without this rule the payout is paid twice after the key's life.
+    the first call, on one clock, must leave room for this call. The wall clock can therefore only
+    forbid. Without this rule the payout is paid twice after the key's life.
     """
     known = [
         each
@@ -292,7 +293,7 @@ def gate(request: Request, now: Moment) -> Refusal | None:
 def may_reopen(history: History, item: str, others: tuple[Other, ...] = ()) -> bool:
     """Whether a payout may get another execution: everything that was sent for it is closed.
 
-    The second gate, for the other items of a set, a new session and a failover.
+    The second gate applies to the other items of a set, to a new session and to a failover.
     Without this rule the other items of a set are paid under a new key, and then by the old set.
     """
     return closed(history, item) and all(
@@ -312,10 +313,10 @@ def may_fail_over(  # noqa: PLR0913 - what the right depends on
 ) -> bool:
     """Whether a payout may continue at another custodian: nothing that was ever sent for it can pay it.
 
-    Only while it is pending and no transfer of it was seen; never in a database that is or was an old
-    copy, never while an operator has to check first, and never by a gateway whose limits and routes are
-    not the active ones.
-    Without this rule a payout is paid by a second custodian, and then by the first one.
+    It may only while it is pending and no transfer of it was seen. It may not in a database that is or
+    was an old copy, while an operator has to check first, or by a gateway whose limits and routes are
+    not the active ones. Without this rule a payout is paid by a second custodian, and then by the first
+    one.
     """
     known = (history, *(each.history for each in others))
     return (
@@ -348,10 +349,10 @@ def may_end_unpaid(  # noqa: PLR0913 - what the right depends on
 ) -> bool:
     """Whether an operator may say that a payout failed and that no money moved.
 
-    Everything that was sent for it is closed; or the operator has looked at the custodian's own
-    records (row `looked`) after no call could arrive any more, and no transfer of it was ever seen.
-    Never while the database may be an old copy (`frozen`): it may miss a call. Without this rule a
-    payout is ended as "not paid" while a signed request is on its way.
+    Either everything that was sent for it is closed, or the operator has looked at the custodian's own
+    records (row `looked`) after no call could arrive any more, and no transfer of it was ever seen. It
+    is never allowed while the database may be an old copy (`frozen`), because a copy may lack a call.
+    Without this rule a payout is ended as "not paid" while a signed request is on its way.
     """
     if frozen or not all(closed(other.history, item) for other in others if item in other.items):
         return False

@@ -30,7 +30,7 @@ async def histories(
 ) -> dict[str, History]:
     """Return what is known of executions, by id.
 
-    `asked` names the account that is asked now, which no row may have named so far.
+    `asked` names the account that is asked now; rows may not have named it yet.
     """
     found = await stored.evidence_rows(tx, [each["id"] for each in of])
     known = {}
@@ -54,7 +54,7 @@ async def note_news(  # noqa: PLR0913 - the news and its execution
     source: Source,
     now: Moment,
 ) -> None:
-    """Keep news of a transfer as evidence of an execution, once per reference. May be called again."""
+    """Keep news of a transfer as evidence of an execution, once per reference. May be called twice."""
     if was_seen(history.rows, report.reference):
         return
     news = Evidence(
@@ -97,7 +97,7 @@ def _custodian(row: Row | None) -> str | None:
 async def _completed(
     tx: Tx, custodian: str, evidence: tuple[Evidence, ...], now: Moment, asked: str
 ) -> History:
-    """Add what is seldom needed: heartbeats of other clocks, accounts that were declared equal."""
+    """Add rows that are seldom needed: heartbeats of other clocks, and accounts that were declared equal."""
     history = History(evidence)
     unknown = open_calls(history)
     if not unknown:
@@ -118,7 +118,7 @@ async def _completed(
 
 
 def evidence_of(row: Row) -> Evidence:
-    """Return one row of evidence."""
+    """Return the evidence that a stored row holds."""
     return Evidence(
         number=row["number"],
         kind=Kind(row["kind"]),
@@ -166,7 +166,7 @@ def columns_of(
 
 
 def item_of(row: Row, now: Moment) -> Item:
-    """Return what is decided about of a payout's row."""
+    """Return what `decide` needs to know of a payout's row."""
     action = action_of(row)
     asks = row["sub_status"] == SubStatus.REQUIRES_ACTION
     late = asks and action is not None and action.open and to_us(action.expires_at) <= now.wall
@@ -174,7 +174,7 @@ def item_of(row: Row, now: Moment) -> Item:
 
 
 async def next_number(tx: Tx, row: Columns) -> int:
-    """Return the number of the execution that follows: among its payout's, or its batch's sets."""
+    """Return the number of the next execution of this payout, or of the next set of this batch."""
     batch = None if row["batch_id"] is None else await batches.batch_row(tx, row["batch_id"])
     if batch is None or not batch["native"]:
         return int(row["number"]) + 1

@@ -1,4 +1,4 @@
-"""Custodians' webhooks: stored and applied in one transaction; what cannot be applied yet waits."""
+"""Custodians' webhooks are stored and applied in one transaction; one that cannot be applied yet waits."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from gateway.store.state import note_unmatched
 from gateway.wakeup import Wakeup, looks_bell
 
 _BATCH = 100
-#: What a webhook may come to besides `applied`, `waiting` and `ignored`.
+#: States besides `applied`, `waiting` and `ignored`; the raw body of such a webhook is kept.
 _KEPT = frozenset({"unreadable", "unconfigured", "failed"})
 _log = get_logger("inbox")
 
 
 class Parser(Protocol):
-    """What reads a custodian's webhook."""
+    """Parses a custodian's webhooks."""
 
     def parse(self, body: bytes) -> Sequence[Notice]:
         """Turn a webhook into notices."""
@@ -40,7 +40,7 @@ class Parser(Protocol):
 
 @dataclass
 class _Result:
-    """What a webhook came to."""
+    """The result of processing a webhook."""
 
     #: `applied`, `waiting`, `ignored` or one of `_KEPT`; `new` if the loop is to process it
     state: str
@@ -51,12 +51,12 @@ class _Result:
     woke_inbox: bool = False
     #: failed payouts with a notice that has no status: the custodian is asked once
     ended: list[tuple[str, str]] = field(default_factory=list)
-    #: a look after the delivery was brought forward, or begins
+    #: whether a look after the delivery was brought forward or scheduled
     looks: bool = False
 
 
 class Inbox:
-    """Matches notices with payouts. Early ones wait until a payout learns their ids."""
+    """Matches notices with payouts. A notice that comes early waits until a payout has its ids."""
 
     def __init__(  # noqa: PLR0913 - built in one place
         self,
@@ -81,10 +81,11 @@ class Inbox:
         self.wakeup = Wakeup(runtime.clock)
 
     async def receive(self, custodian: str, body: bytes) -> None:
-        """Store and apply a verified webhook of a configured custodian. Durable when this returns.
+        """Store and apply a verified webhook of a configured custodian. It is durable when this returns.
 
         If applying it fails, it is stored for the loop. May be called again with the same webhook.
-        sqlite3.OperationalError if the store cannot be written: the custodian must send it again.
+        Raises sqlite3.OperationalError if the store cannot be written: the custodian must send it
+        again.
         """
         notices: Sequence[Notice] | None
         try:
@@ -96,7 +97,7 @@ class Inbox:
             result = await self._db.run(self._take, custodian, key, body, notices)
         except sqlite3.OperationalError:
             raise
-        except Exception as error:  # noqa: BLE001 - stored all the same, whatever is wrong with it
+        except Exception as error:  # noqa: BLE001 - it is stored in any case
             _log.error("webhook_postponed", custodian=custodian, dedup_key=key, exc_info=error)
             now = to_us(self._runtime.clock.now())
             fresh = await self._db.run(inbox.add_webhook, custodian, key, body, now)
@@ -124,11 +125,11 @@ class Inbox:
             result = await self._process(row)
         except sqlite3.OperationalError:
             raise
-        except Exception as error:  # noqa: BLE001 - one bad row must not hold up the others
+        except Exception as error:  # noqa: BLE001 - one bad row must not block the others
             _log.error("webhook_failed", custodian=custodian, dedup_key=key, exc_info=error)
             result = _Result("failed")
         if result.state in _KEPT:
-            # Kept raw: an operator can read it, and a later version may understand it.
+            # The raw body is kept: an operator can read it, and a later version may understand it.
             now = to_us(self._runtime.clock.now())
             await self._db.run(inbox.settle_webhook, custodian, key, result.state, None, now)
         self._notify(custodian, key, result)
@@ -142,12 +143,12 @@ class Inbox:
             notices = custodian.parse(row["body"])
         except ValueError:
             return _Result("unreadable")
-        # As it was received: one that waits for its payout does not grow old meanwhile.
+        # Judge its age by when it was received, so that it does not become too old while it waits.
         believed = _believed(notices, row["received_at"])
         return await self._db.run(self._apply_stored, row["custodian"], row["dedup_key"], believed)
 
     def _notify(self, custodian: str, key: str, result: _Result) -> None:
-        """Count a webhook, and wake the loops that go on from it."""
+        """Count a webhook, and wake the loops that continue from it."""
         if result.state in _KEPT:
             _log.warning("webhook_kept", custodian=custodian, dedup_key=key, outcome=result.state)
         self._runtime.failpoint(Failpoint.INBOX_APPLIED)
@@ -170,7 +171,7 @@ class Inbox:
         body: bytes,
         notices: Sequence[Notice] | None,
     ) -> _Result | None:
-        """Store function: store a webhook in its final state and apply it; None if it is already stored."""
+        """Store a webhook in its final state and apply it; None if it is already stored. Store function."""
         now = to_us(self._runtime.clock.now())
         if notices is None:
             result = _Result("unreadable")
@@ -187,7 +188,7 @@ class Inbox:
     async def _apply_stored(
         self, tx: Tx, custodian: str, key: str, notices: Sequence[Notice]
     ) -> _Result:
-        """Store function: apply a webhook that was stored as `new`."""
+        """Apply a webhook that was stored as `new`. Store function."""
         now = to_us(self._runtime.clock.now())
         result = await self._match(tx, custodian, notices)
         await inbox.settle_webhook(tx, custodian, key, result.state, result.payout_id, now)
@@ -209,7 +210,7 @@ class Inbox:
         return _Result(state, found[-1] if found else None, matched)
 
     async def _apply_matched(self, tx: Tx, custodian: str, key: str, result: _Result) -> None:
-        """Apply each notice to its payout; those without one wait."""
+        """Apply each notice to its payout; a notice without a payout waits."""
         waiting = [each for notice, row in result.matched if row is None for each in _refs(notice)]
         if waiting:
             await inbox.wait_for_refs(tx, custodian, key, waiting)
@@ -227,7 +228,7 @@ class Inbox:
     async def _apply_to_closed(
         self, tx: Tx, payout_id: str, custodian: str, notice: Notice
     ) -> None:
-        """Apply a notice of a custodian that the payout has left: it says nothing about the other one."""
+        """Apply a notice of a custodian that the payout has left; it says nothing about the current one."""
         report = _report_of(notice)
         if report is not None:
             now = self._runtime.clock.moment()
@@ -259,7 +260,7 @@ class Inbox:
         elif row["status"] == Status.FAILED:
             if _says_status(notice):
                 return
-            # Nothing is looked at any more by itself, and yet something happens there.
+            # Nothing looks at this payout by itself any more, and yet the custodian reports a change.
             open_one = await executions.wake(tx, payout_id, self._runtime.timeline.now())
             if open_one is None:
                 result.ended.append((row["custodian"], payout_id))
@@ -272,9 +273,9 @@ def _says_status(notice: Notice) -> bool:
 
 
 def _believed(notices: Sequence[Notice], received_at: int) -> list[Notice]:
-    """Return notices as far as they count: one that is too old only triggers a look-up.
+    """Return the notices; one that is too old loses its status and only triggers a look-up.
 
-    A genuine webhook can be kept and replayed years later, when its row is gone.
+    A genuine webhook can be captured and replayed years later, when its row has been deleted.
     """
     return [
         each if _is_timely(each, received_at) else replace(each, report=None, told={}, returned=())

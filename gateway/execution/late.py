@@ -1,4 +1,4 @@
-"""Late words of a custodian about a payout that has gone on at another one. Store functions."""
+"""Late reports of a custodian about a payout that has moved to another one. Store functions."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from gateway.store.database import Tx
 async def news_of_closed(  # noqa: PLR0913 - the news and its circumstances
     tx: Tx, payout_id: str, custodian: str, report: Report, source: Source, now: Moment
 ) -> bool:
-    """Bring news of a custodian that a payout has gone on from. Store function; whether it was noted.
+    """Record news of a custodian that a payout has left. Store function. Return whether it was noted.
 
-    Nothing of it is an outcome. That it may be paid there after all is kept as evidence of the execution
-    that was closed, which forbids every further mark; what is open elsewhere is blocked, and a person looks.
+    It is never applied as an outcome. If the payout may be paid there after all, that is kept as
+    evidence of the closed execution, which forbids every further mark; the open execution elsewhere is
+    blocked, and a person looks.
     """
     rows = [
         each
@@ -46,11 +47,12 @@ async def news_of_closed(  # noqa: PLR0913 - the news and its circumstances
 
 
 def contradicts_closing(history: History, report: Report) -> bool:
-    """Whether a late report means that an execution which was closed as not paid may pay after all.
+    """Whether a late report means that an execution that was closed as not paid may pay after all.
 
-    That money is on its way, came back, or was moved by what failed. Where the closing was that the
-    custodian does not know the call, that it knows it is enough: what waits for an approval there is paid
-    once somebody approves it. Without this rule it is paid by the next custodian, and then by this one.
+    The report says that money is on its way, came back, or was moved by what failed. If the execution
+    was closed because the custodian did not know the call, any sign that it does know it is enough: a
+    transfer that waits for an approval is paid once somebody approves it. Without this rule it is paid
+    by the next custodian, and then by this one.
     """
     claim = FundsMoved.NO if report.failure is None else report.failure.funds_moved
     if report.sub_status in NEWS or report.returned or claim is FundsMoved.YES:
@@ -62,9 +64,9 @@ def contradicts_closing(history: History, report: Report) -> bool:
 async def answer_of_closed(
     tx: Tx, items: Iterable[Payout], custodian: str, outcome: Outcome, now: Moment
 ) -> None:
-    """Bring the answer of a worker that has lost its lease to payouts that have gone on elsewhere.
+    """Record the answer to a worker that lost its lease, for payouts that have moved elsewhere.
 
-    Store function. No look of this custodian follows, so that nobody would hear of it.
+    No look at this custodian follows, so the answer would otherwise be lost. Store function.
     """
     told = outcome.items if isinstance(outcome, BatchReport) else {}
     for item in (each.id for each in items if each.id in told):

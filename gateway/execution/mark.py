@@ -1,4 +1,4 @@
-"""The moving mark: one store function, one transaction, for every call that may move money."""
+"""The moving mark: one store function sets it, in one transaction, for every call that may move money."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ class Terms:
     behind: Callable[[int], str | None] = _never_behind
     #: why the state file cannot be written, if it cannot
     state_file: str | None = None
-    #: the call whose very bytes and single-use credential are sent once more
+    #: the call whose exact bytes and single-use credential are sent once more
     same_call: int | None = None
-    #: the digest of the limits and routes that this process goes by; None: it has none
+    #: the digest of this process's limits and routes; None if it has none
     rules: str | None = None
 
 
 async def set_mark(
     tx: Tx, execution_id: str, token: int, call: Evidence, terms: Terms
 ) -> Evidence | Refusal:
-    """Set the mark of a moving call, or return why not. The only way to obtain one.
+    """Set the mark of a moving call, or return why not. There is no other way to obtain one.
 
-    Everything that the call's right depends on is read in this transaction, and from the database: of
-    what is kept beside it nothing is believed. `call` brings its date, account, reference and lives; its
-    numbers are given here.
+    Everything that the permission depends on is read from the database in this transaction; nothing
+    cached in memory counts. `call` brings its date, account, reference and lives; its numbers are given
+    here.
     """
     found = await rows.markable(tx, execution_id)
     if found is None:
@@ -60,8 +60,8 @@ async def set_mark(
     pause = await pause_of_execution(tx, row) if row["pauses"] else None
     behind = terms.behind(row["store_marks"])
     if behind is not None:
-        # Where this transaction is older than what this process has committed meanwhile, on another
-        # connection, it cannot write this row, and runs again: then nothing is missing.
+        # If this process has committed newer data on another connection meanwhile, this transaction
+        # cannot write the row and runs again; then nothing is missing.
         await take_turn(tx)
     refusal = gate(
         Request(
@@ -69,7 +69,8 @@ async def set_mark(
             frozen=row["store_frozen"] is not None or behind is not None,
             state_file=terms.state_file,
             gate_version=row["store_gate_version"],
-            # Nothing that was sent can pay it: the batch is about to take it back, and no call is begun.
+            # Nothing that was sent can pay it. Its batch is about to take it back, so no call is
+            # started.
             blocked=row["blocked"] or ("its batch is canceled" if canceled else None),
             history=history,
             items={item: Status(status) for item, status in statuses.items()},
@@ -90,10 +91,11 @@ async def set_mark(
     if refusal is not None:
         return refusal
     if terms.same_call is not None:
-        # One signed request is one call, however often it is sent: its life ends with its credential.
-        # From now on an answer is about the second time it was sent; see `decide.sent_once`.
+        # A signed request is one call, however often it is sent, because its life ends with its
+        # credential. From now on, an answer is about the second transmission; see `decide.sent_once`.
         sent = next(each for each in history.rows if each.number == terms.same_call)
-        # It gets no number, and yet must not be committed after a pause that it has not read.
+        # The mark gets no new number, and still must not be committed after a pause that it has not
+        # read.
         await take_turn(tx)
         await stored.set_answer(tx, execution_id, sent.number, Answer.UNKNOWN)
         return replace(sent, answer=Answer.UNKNOWN)
@@ -101,7 +103,8 @@ async def set_mark(
     marked = replace(call, number=number, seen=number - 1, mark=mark)
     await stored.add_evidence(tx, [columns_of(execution_id, marked)])
     if not await rows.write_mark(tx, execution_id, token, number, terms.until):
-        # Cannot be: the token was checked in this transaction. Writing nothing is the safe answer.
+        # This cannot happen, because the token was checked in this transaction. Writing nothing is
+        # safe.
         raise MarkRefused(Refusal.LEASE_LOST)
     tx.mark(mark)
     return marked

@@ -1,7 +1,7 @@
-"""What an operator may do with a payout by hand: the engine's own rules, and everything recorded.
+"""What an operator may do with a payout by hand, under the engine's own rules and recorded in full.
 
-An operator adds what only a person can see; no command adds a right. `resolve` may say "not paid" only
-where the evidence proves it, and `retry` asks the gate again.
+An operator adds facts that only a person can see; no command adds a permission. `resolve` may say "not
+paid" only if the evidence proves it, and `retry` asks the gate again.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ ASKED_AGAIN = "payout_asked_again"
 
 
 class NotAllowedError(GatewayError):
-    """The action is not possible, or the proof that it needs is missing; the message has the reason."""
+    """The action is not possible, or the proof that it needs is missing; the message gives the reason."""
 
 
 class ProofMissingError(NotAllowedError):
@@ -76,14 +76,14 @@ class ProofMissingError(NotAllowedError):
 
 @dataclass(frozen=True)
 class LookAsked:
-    """The operator has to look at the custodian's own records now, and to name this number then."""
+    """The operator has to look at the custodian's own records now, and then repeat the command with this number."""
 
     number: int
 
 
 @dataclass(frozen=True)
 class Resolution:
-    """How an operator has found a payout to have ended."""
+    """The end of a payout, as an operator has found it."""
 
     delivered: bool
     evidence: str
@@ -110,9 +110,10 @@ async def resolve(  # noqa: PLR0913 - the decision and its circumstances
     `by` and the evidence are written to the audit log and shown to nobody else: the evidence may name
     people and accounts.
 
-    `failed` with `funds_moved: no` needs that nothing was sent, or proof, or the operator's own look
-    after no call could arrive any more: then LookAsked is returned the first time. NotAllowedError where
-    the payout is unknown or final, while a worker handles it, or where the proof is missing.
+    `failed` with `funds_moved: no` is allowed if nothing was sent, if absence is proven, or if the
+    operator has looked after no call could arrive any more; for such a look, LookAsked is returned the
+    first time. Raises NotAllowedError if the payout is unknown or final, if a worker handles it, or if
+    the proof is missing.
     """
     payout = await _open_payout(tx, payout_id)
     execution = await executions.open_execution_of(tx, payout_id)
@@ -133,7 +134,7 @@ async def resolve(  # noqa: PLR0913 - the decision and its circumstances
     await _audit(tx, runtime, payout, by, RESOLVED, found, request_id)
     report = _report_of(found)
     if payout.batch_id is not None and execution is None:
-        # Its batch may be being executed now, by what was read of its items before.
+        # Its batch may be running now, with items that were read before this change.
         await note_ended_item(tx, payout.batch_id)
     if found.delivered or execution is None:
         applied = await recorder.news(tx, payout_id, report, Source.OPERATOR)
@@ -154,7 +155,7 @@ async def _not_paid(  # noqa: PLR0913 - the decision and its circumstances
     *,
     lag: bool,
 ) -> LookAsked | None:
-    """Check whether "no money moved" may be recorded; None: it may."""
+    """Check whether "no money moved" may be recorded; None if it may."""
     if execution is None:
         raise NotAllowedError(_not_sent_yet(payout))
     history = await history_of(tx, execution, now)
@@ -217,14 +218,14 @@ async def _known_transfer(tx: Tx, payout: Payout, found: Resolution) -> None:
 
 
 def _report_of(found: Resolution) -> Report:
-    """Return the news. Partners and subscribers see it: nothing of the evidence is in it."""
+    """Return the report. Partners and subscribers see it, so it contains none of the evidence."""
     if found.delivered:
         return Report(
             SubStatus.DELIVERED,
             "",
             detail=BY_OPERATOR,
             custodian_reference=found.transfer,
-            # Kept as the payout's own: no other payout is delivered by it.
+            # The hash becomes the payout's own, so no other payout can be delivered by it.
             refs=(Ref(payout_rows.OPERATORS_REF, found.transfer),) if found.transfer else (),
         )
     failure = Failure(
@@ -270,8 +271,8 @@ async def ask_again(
 ) -> str:
     """Bring the next look at a payout forward; return the custodian to wake. Store function.
 
-    It only reads at the custodian, so it is always safe, and may be called again. NotAllowedError where
-    the next thing to be done is not a look.
+    It only reads at the custodian, so it is always safe and may be called again. Raises NotAllowedError
+    if the next step is not a look.
     """
     payout = await _open_payout(tx, payout_id)
     execution = await executions.open_execution_of(tx, payout_id)
@@ -289,7 +290,7 @@ async def ask_again(
 async def refuse_retry(
     tx: Tx, runtime: Runtime, payout_id: str, capabilities: Capabilities, asked: str = ""
 ) -> None:
-    """Raise what `retry` would raise now. Store function that only reads."""
+    """Raise what `retry` would raise now, without a change. Store function."""
     await _retryable(tx, runtime, payout_id, capabilities, asked)
 
 
@@ -305,8 +306,9 @@ async def retry(  # noqa: PLR0913 - the act and its circumstances
 ) -> None:
     """Have a payout submitted again, with the same keys. Store function.
 
-    It adds no right: the gate decides again at the mark. `asked` names the account that is configured now.
-    ProofMissingError names what is missing; NotAllowedError has the reason why there is nothing to submit.
+    It adds no permission: the gate decides again at the mark. `asked` names the account that is
+    configured now. ProofMissingError names what is missing; NotAllowedError says why there is nothing
+    to submit.
     """
     payout, execution = await _retryable(tx, runtime, payout_id, capabilities, asked)
     await _audit(tx, runtime, payout, by, RETRIED, None, request_id)
@@ -323,7 +325,7 @@ async def retry(  # noqa: PLR0913 - the act and its circumstances
 async def _retryable(
     tx: Tx, runtime: Runtime, payout_id: str, capabilities: Capabilities, asked: str
 ) -> tuple[Payout, Row]:
-    """Return a payout and its execution where it may be submitted again."""
+    """Return a payout and its execution if it may be submitted again."""
     payout = await _open_payout(tx, payout_id)
     execution = await executions.open_execution_of(tx, payout_id)
     if execution is None:
@@ -352,7 +354,7 @@ def _request(  # noqa: PLR0913 - what the right of a mark depends on
     capabilities: Capabilities,
     asked: str,
 ) -> Request:
-    """Return the mark that a retry would ask for: the repeat of the last call."""
+    """Return the request for the mark of a retry, which repeats the last call."""
     said, unknown = execution["repeat_is_safe"], open_calls(history)
     return Request(
         token_current=True,
@@ -401,7 +403,7 @@ def missing_proof(state: State, wanted: Request, now: Moment, *, asks: bool) -> 
 
 
 def _missing_for_repeat(state: State, wanted: Request, now: Moment) -> str | None:
-    """Return what is missing before what may have arrived is sent once more, or None."""
+    """Return what is missing before a call that may have arrived can be repeated, or None."""
     if state is State.MOVING:
         return "the outcome of the call in progress"
     if state is State.UNKNOWN and wanted.repeat_is_safe:

@@ -1,4 +1,4 @@
-"""What an adapter is handed: an execution with its payouts, its durable notes and its moving mark."""
+"""The order that an adapter receives: an execution with its payouts, its durable notes and its moving mark."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def step_key(seed: str, step: str) -> str:
 
 
 def _expect_json(name: str, value: object) -> None:
-    """Raise AdapterFault where a note is not JSON: what is read back would not be what was remembered."""
+    """Raise AdapterFault if a note is not JSON, because it would be read back as something else."""
     try:
         same = json.loads(json.dumps(value, allow_nan=False))
     except (TypeError, ValueError, RecursionError):
@@ -59,7 +59,7 @@ def _expect_json(name: str, value: object) -> None:
 
 
 def expect_refs_sound(refs: Iterable[object]) -> None:
-    """Raise AdapterFault where an expected id is not a Ref of two texts: no webhook would match it."""
+    """Raise AdapterFault if an expected id is not a Ref of two texts, because no webhook would match it."""
     for each in refs:
         if not isinstance(each, Ref):
             raise AdapterFault(f"expect(…) is given {kind_of(each)}; give Ref(kind, value)")
@@ -73,7 +73,7 @@ def expect_refs_sound(refs: Iterable[object]) -> None:
 
 
 class Witness(Protocol):
-    """What remembers, outside the database, the newest mark that was committed."""
+    """Remembers the newest committed mark outside the database."""
 
     failing: str | None  #: why it cannot be written now
 
@@ -82,7 +82,7 @@ class Witness(Protocol):
 
 
 class LiveTerms:
-    """What is paid to whom from where."""
+    """The amount, payee and source of a payout."""
 
     def __init__(self, payout: Payout, assets: AssetRegistry) -> None:
         self._payout = payout
@@ -139,7 +139,7 @@ class LiveItem(LiveTerms):
 
 
 class LiveOrder(LiveTerms):
-    """An execution backed by the store, for one payout or many. One object per call of a verb.
+    """An execution backed by the store, for one payout or many. Each call of a verb gets its own object.
 
     The members of a payout are those of its first item.
     """
@@ -214,7 +214,7 @@ class LiveOrder(LiveTerms):
         return step_key(self._job.key_seed, step)
 
     def stamp(self) -> str:
-        """Return this moment, to be remembered."""
+        """Return this moment as a note."""
         now = self._runtime.clock.moment()
         return f"{self.seen} {now.elapsed} {now.clock_id}"
 
@@ -227,13 +227,13 @@ class LiveOrder(LiveTerms):
             seen=int(number),
             at=Moment(clock_id, int(elapsed), 0),
         )
-        # Only what was done under a lease came after the stamp: a webhook's row may be older.
+        # Count only rows that were written under a lease: a webhook's row may be older than the stamp.
         done = [each for each in self._history.rows if each.kind in {Kind.CALL, Kind.LOOK}]
         history = replace(self._history, rows=tuple(done))
         return waited(history, stamped, self._runtime.clock.moment()) / 1e6
 
     async def remember(self, **notes: Any) -> None:
-        """Add durable notes; committed when this returns. Raises LeaseLost."""
+        """Add durable notes; they are committed when this returns. Raises LeaseLost."""
         for name, value in notes.items():
             _expect_json(name, value)
         self._runtime.failpoint(Failpoint.REMEMBERING)
@@ -245,9 +245,10 @@ class LiveOrder(LiveTerms):
         self._runtime.failpoint(Failpoint.REMEMBERED)
 
     async def expect(self, *refs: Ref, payout_id: str | None = None) -> None:
-        """Register ids that the custodian will tell back; committed when this returns.
+        """Register ids that the custodian will report back; they are committed when this returns.
 
-        Raises LeaseLost, or NotSent (OutcomeUnknown after a mark of this verb) where one is another payout's.
+        Raises LeaseLost, or NotSent (OutcomeUnknown after a mark of this verb) if an id is another
+        payout's.
         """
         expect_refs_sound(refs)
         items = [each.payout_id for each in self._items]
@@ -284,7 +285,8 @@ class LiveOrder(LiveTerms):
     ) -> None:
         """Set the durable moving mark. Raises LeaseLost, NotSent or OutcomeUnknown: make no call then.
 
-        OutcomeUnknown: an earlier call of this verb was made, and the mark for another one was refused.
+        OutcomeUnknown means that an earlier call of this verb was made, and the mark for the next one
+        was refused.
         """
         before = self.call
         try:
@@ -292,7 +294,7 @@ class LiveOrder(LiveTerms):
         except NotSent as error:
             if before is None or self.call != before:
                 raise
-            # "Not sent" would be recorded as the answer of the call before, which was sent.
+            # "Not sent" would be recorded as the answer to the previous call, which was sent.
             raise OutcomeUnknown(f"not repeated: {error}") from error
 
     async def _mark(
@@ -306,7 +308,7 @@ class LiveOrder(LiveTerms):
             number=0,
             kind=Kind.CALL,
             seen=0,
-            # The credentials are made already: they die `call_life` after this moment at the latest.
+            # The credentials exist already, so they expire `call_life` after this moment at the latest.
             at=self._runtime.clock.moment(),
             fingerprint=self.fingerprint,
             reference=reference,
@@ -330,7 +332,8 @@ class LiveOrder(LiveTerms):
         try:
             marked = await self._db.run(set_mark, lease.execution_id, lease.token, wanted, terms)
         except WitnessFailed as error:
-            # The mark is committed, and its call is never made: our own word that nothing was sent.
+            # The mark is committed and its call is never made, so the gateway itself knows that nothing
+            # was sent.
             self.call = await self._db.read(stored.call_of_mark, self.set_id, error.mark)
             raise NotSent(str(error), alert=Attention.STATE_FILE) from None
         if marked is Refusal.LEASE_LOST:

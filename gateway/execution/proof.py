@@ -231,9 +231,9 @@ def same_clock(begin: Moment, end: Moment) -> bool:
 def waited(history: History, call: Evidence, row: Evidence | Moment) -> int:
     """Return how much time has certainly passed from a call's mark to a row's date.
 
-    The difference of elapsed time on one clock. On another clock (a reboot, another machine) waiting
-    starts again at the first row of that clock whose process had read the call before it was dated.
-    Wall clocks are never used, because they can be changed.
+    On one clock it is the difference of elapsed time. On another clock (a reboot, another machine)
+    waiting starts again at the first row of that clock whose process had read the call before it was
+    dated. Wall clocks are never used, because they can be changed.
     """
     at = row.at if isinstance(row, Evidence) else row
     if same_clock(call.at, at):
@@ -244,7 +244,8 @@ def waited(history: History, call: Evidence, row: Evidence | Moment) -> int:
 def passed(history: History, call: Evidence, now: Moment) -> int:
     """Return how much time has certainly passed since a call's mark, by whichever clock shows most.
 
-    A command on another machine computes it from the gateways' rows, not from its own clock alone.
+    A command on another machine has to compute it from the gateways' rows, because its own clock knows
+    nothing.
     """
     latest: dict[str, int] = {now.clock_id: now.elapsed}
     points = [(each.at.clock_id, each.at.elapsed) for each in history.rows]
@@ -495,8 +496,8 @@ def closed(history: History, item: str | None = None) -> bool:
     """Whether it is certain that this execution did not and will not pay an item.
 
     No call was made, or the adapter itself reported for every call that it did nothing, and no news
-    contradicts it; or the custodian's final words state it; or absence is proven. Only this allows a mark
-    for new content, another execution, or publishing `funds_moved: no`.
+    contradicts it; or the custodian's final words state it; or absence is proven. Nothing else allows a
+    mark for new content, another execution, or publishing `funds_moved: no`.
     """
     if not open_calls(history):
         return not has_news(history)
@@ -506,9 +507,10 @@ def closed(history: History, item: str | None = None) -> bool:
 def console_look(history: History, now: Moment, *, lag: bool) -> int | None:
     """Return how long to wait until an operator's look at the console can count; 0: now.
 
-    An operator's look replaces the gateway's own looks, never the life of a call. `lag`: whether the
-    console may show old data, so that the visibility window is waited for, too. None: never.
-    Without this rule an operator sees nothing, resolves it as "not paid", and the call arrives.
+    An operator's look replaces the gateway's own looks, but never the life of a call. `lag` tells
+    whether the console may show old data; then the visibility window is added. None means that it can
+    never count. Without this rule an operator sees nothing, resolves it as "not paid", and the call
+    arrives.
     """
     unknown = open_calls(history)
     if any(not call_can_die(each) for each in unknown):

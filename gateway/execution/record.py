@@ -1,7 +1,8 @@
-"""Beginning work on an execution and recording what came of it: store functions.
+"""Begins work on executions and records the outcomes. Store functions.
 
-Each writes under the lease: a stale token writes nothing. One transaction reads the rows, asks `decide`
-and writes all that follows: evidence, the items' status updates, state, time of the next look.
+Each writes under the lease, and a stale token writes nothing. One transaction reads the rows, asks
+`decide` and writes everything that follows: evidence, status updates of the items, the state and the
+time of the next look.
 """
 
 from __future__ import annotations
@@ -13,31 +14,32 @@ from dataclasses import dataclass, replace
 from gateway.adapter import BatchReport, Capabilities, Report
 from gateway.errors import Rejected, WrongAnswer
 from gateway.execution.certainty import could_end, still_certain, with_frozen
+from gateway.execution.changes import Changes
 from gateway.execution.claims import unmarked
 from gateway.execution.decide import (
-    REFERENCE_OF_ANOTHER,
     Outcome,
     decide,
     microseconds,
-    news_from_outside,
     polling_delay_s,
     takeover,
-    unknown_references,
 )
-from gateway.execution.ended import look_again, look_later, news_after_end, note_look_in_vain
+from gateway.execution.ended import look_again, news_after_end, note_look_in_vain
 from gateway.execution.expected import expects, strangers, without_news
 from gateway.execution.failover import Cause, Onward, cause_of, go_on, next_for
 from gateway.execution.gate import may_reopen
 from gateway.execution.history import (
-    columns_of,
     histories,
     history_of,
     item_of,
-    next_number,
     others_of,
 )
+from gateway.execution.interpret import (
+    REFERENCE_OF_ANOTHER,
+    news_from_outside,
+    unknown_references,
+)
 from gateway.execution.late import answer_of_closed
-from gateway.execution.proof import Evidence, History, Source, closed, open_calls
+from gateway.execution.proof import History, Source, closed, open_calls
 from gateway.execution.reports import (
     failed,
     is_early,
@@ -59,10 +61,10 @@ from gateway.execution.waiting import (
 from gateway.execution.work import Work as _Work
 from gateway.execution.work import job_of
 from gateway.model import TERMINAL, Attention
-from gateway.payouts import Applied, Payouts
+from gateway.payout_change import Applied
+from gateway.payouts import Payouts
 from gateway.runtime import Moment, Runtime
 from gateway.store import account_turns, executions
-from gateway.store import evidence as stored
 from gateway.store import payouts as payout_rows
 from gateway.store.attention import close_answered
 from gateway.store.database import Row, Tx
@@ -74,23 +76,22 @@ PAGE = 25
 #: What is kept of one line for the operator.
 _DETAIL = 300
 _SECOND = 1_000_000
-_BLOCKS = (Attention.MISMATCH, Attention.FOREIGN_REF)
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """What recording did. `lost`: another worker owns the execution, and nothing was written."""
+    """What recording did. `lost` means that another worker owns the execution, and nothing was written."""
 
     applied: tuple[Applied, ...] = ()
     lost: bool = False
-    #: what `record_more` still has to apply to items, under the lease that is still held
+    #: the reports that `record_more` still has to apply, under the lease that is still held
     rest: tuple[tuple[str, Report], ...] = ()
     lease: Lease | None = None
     decision: Decision | None = None
     changed: bool = False
-    #: every item has ended, or waits in another execution
+    #: whether every item has ended, or waits in another execution
     ended: bool = False
-    #: the custodian that the payout goes on at
+    #: the custodian to which the payout has moved
     onward: str | None = None
 
 
@@ -116,6 +117,7 @@ class Recorder:
         self._payouts = payouts
         self.custodian = custodian
         self._can = capabilities
+        self._changes = Changes(runtime, payouts, custodian, capabilities)
         self._turns = Turns(custodian, capabilities.in_flight)
 
     # --- Beginning --------------------------------------------------------------------------------
@@ -132,7 +134,8 @@ class Recorder:
     ) -> list[Job | Recorded]:
         """Claim due executions, up to a limit, and begin work on each.
 
-        `looks`: where requests are scarce, so many looks first, then what is to be sent, then looks.
+        `looks` is set when requests are scarce: this number of looks comes first, then submissions,
+        then other looks.
         """
         now = self._runtime.timeline.now()
         rows = await self._turns.claim(tx, owner, now, until, limit, looks, moves=moves)
@@ -141,9 +144,10 @@ class Recorder:
     async def begin(
         self, tx: Tx, rows: Sequence[Row], *, sends: bool = True
     ) -> list[Job | Recorded]:
-        """Begin work on claimed executions: takeovers, ended items, expiries, turns at accounts.
+        """Begin work on claimed executions; handle takeovers, ended items, expiries and turns at accounts.
 
-        `sends`: what is to be submitted waits for its turn and for pauses; not where a person acts on it.
+        With `sends`, a submission waits for its turn and for pauses; it does not where a person acts on
+        it.
         """
         now = self._runtime.clock.moment()
         items = await executions.items_of(tx, [row["id"] for row in rows])
@@ -164,13 +168,13 @@ class Recorder:
     ) -> Job | Recorded:
         row, state = work.row, State(work.row["state"])
         if all(each["status"] in TERMINAL for each in work.items):
-            await self._close(tx, work, now)
+            await self._changes.close(tx, work, now)
             return Recorded(ended=True)
         if row["refusal"] is not None:
             return await self._refused_again(tx, work, now)
         view = self._view(work, Verb.FETCH, now, now)
         if state is State.MOVING:
-            # A mark without an outcome is an unknown call, for any worker that finds it.
+            # A mark without an outcome is an unknown call for any worker that finds it.
             return await self._write(tx, work, takeover(view), view, now)
         if any(each["status"] in TERMINAL for each in work.items):
             remaining = await self._without_ended(tx, work, view, now)
@@ -189,7 +193,7 @@ class Recorder:
         timeline, waits = self._runtime.timeline.now(), job.next_verb is Verb.SUBMIT
         if waits and await held(tx, self._payouts, row, work.items, work.history, timeline):
             if not open_calls(work.history):
-                await self._release_account(tx, work, now)
+                await self._changes.release_account(tx, work, now)
             return Recorded()
         if waits and await unfunded(tx, self._payouts, row, work.items, timeline):
             return Recorded()
@@ -198,7 +202,7 @@ class Recorder:
         return job
 
     async def _refused_again(self, tx: Tx, work: _Work, now: Moment) -> Recorded:
-        """Tell the items of a refusal that the last worker did not finish telling."""
+        """Apply a refusal to the items that the last worker did not reach."""
         code, message, word = json.loads(work.row["refusal"])
         refusal = Rejected(code, message, custodian_code=word)
         news = {
@@ -208,7 +212,7 @@ class Recorder:
         }
         certain = dict(await still_certain(tx, work.row, work.history, tuple(news.items()), now))
         if news and not certain:
-            # It is looked up instead, or waits until the database is adopted.
+            # The outcome is not certain any more: look it up, or wait until the database is adopted.
             decision = Decision(State.UNKNOWN, QUEUE_LOOK_S)
             if await frozen(tx) is None:
                 await executions.update_execution(tx, work.row["id"], refusal=None)
@@ -218,29 +222,30 @@ class Recorder:
         return await self._write(tx, work, decision, view, now)
 
     async def _without_ended(self, tx: Tx, work: _Work, view: View, now: Moment) -> Recorded | None:
-        """Go on with the items of a set that have not ended, as new content under new keys.
+        """Reopen a set for the items that have not ended, as new content under new keys.
 
-        Only where it is certain that the old content pays none of them, and nothing blocks it.
-        Otherwise it is only looked at, and an operator decides. None: nothing is to be changed now.
+        It does so only if the old content certainly pays none of them and nothing blocks the set.
+        Otherwise the set is only looked at, and an operator decides. None: nothing has to change now.
         """
         if view.state not in {State.PREPARED, State.PARKED}:
             return None
         certain = all(closed(work.history, each.id) for each in view.open_items)
         if certain and work.row["blocked"] is None:
-            await self._reopen(tx, work, [each.id for each in view.open_items], now)
+            await self._changes.reopen(tx, work, [each.id for each in view.open_items], now)
             return Recorded(ended=True)
         first = view.open_items[0].id
         detail = "an item of its set has ended; the set is not sent again as it is"
         await payout_rows.add_attention(tx, first, Attention.ITEM_ENDED, detail, now.wall)
-        # Later and later: where a repeat were harmless, each look wants one, and comes back here.
+        # The delay grows, because every look at a set with a harmless repeat leads back here.
         delay = polling_delay_s(self._can, view.looks)
         decision = Decision(State.UNKNOWN, delay, failures=view.failures, looks=view.looks)
         return await self._write(tx, work, decision, view, now)
 
     async def _turn(self, tx: Tx, work: _Work, now: Moment) -> bool:
-        """Take the turn at an account that pays one at a time; queue where another has it.
+        """Take the turn at an account that pays one payout at a time; queue if another execution has it.
 
-        Only what is submitted next has to wait: what may have been sent already is looked at.
+        Only an execution that is submitted next has to wait; one that may have been sent is still
+        looked at.
         """
         if not self._can.one_at_a_time:
             return True
@@ -307,9 +312,9 @@ class Recorder:
         return await self._write(tx, work, decision, view, now, cause_of(view, outcome))
 
     async def record_more(self, tx: Tx, recorded: Recorded) -> Recorded:
-        """Tell further items what was decided, a page at a time; after the last one the lease ends.
+        """Apply the decision to the next page of items; after the last page the lease ends.
 
-        `recorded` is what the transaction before returned; it has a rest.
+        `recorded` is the result of the previous transaction, with a `rest`.
         """
         lease, decision = recorded.lease, recorded.decision
         assert lease is not None  # noqa: S101 - see the docstring
@@ -319,7 +324,7 @@ class Recorder:
             return Recorded(lost=True)
         now = self._runtime.clock.moment()
         page = await still_certain(tx, work.row, work.history, recorded.rest[:PAGE], now)
-        applied = await self._tell(tx, work, page)
+        applied = await self._changes.tell(tx, work, page)
         changed = recorded.changed or any(each.changed for each in applied)
         if recorded.rest[PAGE:]:
             return replace(recorded, applied=applied, rest=recorded.rest[PAGE:], changed=changed)
@@ -344,9 +349,9 @@ class Recorder:
         now: Moment,
         cause: Cause | None = None,
     ) -> Recorded:
-        """Write a decision: evidence and state first, then what the items are told."""
+        """Write a decision: evidence and state first, then the items' status updates."""
         row = work.row
-        await self._add_evidence(tx, work, decision.evidence, decision.reason)
+        await self._changes.add_evidence(tx, work, decision.evidence, decision.reason)
         causes = cause if decision.blocked is None else None
         if (there := await self._fail_over(tx, work, causes, decision.reason, now)) is not None:
             return there
@@ -356,10 +361,10 @@ class Recorder:
         if decision.blocked is not None and row["blocked"] is None:
             await executions.update_execution(tx, row["id"], blocked=decision.blocked)
         if decision.reopens and row["blocked"] is None:
-            await self._reopen(tx, work, [each.id for each in view.open_items], now)
+            await self._changes.reopen(tx, work, [each.id for each in view.open_items], now)
             return Recorded(ended=True)
         if decision.reopens:
-            # A person decides about another session first.
+            # The execution is blocked, so a person decides first whether there is another session.
             delay, looks = polling_delay_s(self._can, view.looks), view.looks + 1
             decision = replace(decision, state=State.UNKNOWN, delay_s=delay, looks=looks)
         news = [
@@ -367,16 +372,18 @@ class Recorder:
             for each in work.items
             if each["id"] in decision.reports
         ]
-        applied = await self._tell(tx, work, news[:PAGE])
+        applied = await self._changes.tell(tx, work, news[:PAGE])
         changed = any(each.changed for each in applied)
         if news[PAGE:]:
-            # Durable before the rest is told: if the worker dies, the next one goes on from here.
+            # Make the state durable before the other pages: if the worker dies, the next one continues
+            # from here.
             columns: dict[str, object] = {
                 "rows": work.history.last_number,
                 "open_calls": len(open_calls(work.history)),
             }
             if State(row["state"]) is not State.MOVING or view.verb is not Verb.FETCH:
-                # A takeover that dies between two pages is made again: its mark stays as it is.
+                # The mark of a takeover stays: if the worker dies between two pages, the takeover is
+                # repeated.
                 closes = decision.state is State.CLOSED
                 columns["state"] = stored_as(State(row["state"]) if closes else decision.state)
             await executions.update_execution(tx, row["id"], **columns)
@@ -391,48 +398,17 @@ class Recorder:
         ended = await self._finish(tx, work, decision, now, changed=changed)
         return Recorded(applied, decision=decision, changed=changed, ended=ended)
 
-    async def _add_evidence(
-        self, tx: Tx, work: _Work, rows: Sequence[Evidence], detail: str | None
-    ) -> None:
-        known = work.history.last_number
-        fresh = [each for each in rows if each.number > known]
-        for each in rows:
-            if each.number <= known:
-                await stored.note_answer(tx, work.row["id"], each.number, each.answer)
-        if fresh:
-            columns = [columns_of(work.row["id"], each, detail) for each in fresh]
-            await stored.note_evidence(tx, columns)
-        work.history = work.history.having(*rows)
-
-    async def _tell(
-        self, tx: Tx, work: _Work, news: Sequence[tuple[str, Report]]
-    ) -> tuple[Applied, ...]:
-        """Bring news to items; what does not fit the order blocks the execution."""
-        applied = []
-        for payout_id, report in news:
-            # The row as it was read in this transaction, unless it was changed since.
-            row = None if payout_id in work.told else work.rows.get(payout_id)
-            work.told.add(payout_id)
-            done = await self._payouts.apply(tx, payout_id, report, row, work.refs)
-            work.refs = None
-            applied.append(done)
-            if done.final:
-                work.final.add(payout_id)
-            odd = next((each for each in _BLOCKS if each in done.attention), None)
-            if odd is not None and work.row["blocked"] is None:
-                await executions.update_execution(tx, work.row["id"], blocked=odd)
-        return tuple(applied)
-
     async def _finish(
         self, tx: Tx, work: _Work, decision: Decision, now: Moment, *, changed: bool
     ) -> bool:
-        """Give the lease back with the time of the next look, or end the execution with its last item."""
+        """Release the lease with the time of the next look, or end the execution with its last item."""
         row = work.row
-        # A takeover keeps the number of failures, so that it closes nothing: it is no answer.
+        # A takeover keeps the failure count and so closes no alert, because the custodian has not
+        # answered.
         if row["failures"] and not decision.failures and not decision.alerts:
             await close_answered(tx, work.rows, now.wall)
-        if all(each["status"] in TERMINAL or each["id"] in work.final for each in work.items):
-            await self._close(tx, work, now, decision.reason or "ended")
+        if work.ended:
+            await self._changes.close(tx, work, now, decision.reason or "ended")
             return True
         looks, delay = decision.looks, decision.delay_s
         if changed and looks:
@@ -455,69 +431,25 @@ class Recorder:
             "lease_until": 0,
         }
         if decision.repeat_is_safe is not None:
-            # The adapter's statement holds until it makes another one.
+            # The adapter's statement stays valid until it makes another one.
             columns["repeat_is_safe"] = int(decision.repeat_is_safe)
         if decision.reason:
             columns["outcome"] = decision.reason[:500]
         await executions.update_execution(tx, row["id"], **columns)
         if decision.releases_account:
-            await self._release_account(tx, work, now)
+            await self._changes.release_account(tx, work, now)
         return False
-
-    async def _close(self, tx: Tx, work: _Work, now: Moment, reason: str | None = None) -> None:
-        columns: dict[str, object] = {
-            "rows": work.history.last_number,
-            "open_calls": len(open_calls(work.history)),
-            "refusal": None,
-        }
-        if reason:
-            columns["outcome"] = reason[:500]
-        await executions.close(tx, work.row["id"], now.wall, **columns)
-        await self._release_account(tx, work, now)
-        if not all(closed(work.history, each["id"]) for each in work.items):
-            timeline = self._runtime.timeline.now()
-            await look_later(tx, self._can, self.custodian, work.row["id"], timeline)
-
-    async def _release_account(self, tx: Tx, work: _Work, now: Moment) -> None:
-        if self._can.one_at_a_time:
-            await account_turns.release_account(
-                tx,
-                work.row["id"],
-                self.custodian,
-                work.row["account"],
-                now.wall,
-                self._runtime.timeline.now(),
-            )
 
     async def _fail_over(
         self, tx: Tx, work: _Work, cause: Cause | None, reason: str | None, now: Moment
     ) -> Recorded | None:
-        """Close an execution and open one at another custodian, before anything is published; None: it stays."""
+        """Close an execution and open one at another custodian, before anything is published; None if it stays."""
         there = await next_for(tx, self._onward, work.row, work.items, cause, now)
         if there is None:
             return None
-        await self._close(tx, work, now, f"{cause}; goes on at {there[0]}: {reason or ''}")
+        await self._changes.close(tx, work, now, f"{cause}; goes on at {there[0]}: {reason or ''}")
         done = await go_on(tx, self._runtime, self._payouts, work, there)
         return Recorded((done,), changed=True, ended=True, onward=there[0])
-
-    async def _reopen(self, tx: Tx, work: _Work, items: Sequence[str], now: Moment) -> None:
-        """Close an execution and open another one for some of its items, with new keys.
-
-        The caller has asked the second gate: everything that was sent for them is closed.
-        """
-        await self._close(tx, work, now)
-        await executions.open_execution(
-            tx,
-            execution_id=self._runtime.ids.new("exe"),
-            custodian=self.custodian,
-            account=work.row["account"],
-            items=items,
-            at=now,
-            due=self._runtime.timeline.now(),
-            number=await next_number(tx, work.row),
-            batch_id=work.row["batch_id"],
-            rank=work.row["rank"],
-        )
 
     def _view(  # noqa: PLR0913 - the verb and its circumstances
         self,
@@ -553,9 +485,9 @@ class Recorder:
     # --- News from outside, and what people end ---------------------------------------------------
 
     async def news(self, tx: Tx, payout_id: str, report: Report, source: Source) -> Applied | None:
-        """Bring a webhook's or an operator's news to a payout; None: it only hastens the next look.
+        """Apply a webhook's or an operator's news to a payout; None if it only brings the next look forward.
 
-        What was seen of our own transfer is kept with the execution: it is never marked again.
+        A sighting of our own transfer is kept as evidence, so the execution is never marked again.
         """
         now = self._runtime.clock.moment()
         row = await executions.open_execution_of(tx, payout_id)
@@ -565,47 +497,50 @@ class Recorder:
         work = _Work(row, items[row["id"]], await history_of(tx, row, now), row["due_at"])
         view = self._view(work, Verb.FETCH, now, now)
         if await self._strangers(tx, work, {payout_id: report}):
-            # Not ours: it says nothing about this payout. Applying it only alerts the operator, and blocks.
-            (applied,) = await self._tell(tx, work, [(payout_id, report)])
+            # The transfer is not ours, so it says nothing about this payout. Applying it only alerts
+            # and blocks.
+            (applied,) = await self._changes.tell(tx, work, [(payout_id, report)])
             return applied
         if row["earlier"]:
             view = replace(view, others=await others_of(tx, row["id"], [payout_id], now))
         if unknown_references(view, {payout_id: report}):
-            await self._block(tx, work, Attention.FOREIGN_REF, REFERENCE_OF_ANOTHER, now)
+            await self._changes.block(tx, work, Attention.FOREIGN_REF, REFERENCE_OF_ANOTHER, now)
             return None
         view = await with_frozen(tx, view, ends=failed(report))
         rows, told = news_from_outside(view, payout_id, report, source)
         known = (view.history, *(each.history for each in view.others if not each.elsewhere))
-        await self._add_evidence(tx, work, rows, report.custodian_word)
+        await self._changes.add_evidence(tx, work, rows, report.custodian_word)
         if rows:
             await executions.update_execution(tx, row["id"], rows=work.history.last_number)
         early = source is Source.WEBHOOK and is_early(known, report)
         faults = {} if source is Source.OPERATOR else unmarked(view, {payout_id: report})
         if early and expects(row["notes"]):
-            # The operator's list has it once, whichever of a webhook and a look came first.
+            # The operator gets one alert, whether a webhook or a look came first.
             if row["blocked"] != Attention.ADAPTER_ERROR:
                 detail = f"no call was made, and the custodian says {report.custodian_word}"
-                await self._block(tx, work, Attention.EARLY_NEWS, detail[:200], now)
+                await self._changes.block(tx, work, Attention.EARLY_NEWS, detail[:200], now)
             told = None
         elif faults and row["blocked"] != Attention.EARLY_NEWS:
-            await self._block(tx, work, Attention.ADAPTER_ERROR, faults[payout_id][:_DETAIL], now)
+            await self._changes.block(
+                tx, work, Attention.ADAPTER_ERROR, faults[payout_id][:_DETAIL], now
+            )
         if told is None and not report.returned:
             return None
-        # What came back is kept, also where the word beside it moves nothing.
+        # Money that came back is kept even if the report's status changes nothing.
         news = told or without_status(report)
-        (applied,) = await self._tell(tx, work, [(payout_id, news)])
-        await self._close_if_ended(tx, work, now, news)
+        (applied,) = await self._changes.tell(tx, work, [(payout_id, news)])
+        await self._changes.close_if_ended(tx, work, now, news)
         return applied
 
     async def last_ended_job(self, tx: Tx, payout_id: str) -> Job | None:
-        """Return the last execution of a payout that has failed, to be looked at; None: there is none."""
+        """Return the last execution of a failed payout, for a look; None if there is none."""
         rows = await executions.executions_of(tx, payout_id)
         return await self.ended_job(tx, rows[-1]["id"]) if rows else None
 
     async def ended_job(self, tx: Tx, execution_id: str) -> Job | None:
-        """Return an execution that has ended, to be looked at; None where there is none.
+        """Return an execution that has ended, for a look; None if there is none.
 
-        It is held by nobody: nothing can be remembered for it, and no mark can be set.
+        Nobody holds its lease, so nothing can be remembered for it and no mark can be set.
         """
         row = await executions.execution_row(tx, execution_id)
         if row is None or row["ended_at"] is None:
@@ -615,7 +550,7 @@ class Recorder:
         return job_of(_Work(row, items, history, row["due_at"])) if items else None
 
     async def looked_after_end(self, tx: Tx, payout_id: str, outcome: Outcome) -> Applied | None:
-        """Record the look at a payout that has ended; what contradicts its end is for the operator."""
+        """Record the look at a payout that has ended; a contradiction of its end alerts the operator."""
         report = outcome.items.get(payout_id) if isinstance(outcome, BatchReport) else None
         if report is not None:
             return await self.news(tx, payout_id, report, Source.LOOK)
@@ -623,7 +558,7 @@ class Recorder:
         return None
 
     async def look_after_delivery(self, tx: Tx, payout_id: str) -> None:
-        """Have a payout that has ended looked at once more: a webhook came about it."""
+        """Schedule one more look at a payout that has ended, because a webhook came about it."""
         await look_again(tx, self._can, self.custodian, payout_id, self._runtime.timeline.now())
 
     async def _strangers(
@@ -635,26 +570,20 @@ class Recorder:
             work.refs = known
         return found
 
-    async def _block(self, tx: Tx, work: _Work, code: Attention, detail: str, now: Moment) -> None:
-        """Set no further mark for an execution, and tell the operator why."""
-        await payout_rows.add_attention(tx, work.items[0]["id"], code, detail, now.wall)
-        if work.row["blocked"] is None:
-            await executions.update_execution(tx, work.row["id"], blocked=code.value)
-
     async def end(self, tx: Tx, execution: Row, payout_id: str, report: Report) -> Applied:
-        """Apply the end of a payout that the caller may end; close what has ended."""
+        """Apply the end of a payout that the caller may end, and close its execution if all items have ended."""
         now = self._runtime.clock.moment()
         items = await executions.items_of(tx, [execution["id"]])
         history = await history_of(tx, execution, now)
         work = _Work(execution, items[execution["id"]], history, execution["due_at"])
-        (applied,) = await self._tell(tx, work, [(payout_id, report)])
-        await self._close_if_ended(tx, work, now, report)
+        (applied,) = await self._changes.tell(tx, work, [(payout_id, report)])
+        await self._changes.close_if_ended(tx, work, now, report)
         return applied
 
     async def take_back(self, tx: Tx, execution: Row) -> bool:
-        """Close an execution that certainly pays none of its open items; False where it may.
+        """Close an execution that certainly pays none of its open items; False if it may pay one.
 
-        A worker that has it cannot set a mark any more.
+        A worker that holds it cannot set a mark any more.
         """
         now = self._runtime.clock.moment()
         items = await executions.items_of(tx, [execution["id"]])
@@ -664,13 +593,13 @@ class Recorder:
         others = await others_of(tx, execution["id"], pending, now) if execution["earlier"] else ()
         if not all(may_reopen(history, each, others) for each in pending):
             return False
-        await self._close(tx, work, now, "taken back")
+        await self._changes.close(tx, work, now, "taken back")
         return True
 
     async def own(self, tx: Tx, payout_id: str) -> bool:
-        """Open an execution for a payout that has none; False where an earlier one may have paid it.
+        """Open an execution for a payout that has none; False if an earlier one may have paid it.
 
-        The second gate: everything that was ever sent for it is closed.
+        The second gate allows it if everything that was ever sent for the payout is closed.
         """
         now = self._runtime.clock.moment()
         row = await payout_rows.payout_row(tx, payout_id)
@@ -694,7 +623,3 @@ class Recorder:
             rank=0 if row["batch_id"] is None else 1,
         )
         return True
-
-    async def _close_if_ended(self, tx: Tx, work: _Work, now: Moment, last: Report) -> None:
-        if all(each["status"] in TERMINAL or each["id"] in work.final for each in work.items):
-            await self._close(tx, work, now, last.custodian_word or last.detail or "ended")

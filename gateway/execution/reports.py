@@ -13,7 +13,8 @@ from gateway.report import Action
 from gateway.states import STATUS_OF
 from gateway.views import OUTCOME_UNKNOWN
 
-#: Words by which money is or may be on its way: from then on the execution is never marked again.
+#: Sub-statuses in which money is or may be on its way; after one of them the execution is never marked
+#: again.
 NEWS = frozenset(
     {
         SubStatus.SUBMITTED,
@@ -23,7 +24,7 @@ NEWS = frozenset(
         SubStatus.DELIVERED,
     }
 )
-#: What the operator hears of a payout that was open in a copy of the database; and once it was looked for.
+#: The alerts about a payout that was open in a copy of the database: without a look, and after one.
 ADOPTED_BLIND = (
     "open in a restored database, with nothing to ask by: ask the custodian whether it was paid in the "
     "window that `db adopt` printed, then end it with `payouts resolve`"
@@ -36,7 +37,7 @@ _CODES = {each.value: each for each in FailureCode}
 
 
 def expired_report() -> Report:
-    """Return the end of a payout that nobody answered for."""
+    """Return the end of a payout whose action nobody answered in time."""
     failure = Failure(
         code=FailureCode.AUTHENTICATION_EXPIRED,
         message="Nobody answered the required action in time; nothing was paid.",
@@ -56,7 +57,7 @@ def not_sent_in_time_report() -> Report:
 
 
 def wrong_answer_report(payout: Payout, wrong: WrongAnswer) -> Report:
-    """Return what a payout asks for after a wrong answer."""
+    """Return the action that a payout requires after a wrong answer."""
     last = payout.requires_action
     assert last is not None  # noqa: S101 - it was answered
     action = Action(
@@ -83,35 +84,35 @@ def rejected_report(refusal: Rejected) -> Report:
 
 
 def queued_report(payout: Payout) -> Report:
-    """Return that a payout waits for its turn."""
+    """Return the update that a payout waits for its turn."""
     detail = f"waits for its turn at {payout.account.type} {payout.account.id}"
     return Report(SubStatus.QUEUED, "", detail=detail)
 
 
 def paused_report() -> Report:
-    """Return that a payout waits because it is paused."""
+    """Return the update that a payout waits because it is paused."""
     return Report(SubStatus.QUEUED, "", detail="paused; nothing is sent until it is resumed")
 
 
 def awaits_funds_report() -> Report:
-    """Return that a payout waits until its account covers it."""
+    """Return the update that a payout waits until its account covers it."""
     detail = "the account does not cover it yet; nothing is sent until it does"
     return Report(SubStatus.AWAITING_FUNDS, "", detail=detail)
 
 
 def not_sent_report() -> Report:
-    """Return that a payout was not sent yet."""
+    """Return the update that a payout was not sent yet."""
     return Report(SubStatus.SUBMITTING, "", detail="not sent yet; it will be tried again")
 
 
 def unknown_report(reason: str) -> Report:
-    """Return that the outcome of a call is unknown. Partners do not see the reason."""
+    """Return the update that the outcome of a call is unknown. Partners do not see the reason."""
     detail = f"{OUTCOME_UNKNOWN} ({reason})"
     return Report(SubStatus.OUTCOME_UNKNOWN, "", detail=detail[:500])
 
 
 def held_report(report: Report) -> Report:
-    """Return a failed word that does not end a payout yet: an earlier call may still arrive."""
+    """Return a failure that does not end a payout yet, because an earlier call may still arrive."""
     detail = f"the custodian says {report.custodian_word or report.sub_status}; waiting until no earlier call can arrive"
     return replace(
         report,
@@ -138,14 +139,14 @@ def asks(told: BatchReport) -> bool:
 
 
 def only_asks(told: BatchReport) -> bool:
-    """Whether a report has nothing else."""
+    """Whether every item of a report waits for somebody's answer."""
     return bool(told.items) and all(
         each.sub_status is SubStatus.REQUIRES_ACTION for each in told.items.values()
     )
 
 
 def again_after_s(told: BatchReport) -> float | None:
-    """Return after how many seconds the adapter wants to be called again; None: it does not say."""
+    """Return after how many seconds the adapter wants to be called again; None if it does not say."""
     wishes = [each.again_after_s for each in told.items.values() if each.again_after_s is not None]
     return min(wishes) if wishes else None
 
@@ -171,9 +172,9 @@ def claims_unpaid(report: Report) -> bool:
 
 
 def sightings(history: History, item: str, report: Report) -> tuple[str | None, ...]:
-    """Return the answers of the rows of news that a report adds: of our transfer, of its return.
+    """Return the answers of the rows of news that a report adds, about our transfer and about its return.
 
-    Money that came back had moved: from then on no word makes that "not paid".
+    Money that came back had moved, so no later report makes that "not paid".
     """
     moves = report.sub_status in NEWS
     known = was_seen(history.rows, report.reference)
@@ -184,13 +185,13 @@ def sightings(history: History, item: str, report: Report) -> tuple[str | None, 
 def is_early(known: Iterable[History], report: Report) -> bool:
     """Whether a report claims that money moves, or came back, although no call was ever made for it.
 
-    `known`: everything that was ever sent for the payout. Without this rule a payout is delivered by a
-    transfer that another copy of the database made, and its own call follows.
+    `known` holds everything that was ever sent for the payout. Without this rule a payout is delivered
+    by a transfer that another copy of the database made, and its own call follows.
     """
     moves = report.sub_status in NEWS or bool(report.returned)
     return moves and not any(calls(each) for each in known)
 
 
 def without_status(report: Report) -> Report:
-    """Return a report that changes no status: who made the transfer is for an operator to find out."""
+    """Return a report that changes no status, because an operator has to find out who made the transfer."""
     return replace(report, sub_status=None, failure=None, action=None, again_after_s=None)

@@ -1,4 +1,4 @@
-"""Values of the engine: where an execution stands, what a verb led to, what is decided about it."""
+"""Values of the engine: the state of an execution, the view that `decide` gets, and its decision."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gateway.runtime import Moment
 
 
 class State(StrEnum):
-    """The state of an execution. It decides what is done next; the gate decides about money."""
+    """The state of an execution. It determines the next step; the gate decides about money."""
 
     PREPARED = "prepared"  #: `submit` is called next
     PARKED = "parked"  #: `submit` stopped before moving and waits for a person or for news
@@ -26,7 +26,7 @@ class State(StrEnum):
 
 
 def stored_as(state: State) -> str:
-    """Return a state as it is stored; the moving state is written with the mark alone."""
+    """Return a state as it is stored; only the mark writes the moving state."""
     return (State.UNKNOWN if state is State.MOVING else state).value
 
 
@@ -66,7 +66,7 @@ class Job:
 
     @property
     def next_verb(self) -> Verb:
-        """What is called next: only an execution of which nothing can be in progress is submitted.
+        """The verb that is called next: only an execution that cannot have a call in progress is submitted.
 
         After news of our own transfer no mark is set any more, so there is nothing to submit.
         """
@@ -114,7 +114,7 @@ class View:
     jitter: float = 1.0
     #: whether the database may be an old copy: then nothing expires
     frozen: bool = False
-    #: the adapter's name, for what an operator hears of its mistakes
+    #: the adapter's name, for alerts about its mistakes
     adapter: str = "adapter"
 
     @property
@@ -138,7 +138,7 @@ class Decision:
     failures: int = 0
     repeat_is_safe: bool | None = None
     reason: str | None = None
-    #: the account's turn is given back: this waits for a person
+    #: whether the account's turn is released, because the execution waits for a person
     releases_account: bool = False
     #: why no mark may be set from now on: what was seen does not belong here
     blocked: str | None = None

@@ -1,4 +1,4 @@
-"""Whose turn it is at a custodian: orgs in a circle, also where thousands of executions are due."""
+"""Whose turn it is at a custodian: orgs take turns, even if thousands of executions are due."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Iterable
 from gateway.store import executions
 from gateway.store.database import Row, Tx
 
-#: Of more orgs than this nobody remembers whose turn was last.
+#: The most orgs whose last turn is remembered.
 _MOST_ORGS = 10_000
 
 
 class Turns:
-    """Claims what is due at one custodian. What it remembers is of this process, and is only an order.
+    """Claims what is due at one custodian. Its memory belongs to this process and only affects the order.
 
-    While more is due than can be begun, the order is looked up once for as many executions as are worked
-    on at once, and not at each claim: it costs as much as 50 statements. So an org that comes meanwhile
-    waits for one such round at most.
+    While more is due than can start, the order is looked up once per round (as many executions as run
+    at once) and not at each claim, because the query costs as much as 50 statements. An org that
+    arrives meanwhile waits for one round at most.
     """
 
     def __init__(self, custodian: str, most: int) -> None:
@@ -51,11 +51,11 @@ class Turns:
     ) -> list[Row]:
         """Lease due executions, up to a limit; return their rows. Store function.
 
-        `looks`: where requests are scarce, so many looks first, then what is to be sent, then looks.
-        `moves`: whether anything is to be sent at all.
+        `looks` is set when requests are scarce: this number of looks comes first, then submissions,
+        then other looks. `moves` tells whether anything may be sent at all.
         """
         if not moves:
-            # Only what is looked at: what is to be sent is another gateway's.
+            # Claim looks only: another gateway makes the submissions.
             return await executions.claim(
                 tx, self._custodian, owner, now, until, limit, looks, self._served, moves=False
             )

@@ -1,13 +1,13 @@
 """The end of payouts that could not be sent in time. Pure.
 
-A payout of which nothing was sent does not wait for ever: its time is counted as elapsed time, so that a
-clock that is set, or a machine that slept, neither ends it early nor keeps it.
+A payout for which nothing was sent does not wait for ever. Its wait is counted in elapsed time, so that
+a changed clock or a suspended machine neither ends it early nor keeps it.
 """
 
 from __future__ import annotations
 
-from gateway.execution.decide import knows_every_call
 from gateway.execution.gate import may_reopen
+from gateway.execution.interpret import knows_every_call
 from gateway.execution.proof import History, has_news, open_calls, same_clock
 from gateway.execution.reports import not_sent_in_time_report
 from gateway.execution.state import Decision, State, View
@@ -16,12 +16,12 @@ from gateway.runtime import Moment
 
 
 def never_sent(view: View) -> bool:
-    """Whether nothing was sent for an execution: no call was marked, or the adapter's own word is that each did nothing.
+    """Whether nothing was sent for an execution: no call was marked, or the adapter vouches that each did nothing.
 
-    Nor was any news of it seen, and every earlier execution of its payouts is closed. In a copy of the
-    database that nobody has adopted, that there is no mark proves nothing; after an adoption a lost call
-    counts as one. Without this rule a payout that waited too long is ended as "not paid" while a signed
-    request is on its way.
+    No news of it was seen either, and every earlier execution of its payouts is closed. In a copy of
+    the database that nobody has adopted, the absence of a mark proves nothing; after an adoption, a
+    lost call counts as a call. Without this rule a payout that waited too long is ended as "not paid"
+    while a signed request is on its way.
     """
     return (
         knows_every_call(view)
@@ -34,7 +34,7 @@ def never_sent(view: View) -> bool:
 def may_wait_too_long(view: View) -> bool:
     """Whether an execution is one whose time to be sent is counted.
 
-    Not while a person is asked for something: that has a time of its own.
+    The time does not count while a person is asked for something, which has its own time limit.
     """
     asks = any(each.sub_status is SubStatus.REQUIRES_ACTION for each in view.open_items)
     waits = view.state in {State.PREPARED, State.PARKED}
@@ -42,10 +42,10 @@ def may_wait_too_long(view: View) -> bool:
 
 
 def waited_to_be_sent(history: History, created: Moment, now: Moment) -> int | None:
-    """Return how long an execution has certainly waited, by this clock; None: it counts from now on.
+    """Return how long an execution has certainly waited, by this clock; None if the wait counts from now.
 
-    On the clock of its creation since then; on another one (after a reboot, on another machine) since
-    its first row of that clock.
+    On the clock of its creation, the wait counts from the creation. On another clock (after a reboot,
+    on another machine) it counts from the first row of that clock.
     """
     if same_clock(created, now):
         return now.elapsed - created.elapsed
@@ -54,7 +54,7 @@ def waited_to_be_sent(history: History, created: Moment, now: Moment) -> int | N
 
 
 def not_sent_in_time(view: View) -> Decision | None:
-    """Return the end of payouts whose time to be sent is over; None where they must not end."""
+    """Return the end of payouts whose time to be sent is over; None if they must not end."""
     if not may_wait_too_long(view) or not never_sent(view):
         return None
     reports = {each.id: not_sent_in_time_report() for each in view.open_items}

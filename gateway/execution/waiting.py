@@ -1,4 +1,4 @@
-"""Executions that are not begun now: what a pause holds, what waits too long. Store functions."""
+"""Executions that do not start now, because a pause holds them or they have waited too long. Store functions."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ QUEUE_LOOK_S = 60.0
 async def held(  # noqa: PLR0913 - the execution and its circumstances
     tx: Tx, payouts: Payouts, row: Columns, items: Sequence[Row], history: History, timeline: int
 ) -> bool:
-    """Whether a pause holds an execution that would be submitted now; then its lease is given back.
+    """Whether a pause holds an execution that would be submitted now; if so, release its lease.
 
-    The gate asks again at the mark. `timeline`: now. The custodian hears nothing of it, but where an
-    earlier call may have arrived: what became of that one is looked up all the same.
+    The gate asks again at the mark. `timeline` is the present. The custodian is not called, unless an
+    earlier call may have arrived: its outcome is looked up despite the pause.
     """
     if not row["pauses"]:
         return False
@@ -50,9 +50,9 @@ async def held(  # noqa: PLR0913 - the execution and its circumstances
 async def unfunded(
     tx: Tx, payouts: Payouts, row: Columns, items: Sequence[Row], timeline: int
 ) -> bool:
-    """Whether an execution waits for its account to cover it; then its lease is given back.
+    """Whether an execution waits for its account to cover it; if so, release its lease.
 
-    The gate asks again at the mark. `timeline`: now.
+    The gate asks again at the mark. `timeline` is the present.
     """
     if not row["awaits_funds"]:
         return False
@@ -65,9 +65,9 @@ async def unfunded(
 
 
 async def action_due(tx: Tx, payout_id: str, now: Moment, timeline: int) -> int | None:
-    """Return when the time is over that a person may take to answer, on the timeline; None: it is not asked.
+    """Return the deadline of a person's answer, on the timeline; None if nobody is asked.
 
-    None, too, where it is over already. `timeline`: now.
+    It is also None if the deadline has passed. `timeline` is the present.
     """
     row = await payout_rows.payout_row(tx, payout_id)
     action = None if row is None else action_of(row)
@@ -85,13 +85,13 @@ def created_at(row: Columns) -> Moment:
 async def too_late(
     tx: Tx, row: Columns, view: View, within: int | None, rules: str | None = None
 ) -> tuple[Decision | None, History]:
-    """Return the end of an execution whose time is over, and its history; None: it goes on.
+    """Return the end of an execution whose time is over (None if it continues), and its history.
 
-    Nobody answered for it in time, or it could not be sent in time.
+    Its time is over if nobody answered in time, or if it could not be sent in time.
 
-    `within` in microseconds; None: there is no such time. On a clock that it was never met on, its time
-    begins with the row that is written here. `rules`: the digest of this process's limits and routes, of
-    which that time is one: while others are active, it is not this process's to say.
+    `within` is in microseconds; None means no limit. On a clock without a row of this execution, its
+    time begins with the row that is written here. `rules` is the digest of this process's limits and
+    routes, which include that limit: while others are active, this process must not apply it.
     """
     unanswered = expiry(view)
     if unanswered is not None or within is None or not may_wait_too_long(view):
@@ -117,9 +117,10 @@ async def too_late(
 def late_at(
     row: Columns, history: History, now: Moment, timeline: int, within: int | None
 ) -> int | None:
-    """Return when an execution's time to be sent is over, on the timeline; None: it has none.
+    """Return when an execution's time to be sent is over, on the timeline; None if it has no limit.
 
-    `timeline`: now. For the time of its next look: whether it ends is decided then.
+    The result only sets the time of the next look, which decides whether it ends. `timeline` is the
+    present.
     """
     waited = waited_to_be_sent(history, created_at(row), now)
     if open_calls(history):

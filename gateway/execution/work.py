@@ -1,4 +1,4 @@
-"""An execution in the transaction that works on it."""
+"""An execution, as the transaction that works on it sees it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from gateway.execution.proof import History
 from gateway.execution.state import Job, Lease, State
+from gateway.model import TERMINAL
 from gateway.store.database import Columns, Row
 from gateway.store.payouts import KnownRefs
 from gateway.store.rows import payout_of
@@ -19,17 +20,22 @@ class Work:
     row: Columns
     items: list[Row]
     history: History
-    #: the `due_at` that the claim wrote: news that comes meanwhile lowers it
+    #: the `due_at` that the claim wrote; news that comes meanwhile lowers the stored one
     claimed_due: int
     final: set[str] = field(default_factory=set)
     told: set[str] = field(default_factory=set)
-    #: whose the new ids of the reports are, where that was read
+    #: the owners of the reports' new ids, if they were read
     refs: KnownRefs | None = None
 
     @property
     def rows(self) -> dict[str, Row]:
         """The items' rows by id."""
         return {each["id"]: each for each in self.items}
+
+    @property
+    def ended(self) -> bool:
+        """Whether every item has ended, before this transaction or in it."""
+        return all(each["status"] in TERMINAL or each["id"] in self.final for each in self.items)
 
 
 def job_of(work: Work) -> Job:

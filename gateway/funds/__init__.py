@@ -1,1 +1,1 @@
-"""Balances of custodian accounts, and what accepted payouts reserve of them."""
+"""Balances of custodian accounts, and the reservations of accepted payouts."""

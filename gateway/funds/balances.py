@@ -1,7 +1,7 @@
-"""Balances as custodians report them: reads that are dated, what they release, who reserves by them.
+"""Balances as custodians report them: dated reads, the releases that follow, and the accounts that reserve.
 
-A read is numbered and dated before its request, in a transaction that also notes what has ended. What a
-read shows is written with what it releases, in one transaction, and only where no newer read was.
+A read is numbered and dated before its request, in a transaction that also notes what has ended. Its
+result and the releases are written in one transaction, and only if there was no newer read.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ from gateway.store.state import frozen, state_row
 
 
 class Balances:
-    """Reads of accounts, and the beginning and end of reserving. Its async methods are store functions."""
+    """Reads accounts, and starts and stops reserving. Its async methods are store functions."""
 
     def __init__(self, runtime: Runtime, funds: Funds, instances: frozenset[str]) -> None:
         self._runtime = runtime
         self._funds = funds
         #: every instance that is configured
         self._instances = instances
-        #: when this process first saw what was dated by another clock, by account and by its own clock
+        #: when this process, by its own clock, first saw what another clock dated; keyed by account
         self._first_seen: dict[str, dict[tuple[Any, ...], int]] = {}
-        #: the same of accounts whose reads say nothing yet
+        #: the same, for accounts whose reads do not count yet
         self._blind: dict[tuple[Any, ...], int] = {}
 
     async def begin_read(
@@ -63,8 +63,8 @@ class Balances:
     ) -> int | None:
         """Begin a read of an account: note what has ended, and return the read's number.
 
-        `now` is from after `ended` was read and before this transaction: it dates the read. None: another
-        process reads it.
+        `now` dates the read; it was taken after `ended` was read and before this transaction. None:
+        another process reads the account.
         """
         row = await rows.lock_account(tx, rule.key)
         if row is None:
@@ -101,9 +101,9 @@ class Balances:
     async def note_read(
         self, tx: Tx, rule: AccountRule, number: int, started: Moment, told: Sequence[Balance]
     ) -> bool:
-        """Write what a read has shown, release what it shows, and let go on what it covers.
+        """Write the result of a read, release what it shows as paid, and resume what it covers.
 
-        False: a newer read was written before; this one is dropped.
+        False: a newer read was already written, so this one is dropped.
         """
         row = await rows.lock_account(tx, rule.key)
         if row is None or not is_newer(number, row["read_number"]):
@@ -128,7 +128,7 @@ class Balances:
             "fault": None,
         }
         if not old_copy:
-            # In a copy of the database that nobody has adopted, an end may be missing, or what came after.
+            # A copy of the database that nobody has adopted may lack an end, or what came after it.
             reserved = await self._release_shown(tx, rule, started, reserved)
             if waiting.amounts and self._funds.counts(fresh, rule):
                 reserved, waiting = await self._funds.grant(tx, fresh, reserved, waiting)
@@ -137,7 +137,7 @@ class Balances:
         return True
 
     async def note_unsupported(self, tx: Tx, rule: AccountRule, number: int, at: Moment) -> None:
-        """Write that no balances are reported of an account: nothing is reserved from it, then."""
+        """Write that an account reports no balances, so nothing is reserved from it."""
         row = await rows.lock_account(tx, rule.key)
         if row is None or not is_newer(number, row["read_number"]):
             return
@@ -156,7 +156,7 @@ class Balances:
         await self._write_read(tx, fresh)
 
     async def note_fault(self, tx: Tx, rule: AccountRule, number: int, fault: str) -> None:
-        """Write why a read failed; the balances stay, and grow older."""
+        """Write why a read failed; the balances stay and grow older."""
         row = await rows.lock_account(tx, rule.key)
         if row is not None and is_newer(number, row["read_number"]):
             await rows.write_fault(tx, rule.key, fault)
@@ -189,14 +189,14 @@ class Balances:
         clock_id, elapsed = name[-2:]
         known = self._blind.get(name) or self._first_seen.get(name[0], {}).get(name)
         if clock_id != started.clock_id:
-            # Dated after it was read: what this process sees first now has not waited yet.
+            # It was dated after it was read, so what this process first sees now has not waited yet.
             seen[name] = self._runtime.clock.moment().elapsed if known is None else known
         return passed_since(clock_id, elapsed, started, known)
 
     async def _release_shown(
         self, tx: Tx, rule: AccountRule, started: Moment, reserved: Sums
     ) -> Sums:
-        """Release what has ended long enough before a read was begun; return the sums after it."""
+        """Release what ended long enough before a read began; return the sums after it."""
         changes, dropped = [], []
         seen: dict[tuple[Any, ...], int] = {}
         for row in await rows.noted_ends(tx, rule.key):
@@ -221,7 +221,7 @@ class Balances:
     # --- Configuration ----------------------------------------------------------------------------
 
     def unsettled(self, found: Iterable[Columns]) -> bool:
-        """Whether accounts are to begin or to end reserving, by the configuration. Pure."""
+        """Whether accounts must start or stop reserving, by the configuration. Pure."""
         reserving = {row["id"] for row in found if row["reserving"] and self._is_ours(row["id"])}
         return reserving != {key for key, each in self._funds.rules.items() if each.reserves}
 
@@ -229,11 +229,11 @@ class Balances:
         return json.loads(key)[0] in self._instances
 
     async def settle(self, tx: Tx, now: Moment, rules: str | None = None) -> bool:
-        """Begin to reserve from accounts, or end it, as the configuration says. May be called twice.
+        """Start or stop reserving from accounts, as the configuration says. May be called twice.
 
-        What was accepted before is reserved, too; and where there was any payout, no balance counts
-        before one that was read `visibility` later. False: `rules`, the digest of the limits and routes
-        of this process, are not the active ones, and nothing is changed.
+        Payouts that were accepted before are reserved as well; if there are any, only a balance that
+        was read `visibility` later counts. False: `rules`, the digest of this process's limits and
+        routes, are not the active ones, and nothing is changed.
         """
         active = await active_rules(tx)
         if rules is not None and active is not None and active["digest"] != rules:
@@ -271,7 +271,7 @@ class Balances:
 
 
 async def find_ended(tx: Tx, key: str) -> list[Ended]:
-    """Return what of an account's reservations has ended with money that moved. A long read."""
+    """Return the reservations of an account that ended with money that moved. This is a long read."""
     found = [Ended(*id_of(row), total_of(row)) for row in await rows.ended_payouts(tx, key)]
     sums: dict[tuple[str, str, str], Decimal] = {}
     for row in await rows.ended_items(tx, key):
@@ -295,7 +295,7 @@ def _balance(told: Balance) -> dict[str, object]:
     return {
         "asset": told.asset,
         "network": told.network,
-        # What is owed is nothing that can be paid.
+        # A negative balance cannot pay anything.
         "available": format_amount(max(told.available, ZERO)),
         "pending": None if told.pending is None else format_amount(max(told.pending, ZERO)),
         "as_of": format_time(told.as_of),
@@ -305,7 +305,7 @@ def _balance(told: Balance) -> dict[str, object]:
 def account_view(
     funds: Funds, rule: AccountRule, row: Columns | None, now: Moment
 ) -> dict[str, Any]:
-    """Return what an account can pay, as it is shown: to an operator, with the fault of the last read."""
+    """Return what an account can pay, for display; operators also see the error of the last read."""
     shown: dict[str, Any] = {
         "custodian": rule.custodian,
         "account": rule.account,
@@ -324,7 +324,7 @@ def account_view(
     age = funds.age(row, now)
     if row["read_wall"] is not None:
         shown["read_at"] = from_us(row["read_wall"])
-        # Where only the wall clock tells it, as far as that can be trusted.
+        # Only the wall clock gives this age, so it is as reliable as that clock.
         wall = max(0, now.wall - row["read_wall"])
         shown["age_seconds"] = (wall if age is None else age) // 1_000_000
     if row["balances"] is not None and row["blind_clock_id"] is None:
@@ -334,9 +334,9 @@ def account_view(
 
 
 def lines_of(row: Columns) -> list[dict[str, Any]]:
-    """Return a line per asset and network that is held, reserved or waited for. Pure.
+    """Return a line for each asset and network that is held, reserved or awaited. Pure.
 
-    What is reserved on a network is shown with the balance that pays it.
+    A reservation on a network is shown with the balance that pays it.
     """
     told: dict[tuple[str, str], Mapping[str, Any]] = {
         (each["asset"], each["network"] or ANY): each for each in balances_of(row["balances"]) or ()

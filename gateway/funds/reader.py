@@ -1,4 +1,4 @@
-"""Reads the balances of accounts, each of them now and then, and keeps what is known of them in memory."""
+"""Reads the balance of each account periodically, and keeps what is known in memory."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from gateway.runtime import Runtime
 from gateway.store import funds as rows
 from gateway.store.database import Columns, Database
 
-#: How often a process looks whether another one has read balances.
+#: How often a process checks whether another one has read balances.
 REFRESH_S = 5.0
-#: Looks into the store that are left out in a row while no other process has written to it.
+#: The most refreshes that are skipped in a row while no other process has written to the store.
 _MOST_LEFT_OUT = 11
 _NOTHING_TO_DO_S, _SHORTEST_S = 3600.0, 0.5
 _US = 1_000_000
@@ -28,7 +28,7 @@ _log = get_logger("balances")
 
 
 class BalanceReader:
-    """The loop of one process. `reads`: whether it asks custodians, or only looks into the store."""
+    """The loop of one process. `reads` tells whether it asks custodians or only refreshes from the store."""
 
     def __init__(  # noqa: PLR0913 - built in one place
         self,
@@ -50,7 +50,7 @@ class BalanceReader:
         self._metrics = metrics
         self._rules = rules
         self._reads = reads
-        #: the foreign commits and whether the rules were active, at the last refresh
+        #: the count of foreign commits, and whether the rules were active, at the last refresh
         self._refreshed_at: tuple[int, bool] | None = None
         self._left_out = 0
         self._of: dict[str, list[AccountRule]] = {}
@@ -58,14 +58,15 @@ class BalanceReader:
             self._of.setdefault(rule.custodian, []).append(rule)
 
     async def run(self) -> None:
-        """Read until cancelled. A custodian that does not answer holds up no other one."""
+        """Read until cancelled. A custodian that does not answer delays no other one."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._look())
                 for name in self._of if self._reads else ():
                     tasks.create_task(self._read_all(name))
         except* sqlite3.OperationalError as group:
-            # The first error is the reason: the runner of this loop waits for the store, then starts again.
+            # The first error is the cause; the runner of this loop waits for the store, then restarts
+            # it.
             raise group.exceptions[0] from None
 
     async def _look(self) -> None:
@@ -77,14 +78,14 @@ class BalanceReader:
         """Read the accounts of one custodian, one at a time, each when it is due."""
         while True:
             for rule in self._of[name]:
-                # After a 429 nothing is asked that can wait.
+                # After a 429, balance reads wait.
                 if self.due_in(rule) <= 0 and not self._custodians[name].pacer.paused_s():
                     await self.read(rule)
             wait_s = min(self.due_in(each) for each in self._of[name]) / _US
             await self._runtime.clock.sleep(min(max(wait_s, _SHORTEST_S), REFRESH_S))
 
     def due_in(self, rule: AccountRule) -> int:
-        """Return when an account is to be read, as far as this process knows, in microseconds from now."""
+        """Return when an account is due to be read, as far as this process knows, in microseconds from now."""
         known = self._funds.known_row(rule.key)
         return 0 if known is None else int(known["due_at"] - self._runtime.timeline.now())
 
@@ -105,7 +106,7 @@ class BalanceReader:
         self._refreshed_at, self._left_out = at, 0
 
     async def refresh(self) -> None:
-        """Look into the store: what other processes have read, and who begins or ends to reserve."""
+        """Refresh from the store what other processes have read, and start or stop reserving."""
         if not self._of:
             return
         moment = self._runtime.clock.moment()
@@ -119,10 +120,10 @@ class BalanceReader:
             self._measure(row)
 
     async def read(self, rule: AccountRule) -> None:
-        """Read an account once, unless another process does. What it shows is written."""
+        """Read an account once, unless another process does, and write the result."""
         known = self._funds.known_row(rule.key)
-        # From an account that does not reserve, nothing is reserved that could have ended. Where another process
-        # has just begun to, the next read notes what has ended.
+        # An account that does not reserve has no reservations that could have ended. If another process
+        # has just started to reserve, the next read notes what has ended.
         reserves = known is None or known["reserving"]
         ended = await self._db.scan(find_ended, rule.key) if reserves else []
         started = self._runtime.clock.moment()
@@ -130,7 +131,7 @@ class BalanceReader:
         due = self._runtime.timeline.now() + every
         number = await self._db.run(self._balances.begin_read, rule, ended, started, due)
         if number is None:
-            # Another process has read it, or reads it now: when it is due next is in the store.
+            # Another process has read it or reads it now; the store says when it is due next.
             await self.refresh()
             return
         try:
@@ -149,7 +150,7 @@ class BalanceReader:
         return list(await self._custodians[custodian].balances(account))
 
     def _measure(self, row: Columns) -> None:
-        """Set the gauges of an account. For people: nothing is decided by a float."""
+        """Set the gauges of an account. Only people use these floats; no decision depends on them."""
         age = self._funds.age(row, self._runtime.clock.moment())
         names = (row["custodian"], row["account_id"])
         self._metrics.balance_age(*names, None if age is None else age / _US)

@@ -1,8 +1,8 @@
 """Balances of accounts, and what accepted payouts reserve of them.
 
-A reservation is written with the payout, under a lock of the account's row. What is unpaid for certain is
-released at once; what was paid, by a balance that was read after it (`gateway.funds.balances`); what is unknown
-stays reserved.
+A reservation is written with the payout, under a lock of the account's row. If the payout is certainly
+unpaid, the reservation is released at once; if it was paid, a balance that was read afterwards releases
+it (`gateway.funds.balances`); if the outcome is unknown, it stays.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ from gateway.store import funds as rows
 from gateway.store.database import Columns, Row, Tx
 from gateway.store.rows import to_us
 
-#: Reservations that are looked at, and let go on, in one transaction: the oldest that wait.
+#: The most waiting payouts, oldest first, that one transaction examines and resumes.
 _GRANTS = 1000
-#: Numbers of reads whose earliest beginning is remembered.
+#: The number of reads whose earliest start is remembered.
 _MOST_NUMBERS = 200
 _US = 1_000_000
 
 
 @dataclass(frozen=True)
 class AccountRule:
-    """What is configured of an account whose adapter reports balances. Microseconds."""
+    """The configuration of an account whose adapter reports balances. Times are in microseconds."""
 
     custodian: str
     account: Account
@@ -53,19 +53,19 @@ class AccountRule:
     every: int
     max_age: int
     waits_when_old: bool
-    #: how long a done thing may stay invisible at the custodian
+    #: how long a completed transfer may stay invisible at the custodian
     visibility: int
 
     @property
     def key(self) -> str:
-        """What its row is called."""
+        """The key of its row."""
         return rows.account_key(self.custodian, self.account)
 
 
 def account_rules(settings: Settings, visibility_s: Mapping[str, float]) -> dict[str, AccountRule]:
     """Return the rules of every configured account, by key. Pure.
 
-    `visibility_s`: of the instances whose adapters report balances; the others have none.
+    `visibility_s` has the instances whose adapters report balances.
     """
     found: dict[str, AccountRule] = {}
     for name, visibility in visibility_s.items():
@@ -92,7 +92,7 @@ def account_rules(settings: Settings, visibility_s: Mapping[str, float]) -> dict
 
 @dataclass(frozen=True)
 class Hold:
-    """What an account that is locked keeps for a payout or a batch, before it is written."""
+    """The amount that a locked account will reserve for a payout or a batch, before it is written."""
 
     rule: AccountRule
     needs: tuple[Need, ...]
@@ -107,9 +107,9 @@ class _Known:
     """An account as this process has last seen it."""
 
     row: Mapping[str, Any]
-    #: by this process's clock: when the newest number was still the newest
+    #: when the newest number was last seen as the newest, by this process's clock
     observed: int
-    #: before which moment of this clock a read cannot have begun, by its number
+    #: the earliest moment of this clock at which a read can have started, by its number
     not_before: Mapping[int, int] = field(default_factory=dict)
 
 
@@ -124,13 +124,13 @@ class Funds:
         *,
         judges_age: bool = True,
     ) -> None:
-        """`judges_age`: False in a command, which cannot date a balance that another machine has read."""
+        """`judges_age` is False in a command, which cannot date a balance that another machine has read."""
         self._judges_age = judges_age
         self._runtime = runtime
         self._rules = rules
         self._routes = routes
         self._known: dict[str, _Known] = {}
-        #: is called with the name of a custodian instance, or `batches`, whose work may go on
+        #: is called with the name of a custodian instance, or `batches`, whose work may resume
         self.wake: Callable[[str], None] = lambda _: None
 
     @property
@@ -140,7 +140,7 @@ class Funds:
 
     @property
     def reserves(self) -> bool:
-        """Whether any account is reserved from."""
+        """Whether any account reserves."""
         return any(each.reserves for each in self._rules.values())
 
     def rule(self, custodian: str, account: Account) -> AccountRule | None:
@@ -156,7 +156,7 @@ class Funds:
             bounds: dict[int, int] = {}
             if before is not None:
                 bounds = {n: at for n, at in before.not_before.items() if n >= row["read_number"]}
-                # What was begun since was not begun before the newest number was last seen.
+                # A read with a newer number cannot have started before the newest number was last seen.
                 first = before.row["asked"] + 1
                 bounds |= dict.fromkeys(
                     range(first, row["asked"] + 1)[-_MOST_NUMBERS:], before.observed
@@ -165,12 +165,12 @@ class Funds:
             self._known[row["id"]] = _Known(whole, moment.elapsed, bounds)
 
     def known_row(self, key: str) -> Mapping[str, Any] | None:
-        """Return an account as this process has last seen it; None: it has not."""
+        """Return an account as this process has last seen it; None if it has not."""
         known = self._known.get(key)
         return None if known is None else known.row
 
     def age(self, row: Columns, now: Moment) -> int | None:
-        """Return how old an account's balances are at most, in microseconds; None: it is not known."""
+        """Return the maximum age of an account's balances, in microseconds; None if it is not known."""
         if row["read_elapsed"] is None:
             return None
         if row["read_clock_id"] == now.clock_id:
@@ -182,9 +182,10 @@ class Funds:
     def missing(
         self, custodian: str, account: Account, asset: str, network: str | None, amount: Decimal
     ) -> Decimal | None:
-        """Return how much an account lacks for a payout; None: nothing, or it is not known.
+        """Return how much an account lacks for a payout; None if it lacks nothing or that is not known.
 
-        From memory, at most a few seconds old: for quotes and routes. What counts is asked at the payout.
+        It serves quotes and routes from memory, at most a few seconds old. The payout itself asks the
+        store.
         """
         rule = self.rule(custodian, account)
         known = None if rule is None else self._known.get(rule.key)
@@ -201,7 +202,7 @@ class Funds:
         needed: Decimal,
         network: str | None = None,
     ) -> str | None:
-        """Return why an account cannot pay an amount; None: it can, or it is not known. From memory."""
+        """Return why an account cannot pay an amount; None if it can or that is not known. Reads memory only."""
         lacks = self.missing(instance, account, asset, network, needed)
         if lacks is None:
             return None
@@ -210,9 +211,9 @@ class Funds:
     def would_refuse(
         self, org: str, account: Account, terms: Mapping[str, Any], lacks: Decimal
     ) -> Refused | None:
-        """Return what a payout by terms that its account does not cover would be refused with; None: it is taken.
+        """Return the refusal of a payout whose account does not cover its terms; None if it is accepted.
 
-        `lacks`: as `missing` returns it. Nothing is read: for a dry run.
+        `lacks` is what `missing` returns. Nothing is read, as this serves dry runs.
         """
         rule = self.rule(terms["route"]["custodian"], account)
         quote = {"org": org, "account": account.model_dump_json()}
@@ -223,10 +224,10 @@ class Funds:
     def without_balance(
         self, custodian: str, account: Account
     ) -> tuple[str | None, Refused | None]:
-        """Return what becomes of a payout from an account whose balance is not known, or too old.
+        """Return what happens to a payout from an account whose balance is unknown or too old.
 
-        A remark where it is accepted, or what it would be refused with; neither: nothing is reserved from
-        the account, or its balance counts. From memory, for a dry run.
+        That is a remark if it is accepted, or the refusal; neither if the account does not reserve or
+        its balance counts. It reads memory only, for dry runs.
         """
         rule = self.rule(custodian, account)
         if rule is None or not rule.reserves:
@@ -248,7 +249,7 @@ class Funds:
         return self.age(row, self._runtime.clock.moment())
 
     def counts(self, row: Columns, rule: AccountRule) -> bool:
-        """Whether an account's balances may be gone by now."""
+        """Whether an account's balances are fresh enough to count."""
         return (
             row["balances"] is not None
             and row["blind_clock_id"] is None
@@ -259,9 +260,9 @@ class Funds:
     # --- Reserving --------------------------------------------------------------------------------
 
     async def hold(self, tx: Tx, quote: Columns) -> Hold | None:
-        """Look whether an account covers a quote that becomes a payout; nothing is written.
+        """Check whether an account covers a quote that becomes a payout; nothing is written.
 
-        Refused: `insufficient_funds`, `balance_unknown`. None: nothing is reserved for it.
+        Refused: `insufficient_funds`, `balance_unknown`. None if nothing is reserved for it.
         """
         terms = json.loads(quote["terms"])
         account = Account.model_validate_json(quote["account"])
@@ -329,7 +330,7 @@ class Funds:
             self._known[key] = _Known(row, known.observed, known.not_before)
 
     async def hold_batch(self, tx: Tx, batch: Row) -> Hold | None:
-        """Look whether an account covers a batch that is executed: the whole sum. As `hold`."""
+        """Check whether an account covers the whole sum of a batch that is executed, as `hold` does."""
         account = Account.model_validate_json(batch["account"])
         rule = self.rule(batch["custodian"], account)
         if rule is None or not rule.reserves:
@@ -343,7 +344,7 @@ class Funds:
         return await self._hold(tx, rule, needs, may_wait=may_wait) if needs else None
 
     def _may_wait(self, quote: Columns, terms: Mapping[str, Any]) -> bool:
-        """Whether the route of a quote lets its payout wait: the first configured one that fits it."""
+        """Whether the route of a quote, the first configured one that fits, lets its payout wait."""
         route, account = terms["route"], json.loads(quote["account"])
         fitting = [
             each
@@ -360,14 +361,14 @@ class Funds:
     # --- Giving back ------------------------------------------------------------------------------
 
     async def give_back(self, tx: Tx, payout: Columns) -> None:
-        """Give back what a payout has reserved that is certainly unpaid; what waits may go on. Once."""
+        """Release the reservation of a payout that is certainly unpaid, once; waiting payouts may resume."""
         if self.reserves:
             await self._drop(tx, payout)
 
     async def release(self, tx: Tx, payout: Columns) -> str | None:
-        """Release what a payout of unknown outcome has reserved, on the word of an operator.
+        """Release the reservation of a payout with an unknown outcome, on an operator's decision.
 
-        Return why not, or None. It may be called once: then nothing is reserved any more.
+        Return why not, or None. It works once: afterwards nothing is reserved any more.
         """
         unknown = (Status.FAILED, FundsMoved.UNKNOWN)
         if (payout["status"], payout["funds_moved"]) != unknown:
@@ -381,7 +382,7 @@ class Funds:
         return taken is not None
 
     async def _settle_sums(self, tx: Tx, account: Columns, reserved: Sums, waiting: Sums) -> None:
-        """Write the sums of an account from which something was taken; what waits may go on."""
+        """Write the lower sums of an account; waiting payouts may resume."""
         rule = self._rules.get(account["id"])
         if waiting.amounts and rule is not None and self.counts(account, rule):
             reserved, waiting = await self.grant(tx, account, reserved, waiting)
@@ -391,7 +392,7 @@ class Funds:
     async def move(
         self, tx: Tx, payout: Columns, terms: QuoteTerms, custodian: str, account: Account
     ) -> bool:
-        """Move what a payout has reserved to another account, in the transaction of its failover.
+        """Move a payout's reservation to another account, in the transaction of its failover.
 
         The caller has proven that nothing was paid from the first account. False: the other account does
         not cover it, its balance is not known, or the payout is of a batch; nothing is changed then. May
@@ -404,7 +405,7 @@ class Funds:
         key = rows.account_key(custodian, account)
         if any(each["account_key"] == key for each in found):
             return True
-        # Always in the same order, whatever moves where.
+        # Lock accounts always in the same order, to avoid deadlocks.
         for each in sorted({key, *(row["account_key"] for row in found)}):
             await rows.lock_account(tx, each)
         hold = None
@@ -425,9 +426,9 @@ class Funds:
     async def grant(
         self, tx: Tx, account: Columns, reserved: Sums, waiting: Sums
     ) -> tuple[Sums, Sums]:
-        """Let payouts go on that an account covers now, in the order of acceptance; return the sums.
+        """Resume payouts that an account now covers, in the order of acceptance; return the sums.
 
-        One that it does not cover holds up whatever came later of the same asset. A batch goes whole.
+        One that it does not cover blocks later ones of the same asset. A batch resumes as a whole.
         """
         balances = balances_of(account["balances"]) or ()
         by_owner: dict[str, list[Row]] = {}
@@ -459,7 +460,7 @@ class Funds:
         return reserved, waiting
 
     async def _go_on(self, tx: Tx, custodian: str, owners: Sequence[str]) -> None:
-        """Let payouts and batches go on that have waited for funds."""
+        """Resume payouts and batches that waited for funds."""
         await rows.fund(tx, owners, self._runtime.timeline.now())
         tx.when_over(partial(self._woken, custodian))
 
@@ -469,7 +470,7 @@ class Funds:
             self.wake("batches")
 
     async def let_go(self, tx: Tx, key: str) -> None:
-        """Drop every reservation of an account; what waits goes on."""
+        """Drop every reservation of an account; waiting payouts resume."""
         custodian = json.loads(key)[0]
         while waiting := await rows.waiting_reservations(tx, key, _GRANTS):
             await self._go_on(tx, custodian, [row["owner_id"] for row in waiting])
@@ -482,9 +483,9 @@ class Funds:
 async def end_reservation(
     tx: Tx, funds: Funds | None, payout: Columns, funds_moved: str | None
 ) -> None:
-    """Give back what a payout has reserved, where it has ended as certainly unpaid. Once.
+    """Release the reservation of a payout that has ended as certainly unpaid, once.
 
-    An operator's command has no `funds`: what waits goes on with the next read, then.
+    An operator's command has no `funds`; then waiting payouts resume with the next read.
     """
     if not may_release_at_once(funds_moved):
         return
@@ -498,9 +499,9 @@ async def end_reservation(
 
 
 async def _take_out(tx: Tx, payout: Columns) -> tuple[Columns, Sums, Sums] | None:
-    """Take what a payout has reserved out of its reservation, or of that of its batch.
+    """Remove a payout's share from its reservation or from that of its batch.
 
-    Return the account, which is locked, and its sums after it, to be written; None: there is none.
+    Return the locked account and its new sums, for the caller to write; None if nothing was reserved.
     """
     owners = [payout["id"], *([payout["batch_id"]] if payout["batch_id"] else [])]
     need = need_of(json.loads(payout["terms"]))
@@ -511,7 +512,7 @@ async def _take_out(tx: Tx, payout: Columns) -> tuple[Columns, Sums, Sums] | Non
     ]
     if not found:
         return None
-    # A payout of a batch has none of its own.
+    # A payout of a batch has no reservation of its own.
     row = next((each for each in found if each["owner_id"] == payout["id"]), found[0])
     account = await rows.lock_account(tx, row["account_key"])
     assert account is not None  # noqa: S101 - a foreign key
@@ -522,7 +523,7 @@ async def _take_out(tx: Tx, payout: Columns) -> tuple[Columns, Sums, Sums] | Non
     if left == Decimal(row["released"]):
         await rows.drop_reservations(tx, [name_of(row)])
     else:
-        # The fee of a batch's payout may be another one than when the batch was executed.
+        # The fee of a batch's payout may have changed since the batch was executed.
         fee = min(max(EXACT.subtract(Decimal(row["fee"]), need.fee), ZERO), left)
         amount = EXACT.subtract(left, fee)
         columns = changed(row, new_amount=format_amount(amount), new_fee=format_amount(fee))
@@ -554,13 +555,13 @@ def sum_needs(found: Iterable[Row]) -> list[Need]:
 
 
 def _whole(found: Sequence[Row]) -> int:
-    """Return how many of the rows of a full page are of owners that are in it whole."""
+    """Return how many rows of a full page belong to owners that are completely in it."""
     last = found[-1]["owner_id"]
     return next(n for n, row in enumerate(found) if row["owner_id"] == last) or len(found)
 
 
 def id_of(row: Columns) -> tuple[str, str, str]:
-    """Return what tells reservations apart: owner, asset, network."""
+    """Return the identity of a reservation: owner, asset, network."""
     """Return what tells reservations apart: owner, asset, network."""
     return row["owner_id"], row["asset"], row["network"]
 
@@ -571,7 +572,7 @@ def total_of(row: Columns) -> Decimal:
 
 
 def name_of(row: Columns) -> dict[str, object]:
-    """Return what names a reservation in a statement."""
+    """Return the columns that identify a reservation in a statement."""
     """Return what names a reservation in a statement."""
     return {
         "of_owner": row["owner_id"],
@@ -581,7 +582,7 @@ def name_of(row: Columns) -> dict[str, object]:
 
 
 def changed(row: Columns, **changed: object) -> dict[str, object]:
-    """Return the columns of a reservation that is written, by the names of the statement."""
+    """Return the changed columns of a reservation, by the statement's parameter names."""
     return {
         **name_of(row),
         "new_state": row["state"],
@@ -633,7 +634,7 @@ def _insufficient(rule: AccountRule, need: Need, lacks: Decimal) -> Refused:
 
 
 def _balance_unknown(rule: AccountRule) -> Refused:
-    """Return the refusal of a payout from an account whose balance is not known, or too old."""
+    """Return the refusal of a payout from an account whose balance is unknown or too old."""
     detail = (
         f"The balance of the account {rule.account.type} {rule.account.id!r} at {rule.custodian!r} is "
         "not known, or too old. Nothing was done, and the quote was not used: send it again."

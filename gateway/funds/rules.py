@@ -1,8 +1,8 @@
-"""Balances and reservations: what an account can still pay. Pure.
+"""Rules of balances and reservations, which decide what an account can still pay. Pure.
 
-A payout with a network pays from the balance on that network; one without may pay from any of them. So
-two conditions hold for whatever is reserved: each network's reservations are covered by its balance, and
-all reservations of an asset together by all balances of it.
+A payout with a network pays from the balance on that network; one without may pay from any of them. Two
+conditions therefore hold for all reservations: each network's reservations are covered by its balance,
+and all reservations of an asset together by all balances of it.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from gateway.runtime import Moment
 ZERO = Decimal(0)
 #: The network of a balance that has none, and of a payout whose network is not known.
 ANY = ""
-#: What an asset's balances, or reservations, are by network.
+#: Balances or reservations of an asset, by network.
 ByNetwork = Mapping[str, Decimal]
 
 
 @dataclass(frozen=True)
 class Need:
-    """What is to be reserved: the amount that is transferred, and the fee, both in the asset."""
+    """The amount to reserve: the transferred amount and the fee, both in the asset."""
 
     asset: str
     network: str
@@ -52,12 +52,12 @@ class Sums:
 
     @property
     def text(self) -> str:
-        """How they are stored."""
+        """The stored form."""
         listed = [[*key, format_amount(each)] for key, each in sorted(self.amounts.items())]
         return json.dumps(listed, separators=(",", ":"), ensure_ascii=False)
 
     def plus(self, asset: str, network: str, amount: Decimal) -> Sums:
-        """Return them with an amount added."""
+        """Return the sums with an amount added."""
         after = EXACT.add(self.amounts.get((asset, network), ZERO), amount)
         if after < 0:
             msg = f"a sum of {asset} on {network or 'any network'} would be negative"
@@ -68,7 +68,7 @@ class Sums:
         return Sums(amounts)
 
     def minus(self, asset: str, network: str, amount: Decimal) -> Sums:
-        """Return them with an amount taken away. ValueError where a sum would be negative."""
+        """Return the sums with an amount subtracted. Raises ValueError if a sum would be negative."""
         return self.plus(asset, network, EXACT.minus(amount))
 
     def of_asset(self, asset: str) -> dict[str, Decimal]:
@@ -77,12 +77,12 @@ class Sums:
 
 
 def balances_of(text: str | None) -> list[Mapping[str, Any]] | None:
-    """Return balances as they are stored; None if they are not known."""
+    """Read balances from their stored form; None if they are not known."""
     return None if text is None else json.loads(text)
 
 
 def by_network(balances: Iterable[Mapping[str, Any]], asset: str) -> dict[str, Decimal]:
-    """Return the balances of an asset by network; what is named twice is added. Empty: it holds none."""
+    """Return the balances of an asset by network, adding duplicates; empty if the account holds none."""
     found: dict[str, Decimal] = {}
     for each in balances:
         if each["asset"] == asset:
@@ -92,7 +92,7 @@ def by_network(balances: Iterable[Mapping[str, Any]], asset: str) -> dict[str, D
 
 
 def pool_of(held: ByNetwork, network: str) -> str | None:
-    """Return the balance that a payout on a network is paid from; None: it may be any, or none is known."""
+    """Return the balance that pays a payout on a network; None if it may be any or none is known."""
     if network in held:
         return network
     if network != ANY:
@@ -101,11 +101,11 @@ def pool_of(held: ByNetwork, network: str) -> str | None:
 
 
 def room(held: ByNetwork, taken: Iterable[ByNetwork], network: str) -> Decimal:
-    """Return how much more of an asset can be reserved on a network; negative where too much is.
+    """Return how much more of an asset can be reserved on a network; negative if too much is reserved.
 
-    `held`: the balances of the asset; an asset that the custodian does not list is not held. `taken`:
-    what is reserved, and what waits before it. Without this rule two callers who come in the same second
-    spend one balance.
+    `held` has the balances of the asset; an asset that the custodian does not list counts as zero.
+    `taken` is what is reserved and what waits before it.
+    Without this rule two callers who come in the same second spend one balance.
     """
     by_pool: dict[str | None, Decimal] = {}
     together = ZERO
@@ -119,13 +119,13 @@ def room(held: ByNetwork, taken: Iterable[ByNetwork], network: str) -> Decimal:
         whole = EXACT.add(whole, balance)
     pool = pool_of(held, network)
     if pool is None:
-        # It may be paid from any of them, or the network that it names is not held at all.
+        # Any balance may pay it, or the account holds nothing on the network that it names.
         return whole if network == ANY else min(whole, ZERO)
     return min(whole, EXACT.subtract(held[pool], by_pool.get(pool, ZERO)))
 
 
 def is_fresh(age: int | None, most: int) -> bool:
-    """Whether a balance is young enough to reserve from. `age` in microseconds; None: not known.
+    """Whether a balance is fresh enough to reserve from. `age` is in microseconds; None if it is not known.
 
     Without this rule a payout is accepted by a balance that others have spent long ago.
     """
@@ -133,10 +133,10 @@ def is_fresh(age: int | None, most: int) -> bool:
 
 
 def shows_end(passed: int | None, visibility: int) -> bool:
-    """Whether a balance shows what has ended: its read was begun `visibility` after the end, or later.
+    """Whether a balance shows an ended payout, because its read began at least `visibility` after the end.
 
-    `passed`: elapsed time between the end and the beginning of the read; None: it is not known. Without
-    this rule money that has left is counted as there, while the balance does not show it yet.
+    `passed` is the elapsed time between the end and the start of the read; None if it is not known.
+    Without this rule money that has left is counted as there, while the balance does not show it yet.
     """
     return passed is not None and passed >= visibility
 
@@ -145,7 +145,7 @@ def passed_since(clock_id: str, elapsed: int, now: Moment, first_seen: int | Non
     """Return how much time has certainly passed at `now` since a row was dated, in microseconds.
 
     On another clock it is counted from when this process first saw the row (`first_seen`, on its own
-    clock); None: it had not.
+    clock); None if it had not.
     """
     if clock_id == now.clock_id:
         return now.elapsed - elapsed
@@ -153,7 +153,7 @@ def passed_since(clock_id: str, elapsed: int, now: Moment, first_seen: int | Non
 
 
 def is_newer(number: int, stored: int) -> bool:
-    """Whether a read was begun after the one that is stored.
+    """Whether a read began after the stored one.
 
     Without this rule a slow answer brings back a balance from before what it was released for.
     """
@@ -161,7 +161,7 @@ def is_newer(number: int, stored: int) -> bool:
 
 
 def may_release_at_once(funds_moved: str | None) -> bool:
-    """Whether a payout's end frees its reservation at once: only where certainly no money moved.
+    """Whether a payout's end releases its reservation at once, because certainly no money moved.
 
     Without this rule a payout whose outcome is unknown, or that the balance does not show yet, is
     spent twice.
@@ -171,7 +171,7 @@ def may_release_at_once(funds_moved: str | None) -> bool:
 
 @dataclass(frozen=True)
 class Ended:
-    """How much of a reservation has ended with money that moved."""
+    """The part of a reservation that has ended with money that moved."""
 
     owner_id: str
     asset: str
@@ -184,6 +184,6 @@ def need_of(terms: Mapping[str, Any]) -> Need:
     gets, sends = Decimal(terms["recipient_gets"]), Decimal(terms["user_sends"])
     network = terms["route"]["from_network"] or ANY
     if terms["send_asset"] != terms["recipient_asset"]:
-        # They are not of one kind: what is sent is all that leaves the account.
+        # The assets differ, so the amount sent is all that leaves the account.
         return Need(terms["send_asset"], network, sends)
     return Need(terms["send_asset"], network, gets, EXACT.subtract(sends, gets))

@@ -1,1 +1,1 @@
-"""The panel: pages for operators, drawn by the server, complete without a script."""
+"""The panel: pages for operators, which the server renders and which work without a script."""

@@ -1,4 +1,4 @@
-"""Who may open a page of the panel or send a form: declared at the route, checked here and nowhere else."""
+"""Who may open a page of the panel or send a form. Routes declare it, and only this module checks it."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ from gateway.users import Role, User, form_token, is_form_token, is_to_note, ses
 _log = get_logger("panel")
 #: The field that every form carries.
 FORM = "_form"
-#: The field that tells one drawing of a form from another.
+#: The field that identifies one rendering of a form.
 ONCE = "_once"
-#: Endings of API texts that name the key of the caller.
+#: Endings of API texts that mention the caller's key.
 _UNDER_KEY = " under this API key"
 _PLACE = re.compile(r"/admin(/[A-Za-z0-9_.\-]{1,80}){0,6}", re.ASCII)
 _HEADERS = headers_of_page(script=True, forms=True)
@@ -60,18 +60,19 @@ class Panel:
         prefix = "__Host-" if https else ""
         self.cookie, self.form_cookie = f"{prefix}panel", f"{prefix}panel-form"
         clock = context.runtime.clock
-        #: guesses of one client, and its guesses at one name; both refill slowly
+        #: limits of one client's attempts, and of its attempts at one name; both refill slowly
         self.clients = Buckets("sign_in", clock, 1 / 10, 20)
         self.names_of_clients = Buckets("sign_in", clock, 1 / 60, 20)
-        #: guesses at one name by all clients: so many that one client, or a few, cannot keep a user out
+        #: limit of all clients' attempts at one name, large enough that a few clients cannot lock a
+        #: user out
         self.names = Buckets("sign_in", clock, 1 / 12, 200)
-        #: passwords that a signed-in user is asked for once more: nobody else can use them up
+        #: limit of repeated password checks of a signed-in user; nobody else can exhaust it
         self.passwords = Buckets("password", clock, 1 / 60, 20)
-        #: failed attempts that are written to the audit log: of one user, and of names that are nobody's
+        #: limits of the failed attempts in the audit log, for one user and for unknown names
         self.noted = Buckets("sign_in_noted", clock, 1 / 60, 10)
-        #: each comparison of a password needs 64 MiB
+        #: limit of parallel password checks, because each one needs 64 MiB
         self.comparing = asyncio.Semaphore(2)
-        #: what charts were drawn of, for a while
+        #: the figures of charts, cached briefly
         self.kept: dict[tuple[str, ...], tuple[float, Any]] = {}
 
 
@@ -95,17 +96,17 @@ class Visit:
 
     @property
     def context(self) -> ApiContext:
-        """What use cases are built from."""
+        """The context that use cases need."""
         return self.panel.context
 
     @property
     def caller(self) -> Caller:
-        """Return whom use cases act for: the org, under the user's name."""
+        """Return the caller for use cases: the org, under the user's name."""
         return Caller(self.org, self.mode, self.user.name, frozenset(Scope))
 
     @property
     def act(self) -> Act:
-        """Return who acts, for the audit log."""
+        """Return the actor for the audit log."""
         return Act(self.user.name, request_id_of(self.request))
 
     def may(self, role: str) -> bool:
@@ -114,7 +115,7 @@ class Visit:
 
     @property
     def operates(self) -> bool:
-        """Whether the user may do what only operators of the whole gateway may."""
+        """Whether the user is an operator of the whole gateway."""
         return self.user.everywhere and self.may(Role.OPERATOR)
 
     def path(self, *parts: str) -> str:
@@ -122,7 +123,7 @@ class Visit:
         return "/".join(("/admin", self.org, self.mode, *(quote(each, safe="") for each in parts)))
 
     def to(self, *parts: str, done: str = "") -> Response:
-        """Send the browser to a page of this org and mode. `done`: the code of what was done."""
+        """Redirect to a page of this org and mode. `done` is the code of the completed action."""
         return redirect(self.request, self.path(*parts) + (f"?done={done}" if done else ""))
 
     def draw(self, template: str, code: int = 200, **values: Any) -> Response:
@@ -152,30 +153,30 @@ def _drawing(context: ApiContext) -> str:
 
 
 def display_name(context: ApiContext, org: str) -> str:
-    """Return what an org is called."""
+    """Return the display name of an org."""
     found = context.settings.orgs.get(org)
     return org if found is None or found.display_name is None else found.display_name
 
 
 def root_of(request: Request) -> str:
-    """Return the way from a page to the root: links are relative, so that a proxy may add a prefix."""
+    """Return the relative path from a page to the root; links are relative, so that a proxy may add a prefix."""
     return "../" * (request.url.path.count("/") - 1) or "./"
 
 
 def redirect(request: Request, path: str) -> Response:
-    """Send the browser to a path of the panel."""
+    """Redirect to a path of the panel."""
     return RedirectResponse(root_of(request) + path.removeprefix("/"), 303, headers=dict(_HEADERS))
 
 
 def place_of(text: str) -> str:
-    """Return a path of the panel as it was sent, or the panel's own: nothing leads to another site."""
+    """Return the path that was sent if it is in the panel, else the panel's root, so no link leads to another site."""
     return text if _PLACE.fullmatch(text) else "/admin"
 
 
 def signed_in(role: Role, handler: Handler, *, form_bytes: int | None = 64 * 1024) -> OpenHandler:
     """Let users with a role open a page or send its form.
 
-    `form_bytes` None: the handler reads the body, and checks `FORM` itself with `refuse_forged`.
+    If `form_bytes` is None, the handler reads the body and checks `FORM` itself with `refuse_forged`.
     """
 
     async def guarded(request: Request) -> Response:
@@ -185,7 +186,7 @@ def signed_in(role: Role, handler: Handler, *, form_bytes: int | None = 64 * 102
 
 
 async def answered(request: Request, work: Callable[[], Awaitable[Response]]) -> Response:
-    """Return the answer of some work, or a page that says what went wrong."""
+    """Return the response of a handler, or a page that says what went wrong."""
     try:
         return await work()
     except PageError as error:
@@ -226,12 +227,12 @@ def _refusal(request: Request, refused: Refused) -> Response:
 
 
 def _for_people(detail: str | None) -> str | None:
-    """Return a text of the API as a user of the panel reads it, who has no API key."""
+    """Return an API text without mentions of an API key, which users of the panel do not have."""
     return None if detail is None else detail.replace(_UNDER_KEY, " in this organisation and mode")
 
 
 async def user_of(request: Request) -> tuple[User, str] | None:
-    """Return who is signed in, and the token of the session; None for nobody."""
+    """Return the signed-in user and the session's token; None if nobody is signed in."""
     panel, context = panel_of(request), context_of(request)
     token = request.cookies.get(panel.cookie, "")
     if not token:
@@ -245,7 +246,7 @@ async def _admitted(
 ) -> Response:
     found = await user_of(request)
     if found is None:
-        # Who is signed out comes back to the page; a form is not sent again by itself.
+        # A user who was signed out returns to the page; a form is not sent again automatically.
         to = request.url.path if request.method in {"GET", "HEAD"} else ""
         return redirect(request, f"/admin/sign-in?to={place_of(to)}" if to else "/admin/sign-in")
     user, token = found
@@ -266,7 +267,7 @@ async def _admitted(
             form = parsed(await read_body(request, form_bytes))
             refuse_forged(form, token)
     if is_to_note(panel_of(request).context.runtime, user):
-        # A full disk: the session is noted with a later request.
+        # The disk may be full; a later request updates the session.
         with suppress(sqlite3.Error):
             context = context_of(request)
             await context.db.run(note_seen, user.session, context.runtime.clock.moment().wall)
@@ -275,13 +276,13 @@ async def _admitted(
 
 
 def refuse_other_sites(request: Request) -> None:
-    """Refuse what a browser says that another site has sent. PageError."""
+    """Refuse a request that another site has sent, according to the browser. Raises PageError."""
     if request.headers.get("sec-fetch-site", "same-origin") not in {"same-origin", "none"}:
         raise _forged()
 
 
 def refuse_forged(form: Mapping[str, str], token: str) -> None:
-    """Refuse a form that was not made for this session. PageError."""
+    """Refuse a form that was not made for this session. Raises PageError."""
     if not is_form_token(form.get(FORM, ""), token):
         raise _forged()
 
@@ -294,7 +295,7 @@ def _forged() -> PageError:
 
 
 def parsed(body: bytes) -> dict[str, str]:
-    """Return the fields of a form; several of one name are joined by blanks. Refused: `invalid_request`."""
+    """Return the fields of a form; several values of one name are joined by spaces. Refused: `invalid_request`."""
     try:
         pairs = parse_qsl(
             body.decode("ascii"),

@@ -25,14 +25,14 @@ async def _nothing(request: Request) -> Response:
     async def work() -> Response:
         path = request.url.path
         if path.endswith("/") and request.method == "GET":
-            # A page that was asked for with a slash at the end.
+            # The page was requested with a trailing slash.
             return redirect(request, path.rstrip("/"))
         raise signin.refuse_nobody()
 
     return await answered(request, work)
 
 
-#: Every page and form of somebody who is signed in: the method (`FILE`: a form with a file, whose handler reads
+#: Every page and form for signed-in users: the method (`FILE`: a form with a file, whose handler reads
 #: the body and checks the form's token), the path, the role it needs, and its handler.
 _TABLE: tuple[tuple[str, str, Role, Handler], ...] = (
     ("POST", "/admin/sign-out", Role.VIEWER, signin.sign_out),
@@ -84,8 +84,9 @@ _TABLE: tuple[tuple[str, str, Role, Handler], ...] = (
 )
 
 
-#: The query parameters of pages, beside `done`. A page refuses every other one, and one that is given twice
-#: (`invalid_request`), as the lists of the API do: a mistyped filter must not show more than was asked for.
+#: The query parameters of pages besides `done`. Like the lists of the API, a page refuses other
+#: parameters and repeated ones (`invalid_request`), because a mistyped filter must not show more than
+#: was asked for.
 _PARAMETERS: Mapping[str, frozenset[str]] = {
     _HERE: frozenset({"span"}),
     f"{_HERE}/payouts": frozenset({"q", "state", "after"}),

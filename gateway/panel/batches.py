@@ -1,4 +1,4 @@
-"""Batches: the list, a file that is checked and then created, progress, execution, the rest canceled."""
+"""Batches: the list, the check of a file and its creation, progress, execution and cancellation."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ from gateway.store.state import refuse_if_frozen, refuse_unless_accepting
 
 #: The largest file that the panel takes; larger ones go over the API or the command line.
 MOST_BYTES = 2 * 1024 * 1024
-#: The file travels in the form between its check and its creation, packed.
+#: The form carries the compressed file from its check to its creation.
 _MOST_FORM = 2 * MOST_BYTES
 _PAGE = 25
 _FILE_S = 120.0
 _FIRST_LINES = 20
-#: The line of a file that may have a payout: the one before it names the columns.
+#: The first line of a file that can hold a payout, after the line of column names.
 _FIRST_ITEM = 2
 _MOST_SHOWN = 20
 _LINE = re.compile(r"/lines/([0-9]+)(?:/([a-z_]+))?")
@@ -58,7 +58,7 @@ _NAME = re.compile(r"[^\w .()+-]")
 
 
 async def index(visit: Visit) -> Response:
-    """`GET …/batches`; `after` goes on."""
+    """`GET …/batches`; `after` continues the list."""
     context, after = visit.context, visit.request.query_params.get("after")
     found = await context.db.scan(context.batches.page, visit.caller, after, _PAGE + 1)
     shown = found[:_PAGE]
@@ -94,7 +94,7 @@ async def new(visit: Visit, problem: str | None = None, code: int = 200) -> Resp
 
 
 def _accounts(visit: Visit) -> list[tuple[str, str]]:
-    """Return the accounts that may pay for this org: a value for the form, and words."""
+    """Return the accounts that may pay for this org, each as a form value and a label."""
     router, found = visit.context.router, []
     for instance in router.instances():
         name = instance.name
@@ -110,7 +110,7 @@ def _accounts(visit: Visit) -> list[tuple[str, str]]:
 
 @dataclass(frozen=True)
 class Upload:
-    """A file as it came, and the account that pays for it."""
+    """An uploaded file and the account that pays for it."""
 
     name: str
     body: bytes
@@ -120,7 +120,7 @@ class Upload:
 
 @dataclass(frozen=True)
 class LineView:
-    """A line of a file as its check shows it."""
+    """A line of a file, as the check page shows it."""
 
     number: int
     reference: str
@@ -171,7 +171,7 @@ async def check(visit: Visit) -> Response:
 
 
 async def _available(visit: Visit, head: BatchHead, assets: set[str]) -> list[tuple[str, Decimal]]:
-    """Return what the account that pays can still pay, where the custodian says so."""
+    """Return the available balance of the paying account, if the custodian reports it."""
     source = head.source
     return [
         (f"{each.asset} {each.network or ''}".strip(), each.available)
@@ -183,7 +183,7 @@ async def _available(visit: Visit, head: BatchHead, assets: set[str]) -> list[tu
 
 
 async def create(visit: Visit) -> Response:
-    """`POST …/batches/create`: of a file that was checked; checked again, as any other file is."""
+    """`POST …/batches/create`: create a batch of a checked file, which is checked again like any other."""
     form = parsed(await read_body(visit.request, _MOST_FORM))
     refuse_forged(form, visit.token)
     head = _head(visit, form.get("account", ""), form.get("reference", ""))
@@ -203,7 +203,7 @@ async def create(visit: Visit) -> Response:
 
 
 async def show(visit: Visit, problem: str | None = None, code: int = 200) -> Response:
-    """`GET …/batches/{id}`: how far it is; failed and unclear payouts first. Kept current by the script."""
+    """`GET …/batches/{id}`: progress, with failed and unclear payouts first. The script keeps it current."""
     context, batch_id = visit.context, visit.request.path_params["batch_id"]
 
     async def read(tx: Tx) -> tuple[BatchView, list[tuple[str, str, int]], list[Payout]]:
@@ -239,7 +239,7 @@ async def show(visit: Visit, problem: str | None = None, code: int = 200) -> Res
 
 
 def _parts(counted: list[tuple[str, str, int]]) -> list[tuple[str, str, int]]:
-    """Return the names of the states, their colours, and how many payouts are in each."""
+    """Return the states, each with its colour and its number of payouts."""
     found = {"Delivered": 0, "On their way": 0, "Waiting": 0, "Checking": 0, "Failed": 0}
     for status, sub_status, many in counted:
         if status == Status.DELIVERED:
@@ -263,7 +263,7 @@ def _parts(counted: list[tuple[str, str, int]]) -> list[tuple[str, str, int]]:
 
 
 def _bars(parts: list[tuple[str, str, int]], count: int) -> list[tuple[str, float, float]]:
-    """Return the parts of the bar: colour, where it begins, and how wide it is, of 1000."""
+    """Return the parts of the bar: colour, start and width, in thousandths."""
     bars, left = [], 0.0
     for word, kind, many in parts:
         width = 1000 * many / max(1, count)
@@ -274,12 +274,12 @@ def _bars(parts: list[tuple[str, str, int]], count: int) -> list[tuple[str, floa
 
 
 async def confirm_execute(visit: Visit) -> Response:
-    """`GET …/batches/{id}/execute`: how much goes out, once more."""
+    """`GET …/batches/{id}/execute`: confirm the amount that will be paid."""
     return await _confirm(visit, "execute")
 
 
 async def confirm_cancel(visit: Visit) -> Response:
-    """`GET …/batches/{id}/cancel`: what stops, and what does not."""
+    """`GET …/batches/{id}/cancel`: confirm what the cancellation stops and what it does not."""
     return await _confirm(visit, "cancel")
 
 
@@ -354,7 +354,7 @@ def _head(visit: Visit, account: str, reference: str) -> BatchHead:
 
 
 async def _received(visit: Visit) -> Upload:
-    """Read the form with the file, in bounded memory. PageError if it is too large or not readable."""
+    """Read the form with the file, in bounded memory. Raises PageError if it is too large or not readable."""
     size = 0
 
     async def bounded() -> AsyncGenerator[bytes, None]:
@@ -391,7 +391,7 @@ async def _received(visit: Visit) -> Upload:
 
 
 def _unpacked(text: str) -> bytes:
-    """Return the file from its packed form. PageError if it is not one, or too large."""
+    """Decompress the file. Raises PageError if it is invalid or too large."""
     try:
         packed = base64.b64decode(text, validate=True)
         opened = zlib.decompressobj()
@@ -405,7 +405,7 @@ def _unpacked(text: str) -> bytes:
 
 @contextmanager
 def _kept(body: bytes) -> Iterator[Path]:
-    """Keep a file while it is read."""
+    """Hold a file in memory while it is read."""
     with tempfile.TemporaryDirectory(prefix="payout-batch-") as folder:
         path = Path(folder) / "batch.csv"
         path.write_bytes(body)
@@ -418,7 +418,7 @@ def _line_of(pointer: str) -> int:
 
 
 def _lines(path: Path, faults: list[dict[str, str]]) -> list[LineView]:
-    """Return the lines with faults, and then the first of the others."""
+    """Return the lines with errors, then the first of the others."""
     told: dict[int, str] = {}
     for each in faults:
         found = _LINE.match(each["pointer"])
@@ -444,7 +444,7 @@ def _lines(path: Path, faults: list[dict[str, str]]) -> list[LineView]:
 
 
 def _cells(path: Path) -> dict[int, dict[str, str]]:
-    """Return the cells of each line by the names of the first one, as they stand in the file."""
+    """Return the cells of each line, unchanged, by the column names of the first line."""
     text = path.read_text(encoding="utf-8-sig", errors="replace")
     found: dict[int, dict[str, str]] = {}
     reader = csv.DictReader(io.StringIO(text, newline=""))

@@ -1,6 +1,6 @@
-"""Charts as geometry: numbers in, shapes and words out. Pure; a template draws them as SVG.
+"""Charts as geometry: turns numbers into shapes and labels. Pure; a template draws them as SVG.
 
-Amounts become floats here and nowhere else: as lengths on a screen. What is written is the exact amount.
+Only here do amounts become floats, as lengths on a screen. The text shows the exact amount.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 
-#: What every chart is drawn in.
+#: The size of every chart.
 WIDTH, HEIGHT = 480, 104
-#: With fewer values a chart would say nothing.
+#: With fewer values, a chart would show nothing useful.
 FEWEST = 20
 _STEPS = (1, 2, 4, 5, 8, 10)
 _HALF = 2
@@ -50,16 +50,16 @@ class Chart:
     lines: tuple[Line, ...] = ()
     #: from top to bottom
     y: tuple[str, ...] = ()
-    #: the times below, five of them
+    #: the five times below the axis
     x: tuple[datetime, ...] = ()
-    #: the numbers as a table: its head and its rows
+    #: the numbers as a table, with its head and rows
     head: tuple[str, ...] = ()
     rows: tuple[tuple[object, ...], ...] = ()
 
 
 @dataclass(frozen=True)
 class Spread:
-    """How long a route takes: where its bar begins and ends, and where the median is, of `WIDTH`."""
+    """The delivery times of a route: the start, end and median of its bar, in units of `WIDTH`."""
 
     name: str
     median_s: float
@@ -73,7 +73,7 @@ class Spread:
 
 
 def top_of(highest: float) -> float:
-    """Return the round number that an axis ends at."""
+    """Return the round number at the top of an axis."""
     if highest <= 0:
         return 1.0
     size = 10.0 ** math.floor(math.log10(highest))
@@ -81,7 +81,7 @@ def top_of(highest: float) -> float:
 
 
 def top_of_times(slowest: float) -> float:
-    """Return the round number of seconds that an axis of times ends at; its quarters are round, too."""
+    """Return the round number of seconds at the end of an axis of times; its quarters are round as well."""
     if slowest <= _SMALL_S:
         return top_of(slowest)
     return next(
@@ -90,7 +90,7 @@ def top_of_times(slowest: float) -> float:
 
 
 def floor_of(lowest: float) -> float:
-    """Return where an axis of percentages begins: near the lowest value, so that a dip is seen."""
+    """Return the start of an axis of percentages, near the lowest value so that a dip is visible."""
     return next((each for each in (96.0, 90.0, 80.0, 50.0) if lowest >= each), 0.0)
 
 
@@ -109,7 +109,7 @@ def bars(values: Sequence[Decimal], top: float) -> tuple[Bar, ...]:
 
 
 def line(values: Sequence[float | None], low: float, top: float) -> str:
-    """Return the path through the values; where there is none, the line has a gap."""
+    """Return the path through the values; a missing value leaves a gap."""
     slot, parts, drawing = WIDTH / max(1, len(values) - 1), [], False
     for index, value in enumerate(values):
         if value is None:
@@ -139,5 +139,5 @@ def compact(value: float) -> str:
 
 
 def axis(top: float, low: float = 0.0) -> tuple[float, float, float]:
-    """Return what stands at the three lines of the grid, from top to bottom."""
+    """Return the labels of the three grid lines, from top to bottom."""
     return top, (top + low) / _HALF, low

@@ -18,13 +18,13 @@ from gateway.store.database import Row
 from gateway.store.overview import delivered_events, told_page
 from gateway.store.rows import from_us, to_us
 
-#: The spans that can be chosen, each with how many parts a chart of it has.
+#: The spans that can be chosen, each with the number of parts in its chart.
 SPANS: Mapping[str, tuple[str, timedelta, int]] = {
     "24h": ("24 hours", timedelta(hours=24), 24),
     "7d": ("7 days", timedelta(days=7), 28),
     "30d": ("30 days", timedelta(days=30), 30),
 }
-#: How many payouts and deliveries are read at most, and how many at once.
+#: The most payouts and deliveries that are read, in total and per query.
 MOST = 20_000
 _AT_ONCE = 500
 _FAR = 2**62
@@ -36,7 +36,7 @@ _NOTHING = "\N{EN DASH}"
 
 @dataclass
 class Part:
-    """What happened in one part of the span."""
+    """The counts of one part of the span."""
 
     begins: datetime
     volume: dict[str, Decimal] = field(default_factory=lambda: defaultdict(Decimal))
@@ -47,14 +47,14 @@ class Part:
 
 @dataclass
 class Figures:
-    """What was read, put together."""
+    """The figures of a whole span."""
 
     parts: list[Part]
     count: int = 0
     under_way: int = 0
     assets: Counter[str] = field(default_factory=Counter)
     routes: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    #: whether there was more than is read
+    #: whether there was more than the limit
     cut: bool = False
 
     def add(self, row: Row, begin: datetime, size: timedelta) -> None:
@@ -105,14 +105,15 @@ async def figures(context: ApiContext, org: str, mode: Mode, chosen: str) -> Fig
             found.parts[min(many - 1, max(0, part))].lags.append(lag)
         if len(page) < _AT_ONCE:
             break
-        # Further deliveries of that very event are left out: one event in five hundred.
+        # Further deliveries of the event at the page boundary are left out: at most one event in five
+        # hundred.
         before = page[-1]["position"]
     return found
 
 
 @dataclass(frozen=True)
 class Told:
-    """One card of the overview: its figure, words beside and below it, and the chart."""
+    """One card of the overview: its figure, the texts beside and below it, and the chart."""
 
     title: str
     figure: str
@@ -125,7 +126,7 @@ class Told:
 
 
 def volume(found: Figures) -> Told:
-    """Tell how much was paid, in the asset that is paid most often."""
+    """Return the card of the volume, in the asset that is paid most often."""
     if not found.assets:
         return Told("Volume", "0", "No payouts in this time.")
     asset = found.assets.most_common(1)[0][0]
@@ -156,7 +157,7 @@ def volume(found: Figures) -> Told:
 
 
 def success(found: Figures) -> Told:
-    """Tell which part of the payouts that have ended was delivered."""
+    """Return the card of the success rate: the share of ended payouts that was delivered."""
     delivered = sum(part.delivered for part in found.parts)
     failed = sum(part.failed for part in found.parts)
     ended = delivered + failed
@@ -189,7 +190,7 @@ def success(found: Figures) -> Told:
 
 
 def delivery(found: Figures) -> Told:
-    """Tell how long it takes from a payout's creation to its delivery, by route."""
+    """Return the card of the time from a payout's creation to its delivery, by route."""
     everything = [each for route in found.routes.values() for each in route]
     if not everything:
         return Told("Time to delivery", _NOTHING, "Nothing was delivered in this time.")
@@ -224,7 +225,7 @@ def delivery(found: Figures) -> Told:
 
 
 def lag(found: Figures) -> Told:
-    """Tell how long subscribers wait for an event that arrives."""
+    """Return the card of the webhook lag: how long subscribers wait for an event."""
     everything = [each for part in found.parts for each in part.lags]
     if not everything:
         return Told("Webhook lag", _NOTHING, "No event was delivered in this time.")
@@ -268,7 +269,7 @@ def _times(found: Figures) -> tuple[datetime, ...]:
 
 
 def _percent(value: float) -> str:
-    # Never 100 % where something failed.
+    # Never show 100 % if something failed.
     shown = min(value, 99.9) if value < 100 else value  # noqa: PLR2004 - per cent
     return f"{shown:.1f}".removesuffix(".0") + " %"
 

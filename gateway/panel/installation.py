@@ -24,7 +24,7 @@ _FAR = 2**62
 
 
 async def custodians(visit: Visit) -> Response:
-    """`GET …/custodians`: what there is for this org, and whether it answers."""
+    """`GET …/custodians`: the custodians of this org, and whether they answer."""
     context = visit.context
     ill = context.degraded()
     balances = await balances_for(context, visit.caller)
@@ -85,7 +85,7 @@ def _health(word: str | None, pauses: list[Pause], name: str, visit: Visit) -> L
 
 
 async def audit(visit: Visit) -> Response:
-    """`GET …/audit`: the org's chain, newest first. `after` goes on."""
+    """`GET …/audit`: the org's chain, newest first; `after` continues the list."""
     context, query = visit.context, visit.request.query_params
     before = _FAR
     if "after" in query:
@@ -105,9 +105,9 @@ async def audit(visit: Visit) -> Response:
 
 
 def _act(visit: Visit, row: Row, mode: str | None) -> dict[str, Any]:
-    """Return a row as it is shown. Evidence and names of operators are not for an org.
+    """Return a row for display. An org must not see evidence and the names of operators.
 
-    `mode`: the mode of what was acted on, which may be the other one; None if it has no page.
+    `mode` is the mode of the object, which may be the other one; None if it has no page.
     """
     own = visit.user.everywhere or row["act"] not in {
         "payout_resolved",
@@ -140,7 +140,7 @@ def _change(row: Row) -> str:
     changed = {
         name: value
         for name, value in after.items()
-        # What was not there before and is not there now is no change.
+        # A value that is missing before and after did not change.
         if (before.get(name) or None) != (value or None)
     }
     return ", ".join(

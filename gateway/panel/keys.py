@@ -1,4 +1,4 @@
-"""API keys of an org: minted, rotated with an overlap, revoked. A key is shown once, in the answer to its form."""
+"""Creates, rotates and revokes API keys of an org. A key is shown once, in the response to its form."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from gateway.store.overview import keys_of
 from gateway.store.rows import maybe_from_us, to_us
 from gateway.users import Role
 
-#: What can be chosen for a new key: its name in the form, in words, what it means, and its scopes.
+#: The choices for a new key: form value, label, meaning and scopes.
 PARTS: Mapping[str, tuple[str, str, tuple[Scope, ...]]] = {
     "read": (
         "Read",
@@ -43,7 +43,7 @@ ENDS: Mapping[str, str] = {
     "365": "In 365 days",
     "": "Never",
 }
-#: How long the old key lives on, in hours.
+#: How long the old key stays valid, in hours.
 OVERLAPS: Mapping[str, str] = {"24": "24 hours", "72": "72 hours", "1": "1 hour", "0": "Not at all"}
 _SOON = timedelta(days=7)
 _MINTED = (
@@ -53,7 +53,7 @@ _MINTED = (
 
 
 def _may(scopes: tuple[str, ...]) -> str:
-    """Return what a key may do, in the words of the form."""
+    """Return what a key may do, as the form says it."""
     left = set(scopes)
     words: list[str] = []
     for label, _, wanted in PARTS.values():
@@ -65,7 +65,7 @@ def _may(scopes: tuple[str, ...]) -> str:
 
 
 def _look(row: Row, now_us: int) -> tuple[Look, bool]:
-    """Return how a key's state is shown, and whether it is alive."""
+    """Return the label of a key's state, and whether the key is active."""
     if row["revoked_at"] is not None:
         return Look("mute", "dash", "Revoked"), False
     if row["expires_at"] is None:
@@ -124,7 +124,7 @@ async def index(
 
 
 async def mint(visit: Visit) -> Response:
-    """`POST …/keys`: the answer shows the key, this once."""
+    """`POST …/keys`: the response shows the key, once."""
     form, context = visit.form, visit.context
     scopes = tuple(
         scope
@@ -160,7 +160,7 @@ async def mint(visit: Visit) -> Response:
 
 
 async def rotate(visit: Visit) -> Response:
-    """`POST …/keys/{id}/rotate`: a new key with the same scopes; the old one lives on for the overlap."""
+    """`POST …/keys/{id}/rotate`: a new key with the same scopes; the old one stays valid for the overlap."""
     overlap = visit.form.get("overlap", "")
     if overlap not in OVERLAPS:
         return await index(visit, problem="Choose how long the old key works on.", code=400)
@@ -186,7 +186,7 @@ async def rotate(visit: Visit) -> Response:
 
 
 async def confirm(visit: Visit) -> Response:
-    """`GET …/keys/{id}`: rotate with an overlap, or revoke: what either means."""
+    """`GET …/keys/{id}`: the choice between a rotation with an overlap and a revocation."""
     context, key_id = visit.context, visit.request.path_params["key_id"]
     row = await context.db.read(_own_key, visit, key_id)
     look, alive = _look(row, to_us(context.runtime.clock.now()))

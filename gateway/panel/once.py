@@ -1,4 +1,4 @@
-"""Forms that make a secret: sent twice, they make one. The secret is not kept for the second answer."""
+"""Forms that create a secret create it once, even if sent twice. The second response cannot show it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class _NotMade(Exception):
-    """Nothing was made: carries a refusal past the keeping of answers, as the corrected form may be sent."""
+    """Nothing was created: carries a refusal past the store of responses, so that the corrected form may be sent."""
 
     def __init__(self, refused: Refused) -> None:
         self.refused = refused
@@ -28,10 +28,10 @@ class _NotMade(Exception):
 async def made_once(
     visit: Visit, work: Callable[[Tx], Awaitable[T]], id_of: Callable[[T], str]
 ) -> T | None:
-    """Run a store function once per form, as it was drawn and filled in; None: it was sent before.
+    """Run a store function once per rendered and filled-in form; None if that form was sent before.
 
-    A form that is filled in differently is another one, also after the browser went back to it.
-    `id_of` returns the id of what was made. PageError for a form that names no drawing of its own.
+    A form with other values counts as another one, even after the browser went back to it. `id_of`
+    returns the id of the created object. Raises PageError for a form without the id of its rendering.
     """
     drawn = visit.form.get(ONCE, "")
     if not _DRAWN.fullmatch(drawn):
@@ -52,5 +52,5 @@ async def made_once(
         answered = await once(visit.request, visit.caller, key, {}, answer)
     except _NotMade as nothing:
         raise nothing.refused from None
-    # A transaction that was rolled back has made nothing, whatever the list still holds.
+    # A rolled-back transaction has created nothing, whatever the list still holds.
     return None if "idempotent-replayed" in answered.headers else made[0]

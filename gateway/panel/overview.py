@@ -1,4 +1,4 @@
-"""The overview: what needs attention, and four charts. Also the choice of an organisation."""
+"""The overview, with what needs attention and four charts; and the choice of an organisation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from gateway.store.rows import from_us
 from gateway.webhooks.subscriptions import EndpointView
 
 Handler = Callable[[Visit], Awaitable[Response]]
-#: How much is listed; what is beyond it is on the pages of its own.
+#: The most entries in a list; the pages of each topic show the rest.
 _MOST = 20
 MOST_COUNTED = 99
 _KEPT_S = 20.0
@@ -46,14 +46,14 @@ class Item:
 
 
 async def begin(visit: Visit) -> Response:
-    """`GET /admin`: the user's own organisation, or the choice of one."""
+    """`GET /admin`: redirects to the user's own organisation, or to the choice of one."""
     if visit.user.org is None:
         return redirect(visit.request, "/admin/orgs")
     return redirect(visit.request, f"/admin/{visit.user.org}/live")
 
 
 async def orgs(visit: Visit) -> Response:
-    """`GET /admin/orgs`: for users of the whole gateway."""
+    """`GET /admin/orgs`: the choice of an organisation, for users of the whole gateway."""
     if not visit.user.everywhere:
         raise Refused("not_found", "There is no such page.")
     context = visit.context
@@ -63,7 +63,7 @@ async def orgs(visit: Visit) -> Response:
 
 
 async def open_count(visit: Visit) -> int:
-    """Return how many things need attention, as the overview lists them; at most a bounded number."""
+    """Return the number of things that need attention, up to a limit."""
     context = visit.context
     ill = sum(name in visible_custodians(visit) for name in context.degraded())
     return ill + await context.db.scan(_count, visit)
@@ -184,7 +184,7 @@ def visible_custodians(visit: Visit) -> Sequence[str]:
 
 
 def amount_of(payout: Payout) -> str:
-    """Return what the recipient gets."""
+    """Return the amount that the recipient gets."""
     return f"{money(payout.terms.recipient_gets)} {payout.terms.recipient_asset}"
 
 
@@ -231,7 +231,7 @@ def _codes(visit: Visit, payouts: Sequence[Payout]) -> list[Item]:
 
 
 def is_ill(status: str, reason: str | None, failing_since: object) -> bool:
-    """Whether an endpoint needs attention: it fails, or was disabled by the gateway."""
+    """Whether an endpoint needs attention, because it fails or the gateway has disabled it."""
     return failing_since is not None if status == "enabled" else reason != "by_you"
 
 

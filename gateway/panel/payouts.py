@@ -1,4 +1,4 @@
-"""Payouts: the list with its search, and what operators do to one."""
+"""Payouts: the list with its search, and the actions of operators."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from gateway.users import is_password
 _PAGE = 50
 _LONGEST = 255
 _MOST_NOTED = 100
-#: The states that can be chosen, each with what is asked of the store.
+#: The states that can be chosen, each with its query.
 _STATES: Mapping[str, tuple[str, str | None]] = {
     "": ("All", None),
     "pending": ("Pending", Status.PENDING.value),
@@ -51,14 +51,15 @@ _STATES: Mapping[str, tuple[str, str | None]] = {
     "code": ("Needs a code", "requires_action"),
 }
 _NOT_CONFIGURED = "Its custodian is not configured at this gateway."
-#: Of a custodian that is not configured nothing is known. What proves that a call cannot arrive any more is
-#: stored with the call; for the rest the cautious defaults hold, as for the command `payouts resolve`.
+#: The capabilities of a custodian that is not configured are unknown. Each call stores what proves that
+#: it cannot arrive any more; for the rest the cautious defaults apply, as in the command `payouts
+#: resolve`.
 _UNDECLARED = Capabilities(frozenset())
 _SUB_STATES = frozenset({"unknown", "code"})
 
 
 def row_of(payout: Payout) -> dict[str, Any]:
-    """Return what a list shows of a payout."""
+    """Return the fields of a payout that a list shows."""
     return {
         "id": payout.id,
         "reference": payout.reference or payout.external_ref,
@@ -73,14 +74,14 @@ def row_of(payout: Payout) -> dict[str, Any]:
 
 
 async def index(visit: Visit) -> Response:
-    """`GET …/payouts`: `q` finds by any id; `state` chooses; `after` goes on."""
+    """`GET …/payouts`: `q` searches by any id, `state` filters, `after` continues the list."""
     query, context = visit.request.query_params, visit.context
     text, state = query.get("q", "").strip()[:_LONGEST], query.get("state", "")
     if state not in _STATES:
         raise Refused("not_found", "There is no such page.")
     after, found = None, []
     if text:
-        # Exactly one of them: an id is found by an index, and no list is gone through for it.
+        # Use exactly one of them: an index finds an id, so no list has to be scanned.
         key = reference_key(text)
         found = await context.db.scan(search, visit.org, visit.mode, text, key, _PAGE)
     elif state in _SUB_STATES:
@@ -127,7 +128,7 @@ async def _own_pause(visit: Visit) -> Any:
 
 
 async def show(visit: Visit, problem: str | None = None, code: int = 200) -> Response:
-    """`GET …/payouts/{id}`: the whole story, and what can be done. `show`: one group of the story."""
+    """`GET …/payouts/{id}`: the whole story and the possible actions. `show` selects one group of the story."""
     payout, story = await _told(visit)
     context, chosen = visit.context, visit.request.query_params.get("show", "")
     custodian = context.custodians.get(payout.custodian)
@@ -163,7 +164,7 @@ async def show(visit: Visit, problem: str | None = None, code: int = 200) -> Res
 
 
 async def _told(visit: Visit) -> tuple[Payout, dict[str, Any]]:
-    """Return the org's payout of the path and its story. Refused: `payout_not_found`."""
+    """Return the payout in the path, if it is the org's, and its story. Refused: `payout_not_found`."""
     context = visit.context
     payout_id = visit.request.path_params["payout_id"]
     payout = await context.db.read(context.payouts.get, visit.caller, payout_id)
@@ -226,7 +227,7 @@ async def retry(visit: Visit) -> Response:
 
 
 async def confirm_cancel(visit: Visit) -> Response:
-    """`GET …/payouts/{id}/cancel`: the amount and the consequence, once more."""
+    """`GET …/payouts/{id}/cancel`: confirm the amount and the consequence."""
     payout = await _payout(visit)
     return visit.draw(
         "panel/payout_cancel.html",
@@ -263,7 +264,7 @@ async def cancel(visit: Visit) -> Response:
 async def resolve_form(
     visit: Visit, problem: str | None = None, asked: LookAsked | None = None, code: int = 200
 ) -> Response:
-    """`GET …/payouts/{id}/resolve`: what an operator has found, with evidence."""
+    """`GET …/payouts/{id}/resolve`: the form for an operator's finding and its evidence."""
     _refuse_unless_operates(visit)
     payout, context = await _payout(visit), visit.context
     custodian = context.custodians.get(payout.custodian)
@@ -287,7 +288,7 @@ async def resolve_form(
 
 
 async def resolve(visit: Visit) -> Response:
-    """`POST …/payouts/{id}/resolve`: end it as the custodian's own record says. Needs the password again."""
+    """`POST …/payouts/{id}/resolve`: end the payout as the custodian's record says. It needs the password again."""
     _refuse_unless_operates(visit)
     payout, context, form = await _payout(visit), visit.context, visit.form
     evidence = form.get("evidence", "").strip()
@@ -332,7 +333,7 @@ async def resolve(visit: Visit) -> Response:
 
 
 async def _is_password(visit: Visit) -> bool:
-    """Whether the user has given the own password once more; guesses are limited."""
+    """Whether the user has entered the own password again; attempts are limited."""
     panel, context = visit.panel, visit.context
     taken = panel.passwords.take(visit.user.id)
     if not taken.allowed:
@@ -345,7 +346,7 @@ async def _is_password(visit: Visit) -> bool:
 
 
 async def acknowledge(visit: Visit) -> Response:
-    """`POST …/payouts/{id}/acknowledge`: close what is open of it on the operator's list."""
+    """`POST …/payouts/{id}/acknowledge`: close the payout's open entries on the operator's list."""
     _refuse_unless_operates(visit)
     payout, context = await _payout(visit), visit.context
     reason = visit.form.get("reason", "").strip()[:500] or "acknowledged in the panel"
@@ -354,7 +355,7 @@ async def acknowledge(visit: Visit) -> Response:
 
 
 async def resend(visit: Visit) -> Response:
-    """`POST …/payouts/{id}/resend`: an event once more, to all who subscribe or to one endpoint."""
+    """`POST …/payouts/{id}/resend`: send an event again, to all subscribers or to one endpoint."""
     payout, context = await _payout(visit), visit.context
     await resend_event(visit, visit.form.get("event", ""), visit.form.get("endpoint") or None)
     context.wake("deliveries")
@@ -362,7 +363,7 @@ async def resend(visit: Visit) -> Response:
 
 
 async def resend_event(visit: Visit, event_id: str, endpoint_id: str | None) -> None:
-    """Send an event again, and write who did. Refused as `Replays.resend`."""
+    """Send an event again, and record who did. Refused as `Replays.resend` is."""
     context = visit.context
 
     async def work(tx: Tx) -> None:
@@ -374,7 +375,7 @@ async def resend_event(visit: Visit, event_id: str, endpoint_id: str | None) -> 
 
 
 async def pause_org(visit: Visit) -> Response:
-    """`POST …/payouts/pause`: the org's own payouts, as with a key of the org."""
+    """`POST …/payouts/pause`: pause the org's own payouts, as a key of the org can."""
     reason = visit.form.get("reason", "").strip()
     if not 0 < len(reason) <= 500 or not reason.isprintable():  # noqa: PLR2004 - as over HTTP
         raise Refused("invalid_request", "Say why, in 1 to 500 characters.")
@@ -398,7 +399,7 @@ def _own(visit: Visit) -> Wanted:
 
 
 async def attention(visit: Visit) -> Response:
-    """`GET …/attention`: the operator's list with what was closed."""
+    """`GET …/attention`: the operator's list, including closed entries."""
     context = visit.context
     wanted = {"org": visit.org, "mode": visit.mode}
     rows = await context.db.scan(attention_page, wanted, _MOST_NOTED, 0, everything=True)

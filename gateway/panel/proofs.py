@@ -1,6 +1,6 @@
-"""What may be done to a payout now, and the proof that allows it or is missing. Reads only.
+"""The actions that are possible on a payout now, each with its proof or what is missing. Reads only.
 
-Each answer comes from the rules that the act itself asks again: what is shown here decides nothing.
+Each answer comes from the rules that the action itself checks again, so what is shown decides nothing.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _off(proofs: tuple[Proof, ...], note: str = "") -> Possible:
 async def possibilities(
     tx: Tx, runtime: Runtime, payout: Payout, capabilities: Capabilities | None, asked: str
 ) -> Possibilities:
-    """Return what may be done to a payout. Store function. `capabilities` None: it is not configured."""
+    """Return what may be done to a payout. Store function. Without `capabilities` its custodian is not configured."""
     if payout.final:
         over = _off((_missing(f"It is {payout.status}: final statuses never change."),))
         return Possibilities(over, over, over, over)
@@ -142,13 +142,13 @@ async def _retry(  # noqa: PLR0913 - what a retry depends on
             proofs = (*proofs, _missing(told))
         return _off(proofs, _earliest(history, now))
     if not proofs or not all(each.holds for each in proofs):
-        # A repeat under the same key, which the custodian carries out once, needs no proof of absence.
+        # A repeat under the same key needs no proof of absence, because the custodian executes it once.
         proofs = (_holds("The custodian carries out a repeat under the same key only once."),)
     return _on(proofs)
 
 
 def _absence(history: History, now: Moment) -> tuple[Proof, ...]:
-    """Return the parts of the proof that no call has paid or ever will; none where no call is open."""
+    """Return the parts of the proof that no call has paid or ever will; empty if no call is open."""
     unknown = open_calls(history)
     if not unknown:
         return (

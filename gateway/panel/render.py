@@ -1,4 +1,4 @@
-"""Drawing a page of the panel: its templates, and how values are written in them."""
+"""Renders pages of the panel: the templates, and the formats of values in them."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _TEMPLATES.globals |= {"file": HASHED, "DONE": DONE}
 _KEPT_HEAD, _KEPT_TAIL = 8, 4
 _SHORT = 16
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
-#: From so many of a unit on, the smaller unit is left out.
+#: From this number of a unit on, the smaller unit is left out.
 _ENOUGH = 10
 
 
 def draw(
     request: Request, template: str, code: int, headers: Mapping[str, str], **values: Any
 ) -> HTMLResponse:
-    """Return a page; everything in it is escaped."""
+    """Render a page; every value in it is escaped."""
     root = "../" * (request.url.path.count("/") - 1) or "./"
     text = _TEMPLATES.get_template(template).render(root=root, **values)
     return HTMLResponse(text, code, headers)
@@ -48,7 +48,7 @@ def short(text: str | None) -> str:
 
 
 def short_id(text: str) -> str:
-    """Return an id of ours, its prefix and four characters of either end: `pay_01m7…wptf`."""
+    """Return one of our ids, shortened to its prefix and four characters at each end: `pay_01m7…wptf`."""
     prefix, _, rest = text.partition("_")
     if not rest or len(text) <= _SHORT:
         return short(text)
@@ -56,7 +56,7 @@ def short_id(text: str) -> str:
 
 
 def money(amount: Decimal | str | int) -> str:
-    """Return an amount with thousands separated, and two decimals at least."""
+    """Return an amount with thousands separators and at least two decimals."""
     value = Decimal(amount)
     text = f"{value:,f}"
     whole, _, rest = text.partition(".")
@@ -65,12 +65,12 @@ def money(amount: Decimal | str | int) -> str:
 
 
 def number(value: int) -> str:
-    """Return a whole number with thousands separated."""
+    """Return a whole number with thousands separators."""
     return f"{value:,}"
 
 
 def span(seconds: float) -> str:
-    """Return a span of time in words of two units at most: `2 min 50 s`."""
+    """Return a span of time in at most two units: `2 min 50 s`."""
     seconds = max(seconds, 0)
     if seconds < _ENOUGH:
         text = f"{seconds:.1f}".removesuffix(".0")
@@ -91,7 +91,7 @@ def span(seconds: float) -> str:
 
 
 def ago(at: datetime | None, now: datetime) -> str:
-    """Return how long ago something was; a date where that is long ago."""
+    """Return how long ago something was, or a date if it was long ago."""
     if at is None:
         return "Never"
     seconds = (now - at).total_seconds()
@@ -101,7 +101,7 @@ def ago(at: datetime | None, now: datetime) -> str:
         return at.astimezone(UTC).strftime("%-d %b %Y")
     if seconds < 1:
         return "now"
-    # The larger unit alone: `2 min ago`.
+    # Show only the larger unit: `2 min ago`.
     return " ".join(span(seconds).split(" ")[:2]) + " ago"
 
 
@@ -116,7 +116,7 @@ def iso(value: datetime | str) -> str:
 
 
 def clock(value: datetime | str | None, now: datetime) -> str:
-    """Return the time of day in UTC, with the date where it is another day."""
+    """Return the time of day in UTC, with the date if it is another day."""
     at = as_time(value)
     if at is None:
         return ""

@@ -56,7 +56,7 @@ async def show(request: Request) -> Response:
 
 
 async def sign_in(request: Request) -> Response:
-    """`POST /admin/sign-in`: a session with a new token, whatever the browser had before."""
+    """`POST /admin/sign-in`: start a session with a new token, even if the browser already had one."""
     return await answered(request, lambda: _sign_in(request))
 
 
@@ -89,13 +89,13 @@ async def _sign_in(request: Request) -> Response:
             before=None if before is None else digest_of(before),
         )
     if token is None:
-        # The name alone, and only where it is a user's: people type passwords into the wrong field.
+        # Record the name only if a user has it, because people type passwords into the wrong field.
         _log.warning("sign_in_failed", user=None if row is None else row["name"])
         refused = admission_of(request).unknown(request)
         if refused is not None:
             raise refused
         answer = _page(request, to, 401, _WRONG, claim.name)
-        # After the answer: how long it took says nothing of whether there is such a user.
+        # Write it after the response, so that the response time does not tell whether the user exists.
         answer.background = BackgroundTask(_note_failure, panel, row, request_id_of(request))
         return answer
     _log.info("signed_in", user=claim.name)
@@ -106,7 +106,7 @@ async def _sign_in(request: Request) -> Response:
 
 
 async def _note_failure(panel: Panel, row: Row | None, request_id: str) -> None:
-    """Write a failed attempt to the audit log; of more than one a minute, some."""
+    """Write a failed attempt to the audit log; frequent attempts are sampled."""
     context = panel.context
     if not panel.noted.take("" if row is None else row["id"]).allowed:
         return
@@ -117,10 +117,10 @@ async def _note_failure(panel: Panel, row: Row | None, request_id: str) -> None:
 
 
 def _must_wait(panel: Panel, request: Request, name: str) -> int | None:
-    """Count an attempt; return for how many seconds no further one is looked at, or None.
+    """Count an attempt; return for how many seconds further ones are ignored, or None.
 
-    An attempt that is refused for its client counts for nothing else: a guesser at one address must not use
-    up the user's attempts at another one.
+    An attempt that the client's limit refuses does not count towards other limits: an attacker at one
+    address must not use up the user's attempts at another one.
     """
     client, name = client_group(client_address(request)), name[:64]
     for buckets, who in (
@@ -177,5 +177,5 @@ def _set(panel: Panel, answer: Response, name: str, value: str) -> None:
 
 
 def refuse_nobody() -> Refused:
-    """Return the refusal of a page that there is not."""
+    """Return the refusal for a page that does not exist."""
     return Refused("not_found", "There is no such page.")

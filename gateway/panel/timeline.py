@@ -1,4 +1,4 @@
-"""A payout's story as a timeline: each thing that happened, in words. Pure: a story in, entries out."""
+"""A payout's story as a timeline that describes each thing that happened. Pure: turns a story into entries."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from gateway.views import EVENT_OF, EVENT_TYPES
 MONEY, CUSTODIAN, WEBHOOKS = "money", "custodian", "webhooks"
 #: The groups that can be chosen, with their names.
 GROUPS: Mapping[str, str] = {MONEY: "Money", CUSTODIAN: "Custodian", WEBHOOKS: "Webhooks"}
-#: So many rows under an entry are shown whole; of more, the first three.
+#: The most rows that an entry shows in full; if there are more, it shows the first three.
 MOST_ROWS, FIRST_ROWS = 11, 3
 
 
 @dataclass(frozen=True)
 class Call:
-    """A row under an entry: what, the answer, how long it took."""
+    """A row under an entry: the call, the answer and the duration."""
 
     what: str
     answer: str
@@ -50,15 +50,15 @@ class Entry:
 def entries(story: Mapping[str, Any], payout: Payout, *, everything: bool) -> list[Entry]:
     """Return the entries, oldest first.
 
-    `everything`: what only operators of the whole gateway may see, too: evidence that names accounts, and
-    details that may name other orgs.
+    `everything` adds what only operators of the whole gateway may see: evidence that names accounts,
+    and details that may name other orgs.
     """
     steps = list(_statuses(story, payout))
     found = [
         *_beginning(payout, story["decision"], everything=everything),
         *steps[:1],
         *_executions(story, everything=everything),
-        # What a call led to comes after it, also where both have one date.
+        # The result of a call comes after the call, even if both have the same date.
         *steps[1:],
         *_other_events(story),
         *_webhooks(story, payout),
@@ -106,7 +106,7 @@ def _beginning(
 
 
 def _others(decision: Mapping[str, Any], *, everything: bool) -> Iterator[Call]:
-    """Yield the routes that were not taken, each with why: those that were possible first."""
+    """Yield the routes that were not taken, each with the reason; possible routes come first."""
     taken, *possible = decision["candidates"]
     for each in possible:
         more = Decimal(each["fee"]) - Decimal(taken["fee"])
@@ -118,13 +118,13 @@ def _others(decision: Mapping[str, Any], *, everything: bool) -> Iterator[Call]:
             words += f", {span(abs(slower))} {'slower' if slower > 0 else 'faster'}"
         yield Call(_way(each), f"possible: {words}")
     for each in decision["left_out"]:
-        # Which routes other orgs have is not for an org.
+        # An org must not see which routes other orgs have.
         if everything or each["reason"] != "org":
             yield Call(_way(each), f"left out: {each['detail'].rstrip('.')}")
 
 
 def _way(route: Mapping[str, Any]) -> str:
-    """Return what a route is called: its custodian, and its own name where it was given one."""
+    """Return the label of a route: its custodian, and its own name if it has one."""
     name, custodian = str(route["route"]), str(route["custodian"])
     named = "" if name.startswith("routes.") or name == custodian else f" · {name}"
     network = route.get("network")
@@ -156,7 +156,7 @@ _STATUS_TEXTS = {
 
 
 def _statuses(story: Mapping[str, Any], payout: Payout) -> Iterator[Entry]:
-    """Yield an entry per step, each with the deliveries of its event."""
+    """Yield an entry for each step, with the deliveries of its event."""
     told: set[str] = set()
     for step in payout.timeline:
         icon, kind, title = _STATUS_WORDS.get(step.sub_status.value, ("dash", "mute", "Step"))
@@ -215,7 +215,7 @@ def _delivery(line: Mapping[str, Any]) -> Call:
 
 
 def _other_events(story: Mapping[str, Any]) -> Iterator[Entry]:
-    """Yield events that tell of no status, or once more of one."""
+    """Yield events that report no status, or repeat one."""
     known = {*EVENT_OF.values(), "payout.requires_action"}
     for event in story["events"]:
         at = read_time(event["at"])
@@ -321,12 +321,12 @@ def _evidence(row: Mapping[str, Any], *, everything: bool) -> Entry | None:  # n
     if row["kind"] == "console":
         title = f"Operator asked to look: number {row['number']}"
         return Entry(at, "person", "act", title, CUSTODIAN, "", detail)
-    # Waiting to be sent is no news for a person.
+    # A delivery that still waits is not worth showing.
     return None
 
 
 def _joined(found: Iterable[Entry | None]) -> Iterator[Entry]:
-    """Yield entries; looks that found the same one after the other are one entry with a row each."""
+    """Yield entries; consecutive looks with the same finding become one entry with a row for each."""
     kept: Entry | None = None
     rows: list[Call] = []
     for each in found:
@@ -373,7 +373,7 @@ def _acts(story: Mapping[str, Any], *, everything: bool) -> Iterator[Entry]:
         at = read_time(each["at"])
         if at is not None:
             title = ACTS.get(each["act"], each["act"].replace("_", " ").capitalize())
-            # Who acts for the whole gateway, and what was found, is not for an org.
+            # An org must not see which operator of the whole gateway acted, and what they found.
             meta = f"by {each['actor']}" if everything else ""
             text = each["detail"] if everything else ""
             yield Entry(at, "person", "mute", title, MONEY, meta, text)

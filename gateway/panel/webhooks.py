@@ -1,4 +1,4 @@
-"""Webhook endpoints: what they missed, each try, resends, recoveries, rotation of secrets."""
+"""Webhook endpoints: missed events, delivery attempts, resends, replays and rotation of secrets."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ _TRIES = 25
 _SKIPPED_AT_ONCE = 500
 _MOST_WAITING = 1000
 _SHOWN = "The secret was made and shown then; if you have not stored it, rotate it."
-#: How long the old secret signs on, in seconds.
+#: How long the old secret keeps signing, in seconds.
 OVERLAPS = {"86400": "24 hours", "259200": "72 hours", "3600": "1 hour", "0": "Not at all"}
-#: How far back missed events are sent again, in hours.
+#: How far back missed events can be sent again, in hours.
 SPANS = {"24": "24 hours", "168": "7 days", "720": "30 days", "1": "1 hour"}
 
 
 def look_of(endpoint: EndpointView) -> Look:
-    """Return how an endpoint's state is shown."""
+    """Return the label of an endpoint's state."""
     if endpoint.status == "disabled":
         word = "Disabled" if endpoint.disabled_reason == "by_you" else "Was disabled"
         return Look("mute" if endpoint.disabled_reason == "by_you" else "bad", "dash", word)
@@ -90,7 +90,7 @@ async def index(visit: Visit, problem: str | None = None, code: int = 200) -> Re
 
 
 async def create(visit: Visit) -> Response:
-    """`POST …/webhooks`: the answer shows the signing secret, this once."""
+    """`POST …/webhooks`: the response shows the signing secret, once."""
     context, form = visit.context, visit.form
     members: dict[str, Any] = {
         "url": form.get("url", "").strip(),
@@ -120,7 +120,7 @@ async def create(visit: Visit) -> Response:
 
 
 def _words(refused: Refused) -> str:
-    """Return a refusal for a person, with the first fault of its members."""
+    """Return a refusal's text for a person, with the first error of its fields."""
     if refused.code == "invalid_request" and refused.errors:
         first = refused.errors[0]
         name, detail = first["pointer"].strip("/").partition("/")[0], first["detail"]
@@ -137,7 +137,7 @@ async def show(  # noqa: PLR0913 - what is shown beside the endpoint
     code: int = 200,
     result: Any = None,
 ) -> Response:
-    """`GET …/webhooks/{id}`: how it is, and every try. `after` goes on."""
+    """`GET …/webhooks/{id}`: the state, and every delivery attempt; `after` continues the list."""
     context = visit.context
     endpoint_id = endpoint_id or visit.request.path_params["endpoint_id"]
     query, of, before = visit.request.query_params, {"endpoint_id": endpoint_id}, NEWEST
@@ -179,7 +179,7 @@ async def show(  # noqa: PLR0913 - what is shown beside the endpoint
 
 
 async def change(visit: Visit) -> Response:
-    """`POST …/webhooks/{id}/enable` or `…/disable`; enabled again, it is sent what it missed."""
+    """`POST …/webhooks/{id}/enable` or `…/disable`; an endpoint that is enabled again gets what it missed."""
     enable = visit.request.url.path.endswith("/enable")
     context, endpoint_id = visit.context, visit.request.path_params["endpoint_id"]
     wanted = EndpointChange(status="enabled" if enable else "disabled")
@@ -201,7 +201,7 @@ async def change(visit: Visit) -> Response:
 
 
 async def confirm_delete(visit: Visit) -> Response:
-    """`GET …/webhooks/{id}/delete`: what is lost, once more."""
+    """`GET …/webhooks/{id}/delete`: confirm what will be lost."""
     context, endpoint_id = visit.context, visit.request.path_params["endpoint_id"]
 
     async def read(tx: Tx) -> tuple[EndpointView, int]:
@@ -237,7 +237,7 @@ async def delete(visit: Visit) -> Response:
 
 
 async def rotate(visit: Visit) -> Response:
-    """`POST …/webhooks/{id}/rotate`: the answer shows the new secret, this once."""
+    """`POST …/webhooks/{id}/rotate`: the response shows the new secret, once."""
     context, endpoint_id = visit.context, visit.request.path_params["endpoint_id"]
     overlap = visit.form.get("overlap", "")
     if overlap not in OVERLAPS:
@@ -274,7 +274,7 @@ async def end_secrets(visit: Visit) -> Response:
 
 
 async def recover(visit: Visit) -> Response:
-    """`POST …/webhooks/{id}/recover`: what it missed in the last hours, once more."""
+    """`POST …/webhooks/{id}/recover`: send again what the endpoint missed in the last hours."""
     context, endpoint_id = visit.context, visit.request.path_params["endpoint_id"]
     hours = visit.form.get("hours", "")
     if hours not in SPANS:
@@ -298,7 +298,7 @@ async def recover(visit: Visit) -> Response:
 
 
 async def resend(visit: Visit) -> Response:
-    """`POST …/webhooks/{id}/resend`: one event once more to this endpoint."""
+    """`POST …/webhooks/{id}/resend`: send one event again to this endpoint."""
     endpoint_id = visit.request.path_params["endpoint_id"]
     try:
         await resend_event(visit, visit.form.get("event", ""), endpoint_id)
@@ -311,7 +311,7 @@ async def resend(visit: Visit) -> Response:
 
 
 async def test(visit: Visit) -> Response:
-    """`POST …/webhooks/{id}/test`: one try of an example, and what the endpoint answers."""
+    """`POST …/webhooks/{id}/test`: send an example once, and show the endpoint's answer."""
     context, endpoint_id = visit.context, visit.request.path_params["endpoint_id"]
 
     async def find(tx: Tx) -> tuple[Ready, Found | None]:
@@ -330,7 +330,7 @@ async def test(visit: Visit) -> Response:
 
 
 async def _skip_missed(visit: Visit) -> None:
-    """Take what a disabled endpoint waits for out of its queue, in bounded batches."""
+    """Remove the waiting deliveries of a disabled endpoint from its queue, in bounded batches."""
     context = visit.context
     now = to_us(context.runtime.clock.now())
     while await context.db.run(deliveries.skip_deliveries, now, _SKIPPED_AT_ONCE):

@@ -1,4 +1,4 @@
-"""How states, reasons and acts are called in the panel."""
+"""The labels of states, reasons and actions in the panel."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gateway.model import (
 
 @dataclass(frozen=True)
 class Look:
-    """A state as a pill shows it: its colours, its icon and its word."""
+    """The pill of a state: its colours, icon and label."""
 
     kind: str
     icon: str
@@ -38,7 +38,7 @@ _CODE = Look("act", "key", "Needs a code")
 
 
 def look_of(payout: Payout) -> Look:
-    """Return how a payout's state is shown. An unknown outcome is never shown as a failure."""
+    """Return the pill of a payout's state. An unknown outcome is never shown as a failure."""
     if payout.final:
         return _STATUS[payout.status]
     if payout.sub_status is SubStatus.OUTCOME_UNKNOWN:
@@ -60,7 +60,7 @@ _BATCH: Mapping[BatchState, Look] = {
 
 
 def look_of_batch(state: BatchState, *, executed: bool) -> Look:
-    """Return how a batch's state is shown."""
+    """Return the pill of a batch's state."""
     if state is BatchState.REQUESTED and executed:
         return Look("mute", "clock", "Waits for its turn")
     return _BATCH[state]
@@ -199,7 +199,7 @@ _OTHER = Reason("act", "warn", "Needs attention", "Open the payout.")
 
 
 def reason_of(code: str) -> Reason:
-    """Return how a reason of the operator's list is shown; codes of later releases too."""
+    """Return the display of a reason on the operator's list, including codes of later releases."""
     return next((reason for each, reason in ATTENTION.items() if each.value == code), _OTHER)
 
 
@@ -208,7 +208,7 @@ def rank_of(code: str) -> int:
     return next((n for n, each in enumerate(ATTENTION) if each.value == code), len(ATTENTION))
 
 
-#: What was done, by the code that a redirect carries. No text of anybody's comes from an address.
+#: The message about a completed action, by the code in a redirect. Text is never taken from an address.
 DONE: Mapping[str, str] = {
     "asked": "The custodian is asked again at once.",
     "canceled": "The payout was canceled.",

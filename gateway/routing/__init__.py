@@ -1,1 +1,1 @@
-"""Which route can pay, at what price and how fast, and why each other route was left out."""
+"""Finds the routes that can pay, with price and speed, and the reason against each other route."""

@@ -1,4 +1,4 @@
-"""The accounts that payouts may be paid from, as the configuration has them. Pure."""
+"""The configured accounts from which payouts may be paid. Pure."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _NONE: frozenset[str] = frozenset()
 class PinnedAccounts:
     """Checks that what a quote or a batch has pinned is still configured when it is executed.
 
-    By the configuration, not by the adapters that loaded: where an adapter is broken here, another
-    gateway with the same rules pays.
+    It goes by the configuration and not by the adapters that loaded: if an adapter is broken here,
+    another gateway with the same rules pays.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._modes = {name: each.modes for name, each in settings.custodians.items()}
-        #: by custodian, account type and id: the orgs that may use the account; None: every org
+        #: by custodian, account type and id: the orgs that may use the account; None means every org
         self._orgs: dict[tuple[str, str, str], frozenset[str] | None] = {}
         for route in settings.routes:
             self._add(route.custodian, route.account.type, route.account.id, route.orgs)
@@ -34,7 +34,7 @@ class PinnedAccounts:
         self._orgs[key] = None if known is None or orgs is None else known.union(orgs)
 
     def check(self, org: str, mode: str, custodian: str, account: Account) -> None:
-        """Refuse where an org's payouts of a mode are not paid from an account: `route_unavailable`."""
+        """Refuse if an org's payouts of a mode may not be paid from an account: `route_unavailable`."""
         orgs = self._orgs.get((custodian, account.type, account.id), _NONE)
         if mode in self._modes.get(custodian, ()) and (orgs is None or org in orgs):
             return

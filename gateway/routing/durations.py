@@ -1,4 +1,4 @@
-"""How long deliveries take, by the way they went: measured, in a bounded window in memory."""
+"""Measures how long deliveries take by each way, in a bounded window in memory."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from gateway.runtime import Clock
 from gateway.store.database import Database
 from gateway.store.durations import Measured, delivered_since
 
-#: Fewer deliveries than this say nothing.
+#: The fewest deliveries that give a usable median.
 LEAST = 20
-#: Deliveries of one way that are remembered, and ways.
+#: The most deliveries of one way that are remembered, and the most ways.
 _WINDOW, _MOST_WAYS = 200, 1000
-#: Deliveries that are read at once; of more in a minute the newest are enough.
+#: The most deliveries per read; if there are more in a minute, the newest are enough.
 _PAGE = 1000
 _READ_S = 60.0
 
@@ -27,15 +27,15 @@ class Durations:
         self._medians: dict[str, int] = {}
 
     def seconds(self, route: str) -> int | None:
-        """Return the median time of a way, in seconds; None where too few deliveries are known."""
+        """Return the median time of a way, in seconds; None if too few deliveries are known."""
         return self._medians.get(route)
 
     def medians(self) -> dict[str, int]:
-        """Return the median times of all ways of which enough is known."""
+        """Return the median times of all ways with enough deliveries."""
         return dict(self._medians)
 
     def learn(self, found: Iterable[Measured]) -> None:
-        """Take deliveries in, the oldest one first."""
+        """Add deliveries, the oldest one first."""
         ways = set()
         for each in found:
             self._known.setdefault(each.route, deque(maxlen=_WINDOW)).append(each.seconds)
@@ -50,7 +50,7 @@ class Durations:
 
 
 class DurationLoop:
-    """Reads deliveries: at the start the newest, then once a minute what has been added."""
+    """Reads deliveries: the newest ones at the start, then new ones once a minute."""
 
     def __init__(self, db: Database, clock: Clock, durations: Durations) -> None:
         self._db = db

@@ -1,4 +1,4 @@
-"""What is known at this moment of the routes: whether custodians answer, what accounts lack, usual times."""
+"""The present facts about routes: whether custodians answer, what accounts lack, and usual times."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from gateway.routing.router import Facts, NothingKnown
 
 
 class Health(Protocol):
-    """What knows whether a custodian answers."""
+    """Knows whether a custodian answers."""
 
     @property
     def word(self) -> str | None:
-        """Why nothing should be sent to it; None: it answers, or nothing is known."""
+        """Return why nothing should be sent to it; None if it answers or nothing is known."""
 
 
 #: Returns what an account lacks of a sum: (instance, account, asset, needed).
@@ -29,7 +29,7 @@ def _nothing_known(_instance: str, _account: Account, _asset: str, _needed: Deci
 
 
 class KnownFacts:
-    """The facts of a process, from memory. Pauses are read where they count, in the transaction."""
+    """The facts of a process, from memory. Pauses are read in the transaction, where they count."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class KnownFacts:
         asset: str,  # noqa: ARG002
         org: str,  # noqa: ARG002
     ) -> str | None:
-        """Return None: see `gateway.quotes`."""
+        """Return None; `gateway.quotes` reads pauses."""
         return None
 
     def waits(
@@ -71,7 +71,7 @@ class KnownFacts:
         return self._shortage(instance, account, asset, needed)
 
     def seconds(self, route: str) -> int | None:
-        """Return how long payouts by this way have usually taken."""
+        """Return the usual time of payouts by this way."""
         return self._durations.seconds(route)
 
     def still(self) -> Facts:
@@ -88,9 +88,9 @@ class StillFacts(NothingKnown):
     medians: Mapping[str, int]
 
     def health(self, instance: str) -> str | None:
-        """Return why nothing should be sent to a custodian then."""
+        """Return why nothing should have been sent to a custodian at that moment."""
         return self.words.get(instance)
 
     def seconds(self, route: str) -> int | None:
-        """Return how long payouts by this way had usually taken then."""
+        """Return the usual time of payouts by this way at that moment."""
         return self.medians.get(route)

@@ -1,4 +1,4 @@
-"""What a unit of an asset is worth in US dollars: a table in the configuration, or a class of your own."""
+"""Prices of assets in US dollars, from a table in the configuration or from a class of your own."""
 
 from __future__ import annotations
 
@@ -19,20 +19,21 @@ TABLE = "table"
 
 
 class PriceSource(Protocol):
-    """Where prices come from. Built once, with the assets and the settings; then asked from memory.
+    """A source of prices. It is built once, with the assets and the settings, and then answers from memory.
 
-    It is asked inside transactions: a source that fetches its prices does so on its own, beforehand.
+    It is asked inside transactions, so a source that fetches its prices must do so on its own,
+    beforehand.
     """
 
     def usd(self, asset: str) -> Decimal | None:
         """Return the price of one unit in US dollars; None if it has none."""
 
     def as_of(self, asset: str) -> datetime | None:
-        """Return when that price was true, with a zone; None if it is not known."""
+        """Return the time of that price, with a zone; None if it is not known."""
 
 
 class PriceTable:
-    """Prices that the operator has set; an asset that is pegged to the dollar counts as one."""
+    """Prices that the operator has set. An asset that is pegged to the dollar is worth one dollar."""
 
     def __init__(self, assets: AssetRegistry, settings: PriceSettings) -> None:
         self._pegged = {each for each in assets.codes() if assets.find(each).usd_pegged}
@@ -46,7 +47,7 @@ class PriceTable:
         return Decimal(1) if asset in self._pegged else None
 
     def as_of(self, asset: str) -> datetime | None:
-        """Return when the operator has updated the table; None for what is not in it."""
+        """Return when the operator updated the table; None for an asset that is not in it."""
         return self._as_of if asset in self._usd else None
 
 
@@ -61,12 +62,12 @@ class StillPrices:
         return self._known[asset][0] if asset in self._known else None
 
     def as_of(self, asset: str) -> datetime | None:
-        """Return when that price was true."""
+        """Return the time of that price."""
         return self._known[asset][1] if asset in self._known else None
 
 
 def price_source(assets: AssetRegistry, settings: PriceSettings) -> PriceSource:
-    """Return the configured source. ConfigError if there is none of that name, or it cannot be built."""
+    """Return the configured source. Raises ConfigError if no source has that name, or it cannot be built."""
     if settings.source == TABLE:
         return PriceTable(assets, settings)
     found = {each.name: each for each in entry_points(group=GROUP)}

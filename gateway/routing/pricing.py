@@ -1,4 +1,4 @@
-"""What a quote says beside its terms: the fee in US dollars, and a cheaper route. Pure."""
+"""What a quote adds to its terms: the fee in US dollars, and a cheaper route. Pure."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Recommendation(BaseModel):
 
 
 def in_usd(fee: Decimal, asset: Asset, prices: PriceSource | None) -> Decimal | None:
-    """Return a fee in US dollars; None if the asset has no price. Nothing costs nothing."""
+    """Return a fee in US dollars; None if the asset has no price. A zero fee needs no price."""
     if not fee:
         return fee
     price = prices.usd(asset.code) if prices is not None else None
@@ -58,7 +58,7 @@ def in_usd(fee: Decimal, asset: Asset, prices: PriceSource | None) -> Decimal | 
 def recommended(
     decision: Decision, taken: Choice, asset: Asset, prices: PriceSource | None, percent: Decimal
 ) -> Recommendation | None:
-    """Return the cheaper route where its fee is lower by at least so many percent, and has a price."""
+    """Return the cheaper route if its fee has a price and is lower by at least this many percent."""
     other = decision.cheaper
     if other is None or other.fee >= taken.fee:
         return None
@@ -76,7 +76,7 @@ def recommended(
     return Recommendation(
         message=message,
         alternative_route=AlternativeRoute(
-            # A name has no dot; a route without one goes by its position, `routes.N`.
+            # A name has no dot; a route without a name is identified by its position, `routes.N`.
             route=other.name if "." not in other.name else None,
             custodian=other.route.custodian,
             account=other.account,

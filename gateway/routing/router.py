@@ -1,7 +1,8 @@
-"""Which custodian account pays a quote, what it costs, and why the others do not. Pure.
+"""Decides which custodian account pays a quote, at what fee, and why the others do not. Pure.
 
-Configuration and facts in, decision out. The routes are asked in a fixed order: by `priority`, then as they
-are written. What of a route does not depend on the amount or the moment is found once and remembered.
+It turns configuration and facts into a decision. Routes are tried in a fixed order: by `priority`, then
+as they are written. Whatever does not depend on the amount or the moment is computed once and
+remembered.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from gateway.model import (
     route_key,
 )
 
-#: Asked-for combinations that are remembered. A network that nobody has configured may be any text, so
-#: there is a bound.
+#: The most combinations that are remembered. The bound is needed because a request may name any text as
+#: a network.
 _MOST_WAYS = 1000
 _RETRY_AFTER = {"Retry-After": "60"}
 
@@ -51,15 +52,15 @@ class Reason(StrEnum):
     SHORTAGE = "shortage"  #: its account does not cover the amount, and another one does
 
 
-#: Causes that end without a change of the request or the configuration.
+#: Causes that pass without a change of the request or the configuration.
 _PASSING = frozenset({Reason.PAUSED, Reason.HEALTH, Reason.SHORTAGE})
-#: What an org does not see: routes that are not for it.
+#: Reasons that an org must not see, because the routes are not for it.
 NOT_SHOWN = frozenset({Reason.ORG, Reason.MODE})
 
 
 @dataclass(frozen=True)
 class Instance:
-    """What the router knows of a custodian instance."""
+    """What the router knows about a custodian instance."""
 
     name: str
     modes: frozenset[Mode]
@@ -87,29 +88,29 @@ class Asked(NamedTuple):
 
 
 class Facts(Protocol):
-    """What changes from moment to moment. Each answer is from memory: nothing is read or called."""
+    """Facts that change from moment to moment. Each answer comes from memory: nothing is read or called."""
 
     def pause(self, instance: str, account: Account, asset: str, org: str) -> str | None:
-        """Return what is paused, for people; None: nothing that would refuse such a payout."""
+        """Return what is paused, for people; None if no pause would refuse such a payout."""
 
     def waits(self, instance: str, account: Account, asset: str, org: str) -> str | None:
-        """Return what is paused while such payouts are accepted all the same; None: nothing, it would be sent."""
+        """Return the pause under which such a payout is accepted and waits; None if it would be sent."""
 
     def health(self, instance: str) -> str | None:
-        """Return why nothing should be sent to a custodian now; None: it answers, or nothing is known."""
+        """Return why nothing should be sent to a custodian now; None if it answers or nothing is known."""
 
     def shortage(self, instance: str, account: Account, asset: str, needed: Decimal) -> str | None:
-        """Return what an account lacks; None: it can pay, or nothing is known."""
+        """Return what an account lacks; None if it can pay or nothing is known."""
 
     def seconds(self, route: str) -> int | None:
-        """Return how long payouts by this way (`route_key`) have usually taken; None: too few are known."""
+        """Return the usual time of payouts by this way (`route_key`); None if too few are known."""
 
     def still(self) -> Facts:
-        """Return them as they are now, without what accounts lack, for another process."""
+        """Return a snapshot for another process, without what accounts lack."""
 
 
 class NothingKnown:
-    """The facts where nobody has any: nothing is paused, everything answers, every account can pay."""
+    """The facts if nothing is known: nothing is paused, everything answers, every account can pay."""
 
     def pause(self, instance: str, account: Account, asset: str, org: str) -> str | None:
         """Return None."""
@@ -135,44 +136,44 @@ NOTHING_KNOWN = NothingKnown()
 
 
 class Choice(NamedTuple):
-    """A route that could be taken: which account pays, over which networks, for which fee."""
+    """A route that could be taken, with the account that pays, the networks and the fee."""
 
     account: Account
     route: Route
     fee: Decimal
     #: the name of the configured route
     name: str = ""
-    #: what is paused meanwhile: a payout is accepted, and waits; None: it is sent at once
+    #: the pause under which a payout is accepted and waits; None if it is sent at once
     waits: str | None = None
 
 
-#: What says why the adapter could never pay by a route, or None.
+#: Returns why the adapter could never pay by a route, or None.
 Check = Callable[[Choice], str | None]
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A route that is not taken, and why."""
+    """A route that is not taken, with the reason."""
 
     name: str
     custodian: str
     account: Account
     reason: Reason
     detail: str
-    #: what is answered where every route is left out for this cause; None: `no_route`
+    #: the refusal if every route is left out for this cause; None means `no_route`
     refusal: Refused | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
 class Decision:
-    """Which routes could be taken, the best one first, and why each other one was left out."""
+    """The routes that could be taken, the best one first, and why each other one was left out."""
 
     policy: Policy
     candidates: tuple[Choice, ...]
     left_out: tuple[LeftOut, ...]
-    #: a route that is cheaper than the one taken; the partner asked for another one, or the policy prefers it
+    #: a cheaper route than the one taken, if the partner asked for that one or the policy prefers it
     cheaper: Choice | None = None
-    #: what is answered where there is no candidate
+    #: the refusal if there is no candidate
     refusal: Refused | None = field(default=None, compare=False)
 
     @property
@@ -185,7 +186,7 @@ class Decision:
 
 @dataclass
 class _Way:
-    """What of a choice does not depend on the amount or the moment."""
+    """The part of a choice that does not depend on the amount or the moment."""
 
     name: str
     settings: RouteSettings
@@ -194,7 +195,7 @@ class _Way:
     key: str
 
     def timed(self, seconds: int | None) -> Route:
-        """Return the route with the time that it usually takes: as measured, else as configured."""
+        """Return the route with its usual time, measured if possible and otherwise configured."""
         expected = self.settings.estimated_seconds if seconds is None else seconds
         if self.route.estimated_seconds != expected:
             self.route = self.route.model_copy(update={"estimated_seconds": expected})
@@ -203,11 +204,11 @@ class _Way:
 
 @dataclass(frozen=True)
 class _Ways:
-    """The ways that fit what was asked, in the fixed order, and what does not fit."""
+    """The ways that fit the request, in the fixed order, and those that do not."""
 
     fitting: tuple[_Way, ...]
     left_out: tuple[LeftOut, ...]
-    #: what fits but for the partner's wish
+    #: the ways that would fit without the partner's wish
     unwished: tuple[_Way, ...] = ()
 
 
@@ -217,15 +218,15 @@ class Router:
     def __init__(self, instances: Sequence[Instance], routes: Sequence[RouteSettings]) -> None:
         self._instances: Mapping[str, Instance] = {each.name: each for each in instances}
         named = [(each.name or f"routes.{index}", each) for index, each in enumerate(routes)]
-        # An instance whose adapter does not load is not there; neither are its routes.
+        # An instance whose adapter does not load is missing here, and so are its routes.
         there = [(name, each) for name, each in named if each.custodian in self._instances]
         #: in the fixed order, by name
         self._routes = tuple(sorted(there, key=lambda each: each[1].priority))
-        #: what was found before, by what was asked for; the configuration does not change
+        #: cached results by request; they stay valid because the configuration does not change
         self._ways: dict[tuple[str | None, ...], _Ways] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what another process is given: nothing of what was found before."""
+        """Return the state for another process, without the cached results."""
         return {**self.__dict__, "_ways": {}}
 
     def choose(  # noqa: PLR0913 - everything a route may depend on
@@ -239,9 +240,9 @@ class Router:
         network_hint: str | None,
         wish: Wish | None,
     ) -> Choice:
-        """Return the route that is taken where nothing is paused and everything answers.
+        """Return the route that is taken if nothing is paused and everything answers.
 
-        Refused: as `decide`, and as `Decision.taken`.
+        Refused as `decide` and `Decision.taken` are.
         """
         asked = Asked(org, mode, destination, asset, amount, network_hint, wish)
         return self.decide(asked).taken
@@ -251,8 +252,9 @@ class Router:
     ) -> Decision:
         """Return every route that could be taken, ranked, and the reason for each other one.
 
-        Refused if no configured route fits whatever the amount and the moment: `route_unavailable`,
-        `no_route` (the routes do not fit for several reasons), `unknown_account`, `unsupported_network`.
+        Refused if no configured route fits, for any amount and at any moment: `route_unavailable`,
+        `no_route` (the routes do not fit for several reasons), `unknown_account`,
+        `unsupported_network`.
         """
         ways = self._found(asked)
         candidates: list[Choice] = []
@@ -290,7 +292,7 @@ class Router:
     def explain(
         self, asked: Asked, facts: Facts = NOTHING_KNOWN, check: Check | None = None
     ) -> Decision:
-        """Return the decision; where no configured route fits at all, with the reason for each."""
+        """Return the decision, with the reason against each route if no configured one fits at all."""
         try:
             return self.decide(asked, facts, check)
         except Refused as refused:
@@ -298,7 +300,7 @@ class Router:
             return Decision(Policy.FIXED, (), left_out, refusal=refused)
 
     def failover_of(self, asked: Asked, custodian: str, account: Account) -> FailoverPolicy:
-        """Return when a payout from an account may go on elsewhere: as its first route that fits says."""
+        """Return when a payout from an account may move elsewhere, by the first route that fits it."""
         named = _named_network(asked)
         fitting = (each for _, each in self._fit(asked) if each.custodian == custodian)
         return next(
@@ -330,7 +332,7 @@ class Router:
         return tuple(self._instances[name] for name in sorted(self._instances))
 
     def routes_of(self, instance: Instance, org: str, mode: Mode) -> list[RouteSettings]:
-        """Return the routes by which an org may use an instance; none where it may not."""
+        """Return the routes by which an org may use an instance; empty if it may not."""
         if mode not in instance.modes:
             return []
         return [
@@ -381,7 +383,7 @@ class Router:
     def _unfit(
         self, route: RouteSettings, org: str, mode: Mode, destination: str, asset: Asset
     ) -> tuple[Reason, str] | None:
-        """Return why a route is none for such payouts whatever the network, or None."""
+        """Return why a route cannot pay such payouts on any network, or None."""
         instance = self._instances[route.custodian]
         can = instance.capabilities.destination_types
         rules = (
@@ -398,14 +400,14 @@ class Router:
         return next(((reason, detail) for fits, reason, detail in rules if not fits), None)
 
     def _fit(self, asked: Asked) -> list[tuple[str, RouteSettings]]:
-        """Return the routes that fit, whatever the network and the partner's wish."""
+        """Return the routes that fit, regardless of the network and the partner's wish."""
         names = asked.org, asked.mode, asked.destination.type, asked.asset
         return [each for each in self._routes if self._unfit(each[1], *names) is None]
 
     def _left_out(
         self, asked: Asked, fitting: Sequence[tuple[str, RouteSettings]]
     ) -> Iterator[LeftOut]:
-        """Yield what does not fit, whatever the amount and the moment."""
+        """Yield the routes that fit for no amount and at no moment."""
         names = asked.org, asked.mode, asked.destination.type, asked.asset
         for name, route in self._routes:
             unfit = self._unfit(route, *names) or self._unwanted(route, asked, fitting)
@@ -415,7 +417,7 @@ class Router:
     def _unwanted(
         self, route: RouteSettings, asked: Asked, fitting: Sequence[tuple[str, RouteSettings]]
     ) -> tuple[Reason, str] | None:
-        """Return why a route is not what the partner asked for, or None."""
+        """Return why a route does not match the partner's wish, or None."""
         wish, named, asset = asked.wish, _named_network(asked), asked.asset
         if wish is not None and route.custodian != wish.custodian:
             return Reason.CUSTODIAN, f"{wish.custodian} was asked for"
@@ -430,7 +432,7 @@ class Router:
     def _has_account(
         self, wish: Wish, org: str, fitting: Sequence[tuple[str, RouteSettings]]
     ) -> bool:
-        """Whether an org may name an account: another org's is refused as one that does not exist."""
+        """Whether an org may name an account. Another org's account is refused as if it did not exist."""
         known = {
             (each.account.type, each.account.id)
             for _, each in fitting
@@ -524,7 +526,7 @@ def _fee(route: RouteSettings, amount: Decimal, asset: Asset, network: str | Non
 
 
 def _ranked(policy: Policy, candidates: list[Choice]) -> list[Choice]:
-    """Return candidates, the best one first. They come in the fixed order, which decides between equals."""
+    """Sort candidates, the best one first. Equal ones keep the fixed order."""
     if policy is Policy.CHEAPEST:
         return sorted(candidates, key=lambda each: each.fee)
     if policy is Policy.FASTEST:
@@ -535,7 +537,7 @@ def _ranked(policy: Policy, candidates: list[Choice]) -> list[Choice]:
 def _funded(
     candidates: list[Choice], asked: Asked, facts: Facts
 ) -> tuple[list[Choice], list[LeftOut]]:
-    """Leave out accounts that do not cover the amount, unless none does: then the quote says so."""
+    """Leave out accounts that do not cover the amount; if none covers it, keep all, and the quote says so."""
     if len(candidates) < 2:  # noqa: PLR2004 - one alone is taken as it is
         return candidates, []
     funded, short = [], []
@@ -553,7 +555,7 @@ def _funded(
 def _sent_now(
     candidates: list[Choice], asked: Asked, facts: Facts
 ) -> tuple[list[Choice], list[LeftOut]]:
-    """Leave out what would be accepted and wait for a pause to end, unless all would."""
+    """Leave out routes whose payouts would wait for a pause to end, unless all would."""
     asset, org = asked.asset.code, asked.org
     waits = [facts.waits(each.route.custodian, each.account, asset, org) for each in candidates]
     if waits.count(None) == len(waits):
@@ -571,7 +573,7 @@ def _sent_now(
 
 
 def _cheaper(candidates: Sequence[Choice], others: Sequence[Choice]) -> Choice | None:
-    """Return the cheapest of all, where it is cheaper than the one taken."""
+    """Return the cheapest route, if it is cheaper than the one taken."""
     if len(candidates) + len(others) < 2 or not candidates:  # noqa: PLR2004 - there is no other one
         return None
     best = min((*candidates, *others), key=lambda each: each.fee)
@@ -579,11 +581,11 @@ def _cheaper(candidates: Sequence[Choice], others: Sequence[Choice]) -> Choice |
 
 
 def refusal_of(left_out: Sequence[LeftOut]) -> Refused:
-    """Return what is answered where every route that fits is left out.
+    """Return the refusal if every route that fits is left out.
 
-    The refusal of all of them, where they have one: `amount_below_minimum`, `amount_too_precise`,
-    `invalid_destination`, `paused`. Otherwise `no_route`, with the reason of each; it is worth asking again
-    where one of them passes by itself.
+    If all of them share a refusal, that is returned: `amount_below_minimum`, `amount_too_precise`,
+    `invalid_destination`, `paused`. Otherwise `no_route` is returned, with the reason of each; asking
+    again later helps if one of them passes by itself.
     """
     codes = {None if each.refusal is None else each.refusal.code for each in left_out}
     first = left_out[0].refusal
@@ -647,7 +649,7 @@ def _ways_on(
     asked: Asked,
     account: Account | None,
 ) -> tuple[_Way, ...]:
-    """Return the ways of routes on a network; where none was asked for, on the first of each."""
+    """Return the ways of routes on a network, or on each route's first network if none was asked for."""
     ways = []
     for name, each in routes:
         if not _on_network(each, named):
@@ -665,7 +667,7 @@ def _ways_on(
 
 
 def _key(asked: Asked) -> tuple[str | None, ...]:
-    """Return what ways depend on. Of the destination that is its type and its network."""
+    """Return the key that ways depend on; of the destination, that is the type and the network."""
     destination, wish = asked.destination, asked.wish
     network = destination.network if isinstance(destination, AddressDestination) else None
     wanted = (wish.custodian, wish.account.type, wish.account.id) if wish is not None else ()

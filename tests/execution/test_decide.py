@@ -39,10 +39,10 @@ from gateway.execution.decide import (
     Outcome,
     decide,
     expiry,
-    news_from_outside,
     takeover,
 )
 from gateway.execution.gate import MarkRefused, Other, Refusal
+from gateway.execution.interpret import news_from_outside
 from gateway.execution.proof import (
     Answer,
     Evidence,

@@ -1,6 +1,6 @@
 """The rules of the project, each switched off in turn: the model must find what then goes wrong.
 
-A rule is a named predicate of `proof`, `gate` or `decide`. It is replaced in every module that looks it
+A rule is a named predicate of the engine's pure modules, such as `proof`, `gate` and `decide`. It is replaced in every module that looks it
 up, and one profile is searched, within which it is the only protection.
 """
 
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gateway.execution import alerts, claims, decide, gate, late, proof, unsent
+from gateway.execution import alerts, claims, decide, gate, interpret, late, proof, unsent
 from gateway.execution.gate import may_fail_over
 from gateway.execution.proof import Evidence, History
 from gateway.execution.state import View
@@ -20,7 +20,7 @@ from tests.model.fair import FairRuns
 from tests.model.search import Result, explore
 from tests.model.world import Profile
 
-_MODULES = (proof, gate, alerts, claims, decide, late, unsent)
+_MODULES = (proof, gate, alerts, claims, interpret, decide, late, unsent)
 TWICE = "paid twice"
 LIVE = "failed/no, with a live call"
 PAID = "failed/no, and paid"

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from gateway.adapter import Capabilities, KeySemantics, Report
 from gateway.execution import decide as rules
-from gateway.execution import failover, proof, unsent
+from gateway.execution import failover, interpret, proof, unsent
 from gateway.execution import gate as gates
 from gateway.execution.decide import Outcome
 from gateway.execution.gate import MarkRefused, Other, Refusal, Request
@@ -557,7 +557,9 @@ class Transactions:
         target = known.executions[number]
         doing = Doing(number, Verb.FETCH, now, now, target.past.last, 0)
         view = replace(self._view(known, doing, low=False), fingerprint="")
-        rows, told = rules.news_from_outside(view, name_of(item), report(word, reference), source)
+        rows, told = interpret.news_from_outside(
+            view, name_of(item), report(word, reference), source
+        )
         reports = {} if told is None else {name_of(item): told}
         decision = Decision(
             target.state,

@@ -94,7 +94,7 @@ _CALLS = (
     "status",
 )
 _FAULTS = (
-    # No key of this protocol is burnt by a failed call, so that `burn_key` is on none.
+    # No failed call of this protocol uses up a key, so no call has `burn_key`.
     *http_faults(_CALLS, ()),
     FaultKind("old_state", frozenset({"status"}), {"seconds": 5.0, "hide_new": False}, window=True),
     FaultKind("late_arrival", frozenset({"execute"}), {"seconds": 20.0}),
@@ -166,7 +166,7 @@ class CardPasscodeTwin(Twin):
         self._sessions.clear()
 
     def funded(self, account: str, asset: str) -> None:
-        """Nothing waits for funds here: an execution without them has failed."""
+        """Do nothing: an execution without funds has failed and does not wait for them."""
 
     def knows_account(self, account: str, asset: str) -> bool:
         """Say whether it is a wallet of the merchant."""
@@ -305,11 +305,11 @@ class CardPasscodeTwin(Twin):
 
 
 def _nothing(_: bytes) -> None:
-    """Burn nothing."""
+    """Do nothing, because no key can be burnt."""
 
 
 def _forget(_: web.Response) -> None:
-    """Nobody waits for this answer."""
+    """Discard an answer that nobody waits for."""
 
 
 def _forge(message: Message, _: str) -> Message:

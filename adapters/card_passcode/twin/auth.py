@@ -1,4 +1,4 @@
-"""Who may call the twin: client credentials for a bearer token that lives for minutes.
+"""Checks who may call the twin: client credentials give a bearer token that is valid for minutes.
 
 Source: card-passcode protocol notes, §2. Tokens are judged by the shared time, without the offset
 of the twin's clock: a client's own clock does not move when the twin's is advanced.
@@ -51,7 +51,7 @@ class Gate:
             "jti": str(self._made),
         }
         token = jwt.encode(claims, self._key, algorithm="HS256")
-        # In minutes; the realtime keys of the same API count in seconds.
+        # The unit is minutes; the realtime keys of the same API count in seconds.
         return web.json_response(
             {"access_token": token, "token_type": "bearer", "expires_in": minutes}
         )

@@ -1,4 +1,4 @@
-"""Executions of the card-passcode twin: accepted at once and once, then run by the clock.
+"""Executions of the card-passcode twin. Each is accepted immediately and only once, then the clock runs it.
 
 Source: card-passcode protocol notes, §5 (execution), §6 (status), §10 (reference_id).
 """
@@ -41,13 +41,14 @@ class Execution:
     course: Course
     payer_amount: Decimal
     held: bool = False
-    #: What it looked like over time, so that an old look can be shown again.
+    #: Its states over time, so that an old one can be shown again.
     looks: list[tuple[float, dict[str, Any]]] = field(default_factory=list)
 
     def enter(self, leg: Leg, now: float, form: str) -> None:
-        """Go into the next status."""
+        """Enter the next status."""
         payee = self.session.amount - self.course.short_by
-        # Mixed: the provider's schema leaves the type open, and nothing says that it stays the same.
+        # The types are mixed, because the provider's schema leaves the type open and does not say that
+        # it stays the same.
         as_text = form == "text" or (form == "mixed" and len(self.looks) % 2 == 0)
         digest = hashlib.sha256(self.reference_id.encode()).hexdigest()
         look = {
@@ -69,7 +70,7 @@ class Execution:
         self.looks.append((now, look))
 
     def look(self, at: float | None = None) -> dict[str, Any]:
-        """Return how it looks, or how it looked then; its first look if it was not yet there."""
+        """Return its state, now or at a time; the first one if it did not exist yet."""
         known = [
             look
             for when, look in self.looks
@@ -103,13 +104,13 @@ class ExecutionBook:
         self._burnt: set[str] = set()
 
     def burn(self, reference_id: str) -> None:
-        """Let a reference never be used again, without an execution."""
+        """Use up a reference without an execution."""
         self._burnt.add(reference_id)
 
     def execute(self, wanted: Execute, fail_later: Callable[[], Course | None]) -> Execution:
-        """Accept an execution, once per reference and once per session, in one go.
+        """Accept an execution in one step, once per reference and once per session.
 
-        Raises Unprocessable or Forbidden: then nothing was accepted.
+        Raises Unprocessable or Forbidden if nothing was accepted.
         """
         known = self.executions.get(wanted.reference_id)
         if known is not None:
@@ -129,7 +130,7 @@ class ExecutionBook:
                 raise refuse("passcode", _NO_ACCESS)
             if trouble == "403":
                 raise Forbidden(_NO_ACCESS)
-            # Refused late: the session stays open, as after the other two.
+            # After a late refusal the session stays open, as after the other two.
             return self._start(wanted, session, PASSCODE_LATE)
         session.status = "consumed"
         return self._start(wanted, session, fail_later() or course)

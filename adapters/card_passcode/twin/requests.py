@@ -1,4 +1,4 @@
-"""What the calls accept: shape and words, strictly; and refusals in FastAPI's shape.
+"""Checks the shape and values of calls strictly, and makes refusals in FastAPI's shape.
 
 Source: card-passcode protocol notes, §2 to §5 (fields), §7 (errors).
 """
@@ -19,7 +19,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class Unprocessable(Exception):
-    """A 422: which fields, and what is wrong with each."""
+    """A 422 with the wrong fields and the error of each."""
 
     def __init__(self, detail: Sequence[dict[str, Any]]) -> None:
         super().__init__("; ".join(str(each["msg"]) for each in detail))
@@ -140,7 +140,7 @@ class SendCode(_Strict):
 
 
 class Token(_Strict):
-    """A passcode and whose it is."""
+    """A passcode and its owner."""
 
     code: Annotated[str, Field(min_length=1, max_length=64)]
     phone: str | None = None
@@ -148,7 +148,7 @@ class Token(_Strict):
 
 
 class Device(_Strict):
-    """Kept for audit; every field is required."""
+    """The device, which is kept for audit; every field is required."""
 
     name: _Words
     type: _Words
@@ -158,7 +158,7 @@ class Device(_Strict):
 
 
 class Passcode(_Strict):
-    """Who approves the payout, and from where."""
+    """The approver of the payout, with the device."""
 
     token: Token
     device: Device
@@ -173,7 +173,7 @@ class Execute(_Strict):
     passcode: Passcode
 
     def content(self) -> dict[str, Any]:
-        """Return what makes it this payout: everything but the code."""
+        """Return the content that identifies the payout: everything except the code."""
         return self.model_dump(exclude={"passcode": {"token": {"code": True}}})
 
 

@@ -81,7 +81,7 @@ class Session:
     challenge: Challenge | None = None
 
     def document(self, written: object) -> dict[str, Any]:
-        """Return it on the wire; `written` is the amount as answers write it."""
+        """Return the session as JSON; `written` is the amount in the format of answers."""
         return {
             "id": self.id,
             "wallet_id": WALLETS[self.currency],
@@ -96,7 +96,7 @@ class Session:
 
 
 class SessionBook:
-    """What the merchant has registered, and its sessions."""
+    """The merchant's registered parties and accounts, and its sessions."""
 
     def __init__(
         self, clock: TwinClock, inbox: list[dict[str, str]], random: Callable[[int], bytes]
@@ -126,7 +126,7 @@ class SessionBook:
         return {"id": id_, **wanted.model_dump(), **self._made()}
 
     def create_counterparty(self, wanted: CreateCounterparty) -> dict[str, Any]:
-        """Say what a party is to the merchant."""
+        """Register the role of a party for the merchant."""
         if wanted.party_id is not None and wanted.party_id not in self._party_ids:
             raise refuse("party_id", "party not found")
         return {"id": next(self._ids), **wanted.model_dump(), **self._made()}
@@ -215,7 +215,7 @@ class SessionBook:
     def passcode_fits(self, session: Session, token: Token) -> bool:
         """Judge a passcode; a wrong one counts, and the fifth locks the session.
 
-        One answer whatever was wrong: the owner, the code, or its time.
+        The answer is the same whether the owner, the code or its time was wrong.
         """
         ours = token.phone in {None, PHONE} and token.user_id in {None, USER_ID}
         expected, alive = self.passcode, True
@@ -232,7 +232,7 @@ class SessionBook:
         return False
 
     def check_owner(self, token: Token) -> None:
-        """Check that the passcode names its owner, once. Raises Unprocessable."""
+        """Check that the passcode names exactly one owner. Raises Unprocessable."""
         named = [each for each in (token.phone, token.user_id) if each is not None]
         if not named:
             raise refuse("passcode.token", "phone or user_id is required")

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from adapters.twin.base import TwinSettings
 
-#: Wallets by currency; the server chooses, the client never names one.
+#: Wallets by currency. The server chooses one; the client never names it.
 WALLETS: Mapping[str, int] = {"USD": 3}
 BALANCES: Mapping[tuple[str, str], Decimal] = {("3", "USD"): Decimal(1_000_000)}
 
@@ -52,27 +52,27 @@ class CardPasscodeSettings(TwinSettings):
 
     #: Seconds of the twin's clock that each step of an execution takes.
     step_s: float = Field(default=0.2, ge=0, le=86_400)
-    #: Life of a bearer token, by the time that both sides share; the notes' example.
+    #: Life of a bearer token, by the shared time; the value is the example of the notes.
     token_minutes: int = Field(default=60, ge=1, le=1440)
     #: Life of a payout session, by the twin's clock.
     session_life_s: float = Field(default=900, ge=1, le=86_400)
     #: Whether the merchant may pay out; an unverified one gets 403.
     verified: bool = True
-    #: What the same request is answered once its reference was accepted: that its session is used up,
-    #: that the reference exists, or how the execution stands.
+    #: The answer to a repeated request after its reference was accepted: that its session is used up,
+    #: that the reference exists, or the state of the execution.
     repeat: Literal["session", "reference", "current"] = "session"
-    #: How a wrong passcode is told: 422, 403, or 200 and then FAILED. All three have been seen.
+    #: How a wrong passcode is reported: 422, 403, or 200 and then FAILED. All three have been observed.
     passcode_trouble: Literal["422", "403", "failed"] = "422"
-    #: How amounts are written in answers: text, number, or now one and now the other.
+    #: How answers write amounts: as text, as a number, or alternating.
     amount_form: Literal["mixed", "text", "number"] = "mixed"
-    #: A 422 repeats what was sent, as FastAPI does: a passcode, too.
+    #: Whether a 422 repeats what was sent, including a passcode, as FastAPI does.
     echo_input: bool = True
-    #: `phone` and `user_id` in one passcode.
+    #: Whether one passcode may have both `phone` and `user_id`.
     both_ids: Literal["refuse", "accept"] = "refuse"
-    #: A reference whose request was answered with a 5xx cannot be used again. Off: the provider
-    #: says to repeat it.
+    #: Whether a reference cannot be used again after a 5xx. It is off, because the provider says to
+    #: repeat it.
     burnt_by_5xx: bool = False
-    #: What the payer is charged on top of the amount.
+    #: The fee that the payer is charged in addition to the amount.
     fee_percent: float = Field(default=1.2, ge=0, le=100)
 
 
@@ -82,7 +82,7 @@ class Leg:
 
     status: str
     wait_s: float | None = None
-    #: The mobile-money network has given it an id from here on.
+    #: Whether the mobile-money network has assigned an id from here on.
     transaction: bool = False
     gateway_message: str | None = None
     wallet_message: str | None = None
@@ -91,11 +91,11 @@ class Leg:
 
 @dataclass(frozen=True)
 class Course:
-    """What becomes of one execution."""
+    """The course of one execution."""
 
     meaning: str
     legs: tuple[Leg, ...]
-    #: Answers show another payee amount than was ordered: so much less.
+    #: By how much answers show a lower payee amount than was ordered.
     short_by: Decimal = Decimal(0)
     operation_type: str = "PAYOUT"
 
@@ -172,7 +172,7 @@ MAGIC: Mapping[Decimal, Course] = {
     ),
 }
 
-#: What the fault `fail_later` can end an execution as.
+#: The ends that the fault `fail_later` can give an execution.
 FAILURES: Mapping[str, Course] = {
     "provider": PROVIDER_FAILS,
     "network": NETWORK_FAILS,
@@ -182,7 +182,7 @@ FAILURES: Mapping[str, Course] = {
 
 
 def course_of(amount: Decimal) -> Course:
-    """Return what becomes of an execution over this amount."""
+    """Return the course of an execution over this amount."""
     return MAGIC.get(amount, NORMAL)
 
 

@@ -131,7 +131,7 @@ class DfnsTwin(Twin):
         self._door = Door(clock.shared, self.token)
         self.transfers = TransferBook(clock, self.ledger, self._tell)
         self.payouts = PayoutBook(clock, self.transfers, self._tell)
-        #: Until when, and as of when, an object shows its old state.
+        #: The time until which an object shows its old state, and the time of that state.
         self._old: dict[str, tuple[float, float]] = {}
         self.settings_changed(self.settings)
 
@@ -180,7 +180,7 @@ class DfnsTwin(Twin):
         self._old.clear()
 
     def funded(self, account: str, asset: str) -> None:
-        """Nothing waits for funds here."""
+        """Do nothing, because no payout waits for funds here."""
 
     def knows_account(self, account: str, asset: str) -> bool:
         """Say whether it is a wallet, and an asset of its network."""
@@ -248,7 +248,7 @@ class DfnsTwin(Twin):
             self._hide_progress(record.id, "confirm", before)
             return web.json_response({}, status=202 if held else 200)
 
-        # The body shows which of the two it is; faults are distinguished by it.
+        # The body shows which of the two calls it is, and faults depend on it.
         body = await request.read()
         call = "cancel" if b'"Cancel"' in body else "confirm"
         return await self._signed(call, request, do)
@@ -298,7 +298,7 @@ class DfnsTwin(Twin):
         def do(_: bytes) -> web.Response:
             wallet = find_wallet(wallet_id)
             assets = [asset_of(wallet, token, self.ledger) for token in wallet.tokens]
-            # Anybody can name a token as they like, and send it to the wallet.
+            # Anybody can create a token with any name, and send it to the wallet.
             false = dict.fromkeys({"contract", "mint"} & set(assets[0]), "0x" + "13" * 20)
             assets.append({**assets[0], **false, "verified": False})
             document = {"walletId": wallet.id, "network": wallet.network, "assets": assets}
@@ -331,7 +331,7 @@ class DfnsTwin(Twin):
     async def _signed(
         self, call: str, request: web.Request, do: Callable[[bytes], web.Response]
     ) -> web.StreamResponse:
-        """Answer a call that needs a user action: its token is used up in the act of acceptance."""
+        """Answer a call that needs a user action; accepting it uses up the action's token."""
 
         def act(body: bytes) -> web.Response:
             return self._try(partial(self._spend_and, do, request), body)

@@ -1,4 +1,4 @@
-"""Who may call the Dfns twin: bearer token, rate limit, and user actions signed with a key.
+"""Checks who may call the Dfns twin: bearer token, rate limit, and user actions signed with a key.
 
 Source: dfns protocol notes, §1 (headers), §4 (errors and limits), §6 (user action signing). Challenges
 and tokens are judged by the shared time, without the offset of the twin's clock.
@@ -29,7 +29,7 @@ PrivateKey = ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey | rsa.RSAPri
 
 @dataclass(frozen=True)
 class _Action:
-    """What a challenge or a token is bound to."""
+    """The call that a challenge or a token is bound to."""
 
     method: str
     path: str
@@ -88,7 +88,7 @@ class UserActions:
         }
 
     def expire_challenges(self) -> None:
-        """Let every challenge that waits for its signature be too old."""
+        """Expire every challenge that waits for its signature."""
         self._challenges.clear()
 
     def sign(self, wanted: SignAction) -> dict[str, str]:
@@ -114,7 +114,7 @@ class UserActions:
         return {"userAction": token}
 
     def check(self, request: web.Request, body: bytes) -> str:
-        """Return the token of a call, unless it may not make it (BadRequest)."""
+        """Return the token of a call. Raises BadRequest if it does not allow the call."""
         token = request.headers.get("X-DFNS-USERACTION")
         if token is None:
             raise BadRequest("X-DFNS-USERACTION is missing", 403)

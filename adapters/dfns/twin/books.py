@@ -1,4 +1,4 @@
-"""Transfers and payouts of the Dfns twin: accepted once, then run by the clock.
+"""Transfers and payouts of the Dfns twin. Each is accepted once, then the clock runs it.
 
 Source: dfns protocol notes, §2 (lifecycle), §3 (external ids), §5 (transfer statuses). The ledger gets
 its entry when a transfer is `Confirmed`, and never otherwise.
@@ -83,7 +83,7 @@ class TransferBook:
         """Forget everything; the clock's timers must be forgotten with it."""
         self.transfers: dict[str, TransferRecord] = {}
         self._by_external_id: dict[str, tuple[str, Any, TransferRecord]] = {}
-        #: Pairs of mint and owner that got a token account by a transfer.
+        #: Pairs of mint and owner that received a token account with a transfer.
         self._token_accounts: set[tuple[str, str]] = set()
 
     def request(
@@ -92,7 +92,7 @@ class TransferBook:
         wanted: NativeTransfer | Erc20WalletTransfer | SplWalletTransfer,
         body: dict[str, Any],
     ) -> tuple[TransferRecord, bool]:
-        """Return the transfer of a call and whether the policy holds it; the first one's for a repeat."""
+        """Return the transfer of a call and whether the policy holds it; a repeat gets the first transfer."""
         wallet = find_wallet(wallet_id)
         token = find_token(wallet, wanted.kind, wanted.place)
         if int(wanted.amount) == 0:
@@ -115,7 +115,7 @@ class TransferBook:
     def _check_extras(
         self, wallet: WalletRecord, wanted: NativeTransfer | Erc20WalletTransfer | SplWalletTransfer
     ) -> None:
-        """Refuse what the network does not have, and a recipient without a token account."""
+        """Refuse members that the network does not have, and a recipient without a token account."""
         native = isinstance(wanted, NativeTransfer)
         if native and wanted.memo and wallet.network not in MEMO_NETWORKS:
             raise BadRequest(f"memo: not supported on {wallet.network}")
@@ -285,7 +285,8 @@ class PayoutBook:
         if self.settings.second_confirm == "refused":
             raise BadRequest("Payout is not awaiting a confirmation", 409)
         if self.settings.second_confirm == "pays_again":
-            # What the vendor leaves open, at its worst: another transfer to the same deposit.
+            # The vendor leaves this open; the worst case is another transfer to the same deposit
+            # address.
             self._transfers.start(
                 record.wallet,
                 record.token,
@@ -356,7 +357,7 @@ class PayoutBook:
         if transfer is None:
             return
         if record.done:
-            # The hash of a transfer that comes late is still told.
+            # The hash of a late transfer is still reported.
             self._show(record)
             return
         waiting = "PendingPolicyApproval" if transfer.status == "Pending" else "DepositProcessing"

@@ -1,4 +1,4 @@
-"""What can be made to go wrong in the Dfns twin, beside what can at every custodian."""
+"""The faults of the Dfns twin, in addition to those of every custodian."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FAULTS = (
 
 
 def alter(document: dict[str, Any], fault: Fault) -> dict[str, Any]:
-    """Return what an attacker or an error would tell instead."""
+    """Return what an attacker or an error would report instead."""
     told: dict[str, Any] = copy.deepcopy(document)
     money = told.get("asset") or told.get("requestBody", {})
     match fault.word("what"):

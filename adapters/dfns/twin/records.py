@@ -1,4 +1,4 @@
-"""A wallet transfer and an off-ramp payout of the Dfns twin, and how each looks on the wire.
+"""A wallet transfer and an off-ramp payout of the Dfns twin, each with its JSON form.
 
 Source: dfns protocol notes, §2 (payout object), §5 (transfer object).
 """
@@ -40,7 +40,7 @@ def new_id(prefix: str) -> str:
 
 
 def fits_place(token: Token, kind: str, place: str | None) -> bool:
-    """Whether a token is the one a request names; a contract's case says nothing."""
+    """Whether a token is the one that a request names; the letter case of a contract does not matter."""
     if token.kind != kind:
         return False
     if token.kind == "Erc20":
@@ -71,7 +71,7 @@ class TransferRecord:
 
     wallet: WalletRecord
     token: Token
-    #: As the caller sent it, without `externalId`: echoed.
+    #: The request as the caller sent it, without `externalId`, for the echo.
     request: dict[str, Any]
     units: int
     course: TransferCourse
@@ -93,7 +93,7 @@ class TransferRecord:
         return Decimal(self.units).scaleb(-self.token.decimals)
 
     def reach_chain(self) -> None:
-        """Give it a hash in the network's form."""
+        """Give the transfer a hash in the network's format."""
         digest = hashlib.sha256(self.id.encode()).digest()
         if self.wallet.network.startswith("Solana"):
             self.tx_hash = base58.b58encode(digest + digest).decode()
@@ -101,13 +101,13 @@ class TransferRecord:
             self.tx_hash = "0x" + digest.hex()
 
     def _fee(self) -> str | None:
-        """Return what the network took, in the smallest unit of its coin; it is known at the end."""
+        """Return the network's fee, in the smallest unit of its coin; it is known at the end."""
         if self.status not in {"Confirmed", "Failed"} or self.tx_hash is None:
             return None
         return "5000" if self.wallet.network.startswith("Solana") else "420000000000000"
 
     def document(self) -> dict[str, Any]:
-        """Return it as the transfer call and webhooks show it."""
+        """Return the transfer as the transfer call and webhooks show it."""
         optional = {
             "reason": self.reason,
             "txHash": self.tx_hash,
@@ -160,7 +160,7 @@ class PayoutRecord:
         return self.execution in FINAL_STATUSES
 
     def open_deposit(self, solana: str) -> None:
-        """Get the provider's deposit address; on Solana that of a key, or of a program."""
+        """Assign the provider's deposit address; on Solana it is that of a key or of a program."""
         digest = hashlib.sha256(self.id.encode()).digest()
         if self.wallet.network.startswith("Solana"):
             made = _key_of(digest) if solana == "on_curve" else _off_curve(digest)
@@ -169,7 +169,7 @@ class PayoutRecord:
             self.deposit_address = "0x" + digest[:20].hex()
 
     def document(self) -> dict[str, Any]:
-        """Return it as every payout call and the webhook show it."""
+        """Return the payout as every payout call and the webhook show it."""
         wanted = self.wanted
         data: dict[str, Any] = {
             "borderlessAccountId": wanted.borderless_account_id,

@@ -1,4 +1,4 @@
-"""What the calls of the Dfns twin accept: shape, patterns and words, strictly.
+"""Checks the shape, patterns and values of calls to the Dfns twin strictly.
 
 Source: dfns protocol notes, §2 (patterns, create, action), §5 (transfers), §6 (user action).
 """
@@ -101,7 +101,7 @@ class SplTransfer(SplAsset):
 
 
 class Confirm(_Strict):
-    """Go ahead with exactly this transfer."""
+    """The action that confirms exactly this transfer."""
 
     action: Literal["Confirm"]
     wallet_id: WalletId
@@ -109,7 +109,7 @@ class Confirm(_Strict):
 
 
 class Cancel(_Strict):
-    """Do not go ahead."""
+    """The action that cancels the payout."""
 
     action: Literal["Cancel"]
 
@@ -118,7 +118,7 @@ class TravelRule(_Strict):
     """What a travel rule provider wants to know of both sides; its own members are not checked."""
 
     kind: Literal["Notabene"]
-    # Its one word with more than one capital in a row.
+    # The only member name with several capitals in a row.
     beneficiary_vasp_did: Annotated[str | None, Field(alias="beneficiaryVASPdid")] = None
     beneficiary_proof: dict[str, Any] | None = None
     originator: dict[str, Any]
@@ -158,7 +158,7 @@ class Erc20WalletTransfer(_Transfer):
     kind: Literal["Erc20"]
     contract: Words
     to: EvmAddress
-    # A token of these networks carries no memo, and needs neither of the others.
+    # A token of these networks has no memo, and needs neither of the other members.
     memo: None = None
     create_destination_account: None = None
     use_durable_nonce: None = None
@@ -202,7 +202,7 @@ class InitAction(_Strict):
 
 
 class KeyAssertion(_Strict):
-    """What a key signed."""
+    """The signature of a key."""
 
     cred_id: Words
     client_data: Annotated[str, Field(min_length=1, max_length=4096)]
@@ -286,8 +286,8 @@ def read_sign(body: bytes) -> SignAction:
 def page_of(request: web.Request, items: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the page of a list that the query asks for.
 
-    Its token is opaque and only good for the same list: base64 with every sign of that alphabet in it,
-    so that a client that does not percent-encode it gets no second page.
+    Its token is opaque and valid only for the same list. It is base64 with all special characters of
+    that alphabet, so that a client that does not percent-encode it gets no second page.
     """
     told, token = request.query.get("limit", "50"), request.query.get("paginationToken")
     if not (told.isascii() and told.isdigit() and 1 <= int(told) <= 50):

@@ -17,17 +17,17 @@ from adapters.twin.clock import TwinClock
 from adapters.twin.outbox import Message
 
 HEADER = "X-DFNS-WEBHOOK-SIGNATURE"
-#: Waits between the five attempts: the sheet counts 1 min, 12 min, 2 h and 1 day from the first.
+#: The waits between the five attempts; the notes count 1 min, 12 min, 2 h and 1 day from the first.
 RETRY_DELAYS_S = (60.0, 660.0, 6_480.0, 79_200.0)
 
 
 def is_retried(_: int | None) -> bool:
-    """Say that everything but a receipt is tried again."""
+    """Return True for everything except a receipt."""
     return True
 
 
 def is_accepted(status: int) -> bool:
-    """Say that only 200 is a receipt."""
+    """Return whether the status is a receipt: only 200 is."""
     return status == 200
 
 
@@ -40,7 +40,7 @@ class WebhookSigner:
         self.retry_of = "previous"
 
     def maker(self, kind: str, data: dict[str, Any]) -> _Event:
-        """Return what makes the request of each attempt at an event."""
+        """Return the maker of the request for each attempt at an event."""
         return _Event(self, kind, data, self._clock.stamp())
 
     def message(self, envelope: dict[str, Any]) -> Message:

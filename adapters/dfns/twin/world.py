@@ -71,13 +71,13 @@ BALANCES: Mapping[tuple[str, str], Decimal] = {
     (SOLANA_WALLET, "SOL"): Decimal(1_000),
 }
 
-#: Owners on Solana that have a token account of every mint here; nobody else has one.
+#: Owners on Solana that have a token account for every mint here; nobody else has one.
 TOKEN_OWNERS = frozenset({"7v91N7iZ9mNicL8WfG6cgSCKyRXydQjLh6UYBWwm6y1Q"})
 
 #: Networks whose own coin carries a memo. None of the wallets here has one.
 MEMO_NETWORKS = frozenset({"Stellar", "StellarTestnet", "XrpLedger", "XrpLedgerTestnet"})
 
-#: What a dollar gives, for the indicative quote: net of fees, in the fiat currency.
+#: The value of a dollar in the fiat currency, net of fees, for the indicative quote.
 RATES: Mapping[str, Decimal] = {"EUR": Decimal("0.92"), "USD": Decimal(1), "GBP": Decimal("0.79")}
 
 PURPOSES = frozenset(
@@ -117,26 +117,27 @@ class DfnsSettings(TwinSettings):
 
     #: Seconds of the twin's clock that each life-cycle step takes.
     step_s: float = Field(default=0.2, ge=0, le=86_400)
-    #: A signed body must be the same `bytes` as the payload, or the same `json`.
+    #: Whether a signed body must have the same `bytes` as the payload, or the same `json`.
     payload_check: Literal["bytes", "json"] = "bytes"
-    #: A call that is refused uses up its user action token, too.
+    #: Whether a refused call uses up its user action token as well.
     spend_token_on_refusal: bool = False
     #: How long a user action token can be used.
     token_life_s: float = Field(default=900, gt=0, le=86_400)
-    #: What a used token is answered with.
+    #: The status of the answer to a used token.
     used_token_status: Literal[400, 403] = 400
-    #: Same `externalId`, other body, on payouts: `refuse` (409), or `return` the first one.
+    #: The answer to the same `externalId` with another body, on payouts: `refuse` (409), or `return`
+    #: the first one.
     payout_other_body: Literal["refuse", "return"] = "return"
     #: A second Confirm of a payout that has not ended: it `pays_again`, is `refused` (409), or is
     #: `accepted` (200, does nothing).
     second_confirm: Literal["pays_again", "refused", "accepted"] = "pays_again"
     #: How long a payout waits for its Confirm before it is `Expired`.
     confirm_window_s: float = Field(default=86_400, gt=0, le=1e8)
-    #: The settling transfer carries the payout's `externalId`.
+    #: Whether the settling transfer carries the payout's `externalId`.
     transfer_external_id: bool = False
     #: Requests a minute of the organisation before 429.
     requests_per_minute: int = Field(default=1000, ge=1, le=1_000_000)
-    #: A call that meets the policy is answered with 202.
+    #: Whether a call that the policy holds is answered with 202.
     policy_answers_202: bool = True
     #: Deposit addresses on Solana are those of a key (`on_curve`) or of a program (`off_curve`): the
     #: vendor's pattern allows both.
@@ -147,7 +148,7 @@ class DfnsSettings(TwinSettings):
 
 @dataclass(frozen=True)
 class PayoutCourse:
-    """What becomes of an off-ramp payout."""
+    """The course of an off-ramp payout."""
 
     meaning: str
     #: Execution statuses before the confirmation, each with its seconds (None: a step).
@@ -158,9 +159,9 @@ class PayoutCourse:
     after: tuple[tuple[str, float | None], ...] = (("SubmittingPayoutTransfer", None),)
     #: The end that comes instead of the transfer.
     after_end: str | None = None
-    #: What becomes of the settling transfer.
+    #: The course of the settling transfer.
     transfer: TransferCourse | None = None
-    #: The payout ends so after so many seconds, whatever its transfer does.
+    #: The status in which the payout ends after a number of seconds, whatever its transfer does.
     overtaken: tuple[str, float] | None = None
     #: Execution statuses after the deposit, and the end.
     tail: tuple[tuple[str, float | None], ...] = (("DisbursementPending", None),)
@@ -169,11 +170,11 @@ class PayoutCourse:
 
 @dataclass(frozen=True)
 class TransferCourse:
-    """What becomes of a wallet transfer: statuses with their seconds; the last one stays."""
+    """The course of a wallet transfer: statuses with their seconds; the last one stays."""
 
     meaning: str
     legs: tuple[tuple[str, float | None], ...]
-    #: With a hash, a `Failed` one was on the chain.
+    #: Whether it has a hash; a `Failed` transfer with a hash was on the chain.
     reached_chain: bool = True
     reason: str | None = None
     answers_202: bool = False
@@ -208,7 +209,7 @@ APPROVED_LATE = TransferCourse(
     "waits 120 s for a policy approval, then goes through", (("Pending", 120), *_SENT)
 )
 
-#: The fraction of a transfer's amount → what becomes of it. Keep the table in `twin/app.py` in step.
+#: The course of a transfer by the fraction of its amount. Keep the table in `twin/app.py` in step.
 MAGIC_TRANSFERS: Mapping[Decimal, TransferCourse] = {
     Decimal("0.000601"): APPROVED,
     Decimal("0.000602"): REFUSED,
@@ -223,7 +224,7 @@ MAGIC_TRANSFERS: Mapping[Decimal, TransferCourse] = {
     ),
 }
 
-#: The fraction of a payout's amount → what becomes of it.
+#: The course of a payout by the fraction of its amount.
 MAGIC_PAYOUTS: Mapping[Decimal, PayoutCourse] = {
     Decimal("0.000501"): PayoutCourse(
         "AwaitingPayoutInstructions for 30 s, then goes through",
@@ -266,10 +267,10 @@ MAGIC_PAYOUTS: Mapping[Decimal, PayoutCourse] = {
 
 
 def payout_course(amount: Decimal) -> PayoutCourse:
-    """Return what becomes of a payout over this amount, by its fraction."""
+    """Return the course of a payout over this amount, by its fraction."""
     return MAGIC_PAYOUTS.get(amount % 1, PayoutCourse("goes through"))
 
 
 def transfer_course(amount: Decimal) -> TransferCourse:
-    """Return what becomes of a transfer over this amount, by its fraction."""
+    """Return the course of a transfer over this amount, by its fraction."""
     return MAGIC_TRANSFERS.get(amount % 1, THROUGH)

@@ -48,9 +48,9 @@ class DummyTwinSettings(TwinSettings):
     """Switches."""
 
     step_s: float = Field(default=0.2, ge=0, le=86_400)
-    #: API keys of the same account beside the first one
+    #: further API keys of the same account
     more_api_keys: list[str] = Field(default_factory=list)
-    #: signs webhooks from now on, instead of the first one
+    #: the secret that signs webhooks from now on, instead of the first one
     webhook_secret: str | None = None
     #: whether the first API key is still accepted
     first_api_key: bool = True
@@ -99,7 +99,7 @@ class DummyTwin(Twin):
         self._transfers.clear()
 
     def funded(self, account: str, asset: str) -> None:
-        """Nothing waits for funds here."""
+        """Do nothing, because no transfer waits for funds here."""
 
     def settings_changed(self, settings: TwinSettings) -> None:
         """Take the pace and the credentials."""

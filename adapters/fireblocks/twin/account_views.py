@@ -1,4 +1,4 @@
-"""Vault, exchange and bank accounts with what they can pay, as the official API description has them."""
+"""Vault, exchange and bank accounts with their balances, as in the official API description."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PATHS = {
 
 
 def show(path: str, account_id: str, ledger: Ledger) -> dict[str, Any] | None:
-    """Return an account of the type at a path; None where there is none."""
+    """Return an account of the type at a path; None if there is none."""
     kind = PATHS[path]
     name = SOURCES.get((kind, account_id))
     if name is None:
@@ -40,7 +40,7 @@ def show(path: str, account_id: str, ledger: Ledger) -> dict[str, Any] | None:
 
 def _in_vault(asset: str, amount: str) -> dict[str, Any]:
     zero = dict.fromkeys(("pending", "frozen", "lockedAmount", "staked"), "0")
-    # Without the deprecated `balance`: a client that reads it alone is found out.
+    # The deprecated `balance` is left out, so that a client that reads only that one fails.
     return {"id": asset, "total": amount, "available": amount, **zero}
 
 

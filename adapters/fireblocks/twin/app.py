@@ -163,7 +163,7 @@ class FireblocksTwin(Twin):
         self._gate.forget_nonces()
 
     def funded(self, account: str, asset: str) -> None:
-        """Let a payout that waits for funds look again."""
+        """Let a payout that waits for funds check again."""
         self._book.funded(account, asset)
 
     def knows_account(self, account: str, asset: str) -> bool:
@@ -243,7 +243,7 @@ class FireblocksTwin(Twin):
 
     def _do_create(self, body: bytes) -> web.Response:
         payout = self._book.create(read_create(body))
-        # 200, not 201: the official clients read no other success.
+        # The status is 200 and not 201, because the official clients accept no other success.
         return web.json_response(payout.history.look())
 
     def _do_execute(self, payout_id: str, body: bytes) -> web.Response:
@@ -274,7 +274,7 @@ class FireblocksTwin(Twin):
 
     def _tell(self, event: str, details: dict[str, Any]) -> None:
         message = self._signer.message(event, details)
-        # A repeat is the same notification: same id, same bytes.
+        # A repeat is the same notification, with the same id and the same bytes.
         self.outbox.post(event, lambda _: message)
 
 

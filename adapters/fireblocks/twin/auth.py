@@ -1,4 +1,4 @@
-"""Who may call the twin: the JWT of the Fireblocks API, checked in full.
+"""Checks who may call the twin, with a full check of the JWT of the Fireblocks API.
 
 Source: fireblocks protocol notes, sections 5 and 7. Tokens are judged by the shared time, without
 the offset of the twin's clock: a client's own clock does not move when the twin's is advanced.
@@ -44,11 +44,11 @@ class ApiUser:
 
     @property
     def public_key(self) -> rsa.RSAPublicKey:
-        """Return the half that the custodian holds."""
+        """Return the public half of the key, which the custodian holds."""
         return self._private_key.public_key()
 
     def private_pem(self) -> str:
-        """Return the half that the client holds: PEM, PKCS#8."""
+        """Return the private half of the key, which the client holds, as PEM, PKCS#8."""
         return self._private_key.private_bytes(
             serialization.Encoding.PEM,
             serialization.PrivateFormat.PKCS8,
@@ -95,10 +95,10 @@ class Gate:
             raise Refusal(web.json_response(document, status=401)) from None
 
     def _check(self, request: web.Request, body: bytes) -> None:
-        """Raise _NotAdmitted where anything of a token is wrong.
+        """Raise _NotAdmitted if any part of a token is wrong.
 
-        A nonce is good once. Only a GET may come again with the same token: the official client
-        repeats GETs after a lost connection or a 429, and never a POST.
+        A nonce is valid once. Only a GET may be repeated with the same token: the official client
+        repeats GETs, but never a POST, after a lost connection or a 429.
         """
         claims = self._read_token(request)
         if "sub" not in claims:

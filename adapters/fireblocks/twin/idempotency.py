@@ -1,7 +1,7 @@
 """Idempotency keys of the Fireblocks API (fireblocks protocol notes, section 6).
 
-A key is remembered for 24 h and replays the first response. One whose request ended in an internal
-error is burnt: its repeat is a 400, which says nothing about whether the first was carried out.
+A key is remembered for 24 h and replays the first response. A key whose request ended in an internal
+error is burnt: a repeat gets a 400, which does not say whether the first request was carried out.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class KeyBook:
     def run(
         self, call: str, key: str | None, body: bytes, act: Callable[[], web.Response]
     ) -> web.Response:
-        """Do `act` once per key and answer as it did; without a key do it every time."""
+        """Run `act` once per key and replay its answer; without a key, run it every time."""
         if key is None:
             return act()
         if not 0 < len(key) <= LONGEST_KEY:
@@ -67,7 +67,7 @@ class KeyBook:
         return web.Response(status=status, body=content, content_type="application/json")
 
     def burn(self, call: str, key: str | None) -> None:
-        """Let a key be refused for the next 24 h."""
+        """Refuse a key for the next 24 h."""
         if key is not None:
             self._remember(self._place(call, key), b"", None)
 

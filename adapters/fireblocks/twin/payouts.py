@@ -1,4 +1,4 @@
-"""Payouts of the Fireblocks twin: registered, executed once, then run by the clock.
+"""Payouts of the Fireblocks twin. Each is registered, executed once, and then run by the clock.
 
 Source: fireblocks protocol notes, sections 3, 4 and 10. One executed payout per payment account
 runs at a time, others wait in the order of their execution and still show `REQUESTED`.
@@ -42,7 +42,7 @@ class PayoutBook:
         self._queued: dict[str, deque[Payout]] = defaultdict(deque)
 
     def create(self, wanted: CreatePayout) -> Payout:
-        """Register a payout: nothing moves. Raise BadRequest for what is not in the workspace."""
+        """Register a payout, which moves nothing. Raises BadRequest for names that are not in the workspace."""
         if self.settings.validate_at == "create":
             check_references(wanted)
         instructions = [
@@ -86,7 +86,7 @@ class PayoutBook:
             self._begin(payout)
 
     def funded(self, account: str, asset: str) -> None:
-        """Look again at the payout that waits for this account's funds."""
+        """Check again the payout that waits for this account's funds."""
         payout = self._running.get(account)
         if payout is None or payout.state != "INSUFFICIENT_BALANCE":
             return
@@ -126,11 +126,11 @@ class PayoutBook:
 
     def _fund(self, payout: Payout) -> None:
         if payout.state not in ("TRANSLATED", "INSUFFICIENT_BALANCE"):
-            return  # funded twice in a row, or midnight came first
+            return  # the account was funded twice in a row, or midnight came first
         needed: dict[str, Decimal] = defaultdict(Decimal)
         for instruction in payout.instructions:
             needed[instruction.asset] += instruction.amount
-        # The whole set or nothing.
+        # The account pays the whole set or nothing.
         enough = all(
             self._ledger.free(payout.source_id, asset) >= sum_ for asset, sum_ in needed.items()
         )
@@ -171,7 +171,7 @@ class PayoutBook:
             self._later(partial(self._enter, transaction, number + 1), leg.wait_s)
         else:
             self._settle(transaction, leg)
-            # A step behind its transaction: clients must not take the one for the other.
+            # The instruction is a step behind its transaction, so that clients cannot confuse the two.
             self._later(partial(self._finish_instruction, payout, instruction, leg))
         payout.show(self._clock.now())
         event = "transaction.created" if number == 0 else "transaction.status.updated"

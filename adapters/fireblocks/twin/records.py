@@ -1,4 +1,4 @@
-"""A payout, its instructions and their transactions, and how each looks on the wire."""
+"""A payout, its instructions and their transactions, each with its JSON form."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from adapters.fireblocks.twin.world import (
 from adapters.twin.history import History
 
 _FINAL_INSTRUCTIONS = frozenset({"COMPLETED", "FAILED", "TRANSLATION_ERROR", "SKIPPED"})
-#: What the third party keeps of each transfer from an account there.
+#: The fee that the third party deducts from each transfer of an account there.
 _SERVICE_FEE = Decimal("0.5")
 _API_USER = "6f0d6a1c-31ab-4d3b-8f0e-0c6a7a9f7d11"
 _ON_CHAIN = frozenset({"BROADCASTING", "CONFIRMING", "COMPLETED"})
@@ -34,7 +34,7 @@ class Instruction:
     id: str
     payee_id: str
     payee_type: str
-    #: As the caller wrote it: echoed byte for byte.
+    #: The amount as the caller wrote it; it is echoed byte for byte.
     amount_text: str
     asset: str
     state: str = "NOT_STARTED"
@@ -42,7 +42,7 @@ class Instruction:
     short: bool = False
 
     def __post_init__(self) -> None:
-        """Let the amount say whether funds will be short."""
+        """Derive from the amount whether funds will be short."""
         self.short = self.course.short
 
     @property
@@ -52,7 +52,7 @@ class Instruction:
 
     @property
     def course(self) -> Course:
-        """Return what becomes of it."""
+        """Return the course of the instruction."""
         return course_of(self.amount)
 
     @property
@@ -61,11 +61,11 @@ class Instruction:
         return self.state in _FINAL_INSTRUCTIONS
 
     def document(self) -> dict[str, Any]:
-        """Return it as the status call shows it."""
+        """Return the instruction as the status call shows it."""
         named = PAYEES.get((self.payee_type, self.payee_id))
         return {
             "id": self.id,
-            # In every official example, and not in the schema.
+            # It is in every official example, but not in the schema.
             **({} if named is None else {"name": named}),
             "payeeAccount": {"id": self.payee_id, "type": self.payee_type},
             "amount": {"amount": self.amount_text, "assetId": self.asset},
@@ -100,7 +100,7 @@ class Payout:
         return self.wanted.payment_account.type
 
     def show(self, now: float) -> None:
-        """Remember how it looks from now on; to be called after every change."""
+        """Remember the present state; to be called after every change."""
         document: dict[str, Any] = {
             "payoutId": self.id,
             "paymentAccount": {"id": self.source_id, "type": self.source_type},
@@ -131,13 +131,13 @@ class Transaction:
         self._seen_on_chain = False
 
     def enter(self, leg: Leg, now: float) -> None:
-        """Go into the next status."""
+        """Enter the next status."""
         self._leg, self._entered = leg, now
         self._seen_on_chain = self._seen_on_chain or leg.status in _ON_CHAIN
         self.history.add(now, self.details())
 
     def summary(self) -> dict[str, Any]:
-        """Return it as the payout's status call shows it; the time in seconds."""
+        """Return the transaction as the payout's status call shows it, with times in seconds."""
         return {
             "id": self.id,
             "state": self._leg.status,
@@ -146,13 +146,14 @@ class Transaction:
         }
 
     def details(self) -> dict[str, Any]:
-        """Return it as the transaction call and webhooks show it; times in milliseconds."""
+        """Return the transaction as the transaction call and webhooks show it, with times in milliseconds."""
         amount = self.instruction.amount_text
         source = (self.payout.source_type, self.payout.source_id)
         payee = (self.instruction.payee_type, self.instruction.payee_id)
         on_chain = self._seen_on_chain and self._has_hash()
         fee = self._fee(on_chain=on_chain)
-        # After what the third party keeps of the asset; a network's fee is paid in the network's coin.
+        # The third party's fee is deducted from the asset; a network's fee is paid in the network's
+        # coin.
         kept = Decimal(fee["feeInfo"].get("serviceFee", "0"))
         net = f"{Decimal(amount) - kept:f}" if kept else amount
         details: dict[str, Any] = {
@@ -164,7 +165,7 @@ class Transaction:
             "source": _peer(*source, SOURCES[source]),
             "destination": _peer(*payee, PAYEES[payee]),
             "amountInfo": {"amount": amount, "requestedAmount": amount, "netAmount": net},
-            # The vendor's own lossy numbers beside the exact text above.
+            # The vendor also sends these lossy numbers, in addition to the exact text above.
             "amount": _number(amount),
             "requestedAmount": _number(amount),
             "netAmount": _number(net),
@@ -183,7 +184,7 @@ class Transaction:
         return details
 
     def event_data(self) -> dict[str, Any]:
-        """Return it as webhooks show it: with the members of the vendor's example, empty where unset."""
+        """Return the transaction as webhooks show it, with the members of the vendor's example, empty if unset."""
         details = self.details()
         exchange = self.payout.source_type == "EXCHANGE_ACCOUNT"
         network_fee = details["feeInfo"].get("networkFee", "0")
@@ -203,7 +204,7 @@ class Transaction:
         }
 
     def _fee(self, *, on_chain: bool) -> dict[str, Any]:
-        """Return the fee: the network's, in its own coin, or what the third party keeps of the asset."""
+        """Return the fee: the network's in its own coin, or the third party's in the asset."""
         if self.payout.source_type == "VAULT_ACCOUNT":
             fee = "0.0021" if on_chain else "0"
             return {"fee": _number(fee), "feeInfo": {"networkFee": fee}, "feeCurrency": "ETH"}
@@ -221,7 +222,7 @@ class Transaction:
 
 
 def _number(text: str) -> float | int:
-    """Return a number as JavaScript writes it: a whole one without a point."""
+    """Return a number as JavaScript writes it; a whole number has no decimal point."""
     value = float(text)
     return int(value) if value.is_integer() else value
 

@@ -1,4 +1,4 @@
-"""What the create call accepts: shape, words and amounts, strictly."""
+"""Checks the shape, values and amounts of the create call strictly."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ _Id = Annotated[str, Field(min_length=1, max_length=255)]
 
 
 class PaymentAccount(_Strict):
-    """Where the money comes from."""
+    """The account that pays."""
 
     id: _Id
     type: Literal["VAULT_ACCOUNT", "EXCHANGE_ACCOUNT", "FIAT_ACCOUNT"]
 
 
 class PayeeAccount(_Strict):
-    """Where the money goes."""
+    """The account that is paid."""
 
     id: _Id
     type: Literal[
@@ -58,7 +58,7 @@ class PayeeAccount(_Strict):
 
 
 class InstructionAmount(_Strict):
-    """How much, in whole units of the asset."""
+    """The amount, in whole units of the asset."""
 
     amount: Annotated[str, Field(max_length=80), AfterValidator(_check_amount)]
     asset_id: _Id

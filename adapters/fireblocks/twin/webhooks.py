@@ -18,7 +18,7 @@ from adapters.fireblocks.twin.auth import make_key
 from adapters.twin.clock import TwinClock
 from adapters.twin.outbox import Message
 
-#: Waits between attempts: ten attempts in all.
+#: The waits between the ten attempts.
 RETRY_DELAYS_S = (10, 30, 120, 300, 900, 1800, 3600, 7200, 14_400)
 
 V2_HEADER = "Fireblocks-Webhook-Signature"
@@ -30,7 +30,7 @@ _V1_TYPES = {
 
 
 def is_retried(status: int | None) -> bool:
-    """Say whether a delivery answered so comes again: 4XX does not, but for 408 and 429."""
+    """Return whether a delivery with this answer is retried: a 4XX is not, except 408 and 429."""
     return status is None or status >= 500 or status in (408, 429)
 
 

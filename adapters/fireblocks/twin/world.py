@@ -20,7 +20,7 @@ ASSETS: Mapping[str, int] = {
     "BTC": 8,
     "USD": 2,
 }
-#: Assets that live in a bank and never get a transaction hash.
+#: Assets held at a bank, which never get a transaction hash.
 FIAT = frozenset({"USD"})
 
 #: Payment accounts (sources), (type, id) → name.
@@ -46,7 +46,7 @@ BALANCES: Mapping[tuple[str, str], Decimal] = {
     ("FIAT1", "USD"): Decimal(1_000_000),
 }
 
-#: What the coarse `status` says for each fine `state` (fireblocks protocol notes, section 3).
+#: The coarse `status` of each fine `state` (fireblocks protocol notes, section 3).
 STATUS_OF_STATE: Mapping[str, str] = {
     "REQUESTED": "REGISTERED",
     "TRANSLATED": "VERIFYING",
@@ -85,11 +85,11 @@ class FireblocksSettings(TwinSettings):
     key_scope: Literal["global", "endpoint"] = "global"
     #: Same key, other body: `replay` the first answer as if it were for this body, or `refuse`.
     key_body: Literal["replay", "refuse"] = "replay"
-    #: A refusal (4XX) is remembered under its key as a success is.
+    #: Whether a refusal (4XX) is remembered under its key, as a success is.
     replay_4xx: bool = True
-    #: Instruction ids of the caller are replaced by the server's.
+    #: Whether the server replaces the caller's instruction ids with its own.
     server_instruction_ids: bool = True
-    #: Instructions come back in another order than they were sent (the last first).
+    #: Whether instructions are returned in reverse order.
     reorder_instructions: bool = True
     #: Where accounts, payees and assets are checked: a 400 at `create` or at `execute`, or the
     #: payout fails with a `reasonOfFailure` in `translation`.
@@ -103,7 +103,7 @@ class FireblocksSettings(TwinSettings):
     #: The shape of a 401: message and code as the clients' pages show it (`gateway`), or with an `error`
     #: member as the API description has it (`documented`).
     shape_401: Literal["gateway", "documented"] = "gateway"
-    #: How far `iat` may lie ahead and `exp` behind.
+    #: How far `iat` may be in the future and `exp` in the past.
     skew_s: float = Field(default=0, ge=0, le=3600)
 
 
@@ -127,21 +127,21 @@ _TO_THE_END = (_BROADCASTING, _CONFIRMING, _COMPLETED)
 
 @dataclass(frozen=True)
 class Course:
-    """What becomes of one instruction."""
+    """The course of one instruction."""
 
     meaning: str
     legs: tuple[Leg, ...] = ()
-    #: Ends the instruction before any transaction, in this state.
+    #: The state in which the instruction ends before any transaction.
     ends_as: str | None = None
     #: `reasonOfFailure` of the payout when the instruction fails.
     reason: str | None = None
-    #: The payout lacks funds, whatever the balance, until a balance is set or midnight comes.
+    #: Whether the payout lacks funds, whatever the balance, until a balance is set or midnight comes.
     short: bool = False
 
 
 NORMAL = Course("goes through", (_SUBMITTED, *_TO_THE_END))
 
-#: The fraction of an amount → what becomes of it. Keep the table in `twin/app.py` in step.
+#: The course of an instruction by the fraction of its amount. Keep the table in `twin/app.py` in step.
 MAGIC: Mapping[Decimal, Course] = {
     Decimal("0.000401"): Course(
         "waits for funds until a balance is set or midnight UTC", NORMAL.legs, short=True
@@ -212,5 +212,5 @@ MAGIC: Mapping[Decimal, Course] = {
 
 
 def course_of(amount: Decimal) -> Course:
-    """Return what becomes of an instruction over this amount, by its fraction."""
+    """Return the course of an instruction over this amount, by its fraction."""
     return MAGIC.get(amount % 1, NORMAL)
