@@ -412,6 +412,10 @@ class LimitedProtocol(HttpToolsProtocol):
             self._stop_reading(*_TOO_LONG)
         if len(self.pipeline) >= _MOST_AHEAD:
             self._stop_reading(503, "Too many requests sent ahead.", Closed.TOO_FAR_AHEAD)
+        hosts = [name for name, _ in self.headers].count(b"host")
+        if hosts > 1 or (hosts == 0 and self.parser.get_http_version() >= "1.1"):
+            # RFC 9112, section 3.2: two readers of such a request could take it for another host each.
+            self._stop_reading(400, "Send one Host header.", Closed.UNREADABLE)
         self._part = _Part.BODY
         self._begun = None
         self._body_since, self._body_bytes = self.loop.time(), 0

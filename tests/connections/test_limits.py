@@ -177,6 +177,33 @@ async def test_what_is_no_request_is_counted(caplog: pytest.LogCaptureFixture) -
     assert "Invalid HTTP" not in caplog.text
 
 
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+@pytest.mark.parametrize("hosts", [0, 1, 2])
+async def test_a_request_has_one_host(hosts: int, version: bytes) -> None:
+    """RFC 9112, section 3.2: 400 for two of them, and for none of them unless the request is HTTP/1.0."""
+    head = b"GET /small HTTP/" + version + b"\r\nconnection: close\r\n" + b"HOST: x\r\n" * hosts
+    async with listening() as made:
+        reader, writer = await made.connect()
+        writer.write(head + b"\r\n")
+        answer = await all_of(reader)
+        if hosts == 1 or (hosts == 0 and version == b"1.0"):
+            assert answer.startswith(b"HTTP/1.1 200 ")
+            assert not made.told.closed
+        else:
+            assert answer.startswith(b"HTTP/1.1 400 ")
+            assert answer.endswith(b"Send one Host header.")
+            assert made.told.closed == {"unreadable": 1}
+
+
+async def test_a_host_in_a_trailer_is_none() -> None:
+    """It is no second one: trailers are not used."""
+    body = b"transfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nhost: y\r\n\r\n"
+    async with listening() as made:
+        answer = await made.ask(b"POST /body HTTP/1.1\r\nhost: x\r\n" + body)
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert made.bodies == [5]
+
+
 async def test_fifty_megabytes_of_headers_are_not_kept() -> None:
     """The client is stopped long before it has sent them."""
     async with listening() as made:
