@@ -444,6 +444,8 @@ class LimitedProtocol(HttpToolsProtocol):
         """Wait for the next request, or for the rest of the one that is answered."""
         super().on_response_complete()
         if self.transport.is_closing():
+            # It closes by itself, once the loop has written the answer: nobody takes its place before.
+            self._table.works(self)
             return
         if self._part is _Part.BODY and not self._is_answering():
             self._answered_at = self.loop.time()
