@@ -334,8 +334,8 @@ def test_a_call_of_unknown_outcome_ends_no_failures(verb: Verb) -> None:
     )
     for outcome in (OutcomeUnknown("no reply"), TimeoutError(), ValueError("a bug")):
         assert judged(at_hand, outcome).failures == 7
-    for outcome in (Rejected("used"), told(Report(SubStatus.SUBMITTED, "queued"))):
-        assert judged(at_hand, outcome).failures == 0
+    for answer in (Rejected("used"), told(Report(SubStatus.SUBMITTED, "queued"))):
+        assert judged(at_hand, answer).failures == 0
 
 
 def test_a_confirm_that_was_not_sent_counts_as_a_failure() -> None:
