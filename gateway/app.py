@@ -350,6 +350,17 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
             gateway_id=identity.id,
             share=Share(runtime.clock, calling),
         )
+        heartbeat = Heartbeat(
+            db=db,
+            runtime=runtime,
+            identity=identity,
+            state_file=state_file,
+            metrics=metrics,
+            gone=deliveries.free_leases,
+            wake_all=lambda: wake_own(_EVERYBODY),
+            rules=own,
+        )
+        deliveries.pulse = heartbeat
         workers = Workers(
             engines=engines,
             inbox=Inbox(
@@ -379,16 +390,7 @@ async def open_gateway(  # noqa: PLR0915 - everything is wired in one place
                 metrics=metrics,
                 wake=wake,
             ),
-            heartbeat=Heartbeat(
-                db=db,
-                runtime=runtime,
-                identity=identity,
-                state_file=state_file,
-                metrics=metrics,
-                gone=deliveries.free_leases,
-                wake_all=lambda: wake_own(_EVERYBODY),
-                rules=own,
-            ),
+            heartbeat=heartbeat,
             balances=BalanceReader(
                 db=db,
                 runtime=runtime,

@@ -412,6 +412,10 @@ class LimitedProtocol(HttpToolsProtocol):
             self._stop_reading(*_TOO_LONG)
         if len(self.pipeline) >= _MOST_AHEAD:
             self._stop_reading(503, "Too many requests sent ahead.", Closed.TOO_FAR_AHEAD)
+        hosts = [name for name, _ in self.headers].count(b"host")
+        if hosts > 1 or (hosts == 0 and self.parser.get_http_version() >= "1.1"):
+            # RFC 9112, section 3.2: two readers of such a request could take it for another host each.
+            self._stop_reading(400, "Send one Host header.", Closed.UNREADABLE)
         self._part = _Part.BODY
         self._begun = None
         self._body_since, self._body_bytes = self.loop.time(), 0
@@ -440,6 +444,8 @@ class LimitedProtocol(HttpToolsProtocol):
         """Wait for the next request, or for the rest of the one that is answered."""
         super().on_response_complete()
         if self.transport.is_closing():
+            # It closes by itself, once the loop has written the answer: nobody takes its place before.
+            self._table.works(self)
             return
         if self._part is _Part.BODY and not self._is_answering():
             self._answered_at = self.loop.time()

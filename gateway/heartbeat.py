@@ -7,6 +7,7 @@ process remembers of it: an older copy that was put in place while it runs is re
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import socket
@@ -40,6 +41,8 @@ _BEATS_PER_ROW = 12
 #: Old rows are deleted every so many beats: once an hour.
 _BEATS_PER_PURGE = 720
 _DAY_US = 86_400_000_000
+#: So long after a beat no other gateway can have seen the counter stand still for `STALE_S`.
+_FRESH_US = round(2 * BEAT_S * 1_000_000)
 #: How long rows of gateways that are gone are kept.
 _KEPT_DAYS = 30
 WENT_BACK = "the database was replaced by an older copy while a gateway ran on it"
@@ -113,6 +116,9 @@ class Heartbeat:
         self._promoted: Watch | None = None
         self._counter = 0
         self._beats = 0
+        self._beating = asyncio.Lock()
+        #: elapsed time of the last beat
+        self._beat_at: int | None = None
         self._refused: str | None = None
         self._stale: set[str] = set()
         self.watch = Watch()
@@ -147,10 +153,27 @@ class Heartbeat:
         with suppress(sqlite3.Error, SchemaMismatch):
             await self._db.run(gateways.mark_stopped, self.id, self._runtime.timeline.now())
 
+    def is_fresh(self) -> bool:
+        """Whether this gateway has beaten so recently that none can have reported it as gone since."""
+        if self._beat_at is None:
+            # It is not registered yet: nobody watches it.
+            return True
+        return self._runtime.clock.moment().elapsed - self._beat_at < _FRESH_US
+
+    async def refresh(self) -> None:
+        """Beat now, if the last beat is too long ago: for what a gateway that is gone must not hold."""
+        if not self.is_fresh():
+            await self.beat()
+
     async def beat(self) -> None:
         """Raise the counter, compare the database with what is known of it, and write what is due."""
+        async with self._beating:
+            await self._beat()
+
+    async def _beat(self) -> None:
         moment = self._runtime.clock.moment()
         froze, self._counter, marks = await self._db.run(self._raise, moment)
+        self._beat_at = moment.elapsed
         self._state_file.seen.note(marks)
         row = await compare(self._db, self._runtime, self._state_file)
         if row["frozen"] == PROMOTED and isinstance(self._state_file, Cluster):

@@ -12,7 +12,7 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import select
 
-from gateway.adapter import NotSent, Report, SubStatus
+from gateway.adapter import NotSent, OutcomeUnknown, Report, SubStatus
 from gateway.attention import acknowledge, tell
 from gateway.config.settings import Settings
 from gateway.errors import CredentialsRefused
@@ -94,6 +94,19 @@ async def test_a_custodian_that_answers_again_closes_its_row(bench: Bench) -> No
     assert await open_codes(bench) == ["custodian_unreachable"]
     (row,) = await bench.db.read(attention_of, desk.ids[0])
     assert (row["closed_at"], row["closed_by"]) == (None, None)
+
+
+async def test_a_call_of_unknown_outcome_closes_nothing(bench: Bench) -> None:
+    """The custodian may not have answered: the row stays open, and so does the count of failures."""
+    desk = Desk(bench)
+    await desk.open(1)
+    desk.script.submits, desk.script.moves = [raises(NotSent("no route to host"))], False
+    await desk.turns(6, 30)
+    desk.script.submits, desk.script.moves = [raises(OutcomeUnknown("no reply"))], True
+    await desk.turns(1, 60)
+    assert (await desk.row())["state"] == "unknown"
+    await sweeper(bench).sweep()
+    assert await open_codes(bench) == ["custodian_unreachable"]
 
 
 async def test_credentials_that_are_accepted_again_close_their_row_at_once(bench: Bench) -> None:

@@ -22,7 +22,7 @@ from gateway.metrics import Metrics
 from gateway.runtime import Runtime, real_runtime
 from gateway.store import gateways
 from gateway.store.database import Database
-from gateway.store.gateways import BEAT_S
+from gateway.store.gateways import BEAT_S, STALE_S
 from gateway.store.opening import open_database, state_file_of
 from gateway.store.pinned import AWAY, FileReplaced
 from gateway.store.state import advance, frozen
@@ -293,6 +293,30 @@ async def test_a_gateway_that_is_gone_is_reported_once(
         await gone.heartbeat.beat()
         assert await watched(process, beside, later) == [gone.heartbeat.id]
         assert gone.heartbeat.id in process.freed + beside.freed + later.freed
+
+
+async def test_a_gateway_beats_again_before_others_can_have_reported_it(
+    clock: SetClock, process: Process
+) -> None:
+    """While its last beat is recent nothing is written; after a pause it beats, and is reported anew."""
+
+    async def counter() -> int:
+        row = await process.db.read(gateways.gateway_pulse, process.heartbeat.id)
+        assert row is not None
+        return int(row["counter"])
+
+    first = await counter()
+    await clock.advance(BEAT_S)
+    assert process.heartbeat.is_fresh()
+    await process.heartbeat.refresh()
+    assert await counter() == first
+    await clock.advance(BEAT_S)
+    # Just before a counter that stands still shows that its gateway is gone.
+    assert STALE_S > 2 * BEAT_S
+    assert not process.heartbeat.is_fresh()
+    await asyncio.gather(process.heartbeat.refresh(), process.heartbeat.beat())
+    assert await counter() > first
+    assert process.heartbeat.is_fresh()
 
 
 async def test_a_gateway_is_not_noted_as_gone_before_its_leases_are_freed(

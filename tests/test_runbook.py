@@ -54,6 +54,13 @@ def test_every_alert_has_a_page() -> None:
     assert {each.stem for each in (RUNBOOK / "alerts").iterdir()} == own
 
 
+def test_pages_that_send_to_readyz_name_both_of_its_answers() -> None:
+    """`marks` has the reason only with 200: a database that cannot be written is 503, with `reason`."""
+    told = {each.stem: each.read_text() for each in pages() if "in `marks`" in each.read_text()}
+    assert set(told) == {"state_file", "PayoutGatewayMarksRefused"}
+    assert all("503 `store_unavailable`" in each for each in told.values())
+
+
 @pytest.mark.parametrize("page", [each for each in pages() if each.stem != "index"], ids=str)
 def test_a_page_says_what_to_do(page: Path) -> None:
     """Meaning, effect, what to look at, what to do; and whether its row closes by itself."""

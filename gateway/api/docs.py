@@ -10,13 +10,20 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.api.context import ApiContext
+from gateway.errors import Refused
 
 if TYPE_CHECKING:
     from gateway.api.documents import Made
 
 
-def _make(name: str, public_url: str) -> Made:
+def _names() -> frozenset[str]:
     # Most gateways are never asked for a document.
+    from gateway.api.documents import names  # noqa: PLC0415
+
+    return names()
+
+
+def _make(name: str, public_url: str) -> Made:
     from gateway.api.documents import make  # noqa: PLC0415
 
     return make(name, public_url)
@@ -28,20 +35,37 @@ class Documents:
     def __init__(self, context: ApiContext) -> None:
         self._public_url = context.settings.public_url
         self._offload = context.runtime.offload
+        self._names: asyncio.Task[frozenset[str]] | None = None
         self._made: dict[str, asyncio.Task[Made]] = {}
 
     async def get(self, name: str) -> Response:
         """Return a document. The first one who asks has it made, in a thread; the others wait for it.
 
-        Refused: `not_found`.
+        Refused: `not_found`, without a thread: anybody may ask for what there is not, again and again.
         """
         making = self._made.get(name)
+        if making is None:
+            if name not in await self._known():
+                more = " The guide begins at /guide." if name.startswith("guide/") else ""
+                raise Refused("not_found", "There is nothing at this path." + more)
+            making = self._made.get(name)
         if making is None:
             making = asyncio.ensure_future(self._offload(partial(_make, name, self._public_url)))
             self._made[name] = making
             making.add_done_callback(partial(self._forget_failed, name))
         made = await asyncio.shield(making)
         return Response(made.body, media_type=made.media_type, headers=made.headers)
+
+    async def _known(self) -> frozenset[str]:
+        """Return the names of all documents, read once, in a thread."""
+        if self._names is None:
+            self._names = asyncio.ensure_future(self._offload(_names))
+            self._names.add_done_callback(self._forget_failed_names)
+        return await asyncio.shield(self._names)
+
+    def _forget_failed_names(self, reading: asyncio.Task[frozenset[str]]) -> None:
+        if reading.cancelled() or reading.exception() is not None:
+            self._names = None
 
     def _forget_failed(self, name: str, making: asyncio.Task[Made]) -> None:
         if making.cancelled() or making.exception() is not None:

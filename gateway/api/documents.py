@@ -14,7 +14,6 @@ from typing import Any
 from gateway.api.openapi import document
 from gateway.api.problems import PROBLEMS
 from gateway.api.reference import reference_page, sections
-from gateway.errors import Refused
 from gateway.pages import guide
 from gateway.pages.files import content
 from gateway.pages.render import page
@@ -32,12 +31,15 @@ class Made:
     headers: Mapping[str, str]
 
 
+def names() -> frozenset[str]:
+    """Return the name of every document. The first call looks through the files of the guide."""
+    return frozenset(_MAKERS) | {GUIDE + path for path in guide.contents()}
+
+
 def make(name: str, public_url: str) -> Made:
-    """Return a document; it takes up to a tenth of a second. Refused: `not_found`."""
+    """Return a document; it takes up to a tenth of a second. `name`: one of `names`."""
     if name.startswith(GUIDE):
         return _guide(name.removeprefix(GUIDE))
-    if name not in _MAKERS:
-        raise Refused("not_found", "There is nothing at this path.")
     return _MAKERS[name](public_url)
 
 
@@ -59,8 +61,6 @@ def _style(_: str) -> Made:
 
 
 def _guide(path: str) -> Made:
-    if path not in guide.contents():
-        raise Refused("not_found", "There is nothing at this path. The guide begins at /guide.")
     media_type = guide.contents()[path]
     if media_type is not None:
         return Made(guide.content(path), media_type, {"Cache-Control": "max-age=3600"})

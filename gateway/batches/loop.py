@@ -20,6 +20,8 @@ _LOOK_S = 1.0
 _PAUSE_S = 0.1
 #: A batch whose loading was not finished by then is taken for given up: by the wall clock, which may be
 #: another one than that of the process that loads it, and at least so long since this process saw it first.
+#: The first includes the check of a large file, which goes on while its items are stored: 28 lines a second are
+#: enough for the largest one.
 _LOAD_S = 3600.0
 _SEEN_S = 600.0
 

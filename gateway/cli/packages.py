@@ -42,6 +42,7 @@ def package_files(name: str) -> dict[str, str]:
     made = {
         "pyproject.toml": _text(template.joinpath("pyproject.toml.txt")),
         "README.md": _text(template.joinpath("README.md.txt")),
+        "tests/conftest.py": _text(template.joinpath("conftest.py.txt")),
         "tests/test_kit.py": _text(template.joinpath("test_kit.py.txt")),
         f"{package}/py.typed": "",
     }

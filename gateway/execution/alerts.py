@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from gateway.adapter import Absent, BatchReport, NotListed, NotSent, RateLimited
+from gateway.adapter import (
+    Absent,
+    BatchReport,
+    NotListed,
+    NotSent,
+    RateLimited,
+    Rejected,
+    WrongAnswer,
+)
 from gateway.errors import AdapterFault
-from gateway.execution.gate import MarkRefused
+from gateway.execution.gate import MarkRefused, Refusal
 from gateway.execution.proof import (
     Answer,
     History,
@@ -25,8 +33,24 @@ MAX_UNKNOWN = 4
 FAILURES_ALERT = 5
 #: The operator is alerted after this number of looks in a row that do not find an accepted payout.
 LOOKS_ALERT = 10
+#: Refusals of a mark that do not count as failures of the payout.
+_NOT_ITS_OWN = frozenset({Refusal.FUNDS, Refusal.PAUSED, Refusal.RULES})
 #: Alert codes, each with its line for the operator.
 Alerts = tuple[tuple[Attention, str], ...]
+
+
+def failures_after(view: View, outcome: object) -> int:
+    """Return how many requests failed in a row. Rate limits, pauses and inactive rules do not count."""
+    held = isinstance(outcome, MarkRefused) and outcome.refusal in _NOT_ITS_OWN
+    return view.failures + (not isinstance(outcome, RateLimited) and not held)
+
+
+def is_answer(outcome: object) -> bool:
+    """Whether the custodian has answered what it was asked, so that earlier failures are over.
+
+    Not if it turned the request away, or if nobody knows what became of it.
+    """
+    return isinstance(outcome, BatchReport | Absent | NotListed | Rejected | WrongAnswer)
 
 
 def failure_alerts(outcome: object, failures: int, reason: str) -> Alerts:

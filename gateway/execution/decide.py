@@ -25,19 +25,16 @@ from gateway.execution.alerts import (
     MAX_UNKNOWN,
     asked_elsewhere,
     failure_alerts,
+    failures_after,
     fault_alerts,
     in_vain,
+    is_answer,
     key_alerts,
     stuck,
     unknown_alerts,
 )
 from gateway.execution.claims import covers_calls, unmarked, without_unmarked
-from gateway.execution.gate import (
-    MarkRefused,
-    Refusal,
-    key_is_alive,
-    with_same_credentials,
-)
+from gateway.execution.gate import key_is_alive, with_same_credentials
 from gateway.execution.interpret import (
     REFERENCE_OF_ANOTHER,
     date_of,
@@ -84,8 +81,6 @@ Outcome = BatchReport | Absent | NotListed | CannotLook | Exception
 
 _NOT_KNOWN = frozenset({None, SubStatus.OUTCOME_UNKNOWN})
 _SECOND = 1_000_000
-#: Refusals of a mark that do not count as failures of the payout.
-_NOT_ITS_OWN = frozenset({Refusal.FUNDS, Refusal.PAUSED, Refusal.RULES})
 
 
 def decide(view: View, outcome: Outcome) -> Decision:
@@ -98,6 +93,9 @@ def decide(view: View, outcome: Outcome) -> Decision:
             outcome = replace(outcome, items=ours)
     looks = view.verb in {Verb.FETCH, Verb.CANCEL}
     decision = _looked(view, outcome) if looks else _called(view, outcome)
+    if not decision.failures and not is_answer(outcome):
+        # What failed before may still fail: a call of unknown outcome has reached nobody for certain.
+        decision = replace(decision, failures=view.failures)
     history = view.history.having(*decision.evidence)
     unknown = decision.state in {State.UNKNOWN, State.PREPARED} and not _all_closed(view, history)
     if unknown and not decision.alerts:
@@ -128,7 +126,8 @@ def expiry(view: View) -> Decision | None:
     if not waits or not late or not _may_end(view, view.history):
         return None
     reports = {each.id: expired_report() for each in late}
-    return Decision(State.CLOSED, 0.0, reports=reports, reason="not answered in time")
+    why = "not answered in time"
+    return Decision(State.CLOSED, 0.0, reports=reports, reason=why, failures=view.failures)
 
 
 # --- Calls that may move money --------------------------------------------------------------------
@@ -157,7 +156,7 @@ def _called(view: View, outcome: Outcome) -> Decision:
         return replace(decision, alerts=(*decision.alerts, *fault_alerts(outcome)))
     if not _all_closed(view, history):
         # This call did nothing; an earlier call with an unknown outcome remains unknown.
-        failures = _failures(view, outcome)
+        failures = failures_after(view, outcome)
         decision = _unknown(view, history, rows, reason)
         return replace(
             decision,
@@ -240,11 +239,18 @@ def _nothing_sent(
     view: View, rows: tuple[Evidence, ...], outcome: Outcome, reason: str
 ) -> Decision:
     """Decide about a call that did nothing: it is retried at growing intervals."""
-    failures = _failures(view, outcome)
+    failures = failures_after(view, outcome)
     if view.verb is Verb.CONFIRM:
         # The payout still asks for the same action, so the person may answer again at once.
         alerts = failure_alerts(outcome, 0, reason)
-        return Decision(State.PARKED, _curve(view, 0), evidence=rows, reason=reason, alerts=alerts)
+        return Decision(
+            State.PARKED,
+            _curve(view, 0),
+            evidence=rows,
+            reason=reason,
+            alerts=alerts,
+            failures=failures,
+        )
     reports = {each.id: not_sent_report() for each in view.open_items}
     return Decision(
         State.ACCEPTED if has_news(view.history) else State.PREPARED,
@@ -256,12 +262,6 @@ def _nothing_sent(
         repeat_is_safe=view.repeat_is_safe,
         reason=reason,
     )
-
-
-def _failures(view: View, outcome: Outcome) -> int:
-    """Return how many requests failed in a row. Rate limits, pauses and inactive rules do not count."""
-    held = isinstance(outcome, MarkRefused) and outcome.refusal in _NOT_ITS_OWN
-    return view.failures + (not isinstance(outcome, RateLimited) and not held)
 
 
 def _reported(
@@ -358,7 +358,7 @@ def _found(view: View, history: History, look: Evidence, told: BatchReport) -> D
         delay = min(delay, _until_late(view, history) or delay)
     expired = expiry(replace(view, state=state, history=history)) if asks(told) else None
     if expired is not None:
-        return replace(expired, evidence=(look, *rows))
+        return replace(expired, evidence=(look, *rows), failures=0)
     alerts: tuple[tuple[Attention, str], ...] = ()
     if (held or state is State.UNKNOWN) and in_vain(view, history):
         detail = f"no look proves what became of the last call; last word: {told.custodian_word}"
@@ -451,7 +451,7 @@ def _adopted_alerts(view: View, word: str, *, blind: bool) -> tuple[tuple[Attent
 
 def _look_failed(view: View, look: Evidence, error: Outcome) -> Decision:
     """Decide about a look that failed: the observer failed, not the payout."""
-    failures = _failures(view, error)
+    failures = failures_after(view, error)
     return Decision(
         State.UNKNOWN if view.state is State.MOVING else view.state,
         max(_wish(error), _curve(view, failures)),

@@ -316,7 +316,6 @@ async def retry(  # noqa: PLR0913 - the act and its circumstances
         tx,
         execution["id"],
         state=State.PREPARED.value,
-        failures=0,
         looks=0,
         due_at=runtime.timeline.now(),
     )

@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, quote
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from gateway.api.admission import admission_of
+from gateway.api.admission import admission_of, refuse_stranger
 from gateway.api.context import ApiContext
 from gateway.api.problems import PROBLEMS
 from gateway.api.requests import context_of, read_body, request_id_of
@@ -38,6 +38,8 @@ FORM = "_form"
 ONCE = "_once"
 #: Endings of API texts that mention the caller's key.
 _UNDER_KEY = " under this API key"
+#: Of the headers of a refusal, those that its page has too.
+_KEPT = frozenset({"Retry-After", "Connection"})
 _PLACE = re.compile(r"/admin(/[A-Za-z0-9_.\-]{1,80}){0,6}", re.ASCII)
 _HEADERS = headers_of_page(script=True, forms=True)
 
@@ -192,7 +194,7 @@ async def answered(request: Request, work: Callable[[], Awaitable[Response]]) ->
     except PageError as error:
         return problem_page(request, error.status, str(error))
     except Refused as refused:
-        return _refusal(request, refused)
+        return await _refusal(request, refused)
     except sqlite3.OperationalError as error:
         _log.error("store_unavailable", request_id=request_id_of(request), exc_info=error)
         return problem_page(request, 503, "The store cannot be reached now. Try again in a moment.")
@@ -220,9 +222,12 @@ def problem_page(
     )
 
 
-def _refusal(request: Request, refused: Refused) -> Response:
+async def _refusal(request: Request, refused: Refused) -> Response:
+    refused = refuse_stranger(request, refused, PROBLEMS[refused.code].status)
+    if refused.code == "rate_limited":
+        refused = await admission_of(request).hold_back(request, refused)
     status = PROBLEMS[refused.code].status
-    kept = {name: value for name, value in refused.headers.items() if name == "Retry-After"}
+    kept = {name: value for name, value in refused.headers.items() if name in _KEPT}
     return problem_page(request, status, _for_people(refused.detail) or "", kept)
 
 

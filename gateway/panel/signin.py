@@ -71,8 +71,10 @@ async def _sign_in(request: Request) -> Response:
     claim = Claim(form.get("name", "").strip(), form.get("password", ""), form.get("code", ""))
     wait_s = _must_wait(panel, request, claim.name)
     if wait_s is not None:
-        headers = {"Retry-After": str(wait_s)}
-        return _page(request, to, 429, _SEVERAL_TIMES.format(wait_s), claim.name, headers)
+        words = _SEVERAL_TIMES.format(wait_s)
+        refused = Refused("rate_limited", words, headers={"Retry-After": str(wait_s)})
+        refused = await admission_of(request).hold_back(request, refused)
+        return _page(request, to, 429, words, claim.name, refused.headers)
     row = await context.db.read(user_by_name, claim.name)
     async with panel.comparing:
         genuine = partial(is_genuine, context.vault, row, claim, context.runtime.clock.now())
@@ -91,9 +93,9 @@ async def _sign_in(request: Request) -> Response:
     if token is None:
         # Record the name only if a user has it, because people type passwords into the wrong field.
         _log.warning("sign_in_failed", user=None if row is None else row["name"])
-        refused = admission_of(request).unknown(request)
-        if refused is not None:
-            raise refused
+        limited = admission_of(request).unknown(request)
+        if limited is not None:
+            raise limited
         answer = _page(request, to, 401, _WRONG, claim.name)
         # Write it after the response, so that the response time does not tell whether the user exists.
         answer.background = BackgroundTask(_note_failure, panel, row, request_id_of(request))

@@ -73,7 +73,6 @@ _MARK_UNKNOWN = Query(
         rows=bindparam("new_rows"),
         open_calls=executions.c.open_calls + 1,
         looks=0,
-        failures=0,
         waiting_since=null(),
         lease_token=executions.c.lease_token + 1,
         lease_owner=null(),

@@ -21,6 +21,7 @@ class Handover:
         tokens: LeaseTokens,
         *,
         life_s: float,
+        may_lease: Callable[[], bool],
         usable: Callable[[str], bool],
         begin: Callable[[], None],
         claim: Callable[[], None],
@@ -33,14 +34,16 @@ class Handover:
         self.claim = claim
         self._tokens = tokens
         self._life_s = life_s
+        self._may_lease = may_lease
         self._usable = usable
 
     def reserve(self, org: str, events: int) -> ReservedRoom:
         """Reserve room for so many events in the lanes of an org's endpoints, as far as there is any."""
         now = self.runtime.clock.monotonic()
+        room = self.queue.reserve(org, events, now, self._usable) if self._may_lease() else ()
         return ReservedRoom(
             self,
-            self.queue.reserve(org, events, now, self._usable),
+            room,
             events,
             token=self._tokens.new(),
             until=self.runtime.timeline.now() + round(self._life_s * _SECOND),

@@ -6,7 +6,16 @@ import fnmatch
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic.json_schema import SkipJsonSchema
+from pydantic_core import PydanticCustomError
 
 from gateway.egress import MAX_URL, url_fault
 from gateway.errors import Refused
@@ -77,16 +86,28 @@ class EndpointChange(RequestBody):
 
     model_config = ConfigDict(title="WebhookEndpointChange")
 
-    url: Annotated[str, StringConstraints(min_length=1)] | None = None
-    event_types: Annotated[list[EventPattern], Field(max_length=50)] | None = None
-    description: Text | None = None
-    headers: Headers | None = None
-    sensitive_headers: Headers | None = None
-    rate_limit_per_second: Annotated[int, _RATE] | None = None
-    ed25519: bool | None = None
-    status: Literal["enabled", "disabled"] | None = Field(
+    url: Annotated[str, StringConstraints(min_length=1)] | SkipJsonSchema[None] = None
+    event_types: Annotated[list[EventPattern], Field(max_length=50)] | SkipJsonSchema[None] = None
+    description: Text | None = Field(
+        default=None, description="Your own words; null removes them. No other member may be null."
+    )
+    headers: Headers | SkipJsonSchema[None] = None
+    sensitive_headers: Headers | SkipJsonSchema[None] = None
+    rate_limit_per_second: Annotated[int, _RATE] | SkipJsonSchema[None] = None
+    ed25519: bool | SkipJsonSchema[None] = None
+    status: Literal["enabled", "disabled"] | SkipJsonSchema[None] = Field(
         default=None, description="`enabled` again also recovers what was missed."
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _not_null(cls, value: Any, info: ValidationInfo) -> Any:
+        # None stands for what is not given. Null would look like a reset, and change nothing.
+        if value is None and info.field_name != "description":
+            raise PydanticCustomError(
+                "null_not_allowed", "must not be null; leave it out to keep it"
+            )
+        return value
 
 
 class RotationRequest(RequestBody):

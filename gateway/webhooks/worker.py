@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from gateway.config.settings import EngineSettings, WebhookSettings
 from gateway.errors import Refused, SchemaMismatch
@@ -90,6 +90,27 @@ class _Try(NamedTuple):
         return not self.result.ok or self.failing or self.result.disabled_reason is not None
 
 
+class Pulse(Protocol):
+    """The sign of life of this process, which others go by when they free its leases."""
+
+    def is_fresh(self) -> bool:
+        """Whether nobody can have reported this process as gone since."""
+
+    async def refresh(self) -> None:
+        """Give one now, unless the last one is fresh."""
+
+
+class _NotWatched:
+    """The pulse of a process that nobody watches."""
+
+    def is_fresh(self) -> bool:
+        """Nobody reports it as gone."""
+        return True
+
+    async def refresh(self) -> None:
+        """Do nothing."""
+
+
 class Deliveries:
     """Sends what is due: a bounded number at a time, fairly shared."""
 
@@ -133,6 +154,9 @@ class Deliveries:
         self._tests: dict[str, _Test] = {}
         self._receipts = Receipts(db, self._settle, share.receipts_pause_s)
         self._tokens = LeaseTokens(gateway_id)
+        #: A gateway that is gone is reported once, and its leases are freed then. One that goes on after a
+        #: long pause gives a sign of life before it leases anything: if it dies then, it is reported again.
+        self.pulse: Pulse = _NotWatched()
         self._begun = False
         self.wakeup = Wakeup(runtime.clock, runtime.timeline)
         self._handover = Handover(
@@ -140,10 +164,14 @@ class Deliveries:
             runtime,
             self._tokens,
             life_s=self._life_s,
+            may_lease=self._may_lease,
             usable=lambda endpoint_id: not self._left_alone(endpoint_id),
             begin=self._start,
             claim=self.wakeup.ring,
         )
+
+    def _may_lease(self) -> bool:
+        return self.pulse.is_fresh()
 
     @property
     def _life_s(self) -> float:
@@ -174,6 +202,7 @@ class Deliveries:
                 self._runtime.clock.monotonic(),
             )
             if wanted:
+                await self.pulse.refresh()
                 await self._claim(wanted)
             self._start()
             if not wanted:

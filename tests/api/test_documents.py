@@ -245,3 +245,25 @@ async def test_documents_are_made_once(api: Api, monkeypatch: pytest.MonkeyPatch
         assert answer.headers.getall("content-length") == [str(len(raw))]
         assert answer.headers["content-type"] == "text/html; charset=utf-8"
         assert len(answer.headers.getall("request-id")) == 1
+
+
+async def test_what_there_is_not_needs_no_thread(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anybody may ask for it, again and again; what there is, is still made in one."""
+    offloaded = []
+    real = api.app.state.documents._offload
+
+    async def counted(work: Any) -> Any:
+        offloaded.append(work)
+        return await real(work)
+
+    monkeypatch.setattr(api.app.state.documents, "_offload", counted)
+    answer, _ = await api.send("GET", "/guide", authorization=None)
+    assert answer.status == 200
+    before = len(offloaded)
+    for path in ("/guide/nothing", "/guide/a/b", "/guide/index.html.html", "/docs/nothing"):
+        for _ in range(3):
+            problem = await api.problem("GET", path, authorization=None)
+            assert (problem["status"], problem["code"]) == (404, "not_found")
+    assert len(offloaded) == before
+    answer, _ = await api.send("GET", "/guide/quickstart.html", authorization=None)
+    assert (answer.status, len(offloaded)) == (200, before + 1)

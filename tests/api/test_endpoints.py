@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from standardwebhooks import Webhook
 
 from gateway.adapter import Report, SubStatus
+from gateway.api.openapi import document
 from gateway.egress import MAX_URL
 from gateway.runtime import real_runtime
 from gateway.store import deliveries, endpoints
@@ -127,6 +128,38 @@ async def test_what_could_never_be_delivered_to(
         assert error["pointer"] == pointer
         assert word in error["detail"]
         assert "pw@" not in json.dumps(problem)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "url",
+        "event_types",
+        "headers",
+        "sensitive_headers",
+        "rate_limit_per_second",
+        "ed25519",
+        "status",
+    ],
+)
+async def test_null_changes_nothing_and_says_so(api: Api, name: str) -> None:
+    """PATCH refuses it, and the API's description has no null for it; only a description ends by it."""
+    made = await make(api)
+    path = f"/webhook-endpoints/{made['id']}"
+    problem = await api.problem("PATCH", path, body={name: None, "description": "new"})
+    assert (problem["status"], problem["code"]) == (422, "invalid_request")
+    assert problem["errors"] == [
+        {
+            "pointer": f"/{name}",
+            "code": "null_not_allowed",
+            "detail": "must not be null; leave it out to keep it",
+        }
+    ]
+    _, seen = await api.call("GET", path)
+    assert {**seen, "secret": made["secret"]} == made
+    members = document("")["components"]["schemas"]["WebhookEndpointChange"]["properties"]
+    assert "null" not in json.dumps(members[name])
+    assert "null" in members["description"]["type"]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import resource
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 import uvicorn
 from starlette.types import Message, Receive, Scope, Send
+from uvicorn.server import ServerState
 
 from gateway import connections
 from gateway.config.settings import ListenSettings, Settings
-from gateway.connections import Connections, Limits, most_connections
+from gateway.connections import Connections, LimitedProtocol, Limits, most_connections
 from gateway.errors import ConfigError
 from gateway.limits import HELD, RECOGNISED, client_group
 from gateway.server import _Server, listen
@@ -46,8 +47,10 @@ class Listener:
         self.table = table
         self.told = told
         self.port = port
+        self.config: uvicorn.Config
         self.hold = asyncio.Event()
         self.bodies: list[int] = []
+        self.answered: Callable[[], None] = lambda: None
         self._writers: list[asyncio.StreamWriter] = []
 
     async def connect(
@@ -73,7 +76,7 @@ class Listener:
     async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer `/small` at once, `/big` with 8 MB, `/body` what it read; the others when it is told to."""
         path, answer = scope["path"], b"fine"
-        if path == "/refused":
+        if path in {"/refused", "/turned-away"}:
             scope["state"][HELD]()
         if path in {"/held", "/refused"}:
             await self.hold.wait()
@@ -90,8 +93,11 @@ class Listener:
         if path == "/big":
             answer = bytes(8 * 1024 * 1024)
         headers = [(b"content-length", str(len(answer)).encode())]
+        if path == "/turned-away":
+            headers.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": answer})
+        self.answered()
 
 
 @asynccontextmanager
@@ -100,18 +106,16 @@ async def listening(limits: Limits = LIMITS) -> AsyncIterator[Listener]:
     told = Told()
     table = Connections(limits, told)  # type: ignore[arg-type]
     made = Listener(table, told, 0)
-    server = _Server(
-        uvicorn.Config(
-            made.app,
-            http=table.protocol(),
-            ws="none",
-            interface="asgi3",
-            log_config=None,
-            lifespan="off",
-            timeout_graceful_shutdown=1,
-        ),
-        table,
+    made.config = uvicorn.Config(
+        made.app,
+        http=table.protocol(),
+        ws="none",
+        interface="asgi3",
+        log_config=None,
+        lifespan="off",
+        timeout_graceful_shutdown=1,
     )
+    server = _Server(made.config, table)
     listener = listen("listen", "127.0.0.1", 0)
     made.port = listener.getsockname()[1]
     serving = asyncio.create_task(server.serve(sockets=[listener]))
@@ -175,6 +179,33 @@ async def test_what_is_no_request_is_counted(caplog: pytest.LogCaptureFixture) -
             assert (await made.ask(rubbish)).startswith(b"HTTP/1.1 400 ")
         assert made.told.closed == {"unreadable": 2}
     assert "Invalid HTTP" not in caplog.text
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+@pytest.mark.parametrize("hosts", [0, 1, 2])
+async def test_a_request_has_one_host(hosts: int, version: bytes) -> None:
+    """RFC 9112, section 3.2: 400 for two of them, and for none of them unless the request is HTTP/1.0."""
+    head = b"GET /small HTTP/" + version + b"\r\nconnection: close\r\n" + b"HOST: x\r\n" * hosts
+    async with listening() as made:
+        reader, writer = await made.connect()
+        writer.write(head + b"\r\n")
+        answer = await all_of(reader)
+        if hosts == 1 or (hosts == 0 and version == b"1.0"):
+            assert answer.startswith(b"HTTP/1.1 200 ")
+            assert not made.told.closed
+        else:
+            assert answer.startswith(b"HTTP/1.1 400 ")
+            assert answer.endswith(b"Send one Host header.")
+            assert made.told.closed == {"unreadable": 1}
+
+
+async def test_a_host_in_a_trailer_is_none() -> None:
+    """It is no second one: trailers are not used."""
+    body = b"transfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nhost: y\r\n\r\n"
+    async with listening() as made:
+        answer = await made.ask(b"POST /body HTTP/1.1\r\nhost: x\r\n" + body)
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert made.bodies == [5]
 
 
 async def test_fifty_megabytes_of_headers_are_not_kept() -> None:
@@ -327,6 +358,27 @@ async def test_a_refusal_that_is_held_back_makes_room() -> None:
         assert (await all_of(held_reader)).startswith(b"HTTP/1.1 200 ")
         # The others get their answer.
         assert (await refused[-1][0].readuntil(b"fine")).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("body", [b"", b"content-length: 10\r\n"])
+async def test_an_answer_that_closes_is_sent_before_its_connection_goes(body: bytes) -> None:
+    """A new connection that comes before the loop has written the answer does not replace this one."""
+    async with listening(replace(LIMITS, most=1, most_per_address=1)) as made:
+        admitted = []
+
+        def arrive() -> None:
+            new = LimitedProtocol(
+                made.table, config=made.config, server_state=ServerState(), app_state={}
+            )
+            new.group = client_group("127.0.0.1")
+            admitted.append(made.table.admit(new))
+
+        made.answered = arrive
+        reader, writer = await made.connect()
+        writer.write(b"POST /turned-away HTTP/1.1\r\nhost: x\r\n" + body + b"\r\n")
+        assert (await all_of(reader)).endswith(b"fine")
+        assert admitted == [False]
+        assert not made.told.closed
 
 
 @pytest.mark.parametrize("path", [b"small", b"body"])

@@ -106,8 +106,19 @@ def test_wheels_carry_types_twins_and_templates(tmp_path: Path) -> None:
             assert "payout_gateway_acme/twin/sandbox.toml" in names
         else:
             assert "gateway/testing/kit.py" in names
-            assert "gateway/cli/package_template/test_kit.py.txt" in names
+            assert {
+                f"gateway/cli/package_template/{each}.py.txt" for each in ("conftest", "test_kit")
+            } <= names
             assert "adapters/dummy/twin/sandbox.toml" in names
+
+
+def test_a_package_that_is_not_installed_says_so_once() -> None:
+    """Its tests could only fail, each with an error of its own: the run ends with what to do."""
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"]
+    ran = subprocess.run(words, cwd=EXAMPLE, capture_output=True, text=True, check=False)
+    assert ran.returncode == pytest.ExitCode.USAGE_ERROR
+    said = "ERROR: the adapter 'acme' is not installed: run pip install -e '.[test]' first"
+    assert (ran.stdout + ran.stderr).strip() == said
 
 
 def test_an_installed_package_is_listed_and_checked(installed: dict[str, str]) -> None:

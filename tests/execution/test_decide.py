@@ -252,6 +252,9 @@ def judged(at_hand: View, outcome: Outcome) -> Decision:
     changed = {each.number for each in decision.evidence if each.number <= known}
     assert changed <= {at_hand.call}, "only the call that was made is answered"
     assert has_news(history) >= has_news(at_hand.history), "news is never undone"
+    answers = BatchReport | Absent | NotListed | Rejected | WrongAnswer
+    over = at_hand.failures > 0 and decision.failures == 0
+    assert not over or isinstance(outcome, answers), "only an answer ends failures in a row"
     return decision
 
 
@@ -297,8 +300,10 @@ def test_takeovers_expiries_and_news_are_total(state: State) -> None:
     """So are the decisions that no verb leads to."""
     for at_hand in views(state, Verb.FETCH):
         assert takeover(at_hand).state is State.UNKNOWN
-        late = expiry(at_hand)
+        assert takeover(at_hand).failures == at_hand.failures
+        late = expiry(replace(at_hand, failures=9))
         if late is not None:
+            assert late.failures == 9
             assert all(closed(at_hand.history, each.id) for each in at_hand.open_items)
         for report, source in itertools.product(reports(), Source):
             added, said = news_from_outside(at_hand, ITEM, report, source)
@@ -319,6 +324,26 @@ def test_a_report_of_the_first_call_is_followed() -> None:
     )
     assert decision.state is State.ACCEPTED
     assert [each.answer for each in decision.evidence] == [Answer.ACCEPTED]
+
+
+@pytest.mark.parametrize("verb", [Verb.SUBMIT, Verb.CONFIRM])
+def test_a_call_of_unknown_outcome_ends_no_failures(verb: Verb) -> None:
+    """Nobody knows whether it was answered; a refusal of a repeat is an answer, and a report is one."""
+    at_hand = view(
+        rows(paying(1, answer=Answer.UNKNOWN), paying(2, 5)), verb=verb, call=2, failures=7
+    )
+    for outcome in (OutcomeUnknown("no reply"), TimeoutError(), ValueError("a bug")):
+        assert judged(at_hand, outcome).failures == 7
+    for answer in (Rejected("used"), told(Report(SubStatus.SUBMITTED, "queued"))):
+        assert judged(at_hand, answer).failures == 0
+
+
+def test_a_confirm_that_was_not_sent_counts_as_a_failure() -> None:
+    """It did not reach the custodian: what an operator was told stays open."""
+    at_hand = view(rows(), state=State.PARKED, verb=Verb.CONFIRM)
+    assert judged(at_hand, CredentialsRefused("HTTP 401")).failures == 1
+    assert judged(replace(at_hand, failures=4), NotSent("down")).failures == 5
+    assert judged(replace(at_hand, failures=4), WrongAnswer("wrong", 2)).failures == 0
 
 
 @pytest.mark.parametrize("sub_status", sorted(NEWS))

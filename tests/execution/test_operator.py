@@ -159,6 +159,18 @@ async def test_what_was_seen_on_its_way_is_not_retried(bench: Bench) -> None:
         await again(bench, payout_id)
 
 
+async def test_a_retry_ends_no_failures(bench: Bench) -> None:
+    """It is no answer of the custodian, and closes no row about one that cannot be reached."""
+    payout_id = await bench.accept()
+    await bench.submitted(await bench.begin(), Report(SubStatus.AWAITING_APPROVAL, "WAITS"))
+    for _ in range(5):
+        await bench.clock.advance(3600)
+        await bench.fetched(await bench.begin(), OutcomeUnknown("look failed"))
+    assert await bench.attention(payout_id) == ["custodian_unreachable"]
+    await again(bench, payout_id)
+    assert (await bench.execution(payout_id))["failures"] == 5
+
+
 async def test_a_retry_asks_the_gate_again(bench: Bench) -> None:
     """News that comes between the retry and the mark wins: the retry gave no right."""
     payout_id = await bench.accept()

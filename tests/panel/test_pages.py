@@ -13,7 +13,15 @@ from typing import Any
 import aiohttp
 import pytest
 
-from gateway.adapter import Failure, FailureCode, FundsMoved, Ref, SubStatus, Transaction
+from gateway.adapter import (
+    Capabilities,
+    Failure,
+    FailureCode,
+    FundsMoved,
+    Ref,
+    SubStatus,
+    Transaction,
+)
 from gateway.config.routes import FeeSettings
 from gateway.store.audit import newest_acts
 from gateway.store.payouts import add_attention
@@ -338,6 +346,27 @@ async def test_a_payout_of_a_removed_custodian_is_resolved(
     (row,) = await acts(api, "payout_resolved")
     assert (row["subject"], row["detail"]) == (payout["id"], wanted["evidence"])
     assert row["actor"].startswith("user-")
+    await root.http.close()
+
+
+async def test_a_payout_of_a_removed_custodian_is_shown_with_caution(
+    api: Api, ada: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What its console shows may lag: "not paid" can be said later than at one that declares no lag."""
+    root = await other(api, ada, None, Role.OPERATOR)
+    payout = await api.pay()
+    await sample.unknown_call(api, payout)
+    can = Capabilities(frozenset(), cancel=True, console_lags=False)
+    monkeypatch.setattr(type(api.context.custodians["acme_eu"]), "capabilities", can)
+    for page in ("", "/resolve"):
+        words = (await root.get(f"{_BASE}/payouts/{payout['id']}{page}")).words
+        assert "That no money moved can be said in 2 min at" in words
+        assert ("The custodian is asked, and decides." in words) == (page == "")
+    monkeypatch.delitem(api.context.custodians, "acme_eu")
+    for page in ("", "/resolve"):
+        words = (await root.get(f"{_BASE}/payouts/{payout['id']}{page}")).words
+        assert "That no money moved can be said in 3 min at" in words
+        assert "The custodian is asked, and decides." not in words
     await root.http.close()
 
 

@@ -24,7 +24,7 @@ from gateway.store.users import user_by_name
 from gateway.users import IDLE, LIFE, Role, User, UserError, password_fault
 from tests.api.conftest import Api, open_api
 from tests.pages.conftest import page_settings
-from tests.panel.conftest import PASSWORD, Browser, add_user
+from tests.panel.conftest import PASSWORD, Browser, add_user, http_settings
 
 _WRONG = "Name, password or code is wrong."
 
@@ -195,6 +195,56 @@ async def test_guesses_are_limited(api: Api, browser: Browser) -> None:
     assert int(seen.headers["Retry-After"]) > 0
     await api.clock.advance(120)
     assert (await browser.sign_in(made)).status == 200
+
+
+async def _held(api: Api, ask: Any) -> None:
+    """Check that of the refusals of a client two are sent at once, three are held back, and one closes."""
+    assert [await ask() for _ in range(2)] == [(429, None)] * 2
+    held = [asyncio.create_task(ask()) for _ in range(3)]
+    while api.clock.sleepers < 3 and not any(each.done() for each in held):
+        await asyncio.sleep(0.001)
+    assert not any(each.done() for each in held)
+    assert await ask() == (429, "close")
+    await api.clock.advance(3)
+    assert await asyncio.gather(*held) == [(429, None)] * 3
+
+
+_HELD: dict[str, Any] = {"refusals_burst": 2, "refusals_per_s": 1, "refusals_held_s": 3}
+
+
+async def test_guesses_of_a_client_that_goes_on_are_held_back(tmp_path: Path) -> None:
+    """Its refusals are pages, and are paced like those of the API."""
+    async with (
+        open_api(http_settings(tmp_path, limits=_HELD)) as api,
+        aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as http,
+    ):
+        panel_of_app(api).clients = Buckets("sign_in", api.clock, 1 / 100, 1)
+        browser = Browser(api, http)
+        await browser.get("/admin/sign-in")
+
+        async def ask() -> tuple[int, str | None]:
+            seen = await browser.post("/admin/sign-in", name="ada", password="x", code="1")
+            assert "Retry-After" in seen.headers or seen.status == 401
+            return seen.status, seen.headers.get("Connection")
+
+        assert await ask() == (401, None)
+        await _held(api, ask)
+
+
+async def test_pages_that_there_are_not_count_for_the_client(tmp_path: Path) -> None:
+    """As unknown paths of the API do; its refusals are held back."""
+    limits = {**_HELD, "unknown_per_s": 0.01, "unknown_burst": 1}
+    async with (
+        open_api(http_settings(tmp_path, limits=limits)) as api,
+        aiohttp.ClientSession() as http,
+    ):
+
+        async def ask() -> tuple[int, str | None]:
+            seen = await Browser(api, http).get(f"/admin/x/{secrets.token_hex(8)}/y/z/w")
+            return seen.status, seen.headers.get("Connection")
+
+        assert await ask() == (404, None)
+        await _held(api, ask)
 
 
 async def test_a_slash_at_the_end(ada: Browser) -> None:

@@ -345,6 +345,46 @@ async def test_what_a_gateway_leases_meanwhile_is_its_own(
         assert first <= token <= last
 
 
+class Paused:
+    """The pulse of a process that goes on after a long pause: what it did since, in order."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+        self.fresh = False
+        self.leased: list[int] = []
+
+    def is_fresh(self) -> bool:
+        """Whether it has given a sign of life since the pause."""
+        return self.fresh
+
+    async def refresh(self) -> None:
+        """Note how many deliveries are leased when it gives one."""
+        if not self.fresh:
+            self.leased.append(_leased(self._bench))
+            self.fresh = True
+
+
+def _leased(bench: Bench) -> int:
+    query = f"SELECT count(*) FROM deliveries WHERE state = 'pending' AND lease_token <> {FREE}"
+    ((leased,),) = _rows(bench, query)
+    return int(leased)
+
+
+async def test_after_a_long_pause_nothing_is_leased_before_a_sign_of_life(bench: Bench) -> None:
+    """Others have freed the leases of a gateway that seemed dead, and would not look a second time."""
+    async with hook() as made, delivering(bench) as deliveries:
+        await subscribe(bench, made.url)
+        await until(lambda: bench.db.lanes is not None)
+        await bench.db.run(tell, bench)
+        await until(lambda: len(made.tries) == 1)
+        await until(lambda: _leased(bench) == 0)
+        # From now on its deliveries would be leased with the commit.
+        pulse = deliveries.pulse = Paused(bench)
+        await bench.db.run(tell, bench)
+        await until(lambda: len(made.tries) == 2)
+    assert pulse.leased == [0]
+
+
 # With real processes.
 
 
