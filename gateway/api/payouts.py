@@ -149,14 +149,13 @@ async def list_payouts(request: Request) -> Response:
     caller = await caller_of(request)
     check_names(request, frozenset({*_FILTERS, "limit", "cursor"}))
     limit = limit_of(request)
-    filters = {
-        name: request.query_params[name] for name in _FILTERS if name in request.query_params
-    }
+    given = request.query_params
+    filters = {name: given[name] for name in _FILTERS if name in given}
     conditions = _conditions(filters, caller)
-    if "cursor" in request.query_params:
-        at, after = decode(request, request.query_params["cursor"], filters, (int, str))
+    if "cursor" in given:
+        at, after = decode(request, given["cursor"], filters, (int, str))
         conditions |= {"after_at": at, "after_id": after}
-    found = await context.db.scan(rows.list_rows, conditions, limit + 1)
+    found = await context.db.read_page(rows.list_rows, conditions, limit + 1)
     page = found[:limit]
     more = len(found) > limit
     cursor = encode(request, [page[-1]["created_at"], page[-1]["id"]], filters) if more else None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from gateway.logs import get_logger
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 #: Statements that the driver keeps compiled. The store has about 250.
 _KEPT_STATEMENTS = 512
+#: Steps of SQLite's virtual machine between two looks at the clock, where a statement has a limit. A row that is
+#: returned takes about 40 of them, one that is passed over about 15.
+_STEPS_PER_LOOK = 250
 _log = get_logger("store")
 
 
@@ -30,6 +34,11 @@ def is_busy(error: BaseException) -> bool:
     if code is None:
         return "database is locked" in str(error)
     return bool(code & 0xFF == sqlite3.SQLITE_BUSY)
+
+
+def gave_up(error: BaseException) -> bool:
+    """Whether a statement ended because it took longer than its limit (`Connection.limited`)."""
+    return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT
 
 
 #: Why a database cannot be written, by SQLite's code. Other errors are those of one statement.
@@ -230,6 +239,19 @@ class Connection:
         finally:
             if self.in_transaction:
                 self.close()
+
+    @contextmanager
+    def limited(self, seconds: float) -> Iterator[None]:
+        """Have SQLite give up each statement that still runs after so many seconds; `gave_up` tells the error."""
+        raw = self._usable()
+        end = perf_counter() + seconds
+        raw.set_progress_handler(lambda: perf_counter() >= end, _STEPS_PER_LOOK)
+        try:
+            yield
+        finally:
+            # A connection that was closed meanwhile has no limit any more.
+            with suppress(sqlite3.ProgrammingError):
+                raw.set_progress_handler(None, 0)
 
     def data_version(self) -> int:
         """Return a number that changes once another connection has committed; by its own, it stays."""
