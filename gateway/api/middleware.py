@@ -52,7 +52,7 @@ class Envelope:
             if message["type"] == "http.response.start":
                 status, started = message["status"], True
                 headers = message["headers"]
-                names = {name.lower() for name, _ in headers}
+                names = [name for name, _ in headers]
                 headers.append((b"request-id", request_id.encode()))
                 if b"cache-control" not in names:
                     headers.append(_NOT_STORED)

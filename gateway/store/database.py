@@ -232,7 +232,10 @@ class Database:
 
         It sees every commit that was made before this turn of the event loop (`point_reads`).
         """
-        await self._take_turn(1)
+        self._check()
+        if self._reads_this_turn >= _READS_PER_TURN:
+            await self._next_turn()
+        self._count_read(1)
         try:
             return self._point_reads.run(fn, *args, **kwargs)
         except Exception as error:
@@ -247,7 +250,10 @@ class Database:
         At once, as `read`, if that takes no longer than `page_s`. Otherwise it is given up and run
         again in a reader thread, as by `scan`: so `fn` may change nothing that others use.
         """
-        await self._take_turn(_PAGE_COUNTS)
+        self._check()
+        if self._reads_this_turn >= _READS_PER_TURN:
+            await self._next_turn()
+        self._count_read(_PAGE_COUNTS)
         if self._loop.time() >= self._pages_from:
             try:
                 return self._point_reads.run_within(self._page_s, fn, *args, **kwargs)
@@ -258,12 +264,13 @@ class Database:
                     raise
         return await self.scan(fn, *args, **kwargs)
 
-    async def _take_turn(self, counts: int) -> None:
-        """Wait until a read may use the event loop's thread, and so the snapshot of this turn."""
-        self._check()
+    async def _next_turn(self) -> None:
+        """Wait: a caller that only reads, again and again, must not stop everybody else."""
         while self._reads_this_turn >= _READS_PER_TURN:  # noqa: ASYNC110 - it is the next turn
-            # A caller that only reads, again and again, must not stop everybody else.
             await asyncio.sleep(0)
+
+    def _count_read(self, counts: int) -> None:
+        """Count a read of this turn of the event loop, and have its snapshot end with it."""
         if self._reads_this_turn == 0:
             # Before the snapshot: news of a later commit comes after the snapshot has ended.
             self._loop.call_soon(self._new_turn)

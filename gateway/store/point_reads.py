@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from gateway.errors import Refused
 from gateway.store.seen import SeenRows
-from gateway.store.transaction import P, R, SqliteTx, StoreFunction, Tx, drive
+from gateway.store.transaction import P, PointTx, R, StoreFunction, Tx, drive
 
 if TYPE_CHECKING:
     from gateway.store.connection import Connection
@@ -32,7 +32,7 @@ class PointReads:
                 connection.open()
                 connection.execute("BEGIN")
                 self.seen.look_at(connection)
-            return drive(fn, SqliteTx(connection, read_only=True, seen=self.seen), *args, **kwargs)
+            return drive(fn, PointTx(connection, self.seen), *args, **kwargs)
         except Refused:
             raise
         except BaseException:
