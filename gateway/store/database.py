@@ -62,7 +62,7 @@ R = TypeVar("R")
 BUSY_S = 10.0
 #: How much CPU time a group of changes may use on the event loop's thread, if it is more than one.
 GROUP_S = 0.025
-#: How long the event loop waits for a page. One of 20 payouts takes 0.1 ms, and one of 200 takes 0.8.
+#: How much CPU time a page may use on the event loop's thread. One of 20 payouts takes 0.1 ms, one of 200 takes 0.8.
 PAGE_S = 0.002
 #: How long pages are left to the reader threads after one that took too long: those that are given up use at
 #: most a twentieth of the event loop.
@@ -78,7 +78,8 @@ class Database:
     - `readers`: how many scans run at the same time.
     - `busy_s`: how long to wait for another process's transaction.
     - `group_s`: how much CPU time a group of changes may use; the rest of it joins the next group.
-    - `page_s`: how long the event loop waits for a page of a list, before it is left to a reader thread.
+    - `page_s`: how much CPU time a page of a list may use on the event loop's thread, before it is left to a
+      reader thread.
     - `fault`: called with the text of each statement right before it runs, in its thread (BEGIN,
       COMMIT and ROLLBACK included, PRAGMAs not); a test raises what SQLite would.
     - `witness`: records the highest moving mark of each group after its commit and before any of its
@@ -247,7 +248,7 @@ class Database:
     async def read_page(self, fn: StoreFunction[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run a read of a bounded page that may have to pass over any number of rows.
 
-        At once, as `read`, if that takes no longer than `page_s`. Otherwise it is given up and run
+        At once, as `read`, if that takes no more than `page_s`. Otherwise it is given up and run
         again in a reader thread, as by `scan`: so `fn` may change nothing that others use.
         """
         self._check()

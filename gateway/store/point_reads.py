@@ -43,7 +43,7 @@ class PointReads:
     def run_within(
         self, seconds: float, fn: StoreFunction[P, R], /, *args: P.args, **kwargs: P.kwargs
     ) -> R:
-        """As `run`, for a time. Where it takes longer, it ends with an error that `gave_up` tells."""
+        """As `run`, within a CPU time. Where it takes more, it ends with an error that `gave_up` tells."""
 
         async def limited(tx: Tx) -> R:
             # Of this function alone: neither BEGIN nor ROLLBACK may be given up.
