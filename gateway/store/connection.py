@@ -100,6 +100,8 @@ class Connection:
         #: nothing is written to any file, whatever is read
         self._untouched = untouched
         self._raw: sqlite3.Connection | None = None
+        #: by their text, statements that were given up, as they are written from then on
+        self._rewritten: dict[str, str] = {}
         #: how many Query statements were run, an `executemany` as one
         self.statements = 0
         #: how often it was opened
@@ -195,10 +197,18 @@ class Connection:
         if raw is None or not raw.in_transaction:
             raw = self.require_transaction()
         self.statements += 1
-        if self._turn is None and self._fault is None:
-            return raw.execute(text, values).fetchall()
-        with self._sqlite_works(text):
-            return raw.execute(text, values).fetchall()
+        written = self._rewritten.get(text, text)
+        try:
+            if self._turn is None and self._fault is None:
+                return raw.execute(written, values).fetchall()
+            with self._sqlite_works(text):
+                return raw.execute(written, values).fetchall()
+        except sqlite3.OperationalError as error:
+            if gave_up(error):
+                # Python 3.11 takes a statement that failed for one in use, for ever, and compiles its text again
+                # at every run. Another text is compiled once.
+                self._rewritten[text] = f"{text} /* {self.statements} */"
+            raise
 
     def query_many(self, text: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Run a statement of a store function once for each row of values."""

@@ -22,6 +22,12 @@ _LONG = Query(
         "SELECT count(*) AS found FROM n"
     )
 )
+#: The same in rows: it is given up after some of them.
+_MANY = Query(
+    text(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000) SELECT i FROM n"
+    )
+)
 
 
 @pytest.fixture
@@ -51,6 +57,10 @@ async def _long(tx: Tx) -> tuple[int, str]:
     row = await tx.one(_LONG)
     assert row is not None
     return row["found"], threading.current_thread().name
+
+
+async def _rows(tx: Tx) -> int:
+    return len(await tx.all(_MANY))
 
 
 async def test_a_short_page_is_read_on_the_loop_and_sees_every_commit(db: Database) -> None:
@@ -103,6 +113,27 @@ async def test_a_page_that_was_given_up_leaves_the_connection_open(db: Database)
     assert not db._read_connection.in_transaction
     await db.read(names)
     assert db._read_connection.opened == opened
+
+
+async def test_a_page_that_was_given_up_is_compiled_once_and_not_each_time(db: Database) -> None:
+    """Python 3.11 takes a statement that failed after its first row for one that is in use."""
+    await db.read_page(_rows)
+    compiled: list[int] = []
+
+    def note(action: int, *_: str | None) -> int:
+        compiled.append(action)
+        return sqlite3.SQLITE_OK
+
+    raw = db._read_connection._raw
+    assert raw is not None
+    raw.set_authorizer(note)
+    # With another authorizer every statement is compiled again, but only once.
+    await db.read(_rows)
+    assert compiled
+    compiled.clear()
+    await db.read(_rows)
+    assert compiled == []
+    raw.set_authorizer(None)
 
 
 async def test_an_error_of_a_page_is_its_callers(db: Database, faults: Faults) -> None:
