@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import Any
+from typing import Any, NamedTuple
 
 from gateway.config.section import ORG
 from gateway.config.settings import Mode
@@ -73,8 +73,7 @@ CREATED, ROTATED, REVOKED = "key_created", "key_rotated", "key_revoked"
 ENDS_SOONER = "key_ends_sooner"
 
 
-@dataclass(frozen=True)
-class Caller:
+class Caller(NamedTuple):
     """Who asks: an org in a mode. Every look and every change is scoped by it.
 
     `org` is empty for a key of the operator, which no route of an org takes.

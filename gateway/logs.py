@@ -82,6 +82,8 @@ class Scrubber:
         self._known: re.Pattern[str] | None = None
         #: the registered values as JSON writes them
         self._in_json: tuple[str, ...] = ()
+        #: rises when another value was registered: what was found to hold no secret may hold one now
+        self.version = 0
 
     def register(self, value: str) -> None:
         """Remove this very value from now on, wherever it turns up. May be called twice."""
@@ -97,6 +99,7 @@ class Scrubber:
                 quote_plus(part),
             }
         self._values |= {part for part in parts if len(part) >= _LEAST_SECRET}
+        self.version += 1
         if self._values:
             # The longest first: a secret may contain another one.
             ordered = sorted(self._values, key=len, reverse=True)
@@ -202,11 +205,14 @@ class _Stamp:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
 
+    def text(self) -> str:
+        """Return the time now."""
+        return self._clock.now().isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
     def __call__(
         self, _: Any, __: str, event: MutableMapping[str, Any]
     ) -> MutableMapping[str, Any]:
-        at = self._clock.now().isoformat(timespec="milliseconds")
-        event["at"] = at.replace("+00:00", "Z")
+        event["at"] = self.text()
         return event
 
 
@@ -274,6 +280,10 @@ class _Lines:
         self._stamp(None, "", record)
         self._output.write(_line_of(record), urgent=level >= logging.WARNING)
 
+    def write_joined(self, begin: str, end: str) -> None:
+        """Write a line of parts that are JSON and hold no secret: the time goes between them and the brace."""
+        self._output.write(f'{begin}{end}"at": "{self._stamp.text()}"}}', urgent=False)
+
 
 def _line_of(record: MutableMapping[str, Any]) -> str:
     values = record.values()
@@ -337,6 +347,64 @@ class Logger:
             self._library.log(level, event, **keys)
         elif self._standard.isEnabledFor(level):
             _lines.write(level, self._name, event, keys)
+
+
+class RequestLines:
+    """Writes the line of each request: the same text as `Logger.info`, of parts that are kept as JSON.
+
+    They are what repeats: org, method, route and status. Nothing is bound to the context around a request.
+    """
+
+    #: How many combinations are kept; above so many all are dropped.
+    MOST = 1024
+
+    def __init__(self, name: str) -> None:
+        self._logger = Logger(name)
+        self._end = f', "event": "request", "logger": {_ENCODER.encode(name)}, "level": "info", '
+        self._kept: dict[tuple[str | None, str, str, int], str] = {}
+        self._version = SCRUBBER.version
+
+    def write(  # noqa: PLR0913 - what the line says
+        self,
+        request_id: str,
+        org: str | None,
+        method: str,
+        route: str,
+        status: int,
+        duration_ms: float,
+        left_out: int = 0,
+    ) -> None:
+        """Write the line of one request. `request_id`: as `Ids` makes it; `left_out`: lines before it."""
+        if not left_out and _lines is not None and self._logger.shows(logging.INFO):
+            if self._version != SCRUBBER.version:
+                self._kept.clear()
+                self._version = SCRUBBER.version
+            part = self._kept.get((org, method, route, status))
+            if part is None:
+                part = self._keep(org, method, route, status)
+            if part:
+                begin = f'{{"request_id": "{request_id}", {part}, "duration_ms": {duration_ms}'
+                _lines.write_joined(begin, self._end)
+                return
+        self._logger.info(
+            "request",
+            request_id=request_id,
+            org=org,
+            method=method,
+            route=route,
+            status=status,
+            duration_ms=duration_ms,
+            **({"left_out": left_out} if left_out else {}),
+        )
+
+    def _keep(self, org: str | None, method: str, route: str, status: int) -> str:
+        """Return a part of lines, kept from now on; empty: such a line is scrubbed value by value."""
+        text = _ENCODER.encode({"org": org, "method": method, "route": route, "status": status})
+        plain = text.isprintable() and not SCRUBBER.may_hold_secret(text)
+        if len(self._kept) >= self.MOST:
+            self._kept.clear()
+        part = self._kept[org, method, route, status] = text[1:-1] if plain else ""
+        return part
 
 
 def configure(

@@ -455,6 +455,73 @@ def test_usual_lines_are_not_scrubbed_value_by_value(stream: io.StringIO) -> Non
     assert [each.get("outcome") for each in _lines(stream)] == [None, "report", "submitted"]
 
 
+def _request_both_ways(lines: logs.RequestLines, *told: Any) -> tuple[str, str]:
+    """Return the line of a request as it is written, and as the library alone writes it."""
+    written, by_library = io.StringIO(), io.StringIO()
+    names = ("request_id", "org", "method", "route", "status", "duration_ms", "left_out")
+    clock = SetClock(datetime(2026, 3, 2, 10, 0, tzinfo=UTC))
+    try:
+        logs.configure("json", "info", written, clock)
+        lines.write(*told)
+        logs.configure("json", "info", by_library, clock)
+        structlog.stdlib.get_logger("api").info("request", **dict(zip(names, told, strict=False)))
+    finally:
+        logs.unconfigure()
+    return written.getvalue(), by_library.getvalue()
+
+
+@given(
+    st.none() | _TEXTS,
+    st.sampled_from(["GET", "POST"]) | _TEXTS,
+    st.sampled_from(["/payouts/{payout_id}", "/track/{token}", "unmatched"]) | _TEXTS,
+    st.integers(100, 599),
+    st.floats(0, 1e9).map(lambda each: round(each, 1)),
+)
+@settings(max_examples=300, deadline=None)
+def test_the_line_of_a_request_is_the_librarys_own(
+    org: str | None, method: str, route: str, status: int, duration_ms: float
+) -> None:
+    """Byte for byte, the first time and from the parts that were kept."""
+    logs.SCRUBBER.register("registered-value")
+    lines = logs.RequestLines("api")
+    request_id = f"req_{'01hzz' * 5}0"
+    for each in (duration_ms, 0.0):
+        ours, library = _request_both_ways(lines, request_id, org, method, route, status, each)
+        assert ours == library
+
+
+def test_the_lines_of_requests_say_what_was_left_out() -> None:
+    """For callers of whom many lines are left out."""
+    told = "req_1", None, "GET", "unmatched", 429, 0.1, 7
+    ours, library = _request_both_ways(logs.RequestLines("api"), *told)
+    assert ours == library
+    assert json.loads(ours)["left_out"] == 7
+
+
+def test_a_part_is_kept_until_another_value_is_a_secret(stream: io.StringIO) -> None:
+    """The first two lines are not scrubbed; after the org's name was registered, each of them is."""
+    lines = logs.RequestLines("api")
+    told = "req_1", "org-of-a-later-secret", "GET", "/payouts", 200, 0.1
+    logs.configure("json", "info", stream)
+    with mock.patch.object(Scrubber, "may_hold_secret", return_value=False) as look:
+        lines.write(*told)
+        lines.write(*told)
+    assert look.call_count == 1
+    with mock.patch.object(logs, "SCRUBBER", Scrubber()) as scrubber:
+        lines.write(*told)
+        scrubber.register("org-of-a-later-secret")
+        lines.write(*told)
+        lines.write(*told)
+    assert [each["org"] for each in _lines(stream)] == [told[1]] * 3 + [logs.REMOVED] * 2
+
+
+def test_the_lines_of_requests_obey_the_level(stream: io.StringIO) -> None:
+    """As all others do."""
+    logs.configure("json", "warning", stream)
+    logs.RequestLines("api").write("req_1", None, "GET", "/healthz", 200, 0.1)
+    assert stream.getvalue() == ""
+
+
 async def test_buffered_lines_are_written_together_and_in_order(stream: io.StringIO) -> None:
     """Ours and those of libraries wait for each other; an error does not wait, nor do those before it."""
     logs.configure("json", "info", stream, buffered=True)

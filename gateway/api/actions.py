@@ -13,7 +13,14 @@ from gateway.api import acts
 from gateway.api.acts import note_act
 from gateway.api.admission import admission_of
 from gateway.api.idempotency import Answer, Claim, claimed, idempotency_key, keyed_request
-from gateway.api.requests import caller_of, client_address, context_of, read_json, validate
+from gateway.api.requests import (
+    authorization_of,
+    caller_of,
+    client_address,
+    context_of,
+    read_json,
+    validate,
+)
 from gateway.api.shown import payout_answer
 from gateway.errors import Refused
 from gateway.keys import Caller
@@ -122,7 +129,7 @@ async def cancel_payout(request: Request) -> Response:
 
 async def read_with_secret(request: Request) -> Response | None:
     """`GET /payouts/{id}` with a client secret as the bearer: the reduced view; None without one."""
-    scheme, _, secret = request.headers.get("authorization", "").partition(" ")
+    scheme, _, secret = authorization_of(request).partition(" ")
     if scheme.lower() != "bearer" or not secret.startswith(CLIENT_PREFIX):
         return None
     payout = await _payout_of(request, None)

@@ -71,7 +71,7 @@ class _Dispatch:
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         """Handle one request."""
-        response = await self.answer(Request(scope, receive, send))
+        response = await self._of[scope["method"]](Request(scope, receive, send))
         await response(scope, receive, send)
 
     async def answer(self, request: Request) -> Response:

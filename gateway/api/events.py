@@ -37,7 +37,9 @@ async def list_events(request: Request) -> Response:
         after = await context.db.read(rows.newest_position, caller.org, caller.mode)
     if "cursor" in request.query_params:
         after = int(decode(request, request.query_params["cursor"], filters, (int,))[0])
-    found = await context.db.scan(rows.feed, caller.org, caller.mode, after, limit + 1, filters)
+    found = await context.db.read_page(
+        rows.feed, caller.org, caller.mode, after, limit + 1, filters
+    )
     page, more = found[:limit], len(found) > limit
     cursor = encode(request, [page[-1]["position"] if page else after], filters)
     # The frozen bytes are sent as they are: the feed says exactly what the webhook said.

@@ -15,10 +15,11 @@ from gateway.api.admission import admission_of, headers_of, refuse_stranger
 from gateway.api.problems import PROBLEMS, problem_response
 from gateway.api.requests import context_of
 from gateway.errors import Refused
-from gateway.logs import get_logger
+from gateway.logs import RequestLines, get_logger
 from gateway.pages.render import page
 
 _log = get_logger("api")
+_requests = RequestLines("api")
 _NOT_STORED = (b"cache-control", b"no-store")
 _NOT_GUESSED = (b"x-content-type-options", b"nosniff")
 
@@ -40,9 +41,10 @@ class Envelope:
             return
         context = scope["app"].state.context
         request_id = context.runtime.ids.new("req")
-        scope.setdefault("state", {})["request_id"] = request_id
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
         begun = context.runtime.clock.monotonic()
-        scope["state"]["number"] = scope["app"].state.jobs.request()
+        state["number"] = scope["app"].state.jobs.request()
         status, started = 500, False
 
         async def wrapped(message: Message) -> None:
@@ -50,14 +52,14 @@ class Envelope:
             if message["type"] == "http.response.start":
                 status, started = message["status"], True
                 headers = message["headers"]
-                names = {name.lower() for name, _ in headers}
+                names = [name for name, _ in headers]
                 headers.append((b"request-id", request_id.encode()))
                 if b"cache-control" not in names:
                     headers.append(_NOT_STORED)
                 headers.append(_NOT_GUESSED)
                 if b"ratelimit" not in names:
                     # A refusal names the policy that refused, which may be another one.
-                    headers.extend(headers_of(scope["state"]))
+                    headers.extend(headers_of(state))
             await send(message)
 
         try:
@@ -77,18 +79,10 @@ class Envelope:
             route = getattr(scope.get("route"), "path", "unmatched")
             took = context.runtime.clock.monotonic() - begun
             context.metrics.http_request(route, scope["method"], status, took)
-            left_out = scope["state"].get("left_out", 0)
+            left_out = state.get("left_out", 0)
             if left_out is not None:
-                _log.info(
-                    "request",
-                    request_id=request_id,
-                    org=scope["state"].get("org"),
-                    method=scope["method"],
-                    route=route,
-                    status=status,
-                    duration_ms=round(took * 1000, 1),
-                    **({"left_out": left_out} if left_out else {}),
-                )
+                told = request_id, state.get("org"), scope["method"], route, status
+                _requests.write(*told, round(took * 1000, 1), left_out)
 
 
 async def _answer(request: Request, refused: Refused) -> Response:

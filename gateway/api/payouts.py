@@ -23,7 +23,7 @@ from gateway.api.idempotency import (
     once,
 )
 from gateway.api.requests import caller_of, context_of, read_json, validate
-from gateway.api.shown import payout_answer, shown_of
+from gateway.api.shown import PayoutResponse, payout_answer, shown_of
 from gateway.errors import Refused
 from gateway.keys import Caller
 from gateway.model import Payout, RequestBody, Status, SubStatus
@@ -120,7 +120,7 @@ async def get_payout(request: Request) -> Response:
     row = await context.db.read(context.payouts.get_row, caller, request.path_params["payout_id"])
     shown = shown_of(request).of(row)
     body = shown.body if shown.whole else await _with_more(context, caller, row)
-    return Response(body, media_type="application/json")
+    return PayoutResponse(body)
 
 
 async def _with_more(context: ApiContext, caller: Caller, row: Row) -> bytes:
@@ -149,14 +149,13 @@ async def list_payouts(request: Request) -> Response:
     caller = await caller_of(request)
     check_names(request, frozenset({*_FILTERS, "limit", "cursor"}))
     limit = limit_of(request)
-    filters = {
-        name: request.query_params[name] for name in _FILTERS if name in request.query_params
-    }
+    given = request.query_params
+    filters = {name: given[name] for name in _FILTERS if name in given}
     conditions = _conditions(filters, caller)
-    if "cursor" in request.query_params:
-        at, after = decode(request, request.query_params["cursor"], filters, (int, str))
+    if "cursor" in given:
+        at, after = decode(request, given["cursor"], filters, (int, str))
         conditions |= {"after_at": at, "after_id": after}
-    found = await context.db.scan(rows.list_rows, conditions, limit + 1)
+    found = await context.db.read_page(rows.list_rows, conditions, limit + 1)
     page = found[:limit]
     more = len(found) > limit
     cursor = encode(request, [page[-1]["created_at"], page[-1]["id"]], filters) if more else None
@@ -165,7 +164,7 @@ async def list_payouts(request: Request) -> Response:
         b",".join([shown.of(row).body for row in page]),
         to_json({"next_cursor": cursor, "has_more": more})[1:],
     )
-    return Response(body, media_type="application/json")
+    return PayoutResponse(body)
 
 
 def _conditions(filters: dict[str, str], caller: Caller) -> dict[str, object]:

@@ -41,7 +41,8 @@ def context_of(request: Request) -> ApiContext:
 
 def client_address(request: Request) -> str | None:
     """Return the address of the client, or None if it is not known."""
-    return request.client.host if request.client else None
+    client: tuple[str, int] | None = request.scope.get("client")
+    return client[0] if client else None
 
 
 def request_id_of(request: Request) -> str:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from pydantic_core import to_json
 from starlette.requests import Request
+from starlette.responses import Response
 
 from gateway.model import Payout, SubStatus, format_time
 from gateway.store.database import Row
@@ -16,6 +17,7 @@ from gateway.views import payout_with_tracking
 
 #: Payouts that are kept as they are shown; each is about 5 kB.
 MOST = 1024
+_JSON = (b"content-type", b"application/json")
 
 
 def payout_answer(  # noqa: PLR0913 - the payout, and what is told beside it
@@ -54,6 +56,14 @@ def payout_answer(  # noqa: PLR0913 - the payout, and what is told beside it
 
 def _tracking_url(vault: Vault, public_url: str, payout: Payout) -> str:
     return f"{public_url.rstrip('/')}/track/{vault.tracking_token(payout.id)}"
+
+
+class PayoutResponse(Response):
+    """200 with a payout, or a page of payouts, in bytes. As `Response` makes it, at a quarter of the cost."""
+
+    def __init__(self, body: bytes) -> None:
+        self.status_code, self.background, self.body = 200, None, body
+        self.raw_headers = [(b"content-length", b"%d" % len(body)), _JSON]
 
 
 class Shown(NamedTuple):

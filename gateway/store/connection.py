@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from time import perf_counter, thread_time
 from typing import TYPE_CHECKING, Any
 
 from gateway.logs import get_logger
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 #: Statements that the driver keeps compiled. The store has about 250.
 _KEPT_STATEMENTS = 512
+#: Steps of SQLite's virtual machine between two looks at the clock, where a statement has a limit. A row that is
+#: returned takes about 40 of them, one that is passed over about 15.
+_STEPS_PER_LOOK = 250
 _log = get_logger("store")
 
 
@@ -30,6 +34,11 @@ def is_busy(error: BaseException) -> bool:
     if code is None:
         return "database is locked" in str(error)
     return bool(code & 0xFF == sqlite3.SQLITE_BUSY)
+
+
+def gave_up(error: BaseException) -> bool:
+    """Whether a statement ended because it took longer than its limit (`Connection.limited`)."""
+    return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT
 
 
 #: Why a database cannot be written, by SQLite's code. Other errors are those of one statement.
@@ -91,6 +100,8 @@ class Connection:
         #: nothing is written to any file, whatever is read
         self._untouched = untouched
         self._raw: sqlite3.Connection | None = None
+        #: by their text, statements that were given up, as they are written from then on
+        self._rewritten: dict[str, str] = {}
         #: how many Query statements were run, an `executemany` as one
         self.statements = 0
         #: how often it was opened
@@ -186,10 +197,18 @@ class Connection:
         if raw is None or not raw.in_transaction:
             raw = self.require_transaction()
         self.statements += 1
-        if self._turn is None and self._fault is None:
-            return raw.execute(text, values).fetchall()
-        with self._sqlite_works(text):
-            return raw.execute(text, values).fetchall()
+        written = self._rewritten.get(text, text)
+        try:
+            if self._turn is None and self._fault is None:
+                return raw.execute(written, values).fetchall()
+            with self._sqlite_works(text):
+                return raw.execute(written, values).fetchall()
+        except sqlite3.OperationalError as error:
+            if gave_up(error):
+                # Python 3.11 takes a statement that failed for one in use, for ever, and compiles its text again
+                # at every run. Another text is compiled once.
+                self._rewritten[text] = f"{text} /* {self.statements} */"
+            raise
 
     def query_many(self, text: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Run a statement of a store function once for each row of values."""
@@ -230,6 +249,29 @@ class Connection:
         finally:
             if self.in_transaction:
                 self.close()
+
+    @contextmanager
+    def limited(self, seconds: float) -> Iterator[None]:
+        """Have SQLite give up each statement that still runs after so much CPU time; `gave_up` tells the error.
+
+        A process that has to wait for a core is not late by that, and one that waits for the disk is: after ten
+        times as long.
+        """
+        raw = self._usable()
+        begun, cpu = perf_counter(), thread_time()
+
+        def is_late() -> bool:
+            # The cheaper clock first: elapsed time is never less.
+            took = perf_counter() - begun
+            return took >= seconds and (thread_time() - cpu >= seconds or took >= 10 * seconds)
+
+        raw.set_progress_handler(is_late, _STEPS_PER_LOOK)
+        try:
+            yield
+        finally:
+            # A connection that was closed meanwhile has no limit any more.
+            with suppress(sqlite3.ProgrammingError):
+                raw.set_progress_handler(None, 0)
 
     def data_version(self) -> int:
         """Return a number that changes once another connection has committed; by its own, it stays."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from gateway.errors import Refused
 from gateway.store.seen import SeenRows
-from gateway.store.transaction import P, R, SqliteTx, StoreFunction, drive
+from gateway.store.transaction import P, PointTx, R, StoreFunction, Tx, drive
 
 if TYPE_CHECKING:
     from gateway.store.connection import Connection
@@ -32,13 +32,25 @@ class PointReads:
                 connection.open()
                 connection.execute("BEGIN")
                 self.seen.look_at(connection)
-            return drive(fn, SqliteTx(connection, read_only=True, seen=self.seen), *args, **kwargs)
+            return drive(fn, PointTx(connection, self.seen), *args, **kwargs)
         except Refused:
             raise
         except BaseException:
             # Of whatever kind it is: nothing that has failed is kept open.
             self.end()
             raise
+
+    def run_within(
+        self, seconds: float, fn: StoreFunction[P, R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        """As `run`, within a CPU time. Where it takes more, it ends with an error that `gave_up` tells."""
+
+        async def limited(tx: Tx) -> R:
+            # Of this function alone: neither BEGIN nor ROLLBACK may be given up.
+            with self._connection.limited(seconds):
+                return await fn(tx, *args, **kwargs)
+
+        return self.run(limited)
 
     def end(self) -> None:
         """End the snapshot. The next read begins another one. May be called twice."""

@@ -120,7 +120,7 @@ class CallTx:
 class SqliteTx(CallTx):
     """The transaction of one call of a store function, on one SQLite connection."""
 
-    def __init__(  # noqa: PLR0913 - what each of the callers has of it
+    def __init__(
         self,
         connection: Connection,
         *,
@@ -128,14 +128,12 @@ class SqliteTx(CallTx):
         live: LiveRows | None = None,
         lanes: Lanes | None = None,
         waiting: Waiting | None = None,
-        seen: SeenRows | None = None,
     ) -> None:
         super().__init__(read_only=read_only, lanes=lanes)
         self._connection: Connection | None = connection
         self.live = live
         #: what the changes of the group have left to be written; None: everything is written at once
         self._waiting = waiting
-        self._seen = seen
 
     async def all(self, query: Query, **values: Any) -> list[Row]:
         """Run a statement; return its rows."""
@@ -163,8 +161,6 @@ class SqliteTx(CallTx):
 
     def _run(self, query: Query, values: dict[str, Any]) -> list[Row]:
         self._before(query)
-        if self._seen is not None and query.remembered:
-            return self._seen.query(self._open(), query, values)
         text, fixed = query.compiled()
         return self._open().query(text, {**fixed, **values} if fixed else values)
 
@@ -188,6 +184,23 @@ class SqliteTx(CallTx):
         if self._connection is None:
             raise RuntimeError("the store function of this transaction has already returned")
         return self._connection
+
+
+class PointTx(SqliteTx):
+    """The transaction of a point read. There are two of them in each request, and one has nothing but its rows."""
+
+    live = lanes = marked = _waiting = None
+    _read_only = True
+
+    def __init__(self, connection: Connection, seen: SeenRows) -> None:
+        # What the other transactions set for themselves is the same for each of these, and stands above.
+        self._connection = connection
+        self._seen = seen
+
+    def _run(self, query: Query, values: dict[str, Any]) -> list[Row]:
+        if query.remembered:
+            return self._seen.query(self._open(), query, values)
+        return super()._run(query, values)
 
 
 class _Here(threading.local):

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 from pydantic_core import to_json
+from starlette.responses import Response
 
 from gateway.api import shown
-from gateway.api.shown import ShownPayouts, payout_answer
+from gateway.api.shown import PayoutResponse, ShownPayouts, payout_answer
 from gateway.store.payouts import list_payouts, payout_row
 from gateway.store.rows import payout_of
 from gateway.views import payout_with_tracking
@@ -112,3 +113,12 @@ async def test_the_same_row_is_not_shown_anew(
         kept.of({**dict(row), "id": await _pay(api, f"k{number}")})  # type: ignore[arg-type]
     assert len(kept._kept) == 2
     assert kept.of(row).body == first.body
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b"x" * 5000])
+def test_the_response_is_the_librarys_own(body: bytes) -> None:
+    """Field by field, and what Starlette looks at when it is sent."""
+    ours, library = PayoutResponse(body), Response(body, media_type="application/json")
+    for each in ("status_code", "body", "raw_headers", "background"):
+        assert getattr(ours, each) == getattr(library, each)
+    assert vars(library).keys() - vars(ours).keys() == {"media_type"}

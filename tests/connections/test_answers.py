@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import uvicorn
 from starlette.types import Message, Receive, Scope, Send
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from gateway.config.settings import ListenSettings
-from gateway.connections import Connections, Limits, _Joined
+from gateway.connections import Connections, Limits, _Answer, _Joined
 from gateway.limits import ARRIVED
 from gateway.server import _Server, listen
 
@@ -24,6 +27,9 @@ class Transport:
     def __init__(self) -> None:
         self.written: list[bytes] = []
         self.closed = False
+
+    def is_closing(self) -> bool:
+        return self.closed
 
     def write(self, data: bytes) -> None:
         self.written.append(data)
@@ -62,6 +68,81 @@ def test_a_head_waits_for_what_follows(
     assert transport.closed == (None in writes)
 
 
+_OURS = [(b"Content-Type", b"text/plain"), (b"request-id", b"req_1")]
+_FOUR = (b"content-length", b"4")
+
+
+async def _sent(
+    messages: Sequence[Message], *, keep_alive: bool, ours: bool
+) -> tuple[list[bytes], list[str]]:
+    """Send the messages of one answer; return what was written, and what became of it."""
+    transport: Any = Transport()
+    told: list[str] = []
+    scope: Any = {"method": "GET", "path": "/"}
+    cycle = RequestResponseCycle(
+        scope,
+        transport,
+        FlowControl(transport),
+        logging.getLogger("answers"),
+        logging.getLogger("answers"),
+        access_log=False,
+        default_headers=[(b"date", b"today")],
+        message_event=asyncio.Event(),
+        expect_100_continue=False,
+        keep_alive=keep_alive,
+        on_response=lambda: told.append("answered"),
+    )
+    send: Any = _Answer(cycle).send if ours else cycle.send
+    try:
+        for each in messages:
+            await send(each)
+    except RuntimeError as error:
+        told.append(str(error))
+    told += [str(cycle.response_started), str(cycle.response_complete), str(transport.closed)]
+    return transport.written, told
+
+
+@pytest.mark.parametrize("keep_alive", [True, False])
+@pytest.mark.parametrize(
+    ("status", "fields", "bodies"),
+    [
+        (200, [_FOUR], [BODY]),
+        (200, [_FOUR, *_OURS], [BODY]),
+        (404, [*_OURS, _FOUR], [BODY]),
+        (200, [(b"Content-Length", b"4")], [BODY]),
+        (200, [(b"content-length", b"0")], [b""]),
+        (200, [_FOUR, (b"connection", b"close")], [BODY]),
+        (200, [_FOUR], [b"bo", b"dy"]),
+        (200, [], [BODY]),
+        (200, [(b"transfer-encoding", b"chunked")], [BODY]),
+        (204, [], [b""]),
+        (304, [(b"etag", b"1")], [b""]),
+        (200, [_FOUR], [b"body and more"]),
+        (200, [_FOUR], [b"bod"]),
+        (200, [_FOUR, (b"x", b"a\r\nset-cookie: b")], [BODY]),
+        (200, [_FOUR, (b"x: y\r\nz", b"a")], [BODY]),
+        (200, [_FOUR, (b"x", b"a\x00")], [BODY]),
+    ],
+)
+async def test_an_answer_is_written_as_by_uvicorn(
+    status: int, fields: list[tuple[bytes, bytes]], bodies: Sequence[bytes], *, keep_alive: bool
+) -> None:
+    """The same bytes, the same end and the same errors; a plain one in one write."""
+    messages: list[Message] = [
+        {"type": "http.response.start", "status": status, "headers": fields},
+        *(
+            {"type": "http.response.body", "body": each, "more_body": number < len(bodies)}
+            for number, each in enumerate(bodies, 1)
+        ),
+    ]
+    ours, told = await _sent(messages, keep_alive=keep_alive, ours=True)
+    theirs, expected = await _sent(messages, keep_alive=keep_alive, ours=False)
+    if told[-2] == "True":
+        assert b"".join(ours) == b"".join(theirs)
+        assert len(ours) <= max(1, len(bodies))
+    assert told == expected
+
+
 async def _app(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer in the way that the path names."""
     if scope["path"] == "/read":
@@ -89,7 +170,8 @@ async def _app(scope: Scope, receive: Receive, send: Send) -> None:
         (b"GET /empty HTTP/1.1\r\nhost: x\r\n\r\n", b"\r\n\r\n"),
         (b"GET /chunks HTTP/1.1\r\nhost: x\r\n\r\n", b"\r\n\r\n2\r\nbo\r\n2\r\ndy\r\n0\r\n\r\n"),
         (b"GET / HTTP/1.0\r\nhost: x\r\n\r\n", b"\r\n\r\nbody"),
-        (b"GET /breaks HTTP/1.1\r\nhost: x\r\n\r\n", b"content-length: 4\r\n\r\n"),
+        # Nothing of an answer is sent before its body: one that breaks in between is an error like any other.
+        (b"GET /breaks HTTP/1.1\r\nhost: x\r\n\r\n", b"\r\n\r\nInternal Server Error"),
         (
             b"POST /read HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\nok",
             b"\r\n\r\nbody",

@@ -335,7 +335,7 @@ async def test_releases_and_callers_at_once(bank: Bank) -> None:
 
 async def test_test_keys_pay_from_the_same_account(bank: Bank) -> None:
     """A repeated payout reserves once."""
-    bank.caller = replace(bank.caller, mode="test")
+    bank.caller = bank.caller._replace(mode="test")
     quote_id = await bank.quote("70")
     first = await bank.db.run(bank.payouts.accept, bank.caller, quote_id)
     again = await bank.db.run(bank.payouts.accept, bank.caller, quote_id)

@@ -190,6 +190,10 @@ class PostgresDatabase(Database):
         """Run a short read on one consistent state of the database."""
         return await self._read(self._short, fn, *args, **kwargs)
 
+    async def read_page(self, fn: StoreFunction[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run a read of a page: no statement keeps the event loop waiting here."""
+        return await self.scan(fn, *args, **kwargs)
+
     async def scan(self, fn: StoreFunction[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run a long read on one consistent state of the database, beside the short ones."""
         return await self._read(self._long, fn, *args, **kwargs)
