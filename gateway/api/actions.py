@@ -15,8 +15,8 @@ from gateway.api.admission import admission_of
 from gateway.api.idempotency import Answer, Claim, claimed, idempotency_key, keyed_request
 from gateway.api.requests import caller_of, client_address, context_of, read_json, validate
 from gateway.api.shown import payout_answer
+from gateway.caller import Caller
 from gateway.errors import Refused
-from gateway.keys import Caller
 from gateway.model import Payout, RequestBody, RequiredAction
 from gateway.store import executions
 from gateway.store import payouts as rows

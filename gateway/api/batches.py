@@ -35,11 +35,11 @@ from gateway.api.file_checks import CheckHereError, checked_elsewhere
 from gateway.api.idempotency import Answer, Claim, claimed, idempotency_key, keyed_request, once
 from gateway.api.jobs import Jobs, jobs_of, number_of
 from gateway.api.requests import caller_of, context_of, read_json, validate
+from gateway.batches.columns import ItemColumns
 from gateway.batches.items import (
     MOST_IN_FILE,
     Check,
     Checked,
-    ItemColumns,
     Kept,
     Line,
     Planned,
@@ -57,8 +57,8 @@ from gateway.batches.schemas import (
     BatchView,
 )
 from gateway.batches.service import totals_of_new
+from gateway.caller import Caller
 from gateway.errors import Refused
-from gateway.keys import Caller
 from gateway.model import Payout
 from gateway.pause import Subject
 from gateway.pausing import refuse_if_paused

@@ -19,9 +19,9 @@ from gateway.batches.elsewhere import NoProcessError
 from gateway.batches.frames import Page, Work
 from gateway.batches.items import Checked, Planned, judge_count
 from gateway.batches.schemas import BatchSource
-from gateway.keys import Caller
+from gateway.caller import Caller
 from gateway.model import Destination
-from gateway.quotes import DraftTerms
+from gateway.planning import DraftTerms
 
 #: Files below so many bytes are checked in this process: it takes less time than to hand them over.
 SMALL_FILE = 64 * 1024

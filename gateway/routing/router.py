@@ -12,8 +12,8 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any, NamedTuple, Protocol
 
-from gateway.adapter import Capabilities
 from gateway.assets import EXACT, Asset, check_precision, round_fee
+from gateway.capabilities import Capabilities
 from gateway.config.routes import FailoverPolicy, Policy, RouteSettings
 from gateway.config.settings import AccountSettings, Mode
 from gateway.errors import Refused
