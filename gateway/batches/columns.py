@@ -44,7 +44,11 @@ class ItemColumns:
         """Return the columns of an item, under a new id."""
         return {
             **self._shared,
-            **item._asdict(),
+            "external_ref": item.external_ref,
+            "reference": item.reference,
+            "metadata": item.metadata,
+            "terms": item.terms,
+            "name": item.name,
             "id": self._ids.new("pay"),
             "batch_position": position,
         }

@@ -66,8 +66,7 @@ _LINES = "/lines/"
 _REQUIRED = ("external_ref", "asset", "amount")
 
 
-@dataclass(frozen=True)
-class Line:
+class Line(NamedTuple):
     """One item as it came: where it stands, and what it is or why it cannot be read."""
 
     where: str  #: JSON pointer or `/lines/17`
@@ -150,7 +149,7 @@ def csv_lines(path: Path) -> Iterator[Line]:
             columns = _Columns(header)
             began = reader.line_num + 1
             for row in reader:
-                if any(cell.strip(_BLANKS) for cell in row):
+                if "".join(row).strip(_BLANKS):
                     yield columns.line(f"/lines/{reader.line_num}", row)
                 began = reader.line_num + 1
         except csv.Error as error:

@@ -117,6 +117,24 @@ async def test_a_process_without_a_file_ends(tmp_path: Path) -> None:
         assert await counted(made, work(tmp_path / "a")) == 3
 
 
+async def test_a_process_is_started_for_a_file_that_is_expected(tmp_path: Path) -> None:
+    """It is there when the file is, and ends like any other where the file does not come."""
+    async with checks(idle_s=0) as made:
+        with made.expecting():
+            async with asyncio.timeout(20):
+                while made.pid is None:
+                    await asyncio.sleep(0)
+            pid = made.pid
+            assert await counted(made, work(tmp_path / "a")) == 3
+            assert made.pid == pid
+        assert pid is not None
+        await gone(pid)
+    async with checks("/nowhere/python") as made:
+        with made.expecting():
+            await asyncio.sleep(0.1)
+        assert made.pid is None
+
+
 async def test_a_process_that_dies_fails_what_is_in_progress(tmp_path: Path) -> None:
     """Clearly, and only that: the next file gets another process."""
     async with checks() as made:
