@@ -33,7 +33,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.api.payouts import PayoutRequest
-from gateway.quotes import QuoteRequest
+from gateway.planning import QuoteRequest
 
 #: One statement and its rows.
 Writes = list[tuple[str, Sequence[Sequence[Any]]]]

@@ -23,10 +23,10 @@ import uvloop
 
 from gateway import logs
 from gateway.app import Gateway, open_gateway
+from gateway.caller import Caller
 from gateway.config.settings import Settings
 from gateway.events import Event, publish
 from gateway.examples import example_event
-from gateway.keys import Caller
 from gateway.server import COLLECTED_AFTER, SWITCH_S
 from gateway.store import endpoints as rows
 from gateway.store.database import Tx

@@ -217,7 +217,12 @@ def from_minor(minor: int, decimals: int) -> Decimal:
 
 def round_fee(fee: Decimal, decimals: int) -> Decimal:
     """Round a fee up to the asset's smallest unit, so that what is sent is never above the quote."""
-    return fee.quantize(Decimal(1).scaleb(-decimals), rounding=ROUND_UP, context=EXACT)
+    return fee.quantize(_unit(decimals), rounding=ROUND_UP, context=EXACT)
+
+
+@lru_cache(maxsize=64)
+def _unit(decimals: int) -> Decimal:
+    return Decimal(1).scaleb(-decimals)
 
 
 def explorer_url(network: str | None, tx_hash: str | None) -> str | None:

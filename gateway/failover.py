@@ -12,7 +12,8 @@ from gateway.execution.failover import Cause
 from gateway.funds.reservations import Funds
 from gateway.model import Account, AddressDestination, Payout
 from gateway.pause import Pause
-from gateway.quotes import DraftTerms, FactsNow, Pricer, fee_of
+from gateway.planning import DraftTerms, Pricer
+from gateway.quotes import FactsNow, fee_of
 from gateway.routing.router import Asked, Choice, Facts, Router
 from gateway.store.database import Columns, Tx
 

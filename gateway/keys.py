@@ -16,8 +16,9 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import Any, NamedTuple
+from typing import Any
 
+from gateway.caller import Caller
 from gateway.config.section import ORG
 from gateway.config.settings import Mode
 from gateway.errors import Refused
@@ -71,21 +72,6 @@ OPERATOR = "operator"
 #: Actions in the audit log.
 CREATED, ROTATED, REVOKED = "key_created", "key_rotated", "key_revoked"
 ENDS_SOONER = "key_ends_sooner"
-
-
-class Caller(NamedTuple):
-    """Who asks: an org in a mode. Every look and every change is scoped by it.
-
-    `org` is empty for a key of the operator, which no route of an org takes.
-    """
-
-    org: str
-    mode: Mode
-    key_id: str
-    scopes: frozenset[str] = frozenset()
-    operator: bool = False
-    #: by the wall clock, in microseconds, at most a minute old; None: not used yet
-    used_at: int | None = None
 
 
 @dataclass(frozen=True)

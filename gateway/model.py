@@ -292,9 +292,10 @@ def _is_printable(value: object) -> bool:
     """Return whether a value is none, or one text that is printable, or has no members but such."""
     if isinstance(value, str):
         return value.isprintable()
-    if isinstance(value, Value):
-        return all(map(_is_printable, value.__dict__.values()))
-    return value is None or isinstance(value, Decimal)
+    # Before the question for a model, which takes ten times as long where the answer is no.
+    if value is None or isinstance(value, Decimal):
+        return True
+    return isinstance(value, Value) and all(map(_is_printable, value.__dict__.values()))
 
 
 def _show_no_controls(schema: dict[str, Any]) -> None:
@@ -325,8 +326,9 @@ class RequestBody(BaseModel):
     @field_validator("*", mode="after")
     @classmethod
     def _no_controls(cls, value: Any) -> Any:
-        if _is_printable(value):
-            return value  # as most members are; the same rule, sooner
+        # Most members are printable: the same rule, sooner.
+        if value.isprintable() if value.__class__ is str else _is_printable(value):
+            return value
         for path, text in _texts_of(value):
             if has_controls(text):
                 raise PydanticCustomError(

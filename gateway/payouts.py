@@ -13,10 +13,10 @@ from decimal import Decimal
 from functools import partial
 
 from gateway.adapter import Report
+from gateway.caller import Caller
 from gateway.errors import Refused
 from gateway.events import Event, publish_later
 from gateway.funds.reservations import Funds, end_reservation
-from gateway.keys import Caller
 from gateway.model import (
     TERMINAL,
     Account,
@@ -150,7 +150,7 @@ class Payouts:
                 account = Account.model_validate_json(quote["account"])
                 self._pinned.check(quote["org"], quote["mode"], custodian, account)
             if self._spending is not None:
-                self._spending.check(spend_of(quote, caller.key_id))
+                self._spending.rules.check(spend_of(quote, caller.key_id))
         except Refused:
             await quote_rows.release_quote(tx, quote["id"])
             raise

@@ -2,40 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
-from typing import Annotated, Any, NamedTuple, Protocol, cast
+from typing import Any
 
-from pydantic import Field, PrivateAttr, StringConstraints
+from pydantic import Field, PrivateAttr
 
-from gateway.adapter import Offer, Terms
-from gateway.assets import (
-    EXACT,
-    Asset,
-    AssetRegistry,
-    check_address,
-    fitting_networks,
-    natural_network,
-    possible_networks,
-    round_fee,
-    shape_fault,
-)
+from gateway.assets import EXACT, AssetRegistry
+from gateway.caller import Caller
 from gateway.errors import Refused
 from gateway.funds.reservations import Funds
-from gateway.keys import Caller
 from gateway.limits import Buckets
 from gateway.model import (
     Account,
-    AddressDestination,
     Amount,
-    Destination,
     Network,
     QuoteTerms,
-    Reference,
-    RequestBody,
-    Text,
     Time,
     Value,
     format_amount,
@@ -43,21 +27,12 @@ from gateway.model import (
 )
 from gateway.pause import Pause, Subject, held_by
 from gateway.pausing import paused_detail
-from gateway.routing.prices import PriceSource, StillPrices
-from gateway.routing.pricing import Recommendation, in_usd, recommended
-from gateway.routing.router import (
-    NOTHING_KNOWN,
-    Asked,
-    Choice,
-    Decision,
-    Facts,
-    LeftOut,
-    Reason,
-    Router,
-    Wish,
-)
+from gateway.planning import Offered, Planner, Pricer, QuoteRequest, draft_of
+from gateway.routing.prices import PriceSource
+from gateway.routing.pricing import Recommendation, recommended
+from gateway.routing.router import NOTHING_KNOWN, Choice, Decision, Facts, LeftOut, Reason, Router
 from gateway.runtime import Runtime
-from gateway.spending import Spending, spend_for
+from gateway.spending import Spending
 from gateway.spending_rules import Spend, destination_of
 from gateway.store import quotes as rows
 from gateway.store.database import Tx
@@ -65,45 +40,6 @@ from gateway.store.rows import to_json, to_us
 from gateway.views import terms_json
 
 QUOTE_LIFE = timedelta(seconds=60)
-MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=40)]
-MetadataText = Annotated[str, StringConstraints(max_length=500)]
-
-
-class RouteWish(RequestBody):
-    """A custodian and account that the partner asks for."""
-
-    custodian: Text
-    account: Account
-
-
-class QuoteRequest(RequestBody):
-    """What a quote is asked for."""
-
-    external_ref: Text = Field(
-        description="Your own id of the user or case that this payout is for."
-    )
-    destination: Annotated[str, StringConstraints(min_length=1, max_length=128)] | Destination = (
-        Field(description="An on-chain address, or an object with `type`.")
-    )
-    asset: Annotated[str, StringConstraints(min_length=2, max_length=16)] = Field(
-        description="Asset code, in any case of letters."
-    )
-    amount: Amount = Field(
-        description="What is sent, as a decimal string; the fee is taken from it."
-    )
-    network_hint: Network | None = Field(
-        default=None, description="Tells networks apart where an address fits several."
-    )
-    route: RouteWish | None = Field(
-        default=None, description="A custodian and source account, where you want a certain one."
-    )
-    reference: Reference | None = Field(
-        default=None,
-        description="Your own reference; searchable, shown in reports. No invisible characters.",
-    )
-    metadata: Annotated[dict[MetadataKey, MetadataText], Field(max_length=20)] = Field(
-        default={}, description="Up to 20 pairs of strings, returned as they are."
-    )
 
 
 class InsufficientFunds(Value):
@@ -141,47 +77,6 @@ class Quote(QuoteTerms):
 
     #: how the route was chosen, as JSON: kept with the quote, shown to operators
     _decision: str | None = PrivateAttr(default=None)
-
-
-class Wanted(NamedTuple):
-    """What terms depend on, of a request that was checked already: an item of a batch."""
-
-    destination: str | Destination
-    asset: str
-    amount: Decimal
-    network_hint: str | None
-    route: RouteWish | None
-    reference: str | None
-
-
-class DraftTerms(NamedTuple):
-    """What a quote would pay, before there is a payout."""
-
-    asset: str
-    network: str | None
-    decimals: int
-    amount: Decimal
-    source: Account
-    destination: Destination
-    reference: str | None
-
-
-class Pricer(Protocol):
-    """What a custodian instance reports about proposed terms."""
-
-    def check(self, terms: Terms) -> str | None:
-        """Return why it could never pay, or None."""
-
-    async def offers(self, terms: Terms) -> Sequence[Offer]:
-        """Return what providers behind it would give now."""
-
-
-@dataclass(frozen=True)
-class Offered:
-    """What the providers behind one custodian instance would give now."""
-
-    custodian: str
-    offers: Sequence[Offer]
 
 
 @dataclass(frozen=True)
@@ -222,7 +117,7 @@ class FactsNow:
         return self.facts.still()
 
 
-class Quotes:
+class Quotes(Planner):
     """Makes quotes."""
 
     def __init__(  # noqa: PLR0913 - built in one place
@@ -230,7 +125,7 @@ class Quotes:
         router: Router,
         assets: AssetRegistry,
         runtime: Runtime,
-        custodians: Mapping[str, Pricer] | None,
+        custodians: Mapping[str, Pricer],
         budget: Buckets | None = None,
         spending: Spending | None = None,
         funds: Funds | None = None,
@@ -239,38 +134,14 @@ class Quotes:
         prices: PriceSource | None = None,
         recommend_percent: Decimal = Decimal(1),
     ) -> None:
+        rules = None if spending is None else spending.rules
+        super().__init__(router, assets, custodians, rules, facts=facts, prices=prices)
         self._spending = spending
         self._funds = funds
-        self._facts = facts
-        self._prices = prices
         self._recommend_percent = recommend_percent
-        self._router = router
-        self._assets = assets
         self._runtime = runtime
-        self._custodians: Mapping[str, Pricer] = {} if custodians is None else custodians
-        #: None: the custodians are asked in another process
-        self._asks_custodians = custodians is not None
         #: of calls, per org and instance
         self._budget = budget
-
-    @property
-    def facts(self) -> Facts:
-        """What is known at this moment, pauses apart."""
-        return self._facts
-
-    def objection(self, custodian: str, terms: Terms) -> str | None:
-        """Return why a custodian could never pay on such terms, or None. Pure."""
-        return self._custodians[custodian].check(terms)
-
-    @property
-    def registry(self) -> AssetRegistry:
-        """All known assets."""
-        return self._assets
-
-    @property
-    def assets(self) -> tuple[str, ...]:
-        """The codes of all known assets."""
-        return self._assets.codes()
 
     def has_offers(self, caller: Caller, request: QuoteRequest) -> bool:
         """Return whether `offers` would call a custodian. False for an invalid request."""
@@ -301,7 +172,7 @@ class Quotes:
                 detail = f"Too many quotes that {name!r} has to be asked for. Nothing was done."
                 headers = {"Retry-After": str(token.retry_s), **self._budget.headers(token)}
                 raise Refused("rate_limited", detail, headers=headers)
-        terms = _draft(asked, request, taken)
+        terms = draft_of(asked, request, taken)
         return Offered(name, await self._custodians[name].offers(terms))
 
     def draft(
@@ -351,35 +222,6 @@ class Quotes:
         if lacks is None:
             return None
         return InsufficientFunds(needed=lacks, asset=asset, network_with_lowest_top_up_fee=network)
-
-    def terms(
-        self, caller: Caller, request: QuoteRequest | Wanted, offered: Offered | None = None
-    ) -> tuple[QuoteTerms, Account]:
-        """Return what would be paid and from which account, without a quote. Pure. Refused: as `draft`."""
-        asked, decision = self._plan(caller, request, self._facts)
-        promised, taken = self._promised(caller, request, asked, decision, offered)
-        return promised, taken.account
-
-    def still(self) -> Quotes:
-        """Return what makes `terms` in another process: by the prices and the facts of this moment.
-
-        It can be pickled and has no secret: no custodian is in it, so that their own `check` is left to
-        the caller. Nor does it know what accounts lack, which `terms` do not depend on where the source
-        was asked for.
-        """
-        prices = None if self._prices is None else StillPrices(self._prices, self._assets.codes())
-        spending = self._spending
-        if spending is not None:
-            spending = spending.by_prices(_no_price if prices is None else prices.usd)
-        return Quotes(
-            self._router,
-            self._assets,
-            cast("Runtime", None),
-            None,
-            spending=spending,
-            facts=self._facts.still(),
-            prices=prices,
-        )
 
     def explain(
         self, caller: Caller, request: QuoteRequest, pauses: Sequence[Pause] = ()
@@ -432,79 +274,6 @@ class Quotes:
         as_json, lacks = terms_json(terms), Decimal(short.needed)
         return short, None, self._funds.would_refuse(caller.org, taken.account, as_json, lacks)
 
-    def _promised(
-        self,
-        caller: Caller,
-        request: QuoteRequest | Wanted,
-        asked: Asked,
-        decision: Decision,
-        offered: Offered | None,
-    ) -> tuple[QuoteTerms, Choice]:
-        """Return the terms of a decision, and the choice with the fee that they are made by."""
-        asset, taken = asked.asset, decision.candidates[0]
-        offers = (
-            () if offered is None or offered.custodian != taken.route.custodian else offered.offers
-        )
-        best = max(offers, key=lambda each: each.fx_rate, default=None)
-        if best is not None and best.fee is not None:
-            taken = taken._replace(fee=_offered_fee(best.fee, request.amount, asset, taken))
-        terms = _draft(asked, request, taken)
-        promised = QuoteTerms(
-            quote_id=None,
-            expires_at=None,
-            destination=terms.destination,
-            asset=asset.code,
-            amount=request.amount,
-            user_sends=request.amount,
-            recipient_gets=terms.amount,
-            send_asset=asset.code,
-            recipient_asset=asset.code,
-            fx_rate=None if best is None else best.fx_rate,
-            # A bank pays out in its own currency, at a rate that nobody promises us.
-            price="indicative" if terms.destination.type == "bank_account" else "firm",
-            fee_total_usd=in_usd(taken.fee, asset, self._prices),
-            route=taken.route,
-        )
-        if self._spending is not None:
-            spend = spend_for(caller.org, caller.mode, caller.key_id, promised, taken.account)
-            self._spending.check(spend)
-        return promised, taken
-
-    def _plan(
-        self, caller: Caller, request: QuoteRequest | Wanted, facts: Facts
-    ) -> tuple[Asked, Decision]:
-        """Return what was asked for, and the decision about it. Refused if there is no route for it."""
-        asked = self._asked(caller, request)
-        decision = self._router.decide(asked, facts, self._checking(asked, request))
-        if decision.refusal is not None:
-            raise decision.refusal
-        return asked, decision
-
-    def _asked(self, caller: Caller, request: QuoteRequest | Wanted) -> Asked:
-        asset = self._assets.find(request.asset)
-        return Asked(
-            caller.org,
-            caller.mode,
-            self._payee(caller, request, asset),
-            asset,
-            request.amount,
-            request.network_hint,
-            Wish(request.route.custodian, request.route.account) if request.route else None,
-        )
-
-    def _checking(
-        self, asked: Asked, request: QuoteRequest | Wanted
-    ) -> Callable[[Choice], str | None] | None:
-        """Return what asks a custodian whether it could ever pay by a route; None: it is asked elsewhere."""
-        if not self._asks_custodians:
-            return None
-
-        def check(choice: Choice) -> str | None:
-            terms = _draft(asked, request, choice)
-            return self._custodians[choice.route.custodian].check(terms)
-
-        return check
-
     async def store(self, tx: Tx, caller: Caller, quote: Quote, account: Account) -> None:
         """Store a drafted quote."""
         await rows.insert_quote(
@@ -521,68 +290,6 @@ class Quotes:
             expires_at=to_us(quote.expires_at),
             created_at=to_us(self._runtime.clock.now()),
         )
-
-    def _payee(self, caller: Caller, request: QuoteRequest | Wanted, asset: Asset) -> Destination:
-        """Return the destination, its address checked; a bare address gets the network that it fits.
-
-        That is the one network that is configured for such addresses; where there are several, the one
-        whose addresses look like it.
-        """
-        found = request.destination
-        if isinstance(found, str):
-            network = request.network_hint
-            if network is None:
-                configured = self._router.networks(caller.org, caller.mode, asset)
-                fitting = fitting_networks(found, asset) & configured
-                network = next(iter(fitting)) if len(fitting) == 1 else None
-            network = network or natural_network(found, asset)
-            if network is None:
-                raise _unclear_network(found, asset)
-            found = AddressDestination(network=network, address=found)
-        return check_address(found, asset) if isinstance(found, AddressDestination) else found
-
-
-def _unclear_network(address: str, asset: Asset) -> Refused:
-    """Return the refusal of an address whose network is not clear: several fit it, or none."""
-    fitting = possible_networks(address, asset)
-    pointer, detail = "/destination", shape_fault(address, asset)
-    if fitting:
-        pointer = "/network_hint"
-        detail = (
-            "The network of this address is not clear from its shape. Give network_hint, one of: "
-            f"{', '.join(fitting)}."
-        )
-    fault = {"pointer": pointer, "code": "invalid_destination", "detail": detail}
-    return Refused("invalid_destination", detail, errors=[fault])
-
-
-def _no_price(_: str) -> Decimal | None:
-    return None
-
-
-def _draft(asked: Asked, request: QuoteRequest | Wanted, taken: Choice) -> DraftTerms:
-    """Return what a custodian would be asked to pay by a route."""
-    return DraftTerms(
-        asset=asked.asset.code,
-        network=taken.route.to_network,
-        decimals=asked.asset.decimals_on(taken.route.to_network),
-        amount=EXACT.subtract(request.amount, taken.fee),
-        source=taken.account,
-        destination=asked.destination,
-        reference=request.reference,
-    )
-
-
-def _offered_fee(fee: Decimal, amount: Decimal, asset: Asset, taken: Choice) -> Decimal:
-    """Return a fee that was offered, in the asset's own decimals. Refused: `amount_below_minimum`."""
-    rounded = round_fee(fee, asset.decimals_on(taken.route.to_network))
-    if rounded < amount:
-        return rounded
-    detail = (
-        f"The fee of this route is {rounded} {asset.code}: nothing would be left of the amount."
-    )
-    fault = {"pointer": "/amount", "code": "amount_below_minimum", "detail": detail}
-    raise Refused("amount_below_minimum", detail, errors=[fault])
 
 
 def decision_json(decision: Decision, *, asked_for: bool) -> str:

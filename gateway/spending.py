@@ -7,16 +7,16 @@ What is counted is counted once: a retry, another execution or a failover change
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
 from gateway.assets import EXACT
+from gateway.caller import Caller
 from gateway.errors import Refused
-from gateway.keys import Caller
-from gateway.model import Account, Destination, QuoteTerms
+from gateway.model import Account, QuoteTerms
 from gateway.spending_rules import (
     Claim,
     Counter,
@@ -24,6 +24,7 @@ from gateway.spending_rules import (
     Spend,
     destination_of,
     digest_of_destination,
+    spend_for,
     taken,
 )
 from gateway.store import batches as batch_rows
@@ -50,13 +51,10 @@ class Spending:
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
 
-    def check(self, spend: Spend) -> None:
-        """Check what holds for one payout alone. Pure. Refused: `limit_exceeded`."""
-        self._rules.check(spend)
-
-    def by_prices(self, usd: Callable[[str], Decimal | None]) -> Spending:
-        """Return the same limits by other prices, for `check` in another process."""
-        return Spending(self._rules.by_prices(usd))
+    @property
+    def rules(self) -> Rules:
+        """What holds, without what was counted so far."""
+        return self._rules
 
     @property
     def counts(self) -> bool:
@@ -189,21 +187,6 @@ def spend_of(row: Row | Mapping[str, object], key_id: str) -> Spend:
     terms = QuoteTerms.model_validate_json(str(row["terms"]))
     account = Account.model_validate_json(str(row["account"]))
     return spend_for(str(row["org"]), str(row["mode"]), key_id, terms, account)
-
-
-def spend_for(org: str, mode: str, key_id: str, terms: QuoteTerms, account: Account) -> Spend:
-    """Return what would be spent by terms. Pure."""
-    destination: Destination = terms.destination
-    return Spend(
-        org=org,
-        mode=mode,
-        key_id=key_id,
-        custodian=terms.route.custodian,
-        account=account,
-        asset=terms.asset,
-        destination=destination_of(destination),
-        amount=terms.user_sends,
-    )
 
 
 async def counter_view(tx: Tx, row: Row, each: Sequence[str]) -> dict[str, object]:

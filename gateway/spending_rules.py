@@ -24,6 +24,7 @@ from gateway.model import (
     CustodianAccountDestination,
     Destination,
     PayoutAccountDestination,
+    QuoteTerms,
     format_amount,
     format_time,
 )
@@ -93,6 +94,21 @@ def destination_of(destination: Destination) -> str:
             return destination.payout_account_id
         case BankAccountDestination():
             return destination.payment_instructions_id
+
+
+def spend_for(org: str, mode: str, key_id: str, terms: QuoteTerms, account: Account) -> Spend:
+    """Return what would be spent by terms. Pure."""
+    destination: Destination = terms.destination
+    return Spend(
+        org=org,
+        mode=mode,
+        key_id=key_id,
+        custodian=terms.route.custodian,
+        account=account,
+        asset=terms.asset,
+        destination=destination_of(destination),
+        amount=terms.user_sends,
+    )
 
 
 def digest_of_destination(destination: str) -> str:

@@ -16,7 +16,8 @@ from gateway.funds.reservations import AccountRule, Funds
 from gateway.funds.rules import Sums
 from gateway.model import Account, FundsMoved
 from gateway.payouts import Payouts
-from gateway.quotes import QuoteRequest, Quotes
+from gateway.planning import QuoteRequest
+from gateway.quotes import Quotes
 from gateway.routing.router import Instance, Router
 from gateway.runtime import Moment, Runtime
 from gateway.store import funds as rows

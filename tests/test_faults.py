@@ -14,7 +14,7 @@ from gateway.app import open_gateway
 from gateway.config.settings import Settings, load
 from gateway.errors import ConfigError, Refused
 from gateway.faults import names_at, plain_faults, words_of
-from gateway.quotes import QuoteRequest
+from gateway.planning import QuoteRequest
 from tests.config.test_settings import GOOD, write
 
 QUOTE = {"external_ref": "x", "asset": "USDC", "amount": "7", "destination": "a"}

@@ -19,9 +19,9 @@ from sqlalchemy import update
 from gateway.adapter import Failure, FailureCode, FundsMoved, Report, SubStatus
 from gateway.assets import AssetRegistry
 from gateway.batches.service import Batches
+from gateway.caller import Caller
 from gateway.config.spending import PriceSettings, SpendingSettings, limit_faults
 from gateway.errors import Refused
-from gateway.keys import Caller
 from gateway.model import (
     Account,
     AddressDestination,

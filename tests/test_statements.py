@@ -11,7 +11,7 @@ from gateway.adapter import Notice, Ref, Report, SubStatus, Transaction
 from gateway.config.settings import EngineSettings
 from gateway.execution.inbox import Inbox
 from gateway.metrics import Metrics
-from gateway.quotes import QuoteRequest
+from gateway.planning import QuoteRequest
 from gateway.store import deliveries
 from gateway.store import payouts as rows
 from gateway.store.database import Database, Row, Tx

@@ -14,9 +14,10 @@ from starlette.responses import Response
 from gateway.api.admission import GIVES_WAY
 from gateway.api.context import ApiContext
 from gateway.api.requests import authenticated, authorization_of, caller_of
+from gateway.caller import Caller
 from gateway.calling import Calling
 from gateway.errors import Refused
-from gateway.keys import USE_NOTED_US, Caller, Scope, note_use, refuse_without
+from gateway.keys import USE_NOTED_US, Scope, note_use, refuse_without
 from gateway.vault import CLIENT_PREFIX
 
 #: How long a request of a key that has used up most of its rate waits for requests of other orgs, in s.

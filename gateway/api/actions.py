@@ -22,8 +22,8 @@ from gateway.api.requests import (
     validate,
 )
 from gateway.api.shown import payout_answer
+from gateway.caller import Caller
 from gateway.errors import Refused
-from gateway.keys import Caller
 from gateway.model import Payout, RequestBody, RequiredAction
 from gateway.store import executions
 from gateway.store import payouts as rows

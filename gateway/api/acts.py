@@ -8,7 +8,7 @@ from typing import Any
 from starlette.requests import Request
 
 from gateway.api.requests import context_of, request_id_of
-from gateway.keys import Caller
+from gateway.caller import Caller
 from gateway.store.audit import add_audit
 from gateway.store.database import Tx
 

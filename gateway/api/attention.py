@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from gateway.api.cursors import check_names, decode, encode, limit_of, query_fault
 from gateway.api.requests import caller_of, context_of
-from gateway.keys import Caller
+from gateway.caller import Caller
 from gateway.model import Attention, Status, SubStatus, Time
 from gateway.store.attention import attention_page
 from gateway.store.database import Row

@@ -12,10 +12,10 @@ from starlette.responses import Response
 from gateway.api.context import ApiContext
 from gateway.api.cursors import check_names
 from gateway.api.requests import caller_of, context_of
+from gateway.caller import Caller
 from gateway.config.settings import Mode
 from gateway.funds.balances import account_view
 from gateway.funds.reservations import AccountRule
-from gateway.keys import Caller
 from gateway.model import Account, Amount, Network, Time
 from gateway.routing.router import Instance, Router
 from gateway.store.funds import all_accounts

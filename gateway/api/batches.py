@@ -16,7 +16,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import aclosing, suppress
+from contextlib import AbstractContextManager, aclosing, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,15 +31,15 @@ from gateway.api import acts
 from gateway.api.acts import note_act
 from gateway.api.context import ApiContext
 from gateway.api.cursors import check_names, decode, encode, limit_of, query_fault
-from gateway.api.file_checks import CheckHereError, checked_elsewhere
+from gateway.api.file_checks import SMALL_FILE, CheckHereError, checked_elsewhere
 from gateway.api.idempotency import Answer, Claim, claimed, idempotency_key, keyed_request, once
 from gateway.api.jobs import Jobs, jobs_of, number_of
 from gateway.api.requests import caller_of, context_of, read_json, validate
+from gateway.batches.columns import ItemColumns
 from gateway.batches.items import (
     MOST_IN_FILE,
     Check,
     Checked,
-    ItemColumns,
     Kept,
     Line,
     Planned,
@@ -57,8 +57,8 @@ from gateway.batches.schemas import (
     BatchView,
 )
 from gateway.batches.service import totals_of_new
+from gateway.caller import Caller
 from gateway.errors import Refused
-from gateway.keys import Caller
 from gateway.model import Payout
 from gateway.pause import Subject
 from gateway.pausing import refuse_if_paused
@@ -132,7 +132,7 @@ async def _create_from(request: Request, caller: Caller, key: str | None) -> Res
         return await _create(request, load, key, members)
     check_names(request, _FILE_QUERY)
     head = _head_of(request)
-    with tempfile.TemporaryDirectory(prefix="payout-batch-") as folder:
+    with tempfile.TemporaryDirectory(prefix="payout-batch-") as folder, _expecting(request):
         path = Path(folder) / "batch.csv"
         digest = await _receive(request, caller.org, path)
         load = _Load(
@@ -421,11 +421,15 @@ class _Checking:
         return found
 
     async def _elsewhere(self, file: Path, found: Checked, storing: _Storing | None) -> None:
-        names = self.context, self.jobs, self.caller, self.source
+        names = self.context, self.caller, self.source
         async with aclosing(checked_elsewhere(*names, file, found)) as pages:
             async for items in pages:
                 if storing is not None and not found.fault_count:
                     await storing.add(items)
+                    continue
+                # The custodian is asked about each all the same.
+                async for _ in self.jobs.steps(self.caller.org, items, lambda each: each):
+                    pass
 
     async def _here(self, found: Checked, kept: Kept | None) -> None:
         check = Check(self.context.quotes, self.caller, self.source, found)
@@ -447,6 +451,14 @@ class _Checking:
             await self.context.db.scan(
                 self.context.batches.references_used, self.caller, where, found
             )
+
+
+def _expecting(request: Request) -> AbstractContextManager[None]:
+    """Have the process that checks large files start while one of them is received."""
+    elsewhere = context_of(request).file_checks
+    length = request.headers.get("content-length", "")
+    small = length.isdecimal() and int(length) < SMALL_FILE
+    return nullcontext() if elsewhere is None or small else elsewhere.expecting()
 
 
 async def _receive(request: Request, org: str, path: Path) -> str:

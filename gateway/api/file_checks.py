@@ -5,7 +5,7 @@ The lines of a page are checked there while the page before is stored here.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
 from decimal import Decimal
 from pathlib import Path
@@ -14,14 +14,13 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from gateway.api.context import ApiContext
-from gateway.api.jobs import Jobs
 from gateway.batches.elsewhere import NoProcessError
 from gateway.batches.frames import Page, Work
 from gateway.batches.items import Checked, Planned, judge_count
 from gateway.batches.schemas import BatchSource
-from gateway.keys import Caller
+from gateway.caller import Caller
 from gateway.model import Destination
-from gateway.quotes import DraftTerms
+from gateway.planning import DraftTerms
 
 #: Files below so many bytes are checked in this process: it takes less time than to hand them over.
 SMALL_FILE = 64 * 1024
@@ -32,15 +31,16 @@ class CheckHereError(Exception):
     """The file has to be checked in this process; nothing that came of it before counts."""
 
 
-async def checked_elsewhere(  # noqa: PLR0913 - whose file it is, and where its faults go
-    context: ApiContext, jobs: Jobs, caller: Caller, source: BatchSource, file: Path, found: Checked
-) -> AsyncGenerator[Sequence[Planned], None]:
+async def checked_elsewhere(
+    context: ApiContext, caller: Caller, source: BatchSource, file: Path, found: Checked
+) -> AsyncGenerator[Iterator[Planned], None]:
     """Check every line of a file in another process; give the items that could be paid, a page at a time.
 
-    What is found goes into `found`; that of a page before its items are given.
-    CheckHereError: the file is small, or there is no other process, or the custodian itself objects to a
-    line: another route might do then, and only this process can ask for one. Nor can another process
-    answer for a custodian that does not answer at this moment.
+    What is found goes into `found`; that of a page before its items are given. The custodian itself is
+    asked about an item when the item is taken: each has to be, in steps of `Jobs`.
+    CheckHereError: the file is small, or there is no other process, or (while items are taken, too) the
+    custodian objects to a line: another route might do then, and only this process can ask for one. Nor
+    can another process answer for a custodian that does not answer at this moment.
     Refused: `internal_error`, where the other process has failed.
     """
     elsewhere = context.file_checks
@@ -53,16 +53,21 @@ async def checked_elsewhere(  # noqa: PLR0913 - whose file it is, and where its 
             async for page in pages:
                 if page.head["of_the_moment"]:
                     raise CheckHereError
-                async for step in jobs.steps(caller.org, page.head["terms"], objects):
-                    if any(step):
-                        raise CheckHereError
                 _add(found, page)
                 where = page.head["references"]
                 await context.db.scan(context.batches.references_used, caller, where, found)
-                yield page.items
+                yield _without_objection(page, objects)
     except NoProcessError:
         raise CheckHereError from None
     judge_count(found)
+
+
+def _without_objection(page: Page, objects: Callable[[list[Any]], bool]) -> Iterator[Planned]:
+    """Give the items of a page; CheckHereError at the first one that the custodian objects to."""
+    for terms, item in zip(page.head["terms"], page.items, strict=True):
+        if objects(terms):
+            raise CheckHereError
+        yield item
 
 
 def _add(found: Checked, page: Page) -> None:

@@ -32,8 +32,8 @@ from starlette.responses import Response
 from gateway.api.context import ApiContext
 from gateway.api.problems import JSON_TYPE, PROBLEMS, may_succeed_later, problem_body
 from gateway.api.requests import context_of
+from gateway.caller import Caller
 from gateway.errors import ClaimLost, Refused
-from gateway.keys import Caller
 from gateway.logs import get_logger
 from gateway.runtime import Clock, Failpoint
 from gateway.store import idempotency as rows

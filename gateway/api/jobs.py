@@ -61,6 +61,8 @@ class Jobs:
         self._pause = pause
         self._others_until = self._others_until_before = clock.monotonic()
         self._requests = 0
+        #: how much longer the last pause was than it had to be, in seconds
+        self._surplus = 0.0
         self._running: Counter[str] = Counter()
         self._turn = asyncio.Lock()
 
@@ -101,11 +103,25 @@ class Jobs:
     async def turn(self, org: str, took_s: float = 0.0) -> None:
         """Let everybody else go on before a step of an org's job. `took_s`: how long its last step took."""
         busy = self._clock.monotonic() < self._others_until
-        pauses = PAUSES_BESIDE_OTHERS if busy else PAUSES
+        pause = max(took_s, STEP_S)
         # One job after the other: no two steps follow each other without a pause.
         async with self._turn:
-            await self._pause(pauses * max(took_s, STEP_S))
+            if busy:
+                self._surplus = 0.0
+                await self._pause(PAUSES_BESIDE_OTHERS * pause)
+            else:
+                await self._pause_alone(PAUSES * pause)
             await self._calling.quiet(org, GIVES_WAY_S)
+
+    async def _pause_alone(self, pause: float) -> None:
+        """Pause; what a pause takes longer than it should counts for the next one, and for no other.
+
+        Timers are as coarse as a step, and what is stored meanwhile holds up their end.
+        """
+        begun = self._clock.monotonic()
+        await self._pause(max(0.0, pause - self._surplus))
+        paused = self._surplus + self._clock.monotonic() - begun
+        self._surplus = min(max(0.0, paused - pause), pause)
 
     async def steps(
         self, org: str, lines: Iterable[T], work: Callable[[T], R]
@@ -121,7 +137,10 @@ class Jobs:
                 took = self._clock.monotonic() - begun
                 if took >= STEP_S or len(done) >= LINES:
                     break
-            if not done:
+            else:
+                # Nothing is left. What the job does next pauses for at least what this step may have taken.
+                if done:
+                    yield done
                 return
             yield done
 

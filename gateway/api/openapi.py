@@ -29,7 +29,8 @@ from gateway.api.operations import (
 from gateway.api.payouts import PayoutList, PayoutRequest
 from gateway.keys import Scope
 from gateway.model import SubStatus
-from gateway.quotes import Quote, QuoteRequest
+from gateway.planning import QuoteRequest
+from gateway.quotes import Quote
 from gateway.views import PayoutWithTracking
 
 

@@ -10,10 +10,10 @@ from starlette.responses import Response
 
 from gateway.api.context import ApiContext
 from gateway.api.requests import caller_of, context_of, read_json, request_id_of, validate
+from gateway.caller import Caller
 from gateway.config.section import ORG
 from gateway.credentials import accounts_of
 from gateway.errors import Refused
-from gateway.keys import Caller
 from gateway.model import Account, RequestBody, Text, Time
 from gateway.pause import Pause, PauseScope, account_target, parts_of
 from gateway.pausing import Waiting, Wanted, end_pause, pause, waiting

@@ -24,10 +24,11 @@ from gateway.api.idempotency import (
 )
 from gateway.api.requests import caller_of, context_of, read_json, validate
 from gateway.api.shown import PayoutResponse, payout_answer, shown_of
+from gateway.caller import Caller
 from gateway.errors import Refused
-from gateway.keys import Caller
 from gateway.model import Payout, RequestBody, Status, SubStatus
-from gateway.quotes import Offered, QuoteRequest, quote_json
+from gateway.planning import Offered, QuoteRequest
+from gateway.quotes import quote_json
 from gateway.store import payouts as rows
 from gateway.store.account_turns import account_holder
 from gateway.store.database import Row, Tx

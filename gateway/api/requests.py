@@ -13,9 +13,10 @@ from starlette.requests import ClientDisconnect, Request
 
 from gateway.api.admission import admission_of
 from gateway.api.context import ApiContext
+from gateway.caller import Caller
 from gateway.errors import Refused
 from gateway.faults import names_at, plain_faults, words_of
-from gateway.keys import Caller, recognise
+from gateway.keys import recognise
 from gateway.limits import ARRIVED
 
 MAX_BODY = 64 * 1024

@@ -10,11 +10,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.api.requests import caller_of, context_of, read_json, validate
+from gateway.caller import Caller
 from gateway.config.routes import Policy
 from gateway.errors import Refused
-from gateway.keys import Caller
 from gateway.model import Account, Amount, Text
-from gateway.quotes import InsufficientFunds, QuoteRequest, Quotes, choice_view, left_out_view
+from gateway.planning import QuoteRequest
+from gateway.quotes import InsufficientFunds, Quotes, choice_view, left_out_view
 from gateway.routing.router import NOT_SHOWN, Reason
 from gateway.store.database import Tx
 from gateway.store.pauses import active_pauses

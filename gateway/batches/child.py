@@ -46,7 +46,7 @@ class Checking:
 
     def __init__(self, work: Work) -> None:
         self._found = Checked()
-        self._check = Check(work.quotes, work.caller, work.source, self._found)
+        self._check = Check(work.planner, work.caller, work.source, self._found)
         self._terms: list[QuoteTerms] = []
         self._check.terms_of = self._terms.append
         self._lines = csv_lines(work.path)

@@ -1,6 +1,6 @@
 """Checks the files of batches in a process of their own, so that its lines hold up no request.
 
-The process is started for the first file, and ended once there has been none for a while. It works on the
+The process is started when the first file arrives, and ended once there has been none for a while. It works on the
 files in turn, a page at a time, at the lowest priority. One that dies, or that does not answer in time, fails
 the checks in progress: nobody sees what was stored of a file before all of it was checked, and it is deleted.
 """
@@ -14,8 +14,8 @@ import os
 import pickle
 import sys
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 
 from gateway.batches.frames import BEGIN, END, FAILED, LENGTH, PAGE, Order, Page, Work
 from gateway.errors import Refused
@@ -56,6 +56,7 @@ class FileChecks:
         self._users = 0
         self._idle: asyncio.TimerHandle | None = None
         self._starting = asyncio.Lock()
+        self._starts: set[asyncio.Task[_Process]] = set()
         self._ending: set[asyncio.Task[None]] = set()
 
     @property
@@ -69,17 +70,34 @@ class FileChecks:
 
         Refused: `internal_error`, where the process ends or fails; the file may be sent again.
         """
-        self._users += 1
-        if self._idle is not None:
-            self._idle.cancel()
-            self._idle = None
-        try:
+        with self._used():
             process, number = await self._running(), next(self._numbers)
             try:
                 await process.ask(Order(BEGIN, number, pickle.dumps(work)))
                 yield FileCheck(process, number)
             finally:
                 process.tell(Order(END, number))
+
+    @contextmanager
+    def expecting(self) -> Iterator[None]:
+        """Start the process, if there is none, for a file that is still being received."""
+        with self._used():
+            starting = asyncio.create_task(self._running())
+            # Where it cannot be started, whoever wants to check the file is told.
+            starting.add_done_callback(lambda done: done.cancelled() or done.exception())
+            self._starts.add(starting)
+            starting.add_done_callback(self._starts.discard)
+            yield
+
+    @contextmanager
+    def _used(self) -> Iterator[None]:
+        """Keep the process meanwhile, and for a while after the last file."""
+        self._users += 1
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
+        try:
+            yield
         finally:
             self._users -= 1
             if not self._users:
@@ -118,6 +136,7 @@ class FileChecks:
         """End the process; checks in progress fail. May be called twice."""
         if self._idle is not None:
             self._idle.cancel()
+        await asyncio.gather(*self._starts, return_exceptions=True)
         self._end_idle()
         await asyncio.gather(*self._ending)
 

@@ -15,8 +15,8 @@ from pydantic_core import from_json, to_json
 
 from gateway.batches.items import Planned
 from gateway.batches.schemas import BatchSource
-from gateway.keys import Caller
-from gateway.quotes import Quotes
+from gateway.caller import Caller
+from gateway.planning import Planner
 
 BEGIN, PAGE, END, FAILED = b"B", b"P", b"E", b"F"
 LENGTH = 4
@@ -27,7 +27,7 @@ class Work:
     """A file to check, and by what."""
 
     path: Path
-    quotes: Quotes
+    planner: Planner
     caller: Caller
     source: BatchSource
 

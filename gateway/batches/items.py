@@ -1,4 +1,4 @@
-"""The items of a batch: read from JSON or CSV, checked before any is stored, and as they are stored."""
+"""The items of a batch: read from JSON or CSV, and checked before any is stored."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -18,14 +18,11 @@ from pydantic import ValidationError
 
 from gateway.assets import EXACT
 from gateway.batches.schemas import BatchItemRequest, BatchRequest, BatchSource
+from gateway.caller import Caller
 from gateway.errors import Refused
 from gateway.faults import names_at, plain_faults, words_of
-from gateway.keys import Caller
 from gateway.model import QuoteTerms
-from gateway.payout_change import created_document
-from gateway.quotes import Quotes, RouteWish, Wanted
-from gateway.runtime import Ids
-from gateway.store.rows import to_json
+from gateway.planning import Planner, RouteWish, Wanted
 from gateway.text import reference_key
 
 MOST_IN_FILE = 100_000
@@ -69,8 +66,7 @@ _LINES = "/lines/"
 _REQUIRED = ("external_ref", "asset", "amount")
 
 
-@dataclass(frozen=True)
-class Line:
+class Line(NamedTuple):
     """One item as it came: where it stands, and what it is or why it cannot be read."""
 
     where: str  #: JSON pointer or `/lines/17`
@@ -153,7 +149,7 @@ def csv_lines(path: Path) -> Iterator[Line]:
             columns = _Columns(header)
             began = reader.line_num + 1
             for row in reader:
-                if any(cell.strip(_BLANKS) for cell in row):
+                if "".join(row).strip(_BLANKS):
                     yield columns.line(f"/lines/{reader.line_num}", row)
                 began = reader.line_num + 1
         except csv.Error as error:
@@ -294,8 +290,10 @@ class Kept:
 class Check:
     """The check of a batch, line by line: each could be paid, and no reference comes twice."""
 
-    def __init__(self, quotes: Quotes, caller: Caller, source: BatchSource, found: Checked) -> None:
-        self._quotes = quotes
+    def __init__(
+        self, planner: Planner, caller: Caller, source: BatchSource, found: Checked
+    ) -> None:
+        self._planner = planner
         self._caller = caller
         self._wish = RouteWish(custodian=source.custodian, account=source.account)
         self._found = found
@@ -331,7 +329,7 @@ class Check:
         return Planned(
             external_ref=item.external_ref,
             reference=item.reference,
-            metadata=to_json(dict(item.metadata)),
+            metadata=pydantic_core.to_json(item.metadata).decode(),
             terms=terms.model_dump_json(),
             name=item.name,
         )
@@ -346,7 +344,7 @@ class Check:
             route=self._wish,
             reference=item.reference,
         )
-        terms, _ = self._quotes.terms(self._caller, wanted)
+        terms, _ = self._planner.terms(self._caller, wanted)
         return terms
 
 
@@ -382,42 +380,3 @@ def references_of(lines: Sequence[Line]) -> dict[str, str]:
         for line in lines
         if line.item is not None and (key := reference_key(line.item.reference)) is not None
     }
-
-
-class ItemColumns:
-    """Makes the columns of a batch's items, of what they share and what each of them is."""
-
-    def __init__(
-        self, ids: Ids, caller: Caller, source: BatchSource, batch_id: str, at: int
-    ) -> None:
-        self._ids = ids
-        self._shared = {
-            "org": caller.org,
-            "mode": caller.mode,
-            "quote_id": None,
-            "status": "pending",
-            "sub_status": "created",
-            "custodian": source.custodian,
-            "account": source.account.model_dump_json(),
-            "custodian_reference": None,
-            "custodian_word": None,
-            "document": created_document(at),
-            "failure": None,
-            "funds_moved": None,
-            "fees_paid_usd": None,
-            "observed_at": None,
-            "sequence": 0,
-            "first_answer": None,
-            "created_at": at,
-            "updated_at": at,
-            "batch_id": batch_id,
-        }
-
-    def of(self, position: int, item: Planned) -> Mapping[str, object]:
-        """Return the columns of an item, under a new id."""
-        return {
-            **self._shared,
-            **item._asdict(),
-            "id": self._ids.new("pay"),
-            "batch_position": position,
-        }

@@ -14,10 +14,10 @@ from datetime import datetime
 
 from gateway.adapter import Report
 from gateway.batches.service import Batches, midnight_after
+from gateway.caller import Caller
 from gateway.errors import Refused
 from gateway.execution.record import Recorder
 from gateway.execution.reports import not_sent_in_time_report
-from gateway.keys import Caller
 from gateway.model import (
     BATCH_ENDS,
     TERMINAL,
@@ -30,7 +30,8 @@ from gateway.model import (
     SubStatus,
 )
 from gateway.payouts import Payouts
-from gateway.quotes import QuoteRequest, Quotes, RouteWish
+from gateway.planning import QuoteRequest, RouteWish
+from gateway.quotes import Quotes
 from gateway.runtime import Runtime
 from gateway.store import batches as rows
 from gateway.store import executions, funds

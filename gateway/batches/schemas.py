@@ -20,7 +20,7 @@ from gateway.model import (
     Text,
     Time,
 )
-from gateway.quotes import MetadataKey, MetadataText
+from gateway.planning import MetadataKey, MetadataText
 from gateway.views import EventHead
 
 MOST_IN_JSON = 1000

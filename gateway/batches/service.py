@@ -10,12 +10,13 @@ from decimal import Decimal
 from typing import Literal
 
 from gateway.assets import EXACT
-from gateway.batches.items import MOST_FAULTS, Checked, ItemColumns
+from gateway.batches.columns import ItemColumns
+from gateway.batches.items import MOST_FAULTS, Checked
 from gateway.batches.schemas import AssetTotal, BatchPart, BatchSource, BatchView, StatusTotal
+from gateway.caller import Caller
 from gateway.errors import Refused
 from gateway.events import Event, publish
 from gateway.funds.reservations import Funds
-from gateway.keys import Caller
 from gateway.model import (
     BATCH_ENDS,
     Account,

@@ -63,8 +63,8 @@ def explain(  # noqa: PLR0913 - as a quote is asked for
     """
     from gateway.api.routes import explanation
     from gateway.app import routing_of
+    from gateway.caller import Caller
     from gateway.errors import Refused
-    from gateway.keys import Caller
     from gateway.runtime import real_runtime
     from gateway.store.funds import all_accounts
 
@@ -106,7 +106,7 @@ def _request(  # noqa: PLR0913 - as a quote is asked for
     from pydantic import ValidationError
 
     from gateway.faults import names_at, plain_faults, words_of
-    from gateway.quotes import QuoteRequest
+    from gateway.planning import QuoteRequest
 
     if (custodian is None) != (account is None):
         fail("give --custodian and --account together, or neither", 2)

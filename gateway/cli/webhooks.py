@@ -28,7 +28,7 @@ from gateway.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from gateway.keys import Caller
+    from gateway.caller import Caller
     from gateway.store.database import Database, Row, Tx
     from gateway.webhooks.replay import Recovery, Replays
 
@@ -337,8 +337,8 @@ def _heal(
     writes: bool = False,
 ) -> T:
     """Act as the org that an endpoint or an event belongs to."""
+    from gateway.caller import Caller
     from gateway.errors import Refused
-    from gateway.keys import Caller
     from gateway.runtime import real_runtime
     from gateway.store import endpoints, events
     from gateway.vault import vault_of

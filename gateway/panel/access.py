@@ -19,10 +19,11 @@ from gateway.api.admission import admission_of, refuse_stranger
 from gateway.api.context import ApiContext
 from gateway.api.problems import PROBLEMS
 from gateway.api.requests import context_of, read_body, request_id_of
+from gateway.caller import Caller
 from gateway.config.section import ORG
 from gateway.config.settings import Mode
 from gateway.errors import Refused
-from gateway.keys import Caller, Scope
+from gateway.keys import Scope
 from gateway.limits import Buckets
 from gateway.logs import get_logger
 from gateway.pages.render import headers_of_page

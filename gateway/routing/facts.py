@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import Protocol
 
 from gateway.model import Account
 from gateway.routing.durations import Durations
-from gateway.routing.router import Facts, NothingKnown
+from gateway.routing.router import Facts
+from gateway.routing.still import StillFacts
 
 
 class Health(Protocol):
@@ -78,19 +78,3 @@ class KnownFacts:
         """Return them as they are now."""
         words = {name: each.word for name, each in self._health.items()}
         return StillFacts(words, self._durations.medians())
-
-
-@dataclass(frozen=True)
-class StillFacts(NothingKnown):
-    """The facts of one moment."""
-
-    words: Mapping[str, str | None]
-    medians: Mapping[str, int]
-
-    def health(self, instance: str) -> str | None:
-        """Return why nothing should have been sent to a custodian at that moment."""
-        return self.words.get(instance)
-
-    def seconds(self, route: str) -> int | None:
-        """Return the usual time of payouts by this way at that moment."""
-        return self.medians.get(route)

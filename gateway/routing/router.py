@@ -13,8 +13,8 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any, NamedTuple, Protocol
 
-from gateway.adapter import Capabilities
 from gateway.assets import EXACT, Asset, check_precision, round_fee
+from gateway.capabilities import Capabilities
 from gateway.config.routes import FailoverPolicy, Policy, RouteSettings
 from gateway.config.settings import AccountSettings, Mode
 from gateway.errors import Refused
@@ -521,8 +521,11 @@ def _too_little(detail: str) -> Refused:
 
 
 def _fee(route: RouteSettings, amount: Decimal, asset: Asset, network: str | None) -> Decimal:
-    share = EXACT.divide(EXACT.multiply(amount, route.fee.basis_points), Decimal(10_000))
-    return round_fee(EXACT.add(route.fee.flat, share), asset.decimals_on(network))
+    flat, basis_points = route.fee.flat, route.fee.basis_points
+    if not basis_points:
+        return round_fee(flat, asset.decimals_on(network))
+    share = EXACT.divide(EXACT.multiply(amount, basis_points), Decimal(10_000))
+    return round_fee(EXACT.add(flat, share), asset.decimals_on(network))
 
 
 def _ranked(policy: Policy, candidates: list[Choice]) -> list[Choice]:

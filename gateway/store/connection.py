@@ -13,7 +13,7 @@ from gateway.store.pinned import AWAY, FileReplaced
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from gateway.store.statements import Row
@@ -210,8 +210,8 @@ class Connection:
                 self._rewritten[text] = f"{text} /* {self.statements} */"
             raise
 
-    def query_many(self, text: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Run a statement of a store function once for each row of values."""
+    def query_many(self, text: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Run a statement of a store function once for each row of values, which are given by their places."""
         raw = self.require_transaction()
         self.statements += 1
         with self._sqlite_works(text):

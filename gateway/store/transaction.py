@@ -167,9 +167,11 @@ class SqliteTx(CallTx):
     async def many(self, query: Query, rows: Sequence[Mapping[str, Any]]) -> None:
         """Run a statement that returns nothing, once for each row of values, in one call."""
         self._before(query)
-        text, fixed = query.compiled()
+        _, fixed = query.compiled()
+        text, names = query.by_place()
+        full = [{**fixed, **row} for row in rows] if fixed else rows
         try:
-            self._open().query_many(text, [{**fixed, **row} for row in rows] if fixed else rows)
+            self._open().query_many(text, [[row[name] for name in names] for row in full])
         except BaseException:
             # The rows before the one that failed are written, and nobody will say so.
             if self.live is not None:

@@ -10,10 +10,10 @@ from datetime import timedelta
 from itertools import groupby
 from typing import Any
 
+from gateway.caller import Caller
 from gateway.config.settings import Settings
 from gateway.errors import ConfigError, Refused
 from gateway.events import Event, publish
-from gateway.keys import Caller
 from gateway.model import format_time
 from gateway.runtime import Runtime
 from gateway.signing import SECRET_BYTES, public_key_text, secret_text

@@ -8,9 +8,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from gateway.caller import Caller
 from gateway.errors import Refused
 from gateway.events import subscribes
-from gateway.keys import Caller
 from gateway.model import RequestBody, Time
 from gateway.runtime import Runtime
 from gateway.store import deliveries, events

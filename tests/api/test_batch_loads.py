@@ -10,7 +10,7 @@ import pytest
 from gateway.batches.items import Check, Kept, Planned
 from gateway.batches.loop import BatchLoop
 from gateway.batches.service import Batches
-from gateway.keys import Caller
+from gateway.caller import Caller
 from gateway.store import batches as rows
 from gateway.store.database import Tx
 from tests.api.conftest import Api

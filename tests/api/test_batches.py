@@ -18,10 +18,11 @@ from gateway.assets import AssetRegistry
 from gateway.batches.items import MOST_FAULTS, Check, Checked, Line, json_lines
 from gateway.batches.runner import BatchSteps, Handover
 from gateway.batches.schemas import BatchItemRequest, BatchRequest, BatchSource
+from gateway.caller import Caller
 from gateway.errors import Refused
 from gateway.execution.operator import NotAllowedError, Resolution, resolve, retry
 from gateway.execution.proof import Source
-from gateway.keys import Caller, recognise
+from gateway.keys import recognise
 from gateway.model import Failure, FailureCode, FundsMoved, Transaction
 from gateway.routing.prices import PriceTable
 from gateway.spending import Spending

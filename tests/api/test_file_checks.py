@@ -28,7 +28,7 @@ from gateway.store import batches as batch_rows
 from gateway.store import idempotency as keys
 from tests.api.conftest import Api, open_api
 from tests.api.test_batches import QUERY, upload
-from tests.api.test_jobs import Longest
+from tests.api.test_jobs import Longest, uploading
 
 HEADER = (
     "external_ref,destination_type,account_type,id,network,address,asset,amount,reference,name\n"
@@ -205,6 +205,15 @@ async def test_a_small_file_needs_no_process(apart: Api) -> None:
     """Handing it over would take longer."""
     assert (await upload(apart, HEADER + good(20), DRY))[0] == 200
     assert pid_of(apart) is None
+
+
+async def test_the_process_starts_while_a_large_file_is_received(apart: Api) -> None:
+    """Its start costs the load no time of its own."""
+    assert pid_of(apart) is None
+    async with uploading(apart, "acme"):
+        async with asyncio.timeout(20):
+            while pid_of(apart) is None:
+                await asyncio.sleep(0.01)
 
 
 async def test_a_process_that_dies_loses_nothing(

@@ -193,6 +193,45 @@ async def test_a_step_ends_after_a_time() -> None:
     assert await Worker().steps(LINES + 1, 0) == [LINES, 1]
 
 
+async def test_nothing_is_paused_for_after_the_last_line() -> None:
+    """A step that finds the end is the last one; what follows pauses anyway."""
+    worker = Worker()
+    assert await worker.steps(3, STEP_S / 9) == [3]
+    assert await worker.steps(0, 0) == []
+    assert worker.pauses == pytest.approx([PAUSES * STEP_S] * 2)
+
+
+async def test_a_pause_that_is_too_long_counts_for_the_next_one() -> None:
+    """Alone a job has its half of the time, however coarse the timer. Not beside requests, and once only."""
+    worker = Worker()
+    late = 0.0
+
+    async def pause(seconds: float) -> None:
+        worker.pauses.append(seconds)
+        await worker.clock.advance(seconds + late)
+
+    worker.jobs = Jobs(LimitSettings(), Metrics(), worker.clock, pause=pause)
+    late = STEP_S / 2
+    await worker.jobs.turn("acme")
+    late = 0.0
+    await worker.jobs.turn("acme")
+    await worker.jobs.turn("acme")
+    assert worker.pauses == pytest.approx([STEP_S, STEP_S / 2, STEP_S])
+    late = 100 * STEP_S
+    await worker.jobs.turn("acme")
+    late = 0.0
+    await worker.jobs.turn("acme")
+    await worker.jobs.turn("acme")
+    # However late it was: one pause is left out, the next one is whole.
+    assert worker.pauses[3:] == pytest.approx([STEP_S, 0.0, STEP_S])
+    late = STEP_S
+    await worker.jobs.turn("acme")
+    worker.jobs.request()
+    late = 0.0
+    await worker.jobs.turn("acme")
+    assert worker.pauses[-1] == pytest.approx(PAUSES_BESIDE_OTHERS * STEP_S)
+
+
 async def test_jobs_leave_more_to_requests_that_come_in() -> None:
     """Half of the time without other requests, a fifth with them."""
     alone = Worker()

@@ -12,8 +12,8 @@ import pytest
 
 from gateway.batches.items import Check, Checked, json_lines
 from gateway.batches.schemas import BatchRequest
+from gateway.caller import Caller
 from gateway.errors import Refused
-from gateway.keys import Caller
 from gateway.store.database import Tx
 from tests.api.conftest import WALLET, Api
 from tests.api.test_batches import _HEAD, QUERY, SOURCE, create, go_on, item, upload

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -18,10 +19,12 @@ from gateway.batches import child
 from gateway.batches.elsewhere import ANSWER_S, COMMAND, IDLE_S, FileChecks, NoProcessError
 from gateway.batches.frames import LENGTH, Page, Work
 from gateway.batches.schemas import BatchSource
+from gateway.caller import Caller
 from gateway.errors import Refused
-from gateway.keys import Caller
 from gateway.model import Account
 from gateway.quotes import Quotes
+from gateway.routing.durations import Durations
+from gateway.routing.facts import KnownFacts
 from gateway.routing.router import Router
 from gateway.runtime import real_runtime
 
@@ -32,7 +35,8 @@ SILENT = (sys.executable, "-c", "import time; time.sleep(600)")
 def work(path: Path, lines: int = 3) -> Work:
     """Return a file to check; no route pays any of it."""
     path.write_text(HEADER + "u,USDC,1,0x52908400098527886E0F7030069857D2E4169EE7\n" * lines)
-    quotes = Quotes(Router([], []), AssetRegistry(), real_runtime(), {})
+    facts = KnownFacts({}, Durations())
+    quotes = Quotes(Router([], []), AssetRegistry(), real_runtime(), {}, facts=facts)
     source = BatchSource(custodian="acme", account=Account(id="A1", type="VAULT"))
     return Work(path, quotes.still(), Caller("acme", "live", "key_1"), source)
 
@@ -111,6 +115,24 @@ async def test_a_process_without_a_file_ends(tmp_path: Path) -> None:
         assert pid is not None
         await gone(pid)
         assert await counted(made, work(tmp_path / "a")) == 3
+
+
+async def test_a_process_is_started_for_a_file_that_is_expected(tmp_path: Path) -> None:
+    """It is there when the file is, and ends like any other where the file does not come."""
+    async with checks(idle_s=0) as made:
+        with made.expecting():
+            async with asyncio.timeout(20):
+                while made.pid is None:
+                    await asyncio.sleep(0)
+            pid = made.pid
+            assert await counted(made, work(tmp_path / "a")) == 3
+            assert made.pid == pid
+        assert pid is not None
+        await gone(pid)
+    async with checks("/nowhere/python") as made:
+        with made.expecting():
+            await asyncio.sleep(0.1)
+        assert made.pid is None
 
 
 async def test_a_process_that_dies_fails_what_is_in_progress(tmp_path: Path) -> None:
@@ -206,3 +228,20 @@ async def test_the_process_ends_with_the_gateway(tmp_path: Path) -> None:
     )
     assert done.stdout, done.stderr
     await gone(int(done.stdout))
+
+
+def test_the_process_starts_with_little(tmp_path: Path) -> None:
+    """It imports no database, server or HTTP client, nor does what it is given: they took most of its start."""
+    program = (
+        "import pickle, sys, gateway.batches.child\n"
+        "pickle.loads(sys.stdin.buffer.read())\n"
+        "heavy = {'sqlalchemy', 'aiohttp', 'starlette', 'structlog', 'cryptography', 'asyncio'}\n"
+        "print(*(each for each in sys.modules if each in heavy or each.startswith('gateway.store')))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        input=pickle.dumps(work(tmp_path / "a")),
+        capture_output=True,
+        check=True,
+    )
+    assert done.stdout.split() == []

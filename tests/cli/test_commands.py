@@ -22,11 +22,12 @@ from typer.testing import CliRunner
 from adapters.card_passcode.adapter import CardPasscode
 from gateway import __version__
 from gateway.app import custodian_of
+from gateway.caller import Caller
 from gateway.cli.main import app
 from gateway.cli.words import FundsMovedWord, ScopeWord, StatusWord
 from gateway.config.settings import load
 from gateway.custodians.registry import find_adapters
-from gateway.keys import Caller, Scope, is_within
+from gateway.keys import Scope, is_within
 from gateway.model import FundsMoved, Status
 from gateway.runtime import real_runtime
 from gateway.signing import secret_text

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
+from gateway.caller import Caller
 from gateway.config.settings import load
 from gateway.errors import ConfigError
-from gateway.keys import Caller
 from gateway.runtime import real_runtime
 from gateway.server import serve
 from gateway.store.opening import open_database

@@ -17,11 +17,11 @@ from standardwebhooks import Webhook
 from svix.webhooks import Webhook as SvixWebhook
 from typer.testing import CliRunner
 
+from gateway.caller import Caller
 from gateway.cli.listen import Listener, ListenError
 from gateway.cli.main import app
 from gateway.config.settings import load
 from gateway.events import Event, publish
-from gateway.keys import Caller
 from gateway.runtime import real_runtime
 from gateway.store.database import Tx
 from gateway.store.opening import open_database

@@ -16,11 +16,11 @@ import pytest
 from adapters.dummy.adapter import Dummy
 from gateway.adapter import Order, Report, Returned, SubStatus
 from gateway.app import Gateway, open_gateway
+from gateway.caller import Caller
 from gateway.config.settings import Settings
 from gateway.custodians import registry
-from gateway.keys import Caller
 from gateway.model import Payout
-from gateway.quotes import QuoteRequest
+from gateway.planning import QuoteRequest
 from gateway.store import events
 from gateway.store import payouts as rows
 from gateway.testing.processes import Process

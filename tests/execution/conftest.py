@@ -13,16 +13,17 @@ import pytest
 
 from gateway.adapter import Absent, BatchReport, Capabilities, KeySemantics, Report
 from gateway.assets import AssetRegistry
+from gateway.caller import Caller
 from gateway.config.routes import RouteSettings
 from gateway.execution.history import history_of
 from gateway.execution.order import LiveOrder
 from gateway.execution.proof import Evidence
 from gateway.execution.record import Recorded, Recorder
 from gateway.execution.state import Job, Verb
-from gateway.keys import Caller
 from gateway.model import Account, Payout
 from gateway.payouts import Payouts
-from gateway.quotes import QuoteRequest, Quotes
+from gateway.planning import QuoteRequest
+from gateway.quotes import Quotes
 from gateway.routing.router import Instance, Router
 from gateway.runtime import Ids, Runtime, real_runtime
 from gateway.store import events, executions

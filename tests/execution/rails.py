@@ -22,7 +22,8 @@ from gateway.execution.actions import Actions
 from gateway.execution.operator import LookAsked, Resolution, resolve
 from gateway.metrics import Metrics
 from gateway.model import Account, FundsMoved
-from gateway.quotes import QuoteRequest, Quotes
+from gateway.planning import QuoteRequest
+from gateway.quotes import Quotes
 from gateway.routing.router import Instance, Router
 from gateway.runtime import offload
 from gateway.store.database import Database

@@ -14,7 +14,7 @@ from gateway.erasure import ACT, ERASED, erase, erased_event, erased_terms
 from gateway.execution.proof import Source
 from gateway.metrics import Metrics
 from gateway.model import Transaction
-from gateway.quotes import QuoteRequest
+from gateway.planning import QuoteRequest
 from gateway.store import batches, erasure, inbox
 from gateway.store import payouts as rows
 from gateway.store.audit import audit_rows

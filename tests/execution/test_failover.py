@@ -33,7 +33,8 @@ from gateway.model import Account, FailureCode, FundsMoved, Payout
 from gateway.pause import PauseScope
 from gateway.pausing import Wanted, pause, resume
 from gateway.payouts import Payouts
-from gateway.quotes import QuoteRequest, Quotes
+from gateway.planning import QuoteRequest
+from gateway.quotes import Quotes
 from gateway.report import Notice, Ref
 from gateway.routing.durations import Durations
 from gateway.routing.facts import KnownFacts

@@ -11,9 +11,9 @@ import pytest
 from sqlalchemy import select
 
 from gateway.adapter import Report, SubStatus
+from gateway.caller import Caller
 from gateway.execution.record import Recorder
 from gateway.execution.state import Job
-from gateway.keys import Caller
 from gateway.store import executions, schema
 from gateway.store.database import Query, Row, Tx
 from gateway.store.due import next_due

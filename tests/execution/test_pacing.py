@@ -39,7 +39,7 @@ from gateway.errors import RateLimited
 from gateway.execution.engine import Engine
 from gateway.execution.state import Job, Verb
 from gateway.metrics import Metrics
-from gateway.quotes import QuoteRequest
+from gateway.planning import QuoteRequest
 from gateway.runtime import Ids, offload
 from gateway.store import payouts as payout_rows
 from gateway.store.database import Tx

@@ -11,11 +11,12 @@ import pytest
 
 from gateway.adapter import Capabilities, Offer
 from gateway.assets import AssetRegistry
+from gateway.caller import Caller
 from gateway.config.routes import RouteSettings
 from gateway.config.spending import PriceSettings
 from gateway.errors import ConfigError, Refused
-from gateway.keys import Caller
-from gateway.quotes import Offered, Quote, QuoteRequest, Quotes, quote_json
+from gateway.planning import Offered, QuoteRequest
+from gateway.quotes import Quote, Quotes, quote_json
 from gateway.routing.prices import PriceSource, PriceTable, price_source
 from gateway.routing.router import Instance, Router
 from gateway.runtime import Ids, Runtime

@@ -9,11 +9,11 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from sqlalchemy import bindparam, insert, select
+from sqlalchemy import bindparam, insert, select, update
 
 from gateway import store
 from gateway.store.database import Query
-from gateway.store.schema import events
+from gateway.store.schema import events, quotes
 
 QUERIES = [
     pytest.param(value, id=f"{module.name}.{name}")
@@ -112,3 +112,16 @@ def test_nothing_on_the_event_loop_reads_a_whole_table(path: Path) -> None:
             scanning.add(each.id)
     connection.close()
     assert scanning == LONG
+
+
+def test_many_rows_are_bound_by_place() -> None:
+    """Each value goes where its name stands, also where it stands twice and the row has more than that."""
+    query = Query(
+        update(quotes)
+        .where(quotes.c.id == bindparam("at"))
+        .values(external_ref=bindparam("said"), reference=bindparam("said"), mode="test")
+    )
+    text, names = query.by_place()
+    assert sorted(names) == ["at", "said"]
+    assert text.count(f"?{names.index('said') + 1}") == 2
+    assert "'test'" in text

@@ -19,9 +19,9 @@ from typing import Any
 import structlog
 
 from gateway.app import Gateway, open_gateway
+from gateway.caller import Caller
 from gateway.config.settings import Settings
 from gateway.events import Event, publish
-from gateway.keys import Caller
 from gateway.runtime import Failpoint, real_runtime
 from gateway.webhooks.subscriptions import EndpointRequest
 

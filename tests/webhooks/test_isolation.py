@@ -9,10 +9,10 @@ from contextlib import suppress
 import pytest
 from aiohttp import web
 
+from gateway.caller import Caller
 from gateway.calling import Calling
 from gateway.config.settings import EngineSettings, WebhookSettings
 from gateway.events import Event, publish
-from gateway.keys import Caller
 from gateway.metrics import Metrics
 from gateway.webhooks.sender import Sender, client_for
 from gateway.webhooks.share import Share

@@ -9,11 +9,11 @@ import pytest
 import structlog
 from aiohttp import web
 
+from gateway.caller import Caller
 from gateway.calling import Calling
 from gateway.config.settings import EngineSettings, WebhookSettings
 from gateway.errors import Refused
 from gateway.events import Event, publish
-from gateway.keys import Caller
 from gateway.metrics import Metrics
 from gateway.store import endpoints as rows
 from gateway.store.database import Tx
