@@ -115,7 +115,7 @@ class Database:
             busy_s=busy_s,
             group_s=group_s,
             witness=witness,
-            before_begin=self._point_reads.end,
+            end_reads=self._point_reads.end,
             before_commit=before_commit,
             on_schema_change=on_schema_change,
         )
