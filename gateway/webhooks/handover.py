@@ -22,6 +22,7 @@ class Handover:
         *,
         life_s: float,
         usable: Callable[[str], bool],
+        reserved: Callable[[Sequence[str], float], None],
         begin: Callable[[], None],
         claim: Callable[[], None],
     ) -> None:
@@ -34,13 +35,17 @@ class Handover:
         self._tokens = tokens
         self._life_s = life_s
         self._usable = usable
+        #: hears of each endpoint that gets deliveries, in the transaction that makes them, and when
+        self._reserved = reserved
 
     def reserve(self, org: str, events: int) -> ReservedRoom:
         """Reserve room for so many events in the lanes of an org's endpoints, as far as there is any."""
         now = self.runtime.clock.monotonic()
+        endpoint_ids = self.queue.reserve(org, events, now, self._usable)
+        self._reserved(endpoint_ids, now)
         return ReservedRoom(
             self,
-            self.queue.reserve(org, events, now, self._usable),
+            endpoint_ids,
             events,
             token=self._tokens.new(),
             until=self.runtime.timeline.now() + round(self._life_s * _SECOND),
