@@ -169,6 +169,13 @@ class Database:
     def lanes(self, lanes: Lanes | None) -> None:
         self._writer.lanes = lanes
 
+    def when_forming(self, listener: Callable[[], None]) -> None:
+        """Have a function called when a change comes while none is being written.
+
+        What the function hands in, now or in the next turn of the event loop, shares its commit.
+        """
+        self._writer.forming = listener
+
     @property
     def foreign_commits(self) -> int:
         """A number that has risen where another process committed before the newest change of this one."""

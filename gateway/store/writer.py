@@ -92,6 +92,8 @@ class Writer:
         self.foreign_commits = 0
         #: the sender of this process; None: there is none
         self.lanes: Lanes | None = None
+        #: called when a change comes while nothing is written: what is handed in now shares its commit
+        self.forming: Callable[[], None] = _nobody
 
     async def open(self) -> None:
         """Connect."""
@@ -131,6 +133,7 @@ class Writer:
             self._busy = True
             self._resting.clear()
             self._soon()
+            self.forming()
         return change.done
 
     def _soon(self) -> None:
@@ -382,6 +385,10 @@ class Writer:
             if not isinstance(error, Exception):
                 raise
             _log.error("store_runner_failed", exc_info=error)
+
+
+def _nobody() -> None:
+    """Hear of nothing."""
 
 
 def _attempt(work: Callable[[], T]) -> tuple[T | None, BaseException | None]:
