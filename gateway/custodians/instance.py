@@ -407,7 +407,11 @@ class CustodianInstance:
         with self._telling("verify") as telling:
             try:
                 async with asyncio.timeout(self._deadline_s):
-                    telling.keys["by_previous"] = await self._verified(headers, body)
+                    by_previous = await self._verified(headers, body)
+                telling.keys["by_previous"] = by_previous
+                if not by_previous:
+                    # The line of `parse` follows, and says how many notices it brought.
+                    telling.level = logging.DEBUG
             except (InvalidSignature, CannotVerify) as error:
                 clean = scrubbed(error)
                 telling.fail(type(error).__name__, clean, crashed=False)
@@ -544,7 +548,7 @@ class CustodianInstance:
             self._metrics.call(self.name, verb, telling.outcome, took)
             if telling.left_out:
                 telling.keys["left_out"] = telling.left_out
-            if telling.left_out is not None:
+            if telling.left_out is not None and _log.shows(telling.level):
                 _log.log(
                     telling.level,
                     "custodian_call",

@@ -127,7 +127,7 @@ class Database:
             busy_s=busy_s,
             group_s=group_s,
             witness=witness,
-            before_begin=self._point_reads.end,
+            end_reads=self._point_reads.end,
             before_commit=before_commit,
             on_schema_change=on_schema_change,
         )
@@ -182,6 +182,13 @@ class Database:
     @lanes.setter
     def lanes(self, lanes: Lanes | None) -> None:
         self._writer.lanes = lanes
+
+    def when_forming(self, listener: Callable[[], None]) -> None:
+        """Have a function called when a change comes while none is being written.
+
+        What the function hands in, now or in the next turn of the event loop, shares its commit.
+        """
+        self._writer.forming = listener
 
     @property
     def foreign_commits(self) -> int:

@@ -16,7 +16,6 @@ import asyncio
 import sqlite3
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
 from time import perf_counter, thread_time
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from gateway.errors import Refused, WitnessFailed
 from gateway.logs import get_logger
 from gateway.store.change import GROUP_LIMIT, Change
+from gateway.store.commit_thread import CommitThread
 from gateway.store.connection import WriteFault, is_busy
 from gateway.store.later import Waiting
 from gateway.store.live_rows import LiveRows
@@ -59,7 +59,7 @@ class Writer:
         busy_s: float,
         group_s: float,
         witness: Witness | None = None,
-        before_begin: Callable[[], None] = lambda: None,
+        end_reads: Callable[[], None] = lambda: None,
         before_commit: Callable[[int | None], None] | None = None,
         on_schema_change: StoreFunction[[], None] | None = None,
     ) -> None:
@@ -68,14 +68,15 @@ class Writer:
         self._group_s = group_s
         self._witness = witness
         #: ends the snapshot of point reads: SQLite starts its log anew only where nobody reads it
-        self._before_begin = before_begin
+        self._end_reads = end_reads
         self._before_commit = before_commit
         self._on_schema_change = on_schema_change
         self._schema_version = 0
-        self._data_version = 0
+        #: the connection's count of what others have committed; None: not known of this connection
+        self._data_version: int | None = None
         self._live = LiveRows()
         self._waiting = Waiting(connection, None)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="store-commit")
+        self._thread = CommitThread()
         self._queue: deque[Change] = deque()
         #: parts of a group that failed, to be run again before what is queued
         self._again: deque[list[Change]] = deque()
@@ -91,6 +92,8 @@ class Writer:
         self.foreign_commits = 0
         #: the sender of this process; None: there is none
         self.lanes: Lanes | None = None
+        #: called when a change comes while nothing is written: what is handed in now shares its commit
+        self.forming: Callable[[], None] = _nobody
 
     async def open(self) -> None:
         """Connect."""
@@ -99,7 +102,9 @@ class Writer:
         self._context = copy_context()
         self._resting = asyncio.Event()
         self._resting.set()
-        await self._loop.run_in_executor(self._thread, self._connect)
+        connected: asyncio.Future[None] = self._loop.create_future()
+        self._in_thread(self._connect, partial(_settle, connected))
+        await connected
 
     def _connect(self) -> None:
         self._connection.open(self._busy_s)
@@ -113,7 +118,7 @@ class Writer:
     def close(self) -> None:
         """Disconnect. A commit under way is waited for; what has not begun fails."""
         self._closed = True
-        self._thread.shutdown(wait=True)
+        self._thread.close()
         self._connection.close()
 
     def submit(
@@ -128,6 +133,7 @@ class Writer:
             self._busy = True
             self._resting.clear()
             self._soon()
+            self.forming()
         return change.done
 
     def _soon(self) -> None:
@@ -169,7 +175,7 @@ class Writer:
         if not self._connection.is_open:
             self._begin_in_thread(group)
             return
-        self._before_begin()
+        self._end_reads()
         _, error = _attempt(partial(self._connection.execute, _BEGIN))
         if error is None:
             self._work(group)
@@ -181,7 +187,7 @@ class Writer:
     def _begin_in_thread(self, group: list[Change]) -> None:
         """Wait for another process's transaction, without holding up the event loop."""
         begin = partial(self._connection.begin_waiting, _BEGIN, self._busy_s)
-        self._in_thread(begin, self._begun, group)
+        self._in_thread(begin, self._guarded, self._begun, group)
 
     def _begun(self, group: list[Change], _: None, error: BaseException | None) -> None:
         if error is None:
@@ -202,10 +208,9 @@ class Writer:
         before = self._connection.changes
         self._waiting = Waiting(self._connection, self.lanes)
         # CPU time, not time: on a busy machine small groups would only make it busier.
-        begun, cpu = perf_counter(), thread_time()
+        begun, cpu = (perf_counter(), thread_time()) if len(group) > 1 else (0.0, 0.0)
         try:
-            self._check_schema()
-            self._check_live_rows()
+            self._check_others()
             for number, change in enumerate(group, 1):
                 culprit = change
                 self._run(change)
@@ -225,7 +230,8 @@ class Writer:
             # Nothing to write: this only gives the lock back, and waits for no disk.
             self._committed(group, *_attempt(partial(self._commit, None, wrote=False)))
         else:
-            self._in_thread(partial(self._commit, mark, wrote=True), self._committed, group)
+            commit = partial(self._commit, mark, wrote=True)
+            self._in_thread(commit, self._guarded, self._committed, group)
 
     def _write_waiting(self) -> None:
         """Write what the changes of the group have left. Raises where that failed before, too."""
@@ -245,8 +251,25 @@ class Writer:
         else:
             self._queue.extendleft(reversed(rest))
 
+    def _check_others(self) -> None:
+        """Take note of what other processes have committed since the last group. In the transaction.
+
+        The write lock is held by now: what the number does not tell of cannot happen any more. Where it
+        stands still, nobody else has changed the schema either. (The writer itself never does.)
+        """
+        version = self._connection.data_version()
+        if version == self._data_version:
+            return
+        # A snapshot that was begun while this process waited for the lock is as old as what is dropped here.
+        self._end_reads()
+        self._live.clear()
+        self._check_schema()
+        # Only now: a schema that is refused is looked at again in the next group.
+        self._data_version = version
+        self.foreign_commits += 1
+
     def _check_schema(self) -> None:
-        """Ask the hook where the schema was changed since the last group. In the transaction."""
+        """Ask the hook where the schema was changed since the last group."""
         if self._on_schema_change is None:
             return
         version = self._connection.schema_version()
@@ -254,21 +277,13 @@ class Writer:
             drive(self._on_schema_change, SqliteTx(self._connection))
             self._schema_version = version
 
-    def _check_live_rows(self) -> None:
-        """Drop what another process may have changed since the last group. In the transaction.
-
-        The write lock is held by now: what the number does not tell of cannot happen any more.
-        """
-        version = self._connection.data_version()
-        if version != self._data_version:
-            self._live.clear()
-            self._data_version = version
-            self.foreign_commits += 1
-
     def _roll_back(self) -> None:
         """Leave the transaction, and forget what was read and written in it."""
         self._live.clear()
         self._connection.rollback()
+        if not self._connection.is_open:
+            # Another connection counts anew.
+            self._data_version = None
         self._waiting.over(committed=False)
 
     def _run(self, change: Change) -> None:
@@ -346,21 +361,14 @@ class Writer:
             self._again.extendleft(part for part in reversed(parts) if part)
         self._soon()
 
-    def _in_thread(
-        self,
-        work: Callable[[], T],
-        then: Callable[[list[Change], T, BaseException | None], None],
-        group: list[Change],
-    ) -> None:
-        """Do some work in the commit thread, then go on with the group on the event loop."""
+    def _in_thread(self, work: Callable[[], object], then: Callable[..., None], *args: Any) -> None:
+        """Do some work in the commit thread, then go on on the event loop: `args`, result, error."""
 
         def job() -> None:
-            result, error = _attempt(work)
-            self._loop.call_soon_threadsafe(
-                self._guarded, then, group, result, error, context=self._context
-            )
+            outcome: tuple[Any, ...] = (*args, *_attempt(work))
+            self._loop.call_soon_threadsafe(then, *outcome, context=self._context)
 
-        self._thread.submit(job)
+        self._thread.do(job)
 
     def _guarded(self, step: Callable[..., None], group: list[Change], *outcome: Any) -> None:
         """Take a step. Should the runner itself fail, its callers hear of it and it goes on."""
@@ -379,12 +387,26 @@ class Writer:
             _log.error("store_runner_failed", exc_info=error)
 
 
+def _nobody() -> None:
+    """Hear of nothing."""
+
+
 def _attempt(work: Callable[[], T]) -> tuple[T | None, BaseException | None]:
     """Return what some work returns, or what it raises."""
     try:
         return work(), None
     except BaseException as error:  # noqa: BLE001 - handed on as a value
         return None, error
+
+
+def _settle(done: asyncio.Future[None], _: None, error: BaseException | None) -> None:
+    """Resolve a future. Nobody may wait for it any more."""
+    if done.done():
+        return
+    if error is None:
+        done.set_result(None)
+    else:
+        done.set_exception(error)
 
 
 def _busy(seconds: float, cause: BaseException) -> sqlite3.OperationalError:

@@ -294,6 +294,7 @@ class Endpoints:
         await rows.update_endpoint(
             tx, endpoint_id, status="disabled", disabled_reason=reason, disabled_at=to_us(now)
         )
+        self._changed(tx, endpoint_id)
         await self._tell(tx, endpoint_id, "webhook_endpoint.disabled")
 
     async def warn(self, tx: Tx, endpoint_id: str) -> None:

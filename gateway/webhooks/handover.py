@@ -23,6 +23,7 @@ class Handover:
         life_s: float,
         may_lease: Callable[[], bool],
         usable: Callable[[str], bool],
+        reserved: Callable[[Sequence[str], float], None],
         begin: Callable[[], None],
         claim: Callable[[], None],
     ) -> None:
@@ -36,14 +37,19 @@ class Handover:
         self._life_s = life_s
         self._may_lease = may_lease
         self._usable = usable
+        #: hears of each endpoint that gets deliveries, in the transaction that makes them, and when
+        self._reserved = reserved
 
     def reserve(self, org: str, events: int) -> ReservedRoom:
         """Reserve room for so many events in the lanes of an org's endpoints, as far as there is any."""
         now = self.runtime.clock.monotonic()
-        room = self.queue.reserve(org, events, now, self._usable) if self._may_lease() else ()
+        endpoint_ids: Sequence[str] = ()
+        if self._may_lease():
+            endpoint_ids = self.queue.reserve(org, events, now, self._usable)
+        self._reserved(endpoint_ids, now)
         return ReservedRoom(
             self,
-            room,
+            endpoint_ids,
             events,
             token=self._tokens.new(),
             until=self.runtime.timeline.now() + round(self._life_s * _SECOND),

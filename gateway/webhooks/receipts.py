@@ -2,7 +2,8 @@
 
 A receipt by itself costs a transaction, a commit and two hand-overs between threads, more than the
 delivery. So a receipt waits for others, as long as nobody needs the place that its try keeps: for
-`GATHER_S` at most, and never with more than `MOST_WAITING` others. What waits is sent again after a kill.
+`GATHER_S` at most, and at most `MOST_WAITING` wait. From `JOINING` on, they share the commit of whatever is
+written next. What waits is sent again after a kill.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from typing import Generic, TypeVar
 from gateway.store.database import Database, Tx
 
 #: How long a receipt waits for others, in seconds.
-GATHER_S = 0.05
+GATHER_S = 0.08
+#: So many that wait are written with the next change of anybody, such as the next event.
+JOINING = 3
 #: As soon as so many wait, they are written: a kill sends no more than these again, and what is being written.
 MOST_WAITING = 4
 _AT_ONCE = 500
@@ -42,6 +45,7 @@ class Receipts(Generic[T, R]):
         #: whether it is written as soon as the group before it is
         self._hurried = False
         self._closing = False
+        db.when_forming(self._join)
 
     async def settle(self, tried: T, *, may_wait: bool = False) -> R:
         """Record an attempt; return the store function's result. Durable when this returns.
@@ -67,6 +71,11 @@ class Receipts(Generic[T, R]):
         self._hurried = True
         if self._writing is None:
             self._writing = asyncio.create_task(self._write_all(), name="receipts")
+
+    def _join(self) -> None:
+        """Share the commit of a change that has just come, if enough wait for a statement of their own."""
+        if len(self._waiting) >= JOINING:
+            self.hurry()
 
     def close(self) -> None:
         """Write now what waits, and let nothing wait from now on. May be called twice."""

@@ -56,13 +56,16 @@ _TURN_S = 10.0
 _TEST = "test"
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Known:
-    """An endpoint as it was read a moment ago."""
+    """An endpoint as it was read."""
 
     target: Target
     failing: bool
+    #: when it was last known to be so (monotonic clock)
     read_at: float
+    #: the store's count of other processes' commits, from before it was read
+    foreign_commits: int
 
 
 @dataclass(frozen=True)
@@ -166,6 +169,7 @@ class Deliveries:
             life_s=self._life_s,
             may_lease=self._may_lease,
             usable=lambda endpoint_id: not self._left_alone(endpoint_id),
+            reserved=self._still_known,
             begin=self._start,
             claim=self.wakeup.ring,
         )
@@ -337,11 +341,11 @@ class Deliveries:
     async def _claim(self, wanted: Sequence[tuple[str, int]]) -> None:
         """Lease what is wanted; it is in its queues when this returns."""
         now = self._runtime.clock.monotonic()
-        changes = self._changes
+        changes, foreign_commits = self._changes, self._db.foreign_commits
         stale = [each for each, _ in wanted if self._fresh(each, now) is None]
         found = await self._db.run(self._claim_with_targets, wanted, stale, now + self._life_s)
         for endpoint_id in stale:
-            self._learn(endpoint_id, found.get(endpoint_id), now, changes)
+            self._learn(endpoint_id, found.get(endpoint_id), now, changes, foreign_commits)
 
     async def _claim_with_targets(
         self, tx: Tx, wanted: Sequence[tuple[str, int]], stale: Sequence[str], until_s: float
@@ -422,7 +426,8 @@ class Deliveries:
         if verdict is None:
             # The lease was lost: its next owner settles it.
             again_s = None
-        if verdict is Verdict.DISABLE or (not result.ok and not known.failing):
+        if verdict is Verdict.DISABLE or result.ok == known.failing:
+            # What is known of its health has changed.
             self._known.pop(claim.endpoint_id, None)
         if verdict is Verdict.DISABLE:
             await self._skip_missed()
@@ -462,12 +467,33 @@ class Deliveries:
         self._known.pop(endpoint_id, None)
         self._changes += 1
 
+    def _still_known(self, endpoint_ids: Sequence[str], now: float) -> None:
+        """Keep what is known of endpoints, where nobody else has committed since it was read.
+
+        Called in a transaction of the writer. What this process changes itself is forgotten (`_forget`).
+        An old secret ends with time, and without a commit: an endpoint that has one is read again.
+        """
+        foreign_commits = self._db.foreign_commits
+        for endpoint_id in endpoint_ids:
+            known = self._known.get(endpoint_id)
+            if (
+                known is not None
+                and known.foreign_commits == foreign_commits
+                and len(known.target.secrets) == 1
+            ):
+                known.read_at = now
+
     def _learn(
-        self, endpoint_id: str, found: Found | SetAside | None, now: float, changes: int
+        self,
+        endpoint_id: str,
+        found: Found | SetAside | None,
+        now: float,
+        changes: int,
+        foreign_commits: int,
     ) -> _Known | None:
         """Return what was read of an endpoint, and keep it; None where it is disabled, gone or set aside.
 
-        `changes`: as it was before the read.
+        `changes`, `foreign_commits`: as they were before the read.
         """
         self._set_aside(endpoint_id, found, now)
         if found is None or isinstance(found, SetAside):
@@ -475,7 +501,7 @@ class Deliveries:
             return None
         if len(self._known) > 10 * self._settings.in_flight:
             self._known.clear()
-        known = _Known(found.target, found.failing, now)
+        known = _Known(found.target, found.failing, now, foreign_commits)
         if changes == self._changes:
             self._known[endpoint_id] = known
         return known
@@ -483,10 +509,11 @@ class Deliveries:
     async def _target(self, endpoint_id: str) -> _Known | None:
         """Return where an endpoint's events go; None where it is disabled or gone."""
         now = self._runtime.clock.monotonic()
-        changes, known = self._changes, self._fresh(endpoint_id, now)
+        known = self._fresh(endpoint_id, now)
         if known is None:
+            changes, foreign_commits = self._changes, self._db.foreign_commits
             found = await self._db.read(self._endpoints.targets, [endpoint_id])
-            known = self._learn(endpoint_id, found.get(endpoint_id), now, changes)
+            known = self._learn(endpoint_id, found.get(endpoint_id), now, changes, foreign_commits)
         return known
 
     async def _settle(self, tx: Tx, tries: Sequence[_Try]) -> list[Verdict | None]:

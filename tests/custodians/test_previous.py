@@ -82,6 +82,18 @@ async def test_a_webhook_is_refused_only_if_both_say_so(bench: Bench, tools: Too
                 await instance.verify({}, b"")
 
 
+async def test_a_verified_webhook_has_a_line_only_by_the_previous_credentials(
+    bench: Bench, tools: Tools
+) -> None:
+    """Operators wait for that line to come no more; the others say nothing that `parse` does not."""
+    await _both(bench, tools, None, None).verify({}, b"")
+    assert bench.stream.getvalue() == ""
+    await _both(bench, tools, InvalidSignature("no"), None).verify({}, b"")
+    line = bench.line()
+    assert (line["verb"], line["outcome"], line["by_previous"]) == ("verify", "ok", True)
+    assert bench.count("verify", "ok") == 2
+
+
 def _both(bench: Bench, tools: Tools, *outcomes: Exception | None) -> CustodianInstance:
     adapters = []
     for outcome in outcomes:

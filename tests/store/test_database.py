@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 from gateway.errors import Refused, SchemaMismatch, WitnessFailed
 from gateway.store.database import GROUP_LIMIT, Database, Tx
+from tests.store import faulty
 from tests.store.faulty import (
     ALL,
     INSERT,
@@ -689,6 +691,31 @@ async def test_marks_that_were_undone_are_not_told(path: Path) -> None:
     assert [mark for mark, _, _ in book.records] == [5, 6, 8]
 
 
+async def test_a_snapshot_ends_where_another_process_has_committed(
+    path: Path, faults: Faults
+) -> None:
+    """Whoever sees that others have committed reads nothing from before, though in the same turn."""
+    async with Database(path, fault=faults) as db:
+        await db.run(add, "before")
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            other.execute(
+                "INSERT INTO api_keys (id, org, mode, digest, hint, created_at) "
+                "VALUES ('other', 'acme', 'live', 'digest-other', '', 0)"
+            )
+            change = asyncio.ensure_future(db.run(add, "after"))
+            while faults.texts.count("BEGIN IMMEDIATE") < 3:
+                await asyncio.sleep(0.001)
+            # As in one turn: nothing else ends the snapshot that is begun here.
+            db._reads_this_turn = 1
+            assert await db.read(names) == ["before"]
+            other.execute("COMMIT")
+            foreign = db.foreign_commits
+            await change
+            assert db.foreign_commits == foreign + 1
+            assert await db.read(names) == ["after", "before", "other"]
+
+
 # --- The schema fence --------------------------------------------------------------------------------------
 
 
@@ -720,6 +747,28 @@ async def test_a_changed_schema_is_noticed_before_anything_is_written(path: Path
         await db.run(add, "later")
         assert len(asked) == times
     assert committed(path) == {"before", "after", "later"}
+
+
+async def test_a_connection_that_was_opened_anew_looks_at_the_schema(
+    path: Path, faults: Faults
+) -> None:
+    """It counts the commits of others from the start, perhaps to the number of the one before."""
+
+    async def fence(_: Tx) -> None:
+        raise SchemaMismatch("stop")
+
+    async with Database(path, fault=faults, on_schema_change=fence) as db:
+        await db.run(add, "before")
+        faults.start(faulty.fails("disk I/O error", lambda _, text: text == "ROLLBACK"))
+        with pytest.raises(RuntimeError, match="broken"):
+            await db.run(add_and_fail, "x")
+        faults.start()
+        with sqlite3.connect(path) as other:
+            other.execute("CREATE TABLE new (id)")
+        other.close()
+        with pytest.raises(SchemaMismatch):
+            await db.run(add, "after")
+    assert committed(path) == {"before"}
 
 
 # --- Helpers -----------------------------------------------------------------------------------------------

@@ -156,13 +156,31 @@ async def test_receipts_wait_for_each_other(bench: Bench, monkeypatch: pytest.Mo
     """One transaction for four; never do more of them wait, which a kill would send again."""
     monkeypatch.setattr(receipts, "GATHER_S", 3600.0)
     tries, groups = await claimed(bench, 4), Groups(bench)
-    await groups.settle(*tries[:3])
+    await groups.settle(*tries[:2])
     # Another change is durable meanwhile, and none of them is.
     await bench.db.run(held, [])
+    assert groups.sizes == []
+    await groups.settle(tries[2])
+    await asyncio.sleep(0.01)
     assert groups.sizes == []
     await groups.settle(tries[3])
     assert all(await asyncio.gather(*groups.tasks))
     assert groups.sizes == [4]
+
+
+async def test_three_that_wait_share_the_commit_of_the_next_change(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever makes the change; all four are durable when it is."""
+    monkeypatch.setattr(receipts, "GATHER_S", 3600.0)
+    tries, groups = await claimed(bench, 4), Groups(bench)
+    await groups.settle(*tries[:3])
+    before = bench.db.commits
+    assert await bench.db.run(held, [tries[3]]) == [True]
+    assert (groups.sizes, bench.db.commits - before) == ([3], 1)
+    assert all(await asyncio.gather(*groups.tasks))
+    for each in tries:
+        assert len(await logged(bench, each)) == 1
 
 
 @pytest.mark.parametrize("how", ["hurry", "one that may not wait", "close", "the time is over"])

@@ -127,6 +127,9 @@ class PostgresDatabase(Database):
         """How many commits wrote something so far."""
         return self._writers.commits
 
+    def when_forming(self, listener: Callable[[], None]) -> None:
+        """Do nothing: changes that come one after the other have connections of their own."""
+
     @property
     def foreign_commits(self) -> int:
         """A number that rises at each look: another process may always have committed.
