@@ -33,6 +33,7 @@ from gateway.store.account_turns import account_holder
 from gateway.store.database import Row, Tx
 from gateway.store.executions import executions_of
 from gateway.store.pauses import active_pauses
+from gateway.store.payout_lists import list_rows
 from gateway.store.rows import payout_of, to_us
 from gateway.store.state import refuse_unless_accepting
 from gateway.text import reference_key
@@ -156,7 +157,7 @@ async def list_payouts(request: Request) -> Response:
     if "cursor" in request.query_params:
         at, after = decode(request, request.query_params["cursor"], filters, (int, str))
         conditions |= {"after_at": at, "after_id": after}
-    found = await context.db.scan(rows.list_rows, conditions, limit + 1)
+    found = await context.db.scan(list_rows, conditions, limit + 1)
     page = found[:limit]
     more = len(found) > limit
     cursor = encode(request, [page[-1]["created_at"], page[-1]["id"]], filters) if more else None

@@ -13,7 +13,8 @@ from pydantic_core import to_json
 
 from gateway.api import shown
 from gateway.api.shown import ShownPayouts, payout_answer
-from gateway.store.payouts import list_payouts, payout_row
+from gateway.store.payout_lists import list_payouts
+from gateway.store.payouts import payout_row
 from gateway.store.rows import payout_of
 from gateway.views import payout_with_tracking
 from tests.api.conftest import WALLET, Api
