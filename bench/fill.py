@@ -20,6 +20,7 @@ from harness import Failed
 
 from gateway.store import payouts as payout_rows
 from gateway.store.database import Database, Tx
+from gateway.store.payout_lists import list_payouts
 
 _SPREAD_US = 10 * 86_400 * 1_000_000
 #: Beyond the end of any run: an open payout's next look.
@@ -181,7 +182,7 @@ async def _verify(database: Path, sampled: list[str], count: int, *, still_open:
                 key = (ref["custodian"], ref["kind"], ref["value"])
                 assert await payout_rows.payout_of_ref(tx, *key) == payout_id
         assert not await payout_rows.unowned_payouts(tx, 10)
-        listed = await payout_rows.list_payouts(tx, {"org": "acme", "mode": "live"}, _PAGE)
+        listed = await list_payouts(tx, {"org": "acme", "mode": "live"}, _PAGE)
         assert len(listed) == _PAGE
 
     async with Database(database, untouched=True) as db:

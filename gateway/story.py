@@ -11,6 +11,7 @@ from gateway.store import evidence as stored
 from gateway.store import payouts as rows
 from gateway.store.account_turns import account_holder
 from gateway.store.database import Row, Tx
+from gateway.store.payout_lists import list_payouts
 from gateway.store.quotes import decision_of
 from gateway.store.rows import from_us, payout_of
 from gateway.views import payout_json
@@ -127,7 +128,7 @@ async def needing_attention(tx: Tx, limit: int) -> list[dict[str, Any]]:
     """Return the operator's list, newest first, outcomes that are unknown now included."""
     found = [_times(each, *_NOTED) for each in await rows.attention_list(tx, limit)]
     told = {each["payout_id"] for each in found}
-    unknown = await rows.list_payouts(tx, {"sub_status": "outcome_unknown"}, limit)
+    unknown = await list_payouts(tx, {"sub_status": "outcome_unknown"}, limit)
     found += [
         {
             "payout_id": payout.id,

@@ -23,6 +23,7 @@ from gateway.model import Attention
 from gateway.states import Kind
 from gateway.store import payouts as rows
 from gateway.store.database import Row
+from gateway.store.payout_lists import list_payouts
 from gateway.store.state import state_row
 from tests.execution.conftest import Bench, bench, capabilities, empty_database
 from tests.statements import counted
@@ -282,7 +283,7 @@ async def test_lists_need_one_statement(bench: Bench) -> None:
     """However many payouts there are, each with its whole history."""
     for number in range(5):
         await submitted(bench, Ref("transfer", str(number)))
-    found, texts = await counted(bench.db, rows.list_payouts, {"org": "acme-org"}, 10)
+    found, texts = await counted(bench.db, list_payouts, {"org": "acme-org"}, 10)
     assert len(texts) == 1
     assert [len(each.timeline) for each in found] == [2] * 5
 

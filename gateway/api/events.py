@@ -37,14 +37,14 @@ async def list_events(request: Request) -> Response:
         after = await context.db.read(rows.newest_position, caller.org, caller.mode)
     if "cursor" in request.query_params:
         after = int(decode(request, request.query_params["cursor"], filters, (int,))[0])
-    found = await context.db.read_page(
-        rows.feed, caller.org, caller.mode, after, limit + 1, filters
+    page, goes_on = await context.db.read_page(
+        rows.feed, caller.org, caller.mode, after, limit, filters
     )
-    page, more = found[:limit], len(found) > limit
-    cursor = encode(request, [page[-1]["position"] if page else after], filters)
+    last = page[-1]["position"] if page else after
+    cursor = encode(request, [last if goes_on is None else goes_on], filters)
     # The frozen bytes are sent as they are: the feed says exactly what the webhook said.
     data = b",".join(_body(row) for row in page)
-    tail = json.dumps({"next_cursor": cursor, "has_more": more})[1:].encode()
+    tail = json.dumps({"next_cursor": cursor, "has_more": goes_on is not None})[1:].encode()
     return Response(b'{"data":[' + data + b"]," + tail, media_type="application/json")
 
 

@@ -34,6 +34,7 @@ from gateway.store.account_turns import account_holder
 from gateway.store.database import Row, Tx
 from gateway.store.executions import executions_of
 from gateway.store.pauses import active_pauses
+from gateway.store.payout_lists import list_rows
 from gateway.store.rows import payout_of, to_us
 from gateway.store.state import refuse_unless_accepting
 from gateway.text import reference_key
@@ -156,7 +157,7 @@ async def list_payouts(request: Request) -> Response:
     if "cursor" in given:
         at, after = decode(request, given["cursor"], filters, (int, str))
         conditions |= {"after_at": at, "after_id": after}
-    found = await context.db.read_page(rows.list_rows, conditions, limit + 1)
+    found = await context.db.read_page(list_rows, conditions, limit + 1)
     page = found[:limit]
     more = len(found) > limit
     cursor = encode(request, [page[-1]["created_at"], page[-1]["id"]], filters) if more else None

@@ -73,7 +73,7 @@ def list_(  # noqa: PLR0913 - one argument per option
     as_json: JsonOption = False,
 ) -> None:
     """List payouts, newest first."""
-    from gateway.store.payouts import list_payouts
+    from gateway.store.payout_lists import list_payouts
     from gateway.story import needing_attention
 
     if attention and (status or org):

@@ -30,7 +30,7 @@ from gateway.store.attention import attention_page
 from gateway.store.database import Tx
 from gateway.store.overview import search, waiting
 from gateway.store.pauses import active_pauses
-from gateway.store.payouts import list_payouts
+from gateway.store.payout_lists import list_payouts
 from gateway.store.rows import from_us, maybe_from_us, to_us
 from gateway.store.users import user_by_name
 from gateway.story import tell

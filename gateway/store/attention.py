@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import and_, bindparam, exists, or_, select, update
+from sqlalchemy import and_, bindparam, exists, func, or_, select, update
 
 from gateway.model import Attention
 from gateway.store.database import Query, Row, Tx, listed
@@ -135,8 +135,9 @@ def _acknowledge(*, one: bool) -> Query:
 
 _FILTERS = {
     "code": attention.c.code == bindparam("code"),
-    "org": payouts.c.org == bindparam("org"),
-    "mode": payouts.c.mode == bindparam("mode"),
+    # Not the bare columns: by their index every payout of the org would be read, and few are on the list.
+    "org": func.coalesce(payouts.c.org, "") == bindparam("org"),
+    "mode": func.coalesce(payouts.c.mode, "") == bindparam("mode"),
     "open": _OPEN,
 }
 

@@ -70,18 +70,31 @@ _FEED_FILTERS = {
     "type": events.c.type == bindparam("type"),
     "payout_id": events.c.payout_id == bindparam("payout_id"),
 }
+_OF_ORG = (events.c.org == bindparam("org"), events.c.mode == bindparam("mode"))
+#: By the index of the payout, and not by that of the org, which has every event that there ever was.
+_OF_ORG_TOO = (
+    func.coalesce(events.c.org, "") == bindparam("org"),
+    func.coalesce(events.c.mode, "") == bindparam("mode"),
+)
+_AFTER = events.c.position > bindparam("after")
+#: Events of an org that are passed over for one page, at most.
+_PASSED = 5000
+_END_OF_PASS = Query(
+    select(events.c.position)
+    .where(*_OF_ORG, _AFTER)
+    .order_by(events.c.position)
+    .limit(1)
+    .offset(bindparam("passed"))
+)
 
 
 @lru_cache(maxsize=8)
-def _feed(names: tuple[str, ...]) -> Query:
+def _feed(names: tuple[str, ...], *, bounded: bool) -> Query:
+    bounds = (events.c.position <= bindparam("end"),) if bounded else ()
+    org = _OF_ORG_TOO if "payout_id" in names else _OF_ORG
     return Query(
         select(events)
-        .where(
-            events.c.org == bindparam("org"),
-            events.c.mode == bindparam("mode"),
-            events.c.position > bindparam("after"),
-            *(_FEED_FILTERS[name] for name in names),
-        )
+        .where(*org, _AFTER, *bounds, *(_FEED_FILTERS[name] for name in names))
         .order_by(events.c.position)
         .limit(bindparam("limit"))
     )
@@ -89,11 +102,25 @@ def _feed(names: tuple[str, ...]) -> Query:
 
 async def feed(  # noqa: PLR0913 - the cursor and its scope
     tx: Tx, org: str, mode: str, after: int, limit: int, filters: Mapping[str, str]
-) -> list[Row]:
-    """Return an org's events after a position, oldest first. Filters: `type`, `payout_id`."""
-    return await tx.all(
-        _feed(tuple(sorted(filters))), org=org, mode=mode, after=after, limit=limit, **filters
+) -> tuple[list[Row], int | None]:
+    """Return an org's events after a position, oldest first, and where the list goes on. Filters: `type`, `payout_id`.
+
+    Where it goes on is None if these are all. With a type there may be fewer events than `limit`, and even
+    none, although it goes on: a type may be rare, and a page passes over a bounded number of others.
+    """
+    values = {"org": org, "mode": mode, "after": after}
+    end = None
+    if "type" in filters and "payout_id" not in filters:
+        found = await tx.one(_END_OF_PASS, **values, passed=_PASSED - 1)
+        end = None if found is None else int(found["position"])
+    names = tuple(sorted(filters))
+    bound = {} if end is None else {"end": end}
+    rows = await tx.all(
+        _feed(names, bounded=end is not None), **values, **bound, **filters, limit=limit + 1
     )
+    if len(rows) > limit:
+        return rows[:limit], int(rows[limit - 1]["position"])
+    return rows, end
 
 
 _RANGE = Query(

@@ -11,7 +11,8 @@ from sqlalchemy import and_, bindparam, case, func, or_, select, tuple_
 
 from gateway.model import Payout
 from gateway.store.database import Query, Row, Tx, listed
-from gateway.store.payouts import SEEN, payout_of_ref
+from gateway.store.payout_lists import SEEN
+from gateway.store.payouts import payout_of_ref
 from gateway.store.rows import payout_of
 from gateway.store.schema import (
     api_keys,
@@ -92,7 +93,14 @@ _LAGS = Query(
 _OPEN_ATTENTION = Query(
     select(attention.c.payout_id)
     .join(payouts, payouts.c.id == attention.c.payout_id)
-    .where(and_(attention.c.closed_at.is_(None), _OF_ORG))
+    .where(
+        and_(
+            attention.c.closed_at.is_(None),
+            # Not the bare columns: by their index every payout of the org would be read.
+            func.coalesce(payouts.c.org, "") == bindparam("org"),
+            func.coalesce(payouts.c.mode, "") == bindparam("mode"),
+        )
+    )
     .limit(bindparam("limit"))
 )
 #: The kinds of ids that there are, one after the other: an id is looked up by its whole key then. An index of

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
@@ -33,7 +32,6 @@ from gateway.store.later import write_changes
 from gateway.store.rows import payout_of, to_json
 from gateway.store.schema import (
     attention,
-    batches,
     execution_items,
     inbox_refs,
     payout_hashes,
@@ -245,50 +243,6 @@ async def find_payout(tx: Tx, payout_id: str) -> Payout | None:
     """Return a payout."""
     row = await payout_row(tx, payout_id)
     return None if row is None else payout_of(row)
-
-
-#: A batch that is being loaded is not there yet.
-SEEN = or_(
-    payouts.c.batch_id.is_(None),
-    exists().where(and_(batches.c.id == payouts.c.batch_id, batches.c.state != "loading")),
-)
-#: Filters of the list, each a condition on a bound value.
-_FILTERS = {
-    "external_ref": payouts.c.external_ref == bindparam("external_ref"),
-    "status": payouts.c.status == bindparam("status"),
-    "custodian": payouts.c.custodian == bindparam("custodian"),
-    "reference_key": payouts.c.reference_key == bindparam("reference_key"),
-    "sub_status": payouts.c.sub_status == bindparam("sub_status"),
-    "from": payouts.c.created_at >= bindparam("from"),
-    "to": payouts.c.created_at <= bindparam("to"),
-    "org": payouts.c.org == bindparam("org"),
-    "mode": payouts.c.mode == bindparam("mode"),
-    "after_at": or_(
-        payouts.c.created_at < bindparam("after_at"),
-        and_(payouts.c.created_at == bindparam("after_at"), payouts.c.id < bindparam("after_id")),
-    ),
-}
-
-
-@lru_cache(maxsize=256)
-def _list_query(names: tuple[str, ...]) -> Query:
-    return Query(
-        select(payouts)
-        .where(*(_FILTERS[name] for name in names), SEEN)
-        .order_by(payouts.c.created_at.desc(), payouts.c.id.desc())
-        .limit(bindparam("limit"))
-    )
-
-
-async def list_rows(tx: Tx, filters: Mapping[str, Any], limit: int) -> list[Row]:
-    """Return rows of payouts, newest first; as `list_payouts` does."""
-    names = tuple(sorted(name for name in filters if name in _FILTERS))
-    return await tx.all(_list_query(names), **filters, limit=limit)
-
-
-async def list_payouts(tx: Tx, filters: Mapping[str, Any], limit: int) -> list[Payout]:
-    """Return payouts, newest first. `filters`: names of `_FILTERS`, with `after_id` beside `after_at`."""
-    return [payout_of(row) for row in await list_rows(tx, filters, limit)]
 
 
 @lru_cache(maxsize=256)

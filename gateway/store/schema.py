@@ -138,6 +138,8 @@ Index(
 
 #: As text: SQLite uses an index on a part of a table where a query says the same.
 OPEN = "status = 'pending' OR status = 'broadcast'"
+FAILED = "status = 'failed'"
+_LISTED = ("org", "mode", "created_at", "id")
 
 #: Payouts: one row each, the truth about its status.
 payouts = Table(
@@ -180,9 +182,20 @@ payouts = Table(
     #: what came back after it was delivered: the sum of its `payout_returns`
     Column("returned_amount", Text),
     Index("ix_payouts_batch", "batch_id", "batch_position"),
-    Index("ix_payouts_org_mode_created", "org", "mode", "created_at", "id"),
-    Index("ix_payouts_org_mode_external_ref", "org", "mode", "external_ref"),
-    Index("ix_payouts_org_mode_reference_key", "org", "mode", "reference_key"),
+    # Of each filter of the list, in the list's order: a page is read from the place where it begins.
+    Index("ix_payouts_org_mode_created", *_LISTED),
+    Index("ix_payouts_org_mode_custodian", "org", "mode", "custodian", "created_at", "id"),
+    Index("ix_payouts_org_mode_external_ref", "org", "mode", "external_ref", "created_at", "id"),
+    Index("ix_payouts_org_mode_reference_key", "org", "mode", "reference_key", "created_at", "id"),
+    Index(
+        "ix_payouts_org_mode_open", *_LISTED, sqlite_where=text(OPEN), postgresql_where=text(OPEN)
+    ),
+    Index(
+        "ix_payouts_org_mode_failed",
+        *_LISTED,
+        sqlite_where=text(FAILED),
+        postgresql_where=text(FAILED),
+    ),
     # Of open payouts alone. SQLite would take an index on every status for "delivered", too, and read nearly
     # all payouts by it.
     Index("ix_payouts_status", "status", sqlite_where=text(OPEN)),

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from gateway.adapter import Failure, FailureCode, FundsMoved, Report, SubStatus
+from gateway.model import Status
+from gateway.store import events
 from tests.api.conftest import Api
 
 
@@ -226,6 +228,49 @@ async def test_the_feed_heals_a_gap(api: Api) -> None:
     _, only = await api.call("GET", f"/events?type=payout.failed&payout_id={payout['id']}")
     assert [each["id"] for each in only["data"]] == [events[2]["id"]]
     assert (await api.problem("GET", "/events?type=payout.lost"))["code"] == "invalid_request"
+
+
+@pytest.mark.parametrize("passed", [1, 2, 3, 5])
+async def test_a_rare_type_is_found_page_by_page(
+    api: Api, passed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page passes over few events of other types; a reader that goes on misses nothing."""
+    monkeypatch.setattr(events, "_PASSED", passed)
+    wanted = []
+    for number in range(6):
+        payout = await api.pay()
+        if number in {1, 2, 4}:
+            report = Report(SubStatus.BROADCAST, "SENT")
+            await api.context.db.run(api.context.payouts.apply, payout["id"], report)
+            wanted.append(payout["id"])
+    found, pages, more, cursor = [], 0, True, ""
+    while more:
+        _, page = await api.call("GET", f"/events?type=payout.broadcast&limit=2{cursor}")
+        found += [each["data"]["id"] for each in page["data"]]
+        more, cursor, pages = page["has_more"], f"&cursor={page['next_cursor']}", pages + 1
+    assert found == wanted
+    assert pages >= 9 // passed
+    _, page = await api.call("GET", f"/events?type=payout.broadcast{cursor}")
+    assert (page["data"], page["has_more"]) == ([], False)
+
+
+@pytest.mark.parametrize("sub_status", ["rejected", "submitted", "outcome_unknown", "delivered"])
+async def test_filters_that_exclude_each_other_find_nothing(api: Api, sub_status: str) -> None:
+    """No payout has both; and each finds what has one of them."""
+    payout = await api.pay()
+    news = [SubStatus.SUBMITTED, SubStatus(sub_status)]
+    failure = Failure(code=FailureCode.POLICY_REJECTED, message="no", funds_moved=FundsMoved.NO)
+    for each in news:
+        report = Report(each, each.upper(), failure=failure if each == "rejected" else None)
+        await api.context.db.run(api.context.payouts.apply, payout["id"], report)
+    _, shown = await api.call("GET", f"/payouts/{payout['id']}")
+    assert shown["sub_status"] == sub_status
+    for status in Status:
+        _, page = await api.call("GET", f"/payouts?status={status}&sub_status={sub_status}")
+        expected = [payout["id"]] if status == shown["status"] else []
+        assert [each["id"] for each in page["data"]] == expected
+    _, page = await api.call("GET", f"/payouts?sub_status={sub_status}&custodian=acme_eu")
+    assert [each["id"] for each in page["data"]] == [payout["id"]]
 
 
 async def test_custodians_are_listed(api: Api) -> None:

@@ -14,7 +14,8 @@ from starlette.responses import Response
 
 from gateway.api import shown
 from gateway.api.shown import PayoutResponse, ShownPayouts, payout_answer
-from gateway.store.payouts import list_payouts, payout_row
+from gateway.store.payout_lists import list_payouts
+from gateway.store.payouts import payout_row
 from gateway.store.rows import payout_of
 from gateway.views import payout_with_tracking
 from tests.api.conftest import WALLET, Api

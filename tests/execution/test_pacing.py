@@ -43,6 +43,7 @@ from gateway.planning import QuoteRequest
 from gateway.runtime import Ids, offload
 from gateway.store import payouts as payout_rows
 from gateway.store.database import Tx
+from gateway.store.payout_lists import list_payouts
 from tests.clock import SetClock
 from tests.execution.conftest import LEASE_S, Bench
 
@@ -170,7 +171,7 @@ class Place:
 
 
 async def _delivered(tx: Tx) -> int:
-    return len(await payout_rows.list_payouts(tx, {"status": "delivered"}, 2000))
+    return len(await list_payouts(tx, {"status": "delivered"}, 2000))
 
 
 async def _attention(tx: Tx) -> list[str]:

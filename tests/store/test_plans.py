@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import sqlite3
+from itertools import combinations
 from pathlib import Path
 
 import pytest
 
 from gateway.model import Status
 from gateway.store import (
+    attention,
     batches,
     deliveries,
     durations,
@@ -19,6 +21,7 @@ from gateway.store import (
     funds,
     inbox,
     overview,
+    payout_lists,
     payouts,
     quotes,
     receipts,
@@ -58,6 +61,7 @@ def db(path: Path) -> sqlite3.Connection:
         pytest.param(inbox._STILL_OLD[True], ["(custodian=? AND dedup_key=?)"]),
         pytest.param(inbox._DROPS[0], ["ix_inbox_refs_webhook (custodian=? AND dedup_key=?)"]),
         pytest.param(overview._TOLD, ["ix_payouts_org_mode_created (org=? AND mode=?"]),
+        pytest.param(overview._OPEN_ATTENTION, ["payouts", "(id=?)"]),
         pytest.param(overview._WAITING, ["ix_payouts_status (status=?)"]),
         pytest.param(overview._LAGS, ["ix_events_org_mode_position (org=? AND mode=?"]),
         pytest.param(overview._NEXT_KIND, ["refs USING COVERING INDEX", "(custodian,kind)>(?,?)"]),
@@ -105,6 +109,15 @@ def db(path: Path) -> sqlite3.Connection:
         pytest.param(deliveries._LOG_OF_ENDPOINT, ["(endpoint_id=? AND started_at<?)"]),
         pytest.param(deliveries._LOG_OF_EVENT, ["delivery_attempts_1 (position=?)"]),
         pytest.param(events._RANGE, [_DELIVERY]),
+        pytest.param(events._END_OF_PASS, ["COVERING INDEX ix_events_org_mode_position"]),
+        pytest.param(events._feed(("payout_id",), bounded=False), ["(payout_id=?)"]),
+        pytest.param(events._feed(("payout_id", "type"), bounded=False), ["(payout_id=?)"]),
+        pytest.param(
+            events._feed(("type",), bounded=True),
+            ["(org=? AND mode=? AND position>? AND position<?)"],
+        ),
+        pytest.param(attention._page(("code", "mode", "open", "org")), ["payouts", "(id=?)"]),
+        pytest.param(attention._page(("mode", "open", "org")), ["payouts", "(id=?)"]),
         pytest.param(receipts._SETTLE, [_DELIVERY]),
     ],
 )
@@ -121,5 +134,33 @@ def test_it_searches_by_a_key(db: sqlite3.Connection, query: Query, wanted: list
     assert not [
         step
         for step in scanned
-        if not re.search(r"VIRTUAL TABLE|SCAN endpoints|ix_inbox_new|SCAN counted", step)
+        if not re.search(
+            r"VIRTUAL TABLE|SCAN endpoints|ix_inbox_new|ix_attention_open|SCAN counted", step
+        )
     ], plan
+
+
+_OTHER_FILTERS = ("after_at", "custodian", "from", "status", "sub_status", "to")
+
+
+@pytest.mark.parametrize("reference", [(), ("external_ref",), ("reference_key",)])
+def test_a_page_of_the_list_is_read_in_its_order(
+    db: sqlite3.Connection, reference: tuple[str, ...]
+) -> None:
+    """With any filters: from the index of the rarest one, and nothing is sorted."""
+    for count in range(len(_OTHER_FILTERS) + 1):
+        for others in combinations(_OTHER_FILTERS, count):
+            for part in (
+                ("open", "failed", None) if {"status", "sub_status"} & {*others} else (None,)
+            ):
+                names = tuple(sorted(("org", "mode", *reference, *others)))
+                text, fixed = payout_lists._list_query(names, part).compiled()
+                values = dict.fromkeys(re.findall(r":(\w+)", text), 1) | fixed
+                first, *rest = (
+                    str(row[3]) for row in db.execute("EXPLAIN QUERY PLAN " + text, values)
+                )
+                custodian = "custodian" if "custodian" in others else None
+                by = reference[0] if reference else part or custodian or "created"
+                assert f"INDEX ix_payouts_org_mode_{by} (org=? AND mode=?" in first, (names, part)
+                assert not [step for step in rest if "TEMP" in step], (names, part)
+    db.close()

@@ -79,7 +79,7 @@ async def _followed(
             while True:
                 ending = done.is_set()
                 after = by_feed[-1] if by_feed else 0
-                rows = await reader.read(feed, "acme", "live", after, 3, {})
+                rows, _ = await reader.read(feed, "acme", "live", after, 3, {})
                 by_feed.extend(row["position"] for row in rows)
                 if ending and not rows:
                     return

@@ -162,7 +162,7 @@ async def test_events_over_the_border_of_months(server: Server) -> None:
             DECEMBER.first,
             DECEMBER.end,
         ]
-        rows = await db.read(feed, "acme", "live", 0, 10, {})
+        rows, _ = await db.read(feed, "acme", "live", 0, 10, {})
         assert [row["position"] for row in rows] == [before, *told]
     places = [row["place"] for row in postgres.execute(server.url, _PLACES)]
     assert places == [
