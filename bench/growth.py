@@ -23,6 +23,8 @@ _TEMPLATES = 60
 _CALLERS = 16
 #: Of the calls that only read: a part of 40 pages takes 10 ms, and 4 such parts differ by half from run to run.
 _READ_PARTS = 16
+#: Filters of the list that find nothing: each payout that is stored would be looked at if none had an index.
+_RARE = ("status=failed", "external_ref=nobody", "reference=nothing", "sub_status=outcome_unknown")
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Costs:
     accept_ms: float
     read_ms: float
     list_ms: float
+    filtered_ms: float
     payout_ms: float
     statements: float
     start_s: float
@@ -42,7 +45,7 @@ def costs(stack: Stack, database: Path, ids: Sequence[str], count: int) -> Costs
     with stack.gateway(database) as gateway:
         ours(stack, gateway, 40)
 
-        async def calls() -> tuple[float, float, float]:
+        async def calls() -> tuple[float, float, float, float]:
             http, process = gateway.http(), gateway.process
 
             async def one(number: int) -> None:
@@ -51,10 +54,15 @@ def costs(stack: Stack, database: Path, ids: Sequence[str], count: int) -> Costs
             async def page(_: int) -> None:
                 await http.call("GET", "/payouts?limit=20")
 
+            async def rare(number: int) -> None:
+                await http.call("GET", f"/payouts?{_RARE[number % len(_RARE)]}")
+
             await closed_loop(_CALLERS, count, one)
             read_ = await cost(process, _CALLERS, 16 * count, one, _READ_PARTS)
             await closed_loop(_CALLERS, count, page)
             list_ = await cost(process, _CALLERS, 8 * count, page, _READ_PARTS)
+            await closed_loop(_CALLERS, count, rare)
+            filtered = await cost(process, _CALLERS, 8 * count, rare, _READ_PARTS)
             quotes = iter(await make_quotes(http, 2 * count))
 
             async def take(_: int) -> None:
@@ -66,14 +74,16 @@ def costs(stack: Stack, database: Path, ids: Sequence[str], count: int) -> Costs
             accepted = await cost(process, _CALLERS, count, take)
             stack.twin.resume()
             http.close()
-            return read_.cpu_ms, list_.cpu_ms, accepted.cpu_ms
+            return read_.cpu_ms, list_.cpu_ms, filtered.cpu_ms, accepted.cpu_ms
 
-        read_ms, list_ms, accept_ms = uvloop.run(calls())
+        read_ms, list_ms, filtered_ms, accept_ms = uvloop.run(calls())
         wait_until(lambda: not gateway.unsettled(), "what was accepted")
         runs = [ours(stack, gateway, count // 2) for _ in range(3)]
         statements = sum(each.statements for each in runs) / sum(each.count for each in runs)
         payout_ms = min(each.cpu_ms for each in runs)
-        return Costs(accept_ms, read_ms, list_ms, payout_ms, statements, gateway.start_s)
+        return Costs(
+            accept_ms, read_ms, list_ms, filtered_ms, payout_ms, statements, gateway.start_s
+        )
 
 
 def pay_and_leave(gateway: Gateway) -> None:
@@ -118,6 +128,7 @@ def measure(quick: bool, million: bool = False) -> Result:  # noqa: FBT001, FBT0
             ("acceptance", each.accept_ms, few.accept_ms),
             ("payout read", each.read_ms, few.read_ms),
             ("page of the list", each.list_ms, few.list_ms),
+            ("page of a filter that finds nothing", each.filtered_ms, few.filtered_ms),
             ("payout, end to end", each.payout_ms, few.payout_ms),
         ):
             result.add(f"CPU per {what}, {name}", "ms", "lower", now, then, target="≤ 1.2")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import and_, bindparam, case, func, or_, select, tuple_
+from sqlalchemy import and_, bindparam, case, func, or_, select, text, tuple_
 
 from gateway.model import Payout
 from gateway.store.database import Query, Row, Tx, listed
@@ -15,6 +15,7 @@ from gateway.store.payout_lists import SEEN
 from gateway.store.payouts import payout_of_ref
 from gateway.store.rows import payout_of
 from gateway.store.schema import (
+    HELD,
     api_keys,
     attention,
     audit_log,
@@ -54,18 +55,10 @@ _TOLD = Query(
     .order_by(payouts.c.created_at.desc(), payouts.c.id.desc())
     .limit(bindparam("limit"))
 )
-#: Found by the index on the status: those that have not ended are few. Not the bare columns of the org:
-#: by their index every payout that there ever was would be looked at.
 _WAITING = Query(
     select(payouts)
-    .where(
-        and_(
-            or_(payouts.c.status == "pending", payouts.c.status == "broadcast"),
-            func.coalesce(payouts.c.org, "") == bindparam("org"),
-            func.coalesce(payouts.c.mode, "") == bindparam("mode"),
-            payouts.c.sub_status == bindparam("sub_status"),
-        )
-    )
+    # The words of the index, which few payouts are in.
+    .where(and_(_OF_ORG, payouts.c.sub_status == bindparam("sub_status"), text(HELD)))
     .order_by(payouts.c.updated_at)
     .limit(bindparam("limit"))
 )
@@ -162,7 +155,7 @@ async def told_page(  # noqa: PLR0913 - the span and where to go on
 
 
 async def waiting(tx: Tx, org: str, mode: str, sub_status: str, limit: int) -> list[Payout]:
-    """Return open payouts with a sub-status, those that have waited longest first."""
+    """Return payouts that wait with a sub-status of `schema.HELD`, those that have waited longest first."""
     found = await tx.all(_WAITING, org=org, mode=mode, sub_status=sub_status, limit=limit)
     return [payout_of(row) for row in found]
 

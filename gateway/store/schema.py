@@ -139,6 +139,7 @@ Index(
 #: As text: SQLite uses an index on a part of a table where a query says the same.
 OPEN = "status = 'pending' OR status = 'broadcast'"
 FAILED = "status = 'failed'"
+HELD = "sub_status IN ('awaiting_approval', 'awaiting_funds', 'outcome_unknown', 'requires_action')"
 _LISTED = ("org", "mode", "created_at", "id")
 
 #: Payouts: one row each, the truth about its status.
@@ -195,6 +196,17 @@ payouts = Table(
         *_LISTED,
         sqlite_where=text(FAILED),
         postgresql_where=text(FAILED),
+    ),
+    # Few payouts come to these, so it costs the others nothing.
+    Index(
+        "ix_payouts_org_mode_held",
+        "org",
+        "mode",
+        "sub_status",
+        "created_at",
+        "id",
+        sqlite_where=text(HELD),
+        postgresql_where=text(HELD),
     ),
     # Of open payouts alone. SQLite would take an index on every status for "delivered", too, and read nearly
     # all payouts by it.

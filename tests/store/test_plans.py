@@ -62,7 +62,9 @@ def db(path: Path) -> sqlite3.Connection:
         pytest.param(inbox._DROPS[0], ["ix_inbox_refs_webhook (custodian=? AND dedup_key=?)"]),
         pytest.param(overview._TOLD, ["ix_payouts_org_mode_created (org=? AND mode=?"]),
         pytest.param(overview._OPEN_ATTENTION, ["payouts", "(id=?)"]),
-        pytest.param(overview._WAITING, ["ix_payouts_status (status=?)"]),
+        pytest.param(
+            overview._WAITING, ["ix_payouts_org_mode_held (org=? AND mode=? AND sub_status=?)"]
+        ),
         pytest.param(overview._LAGS, ["ix_events_org_mode_position (org=? AND mode=?"]),
         pytest.param(overview._NEXT_KIND, ["refs USING COVERING INDEX", "(custodian,kind)>(?,?)"]),
         pytest.param(overview._BY_HASH, ["(tx_hash=?)"]),

@@ -12,6 +12,9 @@ depends_on = None
 
 _OPEN = "status = 'pending' OR status = 'broadcast'"
 _FAILED = "status = 'failed'"
+_HELD = (
+    "sub_status IN ('awaiting_approval', 'awaiting_funds', 'outcome_unknown', 'requires_action')"
+)
 
 
 def upgrade() -> None:
@@ -21,12 +24,16 @@ def upgrade() -> None:
     for column in ("external_ref", "reference_key"):
         op.drop_index(f"ix_payouts_org_mode_{column}", "payouts")
         op.create_index(f"ix_payouts_org_mode_{column}", "payouts", [*begin, column, *end])
-    for name, of in (("open", _OPEN), ("failed", _FAILED)):
+    for name, columns, of in (
+        ("open", [*begin, *end], _OPEN),
+        ("failed", [*begin, *end], _FAILED),
+        ("held", [*begin, "sub_status", *end], _HELD),
+    ):
         where = sa.text(of)
         op.create_index(
             f"ix_payouts_org_mode_{name}",
             "payouts",
-            [*begin, *end],
+            columns,
             sqlite_where=where,
             postgresql_where=where,
         )
