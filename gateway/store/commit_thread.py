@@ -34,8 +34,10 @@ class CommitThread:
             raise RuntimeError("the thread of commits has ended")
         if self._thread is None:
             # A daemon: a process that never closes its store can end. Whoever closes it waits.
-            self._thread = threading.Thread(target=self._run, name="store-commit", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="store-commit", daemon=True)
+            # Kept only once it runs: work for a thread that could not be started would wait for ever.
+            thread.start()
+            self._thread = thread
         self._work.put(work)
 
     def close(self) -> None:

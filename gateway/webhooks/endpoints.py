@@ -43,6 +43,8 @@ class Found:
 
     target: Target
     failing: bool
+    #: deliveries a second, at most
+    rate: int
 
 
 @dataclass(frozen=True)
@@ -279,7 +281,7 @@ class Endpoints:
             sensitive=frozenset(sealed),
             org=row["org"],
         )
-        return Found(target, row["failing_since"] is not None)
+        return Found(target, row["failing_since"] is not None, row["rate_limit_per_second"])
 
     async def public_keys(self, tx: Tx, endpoint_id: str) -> list[str]:
         """Return the Ed25519 keys that sign for an endpoint, for any caller; none if it has none."""

@@ -217,6 +217,12 @@ class FairQueue:
                 found.append(queue.endpoint_id)
         return found
 
+    def set_rate(self, endpoint_id: str, rate: float) -> None:
+        """Take over the rate of an endpoint as it was read: nothing of it may be due for a long time."""
+        queue = self._queues.get(endpoint_id)
+        if queue is not None:
+            queue.rate = rate
+
     def release(self, endpoint_ids: Sequence[str], count: int) -> None:
         """Give back what was reserved, once for each `reserve`."""
         for endpoint_id in endpoint_ids:

@@ -499,6 +499,8 @@ class Deliveries:
         if found is None or isinstance(found, SetAside):
             self._known.pop(endpoint_id, None)
             return None
+        # What is handed over is never looked for in the store, where the rate is read as well.
+        self._queue.set_rate(endpoint_id, found.rate)
         if len(self._known) > 10 * self._settings.in_flight:
             self._known.clear()
         known = _Known(found.target, found.failing, now, foreign_commits)

@@ -63,6 +63,24 @@ def test_an_error_does_not_end_the_thread() -> None:
     assert done == ["after"]
 
 
+def test_a_thread_that_cannot_be_started_is_started_by_the_next_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Otherwise its work would wait for ever, and the store could not be closed."""
+    thread, done = CommitThread(), list[str]()
+
+    def fail(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fail)
+        with pytest.raises(RuntimeError, match="can't start"):
+            thread.do(lambda: done.append("first"))
+    thread.do(lambda: done.append("second"))
+    thread.close()
+    assert done == ["second"]
+
+
 def test_what_was_done_is_kept_no_longer() -> None:
     """The changes of a group would stay in memory until the next one."""
     thread, gone, kept = CommitThread(), threading.Event(), threading.Event()

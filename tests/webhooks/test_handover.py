@@ -100,6 +100,24 @@ async def test_what_another_process_changes_of_an_endpoint_is_read_again(bench: 
         assert len(made.tries) == 3
 
 
+async def test_a_lower_rate_holds_for_what_is_handed_over(bench: Bench) -> None:
+    """The rate is read with the endpoint: while every event has room, nothing is looked for in the store."""
+    async with hook() as made, delivering(bench) as deliveries:
+        endpoint = await subscribe(bench, made.url)
+        await proven(bench, deliveries, made.tries)
+        change = EndpointChange(rate_limit_per_second=1)
+        await bench.db.run(deliveries._endpoints.update, bench.caller, endpoint.id, change)
+        # With the first one the rate is read. One more is a second's worth.
+        for number in (2, 3):
+            await bench.db.run(tell, bench)
+            await until(lambda count=number: len(made.tries) == count)  # type: ignore[misc]
+            await quiet(bench)
+        for _ in range(3):
+            await bench.db.run(tell, bench)
+            await asyncio.sleep(0.05)
+        assert len(made.tries) == 3
+
+
 async def test_an_old_secret_ends_with_its_time(bench: Bench) -> None:
     """Nothing is committed when it ends: an endpoint with two secrets is read again once a second."""
     async with hook() as made, delivering(bench) as deliveries:
