@@ -372,6 +372,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self._was_cut = False
         #: whether a packet has told something that may change who may be replaced
         self._is_other = False
+        #: the request that is being answered; those after it wait in `pipeline`
+        self._running: RequestResponseCycle | None = None
         #: an answer that was not taken at once: since when, how much was left, how much was taken since
         self._unread_since: float | None = None
         self._unread = 0
@@ -389,9 +391,14 @@ class LimitedProtocol(HttpToolsProtocol):
             self._refuse(503, "Too many connections.", Closed.TOO_MANY)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the connection."""
+        """Forget the connection, and tell the request that is being answered."""
         self._table.forget(self)
         super().connection_lost(exc)
+        running = self._running
+        if running is not None and not running.response_complete:
+            # uvicorn tells only the newest request. An older one would write to a closed connection, and fail.
+            running.disconnected = True
+            running.message_event.set()
 
     def cut(self, why: Closed) -> None:
         """Close the connection at once, whatever was still to be sent on it."""
@@ -501,6 +508,11 @@ class LimitedProtocol(HttpToolsProtocol):
             # An answer to HEAD has nothing that its head could wait for.
             cycle.send = _Answer(cycle).send
         self._is_other = True
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """Begin to answer a request."""
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
     def on_body(self, body: bytes) -> None:
         """Count what arrives of a body."""
