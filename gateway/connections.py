@@ -6,8 +6,9 @@ listener by a table of its connections:
 - A connection from which the gateway waits for a request costs next to nothing, and can be closed for
   a new one. So can one whose request was refused and whose answer is held back, and one that still
   sends the body of a request that is answered already, or that nobody known has sent: no key was
-  recognised, and a signature or a client secret in the body was not checked yet. The one that waits longest goes where there are too many, in total or of one address. A new
-  connection is refused only where all the others are in the middle of a request.
+  recognised, and a signature or a client secret in the body was not checked yet. So can one where nobody
+  known has sent anything, and the client takes less than 64 KiB of the answer in a second. The
+  one that waits longest goes where there are too many, in total or of one address. A new connection is refused only where all the others are in the middle of a request.
 - A look at all connections once a second finds those that are late: headers, bodies, answers that
   nobody reads. No request pays for a timer.
 """
@@ -50,6 +51,8 @@ _AFTER_THE_ANSWER_S = 2.0
 _DRAIN_S = 5.0
 #: What a client has to take of an answer within `write_s`, or all of it where less is left.
 _LEAST_TAKEN = 64 * 1024
+#: How long that is not met until the connection of a client that nobody knows may be replaced.
+_UNREAD_S = 1.0
 #: Requests that one connection may send ahead. Each of them is kept until those before it are answered.
 _MOST_AHEAD = 8
 #: Files that are no connections of clients: database, log, standard streams, DNS, this listener, spare.
@@ -363,6 +366,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self._body_bytes = 0
         #: whether it is known who sent the newest request
         self._recognised = False
+        #: whether that was known of any request of this connection
+        self._is_known = False
         #: whether the newest request is refused, and its answer is held back
         self._held = False
         #: when the newest request was answered before all of its body had arrived
@@ -372,10 +377,14 @@ class LimitedProtocol(HttpToolsProtocol):
         self._was_cut = False
         #: whether a packet has told something that may change who may be replaced
         self._is_other = False
+        #: the request that is being answered; those after it wait in `pipeline`
+        self._running: RequestResponseCycle | None = None
         #: an answer that was not taken at once: since when, how much was left, how much was taken since
         self._unread_since: float | None = None
         self._unread = 0
         self._taken = 0
+        #: whether the client has taken too little of it for a while
+        self._is_unread = False
 
     # --- Connection -------------------------------------------------------------------------------
 
@@ -389,9 +398,14 @@ class LimitedProtocol(HttpToolsProtocol):
             self._refuse(503, "Too many connections.", Closed.TOO_MANY)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the connection."""
+        """Forget the connection, and tell the request that is being answered."""
         self._table.forget(self)
         super().connection_lost(exc)
+        running = self._running
+        if running is not None and not running.response_complete:
+            # uvicorn tells only the newest request. An older one would write to a closed connection, and fail.
+            running.disconnected = True
+            running.message_event.set()
 
     def cut(self, why: Closed) -> None:
         """Close the connection at once, whatever was still to be sent on it."""
@@ -502,6 +516,11 @@ class LimitedProtocol(HttpToolsProtocol):
             cycle.send = _Answer(cycle).send
         self._is_other = True
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """Begin to answer a request."""
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
     def on_body(self, body: bytes) -> None:
         """Count what arrives of a body."""
         self._body_bytes += len(body)
@@ -529,6 +548,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _recognise(self, scope: Any) -> None:
         """Note that it is known who sent a request: its connection is not replaced any more."""
+        self._is_known = True
         if scope is self.scope:
             self._recognised = True
             if self._part is _Part.BODY:
@@ -550,6 +570,9 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _may_go(self) -> bool:
         """Whether nobody loses anything that was asked for when this connection is closed."""
+        if self._is_unread and not self._is_known:
+            # The answer would keep its place until `write_s`, and requests after it theirs.
+            return True
         if self.pipeline:
             return False
         answered = not self._is_answering()
@@ -609,7 +632,19 @@ class LimitedProtocol(HttpToolsProtocol):
         left = self.transport.get_write_buffer_size()
         if left == 0:
             self._unread_since = None
-            return
+        else:
+            self._count_taken(now, left)
+        waits_s = 0.0 if self._unread_since is None else now - self._unread_since
+        if waits_s > self._limits.write_s:
+            self.cut(Closed.NOT_READ)
+        elif (waits_s >= _UNREAD_S) != self._is_unread:
+            self._is_unread = not self._is_unread
+            if self._is_unread or not self.transport.is_closing():
+                self._take_place()
+            else:
+                self._table.works(self)
+
+    def _count_taken(self, now: float, left: int) -> None:
         if self._unread_since is None:
             self._unread_since, self._taken = now, 0
         elif left < self._unread:
@@ -617,8 +652,6 @@ class LimitedProtocol(HttpToolsProtocol):
         self._unread = left
         if self._taken >= _LEAST_TAKEN:
             self._unread_since, self._taken = now, 0
-        elif now - self._unread_since > self._limits.write_s:
-            self.cut(Closed.NOT_READ)
 
 
 _TOO_LONG = (431, "The headers are too long.", Closed.HEADERS_LONG)

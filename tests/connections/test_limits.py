@@ -50,6 +50,7 @@ class Listener:
         self.config: uvicorn.Config
         self.hold = asyncio.Event()
         self.bodies: list[int] = []
+        self.gone = 0
         self.answered: Callable[[], None] = lambda: None
         self._writers: list[asyncio.StreamWriter] = []
 
@@ -72,6 +73,13 @@ class Listener:
         reader, writer = await self.connect()
         writer.write(request.replace(b"\r\nhost", b"\r\nconnection: close\r\nhost"))
         return await all_of(reader)
+
+    async def stream(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer nothing until the client is gone."""
+        del scope, send
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self.gone += 1
 
     async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer `/small` at once, `/big` with 8 MB, `/body` what it read; the others when it is told to."""
@@ -476,6 +484,19 @@ async def test_requests_sent_ahead_are_limited() -> None:
         reader, writer = await made.connect()
         writer.write(GET * 5)
         assert (await reader.readexactly(400)).count(b"200 OK") >= 3
+
+
+@pytest.mark.parametrize(("requests", "more"), [(1, b"no HTTP"), (2, b"no HTTP"), (12, b"")])
+async def test_the_request_under_way_hears_that_its_connection_was_cut(
+    requests: int, more: bytes
+) -> None:
+    """Also one that is not the newest: it would go on, and write to a connection that is closed."""
+    async with listening() as made:
+        made.config.loaded_app = made.stream
+        _, writer = await made.connect()
+        writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n" * requests + more + b"\r\n\r\n")
+        await until(lambda: made.gone == 1)
+        assert not made.table
 
 
 @pytest.mark.parametrize(
