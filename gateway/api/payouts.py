@@ -185,10 +185,15 @@ def _conditions(filters: dict[str, str], caller: Caller) -> dict[str, object]:
 
 
 def _time(name: str, text: str) -> int:
+    """Return the first microsecond of the millisecond that is meant; for `to` the last one.
+
+    Times are shown to the millisecond, so a payout is found by the time that it shows.
+    """
     try:
         at = datetime.fromisoformat(text.replace(" ", "+"))
         # A time without a zone cannot be compared, which the subtraction refuses with TypeError.
-        return max(0, min(to_us(at), 2**62))
+        begin = max(0, to_us(at)) // 1000 * 1000
+        return begin + 999 if name == "to" else begin
     except (ValueError, OverflowError, TypeError):
         raise query_fault(
             name, "is an RFC 3339 time with a zone, such as 2026-03-02T10:00:00Z"

@@ -196,6 +196,11 @@ class Database:
         return self._writer.foreign_commits
 
     @property
+    def counts_foreign_commits(self) -> bool:
+        """Whether `foreign_commits` rises with commits of other processes alone."""
+        return True
+
+    @property
     def write_fault(self) -> WriteFault | None:
         """Why the last change could not be written; None: it was. The heartbeat tries every 5 s."""
         return self._writer.fault

@@ -437,9 +437,13 @@ class Deliveries:
         self._tell(claim, result, again_s)
 
     def _fresh(self, endpoint_id: str, now: float) -> _Known | None:
-        """Return what is known of an endpoint, unless it was read too long ago."""
+        """Return what is known of an endpoint, unless it was read too long ago, or another process may have changed it."""
         known = self._known.get(endpoint_id)
-        return known if known is not None and now - known.read_at < _TARGET_S else None
+        if known is None or now - known.read_at >= _TARGET_S:
+            return None
+        if self._db.counts_foreign_commits and known.foreign_commits != self._db.foreign_commits:
+            return None
+        return known
 
     def _left_alone(self, endpoint_id: str) -> bool:
         until = self._aside.get(endpoint_id)
@@ -463,7 +467,7 @@ class Deliveries:
         self._metrics.endpoints_set_aside(len(self._aside))
 
     def _forget(self, endpoint_id: str) -> None:
-        """Have an endpoint that was changed read again before the next try. Other processes do it in time."""
+        """Have an endpoint that was changed read again before the next try."""
         self._known.pop(endpoint_id, None)
         self._changes += 1
 

@@ -169,6 +169,21 @@ async def test_lists_are_filtered_and_paged(api: Api) -> None:
         assert [each["id"] for each in page["data"]] == expected, query
 
 
+async def test_a_payout_is_found_by_the_time_that_it_shows(api: Api) -> None:
+    """Times are kept to the microsecond and shown to the millisecond."""
+    await api.clock.advance(0.159705)
+    payout = await api.pay()
+    shown = payout["created_at"]
+    assert shown.endswith(".159Z")
+    for query, count in (
+        (f"from={shown}&to={shown}", 1),
+        (f"to={shown.replace('.159Z', '.158Z')}", 0),
+        (f"from={shown.replace('.159Z', '.160Z')}", 0),
+    ):
+        _, page = await api.call("GET", f"/payouts?{query}")
+        assert len(page["data"]) == count, query
+
+
 @pytest.mark.parametrize(
     ("query", "code"),
     [

@@ -141,6 +141,11 @@ class PostgresDatabase(Database):
         return self._looks
 
     @property
+    def counts_foreign_commits(self) -> bool:
+        """False: it rises at each look."""
+        return False
+
+    @property
     def conflicts(self) -> int:
         """How many transactions were undone because of others, and run again."""
         return self._writers.conflicts
