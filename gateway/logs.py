@@ -99,12 +99,13 @@ class Scrubber:
                 quote_plus(part),
             }
         self._values |= {part for part in parts if len(part) >= _LEAST_SECRET}
-        self.version += 1
         if self._values:
             # The longest first: a secret may contain another one.
             ordered = sorted(self._values, key=len, reverse=True)
             self._known = re.compile("|".join(map(re.escape, ordered)))
             self._in_json = _shortest({_ENCODER.encode(each)[1:-1] for each in ordered})
+        # Last: what was kept under the version before is scrubbed again with all of the above.
+        self.version += 1
 
     def may_hold_secret(self, line: str) -> bool:
         """Whether scrubbing the values of a line of JSON might change one. False is certain.
