@@ -6,6 +6,7 @@ an hour by hand.
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import sys
 import time
@@ -100,9 +101,6 @@ def measure(quick: bool, minutes: float = 0.5) -> Result:  # noqa: FBT001 - as e
 
 
 if __name__ == "__main__":
-    if "--minutes" in sys.argv:
-        at = sys.argv.index("--minutes")
-        given = float(sys.argv[at + 1])
-        del sys.argv[at : at + 2]
-        sys.exit(run_alone(lambda quick: measure(quick, given)))
-    sys.exit(run_alone(measure))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--minutes", type=float, default=0.5, help="how long the load lasts")
+    sys.exit(run_alone(measure, parser))

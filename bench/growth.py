@@ -6,6 +6,7 @@ database of 10^6 payouts (some minutes).
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Sequence
@@ -140,7 +141,6 @@ def measure(quick: bool, million: bool = False) -> Result:  # noqa: FBT001, FBT0
 
 
 if __name__ == "__main__":
-    if "--million" in sys.argv:
-        sys.argv.remove("--million")
-        sys.exit(run_alone(lambda quick: measure(quick, million=True)))
-    sys.exit(run_alone(measure))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--million", action="store_true", help="10^6 stored payouts, too")
+    sys.exit(run_alone(measure, parser))

@@ -491,14 +491,17 @@ def stop_when_told() -> None:
     signal.signal(signal.SIGTERM, stop)
 
 
-def run_alone(measure: Callable[[bool], Result]) -> int:
-    """Run one benchmark from the command line (`--quick` for smaller counts) and print it."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--quick", action="store_true")
-    quick = parser.parse_args().quick
+def run_alone(measure: Callable[..., Result], parser: argparse.ArgumentParser | None = None) -> int:
+    """Run one benchmark from the command line (`--quick` for smaller counts) and print it.
+
+    `parser`: the options that it has beside; their values are arguments of `measure`.
+    """
+    parser = parser or argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true", help="smaller counts")
+    options = vars(parser.parse_args())
     stop_when_told()
     try:
-        show(measure(quick), "quick" if quick else "full")
+        show(measure(**options), "quick" if options["quick"] else "full")
     except FAILURES as error:
         say(f"not measured: {error!r}")
         return 1

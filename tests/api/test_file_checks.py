@@ -274,11 +274,31 @@ async def test_items_are_stored_while_others_are_checked(
         await add(self, tx, batch_id, page)
 
     monkeypatch.setattr(Batches, "add", noted)
+    drop, under_way, drops = batch_rows.drop_loaded, [0], list[int]()
+
+    async def dropped(tx: Any, batch_id: str, limit: int) -> int:
+        return await drop(tx, batch_id, limit)
+
+    run = apart.context.db.run
+
+    async def counted(fn: Any, *args: Any, **kwargs: Any) -> Any:
+        under_way[0] += fn is dropped
+        drops.extend([under_way[0]] if fn is dropped else [])
+        try:
+            return await run(fn, *args, **kwargs)
+        finally:
+            under_way[0] -= fn is dropped
+
+    monkeypatch.setattr(batch_rows, "drop_loaded", dropped)
+    monkeypatch.setattr(apart.context.db, "run", counted)
     text = HEADER + good(1200) + FAULTY[5] + good(1000, 5000)
     status, told = await upload(apart, text)
     assert (status, told["code"], len(told["errors"])) == (422, "invalid_batch", 1)
     # Two of the four pages, but for what was not a whole transaction's yet.
     assert 900 <= sum(stored) <= 1000
+    # Twenty pages of rows, eight of them at a time.
+    assert 0 < len(drops) <= 24
+    assert max(drops) >= 8
     assert await apart.context.db.scan(_items) == []
     assert await apart.context.db.read(batch_rows.stale_load, 2**62) is None
     stored.clear()
