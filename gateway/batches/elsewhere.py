@@ -83,7 +83,7 @@ class FileChecks:
         """Start the process, if there is none, for a file that is still being received."""
         with self._used():
             starting = asyncio.create_task(self._running())
-            # Where it cannot be started, whoever wants to check the file is told.
+            # If it cannot be started, the caller that checks the file gets the error.
             starting.add_done_callback(lambda done: done.cancelled() or done.exception())
             self._starts.add(starting)
             starting.add_done_callback(self._starts.discard)

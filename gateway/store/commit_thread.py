@@ -28,7 +28,7 @@ class CommitThread:
     def do(self, work: Callable[[], None]) -> None:
         """Have some work done after all that was handed in before. RuntimeError once it is closed.
 
-        The work tells of its outcome by itself. What it raises all the same is logged, and ends nothing.
+        The work reports its own outcome. An exception that it raises is logged, and does not end the thread.
         """
         if self._closed:
             raise RuntimeError("the thread of commits has ended")

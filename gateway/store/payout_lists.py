@@ -12,7 +12,7 @@ from gateway.model import Payout, Status, SubStatus
 from gateway.states import STATUS_OF
 from gateway.store.database import Query, Row, Tx
 from gateway.store.rows import payout_of
-from gateway.store.schema import FAILED, HELD, OPEN, batches, payouts
+from gateway.store.schema import FAILED, HELD, HELD_WORDS, OPEN, batches, payouts
 
 #: A batch that is being loaded is not there yet.
 SEEN = or_(
@@ -38,14 +38,6 @@ _FILTERS = {
 _CUSTODIAN = func.coalesce(payouts.c.custodian, "") == bindparam("custodian")
 #: What follows from a filter, in the words of an index on a part of the table.
 _PARTS = {"open": text(f"({OPEN})"), "failed": text(FAILED), "held": text(HELD)}
-_HELD = frozenset(
-    {
-        SubStatus.AWAITING_APPROVAL,
-        SubStatus.AWAITING_FUNDS,
-        SubStatus.OUTCOME_UNKNOWN,
-        SubStatus.REQUIRES_ACTION,
-    }
-)
 
 
 @lru_cache(maxsize=256)
@@ -64,12 +56,11 @@ def _list_query(names: tuple[str, ...], part: str | None) -> Query:
 
 def _part_of(filters: Mapping[str, Any]) -> str | None:
     """Return which part of the payouts the filters leave: that of a rare word, those open, or those that failed."""
-    if filters.get("sub_status") in _HELD:
+    if filters.get("sub_status") in HELD_WORDS:
         return "held"
     statuses = {Status(filters["status"])} if "status" in filters else set(Status)
     if "sub_status" in filters:
-        status = STATUS_OF[SubStatus(filters["sub_status"])]
-        statuses &= set(Status) if status is None else {status}
+        statuses &= {STATUS_OF[SubStatus(filters["sub_status"])]}
     if statuses <= {Status.PENDING, Status.BROADCAST}:
         return "open"
     return "failed" if statuses == {Status.FAILED} else None

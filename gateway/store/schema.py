@@ -139,7 +139,8 @@ Index(
 #: As text: SQLite uses an index on a part of a table where a query says the same.
 OPEN = "status = 'pending' OR status = 'broadcast'"
 FAILED = "status = 'failed'"
-HELD = "sub_status IN ('awaiting_approval', 'awaiting_funds', 'outcome_unknown', 'requires_action')"
+HELD_WORDS = ("awaiting_approval", "awaiting_funds", "outcome_unknown", "requires_action")
+HELD = f"sub_status IN {HELD_WORDS}"
 _LISTED = ("org", "mode", "created_at", "id")
 
 #: Payouts: one row each, the truth about its status.
